@@ -1,0 +1,63 @@
+"""How far long work is: one bar on a terminal, a plain line every few seconds elsewhere, always on stderr."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_LINE_EVERY_S = 5.0
+
+
+class Bar:
+    """A bar for work of a known length; `with Bar("reading", 100) as bar: bar.step()`."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done, self._note = title, total, 0, ""
+        self._started = self._said = time.monotonic()
+        self._rich: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Bar":
+        if sys.stderr.isatty():
+            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._rich = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+            self._task = self._rich.add_task(self._title, total=self._total, note="")
+            self._rich.start()
+        return self
+
+    def step(self, count: int = 1, note: str = "") -> None:
+        """`count` more are done; `note` stands behind the bar until the next one."""
+        self._done += count
+        self._note = note or self._note
+        now = time.monotonic()
+        if self._rich is not None and self._task is not None:
+            self._rich.update(self._task, advance=count, note=self._note)
+        elif now - self._said >= PLAIN_LINE_EVERY_S:
+            self._said = now
+            rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate if rate else 0
+            print(f"{self._line()}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        return f"{self._title}: {self._done}/{self._total}" + (f" ({self._note})" if self._note else "")
+
+    def __exit__(self, *_: object) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        else:
+            took = time.monotonic() - self._started
+            print(f"{self._line()}, {took:.1f} s", file=sys.stderr, flush=True)
+
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """The items as they come, with a bar that counts them."""
+    with Bar(title, total) as bar:
+        for item in items:
+            yield item
+            bar.step()

@@ -1,0 +1,77 @@
+"""The values that flow between the parts."""
+
+import datetime as dt
+import uuid
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+ANOMALY = "Anomaly Detected"
+NO_ANOMALY = "No Anomaly"
+
+Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one pass of the network says of a batch, image by image along the first axis."""
+
+    scores: Floats  # (n,) probability of the positive class
+    features: Floats  # (n, 2048) pooled features
+    maps: Floats  # (n, h, w) class activation: what each place adds to the logit
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A verdict on one image, before it has its row."""
+
+    image_name: str
+    image_sha256: str
+    score: float
+    threshold: float
+    model: str
+    model_version: str
+    request_id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    @property
+    def result(self) -> str:
+        """The verdict in the words that the log uses."""
+        return ANOMALY if self.score > self.threshold else NO_ANOMALY
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A row of the table `predictions`; what an older program logged lacks the later columns."""
+
+    id: int
+    image_name: str
+    score: float
+    result: str
+    timestamp: dt.datetime
+    request_id: uuid.UUID | None
+    image_sha256: str | None
+    threshold: float | None
+    model: str | None
+    model_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which predictions are asked for; None asks nothing."""
+
+    result: str | None = None
+    min_score: float | None = None
+    max_score: float | None = None
+    name: str | None = None  # part of the image's name, whatever the case
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some predictions, newest first; `next_before` is the id to go on from, None on the last page."""
+
+    predictions: list[Prediction]
+    next_before: int | None

@@ -1,0 +1,43 @@
+"""Every setting: its name, default, unit and one line of meaning. Set in the environment or in `.env`."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """`DATABASE_URL` goes by its usual name; every other setting by ASTRODETECT_ and its own."""
+
+    model_config = SettingsConfigDict(env_prefix="ASTRODETECT_", env_file=ROOT / ".env", extra="ignore")
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias="DATABASE_URL", description="PostgreSQL to log to; the embedded one where unset"
+    )
+    database_connections: int = Field(default=8, ge=1, le=100, description="connections held open at most")
+    database_timeout_s: float = Field(
+        default=5.0, gt=0, description="longest wait for a connection or a statement, seconds"
+    )
+
+    data_dir: Path = Field(default=ROOT / "data", description="images and the embedded PostgreSQL's files")
+    models_dir: Path = Field(default=ROOT / "models", description="trained models")
+    model: str = Field(
+        "resnet50_model", pattern=r"^[\w.-]+$", description="the model that serves: a name in models_dir"
+    )
+
+    max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="largest request body, bytes")
+    max_image_pixels: int = Field(default=25_000_000, ge=10_000, description="largest image, width × height in pixels")
+
+    @property
+    def postgres_dir(self) -> Path:
+        """Where the embedded PostgreSQL keeps its files."""
+        return self.data_dir / "postgres"
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
