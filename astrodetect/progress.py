@@ -16,7 +16,8 @@ class Bar:
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done, self._note = title, total, 0, ""
-        self._started = self._said = time.monotonic()
+        self._started = self._said = self._first_at = time.monotonic()
+        self._first = 0  # steps that the first report counted
         self._rich: Progress | None = None
         self._task: TaskID | None = None
 
@@ -30,16 +31,21 @@ class Bar:
 
     def step(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` stands behind the bar until the next one."""
+        now = time.monotonic()
+        if not self._done:
+            self._first, self._first_at = count, now
         self._done += count
         self._note = note or self._note
-        now = time.monotonic()
         if self._rich is not None and self._task is not None:
             self._rich.update(self._task, advance=count, note=self._note)
         elif now - self._said >= PLAIN_LINE_EVERY_S:
             self._said = now
-            rate = self._done / (now - self._started)
-            left = (self._total - self._done) / rate if rate else 0
-            print(f"{self._line()}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(self._line() + self._time_left(now), file=sys.stderr, flush=True)
+
+    def _time_left(self, now: float) -> str:
+        """By the rate since the first step, which is often much slower than the rest."""
+        counted = self._done - self._first
+        return f", {(self._total - self._done) * (now - self._first_at) / counted:.0f} s left" if counted else ""
 
     def _line(self) -> str:
         return f"{self._title}: {self._done}/{self._total}" + (f" ({self._note})" if self._note else "")

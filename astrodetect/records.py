@@ -15,6 +15,17 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class ImageContract:
+    """How an image becomes what the network sees: a centred square of the frame, scaled to `size`."""
+
+    size: int = 227  # pixels, each way
+    crop: float = 1.0  # share of the shorter side that is looked at
+    bands: str = "RGB"
+    stretch: str = "none"
+    resample: str = "bilinear"
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """What one pass of the network says of a batch, image by image along the first axis."""
 

@@ -1,0 +1,100 @@
+"""Bytes to pixels, for training and service alike: sniff, bound, decode, turn upright, crop, resize.
+
+The only file that decodes, so that what the network saw in training is what it sees in service.
+"""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
+from astrodetect.records import ImageContract, Pixels
+
+MIN_SIDE_PX = 16
+MAX_PIXELS = 25_000_000  # where the caller names no limit of its own
+JPEG_QUALITY = 92
+WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit greys, which Pillow would clip and not scale
+
+Image.MAX_IMAGE_PIXELS = None  # the bound below stands before anything is decoded, and raises our own error
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata harms no pixel
+
+
+def read(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels that the network sees: (size, size, 3), RGB."""
+    image = _decode(data, max_pixels)
+    side = min(image.size) * contract.crop
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    image = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """`read` for a file; one that cannot be opened is an ImageError too."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    return read(data, contract, max_pixels=max_pixels)
+
+
+def write_jpeg(path: Path, pixels: Pixels) -> None:
+    """Writes the whole file or none of it; the same pixels give the same bytes."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
+    part.replace(path)
+
+
+def _sniff(data: bytes) -> str:
+    """The format by its first bytes, whatever the file is called."""
+    if not data:
+        raise ImageEmpty("the file is empty")
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    raise ImageUnsupported("not an image this service reads: send JPEG, PNG or WebP")
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    kind = _sniff(data)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+        _bound(image, max_pixels)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"damaged {kind}: its header cannot be read") from error
+    except Exception as error:  # damaged bytes make Pillow raise almost anything
+        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
+
+
+def _bound(image: Image.Image, max_pixels: int) -> None:
+    """Judges the size that the header declares, before any pixel is decoded."""
+    size = f"{image.width} × {image.height} pixels"
+    if image.width * image.height > max_pixels:
+        raise ImageTooManyPixels(f"{size}: at most {max_pixels:,} pixels are read")
+    if min(image.size) < MIN_SIDE_PX:
+        raise ImageTooSmall(f"{size}: each side needs at least {MIN_SIDE_PX}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE_GREY_MODES:
+        wide = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray((wide.clip(0, 0xFFFF) // 257).astype(np.uint8))
+    if image.has_transparency_data:  # the sky behind a transparent place is black
+        upper = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", upper.size, (0, 0, 0, 255)), upper).convert("RGB")
+    return image.convert("RGB")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,10 @@
+"""Pixels to outputs, fast."""
+
+import sys
+from types import ModuleType
+from typing import cast
+
+# OpenVINO tells its maker of every import and conversion where it finds this module. Nothing is sent from here.
+sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+
+import openvino as openvino  # noqa: E402

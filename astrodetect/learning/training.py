@@ -1,0 +1,191 @@
+"""Fitting a network: epoch by epoch, kept on disk as it goes, so that whatever stops it costs minutes at most."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+
+from astrodetect.catalogue.folders import Catalogue
+from astrodetect.evaluation import metrics
+from astrodetect.learning.batches import Batches, Epoch
+from astrodetect.learning.checkpoint import Checkpoint, State
+from astrodetect.learning.network import Standard
+from astrodetect.progress import Bar
+from astrodetect.records import Floats, ImageContract
+
+SAVE_EVERY_S = 300.0  # within an epoch; each epoch's end is saved besides
+WARM_UP_SHARE = 0.1  # of all steps, before the learning rate falls along a cosine
+STANDARD_FROM = 256  # images that the normalisation is measured on
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    augment: bool
+    balance: bool  # weigh the classes so that each counts the same
+    patience: int  # epochs without a better validation loss before it stops
+
+
+class Stopped(KeyboardInterrupt):
+    """The user asked to stop, and where the run stands has been saved."""
+
+
+def measure_standard(catalogue: Catalogue, contract: ImageContract, seed: int) -> Standard:
+    """The mean and variance per band of some of these images."""
+    some = np.random.default_rng(seed).permutation(len(catalogue))[:STANDARD_FROM]
+    batches = Batches(catalogue.subset(some), contract, 32)
+    pixels = np.concatenate([batches[i][0].reshape(-1, 3) for i in range(len(batches))])
+    return Standard(tuple(pixels.mean(axis=0).tolist()), tuple(pixels.var(axis=0).tolist()))
+
+
+def fit(
+    model: keras.Model,
+    train: Catalogue,
+    validation: Catalogue,
+    *,
+    contract: ImageContract,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    run: str,
+    say: Callable[[str], None],
+) -> list[dict[str, float]]:
+    """Trains `model` to its best epoch on `validation`; returns what each epoch measured."""
+    steps = len(Batches(train, contract, recipe.batch_size))
+    _compile(model, recipe, recipe.epochs * steps)
+    state = checkpoint.load(run)
+    if state is None:
+        checkpoint.clear()
+        state = State(run)
+    else:
+        checkpoint.restore(model, state)
+        say(f"going on from epoch {state.epoch + 1}, batch {state.step + 1} of the run that was cut short")
+    with _stop_requests() as stop_asked:
+        while not _is_over(state, recipe):
+            batches = Epoch(
+                train,
+                contract,
+                recipe.batch_size,
+                seed=recipe.seed,
+                epoch=state.epoch,
+                start=state.step,
+                augment=recipe.augment,
+            )
+            title = f"epoch {state.epoch + 1}/{recipe.epochs}"
+            with Bar(title, steps + len(Batches(validation, contract, recipe.batch_size))) as bar:
+                bar.step(state.step, note="the first step takes up to a minute")
+                watch = _Watch(bar, checkpoint, state, stop_asked)
+                weights = _class_weights(train) if recipe.balance else None
+                model.fit(batches, shuffle=False, verbose=0, callbacks=[watch], class_weight=weights)
+                scores = predict(model, validation, contract, recipe.batch_size, bar)
+                measured = {"train_loss": watch.loss, **metrics.binary(validation.labels, scores)}
+                bar.step(0, note=_in_words(measured))
+            state = _save_epoch(checkpoint, model, state, measured)
+    checkpoint.restore_best(model, state)
+    return state.history
+
+
+def predict(
+    model: keras.Model, catalogue: Catalogue, contract: ImageContract, batch_size: int, bar: Bar | None = None
+) -> Floats:
+    """The model's scores of a catalogue's images."""
+    callbacks = [] if bar is None else [_Count(bar)]
+    found = model.predict(Batches(catalogue, contract, batch_size), verbose=0, callbacks=callbacks)
+    return np.asarray(found, dtype=np.float32)[:, 0]
+
+
+class _Count(keras.callbacks.Callback):
+    """Moves the bar while a model predicts."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._bar.step()
+
+
+class _Watch(keras.callbacks.Callback):
+    """Moves the bar, saves within a long epoch, and stops between two batches when asked."""
+
+    def __init__(self, bar: Bar, checkpoint: Checkpoint, state: State, stop_asked: Callable[[], bool]) -> None:
+        super().__init__()
+        self._bar, self._checkpoint, self._state, self._stop_asked = bar, checkpoint, state, stop_asked
+        self._saved = time.monotonic()
+        self.loss = float("nan")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.loss = float((logs or {})["loss"])
+        self._bar.step(note=f"loss {self.loss:.3f}")
+        stop = self._stop_asked()
+        if stop or time.monotonic() - self._saved > SAVE_EVERY_S:
+            self._saved = time.monotonic()
+            self._checkpoint.save(self.model, replace(self._state, step=self._state.step + batch + 1))
+        if stop:
+            raise Stopped
+
+
+def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    warm_up = max(1, round(WARM_UP_SHARE * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        recipe.learning_rate / warm_up,
+        max(1, steps - warm_up),
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warm_up,
+    )
+    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions.md); JAX has nothing else.
+    compiled = "auto" if keras.backend.backend() == "jax" else False
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=compiled)
+
+
+def _is_over(state: State, recipe: Recipe) -> bool:
+    return state.epoch >= recipe.epochs or (state.epoch > 0 and state.epoch - state.best_epoch >= recipe.patience)
+
+
+def _save_epoch(checkpoint: Checkpoint, model: keras.Model, state: State, measured: dict[str, float]) -> State:
+    epoch = state.epoch + 1
+    best = not state.best_epoch or measured["log_loss"] < state.history[state.best_epoch - 1]["log_loss"]
+    best_epoch = epoch if best else state.best_epoch
+    after = replace(state, epoch=epoch, step=0, history=[*state.history, measured], best_epoch=best_epoch)
+    return checkpoint.save(model, after, best=best)
+
+
+def _class_weights(catalogue: Catalogue) -> dict[int, float]:
+    counts = catalogue.counts().values()
+    return {number: len(catalogue) / (len(counts) * count) for number, count in enumerate(counts)}
+
+
+def _in_words(measured: dict[str, float]) -> str:
+    return (
+        f"loss {measured['train_loss']:.3f}; validation: loss {measured['log_loss']:.3f}, "
+        f"accuracy {measured['accuracy']:.1%}, AUC {measured['auc']:.3f}"
+    )
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM asks for a stop after the batch at work; a second one does not wait."""
+    asked = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
