@@ -8,6 +8,7 @@ class AstrodetectError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    public: ClassVar[str | None] = None  # what callers over HTTP are told, where the message may name hosts and paths
 
 
 class RequestError(AstrodetectError):
@@ -70,18 +71,28 @@ class DatabaseError(AstrodetectError):
 
     status = 503
     code = "database_error"
+    public = "the log of predictions refused: the service's own log says why"
 
 
 class DatabaseUnavailable(DatabaseError):
     """PostgreSQL does not answer; the same call may succeed later."""
 
     code = "database_unavailable"
+    public = "the log of predictions does not answer: try again soon"
 
 
 class DatabaseNotSetUp(DatabaseError):
     """PostgreSQL answers, but its tables are not the ones this version needs."""
 
     code = "database_not_set_up"
+    public = "the log of predictions is not set up: run python setup_db.py"
+
+
+class NotReady(AstrodetectError):
+    """The service lives, but something that it needs is missing."""
+
+    status = 503
+    code = "not_ready"
 
 
 class NotFound(AstrodetectError):

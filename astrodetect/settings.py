@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,5 +39,14 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once; a wrong one ends it with a line that names it."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{_named(found['loc'])}: {found['msg']}" for found in error.errors())
+        raise SystemExit(f"a setting cannot be used: {wrong}") from error
+
+
+def _named(place: tuple[int | str, ...]) -> str:
+    name = str(place[0])
+    return name if name == "DATABASE_URL" else f"ASTRODETECT_{name}".upper()

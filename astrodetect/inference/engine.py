@@ -1,5 +1,8 @@
 """The compiled network: batches of pixels to Outputs."""
 
+import queue
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +11,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference import openvino
 from astrodetect.records import Outputs
 
+REQUESTS = 2  # passes at a time: each holds the memory of one, and more would share the same cores
 CANARY_TOLERANCE = 0.01  # between this processor's float32 and the one that trained
 SCORE, FEATURES, MAP = "score", "features", "map"  # the outputs' names, in the network that serves
 
@@ -25,6 +29,9 @@ class Engine:
             self._network = core.compile_model(network, "CPU", precision)
         except RuntimeError as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(REQUESTS):
+            self._requests.put(self._network.create_infer_request())
         size = self.manifest.image.size
         score = float(self.run(canary(size)[np.newaxis]).scores[0])
         if not abs(score - self.manifest.canary_score) <= CANARY_TOLERANCE:
@@ -33,6 +40,9 @@ class Engine:
 
     def run(self, pixels: NDArray[np.uint8]) -> Outputs:
         """One pass over (n, size, size, 3)."""
-        request = self._network.create_infer_request()
-        found = request.infer({0: pixels}, share_outputs=False)
+        request = self._requests.get()
+        try:
+            found = request.infer({0: pixels}, share_outputs=False)
+        finally:
+            self._requests.put(request)
         return Outputs(scores=found[SCORE][:, 0], features=found[FEATURES], maps=found[MAP])
