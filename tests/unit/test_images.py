@@ -1,0 +1,176 @@
+"""Bytes to pixels: the same way everywhere, and nothing but our own errors on the way."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from astrodetect import images
+from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
+from astrodetect.records import ImageContract
+
+WHOLE = ImageContract(size=64)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([255 * x / width, 255 * y / height, np.full_like(x, 90)], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("size", [(227, 227), (224, 224), (64, 64), (400, 300), (16, 2000)])
+def test_every_size_and_format_becomes_what_the_network_sees(kind: str, size: tuple[int, int]) -> None:
+    pixels = images.read(encoded(gradient(*size), kind), ImageContract(size=227))
+    assert pixels.shape == (227, 227, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[..., 0].mean(axis=0)[-20:].mean() > pixels[..., 0].mean(axis=0)[:20].mean()  # not mirrored
+    assert pixels[-20:, :, 1].mean() >= pixels[:20, :, 1].mean()  # not upside down
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    image = gradient(64, 64)
+    assert np.array_equal(images.read(encoded(image), WHOLE), np.asarray(image))
+
+
+def test_a_crop_looks_at_the_centre_alone() -> None:
+    image = gradient(200, 200)
+    image.paste((255, 0, 255), (0, 0, 200, 49))
+    image.paste((255, 0, 255), (0, 0, 49, 200))
+    centre = images.read(encoded(image), ImageContract(size=100, crop=0.5))
+    assert np.array_equal(centre, np.asarray(image.crop((50, 50, 150, 150))))
+
+
+def test_grey_is_the_same_in_every_band() -> None:
+    pixels = images.read(encoded(gradient(64, 64).convert("L"), "JPEG"), WHOLE)
+    assert np.array_equal(pixels[..., 0], pixels[..., 1])
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+    assert pixels.std() > 10
+
+
+def test_sixteen_bit_greys_are_scaled_and_not_clipped() -> None:
+    wide = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = images.read(encoded(Image.fromarray(wide)), WHOLE)
+    assert np.array_equal(pixels[..., 0], wide // 257)
+
+
+def test_what_is_transparent_shows_black_sky() -> None:
+    image = gradient(64, 64).convert("RGBA")
+    image.putalpha(Image.new("L", (64, 64), 0))
+    assert images.read(encoded(image), WHOLE).max() == 0
+    palette = gradient(64, 64).quantize(8)
+    assert images.read(encoded(palette, transparency=0), WHOLE).shape == (64, 64, 3)
+
+
+def test_cmyk_keeps_its_colours() -> None:
+    red = Image.new("RGB", (64, 64), (200, 20, 20))
+    pixels = images.read(encoded(red.convert("CMYK"), "JPEG", quality=95), WHOLE)
+    assert np.abs(pixels.astype(int) - (200, 20, 20)).max() < 12
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_camera_turned_by_exif_gives_upright_pixels(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    upright = gradient(64, 64)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → the transposition that a camera applied
+    stored = upright.transpose(Image.Transpose(undo[turn])) if turn in undo else upright
+    pixels = images.read(encoded(stored, "PNG", exif=exif), WHOLE)
+    assert np.array_equal(pixels, np.asarray(upright))
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert tuple(images.read(data, WHOLE)[32, 32]) == (250, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["GIF", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "DDS", "SGI"]
+)
+def test_only_jpeg_png_and_webp_are_read_whatever_the_name_says(kind: str) -> None:
+    with pytest.raises(ImageUnsupported, match="send JPEG, PNG or WebP"):
+        images.read(encoded(gradient(64, 64), kind), WHOLE)
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"\0" * 100, b"\xff\xd8", b"RIFF\0\0\0\0WAVE", b"%!PS-Adobe"])
+def test_bytes_that_are_no_image_are_told_apart(data: bytes) -> None:
+    with pytest.raises(ImageUnsupported):
+        images.read(data, WHOLE)
+
+
+def test_an_empty_file_is_told_apart() -> None:
+    with pytest.raises(ImageEmpty, match="the file is empty"):
+        images.read(b"", WHOLE)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    with pytest.raises(ImageTooManyPixels, match="50000 × 50000 pixels"):
+        images.read(data, WHOLE)
+
+
+def test_the_callers_limit_of_pixels_counts() -> None:
+    data = encoded(gradient(200, 100))
+    assert images.read(data, WHOLE, max_pixels=20_000).shape == (64, 64, 3)
+    with pytest.raises(ImageTooManyPixels):
+        images.read(data, WHOLE, max_pixels=19_999)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (15, 64)])
+def test_slivers_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageTooSmall, match="at least 16"):
+        images.read(encoded(gradient(*size)), WHOLE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_truncated_image_is_refused_and_not_half_read(kind: str) -> None:
+    data = encoded(gradient(200, 200), kind)
+    with pytest.raises(ImageError, match=f"damaged {kind}"):
+        images.read(data[: len(data) * 2 // 3], WHOLE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_whatever_the_bytes_only_our_errors_leave(kind: str) -> None:
+    random = np.random.default_rng(7)
+    good = np.frombuffer(encoded(gradient(48, 40), kind), dtype=np.uint8)
+    refused = 0
+    for _ in range(700):
+        data = good.copy()
+        for place in random.integers(8 if kind == "PNG" else 3, len(data), size=random.integers(1, 20)):
+            data[place] = random.integers(256)
+        cut = int(random.integers(len(data) // 2, len(data) + 1))
+        try:
+            pixels = images.read(data[:cut].tobytes(), WHOLE)
+        except ImageError:
+            refused += 1
+        else:
+            assert pixels.shape == (64, 64, 3)
+    assert refused > 100
+
+
+def test_a_file_that_cannot_be_opened_is_an_image_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot be read"):
+        images.read_file(tmp_path / "gone.jpg", WHOLE)
+
+
+def test_a_jpeg_is_written_whole_and_always_the_same(tmp_path: Path) -> None:
+    pixels = np.asarray(gradient(64, 64))
+    for name in ("a.jpg", "b.jpg"):
+        images.write_jpeg(tmp_path / name, pixels)
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+    assert np.abs(images.read_file(tmp_path / "a.jpg", WHOLE).astype(int) - pixels).mean() < 3

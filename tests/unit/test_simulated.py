@@ -1,0 +1,194 @@
+"""Simulated skies: the same bytes every time, classes that differ in shape and not in colour or brightness."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from astrodetect import images
+from astrodetect.catalogue.simulated import CLASSES, make, make_sample, render
+from astrodetect.errors import DataError
+from astrodetect.records import Pixels
+
+MANY = 60
+
+
+@pytest.fixture(scope="module")
+def ellipticals() -> list[Pixels]:
+    return [render("E", seed) for seed in range(MANY)]
+
+
+@pytest.fixture(scope="module")
+def barred() -> list[Pixels]:
+    return [render("SB", seed) for seed in range(MANY)]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.jpg"))}
+
+
+def _middle(pixels: Pixels) -> NDArray[np.float64]:
+    third = pixels.shape[0] // 3
+    return pixels[third:-third, third:-third].astype(float)
+
+
+def _asymmetry(pixels: Pixels) -> float:
+    """How much of the light does not lie on ellipses: what is left of the middle after its elliptical profile."""
+    light = pixels[57:170, 57:170].mean(axis=2).astype(float)
+    y, x = np.indices(light.shape)
+    bright = np.where(light > np.median(light), light, 0)
+    mean_x, mean_y = (np.average(axis, weights=bright) for axis in (x, y))
+    u, v = x - mean_x, y - mean_y
+    spread = np.cov(np.stack([u.ravel(), v.ravel()]), aweights=bright.ravel())
+    inverse = np.linalg.inv(spread / np.sqrt(np.linalg.det(spread)))
+    r = np.sqrt(inverse[0, 0] * u * u + 2 * inverse[0, 1] * u * v + inverse[1, 1] * v * v)
+    ring = r.astype(int)
+    profile = np.bincount(ring.ravel(), light.ravel()) / np.maximum(np.bincount(ring.ravel()), 1)
+    inside = r < 40
+    return float(np.abs(light - profile[ring])[inside].sum() / light[inside].sum())
+
+
+def _best_threshold(first: list[float], second: list[float]) -> float:
+    """The share that the best single threshold tells apart."""
+    best = 0.0
+    for cut in first + second:
+        right = sum(value <= cut for value in first) + sum(value > cut for value in second)
+        best = max(best, right / (len(first) + len(second)), 1 - right / (len(first) + len(second)))
+    return best
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_is_a_dark_sky_with_something_on_it(kind: str) -> None:
+    for seed in range(3):
+        pixels = render(kind, seed)
+        assert pixels.shape == (227, 227, 3)
+        assert pixels.dtype == np.uint8
+        assert np.median(pixels) < 70  # a ghost's glow is the brightest
+        assert (pixels > 0).mean() > 0.25  # the sky is not clipped to black
+        assert pixels.max() > 80
+        assert len(np.unique(pixels)) > 50
+
+
+def test_an_ordinary_sky_is_nearly_black(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
+    medians = [float(np.median(pixels)) for pixels in ellipticals + barred]
+    assert np.median(medians) < 15
+    assert max(medians) < 45
+
+
+@pytest.mark.parametrize("size", [64, 300])
+def test_another_size_shows_the_same_sky(size: int) -> None:
+    pixels = render("SB", 1, size)
+    assert pixels.shape == (size, size, 3)
+    whole = render("SB", 1)
+    assert np.allclose(pixels.mean(axis=(0, 1)), whole.mean(axis=(0, 1)), rtol=0.05)
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
+    code = (
+        "import hashlib; from astrodetect.catalogue.simulated import CLASSES, render;"
+        "print(hashlib.sha256(b''.join(render(k, 7).tobytes() for k in CLASSES)).hexdigest())"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed, threads in (("1", "1"), ("2", "2"))
+    }
+    assert len(runs) == 1
+
+
+def test_every_seed_gives_another_image() -> None:
+    assert len({render("E", seed).tobytes() for seed in range(10)}) == 10
+    assert render("E", 0).tobytes() != render("SB", 0).tobytes()
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        make(tmp_path / str(workers), {"E": 20, "ring": 3}, seed=5, size=64, workers=workers)
+    alone = _files(tmp_path / "1")
+    assert sorted(alone) == sorted([f"E/{n:05}.jpg" for n in range(1, 21)] + [f"ring/{n:05}.jpg" for n in range(1, 4)])
+    assert _files(tmp_path / "2") == alone
+
+
+def test_train_and_test_share_no_image(tmp_path: Path) -> None:
+    make_sample(tmp_path, 12, 8, seed=3, size=64, workers=1)
+    train, test = _files(tmp_path / "train"), _files(tmp_path / "test")
+    assert (len(train), len(test)) == (24, 16)
+    assert len(set(train.values()) | set(test.values())) == 40
+
+
+def test_neighbouring_seeds_share_no_image(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_sample(tmp_path / str(seed), 4, 4, classes=("E",), seed=seed, size=64, workers=1)
+    assert len(set(_files(tmp_path).values())) == 16
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _files(make(tmp_path / "whole", {"E": 6}, seed=1, size=64, workers=1))
+    write = images.write_jpeg
+    made: list[str] = []
+
+    def interrupted_at(last: int) -> Callable[[Path, Pixels], None]:
+        def write_jpeg(path: Path, pixels: Pixels) -> None:
+            if len(made) == last:
+                raise KeyboardInterrupt
+            made.append(path.name)
+            write(path, pixels)
+
+        return write_jpeg
+
+    monkeypatch.setattr(images, "write_jpeg", interrupted_at(4))
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
+    monkeypatch.setattr(images, "write_jpeg", interrupted_at(100))
+    make(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
+    assert made == [f"{n:05}.jpg" for n in range(1, 7)]  # none of them twice
+    assert _files(tmp_path / "halves") == whole
+
+
+def test_a_folder_made_from_another_seed_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
+    with pytest.raises(DataError, match="another seed"):
+        make(tmp_path, {"E": 2}, seed=2, size=64, workers=1)
+
+
+@pytest.mark.parametrize("attempt", [lambda _: render("X", 0), lambda folder: make(folder, {"X": 1}, seed=0)])
+def test_an_unknown_class_is_refused_in_one_line(tmp_path: Path, attempt: Callable[[Path], object]) -> None:
+    with pytest.raises(DataError) as refused:
+        attempt(tmp_path / "new")
+    assert "'X'" in str(refused.value)
+    assert "SB" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_barred_spirals_and_ellipticals_differ_in_shape(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
+    smooth, structured = ([_asymmetry(pixels) for pixels in group] for group in (ellipticals, barred))
+    assert np.median(structured) > 1.5 * np.median(smooth)
+    assert _best_threshold(smooth, structured) > 0.8
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda pixels: pixels.mean(),
+        lambda pixels: _middle(pixels).mean(),
+        lambda pixels: _middle(pixels).max(),
+        lambda pixels: _middle(pixels)[..., 0].mean() / _middle(pixels)[..., 2].mean(),
+    ],
+    ids=["brightness", "brightness of the middle", "brightest pixel", "colour"],
+)
+def test_neither_brightness_nor_colour_tells_them_apart(
+    ellipticals: list[Pixels], barred: list[Pixels], measure: Callable[[Pixels], float]
+) -> None:
+    values = [[float(measure(pixels)) for pixels in group] for group in (ellipticals, barred)]
+    assert _best_threshold(*values) < 0.7
