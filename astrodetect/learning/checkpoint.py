@@ -58,6 +58,7 @@ class Checkpoint:
 
     def restore(self, model: keras.Model, state: State) -> None:
         """Puts the model and its optimiser back to where `state` was saved."""
+        model.optimizer.build(model.trainable_variables)  # else Keras has no place to load its state into
         model.load_weights(self._path(state.weights))
 
     def restore_best(self, model: keras.Model, state: State) -> None:

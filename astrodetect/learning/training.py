@@ -183,7 +183,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}  # the last one: Windows
+    before = {number: signal.signal(number, ask) for number in asking}
     try:
         yield lambda: asked
     finally:

@@ -1,0 +1,332 @@
+"""Sets everything up and runs it, with nothing but Python: `python3 run.py`; `python3 run.py test` runs every test.
+
+The first run makes a virtual environment in .venv, installs the pinned packages, makes a sample of simulated galaxies,
+trains on it, starts the embedded PostgreSQL and serves. What is already done is skipped. Ctrl-C stops all of it.
+"""
+
+from __future__ import annotations  # so that an old Python can read as far as check_python
+
+import argparse
+import hashlib
+import itertools
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+OLDEST, NEWEST = (3, 11), (3, 13)
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed.sha256"  # of the requirements, written when all of them were in
+INSTALL_LOG = VENV / "install.log"
+SAMPLE = ROOT / "data" / "sample"
+MODEL = ROOT / "models" / "resnet50_model.json"
+TRAINING = ["--size", "64", "--epochs", "6", "--weights", "none"]  # from scratch within minutes on two cores
+CHECKS = (  # what a change must pass besides its tests
+    ["-m", "ruff", "check", "."],
+    ["-m", "ruff", "format", "--check", "."],
+    ["-m", "mypy"],
+    ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+)
+QUERY = "SELECT id, image_name, score, result, timestamp FROM predictions ORDER BY id DESC LIMIT 10"
+READY_WITHIN_S = 60
+STOP_WITHIN_S = 60
+SPEAK_EVERY_S = 5.0
+WINDOWS = os.name == "nt"
+PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+STOPPED = 130
+STEPS = itertools.count(1)
+
+
+class Failed(Exception):
+    """A step could not be done; the message is the one line that says why."""
+
+
+class Stopped(Exception):
+    """Ctrl-C, or whoever runs us asked us to end."""
+
+
+def main() -> int:
+    """Runs the job that was asked for: 0 done, 1 could not, 130 stopped before it was done."""
+    arguments = parse()
+    os.chdir(ROOT)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    try:
+        check_python()
+        if arguments.job == "test":
+            test(arguments.pytest)
+        else:
+            serve(arguments.host, arguments.port)
+    except Failed as failure:
+        print(f"run.py: {failure}", file=sys.stderr)
+        return 1
+    except Stopped:
+        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python3 run.py
+  python3 run.py --port 8001
+  python3 run.py test
+  python3 run.py test tests/unit -k images
+  DATABASE_URL=postgresql://user:password@host:5432/astrodetect python3 run.py
+
+Python 3.11 to 3.13. Your own images: README.md. Exit codes: 0 done, 1 could not, 2 wrong usage, 130 stopped.""",
+    )
+    parser.add_argument("job", nargs="?", choices=("serve", "test"), default="serve", help="default: serve")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to serve on (default: 8000)")
+    arguments, rest = parser.parse_known_args()
+    if rest and arguments.job != "test":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.pytest = rest
+    return arguments
+
+
+def serve(host: str, port: int) -> None:
+    """The main job: from a clone to a running service, until Ctrl-C."""
+    check_port(host, port)
+    install("requirements.txt")
+    if MODEL.exists():
+        say(f"model: {MODEL.with_suffix('.h5').relative_to(ROOT)} is there")
+    else:
+        say("sample: simulated galaxies, ellipticals (E) and barred spirals (SB), in data/sample")
+        call("-m", "astrodetect", "simulate", str(SAMPLE))
+        say("training ResNet50 on the sample from scratch: one to three minutes on two cores")
+        call("train_model.py", "--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test"), *TRAINING)
+    say("database: PostgreSQL and the table predictions")
+    call("setup_db.py")
+    say(f"service: http://{host}:{port}")
+    with child("-m", "uvicorn", "main:app", "--host", host, "--port", str(port)) as service:
+        wait_until_ready(service, host, port)
+        say_what_next(host, port)
+        try:
+            service.wait()
+        except Stopped:
+            return
+    raise Failed(f"the service ended by itself, exit code {service.returncode}: its messages above say why")
+
+
+def test(pytest_arguments: Sequence[str]) -> None:
+    """Every check and every test, or the tests that were named."""
+    install("requirements.txt", "requirements-dev.txt")
+    if not pytest_arguments:
+        for check in CHECKS:
+            call(*check)
+    call("-m", "pytest", *pytest_arguments)
+
+
+def check_python() -> None:
+    """The packages have wheels for these versions only."""
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        here = ".".join(map(str, sys.version_info[:2]))
+        raise Failed(f"this is Python {here}, and 3.11, 3.12 or 3.13 is needed: try python3.12 run.py")
+
+
+def check_port(host: str, port: int) -> None:
+    """Better told now than after the training."""
+    try:
+        with socket.socket() as probe:
+            if not WINDOWS:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise Failed(f"{host}:{port} cannot be served on ({error.strerror}): try --port {port + 1}") from error
+
+
+def install(*requirements: str) -> None:
+    """The pinned packages in .venv, unless exactly these are there."""
+    wanted = "\n".join(hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in requirements)
+    installed = STAMP.read_text().split() if STAMP.exists() else []
+    if set(wanted.split()) <= set(installed) and PYTHON.exists():
+        say("packages: installed in .venv")
+        return
+    say("packages: into .venv, about 2.5 GB on disk, a minute or more")
+    STAMP.unlink(missing_ok=True)
+    if not venv_works():
+        made = ask(sys.executable, "-m", "venv", "--clear", str(VENV))
+        if made.returncode or not venv_works():
+            raise Failed(no_venv(made.stdout + made.stderr))
+    pip_install(requirements)
+    STAMP.write_text(wanted + "\n")
+
+
+def venv_works() -> bool:
+    """Whether .venv is there, whole, and of this Python."""
+    if not PYTHON.exists():
+        return False
+    try:
+        answer = ask(str(PYTHON), "-c", "import pip, sys; print(*sys.version_info[:2])")
+    except OSError:
+        return False
+    return answer.stdout.split() == [str(number) for number in sys.version_info[:2]]
+
+
+def no_venv(said: str) -> str:
+    """Why no virtual environment could be made, in one line."""
+    if "ensurepip" in said or "No module named venv" in said:
+        version = ".".join(map(str, sys.version_info[:2]))
+        return f"Python's venv module is missing: on Debian or Ubuntu, apt install python{version}-venv, then again"
+    return f"no virtual environment could be made in .venv: {last_line(said)}"
+
+
+def pip_install(requirements: Sequence[str]) -> None:
+    """Runs pip, saying how many packages are in hand; its own words go to .venv/install.log."""
+    total = sum(line[:1].isalnum() for name in requirements for line in (ROOT / name).read_text().splitlines())
+    command = ["-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+    for name in requirements:
+        command += ["-r", name]
+    started = time.monotonic()
+    with child(*command, piped=True) as pip:
+        seen: list[str] = []
+        reader = threading.Thread(target=lambda: seen.extend(pip.stdout or ()), daemon=True)
+        reader.start()
+        while reader.is_alive():
+            reader.join(SPEAK_EVERY_S)
+            print(f"  {pip_progress(seen, total)}, {time.monotonic() - started:.0f} s", flush=True)
+        pip.wait()
+    INSTALL_LOG.write_text("".join(seen), encoding="utf-8")
+    if pip.returncode:
+        error = next((line for line in seen if line.startswith("ERROR: ")), last_line("".join(seen)))
+        raise Failed(
+            f"the packages could not be installed: {error.removeprefix('ERROR: ').strip()} (see {INSTALL_LOG})"
+        )
+
+
+def pip_progress(lines: Sequence[str], total: int) -> str:
+    """How far pip is, by what it said so far."""
+    if any(line.startswith("Successfully installed") for line in lines[-3:]):
+        return "installed"
+    if any(line.startswith("Installing collected packages") for line in lines[-3:]):
+        return "unpacking what was fetched"
+    fetched = [line.split()[1] for line in list(lines) if line.startswith("Collecting ")]
+    return (
+        f"fetching {fetched[-1].partition('=')[0]}, {len(fetched)} of at most {total} packages" if fetched else "asking"
+    )
+
+
+def wait_until_ready(service: subprocess.Popen[str], host: str, port: int) -> None:
+    """Asks the service until it would answer a prediction."""
+    give_up = time.monotonic() + READY_WITHIN_S
+    answer = "it does not answer"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+    while time.monotonic() < give_up and service.poll() is None:
+        try:
+            with direct.open(f"http://{reachable(host)}:{port}/health/ready", timeout=5):
+                return
+        except urllib.error.HTTPError as error:
+            answer = error.read().decode(errors="replace")
+        except OSError:
+            pass
+        time.sleep(0.1)
+    if service.poll() is not None:
+        raise Failed(f"the service did not start, exit code {service.returncode}: its messages above say why")
+    raise Failed(f"the service is not ready after {READY_WITHIN_S} s: {answer}")
+
+
+def say_what_next(host: str, port: int) -> None:
+    """What to paste into another terminal."""
+    address = f"http://{reachable(host)}:{port}"
+    image = next(iter(sorted((SAMPLE / "test" / "E").glob("*.jpg"))), Path("your-image.jpg"))
+    shown = ask(str(PYTHON), "-m", "astrodetect", "psql", "--show")
+    print(
+        f"""
+Ready. In another terminal:
+  an image in, a verdict out:  curl -F {quoted(f"file=@{image}")} {address}/detect
+  the log of predictions:      {shown.stdout.strip()} -c "{QUERY}"
+In a browser: {address}/docs
+Your own images: python3 run.py --help and README.md. Ctrl-C stops the service and the database.
+""",
+        flush=True,
+    )
+
+
+def reachable(host: str) -> str:
+    """Where a service that listens on `host` is found from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def quoted(text: str) -> str:
+    """For the user's shell."""
+    return f'"{text}"' if WINDOWS else shlex.quote(text)
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a short command for its answer."""
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def call(*arguments: str) -> None:
+    """Runs Python from .venv with these arguments until it ends well; what it says goes to the terminal."""
+    with child(*arguments) as process:
+        process.wait()
+    if process.returncode == STOPPED:
+        raise Stopped
+    if process.returncode:
+        raise Failed(f"failed: python {shlex.join(arguments)} (exit code {process.returncode}, its messages are above)")
+
+
+@contextmanager
+def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A Python process from .venv in a group of its own, so that Ctrl-C reaches it once, through us; ended with us."""
+    process = subprocess.Popen(
+        [str(PYTHON), *arguments],
+        stdout=subprocess.PIPE if piped else None,
+        stderr=subprocess.STDOUT if piped else None,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=not WINDOWS,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def stop(_number: int, _frame: FrameType | None) -> None:
+    """Asked to stop: once is enough, what is under way ends in order."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    raise Stopped
+
+
+def say(line: str) -> None:
+    """One step, said as it begins."""
+    print(f"[{next(STEPS)}] {line}", flush=True)
+
+
+def last_line(text: str) -> str:
+    """What a program said last."""
+    return ([line for line in text.splitlines() if line.strip()] or ["it said nothing"])[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Network, weights, batches, checkpoint and export, on networks small enough for a test."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from astrodetect import bundle, images
+from astrodetect.bundle import Bundle, Manifest
+from astrodetect.catalogue import folders
+from astrodetect.catalogue.folders import Catalogue
+from astrodetect.errors import ModelError
+from astrodetect.inference.engine import Engine
+from astrodetect.learning import export, network
+from astrodetect.learning.batches import Batches, Epoch, vary
+from astrodetect.learning.checkpoint import Checkpoint, State
+from astrodetect.records import Floats, ImageContract
+
+SIZE = 32
+STANDARD = network.Standard((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
+CONTRACT = ImageContract(size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    network.set_seed(1)
+    return network.build(SIZE, STANDARD)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Floats:
+    return np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    random = np.random.default_rng(2)
+    for name in ("SB", "E"):
+        (tmp_path / name).mkdir()
+        for number in range(11):
+            images.write_jpeg(tmp_path / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    return folders.read(tmp_path, ("SB", "E"), title="images")
+
+
+def scores(model: keras.Model, pixels: Floats) -> Floats:
+    return np.asarray(model.predict(pixels, verbose=0))[:, 0]
+
+
+def manifest(name: str = "m") -> Manifest:
+    return Manifest(name=name, classes=["SB", "E"], image=CONTRACT, metrics={}, data={}, settings={}, versions={})
+
+
+def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
+    model: keras.Model, pixels: Floats, tmp_path: Path
+) -> None:
+    export.publish(model, manifest(), tmp_path, pixels)
+    served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
+    opened = keras.models.load_model(tmp_path / "m.h5")
+    assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
+    assert np.abs(served.scores - scores(model, pixels)).max() < 1e-4
+    assert served.features.shape == (6, 2048)
+    features = keras.Model(model.input, model.get_layer("features").output)
+    assert np.abs(served.features - features.predict(pixels, verbose=0)).max() < 1e-3
+
+
+def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+    export.publish(model, manifest(), tmp_path, pixels)
+    served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
+    _, bias = model.get_layer("score").get_weights()
+    logits = served.maps.mean(axis=(1, 2)) + bias
+    assert np.abs(1 / (1 + np.exp(-logits)) - served.scores).max() < 1e-5
+
+
+def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+    export.publish(model, manifest(), tmp_path, pixels)
+    engine = Engine(bundle.load(tmp_path, "m"))
+    together = engine.run(pixels.astype(np.uint8)).scores
+    alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+    export.publish(model, manifest(), tmp_path, pixels)
+    true = bundle.load(tmp_path, "m")
+    with pytest.raises(ModelError, match=r"scores its canary 0\.\d+, not 0\.999"):
+        Engine(Bundle(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
+    sick = np.full(len(true.weights) // 4, np.nan, dtype=np.float32).tobytes()
+    with pytest.raises(ModelError, match="model m"):
+        Engine(Bundle(true.manifest, true.xml, sick))
+    with pytest.raises(ModelError, match="cannot be compiled"):
+        Engine(Bundle(true.manifest, b"<net/>", true.weights))
+
+
+def test_a_model_that_would_serve_other_scores_is_not_published(
+    model: keras.Model, pixels: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "AGREEMENT", -1.0)
+    with pytest.raises(ModelError, match="nothing was changed"):
+        export.publish(model, manifest(), tmp_path, pixels)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+    model.save(tmp_path / "own.h5", include_optimizer=False)
+    network.set_seed(2)
+    other = network.build(SIZE, network.Standard((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    network.adopt_file(other, tmp_path / "own.h5")
+    other.get_layer("score").set_weights(model.get_layer("score").get_weights())
+    assert np.abs(scores(other, pixels) - scores(model, pixels)).max() < 1e-6
+
+
+def test_weights_as_keras_publishes_them_see_the_colours_they_learnt_from(pixels: Floats, tmp_path: Path) -> None:
+    published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="avg")
+    published.save(tmp_path / "published.h5", include_optimizer=False)
+    expected = published.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
+    ours = network.build(SIZE, STANDARD)
+    network.adopt_file(ours, tmp_path / "published.h5")
+    features = keras.Model(ours.input, ours.get_layer("features").output).predict(pixels, verbose=0)
+    assert np.abs(features - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_a_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("no")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    small.save(tmp_path / "small.h5", include_optimizer=False)
+    for name in ("gone.h5", "text.h5", "empty.h5", "small.h5"):
+        with pytest.raises(ModelError) as refused:
+            network.adopt_file(network.build(SIZE, STANDARD), tmp_path / name)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:
+    frozen = network.build(SIZE, STANDARD)
+    network.freeze_backbone(frozen)
+    assert [tuple(weight.shape) for weight in frozen.trainable_weights] == [(2048, 1), (1,)]
+
+
+def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Catalogue) -> None:
+    def epoch(start: int = 0, number: int = 3) -> list[tuple[Floats, Floats]]:
+        batches = Epoch(catalogue, CONTRACT, 4, seed=1, epoch=number, start=start, augment=True)
+        return [batches[i] for i in range(len(batches))]
+
+    whole, rest = epoch(), epoch(start=2)
+    assert [len(pixels) for pixels, _ in whole] == [4, 4, 4, 4, 4, 2]
+    assert sum(float(labels.sum()) for _, labels in whole) == 11
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(whole[2:], rest, strict=True))
+    assert not np.array_equal(whole[0][0], epoch(number=4)[0][0])
+
+
+def test_batches_keep_the_order_of_the_catalogue(catalogue: Catalogue) -> None:
+    batches = Batches(catalogue, CONTRACT, 8)
+    labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
+    assert np.array_equal(labels, catalogue.labels)
+
+
+def test_varied_skies_are_turned_mirrored_and_shifted_and_nothing_else() -> None:
+    sky = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    seen = [vary(sky, np.random.default_rng(seed)) for seed in range(40)]
+    assert len({image.tobytes() for image in seen}) > 25
+    kernel = sky[16:24, 16:24]
+    symmetries = {np.rot90(side, k).tobytes() for side in (kernel, kernel[:, ::-1]) for k in range(4)}
+    for image in seen:
+        assert image.shape == sky.shape
+        windows = {image[y : y + 8, x : x + 8].tobytes() for y in range(32) for x in range(32)}
+        assert windows & symmetries
+
+
+def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+    def compiled() -> keras.Model:
+        made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        made.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+        return made
+
+    x, y = np.random.default_rng(0).random((8, 4)), np.zeros((8, 1))
+    first = compiled()
+    for _ in range(3):
+        first.train_on_batch(x, y)
+    checkpoint = Checkpoint(tmp_path / "run")
+    state = checkpoint.save(first, State("this", epoch=1, step=2, best_epoch=1), best=True)
+    second = compiled()
+    found = checkpoint.load("this")
+    assert found == state
+    assert checkpoint.load("another") is None
+    checkpoint.restore(second, state)
+    first.train_on_batch(x, y)
+    second.train_on_batch(x, y)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.abs(a - b).max() < 1e-7
+
+
+def test_a_checkpoint_keeps_no_more_than_the_last_and_the_best(tmp_path: Path) -> None:
+    tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    checkpoint = Checkpoint(tmp_path)
+    state = State("run")
+    for epoch in range(1, 6):
+        state = State("run", epoch=epoch, best_epoch=2, best_weights=state.best_weights)
+        state = checkpoint.save(tiny, state, best=epoch == 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-2-step-0.weights.h5",
+        "epoch-5-step-0.weights.h5",
+        "state.json",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "this"', json.dumps({"run": "this", "stranger": 1})])
+def test_a_torn_checkpoint_is_no_checkpoint(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    assert Checkpoint(tmp_path).load("this") is None
