@@ -1,0 +1,146 @@
+"""The log of predictions in PostgreSQL: a row before an answer, and the history behind it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import register_uuid
+
+import setup_db
+from astrodetect import postgres
+from astrodetect.connections import Connection, Pool, connect, explained
+from astrodetect.errors import NotFound
+from astrodetect.records import Filters, Page, Prediction, Scored
+from astrodetect.settings import Settings
+
+BIGINT_MAX = 2**63 - 1
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+COLUMNS = 'id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version'
+SESSION = "SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false)"
+READY = f"SELECT {COLUMNS} FROM predictions LIMIT 0"  # noqa: S608 - here and below: joined from constants, values go beside
+INSERT = f"""
+    INSERT INTO predictions (image_name, score, result, request_id, image_sha256, threshold, model, model_version)
+    VALUES (%(image_name)s, %(score)s, %(result)s, %(request_id)s, %(image_sha256)s, %(threshold)s, %(model)s,
+            %(model_version)s)
+    ON CONFLICT (request_id) DO NOTHING
+    RETURNING {COLUMNS}"""  # noqa: S608
+OF_REQUEST = f"SELECT {COLUMNS} FROM predictions WHERE request_id = %(request_id)s"  # noqa: S608
+OF_ID = f"SELECT {COLUMNS} FROM predictions WHERE id = %(id)s"  # noqa: S608
+# psycopg2 puts the values into the text, so PostgreSQL drops the conditions that ask nothing before it plans.
+NEWEST = f"""
+    SELECT {COLUMNS} FROM predictions
+    WHERE (%(before)s IS NULL OR id < %(before)s)
+      AND (%(result)s IS NULL OR result = %(result)s)
+      AND (%(min_score)s IS NULL OR score >= %(min_score)s)
+      AND (%(max_score)s IS NULL OR score <= %(max_score)s)
+      AND (%(pattern)s IS NULL OR image_name ILIKE %(pattern)s)
+      AND (%(since)s IS NULL OR "timestamp" >= %(since)s)
+      AND (%(until)s IS NULL OR "timestamp" < %(until)s)
+    ORDER BY id DESC
+    LIMIT %(limit)s"""  # noqa: S608
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[str]:
+    """The URL of the database to log to; without DATABASE_URL it is the embedded one, started and set up."""
+    if settings.database_url:
+        yield settings.database_url.get_secret_value()
+        return
+    with postgres.serve(settings.postgres_dir, postgres.EMBEDDED_DATABASE) as url:
+        setup_db.create_database(url)
+        setup_db.migrate(url)
+        yield url
+
+
+class Database:
+    """The table `predictions`, for many threads; nothing is opened before it is needed."""
+
+    def __init__(self, url: str, *, connections: int, timeout_s: float) -> None:
+        self._url, self._timeout_s = url, timeout_s
+        self._pool = Pool(self._open, size=connections, timeout_s=timeout_s)
+
+    def record(self, scored: Scored) -> Prediction:
+        """The row of this request, committed; asked again for the same request, the same row."""
+        values = {
+            "image_name": storable(scored.image_name),
+            "score": float(scored.score),
+            "result": scored.result,
+            "request_id": scored.request_id,
+            "image_sha256": scored.image_sha256,
+            "threshold": float(scored.threshold),
+            "model": storable(scored.model),
+            "model_version": storable(scored.model_version),
+        }
+        rows = self._run(INSERT, values) or self._run(OF_REQUEST, values)
+        return Prediction(*rows[0])
+
+    def prediction(self, id: int) -> Prediction:  # noqa: A002 - its name in the table
+        """One row, or NotFound."""
+        rows = self._run(OF_ID, {"id": id}) if 0 < id <= BIGINT_MAX else []
+        if not rows:
+            raise NotFound(f"there is no prediction {id}")
+        return Prediction(*rows[0])
+
+    def predictions(self, filters: Filters, *, limit: int, before: int | None = None) -> Page:
+        """The newest `limit` rows older than `before`; from `since` on, before `until`, times without a zone in UTC."""
+        found = [Prediction(*row) for row in self._run(NEWEST, _asked(filters, limit, before))]
+        page = found[:limit]
+        return Page(page, next_before=page[-1].id if len(found) > limit else None)
+
+    def check(self) -> None:
+        """Raises what would go wrong: DatabaseUnavailable or DatabaseNotSetUp."""
+        self._run(READY, {})
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _open(self) -> Connection:
+        connection = connect(self._url, timeout_s=self._timeout_s)
+        register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(SESSION, {"timeout": f"{self._timeout_s * 1000:.0f}ms"})
+        except psycopg2.Error as error:
+            connection.close()
+            raise explained(error) from error
+        return connection
+
+    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Its rows; where the connection turns out dead, as after a restart, once more on a new one."""
+        for again in (True, False):
+            with self._pool.connection() as connection:
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute(statement, values)
+                        return cursor.fetchall()
+                except psycopg2.Error as error:
+                    if not (connection.closed and again):
+                        raise explained(error) from error
+                    self._pool.forget()
+        raise AssertionError
+
+
+def storable(text: str) -> str:
+    """PostgreSQL's text holds neither NUL nor half a character: each becomes the replacement character."""
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def _asked(filters: Filters, limit: int, before: int | None) -> dict[str, Any]:
+    """The values of NEWEST; one row more than the page tells whether there is a next one."""
+    return {
+        "before": None if before is None else max(-BIGINT_MAX, min(before, BIGINT_MAX)),
+        "result": None if filters.result is None else storable(filters.result),
+        "min_score": filters.min_score,
+        "max_score": filters.max_score,
+        "pattern": None if filters.name is None else f"%{_literally(storable(filters.name))}%",
+        "since": filters.since,
+        "until": filters.until,
+        "limit": limit + 1,
+    }
+
+
+def _literally(text: str) -> str:
+    return re.sub(r"([\\%_])", r"\\\1", text)

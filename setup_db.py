@@ -1,0 +1,183 @@
+"""Creates the database and brings its tables up to date: the files of sql/ in order, each exactly once."""
+
+import argparse
+import hashlib
+import re
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+from psycopg2 import errorcodes, sql
+
+from astrodetect import postgres
+from astrodetect.connections import Refused, connect, explained, read_url, without_password
+from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
+from astrodetect.settings import settings
+
+MIGRATIONS = Path(__file__).resolve().parent / "sql"
+MAINTENANCE_DATABASE = "postgres"  # every server has it
+OLDEST_POSTGRES = 13
+CONNECT_WITHIN_S = 10.0
+LOCK = 7_237_867_511_894_021  # of pg_advisory_lock: any number that nobody else uses
+
+BOOKKEEPING = """
+    CREATE TABLE IF NOT EXISTS schema_migrations (
+        version    integer PRIMARY KEY,
+        name       text NOT NULL,
+        sha256     text NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )"""
+
+EPILOG = """\
+examples:
+  python setup_db.py
+  DATABASE_URL=postgresql://user:password@host:5432/astrodetect python setup_db.py
+
+Running it again changes nothing. Rows are never deleted."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Sets up the database of the settings and says what was done."""
+    parser = argparse.ArgumentParser(
+        prog="setup_db.py",
+        description="Create the predictions database and bring its tables up to date. "
+        "Uses DATABASE_URL, or the embedded PostgreSQL where that is unset.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
+    try:
+        with ExitStack() as stack:
+            given = settings().database_url
+            embedded = (
+                stack.enter_context(postgres.serve(settings().postgres_dir, postgres.EMBEDDED_DATABASE))
+                if not given
+                else ""
+            )
+            url = given.get_secret_value() if given else embedded
+            if create_database(url):
+                print(f"created database {read_url(url)['dbname']}")
+            for name in migrate(url):
+                print(f"applied {name}")
+            print(f"up to date: {len(_migrations())} migrations")
+            print("while the service runs, look inside with:" if embedded else "look inside with:")
+            print(f"  {postgres.psql_line(without_password(url))}")
+    except AstrodetectError as error:
+        print(f"setup_db: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def create_database(url: str) -> bool:
+    """Makes the database that `url` names where it is missing, and says whether it did."""
+    try:
+        connect(url, timeout_s=CONNECT_WITHIN_S).close()
+    except (DatabaseNotSetUp, Refused) as refused:  # a server that speaks another language only seems to refuse us
+        return _create(url, refused)
+    return False
+
+
+def _create(url: str, refused: DatabaseError) -> bool:
+    name = read_url(url)["dbname"]
+    try:
+        maintenance = connect(url, timeout_s=CONNECT_WITHIN_S, dbname=MAINTENANCE_DATABASE)
+    except DatabaseError:
+        raise refused from None
+    try:
+        require_version(maintenance.server_version)
+        with maintenance.cursor() as cursor:
+            # template0 takes any encoding, and image names come in all scripts.
+            create = sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0")
+            cursor.execute(create.format(sql.Identifier(name)))
+    except psycopg2.Error as error:
+        if error.pgcode in {errorcodes.DUPLICATE_DATABASE, errorcodes.UNIQUE_VIOLATION}:
+            if isinstance(refused, DatabaseNotSetUp):  # another process was faster
+                return False
+            raise refused from None
+        if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+            user = maintenance.info.user
+            raise DatabaseError(
+                f'the user "{user}" may not create databases: let an administrator run: createdb -O {user} {name}'
+            ) from error
+        raise explained(error) from error
+    finally:
+        maintenance.close()
+    return True
+
+
+def migrate(url: str) -> list[str]:
+    """Applies what the database lacks, one transaction each, and returns their names; one process at a time does."""
+    connection = connect(url, timeout_s=CONNECT_WITHIN_S)
+    try:
+        require_version(connection.server_version)
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            raise DatabaseError(f"the database is encoded in {encoding}, and image names come in all scripts: use UTF8")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])  # released as the connection closes
+            cursor.execute(BOOKKEEPING)
+            cursor.execute("SELECT version, name, sha256 FROM schema_migrations ORDER BY version")
+            recorded = {version: (name, digest) for version, name, digest in cursor.fetchall()}
+            missing = _missing(_migrations(), recorded)
+            for step in missing:
+                _apply(cursor, step)
+    except psycopg2.Error as error:
+        raise explained(error) from error
+    finally:
+        connection.close()
+    return [step.name for step in missing]
+
+
+def require_version(server_version: int) -> None:
+    """PostgreSQL as libpq numbers it, such as 130004."""
+    if server_version // 10_000 < OLDEST_POSTGRES:
+        raise DatabaseError(
+            f"PostgreSQL {server_version // 10_000} is too old: it gets no more fixes, and nothing here is tested "
+            f"below {OLDEST_POSTGRES}"
+        )
+
+
+@dataclass(frozen=True)
+class _Migration:
+    version: int
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def _migrations() -> list[_Migration]:
+    """Read with universal line ends, so that a checkout on Windows has the same sums."""
+    files = sorted(path for path in MIGRATIONS.glob("*.sql") if re.match(r"\d{4}_", path.name))
+    return [_Migration(int(path.name[:4]), path.stem, path.read_text(encoding="utf-8")) for path in files]
+
+
+def _missing(known: list[_Migration], recorded: dict[int, tuple[str, str]]) -> list[_Migration]:
+    versions = {step.version for step in known}
+    if newer := [name for version, (name, _) in sorted(recorded.items()) if version not in versions]:
+        raise DatabaseError(f"the database is newer than this program, it has {newer[-1]}: update the program")
+    for step in known:
+        if step.version in recorded and recorded[step.version][1] != step.sha256:
+            raise DatabaseError(
+                f"sql/{step.name}.sql is not the file that was applied to this database: restore it, "
+                "and put changes into a new one"
+            )
+    return [step for step in known if step.version not in recorded]
+
+
+def _apply(cursor: "psycopg2.extensions.cursor", step: _Migration) -> None:
+    record = "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)"
+    try:
+        cursor.execute("BEGIN")
+        cursor.execute(step.text)
+        cursor.execute(record, [step.version, step.name, step.sha256])
+        cursor.execute("COMMIT")
+    except psycopg2.Error as error:
+        raise DatabaseError(f"sql/{step.name}.sql: {explained(error)}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A real PostgreSQL for the tests that need one; no test sees the developer's own."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import query
+
+import setup_db
+from astrodetect.bundle import Manifest
+from astrodetect.postgres import serve
+from astrodetect.records import ImageContract
+from astrodetect.settings import settings
+
+_number = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """As root PostgreSQL runs under another account, and pytest, as it starts, closes its usual folder to all others:
+    two sessions at once would close each other's."""
+    if os.name == "posix" and os.geteuid() == 0 and not config.option.basetemp:
+        config.option.basetemp = tempfile.mkdtemp(prefix="astrodetect-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+@pytest.fixture(autouse=True)
+def no_database_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """DATABASE_URL is unset, whatever the environment and `.env` say."""
+    monkeypatch.setenv("DATABASE_URL", "")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of this session keeps its files."""
+    return tmp_path_factory.mktemp("server") / "postgres"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_folder: Path) -> Iterator[str]:
+    """One server for the session: the URL of its database `postgres`."""
+    with serve(postgres_folder, "postgres") as url:
+        query(url, "ALTER SYSTEM SET fsync = off")  # these rows need not outlive a power cut
+        query(url, "SELECT pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """A database of the test's own, empty."""
+    return _database(postgres_server, template="template0")
+
+
+@pytest.fixture(scope="session")
+def _set_up(postgres_server: str) -> str:
+    setup_db.migrate(_database(postgres_server, template="template0", name="set_up"))
+    return "set_up"
+
+
+@pytest.fixture
+def database_url(postgres_server: str, _set_up: str) -> str:
+    """A database of the test's own, as setup_db leaves it."""
+    return _database(postgres_server, template=_set_up)
+
+
+def _database(server: str, *, template: str, name: str | None = None) -> str:
+    name = name or f"test_{next(_number)}"
+    query(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return server.replace("/postgres?", f"/{name}?", 1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published model, never trained: small, real, and as true to itself as any other."""
+    from astrodetect.learning import export, network  # noqa: PLC0415 - seconds to load, and few tests need it
+
+    size = 32
+    network.set_seed(0)
+    model = network.build(size, network.Standard((128.0,) * 3, (5000.0,) * 3))
+    manifest = Manifest(
+        name="resnet50_model",
+        classes=["SB", "E"],
+        image=ImageContract(size=size),
+        metrics={},
+        data={},
+        settings={},
+        versions={},
+    )
+    folder = tmp_path_factory.mktemp("models")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
+    export.publish(model, manifest, folder, pixels)
+    return folder

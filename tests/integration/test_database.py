@@ -1,0 +1,309 @@
+"""The log of predictions in a real PostgreSQL."""
+
+import datetime as dt
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import query
+
+import database
+import setup_db
+from astrodetect.connections import connect
+from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
+from astrodetect.postgres import cluster, serve
+from astrodetect.postgres.account import account_for
+from astrodetect.postgres.programs import run
+from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Scored
+from astrodetect.settings import Settings
+from database import Database, storable
+
+SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+
+
+def scored(name: str = "m51.jpg", score: float = 0.9) -> Scored:
+    return replace(SCORED, image_name=name, score=score, request_id=uuid.uuid4())
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[Database]:
+    log = Database(database_url, connections=2, timeout_s=5)
+    yield log
+    log.close()
+
+
+def names(log: Database, filters: Filters) -> list[str]:
+    return [prediction.image_name for prediction in log.predictions(filters, limit=100).predictions]
+
+
+def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str) -> None:
+    row = log.record(SCORED)
+    assert log.prediction(row.id) == row
+    assert (row.image_name, row.score, row.result, row.threshold) == ("m51.jpg", 0.9, ANOMALY, 0.5)
+    assert (row.request_id, row.image_sha256) == (SCORED.request_id, "ab" * 32)
+    assert (row.model, row.model_version) == ("resnet50_model", "1")
+    assert row.timestamp.utcoffset() == dt.timedelta(0)
+    five = 'SELECT id, image_name, score, result, "timestamp" FROM predictions'
+    assert query(database_url, five) == [(row.id, "m51.jpg", 0.9, ANOMALY, row.timestamp)]
+
+
+def test_the_same_request_makes_one_row_however_often_it_comes(log: Database, database_url: str) -> None:
+    with ThreadPoolExecutor(8) as crowd:
+        rows = list(crowd.map(log.record, [SCORED] * 50))
+    assert len(set(rows)) == 1
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(1,)]
+
+
+def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> None:
+    query(
+        postgres_url,
+        "CREATE TABLE predictions (id SERIAL PRIMARY KEY, image_name TEXT, score FLOAT, result TEXT,"
+        " timestamp TIMESTAMP DEFAULT '2024-05-01 12:00')",
+    )
+    query(postgres_url, "INSERT INTO predictions (image_name, score, result) VALUES ('old.jpg', 0.1, 'No Anomaly')")
+    setup_db.migrate(postgres_url)
+    log = Database(postgres_url, connections=1, timeout_s=5)
+    old = log.prediction(1)
+    assert (old.image_name, old.request_id, old.threshold) == ("old.jpg", None, None)
+    assert old.timestamp.tzinfo is not None
+    new = log.record(SCORED)
+    assert log.predictions(Filters(), limit=10).predictions == [new, old]
+    log.close()
+
+
+def test_after_a_restart_of_postgresql_the_next_call_just_works(
+    log: Database, postgres_folder: Path, database_url: str
+) -> None:
+    with ThreadPoolExecutor(2) as both:  # so that both connections are open, and idle, when it goes
+        gate = threading.Barrier(2)
+
+        def in_step(name: str) -> None:
+            gate.wait()
+            log.record(scored(name))
+
+        list(both.map(in_step, ["one", "two"]))
+    done = run("pg_ctl", postgres_folder, account_for(postgres_folder), "restart", "-m", "fast")
+    assert done.returncode == 0
+    assert log.record(scored("three")).image_name == "three"
+    assert log.record(scored("four")).image_name == "four"
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(4,)]
+
+
+def test_a_connection_cut_by_an_administrator_is_replaced(log: Database, database_url: str) -> None:
+    first = log.record(SCORED)
+    end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    query(database_url, end_others + " AND pid <> pg_backend_pid()")
+    assert log.record(SCORED) == first
+
+
+def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    with serve(folder, "postgres") as url:
+        setup_db.migrate(url)
+        log = Database(url, connections=2, timeout_s=2)
+        log.check()
+    for call in (log.check, lambda: log.record(SCORED), lambda: log.prediction(1)):
+        with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL"):
+            call()
+    with serve(folder, "postgres"):
+        assert log.record(SCORED).image_name == "m51.jpg"
+        log.close()
+
+
+def test_a_server_that_accepts_and_stays_silent_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        log = Database(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1, timeout_s=1)
+        with pytest.raises(DatabaseUnavailable, match="timeout expired"):
+            log.check()
+
+
+def test_a_statement_that_takes_too_long_is_given_up(database_url: str) -> None:
+    log = Database(database_url, connections=1, timeout_s=1)
+    log.check()
+    blocker = connect(database_url, timeout_s=5)
+    with blocker.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE predictions")
+        with pytest.raises(DatabaseUnavailable, match="took too long"):
+            log.record(SCORED)
+        cursor.execute("ROLLBACK")
+    blocker.close()
+    assert log.record(SCORED).id > 0
+    log.close()
+
+
+def test_a_crowd_shares_the_connections_it_may_open(log: Database, database_url: str) -> None:
+    with ThreadPoolExecutor(16) as crowd:
+        rows = list(crowd.map(log.record, [scored(str(number)) for number in range(200)]))
+    assert len({row.id for row in rows}) == 200
+    ours = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'astrodetect' AND datname = current_database()"
+    )
+    assert query(database_url, ours)[0][0] in {1, 2}
+
+
+def test_when_all_connections_stay_busy_the_wait_ends(database_url: str) -> None:
+    log = Database(database_url, connections=1, timeout_s=0.5)
+    with (
+        log._pool.connection(),
+        pytest.raises(DatabaseUnavailable, match="all 1 connections to PostgreSQL stayed busy"),
+    ):
+        log.check()
+    log.check()
+    log.close()
+
+
+def test_a_database_that_is_not_set_up_says_how(postgres_url: str) -> None:
+    log = Database(postgres_url, connections=1, timeout_s=5)
+    with pytest.raises(DatabaseNotSetUp, match=r"run: python setup_db\.py"):
+        log.check()
+    query(postgres_url, (setup_db.MIGRATIONS / "0001_predictions.sql").read_text(encoding="utf-8"))
+    with pytest.raises(DatabaseNotSetUp, match=r"run: python setup_db\.py"):
+        log.record(SCORED)
+    setup_db.migrate(postgres_url)
+    log.check()
+    log.close()
+    missing = Database(postgres_url.replace("/test_", "/missing_"), connections=1, timeout_s=5)
+    with pytest.raises(DatabaseNotSetUp, match=r"run: python setup_db\.py"):
+        missing.check()
+
+
+def test_what_postgresql_refuses_is_one_of_our_errors(log: Database, database_url: str) -> None:
+    query(database_url, "ALTER TABLE predictions ADD CHECK (score < 0.5)")
+    with pytest.raises(DatabaseError, match=r"^PostgreSQL refused: .*violates check constraint") as caught:
+        log.record(SCORED)
+    assert not isinstance(caught.value, DatabaseUnavailable)
+    assert log.record(scored(score=0.1)).result == NO_ANOMALY
+
+
+def test_a_read_only_standby_counts_as_away(log: Database, database_url: str) -> None:
+    [(name,)] = query(database_url, "SELECT current_database()")
+    query(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        log.record(SCORED)
+
+
+@pytest.mark.parametrize("id_", [0, -1, 12345, 2**63, 10**40, -(10**40)])
+def test_an_id_that_no_row_has_is_not_found(log: Database, id_: int) -> None:
+    with pytest.raises(NotFound, match=f"there is no prediction {id_}"):
+        log.prediction(id_)
+
+
+def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Database) -> None:
+    ids = [log.record(scored(str(number))).id for number in range(23)]
+    seen: list[int] = []
+    before: int | None = None
+    while True:
+        page = log.predictions(Filters(), limit=5, before=before)
+        seen += [prediction.id for prediction in page.predictions]
+        log.record(scored("late"))
+        if page.next_before is None:
+            break
+        before = page.next_before
+    assert seen == sorted(ids, reverse=True)
+
+
+def test_the_last_full_page_has_no_next_one(log: Database) -> None:
+    for _ in range(4):
+        log.record(scored())
+    first = log.predictions(Filters(), limit=2)
+    last = log.predictions(Filters(), limit=2, before=first.next_before)
+    assert (len(last.predictions), last.next_before) == (2, None)
+
+
+@pytest.mark.parametrize(("before", "count"), [(10**30, 1), (-(10**30), 0)])
+def test_any_number_may_be_paged_from(log: Database, before: int, count: int) -> None:
+    log.record(SCORED)
+    assert len(log.predictions(Filters(), limit=5, before=before).predictions) == count
+
+
+def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) -> None:
+    for name, score in [("a", 0.1), ("b", 0.5), ("c", 0.9)]:
+        log.record(scored(name, score))
+    query(database_url, "UPDATE predictions SET timestamp = make_timestamptz(2024, 1, id::int, 0, 0, 0, 'UTC')")
+    day = {number: dt.datetime(2024, 1, number, tzinfo=dt.UTC) for number in (1, 2, 3)}
+    assert names(log, Filters()) == ["c", "b", "a"]
+    assert names(log, Filters(result=ANOMALY)) == ["c"]
+    assert names(log, Filters(result=NO_ANOMALY)) == ["b", "a"]
+    assert names(log, Filters(min_score=0.5)) == ["c", "b"]
+    assert names(log, Filters(max_score=0.5)) == ["b", "a"]
+    assert names(log, Filters(name="B")) == ["b"]
+    assert names(log, Filters(since=day[2])) == ["c", "b"]
+    assert names(log, Filters(until=day[2])) == ["a"]
+    assert names(log, Filters(until=day[2].replace(tzinfo=None))) == ["a"]
+    assert names(log, Filters(since=day[1], until=day[3], min_score=0.2, name="b", result=NO_ANOMALY)) == ["b"]
+
+
+@pytest.mark.parametrize("part", ["100%", "a_b", "c\\d", "GRÖSSE", "'; DROP TABLE predictions; --", "\0", "\ud800"])
+def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part: str) -> None:
+    log.record(scored(f"before {part.lower()} after"))
+    log.record(scored("1000 axb c/d grosse"))
+    assert names(log, Filters(name=part)) == [f"before {storable(part.lower())} after"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nul\0nul",
+        "half \ud83d",
+        "\udcff\udcfe.jpg",
+        "%s %(id)s",
+        "'\"\\",
+        "",
+        "x" * 100_000,
+        "🌌",
+        "a\r\nb",
+        "../../etc/passwd",
+    ],
+    ids=["nul", "surrogate", "undecodable", "percent", "quotes", "empty", "long", "galaxy", "lines", "path"],
+)
+def test_no_name_makes_an_error(log: Database, name: str) -> None:
+    row = log.record(scored(name))
+    assert row.image_name == storable(name)
+    assert log.prediction(row.id) == row
+
+
+def test_only_what_postgresql_cannot_hold_is_replaced() -> None:
+    assert storable("a\0b\ud800c🌌\ufffd") == "a\ufffdb\ufffdc🌌\ufffd"
+
+
+def test_the_history_uses_its_indexes(log: Database, database_url: str) -> None:
+    query(
+        database_url,
+        "INSERT INTO predictions (image_name, score, result) SELECT n::text, random(), 'No Anomaly'"
+        " FROM generate_series(1, 20000) n",
+    )
+    log.record(SCORED)
+    query(database_url, "ANALYZE predictions")
+    for filters in Filters(), Filters(result=ANOMALY), Filters(min_score=2.0), Filters(since=dt.datetime(2100, 1, 1)):
+        values = database._asked(filters, limit=50, before=None)
+        connection = connect(database_url, timeout_s=5)
+        with connection.cursor() as cursor:
+            cursor.execute("EXPLAIN " + database.NEWEST, values)
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+        connection.close()
+        assert "Index" in plan
+        assert "Seq Scan" not in plan
+
+
+def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    with database.server(settings) as url:
+        log = Database(url, connections=1, timeout_s=5)
+        row = log.record(SCORED)
+        log.close()
+    with database.server(settings) as url:
+        log = Database(url, connections=1, timeout_s=5)
+        assert log.prediction(row.id) == row
+        log.close()
+    assert not cluster.Address.of(settings.postgres_dir).listens()
+
+
+def test_database_url_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    with database.server(Settings()) as url:
+        assert url == database_url

