@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import Depends, FastAPI, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi_swagger import patch_fastapi
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
 
 from astrodetect import __version__, bundle, images
 from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
@@ -53,9 +54,8 @@ def create_app(chosen: Settings) -> FastAPI:
         version=__version__,
         summary="What is in these images, and which of them are strange?",
         lifespan=lifespan,
-        docs_url=None,
+        docs_url=None,  # FastAPI's own pages ask another host for their scripts
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     app.add_middleware(Intake, max_body_bytes=chosen.max_body_bytes)
     app.add_exception_handler(AstrodetectError, refuse)
@@ -63,7 +63,7 @@ def create_app(chosen: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(Exception, fail)
     add_routes(app)
-    patch_fastapi(app)
+    add_docs(app)
     return app
 
 
@@ -131,6 +131,25 @@ def add_routes(app: FastAPI) -> None:
         if missing:
             raise NotReady("; ".join(missing))
         return {"status": "ready"}
+
+
+def add_docs(app: FastAPI) -> None:
+    """The documented API as a page, from this host alone."""
+    app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get("/", include_in_schema=False)
+    def start() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url="/swagger/swagger-ui-bundle.js",
+            swagger_css_url="/swagger/swagger-ui.css",
+            swagger_favicon_url="/swagger/favicon-32x32.png",
+        )
 
 
 def asked_filters(

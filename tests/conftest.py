@@ -80,7 +80,7 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published model, never trained: small, real, and as true to itself as any other."""
-    from astrodetect.learning import export, network  # noqa: PLC0415 - seconds to load, and few tests need it
+    from astrodetect.learning import export, network
 
     size = 32
     network.set_seed(0)

@@ -1,11 +1,17 @@
-"""What several tests need: SQL in one line, and another process that uses the embedded PostgreSQL."""
+"""What several tests need: SQL in one line, and programs of ours as processes."""
 
+import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
+import httpx2
 import psycopg2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,3 +63,79 @@ class User:
         """SIGKILL, and gone."""
         self.process.kill()
         self.process.communicate()
+
+
+class Program:
+    """A Python program of ours, in a process group of its own; all that it says is kept."""
+
+    def __init__(
+        self, *arguments: str, log: Path, folder: Path = ROOT, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        """Its words so far, both kinds together."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, within_s: float = 240) -> int:
+        """Its exit status."""
+        return self.process.wait(within_s)
+
+    def wait_until(self, happened: Callable[[], Any], within_s: float = 120) -> None:
+        """Until it `happened`; a program that ends before, or a wait that is too long, shows what was said."""
+        give_up = time.monotonic() + within_s
+        while not happened():
+            if self.process.poll() is not None and not happened():
+                raise AssertionError(f"ended with {self.process.returncode}:\n{self.said}")
+            if time.monotonic() > give_up:
+                raise AssertionError(f"not within {within_s} s:\n{self.said}")
+            time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        """As a person's Ctrl-C, or worse."""
+        self.process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Service(Program):
+    """`uvicorn main:app` on a free port."""
+
+    def __init__(self, *, log: Path, environment: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("-m", "uvicorn", "main:app", "--port", str(self.port), log=log, environment=environment)
+
+    def ready(self) -> bool:
+        """Whether it says so itself."""
+        try:
+            return httpx2.get(f"{self.url}/health/ready").status_code == httpx2.codes.OK
+        except httpx2.TransportError:
+            return False
+
+    def detect(self, data: bytes, name: str = "sky.jpg") -> httpx2.Response:
+        """One image to /detect."""
+        return httpx2.post(f"{self.url}/detect", files={"file": (name, data)}, timeout=60)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

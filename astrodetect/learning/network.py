@@ -16,6 +16,7 @@ from astrodetect.errors import ModelError
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to forget its start; short runs have no more
 HEAD_DROPOUT = 0.2
 NORMALISATION, LAST_MAP, FEATURES, SCORE = "normalisation", "conv5_block3_out", "features", "score"
+LAST_OF_A_BLOCK = "_3_bn"
 FIRST_CONVOLUTION = "conv1_conv"
 NOT_OF_THE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
 DOWNLOAD_TIMEOUT_S = 20.0
@@ -51,6 +52,8 @@ def build(size: int, standard: Standard) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BATCH_NORM_MOMENTUM
+            if layer.name.endswith(LAST_OF_A_BLOCK):  # each block starts as the identity, and short runs learn sooner
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     _normalise_by(model, standard)
     return model
 

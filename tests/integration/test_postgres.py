@@ -210,7 +210,7 @@ def test_any_path_will_do_and_psql_takes_the_url_as_pasted(folder: Path, tmp_pat
     folder = _copy(folder, parent / "postgres")
     with serve(folder, "postgres") as url:
         pasted = psql_line(url) + " -X -A -t -c 'TABLE kept'"
-        shown = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)  # noqa: S602
+        shown = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)
         assert shown.stdout == "a row\n"
     assert _stopped(folder)
 

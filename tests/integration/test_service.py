@@ -55,7 +55,7 @@ def refused(answer: Any, status: int, code: str) -> str:
 def test_an_answer_is_a_row_that_is_there(client: TestClient, database_url: str) -> None:
     answer = detect(client, png()).json()
     columns = "image_name, score, result, threshold, model, model_version, image_sha256"
-    [row] = query(database_url, f"SELECT {columns} FROM predictions WHERE id = %s", answer["id"])  # noqa: S608
+    [row] = query(database_url, f"SELECT {columns} FROM predictions WHERE id = %s", answer["id"])
     assert row == tuple(answer[name] for name in columns.split(", "))
     assert answer["image_name"] == "m51.png"
     assert answer["result"] == ("Anomaly Detected" if answer["score"] > 0.5 else "No Anomaly")
@@ -126,7 +126,7 @@ def test_broken_forms_and_unknown_paths_have_the_same_shape(client: TestClient) 
 
 
 def test_a_hostile_name_is_data(client: TestClient) -> None:
-    for name in ("../../etc/passwd", "<script>alert(1)</script>", "a\u202eb.png", "x" * 10_000, "a\x00b"):
+    for name in ("../../etc/passwd", "<script>alert(1)</script>", "a\u202eb.png", "x" * 5_000, "a\x00b"):
         answer = detect(client, png(), name)
         assert answer.status_code == 200
         assert client.get(f"/predictions/{answer.json()['id']}").json()["image_name"] == answer.json()["image_name"]
@@ -224,9 +224,10 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
 
 def test_the_docs_page_asks_no_other_host(client: TestClient) -> None:
     page = client.get("/docs").text
-    hosts = set(re.findall(r"https?://([^/\"']+)", page))
-    assert hosts <= {"testserver"}
-    for path in re.findall(r"http://testserver(/[^\"']+)", page):
+    assert "//" not in re.sub(r"<!--.*?-->", "", page, flags=re.DOTALL)
+    asked = re.findall(r"""(?:href|src|url)[=:]\s*["'](/[^"']+)""", page)
+    assert len(asked) == 4
+    for path in asked:
         assert client.get(path).status_code == 200
 
 

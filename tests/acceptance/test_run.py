@@ -1,0 +1,168 @@
+"""`python3 run.py` in a clone of its own, as a newcomer runs it. The packages of this test run stand in for an
+installation: fetching gigabytes again is what the first lines of CI's own log show."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import ROOT, Program, free_port
+
+import run
+
+DEBIANS_WORDS = """\
+The virtual environment was not created successfully because ensurepip is not
+available.  On Debian/Ubuntu systems, you need to install the python3-venv
+package using the following command.
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files that git tracks or would, and nothing that this checkout made."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):  # unpacked from an archive
+        parts = [path for path in ROOT.iterdir() if path.name not in {".venv", ".git", "data", "models"}]
+        names = [str(path.relative_to(ROOT)) for part in parts for path in [part, *part.rglob("*")] if path.is_file()]
+    place = tmp_path / "a clone"
+    for name in names:
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, place / name)
+    return place
+
+
+@pytest.fixture
+def installed(clone: Path) -> Path:
+    """A clone whose .venv is this one."""
+    venv, real = clone / ".venv", Path(sys.prefix)
+    venv.mkdir()
+    shutil.copyfile(real / "pyvenv.cfg", venv / "pyvenv.cfg")
+    for part in real.iterdir():
+        if part.is_dir():
+            (venv / part.name).symlink_to(part)
+    stamp = "\n".join(
+        hashlib.sha256((clone / name).read_bytes()).hexdigest() for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    (venv / run.STAMP.name).write_text(stamp)
+    return clone
+
+
+def lines_to_paste(said: str) -> tuple[str, str]:
+    curl = re.search(r"curl -F .*", said)
+    psql = re.search(r"the log of predictions: +(.*)", said)
+    assert curl, said
+    assert psql, said
+    return curl[0], psql[1]
+
+
+def shell(line: str) -> str:
+    return subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
+
+
+def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder: Path, tmp_path: Path) -> None:
+    models = installed / "models"
+    models.mkdir()
+    for path in model_folder.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, models / path.name)
+    (installed / "data" / "sample" / "test" / "E").mkdir(parents=True)
+    sky = run_simulate(installed)
+    port = str(free_port())
+    with Program("run.py", "--port", port, folder=installed, log=tmp_path / "log") as running:
+        running.wait_until(lambda: "Ctrl-C stops" in running.said)
+        assert "Traceback" not in running.said
+        curl, psql = lines_to_paste(running.said)
+        assert sky in curl
+        answer = shell(curl)
+        assert '"result":' in answer
+        assert Path(sky).name in shell(psql)
+        assert f"http://127.0.0.1:{port}/docs" in running.said
+        running.signal(signal.SIGINT)
+        assert running.wait() == 0, running.said
+    assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def run_simulate(folder: Path) -> str:
+    """One image of the sample."""
+    code = "from astrodetect.catalogue.simulated import make; from pathlib import Path; import sys"
+    place = folder / "data" / "sample" / "test"
+    subprocess.run(
+        [sys.executable, "-c", f"{code}; make(Path(sys.argv[1]), {{'E': 1}}, seed=0, workers=1)", str(place)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    return str(place / "E" / "00001.jpg")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The sample as it stands."""
+    return list((folder / "data" / "sample").rglob("*.jpg"))
+
+
+def more_images(folder: Path, *, than: int) -> bool:
+    """Whether the sample has grown."""
+    return len(images_in(folder)) > than
+
+
+def test_a_sample_that_is_stopped_ends_the_run_and_the_same_command_goes_on(installed: Path, tmp_path: Path) -> None:
+    for start in (1, 2):
+        before = len(images_in(installed))
+        with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / f"log{start}") as running:
+            running.wait_until(partial(more_images, installed, than=before))
+            running.signal(signal.SIGINT)
+            assert running.wait() == 130, running.said
+        assert running.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in running.said
+    assert not list((installed / "data" / "sample").rglob("*.part"))
+
+
+def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Program("run.py", "--port", str(port), folder=clone, log=tmp_path / "log") as running:
+            assert running.wait() == 1
+    [line] = running.said.splitlines()
+    assert f"try --port {port + 1}" in line
+    assert not (clone / ".venv").exists()
+
+
+def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "venv.py").write_text(f"print({DEBIANS_WORDS!r}); raise SystemExit(1)")
+    environment = {"PYTHONPATH": str(broken)}
+    with Program(
+        "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
+    ) as running:
+        assert running.wait() == 1
+    assert "venv module is missing" in running.said.splitlines()[-1]
+    assert "Traceback" not in running.said
+
+
+def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(clone: Path, tmp_path: Path) -> None:
+    (clone / "requirements.txt").write_text("astrodetect-has-no-such-package==1.0\n")
+    environment = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    with Program(
+        "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
+    ) as running:
+        assert running.wait() == 1
+    assert "could not be installed: Could not find a version" in running.said.splitlines()[-1]
+    assert not (clone / ".venv" / run.STAMP.name).exists()
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_another_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(run.Failed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
+        run.check_python()

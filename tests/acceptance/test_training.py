@@ -1,0 +1,172 @@
+"""`python train_model.py` as its user runs it: real processes, real signals, the layout of the user's own folders."""
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT, Program, Service
+
+from astrodetect import bundle, images
+from astrodetect.catalogue import simulated
+from astrodetect.errors import ModelMissing
+from astrodetect.records import ImageContract
+
+SMALL = ("--size", "32", "--batch-size", "8")
+USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's folders, filled with simulated images: 227 and 224 px, some grey, some damaged, and an S beside."""
+    folder = tmp_path_factory.mktemp("data")
+    for part, count, seed in (("train", 24, 1), ("test", 8, 2)):
+        place = simulated.make(
+            folder / USERS_FOLDER.format(part), {"E": count, "S": 2, "SB": count}, seed=seed, workers=1
+        )
+        for path in sorted((place / "E").iterdir())[:6]:
+            Image.open(path).resize((224, 224)).convert("L").save(path)
+    (folder / USERS_FOLDER.format("train") / "SB" / "cut.jpg").write_bytes(path.read_bytes()[:900])
+    (folder / USERS_FOLDER.format("train") / "E" / "empty.jpg").touch()
+    return folder
+
+
+@pytest.fixture
+def environment(data: Path, tmp_path: Path) -> dict[str, str]:
+    """Models go to a folder of the test; the way to the ImageNet weights is closed."""
+    return {
+        "ASTRODETECT_DATA_DIR": str(data),
+        "ASTRODETECT_MODELS_DIR": str(tmp_path / "models"),
+        "KERAS_HOME": str(tmp_path / "keras"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+
+
+def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agrees_with(
+    environment: dict[str, str], data: Path, tmp_path: Path, database_url: str
+) -> None:
+    with Program("train_model.py", *SMALL, "--epochs", "1", log=tmp_path / "log", environment=environment) as training:
+        assert training.wait() == 0, training.said
+    said = training.said
+    assert re.search(r"skipped .*cut\.jpg: damaged JPEG", said)
+    assert re.search(r"skipped .*empty\.jpg: the file is empty", said)
+    assert "training images: 24 SB, 24 E" in said
+    [unreachable] = [line for line in said.splitlines() if "ImageNet weights cannot be fetched" in line]
+    assert "starting from scratch" in unreachable
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    figures = r"accuracy \d+\.\d+%, balanced accuracy \d+\.\d+%, AUC [01]\.\d+"
+    assert re.search(rf"^validation \(4 images\): {figures}$", said, re.MULTILINE)
+    assert re.search(rf"^test \(16 images\): {figures}$", said, re.MULTILINE)
+    models = tmp_path / "models"
+    assert said.splitlines()[-1] == str(models / "resnet50_model.h5")
+    assert {path.name for path in models.iterdir() if not path.name.startswith(".")} == {
+        f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin")
+    }
+    manifest = json.loads((models / "resnet50_model.json").read_text())
+    assert manifest["classes"] == ["SB", "E"]
+    assert len(manifest["data"]["train"]["skipped"]) == 2
+
+    opened = keras.models.load_model(models / "resnet50_model.h5")
+    paths = [path for name in ("E", "SB") for path in sorted((data / USERS_FOLDER.format("test") / name).iterdir())]
+    pixels = np.stack([images.read_file(path, ImageContract(size=32)) for path in paths])
+    expected = opened.predict(pixels.astype(np.float32), verbose=0)[:, 0]
+    serving = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models)}
+    with Service(log=tmp_path / "service.log", environment=serving) as service:
+        service.wait_until(service.ready)
+        served = [service.detect(path.read_bytes(), path.name).json()["score"] for path in paths]
+    assert np.abs(np.array(served) - expected).max() <= 0.01
+
+
+def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    models, state = tmp_path / "models", tmp_path / "models" / ".resnet50_model.training" / "state.json"
+
+    def train() -> Program:
+        arguments = ("train_model.py", *SMALL, "--epochs", "3", "--patience", "3", "--weights", "none")
+        return Program(*arguments, log=tmp_path / "log", environment=environment)
+
+    def no_model() -> None:
+        with pytest.raises(ModelMissing):
+            bundle.load(models, "resnet50_model")
+        assert not (models / "resnet50_model.h5").exists()
+
+    with train() as training:
+        training.wait_until(lambda: "the first step takes" in training.said or ": 1/" in training.said)
+        training.signal(signal.SIGINT)
+        assert training.wait() == 130, training.said
+        assert training.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in training.said
+    stopped = json.loads(state.read_text())
+    assert (stopped["epoch"], stopped["step"]) == (0, 1)
+    no_model()
+
+    with train() as training:
+        training.wait_until(lambda: json.loads(state.read_text())["epoch"] >= 1)
+        training.signal(signal.SIGKILL)
+        training.wait()
+        assert "going on from epoch 1, batch 2" in training.said
+    killed = json.loads(state.read_text())
+    no_model()
+
+    with train() as training:
+        assert training.wait() == 0, training.said
+        assert f"going on from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.said
+    history = json.loads((models / "resnet50_model.json").read_text())["settings"]["history"]
+    assert len(history) == 3
+    assert history[: killed["epoch"]] == killed["history"]
+    assert bundle.load(models, "resnet50_model").manifest.positive == "E"
+    assert not state.exists()
+
+
+def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Path) -> None:
+    with Program(
+        "train_model.py", log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(tmp_path / "none")}
+    ) as training:
+        assert training.wait() == 1
+    [line] = training.said.splitlines()
+    assert USERS_FOLDER.format("train") in line
+    assert "python -m astrodetect simulate" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--epochs", "0"), "at least 1"),
+        (("--crop", "2"), "between 0.1 and 1"),
+        (("--output", "model.keras"), "ends in .h5"),
+        (("--weights", "gone.h5"), "gone.h5"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(
+    environment: dict[str, str], tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    with Program("train_model.py", *SMALL, *arguments, log=tmp_path / "log", environment=environment) as training:
+        assert training.wait() in {1, 2}
+    assert said in training.said.splitlines()[-1]
+    assert "Traceback" not in training.said
+
+
+def test_grey_16_bit_and_png_images_are_trained_on_like_the_rest(data: Path, tmp_path: Path) -> None:
+    """What the training reads is what the service reads: `images.read`, for any file that it takes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((30, 30), 40_000, dtype=np.uint16)).save(buffer, "PNG")
+    assert images.read(buffer.getvalue(), ImageContract(size=32)).mean() == 155
+
+
+def test_help_shows_the_arguments_and_examples() -> None:
+    done = subprocess.run(
+        [sys.executable, "train_model.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for argument in ("--train", "--epochs", "--batch-size", "--size", "--learning-rate", "--seed", "--positive",
+                     "--weights", "--fine-tune", "--augment", "--class-weights", "--output", "examples:"):  # fmt: skip
+        assert argument in done.stdout
