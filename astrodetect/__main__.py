@@ -13,7 +13,7 @@ from astrodetect.settings import settings
 
 SIMULATE_EXAMPLES = """examples:
   python -m astrodetect simulate
-  python -m astrodetect simulate data/sample --train 600 --test 200 --classes E SB
+  python -m astrodetect simulate data/sample --train 700 --test 200 --classes E SB
   python -m astrodetect simulate data/odd --count E=990 --count merger=5 --count lens=5 --seed 7
 """
 PSQL_EXAMPLES = """examples:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=simulate)
     sample = settings().data_dir / "sample"
     verb.add_argument("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
-    verb.add_argument("--train", type=int, default=600, help="images a class in FOLDER/train (default: 600)")
+    verb.add_argument("--train", type=int, default=700, help="images a class in FOLDER/train (default: 700)")
     verb.add_argument("--test", type=int, default=200, help="images a class in FOLDER/test (default: 200)")
     kinds = ", ".join(simulated.CLASSES)
     verb.add_argument("--classes", nargs="+", default=["E", "SB"], metavar="CLASS", help=f"of {kinds} (default: E SB)")
