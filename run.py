@@ -31,7 +31,7 @@ STAMP = VENV / "installed.sha256"  # of the requirements, written when all of th
 INSTALL_LOG = VENV / "install.log"
 SAMPLE = ROOT / "data" / "sample"
 MODEL = ROOT / "models" / "resnet50_model.json"
-TRAINING = "--size 64 --crop 0.7 --epochs 4 --learning-rate 2e-3 --weights none".split()  # minutes, from scratch
+TRAINING = ["--size", "64", "--crop", "0.7", "--epochs", "4", "--learning-rate", "2e-3", "--weights", "none"]
 CHECKS = (  # what a change must pass besides its tests
     ["-m", "ruff", "check", "."],
     ["-m", "ruff", "format", "--check", "."],
@@ -200,9 +200,10 @@ def pip_install(requirements: Sequence[str]) -> None:
         seen: list[str] = []
         reader = threading.Thread(target=lambda: seen.extend(pip.stdout or ()), daemon=True)
         reader.start()
+        reader.join(SPEAK_EVERY_S)
         while reader.is_alive():
-            reader.join(SPEAK_EVERY_S)
             print(f"  {pip_progress(seen, total)}, {time.monotonic() - started:.0f} s", flush=True)
+            reader.join(SPEAK_EVERY_S)
         pip.wait()
     INSTALL_LOG.write_text("".join(seen), encoding="utf-8")
     if pip.returncode:
@@ -214,14 +215,11 @@ def pip_install(requirements: Sequence[str]) -> None:
 
 def pip_progress(lines: Sequence[str], total: int) -> str:
     """How far pip is, by what it said so far."""
-    if any(line.startswith("Successfully installed") for line in lines[-3:]):
-        return "installed"
     if any(line.startswith("Installing collected packages") for line in lines[-3:]):
         return "unpacking what was fetched"
-    fetched = [line.split()[1] for line in list(lines) if line.startswith("Collecting ")]
-    return (
-        f"fetching {fetched[-1].partition('=')[0]}, {len(fetched)} of at most {total} packages" if fetched else "asking"
-    )
+    found = [line.split()[1] for line in list(lines) if line.startswith("Collecting ")]
+    files = [line.split()[-3].rpartition("/")[2] for line in list(lines) if line.startswith("  Downloading ")]
+    return f"{len(found)} of at most {total} packages found, fetching {files[-1] if files else 'their lists'}"
 
 
 def wait_until_ready(service: subprocess.Popen[str], host: str, port: int) -> None:
