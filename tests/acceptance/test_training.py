@@ -107,14 +107,15 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         assert training.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
         assert "Traceback" not in training.said
     stopped = json.loads(state.read_text())
-    assert (stopped["epoch"], stopped["step"]) == (0, 1)
+    assert stopped["epoch"] == 0
+    assert 0 < stopped["step"] < 5
     no_model()
 
     with train() as training:
         training.wait_until(lambda: json.loads(state.read_text())["epoch"] >= 1)
         training.signal(signal.SIGKILL)
         training.wait()
-        assert "going on from epoch 1, batch 2" in training.said
+        assert f"going on from epoch 1, batch {stopped['step'] + 1}" in training.said
     killed = json.loads(state.read_text())
     no_model()
 

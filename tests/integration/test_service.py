@@ -126,7 +126,7 @@ def test_broken_forms_and_unknown_paths_have_the_same_shape(client: TestClient) 
 
 
 def test_a_hostile_name_is_data(client: TestClient) -> None:
-    for name in ("../../etc/passwd", "<script>alert(1)</script>", "a\u202eb.png", "x" * 5_000, "a\x00b"):
+    for name in ("../../etc/passwd", "<script>alert(1)</script>", "a\u202eb.png", "x" * 3_000, "a\x00b"):
         answer = detect(client, png(), name)
         assert answer.status_code == 200
         assert client.get(f"/predictions/{answer.json()['id']}").json()["image_name"] == answer.json()["image_name"]
