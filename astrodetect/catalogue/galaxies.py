@@ -7,7 +7,7 @@ from astrodetect.catalogue.skies import FRAME, Light, Plane, Sky, radii, turned
 
 def size_and_light(rng: np.random.Generator) -> tuple[float, float]:
     """Half-light radius and total light, drawn alike for every class, so that neither tells classes apart."""
-    radius = float(rng.uniform(15.0, 26.0))
+    radius = float(rng.uniform(13.0, 25.0))
     return radius, 2 * np.pi * radius**2 * float(np.exp(rng.normal(0.4, 0.5)))
 
 
@@ -103,7 +103,7 @@ def disc(
     scale = radius / 1.45 / tilt**0.25
     u, v = turned(u, v / np.float32(tilt), rng.uniform(0, np.pi))  # in the disc's own plane, along the bar
     r, azimuth = np.hypot(u, v) + np.float32(1e-3), np.arctan2(v, u)
-    contrast = rng.uniform(0.55, 1.0)
+    contrast = rng.uniform(0.35, 1.0)
 
     bulge_ratio = 1 - 0.4 * (1 - tilt)
     bulge = sersic(radii(x, y, angle, bulge_ratio), radius * rng.uniform(0.14, 0.34), rng.uniform(1.0, 3.5))
