@@ -1,5 +1,6 @@
 """The log of predictions in PostgreSQL: a row before an answer, and the history behind it."""
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from psycopg2.extras import register_uuid
 
 import setup_db
 from astrodetect import postgres
-from astrodetect.connections import Connection, Pool, connect, explained
+from astrodetect.connections import Connection, Pool, connect, explained, read_url
 from astrodetect.errors import NotFound
 from astrodetect.records import Filters, Page, Prediction, Scored
 from astrodetect.settings import Settings
@@ -47,6 +48,7 @@ NEWEST = f"""
 def server(settings: Settings) -> Iterator[str]:
     """The URL of the database to log to; without DATABASE_URL it is the embedded one, started and set up."""
     if settings.database_url:
+        read_url(settings.database_url.get_secret_value())  # a mistake in it is told at once
         yield settings.database_url.get_secret_value()
         return
     with postgres.serve(settings.postgres_dir, postgres.EMBEDDED_DATABASE) as url:
@@ -136,10 +138,20 @@ def _asked(filters: Filters, limit: int, before: int | None) -> dict[str, Any]:
         "min_score": filters.min_score,
         "max_score": filters.max_score,
         "pattern": None if filters.name is None else f"%{_literally(storable(filters.name))}%",
-        "since": filters.since,
-        "until": filters.until,
+        "since": _in_utc(filters.since),
+        "until": _in_utc(filters.until),
         "limit": limit + 1,
     }
+
+
+def _in_utc(time: dt.datetime | None) -> dt.datetime | None:
+    """PostgreSQL takes fewer zones than Python; beyond the calendar's ends its last moment will do."""
+    if time is None or time.tzinfo is None:
+        return time
+    try:
+        return time.astimezone(dt.UTC)
+    except OverflowError:
+        return (dt.datetime.max if time.year > dt.MINYEAR else dt.datetime.min).replace(tzinfo=dt.UTC)
 
 
 def _literally(text: str) -> str:

@@ -4,9 +4,10 @@ import datetime as dt
 import hashlib
 import http
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import Depends, FastAPI, Path, Query, Request, UploadFile
@@ -27,6 +28,7 @@ from database import BIGINT_MAX, Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
+DECODERS = 1  # at a time: the largest image allowed takes a hundred megabytes, an ordinary one a millisecond
 
 
 def create_app(chosen: Settings) -> FastAPI:
@@ -36,6 +38,7 @@ def create_app(chosen: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with server(chosen) as url:
             app.state.settings = chosen
+            app.state.decoding = threading.BoundedSemaphore(DECODERS)
             app.state.slot = Slot(chosen.models_dir, chosen.model)
             app.state.database = Database(
                 url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s
@@ -70,12 +73,13 @@ def create_app(chosen: Settings) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Every route, a few lines each; FastAPI runs them in threads, so they may wait."""
 
-    @app.post("/detect", response_model=answers.PredictionAnswer, responses=errors(413, 415, 422, 503))
+    @app.post("/detect", response_model=answers.PredictionAnswer, responses=errors(400, 413, 415, 422, 503))
     def detect(request: Request, file: UploadFile) -> Any:
         """Scores one image: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
         engine = request.app.state.slot.engine()
         data = file.file.read()
-        pixels = images.read(data, engine.manifest.image, max_pixels=request.app.state.settings.max_image_pixels)
+        with request.app.state.decoding:
+            pixels = images.read(data, engine.manifest.image, max_pixels=request.app.state.settings.max_image_pixels)
         outputs = engine.run(pixels[np.newaxis])
         scored = Scored(
             image_name=file.filename or "",
@@ -114,11 +118,13 @@ def add_routes(app: FastAPI) -> None:
         found = bundle.manifests(request.app.state.settings.models_dir)
         return [answers.ModelAnswer.of(manifest, serving=manifest == serving) for manifest in found]
 
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", response_model=answers.Health)
     def live() -> Any:
         """The process answers."""
         return {"status": "live"}
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", response_model=answers.Health, responses=errors(503))
     def ready(request: Request) -> Any:
         """A prediction would be answered: the model is loaded and PostgreSQL keeps rows."""
@@ -128,6 +134,7 @@ def add_routes(app: FastAPI) -> None:
                 check()
             except AstrodetectError as error:
                 missing.append(error.public or str(error))
+                log.error("not ready: %s", error)
         if missing:
             raise NotReady("; ".join(missing))
         return {"status": "ready"}
@@ -154,7 +161,7 @@ def add_docs(app: FastAPI) -> None:
 
 def asked_filters(
     *,
-    result: Annotated[str | None, Query(description="`Anomaly Detected` or `No Anomaly`")] = None,
+    result: Annotated[Literal["Anomaly Detected", "No Anomaly"] | None, Query()] = None,
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     name: Annotated[str | None, Query(max_length=255, description="part of the image's name")] = None,

@@ -7,6 +7,7 @@ trains on it, starts the embedded PostgreSQL and serves. What is already done is
 from __future__ import annotations  # so that an old Python can read as far as check_python
 
 import argparse
+import errno
 import hashlib
 import itertools
 import os
@@ -30,7 +31,6 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.sha256"  # of the requirements, written when all of them were in
 INSTALL_LOG = VENV / "install.log"
 SAMPLE = ROOT / "data" / "sample"
-MODEL = ROOT / "models" / "resnet50_model.json"
 TRAINING = ["--size", "64", "--crop", "0.7", "--epochs", "4", "--learning-rate", "2e-3", "--weights", "none"]
 CHECKS = (  # what a change must pass besides its tests
     ["-m", "ruff", "check", "."],
@@ -44,6 +44,7 @@ STOP_WITHIN_S = 60
 SPEAK_EVERY_S = 5.0
 WINDOWS = os.name == "nt"
 PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+LARGEST_PORT = 65535
 STOPPED = 130
 STEPS = itertools.count(1)
 
@@ -60,9 +61,9 @@ def main() -> int:
     """Runs the job that was asked for: 0 done, 1 could not, 130 stopped before it was done."""
     arguments = parse()
     os.chdir(ROOT)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    for number in stop_signals():
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, stop)
     try:
         check_python()
         if arguments.job == "test":
@@ -94,7 +95,7 @@ Python 3.11 to 3.13. Your own images: README.md. Exit codes: 0 done, 1 could not
     )
     parser.add_argument("job", nargs="?", choices=("serve", "test"), default="serve", help="default: serve")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to serve on (default: 8000)")
+    parser.add_argument("--port", type=port_number, default=8000, help="port to serve on (default: 8000)")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.job != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -102,12 +103,20 @@ Python 3.11 to 3.13. Your own images: README.md. Exit codes: 0 done, 1 could not
     return arguments
 
 
+def port_number(text: str) -> int:
+    """A parser of ports."""
+    if not 0 < int(text) <= LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"from 1 to {LARGEST_PORT}, not {text}")
+    return int(text)
+
+
 def serve(host: str, port: int) -> None:
     """The main job: from a clone to a running service, until Ctrl-C."""
     check_port(host, port)
     install("requirements.txt")
-    if MODEL.exists():
-        say(f"model: {MODEL.with_suffix('.h5').relative_to(ROOT)} is there")
+    model = model_path()
+    if model.with_suffix(".json").exists():
+        say(f"model: {model} is there")
     else:
         say("sample: simulated galaxies, ellipticals (E) and barred spirals (SB), in data/sample")
         call("-m", "astrodetect", "simulate", str(SAMPLE))
@@ -115,12 +124,12 @@ def serve(host: str, port: int) -> None:
         call("train_model.py", "--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test"), *TRAINING)
     say("database: PostgreSQL and the table predictions")
     call("setup_db.py")
-    say(f"service: http://{host}:{port}")
+    say(f"service: http://{reachable(host)}:{port}")
     with child("-m", "uvicorn", "main:app", "--host", host, "--port", str(port)) as service:
         wait_until_ready(service, host, port)
         say_what_next(host, port)
         try:
-            service.wait()
+            finish(service)
         except Stopped:
             return
     raise Failed(f"the service ended by itself, exit code {service.returncode}: its messages above say why")
@@ -145,12 +154,15 @@ def check_python() -> None:
 def check_port(host: str, port: int) -> None:
     """Better told now than after the training."""
     try:
-        with socket.socket() as probe:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
             if not WINDOWS:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+            probe.bind(address)
     except OSError as error:
-        raise Failed(f"{host}:{port} cannot be served on ({error.strerror}): try --port {port + 1}") from error
+        taken = error.errno == errno.EADDRINUSE
+        advice = f": try --port {port + 1 if port < LARGEST_PORT else port - 1}" if taken else ""
+        raise Failed(f"cannot serve on {host}, port {port} ({error.strerror}){advice}") from error
 
 
 def install(*requirements: str) -> None:
@@ -204,7 +216,7 @@ def pip_install(requirements: Sequence[str]) -> None:
         while reader.is_alive():
             print(f"  {pip_progress(seen, total)}, {time.monotonic() - started:.0f} s", flush=True)
             reader.join(SPEAK_EVERY_S)
-        pip.wait()
+        finish(pip)
     INSTALL_LOG.write_text("".join(seen), encoding="utf-8")
     if pip.returncode:
         error = next((line for line in seen if line.startswith("ERROR: ")), last_line("".join(seen)))
@@ -213,12 +225,21 @@ def pip_install(requirements: Sequence[str]) -> None:
         )
 
 
+def model_path() -> Path:
+    """Where the settings, from the environment and `.env`, say that the model is."""
+    code = "from astrodetect.settings import settings as s; print(s().models_dir / f'{s().model}.h5')"
+    answer = ask(str(PYTHON), "-c", code)
+    if answer.returncode:
+        raise Failed(last_line(answer.stderr))
+    return Path(answer.stdout.strip())
+
+
 def pip_progress(lines: Sequence[str], total: int) -> str:
     """How far pip is, by what it said so far."""
     if any(line.startswith("Installing collected packages") for line in lines[-3:]):
         return "unpacking what was fetched"
     found = [line.split()[1] for line in list(lines) if line.startswith("Collecting ")]
-    files = [line.split()[-3].rpartition("/")[2] for line in list(lines) if line.startswith("  Downloading ")]
+    files = [line.split()[1].rpartition("/")[2] for line in list(lines) if line.startswith("  Downloading ")]
     return f"{len(found)} of at most {total} packages found, fetching {files[-1] if files else 'their lists'}"
 
 
@@ -260,7 +281,8 @@ Your own images: python3 run.py --help and README.md. Ctrl-C stops the service a
 
 def reachable(host: str) -> str:
     """Where a service that listens on `host` is found from here."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"[{local}]" if ":" in local else local
 
 
 def quoted(text: str) -> str:
@@ -276,11 +298,17 @@ def ask(*command: str) -> subprocess.CompletedProcess[str]:
 def call(*arguments: str) -> None:
     """Runs Python from .venv with these arguments until it ends well; what it says goes to the terminal."""
     with child(*arguments) as process:
-        process.wait()
+        finish(process)
     if process.returncode == STOPPED:
         raise Stopped
     if process.returncode:
         raise Failed(f"failed: python {shlex.join(arguments)} (exit code {process.returncode}, its messages are above)")
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Waits for its end, awake: on Windows a plain wait would not hear Ctrl-C."""
+    while process.poll() is None:
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -310,10 +338,14 @@ def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str
 
 def stop(_number: int, _frame: FrameType | None) -> None:
     """Asked to stop: once is enough, what is under way ends in order."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     raise Stopped
+
+
+def stop_signals() -> list[int]:
+    """Ctrl-C, a kind kill, and a terminal that closes, where the platform has them."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def say(line: str) -> None:

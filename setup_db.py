@@ -67,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     except AstrodetectError as error:
         print(f"setup_db: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        return 130
     return 0
 
 

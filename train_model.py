@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except AstrodetectError as error:
         say(f"train_model: {error}")
         return 1
+    except OSError as error:  # no room on the disk, no right to a folder
+        say(f"train_model: {error.filename or arguments.output}: {error.strerror or error}")
+        return 1
     except KeyboardInterrupt:
         say("stopped: the same command goes on where this one was")
         return 130
@@ -91,7 +94,7 @@ def train(arguments: argparse.Namespace) -> Path:
                 patience=arguments.patience,
             ),
             checkpoint=checkpoint,
-            run=run_key(arguments, everything),
+            run=run_key(arguments, everything, adopted=adopted),
             say=say,
         )
         figures = {}
@@ -112,6 +115,7 @@ def train(arguments: argparse.Namespace) -> Path:
         some = np.random.default_rng(arguments.seed).permutation(len(validation))[:COMPARED_IMAGES]
         pixels, _ = batches.Batches(validation.subset(some), contract, COMPARED_IMAGES)[0]
         export.publish(model, manifest, arguments.output.parent, pixels)
+        say("a service that runs with an older model serves this one after a restart")
         checkpoint.clear()
     return Path(arguments.output)
 
@@ -153,9 +157,11 @@ def adopt_weights(model: "keras.Model", weights: str) -> bool:
     return True
 
 
-def run_key(arguments: argparse.Namespace, catalogue: Catalogue) -> str:
-    """The same for the same settings, images and Keras: only then does a run go on from another's checkpoint."""
-    parts = [plain(arguments), catalogue.fingerprint, version("keras")]
+def run_key(arguments: argparse.Namespace, catalogue: Catalogue, *, adopted: bool) -> str:
+    """The same for the same settings, images, start and Keras: only then does a run go on from another's checkpoint."""
+    weights = Path(arguments.weights)
+    start = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else adopted
+    parts = [plain(arguments), catalogue.fingerprint, start, version("keras")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -205,8 +211,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--train", type=Path, default=data / USERS_FOLDER.format("train"), help="folder with a folder per class")
     add("--test", type=Path, default=data / USERS_FOLDER.format("test"), help="the same, never learnt from")
-    add("--positive", default="E", help="class that is the anomaly, 1 (default: E)")
-    add("--negative", default="SB", help="class that is not, 0 (default: SB)")
+    add("--positive", type=class_name, default="E", help="class that is the anomaly, 1 (default: E)")
+    add("--negative", type=class_name, default="SB", help="class that is not, 0 (default: SB)")
     add("--epochs", type=at_least(1), default=5, help="times through the images at most (default: 5)")
     add(
         "--patience",
@@ -217,7 +223,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batch-size", type=at_least(1), default=32, help="images a step (default: 32)")
     add("--size", type=at_least(32), default=227, help="side of what the network sees, pixels (default: 227)")
     add("--crop", type=share, default=1.0, help="central share of the frame that it sees, 0.1 to 1 (default: 1)")
-    add("--learning-rate", type=float, default=1e-3, help="highest rate, after warming up (default: 0.001)")
+    add("--learning-rate", type=rate, default=1e-3, help="highest rate, after warming up (default: 0.001)")
     add("--weights", default="imagenet", help="imagenet, none, or a Keras .h5 file to start from (default: imagenet)")
     add("--fine-tune", action="store_true", help="train the backbone of adopted weights too, not the head alone")
     add("--augment", action=argparse.BooleanOptionalAction, default=True, help="flips, quarter turns, small shifts")
@@ -229,7 +235,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=settings().models_dir / f"{settings().model}.h5",
         help="where the model goes, its other files beside it (default: models/resnet50_model.h5)",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.positive == arguments.negative:
+        parser.error(f"--positive and --negative are both {arguments.positive}: they name two folders")
+    return arguments
+
+
+def class_name(text: str) -> str:
+    """A parser of names of class folders."""
+    if not text.strip(".") or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"the name of a folder with images, not {text!r}")
+    return text
+
+
+def rate(text: str) -> float:
+    """A parser of learning rates."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"between 0 and 1, not {text}")
+    return float(text)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -1,15 +1,22 @@
 """`python -m astrodetect VERB …`: one verb, one function."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from astrodetect import postgres
+from astrodetect import images, postgres
 from astrodetect.catalogue import simulated
-from astrodetect.connections import without_password
+from astrodetect.connections import read_url, without_password
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.settings import settings
+
+MOST_IMAGES = 10_000_000  # of a class in one go
+LARGEST_SIZE_PX = 4096
+LARGEST_SEED = 2**31 - 1
 
 SIMULATE_EXAMPLES = """examples:
   python -m astrodetect simulate
@@ -61,11 +68,18 @@ def psql(arguments: argparse.Namespace) -> int:
 
 
 def _psql(url: str, arguments: argparse.Namespace) -> int:
+    parts = read_url(url)
+    shown = without_password(url)
     if arguments.show:
-        print(postgres.psql_line(without_password(url)))
+        print(postgres.psql_line(shown))
         return 0
-    command = ["-c", arguments.command] if arguments.command else []
-    return subprocess.run([postgres.psql(), url, *command], check=False).returncode
+    command = [str(postgres.psql()), shown, *(["-c", arguments.command] if arguments.command else [])]
+    password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}  # the arguments are for all to see
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query
+    try:
+        return subprocess.run(command, env={**os.environ, **password}, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,17 +92,23 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "simulate", "make labelled sky images, as a survey would show them", SIMULATE_EXAMPLES)
     verb.set_defaults(verb=simulate)
+    add, many = verb.add_argument, _number(0, MOST_IMAGES)
     sample = settings().data_dir / "sample"
-    verb.add_argument("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
-    verb.add_argument("--train", type=int, default=700, help="images a class in FOLDER/train (default: 700)")
-    verb.add_argument("--test", type=int, default=200, help="images a class in FOLDER/test (default: 200)")
+    add("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
+    add("--train", type=many, default=700, help="images a class in FOLDER/train (default: 700)")
+    add("--test", type=many, default=200, help="images a class in FOLDER/test (default: 200)")
     kinds = ", ".join(simulated.CLASSES)
-    verb.add_argument("--classes", nargs="+", default=["E", "SB"], metavar="CLASS", help=f"of {kinds} (default: E SB)")
-    verb.add_argument(
+    add("--classes", nargs="+", default=["E", "SB"], metavar="CLASS", help=f"of {kinds} (default: E SB)")
+    add(
         "--count", action="append", type=_count, metavar="CLASS=N", help="instead: N images in FOLDER/CLASS, repeatable"
     )
-    verb.add_argument("--size", type=int, default=227, help="side of an image, pixels (default: 227)")
-    verb.add_argument("--seed", type=int, default=0, help="the same seed, the same images (default: 0)")
+    add(
+        "--size",
+        type=_number(images.MIN_SIDE_PX, LARGEST_SIZE_PX),
+        default=227,
+        help="side of an image, pixels (default: 227)",
+    )
+    add("--seed", type=_number(0, LARGEST_SEED), default=0, help="the same seed, the same images (default: 0)")
 
     verb = _verb(verbs, "psql", "look into the log of predictions, whether the service runs or not", PSQL_EXAMPLES)
     verb.set_defaults(verb=psql)
@@ -105,11 +125,21 @@ def _verb(
     )
 
 
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"from {least} to {most}, not {text}")
+        return number
+
+    return whole_number
+
+
 def _count(text: str) -> tuple[str, int]:
     name, equals, number = text.partition("=")
     if not equals or not number.isdecimal():
         raise argparse.ArgumentTypeError(f"CLASS=N such as merger=5, not {text}")
-    return name, int(number)
+    return name, _number(0, MOST_IMAGES)(number)
 
 
 if __name__ == "__main__":

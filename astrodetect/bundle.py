@@ -14,9 +14,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.records import ImageContract, Pixels
@@ -29,6 +30,8 @@ SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothin
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What is known of a model: enough to serve it rightly and to say where it came from."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     classes: list[str]  # in the order of their numbers: classes[1] is the positive one
@@ -102,17 +105,31 @@ def finish_interrupted(folder: Path, name: str) -> None:
     ready = _ready(folder, name)
     if not ready.is_dir():
         return
-    for path in sorted(ready.iterdir(), key=lambda path: path.suffix == ".json"):
-        with contextlib.suppress(FileNotFoundError):  # another process finishes the same move
-            path.replace(folder / path.name)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):  # another process finishes the same move
+        for path in sorted(ready.iterdir(), key=lambda path: path.suffix == ".json"):
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(folder / path.name)
         ready.rmdir()
 
 
 def load(folder: Path, name: str) -> Bundle:
     """The model of that name, if every file is the one that its manifest vouches for."""
-    finish_interrupted(folder, name)
+    try:
+        finish_interrupted(folder, name)
+    except OSError as error:
+        raise ModelError(f"model {name}: its new files cannot be moved into {folder.name}: {error.strerror}") from error
     manifest = read_manifest(folder / f"{name}.json")
+    try:
+        return _verified(folder, manifest)
+    except ModelError:
+        now = read_manifest(folder / f"{name}.json")
+        if now == manifest:
+            raise
+        return _verified(folder, now)  # another process published a new one meanwhile
+
+
+def _verified(folder: Path, manifest: Manifest) -> Bundle:
+    name = manifest.name
     contents = {}
     for file, expected in manifest.files.items():
         try:
@@ -149,11 +166,12 @@ def read_manifest(path: Path) -> Manifest:
     if not isinstance(fields, dict) or fields.get("format") != MANIFEST_FORMAT:
         raise ModelError(f"{path.name} is not a manifest that this version reads: {_again()}")
     try:
-        manifest = Manifest(**{**fields, "image": ImageContract(**fields["image"])})
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path.name} is not whole: {_again()}") from error
+        manifest = TypeAdapter(Manifest).validate_python(fields)
+    except ValidationError as error:
+        wrong = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelError(f"{path.name} is not whole, its {wrong} is wrong: {_again()}") from error
     known = ImageContract(size=manifest.image.size, crop=manifest.image.crop)
-    if manifest.image != known:
+    if fields["image"] != asdict(known):
         raise ModelError(f"model {path.stem} wants its images prepared in a way this version does not know: {_again()}")
     strays = [file for file in manifest.files if Path(file).name != file]
     if strays or manifest.name != path.stem or len(manifest.classes) != 2 or f"{path.stem}.h5" not in manifest.files:

@@ -4,7 +4,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -138,8 +138,9 @@ class Pool:
 
     def forget(self) -> None:
         """The idle ones are as dead as the one that just failed."""
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # threads whose connections died together come here together
+            while True:
+                self._idle.pop().close()
 
     def close(self) -> None:
         """Those that are lent out close as they come back."""

@@ -4,6 +4,7 @@ The only file that decodes, so that what the network saw in training is what it 
 """
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -15,8 +16,11 @@ from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, Image
 from astrodetect.records import ImageContract, Pixels
 
 MIN_SIDE_PX = 16
-MAX_PIXELS = 25_000_000  # where the caller names no limit of its own
+SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
+MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
+ORIENTATION = 0x0112  # in EXIF
 JPEG_QUALITY = 92
+SMOOTH_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be averaged as they are
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit greys, which Pillow would clip and not scale
 
 Image.MAX_IMAGE_PIXELS = None  # the bound below stands before anything is decoded, and raises our own error
@@ -25,12 +29,20 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd 
 
 def read(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels that the network sees: (size, size, 3), RGB."""
-    image = _decode(data, max_pixels)
-    side = min(image.size) * contract.crop
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    image = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(image, dtype=np.uint8)
+    kind = _sniff(data)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+        _bound(image, max_pixels)
+        needed = math.ceil(SPARE * contract.size / contract.crop)
+        image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
+        image.load()
+        return np.asarray(_to_rgb(_cut(image, contract)), dtype=np.uint8)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"damaged {kind}: its header cannot be read") from error
+    except Exception as error:  # damaged bytes make Pillow raise almost anything
+        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
 
 
 def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -44,7 +56,7 @@ def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXE
 
 def write_jpeg(path: Path, pixels: Pixels) -> None:
     """Writes the whole file or none of it; the same pixels give the same bytes."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # hidden: should it be left behind, it is no image
     Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
     part.replace(path)
 
@@ -62,21 +74,6 @@ def _sniff(data: bytes) -> str:
     raise ImageUnsupported("not an image this service reads: send JPEG, PNG or WebP")
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
-    kind = _sniff(data)
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
-        _bound(image, max_pixels)
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"damaged {kind}: its header cannot be read") from error
-    except Exception as error:  # damaged bytes make Pillow raise almost anything
-        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
-
-
 def _bound(image: Image.Image, max_pixels: int) -> None:
     """Judges the size that the header declares, before any pixel is decoded."""
     size = f"{image.width} × {image.height} pixels"
@@ -86,10 +83,22 @@ def _bound(image: Image.Image, max_pixels: int) -> None:
         raise ImageTooSmall(f"{size}: each side needs at least {MIN_SIDE_PX}")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _cut(image: Image.Image, contract: ImageContract) -> Image.Image:
+    """The centred square, upright and scaled. All but the scaling is left for after it, when the image is small."""
+    orientation = image.getexif().get(ORIENTATION, 1)
     if image.mode in WIDE_GREY_MODES:
-        wide = np.asarray(image, dtype=np.uint32)
-        image = Image.fromarray((wide.clip(0, 0xFFFF) // 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) // 257).astype(np.uint8))
+    elif image.mode not in SMOOTH_MODES:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    side = min(image.size) * contract.crop
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    small = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
+    small.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(small)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:  # the sky behind a transparent place is black
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upper.size, (0, 0, 0, 255)), upper).convert("RGB")

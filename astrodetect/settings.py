@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="largest request body, bytes")
-    max_image_pixels: int = Field(default=25_000_000, ge=10_000, description="largest image, width × height in pixels")
+    max_image_pixels: int = Field(default=4096 * 4096, ge=10_000, description="largest image, width × height in pixels")
 
     @property
     def postgres_dir(self) -> Path:

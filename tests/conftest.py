@@ -15,7 +15,7 @@ import setup_db
 from astrodetect.bundle import Manifest
 from astrodetect.postgres import serve
 from astrodetect.records import ImageContract
-from astrodetect.settings import settings
+from astrodetect.settings import Settings, settings
 
 _number = itertools.count(1)
 
@@ -30,8 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_database_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """DATABASE_URL is unset, whatever the environment and `.env` say."""
+def default_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """DATABASE_URL and our own settings are unset, whatever the environment and `.env` say."""
+    for name in [name for name in os.environ if name.startswith("ASTRODETECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
     monkeypatch.setenv("DATABASE_URL", "")
     settings.cache_clear()
     yield

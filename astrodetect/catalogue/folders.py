@@ -77,7 +77,9 @@ def read(folder: Path, classes: Sequence[str], *, title: str) -> Catalogue:
     catalogue = Catalogue(tuple(classes), good, np.array(labels, dtype=np.int64), fingerprint.hexdigest(), skipped)
     for name, count in catalogue.counts().items():
         if count == 0:
-            raise DataError(f"{folder / name} holds no image that can be read")
+            bad = [file for file in skipped if file.path.is_relative_to(folder / name)]
+            why = f": {len(bad)} files cannot be read, the first, {bad[0].path.name}, {bad[0].reason}" if bad else ""
+            raise DataError(f"{folder / name} holds no image{why}")
     return catalogue
 
 

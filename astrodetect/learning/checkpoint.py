@@ -18,6 +18,7 @@ class State:
     run: str
     epoch: int = 0  # epochs done
     step: int = 0  # batches done of the epoch after those
+    loss: float = 0.0  # their mean loss
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0  # 0: none yet
     weights: str = ""

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from astrodetect.catalogue.folders import Catalogue
+from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.learning.batches import Batches, Epoch
 from astrodetect.learning.checkpoint import Checkpoint, State
@@ -83,14 +84,21 @@ def fit(
             )
             title = f"epoch {state.epoch + 1}/{recipe.epochs}"
             with Bar(title, steps + len(Batches(validation, contract, recipe.batch_size))) as bar:
-                bar.step(state.step, note="the first step takes up to a minute")
+                bar.announce("the first step takes up to a minute")
+                bar.step(state.step)
                 watch = _Watch(bar, checkpoint, state, stop_asked)
                 weights = _class_weights(train) if recipe.balance else None
-                model.fit(batches, shuffle=False, verbose=0, callbacks=[watch], class_weight=weights)
+                if len(batches):  # none are left where the run was stopped after the last one
+                    model.fit(batches, shuffle=False, verbose=0, callbacks=[watch], class_weight=weights)
                 scores = predict(model, validation, contract, recipe.batch_size, bar)
                 measured = {"train_loss": watch.loss, **metrics.binary(validation.labels, scores)}
                 bar.step(0, note=_in_words(measured))
+            if not np.isfinite(measured["log_loss"]):
+                checkpoint.clear()
+                raise ModelError("the training diverged: start again with a lower --learning-rate")
             state = _save_epoch(checkpoint, model, state, measured)
+            if stop_asked():
+                raise Stopped
     checkpoint.restore_best(model, state)
     return state.history
 
@@ -122,7 +130,7 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self._bar, self._checkpoint, self._state, self._stop_asked = bar, checkpoint, state, stop_asked
         self._saved = time.monotonic()
-        self.loss = float("nan")
+        self.loss = state.loss
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.loss = float((logs or {})["loss"])
@@ -130,7 +138,8 @@ class _Watch(keras.callbacks.Callback):
         stop = self._stop_asked()
         if stop or time.monotonic() - self._saved > SAVE_EVERY_S:
             self._saved = time.monotonic()
-            self._checkpoint.save(self.model, replace(self._state, step=self._state.step + batch + 1))
+            done = self._state.step + batch + 1
+            self._checkpoint.save(self.model, replace(self._state, step=done, loss=self.loss))
         if stop:
             raise Stopped
 
@@ -156,7 +165,7 @@ def _save_epoch(checkpoint: Checkpoint, model: keras.Model, state: State, measur
     epoch = state.epoch + 1
     best = not state.best_epoch or measured["log_loss"] < state.history[state.best_epoch - 1]["log_loss"]
     best_epoch = epoch if best else state.best_epoch
-    after = replace(state, epoch=epoch, step=0, history=[*state.history, measured], best_epoch=best_epoch)
+    after = replace(state, epoch=epoch, step=0, loss=0.0, history=[*state.history, measured], best_epoch=best_epoch)
     return checkpoint.save(model, after, best=best)
 
 

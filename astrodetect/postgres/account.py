@@ -50,7 +50,8 @@ def _widen(path: Path, bits: int) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & bits != bits:
         path.chmod(mode | bits)
-        log.info("PostgreSQL runs under a system user: %s went from %o to %o", path, mode, mode | bits)
+        level = logging.WARNING if path.is_dir() else logging.INFO
+        log.log(level, "PostgreSQL runs under a system user: %s went from %o to %o", path, mode, mode | bits)
 
 
 def _system_user() -> Account:

@@ -137,6 +137,13 @@ def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) 
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_what_is_no_port_is_told(port: str, tmp_path: Path) -> None:
+    with Program("run.py", "--port", port, log=tmp_path / "log") as running:
+        assert running.wait() == 2
+    assert "argument --port" in running.said.splitlines()[-1]
+
+
 def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()

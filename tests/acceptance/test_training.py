@@ -101,7 +101,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         assert not (models / "resnet50_model.h5").exists()
 
     with train() as training:
-        training.wait_until(lambda: "the first step takes" in training.said or ": 1/" in training.said)
+        training.wait_until(lambda: "the first step takes" in training.said)
         training.signal(signal.SIGINT)
         assert training.wait() == 130, training.said
         assert training.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
@@ -146,6 +146,10 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         (("--crop", "2"), "between 0.1 and 1"),
         (("--output", "model.keras"), "ends in .h5"),
         (("--weights", "gone.h5"), "gone.h5"),
+        (("--positive", "SB"), "they name two folders"),
+        (("--negative", ".."), "the name of a folder"),
+        (("--learning-rate", "nan"), "between 0 and 1"),
+        (("--output", "README.md/m.h5"), "README.md"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(

@@ -164,7 +164,7 @@ def test_one_prediction_by_its_id(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["limit=0", "limit=1001", "min_score=2", "min_score=nan", "since=yesterday", "before=x"]
+    "wrong", ["limit=0", "limit=1001", "result=strange", "min_score=2", "min_score=nan", "since=yesterday", "before=x"]
 )
 def test_arguments_out_of_bounds_are_named(client: TestClient, wrong: str) -> None:
     assert refused(client.get(f"/predictions?{wrong}"), 422, "bad_arguments").startswith(wrong.partition("=")[0])
@@ -215,7 +215,7 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
     declared = {
         path: set(operation["responses"]) for path, at in document["paths"].items() for operation in at.values()
     }
-    assert declared["/detect"] == {"200", "413", "415", "422", "503"}
+    assert declared["/detect"] == {"200", "400", "413", "415", "422", "503"}
     schemas = document["components"]["schemas"]
     for name in ("PredictionAnswer", "PredictionsAnswer", "ModelAnswer", "ErrorAnswer"):
         assert schemas[name]["example"]

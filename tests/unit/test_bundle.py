@@ -111,6 +111,9 @@ def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
         {"image": {"size": 64, "stretch": "asinh"}},
         {"image": {"size": 64, "pixels": 3}},
         {"surprise": 1},
+        {"files": ["m.h5"]},
+        {"metrics": "good"},
+        {"created": None},
     ],
 )
 def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:

@@ -43,9 +43,19 @@ def test_what_is_no_image_is_named_with_its_reason(data: Path) -> None:
     assert len(catalogue) == 30
 
 
-@pytest.mark.parametrize(("classes", "said"), [(("SB", "E2"), "no folder .*E2"), (("SB", "none"), "holds no image")])
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("SB", "E2"), "no folder .*E2"),
+        (("SB", "none"), "holds no image$"),
+        (("SB", "text"), r"2 files cannot be read, the first, 0\.txt, "),
+    ],
+)
 def test_a_missing_or_empty_class_is_one_clear_line(data: Path, classes: tuple[str, str], said: str) -> None:
     (data / "none").mkdir()
+    (data / "text").mkdir()
+    for number in range(2):
+        (data / "text" / f"{number}.txt").write_text("no image")
     with pytest.raises(DataError, match=said) as refused:
         folders.read(data, classes, title="images")
     assert "\n" not in str(refused.value)

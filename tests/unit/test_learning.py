@@ -1,6 +1,9 @@
 """Network, weights, batches, checkpoint and export, on networks small enough for a test."""
 
+import itertools
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
-from astrodetect.learning import export, network
+from astrodetect.learning import export, network, training
 from astrodetect.learning.batches import Batches, Epoch, vary
 from astrodetect.learning.checkpoint import Checkpoint, State
 from astrodetect.records import Floats, ImageContract
@@ -192,6 +195,54 @@ def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixe
     second.train_on_batch(x, y)
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         assert np.abs(a - b).max() < 1e-7
+
+
+def small_fit(catalogue: Catalogue, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
+    """A run of two epochs of five batches, with a network that takes no time."""
+    network.set_seed(0)
+    tiny = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
+    )
+    recipe = training.Recipe(
+        epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, balance=True, patience=9
+    )
+    learn, validation = catalogue.split(0.1, 0)
+    return training.fit(
+        tiny, learn, validation, contract=CONTRACT, recipe=recipe, checkpoint=checkpoint, run="run", say=lambda _: None
+    )
+
+
+@contextmanager
+def stops_at(time_asked: int) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C comes before a run looks for it this many times: after every batch, and after every epoch."""
+    asked = itertools.count(1)
+    yield lambda: next(asked) >= time_asked
+
+
+@pytest.mark.parametrize(("stop", "where"), [(1, (0, 1)), (4, (0, 4)), (5, (0, 5)), (6, (1, 0)), (8, (1, 2))])
+def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
+) -> None:
+    whole = small_fit(catalogue, Checkpoint(tmp_path / "whole"))
+    cut = Checkpoint(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_stop_requests", lambda: stops_at(stop))
+        with pytest.raises(training.Stopped):
+            small_fit(catalogue, cut)
+    state = cut.load("run")
+    assert state is not None
+    assert (state.epoch, state.step) == where
+    resumed = small_fit(catalogue, cut)
+    assert len(resumed) == 2
+    for a, b in zip(whole, resumed, strict=True):
+        assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
+
+
+def test_a_run_that_diverges_says_so_and_leaves_nothing_to_go_on_from(catalogue: Catalogue, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run")
+    with pytest.raises(ModelError, match="lower --learning-rate"):
+        small_fit(catalogue, checkpoint, learning_rate=float("nan"))
+    assert checkpoint.load("run") is None
 
 
 def test_a_checkpoint_keeps_no_more_than_the_last_and_the_best(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`python -m astrodetect VERB` as people type it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+
+def astrodetect(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "astrodetect", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_simulate_makes_a_sample_and_says_where(tmp_path: Path) -> None:
+    sky = tmp_path / "sky"
+    done = astrodetect("simulate", str(sky), "--train", "2", "--test", "1", "--classes", "E", "ring")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(sky)]
+    found = {path.relative_to(sky).as_posix() for path in sky.rglob("*.jpg")}
+    parts = {"train": (1, 2), "test": (1,)}
+    assert found == {
+        f"{part}/{name}/0000{n}.jpg" for part, numbers in parts.items() for name in ("E", "ring") for n in numbers
+    }
+
+
+def test_simulate_counts_each_class_as_asked(tmp_path: Path) -> None:
+    assert astrodetect("simulate", str(tmp_path), "--count", "E=2", "--count", "lens=1").returncode == 0
+    assert {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir() if path.is_dir()} == {"E": 2, "lens": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--size", "0"), "from 16 to 4096"),
+        (("--seed", "-1"), "from 0 to"),
+        (("--train", "-3"), "from 0 to"),
+        (("--count", "E=99999999999999999999"), "from 0 to"),
+        (("--count", "E"), "CLASS=N"),
+        (("--classes", "quasar"), "no simulated class is called 'quasar'"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_clear_line_and_makes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = astrodetect("simulate", str(tmp_path / "sky"), *arguments)
+    assert done.returncode in {1, 2}
+    assert said in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "sky").exists()
+
+
+def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "sky").write_text("in the way")
+    done = astrodetect("simulate", str(tmp_path / "sky"))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "cannot write to" in line
+
+
+def test_psql_looks_into_the_log(database_url: str) -> None:
+    done = astrodetect("psql", "-c", "SELECT count(*) AS rows FROM predictions", DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    assert "(1 row)" in done.stdout
+
+
+def test_psql_shows_no_password_and_refuses_what_is_no_url() -> None:
+    url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
+    shown = astrodetect("psql", "--show", DATABASE_URL=url)
+    assert "someone@127.0.0.1:1/astrodetect" in shown.stdout
+    for done in (shown, astrodetect("psql", "-c", "SELECT 1", DATABASE_URL=url)):
+        assert "hunter2" not in done.stdout + done.stderr
+    refused = astrodetect("psql", DATABASE_URL="host=h dbname=d password=hunter2")
+    assert refused.returncode == 1
+    [line] = refused.stderr.splitlines()
+    assert "DATABASE_URL is not a URL" in line
