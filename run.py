@@ -62,7 +62,7 @@ def main() -> int:
     arguments = parse()
     os.chdir(ROOT)
     for number in stop_signals():
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
             signal.signal(number, stop)
     try:
         check_python()
