@@ -4,8 +4,8 @@ import datetime as dt
 import hashlib
 import http
 import logging
-import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ from database import BIGINT_MAX, Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
-DECODERS = 1  # at a time: the largest image allowed takes a hundred megabytes, an ordinary one a millisecond
+DECODERS = 1  # threads: the largest image takes a hundred megabytes, which each thread would keep; others a millisecond
 
 
 def create_app(chosen: Settings) -> FastAPI:
@@ -38,7 +38,7 @@ def create_app(chosen: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with server(chosen) as url:
             app.state.settings = chosen
-            app.state.decoding = threading.BoundedSemaphore(DECODERS)
+            app.state.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
             app.state.slot = Slot(chosen.models_dir, chosen.model)
             app.state.database = Database(
                 url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s
@@ -50,6 +50,7 @@ def create_app(chosen: Settings) -> FastAPI:
             try:
                 yield
             finally:
+                app.state.decoders.shutdown()
                 app.state.database.close()
 
     app = FastAPI(
@@ -78,8 +79,8 @@ def add_routes(app: FastAPI) -> None:
         """Scores one image: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
         engine = request.app.state.slot.engine()
         data = file.file.read()
-        with request.app.state.decoding:
-            pixels = images.read(data, engine.manifest.image, max_pixels=request.app.state.settings.max_image_pixels)
+        limit = request.app.state.settings.max_image_pixels
+        pixels = request.app.state.decoders.submit(images.read, data, engine.manifest.image, max_pixels=limit).result()
         outputs = engine.run(pixels[np.newaxis])
         scored = Scored(
             image_name=file.filename or "",

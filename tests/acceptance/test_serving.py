@@ -1,15 +1,18 @@
 """`uvicorn main:app` as a process: its life, its ends, and PostgreSQL's."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from support import ROOT, Program, Service, User, query
 
 from astrodetect import images
@@ -91,12 +94,19 @@ def test_a_postgresql_that_goes_and_comes_back_costs_no_restart(
     other.leave()
 
 
-def test_it_uses_little_memory(database_url: str, model_folder: Path, tmp_path: Path, jpeg: bytes) -> None:
+def test_it_uses_little_memory_whatever_the_images(
+    database_url: str, model_folder: Path, tmp_path: Path, jpeg: bytes
+) -> None:
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(model_folder)}
     with Service(log=tmp_path / "log", environment=environment) as service:
         service.wait_until(service.ready)
         for _ in range(50):
             service.detect(jpeg)
+        buffer = io.BytesIO()
+        Image.new("RGBA", (4096, 4096), (9, 9, 9, 200)).save(buffer, "PNG")
+        with ThreadPoolExecutor(8) as crowd:
+            answers = list(crowd.map(service.detect, [buffer.getvalue()] * 8))
+        assert [answer.status_code for answer in answers] == [200] * 8
         assert psutil.Process(service.process.pid).memory_info().rss < MEMORY_LIMIT_BYTES
 
 
