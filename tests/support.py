@@ -57,12 +57,17 @@ class User:
     def leave(self) -> tuple[int, str]:
         """A clean exit: its status, and what it complained of."""
         _, complaints = self.process.communicate()
-        return self.process.returncode, complaints
+        return self.process.returncode, beside_widening(complaints)
 
     def kill(self) -> None:
         """SIGKILL, and gone."""
         self.process.kill()
         self.process.communicate()
+
+
+def beside_widening(said: str) -> str:
+    """What was said but for the folders that root's PostgreSQL was let through: pytest makes them for root alone."""
+    return "".join(line for line in said.splitlines(keepends=True) if " runs under a system user: " not in line)
 
 
 class Program:

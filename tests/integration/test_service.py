@@ -1,5 +1,6 @@
 """The HTTP service, its routes and its errors, on a real PostgreSQL and a real network."""
 
+import gc
 import hashlib
 import io
 import re
@@ -33,6 +34,7 @@ def client(database_url: str, model_folder: Path) -> Iterator[TestClient]:
     settings = Settings(DATABASE_URL=database_url, models_dir=model_folder, max_body_bytes=200_000)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
+    gc.collect()  # an app is a ring of references, and each holds a network
 
 
 def detect(client: TestClient, data: bytes, name: str = "m51.png") -> Any:
