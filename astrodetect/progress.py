@@ -29,14 +29,6 @@ class Bar:
             self._rich.start()
         return self
 
-    def announce(self, note: str) -> None:
-        """Says why nothing moves for a while, before that while."""
-        self._note = note
-        if self._rich is not None and self._task is not None:
-            self._rich.update(self._task, note=note)
-        else:
-            print(self._line(), file=sys.stderr, flush=True)
-
     def step(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` stands behind the bar until the next one."""
         now = time.monotonic()

@@ -72,6 +72,7 @@ def fit(
         checkpoint.restore(model, state)
         say(f"going on from epoch {state.epoch + 1}, batch {state.step + 1} of the run that was cut short")
     with _stop_requests() as stop_asked:
+        say("learning; the first step takes up to a minute")
         while not _is_over(state, recipe):
             batches = Epoch(
                 train,
@@ -84,7 +85,6 @@ def fit(
             )
             title = f"epoch {state.epoch + 1}/{recipe.epochs}"
             with Bar(title, steps + len(Batches(validation, contract, recipe.batch_size))) as bar:
-                bar.announce("the first step takes up to a minute")
                 bar.step(state.step)
                 watch = _Watch(bar, checkpoint, state, stop_asked)
                 weights = _class_weights(train) if recipe.balance else None
