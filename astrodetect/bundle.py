@@ -95,7 +95,7 @@ def publish(staged: Path, folder: Path, manifest: Manifest) -> None:
     vouched = json.dumps(asdict(replace(manifest, files=sums)), indent=2) + "\n"
     (staged / f"{manifest.name}.json").write_text(vouched, encoding="utf-8")
     for path in staged.iterdir():
-        _flush(path)
+        flush(path)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
 
@@ -192,7 +192,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until the file's bytes are on the disk, so that the rename that follows never outruns them."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

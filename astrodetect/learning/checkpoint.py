@@ -1,12 +1,13 @@
 """Where a training run stands, on disk: whole at any moment, whatever happens in between."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
+
+from astrodetect.bundle import flush
 
 STATE = "state.json"
 
@@ -44,11 +45,11 @@ class Checkpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"epoch-{state.epoch}-step-{state.step}.weights.h5"
         model.save_weights(self._folder / name)
-        _flush(self._folder / name)
+        flush(self._folder / name)
         state = State(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
         part = self._folder / f"{STATE}.part"
         part.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        _flush(part)
+        flush(part)
         part.replace(self._folder / STATE)
         for stale in set(self._folder.glob("*.weights.h5")) - {
             self._path(state.weights),
@@ -72,8 +73,3 @@ class Checkpoint:
 
     def _path(self, name: str) -> Path:
         return self._folder / name
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -76,7 +76,7 @@ def test_wherever_publishing_is_cut_short_the_old_or_the_new_model_is_whole(
 
     for method in ("replace", "rename", "rmdir", "write_text"):
         monkeypatch.setattr(Path, method, dying(getattr(Path, method)))
-    monkeypatch.setattr(bundle, "_flush", dying(bundle._flush))
+    monkeypatch.setattr(bundle, "flush", dying(bundle.flush))
     staged = tmp_path / ".m.staging"
     staged.mkdir()
     for name in FILES:
