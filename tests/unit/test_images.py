@@ -68,8 +68,10 @@ def test_what_is_transparent_shows_black_sky() -> None:
     image = gradient(64, 64).convert("RGBA")
     image.putalpha(Image.new("L", (64, 64), 0))
     assert images.read(encoded(image), WHOLE).max() == 0
-    palette = gradient(64, 64).quantize(8)
-    assert images.read(encoded(palette, transparency=0), WHOLE).shape == (64, 64, 3)
+    palette = Image.new("P", (64, 64), 1)
+    palette.putpalette([250, 250, 250] * 256)
+    assert images.read(encoded(palette, transparency=1), WHOLE).max() == 0
+    assert images.read(encoded(palette, transparency=0), WHOLE).min() == 250
 
 
 def test_cmyk_keeps_its_colours() -> None:
