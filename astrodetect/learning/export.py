@@ -1,7 +1,12 @@
 """The trained network as OpenVINO IR: probability, pooled features and activation map from one pass."""
 
+import contextlib
+import platform
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -39,14 +44,31 @@ def publish(model: keras.Model, manifest: Manifest, folder: Path, pixels: Floats
 def to_openvino(model: keras.Model, xml: Path) -> None:
     """Writes `xml` and the `.bin` beside it: uint8 (n, size, size, 3) in, three outputs by name."""
     size = model.input_shape[1]
-    with warnings.catch_warnings():  # the converter hands Keras its inputs in a tuple, which Keras remarks on
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(), _converter_mended():
+        warnings.simplefilter("ignore", UserWarning)  # it hands Keras its inputs in a tuple, which Keras remarks on
         converted = openvino.convert_model(_with_map(model))
     prepare = openvino.preprocess.PrePostProcessor(converted)
     prepare.input().tensor().set_element_type(openvino.Type.u8)
     converted = prepare.build()
     converted.reshape([-1, size, size, 3])
     openvino.save_model(converted, xml, compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _converter_mended() -> Iterator[None]:
+    """OpenVINO 2026.4 asks for TensorFlow's version in a way that Python 3.13 has no more (docs/decisions.md)."""
+    from openvino.frontend.tensorflow import utils  # noqa: PLC0415 - it loads TensorFlow's whole Python side
+
+    before = utils.get_environment_setup
+    utils.get_environment_setup = lambda _framework: {
+        "python_version": platform.python_version(),
+        "tensorflow": version("tensorflow"),
+        "sys_platform": sys.platform,
+    }
+    try:
+        yield
+    finally:
+        utils.get_environment_setup = before
 
 
 def _with_map(model: keras.Model) -> keras.Model:
