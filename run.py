@@ -223,6 +223,7 @@ def pip_install(requirements: Sequence[str]) -> None:
         raise Failed(
             f"the packages could not be installed: {error.removeprefix('ERROR: ').strip()} (see {INSTALL_LOG})"
         )
+    print(f"  installed, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def model_path() -> Path:

@@ -30,7 +30,7 @@ class Standard:
     variance: tuple[float, ...]
 
 
-# What Keras's own ImageNet weights were trained against, in RGB (they take blue first; `adopt` turns them round).
+# What Keras's own ImageNet weights were trained against, in RGB (they take blue first; `_adopt` turns them round).
 IMAGENET = Standard((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 
 
