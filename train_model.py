@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import fasteners
 import numpy as np
 
-from astrodetect import __version__, bundle
+from astrodetect import __version__, bundle, images
 from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import AstrodetectError, DataError, ModelError
 from astrodetect.evaluation import metrics
-from astrodetect.records import ImageContract
+from astrodetect.records import ImageContract, Pixels
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ EXAMPLES = """examples:
 """
 VALIDATION_SHARE = 0.1  # of the training images, held out to choose the epoch by
 FEWEST_IMAGES = 10  # of each class, to learn anything from
-COMPARED_IMAGES = 64  # scored by Keras and by what serves, before a model is published
+COMPARED_IMAGES = 500  # at most, of the validation and of the test images: scored by what serves, before it does
 SKIPPED_SHOWN = 10
 SMALLEST_CROP = 0.1
-VERSIONED = ("tensorflow", "keras", "openvino", "numpy", "pillow")
+VERSIONED = ("tensorflow", "keras", "openvino", "nncf", "numpy", "pillow")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def train(arguments: argparse.Namespace) -> Path:
     learn, validation = everything.split(VALIDATION_SHARE, arguments.seed)
 
     # TensorFlow takes seconds to load: folders that cannot be used are told of before.
-    from astrodetect.learning import batches, export, network, training  # noqa: PLC0415
+    from astrodetect.learning import export, network, quantise, training  # noqa: PLC0415
     from astrodetect.learning.checkpoint import Checkpoint  # noqa: PLC0415
 
     network.set_seed(arguments.seed)
@@ -97,10 +97,10 @@ def train(arguments: argparse.Namespace) -> Path:
             run=run_key(arguments, everything, adopted=adopted),
             say=say,
         )
-        figures = {}
+        figures, scored = {}, []
         for part, catalogue in (("validation", validation), ("test", test)):
-            scores = training.predict(model, catalogue, contract, arguments.batch_size)
-            figures[part] = metrics.binary(catalogue.labels, scores)
+            scored.append(training.predict(model, catalogue, contract, arguments.batch_size))
+            figures[part] = metrics.binary(catalogue.labels, scored[-1])
             print(in_words(part, figures[part]), flush=True)
         manifest = bundle.Manifest(
             name=arguments.output.stem,
@@ -112,9 +112,20 @@ def train(arguments: argparse.Namespace) -> Path:
             versions={name: version(name) for name in VERSIONED}
             | {"python": platform.python_version(), "astrodetect": __version__},
         )
-        some = np.random.default_rng(arguments.seed).permutation(len(validation))[:COMPARED_IMAGES]
-        pixels, _ = batches.Batches(validation.subset(some), contract, COMPARED_IMAGES)[0]
-        export.publish(model, manifest, arguments.output.parent, pixels)
+        random = np.random.default_rng(arguments.seed)
+        held = []
+        for catalogue, scores in zip((validation, test), scored, strict=True):
+            some = random.permutation(len(catalogue))[:COMPARED_IMAGES]
+            held.append((read_pixels(catalogue.subset(some), contract), catalogue.labels[some], scores[some]))
+        calibration = learn.subset(random.permutation(len(learn))[: quantise.CALIBRATION_IMAGES])
+        published = export.publish(
+            model,
+            manifest,
+            arguments.output.parent,
+            export.HeldOut(*(np.concatenate(parts) for parts in zip(*held, strict=True))),
+            read_pixels(calibration, contract),
+        )
+        print(precision_in_words(published), flush=True)
         say("a service that runs with an older model serves this one after a restart")
         checkpoint.clear()
     return Path(arguments.output)
@@ -165,6 +176,12 @@ def run_key(arguments: argparse.Namespace, catalogue: Catalogue, *, adopted: boo
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def read_pixels(catalogue: Catalogue, contract: ImageContract) -> Pixels:
+    """All its images, as the service gets them."""
+    pixels: Pixels = np.stack([images.read_file(path, contract) for path in catalogue.paths])
+    return pixels
+
+
 def describe(part: Catalogue) -> dict[str, Any]:
     """What the manifest keeps of a part of the data."""
     skipped = [{"path": str(skipped.path), "reason": skipped.reason} for skipped in part.skipped]
@@ -182,6 +199,18 @@ def in_words(part: str, figures: dict[str, float]) -> str:
         f"{part} ({figures['images']:.0f} images): accuracy {figures['accuracy']:.2%}, "
         f"balanced accuracy {figures['balanced_accuracy']:.2%}, AUC {figures['auc']:.4f}"
     )
+
+
+def precision_in_words(manifest: bundle.Manifest) -> str:
+    """One line: what serves, how close it is to Keras, and what was refused."""
+    said = []
+    for precision, tried in manifest.fidelity.items():
+        verb = "serves" if precision == manifest.precision else "could serve" if tried.kept else "is refused"
+        said.append(
+            f"{precision} {verb}: {tried.same_decisions:.2%} of {tried.images} decisions as in Keras, "
+            f"AUC {tried.auc_difference:+.4f}"
+        )
+    return "; ".join(said if manifest.precision in manifest.fidelity else ["f32 serves", *said])
 
 
 @contextlib.contextmanager
@@ -275,8 +304,8 @@ def share(text: str) -> float:
 
 def h5_path(text: str) -> Path:
     """A parser of paths to Keras models."""
-    if Path(text).suffix != ".h5":
-        raise argparse.ArgumentTypeError(f"a path that ends in .h5, not {text}")
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(bundle.INT8):  # that name is for a network of NAME
+        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {bundle.INT8}.h5, not {text}")
     return Path(text)
 
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +25,24 @@ from astrodetect.records import ImageContract, Pixels
 MANIFEST_FORMAT = 1
 TRAIN_COMMAND = "python train_model.py"
 SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothing can change in between
+INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
+
+Precision = Literal["int8", "bf16", "f32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How close a network of low precision came to Keras and to float32, on images held out."""
+
+    kept: bool  # close enough to serve
+    canary_score: float
+    images: int
+    same_decisions: float  # share of them that Keras decides alike
+    largest_difference: float  # of a score from Keras's
+    mean_difference: float
+    auc_difference: float  # NaN where the images are of one class
+    features: float  # share of what tells one image's features from another's that is left, 1 where nothing is lost
+    maps: float  # the same of the activation maps, place by place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +59,8 @@ class Manifest:
     settings: dict[str, Any]
     versions: dict[str, str]
     canary_score: float = float("nan")  # the score of `canary()`: a network that gives another is not this one
+    precision: Precision = "f32"  # what serves where nothing else is asked for
+    fidelity: dict[Precision, Fidelity] = field(default_factory=dict)  # of each low precision that was tried
     threshold: float = 0.5
     files: dict[str, str] = field(default_factory=dict)  # name → sha256
     created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
@@ -57,14 +77,20 @@ class Manifest:
         """The class whose probability is the score."""
         return self.classes[1]
 
+    def canary_of(self, precision: Precision) -> float:
+        """The canary's score in this precision; float32's where nobody measured it."""
+        tried = self.fidelity.get(precision)
+        return tried.canary_score if tried else self.canary_score
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model that can be served: its manifest, and its network as bytes that were checked."""
+    """A model that can be served: its manifest, and one of its networks as bytes that were checked."""
 
     manifest: Manifest
     xml: bytes
     weights: bytes
+    precision: Precision = "f32"
 
 
 def canary(size: int) -> Pixels:
@@ -88,16 +114,17 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def publish(staged: Path, folder: Path, manifest: Manifest) -> None:
+def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     """Makes the staged files the model of that name in `folder`, in one stroke, an older one replaced."""
     finish_interrupted(folder, manifest.name)
     sums = {path.name: _sha256(path) for path in sorted(staged.iterdir())}
-    vouched = json.dumps(asdict(replace(manifest, files=sums)), indent=2) + "\n"
-    (staged / f"{manifest.name}.json").write_text(vouched, encoding="utf-8")
+    manifest = replace(manifest, files=sums)
+    (staged / f"{manifest.name}.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     for path in staged.iterdir():
         flush(path)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
+    return manifest
 
 
 def finish_interrupted(folder: Path, name: str) -> None:
@@ -106,13 +133,17 @@ def finish_interrupted(folder: Path, name: str) -> None:
     if not ready.is_dir():
         return
     with contextlib.suppress(FileNotFoundError):  # another process finishes the same move
+        vouched = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
+        for file in (f"{name}{INT8}{suffix}" for suffix in SERVED):
+            if file not in vouched:
+                (folder / file).unlink(missing_ok=True)  # the older model's
         for path in sorted(ready.iterdir(), key=lambda path: path.suffix == ".json"):
             with contextlib.suppress(FileNotFoundError):
                 path.replace(folder / path.name)
         ready.rmdir()
 
 
-def load(folder: Path, name: str) -> Bundle:
+def load(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> Bundle:
     """The model of that name, if every file is the one that its manifest vouches for."""
     try:
         finish_interrupted(folder, name)
@@ -120,21 +151,23 @@ def load(folder: Path, name: str) -> Bundle:
         raise ModelError(f"model {name}: its new files cannot be moved into {folder.name}: {error.strerror}") from error
     manifest = read_manifest(folder / f"{name}.json")
     try:
-        return _verified(folder, manifest)
+        return _verified(folder, manifest, precision)
     except ModelError:
         now = read_manifest(folder / f"{name}.json")
         if now == manifest:
             raise
-        return _verified(folder, now)  # another process published a new one meanwhile
+        return _verified(folder, now, precision)  # another process published a new one meanwhile
 
 
-def _verified(folder: Path, manifest: Manifest) -> Bundle:
-    name = manifest.name
+def _verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"]) -> Bundle:
+    name, precision = manifest.name, _usable(manifest, asked)
+    network = f"{name}{INT8}" if precision == "int8" else name
+    wanted = [f"{network}{suffix}" for suffix in SERVED]
     contents = {}
     for file, expected in manifest.files.items():
         try:
-            if Path(file).suffix in SERVED:
-                contents[Path(file).suffix] = content = (folder / file).read_bytes()
+            if file in wanted:
+                contents[file] = content = (folder / file).read_bytes()
                 found = hashlib.sha256(content).hexdigest()
             else:
                 found = _sha256(folder / file)
@@ -143,9 +176,25 @@ def _verified(folder: Path, manifest: Manifest) -> Bundle:
         if found != expected:
             raise ModelError(f"model {name}: {file} is not the file that its manifest vouches for: {_again()}")
     try:
-        return Bundle(manifest, contents[".xml"], contents[".bin"])
+        xml, weights = (contents[file] for file in wanted)
     except KeyError as error:
-        raise ModelError(f"model {name}: its manifest names no {error.args[0]} file: {_again()}") from error
+        raise ModelError(f"model {name}: its manifest names no file {error.args[0]}: {_again()}") from error
+    return Bundle(manifest, xml, weights, precision)
+
+
+def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision:
+    """What was asked for, or the best that both the model and this processor have."""
+    precision = manifest.precision if asked == "auto" else asked
+    if precision == "int8" and f"{manifest.name}{INT8}.xml" not in manifest.files:
+        raise ModelError(f"model {manifest.name} has no int8 network: ask for auto, bf16 or f32, or {_again()}")
+    if precision == "bf16":
+        from astrodetect.inference import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
+
+        if not has_bf16():
+            if asked == "auto":
+                return "f32"
+            raise ModelError("this processor does not compute in bf16: ask for auto or f32")
+    return precision
 
 
 def manifests(folder: Path) -> Iterator[Manifest]:

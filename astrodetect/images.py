@@ -18,7 +18,7 @@ from astrodetect.records import ImageContract, Pixels
 MIN_SIDE_PX = 16
 SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
 MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
-ORIENTATION = 0x0112  # in EXIF
+ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 JPEG_QUALITY = 92
 SMOOTH_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be averaged as they are
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit greys, which Pillow would clip and not scale
@@ -85,7 +85,7 @@ def _bound(image: Image.Image, max_pixels: int) -> None:
 
 def _cut(image: Image.Image, contract: ImageContract) -> Image.Image:
     """The centred square, upright and scaled. All but the scaling is left for after it, when the image is small."""
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if image.mode in WIDE_GREY_MODES:
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) // 257).astype(np.uint8))
     elif image.mode not in SMOOTH_MODES:
@@ -93,16 +93,19 @@ def _cut(image: Image.Image, contract: ImageContract) -> Image.Image:
     side = min(image.size) * contract.crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    small = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
-    small.getexif()[ORIENTATION] = orientation
-    return ImageOps.exif_transpose(small)
+    if box != (0, 0, contract.size, contract.size):
+        image = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
+    if orientation == UPRIGHT:
+        return image
+    image.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:  # the sky behind a transparent place is black
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upper.size, (0, 0, 0, 255)), upper).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,13 +29,41 @@ class Settings(BaseSettings):
         "resnet50_model", pattern=r"^[\w.-]+$", description="the model that serves: a name in models_dir"
     )
 
+    precision: Literal["auto", "int8", "bf16", "f32"] = Field(
+        default="auto", description="arithmetic of the network: auto takes what the model's own check allows"
+    )
+
+    max_in_flight: int = Field(
+        default=128, ge=1, le=10_000, description="images at work at a time; more are refused with 503"
+    )
+    request_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="longest time for an image's bytes to come in, and again for its answer, seconds",
+    )
+    shutdown_timeout_s: float = Field(
+        default=20.0, gt=0, description="longest wait for requests at work when the service is told to end, seconds"
+    )
+    outbox_max_bytes: int = Field(
+        default=256_000_000, ge=10_000, description="rows kept on disk at most while PostgreSQL is away, bytes"
+    )
+
     max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="largest request body, bytes")
+    max_batch_bytes: int = Field(
+        default=1_000_000_000, ge=1_000, description="largest body of a request to /detect/batch, bytes"
+    )
+    max_batch_images: int = Field(default=10_000, ge=1, description="most images in a request to /detect/batch")
     max_image_pixels: int = Field(default=4096 * 4096, ge=10_000, description="largest image, width × height in pixels")
 
     @property
     def postgres_dir(self) -> Path:
         """Where the embedded PostgreSQL keeps its files."""
         return self.data_dir / "postgres"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """Where rows wait while PostgreSQL is away."""
+        return self.data_dir / "outbox"
 
 
 @cache

@@ -20,6 +20,11 @@ from astrodetect.settings import Settings, settings
 _number = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The lengths of the tests in faults/."""
+    parser.addoption("--full", action="store_true", help="tests of faults at their promised lengths: about an hour")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """As root PostgreSQL runs under another account, and pytest, as it starts, closes its usual folder to all others:
@@ -30,12 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def default_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """DATABASE_URL and our own settings are unset, whatever the environment and `.env` say."""
+def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """DATABASE_URL and our own settings are unset, whatever the environment and `.env` say; data has its own place."""
     for name in [name for name in os.environ if name.startswith("ASTRODETECT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
     monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("ASTRODETECT_DATA_DIR", str(tmp_path / "data"))
     settings.cache_clear()
     yield
     settings.cache_clear()
@@ -98,6 +104,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         versions={},
     )
     folder = tmp_path_factory.mktemp("models")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
-    export.publish(model, manifest, folder, pixels)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    export.publish(model, manifest, folder, export.HeldOut.scored_by(model, pixels, np.array([0, 1])))
     return folder

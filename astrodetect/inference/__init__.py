@@ -8,3 +8,8 @@ from typing import cast
 sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
 
 import openvino as openvino  # noqa: E402
+
+
+def has_bf16() -> bool:
+    """Whether this processor computes in bfloat16 by itself; others would only imitate it."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

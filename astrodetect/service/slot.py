@@ -1,29 +1,68 @@
 """The model that serves: loaded when the service starts, or as soon as there is one."""
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from astrodetect import bundle
+from astrodetect.batcher import Batcher
 from astrodetect.inference.engine import Engine
+from astrodetect.records import Outputs, Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An engine, and the way to it for many callers at once."""
+
+    engine: Engine
+    batcher: Batcher[Pixels, Outputs]
 
 
 class Slot:
     """Holds one engine; a service that started before its first training needs no restart."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._engine: Engine | None = None
+    def __init__(self, folder: Path, name: str, precision: Literal["auto", "int8", "bf16", "f32"]) -> None:
+        self._folder, self._name, self._precision = folder, name, precision
+        self._serving: Serving | None = None
         self._loading = threading.Lock()
 
     @property
-    def loaded(self) -> Engine | None:
-        """The engine if there is one; loads nothing."""
-        return self._engine
+    def loaded(self) -> Serving | None:
+        """What serves, if anything does; loads nothing."""
+        return self._serving
 
-    def engine(self) -> Engine:
-        """The engine, loaded on the first call; ModelMissing while there is no model."""
-        if self._engine is None:
+    def serving(self) -> Serving:
+        """What serves, loaded on the first call; ModelMissing while there is no model."""
+        if self._serving is None:
             with self._loading:
-                if self._engine is None:
-                    self._engine = Engine(bundle.load(self._folder, self._name))
-        return self._engine
+                if self._serving is None:
+                    engine = Engine(bundle.load(self._folder, self._name, self._precision))
+                    batcher = Batcher(_passes(engine), most=engine.batch, threads=engine.streams, name="inference")
+                    self._serving = Serving(engine, batcher)
+        return self._serving
+
+    def waiting(self) -> int:
+        """How many images wait for the network."""
+        return len(self._serving.batcher) if self._serving else 0
+
+    def close(self) -> None:
+        """Once what waits is done."""
+        if self._serving:
+            self._serving.batcher.close()
+
+
+def _passes(engine: Engine) -> Callable[[list[Pixels]], list[Outputs]]:
+    """One pass of the network for a batch, its outputs image by image."""
+
+    def passes(batch: list[Pixels]) -> list[Outputs]:
+        found = engine.run(np.stack(batch))
+        return [
+            Outputs(found.scores[i : i + 1], found.features[i : i + 1], found.maps[i : i + 1])
+            for i in range(len(batch))
+        ]
+
+    return passes

@@ -6,25 +6,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect import bundle
-from astrodetect.bundle import Manifest
+from astrodetect import bundle, inference
+from astrodetect.bundle import Manifest, Precision
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.records import ImageContract
 
 FILES = ("m.h5", "m.xml", "m.bin")
+INT8_FILES = ("m.int8.xml", "m.int8.bin")
 
 
-def manifest() -> Manifest:
+def manifest(precision: Precision = "f32") -> Manifest:
     return Manifest(
-        name="m", classes=["SB", "E"], image=ImageContract(64), metrics={}, data={}, settings={}, versions={}
+        name="m",
+        classes=["SB", "E"],
+        image=ImageContract(64),
+        metrics={},
+        data={},
+        settings={},
+        versions={},
+        precision=precision,
     )
 
 
-def publish(folder: Path, word: str) -> None:
+def publish(folder: Path, word: str, precision: Precision = "f32") -> None:
     with bundle.staging(folder, "m") as staged:
-        for name in FILES:
+        for name in (*FILES, *(INT8_FILES if precision == "int8" else ())):
             (staged / name).write_text(f"{word} {name}")
-        bundle.publish(staged, folder, manifest())
+        bundle.publish(staged, folder, manifest(precision))
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
@@ -50,6 +58,52 @@ def test_a_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str
     (tmp_path / name).unlink()
     with pytest.raises(ModelError, match=f"{name} cannot be read"):
         bundle.load(tmp_path, "m")
+
+
+def test_each_precision_loads_its_own_network(tmp_path: Path) -> None:
+    publish(tmp_path, "old", "int8")
+    for asked, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
+        loaded = bundle.load(tmp_path, "m", asked)  # type: ignore[arg-type]
+        assert (loaded.precision, loaded.xml) == (precision, f"old {stem}.xml".encode())
+        assert loaded.weights == f"old {stem}.bin".encode()
+
+
+@pytest.mark.parametrize("name", INT8_FILES)
+def test_an_int8_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str) -> None:
+    publish(tmp_path, "old", "int8")
+    (tmp_path / name).write_text("other")
+    for asked in ("auto", "int8", "f32"):
+        with pytest.raises(ModelError, match=f"{name} is not the file that its manifest vouches for"):
+            bundle.load(tmp_path, "m", asked)
+
+
+def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> None:
+    publish(tmp_path, "old", "int8")
+    publish(tmp_path, "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "m.json"])
+    with pytest.raises(ModelError, match="model m has no int8 network: ask for auto, bf16 or f32"):
+        bundle.load(tmp_path, "m", "int8")
+
+
+def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, "old", "bf16")
+    monkeypatch.setattr(inference, "has_bf16", lambda: True)
+    assert bundle.load(tmp_path, "m").precision == bundle.load(tmp_path, "m", "bf16").precision == "bf16"
+    monkeypatch.setattr(inference, "has_bf16", lambda: False)
+    assert bundle.load(tmp_path, "m").precision == "f32"
+    with pytest.raises(ModelError, match="this processor does not compute in bf16: ask for auto or f32"):
+        bundle.load(tmp_path, "m", "bf16")
+
+
+def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    path = tmp_path / "m.json"
+    fields = json.loads(path.read_text())
+    del fields["precision"], fields["fidelity"]
+    path.write_text(json.dumps(fields | {"canary_score": 0.25}))
+    loaded = bundle.load(tmp_path, "m")
+    assert loaded.precision == "f32"
+    assert loaded.manifest.canary_of("f32") == loaded.manifest.canary_of("bf16") == 0.25
 
 
 class Killed(BaseException):
@@ -114,6 +168,8 @@ def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
         {"files": ["m.h5"]},
         {"metrics": "good"},
         {"created": None},
+        {"precision": "f8"},
+        {"fidelity": {"int8": {"kept": True}}},
     ],
 )
 def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:

@@ -53,6 +53,10 @@ def scores(model: keras.Model, pixels: Floats) -> Floats:
     return np.asarray(model.predict(pixels, verbose=0))[:, 0]
 
 
+def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
+    return export.HeldOut(pixels.astype(np.uint8), np.arange(len(pixels)) % 2, scores(model, pixels))
+
+
 def manifest(name: str = "m") -> Manifest:
     return Manifest(name=name, classes=["SB", "E"], image=CONTRACT, metrics={}, data={}, settings={}, versions={})
 
@@ -60,7 +64,7 @@ def manifest(name: str = "m") -> Manifest:
 def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
-    export.publish(model, manifest(), tmp_path, pixels)
+    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
     served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     opened = keras.models.load_model(tmp_path / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
@@ -71,7 +75,7 @@ def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
 
 
 def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, pixels)
+    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
     served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
@@ -79,7 +83,7 @@ def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Flo
 
 
 def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, pixels)
+    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
     engine = Engine(bundle.load(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
@@ -87,9 +91,9 @@ def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels:
 
 
 def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, pixels)
+    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
     true = bundle.load(tmp_path, "m")
-    with pytest.raises(ModelError, match=r"scores its canary 0\.\d+, not 0\.999"):
+    with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
         Engine(Bundle(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
     sick = np.full(len(true.weights) // 4, np.nan, dtype=np.float32).tobytes()
     with pytest.raises(ModelError, match="model m"):
@@ -103,7 +107,7 @@ def test_a_model_that_would_serve_other_scores_is_not_published(
 ) -> None:
     monkeypatch.setattr(export, "AGREEMENT", -1.0)
     with pytest.raises(ModelError, match="nothing was changed"):
-        export.publish(model, manifest(), tmp_path, pixels)
+        export.publish(model, manifest(), tmp_path, held_out(model, pixels))
     assert list(tmp_path.iterdir()) == []
 
 
