@@ -2,8 +2,10 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, starmap
 from typing import Any
 
 import psycopg2
@@ -23,12 +25,13 @@ COLUMNS = 'id, image_name, score, result, "timestamp", request_id, image_sha256,
 SESSION = "SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false)"
 READY = f"SELECT {COLUMNS} FROM predictions LIMIT 0"  # noqa: S608 - here and below: joined from constants, values go beside
 INSERT = f"""
-    INSERT INTO predictions (image_name, score, result, request_id, image_sha256, threshold, model, model_version)
-    VALUES (%(image_name)s, %(score)s, %(result)s, %(request_id)s, %(image_sha256)s, %(threshold)s, %(model)s,
-            %(model_version)s)
+    INSERT INTO predictions
+        (image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version)
+    VALUES {{rows}}
     ON CONFLICT (request_id) DO NOTHING
     RETURNING {COLUMNS}"""  # noqa: S608
-OF_REQUEST = f"SELECT {COLUMNS} FROM predictions WHERE request_id = %(request_id)s"  # noqa: S608
+ROW = "(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+OF_REQUESTS = f"SELECT {COLUMNS} FROM predictions WHERE request_id = ANY (%s)"  # noqa: S608
 OF_ID = f"SELECT {COLUMNS} FROM predictions WHERE id = %(id)s"  # noqa: S608
 # psycopg2 puts the values into the text, so PostgreSQL drops the conditions that ask nothing before it plans.
 NEWEST = f"""
@@ -40,6 +43,7 @@ NEWEST = f"""
       AND (%(pattern)s IS NULL OR image_name ILIKE %(pattern)s)
       AND (%(since)s IS NULL OR "timestamp" >= %(since)s)
       AND (%(until)s IS NULL OR "timestamp" < %(until)s)
+      AND (%(request_id)s IS NULL OR request_id = %(request_id)s)
     ORDER BY id DESC
     LIMIT %(limit)s"""  # noqa: S608
 
@@ -64,20 +68,18 @@ class Database:
         self._url, self._timeout_s = url, timeout_s
         self._pool = Pool(self._open, size=connections, timeout_s=timeout_s)
 
-    def record(self, scored: Scored) -> Prediction:
-        """The row of this request, committed; asked again for the same request, the same row."""
-        values = {
-            "image_name": storable(scored.image_name),
-            "score": float(scored.score),
-            "result": scored.result,
-            "request_id": scored.request_id,
-            "image_sha256": scored.image_sha256,
-            "threshold": float(scored.threshold),
-            "model": storable(scored.model),
-            "model_version": storable(scored.model_version),
-        }
-        rows = self._run(INSERT, values) or self._run(OF_REQUEST, values)
-        return Prediction(*rows[0])
+    def record_many(self, scored: Sequence[Scored]) -> list[Prediction]:
+        """The rows of these requests, in one commit; a request that has its row already keeps that one."""
+        rows = self._run(INSERT.format(rows=", ".join([ROW] * len(scored))), list(chain(*map(_values, scored))))
+        found = {row.request_id: row for row in starmap(Prediction, rows)}
+        missing = [one.request_id for one in scored if one.request_id not in found]
+        if missing:
+            found |= self.of_requests(missing)
+        return [found[one.request_id] for one in scored]
+
+    def of_requests(self, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, Prediction]:
+        """The rows that these requests have."""
+        return {row.request_id: row for row in starmap(Prediction, self._run(OF_REQUESTS, [list(ids)]))}
 
     def prediction(self, id: int) -> Prediction:  # noqa: A002 - its name in the table
         """One row, or NotFound."""
@@ -110,7 +112,7 @@ class Database:
             raise explained(error) from error
         return connection
 
-    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
         """Its rows; where the connection turns out dead, as after a restart, once more on a new one."""
         for again in (True, False):
             with self._pool.connection() as connection:
@@ -130,6 +132,21 @@ def storable(text: str) -> str:
     return UNSTORABLE.sub("\ufffd", text)
 
 
+def _values(scored: Scored) -> tuple[Any, ...]:
+    """In the order of INSERT."""
+    return (
+        storable(scored.image_name),
+        float(scored.score),
+        scored.result,
+        scored.timestamp,
+        scored.request_id,
+        scored.image_sha256,
+        float(scored.threshold),
+        storable(scored.model),
+        storable(scored.model_version),
+    )
+
+
 def _asked(filters: Filters, limit: int, before: int | None) -> dict[str, Any]:
     """The values of NEWEST; one row more than the page tells whether there is a next one."""
     return {
@@ -140,6 +157,7 @@ def _asked(filters: Filters, limit: int, before: int | None) -> dict[str, Any]:
         "pattern": None if filters.name is None else f"%{_literally(storable(filters.name))}%",
         "since": _in_utc(filters.since),
         "until": _in_utc(filters.until),
+        "request_id": filters.request_id,
         "limit": limit + 1,
     }
 

@@ -1,57 +1,88 @@
 """The HTTP service: `uvicorn main:app`. An image in, a verdict out, and its row in `predictions` before the answer."""
 
 import datetime as dt
-import hashlib
 import http
 import logging
+import time
+import uuid
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from fastapi import Depends, FastAPI, Path, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
-from astrodetect import __version__, bundle, images
+from astrodetect import __version__, bundle
 from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
-from astrodetect.records import Filters, Scored
-from astrodetect.service import answers
-from astrodetect.service.intake import Intake
+from astrodetect.records import Filters
+from astrodetect.service import answers, journal
+from astrodetect.service.batches import Batches
+from astrodetect.service.detector import Detector
+from astrodetect.service.drain import Drain
+from astrodetect.service.intake import Door, Intake
+from astrodetect.service.journal import TRAIL, Journal
+from astrodetect.service.meters import Meters
+from astrodetect.service.outbox import Outbox
+from astrodetect.service.presence import while_there
+from astrodetect.service.recorder import Recorder
 from astrodetect.service.slot import Slot
 from astrodetect.settings import Settings, settings
 from database import BIGINT_MAX, Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
-DECODERS = 1  # threads: the largest image takes a hundred megabytes, which each thread would keep; others a millisecond
+BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to come in
 
 
 def create_app(chosen: Settings) -> FastAPI:
     """The service with these settings; nothing is opened until it starts."""
+    meters = Meters()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with server(chosen) as url:
-            app.state.settings = chosen
-            app.state.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
-            app.state.slot = Slot(chosen.models_dir, chosen.model)
-            app.state.database = Database(
-                url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s
-            )
+        drain = Drain(chosen.shutdown_timeout_s)
+        with server(chosen) as url, drain.watch():
+            journal.open_log()
+            state = app.state
+            state.settings, state.drain = chosen, drain
+            state.slot = Slot(chosen.models_dir, chosen.model, chosen.precision)
             try:
-                app.state.slot.engine()
+                state.slot.serving()
             except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
                 log.warning("%s", missing)
+            state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
+            state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
+            state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
+            state.detector = Detector(
+                state.slot,
+                state.recorder,
+                meters,
+                most=chosen.max_in_flight,
+                timeout_s=chosen.request_timeout_s,
+                max_pixels=chosen.max_image_pixels,
+            )
+            state.batches = Batches(
+                state.detector,
+                drain,
+                max_file_bytes=chosen.max_body_bytes,
+                max_bytes=chosen.max_batch_bytes,
+                max_images=chosen.max_batch_images,
+            )
+            meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
+            meters.watch("queue_length", "Images that wait for the network", state.slot.waiting)
+            meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
             try:
                 yield
             finally:
-                app.state.decoders.shutdown()
-                app.state.database.close()
+                state.detector.close()
+                state.slot.close()
+                state.recorder.close()
+                state.database.close()
 
     app = FastAPI(
         title="astrodetect",
@@ -61,36 +92,66 @@ def create_app(chosen: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's own pages ask another host for their scripts
         redoc_url=None,
     )
-    app.add_middleware(Intake, max_body_bytes=chosen.max_body_bytes)
+    timeout_s = chosen.request_timeout_s
+    doors = {
+        "/detect": Door(chosen.max_body_bytes, timeout_s, lambda scope: scope["app"].state.detector.full()),
+        "/detect/batch": Door(chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()),
+    }
+    app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
+    app.add_middleware(Journal, meters=meters)
     app.add_exception_handler(AstrodetectError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_arguments)
     app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(ClientDisconnect, let_go)
     app.add_exception_handler(Exception, fail)
-    add_routes(app)
+    add_detection(app)
+    add_history(app)
+    add_care(app, meters)
     add_docs(app)
     return app
 
 
-def add_routes(app: FastAPI) -> None:
-    """Every route, a few lines each; FastAPI runs them in threads, so they may wait."""
+def add_detection(app: FastAPI) -> None:
+    """Images in, verdicts out."""
 
-    @app.post("/detect", response_model=answers.PredictionAnswer, responses=errors(400, 413, 415, 422, 503))
-    def detect(request: Request, file: UploadFile) -> Any:
+    @app.post("/detect", response_model=answers.PredictionAnswer, responses=errors(400, 408, 409, 413, 415, 422, 503))
+    async def detect(
+        request: Request,
+        file: UploadFile,
+        idempotency_key: Annotated[
+            str | None, Header(min_length=1, max_length=255, description="the same key and image, the same answer")
+        ] = None,
+    ) -> Any:
         """Scores one image: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
-        engine = request.app.state.slot.engine()
-        data = file.file.read()
-        limit = request.app.state.settings.max_image_pixels
-        pixels = request.app.state.decoders.submit(images.read, data, engine.manifest.image, max_pixels=limit).result()
-        outputs = engine.run(pixels[np.newaxis])
-        scored = Scored(
-            image_name=file.filename or "",
-            image_sha256=hashlib.sha256(data).hexdigest(),
-            score=float(outputs.scores[0]),
-            threshold=engine.manifest.threshold,
-            model=engine.manifest.name,
-            model_version=engine.manifest.version,
-        )
-        return request.app.state.database.record(scored)
+        trail = request.scope[TRAIL]
+        data = await file.read()
+        trail.stages_s["read"] = time.perf_counter() - trail.began
+        work = request.app.state.detector.detect(file.filename or "", data, trail, key=idempotency_key)
+        answer = answers.PredictionAnswer.of(await while_there(request, work))
+        trail.said |= {"request_id": answer.request_id, "logged": answer.logged}
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    @app.post(
+        "/detect/batch",
+        response_class=StreamingResponse,
+        responses=errors(400, 408, 413, 503) | answers.LINES,
+        openapi_extra=answers.FORM_OF_MANY,
+    )
+    async def detect_batch(request: Request) -> Any:
+        """Scores many images, or zips of them, and answers with a line of JSON for each, in order."""
+        lines = request.app.state.batches.lines(request)
+        first = await anext(lines)  # what is wrong with the whole request is known by then, and has its status
+
+        async def all_lines() -> AsyncIterator[bytes]:
+            yield first
+            async for line in lines:
+                yield line
+
+        return StreamingResponse(all_lines(), media_type=answers.NDJSON)
+
+
+def add_history(app: FastAPI) -> None:
+    """The log of predictions."""
 
     @app.get("/predictions", response_model=answers.PredictionsAnswer, responses=errors(422, 503))
     def predictions(
@@ -111,34 +172,44 @@ def add_routes(app: FastAPI) -> None:
         """One row of the log."""
         return request.app.state.database.prediction(id)
 
+
+def add_care(app: FastAPI, meters: Meters) -> None:
+    """What whoever runs the service asks of it."""
+
     @app.get("/models", response_model=list[answers.ModelAnswer])
     def models(request: Request) -> Any:
         """Every trained model here, and which of them serves."""
         loaded = request.app.state.slot.loaded
-        serving = loaded and loaded.manifest
+        serving = loaded and loaded.engine.manifest
         found = bundle.manifests(request.app.state.settings.models_dir)
         return [answers.ModelAnswer.of(manifest, serving=manifest == serving) for manifest in found]
 
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", response_model=answers.Health)
-    def live() -> Any:
+    async def live() -> Any:
         """The process answers."""
         return {"status": "live"}
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", response_model=answers.Health, responses=errors(503))
+    @app.get("/health/ready", response_model=answers.Readiness, responses=errors(503))
     def ready(request: Request) -> Any:
-        """A prediction would be answered: the model is loaded and PostgreSQL keeps rows."""
-        missing = []
-        for check in (request.app.state.slot.engine, request.app.state.database.check):
+        """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
+        state = request.app.state
+        missing, found = [], {}
+        for name, check in (("drain", state.drain.check), ("slot", state.slot.serving), ("log", state.recorder.check)):
             try:
-                check()
+                found[name] = check()
             except AstrodetectError as error:
                 missing.append(error.public or str(error))
                 log.error("not ready: %s", error)
         if missing:
             raise NotReady("; ".join(missing))
-        return {"status": "ready"}
+        return {"status": "ready", "logged": found["log"], "outbox": len(state.outbox)}
+
+    @app.get("/metrics", response_class=Response, responses=answers.METRICS)
+    def metrics() -> Any:
+        """Figures for Prometheus."""
+        return Response(meters.shown(), media_type=answers.PROMETHEUS)
 
 
 def add_docs(app: FastAPI) -> None:
@@ -168,9 +239,10 @@ def asked_filters(
     name: Annotated[str | None, Query(max_length=255, description="part of the image's name")] = None,
     since: Annotated[dt.datetime | None, Query(description="from this time on; UTC where it names no zone")] = None,
     until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
+    request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
 ) -> Filters:
     """The filters in the query string."""
-    return Filters(result, min_score, max_score, name, since, until)
+    return Filters(result, min_score, max_score, name, since, until, request_id)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -202,6 +274,11 @@ async def refuse_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = http.HTTPStatus(error.status_code).name.lower()
     return answers.plain_error(error.status_code, code, str(error.detail), dict(error.headers or {}))
+
+
+async def let_go(_: Request, __: Exception) -> Response:
+    """The caller has left: nobody reads this."""
+    return Response(status_code=journal.GONE)
 
 
 async def fail(request: Request, error: Exception) -> JSONResponse:

@@ -29,6 +29,8 @@ PASSES = {  # the same statement may succeed later
     errorcodes.SERIALIZATION_FAILURE,
     errorcodes.DEADLOCK_DETECTED,
     errorcodes.LOCK_NOT_AVAILABLE,
+    errorcodes.DISK_FULL,
+    errorcodes.OUT_OF_MEMORY,
 }
 
 

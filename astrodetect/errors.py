@@ -9,6 +9,7 @@ class AstrodetectError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     public: ClassVar[str | None] = None  # what callers over HTTP are told, where the message may name hosts and paths
+    retry_after_s: ClassVar[int] = 5  # what a caller with a 503 is told: PostgreSQL may be back, a model trained
 
 
 class RequestError(AstrodetectError):
@@ -21,6 +22,25 @@ class RequestError(AstrodetectError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "body_too_large"
+
+
+class BodyTooSlow(RequestError):
+    status = 408
+    code = "body_too_slow"
+
+
+class KeyConflict(RequestError):
+    """An Idempotency-Key that came before with other bytes."""
+
+    status = 409
+    code = "idempotency_key_conflict"
+
+
+class ArchiveError(RequestError):
+    """A zip that cannot be read."""
+
+    status = 422
+    code = "archive_unusable"
 
 
 class ImageError(AstrodetectError):
@@ -86,6 +106,36 @@ class DatabaseNotSetUp(DatabaseError):
 
     code = "database_not_set_up"
     public = "the log of predictions is not set up: run python setup_db.py"
+
+
+class OutboxFull(DatabaseUnavailable):
+    """PostgreSQL is away, and no more rows can be kept until it is back."""
+
+    code = "outbox_full"
+    public = "the log of predictions does not answer and no more rows can be kept for it: try again later"
+
+
+class Overloaded(AstrodetectError):
+    """More work than can be done in time."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1
+
+
+class Expired(AstrodetectError):
+    """An answer that would come too late to be of use."""
+
+    status = 503
+    code = "expired"
+    retry_after_s = 1
+
+
+class ShuttingDown(AstrodetectError):
+    """The service is on its way out."""
+
+    status = 503
+    code = "shutting_down"
 
 
 class NotReady(AstrodetectError):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 ANOMALY = "Anomaly Detected"
 NO_ANOMALY = "No Anomaly"
+KEYED = 5  # the version of ids that are made from names; all others are random
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
@@ -45,6 +46,12 @@ class Scored:
     model: str
     model_version: str
     request_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    timestamp: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its id comes from a caller's key, who may ask for it again."""
+        return self.request_id.version == KEYED
 
     @property
     def result(self) -> str:
@@ -69,6 +76,18 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A verdict that is safe on disk, and becomes a row when PostgreSQL is back."""
+
+    scored: Scored
+
+    @property
+    def image_sha256(self) -> str:
+        """As a row has it."""
+        return self.scored.image_sha256
+
+
+@dataclass(frozen=True, slots=True)
 class Filters:
     """Which predictions are asked for; None asks nothing."""
 
@@ -78,6 +97,7 @@ class Filters:
     name: str | None = None  # part of the image's name, whatever the case
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    request_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """The shapes of the answers, as callers and the OpenAPI document see them; every error has one."""
 
 import datetime as dt
+import json
 import uuid
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
@@ -11,14 +12,39 @@ from starlette.responses import JSONResponse
 
 from astrodetect.bundle import Manifest
 from astrodetect.errors import AstrodetectError
-from astrodetect.records import Page, Prediction
+from astrodetect.records import Page, Prediction, Queued
 
-RETRY_AFTER_S = 5  # for what may work again soon: PostgreSQL back, a model trained
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}, "description": "Prometheus's text format"}
+}
+NDJSON = "application/x-ndjson"
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+        "description": "a line for each image, in order: its verdict, or its name and an error",
+    }
+}
+FORM_OF_MANY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
 
 PREDICTION: JsonDict = {
     "result": "Anomaly Detected",
     "score": 0.9834,
     "id": 1842,
+    "logged": "committed",
     "image_name": "587722981742084144.jpg",
     "timestamp": "2026-11-20T21:04:05.123456Z",
     "threshold": 0.5,
@@ -30,13 +56,14 @@ PREDICTION: JsonDict = {
 
 
 class PredictionAnswer(BaseModel):
-    """A logged verdict: the row of the table `predictions`."""
+    """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id."""
 
     model_config = ConfigDict(json_schema_extra={"example": PREDICTION}, protected_namespaces=())
 
     result: str
     score: float
-    id: int
+    id: int | None
+    logged: Literal["committed", "queued"] = "committed"
     image_name: str
     timestamp: dt.datetime
     threshold: float | None
@@ -46,8 +73,10 @@ class PredictionAnswer(BaseModel):
     request_id: uuid.UUID | None
 
     @classmethod
-    def of(cls, row: Prediction) -> "PredictionAnswer":
-        """The row as callers see it."""
+    def of(cls, row: Prediction | Queued) -> "PredictionAnswer":
+        """The row as callers see it, or will."""
+        if isinstance(row, Queued):
+            return cls(id=None, logged="queued", result=row.scored.result, **asdict(row.scored))
         return cls.model_validate(row, from_attributes=True)
 
 
@@ -108,9 +137,19 @@ class ModelAnswer(BaseModel):
 class Health(BaseModel):
     """The service is there, or ready."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "ready"}})
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "live"}})
 
     status: str
+
+
+class Readiness(BaseModel):
+    """A prediction would be answered; `queued`: PostgreSQL is away, and `outbox` rows wait for it on disk."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "ready", "logged": "committed", "outbox": 0}})
+
+    status: str
+    logged: Literal["committed", "queued"]
+    outbox: int
 
 
 class ErrorDetail(BaseModel):
@@ -132,10 +171,17 @@ class ErrorAnswer(BaseModel):
 
 def error_response(error: AstrodetectError, *, close: bool = False) -> JSONResponse:
     """An error in the one shape; `close`: the connection is of no more use, as its body was not read."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 503 else {}
+    headers = {"Retry-After": str(error.retry_after_s)} if error.status == 503 else {}
     if close:
         headers["Connection"] = "close"
     return plain_error(error.status, error.code, error.public or str(error), headers)
+
+
+def error_line(error: AstrodetectError, name: str | None = None) -> bytes:
+    """An error in an answer of many lines, and whose it is."""
+    whose = {} if name is None else {"image_name": name}
+    told = {"error": {"code": error.code, "message": error.public or str(error)}}
+    return json.dumps(whose | told).encode() + b"\n"
 
 
 def plain_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -1,57 +1,84 @@
-"""What is settled before a request is parsed, in plain ASGI: how large its body may be, and how a start fails."""
+"""What is settled before a request is parsed, in plain ASGI: how large and slow a body may be, and who is let in."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from astrodetect.errors import BodyTooLarge
+from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded
 from astrodetect.service.answers import error_response
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What may come in by one path."""
+
+    max_body_bytes: int
+    body_timeout_s: float  # from the request's first line to its body's last byte
+    full: Callable[[Scope], bool] = lambda _: False  # whether to refuse at once, unread
 
 
 class Intake:
     """Stands before the routes: they parse a body before anything of theirs can refuse it."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self._app, self._limit = app, max_body_bytes
+    def __init__(self, app: ASGIApp, doors: Mapping[str, Door], other: Door) -> None:
+        self._app, self._doors, self._other = app, doors, other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, _in_one_line(send))
         elif scope["type"] == "http":
-            await self._bounded(scope, receive, send)
+            await self._through(self._doors.get(scope["path"], self._other), scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _through(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads no more of a body than the limit, whatever its Content-Length says or does not say."""
         declared = Headers(scope=scope).get("content-length", "0")
-        taken, exceeded, answering = 0, declared.isdecimal() and int(declared) > self._limit, False
+        too_large = BodyTooLarge(f"the request is larger than {door.max_body_bytes:,} bytes")
+        if scope["method"] == "POST" and door.full(scope):  # the server throws the body away: the connection stays good
+            await error_response(Overloaded("too many requests are at work: try again soon"))(scope, receive, send)
+            return
+        if declared.isdecimal() and int(declared) > door.max_body_bytes:
+            await error_response(too_large, close=True)(scope, receive, send)
+            return
+
+        give_up = asyncio.get_running_loop().time() + door.body_timeout_s
+        taken, whole, answering = 0, False, False
+        refusal: AstrodetectError | None = None
 
         async def bounded_receive() -> Message:
-            nonlocal taken, exceeded
-            message = await receive()
+            nonlocal taken, whole, refusal
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(give_up):
+                    message = await receive()
+            except TimeoutError:
+                refusal = BodyTooSlow(f"the request took longer than {door.body_timeout_s:g} seconds to come in")
+                raise refusal from None
             taken += len(message.get("body", b""))
-            if taken > self._limit:
-                exceeded = True
-                raise self._refusal()
+            whole = not message.get("more_body", False)
+            if taken > door.max_body_bytes:
+                refusal = too_large
+                raise refusal
             return message
 
         async def watched_send(message: Message) -> None:
             nonlocal answering
-            if not exceeded or answering:  # what the routes make of a body cut short is not the answer
+            if refusal is None or answering:  # what the routes make of a body cut short is not the answer
                 answering = True
                 await send(message)
 
-        if not exceeded:
-            try:
-                await self._app(scope, bounded_receive, watched_send)
-            except BodyTooLarge:
-                if answering:
-                    raise
-        if exceeded and not answering:
-            await error_response(self._refusal(), close=True)(scope, receive, send)
-
-    def _refusal(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the request is larger than {self._limit:,} bytes")
+        try:
+            await self._app(scope, bounded_receive, watched_send)
+        except (BodyTooLarge, BodyTooSlow):
+            if answering:
+                raise
+        if refusal and not answering:
+            await error_response(refusal, close=True)(scope, receive, send)
 
 
 def _in_one_line(send: Send) -> Send:

@@ -19,7 +19,7 @@ from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavaila
 from astrodetect.postgres import cluster, serve
 from astrodetect.postgres.account import account_for
 from astrodetect.postgres.programs import run
-from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Scored
+from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Prediction, Scored
 from astrodetect.settings import Settings
 from database import Database, storable
 
@@ -37,12 +37,17 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
+def recorded(log: Database, one: Scored) -> Prediction:
+    [row] = log.record_many([one])
+    return row
+
+
 def names(log: Database, filters: Filters) -> list[str]:
     return [prediction.image_name for prediction in log.predictions(filters, limit=100).predictions]
 
 
 def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str) -> None:
-    row = log.record(SCORED)
+    row = recorded(log, SCORED)
     assert log.prediction(row.id) == row
     assert (row.image_name, row.score, row.result, row.threshold) == ("m51.jpg", 0.9, ANOMALY, 0.5)
     assert (row.request_id, row.image_sha256) == (SCORED.request_id, "ab" * 32)
@@ -54,7 +59,7 @@ def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str
 
 def test_the_same_request_makes_one_row_however_often_it_comes(log: Database, database_url: str) -> None:
     with ThreadPoolExecutor(8) as crowd:
-        rows = list(crowd.map(log.record, [SCORED] * 50))
+        rows = list(crowd.map(lambda _: recorded(log, SCORED), range(50)))
     assert len(set(rows)) == 1
     assert query(database_url, "SELECT count(*) FROM predictions") == [(1,)]
 
@@ -71,7 +76,7 @@ def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> 
     old = log.prediction(1)
     assert (old.image_name, old.request_id, old.threshold) == ("old.jpg", None, None)
     assert old.timestamp.tzinfo is not None
-    new = log.record(SCORED)
+    new = recorded(log, SCORED)
     assert log.predictions(Filters(), limit=10).predictions == [new, old]
     log.close()
 
@@ -84,21 +89,21 @@ def test_after_a_restart_of_postgresql_the_next_call_just_works(
 
         def in_step(name: str) -> None:
             gate.wait()
-            log.record(scored(name))
+            recorded(log, scored(name))
 
         list(both.map(in_step, ["one", "two"]))
     done = run("pg_ctl", postgres_folder, account_for(postgres_folder), "restart", "-m", "fast")
     assert done.returncode == 0
-    assert log.record(scored("three")).image_name == "three"
-    assert log.record(scored("four")).image_name == "four"
+    assert recorded(log, scored("three")).image_name == "three"
+    assert recorded(log, scored("four")).image_name == "four"
     assert query(database_url, "SELECT count(*) FROM predictions") == [(4,)]
 
 
 def test_a_connection_cut_by_an_administrator_is_replaced(log: Database, database_url: str) -> None:
-    first = log.record(SCORED)
+    first = recorded(log, SCORED)
     end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
     query(database_url, end_others + " AND pid <> pg_backend_pid()")
-    assert log.record(SCORED) == first
+    assert recorded(log, SCORED) == first
 
 
 def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Path) -> None:
@@ -107,11 +112,11 @@ def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Pat
         setup_db.migrate(url)
         log = Database(url, connections=2, timeout_s=2)
         log.check()
-    for call in (log.check, lambda: log.record(SCORED), lambda: log.prediction(1)):
+    for call in (log.check, lambda: recorded(log, SCORED), lambda: log.prediction(1)):
         with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL"):
             call()
     with serve(folder, "postgres"):
-        assert log.record(SCORED).image_name == "m51.jpg"
+        assert recorded(log, SCORED).image_name == "m51.jpg"
         log.close()
 
 
@@ -129,16 +134,16 @@ def test_a_statement_that_takes_too_long_is_given_up(database_url: str) -> None:
     with blocker.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE predictions")
         with pytest.raises(DatabaseUnavailable, match="took too long"):
-            log.record(SCORED)
+            recorded(log, SCORED)
         cursor.execute("ROLLBACK")
     blocker.close()
-    assert log.record(SCORED).id > 0
+    assert recorded(log, SCORED).id > 0
     log.close()
 
 
 def test_a_crowd_shares_the_connections_it_may_open(log: Database, database_url: str) -> None:
     with ThreadPoolExecutor(16) as crowd:
-        rows = list(crowd.map(log.record, [scored(str(number)) for number in range(200)]))
+        rows = list(crowd.map(lambda number: recorded(log, scored(str(number))), range(200)))
     assert len({row.id for row in rows}) == 200
     ours = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'astrodetect' AND datname = current_database()"
@@ -163,7 +168,7 @@ def test_a_database_that_is_not_set_up_says_how(postgres_url: str) -> None:
         log.check()
     query(postgres_url, (setup_db.MIGRATIONS / "0001_predictions.sql").read_text(encoding="utf-8"))
     with pytest.raises(DatabaseNotSetUp, match=r"run: python setup_db\.py"):
-        log.record(SCORED)
+        recorded(log, SCORED)
     setup_db.migrate(postgres_url)
     log.check()
     log.close()
@@ -175,16 +180,16 @@ def test_a_database_that_is_not_set_up_says_how(postgres_url: str) -> None:
 def test_what_postgresql_refuses_is_one_of_our_errors(log: Database, database_url: str) -> None:
     query(database_url, "ALTER TABLE predictions ADD CHECK (score < 0.5)")
     with pytest.raises(DatabaseError, match=r"^PostgreSQL refused: .*violates check constraint") as caught:
-        log.record(SCORED)
+        recorded(log, SCORED)
     assert not isinstance(caught.value, DatabaseUnavailable)
-    assert log.record(scored(score=0.1)).result == NO_ANOMALY
+    assert recorded(log, scored(score=0.1)).result == NO_ANOMALY
 
 
 def test_a_read_only_standby_counts_as_away(log: Database, database_url: str) -> None:
     [(name,)] = query(database_url, "SELECT current_database()")
     query(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailable, match="read-only"):
-        log.record(SCORED)
+        recorded(log, SCORED)
 
 
 @pytest.mark.parametrize("id_", [0, -1, 12345, 2**63, 10**40, -(10**40)])
@@ -194,13 +199,13 @@ def test_an_id_that_no_row_has_is_not_found(log: Database, id_: int) -> None:
 
 
 def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Database) -> None:
-    ids = [log.record(scored(str(number))).id for number in range(23)]
+    ids = [recorded(log, scored(str(number))).id for number in range(23)]
     seen: list[int] = []
     before: int | None = None
     while True:
         page = log.predictions(Filters(), limit=5, before=before)
         seen += [prediction.id for prediction in page.predictions]
-        log.record(scored("late"))
+        recorded(log, scored("late"))
         if page.next_before is None:
             break
         before = page.next_before
@@ -209,7 +214,7 @@ def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Datab
 
 def test_the_last_full_page_has_no_next_one(log: Database) -> None:
     for _ in range(4):
-        log.record(scored())
+        recorded(log, scored())
     first = log.predictions(Filters(), limit=2)
     last = log.predictions(Filters(), limit=2, before=first.next_before)
     assert (len(last.predictions), last.next_before) == (2, None)
@@ -217,13 +222,13 @@ def test_the_last_full_page_has_no_next_one(log: Database) -> None:
 
 @pytest.mark.parametrize(("before", "count"), [(10**30, 1), (-(10**30), 0)])
 def test_any_number_may_be_paged_from(log: Database, before: int, count: int) -> None:
-    log.record(SCORED)
+    recorded(log, SCORED)
     assert len(log.predictions(Filters(), limit=5, before=before).predictions) == count
 
 
 def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) -> None:
     for name, score in [("a", 0.1), ("b", 0.5), ("c", 0.9)]:
-        log.record(scored(name, score))
+        recorded(log, scored(name, score))
     query(database_url, "UPDATE predictions SET timestamp = make_timestamptz(2024, 1, id::int, 0, 0, 0, 'UTC')")
     day = {number: dt.datetime(2024, 1, number, tzinfo=dt.UTC) for number in (1, 2, 3)}
     assert names(log, Filters()) == ["c", "b", "a"]
@@ -240,8 +245,8 @@ def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) ->
 
 @pytest.mark.parametrize("part", ["100%", "a_b", "c\\d", "GRÖSSE", "'; DROP TABLE predictions; --", "\0", "\ud800"])
 def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part: str) -> None:
-    log.record(scored(f"before {part.lower()} after"))
-    log.record(scored("1000 axb c/d grosse"))
+    recorded(log, scored(f"before {part.lower()} after"))
+    recorded(log, scored("1000 axb c/d grosse"))
     assert names(log, Filters(name=part)) == [f"before {storable(part.lower())} after"]
 
 
@@ -262,7 +267,7 @@ def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part:
     ids=["nul", "surrogate", "undecodable", "percent", "quotes", "empty", "long", "galaxy", "lines", "path"],
 )
 def test_no_name_makes_an_error(log: Database, name: str) -> None:
-    row = log.record(scored(name))
+    row = recorded(log, scored(name))
     assert row.image_name == storable(name)
     assert log.prediction(row.id) == row
 
@@ -277,7 +282,7 @@ def test_the_history_uses_its_indexes(log: Database, database_url: str) -> None:
         "INSERT INTO predictions (image_name, score, result) SELECT n::text, random(), 'No Anomaly'"
         " FROM generate_series(1, 20000) n",
     )
-    log.record(SCORED)
+    recorded(log, SCORED)
     query(database_url, "ANALYZE predictions")
     for filters in Filters(), Filters(result=ANOMALY), Filters(min_score=2.0), Filters(since=dt.datetime(2100, 1, 1)):
         values = database._asked(filters, limit=50, before=None)
@@ -294,7 +299,7 @@ def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) ->
     settings = Settings(data_dir=tmp_path / "data")
     with database.server(settings) as url:
         log = Database(url, connections=1, timeout_s=5)
-        row = log.record(SCORED)
+        row = recorded(log, SCORED)
         log.close()
     with database.server(settings) as url:
         log = Database(url, connections=1, timeout_s=5)

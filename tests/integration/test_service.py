@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -172,6 +173,50 @@ def test_arguments_out_of_bounds_are_named(client: TestClient, wrong: str) -> No
     assert refused(client.get(f"/predictions?{wrong}"), 422, "bad_arguments").startswith(wrong.partition("=")[0])
 
 
+def test_a_key_makes_one_row_and_one_answer_however_often_it_comes(client: TestClient, database_url: str) -> None:
+    def keyed(data: bytes, name: str = "m51.png") -> Any:
+        return client.post("/detect", files={"file": (name, data)}, headers={"Idempotency-Key": "night-7/m51"})
+
+    first, again = keyed(png()), keyed(png(), "renamed.png")
+    assert first.status_code == 200
+    assert first.json() == again.json()
+    refused(keyed(png(seed=1)), 409, "idempotency_key_conflict")
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(1,)]
+    assert client.get("/predictions", params={"request_id": first.json()["request_id"]}).json()["predictions"] == [
+        first.json()
+    ]
+    refused(client.post("/detect", files={"file": ("a", png())}, headers={"Idempotency-Key": ""}), 422, "bad_arguments")
+
+
+def test_the_metrics_tell_where_time_goes_and_what_became_of_requests(client: TestClient) -> None:
+    detect(client, png())
+    detect(client, b"<html>")
+    client.get("/predictions/7/nowhere")
+    found = client.get("/metrics")
+    assert found.headers["content-type"].startswith("text/plain; version=")
+    figures = dict(line.rsplit(" ", 1) for line in found.text.splitlines() if not line.startswith("#"))
+    for stage in ("read", "decode", "queue", "inference", "commit"):
+        assert float(figures[f'astrodetect_stage_seconds_count{{stage="{stage}"}}']) == 1
+    assert figures['astrodetect_requests_total{route="/detect",status="200"}'] == "1.0"
+    assert figures['astrodetect_requests_total{route="/detect",status="415"}'] == "1.0"
+    assert figures['astrodetect_requests_total{route="other",status="404"}'] == "1.0"
+    assert figures['astrodetect_rows_total{logged="committed"}'] == "1.0"
+    assert figures["astrodetect_batch_images_sum"] == "1.0"
+    assert {figures[f"astrodetect_{name}"] for name in ("outbox_rows", "queue_length", "images_at_work")} == {"0.0"}
+
+
+def test_every_request_leaves_one_line_of_json(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "astrodetect.requests"):
+        answer = detect(client, png()).json()
+        client.get("/nowhere%0Ainjected")
+    first, second = (json.loads(line) for line in caplog.messages)
+    assert first.items() >= {"event": "request", "method": "POST", "path": "/detect", "status": 200}.items()
+    assert (first["request_id"], first["logged"]) == (answer["request_id"], "committed")
+    assert {"read_ms", "decode_ms", "queue_ms", "inference_ms", "commit_ms"} <= first.keys()
+    assert sum(first[name] for name in first if name.endswith("_ms")) < first["ms"] + 1
+    assert second["status"] == 404
+
+
 def test_models_says_which_one_serves(client: TestClient) -> None:
     [model] = client.get("/models").json()
     answer = detect(client, png()).json()
@@ -193,7 +238,7 @@ def test_without_a_model_it_says_what_makes_one_and_needs_no_restart(
         for path in sorted(model_folder.iterdir()):
             (tmp_path / path.name).write_bytes(path.read_bytes())
         assert detect(client, png()).status_code == 200
-        assert client.get("/health/ready").json() == {"status": "ready"}
+        assert client.get("/health/ready").json() == {"status": "ready", "logged": "committed", "outbox": 0}
 
 
 def test_a_database_that_was_never_set_up_says_what_sets_it_up(postgres_url: str, model_folder: Path) -> None:
@@ -202,14 +247,17 @@ def test_a_database_that_was_never_set_up_says_what_sets_it_up(postgres_url: str
         assert "python setup_db.py" in refused(client.get("/health/ready"), 503, "not_ready")
 
 
-def test_a_database_that_is_away_is_a_503_and_no_secret(model_folder: Path) -> None:
+def test_a_database_that_is_away_costs_no_answer_and_tells_no_secret(model_folder: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=model_folder))) as client:
-        for answer in (detect(client, png()), client.get("/predictions"), client.get("/health/ready")):
-            assert answer.status_code == 503
-            assert "hunter2" not in answer.text
-            assert "127.0.0.1" not in answer.text
-        refused(detect(client, png()), 503, "database_unavailable")
+        answer, ready, history = detect(client, png()), client.get("/health/ready"), client.get("/predictions")
+        assert (answer.status_code, answer.json()["logged"], answer.json()["id"]) == (200, "queued", None)
+        assert ready.json() == {"status": "ready", "logged": "queued", "outbox": 1}
+        assert "astrodetect_outbox_rows 1.0" in client.get("/metrics").text
+        refused(history, 503, "database_unavailable")
+        for said in (answer, ready, history):
+            assert "hunter2" not in said.text
+            assert "127.0.0.1" not in said.text
 
 
 def test_the_openapi_document_shows_examples_and_declares_its_errors(client: TestClient) -> None:
@@ -217,7 +265,7 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
     declared = {
         path: set(operation["responses"]) for path, at in document["paths"].items() for operation in at.values()
     }
-    assert declared["/detect"] == {"200", "400", "413", "415", "422", "503"}
+    assert declared["/detect"] == {"200", "400", "408", "409", "413", "415", "422", "503"}
     schemas = document["components"]["schemas"]
     for name in ("PredictionAnswer", "PredictionsAnswer", "ModelAnswer", "ErrorAnswer"):
         assert schemas[name]["example"]

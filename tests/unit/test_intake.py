@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from astrodetect.errors import BodyTooLarge
-from astrodetect.service.intake import Intake
+from astrodetect.service.intake import Door, Intake
 
 LIMIT = 100_000
 CHUNK = 30_000
@@ -42,7 +42,11 @@ async def greedy(scope: Scope, receive: Receive, send: Send) -> None:
 def test_an_endless_body_is_cut_at_the_limit_whatever_it_declares(declared: str | None) -> None:
     caller = Caller()
     headers = [(b"content-length", declared.encode())] if declared else []
-    asyncio.run(Intake(greedy, LIMIT)({"type": "http", "headers": headers}, caller.receive, caller.send))
+    asyncio.run(
+        Intake(greedy, {}, Door(LIMIT, 60))(
+            {"type": "http", "method": "POST", "path": "/", "headers": headers}, caller.receive, caller.send
+        )
+    )
     assert caller.sent <= LIMIT + CHUNK
     assert caller.answered[0]["status"] == 413
     assert json.loads(caller.answered[1]["body"])["error"]["code"] == "body_too_large"
@@ -50,7 +54,7 @@ def test_an_endless_body_is_cut_at_the_limit_whatever_it_declares(declared: str 
 
 def test_a_body_that_declares_too_much_is_not_read_at_all() -> None:
     caller = Caller()
-    scope = {"type": "http", "headers": [(b"content-length", str(LIMIT + 1).encode())]}
-    asyncio.run(Intake(greedy, LIMIT)(scope, caller.receive, caller.send))
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", str(LIMIT + 1).encode())]}
+    asyncio.run(Intake(greedy, {}, Door(LIMIT, 60))(scope, caller.receive, caller.send))
     assert caller.sent == 0
     assert caller.answered[0]["status"] == 413

@@ -1,0 +1,130 @@
+"""Bytes to a logged verdict: decoded, scored in a batch with others, recorded."""
+
+import asyncio
+import hashlib
+import time
+import uuid
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from astrodetect import images
+from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, Overloaded
+from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued, Scored
+from astrodetect.service.journal import Trail
+from astrodetect.service.meters import Meters
+from astrodetect.service.recorder import Recorder
+from astrodetect.service.slot import Serving, Slot
+
+LARGE_BYTES = 1_000_000  # files beyond this have a decoder of their own: one takes a tenth of a second and 100 MB
+KEYS = uuid.UUID("6f1b3c52-8d0e-4c39-9a55-0f4e7c1d2a90")  # callers' keys become request ids under this name
+
+
+class _Image(NamedTuple):
+    name: str
+    request_id: uuid.UUID
+    sha256: str
+    pixels: Pixels
+
+
+class Detector:
+    """The one request path: at most `most` images at work, each within `timeout_s` or not at all."""
+
+    def __init__(
+        self, slot: Slot, recorder: Recorder, meters: Meters, *, most: int, timeout_s: float, max_pixels: int
+    ) -> None:
+        self._slot, self._recorder, self._meters = slot, recorder, meters
+        self._timeout_s, self._max_pixels = timeout_s, max_pixels
+        self._turns = asyncio.Semaphore(most)
+        self._at_work = 0
+        self._decoder, self._large_decoder = (
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("decoder", "large-decoder")
+        )
+        self._keys: weakref.WeakValueDictionary[uuid.UUID, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def full(self) -> bool:
+        """Whether another image would be refused; asking counts as a refusal where it would."""
+        if self._turns.locked():
+            self._meters.shed()
+            return True
+        return False
+
+    async def detect(self, name: str, data: bytes, trail: Trail, *, key: str | None = None) -> Prediction | Queued:
+        """The verdict on one image; refused where too many are at work. The same key again is the same verdict."""
+        if self.full():
+            raise Overloaded("too many images are at work: try again soon")
+        return await self.detect_in_turn(name, data, trail, key=key)
+
+    async def detect_in_turn(
+        self, name: str, data: bytes, trail: Trail, *, key: str | None = None
+    ) -> Prediction | Queued:
+        """The same for one that can wait for its turn."""
+        request_id = uuid.uuid4() if key is None else uuid.uuid5(KEYS, key)
+        async with self._turns:
+            self._at_work += 1
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._detect(name, data, request_id, trail)
+            except TimeoutError:
+                raise Expired(f"not done within {self._timeout_s:g} seconds: try again soon") from None
+            finally:
+                self._at_work -= 1
+
+    def at_work(self) -> int:
+        """How many images are between their arrival and their answer."""
+        return self._at_work
+
+    def close(self) -> None:
+        """Nothing is at work any more."""
+        self._decoder.shutdown()
+        self._large_decoder.shutdown()
+
+    async def _detect(self, name: str, data: bytes, request_id: uuid.UUID, trail: Trail) -> Prediction | Queued:
+        serving = self._slot.loaded
+        if serving is None:
+            serving = await asyncio.to_thread(self._slot.serving)
+        began = time.perf_counter()
+        decoder = self._large_decoder if len(data) > LARGE_BYTES else self._decoder
+        contract = serving.engine.manifest.image
+        decoded = await asyncio.get_running_loop().run_in_executor(decoder, self._decode, data, contract)
+        image = _Image(name, request_id, *decoded)
+        trail.stages_s["decode"] = time.perf_counter() - began
+        if request_id.version != KEYED:
+            return await self._record(serving, image, trail)
+        async with self._keys.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first, then finds it
+            known = await asyncio.to_thread(self._known, request_id)
+            verdict = known or await self._record(serving, image, trail)
+        if verdict.image_sha256 != image.sha256:
+            raise KeyConflict("this Idempotency-Key came before with another image: use a new one")
+        return verdict
+
+    def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels]:
+        return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=self._max_pixels)
+
+    async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Prediction | Queued:
+        passed = await serving.batcher.put(image.pixels)
+        manifest = serving.engine.manifest
+        scored = Scored(
+            image_name=image.name,
+            image_sha256=image.sha256,
+            score=float(passed.result.scores[0]),
+            threshold=manifest.threshold,
+            model=manifest.name,
+            model_version=manifest.version,
+            request_id=image.request_id,
+        )
+        recorded = await self._recorder.record(scored)
+        trail.stages_s |= {
+            "queue": passed.waited_s,
+            "inference": passed.took_s,
+            "commit": recorded.waited_s + recorded.took_s,
+        }
+        self._meters.detected(trail.stages_s, passed.together)
+        return recorded.result
+
+    def _known(self, request_id: uuid.UUID) -> Prediction | Queued | None:
+        """What this key gave before; while PostgreSQL is away only what this service still holds is known."""
+        try:
+            return self._recorder.find(request_id)
+        except DatabaseUnavailable:
+            return None

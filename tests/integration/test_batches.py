@@ -1,0 +1,135 @@
+"""Many images in one request: answered in order, a bad one alone, whatever they came in."""
+
+import gc
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+from support import query
+
+from astrodetect.settings import Settings
+from main import create_app
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def client(database_url: str, model_folder: Path) -> Iterator[TestClient]:
+    settings = Settings(
+        DATABASE_URL=database_url,
+        models_dir=model_folder,
+        max_body_bytes=100_000,
+        max_batch_bytes=1_000_000,
+        max_batch_images=100,
+    )
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+    gc.collect()  # an app is a ring of references, and each holds a network
+
+
+def sent(client: TestClient, files: list[tuple[str, bytes]]) -> Any:
+    return client.post("/detect/batch", files=[("file", file) for file in files])
+
+
+def lines(answer: Any) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_each_image_has_its_line_its_row_and_the_score_that_it_has_alone(client: TestClient, database_url: str) -> None:
+    files = [(f"{seed}.png", png(seed)) for seed in range(70)]
+    found = lines(sent(client, files))
+    assert [line["image_name"] for line in found] == [name for name, _ in files]
+    rows = dict(query(database_url, "SELECT id, score FROM predictions"))
+    assert {line["id"]: line["score"] for line in found} == rows
+    for line, (name, data) in list(zip(found, files, strict=True))[::10]:
+        alone = client.post("/detect", files={"file": (name, data)}).json()
+        assert alone["image_sha256"] == line["image_sha256"]
+        assert alone["score"] == pytest.approx(line["score"], abs=1e-5)
+
+
+def test_bad_files_have_an_error_in_their_place_and_harm_no_other(client: TestClient, database_url: str) -> None:
+    files = [("a", png(1)), ("b", b"<html>"), ("c", b""), ("d", png(2)[:500]), ("e", png(3)), ("f", b"\0" * 200_000)]
+    found = lines(sent(client, files))
+    assert [line["image_name"] for line in found] == list("abcdef")
+    codes = [line.get("error", {}).get("code") for line in found]
+    assert codes == [None, "image_unsupported", "image_empty", "image_corrupt", None, "body_too_large"]
+    assert query(database_url, "SELECT image_name FROM predictions ORDER BY id") == [("a",), ("e",)]
+
+
+def test_a_zip_is_a_folder_of_images(client: TestClient) -> None:
+    inside = {"E/1.png": png(1), "E/.hidden.png": b"x", "__MACOSX/E/1.png": b"x", "SB/2.txt": b"no", "3.png": png(3)}
+    found = lines(sent(client, [("before.png", png(0)), ("many.zip", zipped(inside)), ("after.png", png(4))]))
+    names = ["before.png", "many.zip/E/1.png", "many.zip/SB/2.txt", "many.zip/3.png", "after.png"]
+    assert [line["image_name"] for line in found] == names
+    assert [line.get("error", {}).get("code") for line in found] == [None, None, "image_unsupported", None, None]
+
+
+def test_a_zip_that_unpacks_to_much_more_than_it_is_is_cut_short(client: TestClient) -> None:
+    bomb = zipped({f"{number}.png": b"\0" * 99_000 for number in range(150)} | {"large.png": b"\0" * 200_000})
+    assert len(bomb) < 100_000
+    found = lines(sent(client, [("bomb.zip", bomb), ("after.png", png(1))]))
+    assert found[-1]["error"]["message"].startswith("more than 100 images")
+    small = zipped({f"{number}.png": b"\0" * 100_000 for number in range(99)} | {"large.png": b"\0" * 200_000})
+    found = lines(sent(client, [("small.zip", small)]))
+    assert found[-1]["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("broken", [zipped({"1.png": png(1)})[:200], b"PK\x03\x04" + b"\0" * 100])
+def test_a_broken_zip_is_told_of_and_harms_no_other(client: TestClient, broken: bytes) -> None:
+    found = lines(sent(client, [("broken.zip", broken), ("after.png", png(1))]))
+    assert [line.get("error", {}).get("code") for line in found] == ["archive_unusable", None]
+
+
+def test_a_damaged_or_locked_file_in_a_zip_is_told_of_alone(client: TestClient) -> None:
+    data = bytearray(zipped({"1.png": png(1), "2.png": png(2)}))
+    data[300] ^= 0xFF
+    found = lines(sent(client, [("damaged.zip", bytes(data))]))
+    assert [line.get("error", {}).get("code") for line in found] == ["archive_unusable", None]
+
+
+def test_what_is_no_form_with_files_is_refused_as_a_whole(client: TestClient) -> None:
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    for answer in (
+        client.post("/detect/batch"),
+        client.post("/detect/batch", content=b"{}", headers={"content-type": "application/json"}),
+        client.post("/detect/batch", content=b"no form", headers=form),
+        client.post("/detect/batch", data={"file": "text"}, files={}),
+        client.post("/detect/batch", content=b"--x--\r\n", headers=form),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), answer.text
+        assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_a_form_cut_short_gives_what_it_held_and_says_so(client: TestClient) -> None:
+    whole = client.build_request("POST", "/detect/batch", files=[("file", (str(n), png(n))) for n in range(3)])
+    body = whole.read()
+    headers = {"content-type": whole.headers["content-type"]}
+    found = lines(client.post("/detect/batch", content=body[: len(body) * 2 // 3 - 200], headers=headers))
+    assert [line.get("image_name") for line in found] == ["0", None]
+    assert found[-1]["error"]["code"] == "bad_request"
+
+
+def test_more_than_the_largest_request_is_refused(client: TestClient) -> None:
+    answer = sent(client, [("a", b"\0" * 1_100_000)])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")

@@ -1,0 +1,196 @@
+"""Rows in the outbox are there after a crash, in order, and none is given up without a word."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+from astrodetect.errors import DatabaseUnavailable, OutboxFull
+from astrodetect.records import Scored
+from astrodetect.service import outbox
+from astrodetect.service.outbox import Outbox
+
+Opened = Callable[..., Outbox]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    held: list[Outbox] = []
+
+    def open_one(max_bytes: int = 1_000_000) -> Outbox:
+        held.append(Outbox(tmp_path, max_bytes=max_bytes))
+        return held[-1]
+
+    yield open_one
+    for one in held:
+        one.close()
+
+
+def row(name: object, *, key: str | None = None) -> Scored:
+    request_id = uuid.uuid5(uuid.NAMESPACE_URL, key) if key else uuid.uuid4()
+    return Scored(str(name), "ab" * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
+
+
+def emptied(box: Outbox, most: int = 100) -> list[Scored]:
+    found: list[Scored] = []
+    while box.hand_over(most, found.extend):
+        pass
+    return found
+
+
+def test_rows_come_out_whole_and_in_order(opened: Opened) -> None:
+    box = opened()
+    rows = [row(name) for name in ("plain", "ümläut ✨", 'q"uo\\te', "new\nline", "nul\0", "\ud800", "x" * 5000)]
+    box.append(rows[:3])
+    box.append(rows[3:])
+    assert len(box) == len(rows)
+    assert emptied(box, most=2) == rows
+    assert len(box) == 0
+
+
+def test_what_could_not_be_handed_over_stays_in_its_place(opened: Opened) -> None:
+    box = opened()
+    rows = [row(number) for number in range(5)]
+    box.append(rows)
+
+    def away(_: list[Scored]) -> None:
+        raise DatabaseUnavailable("away")
+
+    assert box.hand_over(2, lambda _: None) == 2
+    with pytest.raises(DatabaseUnavailable):
+        box.hand_over(2, away)
+    assert len(box) == 3
+    box.append([row("late")])
+    assert [one.image_name for one in emptied(box)] == ["2", "3", "4", "late"]
+
+
+def test_a_crash_loses_nothing_and_a_torn_line_is_told_of(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opened()
+    rows = [row(number, key=str(number)) for number in range(3)]
+    first.append(rows)
+    first.close()
+    [segment] = (tmp_path / "0").glob("*.rows")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + whole.splitlines(keepends=True)[0][:-5])
+    second = opened()
+    assert "1 lines were torn" in caplog.text
+    assert second.find(rows[1].request_id) == rows[1]
+    second.append([row("new")])
+    assert [one.image_name for one in emptied(second)] == ["0", "1", "2", "new"]
+    assert second.find(rows[1].request_id) is None
+    assert not list((tmp_path / "0").glob("*.rows"))
+
+
+def test_a_killed_process_leaves_every_row_that_it_was_told_is_kept(tmp_path: Path, opened: Opened) -> None:
+    code = f"""
+import sys, uuid
+from pathlib import Path
+from astrodetect.records import Scored
+from astrodetect.service.outbox import Outbox
+box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**9)
+for number in range(10**6):
+    box.append([Scored(f"{{number}}-{{part}}", "ab", 0.5, 0.5, "m", "1") for part in range(3)])
+    print(number, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 50:
+                process.kill()
+                break
+        acknowledged = [line, *process.stdout][-1]
+    names = [one.image_name for one in emptied(opened(10**9))]
+    expected = [f"{number}-{part}" for number in range(int(acknowledged) + 1) for part in range(3)]
+    assert names[: len(expected)] == expected
+
+
+def test_a_full_outbox_refuses_and_keeps_what_it_has(opened: Opened) -> None:
+    box = opened(max_bytes=2_000)
+    with contextlib.suppress(OutboxFull):
+        for kept in range(100):
+            box.append([row(kept)])
+    assert 2 < len(box) == kept < 20
+    assert box.full
+    assert [one.image_name for one in emptied(box)] == [str(number) for number in range(kept)]
+    box.append([row("again")])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_a_disk_that_takes_part_of_the_rows_keeps_none_of_them_and_takes_the_next(opened: Opened) -> None:
+    import resource
+
+    box = opened()
+    box.append([row("before")])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (800, before[1]))
+    try:
+        with pytest.raises(OutboxFull, match="File too large"):
+            box.append([row("lost"), row("too")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(box) == 1
+    box.append([row("after")])
+    box.close()
+    assert [one.image_name for one in emptied(opened())] == ["before", "after"]
+
+
+def test_a_disk_that_cannot_promise_keeps_none_of_the_rows(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = opened()
+    box.append([row("before")])
+
+    def failing(_: int) -> None:
+        raise OSError(5, os.strerror(5))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OutboxFull, match="Input/output error"):
+            box.append([row("lost")])
+    box.append([row("after")])
+    box.close()
+    assert [one.image_name for one in emptied(opened())] == ["before", "after"]
+
+
+def test_long_outages_take_many_files_each_gone_once_it_is_empty(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1_000)
+    box = opened()
+    for number in range(30):
+        box.append([row(number)])
+    assert len(list((tmp_path / "0").glob("*.rows"))) > 5
+    assert [one.image_name for one in emptied(box, most=4)] == [str(number) for number in range(30)]
+    assert not list((tmp_path / "0").glob("*.rows"))
+
+
+def test_two_processes_never_share_a_folder_and_the_next_takes_over_what_both_left(
+    opened: Opened, tmp_path: Path
+) -> None:
+    code = f"""
+from pathlib import Path
+from astrodetect.records import Scored
+from astrodetect.service.outbox import Outbox
+box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**6)
+box.append([Scored("theirs", "ab", 0.5, 0.5, "m", "1")])
+print("kept", flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "kept\n"
+        ours = opened()
+        ours.append([row("ours")])
+        assert [one.image_name for one in emptied(ours)] == ["ours"]
+        ours.append([row("ours")])
+        process.communicate("\n")
+    ours.close()
+    assert {one.image_name for one in emptied(opened())} == {"ours", "theirs"}
