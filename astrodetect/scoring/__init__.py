@@ -1,0 +1,103 @@
+"""Folder trees to a table of scores, without the service: resumable, in bounded memory, as fast as the engine."""
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astrodetect.errors import DataError
+from astrodetect.progress import Bar
+from astrodetect.records import Scored
+from astrodetect.scoring import files, output, pipeline
+from astrodetect.scoring.pipeline import Seen
+
+if TYPE_CHECKING:
+    from astrodetect.inference.engine import Engine
+
+Record = Callable[[list[Scored]], object]  # logs these, or those of them that are not logged yet
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to score and where to; what stands in its way is told before a model is loaded."""
+
+    places: Sequence[str]  # folders and files
+    output: Path
+    restart: bool
+    max_pixels: int
+
+    def check(self) -> int:
+        """How many files there are."""
+        output.check(self.output, restart=self.restart)
+        files.check(self.places)
+        count = sum(1 for _ in files.walk(self.places))
+        if not count:
+            raise DataError(f"no images under {' '.join(self.places)}: they end in {', '.join(files.SUFFIXES)}")
+        return count
+
+
+def score(task: Task, engine: "Engine", *, total: int, record: Record | None) -> str:
+    """Scores all of it, or what an earlier process left of it, and says in one line what came out."""
+    with output.opened(task.output, _about(task, engine, logged=record is not None), restart=task.restart) as table:
+        paths = files.walk(task.places)
+        table.resume(paths, engine.batch)
+        before, began = table.rows, time.monotonic()
+        with (
+            Bar("scoring", total) as bar,
+            closing(pipeline.look(paths, engine, pipeline.reader(task.max_pixels))) as batches,
+        ):
+            bar.step(before)
+            for batch in batches:
+                verdicts = [_verdict(seen, engine, table.run) for seen in batch]
+                if record and (scored := [verdict for verdict in verdicts if verdict]):
+                    record(scored)  # before the rows below, which say that it is done
+                table.add([_row(seen, verdict, engine) for seen, verdict in zip(batch, verdicts, strict=True)])
+                rate = (table.rows - before) / (time.monotonic() - began)
+                bar.step(len(batch), f"{rate:.0f} images/s, {table.anomalies} anomalies, {table.bad} bad files")
+        table.finish()
+    speed = f", {rate:.0f} images/s" if table.rows > before else ""
+    return f"{table.place}: {table.rows} files scored, {table.anomalies} anomalies, {table.bad} bad files{speed}"
+
+
+def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
+    """What must be the same for a run to go on."""
+    manifest = engine.manifest
+    return {
+        "folders": {place: str(Path(place).absolute()) for place in task.places},
+        "model": manifest.name,
+        "model_version": manifest.version,
+        "precision": engine.precision,
+        "threshold": manifest.threshold,
+        "log": logged,
+    }
+
+
+def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
+    if seen.score is None:
+        return None
+    manifest = engine.manifest
+    return Scored(
+        image_name=seen.path,
+        image_sha256=seen.sha256,
+        score=seen.score,
+        threshold=manifest.threshold,
+        model=manifest.name,
+        model_version=manifest.version,
+        request_id=_request_id(run, seen.path),
+    )
+
+
+def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:
+    """uuid5(run, path), also of a path that is not UTF-8."""
+    digest = hashlib.sha1(run.bytes + os.fsencode(path), usedforsecurity=False).digest()
+    return uuid.UUID(bytes=digest[:16], version=5)
+
+
+def _row(seen: Seen, verdict: Scored | None, engine: "Engine") -> list[str]:
+    score, result = (repr(verdict.score), verdict.result) if verdict else ("", "")
+    return [seen.path, score, result, seen.error, engine.manifest.name, engine.manifest.version]

@@ -1,0 +1,176 @@
+"""`python -m astrodetect score` as people run it: processes, signals, a real PostgreSQL."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT, Program, free_port, query
+
+from astrodetect import __main__, images
+from astrodetect.scoring import output
+
+IMAGES = 640
+DIFFERENT = 16
+SLOW = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END $$;
+    CREATE TRIGGER slow AFTER INSERT ON predictions FOR EACH STATEMENT EXECUTE FUNCTION wait()"""
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many small images, two of them bad."""
+    folder = tmp_path_factory.mktemp("sky")
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        path = folder / str(number % 3) / f"{number:04}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        if number < DIFFERENT:
+            images.write_jpeg(path, random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        else:
+            path.hardlink_to(folder / str(number % DIFFERENT % 3) / f"{number % DIFFERENT:04}.jpg")
+    (folder / "1" / "bad.jpg").write_text("no image")
+    (folder / "2" / "empty.png").touch()
+    return folder
+
+
+def run(*arguments: object, models: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "astrodetect", "score", *map(str, arguments)]
+    given = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models), **environment}
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+
+
+def read(place: Path) -> list[dict[str, str]]:
+    with place.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def uncut(sky: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of a run that nothing disturbed."""
+    place = tmp_path_factory.mktemp("uncut") / "scores.csv"
+    done = run(sky, "--output", place, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    anomalies = sum(row["result"] == "Anomaly Detected" for row in read(place))
+    assert line.startswith(f"{place}: {IMAGES + 2} files scored, {anomalies} anomalies, 2 bad files, ")
+    return place
+
+
+def test_every_file_has_its_row_and_a_finished_table_is_not_touched(sky: Path, uncut: Path, model_folder: Path) -> None:
+    rows, content = read(uncut), uncut.read_bytes()
+    assert [row["path"] for row in rows] == sorted(str(path) for path in sky.rglob("*.*"))
+    assert {Path(row["path"]).name for row in rows if row["error"]} == {"bad.jpg", "empty.png"}
+    assert len({row["score"] for row in rows}) > DIFFERENT / 2
+    again = run(sky, "--output", uncut, models=model_folder)
+    assert again.returncode == 1
+    [line] = again.stderr.splitlines()
+    assert "is there already: --restart" in line
+    assert uncut.read_bytes() == content
+
+
+def test_cut_by_ctrl_c_by_a_kill_and_by_postgresql_it_goes_on_and_each_image_has_one_row(
+    sky: Path, uncut: Path, model_folder: Path, database_url: str, tmp_path: Path
+) -> None:
+    place, part = tmp_path / "scores.csv", tmp_path / "scores.csv.part"
+    environment = {"ASTRODETECT_MODELS_DIR": str(model_folder), "DATABASE_URL": database_url}
+    command = ("-m", "astrodetect", "score", str(sky), "--output", str(place), "--log")
+
+    query(database_url, SLOW)  # so that no processor is done before it is stopped
+
+    def written() -> int:
+        return part.stat().st_size if part.exists() else 0
+
+    for end in ("SIGINT", "SIGKILL", "PostgreSQL"):
+        before = written() + 100  # more than the names of the columns
+        with Program(*command, log=tmp_path / end, environment=environment) as program:
+            program.wait_until(lambda: written() > before)  # noqa: B023 - called in this round alone
+            if end == "PostgreSQL":
+                lets_in(database_url, lets=False)
+            else:
+                program.signal(signal.Signals[end])
+            status = program.wait()
+        assert status == {"SIGINT": 130, "SIGKILL": -signal.SIGKILL, "PostgreSQL": 1}[end], program.said
+        assert end == "SIGKILL" or "the same command goes on where this one was" in program.said.splitlines()[-1]
+        assert "Traceback" not in program.said
+        assert not place.exists()
+    assert read(part) == read(uncut)[: len(read(part))]
+    lets_in(database_url, lets=True)
+    query(database_url, "DROP TRIGGER slow ON predictions")
+    other = run(sky, "--output", place, models=model_folder, DATABASE_URL=database_url)
+    assert other.returncode == 1
+    assert "another log (True, now False): --restart" in other.stderr
+
+    done = run(sky, "--output", place, "--log", models=model_folder, DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    assert place.read_bytes() == uncut.read_bytes()
+    logged = query(database_url, 'SELECT image_name, score, result FROM predictions ORDER BY image_name COLLATE "C"')
+    assert logged == [(row["path"], float(row["score"]), row["result"]) for row in read(uncut) if not row["error"]]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("scores")] == ["scores.csv"]
+
+
+def lets_in(url: str, *, lets: bool) -> None:
+    """Whether connections to the database are taken; those that it has end."""
+    database = url.partition("?")[0].rpartition("/")[2]
+    server = url.replace(f"/{database}?", "/postgres?", 1)
+    query(server, f"ALTER DATABASE {database} ALLOW_CONNECTIONS {lets}")
+    query(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
+
+
+def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "scores.csv"
+    with output.opened(place, {}, restart=False) as table:
+        table.resume(iter(()), 1)
+        for more in ((), ("--restart",)):
+            second = run(sky, "--output", place, *more, models=model_folder)
+            assert second.returncode == 1
+            assert f"another process is writing {place}" in second.stderr
+        table.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("{sky}/nowhere",), "no such folder or file: {sky}/nowhere"),
+        (("{sky}", "{sky}/1"), "{sky}/1 is inside {sky}"),
+        (("{sky}", "{sky}/1/.."), "the same: name it once"),
+        (("{empty}",), "no images under {empty}"),
+        (("{sky}", "--output", "scores.txt"), "ends neither in .csv nor in .parquet"),
+        (("{sky}", "--output", "{sky}/nowhere/scores.csv"), "no folder {sky}/nowhere for the output"),
+        (("{sky}", "--output", "{empty}/o.csv", "--model", "other"), "no model other yet: "),
+        (("{sky}", "--output", "{empty}/o.csv", "--model", "../other"), "argument --model: a name in "),
+    ],
+)
+def test_what_cannot_be_scored_is_one_clear_line_and_leaves_nothing(
+    sky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(__main__.main(["score", *(one.format(sky=sky, empty=tmp_path) for one in arguments)]))
+    lines = capsys.readouterr().err.splitlines()
+    assert said.format(sky=sky, empty=tmp_path) in lines[-1]
+    assert (ended.value.code, len(lines)) == (1, 1) or ended.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_postgresql_that_does_not_answer_is_told_before_anything_is_scored(
+    sky: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    done = run(sky, "--output", tmp_path / "o.csv", "--log", models=model_folder, DATABASE_URL=url)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "cannot reach PostgreSQL" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_starts_without_tensorflow() -> None:
+    imported = (
+        "import sys; from astrodetect import scoring, __main__; print({'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", imported], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
