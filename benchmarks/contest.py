@@ -1,0 +1,119 @@
+"""One round of ours beside the naive service: start both, load them in turns, see what they took, end them."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+import setup_db
+from astrodetect import postgres
+from benchmarks import http, machine, model
+from benchmarks.load import jpegs
+from benchmarks.running import Failed, Running, run, say
+
+OURS, NAIVE = "astrodetect", "naive"
+CALLERS = (1, 8, 32)
+WARM_S = {1: 0.3, 8: 0.5, 32: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What both services share: the model's folder, a folder for what they write, a database each."""
+
+    models: Path
+    scratch: Path
+    urls: dict[str, str]
+
+    def round(self, seconds: dict[int, float], engine_s: float) -> dict[str, Any]:
+        """The figures of one round, by service; and the engine's own, while both are idle."""
+        figures: dict[str, Any] = {NAIVE: {}, OURS: {}}
+        rows_before = {name: count_rows(self.urls[name]) for name in (NAIVE, OURS)}
+        with contextlib.ExitStack() as stack:
+            running = {}
+            for name in (NAIVE, OURS):
+                running[name] = stack.enter_context(self._service(name))
+                figures[name] |= self._starts(name, running[name])
+                figures[name] |= {"load": {}, "answered": 1}
+            for callers in CALLERS:
+                for name, other in ((NAIVE, OURS), (OURS, NAIVE)):
+                    report = self._load(running[name], running[other], callers, seconds[callers])
+                    figures[name]["load"][callers] = report
+                    figures[name]["answered"] += sum(report["statuses"].values())
+                    say(f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.0f} ms")
+            arguments = "--ours", "--json", "--seconds", str(engine_s), "--models", str(self.models)
+            figures["engine"] = json.loads(run("benchmarks.engine", *arguments).splitlines()[-1])
+            say(f"the engine alone: {figures['engine']['images_per_s']:.1f} images/s")
+            for name, service in running.items():
+                peak_mb, pss_mb = machine.memory_mb(service.process.pid)
+                figures[name] |= {"peak_rss_mb": peak_mb, "pss_mb": pss_mb}
+        for name, before in rows_before.items():
+            rows, answered = count_rows(self.urls[name]) - before, figures[name]["answered"]
+            if rows != answered:
+                raise Failed(f"{name} gave {answered} answers and logged {rows} rows")
+        return figures
+
+    def _service(self, name: str) -> Running:
+        environment = {"DATABASE_URL": self.urls[name]}
+        if name == NAIVE:
+            environment |= {"MODEL": str(self.models / f"{model.NAME}.h5")}
+            return Running("benchmarks.naive:app", environment, self.scratch / "naive.log")
+        environment |= {
+            "ASTRODETECT_MODELS_DIR": str(self.models),
+            "ASTRODETECT_DATA_DIR": str(self.scratch / "data"),
+            "ASTRODETECT_MODEL": model.NAME,
+        }
+        return Running("main:app", environment, self.scratch / "astrodetect.log")
+
+    def _starts(self, name: str, service: Running) -> dict[str, float]:
+        """From exec to ready, where it tells, and to the first image's answer."""
+        times = {}
+        if name == OURS:
+            times["ready_s"] = service.until_answered(http.get(f"{service.url}/health/ready"))
+        image = jpegs(self.models / "images" / "test")[:1]
+        times["first_answer_s"] = service.until_answered(http.post(f"{service.url}/detect", image)[0])
+        say(f"{name}: first answer after {times['first_answer_s']:.2f} s")
+        return times
+
+    def _load(self, service: Running, idle: Running, callers: int, seconds: float) -> dict[str, Any]:
+        """One service under load, the other one idle."""
+        arguments: Sequence[str] = (
+            f"{service.url}/detect", "--images", str(self.models / "images" / "test"), "--callers", str(callers),
+            "--seconds", str(seconds), "--warm", str(WARM_S[callers]), "--json",
+        )  # fmt: skip
+        began, idle_before = time.perf_counter(), machine.cpu_s(idle.process.pid)
+        report: dict[str, Any] = json.loads(run("benchmarks.load", *arguments, may_fail=True))
+        idle_s = machine.cpu_s(idle.process.pid) - idle_before
+        if set(report["statuses"]) != {"200"} or report["errors"]:
+            raise Failed(
+                f"{service.app} with {callers} callers: statuses {report['statuses']}, errors {report['errors']}\n"
+                + service.said()
+            )
+        return report | {"idle_cpu_share": idle_s / (time.perf_counter() - began) / machine.cores()}
+
+
+@contextlib.contextmanager
+def databases(scratch: Path) -> Iterator[dict[str, str]]:
+    """An empty PostgreSQL with a database for each service, ours set up as its user sets it up."""
+    folder = scratch / "postgres"
+    with postgres.serve(folder, NAIVE) as naive, postgres.serve(folder, OURS) as ours:
+        for url in (naive, ours):
+            setup_db.create_database(url)
+        setup_db.migrate(ours)
+        yield {NAIVE: naive, OURS: ours}
+
+
+def count_rows(url: str) -> int:
+    """What the log holds; nothing before there is one."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('predictions') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            return 0
+        cursor.execute("SELECT count(*) FROM predictions")
+        found = cursor.fetchone()
+        return int(found[0]) if found else 0

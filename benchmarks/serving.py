@@ -1,0 +1,167 @@
+"""`python -m benchmarks.serving`: our service beside the one that users write in a day, in one run on one machine.
+
+Both serve the same model to the same callers, with one worker, and log to the same embedded PostgreSQL, a database
+each, fsync on. Both are up all the time but only one is under load at a time, in turns; what the idle one takes of
+the machine meanwhile is in the report. A start counts from exec to the first answered image, for both. The engine's
+own images/s are taken in the same run, while both services are idle. An answer other than 200, or a row that is
+missing, fails the whole run: nothing is reported.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from astrodetect.errors import AstrodetectError
+from astrodetect.settings import settings
+from benchmarks import machine, model, picture
+from benchmarks.contest import CALLERS, NAIVE, OURS, Contest, databases
+from benchmarks.running import Failed, ending_on_signals, run, say
+
+QUICK_S, FULL_S = {1: 1.5, 8: 2.0, 32: 3.5}, {1: 4.0, 8: 5.0, 32: 10.0}  # the naive one's 32 callers wait seconds
+ROUNDS = 3
+LOAD_FIGURES = ("per_s", "p50_ms", "p99_ms")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures and prints; 1 where a service failed, 130 after Ctrl-C."""
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=summary)
+    add = parser.add_argument
+    add("--size", type=int, default=model.SIZE, help="side of what the network sees, pixels (default: 227)")
+    add("--quick", action="store_true", help="one short round, in less than a minute")
+    add("--json", action="store_true", help="one JSON object, and nothing else on stdout")
+    add("--picture", type=Path, help="where the picture goes (default: benchmark/serving.svg in the data folder)")
+    arguments = parser.parse_args(argv)
+    try:
+        with ending_on_signals():
+            report = measure(arguments.size, quick=arguments.quick)
+    except (Failed, AstrodetectError) as failed:
+        say(f"serving: {failed}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    place = arguments.picture or settings().data_dir / "benchmark" / "serving.svg"
+    draw(report, place)
+    say(f"picture: {place}")
+    print(json.dumps(report) if arguments.json else in_words(report))
+    return 0
+
+
+def measure(size: int, *, quick: bool) -> dict[str, Any]:
+    """The whole run."""
+    began = time.monotonic()
+    say("preparing the model")
+    models = Path(run("benchmarks.model", "--size", str(size)).splitlines()[-1])
+    prepared_s = time.monotonic() - began
+    about = machine.describe()
+    with (
+        tempfile.TemporaryDirectory(prefix="astrodetect-benchmark-", ignore_cleanup_errors=True) as scratch,
+        databases(Path(scratch)) as urls,
+    ):
+        contest = Contest(models, Path(scratch), urls)
+        if quick:
+            rounds = [contest.round(QUICK_S, engine_s=2.0)]
+        else:
+            rounds = [contest.round(FULL_S, engine_s=5.0) for _ in range(ROUNDS)]
+    return summary_of(rounds) | {
+        "size": size,
+        "quick": quick,
+        "rounds": rounds,
+        "machine": about,
+        "prepared_s": prepared_s,
+        "took_s": time.monotonic() - began,
+    }
+
+
+def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the rounds, and how many times better than naive ours is."""
+
+    def median(*keys: str | int) -> float:
+        values: list[float] = []
+        for figures in rounds:
+            found: Any = figures
+            for key in keys:
+                found = found[key]
+            values.append(found)
+        return statistics.median(values)
+
+    services = {}
+    for name in (NAIVE, OURS):
+        services[name] = {key: median(name, key) for key in ("first_answer_s", "peak_rss_mb", "pss_mb")}
+        services[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_FIGURES for n in CALLERS}
+    ours, naive = services[OURS], services[NAIVE]
+    ours["ready_s"] = median(OURS, "ready_s")
+    ratios = {f"throughput_ratio_{n}": ours[f"per_s_{n}"] / naive[f"per_s_{n}"] for n in CALLERS}
+    for share in ("p50", "p99"):
+        ratios |= {f"{share}_ratio_{n}": naive[f"{share}_ms_{n}"] / ours[f"{share}_ms_{n}"] for n in CALLERS}
+    engine = {"images_per_s": median("engine", "images_per_s")} | {
+        key: rounds[-1]["engine"][key] for key in ("precision", "streams", "batch")
+    }
+    loads = [found[name]["load"][callers] for found in rounds for name in (NAIVE, OURS) for callers in CALLERS]
+    return ratios | {
+        "memory_ratio": naive["peak_rss_mb"] / ours["peak_rss_mb"],
+        "ready_ratio": naive["first_answer_s"] / ours["first_answer_s"],
+        "engine_share": ours["per_s_32"] / engine["images_per_s"],
+        "services": services,
+        "engine": engine,
+        "precision": engine["precision"],
+        "generator_cpu_share": max(load["cpu_share"] for load in loads),
+        "generator_cpu_us": max(load["cpu_us"] for load in loads),
+        "idle_cpu_share": max(load["idle_cpu_share"] for load in loads),
+    }
+
+
+def table(report: dict[str, Any]) -> list[picture.Row]:
+    """What is measured, ours, naive, and how many times better ours is."""
+    ours, naive = report["services"][OURS], report["services"][NAIVE]
+
+    def row(name: str, key: str, ratio: str) -> picture.Row:
+        return name, ours[key], naive[key], f"{report[ratio]:.1f}×"
+
+    rows = [row(f"requests/s, {n} callers", f"per_s_{n}", f"throughput_ratio_{n}") for n in CALLERS]
+    for share in ("p50", "p99"):
+        rows += [row(f"{share}, {n} callers, ms", f"{share}_ms_{n}", f"{share}_ratio_{n}") for n in CALLERS]
+    rows.append(row("first answer after, s", "first_answer_s", "ready_ratio"))
+    rows.append(row("peak memory, MB", "peak_rss_mb", "memory_ratio"))
+    return rows
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """The table, and what belongs to it."""
+    lines = [f"{'':24}{OURS:>14}{NAIVE:>14}{'better':>10}"]
+    lines += [f"{name:24}{ours:>14,.1f}{naive:>14,.1f}{better:>10}" for name, ours, naive, better in table(report)]
+    ours, naive, engine = report["services"][OURS], report["services"][NAIVE], report["engine"]
+    lines += [
+        f"memory after the load, each page shared out (PSS): {ours['pss_mb']:,.0f} and {naive['pss_mb']:,.0f} MB; "
+        f"ours says ready after {ours['ready_s']:.2f} s",
+        f"our engine alone: {engine['images_per_s']:.1f} images/s in {engine['precision']}, {engine['streams']} "
+        f"streams of {engine['batch']}; with 32 callers the service reaches {report['engine_share']:.0%} of it",
+        f"of the machine, the load generator took at most {report['generator_cpu_share']:.1%}, "
+        f"the idle service {report['idle_cpu_share']:.1%}",
+        about(report),
+    ]
+    return "\n".join(lines)
+
+
+def about(report: dict[str, Any]) -> str:
+    """Where and when."""
+    at = report["machine"]
+    return (
+        f"ResNet50 at {report['size']} px, {at['cores']} cores of {at['processor']}, "
+        f"{'one quick round' if report['quick'] else f'medians of {ROUNDS} rounds'}, {at['date'][:10]}; "
+        f"others took {at['busy_before']:.0%} of the machine before"
+    )
+
+
+def draw(report: dict[str, Any], place: Path) -> None:
+    """The table as bars."""
+    picture.write(place, "The service beside a naive one", (OURS, NAIVE), table(report), about(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The benchmarks' own tools: the load generator sees what happens, and says so."""
+
+import http.server
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import engine, load, serving
+from benchmarks import http as wire
+from benchmarks.callers import Callers
+from benchmarks.report import Answer, Report
+
+WAITS_S = {"/slow": 0.2, "/silent": 3.0}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Echoes the length of what it got; refuses, hangs up or dawdles by path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/hangup":
+            self.close_connection = True
+            return
+        if self.path in WAITS_S:
+            time.sleep(WAITS_S[self.path])
+        answer = str(len(body)).encode()
+        self.send_response(503 if self.path == "/busy" else 200)
+        self.send_header("content-length", str(len(answer)))
+        if self.path == "/closing":
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A small server that keeps connections open."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def called(url: str, seconds: float = 0.3, *, callers: int = 3, size: int = 12_000, **options: object) -> Report:
+    """A short run."""
+    requests = wire.post(url, [("a.jpg", b"x" * size), ("b.jpg", b"y" * size)])
+    return Callers(url, requests, count=callers, keep=True, **options).run(seconds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("path", "size"), [("/detect", 12_000), ("/closing", 12_000), ("/detect", 3_000_000)])
+def test_every_request_gets_its_own_answer(url: str, path: str, size: int) -> None:
+    report = called(url + path, size=size)
+    assert report.all_well
+    assert len(report.kept) == sum(report.statuses.values()) > 3
+    whole = len(wire.post(url + path, [("a.jpg", b"x" * size)])[0].partition(b"\r\n\r\n")[2])
+    assert {answer.body for answer in report.kept} == {str(whole).encode()}
+
+
+def test_an_answer_other_than_200_is_not_all_well(url: str) -> None:
+    report = called(f"{url}/busy")
+    assert set(report.statuses) == {503}
+    assert not report.all_well
+    assert "NOT ALL WELL" in report.in_words()
+
+
+def test_callers_that_are_hung_up_on_stop_or_go_on_as_asked(url: str) -> None:
+    assert sum(called(f"{url}/hangup").errors.values()) == 3
+    assert sum(called(f"{url}/hangup", reconnect=True).errors.values()) > 3
+
+
+def test_an_open_loop_sends_what_is_due_and_counts_waiting_from_then(url: str) -> None:
+    steady = called(f"{url}/detect", 1.0, rate=50)
+    assert sum(steady.statuses.values()) + steady.unsent == 50
+    swamped = called(f"{url}/slow", 0.6, callers=1, rate=20)
+    assert swamped.unsent > 0
+    latest = max(swamped.kept, key=lambda answer: answer.due)
+    assert latest.latency_s > 0.3  # 0.2 s of work, and the wait for the only caller
+
+
+def test_an_answer_that_never_comes_is_an_error(url: str) -> None:
+    report = called(f"{url}/silent", callers=1, timeout_s=0.1)
+    assert report.errors == {"no answer in time": 1}
+    assert not report.all_well
+
+
+def test_latency_is_of_what_was_due_in_the_window_and_throughput_of_what_was_answered_there() -> None:
+    answers = [Answer(0.0, 1.5, 200, b""), Answer(1.2, 0.4, 200, b""), Answer(1.8, 9.0, 200, b"")]
+    report = Report.of(
+        answers,
+        window=(1.0, 2.0),
+        callers=1,
+        rate=None,
+        statuses={200: 3},
+        errors={},
+        unsent=0,
+        cpu_us=1.0,
+        cpu_share=0.0,
+        keep=False,
+    )
+    assert (report.answers, report.per_s) == (2, 2.0)
+    assert (report.p50_ms, report.p99_ms) == (400.0, 9000.0)
+
+
+def test_a_run_without_answers_has_no_latency_and_is_not_well() -> None:
+    empty = Report.of(
+        [],
+        window=(0.0, 1.0),
+        callers=1,
+        rate=None,
+        statuses={},
+        errors={},
+        unsent=0,
+        cpu_us=0.0,
+        cpu_share=0.0,
+        keep=False,
+    )
+    assert math.isnan(empty.p50_ms)
+    assert not empty.all_well
+
+
+@pytest.mark.parametrize(
+    ("received", "parsed"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Len", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", None),
+        (b"HTTP/1.1 200 OK\r\nCONTENT-length: 3\r\n\r\nabc", (200, b"abc", False)),
+        (b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nConnection: close\r\n\r\n", (503, b"", True)),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", (204, b"", False)),
+    ],
+)
+def test_answers_are_told_apart(received: bytes, parsed: tuple[int, bytes, bool] | None) -> None:
+    assert wire.parse(received) == parsed
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [(serving.main, ["--size", "big"]), (engine.main, ["--precision", "f8"]), (load.main, ["--callers", "2"])],
+)
+def test_arguments_that_make_no_sense_are_told_before_anything_runs(program: object, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program(arguments)  # type: ignore[operator]
+    assert ended.value.code == 2
