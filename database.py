@@ -3,7 +3,7 @@
 import datetime as dt
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, starmap
 from typing import Any
@@ -13,12 +13,13 @@ from psycopg2.extras import register_uuid
 
 import setup_db
 from astrodetect import postgres
-from astrodetect.connections import Connection, Pool, connect, explained, read_url
+from astrodetect.connections import Connection, Pool, Silent, Values, ask, connect, explained, read_url
 from astrodetect.errors import NotFound
 from astrodetect.records import Filters, Page, Prediction, Scored
 from astrodetect.settings import Settings
 
 BIGINT_MAX = 2**63 - 1
+GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 COLUMNS = 'id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version'
@@ -102,24 +103,24 @@ class Database:
         self._pool.close()
 
     def _open(self) -> Connection:
-        connection = connect(self._url, timeout_s=self._timeout_s)
+        connection = connect(self._url, timeout_s=self._timeout_s, bounded=True)
         register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(SESSION, {"timeout": f"{self._timeout_s * 1000:.0f}ms"})
+            ask(connection, SESSION, {"timeout": f"{self._timeout_s * 1000:.0f}ms"}, within_s=self._timeout_s)
         except psycopg2.Error as error:
             connection.close()
             raise explained(error) from error
         return connection
 
-    def _run(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, values: Values) -> list[tuple[Any, ...]]:
         """Its rows; where the connection turns out dead, as after a restart, once more on a new one."""
         for again in (True, False):
             with self._pool.connection() as connection:
                 try:
-                    with connection.cursor() as cursor:
-                        cursor.execute(statement, values)
-                        return cursor.fetchall()
+                    return ask(connection, statement, values, within_s=self._timeout_s + GRACE_S)
+                except Silent:
+                    self._pool.forget()
+                    raise
                 except psycopg2.Error as error:
                     if not (connection.closed and again):
                         raise explained(error) from error

@@ -50,7 +50,7 @@ def create_app(chosen: Settings) -> FastAPI:
             journal.open_log()
             state = app.state
             state.settings, state.drain = chosen, drain
-            state.slot = Slot(chosen.models_dir, chosen.model, chosen.precision)
+            state.slot = Slot(chosen.models_dir, chosen.model, chosen.precision, passed=meters.passed)
             try:
                 state.slot.serving()
             except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here

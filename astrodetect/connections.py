@@ -2,18 +2,21 @@
 
 import math
 import re
+import selectors
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import psycopg2
 from psycopg2 import errorcodes
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, TRANSACTION_STATUS_IDLE, parse_dsn
 
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable
 
 Connection: TypeAlias = "psycopg2.extensions.connection"
+Values: TypeAlias = Mapping[str, Any] | Sequence[Any]
 
 EXAMPLE = "postgresql://user:password@host:5432/astrodetect"
 STRAY = "DATABASE_URL holds a stray @: write @ as %40, / as %2F, ? as %3F in user and password"
@@ -36,6 +39,10 @@ PASSES = {  # the same statement may succeed later
 
 class Refused(DatabaseUnavailable):
     """A server answered and did not let us in."""
+
+
+class Silent(DatabaseUnavailable):
+    """A server that has the connection says nothing: it hangs, or the network between does."""
 
 
 def read_url(url: str) -> dict[str, str]:
@@ -68,8 +75,11 @@ def without_password(url: str) -> str:
     return url.rstrip("?&")
 
 
-def connect(url: str, *, timeout_s: float, **instead: str) -> Connection:
-    """A connection that commits each statement by itself; what the URL says goes before our limits."""
+def connect(url: str, *, timeout_s: float, bounded: bool = False, **instead: str) -> Connection:
+    """A connection that commits each statement by itself; what the URL says goes before our limits.
+
+    Where it is `bounded`, statements go through `ask`.
+    """
     limits = {
         "connect_timeout": math.ceil(timeout_s),
         "tcp_user_timeout": math.ceil(timeout_s * 1000),
@@ -81,11 +91,39 @@ def connect(url: str, *, timeout_s: float, **instead: str) -> Connection:
     }
     parts: dict[str, Any] = {**limits, **read_url(url), **instead}
     try:
-        connection: Connection = psycopg2.connect(**parts)
+        connection: Connection = psycopg2.connect(**parts, async_=bounded)
+        if bounded:  # libpq leaves its limit for each host to us
+            _settle(connection, timeout_s * len(parts.get("host", "").split(",")))
+        else:
+            connection.autocommit = True
+    except Silent:
+        raise _refused(TimeoutError("timeout expired"), parts) from None
     except (psycopg2.Error, ValueError) as error:
         raise _refused(error, parts) from error
-    connection.autocommit = True
     return connection
+
+
+def ask(connection: Connection, statement: str, values: Values, *, within_s: float) -> list[tuple[Any, ...]]:
+    """Its rows, or Silent.
+
+    A blocking call would wait for as long as the other side keeps the connection open: TCP's own limits only count
+    bytes that are not acknowledged, and the kernel of a server that hangs, or a proxy, acknowledges them all.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        _settle(connection, within_s)
+        return cursor.fetchall()
+
+
+def _settle(connection: Connection, within_s: float) -> None:
+    """Until what was begun is done; a connection that stays silent is closed, as its answer may still come."""
+    give_up = time.monotonic() + within_s
+    while (state := connection.poll()) != POLL_OK:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE)
+            if not selector.select(max(give_up - time.monotonic(), 0)):
+                connection.close()
+                raise Silent(f"PostgreSQL does not answer: nothing within {within_s:g} seconds")
 
 
 def explained(error: psycopg2.Error) -> DatabaseError:

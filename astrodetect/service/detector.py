@@ -119,7 +119,8 @@ class Detector:
             "inference": passed.took_s,
             "commit": recorded.waited_s + recorded.took_s,
         }
-        self._meters.detected(trail.stages_s, passed.together)
+        trail.said["batch"] = passed.together
+        self._meters.detected(trail.stages_s)
         return recorded.result
 
     def _known(self, request_id: uuid.UUID) -> Prediction | Queued | None:

@@ -77,6 +77,7 @@ class _Line:
 
 def open_log() -> None:
     """Our lines in place of uvicorn's own, on stdout; where a handler was set already, it keeps them."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is wrong with a form is in the answer
     theirs = logging.getLogger("uvicorn.access")
     if theirs.handlers:
         theirs.handlers.clear()

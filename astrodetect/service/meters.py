@@ -17,7 +17,7 @@ class Meters:
         self._requests = self._counter("requests", "Requests answered", "route", "status")
         self._took = self._histogram("request_seconds", "From a request to its answer", SECONDS, "route")
         self._stages = self._histogram("stage_seconds", "Parts of a detection", SECONDS, "stage")
-        self._batches = self._histogram("batch_images", "Images in the pass that a request was part of", IMAGES)
+        self._batches = self._histogram("batch_images", "Images in one pass of the network", IMAGES)
         self._refused = self._counter("shed", "Requests refused because too many were at work")
         self._rows = self._counter("rows", "Rows, by where they went", "logged")
 
@@ -34,11 +34,14 @@ class Meters:
         """One request that was refused because too many were at work."""
         self._refused.inc()
 
-    def detected(self, stages_s: Mapping[str, float], batch: int) -> None:
+    def detected(self, stages_s: Mapping[str, float]) -> None:
         """Where one detection spent its time."""
         for stage, seconds in stages_s.items():
             self._stages.labels(stage).observe(seconds)
-        self._batches.observe(batch)
+
+    def passed(self, images: int) -> None:
+        """One pass of the network."""
+        self._batches.observe(images)
 
     def recorded(self, logged: str, rows: int) -> None:
         """Rows committed, queued in the outbox, or drained from it."""

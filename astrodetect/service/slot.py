@@ -10,6 +10,7 @@ import numpy as np
 
 from astrodetect import bundle
 from astrodetect.batcher import Batcher
+from astrodetect.bundle import Precision
 from astrodetect.inference.engine import Engine
 from astrodetect.records import Outputs, Pixels
 
@@ -25,8 +26,10 @@ class Serving:
 class Slot:
     """Holds one engine; a service that started before its first training needs no restart."""
 
-    def __init__(self, folder: Path, name: str, precision: Literal["auto", "int8", "bf16", "f32"]) -> None:
-        self._folder, self._name, self._precision = folder, name, precision
+    def __init__(
+        self, folder: Path, name: str, precision: Precision | Literal["auto"], *, passed: Callable[[int], None]
+    ) -> None:
+        self._folder, self._name, self._precision, self._passed = folder, name, precision, passed
         self._serving: Serving | None = None
         self._loading = threading.Lock()
 
@@ -41,7 +44,9 @@ class Slot:
             with self._loading:
                 if self._serving is None:
                     engine = Engine(bundle.load(self._folder, self._name, self._precision))
-                    batcher = Batcher(_passes(engine), most=engine.batch, threads=engine.streams, name="inference")
+                    batcher = Batcher(
+                        _passes(engine, self._passed), most=engine.batch, threads=engine.streams, name="inference"
+                    )
                     self._serving = Serving(engine, batcher)
         return self._serving
 
@@ -55,11 +60,12 @@ class Slot:
             self._serving.batcher.close()
 
 
-def _passes(engine: Engine) -> Callable[[list[Pixels]], list[Outputs]]:
+def _passes(engine: Engine, passed: Callable[[int], None]) -> Callable[[list[Pixels]], list[Outputs]]:
     """One pass of the network for a batch, its outputs image by image."""
 
     def passes(batch: list[Pixels]) -> list[Outputs]:
         found = engine.run(np.stack(batch))
+        passed(len(batch))
         return [
             Outputs(found.scores[i : i + 1], found.features[i : i + 1], found.maps[i : i + 1])
             for i in range(len(batch))

@@ -1,0 +1,58 @@
+"""A PostgreSQL that may be stopped, and services that may be killed."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support import Service, query
+
+import setup_db
+from faults.storage import Log, Server
+from faults.watching import Start
+
+_number = itertools.count(1)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the promised lengths are asked for, not the short ones."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("faults") / "postgres")
+    query(server.url("postgres"), "ALTER SYSTEM SET fsync = off")  # processes are killed here, not machines
+    query(server.url("postgres"), "SELECT pg_reload_conf()")
+    query(server.url("postgres"), "CREATE DATABASE set_up")
+    setup_db.migrate(server.url("set_up"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def log(_one_server: Server) -> Iterator[Log]:
+    """A database as setup_db leaves it."""
+    name = f"faults_{next(_number)}"
+    query(_one_server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE set_up")
+    yield Log(_one_server, name)
+    _one_server.start()
+
+
+@pytest.fixture
+def start(log: Log, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts the service on that database, with these settings, and waits until it is ready."""
+    with ExitStack() as stack:
+
+        def start_one(*, wait: bool = True, url: str = log.url, **chosen: object) -> Service:
+            environment = {f"ASTRODETECT_{name}".upper(): str(value) for name, value in chosen.items()}
+            environment |= {"DATABASE_URL": url, "ASTRODETECT_MODELS_DIR": str(model_folder)}
+            service = Service(log=tmp_path / f"log{next(_number)}", environment=environment)
+            stack.enter_context(service)
+            if wait:
+                service.wait_until(service.ready)
+            return service
+
+        yield start_one
