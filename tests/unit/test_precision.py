@@ -1,0 +1,229 @@
+"""Low precision serves where it decides as Keras does, and nowhere else."""
+
+import io
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import train_model
+from astrodetect import bundle
+from astrodetect.bundle import Bundle, Fidelity, Manifest, Precision
+from astrodetect.errors import ModelError
+from astrodetect.inference import openvino
+from astrodetect.inference.engine import Engine
+from astrodetect.learning import export, network, quantise
+from astrodetect.records import ImageContract, Outputs
+
+SIZE = 32
+PRECISIONS: tuple[Precision, ...] = ("int8", "bf16", "f32")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    """Dark skies and bright ones in turn."""
+    random = np.random.default_rng(0)
+    return np.stack([random.integers(0, 130 + 60 * (i % 2), (SIZE, SIZE, 3), dtype=np.uint8) for i in range(24)])
+
+
+@pytest.fixture(scope="module")
+def model(pixels: NDArray[np.uint8]) -> keras.Model:
+    """Tells dark from bright: a random network whose head was set by hand."""
+    network.set_seed(1)
+    made = network.build(SIZE, network.Standard((80.0,) * 3, (2000.0,) * 3))
+    features = keras.Model(made.input, made.get_layer("features").output).predict(pixels.astype(np.float32), verbose=0)
+    dark, bright = features[::2].mean(axis=0), features[1::2].mean(axis=0)
+    kernel = 8 * (bright - dark) / np.square(bright - dark).sum()
+    made.get_layer("score").set_weights([kernel[:, np.newaxis], np.array([-kernel @ (bright + dark) / 2])])
+    return made
+
+
+@pytest.fixture(scope="module")
+def held(model: keras.Model, pixels: NDArray[np.uint8]) -> export.HeldOut:
+    return export.HeldOut.scored_by(model, pixels, np.arange(len(pixels)) % 2)
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, str]:
+    """What publishing said, and where."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def folder(
+    model: keras.Model, held: export.HeldOut, said: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """With a published model that has all three precisions."""
+    folder = tmp_path_factory.mktemp("models")
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        export.publish(model, manifest(), folder, held, held.pixels[:8])
+    said.update(out=out.getvalue(), err=err.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exact(folder: Path, held: export.HeldOut) -> Outputs:
+    return Engine(bundle.load(folder, "m", "f32")).run(held.pixels)
+
+
+def manifest() -> Manifest:
+    image = ImageContract(SIZE)
+    return Manifest(name="m", classes=["SB", "E"], image=image, metrics={}, data={}, settings={}, versions={})
+
+
+def one_sided(network: Any, _pixels: NDArray[np.uint8]) -> Any:
+    """As if quantising had cost the network its judgement: whatever it sees is a little bright."""
+    head = next(node for node in network.get_ordered_ops() if node.get_type_name() == "Sigmoid")
+    moved = openvino.opset13.add(head.input(0).get_source_output(), np.float32(20.0))
+    head.input(0).replace_source_output(moved.output(0))
+    return network
+
+
+def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: export.HeldOut) -> None:
+    loaded = bundle.load(folder, "m")
+    assert loaded.precision == loaded.manifest.precision == "int8"
+    served = Engine(loaded).run(held.pixels)
+    assert np.array_equal(served.scores > 0.5, held.scores > 0.5)
+    measured = loaded.manifest.fidelity["int8"]
+    assert (measured.kept, measured.images, measured.same_decisions) == (True, len(held.pixels), 1.0)
+    assert measured.largest_difference == pytest.approx(float(np.abs(served.scores - held.scores).max()), abs=1e-5)
+    assert 0 < measured.mean_difference <= measured.largest_difference < 0.2
+    assert export.FAITHFUL <= min(measured.features, measured.maps) < 1
+
+
+def test_only_the_network_that_serves_is_held_in_memory(folder: Path) -> None:
+    for precision, stem in (("int8", "m.int8"), ("bf16", "m"), ("f32", "m")):
+        loaded = bundle.load(folder, "m", precision)  # type: ignore[arg-type]
+        assert loaded.xml == (folder / f"{stem}.xml").read_bytes()
+        assert loaded.weights == (folder / f"{stem}.bin").read_bytes()
+    assert len(bundle.load(folder, "m").weights) < len(bundle.load(folder, "m", "f32").weights) / 3.5
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_company_an_image_is_in_changes_no_answer(folder: Path, held: export.HeldOut, precision: Precision) -> None:
+    engine = Engine(bundle.load(folder, "m", precision))
+    alone = [engine.run(held.pixels[[i]]) for i in range(12)]
+    for count in range(2, 9):
+        for first in range(0, 12 - count + 1):
+            together = engine.run(held.pixels[first : first + count])
+            for place in range(count):
+                assert abs(together.scores[place] - alone[first + place].scores[0]) <= 1e-5
+                assert np.abs(together.features[place] - alone[first + place].features[0]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_callers_at_once_get_their_own_answers(folder: Path, held: export.HeldOut, precision: Precision) -> None:
+    engine = Engine(bundle.load(folder, "m", precision))
+    parts = [held.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
+    with ThreadPoolExecutor(2 * engine.streams) as pool:
+        found = list(pool.map(engine.run, parts))
+    for part, outputs in zip(parts, found, strict=True):
+        expected = engine.run(part)
+        assert np.abs(outputs.scores - expected.scores).max() <= 1e-5
+        assert np.abs(outputs.maps - expected.maps).max() <= 1e-4
+
+
+@pytest.mark.parametrize(("has_bf16", "serves"), [(True, "bf16"), (False, "f32")])
+def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
+    folder: Path,
+    held: export.HeldOut,
+    exact: Outputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_bf16: bool,
+    serves: Precision,
+) -> None:
+    monkeypatch.setattr(quantise, "to_int8", one_sided)
+    monkeypatch.setattr(export, "has_bf16", lambda: has_bf16)
+    for file in ("m.xml", "m.bin"):
+        shutil.copy(folder / file, tmp_path)
+    chosen = export.choose(manifest(), tmp_path / "m.xml", exact, held, held.pixels[:2])
+    refused = chosen.fidelity["int8"]
+    assert (refused.kept, refused.same_decisions) == (False, 0.5)
+    assert chosen.precision == serves
+    assert sorted(chosen.fidelity) == sorted({"int8", serves} - {"f32"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml"]
+
+
+def test_decisions_ranking_and_explanations_must_all_stay(
+    folder: Path, held: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = bundle.load(folder, "m", "int8")
+    assert export.fidelity(low, exact, held).kept
+    for limit, value in (("SAME_DECISIONS", 1.01), ("AUC_CHANGE", -1.0), ("FAITHFUL", 1.01)):
+        with monkeypatch.context() as patch:
+            patch.setattr(export, limit, value)
+            assert not export.fidelity(low, exact, held).kept, limit
+
+
+def test_what_is_left_of_features_and_maps_is_measured_against_what_tells_them_apart() -> None:
+    random = np.random.default_rng(0)
+    features = (100 + random.normal(size=(50, 8))).astype(np.float32)  # a cosine between any two is above 0.999
+    assert export.kept_share(features, features) == 1
+    assert export.kept_share(np.broadcast_to(features.mean(axis=0), features.shape), features) == pytest.approx(0)
+    maps = random.normal(size=(50, 4, 4)).astype(np.float32)
+    maps[0] = 0  # what is found there has any direction, and is as good as nothing
+    assert export.kept_share(maps + np.float32(0.01), maps) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_first_convolution_the_head_and_the_later_sums_stay_in_float(folder: Path) -> None:
+    loaded = bundle.load(folder, "m")
+    nodes = openvino.Core().read_model(loaded.xml, loaded.weights).get_ordered_ops()
+    convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
+    in_float = [node for node in convolutions if inputs(node)[1] == "Constant"]
+    assert in_float == [convolutions[0], convolutions[-1]]
+    assert [inputs(node) for node in nodes if node.get_type_name() == "MatMul"] == [["ReduceMean", "Constant"]]
+    sums = [node for node in nodes if node.get_type_name() == "Add" and "Constant" not in inputs(node)]
+    assert [inputs(node).count("FakeQuantize") for node in sums] == [2] * 3 + [0] * 13
+
+
+def inputs(node: Any) -> list[str]:
+    return [str(entry.get_source_output().get_node().get_type_name()) for entry in node.inputs()]
+
+
+def test_each_precision_answers_for_its_own_canary(folder: Path) -> None:
+    true = bundle.load(folder, "m", "int8")
+    Engine(replace(true, manifest=replace(true.manifest, canary_score=0.987)))  # float32's, which does not serve
+    other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.canary_of("int8") + 0.1)
+    with pytest.raises(ModelError, match=r"canary 0\.\d+ in int8, not .* set ASTRODETECT_PRECISION=f32"):
+        Engine(replace(true, manifest=replace(true.manifest, fidelity={"int8": other})))
+
+
+def test_an_int8_network_with_other_weights_is_refused(folder: Path) -> None:
+    true = bundle.load(folder, "m", "int8")
+    spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
+    spoilt[len(spoilt) // 4 :] = 1
+    with pytest.raises(ModelError, match="model m"):
+        Engine(Bundle(true.manifest, true.xml, spoilt.tobytes(), "int8"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_quantising_says_how_far_it_is_and_nothing_else(said: dict[str, str]) -> None:
+    assert said["out"] == ""
+    assert re.fullmatch(r"(trying int8: \d/8.*\n)*trying int8: 8/8, [\d.]+ s\n", said["err"])
+
+
+def test_training_says_in_one_line_what_serves_and_what_was_refused() -> None:
+    def tried(share: float, *, kept: bool) -> Fidelity:
+        return Fidelity(kept, 0.5, 200, share, 0.1, 0.01, -0.0012, 1.0, 1.0)
+
+    def words(precision: Precision, **fidelity: Fidelity) -> str:
+        return train_model.precision_in_words(
+            replace(manifest(), precision=precision, fidelity=fidelity)  # type: ignore[arg-type]
+        )
+
+    good, bad = tried(0.995, kept=True), tried(0.9, kept=False)
+    assert words("f32") == "f32 serves"
+    assert words("int8", int8=good) == "int8 serves: 99.50% of 200 decisions as in Keras, AUC -0.0012"
+    assert words("bf16", int8=bad, bf16=good).startswith("int8 is refused: 90.00% of 200 decisions as in Keras, AUC")
+    assert "; bf16 serves: 99.50%" in words("bf16", int8=bad, bf16=good)
+    assert words("f32", int8=bad).startswith("f32 serves; int8 is refused: 90.00%")
