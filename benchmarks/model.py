@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 NAME = "resnet50_model"
 SIZE = 227
 CLASSES = ("dark", "moonlit")
-LEARNT, HELD = 24, 32  # images a class
-CALIBRATING_BATCH, CALIBRATING_BATCHES = 8, 4
+LEARNT, HELD = 16, 20  # images a class
+CALIBRATING_BATCH, CALIBRATING_BATCHES = 8, 3
 BRANCH_SCALE = 0.2  # of each residual branch: the more of it, the more a random network of 50 layers is chaos
 RIDGE = 100.0
 SURE = 3.0  # the logit that the head is fitted to

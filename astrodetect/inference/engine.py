@@ -2,19 +2,21 @@
 
 import os
 import queue
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.bundle import Bundle, canary
+from astrodetect.bundle import Bundle, Precision, canary
 from astrodetect.errors import ModelError
 from astrodetect.inference import openvino
 from astrodetect.records import Outputs
 
-CORES_A_STREAM = 2  # of one pass: a lone image is answered in half the time, and many lose next to nothing
+SMALL = ("int8",)  # 24 MB of weights; the others' 94 MB are held but once
+CORES_A_STREAM = 2  # of those: a compromise between a lone image and many
 MOST_STREAMS = 8  # each holds the memory of a pass
-MOST_IMAGES, MOST_PIXELS = 16, 4 * 227 * 227  # in a batch: past these nothing is gained but memory and waiting
+MOST_IMAGES, MOST_PIXELS = 16, 2 * 227 * 227  # in a batch: past these nothing is gained but memory and waiting
 WARM_UP_IMAGES = 4  # batches up to here are run once at the start: the first of its size takes three times as long
 # Between the score that the training measured and this processor's: rounding to fewer bits multiplies what little
 # processors differ by, since a value close to the middle of a step may fall to either side of it.
@@ -23,42 +25,54 @@ SCORE, FEATURES, MAP = "score", "features", "map"  # the outputs' names, in the 
 
 
 class Engine:
-    """A verified model, compiled for this processor and asked whether it is itself; safe to call from many threads."""
+    """A verified model, compiled for this processor and asked whether it is itself; safe to call from many threads.
+
+    An image that is alone gets every core at once. Many calls get a core each where the network is small enough to be
+    held in both forms: a pass over several cores waits for the slowest of them, and what else the process does makes
+    one the slowest.
+    """
 
     def __init__(self, bundle: Bundle, *, check: bool = True) -> None:
         self.manifest, self.precision = bundle.manifest, bundle.precision
         cores, size = _cores(), self.manifest.image.size
-        streams = min(MOST_STREAMS, max(1, cores // CORES_A_STREAM))
-        self.streams = streams + 1  # calls at once: while one's outputs are read, no stream waits for Python
+        streams = min(MOST_STREAMS, cores if self.precision in SMALL else max(1, cores // CORES_A_STREAM))
         self.batch = max(1, min(MOST_IMAGES, MOST_PIXELS // size**2))
-        options = {
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": cores,
-            "ENABLE_HYPER_THREADING": True,  # two of a virtual machine's processors may be one core
-            # Named, not left to the default: bfloat16 would be taken wherever the processor has it. What of an int8
-            # network is left in float was left so for its exactness.
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
-        }
         core = openvino.Core()
         try:
             network = core.read_model(bundle.xml, bundle.weights)
-            compiled = core.compile_model(network, "CPU", options)
+            many = _compiled(core, network, self.precision, cores, streams)
+            lone = _compiled(core, network, self.precision, cores, 1) if self.precision in SMALL else many
         except RuntimeError as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.streams = max(streams, 2)  # calls at once: while one's outputs are read, no stream waits for Python
+        self._lone = lone.create_infer_request()
+        self._many: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
-            self._requests.put(compiled.create_infer_request())
+            self._many.put(many.create_infer_request())
+        self._running, self._guard = 0, threading.Lock()
         if check:
             self._check()
 
     def run(self, pixels: NDArray[np.uint8]) -> Outputs:
         """One pass over (n, size, size, 3)."""
-        request = self._requests.get()
+        with self._guard:
+            self._running += 1
+            alone = self._running == 1 and len(pixels) == 1
         try:
-            found = request.infer({0: pixels}, share_outputs=False)
+            return self._alone(pixels) if alone else self._among_many(pixels)
         finally:
-            self._requests.put(request)
-        return Outputs(scores=found[SCORE][:, 0], features=found[FEATURES], maps=found[MAP])
+            with self._guard:
+                self._running -= 1
+
+    def _alone(self, pixels: NDArray[np.uint8]) -> Outputs:
+        return _outputs(self._lone.infer({0: pixels}, share_outputs=False))
+
+    def _among_many(self, pixels: NDArray[np.uint8]) -> Outputs:
+        request = self._many.get()
+        try:
+            return _outputs(request.infer({0: pixels}, share_outputs=False))
+        finally:
+            self._many.put(request)
 
     def canary(self) -> float:
         """What this network, on this processor, says of the canary."""
@@ -71,8 +85,24 @@ class Engine:
             way_out = "train it again" if self.precision == "f32" else "set ASTRODETECT_PRECISION=f32"
             raise ModelError(f"model {self.manifest.name} {said}: {way_out}")
         image = canary(self.manifest.image.size)
-        for count in range(2, min(self.batch, WARM_UP_IMAGES) + 1):
-            self.run(np.stack([image] * count))
+        for count in range(1, min(self.batch, WARM_UP_IMAGES) + 1):
+            self._among_many(np.stack([image] * count))
+
+
+def _compiled(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:
+    options = {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": cores,
+        "ENABLE_HYPER_THREADING": True,  # two of a virtual machine's processors may be one core
+        # Named, not left to the default: bfloat16 would be taken wherever the processor has it. What of an int8
+        # network is left in float was left so for its exactness.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
+    return core.compile_model(network, "CPU", options)
+
+
+def _outputs(found: Any) -> Outputs:
+    return Outputs(scores=found[SCORE][:, 0], features=found[FEATURES], maps=found[MAP])
 
 
 def _cores() -> int:
