@@ -93,6 +93,7 @@ def _compiled(core: Any, network: Any, precision: Precision, cores: int, streams
     options = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": cores,
+        "ENABLE_CPU_PINNING": False,  # a pass may move where another thread of the process has taken its core
         "ENABLE_HYPER_THREADING": True,  # two of a virtual machine's processors may be one core
         # Named, not left to the default: bfloat16 would be taken wherever the processor has it. What of an int8
         # network is left in float was left so for its exactness.

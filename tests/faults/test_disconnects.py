@@ -9,7 +9,7 @@ import pytest
 
 from faults.callers import Answer, Line, in_turn, laborious, picture, sha256, upload
 from faults.storage import Log
-from faults.watching import Start
+from faults.watching import Start, metric
 
 IN_PASSES = 64  # images that may be between the network and their row at any one time, at most
 BUSY = 10  # laborious images that hold up all others before the network, for two seconds or so
@@ -58,6 +58,7 @@ def test_those_who_left_reach_no_network_and_those_who_stayed_have_their_answers
     rows = Counter(name.partition("-")[0] for _, name, _ in log.rows())
     assert (rows["alone"], rows["first"], rows["stayed"]) == (16, BUSY, staying)
     assert rows["left"] <= IN_PASSES
+    assert metric(service, "astrodetect_batch_images_sum") <= 16 + BUSY + staying + IN_PASSES
 
 
 async def opened(port: int, count: int) -> list[Line]:
