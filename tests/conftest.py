@@ -105,5 +105,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    export.publish(model, manifest, folder, export.HeldOut.scored_by(model, pixels, np.array([0, 1])))
+    scores = model.predict(pixels.astype(np.float32), verbose=0)[:, 0]
+    export.publish(model, manifest, folder, export.HeldOut(pixels, np.array([0, 1]), scores))
     return folder

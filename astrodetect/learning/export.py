@@ -30,7 +30,6 @@ AGREEMENT = 0.01  # largest difference allowed between a score in Keras and in f
 SAME_DECISIONS = 0.995  # of the decisions
 AUC_CHANGE = 0.002  # at most
 FAITHFUL = 0.98  # of what tells features, and places of activation maps, from each other
-BATCH = 32  # images that Keras scores at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,6 @@ class HeldOut:
     pixels: NDArray[np.uint8]  # (n, size, size, 3)
     labels: NDArray[np.int64]
     scores: Floats
-
-    @classmethod
-    def scored_by(cls, model: keras.Model, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> "HeldOut":
-        """The same, where nobody has the scores yet."""
-        scores = model.predict(pixels.astype(np.float32), batch_size=BATCH, verbose=0)
-        return cls(pixels, labels, np.asarray(scores, dtype=np.float32)[:, 0])
 
 
 def publish(
