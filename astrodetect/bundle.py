@@ -28,6 +28,7 @@ SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothin
 INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
 
 Precision = Literal["int8", "bf16", "f32"]
+Task = Literal["binary", "classes"]  # an anomaly or not; which of several classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Manifest:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
-    classes: list[str]  # in the order of their numbers: classes[1] is the positive one
+    classes: list[str]  # in the order of their numbers: of a binary model classes[1] is the positive one
     image: ImageContract
     metrics: dict[str, dict[str, float]]  # part of the data → figure → value
     data: dict[str, Any]
@@ -61,21 +62,23 @@ class Manifest:
     canary_score: float = float("nan")  # the score of `canary()`: a network that gives another is not this one
     precision: Precision = "f32"  # what serves where nothing else is asked for
     fidelity: dict[Precision, Fidelity] = field(default_factory=dict)  # of each low precision that was tried
-    threshold: float = 0.5
+    threshold: float = 0.5  # of a binary model: an anomaly where its score is above
+    temperature: float = 1.0  # what the head's logits were divided by: it is in the networks already
     files: dict[str, str] = field(default_factory=dict)  # name → sha256
     created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
-    task: str = "binary"
+    task: Task = "binary"
+    recipe: str = "resnet50"
     format: int = MANIFEST_FORMAT
 
     @property
     def version(self) -> str:
         """A short name for exactly these weights."""
-        return self.files[f"{self.name}.h5"][:12]
+        return self.files[f"{self.name}{'.h5' if f'{self.name}.h5' in self.files else '.bin'}"][:12]
 
     @property
-    def positive(self) -> str:
-        """The class whose probability is the score."""
-        return self.classes[1]
+    def positive(self) -> str | None:
+        """The class whose probability is the score; None where there are several."""
+        return self.classes[1] if self.task == "binary" else None
 
     def canary_of(self, precision: Precision) -> float:
         """The canary's score in this precision; float32's where nobody measured it."""
@@ -223,7 +226,8 @@ def read_manifest(path: Path) -> Manifest:
     if fields["image"] != asdict(known):
         raise ModelError(f"model {path.stem} wants its images prepared in a way this version does not know: {_again()}")
     strays = [file for file in manifest.files if Path(file).name != file]
-    if strays or manifest.name != path.stem or len(manifest.classes) != 2 or f"{path.stem}.h5" not in manifest.files:
+    told = len(manifest.classes) == 2 if manifest.task == "binary" else len(set(manifest.classes)) >= 2
+    if strays or manifest.name != path.stem or not told or f"{path.stem}.bin" not in manifest.files:
         raise ModelError(f"{path.name} is not the manifest of this model: {_again()}")
     return manifest
 

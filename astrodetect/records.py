@@ -2,6 +2,7 @@
 
 import datetime as dt
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,9 +31,27 @@ class ImageContract:
 class Outputs:
     """What one pass of the network says of a batch, image by image along the first axis."""
 
-    scores: Floats  # (n,) probability of the positive class
-    features: Floats  # (n, 2048) pooled features
-    maps: Floats  # (n, h, w) class activation: what each place adds to the logit
+    probabilities: Floats  # (n, classes), each row adds up to 1
+    features: Floats  # (n, features): 2048 of a ResNet50
+    maps: Floats  # (n, h, w) class activation: what each place adds for the class that the image is taken for
+
+    @property
+    def scores(self) -> Floats:
+        """Of a model of two classes: the probability of the second one, the positive one."""
+        return self.probabilities[:, 1]
+
+    def __getitem__(self, places: slice) -> "Outputs":
+        """Some of the images."""
+        return Outputs(self.probabilities[places], self.features[places], self.maps[places])
+
+    @staticmethod
+    def joined(parts: Sequence["Outputs"]) -> "Outputs":
+        """The images of all parts, in their order."""
+        return Outputs(
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.maps for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

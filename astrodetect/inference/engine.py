@@ -21,7 +21,8 @@ WARM_UP_IMAGES = 4  # batches up to here are run once at the start: the first of
 # Between the score that the training measured and this processor's: rounding to fewer bits multiplies what little
 # processors differ by, since a value close to the middle of a step may fall to either side of it.
 CANARY_TOLERANCE = {"f32": 0.01, "bf16": 0.03, "int8": 0.05}
-SCORE, FEATURES, MAP = "score", "features", "map"  # the outputs' names, in the network that serves
+# The outputs' names, in the network that serves. Two classes have one score, of the second; more have one each.
+SCORE, FEATURES, MAP = "score", "features", "map"
 
 
 class Engine:
@@ -75,8 +76,12 @@ class Engine:
             self._many.put(request)
 
     def canary(self) -> float:
-        """What this network, on this processor, says of the canary."""
+        """What this network, on this processor, says of the canary: the probability of the second class."""
         return float(self.run(canary(self.manifest.image.size)[np.newaxis]).scores[0])
+
+    def run_all(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Passes over as many images as there are."""
+        return Outputs.joined([self.run(pixels[i : i + self.batch]) for i in range(0, len(pixels), self.batch)])
 
     def _check(self) -> None:
         expected, found = self.manifest.canary_of(self.precision), self.canary()
@@ -103,7 +108,9 @@ def _compiled(core: Any, network: Any, precision: Precision, cores: int, streams
 
 
 def _outputs(found: Any) -> Outputs:
-    return Outputs(scores=found[SCORE][:, 0], features=found[FEATURES], maps=found[MAP])
+    said = found[SCORE]
+    probabilities = said if said.shape[1] > 1 else np.concatenate([1 - said, said], axis=1)
+    return Outputs(probabilities, found[FEATURES], found[MAP])
 
 
 def _cores() -> int:

@@ -58,7 +58,7 @@ def publish(
         h5, xml = staged / f"{manifest.name}.h5", staged / f"{manifest.name}.xml"
         model.save(h5, include_optimizer=False)
         to_openvino(model, xml)
-        exact = _outputs(Engine(_bundle(manifest, xml, "f32")), held.pixels)
+        exact = Engine(_bundle(manifest, xml, "f32")).run_all(held.pixels)
         difference = float(np.abs(exact.scores - held.scores).max())
         if not difference <= AGREEMENT:
             raise ModelError(
@@ -86,7 +86,7 @@ def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibra
 def fidelity(low: Bundle, exact: Outputs, held: HeldOut) -> Fidelity:
     """How close a network of low precision comes, and whether that is close enough."""
     engine, threshold = Engine(low, check=False), low.manifest.threshold
-    found = _outputs(engine, held.pixels)
+    found = engine.run_all(held.pixels)
     differences = np.abs(found.scores - held.scores)
     same = float(((found.scores > threshold) == (held.scores > threshold)).mean())
     auc_change = metrics.auc(held.labels, found.scores) - metrics.auc(held.labels, held.scores)
@@ -117,15 +117,6 @@ def kept_share(found: Floats, exact: Floats) -> float:
 
 def _bundle(manifest: Manifest, xml: Path, precision: Precision) -> Bundle:
     return Bundle(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)
-
-
-def _outputs(engine: Engine, pixels: NDArray[np.uint8]) -> Outputs:
-    parts = [engine.run(pixels[i : i + engine.batch]) for i in range(0, len(pixels), engine.batch)]
-    return Outputs(
-        scores=np.concatenate([part.scores for part in parts]),
-        features=np.concatenate([part.features for part in parts]),
-        maps=np.concatenate([part.maps for part in parts]),
-    )
 
 
 def to_openvino(model: keras.Model, xml: Path) -> None:

@@ -121,7 +121,7 @@ class ModelAnswer(BaseModel):
     serving: bool
     task: str
     classes: list[str]
-    positive: str
+    positive: str | None
     threshold: float
     image: dict[str, Any]
     metrics: dict[str, dict[str, float]]

@@ -66,9 +66,6 @@ def _passes(engine: Engine, passed: Callable[[int], None]) -> Callable[[list[Pix
     def passes(batch: list[Pixels]) -> list[Outputs]:
         found = engine.run(np.stack(batch))
         passed(len(batch))
-        return [
-            Outputs(found.scores[i : i + 1], found.features[i : i + 1], found.maps[i : i + 1])
-            for i in range(len(batch))
-        ]
+        return [found[i : i + 1] for i in range(len(batch))]
 
     return passes

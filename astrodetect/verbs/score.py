@@ -1,0 +1,81 @@
+"""Scores folders of images into a table."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astrodetect.errors import DatabaseError
+from astrodetect.settings import Settings, settings
+from astrodetect.verbs.arguments import Verbs, model_name, verb
+
+if TYPE_CHECKING:
+    from astrodetect.scoring import Record
+
+MEANING = """score folders of images without the service, into one table
+
+Every .jpg, .jpeg, .png and .webp under a FOLDER is scored, in the order of the paths; hidden names and links to folders
+are passed over. A file that is named itself is scored whatever its name. An image that cannot be read has a row with
+the reason. The columns: path, score, result, error, model, model_version; a path that is not UTF-8 stands in CSV as its
+bytes are (Python reads it with errors="surrogateescape") and in Parquet with \\xff for each such byte.
+
+Rows come to OUTPUT.part as the run goes. After Ctrl-C or a crash the same command goes on where that one was.
+"""
+EXAMPLES = """examples:
+  python -m astrodetect score data/sample/test
+  python -m astrodetect score /survey/night1 /survey/night2 --output scores.parquet --log
+  ASTRODETECT_PRECISION=f32 python -m astrodetect score galaxy.jpg --output one.csv
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Its command line."""
+    option = verb(verbs, "score", MEANING, EXAMPLES, run)
+    option("folders", nargs="+", metavar="FOLDER", help="a folder tree of images, or one image")
+    table = Path("scores.csv")
+    option("--output", type=Path, default=table, help="a .csv or a .parquet (default: scores.csv, here)")
+    option("--restart", action="store_true", help="from the first image, over what an earlier run left or finished")
+    option("--model", type=model_name, metavar="NAME", help=f"a trained model (default: {settings().model})")
+    option("--log", action="store_true", help="log each score in the table `predictions` too, once")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores folders of images into a table, and says what came out."""
+    from astrodetect import bundle, scoring  # noqa: PLC0415 - the other verbs need none of this
+
+    chosen = settings()
+    task = scoring.Task(arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels)
+    total = task.check()
+    from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
+
+    engine = Engine(bundle.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision))
+    try:
+        with _log(chosen) if arguments.log else nullcontext() as record:
+            try:
+                print(scoring.score(task, engine, total=total, record=record))
+            except DatabaseError as error:
+                raise type(error)(f"{error}; {_going_on(arguments)}") from error
+    except KeyboardInterrupt:
+        print(f"stopped: {_going_on(arguments)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _going_on(arguments: argparse.Namespace) -> str:
+    return f"the same command{' without --restart' if arguments.restart else ''} goes on where this one was"
+
+
+@contextmanager
+def _log(chosen: Settings) -> "Iterator[Record]":
+    """Where rows of `predictions` are written."""
+    from database import Database, server  # noqa: PLC0415 - this file is a program, but needs it for this alone
+
+    with server(chosen) as url:
+        database = Database(url, connections=1, timeout_s=chosen.database_timeout_s)
+        try:
+            database.check()
+            yield database.record_many
+        finally:
+            database.close()
