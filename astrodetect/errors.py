@@ -58,6 +58,12 @@ class ImageTooSmall(ImageError):
     code = "image_too_small"
 
 
+class ImageBlank(ImageError):
+    """Well-formed, and nothing is on it."""
+
+    code = "image_blank"
+
+
 class ImageTooManyPixels(ImageError):
     status = 413
     code = "image_too_many_pixels"
@@ -75,6 +81,19 @@ class DataError(AstrodetectError):
     code = "data_unusable"
 
 
+class SourceError(AstrodetectError):
+    """A source of images on the network does not answer, or not as it should."""
+
+    status = 502
+    code = "source_unusable"
+
+
+class FetchError(SourceError):
+    """One address of a source gives nothing that can be used; others may."""
+
+    code = "source_address_unusable"
+
+
 class ModelError(AstrodetectError):
     """A model is there but cannot be trusted or used."""
 
@@ -84,6 +103,20 @@ class ModelError(AstrodetectError):
 
 class ModelMissing(ModelError):
     code = "model_missing"
+
+
+class ModelUnknown(ModelError):
+    """A caller named a model that is not here."""
+
+    status = 404
+    code = "model_unknown"
+
+
+class ModelUnfit(ModelError):
+    """A caller asked a model for what models of its kind do not tell."""
+
+    status = 422
+    code = "model_unfit"
 
 
 class DatabaseError(AstrodetectError):

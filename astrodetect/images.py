@@ -3,15 +3,19 @@
 The only file that decodes, so that what the network saw in training is what it sees in service.
 """
 
+import contextlib
 import io
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from astrodetect import fits
 from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
 
@@ -19,7 +23,9 @@ MIN_SIDE_PX = 16
 SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
 MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
+FITS = "FITS"
 JPEG_QUALITY = 92
+THUMBNAIL_QUALITY = 80
 SMOOTH_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be averaged as they are
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit greys, which Pillow would clip and not scale
 
@@ -27,22 +33,35 @@ Image.MAX_IMAGE_PIXELS = None  # the bound below stands before anything is decod
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata harms no pixel
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the first bytes of an image declare."""
+
+    kind: str  # JPEG, PNG, WEBP or FITS
+    width: int  # pixels, as stored: before EXIF turns it
+    height: int
+
+
+def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
+    """The format and the declared size, judged as `read` judges them, and no pixel decoded."""
+    kind = sniff(data)
+    with _damaged(kind):
+        image = _frame(data, max_pixels) if kind == FITS else _opened(data, kind, max_pixels)
+        return Probe(kind, image.width, image.height)
+
+
 def read(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels that the network sees: (size, size, 3), RGB."""
-    kind = _sniff(data)
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
-        _bound(image, max_pixels)
-        needed = math.ceil(SPARE * contract.size / contract.crop)
-        image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
-        image.load()
+    kind = sniff(data)
+    with _damaged(kind):
+        if kind == FITS:
+            image = _stretched(data, contract, max_pixels)
+        else:
+            image = _opened(data, kind, max_pixels)
+            needed = math.ceil(SPARE * contract.size / contract.crop)
+            image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
+            image.load()
         return np.asarray(_to_rgb(_cut(image, contract)), dtype=np.uint8)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"damaged {kind}: its header cannot be read") from error
-    except Exception as error:  # damaged bytes make Pillow raise almost anything
-        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
 
 
 def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -61,7 +80,23 @@ def write_jpeg(path: Path, pixels: Pixels) -> None:
     part.replace(path)
 
 
-def _sniff(data: bytes) -> str:
+def thumbnail(pixels: Pixels, side: int) -> bytes:
+    """A small JPEG for a page: its longer side has at most `side` pixels; the same pixels give the same bytes."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def png(pixels: Pixels) -> bytes:
+    """A PNG, which loses nothing."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def sniff(data: bytes) -> str:
     """The format by its first bytes, whatever the file is called."""
     if not data:
         raise ImageEmpty("the file is empty")
@@ -71,15 +106,48 @@ def _sniff(data: bytes) -> str:
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise ImageUnsupported("not an image this service reads: send JPEG, PNG or WebP")
+    if data.startswith((fits.MAGIC, fits.GZIP)):
+        return FITS
+    raise ImageUnsupported("not an image this service reads: send JPEG, PNG, WebP or FITS")
 
 
-def _bound(image: Image.Image, max_pixels: int) -> None:
+def _opened(data: bytes, kind: str, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[kind])
+    _bound(image.width, image.height, max_pixels)
+    return image
+
+
+def _frame(data: bytes, max_pixels: int) -> fits.Frame:
+    frame = fits.frame(data, max_pixels=max_pixels)
+    _bound(frame.width, frame.height, max_pixels)
+    return frame
+
+
+def _stretched(data: bytes, contract: ImageContract, max_pixels: int) -> Image.Image:
+    if contract.stretch == "none":
+        raise ImageUnsupported("FITS, which this model was not trained to see: train one with --stretch asinh")
+    return Image.fromarray(_frame(data, max_pixels).pixels(contract))
+
+
+@contextlib.contextmanager
+def _damaged(kind: str) -> Iterator[None]:
+    """Whatever a decoder makes of damaged bytes is an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"damaged {kind}: its header cannot be read") from error
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
+
+
+def _bound(width: int, height: int, max_pixels: int) -> None:
     """Judges the size that the header declares, before any pixel is decoded."""
-    size = f"{image.width} × {image.height} pixels"
-    if image.width * image.height > max_pixels:
+    size = f"{width} × {height} pixels"
+    if width * height > max_pixels:
         raise ImageTooManyPixels(f"{size}: at most {max_pixels:,} pixels are read")
-    if min(image.size) < MIN_SIDE_PX:
+    if min(width, height) < MIN_SIDE_PX:
         raise ImageTooSmall(f"{size}: each side needs at least {MIN_SIDE_PX}")
 
 

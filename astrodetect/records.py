@@ -1,9 +1,11 @@
 """The values that flow between the parts."""
 
 import datetime as dt
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,31 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ImageContract:
-    """How an image becomes what the network sees: a centred square of the frame, scaled to `size`."""
+    """How an image becomes what the network sees: a centred square of the frame, scaled to `size`.
+
+    What cannot be done is a ValueError. `bands` and `stretch` say how FITS is shown; pictures are shown as they are.
+    """
+
+    RGB: ClassVar[str] = "RGB"
+    STRETCHES: ClassVar[tuple[str, ...]] = ("none", "asinh", "zscale", "linear")
 
     size: int = 227  # pixels, each way
     crop: float = 1.0  # share of the shorter side that is looked at
-    bands: str = "RGB"
-    stretch: str = "none"
+    bands: str = RGB  # or numbers of planes: "2,1,0", or "0" for grey
+    stretch: str = "none"  # FITS is refused
     resample: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a size of 1 pixel or more, not {self.size}")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"a crop above 0, to 1, not {self.crop}")
+        if not re.fullmatch(r"RGB|\d{1,4}(,\d{1,4},\d{1,4})?", self.bands, re.ASCII):
+            raise ValueError(f'bands such as "RGB", "2,1,0" or "0", not "{self.bands}"')
+        if self.stretch not in self.STRETCHES:
+            raise ValueError(f"a stretch of {', '.join(self.STRETCHES)}, not {self.stretch}")
+        if self.resample != "bilinear":
+            raise ValueError(f"resampling is bilinear, not {self.resample}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,11 @@ class Outputs:
         )
 
 
+def as_probabilities(said: Floats) -> Floats:
+    """What a head says, one probability of the second class or one of each class, as (n, classes)."""
+    return said if said.shape[1] > 1 else np.concatenate([1 - said, said], axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A verdict on one image, before it has its row."""
@@ -61,11 +86,13 @@ class Scored:
     image_name: str
     image_sha256: str
     score: float
-    threshold: float
+    threshold: float | None  # None of a model of several classes
     model: str
     model_version: str
     request_id: uuid.UUID = field(default_factory=uuid.uuid4)
     timestamp: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    label: str | None = None  # the class that the image is taken for; None in what earlier versions left in the outbox
+    probabilities: Mapping[str, float] | None = None  # of each class
 
     @property
     def keyed(self) -> bool:
@@ -74,7 +101,9 @@ class Scored:
 
     @property
     def result(self) -> str:
-        """The verdict in the words that the log uses."""
+        """The verdict in the words that the log uses: an anomaly or not, or which of several classes."""
+        if self.threshold is None:
+            return str(self.label)
         return ANOMALY if self.score > self.threshold else NO_ANOMALY
 
 
@@ -92,6 +121,8 @@ class Prediction:
     threshold: float | None
     model: str | None
     model_version: str | None
+    label: str | None
+    probabilities: Mapping[str, float] | None = field(hash=False)  # no dict has a hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +136,11 @@ class Queued:
         """As a row has it."""
         return self.scored.image_sha256
 
+    @property
+    def model(self) -> str:
+        """As a row has it."""
+        return self.scored.model
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -117,6 +153,8 @@ class Filters:
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     request_id: uuid.UUID | None = None
+    model: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

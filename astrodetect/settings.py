@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
+HTTP = r"^https?://.*[^/]$"
 
 
 class Settings(BaseSettings):
@@ -33,6 +34,9 @@ class Settings(BaseSettings):
         default="auto", description="arithmetic of the network: auto takes what the model's own check allows"
     )
 
+    max_models: int = Field(
+        default=4, ge=1, le=100, description="models that callers name, loaded at a time, beside the one that serves"
+    )
     max_in_flight: int = Field(
         default=128, ge=1, le=10_000, description="images at work at a time; more are refused with 503"
     )
@@ -54,6 +58,28 @@ class Settings(BaseSettings):
     )
     max_batch_images: int = Field(default=10_000, ge=1, description="most images in a request to /detect/batch")
     max_image_pixels: int = Field(default=4096 * 4096, ge=10_000, description="largest image, width × height in pixels")
+
+    nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
+    galaxy10_url: str = Field(
+        "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5", pattern=HTTP, description="Galaxy10's file"
+    )
+    legacy_url: str = Field(
+        "https://www.legacysurvey.org/viewer", pattern=HTTP, description="cutouts of the Legacy Surveys"
+    )
+    sdss_url: str = Field(
+        "https://skyserver.sdss.org/dr18/SkyServerWS/ImgCutout", pattern=HTTP, description="cutouts of SDSS"
+    )
+    hips_url: str = Field(
+        "https://alasky.cds.unistra.fr/hips-image-services", pattern=HTTP, description="cutouts of any HiPS survey"
+    )
+    collect_requests_per_s: float = Field(
+        default=3.0, gt=0, description="requests to a source of images, one at a time, per second at most"
+    )
+    collect_timeout_s: float = Field(default=30.0, gt=0, description="longest silence of a source, seconds")
+    collect_backoff_s: float = Field(
+        default=1.0, ge=0, description="wait before a failed request is sent again, doubled each time, seconds"
+    )
+    collect_max_bytes: int = Field(default=50_000_000, ge=1_000, description="largest file that is collected, bytes")
 
     @property
     def postgres_dir(self) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from astrodetect.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case; what a file really is, its first bytes say
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".fits", ".fit", ".fts", ".fits.gz")
+# in any case; what a file really is, its first bytes say
 
 
 def check(places: Sequence[str]) -> None:

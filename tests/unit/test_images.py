@@ -100,8 +100,8 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 @pytest.mark.parametrize(
     "kind", ["GIF", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "DDS", "SGI"]
 )
-def test_only_jpeg_png_and_webp_are_read_whatever_the_name_says(kind: str) -> None:
-    with pytest.raises(ImageUnsupported, match="send JPEG, PNG or WebP"):
+def test_no_other_picture_is_read_whatever_the_name_says(kind: str) -> None:
+    with pytest.raises(ImageUnsupported, match="send JPEG, PNG, WebP or FITS"):
         images.read(encoded(gradient(64, 64), kind), WHOLE)
 
 
@@ -176,3 +176,35 @@ def test_a_jpeg_is_written_whole_and_always_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
     assert np.abs(images.read_file(tmp_path / "a.jpg", WHOLE).astype(int) - pixels).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_probe_tells_format_and_size(kind: str) -> None:
+    assert images.probe(encoded(gradient(400, 300), kind)) == images.Probe(kind, 400, 300)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_probe_decodes_nothing(kind: str) -> None:
+    data = encoded(gradient(400, 300), kind)
+    cut = data[: len(data) // 2]
+    assert images.probe(cut) == images.Probe(kind, 400, 300)
+    with pytest.raises(ImageError, match=f"damaged {kind}"):
+        images.read(cut, WHOLE)
+
+
+def test_a_probe_judges_as_reading_does() -> None:
+    with pytest.raises(ImageTooManyPixels):
+        images.probe(encoded(gradient(200, 100)), max_pixels=19_999)
+    with pytest.raises(ImageTooSmall):
+        images.probe(encoded(gradient(15, 64)))
+    with pytest.raises(ImageUnsupported):
+        images.probe(b"<html>")
+
+
+def test_a_thumbnail_is_a_small_jpeg_that_keeps_the_shape() -> None:
+    pixels = np.asarray(gradient(400, 200))
+    data = images.thumbnail(pixels, 96)
+    assert images.probe(data) == images.Probe("JPEG", 96, 48)
+    assert data == images.thumbnail(pixels, 96)
+    assert len(data) < 3_000
+    assert images.probe(images.thumbnail(pixels, 1_000)) == images.Probe("JPEG", 400, 200)
