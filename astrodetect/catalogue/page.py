@@ -1,0 +1,300 @@
+"""The state of a data set as one page to read, and as JSON beside it."""
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from astrodetect import images
+from astrodetect.catalogue.health import Copies, Doubt, Health
+from astrodetect.catalogue.looks import SEEN_AS, Look
+from astrodetect.errors import DataError, ImageError
+from astrodetect.records import ImageContract
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE, FIGURES = "explore.html", "explore.json"
+# What the page shows at most, some 3 kB an image; the JSON lists everything.
+COPIES_SHOWN, MEMBERS_SHOWN = 30, 5  # groups in each section, images in each
+DOUBTS_SHOWN = 120
+SAMPLES, CLASSES_SAMPLED = 12, 24  # images a class, classes
+UNREADABLE_SHOWN = 200
+SIZES_SHOWN = 8
+THUMBNAIL_PX = 104
+BINS = 40
+UNBALANCED = 3.0  # the largest class to the smallest, from which it is told
+DOUBTED_AS = replace(SEEN_AS, crop=0.6)  # the galaxy itself
+FEW = 50  # images of a class, below which it is told
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the verdict: what was found, and what to do about it."""
+
+    found: str
+    do: str
+    anchor: str  # the section that shows it
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A small image with its captions."""
+
+    data: str  # a data URI; empty where the file has gone meanwhile
+    caption: str
+    lines: tuple[str, ...] = ()
+
+
+def write(health: Health, folder: Path, *, by: str) -> Path:
+    """Writes both into the folder and returns the page; `by` says what the labels were judged by."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / FIGURES, json.dumps(figures(health, by=by), indent=1) + "\n")
+        _replace(folder / PAGE, _render(health, by))
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder / PAGE
+
+
+def verdict(health: Health) -> list[Line]:
+    """What to do, the most important first; nothing where nothing stands in the way."""
+    lines = []
+    if leaks := health.leaks:
+        parts = " and ".join(sorted({look.item.part for copies in leaks for look in health.members(copies)}))
+        found = f"{_many(len(leaks), 'picture is', 'pictures are')} in more than one of {parts}"
+        lines.append(Line(found, "figures of the test part would flatter: split anew, copies together", "leaks"))
+    if conflicts := health.conflicts:
+        found = f"{_many(len(conflicts), 'picture bears', 'pictures bear')} more than one label"
+        lines.append(Line(found, "decide for one, and remove the others", "conflicts"))
+    if bad := len(health.unreadable):
+        lines.append(
+            Line(
+                f"{_many(bad, 'file', 'files')} cannot be read",
+                "fetch again or remove; training passes over",
+                "unreadable",
+            )
+        )
+    if doubts := len(health.doubts):
+        found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.looks):.1%})"
+        lines.append(Line(found, "look at them, the surest first", "doubts"))
+    if spare := sum(len(copies.places) - 1 for copies in health.duplicates):
+        lines.append(Line(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates"))
+    return lines + _of_counts(health)
+
+
+def _of_counts(health: Health) -> list[Line]:
+    lines, counts = [], health.counts()
+    for part in health.parts:
+        by_class = {name: counts.get((part, name), 0) for name in health.classes}
+        most, least = max(by_class, key=lambda name: by_class[name]), min(by_class, key=lambda name: by_class[name])
+        where = f" in {part}" if part else ""
+        if by_class[least] == 0:
+            lines.append(Line(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
+        elif by_class[most] > UNBALANCED * by_class[least]:
+            times = by_class[most] / by_class[least]
+            found = f"{times:.0f} times as many {most} as {least}{where}"
+            lines.append(Line(found, "balance with split --limit, or let training weigh the classes", "counts"))
+        if part != "test" and 0 < by_class[least] < FEW:
+            lines.append(Line(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
+    if "test" not in health.parts:
+        lines.append(Line("no part is kept for a test", "make one with python -m astrodetect split", "counts"))
+    return lines
+
+
+def figures(health: Health, *, by: str) -> dict[str, object]:
+    """Everything that was found, for programs; images go by their paths, seen from the data set."""
+    counts = health.counts()
+
+    def copies(found: Sequence[Copies]) -> list[dict[str, object]]:
+        return [
+            {
+                "kind": group.kind,
+                "images": [
+                    {"path": _name(health, look), "label": look.item.label, "part": look.item.part}
+                    for look in health.members(group)
+                ],
+            }
+            for group in found
+        ]
+
+    return {
+        "data": str(health.place),
+        "images": len(health.looks),
+        "verdict": [{"found": line.found, "do": line.do} for line in verdict(health)],
+        "counts": [
+            {"part": part, "label": name, "images": counts.get((part, name), 0)}
+            for part in health.parts for name in health.classes
+        ],
+        "unreadable": [
+            {
+                "path": _relative(health, file.item.path),
+                "label": file.item.label,
+                "part": file.item.part,
+                "reason": file.reason,
+            }
+            for file in health.unreadable
+        ],
+        "leaks": copies(health.leaks),
+        "conflicts": copies(health.conflicts),
+        "copies": copies(health.copies),
+        "doubts_by": by,
+        "doubts": [
+            {
+                "path": _name(health, doubt.look),
+                "label": doubt.look.item.label,
+                "part": doubt.look.item.part,
+                "suggested": doubt.suggested,
+                "probability": round(doubt.probability, 4),
+                "own_probability": round(doubt.own, 4),
+            }
+            for doubt in health.doubts
+        ],
+        "files": [
+            {
+                "path": _name(health, look),
+                "label": look.item.label,
+                "part": look.item.part,
+                "sha256": look.sha256,
+                "kind": look.kind,
+                "width": look.width,
+                "height": look.height,
+                "brightness": round(look.brightness, 4),
+                "contrast": round(look.contrast, 4),
+            }
+            for look in health.looks.seen
+        ],
+    }  # fmt: skip
+
+
+def _render(health: Health, by: str) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    counts, seen = health.counts(), health.looks.seen
+    largest = max(counts.values())
+    return environment.get_template("health.html").render(
+        name=health.place.name or str(health.place),
+        images=len(seen),
+        verdict=verdict(health),
+        parts=health.parts,
+        rows=[
+            (name, [(counts.get((part, name), 0), counts.get((part, name), 0) / largest) for part in health.parts])
+            for name in health.classes
+        ],
+        sizes=_tally((f"{look.width} × {look.height}" for look in seen), SIZES_SHOWN),
+        kinds=_tally((look.kind for look in seen), SIZES_SHOWN),
+        spreads=[
+            ("Brightness", "the mean of an image's pixels, black 0, white 1", _spread(health, "brightness")),
+            ("Contrast", "the standard deviation of an image's pixels", _spread(health, "contrast")),
+        ],
+        sections=[
+            (anchor, title, meaning, len(found), [_pictures(health, group) for group in found[:COPIES_SHOWN]])
+            for anchor, title, meaning, found in (
+                ("leaks", "In more than one part", "What is learnt from is also tested on.", health.leaks),
+                ("conflicts", "More than one label", "The same picture lies in several classes.", health.conflicts),
+                ("duplicates", "There again", "The same picture, one class, one part.", health.duplicates),
+            )
+        ],
+        by=by,
+        doubted=len(health.doubts),
+        doubts=[_doubted(health, doubt) for doubt in health.doubts[:DOUBTS_SHOWN]],
+        unreadable=[(_relative(health, file.item.path), file.reason) for file in health.unreadable[:UNREADABLE_SHOWN]],
+        unreadables=len(health.unreadable),
+        samples=_samples(health),
+        figures=FIGURES,
+    )
+
+
+def _samples(health: Health) -> list[tuple[str, list[Picture]]]:
+    """Some images of each class, evenly out of their order."""
+    found = []
+    for name in health.classes[:CLASSES_SAMPLED]:
+        members = [look for look in health.looks.seen if look.item.label == name]
+        found.append((name, [_picture(health, look) for look in _spaced(members, SAMPLES)]))
+    return found
+
+
+def _pictures(health: Health, copies: Copies) -> tuple[str, int, list[Picture]]:
+    members = health.members(copies)
+    shown = sorted(members, key=lambda look: (look.item.part, look.item.label))
+    pictures = [
+        _picture(health, look, " · ".join(filter(None, (look.item.part, look.item.label))))
+        for look in _spaced(shown, MEMBERS_SHOWN)
+    ]
+    return copies.kind, len(members) - len(pictures), pictures
+
+
+def _spaced(seen: Sequence[Look], most: int) -> list[Look]:
+    """The first, the last and some between."""
+    count = min(most, len(seen))
+    return [seen[round(place)] for place in np.linspace(0, len(seen) - 1, count)] if count else []
+
+
+def _doubted(health: Health, doubt: Doubt) -> Picture:
+    return _picture(
+        health,
+        doubt.look,
+        f"labelled {doubt.look.item.label} ({doubt.own:.0%})",
+        f"looks like {doubt.suggested} ({doubt.probability:.0%})",
+        seen_as=DOUBTED_AS,
+    )
+
+
+def _picture(health: Health, look: Look, *lines: str, seen_as: ImageContract = SEEN_AS) -> Picture:
+    try:
+        small = images.thumbnail(images.read_file(look.item.path, seen_as), THUMBNAIL_PX)
+    except ImageError:
+        return Picture("", _name(health, look), lines)
+    return Picture(f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", _name(health, look), lines)
+
+
+def _spread(health: Health, what: str) -> list[tuple[str, str, str]]:
+    """(class, outline of its histogram in a box of BINS × 20, what it says in words)."""
+    found = []
+    for name in health.classes:
+        values = np.array([getattr(look, what) for look in health.looks.seen if look.item.label == name])
+        if not len(values):
+            continue
+        heights, _ = np.histogram(values, BINS, (0, 1))
+        tops = 20 - 19 * heights / heights.max()
+        steps = " ".join(f"V{top:.1f}H{number + 1}" for number, top in enumerate(tops))
+        low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+        found.append((name, f"M0 20{steps}V20Z", f"median {middle:.2f}; nine in ten from {low:.2f} to {high:.2f}"))
+    return found
+
+
+def _tally(values: Iterable[str], most: int) -> list[tuple[str, int]]:
+    names, counts = np.unique(list(values), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    shown = [(str(names[place]), int(counts[place])) for place in order[:most]]
+    rest = int(counts.sum()) - sum(count for _, count in shown)
+    return shown + ([(f"{len(names) - most} others", rest)] if rest else [])
+
+
+def _name(health: Health, look: Look) -> str:
+    return _relative(health, look.item.path)
+
+
+def _relative(health: Health, path: Path) -> str:
+    home = health.place.parent if health.place.is_file() else health.place
+    return (
+        Path(os.path.relpath(path, home)).as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+    )
+
+
+def _many(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _replace(place: Path, text: str) -> None:
+    part = place.with_name(f".{place.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(place)

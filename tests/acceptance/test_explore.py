@@ -1,0 +1,97 @@
+"""`python -m astrodetect explore` and `split` as people run them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+from astrodetect.catalogue import folders, health, simulated
+
+
+def run(*arguments: object, folder: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "astrodetect", *map(str, arguments)]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with a copy, a conflict and a bad file among them."""
+    folder = simulated.make(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
+    (folder / "E" / "again.jpg").write_bytes((folder / "E" / "00001.jpg").read_bytes())
+    (folder / "SB" / "also.jpg").write_bytes((folder / "E" / "00002.jpg").read_bytes())
+    (folder / "SB" / "notes.txt").write_text("seen by eye")
+    return folder
+
+
+def test_explore_writes_a_page_and_says_where(sky: Path, tmp_path: Path) -> None:
+    done = run("explore", sky, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *verdict, place = done.stdout.splitlines()
+    assert verdict[0].startswith("1 picture bears more than one label: ")
+    assert (tmp_path / place).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert json.loads((tmp_path / "explore" / "explore.json").read_text())["images"] == 72
+
+
+def test_explore_prints_json_alone_where_it_is_asked_to(sky: Path, tmp_path: Path) -> None:
+    done = run("explore", sky, "--json", folder=tmp_path)
+    found = json.loads(done.stdout)
+    assert [file["path"] for file in found["unreadable"]] == ["SB/notes.txt"]
+    assert {image["path"] for image in found["conflicts"][0]["images"]} == {"E/00002.jpg", "SB/also.jpg"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_are_judged_by_what_a_model_sees(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+    done = run(
+        "explore",
+        sky,
+        "--model",
+        "resnet50_model",
+        "--output",
+        tmp_path / "out",
+        ASTRODETECT_MODELS_DIR=str(model_folder),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "the features of the model resnet50_model"
+        in json.loads((tmp_path / "out" / "explore.json").read_text())["doubts_by"]
+    )
+
+
+def test_a_split_has_no_leak_and_is_read_as_it_was_made(sky: Path, tmp_path: Path) -> None:
+    done = run("split", sky, "--output", tmp_path / "out", "--limit", "E=30")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
+    assert "notes.txt" in done.stderr
+    assert folders.parts(tmp_path / "out") == ["train", "validation", "test"]
+    assert Counter(item.label for item in folders.listing(tmp_path / "out"))["E"] in {29, 30}
+    assert health.examine(tmp_path / "out").leaks == []
+
+
+def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
+    for name in ("one.csv", "two.csv"):
+        assert run("split", sky, "--output", tmp_path / name, "--seed", "3").returncode == 0
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert len(folders.read(tmp_path / "one.csv", ["E", "SB"], part="test", title="test")) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("explore", "{}/none"), "no folder"),
+        (("explore", "{}/none.csv"), "cannot be read: No such file"),
+        (("explore", "{}"), "holds no images"),
+        (("split", "{}", "--output", "{}/out", "--validation", "0.6", "--test", "0.6"), "nothing to learn from"),
+        (("explore", "{}", "--model", "none"), "no model none yet"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = run(*(argument.format(tmp_path) for argument in arguments), ASTRODETECT_MODELS_DIR=str(tmp_path))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert said in line
