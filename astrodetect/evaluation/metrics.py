@@ -1,4 +1,7 @@
-"""How well scores tell the positive class from the other."""
+"""How well scores and probabilities tell classes apart, in figures that people quote."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,35 +9,153 @@ from numpy.typing import NDArray
 from astrodetect.records import Floats
 
 SMALLEST_PROBABILITY = 1e-7
+BINS = 15  # of equal width, of the probabilities whose calibration is looked at
+
+Numbers = NDArray[np.int64]  # of classes, image by image
+Reals = NDArray[np.float64]
 
 
-def binary(truth: NDArray[np.int64], scores: Floats, threshold: float = 0.5) -> dict[str, float]:
-    """Accuracy, balanced accuracy, AUC and log loss; what the classes at hand cannot tell is NaN."""
-    said = scores > threshold
-    right = said == (truth == 1)
-    per_class = [float(right[truth == number].mean()) if (truth == number).any() else float("nan") for number in (0, 1)]
+def binary(truth: Numbers, scores: Floats, threshold: float = 0.5) -> dict[str, float]:
+    """The headline figures of a model with a threshold; what the classes at hand cannot tell is NaN."""
+    probabilities = np.stack([1 - scores, scores], axis=1)
+    return headline(truth, probabilities, decided(probabilities, threshold))
+
+
+def classes(truth: Numbers, probabilities: Floats, names: Sequence[str]) -> dict[str, float]:
+    """The headline figures of a model of any number of classes, and the recall of each."""
+    said = decided(probabilities)
+    found = confusion(truth, said, len(names))
+    recalls = zip(names, recall(found).tolist(), strict=True)
+    return headline(truth, probabilities, said) | {f"recall_{name}": value for name, value in recalls}
+
+
+def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, float]:
+    """The figures that open a report: `said` is the class that each image is taken for."""
+    found = confusion(truth, said, probabilities.shape[1])
     return {
         "images": float(len(truth)),
-        "accuracy": float(right.mean()),
-        "balanced_accuracy": float(np.mean(per_class)),
-        "auc": auc(truth, scores),
-        "log_loss": log_loss(truth, scores),
+        "accuracy": float((said == truth).mean()),
+        "balanced_accuracy": float(recall(found).mean()),
+        "auc": float(np.mean([ranking.auc() for ranking in rankings(truth, probabilities)])),
+        "log_loss": float(surprise(truth, probabilities).mean()),
+        "macro_f1": float(f1(found).mean()),
+        "brier": float(squared_error(truth, probabilities).mean()),
+        "ece": reliability(*sureness(truth, probabilities)).error,
     }
 
 
-def auc(truth: NDArray[np.int64], scores: Floats) -> float:
+def decided(probabilities: Floats, threshold: float | None = None) -> Numbers:
+    """The class that each image is taken for: the likeliest, or the second of two where its score is above."""
+    said = probabilities.argmax(axis=1) if threshold is None else probabilities[:, 1] > threshold
+    return said.astype(np.int64)
+
+
+def confusion(truth: Numbers, said: Numbers, classes: int) -> Reals:
+    """How many images of each class (row) are taken for each class (column)."""
+    cells = np.bincount(truth * classes + said, minlength=classes**2)
+    return cells.reshape(classes, classes).astype(np.float64)
+
+
+def recall(found: Reals) -> Reals:
+    """Of each class's images, the share that is found; NaN where it has none."""
+    return _share(np.diagonal(found, axis1=-2, axis2=-1), found.sum(axis=-1))
+
+
+def precision(found: Reals) -> Reals:
+    """Of what is taken for each class, the share that is one; NaN where nothing is."""
+    return _share(np.diagonal(found, axis1=-2, axis2=-1), found.sum(axis=-2))
+
+
+def f1(found: Reals) -> Reals:
+    """Each class's harmonic mean of precision and recall; NaN where no image is one or is taken for one."""
+    right = np.diagonal(found, axis1=-2, axis2=-1)
+    return _share(2 * right, found.sum(axis=-1) + found.sum(axis=-2))
+
+
+def auc(truth: Numbers, scores: Floats) -> float:
     """The chance that a positive image scores above a negative one, ties counting half."""
-    positives = int((truth == 1).sum())
-    negatives = len(truth) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # ties share the mean of their ranks
-    above = ranks[places][truth == 1].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
+    return Ranking(truth == 1, scores).auc()
 
 
-def log_loss(truth: NDArray[np.int64], scores: Floats) -> float:
+class Ranking:
+    """Images in the order of a score, to be asked more than once how many of one kind stand above the others."""
+
+    def __init__(self, positive: NDArray[np.bool_], scores: Floats) -> None:
+        self.values, self._places = np.unique(scores, return_inverse=True)
+        self._positive = positive
+
+    def counts(self, weights: Reals | None = None) -> tuple[Reals, Reals]:
+        """How many positive and how many negative images have each of the values, which rise."""
+        weight = np.ones(len(self._places)) if weights is None else weights
+        many = len(self.values)
+        return _sums(self._places, weight * self._positive, many), _sums(self._places, weight * ~self._positive, many)
+
+    def auc(self, weights: Reals | None = None) -> float:
+        """The chance that a positive image scores above a negative one; NaN where either is missing."""
+        positives, negatives = self.counts(weights)
+        below = np.cumsum(negatives) - negatives / 2  # ties count half
+        return float(_share((positives * below).sum(), positives.sum() * negatives.sum()))
+
+
+def rankings(truth: Numbers, probabilities: Floats) -> list[Ranking]:
+    """Of two classes by the score of the second; of more, each one against the rest."""
+    numbers = range(probabilities.shape[1])
+    return [Ranking(truth == number, probabilities[:, number]) for number in (numbers if len(numbers) > 2 else (1,))]
+
+
+def log_loss(truth: Numbers, scores: Floats) -> float:
     """The mean surprise at the truth, in nats; a sure error costs much, never infinity."""
-    of_truth = np.where(truth == 1, scores, 1 - scores).astype(np.float64)
-    return float(-np.log(of_truth.clip(SMALLEST_PROBABILITY, 1)).mean())
+    return float(surprise(truth, np.stack([1 - scores, scores], axis=1)).mean())
+
+
+def surprise(truth: Numbers, probabilities: Floats) -> Reals:
+    """At the truth of each image, in nats."""
+    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    return np.asarray(-np.log(of_truth.clip(SMALLEST_PROBABILITY, 1)))
+
+
+def squared_error(truth: Numbers, probabilities: Floats) -> Reals:
+    """Of each image's probabilities, added over the classes and halved, so that two classes have Brier's own score."""
+    wanted = np.eye(probabilities.shape[1])[truth]
+    return np.asarray(((probabilities - wanted) ** 2).sum(axis=1) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Probabilities beside how often they came true, in bins of equal width; NaN where a bin is empty."""
+
+    counts: Reals
+    said: Reals  # the mean probability in each bin
+    came_true: Reals  # the share
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of the two, each image counting the same."""
+        filled = self.counts > 0
+        apart = np.abs(self.said - self.came_true)[filled]
+        return float(_share((self.counts[filled] * apart).sum(), self.counts.sum()))
+
+
+def reliability(probabilities: Floats, true: NDArray[np.bool_], weights: Reals | None = None) -> Reliability:
+    """How far these probabilities can be taken at their word."""
+    weight = np.ones(len(true)) if weights is None else weights
+    bins = np.clip((probabilities * BINS).astype(np.int64), 0, BINS - 1)
+    counts, said, came_true = (_sums(bins, weight * value, BINS) for value in (1.0, probabilities, true))
+    return Reliability(counts, _share(said, counts), _share(came_true, counts))
+
+
+def sureness(truth: Numbers, probabilities: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """The probability of each image's likeliest class, and whether that is the true one: what the calibration error of
+    every model is measured on, whatever its threshold."""
+    return probabilities.max(axis=1), decided(probabilities) == truth
+
+
+def _sums(places: Numbers, values: Reals, many: int) -> Reals:
+    """What the values at each of `many` places add up to."""
+    return np.bincount(places, values, minlength=many).astype(np.float64)
+
+
+def _share(part: Reals, whole: Reals) -> Reals:
+    """NaN, without a warning, where there is nothing to share."""
+    shares: Reals = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return shares

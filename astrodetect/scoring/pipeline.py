@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -26,14 +27,17 @@ MAX_FILE_BYTES = 512 * 2**20  # a file larger than this is no image, and would f
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One file looked at: its score, or why it has none."""
+    """One file looked at: how probable each class is, or why nobody knows."""
 
     path: str
     sha256: str = ""
-    score: float | None = None
+    probabilities: tuple[float, ...] = ()
     error: str = ""
 
 
+Job = TypeVar("Job")
+Material = TypeVar("Material")
+Work = TypeVar("Work")
 Reader = Callable[[str, ImageContract], tuple[str, Pixels]]  # to the sha256 of the bytes, and the pixels
 
 
@@ -42,21 +46,33 @@ def look(paths: Iterator[str], engine: "Engine", read: Reader) -> Generator[list
 
     A batch is always cut at the same files, bad ones counted, so that a run gives the same scores wherever it began.
     """
+    batches = iter(lambda: list(islice(paths, engine.batch)), [])
+    yield from ahead(batches, lambda batch: _read(batch, engine, read), partial(_score, engine), engine.streams)
+
+
+def ahead(
+    jobs: Iterable[Job], read: Callable[[Job], Material], work: Callable[[Material], Work], streams: int
+) -> Generator[Work]:
+    """What work makes of what is read, job by job in order: reading goes on beside it, a few jobs ahead."""
     readers = ThreadPoolExecutor(DECODERS, thread_name_prefix="reader")
-    streams = ThreadPoolExecutor(engine.streams, thread_name_prefix="stream")
-    under_way: deque[Future[list[Seen]]] = deque()
+    workers = ThreadPoolExecutor(streams, thread_name_prefix="stream")
+    under_way: deque[Future[Work]] = deque()
     try:
-        while batch := list(islice(paths, engine.batch)):
-            if len(under_way) == AHEAD * engine.streams:
+        for job in jobs:
+            if len(under_way) == AHEAD * streams:
                 yield under_way.popleft().result()
-            under_way.append(streams.submit(_score, engine, readers.submit(_read, batch, engine, read)))
+            under_way.append(workers.submit(_done, work, readers.submit(read, job)))
         while under_way:
             yield under_way.popleft().result()
     finally:
-        for pool in (streams, readers):
+        for pool in (workers, readers):
             pool.shutdown(wait=False, cancel_futures=True)
-        for pool in (streams, readers):
+        for pool in (workers, readers):
             pool.shutdown()
+
+
+def _done(work: Callable[[Material], Work], reading: Future[Material]) -> Work:
+    return work(reading.result())
 
 
 def reader(max_pixels: int) -> Reader:
@@ -91,7 +107,7 @@ def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen],
     return seen, pixels[:good]
 
 
-def _score(engine: "Engine", reading: "Future[tuple[list[Seen], Pixels]]") -> list[Seen]:
-    seen, pixels = reading.result()
-    scores = iter(engine.run(pixels).scores.tolist() if len(pixels) else ())
-    return [file if file.error else Seen(file.path, file.sha256, next(scores)) for file in seen]
+def _score(engine: "Engine", read: tuple[list[Seen], Pixels]) -> list[Seen]:
+    seen, pixels = read
+    found = iter(engine.run(pixels).probabilities.tolist() if len(pixels) else ())
+    return [file if file.error else Seen(file.path, file.sha256, tuple(next(found))) for file in seen]

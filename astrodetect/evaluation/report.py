@@ -1,0 +1,116 @@
+"""The evaluation report: one page that needs nothing else, and its figures in a file beside it."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from astrodetect.errors import DataError
+from astrodetect.evaluation import curves, findings, gallery
+from astrodetect.evaluation.chooser import chooser
+from astrodetect.evaluation.evidence import Evidence
+from astrodetect.evaluation.figures import whisker
+from astrodetect.evaluation.kinds import GAINS, KINDS, interval
+from astrodetect.evaluation.summary import Previous, Summary, read_previous
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_IN_A_GALLERY = 24
+LONGEST_VALUE = 300  # characters of a setting
+
+
+def write(evidence: Evidence, summary: Summary, page: Path) -> Path:
+    """Makes NAME.html and NAME.metrics.json, an earlier run's replaced; returns the path of the page."""
+    figures, part = page.with_suffix(".metrics.json"), evidence.shown
+    text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        _replace(page, text)
+        _replace(figures, summary.as_json())
+    except OSError as error:
+        raise DataError(f"cannot write the report to {error.filename or page}: {error.strerror}") from error
+    return page
+
+
+def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["moment"] = _moment
+    environment.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
+    found = findings.find(evidence, MOST_IN_A_GALLERY)
+    model = evidence.model
+    return environment.get_template("report.html").render(
+        model=model,
+        evidence=evidence,
+        summary=summary,
+        shown=summary.parts[evidence.shown.title],
+        kinds=KINDS,
+        gains=[kind for kind in KINDS if kind.name in GAINS],
+        previous=previous,
+        remarks=_remarks(evidence),
+        counts=_counts(evidence),
+        cells=gallery.cells(evidence),
+        errors=gallery.cards(evidence, found.errors),
+        unusual=gallery.cards(evidence, found.unusual),
+        mislabelled=gallery.cards(evidence, found.mislabelled),
+        training=curves.training(model.settings.get("history")),
+        discrimination=curves.discrimination(evidence),
+        calibration=curves.calibration(evidence),
+        chooser=chooser(evidence),
+        settings=_plain({name: value for name, value in model.settings.items() if name != "history"}),
+        versions=_plain(model.versions),
+    )
+
+
+def _moment(text: str) -> str:
+    """As people read it; everything that is kept is in UTC."""
+    return f"{text[:10]} {text[11:16]} UTC"
+
+
+def _remarks(evidence: Evidence) -> list[str]:
+    learnt_from = evidence.model.data.get("train")
+    own = isinstance(learnt_from, dict) and learnt_from.get("fingerprint") == evidence.shown.fingerprint
+    warning = ["The model has learnt from these very images: expect worse figures on others."] if own else []
+    return [*warning, *evidence.remarks]
+
+
+def _counts(evidence: Evidence) -> list[tuple[str, list[int], int]]:
+    """Images of each class, and files left out: in the manifest's parts, then in those that were looked at here."""
+    rows = []
+    for title, part in evidence.model.data.items():
+        images = part.get("images") if isinstance(part, dict) else None
+        if isinstance(images, dict):
+            counts = [int(images.get(name, 0)) for name in evidence.model.classes]
+            rows.append((f"{title}, when it was trained", counts, len(part.get("skipped", ()))))
+    for looked_at in evidence.parts:
+        counts = np.bincount(looked_at.truth, minlength=len(evidence.model.classes)).tolist()
+        rows.append((f"{looked_at.title}, evaluated here", counts, looked_at.skipped))
+    return rows
+
+
+def _plain(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values as text, nested ones by the whole way to them."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}.{inner}", text) for inner, text in _plain(value)]
+        else:
+            rows.append((name.replace("_", " "), str(value)[:LONGEST_VALUE]))
+    return rows
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes the whole file or none of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

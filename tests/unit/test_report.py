@@ -1,0 +1,173 @@
+"""The evaluation report and the figures beside it."""
+
+import base64
+import json
+import re
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluations import evidence
+
+from astrodetect.errors import DataError
+from astrodetect.evaluation import findings, heat, report
+from astrodetect.evaluation.evidence import Evidence
+from astrodetect.evaluation.kinds import in_words
+from astrodetect.evaluation.summary import summarise
+from astrodetect.records import Outputs
+
+LARGEST_PAGE = 4_000_000
+
+
+def written(found: Evidence, page: Path) -> str:
+    assert report.write(found, summarise(found), page) == page
+    return page.read_text(encoding="utf-8")
+
+
+def section(text: str, name: str) -> str:
+    return text.split(f'<section id="{name}">')[1].split("</section>", maxsplit=1)[0]
+
+
+def test_the_figures_beside_the_page_are_those_of_the_page(tmp_path: Path) -> None:
+    text = written(evidence(tmp_path), tmp_path / "galaxies.html")
+    found = json.loads((tmp_path / "galaxies.metrics.json").read_text())
+    accuracy = found["parts"]["test"]["figures"]["accuracy"]
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
+    assert f"{100 * accuracy['value']:.1f} %" in text.split('class="hero"')[1].split("</dl>")[0]
+    [[passed, alarms], [misses, hits]] = found["parts"]["test"]["confusion"]
+    for name, count in (("passed", passed), ("alarms", alarms), ("misses", misses), ("hits", hits)):
+        assert f'id="{name}">{count}<' in text
+    assert passed + hits == round(40 * accuracy["value"])
+
+
+def test_the_page_says_what_the_model_was_made_of_and_from(tmp_path: Path) -> None:
+    text = written(evidence(tmp_path, remarks=["3 images are in train & test"]), tmp_path / "galaxies.html")
+    assert "3 images are in train &amp; test" in text
+    assert "abc1234" in section(text, "origin")
+    assert re.search(r"<dt>seed</dt><dd>7</dd>", section(text, "origin"))
+    assert re.search(r"train, when it was trained.*100.*100.*200.*>1<", section(text, "data"))
+    assert "epoch 2 was chosen" in section(text, "curves")
+
+
+def test_images_that_the_model_has_learnt_from_are_told_of(tmp_path: Path) -> None:
+    found = evidence(tmp_path)
+    warning = "learnt from these very images"
+    assert warning not in written(found, tmp_path / "a.html")
+    same = replace(found, parts=[replace(found.shown, fingerprint="learnt")])
+    assert warning in written(same, tmp_path / "b.html")
+
+
+def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
+    page, found = tmp_path / "galaxies.html", evidence(tmp_path)
+    assert "No earlier run" in written(found, page)
+    outputs, truth = found.shown.outputs, found.shown.truth
+    better = np.eye(2, dtype=np.float32)[truth] * 0.8 + 0.1
+    improved = replace(found, parts=[replace(found.shown, outputs=replace(outputs, probabilities=better))])
+    text = written(improved, page)
+    assert "on the same images" in text
+    assert re.search(r"\+\d+\.\d points, better", text)
+    assert re.search(r"−0\.\d{3}, better", text)  # log loss: less is better
+    (tmp_path / "galaxies.metrics.json").write_text("[]")
+    assert "No earlier run" in written(found, page)
+
+
+def test_several_views_say_what_they_gained(tmp_path: Path) -> None:
+    found = evidence(tmp_path)
+    worse = np.full_like(found.shown.outputs.probabilities, 0.5)
+    several = replace(found, views=8, one_view=worse)
+    text = written(several, tmp_path / "galaxies.html")
+    assert "What 8 views gained" in text
+    lines = in_words(summarise(several))
+    assert any(re.match(r"8 views: Log loss 0\.693 → 0\.\d{3} \(−0\.\d{3}, better\)", line) for line in lines)
+    assert not any("views" in line for line in in_words(summarise(found)))
+
+
+def test_the_page_stays_small_with_many_classes_and_large_noisy_images(tmp_path: Path) -> None:
+    classes = tuple(f"class {number}" for number in range(20))
+    text = written(evidence(tmp_path, classes, 600, side=227), tmp_path / "galaxies.html")
+    assert len(text) < LARGEST_PAGE
+    assert text.count('class="cell"') > 20
+    assert 'id="threshold"' not in text  # several classes have none
+
+
+def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> None:
+    found = evidence(tmp_path, ("a", "b", "c"), 30)
+    some = np.flatnonzero(found.shown.truth != 2)
+    whole = found.shown.outputs
+    outputs = Outputs(whole.probabilities[some], whole.features[some], whole.maps[some])
+    part = replace(
+        found.shown, truth=found.shown.truth[some], paths=[found.shown.paths[i] for i in some.tolist()], outputs=outputs
+    )
+    written(replace(found, parts=[part]), tmp_path / "galaxies.html")
+    figures = json.loads((tmp_path / "galaxies.metrics.json").read_text())["parts"]["test"]["figures"]
+    assert figures["auc"]["value"] is None
+    assert figures["accuracy"]["value"] > 0.3
+
+
+def test_two_images_are_enough_for_a_report(tmp_path: Path) -> None:
+    written(evidence(tmp_path, count=2), tmp_path / "galaxies.html")
+    written(replace(evidence(tmp_path, count=1), learnt=None), tmp_path / "galaxies.html")
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+    classes = ("<b>x", 'y"&')
+    text = written(evidence(tmp_path, classes), tmp_path / "galaxies.html")
+    assert "<b>x" not in text
+    assert "&lt;b&gt;x" in text
+
+
+def test_an_image_that_is_gone_leaves_a_place_for_it(tmp_path: Path) -> None:
+    found = evidence(tmp_path, count=6)
+    found.shown.paths[0].unlink()
+    assert "no longer there" in written(found, tmp_path / "galaxies.html")
+
+
+def test_images_are_named_by_class_and_file_and_no_more_of_their_path(tmp_path: Path) -> None:
+    assert str(tmp_path) not in written(evidence(tmp_path), tmp_path / "galaxies.html")
+
+
+def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = evidence(tmp_path)
+    with pytest.raises(DataError, match="cannot write the report to"):
+        report.write(found, summarise(found), tmp_path / "file" / "galaxies.html")
+
+
+def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(tmp_path: Path) -> None:
+    found = evidence(tmp_path, count=40)
+    truth = found.shown.truth.copy()
+    probabilities = np.where(np.eye(2, dtype=np.float32)[truth] > 0, np.float32(0.9), np.float32(0.1))
+    features = np.eye(2, dtype=np.float32)[truth] + 0.01 * np.random.default_rng(0).random((40, 2), dtype=np.float32)
+    features[6] = [-1, -1]
+    truth[4] = 1  # mislabelled: among images of class 0, and the model says so
+    probabilities[7] = [0.95, 0.05]  # wrong, but among its own
+    outputs = Outputs(probabilities, features, found.shown.outputs.maps)
+    told = replace(found, parts=[replace(found.shown, truth=truth, outputs=outputs)], learnt=None)
+    seen = findings.find(told, 5)
+    assert [finding.image for finding in seen.errors] == [7, 4]
+    assert [finding.image for finding in seen.mislabelled] == [4]
+    assert "5 of the 5" in seen.mislabelled[0].remark
+    assert seen.unusual[0].image == 6
+
+
+def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
+    features = np.random.default_rng(0).normal(size=(findings.BLOCK + 100, 8)).astype(np.float32)
+    distances, neighbours = findings.nearest(features, None)
+    own = features / np.linalg.norm(features, axis=1, keepdims=True)
+    apart = np.linalg.norm(own[:, np.newaxis] - own, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    expected = np.sort(apart, axis=1)[:, : findings.NEIGHBOURS]
+    assert np.allclose(np.sort(distances, axis=1), expected, atol=1e-3)
+    assert (neighbours != np.arange(len(features))[:, np.newaxis]).all()
+
+
+def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
+    uri = heat.overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    at = data.index(b"IDAT")
+    length = struct.unpack(">I", data[at - 4 : at])[0]
+    rows = zlib.decompress(data[at + 4 : at + 4 + length])
+    assert [rows[4], rows[8], rows[13], rows[17]] == [0, 0, 127, 255]
