@@ -1,6 +1,7 @@
 """The log of predictions in PostgreSQL: a row before an answer, and the history behind it."""
 
 import datetime as dt
+import json
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,16 +23,18 @@ BIGINT_MAX = 2**63 - 1
 GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
-COLUMNS = 'id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version'
+GIVEN = """
+    image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version, label,
+    probabilities"""
+COLUMNS = f"id, {GIVEN}"
 SESSION = "SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false)"
 READY = f"SELECT {COLUMNS} FROM predictions LIMIT 0"  # noqa: S608 - here and below: joined from constants, values go beside
 INSERT = f"""
-    INSERT INTO predictions
-        (image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version)
+    INSERT INTO predictions ({GIVEN})
     VALUES {{rows}}
     ON CONFLICT (request_id) DO NOTHING
     RETURNING {COLUMNS}"""  # noqa: S608
-ROW = "(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+ROW = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 OF_REQUESTS = f"SELECT {COLUMNS} FROM predictions WHERE request_id = ANY (%s)"  # noqa: S608
 OF_ID = f"SELECT {COLUMNS} FROM predictions WHERE id = %(id)s"  # noqa: S608
 # psycopg2 puts the values into the text, so PostgreSQL drops the conditions that ask nothing before it plans.
@@ -45,6 +48,8 @@ NEWEST = f"""
       AND (%(since)s IS NULL OR "timestamp" >= %(since)s)
       AND (%(until)s IS NULL OR "timestamp" < %(until)s)
       AND (%(request_id)s IS NULL OR request_id = %(request_id)s)
+      AND (%(model)s IS NULL OR model = %(model)s)
+      AND (%(label)s IS NULL OR label = %(label)s)
     ORDER BY id DESC
     LIMIT %(limit)s"""  # noqa: S608
 
@@ -133,18 +138,24 @@ def storable(text: str) -> str:
     return UNSTORABLE.sub("\ufffd", text)
 
 
+def _storable_or_none(text: str | None) -> str | None:
+    return None if text is None else storable(text)
+
+
 def _values(scored: Scored) -> tuple[Any, ...]:
     """In the order of INSERT."""
     return (
         storable(scored.image_name),
         float(scored.score),
-        scored.result,
+        storable(scored.result),
         scored.timestamp,
         scored.request_id,
         scored.image_sha256,
-        float(scored.threshold),
+        scored.threshold,
         storable(scored.model),
         storable(scored.model_version),
+        _storable_or_none(scored.label),
+        scored.probabilities and json.dumps({storable(name): value for name, value in scored.probabilities.items()}),
     )
 
 
@@ -152,13 +163,15 @@ def _asked(filters: Filters, limit: int, before: int | None) -> dict[str, Any]:
     """The values of NEWEST; one row more than the page tells whether there is a next one."""
     return {
         "before": None if before is None else max(-BIGINT_MAX, min(before, BIGINT_MAX)),
-        "result": None if filters.result is None else storable(filters.result),
+        "result": _storable_or_none(filters.result),
         "min_score": filters.min_score,
         "max_score": filters.max_score,
         "pattern": None if filters.name is None else f"%{_literally(storable(filters.name))}%",
         "since": _in_utc(filters.since),
         "until": _in_utc(filters.until),
         "request_id": filters.request_id,
+        "model": _storable_or_none(filters.model),
+        "label": _storable_or_none(filters.label),
         "limit": limit + 1,
     }
 

@@ -1,5 +1,6 @@
 """The HTTP service: `uvicorn main:app`. An image in, a verdict out, and its row in `predictions` before the answer."""
 
+import asyncio
 import datetime as dt
 import http
 import logging
@@ -7,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -27,16 +28,35 @@ from astrodetect.service.drain import Drain
 from astrodetect.service.intake import Door, Intake
 from astrodetect.service.journal import TRAIL, Journal
 from astrodetect.service.meters import Meters
+from astrodetect.service.models import Models
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.presence import while_there
 from astrodetect.service.recorder import Recorder
-from astrodetect.service.slot import Slot
 from astrodetect.settings import Settings, settings
 from database import BIGINT_MAX, Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to come in
+LONGEST_NAME = 255  # characters, of what is asked for by name
+
+ModelName: TypeAlias = Annotated[
+    str | None,
+    Query(
+        pattern=r"^\w[\w.-]*$",
+        max_length=100,
+        description="a name from /models; the one that serves where none is given",
+    ),
+]
+Key: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key, image and model, the same answer",
+    ),
+]
 
 
 def create_app(chosen: Settings) -> FastAPI:
@@ -50,16 +70,18 @@ def create_app(chosen: Settings) -> FastAPI:
             journal.open_log()
             state = app.state
             state.settings, state.drain = chosen, drain
-            state.slot = Slot(chosen.models_dir, chosen.model, chosen.precision, passed=meters.passed)
+            state.models = Models(
+                chosen.models_dir, chosen.model, chosen.precision, most=chosen.max_models, passed=meters.passed
+            )
             try:
-                state.slot.serving()
+                await state.models.check()
             except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
                 log.warning("%s", missing)
             state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
             state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
             state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
             state.detector = Detector(
-                state.slot,
+                state.models,
                 state.recorder,
                 meters,
                 most=chosen.max_in_flight,
@@ -74,13 +96,13 @@ def create_app(chosen: Settings) -> FastAPI:
                 max_images=chosen.max_batch_images,
             )
             meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
-            meters.watch("queue_length", "Images that wait for the network", state.slot.waiting)
+            meters.watch("queue_length", "Images that wait for the network", state.models.waiting)
             meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
             try:
                 yield
             finally:
                 state.detector.close()
-                state.slot.close()
+                await state.models.close()
                 state.recorder.close()
                 state.database.close()
 
@@ -93,8 +115,10 @@ def create_app(chosen: Settings) -> FastAPI:
         redoc_url=None,
     )
     timeout_s = chosen.request_timeout_s
+    one_image = Door(chosen.max_body_bytes, timeout_s, lambda scope: scope["app"].state.detector.full())
     doors = {
-        "/detect": Door(chosen.max_body_bytes, timeout_s, lambda scope: scope["app"].state.detector.full()),
+        "/detect": one_image,
+        "/classify": one_image,
         "/detect/batch": Door(chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()),
     }
     app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
@@ -114,32 +138,27 @@ def create_app(chosen: Settings) -> FastAPI:
 def add_detection(app: FastAPI) -> None:
     """Images in, verdicts out."""
 
-    @app.post("/detect", response_model=answers.PredictionAnswer, responses=errors(400, 408, 409, 413, 415, 422, 503))
-    async def detect(
-        request: Request,
-        file: UploadFile,
-        idempotency_key: Annotated[
-            str | None, Header(min_length=1, max_length=255, description="the same key and image, the same answer")
-        ] = None,
-    ) -> Any:
-        """Scores one image: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
-        trail = request.scope[TRAIL]
-        data = await file.read()
-        trail.stages_s["read"] = time.perf_counter() - trail.began
-        work = request.app.state.detector.detect(file.filename or "", data, trail, key=idempotency_key)
-        answer = answers.PredictionAnswer.of(await while_there(request, work))
-        trail.said |= {"request_id": answer.request_id, "logged": answer.logged}
-        return Response(answer.model_dump_json(), media_type="application/json")
+    refusals = errors(400, 404, 408, 409, 413, 415, 422, 503)
+
+    @app.post("/detect", response_model=answers.PredictionAnswer, responses=refusals)
+    async def detect(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
+        """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
+        return await judge(request, file, model, key, anomalies=True)
+
+    @app.post("/classify", response_model=answers.PredictionAnswer, responses=refusals)
+    async def classify(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
+        """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
+        return await judge(request, file, model, key, anomalies=False)
 
     @app.post(
         "/detect/batch",
         response_class=StreamingResponse,
-        responses=errors(400, 408, 413, 503) | answers.LINES,
+        responses=errors(400, 404, 408, 413, 422, 503) | answers.LINES,
         openapi_extra=answers.FORM_OF_MANY,
     )
-    async def detect_batch(request: Request) -> Any:
+    async def detect_batch(request: Request, model: ModelName = None) -> Any:
         """Scores many images, or zips of them, and answers with a line of JSON for each, in order."""
-        lines = request.app.state.batches.lines(request)
+        lines = request.app.state.batches.lines(request, model)
         first = await anext(lines)  # what is wrong with the whole request is known by then, and has its status
 
         async def all_lines() -> AsyncIterator[bytes]:
@@ -148,6 +167,18 @@ def add_detection(app: FastAPI) -> None:
                 yield line
 
         return StreamingResponse(all_lines(), media_type=answers.NDJSON)
+
+
+async def judge(request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool) -> Response:
+    """The verdict on one image, from the model of that name, once its row is kept."""
+    trail = request.scope[TRAIL]
+    data = await file.read()
+    trail.stages_s["read"] = time.perf_counter() - trail.began
+    detector: Detector = request.app.state.detector
+    work = detector.one(file.filename or "", data, trail, model=model, anomalies=anomalies, key=key)
+    answer = answers.PredictionAnswer.of(await while_there(request, work))
+    trail.said |= {"request_id": answer.request_id, "logged": answer.logged}
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def add_history(app: FastAPI) -> None:
@@ -179,8 +210,7 @@ def add_care(app: FastAPI, meters: Meters) -> None:
     @app.get("/models", response_model=list[answers.ModelAnswer])
     def models(request: Request) -> Any:
         """Every trained model here, and which of them serves."""
-        loaded = request.app.state.slot.loaded
-        serving = loaded and loaded.engine.manifest
+        serving = request.app.state.models.default
         found = bundle.manifests(request.app.state.settings.models_dir)
         return [answers.ModelAnswer.of(manifest, serving=manifest == serving) for manifest in found]
 
@@ -192,13 +222,17 @@ def add_care(app: FastAPI, meters: Meters) -> None:
 
     @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", response_model=answers.Readiness, responses=errors(503))
-    def ready(request: Request) -> Any:
+    async def ready(request: Request) -> Any:
         """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
         state = request.app.state
         missing, found = [], {}
-        for name, check in (("drain", state.drain.check), ("slot", state.slot.serving), ("log", state.recorder.check)):
+        for name, check in (
+            ("drain", lambda: asyncio.to_thread(state.drain.check)),
+            ("model", state.models.check),
+            ("log", lambda: asyncio.to_thread(state.recorder.check)),
+        ):
             try:
-                found[name] = check()
+                found[name] = await check()
             except AstrodetectError as error:
                 missing.append(error.public or str(error))
                 log.error("not ready: %s", error)
@@ -233,16 +267,20 @@ def add_docs(app: FastAPI) -> None:
 
 def asked_filters(
     *,
-    result: Annotated[Literal["Anomaly Detected", "No Anomaly"] | None, Query()] = None,
+    result: Annotated[
+        str | None, Query(max_length=LONGEST_NAME, description="Anomaly Detected, No Anomaly, or a label")
+    ] = None,
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
-    name: Annotated[str | None, Query(max_length=255, description="part of the image's name")] = None,
+    name: Annotated[str | None, Query(max_length=LONGEST_NAME, description="part of the image's name")] = None,
     since: Annotated[dt.datetime | None, Query(description="from this time on; UTC where it names no zone")] = None,
     until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
     request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
+    model: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the model's name")] = None,
+    label: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the class that it was taken for")] = None,
 ) -> Filters:
     """The filters in the query string."""
-    return Filters(result, min_score, max_score, name, since, until, request_id)
+    return Filters(result, min_score, max_score, name, since, until, request_id, model, label)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
-from astrodetect.records import Scored
+from astrodetect.records import ANOMALY, Scored
 from astrodetect.scoring import files, output, pipeline
 from astrodetect.scoring.pipeline import Seen
+from astrodetect.verdict import judged
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -43,7 +45,8 @@ class Task:
 
 def score(task: Task, engine: "Engine", *, total: int, record: Record | None) -> str:
     """Scores all of it, or what an earlier process left of it, and says in one line what came out."""
-    with output.opened(task.output, _about(task, engine, logged=record is not None), restart=task.restart) as table:
+    about, columns = _about(task, engine, logged=record is not None), _columns(engine.manifest)
+    with output.opened(task.output, columns, about, restart=task.restart) as table:
         paths = files.walk(task.places)
         table.resume(paths, engine.batch)
         before, began = table.rows, time.monotonic()
@@ -58,10 +61,10 @@ def score(task: Task, engine: "Engine", *, total: int, record: Record | None) ->
                     record(scored)  # before the rows below, which say that it is done
                 table.add([_row(seen, verdict, engine) for seen, verdict in zip(batch, verdicts, strict=True)])
                 rate = (table.rows - before) / (time.monotonic() - began)
-                bar.step(len(batch), f"{rate:.0f} images/s, {table.anomalies} anomalies, {table.bad} bad files")
+                bar.step(len(batch), f"{rate:.0f} images/s, {_counted(table, engine.manifest)}")
         table.finish()
     speed = f", {rate:.0f} images/s" if table.rows > before else ""
-    return f"{table.place}: {table.rows} files scored, {table.anomalies} anomalies, {table.bad} bad files{speed}"
+    return f"{table.place}: {table.rows} files scored, {_counted(table, engine.manifest)}{speed}"
 
 
 def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
@@ -78,16 +81,13 @@ def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
 
 
 def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
-    if seen.score is None:
+    if seen.error:
         return None
-    manifest = engine.manifest
-    return Scored(
+    return judged(
+        engine.manifest,
+        seen.probabilities,
         image_name=seen.path,
         image_sha256=seen.sha256,
-        score=seen.score,
-        threshold=manifest.threshold,
-        model=manifest.name,
-        model_version=manifest.version,
         request_id=_request_id(run, seen.path),
     )
 
@@ -99,5 +99,22 @@ def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:
 
 
 def _row(seen: Seen, verdict: Scored | None, engine: "Engine") -> list[str]:
+    manifest = engine.manifest
     score, result = (repr(verdict.score), verdict.result) if verdict else ("", "")
-    return [seen.path, score, result, seen.error, engine.manifest.name, engine.manifest.version]
+    row = [seen.path, score, result, seen.error, manifest.name, manifest.version]
+    if manifest.task == "binary":  # the score says it all
+        return row
+    return row + ([repr(probability) for probability in seen.probabilities] or [""] * len(manifest.classes))
+
+
+def _columns(manifest: Manifest) -> list[str]:
+    classes = () if manifest.task == "binary" else manifest.classes
+    return [*output.COLUMNS, *(f"{output.PROBABILITY}{name}" for name in classes)]
+
+
+def _counted(table: output.Output, manifest: Manifest) -> str:
+    if manifest.task == "binary":
+        said = f"{table.results[ANOMALY]} anomalies"
+    else:
+        said = ", ".join(f"{table.results[name]} {name}" for name in manifest.classes)
+    return f"{said}, {table.bad} bad files"

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -21,10 +22,10 @@ from fasteners import InterProcessLock
 
 from astrodetect import bundle
 from astrodetect.errors import DataError
-from astrodetect.records import ANOMALY
 from astrodetect.scoring import parquet
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
+PROBABILITY = "p_"  # with a class's name: a column more for each of several
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # how Python keeps such bytes of a name, and writes them as they were
 INSTEAD = "--restart scores everything again, another --output leaves it alone"
 
@@ -42,16 +43,17 @@ def check(place: Path, *, restart: bool) -> None:
 class Output:
     """The table on its way, and what is in it so far; `opened` makes it."""
 
-    def __init__(self, place: Path, run: uuid.UUID, appended: BinaryIO) -> None:
+    def __init__(self, place: Path, columns: Sequence[str], run: uuid.UUID, appended: BinaryIO) -> None:
         self.place, self.run = place, run
-        self.rows = self.anomalies = self.bad = 0
-        self._appended = appended
+        self.rows = self.bad = 0
+        self.results: Counter[str] = Counter()
+        self._columns, self._appended = list(columns), appended
 
     def resume(self, paths: Iterator[str], batch: int) -> None:
         """Takes from `paths` those that have their rows, in whole batches; drops what a cut left after them."""
         with _part(self.place).open("rb") as file:
-            rows = _rows(file)
-            _, end = next(rows, (COLUMNS, 0))
+            rows = _rows(file, len(self._columns))
+            _, end = next(rows, (self._columns, 0))
             while len(found := list(islice(rows, batch))) == batch:
                 if [row[0] for row, _ in found] != list(islice(paths, batch)):
                     raise DataError(f"images have come or gone since {_part(self.place)} was begun: {INSTEAD}")
@@ -60,7 +62,7 @@ class Output:
         with _writing(self.place):
             self._appended.truncate(end)
             if end == 0:
-                self._write([COLUMNS])
+                self._write([self._columns])
 
     def add(self, rows: list[list[str]]) -> None:
         """Appends rows, which outlive this process from here on."""
@@ -77,7 +79,8 @@ class Output:
             if self.place.suffix.lower() == ".parquet":
                 whole = self.place.with_name(f".{self.place.name}.whole")
                 with part.open("rb") as file:
-                    parquet.write(whole, COLUMNS, (row for row, _ in islice(_rows(file), 1, None)))
+                    rows = (row for row, _ in islice(_rows(file, len(self._columns)), 1, None))
+                    parquet.write(whole, self._columns, rows)
                 bundle.flush(whole)
             whole.replace(self.place)
             part.unlink(missing_ok=True)
@@ -90,12 +93,14 @@ class Output:
     def _count(self, rows: Iterable[list[str]]) -> None:
         for _, _, result, error, *_ in rows:
             self.rows += 1
-            self.anomalies += result == ANOMALY
-            self.bad += error != ""
+            if error:
+                self.bad += 1
+            else:
+                self.results[result] += 1
 
 
 @contextmanager
-def opened(place: Path, about: Mapping[str, Any], *, restart: bool) -> Iterator[Output]:
+def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, restart: bool) -> Iterator[Output]:
     """The table of the run that `about` tells of: a new one, or the one that was cut short."""
     part = _part(place)
     with _alone(place) as notes:
@@ -106,7 +111,7 @@ def opened(place: Path, about: Mapping[str, Any], *, restart: bool) -> Iterator[
             file = part.open("ab")
             _flush_folder(place.parent)
         with _writing(place), file:
-            yield Output(place, run, file)
+            yield Output(place, columns, run, file)
 
 
 def _new_run(notes: TextIO, about: Mapping[str, Any]) -> uuid.UUID:
@@ -176,7 +181,7 @@ def _line(row: list[str]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _rows(file: BinaryIO) -> Iterator[tuple[list[str], int]]:
+def _rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
     """The rows with the place where each ends, up to the first that is not whole."""
     end = 0
 
@@ -190,7 +195,7 @@ def _rows(file: BinaryIO) -> Iterator[tuple[list[str], int]]:
 
     with suppress(csv.Error):
         for row in csv.reader(lines(), strict=True):
-            if len(row) != len(COLUMNS):
+            if len(row) != width:
                 return
             yield row, end
 

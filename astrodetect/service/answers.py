@@ -4,13 +4,13 @@ import datetime as dt
 import json
 import uuid
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.config import JsonDict
 from starlette.responses import JSONResponse
 
-from astrodetect.bundle import Manifest
+from astrodetect.bundle import Manifest, Task
 from astrodetect.errors import AstrodetectError
 from astrodetect.records import Page, Prediction, Queued
 
@@ -43,6 +43,9 @@ FORM_OF_MANY = {
 PREDICTION: JsonDict = {
     "result": "Anomaly Detected",
     "score": 0.9834,
+    "label": "E",
+    "probability": 0.9834,
+    "probabilities": {"E": 0.9834, "SB": 0.0166},
     "id": 1842,
     "logged": "committed",
     "image_name": "587722981742084144.jpg",
@@ -56,12 +59,19 @@ PREDICTION: JsonDict = {
 
 
 class PredictionAnswer(BaseModel):
-    """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id."""
+    """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id.
+
+    `result` and `score` are an anomaly or not, and how probable one is; of a model of several classes, the label and
+    its probability. What was logged before there were labels has none.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": PREDICTION}, protected_namespaces=())
 
     result: str
     score: float
+    label: str | None = None
+    probability: float | None = None  # of the label
+    probabilities: dict[str, float] | None = None
     id: int | None
     logged: Literal["committed", "queued"] = "committed"
     image_name: str
@@ -78,6 +88,13 @@ class PredictionAnswer(BaseModel):
         if isinstance(row, Queued):
             return cls(id=None, logged="queued", result=row.scored.result, **asdict(row.scored))
         return cls.model_validate(row, from_attributes=True)
+
+    @model_validator(mode="after")
+    def _most_probable_first(self) -> Self:
+        if self.label is not None and self.probabilities:
+            self.probability = self.probabilities.get(self.label)
+            self.probabilities = dict(sorted(self.probabilities.items(), key=lambda one: one[1], reverse=True))
+        return self
 
 
 class PredictionsAnswer(BaseModel):
@@ -97,7 +114,7 @@ class PredictionsAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """What is known of a model, from its manifest."""
+    """What is known of a model, from its manifest; the one that is `serving` answers where none is named."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -106,9 +123,11 @@ class ModelAnswer(BaseModel):
                 "version": "5f0c3a9be214",
                 "serving": True,
                 "task": "binary",
+                "recipe": "resnet50",
                 "classes": ["SB", "E"],
                 "positive": "E",
                 "threshold": 0.5,
+                "temperature": 1.0,
                 "image": {"size": 227, "crop": 1.0, "bands": "RGB", "stretch": "none", "resample": "bilinear"},
                 "metrics": {"test": {"images": 10057, "accuracy": 0.86, "balanced_accuracy": 0.86, "auc": 0.93}},
                 "created": "2026-11-20T21:00:00+00:00",
@@ -119,10 +138,12 @@ class ModelAnswer(BaseModel):
     name: str
     version: str
     serving: bool
-    task: str
+    task: Task
+    recipe: str
     classes: list[str]
     positive: str | None
-    threshold: float
+    threshold: float | None  # of a model of two classes
+    temperature: float
     image: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     created: dt.datetime
@@ -130,8 +151,10 @@ class ModelAnswer(BaseModel):
     @classmethod
     def of(cls, manifest: Manifest, *, serving: bool) -> "ModelAnswer":
         """The manifest as callers see it."""
-        known = {name: getattr(manifest, name) for name in cls.model_fields if name not in ("serving", "image")}
-        return cls(**known, image=asdict(manifest.image), serving=serving)
+        apart = ("serving", "image", "threshold")
+        known = {name: getattr(manifest, name) for name in cls.model_fields if name not in apart}
+        threshold = manifest.threshold if manifest.task == "binary" else None
+        return cls(**known, threshold=threshold, image=asdict(manifest.image), serving=serving)
 
 
 class Health(BaseModel):

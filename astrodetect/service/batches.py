@@ -12,6 +12,7 @@ from astrodetect.service.answers import PredictionAnswer, error_line
 from astrodetect.service.detector import Detector
 from astrodetect.service.drain import Drain
 from astrodetect.service.journal import TRAIL, Trail
+from astrodetect.service.models import Serving
 from astrodetect.service.uploads import Entry, entries, spooled
 
 AT_ONCE = 2  # requests; more are refused
@@ -32,11 +33,12 @@ class Batches:
         """Whether another request would be refused."""
         return self._running.locked()
 
-    async def lines(self, request: Request) -> AsyncIterator[bytes]:
-        """A line of JSON for every image: its verdict, or what is wrong with it."""
+    async def lines(self, request: Request, model: str | None) -> AsyncIterator[bytes]:
+        """A line of JSON for every image: its verdict, or what is wrong with it; one model for all of them."""
         if self.full():
             raise Overloaded(f"{AT_ONCE} batches are at work: try again soon")
-        async with self._running:
+        trail = request.scope[TRAIL]
+        async with self._running, self._detector.using(model, trail, anomalies=True) as serving:
             with await spooled(request) as body:
                 found = entries(
                     body,
@@ -45,13 +47,15 @@ class Batches:
                     max_bytes=self._max_bytes,
                 )
                 try:
-                    async for line in self._answered(found, request.scope[TRAIL]):
+                    async for line in self._answered(found, serving, trail):
                         yield line
                 finally:
                     with contextlib.suppress(ValueError):  # a caller left while a thread reads on: it ends by itself
                         found.close()
 
-    async def _answered(self, found: Generator[Entry, None, None], trail: Trail) -> AsyncIterator[bytes]:
+    async def _answered(
+        self, found: Generator[Entry, None, None], serving: Serving, trail: Trail
+    ) -> AsyncIterator[bytes]:
         at_work: deque[asyncio.Task[bytes]] = deque()
         taken, wrong = 0, None
         try:
@@ -62,7 +66,7 @@ class Batches:
                     wrong = RequestError(f"more than {self._max_images:,} images: send the rest in another request")
                 else:
                     taken += 1
-                    at_work.append(asyncio.create_task(self._line(entry)))
+                    at_work.append(asyncio.create_task(self._line(entry, serving)))
                 if len(at_work) == AT_WORK:
                     yield await at_work.popleft()
             while at_work:
@@ -76,12 +80,12 @@ class Batches:
         if wrong:
             yield error_line(wrong)
 
-    async def _line(self, entry: Entry) -> bytes:
+    async def _line(self, entry: Entry, serving: Serving) -> bytes:
         try:
             self._drain.check()
             if isinstance(entry.data, AstrodetectError):
                 raise entry.data
-            verdict = await self._detector.detect_in_turn(entry.name, entry.data, Trail())
+            verdict = await self._detector.one_of_many(serving, entry.name, entry.data)
         except AstrodetectError as error:
             return error_line(error, entry.name)
         return PredictionAnswer.of(verdict).model_dump_json().encode() + b"\n"

@@ -5,16 +5,20 @@ import hashlib
 import time
 import uuid
 import weakref
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from astrodetect import images
-from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, Overloaded
-from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued, Scored
+from astrodetect.bundle import Manifest
+from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
+from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
 from astrodetect.service.journal import Trail
 from astrodetect.service.meters import Meters
+from astrodetect.service.models import Models, Serving
 from astrodetect.service.recorder import Recorder
-from astrodetect.service.slot import Serving, Slot
+from astrodetect.verdict import judged
 
 LARGE_BYTES = 1_000_000  # files beyond this have a decoder of their own: one takes a tenth of a second and 100 MB
 KEYS = uuid.UUID("6f1b3c52-8d0e-4c39-9a55-0f4e7c1d2a90")  # callers' keys become request ids under this name
@@ -31,9 +35,9 @@ class Detector:
     """The one request path: at most `most` images at work, each within `timeout_s` or not at all."""
 
     def __init__(
-        self, slot: Slot, recorder: Recorder, meters: Meters, *, most: int, timeout_s: float, max_pixels: int
+        self, models: Models, recorder: Recorder, meters: Meters, *, most: int, timeout_s: float, max_pixels: int
     ) -> None:
-        self._slot, self._recorder, self._meters = slot, recorder, meters
+        self._models, self._recorder, self._meters = models, recorder, meters
         self._timeout_s, self._max_pixels = timeout_s, max_pixels
         self._turns = asyncio.Semaphore(most)
         self._at_work = 0
@@ -49,26 +53,36 @@ class Detector:
             return True
         return False
 
-    async def detect(self, name: str, data: bytes, trail: Trail, *, key: str | None = None) -> Prediction | Queued:
+    async def one(
+        self,
+        name: str,
+        data: bytes,
+        trail: Trail,
+        *,
+        model: str | None,
+        anomalies: bool,
+        key: str | None = None,
+    ) -> Prediction | Queued:
         """The verdict on one image; refused where too many are at work. The same key again is the same verdict."""
         if self.full():
             raise Overloaded("too many images are at work: try again soon")
-        return await self.detect_in_turn(name, data, trail, key=key)
-
-    async def detect_in_turn(
-        self, name: str, data: bytes, trail: Trail, *, key: str | None = None
-    ) -> Prediction | Queued:
-        """The same for one that can wait for its turn."""
         request_id = uuid.uuid4() if key is None else uuid.uuid5(KEYS, key)
-        async with self._turns:
-            self._at_work += 1
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    return await self._detect(name, data, request_id, trail)
-            except TimeoutError:
-                raise Expired(f"not done within {self._timeout_s:g} seconds: try again soon") from None
-            finally:
-                self._at_work -= 1
+        async with self._turn(), self.using(model, trail, anomalies=anomalies) as serving:
+            return await self._judge(serving, name, data, request_id, trail)
+
+    @asynccontextmanager
+    async def using(self, model: str | None, trail: Trail, *, anomalies: bool) -> AsyncIterator[Serving]:
+        """The model that was named, or the default one; ModelUnfit where it knows of no `anomalies` and is to."""
+        async with self._models.use(model) as serving:
+            if anomalies:
+                _require_binary(serving.manifest)
+            trail.said["model"] = serving.manifest.name
+            yield serving
+
+    async def one_of_many(self, serving: Serving, name: str, data: bytes) -> Prediction | Queued:
+        """The verdict on an image that can wait for its turn."""
+        async with self._turn():
+            return await self._judge(serving, name, data, uuid.uuid4(), Trail())
 
     def at_work(self) -> int:
         """How many images are between their arrival and their answer."""
@@ -79,13 +93,24 @@ class Detector:
         self._decoder.shutdown()
         self._large_decoder.shutdown()
 
-    async def _detect(self, name: str, data: bytes, request_id: uuid.UUID, trail: Trail) -> Prediction | Queued:
-        serving = self._slot.loaded
-        if serving is None:
-            serving = await asyncio.to_thread(self._slot.serving)
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with self._turns:
+            self._at_work += 1
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    yield
+            except TimeoutError:
+                raise Expired(f"not done within {self._timeout_s:g} seconds: try again soon") from None
+            finally:
+                self._at_work -= 1
+
+    async def _judge(
+        self, serving: Serving, name: str, data: bytes, request_id: uuid.UUID, trail: Trail
+    ) -> Prediction | Queued:
         began = time.perf_counter()
         decoder = self._large_decoder if len(data) > LARGE_BYTES else self._decoder
-        contract = serving.engine.manifest.image
+        contract = serving.manifest.image
         decoded = await asyncio.get_running_loop().run_in_executor(decoder, self._decode, data, contract)
         image = _Image(name, request_id, *decoded)
         trail.stages_s["decode"] = time.perf_counter() - began
@@ -94,8 +119,8 @@ class Detector:
         async with self._keys.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first, then finds it
             known = await asyncio.to_thread(self._known, request_id)
             verdict = known or await self._record(serving, image, trail)
-        if verdict.image_sha256 != image.sha256:
-            raise KeyConflict("this Idempotency-Key came before with another image: use a new one")
+        if (verdict.image_sha256, verdict.model) != (image.sha256, serving.manifest.name):
+            raise KeyConflict("this Idempotency-Key came before with another image or model: use a new one")
         return verdict
 
     def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels]:
@@ -103,14 +128,11 @@ class Detector:
 
     async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Prediction | Queued:
         passed = await serving.batcher.put(image.pixels)
-        manifest = serving.engine.manifest
-        scored = Scored(
+        scored = judged(
+            serving.manifest,
+            passed.result.probabilities[0].tolist(),
             image_name=image.name,
             image_sha256=image.sha256,
-            score=float(passed.result.scores[0]),
-            threshold=manifest.threshold,
-            model=manifest.name,
-            model_version=manifest.version,
             request_id=image.request_id,
         )
         recorded = await self._recorder.record(scored)
@@ -129,3 +151,9 @@ class Detector:
             return self._recorder.find(request_id)
         except DatabaseUnavailable:
             return None
+
+
+def _require_binary(manifest: Manifest) -> None:
+    if manifest.task != "binary":
+        classes = ", ".join(manifest.classes)
+        raise ModelUnfit(f"model {manifest.name} tells apart {classes}: send images to /classify")

@@ -26,7 +26,7 @@ from astrodetect.errors import OutboxFull
 from astrodetect.records import Scored
 
 SEGMENT_BYTES = 4_000_000  # handed over again after a crash at most
-ROOM_BYTES = 1_000  # more than any row needs, but for names of novel length
+ROOM_BYTES = 2_000  # more than any row needs, but for names of novel length
 SUFFIX = ".rows"
 DAMAGED = "damaged"  # lines whose checksum is wrong are kept in a file of this name
 

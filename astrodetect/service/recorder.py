@@ -114,9 +114,9 @@ class Recorder:
         """Into the table; where another request took a row's key meanwhile, the row is kept under a new id."""
         predictions = self._database.record_many(rows)
         late = [
-            replace(row, request_id=uuid.uuid5(row.request_id, row.image_sha256))
+            replace(row, request_id=uuid.uuid5(row.request_id, f"{row.image_sha256} {row.model}"))
             for row, kept in zip(rows, predictions, strict=True)
-            if kept.image_sha256 != row.image_sha256
+            if (kept.image_sha256, kept.model) != (row.image_sha256, row.model)
         ]
         if late:
             log.error("%d rows came under keys that another service gave away meanwhile: kept as new ids", len(late))

@@ -18,8 +18,9 @@ MEANING = """score folders of images without the service, into one table
 
 Every .jpg, .jpeg, .png and .webp under a FOLDER is scored, in the order of the paths; hidden names and links to folders
 are passed over. A file that is named itself is scored whatever its name. An image that cannot be read has a row with
-the reason. The columns: path, score, result, error, model, model_version; a path that is not UTF-8 stands in CSV as its
-bytes are (Python reads it with errors="surrogateescape") and in Parquet with \\xff for each such byte.
+the reason. The columns: path, score, result, error, model, model_version; of a model of several classes the result is
+the most probable class, the score its probability, and p_CLASS that of each. A path that is not UTF-8 stands in CSV as
+its bytes are (Python reads it with errors="surrogateescape") and in Parquet with \\xff for each such byte.
 
 Rows come to OUTPUT.part as the run goes. After Ctrl-C or a crash the same command goes on where that one was.
 """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import colours
 import numpy as np
 import pytest
 from support import ROOT, Program, free_port, query
@@ -121,9 +122,27 @@ def lets_in(url: str, *, lets: bool) -> None:
     query(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
 
 
+def test_with_a_model_of_several_classes_the_table_and_the_log_tell_each_ones_probability(
+    tmp_path: Path, database_url: str
+) -> None:
+    (tmp_path / "sky").mkdir()
+    colours.publish(tmp_path / "models", "colours")
+    for name in colours.CLASSES:
+        images.write_jpeg(tmp_path / "sky" / f"{name}.jpg", colours.sky(name))
+    place = tmp_path / "classes.csv"
+    command = (tmp_path / "sky", "--model", "colours", "--output", place, "--log")
+    done = run(*command, models=tmp_path / "models", DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{place}: 3 files scored, 1 nebula, 1 lawn, 1 ocean, 0 bad files")
+    found = {row["path"]: (row["result"], float(row["score"]), float(row["p_ocean"])) for row in read(place)}
+    assert [Path(path).stem for path in found] == [result for result, _, _ in found.values()]
+    logged = "SELECT image_name, result, score, (probabilities ->> 'ocean')::float FROM predictions"
+    assert {row[0]: row[1:] for row in query(database_url, logged)} == found
+
+
 def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "scores.csv"
-    with output.opened(place, {}, restart=False) as table:
+    with output.opened(place, output.COLUMNS, {}, restart=False) as table:
         table.resume(iter(()), 1)
         for more in ((), ("--restart",)):
             second = run(sky, "--output", place, *more, models=model_folder)

@@ -74,7 +74,7 @@ def test_bad_files_have_an_error_in_their_place_and_harm_no_other(client: TestCl
     assert [line["image_name"] for line in found] == list("abcdef")
     codes = [line.get("error", {}).get("code") for line in found]
     assert codes == [None, "image_unsupported", "image_empty", "image_corrupt", None, "body_too_large"]
-    assert query(database_url, "SELECT image_name FROM predictions ORDER BY id") == [("a",), ("e",)]
+    assert query(database_url, "SELECT image_name FROM predictions ORDER BY image_name") == [("a",), ("e",)]
 
 
 def test_a_zip_is_a_folder_of_images(client: TestClient) -> None:

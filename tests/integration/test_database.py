@@ -24,6 +24,16 @@ from astrodetect.settings import Settings
 from database import Database, storable
 
 SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+SEVERAL = Scored(
+    "m42.jpg",
+    "cd" * 32,
+    score=0.7,
+    threshold=None,
+    model="galaxies",
+    model_version="2",
+    label="nebula",
+    probabilities={"galaxy": 0.1, "nebula": 0.7, 'a \'b\\ "c" %s ✨': 0.2},
+)
 
 
 def scored(name: str = "m51.jpg", score: float = 0.9) -> Scored:
@@ -57,6 +67,23 @@ def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str
     assert query(database_url, five) == [(row.id, "m51.jpg", 0.9, ANOMALY, row.timestamp)]
 
 
+def test_one_of_several_classes_is_recorded_with_the_probability_of_each(log: Database, database_url: str) -> None:
+    both = log.record_many([SEVERAL, SCORED])
+    assert log.predictions(Filters(), limit=10).predictions == both[::-1]
+    assert (both[0].result, both[0].label, both[0].threshold) == ("nebula", "nebula", None)
+    assert both[0].probabilities == SEVERAL.probabilities
+    assert (both[1].label, both[1].probabilities) == (None, None)
+    by_hand = "SELECT (probabilities ->> label)::float FROM predictions WHERE label IS NOT NULL"
+    assert query(database_url, by_hand) == [(0.7,)]
+
+
+def test_no_class_name_makes_an_error(log: Database) -> None:
+    for name in ("nul\0nul", "half \ud83d", "", "x" * 1_000, "{}", "a: b, c"):
+        row = recorded(log, replace(SEVERAL, label=name, probabilities={name: 1.0}, request_id=uuid.uuid4()))
+        assert (row.label, row.result, row.probabilities) == (storable(name), storable(name), {storable(name): 1.0})
+        assert names(log, Filters(label=name)) == ["m42.jpg"]
+
+
 def test_the_same_request_makes_one_row_however_often_it_comes(log: Database, database_url: str) -> None:
     with ThreadPoolExecutor(8) as crowd:
         rows = list(crowd.map(lambda _: recorded(log, SCORED), range(50)))
@@ -75,6 +102,7 @@ def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> 
     log = Database(postgres_url, connections=1, timeout_s=5)
     old = log.prediction(1)
     assert (old.image_name, old.request_id, old.threshold) == ("old.jpg", None, None)
+    assert (old.label, old.probabilities) == (None, None)
     assert old.timestamp.tzinfo is not None
     new = recorded(log, SCORED)
     assert log.predictions(Filters(), limit=10).predictions == [new, old]
@@ -240,6 +268,10 @@ def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) ->
     assert names(log, Filters(since=day[2])) == ["c", "b"]
     assert names(log, Filters(until=day[2])) == ["a"]
     assert names(log, Filters(until=day[2].replace(tzinfo=None))) == ["a"]
+    assert names(log, Filters(model="resnet50_model")) == ["c", "b", "a"]
+    recorded(log, SEVERAL)
+    assert names(log, Filters(model="galaxies")) == names(log, Filters(label="nebula")) == ["m42.jpg"]
+    assert names(log, Filters(label="galaxy")) == []
     assert names(log, Filters(since=day[1], until=day[3], min_score=0.2, name="b", result=NO_ANOMALY)) == ["b"]
 
 
@@ -284,7 +316,13 @@ def test_the_history_uses_its_indexes(log: Database, database_url: str) -> None:
     )
     recorded(log, SCORED)
     query(database_url, "ANALYZE predictions")
-    for filters in Filters(), Filters(result=ANOMALY), Filters(min_score=2.0), Filters(since=dt.datetime(2100, 1, 1)):
+    for filters in (
+        Filters(),
+        Filters(result=ANOMALY),
+        Filters(min_score=2.0),
+        Filters(since=dt.datetime(2100, 1, 1)),
+        Filters(label="nebula"),
+    ):
         values = database._asked(filters, limit=50, before=None)
         connection = connect(database_url, timeout_s=5)
         with connection.cursor() as cursor:

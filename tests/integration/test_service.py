@@ -167,7 +167,17 @@ def test_one_prediction_by_its_id(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["limit=0", "limit=1001", "result=strange", "min_score=2", "min_score=nan", "since=yesterday", "before=x"]
+    "wrong",
+    [
+        "limit=0",
+        "limit=1001",
+        "min_score=2",
+        "min_score=nan",
+        "since=yesterday",
+        "before=x",
+        *(f"{name}={'x' * 256}" for name in ("name", "result", "label", "model")),
+    ],
+    ids=lambda wrong: wrong[:20],
 )
 def test_arguments_out_of_bounds_are_named(client: TestClient, wrong: str) -> None:
     assert refused(client.get(f"/predictions?{wrong}"), 422, "bad_arguments").startswith(wrong.partition("=")[0])
@@ -265,7 +275,7 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
     declared = {
         path: set(operation["responses"]) for path, at in document["paths"].items() for operation in at.values()
     }
-    assert declared["/detect"] == {"200", "400", "408", "409", "413", "415", "422", "503"}
+    assert declared["/detect"] == {"200", "400", "404", "408", "409", "413", "415", "422", "503"}
     schemas = document["components"]["schemas"]
     for name in ("PredictionAnswer", "PredictionsAnswer", "ModelAnswer", "ErrorAnswer"):
         assert schemas[name]["example"]

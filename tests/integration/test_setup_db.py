@@ -62,13 +62,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
     done = run(ASTRODETECT_DATA_DIR=str(tmp_path / "data"))
     assert (done.returncode, beside_widening(done.stderr)) == (0, "")
-    created, first, second, count, hint, psql = done.stdout.splitlines()
-    assert [created, first, second] == [
+    created, first, second, third, count, hint, psql = done.stdout.splitlines()
+    assert [created, first, second, third] == [
         "created database astrodetect",
         "applied 0001_predictions",
         "applied 0002_provenance",
+        "applied 0003_labels",
     ]
-    assert count == "up to date: 2 migrations"
+    assert count == "up to date: 3 migrations"
     assert hint == "while the service runs, look inside with:"
     assert "psql" in psql
     assert "/astrodetect?" in psql
@@ -93,7 +94,7 @@ def test_a_missing_database_is_created_and_a_second_run_changes_nothing(postgres
     assert first.stdout.startswith('created database it"s new\napplied 0001_predictions\n')
     second = run(url.replace('"', "%22").replace(" ", "%20"))
     assert (second.returncode, second.stderr) == (0, "")
-    assert second.stdout.startswith("up to date: 2 migrations\nlook inside with:\n")
+    assert second.stdout.startswith("up to date: 3 migrations\nlook inside with:\n")
 
 
 def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
@@ -105,7 +106,7 @@ def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
     assert said.count("created database") == 1
     assert said.count("applied 0001_predictions") == 1
     assert said.count("applied 0002_provenance") == 1
-    assert said.count("up to date: 2 migrations") == 8
+    assert said.count("up to date: 3 migrations") == 8
 
 
 @pytest.mark.parametrize("statement", [OLD_TABLE, BARE_TABLE], ids=["serial", "no-key-no-default"])
@@ -148,13 +149,13 @@ def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(
 ) -> None:
     folder = Path(shutil.copytree(setup_db.MIGRATIONS, tmp_path / "sql"))
     monkeypatch.setattr(setup_db, "MIGRATIONS", folder)
-    third = folder / "0003_more.sql"
-    third.write_text("CREATE TABLE half (n int); SELECT 1/0;")
-    with pytest.raises(DatabaseError, match=r"^sql/0003_more\.sql: .*division by zero$"):
+    more = folder / "0004_more.sql"
+    more.write_text("CREATE TABLE half (n int); SELECT 1/0;")
+    with pytest.raises(DatabaseError, match=r"^sql/0004_more\.sql: .*division by zero$"):
         setup_db.migrate(postgres_url)
     assert query(postgres_url, "SELECT to_regclass('half')") == [(None,)]
-    third.write_text("CREATE TABLE half (n int);")
-    assert setup_db.migrate(postgres_url) == ["0003_more"]
+    more.write_text("CREATE TABLE half (n int);")
+    assert setup_db.migrate(postgres_url) == ["0004_more"]
 
 
 def test_a_changed_migration_is_refused(database_url: str) -> None:

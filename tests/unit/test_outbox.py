@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from support import ROOT
 
 from astrodetect.errors import DatabaseUnavailable, OutboxFull
-from astrodetect.records import Scored
+from astrodetect.records import ANOMALY, Scored
 from astrodetect.service import outbox
 from astrodetect.service.outbox import Outbox
 
@@ -37,6 +38,12 @@ def row(name: object, *, key: str | None = None) -> Scored:
     return Scored(str(name), "ab" * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
 
 
+def labelled(name: str) -> Scored:
+    """One of several classes."""
+    probabilities = {"galaxy": 0.25, "ümläut ✨": 0.75}
+    return Scored(name, "ab" * 32, 0.75, None, "galaxies", "1", label="ümläut ✨", probabilities=probabilities)
+
+
 def emptied(box: Outbox, most: int = 100) -> list[Scored]:
     found: list[Scored] = []
     while box.hand_over(most, found.extend):
@@ -47,11 +54,24 @@ def emptied(box: Outbox, most: int = 100) -> list[Scored]:
 def test_rows_come_out_whole_and_in_order(opened: Opened) -> None:
     box = opened()
     rows = [row(name) for name in ("plain", "ümläut ✨", 'q"uo\\te', "new\nline", "nul\0", "\ud800", "x" * 5000)]
+    rows.append(labelled("m42"))
     box.append(rows[:3])
     box.append(rows[3:])
     assert len(box) == len(rows)
     assert emptied(box, most=2) == rows
     assert len(box) == 0
+
+
+def test_rows_that_an_earlier_version_left_are_handed_over(opened: Opened, tmp_path: Path) -> None:
+    left = (
+        b'{"image_name": "m51", "image_sha256": "ab", "score": 0.75, "threshold": 0.5, "model": "resnet50_model",'
+        b' "model_version": "1", "request_id": "a31d16b8-d6f8-45cd-9dc4-73804962d190",'
+        b' "timestamp": "2026-11-21 03:29:56.226900+00:00"}'
+    )
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "00000001.rows").write_bytes(b"%08x %s\n" % (zlib.crc32(left), left))
+    [found] = emptied(opened())
+    assert (found.image_name, found.result, found.label, found.probabilities) == ("m51", ANOMALY, None, None)
 
 
 def test_what_could_not_be_handed_over_stays_in_its_place(opened: Opened) -> None:

@@ -7,6 +7,7 @@ import threading
 import uuid
 from pathlib import Path
 
+import colours
 import numpy as np
 import pytest
 
@@ -58,11 +59,11 @@ def score(task: scoring.Task, engine: Engine, record: scoring.Record | None = No
     return scoring.score(task, engine, total=task.check(), record=record)
 
 
-def rows_in(place: Path) -> list[list[str]]:
+def rows_in(place: Path, columns: list[str] = output.COLUMNS) -> list[list[str]]:
     """The rows without the names of the columns."""
     with place.open("rb") as file:
-        head, *rows = [row for row, _ in output._rows(file)]
-    assert head == output.COLUMNS
+        head, *rows = [row for row, _ in output._rows(file, len(columns))]
+    assert head == columns
     return rows
 
 
@@ -88,6 +89,50 @@ def test_the_rows_are_those_of_each_image_alone_in_the_order_of_the_paths(
     anomalies = sum(row[2] == "Anomaly Detected" for row in rows)
     assert f"{len(rows)} files scored, {anomalies} anomalies, 2 bad files" in said
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_of_each(
+    tmp_path: Path, cut: bool
+) -> None:
+    from pyarrow.parquet import read_table
+
+    colours.publish(tmp_path, "colours")
+    engine = Engine(bundle.load(tmp_path, "colours"))
+    sky = tmp_path / "sky"
+    sky.mkdir()
+    for seed in range(30):
+        name = colours.CLASSES[seed % 3]
+        images.write_jpeg(sky / f"{seed:02}-{name}.jpg", colours.sky(name, seed))
+    (sky / "bad.jpg").write_text("no image")
+    places = (tmp_path / "t.csv", tmp_path / "t.parquet")
+    logged: dict[str, Scored] = {}
+
+    def log(scored: list[Scored]) -> None:
+        if cut and logged:
+            raise DatabaseUnavailable("gone")
+        logged.update({one.image_name: one for one in scored})
+
+    for place in places:
+        if cut:
+            logged.clear()
+            with pytest.raises(DatabaseUnavailable):
+                score(task([sky], place), engine, log)
+        said = score(task([sky], place), engine, lambda found: logged.update({one.image_name: one for one in found}))
+        assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in said
+    columns = [*output.COLUMNS, *(f"p_{name}" for name in colours.CLASSES)]
+    *rows, bad = rows_in(places[0], columns)
+    assert bad[1:3] == ["", ""]
+    assert bad[3]
+    assert bad[6:] == ["", "", ""]
+    for path, score_, result, error, _, _, *probabilities in rows:
+        assert (Path(path).stem[3:], error) == (result, "")
+        assert float(score_) == max(map(float, probabilities)) == logged[path].score
+        assert (logged[path].result, logged[path].threshold) == (result, None)
+        assert logged[path].probabilities == dict(zip(colours.CLASSES, map(float, probabilities), strict=True))
+    table = read_table(places[1])
+    assert table.column_names == columns
+    assert table.column("p_lawn").to_pylist() == [float(row[7]) if row[7] else None for row in [*rows, bad]]
 
 
 def test_a_file_named_itself_is_scored_whatever_its_name(sky: Path, engine: Engine, tmp_path: Path) -> None:
@@ -175,18 +220,18 @@ def rows_of(paths: list[str]) -> list[list[str]]:
 def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) -> None:
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     rows = rows_of(ODD_NAMES)
-    with output.opened(place, ABOUT, restart=False) as whole:
+    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as whole:
         whole.resume(iter(ODD_NAMES), 1)
         whole.add(rows)
-        run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.anomalies, whole.bad)
+        run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.results, whole.bad)
     assert b"\xff.jpg" in content
     for cut in range(len(content) + 1):
         part.write_bytes(content[:cut])
         paths = iter(ODD_NAMES)
-        with output.opened(place, ABOUT, restart=False) as again:
+        with output.opened(place, output.COLUMNS, ABOUT, restart=False) as again:
             again.resume(paths, 1)
             again.add(rows_of(list(paths)))
-            assert (again.rows, again.anomalies, again.bad) == counts
+            assert (again.rows, again.results, again.bad) == counts
         assert again.run == run
         assert part.read_bytes() == content
     assert rows_in(part) == rows
@@ -194,11 +239,11 @@ def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) 
 
 def test_a_run_goes_on_after_whole_batches_so_that_no_batch_is_cut_otherwise(tmp_path: Path) -> None:
     place, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
-    with output.opened(place, ABOUT, restart=False) as first:
+    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as first:
         first.resume(iter(paths), 4)
         first.add(rows_of(paths[:7]))
     left = iter(paths)
-    with output.opened(place, ABOUT, restart=False) as second:
+    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as second:
         second.resume(left, 4)
         assert second.rows == 4
     assert list(left) == paths[4:]
@@ -288,7 +333,7 @@ def test_the_ids_that_rows_are_logged_by_are_those_of_rfc_9562() -> None:
 def cut(tmp_path: Path) -> Path:
     """The place of a table whose run was cut short."""
     place = tmp_path / "t.csv"
-    with output.opened(place, ABOUT, restart=False) as table:
+    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
     return place
@@ -303,11 +348,11 @@ def cut(tmp_path: Path) -> Path:
 )
 def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, object], said: str) -> None:
     before = output._part(cut).read_bytes()
-    with pytest.raises(DataError) as refused, output.opened(cut, about, restart=False):
+    with pytest.raises(DataError) as refused, output.opened(cut, output.COLUMNS, about, restart=False):
         pass
     assert said in str(refused.value)
     assert output._part(cut).read_bytes() == before
-    with output.opened(cut, about, restart=True) as table:
+    with output.opened(cut, output.COLUMNS, about, restart=True) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows == 0
 
@@ -315,7 +360,7 @@ def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, 
 def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
     for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:2]):
         with (
-            output.opened(cut, ABOUT, restart=False) as table,
+            output.opened(cut, output.COLUMNS, ABOUT, restart=False) as table,
             pytest.raises(DataError, match=r"come or gone .* --restart"),
         ):
             table.resume(iter(paths), 1)
@@ -323,7 +368,7 @@ def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
 
 def test_rows_without_the_notes_on_their_run_are_left_alone(cut: Path) -> None:
     cut.with_name("t.csv.run").write_text("torn")
-    with pytest.raises(DataError, match="--restart"), output.opened(cut, ABOUT, restart=False):
+    with pytest.raises(DataError, match="--restart"), output.opened(cut, output.COLUMNS, ABOUT, restart=False):
         pass
     assert output._part(cut).stat().st_size > 0
 
@@ -333,7 +378,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     refused = pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large")
-    with refused, output.opened(place, ABOUT, restart=False) as table:
+    with refused, output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (part.stat().st_size + 10, limits[1]))
@@ -341,7 +386,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
             table.add(rows_of(ODD_NAMES[3:]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with output.opened(place, ABOUT, restart=False) as table:
+    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows >= 3
         table.add(rows_of(ODD_NAMES[table.rows :]))

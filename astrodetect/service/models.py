@@ -1,0 +1,192 @@
+"""The models that answer: the default one, and those that callers name, loaded when they are first asked for."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from astrodetect import bundle
+from astrodetect.batcher import Batcher
+from astrodetect.bundle import Manifest, Precision
+from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
+from astrodetect.inference.engine import Engine
+from astrodetect.records import Outputs, Pixels
+
+LOOK_S = 1.0  # between two looks whether a model in use was published anew
+RETRY_S = 30.0  # until the next one, where what was published cannot be loaded
+
+log = logging.getLogger("uvicorn.error")
+
+
+@dataclass(slots=True, eq=False)
+class Serving:
+    """An engine, the way to it for many callers at once, and how many use it now."""
+
+    engine: Engine
+    batcher: Batcher[Pixels, Outputs]
+    stamp: tuple[int, int] | None  # of the manifest's file
+    next_look: float  # at this time of time.monotonic()
+    asked_for: float  # at this one, last
+    users: int = 0
+    retired: bool = False  # closed by its last user
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of the model."""
+        return self.engine.manifest
+
+
+class Models:
+    """Holds the default model for good, and of the others the `most` that were asked for last; all on one event loop.
+
+    A model that is published anew takes over from its older self without a break: who began with that ends with it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        default: str,
+        precision: Precision | Literal["auto"],
+        *,
+        most: int,
+        passed: Callable[[int], None],
+    ) -> None:
+        self._folder, self._precision, self._passed = folder, precision, passed
+        self._default, self._most = default, most
+        self._loaded: dict[str, Serving] = {}  # replaced, never changed: other threads look at it
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._looking: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()  # a load takes every core and the memory of a model
+
+    @property
+    def default(self) -> Manifest | None:
+        """What answers where no model is named, if it is loaded."""
+        serving = self._loaded.get(self._default)
+        return serving.manifest if serving else None
+
+    @asynccontextmanager
+    async def use(self, name: str | None = None) -> AsyncIterator[Serving]:
+        """The model of that name, loaded if it is not, and not let go meanwhile; ModelError says why there is none."""
+        name = name or self._default
+        while (serving := self._loaded.get(name)) is None:  # again where it was let go before this caller's turn
+            await self._load(name)
+        serving.users += 1
+        serving.asked_for = time.monotonic()
+        if serving.asked_for >= serving.next_look:
+            serving.next_look = serving.asked_for + LOOK_S
+            task = asyncio.create_task(self._look(name, serving))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+        try:
+            yield serving
+        finally:
+            serving.users -= 1
+            if serving.retired and not serving.users:
+                _close(serving)
+
+    async def check(self) -> None:
+        """Raises what keeps the default model from answering."""
+        async with self.use():
+            pass
+
+    def waiting(self) -> int:
+        """How many images wait for a network."""
+        return sum(len(serving.batcher) for serving in self._loaded.values())
+
+    async def close(self) -> None:
+        """Nothing is in use any more."""
+        tasks = [*self._loading.values(), *self._looking]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for serving in self._loaded.values():
+            await asyncio.to_thread(serving.batcher.close)
+
+    async def _load(self, name: str) -> None:
+        """Once for all who ask meanwhile; it goes on where they give up, for whoever asks next."""
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._loads(name))
+            task.add_done_callback(lambda done: self._loading.pop(name) and (done.cancelled() or done.exception()))
+        await asyncio.shield(task)
+
+    async def _loads(self, name: str) -> None:
+        async with self._one_at_a_time:
+            self._in_the_way(name)
+            serving = await asyncio.to_thread(self._opened, name)
+            try:
+                older = self._in_the_way(name)  # now, not before: a model that cannot be loaded displaces none
+            except Overloaded:
+                _close(serving)
+                raise
+            kept = {other: one for other, one in self._loaded.items() if one is not older}
+            self._loaded = kept | {name: serving}
+            if older:
+                older.retired = True
+                if not older.users:
+                    _close(older)
+
+    def _in_the_way(self, name: str) -> Serving | None:
+        """Whose place this model takes: its older self's, or that of the one that nobody asked for the longest."""
+        if name in self._loaded:
+            return self._loaded[name]
+        others = [serving for other, serving in self._loaded.items() if other != self._default]
+        if name == self._default or len(others) < self._most:
+            return None
+        idle = [serving for serving in others if not serving.users]
+        if not idle:
+            raise Overloaded(f"{self._most} other models are at work: try again soon")
+        return min(idle, key=lambda serving: serving.asked_for)
+
+    async def _look(self, name: str, serving: Serving) -> None:
+        """Puts what was published under its name meanwhile in its place, where that can be loaded."""
+        try:
+            stamp = await asyncio.to_thread(self._stamp, name)
+            if stamp not in {None, serving.stamp} and self._loaded.get(name) is serving:
+                await self._load(name)
+        except (ModelError, Overloaded) as error:
+            serving.next_look = time.monotonic() + RETRY_S
+            log.error("the model loaded before goes on: %s", error)
+
+    def _opened(self, name: str) -> Serving:
+        stamp = self._stamp(name)  # before the files: what is published meanwhile is found at the next look
+        try:
+            loaded = bundle.load(self._folder, name, self._precision)
+        except ModelMissing as missing:
+            if name == self._default:
+                raise
+            raise ModelUnknown(f"no model {name} here: GET /models lists those that there are") from missing
+        engine = Engine(loaded)
+        batcher = Batcher(_passes(engine, self._passed), most=engine.batch, threads=engine.streams, name="inference")
+        now = time.monotonic()
+        return Serving(engine, batcher, stamp, next_look=now + LOOK_S, asked_for=now)
+
+    def _stamp(self, name: str) -> tuple[int, int] | None:
+        """Of the manifest, which comes to its place last; None where there is none."""
+        try:
+            found = (self._folder / f"{name}.json").stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def _close(serving: Serving) -> None:
+    """Once what its callers left behind is done, and in a thread, which may wait for that."""
+    asyncio.get_running_loop().run_in_executor(None, serving.batcher.close)
+
+
+def _passes(engine: Engine, passed: Callable[[int], None]) -> Callable[[list[Pixels]], list[Outputs]]:
+    """One pass of the network for a batch, its outputs image by image."""
+
+    def passes(batch: list[Pixels]) -> list[Outputs]:
+        found = engine.run(np.stack(batch))
+        passed(len(batch))
+        return [found[i : i + 1] for i in range(len(batch))]
+
+    return passes

@@ -1,0 +1,36 @@
+"""Probabilities to a verdict, as the manifest of their model has it."""
+
+import uuid
+from collections.abc import Sequence
+
+from astrodetect.bundle import Manifest
+from astrodetect.records import Scored
+
+
+def judged(
+    manifest: Manifest,
+    probabilities: Sequence[float],
+    *,
+    image_name: str,
+    image_sha256: str,
+    request_id: uuid.UUID,
+) -> Scored:
+    """An anomaly where the second of two classes is above the threshold; of several classes the most probable one."""
+    threshold = manifest.threshold if manifest.task == "binary" else None
+    if threshold is None:
+        winner = max(range(len(probabilities)), key=probabilities.__getitem__)
+        score = probabilities[winner]
+    else:
+        score = probabilities[1]
+        winner = int(score > threshold)
+    return Scored(
+        image_name=image_name,
+        image_sha256=image_sha256,
+        score=score,
+        threshold=threshold,
+        model=manifest.name,
+        model_version=manifest.version,
+        request_id=request_id,
+        label=manifest.classes[winner],
+        probabilities=dict(zip(manifest.classes, probabilities, strict=True)),
+    )

@@ -1,0 +1,62 @@
+"""Models that need no training, of three classes or of two: they go by the colour of the image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from astrodetect import bundle
+from astrodetect.bundle import Bundle, Manifest
+from astrodetect.inference import openvino
+from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
+from astrodetect.records import ImageContract, Pixels
+
+CLASSES = ["nebula", "lawn", "ocean"]  # red, green and blue ones
+TWO = CLASSES[:2]
+SIZE = 24
+op = openvino.opset13
+
+
+def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: float = 0.02) -> Manifest:
+    """The model of that name in `folder`, as true to itself as any other; the surer, the higher its probabilities."""
+    manifest = Manifest(
+        name=name,
+        classes=list(classes),
+        image=ImageContract(size=SIZE),
+        metrics={},
+        data={},
+        settings={},
+        versions={},
+        task="binary" if len(classes) == len(TWO) else "classes",
+        recipe="colour",
+    )
+    with bundle.staging(folder, name) as staged:
+        openvino.save_model(_network(len(classes), sure), staged / f"{name}.xml", compress_to_fp16=False)
+        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in bundle.SERVED)
+        canary = Engine(Bundle(manifest, xml, weights), check=False).canary()
+        return bundle.publish(staged, folder, replace(manifest, canary_score=canary))
+
+
+def sky(name: str, seed: int = 0) -> Pixels:
+    """An image that it takes for this class."""
+    pixels = np.random.default_rng(seed).integers(40, 120, (SIZE, SIZE, 3), dtype=np.uint8)
+    pixels[..., CLASSES.index(name)] += 100
+    return pixels
+
+
+def _network(classes: int, sure: float) -> openvino.Model:
+    """The mean of each colour is a feature, and a class's logit."""
+    pixels = op.parameter([-1, SIZE, SIZE, 3], np.uint8)
+    values = op.convert(pixels, np.float32)
+    features = op.reduce_mean(values, np.array([1, 2]), keep_dims=False)
+    logits = op.slice(features, [0], [classes], [1], [1])
+    score = op.softmax(op.multiply(logits, np.float32(sure)), axis=1)
+    outputs = {
+        SCORE: op.slice(score, [1], [2], [1], [1]) if classes == len(TWO) else score,
+        FEATURES: features,
+        MAP: op.reduce_mean(values, np.array([3]), keep_dims=False),
+    }
+    for name, output in outputs.items():
+        output.output(0).set_names({name})
+    return openvino.Model([op.result(output) for output in outputs.values()], [pixels])
