@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from astrodetect.errors import ModelError, ModelMissing
-from astrodetect.records import ImageContract, Pixels
+from astrodetect.evaluation.metrics import decided
+from astrodetect.records import Floats, ImageContract, Pixels
 
 MANIFEST_FORMAT = 1
 TRAIN_COMMAND = "python train_model.py"
@@ -79,6 +81,10 @@ class Manifest:
     def positive(self) -> str | None:
         """The class whose probability is the score; None where there are several."""
         return self.classes[1] if self.task == "binary" else None
+
+    def decides(self, probabilities: Floats) -> NDArray[np.int64]:
+        """The number of the class that each image (n, classes) is taken for."""
+        return decided(probabilities, self.threshold if self.task == "binary" else None)
 
     def canary_of(self, precision: Precision) -> float:
         """The canary's score in this precision; float32's where nobody measured it."""
@@ -220,16 +226,22 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = TypeAdapter(Manifest).validate_python(fields)
     except ValidationError as error:
-        wrong = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelError(f"{path.name} is not whole, its {wrong} is wrong: {_again()}") from error
-    known = ImageContract(size=manifest.image.size, crop=manifest.image.crop)
-    if fields["image"] != asdict(known):
-        raise ModelError(f"model {path.stem} wants its images prepared in a way this version does not know: {_again()}")
+        wrong = error.errors()[0]
+        if wrong["loc"][0] == "image" and wrong["type"] == "value_error":
+            raise ModelError(_unknown_preparation(path.stem)) from error
+        place = ".".join(str(part) for part in wrong["loc"])
+        raise ModelError(f"{path.name} is not whole, its {place} is wrong: {_again()}") from error
+    if fields["image"] != asdict(manifest.image):
+        raise ModelError(_unknown_preparation(path.stem))
     strays = [file for file in manifest.files if Path(file).name != file]
     told = len(manifest.classes) == 2 if manifest.task == "binary" else len(set(manifest.classes)) >= 2
     if strays or manifest.name != path.stem or not told or f"{path.stem}.bin" not in manifest.files:
         raise ModelError(f"{path.name} is not the manifest of this model: {_again()}")
     return manifest
+
+
+def _unknown_preparation(name: str) -> str:
+    return f"model {name} wants its images prepared in a way this version does not know: {_again()}"
 
 
 def _again() -> str:

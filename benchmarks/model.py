@@ -11,7 +11,6 @@ What it is not: a classifier of galaxies. Nothing about accuracy follows from it
 
 import argparse
 import hashlib
-import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astrodetect import __version__, bundle, images
+from astrodetect import bundle, images, origin
 from astrodetect.catalogue import folders, simulated
 from astrodetect.evaluation import metrics
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -80,27 +79,28 @@ def make(folder: Path, size: int) -> None:
         write_images(folder / "images" / part, count, seed)
     learn, held = (folders.read(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
-    from astrodetect.learning import export, network  # noqa: PLC0415 - TensorFlow: only where a model must be made
+    from astrodetect.learning import export, network, recipes  # noqa: PLC0415 - TensorFlow: only where one must be made
+    from astrodetect.learning.backbones import Standard  # noqa: PLC0415
 
     contract = ImageContract(size=size)
-    pixels = {part: read(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
+    pixels = {part: recipes.read_pixels(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
     network.set_seed(0)
     mean, variance = pixels["train"].mean((0, 1, 2)), pixels["train"].var((0, 1, 2))
-    model = network.build(size, network.Standard(tuple(mean.tolist()), tuple(variance.tolist())))
+    model = network.build("resnet50", size, Standard(tuple(mean.tolist()), tuple(variance.tolist())), 1)
     calibrate(model, pixels["train"], np.random.default_rng(0).permutation(len(learn)))
     fit_head(model, features(model, pixels["train"]), learn.labels)
-    scores = model.predict(pixels["test"].astype(np.float32), batch_size=8, verbose=0)[:, 0]
+    said = export.Network(model).probabilities(pixels["test"])
     manifest = bundle.Manifest(
         name=NAME,
         classes=list(CLASSES),
         image=contract,
-        metrics={"test": metrics.binary(held.labels, scores)},
+        metrics={"test": metrics.binary(held.labels, said[:, 1])},
         data={"train": {"images": len(learn)}, "test": {"images": len(held)}},
         settings={"made_by": "benchmarks.model", "backbone": "random"},
-        versions={name: version(name) for name in VERSIONED}
-        | {"python": platform.python_version(), "astrodetect": __version__},
+        versions=origin.versions(),
     )
-    export.publish(model, manifest, folder, export.HeldOut(pixels["test"], held.labels, scores), pixels["train"])
+    shown = export.HeldOut(pixels["test"], held.labels, said)
+    export.publish(export.Network(model), manifest, folder, shown, calibration=pixels["train"])
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:
@@ -124,15 +124,9 @@ def flood(sky: Pixels, random: np.random.Generator) -> Pixels:
     return flooded
 
 
-def read(catalogue: folders.Catalogue, contract: ImageContract) -> Pixels:
-    """All its images."""
-    pixels: Pixels = np.stack([images.read_file(path, contract) for path in catalogue.paths])
-    return pixels
-
-
 def calibrate(model: "keras.Model", pixels: Pixels, order: Any) -> None:
     """Opens the residual branches, and sets each batch normalisation to the mean of what some batches show it."""
-    from astrodetect.learning.network import LAST_OF_A_BLOCK  # noqa: PLC0415
+    from astrodetect.learning.backbones import LAST_OF_A_BLOCK  # noqa: PLC0415
 
     layers = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
     for layer in layers:

@@ -90,10 +90,11 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published model, never trained: small, real, and as true to itself as any other."""
     from astrodetect.learning import export, network
+    from astrodetect.learning.backbones import Standard
 
     size = 32
     network.set_seed(0)
-    model = network.build(size, network.Standard((128.0,) * 3, (5000.0,) * 3))
+    model = export.Network(network.build("resnet50", size, Standard((128.0,) * 3, (5000.0,) * 3), 1))
     manifest = Manifest(
         name="resnet50_model",
         classes=["SB", "E"],
@@ -105,6 +106,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    scores = model.predict(pixels.astype(np.float32), verbose=0)[:, 0]
-    export.publish(model, manifest, folder, export.HeldOut(pixels, np.array([0, 1]), scores))
+    held = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
+    export.publish(model, manifest, folder, held)
     return folder

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from astrodetect.bundle import Bundle, Precision, canary
 from astrodetect.errors import ModelError
 from astrodetect.inference import openvino
-from astrodetect.records import Outputs
+from astrodetect.records import Outputs, as_probabilities
 
 SMALL = ("int8",)  # 24 MB of weights; the others' 94 MB are held but once
 CORES_A_STREAM = 2  # of those: a compromise between a lone image and many
@@ -108,9 +108,7 @@ def _compiled(core: Any, network: Any, precision: Precision, cores: int, streams
 
 
 def _outputs(found: Any) -> Outputs:
-    said = found[SCORE]
-    probabilities = said if said.shape[1] > 1 else np.concatenate([1 - said, said], axis=1)
-    return Outputs(probabilities, found[FEATURES], found[MAP])
+    return Outputs(as_probabilities(found[SCORE]), found[FEATURES], found[MAP])
 
 
 def _cores() -> int:

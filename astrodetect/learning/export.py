@@ -3,14 +3,11 @@
 In low precision too, where it decides as Keras does: measured here, on images that were held out.
 """
 
-import contextlib
-import platform
-import sys
-import warnings
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -21,9 +18,10 @@ from astrodetect.bundle import INT8, Bundle, Fidelity, Manifest, Precision, cana
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.inference import has_bf16, openvino
-from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
-from astrodetect.learning import network, quantise
-from astrodetect.records import Floats, Outputs
+from astrodetect.inference.engine import SCORE, Engine
+from astrodetect.learning import quantise
+from astrodetect.learning.convert import to_openvino
+from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
 AGREEMENT = 0.01  # largest difference allowed between a score in Keras and in float32 in the service
 # What a lower precision must keep to serve:
@@ -34,39 +32,80 @@ FAITHFUL = 0.98  # of what tells features, and places of activation maps, from e
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Images that were not learnt from, what they are, and what Keras says of them."""
+    """Images that were not learnt from, what they are, and what the model says of them where it was trained."""
 
     pixels: NDArray[np.uint8]  # (n, size, size, 3)
     labels: NDArray[np.int64]
-    scores: Floats
+    probabilities: Floats  # (n, classes)
+
+
+class Model(Protocol):
+    """What has learnt, and can be published."""
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
+        """(n, classes)"""
+
+    def calibrate(self, temperature: float) -> None:
+        """Divides what it says, as logits, by this."""
+
+    def write(self, folder: Path, name: str) -> None:
+        """Makes NAME.xml and NAME.bin, which serve, and what else there is to keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of Keras's, as it is published."""
+
+    keras: keras.Model
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
+        """(n, classes)"""
+        return as_probabilities(np.asarray(self.keras.predict(pixels, verbose=0), dtype=np.float32))
+
+    def calibrate(self, temperature: float) -> None:
+        """Divides the head's weights, so that Keras, the service and the activation map agree."""
+        head = self.keras.get_layer(SCORE)
+        head.set_weights([weights / temperature for weights in head.get_weights()])
+
+    def write(self, folder: Path, name: str) -> None:
+        """The `.h5` that Keras opens, and what serves."""
+        self.keras.save(folder / f"{name}.h5", include_optimizer=False)
+        to_openvino(self.keras, folder / f"{name}.xml")
 
 
 def publish(
-    model: keras.Model,
+    model: Model,
     manifest: Manifest,
     folder: Path,
     held: HeldOut,
+    *,
     calibration: NDArray[np.uint8] | None = None,
+    measure: Callable[[Engine], dict[str, dict[str, float]]] = lambda _: {},
 ) -> Manifest:
-    """Makes the model's files, sees that the service will score `held` as Keras does, and puts them in place.
+    """Makes the model's files, sees that the service will answer `held` as the model does, and puts them in place.
 
-    With images to calibrate by, int8 serves where it is close enough to Keras, else bf16, else float32.
+    With images to calibrate by, int8 serves where it is close enough, else bf16, else float32. `measure` gives the
+    figures that the manifest keeps, of what serves.
     """
-    canary_score = float(model.predict(canary(manifest.image.size)[np.newaxis], verbose=0)[0, 0])
+    canary_score = float(model.probabilities(canary(manifest.image.size)[np.newaxis])[0, 1])
     manifest = replace(manifest, canary_score=canary_score)
     with staging(folder, manifest.name) as staged:
-        h5, xml = staged / f"{manifest.name}.h5", staged / f"{manifest.name}.xml"
-        model.save(h5, include_optimizer=False)
-        to_openvino(model, xml)
-        exact = Engine(_bundle(manifest, xml, "f32")).run_all(held.pixels)
-        difference = float(np.abs(exact.scores - held.scores).max())
+        xml = staged / f"{manifest.name}.xml"
+        model.write(staged, manifest.name)
+        engine = Engine(_bundle(manifest, xml, "f32"))
+        exact = engine.run_all(held.pixels)
+        difference = float(np.abs(exact.probabilities - held.probabilities).max())
         if not difference <= AGREEMENT:
             raise ModelError(
-                f"in the service the scores would differ from Keras's by {difference:.3f}: nothing was changed"
+                f"in the service the scores would differ from the trained model's by {difference:.3f}: "
+                "nothing was changed"
             )
         if calibration is not None:
             manifest = choose(manifest, xml, exact, held, calibration)
-        return bundle.publish(staged, folder, manifest)
+            if manifest.precision != "f32":
+                network = f"{manifest.name}{INT8}.xml" if manifest.precision == "int8" else xml.name
+                engine = Engine(_bundle(manifest, staged / network, manifest.precision))
+        return bundle.publish(staged, folder, replace(manifest, metrics=measure(engine)))
 
 
 def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibration: NDArray[np.uint8]) -> Manifest:
@@ -85,11 +124,15 @@ def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibra
 
 def fidelity(low: Bundle, exact: Outputs, held: HeldOut) -> Fidelity:
     """How close a network of low precision comes, and whether that is close enough."""
-    engine, threshold = Engine(low, check=False), low.manifest.threshold
+    engine, manifest = Engine(low, check=False), low.manifest
     found = engine.run_all(held.pixels)
-    differences = np.abs(found.scores - held.scores)
-    same = float(((found.scores > threshold) == (held.scores > threshold)).mean())
-    auc_change = metrics.auc(held.labels, found.scores) - metrics.auc(held.labels, held.scores)
+    differences = np.abs(found.probabilities - held.probabilities).max(axis=1)
+    same = float((manifest.decides(found.probabilities) == manifest.decides(held.probabilities)).mean())
+    areas = [
+        metrics.classes(held.labels, said, manifest.classes)["auc"]
+        for said in (found.probabilities, held.probabilities)
+    ]
+    auc_change = areas[0] - areas[1]
     features = kept_share(found.features, exact.features)
     maps = kept_share(found.maps, exact.maps)
     return Fidelity(
@@ -119,46 +162,12 @@ def _bundle(manifest: Manifest, xml: Path, precision: Precision) -> Bundle:
     return Bundle(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)
 
 
-def to_openvino(model: keras.Model, xml: Path) -> None:
-    """Writes `xml` and the `.bin` beside it: uint8 (n, size, size, 3) in, three outputs by name."""
-    size = model.input_shape[1]
-    with warnings.catch_warnings(), _converter_mended():
-        warnings.simplefilter("ignore", UserWarning)  # it hands Keras its inputs in a tuple, which Keras remarks on
-        converted = openvino.convert_model(_with_map(model))
-    prepare = openvino.preprocess.PrePostProcessor(converted)
-    prepare.input().tensor().set_element_type(openvino.Type.u8)
-    converted = prepare.build()
-    converted.reshape([-1, size, size, 3])
-    openvino.save_model(converted, xml, compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def _converter_mended() -> Iterator[None]:
-    """OpenVINO 2026.4 asks for TensorFlow's version in a way that Python 3.13 has no more (docs/decisions.md)."""
-    from openvino.frontend.tensorflow import utils  # noqa: PLC0415 - it loads TensorFlow's whole Python side
-
-    before = utils.get_environment_setup
-    utils.get_environment_setup = lambda _framework: {
-        "python_version": platform.python_version(),
-        "tensorflow": version("tensorflow"),
-        "sys_platform": sys.platform,
-    }
-    try:
-        yield
-    finally:
-        utils.get_environment_setup = before
-
-
-def _with_map(model: keras.Model) -> keras.Model:
-    """The same network with its features and its activation map besides the score.
-
-    The head is linear in the pooled features, and pooling is a mean over places; so the head's own weights, applied
-    to each place before pooling, say what that place adds: the map's mean plus the head's bias is the logit.
-    """
-    last = model.get_layer(network.LAST_MAP).output
-    kernel, _ = model.get_layer(network.SCORE).get_weights()
-    to_map = keras.layers.Conv2D(1, 1, use_bias=False, dtype="float32", name="class_activation")
-    activation = keras.layers.Reshape(tuple(last.shape[1:3]), name=MAP)(to_map(last))
-    to_map.set_weights([kernel[np.newaxis, np.newaxis]])
-    outputs = {SCORE: model.output, FEATURES: model.get_layer(network.FEATURES).output, MAP: activation}
-    return keras.Model(model.input, outputs)
+def features_engine(model: keras.Model, contract: ImageContract) -> Engine:
+    """The network as it is now, compiled as fast as this processor allows, for its features."""
+    manifest = Manifest(
+        name="features", classes=["0", "1"], image=contract, metrics={}, data={}, settings={}, versions={}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "features.xml"
+        to_openvino(model, xml)
+        return Engine(_bundle(manifest, xml, "bf16" if has_bf16() else "f32"), check=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import astrodetect.inference  # noqa: F401 - before NNCF: it hides from it what would tell its maker
+from astrodetect.inference.engine import SCORE
 from astrodetect.progress import Bar
 
 CALIBRATION_IMAGES = 100  # more of them change nothing but the time it takes
@@ -51,9 +51,10 @@ def _kept_in_float(network: Any) -> Iterator[str]:
     """
     nodes = network.get_ordered_ops()
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
+    answers = network.output(SCORE).get_partial_shape()[1].get_length()  # as many channels as the map's convolution has
     yield convolutions[0].get_friendly_name()
     for node in nodes:
-        if node.get_type_name() == "MatMul" or (node in convolutions and _channels(node) == 1):
+        if node.get_type_name() == "MatMul" or (node in convolutions and _channels(node) == answers):
             yield node.get_friendly_name()
     sums = [node for node in nodes if node.get_type_name() == "Add" and not _has_constant(node)]
     for node in sums:

@@ -69,7 +69,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
     models = tmp_path / "models"
     assert said.splitlines()[-1] == str(models / "resnet50_model.h5")
     assert {path.name for path in models.iterdir() if not path.name.startswith(".")} == {
-        f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin")
+        f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin", "html", "metrics.json")
     }
     manifest = json.loads((models / "resnet50_model.json").read_text())
     assert manifest["classes"] == ["SB", "E"]
@@ -89,7 +89,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
 def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    models, state = tmp_path / "models", tmp_path / "models" / ".resnet50_model.training" / "state.json"
+    models, state = tmp_path / "models", tmp_path / "models/.resnet50_model.training/stage-1/state.json"
 
     def train() -> Program:
         arguments = ("train_model.py", *SMALL, "--epochs", "3", "--patience", "3", "--weights", "none")
@@ -129,6 +129,50 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
     assert not state.exists()
 
 
+@pytest.mark.parametrize("recipe", ["cnn", "forest"])
+def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: Path) -> None:
+    """From parted folders, with limits and class weights, to a calibrated bundle, with a report beside it."""
+    parted = tmp_path / "sky"
+    for part, count, seed in (("train", 14, 1), ("validation", 4, 2), ("test", 4, 3)):
+        simulated.make(parted / part, {"E": count + 2, "S": count, "edge": count}, seed=seed, workers=1)
+    output = tmp_path / "models" / "kinds.h5"
+    arguments = ("--classes", "all", "--limit", "E=14", "--class-weights", "balanced", "--size", "40")
+    epochs = ("--epochs", "2") if recipe == "cnn" else ()
+    command = ("--data", str(parted), "--recipe", recipe, *arguments, *epochs, "--output", str(output))
+    with Program("train_model.py", *command, log=tmp_path / "log", environment={}) as training:
+        assert training.wait() == 0, training.said
+    assert "Traceback" not in training.said
+    assert "training images: 16 E, 14 S, 14 edge" in training.said
+    assert training.said.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
+    manifest = bundle.load(output.parent, "kinds").manifest
+    assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
+    assert manifest.positive is None
+    assert manifest.temperature > 0
+    assert manifest.metrics["test"]["images"] == 14
+    assert manifest.data["train"]["images"] == {"E": 14, "S": 14, "edge": 14}
+    assert set(manifest.data) == {"train", "validation", "test"}
+    assert {"commit", "hardware", "openvino"} <= set(manifest.versions)
+    assert (output.parent / "kinds.html").stat().st_size > 10_000
+    assert json.loads((output.parent / "kinds.metrics.json").read_text())
+
+
+def test_the_same_seed_and_images_give_the_same_figures(data: Path, tmp_path: Path) -> None:
+    figures = []
+    for run in range(2):
+        output = tmp_path / str(run) / "same.h5"
+        train, test = (str(data / USERS_FOLDER.format(part)) for part in ("train", "test"))
+        command = ("--train", train, "--test", test, "--recipe", "cnn", "--size", "40", "--epochs", "2", "--seed", "3")
+        threshold = ("--threshold", "balanced")
+        with Program(
+            "train_model.py", *command, *threshold, "--output", str(output), log=tmp_path / "log", environment={}
+        ) as training:
+            assert training.wait() == 0, training.said
+        manifest = bundle.read_manifest(output.with_suffix(".json"))
+        figures.append((manifest.metrics, manifest.temperature, manifest.threshold))
+    assert figures[0] == figures[1]
+    assert figures[0][2] != 0.5
+
+
 def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Path) -> None:
     with Program(
         "train_model.py", log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(tmp_path / "none")}
@@ -146,7 +190,14 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         (("--crop", "2"), "between 0.1 and 1"),
         (("--output", "model.keras"), "ends in .h5"),
         (("--weights", "gone.h5"), "gone.h5"),
-        (("--positive", "SB"), "they name two folders"),
+        (("--positive", "SB"), "they name two classes"),
+        (("--classes", "E"), "two or more different classes, or all"),
+        (("--classes", "E", "SB", "--threshold", "f1"), "the most probable one is said"),
+        (("--threshold", "recall"), "recall=0.95"),
+        (("--recipe", "forest", "--weights", "imagenet"), "a forest starts from nothing"),
+        (("--data", "tests"), "has no parts train and test"),
+        (("--limit", "Z=3"), "no class Z to limit"),
+        (("--stretch", "asinh", "--bands", "r"), "bands such as"),
         (("--negative", ".."), "the name of a folder"),
         (("--learning-rate", "nan"), "between 0 and 1"),
         (("--output", "README.md/m.h5"), "README.md"),

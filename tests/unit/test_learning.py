@@ -18,20 +18,22 @@ from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
-from astrodetect.learning import export, network, training
-from astrodetect.learning.batches import Batches, Epoch, vary
+from astrodetect.learning import export, network, training, weights
+from astrodetect.learning.backbones import Standard
+from astrodetect.learning.batches import Batches, Epoch, Frames, Task, vary, wider
 from astrodetect.learning.checkpoint import Checkpoint, State
-from astrodetect.records import Floats, ImageContract
+from astrodetect.records import Floats, ImageContract, Pixels
 
 SIZE = 32
-STANDARD = network.Standard((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
+STANDARD = Standard((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
 CONTRACT = ImageContract(size=SIZE)
+TASK = Task(1, (1.0, 1.0))
 
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     network.set_seed(1)
-    return network.build(SIZE, STANDARD)
+    return network.build("resnet50", SIZE, STANDARD, 1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def scores(model: keras.Model, pixels: Floats) -> Floats:
 
 
 def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
-    return export.HeldOut(pixels.astype(np.uint8), np.arange(len(pixels)) % 2, scores(model, pixels))
+    seen = pixels.astype(np.uint8)
+    return export.HeldOut(seen, np.arange(len(seen)) % 2, export.Network(model).probabilities(seen))
 
 
 def manifest(name: str = "m") -> Manifest:
@@ -64,7 +67,7 @@ def manifest(name: str = "m") -> Manifest:
 def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
-    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     opened = keras.models.load_model(tmp_path / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
@@ -75,7 +78,7 @@ def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
 
 
 def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(bundle.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
@@ -83,7 +86,7 @@ def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Flo
 
 
 def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
     engine = Engine(bundle.load(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
@@ -91,7 +94,7 @@ def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels:
 
 
 def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(model, manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
     true = bundle.load(tmp_path, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
         Engine(Bundle(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
@@ -107,15 +110,15 @@ def test_a_model_that_would_serve_other_scores_is_not_published(
 ) -> None:
     monkeypatch.setattr(export, "AGREEMENT", -1.0)
     with pytest.raises(ModelError, match="nothing was changed"):
-        export.publish(model, manifest(), tmp_path, held_out(model, pixels))
+        export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     model.save(tmp_path / "own.h5", include_optimizer=False)
     network.set_seed(2)
-    other = network.build(SIZE, network.Standard((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
-    network.adopt_file(other, tmp_path / "own.h5")
+    other = network.build("resnet50", SIZE, Standard((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 1)
+    weights.adopt_file(other, "resnet50", tmp_path / "own.h5")
     other.get_layer("score").set_weights(model.get_layer("score").get_weights())
     assert np.abs(scores(other, pixels) - scores(model, pixels)).max() < 1e-6
 
@@ -124,8 +127,8 @@ def test_weights_as_keras_publishes_them_see_the_colours_they_learnt_from(pixels
     published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="avg")
     published.save(tmp_path / "published.h5", include_optimizer=False)
     expected = published.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
-    ours = network.build(SIZE, STANDARD)
-    network.adopt_file(ours, tmp_path / "published.h5")
+    ours = network.build("resnet50", SIZE, STANDARD, 1)
+    weights.adopt_file(ours, "resnet50", tmp_path / "published.h5")
     features = keras.Model(ours.input, ours.get_layer("features").output).predict(pixels, verbose=0)
     assert np.abs(features - expected).max() <= 1e-3 * np.abs(expected).max()
 
@@ -138,45 +141,81 @@ def test_a_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> Non
     small.save(tmp_path / "small.h5", include_optimizer=False)
     for name in ("gone.h5", "text.h5", "empty.h5", "small.h5"):
         with pytest.raises(ModelError) as refused:
-            network.adopt_file(network.build(SIZE, STANDARD), tmp_path / name)
+            weights.adopt_file(network.build("resnet50", SIZE, STANDARD, 1), "resnet50", tmp_path / name)
         assert "\n" not in str(refused.value)
 
 
 def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:
-    frozen = network.build(SIZE, STANDARD)
-    network.freeze_backbone(frozen)
+    frozen = network.build("resnet50", SIZE, STANDARD, 1)
+    network.freeze(frozen, 1.0)
     assert [tuple(weight.shape) for weight in frozen.trainable_weights] == [(2048, 1), (1,)]
 
 
 def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Catalogue) -> None:
     def epoch(start: int = 0, number: int = 3, *, augment: bool = True) -> list[tuple[Floats, Floats]]:
-        batches = Epoch(catalogue, CONTRACT, 4, seed=1, epoch=number, start=start, augment=augment)
-        return [batches[i] for i in range(len(batches))]
+        frames = Frames(catalogue, CONTRACT)
+        batches = Epoch(frames, 4, TASK, seed=1, epoch=number, start=start, size=SIZE if augment else None)
+        return [batches[i][:2] for i in range(len(batches))]  # type: ignore[misc]
 
     whole, rest = epoch(), epoch(start=2)
     assert [len(pixels) for pixels, _ in whole] == [4, 4, 4, 4, 4, 2]
-    assert sum(float(labels.sum()) for _, labels in whole) == 11
+    assert sum(float(answers.sum()) for _, answers in whole) == 11
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(whole[2:], rest, strict=True))
     assert not np.array_equal(epoch(augment=False)[0][0], epoch(number=4, augment=False)[0][0])
     assert not np.array_equal(whole[0][0], epoch(augment=False)[0][0])
 
 
 def test_batches_keep_the_order_of_the_catalogue(catalogue: Catalogue) -> None:
-    batches = Batches(catalogue, CONTRACT, 8)
+    batches = Batches(Frames(catalogue, CONTRACT), 8, TASK)
     labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
     assert np.array_equal(labels, catalogue.labels)
 
 
-def test_varied_skies_are_turned_mirrored_and_shifted_and_nothing_else() -> None:
-    sky = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    seen = [vary(sky, np.random.default_rng(seed)) for seed in range(40)]
-    assert len({image.tobytes() for image in seen}) > 25
-    kernel = sky[16:24, 16:24]
-    symmetries = {np.rot90(side, k).tobytes() for side in (kernel, kernel[:, ::-1]) for k in range(4)}
-    for image in seen:
-        assert image.shape == sky.shape
-        windows = {image[y : y + 8, x : x + 8].tobytes() for y in range(32) for x in range(32)}
-        assert windows & symmetries
+def test_varied_skies_are_the_same_sky_turned_mirrored_moved_and_scaled_a_little() -> None:
+    """A bright dot off the middle goes round on a ring, and more or less keeps its light and its colour."""
+    frame = np.zeros((60, 60, 3), dtype=np.uint8)
+    frame[36:40, 28:32] = (200, 100, 50)
+    angles = []
+    for seed in range(60):
+        view = vary(frame, 40, np.random.default_rng(seed))
+        assert view.shape == (40, 40, 3)
+        red, green, blue = view.sum(axis=(0, 1))
+        assert (green / red, blue / red) == pytest.approx((0.5, 0.25), rel=0.5)
+        assert red == pytest.approx(16 * 200, rel=0.8)
+        assert view.max() <= 255
+        y, x = np.average(np.indices((40, 40)).reshape(2, -1), axis=1, weights=view[..., 0].ravel()) - 19.5
+        assert 8 / 1.17 - 2.9 < np.hypot(y, x) < 8 * 1.17 + 2.9
+        angles.append(np.arctan2(y, x))
+    assert np.histogram(angles, bins=8, range=(-np.pi, np.pi))[0].min() > 0
+
+
+def test_frames_to_turn_are_wider_at_the_same_scale_where_the_picture_has_more() -> None:
+    assert wider(ImageContract(size=64, crop=0.5)) == ImageContract(size=96, crop=0.75)
+    assert wider(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
+
+
+def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    from astrodetect.learning import batches
+
+    read: list[Path] = []
+    true = images.read_file
+    monkeypatch.setattr(batches, "FRAMES_BYTES", 10 * SIZE * SIZE * 3)
+
+    def counted(path: Path, contract: ImageContract) -> Pixels:
+        read.append(path)
+        return true(path, contract)
+
+    monkeypatch.setattr(images, "read_file", counted)
+    frames = Frames(catalogue, CONTRACT)
+    first, second = ([frames[i] for i in range(len(frames))] for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(read) == 2 * len(catalogue) - 10
+
+
+def test_several_classes_are_answered_one_by_one_and_weigh_what_they_should() -> None:
+    task = Task(3, (1.0, 2.0, 4.0))
+    assert task.answers(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert task.weigh(np.array([2, 0, 1])).tolist() == [4, 1, 2]
 
 
 def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
@@ -208,12 +247,17 @@ def small_fit(catalogue: Catalogue, checkpoint: Checkpoint, learning_rate: float
     tiny = keras.Sequential(
         [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
     )
-    recipe = training.Recipe(
-        epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, balance=True, patience=9
-    )
     learn, validation = catalogue.split(0.1, 0)
     return training.fit(
-        tiny, learn, validation, contract=CONTRACT, recipe=recipe, checkpoint=checkpoint, run="run", say=lambda _: None
+        tiny,
+        learn,
+        validation,
+        contract=CONTRACT,
+        task=Task(1, (0.5, 2.0)),
+        stage=training.Stage(epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, patience=9),
+        checkpoint=checkpoint,
+        run="run",
+        say=lambda _: None,
     )
 
 

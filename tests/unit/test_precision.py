@@ -21,6 +21,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference import openvino
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, network, quantise
+from astrodetect.learning.backbones import Standard
 from astrodetect.records import ImageContract, Outputs
 
 SIZE = 32
@@ -38,7 +39,7 @@ def pixels() -> NDArray[np.uint8]:
 def model(pixels: NDArray[np.uint8]) -> keras.Model:
     """Tells dark from bright: a random network whose head was set by hand."""
     network.set_seed(1)
-    made = network.build(SIZE, network.Standard((80.0,) * 3, (2000.0,) * 3))
+    made = network.build("resnet50", SIZE, Standard((80.0,) * 3, (2000.0,) * 3), 1)
     features = keras.Model(made.input, made.get_layer("features").output).predict(pixels.astype(np.float32), verbose=0)
     dark, bright = features[::2].mean(axis=0), features[1::2].mean(axis=0)
     kernel = 8 * (bright - dark) / np.square(bright - dark).sum()
@@ -48,8 +49,7 @@ def model(pixels: NDArray[np.uint8]) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def held(model: keras.Model, pixels: NDArray[np.uint8]) -> export.HeldOut:
-    scores = model.predict(pixels.astype(np.float32), verbose=0)[:, 0]
-    return export.HeldOut(pixels, np.arange(len(pixels)) % 2, scores)
+    return export.HeldOut(pixels, np.arange(len(pixels)) % 2, export.Network(model).probabilities(pixels))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def folder(
     """With a published model that has all three precisions."""
     folder = tmp_path_factory.mktemp("models")
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        export.publish(model, manifest(), folder, held, held.pixels[:8])
+        export.publish(export.Network(model), manifest(), folder, held, calibration=held.pixels[:8])
     said.update(out=out.getvalue(), err=err.getvalue())
     return folder
 
@@ -92,10 +92,12 @@ def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: expo
     loaded = bundle.load(folder, "m")
     assert loaded.precision == loaded.manifest.precision == "int8"
     served = Engine(loaded).run(held.pixels)
-    assert np.array_equal(served.scores > 0.5, held.scores > 0.5)
+    assert np.array_equal(served.scores > 0.5, held.probabilities[:, 1] > 0.5)
     measured = loaded.manifest.fidelity["int8"]
     assert (measured.kept, measured.images, measured.same_decisions) == (True, len(held.pixels), 1.0)
-    assert measured.largest_difference == pytest.approx(float(np.abs(served.scores - held.scores).max()), abs=1e-5)
+    assert measured.largest_difference == pytest.approx(
+        float(np.abs(served.scores - held.probabilities[:, 1]).max()), abs=1e-5
+    )
     assert 0 < measured.mean_difference <= measured.largest_difference < 0.2
     assert export.FAITHFUL <= min(measured.features, measured.maps) < 1
 
