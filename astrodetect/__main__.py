@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from astrodetect.errors import AstrodetectError
-from astrodetect.verbs import psql, score, simulate
+from astrodetect.verbs import collect, evaluate, explore, psql, score, simulate, split
 
-VERBS = (simulate, score, psql)
+VERBS = (collect, simulate, explore, split, evaluate, score, psql)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"astrodetect: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        print("stopped: start the same command again", file=sys.stderr)
         return 130
 
 
