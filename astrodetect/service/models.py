@@ -105,7 +105,8 @@ class Models:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for serving in self._loaded.values():
+        loaded, self._loaded = self._loaded, {}
+        for serving in loaded.values():
             await asyncio.to_thread(serving.batcher.close)
 
     async def _load(self, name: str) -> None:
