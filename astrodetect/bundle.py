@@ -27,6 +27,7 @@ from astrodetect.records import Floats, ImageContract, Pixels
 MANIFEST_FORMAT = 1
 TRAIN_COMMAND = "python train_model.py"
 SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothing can change in between
+FOREST = "forest"  # the recipe that is no network of Keras's
 INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
 
 Precision = Literal["int8", "bf16", "f32"]
@@ -196,6 +197,8 @@ def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision
     precision = manifest.precision if asked == "auto" else asked
     if precision == "int8" and f"{manifest.name}{INT8}.xml" not in manifest.files:
         raise ModelError(f"model {manifest.name} has no int8 network: ask for auto, bf16 or f32, or {_again()}")
+    if precision == "bf16" and manifest.recipe == FOREST:
+        raise ModelError(f"model {manifest.name} is a forest, whose comparisons need float32: ask for auto or f32")
     if precision == "bf16":
         from astrodetect.inference import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
 

@@ -14,7 +14,6 @@ from astrodetect.inference.engine import FEATURES, MAP, SCORE
 from astrodetect.records import Floats, Pixels
 from astrodetect.views import turned
 
-FOREST = "forest"
 TREES = 300
 GREY = (77, 150, 29)  # of 256: luminance in whole numbers, so that every machine compares the same values
 CELL = 5  # pixels, each way, that one place of the activation map stands for

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from astrodetect import images
+from astrodetect.bundle import FOREST
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.learning import devices, forest, frozen, network, training, weights
@@ -61,7 +62,7 @@ def learn(
 ) -> Learnt:
     """Learns as the plan says; `store` keeps what a run that is cut short has done."""
     network.set_seed(plan.seed)
-    if plan.recipe == forest.FOREST:
+    if plan.recipe == FOREST:
         return Learnt(_forest(plan, train, say), [], adopted=False)
     return _network(plan, train, validation, store=store, run=run, say=say)
 

@@ -10,8 +10,8 @@ from astrodetect.verbs.arguments import at_least, bounded, class_count, class_na
 
 USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 NETWORKS = ("resnet50", "efficientnetv2-b0", "mobilenetv3", "convnext-tiny", "cnn")
-RECIPES = (*NETWORKS, "forest")
-SMALL = ("cnn", "forest")  # the four-class study's, made for small grey images
+RECIPES = (*NETWORKS, bundle.FOREST)
+SMALL = ("cnn", bundle.FOREST)  # the four-class study's, made for small grey images
 SMALLEST_CROP = 0.1
 EXAMPLES = """examples:
   python train_model.py
@@ -54,7 +54,7 @@ def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if arguments.recipe == "forest" and arguments.weights != "none":
+    if arguments.recipe == bundle.FOREST and arguments.weights != "none":
         parser.error("a forest starts from nothing: leave --weights out")
     return arguments
 

@@ -15,6 +15,7 @@ from astrodetect import bundle, images
 from astrodetect.bundle import Manifest
 from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Catalogue
+from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, forest, frozen, head, network, recipes
 from astrodetect.learning.backbones import Standard
@@ -67,7 +68,9 @@ def plan(recipe: str, **changes: object) -> recipes.Plan:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def published(model: export.Model, catalogue: Catalogue, pixels: NDArray[np.uint8], folder: Path) -> Outputs:
+def published(
+    model: export.Model, catalogue: Catalogue, pixels: NDArray[np.uint8], folder: Path, recipe: str = "resnet50"
+) -> Outputs:
     """What serves says of the images, after it was published."""
     binary = len(catalogue.classes) == 2
     manifest = Manifest(
@@ -79,6 +82,7 @@ def published(model: export.Model, catalogue: Catalogue, pixels: NDArray[np.uint
         settings={},
         versions={},
         task="binary" if binary else "classes",
+        recipe=recipe,
     )
     export.publish(model, manifest, folder, export.HeldOut(pixels, catalogue.labels, model.probabilities(pixels)))
     return Engine(bundle.load(folder, "m")).run_all(pixels)
@@ -132,13 +136,16 @@ def test_a_forest_serves_what_its_trees_say_and_says_where_they_looked(
         forest.grey(pixels), some.labels
     )
     votes = expected.predict_proba(forest.grey(pixels))
-    served = published(grown, some, pixels, tmp_path)
+    served = published(grown, some, pixels, tmp_path, "forest")
     floor = forest.SMALLEST_SHARE / forest.TREES
     assert served.probabilities == pytest.approx(votes.clip(floor) / votes.clip(floor).sum(1, keepdims=True), abs=1e-5)
     winner, rows = votes.argmax(axis=1), np.arange(len(some))
     start = np.mean([tree.tree_.value[0, 0] for tree in expected.estimators_], axis=0)
     assert served.maps.sum(axis=(1, 2)) == pytest.approx(votes[rows, winner] - start[winner], abs=1e-4)
     assert served.features.reshape(len(some), forest.TREES, -1).mean(axis=1) == pytest.approx(votes, abs=1e-5)
+    for precision, complaint in (("bf16", "whose comparisons need float32"), ("int8", "has no int8 network")):
+        with pytest.raises(ModelError, match=complaint):
+            bundle.load(tmp_path, "m", precision)  # type: ignore[arg-type]
     grown.calibrate(2.0)
     flatter = published(grown, some, pixels, tmp_path / "calibrated").probabilities
     assert flatter.max() < served.probabilities.max()
