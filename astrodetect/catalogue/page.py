@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astrodetect import images
 from astrodetect.catalogue.health import Copies, Doubt, Health
 from astrodetect.catalogue.looks import SEEN_AS, Look
 from astrodetect.errors import DataError, ImageError
+from astrodetect.pages import environment
 from astrodetect.records import ImageContract
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -171,45 +171,44 @@ def figures(health: Health, *, by: str) -> dict[str, object]:
 
 
 def _render(health: Health, by: str) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     counts, seen = health.counts(), health.looks.seen
     largest = max(counts.values())
-    return environment.get_template("health.html").render(
-        name=health.place.name or str(health.place),
-        images=len(seen),
-        verdict=verdict(health),
-        parts=health.parts,
-        rows=[
-            (name, [(counts.get((part, name), 0), counts.get((part, name), 0) / largest) for part in health.parts])
-            for name in health.classes
-        ],
-        sizes=_tally((f"{look.width} × {look.height}" for look in seen), SIZES_SHOWN),
-        kinds=_tally((look.kind for look in seen), SIZES_SHOWN),
-        spreads=[
-            ("Brightness", "the mean of an image's pixels, black 0, white 1", _spread(health, "brightness")),
-            ("Contrast", "the standard deviation of an image's pixels", _spread(health, "contrast")),
-        ],
-        sections=[
-            (anchor, title, meaning, len(found), [_pictures(health, group) for group in found[:COPIES_SHOWN]])
-            for anchor, title, meaning, found in (
-                ("leaks", "In more than one part", "What is learnt from is also tested on.", health.leaks),
-                ("conflicts", "More than one label", "The same picture lies in several classes.", health.conflicts),
-                ("duplicates", "There again", "The same picture, one class, one part.", health.duplicates),
-            )
-        ],
-        by=by,
-        doubted=len(health.doubts),
-        doubts=[_doubted(health, doubt) for doubt in health.doubts[:DOUBTS_SHOWN]],
-        unreadable=[(_relative(health, file.item.path), file.reason) for file in health.unreadable[:UNREADABLE_SHOWN]],
-        unreadables=len(health.unreadable),
-        samples=_samples(health),
-        figures=FIGURES,
+    return (
+        environment(TEMPLATES)
+        .get_template("health.html")
+        .render(
+            name=health.place.name or str(health.place),
+            images=len(seen),
+            verdict=verdict(health),
+            parts=health.parts,
+            rows=[
+                (name, [(counts.get((part, name), 0), counts.get((part, name), 0) / largest) for part in health.parts])
+                for name in health.classes
+            ],
+            sizes=_tally((f"{look.width} × {look.height}" for look in seen), SIZES_SHOWN),
+            kinds=_tally((look.kind for look in seen), SIZES_SHOWN),
+            spreads=[
+                ("Brightness", "the mean of an image's pixels, black 0, white 1", _spread(health, "brightness")),
+                ("Contrast", "the standard deviation of an image's pixels", _spread(health, "contrast")),
+            ],
+            sections=[
+                (anchor, title, meaning, len(found), [_pictures(health, group) for group in found[:COPIES_SHOWN]])
+                for anchor, title, meaning, found in (
+                    ("leaks", "In more than one part", "What is learnt from is also tested on.", health.leaks),
+                    ("conflicts", "More than one label", "The same picture lies in several classes.", health.conflicts),
+                    ("duplicates", "There again", "The same picture, one class, one part.", health.duplicates),
+                )
+            ],
+            by=by,
+            doubted=len(health.doubts),
+            doubts=[_doubted(health, doubt) for doubt in health.doubts[:DOUBTS_SHOWN]],
+            unreadable=[
+                (_relative(health, file.item.path), file.reason) for file in health.unreadable[:UNREADABLE_SHOWN]
+            ],
+            unreadables=len(health.unreadable),
+            samples=_samples(health),
+            figures=FIGURES,
+        )
     )
 
 

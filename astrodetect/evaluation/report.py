@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import curves, findings, gallery
@@ -15,6 +14,7 @@ from astrodetect.evaluation.evidence import Evidence
 from astrodetect.evaluation.figures import whisker
 from astrodetect.evaluation.kinds import GAINS, KINDS, interval
 from astrodetect.evaluation.summary import Previous, Summary, read_previous
+from astrodetect.pages import environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_A_GALLERY = 24
@@ -35,18 +35,12 @@ def write(evidence: Evidence, summary: Summary, page: Path) -> Path:
 
 
 def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["moment"] = _moment
-    environment.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
+    templates = environment(TEMPLATES)
+    templates.filters["moment"] = _moment
+    templates.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
     found = findings.find(evidence, MOST_IN_A_GALLERY)
     model = evidence.model
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         model=model,
         evidence=evidence,
         summary=summary,

@@ -7,7 +7,7 @@ from astrodetect import images
 from astrodetect.catalogue import simulated
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, number, verb
+from astrodetect.verbs.arguments import Verbs, class_count, number, verb
 
 MOST_IMAGES = 10_000_000  # of a class in one go
 LARGEST_SIZE_PX = 4096
@@ -58,7 +58,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _count(text: str) -> tuple[str, int]:
-    name, equals, digits = text.partition("=")
-    if not equals or not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"CLASS=N such as merger=5, not {text}")
-    return name, number(0, MOST_IMAGES)(digits)
+    name, count = class_count(text)
+    return name, number(0, MOST_IMAGES)(str(count))
