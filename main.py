@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-import http
 import logging
 import time
 import uuid
@@ -11,17 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from astrodetect import __version__, bundle
 from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
 from astrodetect.records import Filters
-from astrodetect.service import answers, journal
+from astrodetect.service import answers, journal, refusals
 from astrodetect.service.batches import Batches
 from astrodetect.service.detector import Detector
 from astrodetect.service.drain import Drain
@@ -123,11 +119,7 @@ def create_app(chosen: Settings) -> FastAPI:
     }
     app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
     app.add_middleware(Journal, meters=meters)
-    app.add_exception_handler(AstrodetectError, refuse)
-    app.add_exception_handler(RequestValidationError, refuse_arguments)
-    app.add_exception_handler(HTTPException, refuse_http)
-    app.add_exception_handler(ClientDisconnect, let_go)
-    app.add_exception_handler(Exception, fail)
+    refusals.add(app)
     add_detection(app)
     add_history(app)
     add_care(app, meters)
@@ -138,14 +130,14 @@ def create_app(chosen: Settings) -> FastAPI:
 def add_detection(app: FastAPI) -> None:
     """Images in, verdicts out."""
 
-    refusals = errors(400, 404, 408, 409, 413, 415, 422, 503)
+    refused = refusals.declared(400, 404, 408, 409, 413, 415, 422, 503)
 
-    @app.post("/detect", response_model=answers.PredictionAnswer, responses=refusals)
+    @app.post("/detect", response_model=answers.PredictionAnswer, responses=refused)
     async def detect(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
         return await judge(request, file, model, key, anomalies=True)
 
-    @app.post("/classify", response_model=answers.PredictionAnswer, responses=refusals)
+    @app.post("/classify", response_model=answers.PredictionAnswer, responses=refused)
     async def classify(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
         return await judge(request, file, model, key, anomalies=False)
@@ -153,7 +145,7 @@ def add_detection(app: FastAPI) -> None:
     @app.post(
         "/detect/batch",
         response_class=StreamingResponse,
-        responses=errors(400, 404, 408, 413, 422, 503) | answers.LINES,
+        responses=refusals.declared(400, 404, 408, 413, 422, 503) | answers.LINES,
         openapi_extra=answers.FORM_OF_MANY,
     )
     async def detect_batch(request: Request, model: ModelName = None) -> Any:
@@ -184,7 +176,7 @@ async def judge(request: Request, file: UploadFile, model: str | None, key: str 
 def add_history(app: FastAPI) -> None:
     """The log of predictions."""
 
-    @app.get("/predictions", response_model=answers.PredictionsAnswer, responses=errors(422, 503))
+    @app.get("/predictions", response_model=answers.PredictionsAnswer, responses=refusals.declared(422, 503))
     def predictions(
         request: Request,
         filters: Annotated[Filters, Depends(asked_filters)],
@@ -198,7 +190,7 @@ def add_history(app: FastAPI) -> None:
             next_url = str(request.url.include_query_params(before=page.next_before).replace(scheme="", netloc=""))
         return answers.PredictionsAnswer.of(page, next_url)
 
-    @app.get("/predictions/{id}", response_model=answers.PredictionAnswer, responses=errors(404, 422, 503))
+    @app.get("/predictions/{id}", response_model=answers.PredictionAnswer, responses=refusals.declared(404, 422, 503))
     def prediction(request: Request, id: Annotated[int, Path(ge=1, le=BIGINT_MAX)]) -> Any:  # noqa: A002
         """One row of the log."""
         return request.app.state.database.prediction(id)
@@ -221,7 +213,7 @@ def add_care(app: FastAPI, meters: Meters) -> None:
         return {"status": "live"}
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", response_model=answers.Readiness, responses=errors(503))
+    @app.get("/health/ready", response_model=answers.Readiness, responses=refusals.declared(503))
     async def ready(request: Request) -> Any:
         """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
         state = request.app.state
@@ -281,48 +273,6 @@ def asked_filters(
 ) -> Filters:
     """The filters in the query string."""
     return Filters(result, min_score, max_score, name, since, until, request_id, model, label)
-
-
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer besides, for the OpenAPI document."""
-    return {
-        status: {"model": answers.ErrorAnswer, "description": http.HTTPStatus(status).phrase} for status in statuses
-    }
-
-
-async def refuse(request: Request, error: Exception) -> JSONResponse:
-    """One of our errors, in the one shape."""
-    assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
-    if error.public:
-        log.error("%s %s: %s", request.method, request.url.path, error)
-    return answers.error_response(error)
-
-
-async def refuse_arguments(_: Request, error: Exception) -> JSONResponse:
-    """Arguments that are missing or out of bounds."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101
-    said = "; ".join(f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors())
-    if any(found["loc"] == ("body", "file") for found in error.errors()):
-        return answers.plain_error(422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
-    return answers.plain_error(422, "bad_arguments", said)
-
-
-async def refuse_http(_: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses: no such path, another method, a form that cannot be parsed."""
-    assert isinstance(error, HTTPException)  # noqa: S101
-    code = http.HTTPStatus(error.status_code).name.lower()
-    return answers.plain_error(error.status_code, code, str(error.detail), dict(error.headers or {}))
-
-
-async def let_go(_: Request, __: Exception) -> Response:
-    """The caller has left: nobody reads this."""
-    return Response(status_code=journal.GONE)
-
-
-async def fail(request: Request, error: Exception) -> JSONResponse:
-    """A fault of ours: the log has it (Starlette raises it again), the caller learns no more."""
-    log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-    return answers.plain_error(500, "internal_error", "a fault of the service; its log says more")
 
 
 app = create_app(settings())

@@ -10,8 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from astrodetect import images
-from astrodetect.catalogue import shapes
+from astrodetect import images, shapes
 from astrodetect.catalogue.folders import Listed
 from astrodetect.catalogue.likeness import Sketches, sketch
 from astrodetect.errors import ImageError

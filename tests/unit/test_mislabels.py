@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from astrodetect.catalogue import mislabels, shapes, simulated
+from astrodetect import shapes
+from astrodetect.catalogue import mislabels, simulated
 
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 

@@ -1,0 +1,67 @@
+"""What a request is refused with: our errors, the framework's and faults, all in the one shape."""
+
+import http
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from astrodetect.errors import AstrodetectError
+from astrodetect.service import answers, journal
+
+log = logging.getLogger("uvicorn.error")
+
+
+def add(app: FastAPI) -> None:
+    """Has every error of these routes answered in the one shape."""
+    app.add_exception_handler(AstrodetectError, refuse)
+    app.add_exception_handler(RequestValidationError, refuse_arguments)
+    app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(ClientDisconnect, let_go)
+    app.add_exception_handler(Exception, fail)
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer besides, for the OpenAPI document."""
+    return {
+        status: {"model": answers.ErrorAnswer, "description": http.HTTPStatus(status).phrase} for status in statuses
+    }
+
+
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """One of our errors, in the one shape."""
+    assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
+    if error.public:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+    return answers.error_response(error)
+
+
+async def refuse_arguments(_: Request, error: Exception) -> JSONResponse:
+    """Arguments that are missing or out of bounds."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    said = "; ".join(f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors())
+    if any(found["loc"] == ("body", "file") for found in error.errors()):
+        return answers.plain_error(422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
+    return answers.plain_error(422, "bad_arguments", said)
+
+
+async def refuse_http(_: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses: no such path, another method, a form that cannot be parsed."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = http.HTTPStatus(error.status_code).name.lower()
+    return answers.plain_error(error.status_code, code, str(error.detail), dict(error.headers or {}))
+
+
+async def let_go(_: Request, __: Exception) -> Response:
+    """The caller has left: nobody reads this."""
+    return Response(status_code=journal.GONE)
+
+
+async def fail(request: Request, error: Exception) -> JSONResponse:
+    """A fault of ours: the log has it (Starlette raises it again), the caller learns no more."""
+    log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
+    return answers.plain_error(500, "internal_error", "a fault of the service; its log says more")
