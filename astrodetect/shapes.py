@@ -1,6 +1,7 @@
 """Numbers for the shape and the colours of what stands in the middle of an image; turns and mirrors change little."""
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from scipy import fft, ndimage
 
 from astrodetect.records import Floats
 
+COUNT = 366  # numbers for each image
 SIDE_PX = 64  # of what is measured
 RINGS = 16
 ANGLES = 64  # round each ring
@@ -15,15 +17,30 @@ WAVES = 8  # of the light round a ring
 CELLS = 4  # each way, of the places where edges are counted
 DIRECTIONS = 8
 SHARES = (0.2, 0.5, 0.8, 0.9)  # of the light, inside radii
+FULL = np.float32(255)
 FAINTEST = 1e-3  # of the full brightness
 
 
 def describe(pixels: NDArray[np.uint8], crop: float) -> Floats:
     """A row of numbers for the centre of each square image (n, side, side, 3)."""
-    bands = _centre(pixels.astype(np.float32) / np.float32(255), crop)
+    return measure(stamps(pixels, crop))
+
+
+def stamps(pixels: NDArray[np.uint8], crop: float) -> Floats:
+    """The central share of each square image, (n, SIDE_PX, SIDE_PX, 3) of 0 to 1.
+
+    What is between pixels is taken in proportion.
+    """
+    begin, end, share = _shares(pixels.shape[1], crop)
+    planes = np.moveaxis(pixels[:, begin:end, begin:end], 3, 1).astype(np.float32)
+    found: Floats = np.moveaxis(share.T @ planes @ (share / FULL), 1, 3)
+    return found
+
+
+def measure(bands: Floats) -> Floats:
+    """A row of numbers for each stamp."""
     grey = bands.mean(axis=-1)
-    sky = np.median(_border(grey), axis=1)
-    light = np.maximum(grey - sky[:, None, None], 0) + FAINTEST
+    light = np.maximum(grey - sky(grey)[:, None, None], 0) + FAINTEST
     soft = np.sqrt(light)
     columns = [
         _profiles(bands),
@@ -39,16 +56,33 @@ def describe(pixels: NDArray[np.uint8], crop: float) -> Floats:
     return np.nan_to_num(np.concatenate(columns, axis=1)).astype(np.float32)
 
 
-def _centre(bands: Floats, crop: float) -> Floats:
-    """The central share, scaled to SIDE_PX with what is between pixels taken in proportion."""
-    side = bands.shape[1]
+@lru_cache(16)
+def _shares(side: int, crop: float) -> tuple[int, int, Floats]:
+    """Which pixels are in the centre, and how much of each is in each pixel of the stamp."""
     edges = (side - side * crop) / 2 + np.linspace(0, side * crop, SIDE_PX + 1)
-    share = np.diff(np.clip(np.arange(side)[:, None] + 1 - edges, 0, 1), axis=1) * -1  # (side, SIDE_PX) of each pixel
-    share = (share / share.sum(axis=0)).astype(np.float32)
-    return np.asarray(np.einsum("nyxb,yi,xj->nijb", bands, share, share, optimize=True), np.float32)
+    begin, end = math.floor(edges[0] + 1e-6), math.ceil(edges[-1] - 1e-6)
+    share = np.diff(np.clip(np.arange(begin, end)[:, None] + 1 - edges, 0, 1), axis=1) * -1
+    return begin, end, (share / share.sum(axis=0)).astype(np.float32)
 
 
-def _border(grey: Floats) -> Floats:
+def sky(grey: Floats) -> Floats:
+    """How bright the border is."""
+    return np.asarray(np.median(border(grey), axis=1))
+
+
+def smoothed(planes: Floats, width: float) -> Floats:
+    """Blurred by a Gaussian of this width in pixels: products of matrices, as the planes are small."""
+    blur = _blur(width)
+    return np.asarray(blur @ planes @ blur.T)
+
+
+@lru_cache(16)
+def _blur(width: float) -> Floats:
+    return np.asarray(ndimage.gaussian_filter1d(np.eye(SIDE_PX), width, axis=0), np.float32)
+
+
+def border(grey: Floats) -> Floats:
+    """The outermost pixels at the top and at the bottom."""
     return np.concatenate([grey[:, :2].reshape(len(grey), -1), grey[:, -2:].reshape(len(grey), -1)], axis=1)
 
 
@@ -87,7 +121,7 @@ def _polar() -> NDArray[np.int64]:
 
 def _waves(soft: Floats) -> Floats:
     """How the light goes up and down round each ring: two waves for a bar, as many as arms for arms."""
-    smooth = ndimage.gaussian_filter(soft, (0, 0.8, 0.8))
+    smooth = smoothed(soft, 0.8)
     round_rings = smooth.reshape(len(soft), -1)[:, _polar()]
     found = fft.rfft(round_rings, axis=2)
     strength = np.abs(found[:, :, 1 : WAVES + 1]) / (np.abs(found[:, :, :1]) + FAINTEST)
@@ -118,14 +152,16 @@ def _concentration(light: Floats) -> Floats:
     grown /= grown[:, -1:]
     far = _radius().ravel()[order]
     radii = np.stack([far[(grown < share).sum(axis=1)] for share in SHARES], axis=1) / SIDE_PX
-    ranked = np.sort(light.reshape(len(light), -1), axis=1)
+    flat = light.reshape(len(light), -1)
+    ranked = np.sort(flat, axis=1)
     count = ranked.shape[1]
-    rank = 2 * np.arange(1, count + 1) - count - 1
-    gini = (ranked * rank).sum(axis=1) / (ranked.sum(axis=1) * (count - 1))
-    downwards = np.argsort(-light.reshape(len(light), -1), axis=1)
-    moment = np.take_along_axis(light.reshape(len(light), -1) * _radius().ravel() ** 2, downwards, axis=1)
-    bright = np.cumsum(np.take_along_axis(light.reshape(len(light), -1), downwards, axis=1), axis=1)
-    m20 = np.log((moment * (bright < 0.2 * bright[:, -1:])).sum(axis=1) / moment.sum(axis=1) + FAINTEST)
+    rank = (2 * np.arange(1, count + 1) - count - 1).astype(np.float32)
+    total = ranked.sum(axis=1)
+    gini = (ranked @ rank) / (total * (count - 1))
+    brightest = (np.cumsum(ranked[:, ::-1], axis=1) < 0.2 * total[:, None]).sum(axis=1)
+    faintest = np.take_along_axis(ranked, count - np.maximum(brightest, 1)[:, None], axis=1)
+    square = (_radius() ** 2).ravel()
+    m20 = np.log(((flat * (flat >= faintest)) @ square) / (flat @ square) + FAINTEST)
     return np.concatenate([radii, np.log(radii[:, 2:3] / (radii[:, :1] + 1 / SIDE_PX)), gini[:, None], m20[:, None]], 1)
 
 
@@ -152,22 +188,40 @@ def _cells() -> NDArray[np.float32]:
     return np.asarray(number == np.arange(CELLS)[:, None], np.float32)
 
 
+@cache
+def _outwards() -> tuple[Floats, Floats]:
+    """The sine and the cosine of the way from the middle to each pixel."""
+    at = np.arange(SIDE_PX) - (SIDE_PX - 1) / 2
+    angle = np.arctan2(at[:, None], at)
+    return np.sin(angle).astype(np.float32), np.cos(angle).astype(np.float32)
+
+
+@cache
+def _cell() -> NDArray[np.int64]:
+    """The number of each pixel's cell, CELLS of those beyond all cells."""
+    number = np.minimum(_radius() / (SIDE_PX / 2) * CELLS, CELLS + 0.5).astype(np.int64)
+    return np.asarray(np.minimum(number, CELLS))
+
+
 def _edges(soft: Floats) -> Floats:
     """How strong edges are and which way they lie, seen from the middle: along the radius, across it, or slanted."""
     columns = []
-    at = np.arange(SIDE_PX) - (SIDE_PX - 1) / 2
-    outwards = np.arctan2(at[:, None], at)
+    sine, cosine = _outwards()
+    slopes = np.tan(np.arange(1, DIRECTIONS) / DIRECTIONS * np.pi / 2).astype(np.float32)
+    bins = DIRECTIONS * (CELLS + 1)
+    own = (np.arange(len(soft)) * bins)[:, None, None] + _cell() * DIRECTIONS
     for width in (0.8, 1.6, 3.0):
-        smooth = ndimage.gaussian_filter(soft, (0, width, width))
-        down, across = np.gradient(smooth, axis=(1, 2))
+        down, across = np.gradient(smoothed(soft, width), axis=(1, 2))
+        along = np.abs(down * sine + across * cosine)
+        athwart = np.abs(across * sine - down * cosine)
+        place = np.zeros(along.shape, np.uint8)
+        for slope in slopes:
+            place += (athwart >= slope * along).view(np.uint8)
         strength = np.hypot(down, across)
-        slant = np.abs((np.arctan2(down, across) - outwards + np.pi / 2) % np.pi - np.pi / 2)  # 0 … π/2
-        place = np.minimum(slant / (np.pi / 2) * DIRECTIONS, DIRECTIONS - 1).astype(int)
-        counted = np.stack(
-            [(strength * (place == number)).reshape(len(soft), -1) @ _cells().T for number in range(DIRECTIONS)], axis=2
-        )
-        total = counted.sum(axis=2, keepdims=True)
-        columns += [(counted / (total + FAINTEST)).reshape(len(soft), -1), np.log(total[..., 0] + FAINTEST)]
+        counted = np.bincount((own + place).ravel(), strength.ravel(), minlength=len(soft) * bins)
+        cells = counted.reshape(len(soft), CELLS + 1, DIRECTIONS)[:, :CELLS]
+        total = cells.sum(axis=2)
+        columns += [(cells / (total[..., None] + FAINTEST)).reshape(len(soft), -1), np.log(total + FAINTEST)]
     return np.concatenate(columns, axis=1)
 
 
@@ -176,21 +230,26 @@ def _texture(soft: Floats) -> Floats:
     columns = []
     before = soft
     for width in (1.0, 2.0, 4.0, 8.0):
-        smooth = ndimage.gaussian_filter(soft, (0, width, width))
+        smooth = smoothed(soft, width)
         details = (before - smooth) ** 2
         columns.append(np.log(details.reshape(len(soft), -1) @ _cells().T + FAINTEST))
         before = smooth
     return np.concatenate(columns, axis=1)
 
 
+@cache
+def _zones() -> NDArray[np.float32]:
+    """(pixels, 3): the inner, the middle and the outer part."""
+    far = _radius().ravel()[:, None]
+    return np.asarray((far >= np.array([0, 6, 14])) & (far < np.array([6, 14, 32])), np.float32)
+
+
 def _colours(bands: Floats, light: Floats) -> Floats:
     """The colour of the inner, the middle and the outer light, and how it varies."""
-    logs = np.log(np.maximum(bands, 0) + 0.02)
-    tint = np.stack([logs[..., 0] - logs[..., 1], logs[..., 1] - logs[..., 2]], axis=-1)
-    columns = []
-    for inner, outer in ((0, 6), (6, 14), (14, 32)):
-        weight = light * ((_radius() >= inner) & (_radius() < outer))
-        weight = weight / weight.sum(axis=(1, 2), keepdims=True)
-        mean = np.einsum("nyx,nyxc->nc", weight, tint)
-        columns += [mean, np.sqrt(np.maximum(np.einsum("nyx,nyxc->nc", weight, tint**2) - mean**2, 0))]
-    return np.concatenate(columns, axis=1)
+    flat = light.reshape(len(light), -1)
+    logs = np.log(np.maximum(bands, 0) + np.float32(0.02)).reshape(len(light), -1, 3)
+    red, blue = logs[..., 0] - logs[..., 1], logs[..., 1] - logs[..., 2]
+    sums = np.stack([flat, flat * red, flat * blue, flat * red**2, flat * blue**2], axis=1) @ _zones()
+    mean, square = sums[:, 1:3] / sums[:, :1], sums[:, 3:] / sums[:, :1]  # (n, colours, zones)
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    return np.concatenate([mean, spread], axis=1).transpose(0, 2, 1).reshape(len(light), -1)

@@ -1,0 +1,99 @@
+"""The study's autoencoder: Keras fits it, NumPy scores with it, and both say the same."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from astrodetect.anomalies.autoencoder import Autoencoder
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.errors import DataError, ModelError
+from astrodetect.learning import autoencoder
+from astrodetect.records import Floats
+
+
+def images(count: int, seed: int = 0, width: int = 80) -> Floats:
+    ways = np.random.default_rng(99).normal(size=(6, width))
+    return np.asarray(np.random.default_rng(seed).normal(size=(count, 6)) @ ways, np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Autoencoder:
+    return autoencoder.fit(images(300), epochs=20)
+
+
+def looked(detector: Autoencoder, rows: Floats) -> Floats:
+    return Novelty.fit(images(300), names=(), extra=[detector]).look(rows).scores["autoencoder"]
+
+
+def test_numpy_says_what_keras_says(fitted: Autoencoder) -> None:
+    widths = [kernel.shape[1] for kernel in fitted.kernels]
+    layers = [keras.layers.Dense(width, activation="relu") for width in widths[:-1]] + [keras.layers.Dense(widths[-1])]
+    peer = keras.Sequential([keras.Input((80,)), *layers])
+    peer.set_weights([array for pair in zip(fitted.kernels, fitted.biases, strict=True) for array in pair])
+    rows = np.concatenate([images(40, 1), 3 * images(10, 2)])
+    standard = fitted.scaling.of(rows)
+    losses = ((peer.predict(standard, verbose=0) - standard) ** 2).mean(axis=1)
+    assert np.allclose(looked(fitted, rows), losses, rtol=1e-5, atol=1e-5)
+
+
+def test_it_learns_what_is_usual(fitted: Autoencoder) -> None:
+    random = np.random.default_rng(5).normal(size=(20, 80)).astype(np.float32) * images(300).std(axis=0)
+    usual = looked(fitted, images(100, 1))
+    assert usual.mean() < 0.8  # 1 is what answering with the mean would lose
+    assert looked(fitted, random).mean() > 1.3 * usual.mean()
+
+
+@pytest.mark.parametrize(
+    ("width", "widths"),
+    [
+        (2048, [1024, 512, 256, 128, 64, 128, 256, 512, 1024, 2048]),
+        (366, [256, 128, 64, 128, 256, 366]),
+        (40, [20, 40]),
+    ],
+)
+def test_its_widths_are_the_study_s_below_that_of_the_description(width: int, widths: list[int]) -> None:
+    found = autoencoder.fit(images(16, width=width), epochs=1)
+    assert [kernel.shape[1] for kernel in found.kernels] == widths
+    assert [len(bias) for bias in found.biases] == widths
+
+
+def test_the_same_seed_gives_the_same_one_and_another_another() -> None:
+    one, again, other = (autoencoder.fit(images(64), epochs=2, seed=seed) for seed in (4, 4, 5))
+    assert all(np.array_equal(a, b) for a, b in zip(one.kernels, again.kernels, strict=True))
+    assert not np.array_equal(one.kernels[0], other.kernels[0])
+
+
+def test_it_is_kept_with_the_other_detectors_and_flags_beyond_the_whisker_of_what_it_learnt(
+    fitted: Autoencoder, tmp_path: Path
+) -> None:
+    novelty = Novelty.fit(images(300), names=("kmeans", "dbscan"), extra=[fitted])
+    novelty.save(tmp_path / "kept.npz")
+    kept = Novelty.load((tmp_path / "kept.npz").read_bytes())
+    assert kept.names == ("kmeans", "dbscan", "autoencoder")
+    rows = np.concatenate([images(50, 1), 8 * images(10, 2)])
+    together = kept.look(rows)
+    alone = np.concatenate([kept.look(rows[i : i + 1]).scores["autoencoder"] for i in range(60)])
+    assert np.allclose(alone, together.scores["autoencoder"], rtol=1e-5)
+    assert np.array_equal(together.scores["autoencoder"], novelty.look(rows).scores["autoencoder"])
+    learnt = looked(fitted, images(300))
+    low, high = np.percentile(learnt, (25, 75))
+    flagged = together.scores["autoencoder"] > high + 1.5 * (high - low)
+    assert np.array_equal(together.flagged["autoencoder"], flagged)
+    assert flagged[50:].all()
+    assert not flagged[:50].all()
+
+
+def test_one_that_gives_back_something_else_is_refused(fitted: Autoencoder, tmp_path: Path) -> None:
+    cut = Autoencoder(fitted.scaling, fitted.kernels[:-1], fitted.biases[:-1])
+    novelty = Novelty.fit(images(300), extra=[fitted])
+    novelty._detectors = (*novelty._detectors[:-1], cut)
+    novelty.save(tmp_path / "cut.npz")
+    with pytest.raises(ModelError, match="gives back something else"):
+        Novelty.load((tmp_path / "cut.npz").read_bytes())
+
+
+def test_images_that_are_all_alike_say_what_is_needed() -> None:
+    with pytest.raises(DataError, match="all these images are alike"):
+        autoencoder.fit(np.ones((20, 80), np.float32))
