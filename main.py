@@ -7,33 +7,43 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from threadpoolctl import threadpool_limits
 
-from astrodetect import __version__, bundle
-from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
-from astrodetect.records import Filters
+from astrodetect import __version__, bundle, labels
+from astrodetect.anomalies.review import By
+from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
+from astrodetect.hosts import Allowed
+from astrodetect.records import Filters, Prediction, Queued
 from astrodetect.service import answers, journal, refusals
 from astrodetect.service.batches import Batches
 from astrodetect.service.detector import Detector
 from astrodetect.service.drain import Drain
+from astrodetect.service.fetch import Fetcher
+from astrodetect.service.indexer import Indexer
 from astrodetect.service.intake import Door, Intake
 from astrodetect.service.journal import TRAIL, Journal
+from astrodetect.service.keys import Gate, Keys, document
 from astrodetect.service.meters import Meters
 from astrodetect.service.models import Models
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.presence import while_there
 from astrodetect.service.recorder import Recorder
+from astrodetect.service.review import MOST, Review
+from astrodetect.service.strange import Strange
 from astrodetect.settings import Settings, settings
 from database import BIGINT_MAX, Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to come in
+MOST_NEIGHBOURS = 100
 LONGEST_NAME = 255  # characters, of what is asked for by name
 
 ModelName: TypeAlias = Annotated[
@@ -54,6 +64,9 @@ Key: TypeAlias = Annotated[
     ),
 ]
 
+PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
+Few: TypeAlias = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS)]
+
 
 def create_app(chosen: Settings) -> FastAPI:
     """The service with these settings; nothing is opened until it starts."""
@@ -62,7 +75,7 @@ def create_app(chosen: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         drain = Drain(chosen.shutdown_timeout_s)
-        with server(chosen) as url, drain.watch():
+        with server(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
             journal.open_log()
             state = app.state
             state.settings, state.drain = chosen, drain
@@ -74,6 +87,7 @@ def create_app(chosen: Settings) -> FastAPI:
             except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
                 log.warning("%s", missing)
             state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
+            state.review = Review(state.database)
             state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
             state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
             state.detector = Detector(
@@ -84,6 +98,7 @@ def create_app(chosen: Settings) -> FastAPI:
                 timeout_s=chosen.request_timeout_s,
                 max_pixels=chosen.max_image_pixels,
             )
+            state.indexer = Indexer(state.database, at_work=state.detector.at_work)
             state.batches = Batches(
                 state.detector,
                 drain,
@@ -91,13 +106,24 @@ def create_app(chosen: Settings) -> FastAPI:
                 max_bytes=chosen.max_batch_bytes,
                 max_images=chosen.max_batch_images,
             )
+            state.strange = Strange(
+                state.detector,
+                drain,
+                Fetcher(
+                    Allowed.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s
+                ),
+                max_images=chosen.max_anomaly_images,
+                max_file_bytes=chosen.max_body_bytes,
+            )
             meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
             meters.watch("queue_length", "Images that wait for the network", state.models.waiting)
             meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
             try:
                 yield
             finally:
+                state.strange.close()
                 state.detector.close()
+                state.indexer.close()
                 await state.models.close()
                 state.recorder.close()
                 state.database.close()
@@ -115,15 +141,23 @@ def create_app(chosen: Settings) -> FastAPI:
     doors = {
         "/detect": one_image,
         "/classify": one_image,
+        "/similar": one_image,
         "/detect/batch": Door(chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()),
+        "/detect-anomalies": Door(
+            chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.strange.full()
+        ),
     }
     app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
+    app.add_middleware(Gate, keys=(keys := Keys(chosen.api_key)))
     app.add_middleware(Journal, meters=meters)
     refusals.add(app)
     add_detection(app)
+    add_anomalies(app)
     add_history(app)
+    add_review(app)
     add_care(app, meters)
     add_docs(app)
+    document(app, keys)
     return app
 
 
@@ -161,16 +195,39 @@ def add_detection(app: FastAPI) -> None:
         return StreamingResponse(all_lines(), media_type=answers.NDJSON)
 
 
+def add_anomalies(app: FastAPI) -> None:
+    """Images in, how unusual they are out."""
+
+    @app.post(
+        "/detect-anomalies",
+        response_model=list[answers.UnusualAnswer | answers.FailedAnswer],
+        responses=refusals.declared(400, 404, 408, 413, 422, 503),
+        openapi_extra=answers.URLS_OR_FORM,
+    )
+    async def detect_anomalies(request: Request, model: ModelName = None) -> Any:
+        """How unusual is each image? JSON `{"image_paths": [url, …]}`, or a form with many files."""
+        return await request.app.state.strange.answers(request, model)
+
+
 async def judge(request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool) -> Response:
-    """The verdict on one image, from the model of that name, once its row is kept."""
+    """The answer to one image, once its row is kept."""
+    answer = answers.PredictionAnswer.of(await verdict_on(request, file, model, key, anomalies=anomalies))
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+async def verdict_on(
+    request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool
+) -> Prediction | Queued:
+    """The verdict on one image, from the model of that name."""
     trail = request.scope[TRAIL]
     data = await file.read()
     trail.stages_s["read"] = time.perf_counter() - trail.began
     detector: Detector = request.app.state.detector
     work = detector.one(file.filename or "", data, trail, model=model, anomalies=anomalies, key=key)
-    answer = answers.PredictionAnswer.of(await while_there(request, work))
-    trail.said |= {"request_id": answer.request_id, "logged": answer.logged}
-    return Response(answer.model_dump_json(), media_type="application/json")
+    verdict = await while_there(request, work)
+    logged = "queued" if isinstance(verdict, Queued) else "committed"
+    trail.said |= {"request_id": verdict.request_id, "logged": logged}
+    return verdict
 
 
 def add_history(app: FastAPI) -> None:
@@ -191,9 +248,62 @@ def add_history(app: FastAPI) -> None:
         return answers.PredictionsAnswer.of(page, next_url)
 
     @app.get("/predictions/{id}", response_model=answers.PredictionAnswer, responses=refusals.declared(404, 422, 503))
-    def prediction(request: Request, id: Annotated[int, Path(ge=1, le=BIGINT_MAX)]) -> Any:  # noqa: A002
+    def prediction(request: Request, id: PredictionId) -> Any:  # noqa: A002
         """One row of the log."""
         return request.app.state.database.prediction(id)
+
+
+def add_review(app: FastAPI) -> None:
+    """Images that are like each other, and what people call them."""
+
+    @app.get(
+        "/predictions/{id}/similar",
+        response_model=answers.SimilarAnswer,
+        responses=refusals.declared(404, 409, 422, 503),
+    )
+    def similar(request: Request, id: PredictionId, limit: Few = 10) -> Any:  # noqa: A002
+        """The logged images that are most like this one."""
+        database = request.app.state.database
+        prediction = database.prediction(id)
+        return answers.SimilarAnswer.of(prediction, database.similar(prediction, limit=limit))
+
+    @app.post(
+        "/similar",
+        response_model=answers.SimilarAnswer,
+        responses=refusals.declared(400, 404, 408, 409, 413, 415, 422, 503),
+    )
+    async def similar_to(request: Request, file: UploadFile, model: ModelName = None, limit: Few = 10) -> Any:
+        """Logs an image as /classify does, and answers with the logged images that are most like it."""
+        verdict = await verdict_on(request, file, model, None, anomalies=False)
+        if isinstance(verdict, Queued):
+            raise DatabaseUnavailable("the image waits on disk for PostgreSQL, which alone knows what it is like")
+        found = await asyncio.to_thread(request.app.state.database.similar, verdict, limit=limit)
+        return answers.SimilarAnswer.of(verdict, found)
+
+    @app.post(
+        "/predictions/{id}/label",
+        response_model=answers.LabelAnswer,
+        status_code=201,
+        responses=refusals.declared(404, 422, 503),
+    )
+    def label(request: Request, id: PredictionId, said: answers.Labelling) -> Any:  # noqa: A002
+        """Says what the image of a prediction is; of several labels the newest counts."""
+        return request.app.state.database.label(id, said.label, who=said.who, note=said.note)
+
+    @app.get("/labels.csv", response_class=StreamingResponse, responses=refusals.declared(503) | answers.CSV_FILE)
+    def labels_csv(request: Request) -> Any:
+        """Every labelling, oldest first, as `python -m astrodetect labels import` reads it."""
+        parts = labels.written(request.app.state.database.labels())
+        first = next(parts)  # what PostgreSQL refuses has its status
+        return StreamingResponse(chain([first], parts), media_type=answers.CSV)
+
+    @app.get("/review/next", response_model=answers.ReviewAnswer, responses=refusals.declared(422, 503))
+    def next_up(request: Request, by: By = "interest", limit: Annotated[int, Query(ge=1, le=MOST)] = 1) -> Any:
+        """The images to look at next, none that is labelled, each once and with why."""
+        serving = request.app.state.models.default
+        return answers.ReviewAnswer.of(
+            request.app.state.review.next(by, limit=limit, space=serving.space if serving else None)
+        )
 
 
 def add_care(app: FastAPI, meters: Meters) -> None:
@@ -270,9 +380,10 @@ def asked_filters(
     request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
     model: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the model's name")] = None,
     label: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the class that it was taken for")] = None,
+    min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
 ) -> Filters:
     """The filters in the query string."""
-    return Filters(result, min_score, max_score, name, since, until, request_id, model, label)
+    return Filters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
 
 
 app = create_app(settings())

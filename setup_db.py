@@ -1,4 +1,4 @@
-"""Creates the database and brings its tables up to date: the files of sql/ in order, each exactly once."""
+"""Creates the database and brings its tables up to date: the numbered files of sql/ in order, each exactly once."""
 
 import argparse
 import hashlib
@@ -17,8 +17,10 @@ from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
 from astrodetect.settings import settings
 
 MIGRATIONS = Path(__file__).resolve().parent / "sql"
+VECTORS = MIGRATIONS / "vectors.sql"
 MAINTENANCE_DATABASE = "postgres"  # every server has it
 OLDEST_POSTGRES = 13
+OLDEST_PGVECTOR = (0, 7)  # the first with half precision
 CONNECT_WITHIN_S = 10.0
 LOCK = 7_237_867_511_894_021  # of pg_advisory_lock: any number that nobody else uses
 
@@ -29,6 +31,10 @@ BOOKKEEPING = """
         sha256     text NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT now()
     )"""
+
+PGVECTOR = """
+    SELECT to_regclass('features') IS NOT NULL,
+        (SELECT coalesce(installed_version, default_version) FROM pg_available_extensions WHERE name = 'vector')"""
 
 EPILOG = """\
 examples:
@@ -59,9 +65,12 @@ def main(argv: list[str] | None = None) -> int:
             url = given.get_secret_value() if given else embedded
             if create_database(url):
                 print(f"created database {read_url(url)['dbname']}")
-            for name in migrate(url):
+            done = migrate(url)
+            for name in done.applied:
                 print(f"applied {name}")
             print(f"up to date: {len(_migrations())} migrations")
+            if done.without_vectors:
+                print(f'"more like this" is off: {done.without_vectors}; then run this again')
             print("while the service runs, look inside with:" if embedded else "look inside with:")
             print(f"  {postgres.psql_line(without_password(url))}")
     except AstrodetectError as error:
@@ -110,8 +119,16 @@ def _create(url: str, refused: DatabaseError) -> bool:
     return True
 
 
-def migrate(url: str) -> list[str]:
-    """Applies what the database lacks, one transaction each, and returns their names; one process at a time does."""
+@dataclass(frozen=True)
+class Migrated:
+    """The names of the files that were applied, and why no vectors are kept, where none are."""
+
+    applied: list[str]
+    without_vectors: str | None
+
+
+def migrate(url: str) -> Migrated:
+    """Applies what the database lacks, one transaction each; one process at a time does."""
     connection = connect(url, timeout_s=CONNECT_WITHIN_S)
     try:
         require_version(connection.server_version)
@@ -125,11 +142,12 @@ def migrate(url: str) -> list[str]:
             missing = _missing(_migrations(), recorded)
             for step in missing:
                 _apply(cursor, step)
+            without_vectors = _add_vectors(cursor)
     except psycopg2.Error as error:
         raise explained(error) from error
     finally:
         connection.close()
-    return [step.name for step in missing]
+    return Migrated([step.name for step in missing], without_vectors)
 
 
 def require_version(server_version: int) -> None:
@@ -180,6 +198,28 @@ def _apply(cursor: "psycopg2.extensions.cursor", step: _Migration) -> None:
         cursor.execute("COMMIT")
     except psycopg2.Error as error:
         raise DatabaseError(f"sql/{step.name}.sql: {explained(error)}") from error
+
+
+def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
+    """Makes what keeps vectors, where it is not there and the server can; or says what is in the way."""
+    cursor.execute(PGVECTOR)
+    [(there, version)] = cursor.fetchall()
+    if there:
+        return None
+    if version is None:
+        return "the server has no pgvector: let an administrator install it"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_PGVECTOR:
+        return f"its pgvector {version} has no half precision: let an administrator bring it to 0.7 or newer"
+    try:
+        cursor.execute("BEGIN")
+        cursor.execute(VECTORS.read_text(encoding="utf-8"))
+        cursor.execute("COMMIT")
+    except psycopg2.Error as error:
+        cursor.execute("ROLLBACK")
+        if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+            return f"{explained(error)}: let an administrator run CREATE EXTENSION vector in this database"
+        return f"sql/{VECTORS.name}: {explained(error)}"
+    return None
 
 
 if __name__ == "__main__":

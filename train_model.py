@@ -6,25 +6,23 @@ command goes on where it was.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fasteners
 import numpy as np
 
 from astrodetect import bundle, origin
 from astrodetect.catalogue import folders, health
 from astrodetect.catalogue.folders import Catalogue
-from astrodetect.errors import AstrodetectError, DataError, ModelError
+from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import labelled
+from astrodetect.scoring.usual import usual
 from astrodetect.verbs import training
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ def train(arguments: argparse.Namespace) -> Path:
 
     plan = make_plan(arguments, contract)
     name, folder = arguments.output.stem, arguments.output.parent
-    with only_one(arguments.output):
+    with bundle.only_one(folder, name):
         store = folder / f".{name}.training"
         learnt = recipes.learn(plan, data.train, data.validation, store=store, run=run_key(arguments, data), say=say)
         temperature, threshold = calibrate(learnt, plan, data.validation, arguments.threshold)
@@ -202,7 +200,16 @@ def publish(
     if manifest.recipe in training.NETWORKS:
         chosen = random.permutation(len(data.train))[: quantise.CALIBRATION_IMAGES]
         calibrating = recipes.read_pixels(data.train.subset(chosen), contract)
-    published = export.publish(learnt.model, manifest, folder, held, calibration=calibrating, measure=measure)
+
+    def carry(place: Path) -> None:
+        try:
+            usual(data.train, contract, manifest.settings["seed"]).save(place)
+        except DataError as error:
+            say(f"the service will tell no novelty: {error}")
+
+    published = export.publish(
+        learnt.model, manifest, folder, held, calibration=calibrating, measure=measure, carry=carry
+    )
     print(precision_in_words(published), flush=True)
     return published, said
 
@@ -258,19 +265,6 @@ def precision_in_words(manifest: bundle.Manifest) -> str:
             f"AUC {tried.auc_difference:+.4f}"
         )
     return "; ".join(said if manifest.precision in manifest.fidelity else ["f32 serves", *said])
-
-
-@contextlib.contextmanager
-def only_one(output: Path) -> Iterator[None]:
-    """Keeps two trainings of the same model from writing over each other."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lock = fasteners.InterProcessLock(output.parent / f".{output.stem}.lock")
-    if not lock.acquire(blocking=False):
-        raise ModelError(f"{output} is being trained by another process")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def say(line: str) -> None:

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import fasteners
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -29,6 +30,7 @@ TRAIN_COMMAND = "python train_model.py"
 SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothing can change in between
 FOREST = "forest"  # the recipe that is no network of Keras's
 INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
+NOVELTY = ".novelty.npz"  # ends the name of the file with the detectors of the unusual
 
 Precision = Literal["int8", "bf16", "f32"]
 Task = Literal["binary", "classes"]  # an anomaly or not; which of several classes
@@ -79,6 +81,11 @@ class Manifest:
         return self.files[f"{self.name}{'.h5' if f'{self.name}.h5' in self.files else '.bin'}"][:12]
 
     @property
+    def space(self) -> str | None:
+        """A short name for exactly the detectors that it carries: what they say compares with nothing else."""
+        return self.files.get(f"{self.name}{NOVELTY}", "")[:12] or None
+
+    @property
     def positive(self) -> str | None:
         """The class whose probability is the score; None where there are several."""
         return self.classes[1] if self.task == "binary" else None
@@ -101,6 +108,7 @@ class Bundle:
     xml: bytes
     weights: bytes
     precision: Precision = "f32"
+    novelty: bytes | None = None  # its detectors of the unusual
 
 
 def canary(size: int) -> Pixels:
@@ -127,8 +135,33 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
 def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     """Makes the staged files the model of that name in `folder`, in one stroke, an older one replaced."""
     finish_interrupted(folder, manifest.name)
-    sums = {path.name: _sha256(path) for path in sorted(staged.iterdir())}
-    manifest = replace(manifest, files=sums)
+    return _put(staged, folder, replace(manifest, files=_sums(staged)))
+
+
+def attach(folder: Path, name: str, write: Callable[[Path], object]) -> Manifest:
+    """Gives a model that is there its detectors of the unusual, which `write` makes at the path that it is given."""
+    with only_one(folder, name):
+        finish_interrupted(folder, name)
+        manifest = read_manifest(folder / f"{name}.json")
+        with staging(folder, name) as staged:
+            write(staged / f"{name}{NOVELTY}")
+            return _put(staged, folder, replace(manifest, files=manifest.files | _sums(staged)))
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, name: str) -> Iterator[None]:
+    """Keeps two processes from making the same model at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = fasteners.InterProcessLock(folder / f".{name}.lock")
+    if not lock.acquire(blocking=False):
+        raise ModelError(f"the model {name} is being trained by another process")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _put(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     (staged / f"{manifest.name}.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     for path in staged.iterdir():
         flush(path)
@@ -144,7 +177,7 @@ def finish_interrupted(folder: Path, name: str) -> None:
         return
     with contextlib.suppress(FileNotFoundError):  # another process finishes the same move
         vouched = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
-        for file in (f"{name}{INT8}{suffix}" for suffix in SERVED):
+        for file in (*(f"{name}{INT8}{suffix}" for suffix in SERVED), f"{name}{NOVELTY}"):
             if file not in vouched:
                 (folder / file).unlink(missing_ok=True)  # the older model's
         for path in sorted(ready.iterdir(), key=lambda path: path.suffix == ".json"):
@@ -172,11 +205,11 @@ def load(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto
 def _verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"]) -> Bundle:
     name, precision = manifest.name, _usable(manifest, asked)
     network = f"{name}{INT8}" if precision == "int8" else name
-    wanted = [f"{network}{suffix}" for suffix in SERVED]
+    wanted, novelty = [f"{network}{suffix}" for suffix in SERVED], f"{name}{NOVELTY}"
     contents = {}
     for file, expected in manifest.files.items():
         try:
-            if file in wanted:
+            if file in {*wanted, novelty}:
                 contents[file] = content = (folder / file).read_bytes()
                 found = hashlib.sha256(content).hexdigest()
             else:
@@ -189,7 +222,7 @@ def _verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto
         xml, weights = (contents[file] for file in wanted)
     except KeyError as error:
         raise ModelError(f"model {name}: its manifest names no file {error.args[0]}: {_again()}") from error
-    return Bundle(manifest, xml, weights, precision)
+    return Bundle(manifest, xml, weights, precision, contents.get(novelty))
 
 
 def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision:
@@ -249,6 +282,10 @@ def _unknown_preparation(name: str) -> str:
 
 def _again() -> str:
     return f"train it again with {TRAIN_COMMAND}"
+
+
+def _sums(staged: Path) -> dict[str, str]:
+    return {path.name: _sha256(path) for path in sorted(staged.iterdir())}
 
 
 def _ready(folder: Path, name: str) -> Path:

@@ -43,6 +43,50 @@ class ArchiveError(RequestError):
     code = "archive_unusable"
 
 
+class KeyRefused(RequestError):
+    """No key, or none that is known here."""
+
+    status = 401
+    code = "key_refused"
+
+
+class CrossSite(RequestError):
+    """A page of another site has a browser send what that site may not read."""
+
+    status = 403
+    code = "cross_site"
+
+
+class FetchRefused(RequestError):
+    """A URL that is not asked: it is none, or leads where this service does not go."""
+
+    status = 422
+    code = "fetch_refused"
+
+
+class HostNotPublic(FetchRefused):
+    """Its host has no address on the public internet, or none at all: callers are not told which."""
+
+    code = "host_not_public"
+
+
+class FetchFailed(AstrodetectError):
+    """A URL was asked, and what came is no file."""
+
+    status = 502
+    code = "fetch_failed"
+
+
+class FetchTooSlow(FetchFailed):
+    status = 504
+    code = "fetch_too_slow"
+
+
+class FetchTooLarge(FetchFailed):
+    status = 413
+    code = "fetch_too_large"
+
+
 class ImageError(AstrodetectError):
     """These bytes give no pixels."""
 
@@ -169,6 +213,20 @@ class ShuttingDown(AstrodetectError):
 
     status = 503
     code = "shutting_down"
+
+
+class VectorsOff(AstrodetectError):
+    """The database keeps no vectors, which everything but "more like this" can do without."""
+
+    status = 503
+    code = "vectors_off"
+
+
+class VectorMissing(AstrodetectError):
+    """A prediction that was logged without its vector."""
+
+    status = 409
+    code = "vector_missing"
 
 
 class NotReady(AstrodetectError):

@@ -14,6 +14,8 @@ ANOMALY = "Anomaly Detected"
 NO_ANOMALY = "No Anomaly"
 KEYED = 5  # the version of ids that are made from names; all others are random
 
+DIMENSIONS = 64  # of a vector at most
+
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
 
@@ -93,6 +95,9 @@ class Scored:
     timestamp: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     label: str | None = None  # the class that the image is taken for; None in what earlier versions left in the outbox
     probabilities: Mapping[str, float] | None = None  # of each class
+    novelty: float | None = None  # 0 to 1: the share of the training images that are less unusual
+    vector: tuple[float, ...] | None = None  # where the image stands among others, in a space
+    space: str | None = None  # only vectors of the same one compare
 
     @property
     def keyed(self) -> bool:
@@ -123,6 +128,8 @@ class Prediction:
     model_version: str | None
     label: str | None
     probabilities: Mapping[str, float] | None = field(hash=False)  # no dict has a hash
+    novelty: float | None
+    space: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,11 @@ class Queued:
     """A verdict that is safe on disk, and becomes a row when PostgreSQL is back."""
 
     scored: Scored
+
+    @property
+    def request_id(self) -> uuid.UUID:
+        """As a row has it."""
+        return self.scored.request_id
 
     @property
     def image_sha256(self) -> str:
@@ -140,6 +152,24 @@ class Queued:
     def model(self) -> str:
         """As a row has it."""
         return self.scored.model
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A prediction whose image is like another one; the smaller the distance, the more."""
+
+    prediction: Prediction
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Images of one space, image by image along the first axis."""
+
+    ids: list[int]  # of the first prediction of each
+    images: list[str]  # their sums
+    novelty: Floats
+    vectors: Floats  # (n, dimensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +185,7 @@ class Filters:
     request_id: uuid.UUID | None = None
     model: str | None = None
     label: str | None = None
+    min_novelty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from astrodetect.hosts import Allowed
 
 ROOT = Path(__file__).resolve().parent.parent
 HTTP = r"^https?://.*[^/]$"
@@ -59,6 +61,19 @@ class Settings(BaseSettings):
     max_batch_images: int = Field(default=10_000, ge=1, description="most images in a request to /detect/batch")
     max_image_pixels: int = Field(default=4096 * 4096, ge=10_000, description="largest image, width × height in pixels")
 
+    max_anomaly_images: int = Field(
+        default=100, ge=1, le=1_000, description="most images in a request to /detect-anomalies"
+    )
+    fetch_timeout_s: float = Field(
+        default=10.0, gt=0, description="longest time for an image to come from its URL, redirects and all, seconds"
+    )
+    fetch_allow: str = Field(
+        default="", description="hosts that may be asked for images beside public ones: names, *.names, blocks, :port"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="what callers send as a bearer key to every POST; several with commas"
+    )
+
     nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
     galaxy10_url: str = Field(
         "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5", pattern=HTTP, description="Galaxy10's file"
@@ -81,10 +96,21 @@ class Settings(BaseSettings):
     )
     collect_max_bytes: int = Field(default=50_000_000, ge=1_000, description="largest file that is collected, bytes")
 
+    @field_validator("fetch_allow")
+    @classmethod
+    def _hosts(cls, said: str) -> str:
+        Allowed.of(said)
+        return said
+
     @property
     def postgres_dir(self) -> Path:
         """Where the embedded PostgreSQL keeps its files."""
         return self.data_dir / "postgres"
+
+    @property
+    def descriptions_dir(self) -> Path:
+        """Where images' descriptions are kept, so that no image is described twice."""
+        return self.data_dir / "cache" / "descriptions"
 
     @property
     def outbox_dir(self) -> Path:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 
+from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
 from astrodetect.records import Scored
 
@@ -14,8 +15,12 @@ def judged(
     image_name: str,
     image_sha256: str,
     request_id: uuid.UUID,
+    looked: Looked | None = None,
 ) -> Scored:
-    """An anomaly where the second of two classes is above the threshold; of several classes the most probable one."""
+    """An anomaly where the second of two classes is above the threshold; of several classes the most probable one.
+
+    Where the model carries detectors, `looked` is what they say of the image.
+    """
     threshold = manifest.threshold if manifest.task == "binary" else None
     if threshold is None:
         winner = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -33,4 +38,7 @@ def judged(
         request_id=request_id,
         label=manifest.classes[winner],
         probabilities=dict(zip(manifest.classes, probabilities, strict=True)),
+        novelty=None if looked is None else float(looked.novelty[0]),
+        vector=None if looked is None else tuple(looked.vectors[0].tolist()),
+        space=None if looked is None else manifest.space,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import bundle
+from astrodetect.anomalies.novelty import Novelty, described
 from astrodetect.bundle import Bundle, Manifest
 from astrodetect.inference import openvino
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
@@ -36,6 +37,12 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
         xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in bundle.SERVED)
         canary = Engine(Bundle(manifest, xml, weights), check=False).canary()
         return bundle.publish(staged, folder, replace(manifest, canary_score=canary))
+
+
+def know(folder: Path, name: str, usual: Pixels) -> None:
+    """Gives the model detectors that know these images."""
+    learnt = Novelty.fit(described("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
+    bundle.attach(folder, name, learnt.save)
 
 
 def sky(name: str, seed: int = 0) -> Pixels:

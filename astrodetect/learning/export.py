@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import bundle
-from astrodetect.bundle import INT8, Bundle, Fidelity, Manifest, Precision, canary, staging
+from astrodetect.bundle import INT8, NOVELTY, Bundle, Fidelity, Manifest, Precision, canary, staging
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.inference import has_bf16, openvino
@@ -81,11 +81,12 @@ def publish(
     *,
     calibration: NDArray[np.uint8] | None = None,
     measure: Callable[[Engine], dict[str, dict[str, float]]] = lambda _: {},
+    carry: Callable[[Path], object] = lambda _: None,
 ) -> Manifest:
     """Makes the model's files, sees that the service will answer `held` as the model does, and puts them in place.
 
     With images to calibrate by, int8 serves where it is close enough, else bf16, else float32. `measure` gives the
-    figures that the manifest keeps, of what serves.
+    figures that the manifest keeps, of what serves; `carry` may write the detectors of the unusual to the path given.
     """
     canary_score = float(model.probabilities(canary(manifest.image.size)[np.newaxis])[0, 1])
     manifest = replace(manifest, canary_score=canary_score)
@@ -105,7 +106,9 @@ def publish(
             if manifest.precision != "f32":
                 network = f"{manifest.name}{INT8}.xml" if manifest.precision == "int8" else xml.name
                 engine = Engine(_bundle(manifest, staged / network, manifest.precision))
-        return bundle.publish(staged, folder, replace(manifest, metrics=measure(engine)))
+        manifest = replace(manifest, metrics=measure(engine))
+        carry(staged / f"{manifest.name}{NOVELTY}")
+        return bundle.publish(staged, folder, manifest)
 
 
 def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibration: NDArray[np.uint8]) -> Manifest:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
@@ -43,23 +44,24 @@ class Task:
         return count
 
 
-def score(task: Task, engine: "Engine", *, total: int, record: Record | None) -> str:
+def score(task: Task, engine: "Engine", *, total: int, record: Record | None, novelty: Novelty | None = None) -> str:
     """Scores all of it, or what an earlier process left of it, and says in one line what came out."""
-    about, columns = _about(task, engine, logged=record is not None), _columns(engine.manifest)
+    about = _about(task, engine, logged=record is not None)
+    columns = _columns(engine.manifest, tells_novelty=novelty is not None)
     with output.opened(task.output, columns, about, restart=task.restart) as table:
         paths = files.walk(task.places)
         table.resume(paths, engine.batch)
         before, began = table.rows, time.monotonic()
         with (
             Bar("scoring", total) as bar,
-            closing(pipeline.look(paths, engine, pipeline.reader(task.max_pixels))) as batches,
+            closing(pipeline.look(paths, engine, pipeline.reader(task.max_pixels), novelty)) as batches,
         ):
             bar.step(before)
             for batch in batches:
                 verdicts = [_verdict(seen, engine, table.run) for seen in batch]
                 if record and (scored := [verdict for verdict in verdicts if verdict]):
                     record(scored)  # before the rows below, which say that it is done
-                table.add([_row(seen, verdict, engine) for seen, verdict in zip(batch, verdicts, strict=True)])
+                table.add([_row(seen, verdict, table, engine) for seen, verdict in zip(batch, verdicts, strict=True)])
                 rate = (table.rows - before) / (time.monotonic() - began)
                 bar.step(len(batch), f"{rate:.0f} images/s, {_counted(table, engine.manifest)}")
         table.finish()
@@ -75,6 +77,7 @@ def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
         "model": manifest.name,
         "model_version": manifest.version,
         "precision": engine.precision,
+        "detectors": manifest.space,
         "threshold": manifest.threshold,
         "log": logged,
     }
@@ -89,6 +92,7 @@ def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
         image_name=seen.path,
         image_sha256=seen.sha256,
         request_id=_request_id(run, seen.path),
+        looked=seen.looked,
     )
 
 
@@ -98,18 +102,21 @@ def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:
     return uuid.UUID(bytes=digest[:16], version=5)
 
 
-def _row(seen: Seen, verdict: Scored | None, engine: "Engine") -> list[str]:
+def _row(seen: Seen, verdict: Scored | None, table: output.Output, engine: "Engine") -> list[str]:
     manifest = engine.manifest
     score, result = (repr(verdict.score), verdict.result) if verdict else ("", "")
     row = [seen.path, score, result, seen.error, manifest.name, manifest.version]
+    if output.NOVELTY in table.columns:
+        row.append(repr(verdict.novelty) if verdict else "")
     if manifest.task == "binary":  # the score says it all
         return row
     return row + ([repr(probability) for probability in seen.probabilities] or [""] * len(manifest.classes))
 
 
-def _columns(manifest: Manifest) -> list[str]:
+def _columns(manifest: Manifest, *, tells_novelty: bool) -> list[str]:
+    more = [output.NOVELTY] if tells_novelty else []
     classes = () if manifest.task == "binary" else manifest.classes
-    return [*output.COLUMNS, *(f"{output.PROBABILITY}{name}" for name in classes)]
+    return [*output.COLUMNS, *more, *(f"{output.PROBABILITY}{name}" for name in classes)]
 
 
 def _counted(table: output.Output, manifest: Manifest) -> str:

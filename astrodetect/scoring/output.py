@@ -25,6 +25,7 @@ from astrodetect.errors import DataError
 from astrodetect.scoring import parquet
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
+NOVELTY = "novelty"  # a column more where the model carries detectors of the unusual
 PROBABILITY = "p_"  # with a class's name: a column more for each of several
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # how Python keeps such bytes of a name, and writes them as they were
 INSTEAD = "--restart scores everything again, another --output leaves it alone"
@@ -47,13 +48,13 @@ class Output:
         self.place, self.run = place, run
         self.rows = self.bad = 0
         self.results: Counter[str] = Counter()
-        self._columns, self._appended = list(columns), appended
+        self.columns, self._appended = list(columns), appended
 
     def resume(self, paths: Iterator[str], batch: int) -> None:
         """Takes from `paths` those that have their rows, in whole batches; drops what a cut left after them."""
         with _part(self.place).open("rb") as file:
-            rows = _rows(file, len(self._columns))
-            _, end = next(rows, (self._columns, 0))
+            rows = _rows(file, len(self.columns))
+            _, end = next(rows, (self.columns, 0))
             while len(found := list(islice(rows, batch))) == batch:
                 if [row[0] for row, _ in found] != list(islice(paths, batch)):
                     raise DataError(f"images have come or gone since {_part(self.place)} was begun: {INSTEAD}")
@@ -62,7 +63,7 @@ class Output:
         with _writing(self.place):
             self._appended.truncate(end)
             if end == 0:
-                self._write([self._columns])
+                self._write([self.columns])
 
     def add(self, rows: list[list[str]]) -> None:
         """Appends rows, which outlive this process from here on."""
@@ -79,8 +80,8 @@ class Output:
             if self.place.suffix.lower() == ".parquet":
                 whole = self.place.with_name(f".{self.place.name}.whole")
                 with part.open("rb") as file:
-                    rows = (row for row, _ in islice(_rows(file, len(self._columns)), 1, None))
-                    parquet.write(whole, self._columns, rows)
+                    rows = (row for row, _ in islice(_rows(file, len(self.columns)), 1, None))
+                    parquet.write(whole, self.columns, rows)
                 bundle.flush(whole)
             whole.replace(self.place)
             part.unlink(missing_ok=True)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from astrodetect import images
+from astrodetect.anomalies.novelty import Looked, Novelty
 from astrodetect.errors import ImageError
-from astrodetect.records import ImageContract, Pixels
+from astrodetect.records import ImageContract, Outputs, Pixels
 
 if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way of a run is told without it
     from astrodetect.inference.engine import Engine
@@ -33,6 +35,7 @@ class Seen:
     sha256: str = ""
     probabilities: tuple[float, ...] = ()
     error: str = ""
+    looked: Looked | None = None  # by the model's detectors of the unusual, if it carries any
 
 
 Job = TypeVar("Job")
@@ -41,13 +44,14 @@ Work = TypeVar("Work")
 Reader = Callable[[str, ImageContract], tuple[str, Pixels]]  # to the sha256 of the bytes, and the pixels
 
 
-def look(paths: Iterator[str], engine: "Engine", read: Reader) -> Generator[list[Seen]]:
+def look(paths: Iterator[str], engine: "Engine", read: Reader, novelty: Novelty | None = None) -> Generator[list[Seen]]:
     """What the network says of each file, batch by batch.
 
     A batch is always cut at the same files, bad ones counted, so that a run gives the same scores wherever it began.
     """
     batches = iter(lambda: list(islice(paths, engine.batch)), [])
-    yield from ahead(batches, lambda batch: _read(batch, engine, read), partial(_score, engine), engine.streams)
+    score = partial(_score, engine, novelty)
+    yield from ahead(batches, lambda batch: _read(batch, engine, read), score, engine.streams)
 
 
 def ahead(
@@ -58,12 +62,13 @@ def ahead(
     workers = ThreadPoolExecutor(streams, thread_name_prefix="stream")
     under_way: deque[Future[Work]] = deque()
     try:
-        for job in jobs:
-            if len(under_way) == AHEAD * streams:
+        with threadpool_limits(1, user_api="blas"):  # threads for products so small cost three times what they save
+            for job in jobs:
+                if len(under_way) == AHEAD * streams:
+                    yield under_way.popleft().result()
+                under_way.append(workers.submit(_done, work, readers.submit(read, job)))
+            while under_way:
                 yield under_way.popleft().result()
-            under_way.append(workers.submit(_done, work, readers.submit(read, job)))
-        while under_way:
-            yield under_way.popleft().result()
     finally:
         for pool in (workers, readers):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -79,16 +84,22 @@ def reader(max_pixels: int) -> Reader:
     """Reads image files as the service reads its uploads."""
 
     def read(path: str, contract: ImageContract) -> tuple[str, Pixels]:
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise ImageError(f"more than {MAX_FILE_BYTES // 2**20} MiB")
+        data = contents(Path(path))
         return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=max_pixels)
 
     return read
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a file; ImageError where it cannot be read, or is too large to be an image."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"more than {MAX_FILE_BYTES // 2**20} MiB")
+    return data
 
 
 def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen], Pixels]:
@@ -107,7 +118,16 @@ def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen],
     return seen, pixels[:good]
 
 
-def _score(engine: "Engine", read: tuple[list[Seen], Pixels]) -> list[Seen]:
+def _score(engine: "Engine", novelty: Novelty | None, read: tuple[list[Seen], Pixels]) -> list[Seen]:
     seen, pixels = read
-    found = iter(engine.run(pixels).probabilities.tolist() if len(pixels) else ())
-    return [file if file.error else Seen(file.path, file.sha256, tuple(next(found))) for file in seen]
+    if not len(pixels):
+        return seen
+    outputs = engine.run(pixels)
+    looked = novelty.look_at(pixels, engine.manifest.image.crop, outputs.features) if novelty else None
+    good = iter(range(len(pixels)))
+    return [file if file.error else _found(file, outputs, looked, next(good)) for file in seen]
+
+
+def _found(file: Seen, outputs: Outputs, looked: Looked | None, place: int) -> Seen:
+    unusual = looked[place : place + 1] if looked else None
+    return Seen(file.path, file.sha256, tuple(outputs.probabilities[place].tolist()), looked=unusual)

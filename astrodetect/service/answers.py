@@ -6,15 +6,21 @@ import uuid
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from starlette.responses import JSONResponse
 
+from astrodetect.anomalies import review
 from astrodetect.bundle import Manifest, Task
 from astrodetect.errors import AstrodetectError
-from astrodetect.records import Page, Prediction, Queued
+from astrodetect.records import Neighbour, Page, Prediction, Queued
+from astrodetect.service.review import Next
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+CSV = "text/csv; charset=utf-8"
+CSV_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {CSV: {"schema": {"type": "string"}}}, "description": "id, prediction_id, image_name, …"}
+}
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}, "description": "Prometheus's text format"}
 }
@@ -25,7 +31,7 @@ LINES: dict[int | str, dict[str, Any]] = {
         "description": "a line for each image, in order: its verdict, or its name and an error",
     }
 }
-FORM_OF_MANY = {
+FORM_OF_MANY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -40,12 +46,29 @@ FORM_OF_MANY = {
     }
 }
 
+URLS_OR_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image_paths"],
+                    "properties": {"image_paths": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+                }
+            },
+            **FORM_OF_MANY["requestBody"]["content"],
+        },
+    }
+}
+
 PREDICTION: JsonDict = {
     "result": "Anomaly Detected",
     "score": 0.9834,
     "label": "E",
     "probability": 0.9834,
     "probabilities": {"E": 0.9834, "SB": 0.0166},
+    "novelty": 0.912,
     "id": 1842,
     "logged": "committed",
     "image_name": "587722981742084144.jpg",
@@ -62,7 +85,7 @@ class PredictionAnswer(BaseModel):
     """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id.
 
     `result` and `score` are an anomaly or not, and how probable one is; of a model of several classes, the label and
-    its probability. What was logged before there were labels has none.
+    its probability. What was logged before there were labels has none; `novelty` is of models that carry detectors.
     """
 
     model_config = ConfigDict(json_schema_extra={"example": PREDICTION}, protected_namespaces=())
@@ -72,6 +95,7 @@ class PredictionAnswer(BaseModel):
     label: str | None = None
     probability: float | None = None  # of the label
     probabilities: dict[str, float] | None = None
+    novelty: float | None = None  # the share of the training images that are less unusual
     id: int | None
     logged: Literal["committed", "queued"] = "committed"
     image_name: str
@@ -97,6 +121,32 @@ class PredictionAnswer(BaseModel):
         return self
 
 
+class UnusualAnswer(BaseModel):
+    """How unusual an image is among those that the model's detectors learnt from; its verdict is in the log."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "filename": "https://example.org/m51.jpg",
+                "loss": 0.045,
+                "anomaly": True,
+                "novelty": 0.998,
+                "id": 1842,
+                "logged": "committed",
+                "request_id": "3f2b8c1e-7d54-4a0e-9f0e-2f1f6f0c9b11",
+            }
+        }
+    )
+
+    filename: str
+    loss: float  # larger is more unusual
+    anomaly: bool
+    novelty: float  # the share of those images that are less unusual
+    id: int | None
+    logged: Literal["committed", "queued"]
+    request_id: uuid.UUID | None
+
+
 class PredictionsAnswer(BaseModel):
     """Some of the log, newest first; `next` is where the rest of it is, null at the end."""
 
@@ -111,6 +161,122 @@ class PredictionsAnswer(BaseModel):
     def of(cls, page: Page, next_url: str | None) -> "PredictionsAnswer":
         """The page as callers see it."""
         return cls(predictions=[PredictionAnswer.of(row) for row in page.predictions], next=next_url)
+
+
+class NeighbourAnswer(BaseModel):
+    """A logged image that is like another one; the smaller the distance, the more."""
+
+    distance: float
+    prediction: PredictionAnswer
+
+
+class SimilarAnswer(BaseModel):
+    """The logged images that are most like this one, nearest first, each once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"prediction": PREDICTION, "similar": [{"distance": 1.75, "prediction": PREDICTION}]}
+        }
+    )
+
+    prediction: PredictionAnswer
+    similar: list[NeighbourAnswer]
+
+    @classmethod
+    def of(cls, row: Prediction, neighbours: list[Neighbour]) -> "SimilarAnswer":
+        """The neighbours as callers see them."""
+        similar = [
+            NeighbourAnswer(distance=one.distance, prediction=PredictionAnswer.of(one.prediction)) for one in neighbours
+        ]
+        return cls(prediction=PredictionAnswer.of(row), similar=similar)
+
+
+class Labelling(BaseModel):
+    """What somebody calls the image of a prediction."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
+    )
+
+    label: review.Label
+    who: str | None = Field(default=None, max_length=255)
+    note: str | None = Field(default=None, max_length=10_000)
+
+
+class LabelAnswer(BaseModel):
+    """A labelling as it is kept, with the image that it is of."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": 12,
+                "prediction_id": 1842,
+                "image_name": PREDICTION["image_name"],
+                "image_sha256": PREDICTION["image_sha256"],
+                "label": "interesting",
+                "who": "ada",
+                "note": "a ring?",
+                "timestamp": "2026-11-21T06:30:00.123456Z",
+            }
+        }
+    )
+
+    id: int
+    prediction_id: int
+    image_name: str
+    image_sha256: str | None
+    label: review.Label
+    who: str | None
+    note: str | None
+    timestamp: dt.datetime
+
+
+class CandidateAnswer(BaseModel):
+    """An image to look at, and why."""
+
+    why: list[str]
+    prediction: PredictionAnswer
+
+
+class ProgressAnswer(BaseModel):
+    """How many images are labelled, and as what; null per 100 before the first."""
+
+    labelled: int
+    interesting: int
+    ordinary: int
+    artefact: int
+    found_per_100: float | None
+
+
+class ReviewAnswer(BaseModel):
+    """What to look at next, the first one first; `note` says why the order is not the one that was asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "by": "interest",
+                "note": None,
+                "next": [
+                    {"why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"], "prediction": PREDICTION}
+                ],
+                "progress": {"labelled": 50, "interesting": 21, "ordinary": 20, "artefact": 9, "found_per_100": 42.0},
+            }
+        }
+    )
+
+    by: review.By
+    note: str | None
+    next: list[CandidateAnswer]
+    progress: ProgressAnswer
+
+    @classmethod
+    def of(cls, found: Next) -> "ReviewAnswer":
+        """The queue as callers see it."""
+        candidates = [
+            CandidateAnswer(why=one.why, prediction=PredictionAnswer.of(one.prediction)) for one in found.candidates
+        ]
+        progress = ProgressAnswer.model_validate(found.progress, from_attributes=True)
+        return cls(by=found.by, note=found.note, next=candidates, progress=progress)
 
 
 class ModelAnswer(BaseModel):
@@ -192,9 +358,23 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+class FailedAnswer(BaseModel):
+    """An image among others that has no answer, and why."""
+
+    filename: str
+    error: ErrorDetail
+
+    @classmethod
+    def of(cls, name: str, error: AstrodetectError) -> "FailedAnswer":
+        """The error in the one shape."""
+        return cls(filename=name, error=ErrorDetail(code=error.code, message=error.public or str(error)))
+
+
 def error_response(error: AstrodetectError, *, close: bool = False) -> JSONResponse:
     """An error in the one shape; `close`: the connection is of no more use, as its body was not read."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.status == 503 else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if close:
         headers["Connection"] = "close"
     return plain_error(error.status, error.code, error.public or str(error), headers)

@@ -85,10 +85,10 @@ class Batches:
             self._drain.check()
             if isinstance(entry.data, AstrodetectError):
                 raise entry.data
-            verdict = await self._detector.one_of_many(serving, entry.name, entry.data)
+            judged = await self._detector.one_of_many(serving, entry.name, entry.data)
         except AstrodetectError as error:
             return error_line(error, entry.name)
-        return PredictionAnswer.of(verdict).model_dump_json().encode() + b"\n"
+        return PredictionAnswer.of(judged.verdict).model_dump_json().encode() + b"\n"
 
 
 def _next(found: Iterator[Entry]) -> Entry | AstrodetectError | None:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from astrodetect import images
+from astrodetect import images, verdict
+from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
 from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
@@ -18,10 +19,16 @@ from astrodetect.service.journal import Trail
 from astrodetect.service.meters import Meters
 from astrodetect.service.models import Models, Serving
 from astrodetect.service.recorder import Recorder
-from astrodetect.verdict import judged
 
 LARGE_BYTES = 1_000_000  # files beyond this have a decoder of their own: one takes a tenth of a second and 100 MB
 KEYS = uuid.UUID("6f1b3c52-8d0e-4c39-9a55-0f4e7c1d2a90")  # callers' keys become request ids under this name
+
+
+class Judged(NamedTuple):
+    """A logged verdict, and what the model's detectors say, if it carries any and was asked."""
+
+    verdict: Prediction | Queued
+    looked: Looked | None
 
 
 class _Image(NamedTuple):
@@ -68,7 +75,7 @@ class Detector:
             raise Overloaded("too many images are at work: try again soon")
         request_id = uuid.uuid4() if key is None else uuid.uuid5(KEYS, key)
         async with self._turn(), self.using(model, trail, anomalies=anomalies) as serving:
-            return await self._judge(serving, name, data, request_id, trail)
+            return (await self._judge(serving, name, data, request_id, trail)).verdict
 
     @asynccontextmanager
     async def using(self, model: str | None, trail: Trail, *, anomalies: bool) -> AsyncIterator[Serving]:
@@ -79,7 +86,7 @@ class Detector:
             trail.said["model"] = serving.manifest.name
             yield serving
 
-    async def one_of_many(self, serving: Serving, name: str, data: bytes) -> Prediction | Queued:
+    async def one_of_many(self, serving: Serving, name: str, data: bytes) -> Judged:
         """The verdict on an image that can wait for its turn."""
         async with self._turn():
             return await self._judge(serving, name, data, uuid.uuid4(), Trail())
@@ -105,9 +112,7 @@ class Detector:
             finally:
                 self._at_work -= 1
 
-    async def _judge(
-        self, serving: Serving, name: str, data: bytes, request_id: uuid.UUID, trail: Trail
-    ) -> Prediction | Queued:
+    async def _judge(self, serving: Serving, name: str, data: bytes, request_id: uuid.UUID, trail: Trail) -> Judged:
         began = time.perf_counter()
         decoder = self._large_decoder if len(data) > LARGE_BYTES else self._decoder
         contract = serving.manifest.image
@@ -118,22 +123,25 @@ class Detector:
             return await self._record(serving, image, trail)
         async with self._keys.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first, then finds it
             known = await asyncio.to_thread(self._known, request_id)
-            verdict = known or await self._record(serving, image, trail)
-        if (verdict.image_sha256, verdict.model) != (image.sha256, serving.manifest.name):
+            judged = Judged(known, None) if known else await self._record(serving, image, trail)
+        kept = judged.verdict
+        if (kept.image_sha256, kept.model) != (image.sha256, serving.manifest.name):
             raise KeyConflict("this Idempotency-Key came before with another image or model: use a new one")
-        return verdict
+        return judged
 
     def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels]:
         return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=self._max_pixels)
 
-    async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Prediction | Queued:
+    async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Judged:
         passed = await serving.batcher.put(image.pixels)
-        scored = judged(
+        outputs, looked = passed.result.outputs, passed.result.looked
+        scored = verdict.judged(
             serving.manifest,
-            passed.result.probabilities[0].tolist(),
+            outputs.probabilities[0].tolist(),
             image_name=image.name,
             image_sha256=image.sha256,
             request_id=image.request_id,
+            looked=looked,
         )
         recorded = await self._recorder.record(scored)
         trail.stages_s |= {
@@ -143,7 +151,7 @@ class Detector:
         }
         trail.said["batch"] = passed.together
         self._meters.detected(trail.stages_s)
-        return recorded.result
+        return Judged(recorded.result, looked)
 
     def _known(self, request_id: uuid.UUID) -> Prediction | Queued | None:
         """What this key gave before; while PostgreSQL is away only what this service still holds is known."""

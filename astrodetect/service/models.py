@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from astrodetect import bundle
+from astrodetect.anomalies.novelty import Looked, Novelty
 from astrodetect.batcher import Batcher
 from astrodetect.bundle import Manifest, Precision
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
@@ -24,12 +25,21 @@ RETRY_S = 30.0  # until the next one, where what was published cannot be loaded
 log = logging.getLogger("uvicorn.error")
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one pass says of an image, and how unusual that is, where the model carries detectors."""
+
+    outputs: Outputs
+    looked: Looked | None
+
+
 @dataclass(slots=True, eq=False)
 class Serving:
     """An engine, the way to it for many callers at once, and how many use it now."""
 
     engine: Engine
-    batcher: Batcher[Pixels, Outputs]
+    batcher: Batcher[Pixels, Passed]
+    novelty: Novelty | None  # the detectors of the unusual, where the model carries any
     stamp: tuple[int, int] | None  # of the manifest's file
     next_look: float  # at this time of time.monotonic()
     asked_for: float  # at this one, last
@@ -164,9 +174,12 @@ class Models:
                 raise
             raise ModelUnknown(f"no model {name} here: GET /models lists those that there are") from missing
         engine = Engine(loaded)
-        batcher = Batcher(_passes(engine, self._passed), most=engine.batch, threads=engine.streams, name="inference")
+        novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
+        batcher = Batcher(
+            _passes(engine, novelty, self._passed), most=engine.batch, threads=engine.streams, name="inference"
+        )
         now = time.monotonic()
-        return Serving(engine, batcher, stamp, next_look=now + LOOK_S, asked_for=now)
+        return Serving(engine, batcher, novelty, stamp, next_look=now + LOOK_S, asked_for=now)
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Of the manifest, which comes to its place last; None where there is none."""
@@ -182,12 +195,18 @@ def _close(serving: Serving) -> None:
     asyncio.get_running_loop().run_in_executor(None, serving.batcher.close)
 
 
-def _passes(engine: Engine, passed: Callable[[int], None]) -> Callable[[list[Pixels]], list[Outputs]]:
-    """One pass of the network for a batch, its outputs image by image."""
+def _passes(
+    engine: Engine, novelty: Novelty | None, passed: Callable[[int], None]
+) -> Callable[[list[Pixels]], list[Passed]]:
+    """One pass of the network for a batch, what it says image by image."""
 
-    def passes(batch: list[Pixels]) -> list[Outputs]:
-        found = engine.run(np.stack(batch))
+    def passes(batch: list[Pixels]) -> list[Passed]:
+        pixels = np.stack(batch)
+        found = engine.run(pixels)
         passed(len(batch))
-        return [found[i : i + 1] for i in range(len(batch))]
+        if novelty is None:
+            return [Passed(found[i : i + 1], None) for i in range(len(batch))]
+        looked = novelty.look_at(pixels, engine.manifest.image.crop, found.features)
+        return [Passed(found[i : i + 1], looked[i : i + 1]) for i in range(len(batch))]
 
     return passes

@@ -26,7 +26,7 @@ from astrodetect.errors import OutboxFull
 from astrodetect.records import Scored
 
 SEGMENT_BYTES = 4_000_000  # handed over again after a crash at most
-ROOM_BYTES = 2_000  # more than any row needs, but for names of novel length
+ROOM_BYTES = 3_000  # more than any row needs, but for names of novel length
 SUFFIX = ".rows"
 DAMAGED = "damaged"  # lines whose checksum is wrong are kept in a file of this name
 
@@ -195,7 +195,10 @@ def _claim(folder: Path) -> tuple[Path, list[fasteners.InterProcessLock], list[P
 
 
 def _line(row: Scored) -> bytes:
-    text = json.dumps(asdict(row), default=str).encode()
+    fields = asdict(row)
+    if row.vector:  # half precision, in which the log keeps it, has fewer digits
+        fields["vector"] = [float(f"{value:.5g}") for value in row.vector]
+    text = json.dumps(fields, default=str).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -207,6 +210,7 @@ def _row(line: bytes) -> Scored | None:
     fields = json.loads(text)
     fields["request_id"] = uuid.UUID(fields["request_id"])
     fields["timestamp"] = dt.datetime.fromisoformat(fields["timestamp"])
+    fields["vector"] = tuple(fields["vector"]) if fields.get("vector") else None
     return Scored(**fields)
 
 

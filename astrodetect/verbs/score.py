@@ -45,17 +45,20 @@ def add(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores folders of images into a table, and says what came out."""
     from astrodetect import bundle, scoring  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
 
     chosen = settings()
     task = scoring.Task(arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels)
     total = task.check()
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
-    engine = Engine(bundle.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision))
+    loaded = bundle.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
+    engine = Engine(loaded)
+    novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     try:
         with _log(chosen) if arguments.log else nullcontext() as record:
             try:
-                print(scoring.score(task, engine, total=total, record=record))
+                print(scoring.score(task, engine, total=total, record=record, novelty=novelty))
             except DatabaseError as error:
                 raise type(error)(f"{error}; {_going_on(arguments)}") from error
     except KeyboardInterrupt:

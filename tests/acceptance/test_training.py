@@ -69,7 +69,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
     models = tmp_path / "models"
     assert said.splitlines()[-1] == str(models / "resnet50_model.h5")
     assert {path.name for path in models.iterdir() if not path.name.startswith(".")} == {
-        f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin", "html", "metrics.json")
+        f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin", "html", "metrics.json", "novelty.npz")
     }
     manifest = json.loads((models / "resnet50_model.json").read_text())
     assert manifest["classes"] == ["SB", "E"]

@@ -21,7 +21,8 @@ from astrodetect.postgres.account import account_for
 from astrodetect.postgres.programs import run
 from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Prediction, Scored
 from astrodetect.settings import Settings
-from database import Database, storable
+from astrodetect.storable import storable
+from database import Database
 
 SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 SEVERAL = Scored(
@@ -272,6 +273,9 @@ def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) ->
     recorded(log, SEVERAL)
     assert names(log, Filters(model="galaxies")) == names(log, Filters(label="nebula")) == ["m42.jpg"]
     assert names(log, Filters(label="galaxy")) == []
+    recorded(log, replace(scored("odd"), novelty=0.99, space="5f0c3a9be214"))
+    assert names(log, Filters(min_novelty=0.99)) == ["odd"]
+    assert names(log, Filters(min_novelty=0.991)) == []
     assert names(log, Filters(since=day[1], until=day[3], min_score=0.2, name="b", result=NO_ANOMALY)) == ["b"]
 
 
@@ -322,6 +326,7 @@ def test_the_history_uses_its_indexes(log: Database, database_url: str) -> None:
         Filters(min_score=2.0),
         Filters(since=dt.datetime(2100, 1, 1)),
         Filters(label="nebula"),
+        Filters(min_novelty=0.5),
     ):
         values = database._asked(filters, limit=50, before=None)
         connection = connect(database_url, timeout_s=5)

@@ -275,7 +275,7 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
     declared = {
         path: set(operation["responses"]) for path, at in document["paths"].items() for operation in at.values()
     }
-    assert declared["/detect"] == {"200", "400", "404", "408", "409", "413", "415", "422", "503"}
+    assert declared["/detect"] == {"200", "400", "403", "404", "408", "409", "413", "415", "422", "503"}
     schemas = document["components"]["schemas"]
     for name in ("PredictionAnswer", "PredictionsAnswer", "ModelAnswer", "ErrorAnswer"):
         assert schemas[name]["example"]

@@ -62,14 +62,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
     done = run(ASTRODETECT_DATA_DIR=str(tmp_path / "data"))
     assert (done.returncode, beside_widening(done.stderr)) == (0, "")
-    created, first, second, third, count, hint, psql = done.stdout.splitlines()
-    assert [created, first, second, third] == [
+    created, first, second, third, fourth, count, hint, psql = done.stdout.splitlines()
+    assert [created, first, second, third, fourth] == [
         "created database astrodetect",
         "applied 0001_predictions",
         "applied 0002_provenance",
         "applied 0003_labels",
+        "applied 0004_unusual",
     ]
-    assert count == "up to date: 3 migrations"
+    assert count == "up to date: 4 migrations"
     assert hint == "while the service runs, look inside with:"
     assert "psql" in psql
     assert "/astrodetect?" in psql
@@ -94,7 +95,7 @@ def test_a_missing_database_is_created_and_a_second_run_changes_nothing(postgres
     assert first.stdout.startswith('created database it"s new\napplied 0001_predictions\n')
     second = run(url.replace('"', "%22").replace(" ", "%20"))
     assert (second.returncode, second.stderr) == (0, "")
-    assert second.stdout.startswith("up to date: 3 migrations\nlook inside with:\n")
+    assert second.stdout.startswith("up to date: 4 migrations\nlook inside with:\n")
 
 
 def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
@@ -106,7 +107,7 @@ def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
     assert said.count("created database") == 1
     assert said.count("applied 0001_predictions") == 1
     assert said.count("applied 0002_provenance") == 1
-    assert said.count("up to date: 3 migrations") == 8
+    assert said.count("up to date: 4 migrations") == 8
 
 
 @pytest.mark.parametrize("statement", [OLD_TABLE, BARE_TABLE], ids=["serial", "no-key-no-default"])
@@ -149,13 +150,48 @@ def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(
 ) -> None:
     folder = Path(shutil.copytree(setup_db.MIGRATIONS, tmp_path / "sql"))
     monkeypatch.setattr(setup_db, "MIGRATIONS", folder)
-    more = folder / "0004_more.sql"
+    more = folder / "9999_more.sql"
     more.write_text("CREATE TABLE half (n int); SELECT 1/0;")
-    with pytest.raises(DatabaseError, match=r"^sql/0004_more\.sql: .*division by zero$"):
+    with pytest.raises(DatabaseError, match=r"^sql/9999_more\.sql: .*division by zero$"):
         setup_db.migrate(postgres_url)
     assert query(postgres_url, "SELECT to_regclass('half')") == [(None,)]
     more.write_text("CREATE TABLE half (n int);")
-    assert setup_db.migrate(postgres_url) == ["0004_more"]
+    assert setup_db.migrate(postgres_url).applied == ["9999_more"]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [(None, "the server has no pgvector"), ("0.6.2", "its pgvector 0.6.2 has no half precision")]
+)
+def test_without_a_pgvector_that_will_do_all_else_is_set_up_and_vectors_come_once_it_is_there(
+    postgres_url: str, version: str | None, said: str
+) -> None:
+    shown = f"'{version}'" if version else "NULL"
+    query(
+        postgres_url,  # this server has one, so what tells of it is covered up
+        "CREATE SCHEMA cover; CREATE VIEW cover.pg_available_extensions AS SELECT 'vector'::text AS name,"
+        f" {shown}::text AS installed_version, NULL::text AS default_version",
+    )
+    covered = postgres_url + "&options=-csearch_path%3Dpublic,cover,pg_catalog"
+    done = run(covered)
+    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert f'"more like this" is off: {said}' in done.stdout
+    assert "then run this again" in done.stdout
+    assert query(postgres_url, "SELECT to_regclass('features'), to_regclass('labels')") == [(None, "labels")]
+    assert "more like this" not in run(postgres_url).stdout
+    assert query(postgres_url, "SELECT count(*) FROM features") == [(0,)]
+
+
+def test_who_may_not_add_extensions_has_all_else_and_is_told_what_to_ask_for(postgres_url: str) -> None:
+    query(postgres_url, "CREATE ROLE visitor LOGIN; GRANT ALL ON SCHEMA public TO visitor")
+    theirs = postgres_url.replace("//postgres@", "//visitor@")
+    for _ in range(2):
+        done = run(theirs)
+        assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+        [line] = [line for line in done.stdout.splitlines() if "more like this" in line]
+        assert "let an administrator run CREATE EXTENSION vector in this database; then run this again" in line
+    query(postgres_url, "CREATE EXTENSION vector")
+    assert "more like this" not in run(theirs).stdout
+    assert query(theirs, "SELECT count(*) FROM features") == [(0,)]
 
 
 def test_a_changed_migration_is_refused(database_url: str) -> None:

@@ -44,6 +44,12 @@ def labelled(name: str) -> Scored:
     return Scored(name, "ab" * 32, 0.75, None, "galaxies", "1", label="ümläut ✨", probabilities=probabilities)
 
 
+def unusual(name: str) -> Scored:
+    """One with its place among others."""
+    vector = (*(0.12345, -12.5, 1.5e-07), *(-1.2345e-05,) * 61)
+    return Scored(name, "ab" * 32, 0.75, 0.5, "resnet50_model", "1", novelty=0.998, vector=vector, space="5f0c3a9be214")
+
+
 def emptied(box: Outbox, most: int = 100) -> list[Scored]:
     found: list[Scored] = []
     while box.hand_over(most, found.extend):
@@ -54,7 +60,7 @@ def emptied(box: Outbox, most: int = 100) -> list[Scored]:
 def test_rows_come_out_whole_and_in_order(opened: Opened) -> None:
     box = opened()
     rows = [row(name) for name in ("plain", "ümläut ✨", 'q"uo\\te', "new\nline", "nul\0", "\ud800", "x" * 5000)]
-    rows.append(labelled("m42"))
+    rows += [labelled("m42"), unusual("m82")]
     box.append(rows[:3])
     box.append(rows[3:])
     assert len(box) == len(rows)
@@ -72,6 +78,11 @@ def test_rows_that_an_earlier_version_left_are_handed_over(opened: Opened, tmp_p
     (tmp_path / "0" / "00000001.rows").write_bytes(b"%08x %s\n" % (zlib.crc32(left), left))
     [found] = emptied(opened())
     assert (found.image_name, found.result, found.label, found.probabilities) == ("m51", ANOMALY, None, None)
+    assert (found.novelty, found.vector, found.space) == (None, None, None)
+
+
+def test_a_row_with_its_vector_fits_into_the_room_that_is_kept_free() -> None:
+    assert len(outbox._line(unusual("x" * 255))) < outbox.ROOM_BYTES
 
 
 def test_what_could_not_be_handed_over_stays_in_its_place(opened: Opened) -> None:

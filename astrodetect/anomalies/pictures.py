@@ -1,0 +1,88 @@
+"""Small images for a page, cut as the detectors see them."""
+
+import base64
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from astrodetect import images
+from astrodetect.errors import ImageError
+from astrodetect.progress import track
+from astrodetect.records import ImageContract, Pixels
+
+TILE_PX = 48
+TILES_A_ROW = 50
+
+One = TypeVar("One")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A small image with the name of its file."""
+
+    name: str
+    data: str  # a data URI; empty where the file has gone meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads images as the detectors see them, at any size."""
+
+    contract: ImageContract
+    max_pixels: int
+
+    def read(self, path: Path, side: int) -> Pixels | None:
+        """Its pixels; None where it can no longer be read."""
+        try:
+            return images.read_file(path, replace(self.contract, size=side), max_pixels=self.max_pixels)
+        except ImageError:
+            return None
+
+
+Wanted = tuple[Path, int]  # a file, and the side in pixels
+
+
+def pictures(wanted: Iterable[Wanted], reader: Reader) -> dict[Wanted, Picture]:
+    """Each of them, once."""
+    some = sorted(set(wanted))
+
+    def picture(one: Wanted) -> Picture:
+        pixels = reader.read(*one)
+        return Picture(name(one[0]), "" if pixels is None else _uri(pixels))
+
+    return dict(zip(some, _each(picture, some, "drawing the gallery"), strict=True))
+
+
+def sheet(paths: Sequence[Path], reader: Reader) -> str:
+    """Many tiny images as one, TILES_A_ROW side by side: a data URI."""
+    whole = np.zeros((max(1, math.ceil(len(paths) / TILES_A_ROW)) * TILE_PX, TILES_A_ROW * TILE_PX, 3), np.uint8)
+    tiles = _each(lambda path: reader.read(path, TILE_PX), paths, "drawing the map")
+    for number, pixels in enumerate(tiles):
+        if pixels is not None:
+            down, across = (TILE_PX * at for at in divmod(number, TILES_A_ROW))
+            whole[down : down + TILE_PX, across : across + TILE_PX] = pixels
+    return _uri(whole)
+
+
+def name(path: Path) -> str:
+    """Its folder and its own name: no more of this machine's paths."""
+    return "/".join(path.parts[-2:]).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _uri(pixels: Pixels) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(images.thumbnail(pixels, max(pixels.shape))).decode('ascii')}"
+
+
+def _each(make: Callable[[One], Made], some: Sequence[One], title: str) -> list[Made]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            return list(track(pool.map(make, some), title, len(some)))
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,89 @@
+"""Described images to what is unusual among them, what ordinary ones look like, and where they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from astrodetect import images
+from astrodetect.anomalies import explain
+from astrodetect.anomalies.detectors import Detector
+from astrodetect.anomalies.neighbours import Reference
+from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, Looked, Novelty, Sight
+from astrodetect.anomalies.page import Reason
+from astrodetect.errors import ImageError
+from astrodetect.progress import Bar
+from astrodetect.records import Floats, Pixels
+from astrodetect.scoring.described import Described, Describer
+
+ORDINARY = 0.9  # of a mixed set: the least unusual share of it, which the others are seen against
+NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are covered with the nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Ordinary:
+    """Images that show what is usual."""
+
+    seen: Described
+    vectors: Floats
+    novelty: Novelty  # fitted on these alone
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Detectors, and what they say of the images."""
+
+    novelty: Novelty
+    looked: Looked
+    ordinary: Ordinary
+
+
+def fit(
+    seen: Described, normal: Described | None, sight: Sight, names: Sequence[str], extra: Sequence[Detector]
+) -> Fitted:
+    """Learns what is usual from the normal images; without any, from the images themselves, each among the others."""
+    if normal:
+        novelty = Novelty.fit(normal.rows, sight=sight, names=names, extra=extra)
+        return Fitted(novelty, novelty.look(seen.rows), Ordinary(normal, novelty.look_at_learnt().vectors, novelty))
+    novelty = Novelty.fit(seen.rows, sight=sight, names=names, extra=extra)
+    looked = novelty.look_at_learnt()
+    count = max(LEAST_IMAGES, int(ORDINARY * len(seen.rows)))
+    plain = np.argsort(looked.strength, kind="stable")[:count]
+    if count > MOST_IMAGES:  # more than detectors compare with
+        plain = np.random.default_rng(SEED).choice(plain, MOST_IMAGES, replace=False)
+    plain.sort()
+    alone = Novelty.fit(seen.rows[plain], sight=sight, names=names, extra=extra)
+    return Fitted(novelty, looked, Ordinary(seen.subset(plain), looked.vectors[plain], alone))
+
+
+def reasons(
+    fitted: Fitted, seen: Described, chosen: Sequence[int], describer: Describer, *, max_pixels: int
+) -> list[Reason]:
+    """Why each of the chosen images is unusual."""
+    ordinary = fitted.ordinary
+
+    def pixels(path: Path) -> Pixels:
+        return images.read_file(path, describer.contract, max_pixels=max_pixels)
+
+    def strengths(some: Pixels) -> Floats:
+        parts = [some[at : at + describer.batch] for at in range(0, len(some), describer.batch)]
+        return ordinary.novelty.look(np.concatenate([describer.says(part) for part in parts])).strength
+
+    found = []
+    with Bar("explaining", len(chosen)) as bar:
+        near = Reference(ordinary.vectors).nearest(fitted.looked.vectors[list(chosen)]).places
+        for image, places in zip(chosen, near.tolist(), strict=True):
+            others = [place for place in places if ordinary.seen.sha256[place] != seen.sha256[image]]
+            neighbours = [ordinary.seen.items[place].path for place in others[:NEIGHBOURS]]
+            try:
+                heat = (
+                    explain.where(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
+                    if neighbours
+                    else None
+                )
+            except ImageError:  # it was there when it was described
+                heat = None
+            found.append(Reason(image, neighbours, heat))
+            bar.step()
+    return found

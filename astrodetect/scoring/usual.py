@@ -1,0 +1,24 @@
+"""What is usual, learnt from a model's training images: so that the service tells how unusual others are."""
+
+import numpy as np
+
+from astrodetect.anomalies.novelty import MOST_IMAGES, Novelty
+from astrodetect.catalogue.folders import Catalogue, Listed
+from astrodetect.records import ImageContract
+from astrodetect.scoring import described
+from astrodetect.settings import settings
+
+
+def usual(catalogue: Catalogue, contract: ImageContract, seed: int) -> Novelty:
+    """Detectors that know these images, or MOST_IMAGES drawn from them, prepared as the model wants them."""
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(catalogue))[:MOST_IMAGES])
+    some = catalogue.subset(drawn)
+    chosen = settings()
+    seen = described.describe(
+        [Listed(path, some.classes[label]) for path, label in zip(some.paths, some.labels.tolist(), strict=True)],
+        described.by_shapes(contract),
+        chosen.descriptions_dir,
+        title="training images",
+        max_pixels=chosen.max_image_pixels,
+    )
+    return Novelty.fit(seen.rows, sight="shapes")

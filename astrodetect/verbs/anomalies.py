@@ -1,0 +1,249 @@
+"""Finds the unusual among images."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astrodetect.errors import DataError
+from astrodetect.records import ImageContract
+from astrodetect.settings import settings
+from astrodetect.verbs.arguments import Verbs, bounded, model_name, number, verb
+
+if TYPE_CHECKING:  # what describes and judges takes its time to load: the other verbs need none of it
+    from astrodetect.anomalies.findings import Findings
+    from astrodetect.anomalies.novelty import Sight
+    from astrodetect.catalogue.folders import Listed
+    from astrodetect.inference.engine import Engine
+    from astrodetect.scoring.described import Described, Describer
+    from astrodetect.scoring.unusual import Fitted
+
+SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
+SMALLEST_CROP = 0.1
+MOST_IN_THE_GALLERY = 1000
+IMAGENET = "imagenet"
+AUTOENCODER, ALL = "autoencoder", "all"
+WORDS = {
+    "shapes": "described by shapes and colours in the middle of the frame",
+    "network": "described by {}",
+    "both": "described by shapes and colours in the middle of the frame and by {}",
+}
+MEANING = """which images are unusual, ranked and explained, as a page to read and a table
+
+DATA is a folder with a folder for each class, or parts that have, a .csv of path,label[,part], any other folder of
+images, or several; labels colour the map and are never learnt from. What is usual is learnt from --normal, or from DATA
+itself, where each image is judged by the others. Images are described by shapes and colours in the middle of the frame,
+which needs no model; with --features network or both, by what a trained model (--model) or a ResNet50 with ImageNet or
+other weights (--weights) sees. What is described is kept in data/cache, up to 4 GB: a second run over the same images
+describes nothing, and after Ctrl-C or a crash the same command goes on.
+
+In the folder: anomalies.html; anomalies.csv or .parquet, in the order in which to look; ids/METHOD.txt, the images that
+each detector flags, and ids/consensus.txt, those that all of them do. --detectors autoencoder,kmeans,dbscan are the
+study's three. --labels ranks anew by a .csv of label (interesting, ordinary, artefact) and path or image_sha256.
+--attach gives a trained model these detectors: the service then tells the novelty of each image.
+"""
+EXAMPLES = """examples:
+  python -m astrodetect anomalies my/images
+  python -m astrodetect anomalies night7 --normal data/sample/train --output night7-odd
+  python -m astrodetect anomalies my/images --detectors autoencoder,kmeans,dbscan --format parquet
+  python -m astrodetect anomalies my/images --labels labels.csv
+  python -m astrodetect anomalies data/sample/train --attach resnet50_model
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Its command line."""
+    option = verb(verbs, "anomalies", MEANING, EXAMPLES, run)
+    option("data", nargs="+", type=Path, metavar="DATA", help="images, labelled or not")
+    option("--normal", type=Path, metavar="DATA", help="images to learn what is usual from (default: the same)")
+    option("--model", type=model_name, metavar="NAME", help="prepare images as this trained model wants them")
+    option("--weights", metavar="FILE.h5", help="see images by a ResNet50 with these weights, or with imagenet's")
+    option(
+        "--features",
+        choices=("shapes", "network", "both"),
+        help="what is compared (default: shapes; network with --weights)",
+    )
+    option(
+        "--detectors",
+        type=_detectors,
+        metavar="NAME,…",
+        help="of lof, knn, mahalanobis (these are the default), isolation, kmeans, dbscan, autoencoder; or all",
+    )
+    option("--labels", type=Path, metavar="LABELS.csv", help="rank by what people said of some images")
+    option("--attach", type=model_name, metavar="NAME", help="give this trained model the detectors")
+    option(
+        "--crop",
+        type=bounded(SMALLEST_CROP, 1.0),
+        help="central share of the frame to look at, without a model (default: 0.5 for shapes, 1 for a network)",
+    )
+    option("--top", type=number(1, MOST_IN_THE_GALLERY), default=60, help="images in the gallery (default: 60)")
+    option("--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="(default: anomalies, here)")
+    option("--format", choices=("csv", "parquet"), default="csv", help="of the table (default: csv)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Finds them, and says how many and where the page is."""
+    try:
+        for line in find(arguments):
+            print(line)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def find(arguments: argparse.Namespace) -> list[str]:
+    """From images to results; returns what is said of them."""
+    from astrodetect import bundle  # noqa: PLC0415
+    from astrodetect.anomalies import flat, folder, page, review, table  # noqa: PLC0415
+    from astrodetect.anomalies.findings import Findings, ordered  # noqa: PLC0415
+    from astrodetect.anomalies.pictures import Reader  # noqa: PLC0415
+    from astrodetect.scoring import described, told, unusual  # noqa: PLC0415
+
+    chosen = settings()
+    folder.check(arguments.output)
+    items = described.listed(arguments.data)
+    normal_items = described.listed([arguments.normal]) if arguments.normal else None
+    given = told.read(arguments.labels) if arguments.labels else []
+    describer, seen_by = _describer(arguments)
+
+    def describe(listed: "Sequence[Listed]", title: str) -> "Described":
+        return described.describe(
+            listed, describer, chosen.descriptions_dir, title=title, max_pixels=chosen.max_image_pixels
+        )
+
+    normal = describe(normal_items, str(arguments.normal)) if normal_items else None
+    seen = describe(items, " ".join(map(str, arguments.data)))
+    fitted = _fitted(arguments, seen, normal, describer.sight)
+    looked = fitted.looked
+    paths = [item.path for item in seen.items]
+    labels: dict[int, str] = {}
+    strays, interest = 0, None
+    if given:
+        labels, strays = told.matched(given, paths, seen.sha256)
+        interest = review.rank(looked.vectors, looked.strength, labels).interest
+    gallery = ordered(looked.strength, interest)[: arguments.top].tolist()
+    findings = Findings(
+        paths=paths,
+        labels=[item.label for item in seen.items],
+        sha256=seen.sha256,
+        looked=looked,
+        flat=flat.flatten(looked.vectors, gallery),
+        told=labels,
+        interest=interest,
+        skipped=[(file.path, file.reason) for file in seen.skipped],
+    )
+    reasons = unusual.reasons(fitted, seen, gallery, describer, max_pixels=chosen.max_image_pixels)
+    about = page.About(
+        title=" ".join(place.resolve().name for place in arguments.data),
+        sight=WORDS[describer.sight].format(seen_by),
+        judged=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
+        if normal
+        else "each judged by the others",
+        reader=Reader(describer.contract, chosen.max_image_pixels),
+    )
+    with folder.replaced(arguments.output) as staged:
+        table.write(staged, findings, arguments.format)
+        page.write(staged / "anomalies.html", findings, reasons, about)
+    if arguments.attach:
+        bundle.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
+    return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
+
+
+def _said(findings: "Findings", seen: "Described", strays: int, attached: str | None) -> list[str]:
+    flagged = ", ".join(
+        f"{'all' if name == 'consensus' else name} {int(flags.sum()):,}"
+        for name, flags in findings.flagged_by().items()
+    )
+    lines = [f"{len(findings):,} images, {seen.new:,} of them described anew; {len(seen.skipped):,} bad files"]
+    lines.append(f"flagged by {flagged}")
+    if findings.interest is not None:
+        lines.append(f"ranked by the labels of {len(findings.told):,} images; {strays:,} labels are of none here")
+    if attached:
+        lines.append(f"the model {attached} now carries these detectors: its service tells novelty")
+    return lines
+
+
+def _fitted(arguments: argparse.Namespace, seen: "Described", normal: "Described | None", sight: "Sight") -> "Fitted":
+    """The detectors that are asked for, which the study's autoencoder may be one of."""
+    from astrodetect.anomalies.novelty import DEFAULT  # noqa: PLC0415
+    from astrodetect.scoring import unusual  # noqa: PLC0415
+
+    names, extra = arguments.detectors or DEFAULT, []
+    if AUTOENCODER in names:
+        from astrodetect.learning import autoencoder  # noqa: PLC0415 - Keras, where it is asked for
+
+        extra = [autoencoder.fit((normal or seen).rows)]
+    return unusual.fit(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
+
+
+def _describer(arguments: argparse.Namespace) -> "tuple[Describer, str]":
+    """What describes the images, and whose features these are, in words."""
+    from astrodetect import bundle  # noqa: PLC0415
+    from astrodetect.anomalies.novelty import CENTRE  # noqa: PLC0415
+    from astrodetect.scoring import described  # noqa: PLC0415
+
+    chosen, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
+    sight: Sight = arguments.features or ("network" if weights else "shapes")
+    _consistent(arguments, sight)
+    if weights:
+        engine, version = _adopted(weights, arguments.crop or 1.0)
+        return described.by_network(
+            engine, sight, version
+        ), f"what ResNet50 sees by the weights of {Path(weights).name}"
+    if sight == "shapes" and not model:
+        contract = ImageContract(SHAPES_PX, arguments.crop or CENTRE, stretch="asinh")
+        return described.by_shapes(contract), ""
+    model = model or chosen.model
+    if sight == "shapes":
+        return described.by_shapes(bundle.read_manifest(chosen.models_dir / f"{model}.json").image), ""
+    loaded = bundle.load(chosen.models_dir, model, chosen.precision)
+    from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
+
+    return described.by_network(Engine(loaded), sight, loaded.manifest.version), f"the features of the model {model}"
+
+
+def _consistent(arguments: argparse.Namespace, sight: "Sight") -> None:
+    """What is asked for fits together."""
+    model = arguments.attach or arguments.model
+    if arguments.attach and arguments.model not in {None, arguments.attach}:
+        raise DataError(
+            f"the model {arguments.attach} cannot use what {arguments.model} sees: --attach and --model differ"
+        )
+    if arguments.weights and (model or sight == "shapes"):
+        raise DataError("--weights are a network of their own: leave --model, --attach and --features shapes out")
+    if arguments.crop and (model or (sight != "shapes" and not arguments.weights)):
+        raise DataError("a model says itself what it looks at: leave --crop out")
+
+
+def _adopted(weights: str, crop: float) -> "tuple[Engine, str]":
+    """A ResNet50 with weights that were learnt elsewhere, and what tells them from others."""
+    if weights != IMAGENET and not Path(weights).is_file():
+        raise DataError(f"no file of weights {weights}: name a Keras .h5, or {IMAGENET}")
+    from astrodetect.learning import network  # noqa: PLC0415 - Keras, where it is asked for
+    from astrodetect.learning import weights as stored  # noqa: PLC0415
+    from astrodetect.learning.backbones import BACKBONES  # noqa: PLC0415
+    from astrodetect.learning.export import features_engine  # noqa: PLC0415
+
+    recipe = "resnet50"
+    model = network.build(recipe, IMAGENET_PX, BACKBONES[recipe].imagenet, 1)
+    if weights == IMAGENET:
+        stored.adopt_imagenet(model, recipe)
+        version = IMAGENET
+    else:
+        stored.adopt_file(model, recipe, Path(weights))
+        with Path(weights).open("rb") as file:
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+    return features_engine(model, ImageContract(IMAGENET_PX, crop, stretch="asinh")), version
+
+
+def _detectors(text: str) -> list[str]:
+    """A parser of names of detectors."""
+    from astrodetect.anomalies.novelty import KINDS  # noqa: PLC0415
+
+    names = list(KINDS) if text == ALL else text.split(",")
+    if not set(names) <= set(KINDS) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{ALL}, or some of {', '.join(KINDS)}, each once, not {text}")
+    return names

@@ -1,0 +1,239 @@
+"""`python -m benchmarks.similar`: "more like this" over many logged images, and what their vectors cost a row.
+
+A PostgreSQL of its own is filled with clustered vectors of 40 dimensions, and asked through database.py, as the service
+asks: with every vector in the graph, and again with as many beside it as the service leaves there under load. Recall is
+against every distance computed. Rows are recorded with and without vectors, into an empty table and into the full one,
+so many to a commit as callers at the same time make.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+import setup_db
+from astrodetect import postgres
+from astrodetect.connections import Connection, connect
+from astrodetect.progress import Bar
+from astrodetect.records import DIMENSIONS, Floats, Scored
+from astrodetect.service.indexer import A_COMMIT as INDEXED_AT_A_TIME
+from astrodetect.service.indexer import MOST_FRESH
+from benchmarks import machine
+from database import Database
+
+SPACE = "5f0c3a9be214"
+TRUE_DIMENSIONS = 40  # the others are zeros, as for the detectors' own
+CLUSTERS = 1000
+SPREAD = 0.5  # of a cluster, where the centres have 1
+QUERIES = 200
+NEAREST = 10
+AT_A_TIME = 20_000  # rows of a COPY
+BUILD_MEMORY = "2GB"  # maintenance_work_mem: the whole graph fits
+BUILD_WORKERS = 0  # beside the one that builds
+RECORD_S = 3.0  # for each measurement of rows
+RECORDED = 50_000  # different images that are recorded, at most
+A_COMMIT = (8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How fast rows are recorded."""
+
+    stored: int
+    a_commit: int
+    without: float  # rows a second
+    with_vectors: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How fast and how well questions are answered."""
+
+    fresh: int  # vectors that are not in the graph
+    first_ms: float
+    p50_ms: float
+    p99_ms: float
+    recall_at_10: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out."""
+
+    vectors: int
+    fill_s: float
+    build_s: float  # of the graph, at once
+    index_mb: float  # the graph
+    table_mb: float
+    asked: list[Asked]
+    index_ms: float  # a vector that enters the graph later
+    rows: list[Rows]
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.similar", description=__doc__)
+    parser.add_argument("--vectors", type=int, default=50_000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with TemporaryDirectory(prefix="astrodetect-similar-") as folder:
+        report = measure(Path(folder), arguments.vectors)
+    if arguments.json:
+        print(json.dumps({"machine": machine.describe()} | asdict(report)))
+        return
+    print(f"{report.vectors:,} vectors: filled in {report.fill_s:.0f} s, graph built in {report.build_s:.0f} s")
+    print(f"graph {report.index_mb:.0f} MB, table with its other indexes {report.table_mb:.0f} MB")
+    for one in report.asked:
+        print(
+            f"more like this, {one.fresh:>6,} fresh: p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, "
+            f"first {one.first_ms:.0f} ms; recall@{NEAREST} {one.recall_at_10:.4f} over {QUERIES} questions"
+        )
+    print(f"a vector enters the graph in {report.index_ms:.2f} ms, {INDEXED_AT_A_TIME} a commit")
+    for rows in report.rows:
+        print(
+            f"{rows.stored:>9,} stored, {rows.a_commit:>2} rows a commit: {rows.without:6.0f} rows/s without vectors, "
+            f"{rows.with_vectors:6.0f} with"
+        )
+
+
+def measure(folder: Path, count: int) -> Report:
+    """Into an empty database, then fills it, asks, and goes on recording."""
+    vectors = clustered(count + MOST_FRESH)
+    with postgres.serve(folder / "postgres", postgres.EMBEDDED_DATABASE) as url:
+        setup_db.create_database(url)
+        setup_db.migrate(url)
+        log = Database(url, connections=1, timeout_s=60)
+        with closing(log), closing(connect(url, timeout_s=60)) as connection:
+            rows = [recorded(log, 0, a_commit) for a_commit in A_COMMIT]
+            execute(connection, "TRUNCATE predictions, features, labels RESTART IDENTITY; DROP INDEX features_graph")
+            fill_s = timed(lambda: fill(connection, vectors[:count], first=1, indexed=True))
+            build_s = timed(lambda: build(connection))
+            index_mb, table_mb = execute(
+                connection,
+                "SELECT pg_relation_size('features_graph') / 1e6, pg_total_relation_size('features') / 1e6"
+                " - pg_relation_size('features_graph') / 1e6",
+            )[0]
+            answered = [asked(log, vectors[:count])]
+            fill(connection, vectors[count:], first=count + 1, indexed=False)
+            answered.append(asked(log, vectors))
+            index_s = timed(lambda: index(log))
+            answered.append(asked(log, vectors))
+            rows += [recorded(log, len(vectors), a_commit) for a_commit in A_COMMIT]
+    return Report(count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MOST_FRESH, rows)
+
+
+def clustered(count: int, seed: int = 0) -> Floats:
+    """As half precision has them; the clusters are the same for all seeds."""
+    centres = np.random.default_rng(0).normal(size=(CLUSTERS, TRUE_DIMENSIONS)).astype(np.float32)
+    generator = np.random.default_rng([1, seed])
+    vectors = generator.normal(scale=SPREAD, size=(count, TRUE_DIMENSIONS)).astype(np.float32)
+    vectors += centres[generator.integers(0, CLUSTERS, count)]
+    return vectors.astype(np.float16).astype(np.float32)
+
+
+def fill(connection: Connection, vectors: Floats, *, first: int, indexed: bool) -> None:
+    """One prediction and one vector for each, past the product's own way in, which would take hours."""
+    zeros = ",0" * (DIMENSIONS - TRUE_DIMENSIONS)
+    with connection.cursor() as cursor, Bar("filling", len(vectors)) as bar:
+        for begin in range(0, len(vectors), AT_A_TIME):
+            some = list(enumerate(vectors[begin : begin + AT_A_TIME].tolist(), first + begin))
+            cursor.copy_expert(
+                "COPY predictions (id, image_name, score, result, image_sha256, novelty, space, request_id) FROM STDIN",
+                io.StringIO(
+                    "".join(
+                        f"{n}\t{n}.jpg\t0.1\tNo Anomaly\t{n:064x}\t0.5\t{SPACE}\t{uuid.UUID(int=n)}\n" for n, _ in some
+                    )
+                ),
+            )
+            cursor.copy_expert(
+                "COPY features (prediction_id, space, image_sha256, vector, indexed) FROM STDIN",
+                io.StringIO(
+                    "".join(
+                        f"{n}\t{SPACE}\t{n:064x}\t[{','.join(map(str, one))}{zeros}]\t{indexed}\n" for n, one in some
+                    )
+                ),
+            )
+            bar.step(len(some))
+    execute(connection, f"ALTER TABLE predictions ALTER id RESTART WITH {first + len(vectors)}")
+
+
+def build(connection: Connection) -> None:
+    """The graph of sql/vectors.sql."""
+    execute(connection, f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
+    execute(connection, f"SET max_parallel_maintenance_workers = {BUILD_WORKERS}")
+    execute(connection, setup_db.VECTORS.read_text(encoding="utf-8"))
+    execute(connection, "VACUUM ANALYZE predictions, features")
+
+
+def index(log: Database) -> None:
+    """What is fresh, as the service does in idle moments."""
+    while log.index_vectors(INDEXED_AT_A_TIME):
+        pass
+
+
+def asked(log: Database, vectors: Floats) -> Asked:
+    """About some of all that are stored."""
+    squares = (vectors**2).sum(axis=1)
+    took_ms, found = [], 0
+    for place in np.random.default_rng(1).choice(len(vectors), QUERIES, replace=False):
+        prediction = log.prediction(int(place) + 1)
+        began = time.perf_counter()
+        neighbours = log.similar(prediction, limit=NEAREST)
+        took_ms.append((time.perf_counter() - began) * 1000)
+        distances = squares - 2 * vectors @ vectors[place]
+        distances[place] = np.inf
+        true = set((np.argpartition(distances, NEAREST)[:NEAREST] + 1).tolist())
+        found += len(true & {neighbour.prediction.id for neighbour in neighbours})
+    p50, p99 = np.percentile(took_ms[1:], [50, 99])
+    return Asked(log.fresh_vectors(), took_ms[0], float(p50), float(p99), found / (QUERIES * NEAREST))
+
+
+def recorded(log: Database, stored: int, a_commit: int) -> Rows:
+    """Rows a second, with vectors and without."""
+    rates = []
+    for vectors in (None, clustered(RECORDED, seed=stored + a_commit)):
+        done, began = 0, time.perf_counter()
+        scored = some_scored(a_commit, vectors)
+        while (took := time.perf_counter() - began) < RECORD_S:
+            log.record_many(next(scored))
+            done += a_commit
+        rates.append(done / took)
+    return Rows(stored, a_commit, *rates)
+
+
+def some_scored(a_commit: int, vectors: Floats | None) -> Iterator[list[Scored]]:
+    """Ever new images."""
+    one = Scored("sky.jpg", "", 0.1, 0.5, "m", "1", label="SB", probabilities={"E": 0.1, "SB": 0.9}, novelty=0.5)
+    places = itertools.repeat(None) if vectors is None else map(tuple, map(np.ndarray.tolist, vectors))
+    while some := list(itertools.islice(places, a_commit)):
+        yield [
+            replace(one, image_sha256=uuid.uuid4().hex * 2, request_id=uuid.uuid4(), vector=place, space=SPACE)
+            for place in some
+        ]
+
+
+def execute(connection: Connection, statement: str) -> list[tuple[float, ...]]:
+    """Its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

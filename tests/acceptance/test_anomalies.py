@@ -1,0 +1,241 @@
+"""`python -m astrodetect anomalies` as people run it."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, Program
+
+from astrodetect import __main__, bundle
+from astrodetect.anomalies.novelty import Novelty, described
+from astrodetect.catalogue import simulated
+from astrodetect.images import read_file
+from astrodetect.inference.engine import Engine
+
+KINDS = {"E": 150, "SB": 100, "trail": 6}
+COUNT = sum(KINDS.values())
+OUTPUTS = {"anomalies.csv", "anomalies.html", "ids"}
+
+
+def run(*arguments: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "astrodetect", "anomalies", *map(str, arguments)]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "ASTRODETECT_DATA_DIR": str(folder / "data"), **environment}
+    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
+
+
+def read(place: Path) -> list[dict[str, str]]:
+    with place.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
+    folder = simulated.make(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
+    (folder / "E" / "notes.txt").write_text("seen by eye")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file keep what they described."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def first(sky: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
+    return run(sky, "--top", 8, folder=workplace)
+
+
+def test_it_leaves_a_ranked_table_lists_and_a_page(
+    sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[0] == f"{COUNT} images, {COUNT} of them described anew; 1 bad files"
+    assert first.stdout.splitlines()[-1] == "anomalies/anomalies.html"
+    place = workplace / "anomalies"
+    assert {path.name for path in place.iterdir()} == OUTPUTS
+    *good, bad = read(place / "anomalies.csv")
+    assert [int(row["rank"]) for row in good] == list(range(1, COUNT + 1))
+    strengths = [float(row["strength"]) for row in good]
+    assert strengths == sorted(strengths, reverse=True)
+    assert {row["path"] for row in good} == {str(path) for path in sky.rglob("*.jpg")}
+    assert (Path(bad["path"]).name, bad["rank"]) == ("notes.txt", "")
+    assert bad["error"].startswith("not an image")
+    places = [int(row["rank"]) for row in good if row["label"] == "trail"]
+    assert sum(places) / len(places) < COUNT / 4
+    for name in ("lof", "knn", "mahalanobis"):
+        flagged = [row["path"] for row in good if row[f"{name}_flag"] == "true"]
+        assert (place / "ids" / f"{name}.txt").read_text().splitlines() == flagged
+    agreed = [row["path"] for row in good if row["consensus"] == "true"]
+    assert (place / "ids" / "consensus.txt").read_text().splitlines() == agreed
+
+
+def test_the_page_needs_nothing_else(workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
+    text = (workplace / "anomalies" / "anomalies.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "default-src 'none'" in text
+    assert set(re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)""", text)) == set()
+    assert str(workplace) not in text
+    assert len(json.loads(re.findall(r'id="points">(.*?)</script>', text)[0])["names"]) == COUNT
+
+
+def test_a_second_run_describes_nothing_and_replaces_the_first(
+    sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    table = workplace / "anomalies" / "anomalies.csv"
+    before = table.read_bytes()
+    table.write_text("torn")
+    again = run(sky, "--top", 8, folder=workplace)
+    assert again.stdout.splitlines()[0] == f"{COUNT} images, 0 of them described anew; 1 bad files"
+    assert table.read_bytes() == before
+    assert {path.name for path in (workplace).iterdir()} == {"anomalies", "data"}
+
+
+def test_what_is_usual_is_learnt_from_a_normal_set(sky: Path, workplace: Path) -> None:
+    done = run(
+        sky / "trail", sky / "SB", "--normal", sky / "E", "--output", "by-normal", "--format", "parquet", "--top", 4,
+        folder=workplace,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    from pyarrow import parquet
+
+    table = parquet.read_table(workplace / "by-normal" / "anomalies.parquet").to_pydict()
+    assert len(table["rank"]) == KINDS["trail"] + KINDS["SB"]
+    assert table["consensus"][0] is True
+    assert "judged by 150 of E" in (workplace / "by-normal" / "anomalies.html").read_text(encoding="utf-8")
+
+
+def test_labels_move_what_is_like_them(sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
+    rows = read(workplace / "anomalies" / "anomalies.csv")[:COUNT]
+    labels = workplace / "labels.csv"
+    with labels.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "image_sha256", "label"])
+        table.writerow([rows[0]["path"], "", "artefact"])
+        table.writerow(["", rows[1]["image_sha256"], "ordinary"])
+        table.writerow(["", rows[2]["image_sha256"], "ordinary"])
+        table.writerow([rows[2]["path"], "", "interesting"])  # the last one counts
+        table.writerow(["nowhere.jpg", "", "interesting"])
+    done = run(sky, "--labels", labels, "--top", 4, "--output", "labelled", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "ranked by the labels of 3 images; 1 labels are of none here" in done.stdout
+    found = read(workplace / "labelled" / "anomalies.csv")[:COUNT]
+    assert (found[0]["path"], found[0]["your_label"]) == (rows[2]["path"], "interesting")
+    assert {row["path"] for row in found[-2:]} == {rows[0]["path"], rows[1]["path"]}
+    interest = [float(row["interest"]) for row in found]
+    assert interest == sorted(interest, reverse=True)
+
+
+def test_the_study_has_its_three_detectors_and_their_consensus(sky: Path, workplace: Path) -> None:
+    done = run(sky, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 4, folder=workplace)
+    assert done.returncode == 0, done.stderr
+    lists = {path.stem: set(path.read_text().splitlines()) for path in (workplace / "study" / "ids").iterdir()}
+    assert set(lists) == {"autoencoder", "kmeans", "dbscan", "consensus"}
+    assert lists["consensus"] == lists["autoencoder"] & lists["kmeans"] & lists["dbscan"]
+
+
+def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
+    sky: Path, workplace: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    models = shutil.copytree(model_folder, tmp_path / "models")
+    done = run(
+        sky / "trail", "--normal", sky / "SB", "--features", "both", "--attach", "resnet50_model", "--top", 2,
+        "--output", "attached", folder=workplace, ASTRODETECT_MODELS_DIR=str(models),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the model resnet50_model now carries these detectors" in done.stdout
+    loaded = bundle.load(models, "resnet50_model")
+    assert loaded.novelty is not None
+    novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
+    for row in read(workplace / "attached" / "anomalies.csv"):
+        pixels = read_file(Path(row["path"]), loaded.manifest.image)[None]
+        looked = novelty.look(described(novelty.sight, pixels, loaded.manifest.image.crop, engine.run(pixels).features))
+        assert looked.strength[0] == pytest.approx(float(row["strength"]), rel=1e-3)
+    assert loaded.manifest.space is not None
+
+
+def test_other_weights_are_read_as_training_reads_them(sky: Path, workplace: Path, model_folder: Path) -> None:
+    weights = model_folder / "resnet50_model.h5"
+    some = [sky / "trail", *sorted((sky / "SB").glob("*.jpg"))[:5]]
+    done = run(*some, "--weights", weights, "--top", 1, "--output", "weights", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    (workplace / "torn.h5").write_bytes(weights.read_bytes()[:1000])
+    torn = run(sky, "--weights", "torn.h5", folder=workplace)
+    assert (torn.returncode, torn.stdout) == (1, "")
+    assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is no Keras .h5 file of weights by layer"
+
+
+def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number, path in enumerate(sorted(sky.rglob("*.jpg")) * 6):
+        (many / f"{number:05}.jpg").write_bytes(path.read_bytes() + bytes([number % 256, number // 256]))
+    before = tmp_path / "out"
+    (before / "ids").mkdir(parents=True)
+    command = ("-m", "astrodetect", "anomalies", str(many), "--output", str(before), "--top", "1")
+    data = tmp_path / "data"
+    with Program(*command, log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(data)}) as program:
+        program.wait_until(lambda: list(data.rglob("*.npy")))
+        program.signal(signal.SIGINT)
+        assert program.wait() == 130, program.said
+        assert program.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in program.said
+    assert [path.name for path in before.iterdir()] == ["ids"]
+    assert not list(tmp_path.glob(".*"))
+    kept = len(list(data.rglob("*.npy")))
+    done = run(many, "--output", before, "--top", 1, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    anew = int(done.stdout.split(" images, ")[1].split()[0].replace(",", ""))
+    assert kept >= 1
+    assert anew <= 6 * COUNT - 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("{sky}/none",), "no such folder or file: {sky}/none"),
+        (("{sky}", "--normal", "{sky}/none"), "no such folder or file: {sky}/none"),
+        (
+            ("{sky}", "--output", "{sky}"),
+            "{sky} holds .simulated.json, which no run made: move it, or name another --output",
+        ),
+        (("{sky}", "--output", "{sky}/E/00001.jpg"), "is there and no folder: name another --output"),
+        (("{sky}/E/notes.txt",), "no usable image in {sky}/E/notes.txt: the first of 1 files, "),
+        (("{sky}/E/00001.jpg",), "1 images are too few to learn what is usual from"),
+        (("{sky}", "--model", "none"), "no model none yet: "),
+        (("{sky}", "--attach", "none"), "no model none yet: "),
+        (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model differ"),
+        (("{sky}", "--model", "one", "--crop", "0.5"), "a model says itself what it looks at: leave --crop out"),
+        (("{sky}", "--weights", "none.h5"), "no file of weights none.h5: name a Keras .h5, or imagenet"),
+        (("{sky}", "--weights", "none.h5", "--features", "shapes"), "--weights are a network of their own: "),
+        (("{sky}", "--labels", "{sky}/none.csv"), "{sky}/none.csv cannot be read: No such file"),
+        (("{sky}", "--labels", "{sky}/E/notes.txt"), "its first line must name label, and path or image_sha256"),
+        (("{sky}", "--detectors", "lof,eye"), "all, or some of lof, knn, mahalanobis, "),
+        (("{sky}", "--top", "0"), "from 1 to 1000, not 0"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line_and_leaves_nothing(  # noqa: PLR0917 - fixtures
+    sky: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(__main__.main(["anomalies", *(one.format(sky=sky) for one in arguments)]))
+    captured = capsys.readouterr()
+    assert ended.value.code in {1, 2}
+    assert said.format(sky=sky) in captured.err.splitlines()[-1]
+    assert captured.out == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"data"}

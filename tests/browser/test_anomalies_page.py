@@ -1,0 +1,159 @@
+"""The page of unusual images as an astronomer opens it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astrodetect import images
+from astrodetect.anomalies import page
+from astrodetect.anomalies.findings import Findings
+from astrodetect.anomalies.flat import flatten
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.page import About, Reason
+from astrodetect.anomalies.pictures import Reader
+from astrodetect.records import ImageContract
+from browser.chromium import Tab, tab
+
+LAPTOP, PHONE = 1440, 390
+ENTER, ESCAPE, RIGHT = ("Enter", 13), ("Escape", 27), ("ArrowRight", 39)
+COUNT, CARDS = 60, 12
+CLASSES = ("E", "a class of galaxies with a long name", "<b>SB</b>")
+SHOWN = "[...document.querySelectorAll('.found > li')].filter(card => card.offsetHeight)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with tab(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    """Real images and detectors, over numbers of which some are far off."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    paths = [folder / f"{number:03} & Sons.jpg" for number in range(COUNT)]
+    for path in paths:
+        images.write_jpeg(path, random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    rows = random.normal(size=(COUNT, 6)).astype(np.float32)
+    rows[:4] *= 9
+    looked = Novelty.fit(rows, sight="network").look_at_learnt()
+    return Findings(
+        paths=paths,
+        labels=[CLASSES[number % 3] for number in range(COUNT)],
+        sha256=[f"{number:064}" for number in range(COUNT)],
+        looked=looked,
+        flat=flatten(looked.vectors, list(range(COUNT))),
+        told={},
+        interest=None,
+        skipped=[(folder / "bad.jpg", "the file is empty")],
+    )
+
+
+@pytest.fixture(scope="module")
+def place(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    heat = np.eye(8, dtype=np.float32)
+    reasons = [
+        Reason(image, findings.paths[:3], heat if number else None)
+        for number, image in enumerate(findings.order[:CARDS].tolist())
+    ]
+    place = tmp_path_factory.mktemp("page") / "anomalies.html"
+    page.write(place, findings, reasons, About("my sky", "described", "judged", Reader(ImageContract(size=32), 10**6)))
+    return place
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+def test_the_page_fits_the_screen_and_complains_of_nothing(browser: Tab, place: Path, width: int, scheme: str) -> None:
+    browser.resize(width)
+    browser.prefer(prefers_color_scheme=scheme)
+    browser.complaints.clear()
+    browser.open(place)
+    assert browser.evaluate("innerWidth") == width
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+    wide = "[...document.querySelectorAll('.found > li')].filter(card => card.scrollWidth > card.clientWidth).length"
+    assert browser.evaluate(wide) == 0
+    broken = "[...document.images].filter(image => image.complete && !image.naturalWidth).length"
+    assert browser.evaluate(broken) == 0
+
+
+def test_the_page_asks_nobody_for_anything(browser: Tab, place: Path) -> None:
+    browser.requests.clear()
+    browser.open(place)
+    assert [url for url in browser.requests if not url.startswith("data:")] == [place.resolve().as_uri()]
+
+
+def test_filters_leave_the_cards_that_fit(browser: Tab, place: Path, findings: Findings) -> None:
+    browser.resize(LAPTOP)
+    browser.open(place)
+    choose = "(s => {{ s.value = {!r}; s.dispatchEvent(new Event('change')) }})(document.querySelector('[data-by={}]'))"
+    assert browser.evaluate(f"{SHOWN}.length") == CARDS
+    first = findings.order[:CARDS]
+    browser.evaluate(choose.format(CLASSES[2], "label"))
+    fit = [image for image in first if findings.labels[image] == CLASSES[2]]
+    assert 0 < browser.evaluate(f"{SHOWN}.length") == len(fit) < CARDS
+    browser.evaluate(choose.format("", "label"))
+    browser.evaluate(choose.format("consensus", "flags"))
+    agreed = int(findings.looked.consensus[first].sum())
+    assert 0 < browser.evaluate(f"{SHOWN}.length") == agreed < CARDS
+    assert browser.evaluate("document.getElementById('left').textContent") == f"{agreed} of {CARDS} shown"
+
+
+def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
+    browser: Tab, place: Path, findings: Findings
+) -> None:
+    browser.resize(LAPTOP)
+    browser.open(place)
+    browser.evaluate("document.getElementById('atlas').focus()")
+    browser.press(*RIGHT)
+    browser.press(*RIGHT)
+    second = findings.paths[findings.order[1]].name
+    said = "document.querySelector('#preview p').textContent"
+    assert browser.evaluate(said).startswith("2: ")
+    assert browser.evaluate(said).endswith(second)
+    assert browser.evaluate("document.getElementById('preview').offsetHeight") > 0
+    browser.press(*ESCAPE)
+    assert browser.evaluate("document.getElementById('preview').offsetHeight") == 0
+    browser.press(*RIGHT)
+    browser.press(*ENTER)
+    assert browser.evaluate("document.activeElement.id") == "card-1"
+
+
+def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
+    browser: Tab, place: Path, findings: Findings
+) -> None:
+    browser.resize(LAPTOP)
+    browser.open(place)
+    point = """(() => {
+      const ring = document.querySelector('.ring'), box = ring.getBoundingClientRect();
+      ring.ownerSVGElement.dispatchEvent(new PointerEvent('pointermove',
+        {clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true}));
+      return document.getElementById('preview').hidden ? '' : document.querySelector('#preview p').textContent;
+    })()"""
+    first = findings.order[0]
+    assert browser.evaluate(point).endswith(findings.paths[first].name)
+    browser.evaluate("document.querySelectorAll('.key input').forEach(box => box.click())")
+    assert browser.evaluate(point) == ""
+
+
+def test_the_overlays_can_be_made_fainter_and_taken_away(browser: Tab, place: Path) -> None:
+    browser.open(place)
+    look = "(s => [s.display, s.opacity])(getComputedStyle(document.querySelector('.found .heat')))"
+    browser.evaluate("strength.value = 80; strength.dispatchEvent(new Event('input'))")
+    assert browser.evaluate(look)[1] == "0.8"
+    browser.evaluate("document.getElementById('heat').click()")
+    assert browser.evaluate(look)[0] == "none"
+
+
+def test_a_card_that_a_filter_hides_is_shown_when_it_is_gone_to(browser: Tab, place: Path) -> None:
+    browser.open(place)
+    browser.evaluate(
+        "document.querySelector('[data-by=flags]').value = 'consensus';"
+        "document.querySelector('[data-by=flags]').dispatchEvent(new Event('change'))"
+    )
+    last = f"document.getElementById('card-{CARDS}').offsetHeight"
+    assert browser.evaluate(last) == 0
+    browser.evaluate(f"location.hash = 'card-{CARDS}'; new Promise(done => setTimeout(done, 100))")
+    assert browser.evaluate(last) > 0

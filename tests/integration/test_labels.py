@@ -1,0 +1,205 @@
+"""What people call images: kept, counted, taken out as CSV and brought in again."""
+
+import datetime as dt
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import ROOT, query
+
+import setup_db
+from astrodetect import labels
+from astrodetect.errors import DataError, NotFound
+from astrodetect.labels import Imported, Label, Labelling
+from astrodetect.records import Prediction, Scored
+from database import Database
+
+SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
+HOSTILE = ("=cmd|' /C calc'!A0", 'quo"te, comma', "a\r\nb", "+1", "-1", "@x", "'; DROP TABLE labels; --", "ümläut ✨")
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[Database]:
+    log = Database(database_url, connections=2, timeout_s=5)
+    yield log
+    log.close()
+
+
+def recorded(log: Database, number: int = 1, name: str = "m51.jpg") -> Prediction:
+    [row] = log.record_many([replace(SCORED, image_name=name, image_sha256=f"{number:064x}", request_id=uuid.uuid4())])
+    return row
+
+
+def all_labels(log: Database) -> list[Label]:
+    return [label for page in log.labels() for label in page]
+
+
+def exported(log: Database, place: Path) -> Path:
+    place.write_text("".join(labels.written(log.labels())), encoding="utf-8", newline="")
+    return place
+
+
+def astrodetect(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "astrodetect", *arguments],
+        cwd=ROOT, env={"DATABASE_URL": url, "PATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_every_labelling_is_kept_and_the_newest_counts_for_all_predictions_of_its_image(
+    log: Database, database_url: str
+) -> None:
+    first, other, again = recorded(log), recorded(log, 2), recorded(log)
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+    told = log.label(first.id, "interesting", who="ada", note="a ring?")
+    assert (told.prediction_id, told.image_name, told.image_sha256) == (first.id, "m51.jpg", first.image_sha256)
+    assert (told.label, told.who, told.note) == ("interesting", "ada", "a ring?")
+    assert before < told.timestamp < dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    changed = log.label(again.id, "artefact", who=None, note="")
+    assert (changed.who, changed.note) == (None, None)
+    third = log.label(other.id, "ordinary", who="eve", note=None)
+    assert all_labels(log) == [told, changed, third]
+    assert list(log.current_labels().items()) == [(first.image_sha256, "artefact"), (other.image_sha256, "ordinary")]
+    assert query(database_url, "SELECT label, count(*) FROM current_labels GROUP BY label ORDER BY label") == [
+        ("artefact", 1),
+        ("ordinary", 1),
+    ]
+
+
+@pytest.mark.parametrize("id_", [12345, 0, -1, 2**63, 10**40])
+def test_what_was_never_logged_cannot_be_labelled(log: Database, id_: int) -> None:
+    with pytest.raises(NotFound, match=f"there is no prediction {id_}"):
+        log.label(id_, "ordinary", who=None, note=None)
+
+
+def test_labels_go_with_their_prediction(log: Database, database_url: str) -> None:
+    log.label(recorded(log).id, "ordinary", who=None, note=None)
+    query(database_url, "DELETE FROM predictions")
+    assert all_labels(log) == []
+
+
+def test_what_was_exported_is_known_here_and_new_in_another_database(
+    log: Database, tmp_path: Path, postgres_url: str
+) -> None:
+    for number, name in enumerate(HOSTILE):
+        log.label(recorded(log, number, name).id, "interesting", who=name, note=name)
+    file = exported(log, tmp_path / "labels.csv")
+    assert file.read_bytes().decode().startswith(f"{HEADER}\r\n")
+    found = labels.read(file)
+    assert [(one.image_name, one.who, one.note) for one in found] == [(name, name, name) for name in HOSTILE]
+    assert log.import_labels(found) == Imported(new=0, known=len(HOSTILE), unmatched=0)
+
+    setup_db.migrate(postgres_url)
+    other = Database(postgres_url, connections=1, timeout_s=5)
+    recorded(other, 99, "theirs")
+    for number in reversed(range(len(HOSTILE) - 1)):
+        recorded(other, number, "renamed")
+    newest = recorded(other, 0, "again")
+    assert other.import_labels(found) == Imported(new=len(HOSTILE) - 1, known=0, unmatched=1)
+    assert other.import_labels(found) == Imported(new=0, known=len(HOSTILE) - 1, unmatched=1)
+    came = all_labels(other)
+    assert sorted(one.timestamp for one in came) == [one.timestamp for one in found[:-1]]
+    assert newest.id in {one.prediction_id for one in came}
+    other.close()
+
+
+def test_lines_by_hand_need_no_more_than_an_image_and_a_label(log: Database, tmp_path: Path) -> None:
+    one, two = recorded(log, 1), recorded(log, 2)
+    by_sum, by_id = tmp_path / "sum.csv", tmp_path / "id.csv"
+    by_sum.write_text(f"\ufefflabel,image_sha256\nartefact,{one.image_sha256}\n\nartefact,{one.image_sha256}\n")
+    by_id.write_text(
+        f"prediction_id,label,image_name\n{two.id},ordinary,\n{one.id},ordinary,other.jpg\n777,ordinary,\n"
+    )
+    assert log.import_labels(labels.read(by_sum)) == Imported(new=1, known=0, unmatched=0)
+    assert log.import_labels(labels.read(by_sum)) == Imported(new=0, known=1, unmatched=0)
+    assert log.import_labels(labels.read(by_id)) == Imported(new=1, known=0, unmatched=2)
+    assert log.import_labels(labels.read(by_id)) == Imported(new=0, known=1, unmatched=2)
+    assert log.current_labels() == {one.image_sha256: "artefact", two.image_sha256: "ordinary"}
+
+
+def test_of_two_lines_for_an_image_the_later_one_counts(log: Database, tmp_path: Path) -> None:
+    row, file = recorded(log), tmp_path / "labels.csv"
+    file.write_text(f"image_sha256,label\n{row.image_sha256},interesting\n{row.image_sha256},artefact\n")
+    assert log.import_labels(labels.read(file)) == Imported(new=2, known=0, unmatched=0)
+    assert log.current_labels() == {row.image_sha256: "artefact"}
+
+
+def test_an_older_label_that_comes_in_late_does_not_count_more_than_a_newer_one(log: Database) -> None:
+    row = recorded(log)
+    log.label(row.id, "interesting", who=None, note=None)
+    late = Labelling("artefact", None, None, dt.datetime(2020, 1, 1, tzinfo=dt.UTC), row.id, None, None)
+    assert log.import_labels([late]).new == 1
+    assert log.current_labels() == {row.image_sha256: "interesting"}
+
+
+def test_thousands_of_labels_come_and_go_in_parts(log: Database, tmp_path: Path) -> None:
+    rows = log.record_many(
+        [replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4()) for number in range(2000)]
+    )
+    given = [Labelling("ordinary", None, None, None, None, None, row.image_sha256) for row in rows]
+    assert log.import_labels(given) == Imported(2000, 0, 0)
+    assert labels.read(exported(log, tmp_path / "x.csv")) == [
+        replace(one, prediction_id=row.id, image_name=row.image_name, timestamp=kept.timestamp)
+        for one, row, kept in zip(given, rows, all_labels(log), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1,weird,ab", "line 3: a label is interesting, ordinary, artefact, not weird"),
+        ("1,,", "line 3: a label is interesting, ordinary, artefact, not nothing"),
+        ("0,ordinary,", "line 3: a prediction_id is a number, not 0"),
+        (f"{2**63},ordinary,", "line 3: a prediction_id is a number"),
+        (",ordinary,", "line 3: neither an image_sha256 nor a prediction_id"),
+        ("1,ordinary,,,", "line 3: more or fewer fields"),
+        ("1,ordinary", "line 3: more or fewer fields"),
+        ("1,ordinary,yesterday", "line 3: a timestamp is such as 2026-"),
+        ('1,ordinary,"', "not a CSV file in UTF-8"),
+        ("1,ordinary,\udcff", "not a CSV file in UTF-8"),
+    ],
+)
+def test_of_a_file_with_a_bad_line_nothing_is_imported(
+    log: Database, database_url: str, tmp_path: Path, line: str, said: str
+) -> None:
+    row = recorded(log)
+    file = tmp_path / "labels.csv"
+    text = f"prediction_id,label,timestamp\n{row.id},artefact,\n{line}\n"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=said):
+        labels.read(file)
+    done = astrodetect(database_url, "labels", "import", str(file))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
+    assert all_labels(log) == []
+
+
+def test_a_file_without_the_columns_or_without_a_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    for text in ("", "label\n", "image_sha256,labels\n"):
+        file.write_text(text)
+        with pytest.raises(DataError, match="its first line must name label, and image_sha256 or prediction_id"):
+            labels.read(file)
+    with pytest.raises(DataError, match=r"cannot read .*: No such file"):
+        labels.read(tmp_path / "missing.csv")
+
+
+def test_the_commands_say_in_a_line_what_became_of_the_labels(log: Database, database_url: str, tmp_path: Path) -> None:
+    log.label(recorded(log).id, "interesting", who="ada", note=None)
+    file = tmp_path / "labels.csv"
+    done = astrodetect(database_url, "labels", "export", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: 1 labels\n", "")
+    assert file.read_bytes().splitlines()[0].decode() == HEADER
+    query(database_url, "DELETE FROM labels")
+    for said in ("1 new, 0 known, 0 of images that are not in the log", "0 new, 1 known, 0 of images"):
+        done = astrodetect(database_url, "labels", "import", str(file))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{file}: {said}")
+    done = astrodetect(database_url, "labels", "export", str(tmp_path / "no" / "labels.csv"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert list(tmp_path.iterdir()) == [file]

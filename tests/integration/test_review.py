@@ -1,0 +1,278 @@
+"""What to look at next: the queue over a real log, and its routes beside those of "more like this" and labels."""
+
+import gc
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import colours
+import numpy as np
+import pytest
+from hostile import png
+from starlette.testclient import TestClient
+from support import query
+
+import database
+from astrodetect import images
+from astrodetect.anomalies.review import ORDERS
+from astrodetect.connections import connect
+from astrodetect.labels import Labelling
+from astrodetect.records import ImageContract, Prediction, Scored
+from astrodetect.service import review
+from astrodetect.service.review import NO_DETECTORS, NO_VECTORS, Next, Progress, Review
+from astrodetect.settings import Settings
+from database import Database
+from main import create_app
+
+SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
+CONTRACT = ImageContract(size=colours.SIZE)
+NOVELTY = {"usual": 0.5, "merger": 0.99, "trail": 0.99}
+USUAL = [png(seed) for seed in range(100, 130)]
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[Database]:
+    log = Database(database_url, connections=2, timeout_s=5)
+    yield log
+    log.close()
+
+
+def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SPACE) -> Scored:
+    """One image, summed by its name."""
+    sha256 = name.encode().hex().rjust(64, "0")
+    return Scored(name, sha256, 0.1, 0.5, "m", "1", novelty=novelty, vector=vector, space=space)
+
+
+@pytest.fixture
+def sky(log: Database) -> dict[str, Prediction]:
+    """Usual images, and two groups of unusual ones, each alike: mergers and trails."""
+    random = np.random.default_rng(0)
+    around = {"usual": (0.0, 0.0), "merger": (9.0, 0.0), "trail": (0.0, 9.0)}
+    found = [
+        scored(f"{kind} {n}", (*(np.array(centre) + random.normal(0, 0.3, 2)).tolist(), 0.5), NOVELTY[kind])
+        for kind, centre in around.items()
+        for n in range(40 if kind == "usual" else 8)
+    ]  # fmt: skip
+    return {row.image_name: row for row in log.record_many(found)}
+
+
+def names(found: Next) -> list[str]:
+    return [candidate.prediction.image_name for candidate in found.candidates]
+
+
+def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
+    log: Database, sky: dict[str, Prediction]
+) -> None:
+    queue = Review(log)
+    before = names(queue.next("interest", limit=16, space=SPACE))
+    assert {name.split()[0] for name in before} == {"merger", "trail"}
+    for name in ("merger 0", "merger 1"):
+        log.label(sky[name].id, "interesting", who=None, note=None)
+    log.label(sky["trail 0"].id, "artefact", who=None, note=None)
+    after = queue.next("interest", limit=6, space=SPACE)
+    assert {name.split()[0] for name in names(after)} == {"merger"}
+    assert after.candidates[0].why == ["novelty 0.990", "most like it: 2 interesting, 1 artefact"]
+    assert (after.by, after.note) == ("interest", None)
+    assert after.progress == Progress(labelled=3, interesting=2, ordinary=0, artefact=1)
+    assert after.progress.found_per_100 == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("by", ORDERS)
+def test_every_order_shows_each_image_once_and_none_that_is_labelled(
+    log: Database, sky: dict[str, Prediction], by: Any
+) -> None:
+    log.record_many([replace(scored("merger 0", (9.0, 0.0), 0.99), request_id=uuid.uuid4()) for _ in range(3)])
+    again = log.record_many([replace(scored("trail 0", (0.0, 9.0), 0.99), request_id=uuid.uuid4())])
+    log.label(again[0].id, "artefact", who=None, note=None)
+    found = names(Review(log).next(by, limit=100, space=SPACE))
+    assert sorted(found) == sorted(sky.keys() - {"trail 0"})
+
+
+def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
+    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "NEWEST", 5)
+    log.record_many([scored("odd", (5.0, 5.0), 0.995), scored("other's", (5.0, 5.0), 1.0, OTHER)])
+    log.record_many([scored(f"late {n}", (0.0, 0.0), 0.1) for n in range(10)])
+    found = Review(log).next("novelty", limit=3, space=SPACE)
+    assert names(found) == ["odd", "trail 7", "trail 6"]
+    assert found.candidates[0].why == ["novelty 0.995"]
+
+
+def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled(
+    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "NEWEST", 16)
+    queue = Review(log)
+    assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
+    log.label(sky["usual 0"].id, "ordinary", who=None, note=None)
+    found = queue.next("interest", limit=100, space=SPACE)
+    assert len(names(found)) == 16
+    assert found.candidates[0].why[1] == "most like it: 1 ordinary"
+
+
+def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Prediction]) -> None:
+    queue = Review(log)
+    assert "odd" not in names(queue.next("interest", limit=10, space=SPACE))
+    log.record_many([scored("odd", (50.0, 50.0), 1.0)])
+    assert names(queue.next("interest", limit=1, space=SPACE)) == ["odd"]
+    assert names(queue.next("interest", limit=1, space=OTHER)) == []
+
+
+def test_where_nothing_can_be_learnt_the_order_is_that_of_novelty_and_says_so(
+    log: Database, sky: dict[str, Prediction], database_url: str
+) -> None:
+    found = Review(log).next("interest", limit=2, space=None)
+    assert (found.by, found.note, names(found)) == ("novelty", NO_DETECTORS, ["trail 7", "trail 6"])
+    query(database_url, "DROP TABLE features")
+    without = Database(database_url, connections=1, timeout_s=5)
+    found = Review(without).next("uncertainty", limit=2, space=SPACE)
+    assert (found.by, found.note, names(found)) == ("novelty", NO_VECTORS, ["trail 7", "trail 6"])
+    without.close()
+
+
+def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url: str) -> None:
+    query(
+        database_url,
+        "INSERT INTO predictions (image_name, score, result, image_sha256, novelty, space)"
+        f" SELECT n::text, 0, '', n::text, random(), '{SPACE}' FROM generate_series(1, 20000) n",
+    )
+    query(database_url, "INSERT INTO labels (prediction_id, label) SELECT n, 'ordinary' FROM generate_series(1, 99) n")
+    query(database_url, "ANALYZE")
+    labelling = database._labelling(0, Labelling("ordinary", None, None, None, None, None, "7"))
+    statements: list[tuple[str, Any]] = [
+        (database.MOST_NOVEL, {"space": SPACE, "limit": 10}),
+        (database.LABEL, {"id": 7, "label": "ordinary", "who": None, "note": None}),
+        (database.IMPORT.format(rows=database.LABELLING), labelling),
+        (database.OF_IDS, {"ids": [1, 2, 3]}),
+    ]
+    connection = connect(database_url, timeout_s=5)
+    for statement, values in statements:
+        with connection.cursor() as cursor:
+            cursor.execute("EXPLAIN " + statement, values)
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+        assert "Index" in plan
+        assert "Seq Scan on predictions" not in plan
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with detectors, and one without."""
+    folder = tmp_path_factory.mktemp("models")
+    usual = np.stack([images.read(data, CONTRACT) for data in USUAL])
+    colours.publish(folder, "resnet50_model", colours.TWO)
+    colours.know(folder, "resnet50_model", usual)
+    colours.publish(folder, "plain", colours.TWO)
+    return folder
+
+
+@pytest.fixture
+def client(database_url: str, folder: Path) -> Iterator[TestClient]:
+    settings = Settings(DATABASE_URL=database_url, models_dir=folder)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+    gc.collect()  # an app is a ring of references, and each holds a network
+
+
+def sent(client: TestClient, path: str, data: bytes, name: str = "m51.png") -> Any:
+    return client.post(path, files={"file": (name, data)})
+
+
+def refused(answer: Any, status: int, code: str) -> str:
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+    return str(answer.json()["error"]["message"])
+
+
+def test_what_is_like_an_image_is_found_by_its_id_and_by_upload(client: TestClient) -> None:
+    rows = [sent(client, "/detect", data, f"{n}.png").json() for n, data in enumerate(USUAL[:12])]
+    assert all(0 <= row["novelty"] <= 1 for row in rows)
+    found = client.get(f"/predictions/{rows[3]['id']}/similar").json()
+    assert found["prediction"] == rows[3]
+    distances = [one["distance"] for one in found["similar"]]
+    assert (len(distances), distances) == (10, sorted(distances))
+    assert all(one["prediction"] in rows and one["prediction"] != rows[3] for one in found["similar"])
+    uploaded = sent(client, "/similar?limit=3", USUAL[3], "again.png").json()
+    assert uploaded["prediction"]["id"] == 13
+    assert uploaded["similar"] == found["similar"][:3]
+    assert client.get("/predictions", params={"min_novelty": 1.0, "name": "again"}).json()["next"] is None
+
+
+def test_what_cannot_be_told_says_why(client: TestClient, database_url: str) -> None:
+    refused(client.get("/predictions/77/similar"), 404, "not_found")
+    for limit in (0, 101):
+        refused(client.get(f"/predictions/1/similar?limit={limit}"), 422, "bad_arguments")
+    refused(client.get("/predictions/0/similar"), 422, "bad_arguments")
+    plain = sent(client, "/classify?model=plain", USUAL[0]).json()
+    assert plain["novelty"] is None
+    assert "no detectors" in refused(client.get(f"/predictions/{plain['id']}/similar"), 409, "vector_missing")
+    refused(sent(client, "/similar?model=plain", USUAL[0]), 409, "vector_missing")
+    refused(sent(client, "/similar", b"<html>"), 415, "image_unsupported")
+    refused(client.post("/similar"), 422, "file_missing")
+
+
+def test_without_pgvector_everything_else_works(database_url: str, folder: Path) -> None:
+    query(database_url, "DROP TABLE features; DROP EXTENSION vector")
+    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
+        row = sent(client, "/detect", USUAL[0]).json()
+        assert row["novelty"] is not None
+        answer = client.get(f"/predictions/{row['id']}/similar")
+        assert "python setup_db.py" in refused(answer, 503, "vectors_off")
+        assert int(answer.headers["retry-after"]) > 0
+        found = client.get("/review/next").json()
+        assert (found["by"], found["note"], found["next"][0]["prediction"]) == ("novelty", NO_VECTORS, row)
+    gc.collect()
+
+
+def test_a_label_moves_the_queue_and_is_in_the_file(client: TestClient) -> None:
+    ids = [sent(client, "/detect", data, f"={n}.png").json()["id"] for n, data in enumerate(USUAL[:6])]
+    first = client.get("/review/next").json()
+    assert first["progress"] == {"labelled": 0, "interesting": 0, "ordinary": 0, "artefact": 0, "found_per_100": None}
+    [candidate] = first["next"]
+    assert candidate["prediction"]["id"] in ids
+    said = {"label": "interesting", "who": "ada", "note": "a ring?"}
+    told = client.post(f"/predictions/{candidate['prediction']['id']}/label", json=said)
+    assert told.status_code == 201
+    label = told.json()
+    assert {name: label[name] for name in said} == said
+    for by in ORDERS:
+        found = client.get("/review/next", params={"by": by, "limit": 100}).json()
+        assert sorted(one["prediction"]["id"] for one in found["next"]) == sorted(set(ids) - {label["prediction_id"]})
+        assert found["progress"] == {
+            "labelled": 1,
+            "interesting": 1,
+            "ordinary": 0,
+            "artefact": 0,
+            "found_per_100": 100,
+        }
+    file = client.get("/labels.csv")
+    assert file.headers["content-type"] == "text/csv; charset=utf-8"
+    header, line = file.text.splitlines()
+    assert header == "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
+    assert line.startswith(f"{label['id']},{label['prediction_id']},{label['image_name']},{label['image_sha256']},")
+
+
+@pytest.mark.parametrize("said", [{"label": "odd"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
+def test_a_label_that_is_none_is_refused(client: TestClient, said: Any) -> None:
+    row = sent(client, "/detect", USUAL[0]).json()
+    refused(client.post(f"/predictions/{row['id']}/label", json=said), 422, "bad_arguments")
+    refused(client.post("/predictions/77/label", json={"label": "ordinary"}), 404, "not_found")
+    assert client.get("/labels.csv").text.count("\n") == 1
+    refused(client.get("/review/next?by=luck"), 422, "bad_arguments")
+
+
+def test_while_postgresql_is_away_they_say_so(folder: Path) -> None:
+    url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
+    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=folder))) as client:
+        for answer in (
+            client.get("/predictions/1/similar"),
+            client.post("/predictions/1/label", json={"label": "ordinary"}),
+            client.get("/labels.csv"),
+            client.get("/review/next"),
+            sent(client, "/similar", USUAL[0]),
+        ):
+            refused(answer, 503, "database_unavailable")
+        assert client.get("/health/ready").json()["outbox"] == 1
+    gc.collect()

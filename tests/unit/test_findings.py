@@ -1,0 +1,161 @@
+"""What was found: its order, its map, its table, and the ordinary images that unusual ones are seen against."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astrodetect import images
+from astrodetect.anomalies import flat, folder, review, table
+from astrodetect.anomalies.findings import Findings
+from astrodetect.anomalies.marks import MOST_CLASSES, OTHERS, marked
+from astrodetect.anomalies.novelty import DEFAULT, Novelty
+from astrodetect.catalogue.folders import Listed
+from astrodetect.errors import DataError
+from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.scoring import told, unusual
+from astrodetect.scoring.described import Described, Describer
+from astrodetect.scoring.told import Told
+
+COUNT = 40
+ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", "\udcff.jpg")
+
+
+@pytest.fixture
+def findings() -> Findings:
+    rows = np.random.default_rng(0).normal(size=(COUNT, 5)).astype(np.float32)
+    looked = Novelty.fit(rows, sight="network").look_at_learnt()
+    names = [*ODD_NAMES, *(f"{number}.jpg" for number in range(len(ODD_NAMES), COUNT))]
+    return Findings(
+        paths=[Path("sky") / name for name in names],
+        labels=["E"] * COUNT,
+        sha256=["0" * 64] * COUNT,
+        looked=looked,
+        flat=flat.flatten(looked.vectors, []),
+        told={},
+        interest=None,
+        skipped=[(Path("sky/bad.jpg"), "the file is empty")],
+    )
+
+
+def test_every_image_has_its_row_whatever_its_name(findings: Findings, tmp_path: Path) -> None:
+    table.write(tmp_path, findings, "csv")
+    with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
+    assert all(0 <= float(row["x"]) <= 1 and 0 <= float(row["y"]) <= 1 for row in rows[:-1])
+    assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(findings.looked.strength)[::-1])
+
+
+def test_csv_and_parquet_say_the_same(findings: Findings, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    for kind in ("csv", "parquet"):
+        (tmp_path / kind).mkdir()
+        table.write(tmp_path / kind, findings, kind)
+    with (tmp_path / "csv" / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    columns = parquet.read_table(tmp_path / "parquet" / "anomalies.parquet").to_pydict()
+    assert list(columns) == list(rows[0])
+    for name in ("rank", "lof_rank", "knn", "novelty"):
+        said = [float(row[name]) if row[name] else None for row in rows]
+        assert said[:-1] == pytest.approx(columns[name][:-1], rel=1e-6)
+        assert columns[name][-1] is said[-1] is None
+    assert [row["consensus"] for row in rows[:-1]] == [str(value).lower() for value in columns["consensus"][:-1]]
+
+
+def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: Findings) -> None:
+    labels = {3: "interesting", 4: "interesting", 5: "artefact"}
+    interest = review.rank(findings.looked.vectors, findings.looked.strength, labels).interest
+    order = replace(findings, interest=interest).order.tolist()
+    assert order[:2] == sorted((3, 4), key=lambda image: -findings.looked.strength[image])
+    assert order[-1] == 5
+
+
+def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "MOST", 30)
+    vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
+    found, again = (flat.flatten(vectors, [99, 50, 7]) for _ in range(2))
+    assert len(found.places) == 30
+    assert {99, 50, 7} <= set(found.places.tolist())
+    assert "of 30 images" in found.method
+    np.testing.assert_array_equal(found.places, again.places)
+    np.testing.assert_allclose(found.xy, again.xy)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (5, 4), (30, 1)])
+def test_few_images_and_few_dimensions_have_a_map_too(shape: tuple[int, int]) -> None:
+    found = flat.flatten(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
+    assert found.xy.shape == (shape[0], 2)
+    assert np.isfinite(found.xy).all()
+
+
+def test_more_classes_than_marks_share_the_last_one() -> None:
+    labels = [f"class {number // 2}" for number in range(4 * MOST_CLASSES)]
+    marks = marked(labels, np.zeros((len(labels), 2), np.float32))
+    assert len(marks) == MOST_CLASSES
+    assert marks[-1].name == OTHERS
+    assert sum(mark.count for mark in marks) == len(labels)
+    assert len({(mark.colour, mark.shape) for mark in marks}) == MOST_CLASSES
+
+
+def test_labels_of_files_that_lie_elsewhere_now_are_known_by_their_content() -> None:
+    given = [Told("ordinary", "a", "gone.jpg"), Told("interesting", "", "here.jpg"), Told("artefact", "z", "")]
+    labels, strays = told.matched(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
+    assert (labels, strays) == ({0: "ordinary", 1: "interesting"}, 1)
+    with pytest.raises(DataError, match="no label is of an image here"):
+        told.matched(given[2:], [Path("moved.jpg")], ["a"])
+
+
+def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(COUNT, 5)).astype(np.float32)
+    rows[1] = rows[0]
+    digests = ["same", "same", *map(str, range(2, COUNT))]
+    paths = [tmp_path / f"{number}.jpg" for number in range(COUNT)]
+    for path in paths:
+        images.write_jpeg(path, random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    seen = Described([Listed(path, "") for path in paths], digests, rows, [], 0)
+
+    def says(pixels: Pixels) -> Floats:
+        return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
+
+    describer = Describer("network", ImageContract(size=16), says, "numbers", 8, 1)
+    fitted = unusual.fit(seen, None, "network", DEFAULT, [])
+    paths[7].unlink()
+    own, gone = unusual.reasons(fitted, seen, [0, 7], describer, max_pixels=10**6)
+    assert own.heat is not None
+    assert not {paths[0], paths[1]} & set(own.neighbours)
+    assert len(own.neighbours) == unusual.NEIGHBOURS
+    assert gone.heat is None
+
+
+def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    for text in ("first", "second"):
+        with folder.replaced(place) as staged:
+            (staged / "anomalies.csv").write_text(text)
+    with pytest.raises(KeyboardInterrupt), folder.replaced(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
+        (staged / "anomalies.csv").write_text("third")
+        raise KeyboardInterrupt
+    assert (place / "anomalies.csv").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None:
+    before = tmp_path / ".out.before"
+    before.mkdir()
+    (before / "anomalies.csv").write_text("first")
+    folder.check(tmp_path / "out")
+    assert (tmp_path / "out" / "anomalies.csv").read_text() == "first"
+
+
+def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
+    with folder.replaced(tmp_path / "out") as staged:
+        (staged / "anomalies.csv").write_text("first")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"holds notes\.txt, which no run made"), folder.replaced(tmp_path / "out"):
+        pass
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"anomalies.csv", "notes.txt"}
