@@ -1,0 +1,261 @@
+"""`python -m benchmarks.discovery [DATA --unusual CLASS …]`: what each detector, and a person with labels, finds.
+
+Without DATA, skies are simulated: ellipticals and discs, and of mergers, rings, lenses and satellite trails 1 % each.
+DATA has a folder for each class, or parts that have; the classes named are the unusual ones. Every seed has other
+skies, or another draw of four fifths of the images. The study's methods are shown what they were made for, the pooled
+features of a ResNet50 (untrained unless --model or --weights names one), and, to be fair, also what ours are shown.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from astrodetect import bundle, images
+from astrodetect.anomalies import consensus
+from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
+from astrodetect.catalogue import folders, simulated
+from astrodetect.inference.engine import Engine
+from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.settings import ROOT, settings
+from benchmarks import finding, machine, picture, study
+from benchmarks.finding import Found, Truth
+
+USUAL = {"E": 40, "SB": 30, "S": 20, "edge": 10}  # shares, in hundredths of the usual images
+UNUSUAL = ("merger", "ring", "lens", "trail")
+SHARE = 0.01  # of each, for one usual image
+IMAGES, QUICK_IMAGES = 2000, 800  # usual ones
+SIDE_PX = 128
+AT_ONCE = 32  # images described
+DRAWN = 0.8  # of the images in a folder, for each seed
+EPOCHS, QUICK_EPOCHS = 50, 8  # of the study's autoencoder
+NETWORK = ImageContract(size=64, crop=0.7)  # what the untrained ResNet50 sees
+LABELS = (10, 50, 100)
+DEFAULT, CONSENSUS, AVERAGE, BLIND = "default ranking", "all agree", "rank average", "default ranking, on the network"
+STUDY, STUDY_ON_OURS = "study: ", "study on our shapes: "
+PICTURE = ROOT / "docs" / "discovery.svg"
+
+
+@dataclass(frozen=True, slots=True)
+class Sky:
+    """Images to search, and which of them are unusual."""
+
+    paths: list[Path]
+    unusual: Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was found with one seed: by each ranking, and with so many labels among the first 100 looked at."""
+
+    rankings: Mapping[str, Found]
+    labelled: Mapping[str, float]
+    images: int
+    unusual: int
+    noise: float  # the share of the usual images that our DBSCAN calls noise
+
+
+def main() -> None:
+    """Searches with every seed, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
+    add = parser.add_argument
+    add("data", type=Path, nargs="?")
+    add("--unusual", nargs="+", default=[], metavar="CLASS")
+    add("--seeds", type=int, default=5)
+    add("--model", help="a trained model, whose features the study's methods see")
+    add("--weights", help="imagenet, or a Keras .h5 file of a ResNet50, for those features")
+    add("--quick", action="store_true", help="one small simulated sky, and a shorter training of the autoencoder")
+    add("--picture", action="store_true", help=f"draws {PICTURE.relative_to(ROOT)}")
+    add("--json", action="store_true")
+    arguments = parser.parse_args()
+    if bool(arguments.data) != bool(arguments.unusual):
+        parser.error("DATA and --unusual go together")
+    began, epochs = time.monotonic(), QUICK_EPOCHS if arguments.quick else EPOCHS
+    sight = _Network(arguments.model, arguments.weights)
+    rounds = []
+    for seed, sky in _skies(arguments):
+        rounds.append(search(sky, sight, epochs=epochs, seed=seed, thorough=not arguments.quick))
+        print(f"seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    if arguments.picture:
+        draw(rounds)
+    figures = summary(rounds) | {"seconds": time.monotonic() - began, "machine": machine.describe()}
+    print(json.dumps(figures) if arguments.json else table(rounds))
+
+
+def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: bool) -> Round:
+    """One sky, by everybody."""
+    shapes = _shapes(sky.paths)
+    features = network.features(sky.paths)
+    ours = Novelty.fit(shapes, sight="shapes", names=tuple(LEARNERS)).look_at_learnt()
+    rankings = _ours(sky.unusual, ours)
+    theirs = study.scores(features, epochs=epochs, seed=seed)
+    rankings |= {STUDY + name: finding.of(sky.unusual, scores) for name, scores in theirs.items()}
+    if thorough:
+        seen = Novelty.fit(features, sight="network").look_at_learnt()
+        rankings[BLIND] = finding.of(sky.unusual, seen.strength)
+        fair = study.scores(shapes, epochs=epochs, seed=seed)
+        rankings |= {STUDY_ON_OURS + name: finding.of(sky.unusual, scores) for name, scores in fair.items()}
+    labelled = {str(labels): finding.with_labels(sky.unusual, ours.vectors, ours.strength, labels) for labels in LABELS}
+    noise = float(ours.flagged["dbscan"][~sky.unusual].mean())
+    return Round(rankings, labelled, len(sky.paths), int(sky.unusual.sum()), noise)
+
+
+def _ours(unusual: Truth, looked: Looked) -> dict[str, Found]:
+    chosen = {name: looked.scores[name] for name in ("lof", "knn", "mahalanobis")}
+    return {
+        DEFAULT: finding.of(unusual, looked.strength),
+        AVERAGE: finding.of(unusual, -consensus.average_rank(chosen)),
+        CONSENSUS: finding.of(unusual, looked.consensus.astype(np.float32)),
+        **{name: finding.of(unusual, scores) for name, scores in looked.scores.items()},
+    }
+
+
+def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
+    if arguments.data:
+        found = folders.listing(arguments.data)
+        labels = np.array([item.label for item in found])
+        if missing := sorted({*arguments.unusual} - {*labels.tolist()}):
+            sys.exit(f"{arguments.data} has no class {missing[0]}")
+        for seed in range(arguments.seeds):
+            drawn = np.random.default_rng(seed).permutation(len(found))[: round(DRAWN * len(found))]
+            yield seed, Sky([found[i].path for i in drawn], np.isin(labels[drawn], arguments.unusual))
+        return
+    usual, seeds = (QUICK_IMAGES, 1) if arguments.quick else (IMAGES, arguments.seeds)
+    counts = {name: usual * share // 100 for name, share in USUAL.items()} | dict.fromkeys(
+        UNUSUAL, round(usual * SHARE)
+    )
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            simulated.make(Path(folder), counts, seed=seed, size=SIDE_PX)
+            found = folders.listing(Path(folder))
+            yield seed, Sky([item.path for item in found], np.array([item.label in UNUSUAL for item in found]))
+
+
+class _Network:
+    """The pooled features of a ResNet50."""
+
+    def __init__(self, model: str | None, weights: str | None) -> None:
+        self._engine = (
+            Engine(bundle.load(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
+        )
+
+    def features(self, paths: list[Path]) -> Floats:
+        """(n, features)"""
+        return self._engine.run_all(_read(paths, self._engine.manifest.image)).features
+
+
+def _untrained(weights: str | None) -> Engine:
+    from astrodetect.learning import network  # noqa: PLC0415 - TensorFlow takes its time
+    from astrodetect.learning.backbones import BACKBONES  # noqa: PLC0415
+    from astrodetect.learning.export import features_engine  # noqa: PLC0415
+    from astrodetect.learning.weights import adopt_file, adopt_imagenet  # noqa: PLC0415
+
+    network.set_seed(0)
+    model = network.build("resnet50", NETWORK.size, BACKBONES["resnet50"].imagenet, 1)
+    if weights == "imagenet":
+        adopt_imagenet(model, "resnet50")
+    elif weights:
+        adopt_file(model, "resnet50", Path(weights))
+    return features_engine(model, NETWORK)
+
+
+def _shapes(paths: list[Path]) -> Floats:
+    seen, nothing = _read(paths, ImageContract(size=SIDE_PX)), np.empty((0, 0), np.float32)
+    with threadpool_limits(1, user_api="blas"):
+        parts = [described("shapes", seen[at : at + AT_ONCE], 1.0, nothing) for at in range(0, len(seen), AT_ONCE)]
+    return np.concatenate(parts)
+
+
+def _read(paths: list[Path], contract: ImageContract) -> Pixels:
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        return np.stack(list(pool.map(partial(images.read_file, contract=contract), paths)))
+
+
+def summary(rounds: list[Round]) -> dict[str, Any]:
+    """The headline, and each figure's mean, lowest and highest over the seeds."""
+    rankings = {
+        name: {
+            figure: [getattr(each.rankings[name], figure) for each in rounds] for figure in Found.__dataclass_fields__
+        }
+        for name in rounds[0].rankings
+    }
+    means = {name: float(np.mean(figures["auprc"])) for name, figures in rankings.items()}
+    return {
+        "default_auprc": means[DEFAULT],
+        "study_best_auprc": max(value for name, value in means.items() if name.startswith(STUDY)),
+        "study_best_auprc_on_our_shapes": max(
+            (value for name, value in means.items() if name.startswith(STUDY_ON_OURS)), default=None
+        ),
+        "found_per_100_default": float(np.mean(rankings[DEFAULT]["per_100"])),
+        **{
+            f"found_per_100_{labels}_labels": float(np.mean([each.labelled[str(labels)] for each in rounds]))
+            for labels in LABELS
+        },
+        "images": rounds[0].images,
+        "unusual": rounds[0].unusual,
+        "dbscan_noise": float(np.mean([each.noise for each in rounds])),
+        "rounds": [asdict(each) for each in rounds],
+    }
+
+
+def table(rounds: list[Round]) -> str:
+    """Rows of mean (lowest to highest), the best ranking first, then what labels add."""
+    names = sorted(rounds[0].rankings, key=lambda name: -np.mean([each.rankings[name].auprc for each in rounds]))
+    first = rounds[0]
+    lines = [
+        f"{len(rounds)} seeds, {first.images} images, {first.unusual} unusual; mean (lowest to highest)",
+        "",
+        "| ranking | AUPRC | AUROC | precision in the top 1 % | found in the first 100 | recall in the first 5 % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        cells = [
+            _cell([getattr(each.rankings[name], figure) for each in rounds], form)
+            for figure, form in (
+                ("auprc", ".3f"),
+                ("auroc", ".3f"),
+                ("top_percent", ".0%"),
+                ("per_100", ".1f"),
+                ("recall_5_percent", ".0%"),
+            )
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| labels among the first 100 looked at | found in them |", "| --- | --- |"]
+    lines.append(f"| 0 | {_cell([each.rankings[DEFAULT].per_100 for each in rounds], '.1f')} |")
+    lines += [f"| {labels} | {_cell([each.labelled[str(labels)] for each in rounds], '.1f')} |" for labels in LABELS]
+    lines += ["", f"DBSCAN calls {np.mean([each.noise for each in rounds]):.1%} of the usual images noise."]
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], form: str) -> str:
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def draw(rounds: list[Round]) -> None:
+    """The default ranking beside each of the study's methods."""
+    ours = float(np.mean([each.rankings[DEFAULT].auprc for each in rounds]))
+    rows = []
+    for name in rounds[0].rankings:
+        if name.startswith((STUDY, STUDY_ON_OURS)):
+            other = float(np.mean([each.rankings[name].auprc for each in rounds]))
+            rows.append((name, 100 * ours, 100 * other, f"{ours / other:.1f}×"))
+    note = "AUPRC in hundredths, mean over seeds; python -m benchmarks.discovery --picture"
+    picture.write(
+        PICTURE, "Unusual objects: our default ranking beside the study's methods", ("ours", "study"), rows, note
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`python -m benchmarks.novelty`: what novelty costs `/detect`, as a share of its throughput.
+
+The same model twice, with detectors and without, each in a service of its own with a database of its own; both are up,
+and one is under load at a time, in turns. No image comes twice, so that every one leaves a vector.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import setup_db
+from astrodetect import bundle, postgres
+from astrodetect.catalogue import folders, simulated
+from astrodetect.scoring.usual import usual
+from benchmarks import http, machine, model
+from benchmarks.load import jpegs
+from benchmarks.running import Running, run, say
+
+WITH, WITHOUT = "with_novelty", "without"
+LEARNT = 400  # simulated images that the detectors know
+SENT = 6000  # images, each sent once
+CALLERS = 32
+SEED = 11  # of the simulated images
+
+
+def main() -> None:
+    """Measures and prints a line, or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.novelty", description=__doc__)
+    add = parser.add_argument
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=8.0, help="of load, each service in each round (default: 8)")
+    add("--json", action="store_true")
+    arguments = parser.parse_args()
+    found: dict[str, list[float]] = {WITH: [], WITHOUT: []}
+    with tempfile.TemporaryDirectory() as place, services(Path(place)) as running:
+        shares = send(Path(place), arguments.rounds)
+        for number, images in enumerate(shares):
+            for name in (WITH, WITHOUT) if number % 2 else (WITHOUT, WITH):
+                found[name].append(load(running[name], images, arguments.seconds))
+                say(f"{name}: {found[name][-1]:.1f} requests/s")
+    medians = {name: statistics.median(rates) for name, rates in found.items()}
+    ratios = [one / other for one, other in zip(found[WITH], found[WITHOUT], strict=True)]
+    cost = 1 - statistics.median(ratios)
+    figures: dict[str, Any] = {"cost": cost, "ratios": ratios, "medians": medians, "machine": machine.describe()}
+    said = f"{medians[WITH]:.1f} requests/s with novelty, {medians[WITHOUT]:.1f} without: it costs {cost:.1%}"
+    print(json.dumps(figures) if arguments.json else said)
+
+
+@contextmanager
+def services(place: Path) -> Iterator[dict[str, Running]]:
+    """One whose model carries detectors, one whose model does not."""
+    plain = model.prepare()
+    knowing = place / "models"
+    shutil.copytree(plain, knowing)
+    sky = simulated.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
+    contract = bundle.read_manifest(plain / f"{model.NAME}.json").image
+    catalogue = folders.read(sky, ("E", "SB"), title="skies", contract=contract)
+    bundle.attach(knowing, model.NAME, usual(catalogue, contract, SEED).save)
+    with ExitStack() as stack:
+        found = {}
+        for name, models in ((WITH, knowing), (WITHOUT, plain)):
+            url = stack.enter_context(postgres.serve(place / "postgres", name))
+            setup_db.create_database(url)
+            setup_db.migrate(url)
+            environment = {
+                "DATABASE_URL": url,
+                "ASTRODETECT_MODELS_DIR": str(models),
+                "ASTRODETECT_DATA_DIR": str(place / name),
+                "ASTRODETECT_MODEL": model.NAME,
+            }
+            service = stack.enter_context(Running("main:app", environment, place / f"{name}.log"))
+            service.until_answered(http.get(f"{service.url}/health/ready"))
+            found[name] = service
+        yield found
+
+
+def send(place: Path, rounds: int) -> list[Path]:
+    """A folder of images for each round, none like any other: what follows a JPEG's end is nobody's pixels."""
+    skies = jpegs(place / "sky")
+    found = []
+    for number in range(rounds):
+        folder = place / f"round-{number}"
+        folder.mkdir()
+        for image in range(SENT // rounds):
+            _, data = skies[image % len(skies)]
+            (folder / f"{image}.jpg").write_bytes(data + f"{number} {image}".encode())
+        found.append(folder)
+    return found
+
+
+def load(service: Running, images: Path, seconds: float) -> float:
+    """Requests/s of many callers at once."""
+    arguments = (
+        f"{service.url}/detect", "--images", str(images), "--callers", str(CALLERS), "--seconds", str(seconds),
+        "--warm", "1", "--json",
+    )  # fmt: skip
+    return float(json.loads(run("benchmarks.load", *arguments))["per_s"])
+
+
+if __name__ == "__main__":
+    main()
