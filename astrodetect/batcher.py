@@ -30,7 +30,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `work` on batches of what is there: an idle thread never waits for more, a busy one finds more waiting.
+    """Runs `work` on batches of what is there: a busy thread finds more waiting, an idle one has `patience` or none.
 
     `work` answers item by item, in order; an exception among its answers, or raised for an item alone, is that item's.
     An item whose caller has gone or given up before a thread took it is dropped. How many may wait is for the callers
@@ -38,9 +38,15 @@ class Batcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, work: Callable[[list[Item]], Sequence[Result | Exception]], *, most: int, threads: int, name: str
+        self,
+        work: Callable[[list[Item]], Sequence[Result | Exception]],
+        *,
+        most: int,
+        threads: int,
+        name: str,
+        patience: Callable[[], float] = lambda: 0.0,  # seconds that more are waited for, once there is one
     ) -> None:
-        self._work, self._most = work, most
+        self._work, self._most, self._patience = work, most, patience
         self._queue: queue.SimpleQueue[_Waiting[Item, Result] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._serve, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
@@ -74,9 +80,10 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Waiting[Item, Result]]:
         """At least one that is still wanted; none at the end."""
         batch: list[_Waiting[Item, Result]] = []
+        until: float | None = None
         while len(batch) < self._most:
             try:
-                waiting = self._queue.get(block=not batch)
+                waiting = self._queue.get(timeout=None if until is None else max(until - time.monotonic(), 0))
             except queue.Empty:
                 break
             if waiting is None:
@@ -86,6 +93,7 @@ class Batcher(Generic[Item, Result]):
                 break
             if not waiting.future.cancelled():
                 batch.append(waiting)
+                until = until or time.monotonic() + self._patience()
         return batch
 
     def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:

@@ -217,7 +217,7 @@ def _edges(soft: Floats) -> Floats:
         place = np.zeros(along.shape, np.uint8)
         for slope in slopes:
             place += (athwart >= slope * along).view(np.uint8)
-        strength = np.hypot(down, across)
+        strength = np.sqrt(down * down + across * across)
         counted = np.bincount((own + place).ravel(), strength.ravel(), minlength=len(soft) * bins)
         cells = counted.reshape(len(soft), CELLS + 1, DIRECTIONS)[:, :CELLS]
         total = cells.sum(axis=2)

@@ -133,11 +133,10 @@ class Detector:
         return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=self._max_pixels)
 
     async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Judged:
-        passed = await serving.batcher.put(image.pixels)
-        outputs, looked = passed.result.outputs, passed.result.looked
+        passed, looked = await serving.see(image.pixels)
         scored = verdict.judged(
             serving.manifest,
-            outputs.probabilities[0].tolist(),
+            passed.result.probabilities[0].tolist(),
             image_name=image.name,
             image_sha256=image.sha256,
             request_id=image.request_id,

@@ -7,29 +7,31 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from astrodetect import bundle
 from astrodetect.anomalies.novelty import Looked, Novelty
-from astrodetect.batcher import Batcher
+from astrodetect.batcher import Batcher, Done
 from astrodetect.bundle import Manifest, Precision
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.engine import Engine
 from astrodetect.records import Outputs, Pixels
+from astrodetect.service.looker import Looker
 
 LOOK_S = 1.0  # between two looks whether a model in use was published anew
+SPARE_S = 0.004  # for each image that waits for the network: half of what a pass takes an image at least
+LONGEST_SPARE_S = 0.1
 RETRY_S = 30.0  # until the next one, where what was published cannot be loaded
 
 log = logging.getLogger("uvicorn.error")
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """What one pass says of an image, and how unusual that is, where the model carries detectors."""
+class Seen(NamedTuple):
+    """What the network says of an image, and how unusual it is, where the model carries detectors."""
 
-    outputs: Outputs
+    passed: Done[Outputs]
     looked: Looked | None
 
 
@@ -38,8 +40,8 @@ class Serving:
     """An engine, the way to it for many callers at once, and how many use it now."""
 
     engine: Engine
-    batcher: Batcher[Pixels, Passed]
-    novelty: Novelty | None  # the detectors of the unusual, where the model carries any
+    batcher: Batcher[Pixels, Outputs]
+    looker: Looker | None  # where the model carries detectors of the unusual
     stamp: tuple[int, int] | None  # of the manifest's file
     next_look: float  # at this time of time.monotonic()
     asked_for: float  # at this one, last
@@ -50,6 +52,21 @@ class Serving:
     def manifest(self) -> Manifest:
         """What is known of the model."""
         return self.engine.manifest
+
+    async def see(self, pixels: Pixels) -> Seen:
+        """One image, by the network and by the detectors: side by side where these need not know what it says."""
+        if self.looker is None:
+            return Seen(await self.batcher.put(pixels), None)
+        if self.looker.needs_features:
+            passed = await self.batcher.put(pixels)
+            return Seen(passed, await self.looker.look(pixels, passed.result.features[0]))
+        return Seen(*await asyncio.gather(self.batcher.put(pixels), self.looker.look(pixels)))
+
+    def close(self) -> None:
+        """Once what waits is done."""
+        self.batcher.close()
+        if self.looker:
+            self.looker.close()
 
 
 class Models:
@@ -117,7 +134,7 @@ class Models:
         await asyncio.gather(*tasks, return_exceptions=True)
         loaded, self._loaded = self._loaded, {}
         for serving in loaded.values():
-            await asyncio.to_thread(serving.batcher.close)
+            await asyncio.to_thread(serving.close)
 
     async def _load(self, name: str) -> None:
         """Once for all who ask meanwhile; it goes on where they give up, for whoever asks next."""
@@ -174,12 +191,14 @@ class Models:
                 raise
             raise ModelUnknown(f"no model {name} here: GET /models lists those that there are") from missing
         engine = Engine(loaded)
-        novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
-        batcher = Batcher(
-            _passes(engine, novelty, self._passed), most=engine.batch, threads=engine.streams, name="inference"
-        )
+        passes = _passes(engine, self._passed)
+        batcher = Batcher(passes, most=engine.batch, threads=engine.streams, name="inference")
+        looker = None
+        if loaded.novelty is not None:
+            novelty, crop = Novelty.load(loaded.novelty), engine.manifest.image.crop
+            looker = Looker(novelty, crop, spare=lambda: min(LONGEST_SPARE_S, len(batcher) * SPARE_S))
         now = time.monotonic()
-        return Serving(engine, batcher, novelty, stamp, next_look=now + LOOK_S, asked_for=now)
+        return Serving(engine, batcher, looker, stamp, next_look=now + LOOK_S, asked_for=now)
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Of the manifest, which comes to its place last; None where there is none."""
@@ -192,21 +211,15 @@ class Models:
 
 def _close(serving: Serving) -> None:
     """Once what its callers left behind is done, and in a thread, which may wait for that."""
-    asyncio.get_running_loop().run_in_executor(None, serving.batcher.close)
+    asyncio.get_running_loop().run_in_executor(None, serving.close)
 
 
-def _passes(
-    engine: Engine, novelty: Novelty | None, passed: Callable[[int], None]
-) -> Callable[[list[Pixels]], list[Passed]]:
-    """One pass of the network for a batch, what it says image by image."""
+def _passes(engine: Engine, passed: Callable[[int], None]) -> Callable[[list[Pixels]], list[Outputs]]:
+    """One pass of the network for a batch, its outputs image by image."""
 
-    def passes(batch: list[Pixels]) -> list[Passed]:
-        pixels = np.stack(batch)
-        found = engine.run(pixels)
+    def passes(batch: list[Pixels]) -> list[Outputs]:
+        found = engine.run(np.stack(batch))
         passed(len(batch))
-        if novelty is None:
-            return [Passed(found[i : i + 1], None) for i in range(len(batch))]
-        looked = novelty.look_at(pixels, engine.manifest.image.crop, found.features)
-        return [Passed(found[i : i + 1], looked[i : i + 1]) for i in range(len(batch))]
+        return [found[i : i + 1] for i in range(len(batch))]
 
     return passes

@@ -61,7 +61,7 @@ class Strange:
             raise Overloaded(f"{AT_ONCE} such requests are at work: try again soon")
         trail = request.scope[TRAIL]
         async with self._running, self._detector.using(model, trail, anomalies=False) as serving:
-            if serving.novelty is None:
+            if serving.looker is None:
                 name = serving.manifest.name
                 raise ModelUnfit(
                     f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"

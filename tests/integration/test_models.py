@@ -53,7 +53,7 @@ async def used(models: Models, name: str | None = None) -> Serving:
     """It answers; what it was is for identity alone."""
     async with models.use(name) as serving:
         done = await serving.batcher.put(colours.sky("ocean"))
-        assert done.result.outputs.probabilities.shape == (1, 3)
+        assert done.result.probabilities.shape == (1, 3)
         return serving
 
 
@@ -113,7 +113,7 @@ def test_a_model_in_use_is_not_let_go(folder: Path) -> None:
                     await used(models, "c")
                 await used(models)  # the default one has a place of its own
                 done = await a.batcher.put(colours.sky("lawn"))
-                assert done.result.outputs.probabilities.argmax() == colours.CLASSES.index("lawn")
+                assert done.result.probabilities.argmax() == colours.CLASSES.index("lawn")
             await used(models, "c")
 
     run(scene())
@@ -181,9 +181,9 @@ def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_w
                 await until_new(models, name, new.version)
                 done = await old.batcher.put(colours.sky("ocean"))
                 assert old.manifest.version != new.version
-                assert done.result.outputs.probabilities.max() < 0.9
+                assert done.result.probabilities.max() < 0.9
             surer = await used(models, name)
-            assert (await surer.batcher.put(colours.sky("ocean"))).result.outputs.probabilities.max() > 0.9
+            assert (await surer.batcher.put(colours.sky("ocean"))).result.probabilities.max() > 0.9
             assert models.default is None or models.default.version in {old.manifest.version, new.version}
 
     run(scene())

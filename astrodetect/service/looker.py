@@ -1,0 +1,36 @@
+"""How unusual images are, for many callers at once: measured beside the network, many images together."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from astrodetect.anomalies.novelty import Looked, Novelty
+from astrodetect.batcher import Batcher
+from astrodetect.records import Floats, Pixels
+
+MOST = 16  # images measured together: a third of the time an image that one alone takes
+NO_FEATURES: Floats = np.empty(0, np.float32)
+
+
+class Looker:
+    """A model's detectors, in a thread of their own; `spare` says how long images wait for the network anyway."""
+
+    def __init__(self, novelty: Novelty, crop: float, *, spare: Callable[[], float]) -> None:
+        self.needs_features = novelty.sight != "shapes"
+        self._novelty, self._crop = novelty, crop
+        self._batcher: Batcher[tuple[Pixels, Floats], Looked] = Batcher(
+            self._look, most=MOST, threads=1, name="looker", patience=spare
+        )
+
+    async def look(self, pixels: Pixels, features: Floats = NO_FEATURES) -> Looked:
+        """At one image; the network's features of it where they are needed."""
+        return (await self._batcher.put((pixels, features))).result
+
+    def close(self) -> None:
+        """Once what waits is done."""
+        self._batcher.close()
+
+    def _look(self, images: list[tuple[Pixels, Floats]]) -> list[Looked]:
+        pixels, features = (np.stack(part) for part in zip(*images, strict=True))
+        looked = self._novelty.look_at(pixels, self._crop, features)
+        return [looked[place : place + 1] for place in range(len(images))]
