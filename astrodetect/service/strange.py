@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from astrodetect.anomalies.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnfit, Overloaded, RequestError
 from astrodetect.service.answers import FailedAnswer, PredictionAnswer, UnusualAnswer
@@ -25,7 +26,6 @@ AT_ONCE = 4  # requests; more are refused
 AT_WORK = 4  # images of one request, from their first byte to their row: what is fetched at a time, and held in memory
 MOST_JSON_BYTES = 4_000_000
 UNUSUAL = 0.99  # novelty from which an image is an anomaly, where no autoencoder is there to agree with
-AUTOENCODER = "autoencoder"
 
 
 class Asked(BaseModel):
@@ -142,6 +142,6 @@ def judged(looked: Looked) -> tuple[float, bool]:
 
     Elsewhere what the ranking sorts by, and whether at least 99 % of the images learnt from are less unusual.
     """
-    if AUTOENCODER in looked.scores:
-        return float(looked.scores[AUTOENCODER][0]), bool(looked.consensus[0])
+    if Autoencoder.name in looked.scores:
+        return float(looked.scores[Autoencoder.name][0]), bool(looked.consensus[0])
     return float(looked.strength[0]), bool(looked.novelty[0] >= UNUSUAL)
