@@ -12,7 +12,7 @@ from scipy import ndimage
 from astrodetect.records import Floats
 from astrodetect.shapes import SIDE_PX, border, sky, smoothed
 
-LEVELS = ((0.08, 1.2), (0.25, 0.0), (0.5, 0.0))  # outlines: shares of the peak, but so many times the noise at least
+LEVELS = ((0.08, 1.2), (0.4, 0.0))  # outlines: shares of the peak, but so many times the noise at least
 PEAK_WITHIN_PX = 4  # of the middle
 CORE_PX = 3  # around the middle: what lies here belongs to the body
 LEAST_NOISE = 0.004  # of the full brightness: what rounding to 8 bits makes
@@ -28,7 +28,7 @@ _POWERS = np.stack([_X**i * _Y**j for i, j in ((0, 0), (1, 0), (0, 1), (2, 0), (
 _CUBES = np.stack([_X**3, _X**2 * _Y, _X * _Y**2, _Y**3], axis=1)
 _SHADOWS = np.concatenate([_POWERS, _CUBES], axis=1)  # a product with it gives all moments up to the third
 NORMAL = 1.4826  # standard deviations of Gaussian noise in its median absolute deviation
-COUNT = 48  # numbers for each image
+COUNT = 37  # numbers for each image
 
 
 def measure(bands: Floats) -> Floats:

@@ -9,7 +9,7 @@ from scipy import fft, ndimage
 
 from astrodetect.records import Floats
 
-COUNT = 366  # numbers for each image
+STRUCTURE = 306  # numbers for each stamp, by `structure`
 SIDE_PX = 64  # of what is measured
 RINGS = 16
 ANGLES = 64  # round each ring
@@ -39,8 +39,7 @@ def stamps(pixels: NDArray[np.uint8], crop: float) -> Floats:
 
 def measure(bands: Floats) -> Floats:
     """A row of numbers for each stamp."""
-    grey = bands.mean(axis=-1)
-    light = np.maximum(grey - sky(grey)[:, None, None], 0) + FAINTEST
+    light = _light(bands)
     soft = np.sqrt(light)
     columns = [
         _profiles(bands),
@@ -54,6 +53,18 @@ def measure(bands: Floats) -> Floats:
         _colours(bands, light),
     ]
     return np.nan_to_num(np.concatenate(columns, axis=1)).astype(np.float32)
+
+
+def structure(bands: Floats) -> Floats:
+    """Those of them that tell the unusual from the usual: the others cost more than they find."""
+    soft = np.sqrt(_light(bands))
+    columns = [_profiles(bands), _waves(soft), _edges(soft)]
+    return np.nan_to_num(np.concatenate(columns, axis=1)).astype(np.float32)
+
+
+def _light(bands: Floats) -> Floats:
+    grey = bands.mean(axis=-1)
+    return np.asarray(np.maximum(grey - sky(grey)[:, None, None], 0) + FAINTEST)
 
 
 @lru_cache(16)

@@ -51,13 +51,15 @@ def described(sight: Sight, pixels: NDArray[np.uint8], crop: float, features: Fl
     if sight == "network":
         return features
     stamps = shapes.stamps(pixels, min(1.0, CENTRE / crop))
-    measured = [bodies.measure(stamps), shapes.measure(stamps)]
+    measured = [bodies.measure(stamps), shapes.structure(stamps)]
     return np.concatenate(measured if sight == "shapes" else [*measured, features], axis=1)
 
 
 def blocks(sight: Sight, numbers: int) -> list[Block]:
     """The kinds of numbers that `described` gives, `numbers` in all."""
-    measured = {"shapes": (bodies.COUNT, shapes.COUNT), "both": (bodies.COUNT, shapes.COUNT), "network": ()}[sight]
+    measured = {"shapes": (bodies.COUNT, shapes.STRUCTURE), "both": (bodies.COUNT, shapes.STRUCTURE), "network": ()}[
+        sight
+    ]
     rest = [] if sight == "shapes" else [numbers - sum(measured)]
     return [Block(*each) for each in zip([*measured, *rest], DIMENSIONS[sight], strict=True)]
 

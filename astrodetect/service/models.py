@@ -21,8 +21,8 @@ from astrodetect.records import Outputs, Pixels
 from astrodetect.service.looker import Looker
 
 LOOK_S = 1.0  # between two looks whether a model in use was published anew
-SPARE_S = 0.004  # for each image that waits for the network: half of what a pass takes an image at least
-LONGEST_SPARE_S = 0.1
+SPARE_S = 0.005  # for each image that waits for the network, which takes longer than that for each
+LONGEST_SPARE_S = 0.15
 RETRY_S = 30.0  # until the next one, where what was published cannot be loaded
 
 log = logging.getLogger("uvicorn.error")

@@ -6,8 +6,8 @@ from astrodetect import bodies, shapes
 from astrodetect.records import Floats
 
 SIDE = shapes.SIDE_PX
-LEVELS, OUTLINE = 3, 11  # outlines, from the innermost, and numbers of each
-WIDEST = slice(2 * OUTLINE, 3 * OUTLINE)
+LEVELS, OUTLINE = 2, 11  # outlines, from the innermost, and numbers of each
+WIDEST = slice(OUTLINE, LEVELS * OUTLINE)
 LENGTH_RATIO, DIFFERS = 1, 4  # in an outline's numbers
 SECOND_CORE, CORES, CORE_DISTANCE = LEVELS * OUTLINE, LEVELS * OUTLINE + 3, LEVELS * OUTLINE + 4
 
