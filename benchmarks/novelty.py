@@ -1,7 +1,8 @@
 """`python -m benchmarks.novelty`: what novelty costs `/detect`, as a share of its throughput.
 
 The same model twice, with detectors and without, each in a service of its own with a database of its own; both are up,
-and one is under load at a time, in turns. No image comes twice, so that every one leaves a vector.
+and one is under load at a time, in turns. No image comes twice, so that every one leaves a vector; between two loads
+the graph takes in what is fresh, which would else take its time from the other's turn.
 """
 
 import argparse
@@ -9,10 +10,11 @@ import json
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import setup_db
 from astrodetect import bundle, postgres
@@ -21,6 +23,7 @@ from astrodetect.scoring.usual import usual
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
 from benchmarks.running import Running, run, say
+from database import Database
 
 WITH, WITHOUT = "with_novelty", "without"
 LEARNT = 400  # simulated images that the detectors know
@@ -42,7 +45,9 @@ def main() -> None:
         shares = send(Path(place), arguments.rounds)
         for number, images in enumerate(shares):
             for name in (WITH, WITHOUT) if number % 2 else (WITHOUT, WITH):
-                found[name].append(load(running[name], images, arguments.seconds))
+                side = running[name]
+                found[name].append(load(side.service, images, arguments.seconds))
+                settle(side.url)
                 say(f"{name}: {found[name][-1]:.1f} requests/s")
     medians = {name: statistics.median(rates) for name, rates in found.items()}
     ratios = [one / other for one, other in zip(found[WITH], found[WITHOUT], strict=True)]
@@ -52,8 +57,15 @@ def main() -> None:
     print(json.dumps(figures) if arguments.json else said)
 
 
+class Side(NamedTuple):
+    """A service, and the database that it logs to."""
+
+    service: Running
+    url: str
+
+
 @contextmanager
-def services(place: Path) -> Iterator[dict[str, Running]]:
+def services(place: Path) -> Iterator[dict[str, Side]]:
     """One whose model carries detectors, one whose model does not."""
     plain = model.prepare()
     knowing = place / "models"
@@ -76,7 +88,7 @@ def services(place: Path) -> Iterator[dict[str, Running]]:
             }
             service = stack.enter_context(Running("main:app", environment, place / f"{name}.log"))
             service.until_answered(http.get(f"{service.url}/health/ready"))
-            found[name] = service
+            found[name] = Side(service, url)
         yield found
 
 
@@ -92,6 +104,16 @@ def send(place: Path, rounds: int) -> list[Path]:
             (folder / f"{image}.jpg").write_bytes(data + f"{number} {image}".encode())
         found.append(folder)
     return found
+
+
+def settle(url: str) -> None:
+    """Until the service has nothing left to index."""
+    database = Database(url, connections=1, timeout_s=5.0)
+    try:
+        while database.fresh_vectors():
+            time.sleep(0.2)
+    finally:
+        database.close()
 
 
 def load(service: Running, images: Path, seconds: float) -> float:

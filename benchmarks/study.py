@@ -1,4 +1,4 @@
-"""The unsupervised study's own three methods and their consensus, as they were, faults and all."""
+"""The unsupervised study's own three methods and their consensus, faults and all; not the ImageNet features it had."""
 
 from collections.abc import Mapping
 
