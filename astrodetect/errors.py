@@ -125,6 +125,12 @@ class DataError(AstrodetectError):
     code = "data_unusable"
 
 
+class DrawingFailed(AstrodetectError):
+    """The map of the log cannot be drawn."""
+
+    code = "drawing_failed"
+
+
 class SourceError(AstrodetectError):
     """A source of images on the network does not answer, or not as it should."""
 

@@ -17,13 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from astrodetect import fits
 from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
-from astrodetect.records import ImageContract, Pixels
+from astrodetect.records import ImageContract, Picture, Pixels
 
 MIN_SIDE_PX = 16
 SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
 MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 FITS = "FITS"
+GAP = 2.0  # pixels are averaged in whole blocks down to so many times a thumbnail's size, which is fast
 JPEG_QUALITY = 92
 THUMBNAIL_QUALITY = 80
 SMOOTH_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be averaged as they are
@@ -54,14 +55,17 @@ def read(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) 
     """The pixels that the network sees: (size, size, 3), RGB."""
     kind = sniff(data)
     with _damaged(kind):
-        if kind == FITS:
-            image = _stretched(data, contract, max_pixels)
-        else:
-            image = _opened(data, kind, max_pixels)
-            needed = math.ceil(SPARE * contract.size / contract.crop)
-            image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
-            image.load()
-        return np.asarray(_to_rgb(_cut(image, contract)), dtype=np.uint8)
+        return _seen(_decoded(data, kind, contract, max_pixels), contract)
+
+
+def read_whole(
+    data: bytes, contract: ImageContract, side: int, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Pixels, Pixels]:
+    """`read`, and from the same decoding the whole frame, upright: its longer side has at most `side` pixels."""
+    kind = sniff(data)
+    with _damaged(kind):
+        image = _decoded(data, kind, contract, max_pixels)
+        return _seen(image, contract), _whole(image, side)
 
 
 def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -89,6 +93,12 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     return buffer.getvalue()
 
 
+def picture(image_sha256: str, pixels: Pixels) -> Picture:
+    """The small JPEG that is kept of an image, from the pixels that `read_whole` gave."""
+    height, width = pixels.shape[:2]
+    return Picture(image_sha256, thumbnail(pixels, max(height, width)), width, height)
+
+
 def png(pixels: Pixels) -> bytes:
     """A PNG, which loses nothing."""
     buffer = io.BytesIO()
@@ -109,6 +119,16 @@ def sniff(data: bytes) -> str:
     if data.startswith((fits.MAGIC, fits.GZIP)):
         return FITS
     raise ImageUnsupported("not an image this service reads: send JPEG, PNG, WebP or FITS")
+
+
+def _decoded(data: bytes, kind: str, contract: ImageContract, max_pixels: int) -> Image.Image:
+    if kind == FITS:
+        return _stretched(data, contract, max_pixels)
+    image = _opened(data, kind, max_pixels)
+    needed = math.ceil(SPARE * contract.size / contract.crop)
+    image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
+    image.load()
+    return image
 
 
 def _opened(data: bytes, kind: str, max_pixels: int) -> Image.Image:
@@ -151,18 +171,39 @@ def _bound(width: int, height: int, max_pixels: int) -> None:
         raise ImageTooSmall(f"{size}: each side needs at least {MIN_SIDE_PX}")
 
 
-def _cut(image: Image.Image, contract: ImageContract) -> Image.Image:
-    """The centred square, upright and scaled. All but the scaling is left for after it, when the image is small."""
+def _seen(image: Image.Image, contract: ImageContract) -> Pixels:
+    """The centred square."""
+    side = min(image.size) * contract.crop
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return _scaled(image, (contract.size, contract.size), (left, top, left + side, top + side))
+
+
+def _whole(image: Image.Image, side: int) -> Pixels:
+    """All of it, never enlarged."""
+    scale = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return _scaled(image, size, (0, 0, *image.size), reducing_gap=GAP)
+
+
+def _scaled(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    *,
+    reducing_gap: float | None = None,
+) -> Pixels:
+    """Upright RGB. All but the scaling is left for after it, when the image is small."""
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if image.mode in WIDE_GREY_MODES:
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) // 257).astype(np.uint8))
     elif image.mode not in SMOOTH_MODES:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    side = min(image.size) * contract.crop
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    if box != (0, 0, contract.size, contract.size):
-        image = image.resize((contract.size, contract.size), Image.Resampling.BILINEAR, box=box)
+    if box != (0, 0, *size):
+        image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=reducing_gap)
+    return np.asarray(_to_rgb(_turned(image, orientation)), dtype=np.uint8)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == UPRIGHT:
         return image
     image.getexif()[ORIENTATION] = orientation

@@ -163,11 +163,32 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A small JPEG of an image, the whole frame upright."""
+
+    image_sha256: str
+    jpeg: bytes
+    width: int  # pixels
+    height: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heat:
+    """Where in an image a model saw what it took it for."""
+
+    image_sha256: str
+    model_version: str
+    places: NDArray[np.uint8]  # (height, width): 255 where most speaks for the class
+    crop: float  # share of the frame's shorter side that they cover, from its centre
+
+
+@dataclass(frozen=True, slots=True)
 class Crowd:
     """Images of one space, image by image along the first axis."""
 
     ids: list[int]  # of the first prediction of each
     images: list[str]  # their sums
+    classes: list[str]  # what each was taken for
     novelty: Floats
     vectors: Floats  # (n, dimensions)
 
@@ -190,7 +211,8 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some predictions, newest first; `next_before` is the id to go on from, None on the last page."""
+    """Some predictions, newest first; the ids to go on from: None on the last page, and on the newest."""
 
     predictions: list[Prediction]
     next_before: int | None
+    previous_after: int | None

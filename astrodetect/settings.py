@@ -47,11 +47,24 @@ class Settings(BaseSettings):
         gt=0,
         description="longest time for an image's bytes to come in, and again for its answer, seconds",
     )
+    max_watchers: int = Field(
+        default=100, ge=1, le=10_000, description="pages that watch new predictions come; more are refused with 503"
+    )
     shutdown_timeout_s: float = Field(
         default=20.0, gt=0, description="longest wait for requests at work when the service is told to end, seconds"
     )
     outbox_max_bytes: int = Field(
         default=256_000_000, ge=10_000, description="rows kept on disk at most while PostgreSQL is away, bytes"
+    )
+
+    thumbnail_px: int = Field(
+        default=256, ge=16, le=1024, description="small pictures kept with the log, their longer side, pixels"
+    )
+    thumbnail_days: int = Field(
+        default=365, ge=1, le=36_500, description="how long they are kept; those of labelled images stay, days"
+    )
+    thumbnail_max_bytes: int = Field(
+        default=2_000_000_000, ge=0, description="all of them together at most, the oldest go; 0 keeps none, bytes"
     )
 
     max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="largest request body, bytes")
@@ -111,6 +124,11 @@ class Settings(BaseSettings):
     def descriptions_dir(self) -> Path:
         """Where images' descriptions are kept, so that no image is described twice."""
         return self.data_dir / "cache" / "descriptions"
+
+    @property
+    def maps_dir(self) -> Path:
+        """Where maps of the log are kept."""
+        return self.data_dir / "maps"
 
     @property
     def outbox_dir(self) -> Path:

@@ -12,13 +12,17 @@ from astrodetect.records import Floats
 COLOUR = (255, 128, 0)  # orange stands out from a dark sky; how much of it is seen is how much the place counts
 
 
-def overlay(places: Floats) -> str:
+def strengths(places: Floats | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """0 where nothing speaks for the class, 255 where most does."""
+    found = np.maximum(np.nan_to_num(places), 0)
+    return np.asarray(255 * (found / max(float(found.max()), 1e-12)), np.uint8)
+
+
+def overlay(places: Floats | NDArray[np.uint8]) -> str:
     """A data URI of a picture that is clear where nothing speaks for the class, and strongest where most does."""
-    strength = np.maximum(np.nan_to_num(places), 0)
-    strength = strength / max(float(strength.max()), 1e-12)
     picture = np.empty((*places.shape, 4), dtype=np.uint8)
     picture[..., :3] = COLOUR
-    picture[..., 3] = (255 * strength).astype(np.uint8)
+    picture[..., 3] = strengths(places)
     return "data:image/png;base64," + base64.b64encode(_png(picture)).decode("ascii")
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
+from astrodetect.evaluation.heat import strengths
 from astrodetect.progress import Bar
-from astrodetect.records import ANOMALY, Scored
+from astrodetect.records import ANOMALY, Heat, Picture, Scored
 from astrodetect.scoring import files, output, pipeline
 from astrodetect.scoring.pipeline import Seen
 from astrodetect.verdict import judged
@@ -22,7 +23,8 @@ from astrodetect.verdict import judged
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
 
-Record = Callable[[list[Scored]], object]  # logs these, or those of them that are not logged yet
+# Logs these, or those of them that are not logged yet, with their pictures and what was seen in them.
+Record = Callable[[list[Scored], list[Picture], list[Heat]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Task:
     output: Path
     restart: bool
     max_pixels: int
+    picture_px: int = 0  # of pictures that go with logged scores; 0 makes none
 
     def check(self) -> int:
         """How many files there are."""
@@ -48,19 +51,22 @@ def score(task: Task, engine: "Engine", *, total: int, record: Record | None, no
     """Scores all of it, or what an earlier process left of it, and says in one line what came out."""
     about = _about(task, engine, logged=record is not None)
     columns = _columns(engine.manifest, tells_novelty=novelty is not None)
+    read = pipeline.reader(task.max_pixels, task.picture_px if record else 0)
     with output.opened(task.output, columns, about, restart=task.restart) as table:
         paths = files.walk(task.places)
         table.resume(paths, engine.batch)
         before, began = table.rows, time.monotonic()
         with (
             Bar("scoring", total) as bar,
-            closing(pipeline.look(paths, engine, pipeline.reader(task.max_pixels), novelty)) as batches,
+            closing(pipeline.look(paths, engine, read, novelty)) as batches,
         ):
             bar.step(before)
             for batch in batches:
                 verdicts = [_verdict(seen, engine, table.run) for seen in batch]
                 if record and (scored := [verdict for verdict in verdicts if verdict]):
-                    record(scored)  # before the rows below, which say that it is done
+                    pictures = [seen.picture for seen in batch if seen.picture]
+                    heats = _heats(batch, engine.manifest)
+                    record(scored, pictures, heats)  # before the rows below, which say that it is done
                 table.add([_row(seen, verdict, table, engine) for seen, verdict in zip(batch, verdicts, strict=True)])
                 rate = (table.rows - before) / (time.monotonic() - began)
                 bar.step(len(batch), f"{rate:.0f} images/s, {_counted(table, engine.manifest)}")
@@ -94,6 +100,15 @@ def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
         request_id=_request_id(run, seen.path),
         looked=seen.looked,
     )
+
+
+def _heats(batch: list[Seen], manifest: Manifest) -> list[Heat]:
+    """Of those that have a picture to lay them over."""
+    return [
+        Heat(seen.sha256, manifest.version, strengths(seen.places), manifest.image.crop)
+        for seen in batch
+        if seen.picture and seen.places is not None
+    ]
 
 
 def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:

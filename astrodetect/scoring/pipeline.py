@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from astrodetect import images
 from astrodetect.anomalies.novelty import Looked, Novelty
 from astrodetect.errors import ImageError
-from astrodetect.records import ImageContract, Outputs, Pixels
+from astrodetect.records import Floats, ImageContract, Outputs, Picture, Pixels
 
 if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way of a run is told without it
     from astrodetect.inference.engine import Engine
@@ -36,12 +36,15 @@ class Seen:
     probabilities: tuple[float, ...] = ()
     error: str = ""
     looked: Looked | None = None  # by the model's detectors of the unusual, if it carries any
+    picture: Picture | None = None  # where it is to be kept
+    places: Floats | None = None  # in the image, and how much each speaks for its class
 
 
 Job = TypeVar("Job")
 Material = TypeVar("Material")
 Work = TypeVar("Work")
-Reader = Callable[[str, ImageContract], tuple[str, Pixels]]  # to the sha256 of the bytes, and the pixels
+# To the sha256 of the bytes, the pixels that the network sees, and a picture where it is to be kept.
+Reader = Callable[[str, ImageContract], tuple[str, Pixels, Picture | None]]
 
 
 def look(paths: Iterator[str], engine: "Engine", read: Reader, novelty: Novelty | None = None) -> Generator[list[Seen]]:
@@ -80,12 +83,16 @@ def _done(work: Callable[[Material], Work], reading: Future[Material]) -> Work:
     return work(reading.result())
 
 
-def reader(max_pixels: int) -> Reader:
-    """Reads image files as the service reads its uploads."""
+def reader(max_pixels: int, picture_px: int = 0) -> Reader:
+    """Reads image files as the service reads its uploads; makes pictures of this size where there is one."""
 
-    def read(path: str, contract: ImageContract) -> tuple[str, Pixels]:
+    def read(path: str, contract: ImageContract) -> tuple[str, Pixels, Picture | None]:
         data = contents(Path(path))
-        return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=max_pixels)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not picture_px:
+            return sha256, images.read(data, contract, max_pixels=max_pixels), None
+        pixels, whole = images.read_whole(data, contract, picture_px, max_pixels=max_pixels)
+        return sha256, pixels, images.picture(sha256, whole)
 
     return read
 
@@ -109,11 +116,11 @@ def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen],
     seen, good = [], 0
     for path in batch:
         try:
-            sha256, pixels[good] = read(path, contract)
+            sha256, pixels[good], picture = read(path, contract)
         except ImageError as error:
             seen.append(Seen(path, error=str(error)))
         else:
-            seen.append(Seen(path, sha256))
+            seen.append(Seen(path, sha256, picture=picture))
             good += 1
     return seen, pixels[:good]
 
@@ -130,4 +137,5 @@ def _score(engine: "Engine", novelty: Novelty | None, read: tuple[list[Seen], Pi
 
 def _found(file: Seen, outputs: Outputs, looked: Looked | None, place: int) -> Seen:
     unusual = looked[place : place + 1] if looked else None
-    return Seen(file.path, file.sha256, tuple(outputs.probabilities[place].tolist()), looked=unusual)
+    probabilities = tuple(outputs.probabilities[place].tolist())
+    return replace(file, probabilities=probabilities, looked=unusual, places=outputs.maps[place])

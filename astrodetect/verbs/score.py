@@ -12,7 +12,11 @@ from astrodetect.settings import Settings, settings
 from astrodetect.verbs.arguments import Verbs, model_name, verb
 
 if TYPE_CHECKING:
+    from astrodetect.records import Heat, Picture, Scored
     from astrodetect.scoring import Record
+    from database import Database
+
+PRUNED_EVERY = 10_000  # pictures
 
 MEANING = """score folders of images without the service, into one table
 
@@ -48,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
 
     chosen = settings()
-    task = scoring.Task(arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels)
+    picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
+    task = scoring.Task(arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px)
     total = task.check()
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
@@ -80,6 +85,22 @@ def _log(chosen: Settings) -> "Iterator[Record]":
         database = Database(url, connections=1, timeout_s=chosen.database_timeout_s)
         try:
             database.check()
-            yield database.record_many
+            yield _Log(database, chosen).record
         finally:
             database.close()
+
+
+class _Log:
+    """Writes rows with their pictures, which take no more room than the service lets them."""
+
+    def __init__(self, database: "Database", chosen: Settings) -> None:
+        self._database, self._chosen, self._kept = database, chosen, 0
+
+    def record(self, scored: "list[Scored]", pictures: "list[Picture]", heats: "list[Heat]") -> None:
+        """A batch, durable on return."""
+        self._database.record_many(scored)
+        self._database.keep_pictures(pictures, heats)
+        before, self._kept = self._kept, self._kept + len(pictures)
+        if before // PRUNED_EVERY != self._kept // PRUNED_EVERY:
+            chosen = self._chosen
+            self._database.prune_pictures(days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)

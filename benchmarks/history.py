@@ -1,0 +1,232 @@
+"""`python -m benchmarks.history`: the history's pages over a million predictions, by every filter, beside a naive way.
+
+A PostgreSQL of its own is filled, and asked through database.py, as the pages ask. What matches lies as it does in a
+log that grew over two years: an early model and an early survey are in the oldest rows alone, novelty came with the
+first detectors and went with them, some rows waited on disk. The naive way is what is written first: an index on each
+column, one WHERE for all filters, ILIKE, and OFFSET for the pages behind. Both in turns, in the same run.
+"""
+
+import argparse
+import datetime as dt
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import setup_db
+from astrodetect import postgres
+from astrodetect.connections import Connection, connect
+from astrodetect.records import ANOMALY, NO_ANOMALY, Filters
+from benchmarks import machine
+from benchmarks.similar import execute, timed
+from database import Database
+
+ROWS, QUICK_ROWS = 1_000_000, 100_000
+ROUNDS, QUICK_ROUNDS = 15, 5
+PAGE = 50
+HALF = 0.5  # of all rows have the result that is paged through
+DEPTHS = (0.1, 0.5, 0.9)  # shares of the log that lie before a page deep inside
+NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+APART = dt.timedelta(seconds=63)  # so that a million take two years
+LATE = dt.timedelta(days=2)  # at most, of what waited on disk
+FILL = """
+    INSERT INTO predictions (id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model,
+        model_version, label, probabilities, novelty, space)
+    SELECT n,
+        CASE WHEN n <= %(rows)s / 5 THEN 'plates/plate_' || n || '.fits'
+            WHEN n %% 100 = 0 THEN 'follow-up/obj' || md5(n::text) || '.png'
+            ELSE 'survey7/galaxy_' || lpad(n::text, 8, '0') || '.jpg' END,
+        score, CASE WHEN n %% 4 = 3 THEN kind WHEN score > 0.5 THEN 'Anomaly Detected' ELSE 'No Anomaly' END,
+        %(now)s - (%(rows)s - n) * %(apart)s - CASE WHEN random() < 0.002 THEN random() * %(late)s ELSE %(none)s END,
+        gen_random_uuid(), encode(sha256(n::text::bytea), 'hex'), 0.5,
+        CASE WHEN n <= %(rows)s / 100 THEN 'first_try' WHEN n %% 4 = 3 THEN 'galaxies' ELSE 'resnet50_model' END,
+        '5f0c3a9be214',
+        CASE WHEN n <= 500 THEN 'ghost' WHEN n %% 4 = 3 THEN kind WHEN score > 0.5 THEN 'E' ELSE 'SB' END,
+        jsonb_build_object('E', score, 'SB', 1 - score),
+        CASE WHEN n <= %(rows)s / 2 THEN random() * CASE WHEN n <= %(rows)s / 100 THEN 1 ELSE 0.99 END END,
+        '9be2145f0c3a'
+    FROM (
+        SELECT n, (ARRAY['merger', 'spiral', 'lens'])[1 + n %% 3] AS kind,
+            CASE WHEN n <= %(rows)s / 10 AND random() < 0.2 THEN 0.9999
+                ELSE 0.999 / (1 + exp(-8 * (random() - 0.7))) END AS score
+        FROM generate_series(1, %(rows)s) AS n) AS made
+    ORDER BY n"""
+NAIVE_INDEXES = ("image_name", "score", "result", '"timestamp"', "model", "label", "novelty")
+NAIVE = {  # each filter as it is first written
+    "result": "result = %(result)s",
+    "min_score": "score >= %(min_score)s",
+    "max_score": "score <= %(max_score)s",
+    "name": "image_name ILIKE '%%' || %(name)s || '%%'",
+    "since": '"timestamp" >= %(since)s',
+    "until": '"timestamp" < %(until)s',
+    "model": "model = %(model)s",
+    "label": "label = %(label)s",
+    "min_novelty": "novelty >= %(min_novelty)s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How long a page took, each way; milliseconds."""
+
+    what: str
+    rows: int
+    p50_ms: float
+    p99_ms: float
+    naive_p50_ms: float
+    naive_p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out."""
+
+    rows: int
+    fill_s: float
+    table_mb: float
+    index_mb: float
+    asked: list[Asked]
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, {QUICK_ROUNDS} rounds")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with TemporaryDirectory(prefix="astrodetect-history-") as folder:
+        report = measure(Path(folder), *((QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)))
+    if arguments.json:
+        print(json.dumps({"machine": machine.describe()} | asdict(report)))
+        return
+    print(f"{report.rows:,} rows in {report.fill_s:.0f} s: {report.table_mb:.0f} MB, indexes {report.index_mb:.0f} MB")
+    print("| page of 50 | rows | p50, ms | p99, ms | naive p50, ms | naive p99, ms | better |\n|" + " --- |" * 7)
+    for one in report.asked:
+        print(
+            f"| {one.what} | {one.rows} | {one.p50_ms:.1f} | {one.p99_ms:.1f} | {one.naive_p50_ms:.1f} | "
+            f"{one.naive_p99_ms:.1f} | {one.naive_p50_ms / one.p50_ms:.1f}× |"
+        )
+
+
+def measure(folder: Path, rows: int, rounds: int) -> Report:
+    """Every page in turns, ours and the naive one."""
+    with postgres.serve(folder / "postgres", postgres.EMBEDDED_DATABASE) as url:
+        setup_db.create_database(url)
+        setup_db.migrate(url)
+        log = Database(url, connections=1, timeout_s=60)
+        with closing(log), closing(connect(url, timeout_s=60)) as connection:
+            fill_s = timed(lambda: fill(connection, rows))
+            execute(connection, "CREATE TABLE naive AS SELECT * FROM predictions ORDER BY id")
+            execute(connection, "ALTER TABLE naive ADD PRIMARY KEY (id)")
+            for column in NAIVE_INDEXES:
+                execute(connection, f"CREATE INDEX ON naive ({column})")
+            execute(connection, "VACUUM ANALYZE naive")
+            sizes = execute(
+                connection,
+                "SELECT pg_relation_size('predictions') / 1e6, pg_indexes_size('predictions') / 1e6",
+            )[0]
+            asked = [
+                in_turns(log, connection, what, filters, 0, rounds=rounds) for what, filters in cases(rows).items()
+            ] + [
+                in_turns(
+                    log,
+                    connection,
+                    f"{depth:.0%} of the log before it{what}",
+                    filters,
+                    int(rows * depth * share),
+                    rounds=rounds,
+                )
+                for depth in DEPTHS
+                for what, filters, share in (("", Filters(), 1.0), (", result", Filters(result=NO_ANOMALY), HALF))
+            ]
+    return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), asked)
+
+
+def fill(connection: Connection, rows: int) -> None:
+    """A log of so many rows, as the service leaves it."""
+    values = {"rows": rows, "now": NOW, "apart": APART, "late": LATE, "none": dt.timedelta()}
+    with connection.cursor() as cursor:
+        cursor.execute(FILL, values)
+    execute(connection, f"ALTER TABLE predictions ALTER id RESTART WITH {rows + 1}")
+    execute(connection, "VACUUM ANALYZE predictions")
+
+
+def cases(rows: int) -> dict[str, Filters]:
+    """What people ask for, from nothing to all of it, and what only the oldest rows have."""
+    span = rows * APART
+    begin = NOW - span
+    return {
+        "no filter": Filters(),
+        "score ≥ 0: all": Filters(min_score=0),
+        "score ≥ 0.17: half": Filters(min_score=0.17),
+        "score ≥ 0.92: 1 %": Filters(min_score=0.92),
+        "score ≥ 0.9995: of the oldest tenth": Filters(min_score=0.9995),
+        "score 0.5 to 0.50001: few": Filters(min_score=0.5, max_score=0.50001),
+        "score ≥ 0.99995: none": Filters(min_score=0.99995),
+        "result": Filters(result=ANOMALY),
+        "result that no row has": Filters(result="Nebula"),
+        "result, score 0.8 to 0.81": Filters(result=ANOMALY, min_score=0.8, max_score=0.81),
+        "result against its score: none": Filters(result=NO_ANOMALY, min_score=0.6),
+        "model": Filters(model="galaxies"),
+        "model of the oldest hundredth": Filters(model="first_try"),
+        "label": Filters(label="lens"),
+        "label of the oldest 500": Filters(label="ghost"),
+        "label against its model: none": Filters(model="resnet50_model", label="lens", since=begin + span / 50),
+        "model against its result: none": Filters(model="galaxies", result=ANOMALY),
+        "novelty ≥ 0: the older half": Filters(min_novelty=0),
+        "novelty ≥ 0.5": Filters(min_novelty=0.5),
+        "novelty ≥ 0.992: few, oldest": Filters(min_novelty=0.992),
+        "since a day ago": Filters(since=NOW - dt.timedelta(days=1)),
+        "since tomorrow: none": Filters(since=NOW + dt.timedelta(days=1)),
+        "until half of the time": Filters(until=NOW - span / 2),
+        "until the first hour": Filters(until=begin + dt.timedelta(hours=1)),
+        "a day in the middle": Filters(since=NOW - span / 2, until=NOW - span / 2 + dt.timedelta(days=1)),
+        "name: galaxy": Filters(name="galaxy"),
+        "name: obj, 1 %": Filters(name="OBJ"),
+        "name: plate, the oldest fifth": Filters(name="plate"),
+        "name: one number": Filters(name=f"{rows // 3:08}"),
+        "name: zzz, none": Filters(name="zzz"),
+        "name: 12, two letters": Filters(name="12"),
+        "name, result and score": Filters(name="galaxy", result=ANOMALY, min_score=0.9),
+    }
+
+
+def in_turns(log: Database, connection: Connection, what: str, filters: Filters, skip: int, *, rounds: int) -> Asked:
+    """One page so many rows into the log, ours by its key and the naive one by its offset."""
+    chosen = {name: value for name, value in asdict(filters).items() if value is not None}
+    before = None
+    if skip:
+        rows = naive(connection, chosen, skip - 1, 1)
+        before = int(rows[0][0])
+    ours_ms, theirs_ms = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        page = log.predictions(filters, limit=PAGE, before=before)
+        ours_ms.append((time.perf_counter() - began) * 1000)
+        began = time.perf_counter()
+        rows = naive(connection, chosen, skip, PAGE)
+        theirs_ms.append((time.perf_counter() - began) * 1000)
+        if [row.id for row in page.predictions] != [int(row[0]) for row in rows]:
+            raise AssertionError(f"{what}: the two ways do not agree")
+    figures = [float(figure) for some in (ours_ms, theirs_ms) for figure in np.percentile(some, [50, 99])]
+    return Asked(what, len(page.predictions), *figures)
+
+
+def naive(connection: Connection, chosen: dict[str, Any], offset: int, limit: int) -> list[tuple[Any, ...]]:
+    """The page as it is first written."""
+    where = " AND ".join(NAIVE[name] for name in chosen) or "true"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT * FROM naive WHERE {where} ORDER BY id DESC LIMIT {limit} OFFSET {offset}",  # noqa: S608
+            chosen,
+        )
+        return cursor.fetchall()
+
+
+if __name__ == "__main__":
+    main()

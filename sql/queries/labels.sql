@@ -1,0 +1,74 @@
+-- What database.py asks of the table `labels`.
+
+-- name: label
+WITH given AS (
+    INSERT INTO labels (prediction_id, label, who, note)
+    SELECT id, %(label)s, %(who)s, %(note)s FROM predictions WHERE id = %(id)s
+    RETURNING *)
+SELECT given.id, prediction_id, image_name, image_sha256, given.label, who, note, given."timestamp"
+FROM given JOIN predictions ON predictions.id = prediction_id
+
+-- name: unlabel
+WITH gone AS (DELETE FROM labels WHERE id = %(id)s RETURNING *)
+SELECT gone.id, prediction_id, image_name, image_sha256, gone.label, who, note, gone."timestamp"
+FROM gone JOIN predictions ON predictions.id = prediction_id
+
+-- name: labels
+SELECT labels.id, prediction_id, image_name, image_sha256, labels.label, who, note, labels."timestamp"
+FROM labels JOIN predictions ON predictions.id = prediction_id
+WHERE labels.id > %(after)s
+ORDER BY labels.id
+LIMIT %(limit)s
+
+-- name: labels_of
+-- The newest first, which is the one that counts. An image whose sum is not known has this prediction alone.
+WITH given AS MATERIALIZED (
+    SELECT labels.* FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = %(image)s
+    UNION
+    SELECT * FROM labels WHERE prediction_id = %(prediction_id)s)
+SELECT given.id, prediction_id, image_name, image_sha256, given.label, who, note, given."timestamp"
+FROM given JOIN predictions ON predictions.id = prediction_id
+ORDER BY given."timestamp" DESC, given.id DESC
+
+-- name: called
+SELECT DISTINCT ON (image_sha256) image_sha256, labels.label
+FROM labels JOIN predictions ON predictions.id = prediction_id
+WHERE image_sha256 = ANY (%s)
+ORDER BY image_sha256, labels."timestamp" DESC, labels.id DESC
+
+-- name: current_labels
+SELECT coalesce(image_sha256, prediction_id::text), label FROM current_labels ORDER BY "timestamp", id
+
+-- name: labels_in_order
+SELECT (array_agg(labels.label ORDER BY labels."timestamp" DESC, labels.id DESC))[1]
+FROM labels JOIN predictions ON predictions.id = prediction_id
+GROUP BY coalesce(image_sha256, predictions.id::text)
+ORDER BY min(labels."timestamp"), min(labels.id)
+
+-- name: import
+-- The image with this sum, of its predictions the one with this id, else the newest; without a sum the prediction alone.
+WITH given (line, label, who, note, "timestamp", prediction_id, image_name, image_sha256) AS (VALUES {rows}),
+matched AS (
+    SELECT line, found.id, found.image_sha256, given.label, who, note, given."timestamp"
+    FROM given CROSS JOIN LATERAL (
+        SELECT id, image_sha256 FROM predictions
+        WHERE image_sha256 = given.image_sha256
+        ORDER BY id = given.prediction_id DESC NULLS LAST, id DESC
+        LIMIT 1) AS found
+    UNION ALL
+    SELECT line, predictions.id, predictions.image_sha256, given.label, who, note, given."timestamp"
+    FROM given JOIN predictions ON predictions.id = prediction_id
+    WHERE given.image_sha256 IS NULL AND coalesce(given.image_name = predictions.image_name, true)),
+added AS (
+    INSERT INTO labels (prediction_id, label, who, note, "timestamp")
+    SELECT id, label, who, note, coalesce("timestamp", now()) FROM matched
+    WHERE NOT EXISTS (
+        SELECT FROM labels JOIN predictions ON predictions.id = labels.prediction_id
+        WHERE (predictions.id = matched.id OR predictions.image_sha256 = matched.image_sha256)
+          AND labels.label = matched.label
+          AND (labels.who, labels.note) IS NOT DISTINCT FROM (matched.who, matched.note)
+          AND coalesce(labels."timestamp" = matched."timestamp", true))
+    GROUP BY id, label, who, note, "timestamp"
+    ORDER BY max(line)
+    RETURNING id)
+SELECT (SELECT count(*) FROM added), (SELECT count(*) FROM matched)

@@ -1,0 +1,136 @@
+-- What database.py asks of the table `predictions`. %(name)s is a value, {columns} are those of a row in its own order,
+-- {given} the same without its id, {rows} are as many rows of values as there are.
+
+-- name: ready
+SELECT {columns} FROM predictions LIMIT 0
+
+-- name: insert
+INSERT INTO predictions ({given})
+VALUES {rows}
+ON CONFLICT (request_id) DO NOTHING
+RETURNING {columns}
+
+-- name: insert_with_vectors
+WITH recorded AS (
+    INSERT INTO predictions ({given})
+    VALUES {rows}
+    ON CONFLICT (request_id) DO NOTHING
+    RETURNING {columns}),
+kept AS (
+    INSERT INTO features (prediction_id, space, image_sha256, vector)
+    SELECT recorded.id, space, image_sha256, seen.vector
+    FROM recorded JOIN (VALUES {vectors}) AS seen (request_id, vector) USING (request_id)
+    WHERE NOT EXISTS ( -- a conflict would wait for whoever is just indexing that vector
+        SELECT FROM features WHERE (space, image_sha256) = (recorded.space, recorded.image_sha256))
+    ORDER BY space, image_sha256 -- in this order everywhere, or two commits could wait for each other
+    ON CONFLICT (space, image_sha256) DO NOTHING)
+SELECT {columns} FROM recorded
+
+-- name: of_requests
+SELECT {columns} FROM predictions WHERE request_id = ANY (%s)
+
+-- name: of_ids
+SELECT {columns} FROM predictions WHERE id = ANY (%(ids)s::bigint[])
+
+-- name: of_image
+-- PostgreSQL takes it that an image's rows lie evenly over the table, and would go through all of that from its end.
+SELECT {columns} FROM predictions
+WHERE id = ANY (ARRAY(
+    SELECT id FROM predictions WHERE image_sha256 = %(image)s ORDER BY id DESC LIMIT %(limit)s))
+ORDER BY id DESC
+
+-- name: newest_id
+SELECT coalesce(max(id), 0) FROM predictions
+
+-- name: want_news
+-- Of new rows, on the channel `predictions`: see 0005_pictures.sql.
+SELECT pg_advisory_lock_shared(7237867511894023)
+
+-- name: enough_news
+SELECT pg_advisory_unlock_shared(7237867511894023)
+
+-- name: since
+SELECT {columns} FROM predictions
+WHERE id > %(id)s
+ORDER BY id DESC
+LIMIT %(limit)s
+
+-- name: filters
+-- psycopg2 puts the values into the text, so PostgreSQL drops the conditions that ask nothing before it plans.
+      (%(result)s IS NULL OR result = %(result)s)
+  AND (%(min_score)s IS NULL OR score >= %(min_score)s)
+  AND (%(max_score)s IS NULL OR score <= %(max_score)s)
+  AND (%(pattern)s IS NULL OR image_name ILIKE %(pattern)s)
+  AND (%(since)s IS NULL OR "timestamp" >= %(since)s)
+  AND (%(until)s IS NULL OR "timestamp" < %(until)s)
+  AND (%(request_id)s IS NULL OR request_id = %(request_id)s)
+  AND (%(model)s IS NULL OR model = %(model)s)
+  AND (%(label)s IS NULL OR label = %(label)s)
+  AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
+
+-- name: newest
+-- Of the few rows next to it: most filters let enough of them through.
+SELECT {columns} FROM (
+    SELECT * FROM predictions
+    WHERE %(edge)s IS NULL OR id < %(edge)s
+    ORDER BY id DESC
+    LIMIT %(near)s) AS near
+WHERE {filters}
+ORDER BY id DESC
+LIMIT %(limit)s
+
+-- name: newer
+SELECT {columns} FROM (SELECT * FROM predictions WHERE id > %(edge)s ORDER BY id LIMIT %(near)s) AS near
+WHERE {filters}
+ORDER BY id
+LIMIT %(limit)s
+
+-- name: newest_of_all
+-- Block by block, as 0006_history.sql says. Ordered by id + 0, for which no index tempts PostgreSQL to walk from the
+-- newest row of all.
+WITH RECURSIVE blocks (block) AS (
+    (SELECT id >> 13 FROM predictions WHERE %(edge)s IS NULL OR id < %(edge)s ORDER BY id DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT id >> 13 FROM predictions WHERE id < blocks.block << 13 ORDER BY id DESC LIMIT 1)
+    FROM blocks WHERE block IS NOT NULL)
+SELECT {columns}
+FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block DESC) AS blocks CROSS JOIN LATERAL (
+    SELECT * FROM predictions
+    WHERE id >> 13 = blocks.block AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {in_name}
+    ORDER BY id + 0 DESC
+    LIMIT %(limit)s) AS found
+ORDER BY blocks.block DESC, id DESC
+LIMIT %(limit)s
+
+-- name: newer_of_all
+-- The same the other way.
+WITH RECURSIVE blocks (block) AS (
+    (SELECT id >> 13 FROM predictions WHERE id > %(edge)s ORDER BY id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT id >> 13 FROM predictions WHERE id > (blocks.block << 13) + 8191 ORDER BY id LIMIT 1)
+    FROM blocks WHERE block IS NOT NULL)
+SELECT {columns}
+FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block) AS blocks CROSS JOIN LATERAL (
+    SELECT * FROM predictions
+    WHERE id >> 13 = blocks.block AND id > %(edge)s AND {filters} AND {in_name}
+    ORDER BY id + 0
+    LIMIT %(limit)s) AS found
+ORDER BY blocks.block, id
+LIMIT %(limit)s
+
+-- name: in_name
+(%(part)s IS NULL OR length(%(part)s) < 3
+    OR name_grams(image_name, id >> 13) COLLATE "C" @> name_grams(%(part)s, blocks.block)
+    OR name_grams(image_name, id >> 13) COLLATE "C" @> ARRAY[blocks.block::text])
+
+-- name: most_novel
+-- The newest prediction of each image that nobody has labelled.
+SELECT {columns} FROM predictions AS one
+WHERE novelty IS NOT NULL
+  AND (%(space)s IS NULL OR space = %(space)s)
+  AND NOT EXISTS (
+    SELECT FROM predictions WHERE image_sha256 = one.image_sha256 AND space = one.space AND id > one.id)
+  AND NOT EXISTS (
+    SELECT FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = one.image_sha256)
+ORDER BY novelty DESC, id DESC
+LIMIT %(limit)s
