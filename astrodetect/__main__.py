@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from astrodetect.errors import AstrodetectError
-from astrodetect.verbs import anomalies, collect, evaluate, explore, labels, psql, score, simulate, split
+from astrodetect.verbs import anomalies, collect, evaluate, explore, labels, models, psql, score, simulate, split
 
-VERBS = (collect, simulate, explore, split, evaluate, score, anomalies, labels, psql)
+VERBS = (collect, simulate, explore, split, evaluate, models, score, anomalies, labels, psql)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 A new model is first made whole in a folder beside its place, then that folder is renamed (the moment it counts),
 then its files are moved into place. Whoever comes next finishes a move that was cut short, so a crash loses neither
-the old model nor the new one.
+the old model nor the new one. The model that it replaces is kept, with the last few before it, to go back to.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from astrodetect import shelf
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import decided
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -31,6 +32,8 @@ SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothin
 FOREST = "forest"  # the recipe that is no network of Keras's
 INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
 NOVELTY = ".novelty.npz"  # ends the name of the file with the detectors of the unusual
+NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in SERVED), NOVELTY)
+REPORT = (".html", ".metrics.json")  # end the names of an evaluation's page, and of its figures, which name the version
 
 Precision = Literal["int8", "bf16", "f32"]
 Task = Literal["binary", "classes"]  # an anomaly or not; which of several classes
@@ -100,6 +103,9 @@ class Manifest:
         return tried.canary_score if tried else self.canary_score
 
 
+MANIFEST = TypeAdapter(Manifest)
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A model that can be served: its manifest, and one of its networks as bytes that were checked."""
@@ -135,7 +141,7 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
 def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     """Makes the staged files the model of that name in `folder`, in one stroke, an older one replaced."""
     finish_interrupted(folder, manifest.name)
-    return _put(staged, folder, replace(manifest, files=_sums(staged)))
+    return put(staged, folder, replace(manifest, files=_sums(staged)))
 
 
 def attach(folder: Path, name: str, write: Callable[[Path], object]) -> Manifest:
@@ -145,7 +151,21 @@ def attach(folder: Path, name: str, write: Callable[[Path], object]) -> Manifest
         manifest = read_manifest(folder / f"{name}.json")
         with staging(folder, name) as staged:
             write(staged / f"{name}{NOVELTY}")
-            return _put(staged, folder, replace(manifest, files=manifest.files | _sums(staged)))
+            return put(staged, folder, replace(manifest, files=manifest.files | _sums(staged)))
+
+
+def report_page(folder: Path, manifest: Manifest) -> Path | None:
+    """The page of the evaluation of exactly these weights, if there is one."""
+    page, figures = (folder / f"{manifest.name}{suffix}" for suffix in REPORT)
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        if page.is_file() and json.loads(figures.read_text(encoding="utf-8"))["version"] == manifest.version:
+            return page
+    return None
+
+
+def report_files(folder: Path, manifest: Manifest) -> list[str]:
+    """The names of that page and of its figures, or none."""
+    return [f"{manifest.name}{suffix}" for suffix in REPORT] if report_page(folder, manifest) else []
 
 
 @contextlib.contextmanager
@@ -161,13 +181,29 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _put(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
+def put(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
+    """Makes the staged files, which the manifest vouches for, the model in place, and keeps the one that was."""
     (staged / f"{manifest.name}.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     for path in staged.iterdir():
         flush(path)
+    _keep_older(folder, manifest)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
+    shelf.prune(folder, manifest.name, manifest.version)
     return manifest
+
+
+def _keep_older(folder: Path, manifest: Manifest) -> None:
+    """Unless it is broken, or has the very weights of the new one, which is then no other version of the model."""
+    try:
+        older = read_manifest(folder / f"{manifest.name}.json")
+        if older.version == manifest.version:
+            return
+        verified(folder, older, "f32")
+    except ModelError:
+        return
+    files = (*older.files, *report_files(folder, older), f"{older.name}.json")
+    shelf.keep(folder, older.name, older.version, files)
 
 
 def finish_interrupted(folder: Path, name: str) -> None:
@@ -177,32 +213,38 @@ def finish_interrupted(folder: Path, name: str) -> None:
         return
     with contextlib.suppress(FileNotFoundError):  # another process finishes the same move
         vouched = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
-        for file in (*(f"{name}{INT8}{suffix}" for suffix in SERVED), f"{name}{NOVELTY}"):
+        for file in (f"{name}{suffix}" for suffix in NOT_IN_EVERY_MODEL):
             if file not in vouched:
                 (folder / file).unlink(missing_ok=True)  # the older model's
-        for path in sorted(ready.iterdir(), key=lambda path: path.suffix == ".json"):
+        for path in sorted(ready.iterdir(), key=lambda path: path.name == f"{name}.json"):
             with contextlib.suppress(FileNotFoundError):
                 path.replace(folder / path.name)
+                path.unlink(missing_ok=True)  # two names of the same bytes are left as they are
         ready.rmdir()
 
 
 def load(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> Bundle:
     """The model of that name, if every file is the one that its manifest vouches for."""
+    while True:
+        manifest = _newest(folder, name)
+        try:
+            return verified(folder, manifest, precision)
+        except ModelError:
+            if _newest(folder, name).files == manifest.files:
+                raise  # else another process published a new one meanwhile
+
+
+def _newest(folder: Path, name: str) -> Manifest:
+    """The manifest, once what was published before is in place."""
     try:
         finish_interrupted(folder, name)
     except OSError as error:
         raise ModelError(f"model {name}: its new files cannot be moved into {folder.name}: {error.strerror}") from error
-    manifest = read_manifest(folder / f"{name}.json")
-    try:
-        return _verified(folder, manifest, precision)
-    except ModelError:
-        now = read_manifest(folder / f"{name}.json")
-        if now == manifest:
-            raise
-        return _verified(folder, now, precision)  # another process published a new one meanwhile
+    return read_manifest(folder / f"{name}.json")
 
 
-def _verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"]) -> Bundle:
+def verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"] = "auto") -> Bundle:
+    """What serves of these files, if every one is the one that the manifest vouches for."""
     name, precision = manifest.name, _usable(manifest, asked)
     network = f"{name}{INT8}" if precision == "int8" else name
     wanted, novelty = [f"{network}{suffix}" for suffix in SERVED], f"{name}{NOVELTY}"
@@ -249,6 +291,18 @@ def manifests(folder: Path) -> Iterator[Manifest]:
             yield read_manifest(path)
 
 
+def unreadable(folder: Path) -> dict[str, str]:
+    """The models whose manifests cannot be read, and why."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.endswith(REPORT[-1]):
+            try:
+                read_manifest(path)
+            except ModelError as error:
+                found[path.stem] = str(error)
+    return found
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest in this file, or one clear line on what is wrong with it."""
     try:
@@ -260,7 +314,7 @@ def read_manifest(path: Path) -> Manifest:
     if not isinstance(fields, dict) or fields.get("format") != MANIFEST_FORMAT:
         raise ModelError(f"{path.name} is not a manifest that this version reads: {_again()}")
     try:
-        manifest = TypeAdapter(Manifest).validate_python(fields)
+        manifest = MANIFEST.validate_python(fields)
     except ValidationError as error:
         wrong = error.errors()[0]
         if wrong["loc"][0] == "image" and wrong["type"] == "value_error":

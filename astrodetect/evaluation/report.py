@@ -58,8 +58,8 @@ def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> 
         discrimination=curves.discrimination(evidence),
         calibration=curves.calibration(evidence),
         chooser=chooser(evidence),
-        settings=_plain({name: value for name, value in model.settings.items() if name != "history"}),
-        versions=_plain(model.versions),
+        settings=in_rows({name: value for name, value in model.settings.items() if name != "history"}),
+        versions=in_rows(model.versions),
     )
 
 
@@ -89,12 +89,12 @@ def _counts(evidence: Evidence) -> list[tuple[str, list[int], int]]:
     return rows
 
 
-def _plain(values: dict[str, Any]) -> list[tuple[str, str]]:
+def in_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values as text, nested ones by the whole way to them."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            rows += [(f"{name}.{inner}", text) for inner, text in _plain(value)]
+            rows += [(f"{name}.{inner}", text) for inner, text in in_rows(value)]
         else:
             rows.append((name.replace("_", " "), str(value)[:LONGEST_VALUE]))
     return rows

@@ -11,7 +11,6 @@ from pydantic.config import JsonDict
 from starlette.responses import JSONResponse
 
 from astrodetect.anomalies import review
-from astrodetect.bundle import Manifest, Task
 from astrodetect.errors import AstrodetectError
 from astrodetect.records import Neighbour, Page, Prediction, Queued
 from astrodetect.service.review import Next
@@ -277,50 +276,6 @@ class ReviewAnswer(BaseModel):
         ]
         progress = ProgressAnswer.model_validate(found.progress, from_attributes=True)
         return cls(by=found.by, note=found.note, next=candidates, progress=progress)
-
-
-class ModelAnswer(BaseModel):
-    """What is known of a model, from its manifest; the one that is `serving` answers where none is named."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "name": "resnet50_model",
-                "version": "5f0c3a9be214",
-                "serving": True,
-                "task": "binary",
-                "recipe": "resnet50",
-                "classes": ["SB", "E"],
-                "positive": "E",
-                "threshold": 0.5,
-                "temperature": 1.0,
-                "image": {"size": 227, "crop": 1.0, "bands": "RGB", "stretch": "none", "resample": "bilinear"},
-                "metrics": {"test": {"images": 10057, "accuracy": 0.86, "balanced_accuracy": 0.86, "auc": 0.93}},
-                "created": "2026-11-20T21:00:00+00:00",
-            }
-        }
-    )
-
-    name: str
-    version: str
-    serving: bool
-    task: Task
-    recipe: str
-    classes: list[str]
-    positive: str | None
-    threshold: float | None  # of a model of two classes
-    temperature: float
-    image: dict[str, Any]
-    metrics: dict[str, dict[str, float]]
-    created: dt.datetime
-
-    @classmethod
-    def of(cls, manifest: Manifest, *, serving: bool) -> "ModelAnswer":
-        """The manifest as callers see it."""
-        apart = ("serving", "image", "threshold")
-        known = {name: getattr(manifest, name) for name in cls.model_fields if name not in apart}
-        threshold = manifest.threshold if manifest.task == "binary" else None
-        return cls(**known, threshold=threshold, image=asdict(manifest.image), serving=serving)
 
 
 class Health(BaseModel):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from astrodetect import bundle
+from astrodetect import bundle, earlier
 from astrodetect.anomalies.novelty import Looked, Novelty
 from astrodetect.batcher import Batcher, Done
 from astrodetect.bundle import Manifest, Precision
@@ -33,6 +33,13 @@ class Seen(NamedTuple):
 
     passed: Done[Outputs]
     looked: Looked | None
+
+
+class InMemory(NamedTuple):
+    """A model that answers at once."""
+
+    manifest: Manifest
+    precision: Precision  # that it computes in here
 
 
 @dataclass(slots=True, eq=False)
@@ -84,32 +91,40 @@ class Models:
         most: int,
         passed: Callable[[int], None],
     ) -> None:
-        self._folder, self._precision, self._passed = folder, precision, passed
-        self._default, self._most = default, most
+        self.folder, self.default_name = folder, default
+        self._precision, self._most, self._passed = precision, most, passed
         self._loaded: dict[str, Serving] = {}  # replaced, never changed: other threads look at it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._looking: set[asyncio.Task[None]] = set()
+        self._failed: dict[str, str] = {}  # name → why it could not be loaded when that was last tried
+        self._rolling_back = asyncio.Lock()  # the lock on disk tells processes apart, not the threads of one
         self._one_at_a_time = asyncio.Lock()  # a load takes every core and the memory of a model
 
     @property
     def default(self) -> Manifest | None:
         """What answers where no model is named, if it is loaded."""
-        serving = self._loaded.get(self._default)
+        serving = self._loaded.get(self.default_name)
         return serving.manifest if serving else None
+
+    @property
+    def loaded(self) -> dict[str, InMemory]:
+        """What answers at once, by name."""
+        return {name: InMemory(one.manifest, one.engine.precision) for name, one in self._loaded.items()}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why models could not be loaded when that was last tried, by name."""
+        return dict(self._failed)
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[Serving]:
         """The model of that name, loaded if it is not, and not let go meanwhile; ModelError says why there is none."""
-        name = name or self._default
+        name = name or self.default_name
         while (serving := self._loaded.get(name)) is None:  # again where it was let go before this caller's turn
             await self._load(name)
         serving.users += 1
         serving.asked_for = time.monotonic()
-        if serving.asked_for >= serving.next_look:
-            serving.next_look = serving.asked_for + LOOK_S
-            task = asyncio.create_task(self._look(name, serving))
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+        self._look_if_due(name, serving)
         try:
             yield serving
         finally:
@@ -121,6 +136,27 @@ class Models:
         """Raises what keeps the default model from answering."""
         async with self.use():
             pass
+
+    def look(self) -> None:
+        """Begins to put what was published meanwhile in its place, as the next caller of each model would."""
+        for name, serving in self._loaded.items():
+            self._look_if_due(name, serving)
+        name = self.default_name
+        if name not in self._loaded | self._loading | self._failed and self._stamp(name):
+            self._begin(name)
+
+    async def rollback(self, name: str, version: str | None = None) -> Manifest:
+        """Puts an earlier version of a model in its place and has it answer here; what cannot answer is left out."""
+        async with self._rolling_back:
+            place = await asyncio.to_thread(earlier.place, self.folder, name, version)
+            if place != self.folder:
+                await asyncio.to_thread(lambda: Engine(bundle.load(place, name, self._precision)))
+            manifest = await asyncio.to_thread(earlier.rollback, self.folder, name, version)
+            self._failed.pop(name, None)
+            while (serving := self._loaded.get(name)) and serving.stamp != self._stamp(name):
+                await self._load(name)
+        log.warning("model %s is rolled back to its version %s", name, manifest.version)
+        return manifest
 
     def waiting(self) -> int:
         """How many images wait for a network."""
@@ -138,16 +174,25 @@ class Models:
 
     async def _load(self, name: str) -> None:
         """Once for all who ask meanwhile; it goes on where they give up, for whoever asks next."""
+        await asyncio.shield(self._begin(name))
+
+    def _begin(self, name: str) -> asyncio.Task[None]:
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._loads(name))
             task.add_done_callback(lambda done: self._loading.pop(name) and (done.cancelled() or done.exception()))
-        await asyncio.shield(task)
+        return task
 
     async def _loads(self, name: str) -> None:
         async with self._one_at_a_time:
             self._in_the_way(name)
-            serving = await asyncio.to_thread(self._opened, name)
+            try:
+                serving = await asyncio.to_thread(self._opened, name)
+            except ModelError as error:
+                if not isinstance(error, ModelMissing | ModelUnknown):
+                    self._failed[name] = str(error)
+                raise
+            self._failed.pop(name, None)
             try:
                 older = self._in_the_way(name)  # now, not before: a model that cannot be loaded displaces none
             except Overloaded:
@@ -164,13 +209,21 @@ class Models:
         """Whose place this model takes: its older self's, or that of the one that nobody asked for the longest."""
         if name in self._loaded:
             return self._loaded[name]
-        others = [serving for other, serving in self._loaded.items() if other != self._default]
-        if name == self._default or len(others) < self._most:
+        others = [serving for other, serving in self._loaded.items() if other != self.default_name]
+        if name == self.default_name or len(others) < self._most:
             return None
         idle = [serving for serving in others if not serving.users]
         if not idle:
             raise Overloaded(f"{self._most} other models are at work: try again soon")
         return min(idle, key=lambda serving: serving.asked_for)
+
+    def _look_if_due(self, name: str, serving: Serving) -> None:
+        now = time.monotonic()
+        if now >= serving.next_look:
+            serving.next_look = now + LOOK_S
+            task = asyncio.create_task(self._look(name, serving))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
 
     async def _look(self, name: str, serving: Serving) -> None:
         """Puts what was published under its name meanwhile in its place, where that can be loaded."""
@@ -185,9 +238,9 @@ class Models:
     def _opened(self, name: str) -> Serving:
         stamp = self._stamp(name)  # before the files: what is published meanwhile is found at the next look
         try:
-            loaded = bundle.load(self._folder, name, self._precision)
+            loaded = bundle.load(self.folder, name, self._precision)
         except ModelMissing as missing:
-            if name == self._default:
+            if name == self.default_name:
                 raise
             raise ModelUnknown(f"no model {name} here: GET /models lists those that there are") from missing
         engine = Engine(loaded)
@@ -203,7 +256,7 @@ class Models:
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Of the manifest, which comes to its place last; None where there is none."""
         try:
-            found = (self._folder / f"{name}.json").stat()
+            found = (self.folder / f"{name}.json").stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino

@@ -15,12 +15,6 @@ from faults.watching import Start
 _number = itertools.count(1)
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether the promised lengths are asked for, not the short ones."""
-    return bool(request.config.getoption("--full"))
-
-
 @pytest.fixture(scope="session")
 def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("faults") / "postgres")
@@ -48,7 +42,7 @@ def start(log: Log, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
 
         def start_one(*, wait: bool = True, url: str = log.url, **chosen: object) -> Service:
             environment = {f"ASTRODETECT_{name}".upper(): str(value) for name, value in chosen.items()}
-            environment |= {"DATABASE_URL": url, "ASTRODETECT_MODELS_DIR": str(model_folder)}
+            environment = {"ASTRODETECT_MODELS_DIR": str(model_folder)} | environment | {"DATABASE_URL": url}
             service = Service(log=tmp_path / f"log{next(_number)}", environment=environment)
             stack.enter_context(service)
             if wait:

@@ -1,14 +1,18 @@
 """A model on disk is whole and true, or it is not loaded."""
 
+import itertools
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from astrodetect import bundle, inference
+from astrodetect import bundle, earlier, inference, shelf
 from astrodetect.bundle import Manifest, Precision
-from astrodetect.errors import ModelError, ModelMissing
+from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.records import ImageContract
 
 FILES = ("m.h5", "m.xml", "m.bin")
@@ -40,12 +44,35 @@ def served(folder: Path) -> tuple[bytes, bytes]:
     return loaded.xml, loaded.weights
 
 
+def shelved(folder: Path) -> list[str]:
+    return [manifest.version for manifest in earlier.versions(folder, "m")]
+
+
+def in_place(folder: Path) -> str:
+    """The word of the model that serves, all of whose files are its own."""
+    word = served(folder)[0].decode().split()[0]
+    assert served(folder) == (f"{word} m.xml".encode(), f"{word} m.bin".encode())
+    return word
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def report(folder: Path, text: str) -> None:
+    """What an evaluation of the model in place leaves."""
+    version = bundle.read_manifest(folder / "m.json").version
+    for name, content in (("m.html", text), ("m.metrics.json", json.dumps({"version": version}))):
+        (folder / ".part").write_text(content)
+        (folder / ".part").replace(folder / name)
+
+
 def test_what_is_published_is_loaded(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     assert served(tmp_path) == (b"old m.xml", b"old m.bin")
     publish(tmp_path, "new")
     assert served(tmp_path) == (b"new m.xml", b"new m.bin")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "m.json"])
+    assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
     assert bundle.load(tmp_path, "m").manifest.version == bundle.load(tmp_path, "m").manifest.files["m.h5"][:12]
 
 
@@ -80,7 +107,7 @@ def test_an_int8_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, nam
 def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     publish(tmp_path, "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "m.json"])
+    assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
     with pytest.raises(ModelError, match="model m has no int8 network: ask for auto, bf16 or f32"):
         bundle.load(tmp_path, "m", "int8")
 
@@ -107,46 +134,170 @@ def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) 
 
 
 class Killed(BaseException):
-    """As `kill -9` would: nothing after it runs, not even a cleaning up."""
+    """As `kill -9` would: nothing after it has an effect, not even a cleaning up."""
 
 
-@pytest.mark.parametrize("moment", range(12))
-def test_wherever_publishing_is_cut_short_the_old_or_the_new_model_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
-    publish(tmp_path, "old")
-    left = moment
+def dies_after(steps: int, work: Callable[[], object]) -> bool:
+    """Whether it was killed; every step that changes the disk counts."""
+    left = steps
 
-    def dying(real: object) -> object:
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
         def step(*arguments: object, **options: object) -> object:
             nonlocal left
-            if left == 0:
-                monkeypatch.undo()
+            if left <= 0:
                 raise Killed
             left -= 1
-            return real(*arguments, **options)  # type: ignore[operator]
+            return real(*arguments, **options)
 
         return step
 
-    for method in ("replace", "rename", "rmdir", "write_text"):
-        monkeypatch.setattr(Path, method, dying(getattr(Path, method)))
-    monkeypatch.setattr(bundle, "flush", dying(bundle.flush))
-    staged = tmp_path / ".m.staging"
-    staged.mkdir()
-    for name in FILES:
-        (staged / name).write_bytes(f"new {name}".encode())
-    try:
-        bundle.publish(staged, tmp_path, manifest())
-    except Killed:
-        killed = True
-    else:
-        killed = False
-    monkeypatch.undo()
-    assert killed == (moment < 11)
-    word = "old" if moment <= 5 else "new"  # the sixth step is the rename that counts
-    assert served(tmp_path) == (f"{word} m.xml".encode(), f"{word} m.bin".encode())
-    publish(tmp_path, "next")
-    assert served(tmp_path) == (b"next m.xml", b"next m.bin")
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("replace", "rename", "rmdir", "unlink", "write_text", "hardlink_to"):
+            patch.setattr(Path, method, dying(getattr(Path, method)))
+        patch.setattr(bundle, "flush", dying(bundle.flush))
+        patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+WORKS: dict[str, tuple[str, int, Callable[[Path], object]]] = {  # what serves then, how many versions are let go
+    "publishing": ("new", 1, lambda folder: publish(folder, "new")),
+    "rolling back": ("oldest", 0, lambda folder: earlier.rollback(folder, "m", shelved(folder)[-1])),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_every_earlier_one(
+    tmp_path: Path, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes, (after, let_go, does) = [], WORKS[work]
+    monkeypatch.setattr(bundle, "flush", lambda _: None)  # hundreds of times
+    for word in ("dropped", "oldest", "older", "newer", "now"):
+        publish(tmp_path / "all", word, "int8" if word == "newer" else "f32")
+        if word == "oldest":
+            report(tmp_path / "all", "the oldest one's")
+    for steps in itertools.count():
+        folder = tmp_path / str(steps)
+        shutil.copytree(tmp_path / "all", folder, copy_function=os.link)
+        before = {bundle.load(folder, "m").manifest.version, *shelved(folder)}
+        killed = dies_after(steps, lambda folder=folder: does(folder))  # type: ignore[misc]
+        outcomes.append(in_place(folder))
+        version = bundle.load(folder, "m").manifest.version
+        assert version not in shelved(folder)
+        assert len(before - {version, *shelved(folder)}) <= let_go
+        for other in shelved(folder)[: shelf.KEPT]:
+            assert earlier.rollback(folder, "m", other) == bundle.load(folder, "m").manifest
+            assert bundle.load(folder, "m").manifest.version == other
+        publish(folder, "next")
+        assert in_place(folder) == "next"
+        assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
+        assert len(list((folder / ".m.earlier").iterdir())) == shelf.KEPT
+        if not killed:
+            break
+    turn = outcomes.index(after)
+    assert 10 < turn < len(outcomes) - 5
+    assert outcomes == ["now"] * turn + [after] * (len(outcomes) - turn)
+
+
+def test_the_last_few_versions_are_kept_the_one_replaced_last_first(tmp_path: Path) -> None:
+    published = []
+    for word in "abcde":
+        publish(tmp_path, word)
+        published.append(bundle.load(tmp_path, "m").manifest.version)
+    assert shelved(tmp_path) == published[-2::-1][: shelf.KEPT] == [published[3], published[2], published[1]]
+
+
+def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp_path: Path) -> None:
+    publish(tmp_path, "old", "int8")
+    old = bundle.load(tmp_path, "m").manifest
+    bundle.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    report(tmp_path, "the old one's")
+    publish(tmp_path, "new")
+    new = bundle.load(tmp_path, "m").manifest
+    assert bundle.report_page(tmp_path, new) is None  # the page there is of the old one
+    report(tmp_path, "the new one's")
+
+    assert earlier.rollback(tmp_path, "m").version == old.version
+    loaded = bundle.load(tmp_path, "m")
+    assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
+    assert bundle.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
+    assert (tmp_path / "m.html").read_text() == "the old one's"
+    assert earlier.versions(tmp_path, "m") == [new]
+
+    assert earlier.rollback(tmp_path, "m") == new
+    assert bundle.load(tmp_path, "m").novelty is None
+    assert (tmp_path / "m.html").read_text() == "the new one's"
+    assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
+    assert shelved(tmp_path) == [old.version]
+
+
+def test_a_report_that_no_newer_one_replaced_is_still_there_after_rolling_back(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    report(tmp_path, "the old one's")
+    publish(tmp_path, "new")
+    earlier.rollback(tmp_path, "m")
+    assert (tmp_path / "m.html").read_text() == "the old one's"
+    assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
+
+
+def test_earlier_versions_take_no_room_of_their_own_until_their_place_is_taken(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    inode = (tmp_path / "m.h5").stat().st_ino
+    publish(tmp_path, "new")
+    [kept] = shelf.versions(tmp_path, "m").values()
+    assert (kept / "m.h5").stat().st_ino == inode
+    earlier.rollback(tmp_path, "m")
+    assert (tmp_path / "m.h5").stat().st_ino == inode
+
+
+def test_where_the_disk_has_no_links_the_versions_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    publish(tmp_path, "old")
+    publish(tmp_path, "new")
+    earlier.rollback(tmp_path, "m")
+    assert in_place(tmp_path) == "old"
+
+
+def test_new_detectors_and_the_same_weights_again_are_no_other_version(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    publish(tmp_path, "old")
+    bundle.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    assert shelved(tmp_path) == []
+    version = bundle.load(tmp_path, "m").manifest.version
+    assert earlier.rollback(tmp_path, "m", version).version == version  # asked for twice it is there once
+    assert shelved(tmp_path) == []
+
+
+def test_what_cannot_be_rolled_back_to_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnknown, match=r"^no model m here$"):
+        earlier.rollback(tmp_path, "m")
+    assert list(tmp_path.iterdir()) == []
+    publish(tmp_path, "old")
+    with pytest.raises(ModelUnknown, match="model m has no earlier version: the next one"):
+        earlier.rollback(tmp_path, "m")
+    publish(tmp_path, "new")
+    with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
+        earlier.rollback(tmp_path, "m", "../x")
+    [kept] = shelf.versions(tmp_path, "m").values()
+    (kept / "m.bin").write_text("torn")
+    with pytest.raises(ModelError, match=r"m\.bin is not the file that its manifest vouches for"):
+        earlier.rollback(tmp_path, "m")
+    assert in_place(tmp_path) == "new"
+
+
+def test_a_broken_model_is_rolled_back_from_and_not_kept(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    publish(tmp_path, "new")
+    (tmp_path / "m.json").write_text("{}")
+    earlier.rollback(tmp_path, "m")
+    assert in_place(tmp_path) == "old"
+    assert shelved(tmp_path) == []
 
 
 def test_no_model_says_what_makes_one(tmp_path: Path) -> None:

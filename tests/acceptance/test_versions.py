@@ -1,0 +1,86 @@
+"""`python -m astrodetect models` as people type it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import colours
+import pytest
+from support import run_here
+
+from astrodetect import bundle
+from astrodetect.__main__ import main
+
+
+def models(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    given = {"ASTRODETECT_MODELS_DIR": str(folder), "ASTRODETECT_MODEL": "m"}
+    return run_here(main, "models", *arguments, environment=given)
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> list[str]:
+    """Of the model m, the newest last; there is another model beside it, and one that is broken."""
+    found = [colours.publish(tmp_path, "m", colours.TWO, sure=sure).version for sure in (0.02, 0.05, 0.1)]
+    colours.publish(tmp_path, "other")
+    (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "m.metrics.json").write_text("{}")  # figures of an evaluation: no model
+    return found
+
+
+def test_every_model_is_listed_with_its_earlier_versions_and_what_is_wrong_with_it(
+    tmp_path: Path, versions: list[str]
+) -> None:
+    done = models(tmp_path)
+    assert done.returncode == 0
+    first, second, *earlier, other, last = done.stdout.splitlines()
+    assert first.startswith(f"m  {versions[2]}  20")
+    assert first.endswith("answers where no model is named")
+    assert second.strip() == "colour: nebula or lawn; 0 MB"
+    assert [line.split()[:2] for line in earlier] == [["earlier", versions[1]], ["earlier", versions[0]]]
+    assert (other.split()[0], "answers where" in other) == ("other", False)
+    assert last.strip() == "colour: nebula or lawn or ocean; 0 MB"
+    assert done.stderr == "models: torn.json cannot be read: train it again with python train_model.py\n"
+
+
+def test_programs_get_the_same_as_json(tmp_path: Path, versions: list[str]) -> None:
+    model, other = json.loads(models(tmp_path, "--json").stdout)
+    assert (model["name"], model["version"], model["default"]) == ("m", versions[2], True)
+    assert [one["version"] for one in model["earlier"]] == [versions[1], versions[0]]
+    assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in bundle.SERVED)
+    assert (other["name"], other["default"], other["earlier"]) == ("other", False, [])
+
+
+def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, versions: list[str]) -> None:
+    done = models(tmp_path, "rollback", "m", versions[0])
+    assert done.stdout.splitlines() == [
+        f"m: version {versions[0]} is back in place",
+        f"to go forward again: python -m astrodetect models rollback m {versions[2]}",
+    ]
+    assert bundle.load(tmp_path, "m").manifest.version == versions[0]
+    assert models(tmp_path, "rollback", "m", versions[0]).stdout == f"m: version {versions[0]} was in place\n"
+    assert json.loads(models(tmp_path, "rollback", "m", "--json").stdout)["version"] == versions[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "which model?"),
+        (("none",), "no model none here"),
+        (("other",), "model other has no earlier version"),
+        (("m", "0123456789ab"), "model m has no earlier version 0123456789ab: it has"),
+    ],
+)
+def test_what_cannot_be_rolled_back_is_one_clear_line(
+    tmp_path: Path, versions: list[str], arguments: tuple[str, ...], said: str
+) -> None:
+    done = models(tmp_path, "rollback", *arguments)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"astrodetect: {said}")
+    assert bundle.load(tmp_path, "m").manifest.version == versions[2]
+
+
+def test_without_a_model_it_says_what_makes_one(tmp_path: Path) -> None:
+    done = models(tmp_path)
+    assert done.returncode == 1
+    assert "python train_model.py makes one" in done.stderr
