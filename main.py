@@ -1,42 +1,44 @@
 """The HTTP service: `uvicorn main:app`. An image in, a verdict out, and its row in `predictions` before the answer."""
 
 import asyncio
-import datetime as dt
 import logging
-import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Depends, FastAPI, Header, Path, Query, Request, UploadFile
+from fastapi import FastAPI, Header, Path, Query, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from threadpoolctl import threadpool_limits
 
-from astrodetect import __version__, bundle, labels
+from astrodetect import __version__, labels
 from astrodetect.anomalies.review import By
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
 from astrodetect.hosts import Allowed
-from astrodetect.records import Filters, Prediction, Queued
-from astrodetect.service import answers, journal, refusals
+from astrodetect.records import Queued
+from astrodetect.service import answers, exports, journal, model_answers, page, refusals
+from astrodetect.service.album import Album
+from astrodetect.service.asked import AskedFilters
+from astrodetect.service.atlas import Atlas
 from astrodetect.service.batches import Batches
 from astrodetect.service.detector import Detector
 from astrodetect.service.drain import Drain
+from astrodetect.service.feed import Feed
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.indexer import Indexer
 from astrodetect.service.intake import Door, Intake
-from astrodetect.service.journal import TRAIL, Journal
-from astrodetect.service.keys import Gate, Keys, document
+from astrodetect.service.journal import Journal
+from astrodetect.service.keys import SIGN_IN, SIGN_IN_BYTES, Gate, Keys, document
 from astrodetect.service.meters import Meters
+from astrodetect.service.model_answers import ModelName, ModelPath
 from astrodetect.service.models import Models
 from astrodetect.service.outbox import Outbox
-from astrodetect.service.presence import while_there
 from astrodetect.service.recorder import Recorder
 from astrodetect.service.review import MOST, Review
 from astrodetect.service.strange import Strange
+from astrodetect.service.verdicts import verdict_on
 from astrodetect.settings import Settings, settings
 from database import BIGINT_MAX, Database, server
 
@@ -44,16 +46,8 @@ log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to come in
 MOST_NEIGHBOURS = 100
-LONGEST_NAME = 255  # characters, of what is asked for by name
+SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # its page starts by a script within it
 
-ModelName: TypeAlias = Annotated[
-    str | None,
-    Query(
-        pattern=r"^\w[\w.-]*$",
-        max_length=100,
-        description="a name from /models; the one that serves where none is given",
-    ),
-]
 Key: TypeAlias = Annotated[
     str | None,
     Header(
@@ -65,6 +59,7 @@ Key: TypeAlias = Annotated[
 ]
 
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
+LabelId: TypeAlias = PredictionId
 Few: TypeAlias = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS)]
 
 
@@ -72,67 +67,11 @@ def create_app(chosen: Settings) -> FastAPI:
     """The service with these settings; nothing is opened until it starts."""
     meters = Meters()
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        drain = Drain(chosen.shutdown_timeout_s)
-        with server(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
-            journal.open_log()
-            state = app.state
-            state.settings, state.drain = chosen, drain
-            state.models = Models(
-                chosen.models_dir, chosen.model, chosen.precision, most=chosen.max_models, passed=meters.passed
-            )
-            try:
-                await state.models.check()
-            except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
-                log.warning("%s", missing)
-            state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
-            state.review = Review(state.database)
-            state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
-            state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
-            state.detector = Detector(
-                state.models,
-                state.recorder,
-                meters,
-                most=chosen.max_in_flight,
-                timeout_s=chosen.request_timeout_s,
-                max_pixels=chosen.max_image_pixels,
-            )
-            state.indexer = Indexer(state.database, at_work=state.detector.at_work)
-            state.batches = Batches(
-                state.detector,
-                drain,
-                max_file_bytes=chosen.max_body_bytes,
-                max_bytes=chosen.max_batch_bytes,
-                max_images=chosen.max_batch_images,
-            )
-            state.strange = Strange(
-                state.detector,
-                drain,
-                Fetcher(
-                    Allowed.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s
-                ),
-                max_images=chosen.max_anomaly_images,
-                max_file_bytes=chosen.max_body_bytes,
-            )
-            meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
-            meters.watch("queue_length", "Images that wait for the network", state.models.waiting)
-            meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
-            try:
-                yield
-            finally:
-                state.strange.close()
-                state.detector.close()
-                state.indexer.close()
-                await state.models.close()
-                state.recorder.close()
-                state.database.close()
-
     app = FastAPI(
         title="astrodetect",
         version=__version__,
         summary="What is in these images, and which of them are strange?",
-        lifespan=lifespan,
+        lifespan=lambda app: running(app, chosen, meters),
         docs_url=None,  # FastAPI's own pages ask another host for their scripts
         redoc_url=None,
     )
@@ -142,13 +81,16 @@ def create_app(chosen: Settings) -> FastAPI:
         "/detect": one_image,
         "/classify": one_image,
         "/similar": one_image,
+        "/try": one_image,
+        SIGN_IN: Door(SIGN_IN_BYTES, timeout_s),
         "/detect/batch": Door(chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()),
         "/detect-anomalies": Door(
             chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.strange.full()
         ),
     }
     app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
-    app.add_middleware(Gate, keys=(keys := Keys(chosen.api_key)))
+    app.state.keys = keys = Keys(chosen.api_key)
+    app.add_middleware(Gate, keys=keys)
     app.add_middleware(Journal, meters=meters)
     refusals.add(app)
     add_detection(app)
@@ -157,8 +99,75 @@ def create_app(chosen: Settings) -> FastAPI:
     add_review(app)
     add_care(app, meters)
     add_docs(app)
+    page.add(app)
     document(app, keys)
     return app
+
+
+@asynccontextmanager
+async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterator[None]:
+    """All that the service holds open, from its start to its end."""
+    drain = Drain(chosen.shutdown_timeout_s)
+    with server(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
+        journal.open_log()
+        state = app.state
+        state.settings, state.drain = chosen, drain
+        state.models = Models(
+            chosen.models_dir, chosen.model, chosen.precision, most=chosen.max_models, passed=meters.passed
+        )
+        try:
+            await state.models.check()
+        except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
+            log.warning("%s", missing)
+        state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
+        state.review = Review(state.database)
+        state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
+        state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
+        state.atlas = Atlas(state.database, chosen.maps_dir)
+        state.album = Album(state.database, days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
+        state.detector = Detector(
+            state.models,
+            state.recorder,
+            state.album,
+            meters,
+            most=chosen.max_in_flight,
+            timeout_s=chosen.request_timeout_s,
+            max_pixels=chosen.max_image_pixels,
+            picture_px=chosen.thumbnail_px,
+        )
+        state.indexer = Indexer(state.database, at_work=state.detector.at_work)
+        state.feed = Feed(state.database, drain, most=chosen.max_watchers)
+        state.batches = Batches(
+            state.detector,
+            drain,
+            max_file_bytes=chosen.max_body_bytes,
+            max_bytes=chosen.max_batch_bytes,
+            max_images=chosen.max_batch_images,
+        )
+        state.strange = Strange(
+            state.detector,
+            drain,
+            Fetcher(Allowed.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s),
+            max_images=chosen.max_anomaly_images,
+            max_file_bytes=chosen.max_body_bytes,
+        )
+        meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
+        meters.watch("queue_length", "Images that wait for the network", state.models.waiting)
+        meters.watch("watchers", "Pages that watch new predictions come", lambda: len(state.feed))
+        meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
+        try:
+            yield
+        finally:
+            state.strange.close()
+            state.detector.close()
+            state.indexer.close()
+            state.feed.close()
+            state.atlas.close()
+            state.review.close()
+            await state.models.close()
+            state.recorder.close()
+            state.album.close()
+            state.database.close()
 
 
 def add_detection(app: FastAPI) -> None:
@@ -211,23 +220,10 @@ def add_anomalies(app: FastAPI) -> None:
 
 async def judge(request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool) -> Response:
     """The answer to one image, once its row is kept."""
-    answer = answers.PredictionAnswer.of(await verdict_on(request, file, model, key, anomalies=anomalies))
+    name, data = file.filename or "", await file.read()
+    verdict = await verdict_on(request, name, data, model=model, key=key, anomalies=anomalies)
+    answer = answers.PredictionAnswer.of(verdict)
     return Response(answer.model_dump_json(), media_type="application/json")
-
-
-async def verdict_on(
-    request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool
-) -> Prediction | Queued:
-    """The verdict on one image, from the model of that name."""
-    trail = request.scope[TRAIL]
-    data = await file.read()
-    trail.stages_s["read"] = time.perf_counter() - trail.began
-    detector: Detector = request.app.state.detector
-    work = detector.one(file.filename or "", data, trail, model=model, anomalies=anomalies, key=key)
-    verdict = await while_there(request, work)
-    logged = "queued" if isinstance(verdict, Queued) else "committed"
-    trail.said |= {"request_id": verdict.request_id, "logged": logged}
-    return verdict
 
 
 def add_history(app: FastAPI) -> None:
@@ -236,7 +232,7 @@ def add_history(app: FastAPI) -> None:
     @app.get("/predictions", response_model=answers.PredictionsAnswer, responses=refusals.declared(422, 503))
     def predictions(
         request: Request,
-        filters: Annotated[Filters, Depends(asked_filters)],
+        filters: AskedFilters,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS_A_PAGE)] = 50,
         before: Annotated[int | None, Query(ge=1, le=BIGINT_MAX, description="only ids below this one")] = None,
     ) -> Any:
@@ -246,6 +242,11 @@ def add_history(app: FastAPI) -> None:
         if page.next_before is not None:
             next_url = str(request.url.include_query_params(before=page.next_before).replace(scheme="", netloc=""))
         return answers.PredictionsAnswer.of(page, next_url)
+
+    @app.get("/predictions.{kind}", response_class=StreamingResponse, responses=exports.FILES)
+    def predictions_file(request: Request, filters: AskedFilters, kind: exports.Kind) -> Any:
+        """The log as one file, newest first, however long it is; CSV marks what a spreadsheet would compute by a '."""
+        return exports.download(request.app.state.database, filters, kind)
 
     @app.get("/predictions/{id}", response_model=answers.PredictionAnswer, responses=refusals.declared(404, 422, 503))
     def prediction(request: Request, id: PredictionId) -> Any:  # noqa: A002
@@ -274,7 +275,7 @@ def add_review(app: FastAPI) -> None:
     )
     async def similar_to(request: Request, file: UploadFile, model: ModelName = None, limit: Few = 10) -> Any:
         """Logs an image as /classify does, and answers with the logged images that are most like it."""
-        verdict = await verdict_on(request, file, model, None, anomalies=False)
+        verdict = await verdict_on(request, file.filename or "", await file.read(), model=model)
         if isinstance(verdict, Queued):
             raise DatabaseUnavailable("the image waits on disk for PostgreSQL, which alone knows what it is like")
         found = await asyncio.to_thread(request.app.state.database.similar, verdict, limit=limit)
@@ -289,6 +290,11 @@ def add_review(app: FastAPI) -> None:
     def label(request: Request, id: PredictionId, said: answers.Labelling) -> Any:  # noqa: A002
         """Says what the image of a prediction is; of several labels the newest counts."""
         return request.app.state.database.label(id, said.label, who=said.who, note=said.note)
+
+    @app.delete("/labels/{id}", response_model=answers.LabelAnswer, responses=refusals.declared(404, 422, 503))
+    def unlabel(request: Request, id: LabelId) -> Any:  # noqa: A002
+        """Takes one labelling back, and answers with it."""
+        return request.app.state.database.unlabel(id)
 
     @app.get("/labels.csv", response_class=StreamingResponse, responses=refusals.declared(503) | answers.CSV_FILE)
     def labels_csv(request: Request) -> Any:
@@ -309,12 +315,19 @@ def add_review(app: FastAPI) -> None:
 def add_care(app: FastAPI, meters: Meters) -> None:
     """What whoever runs the service asks of it."""
 
-    @app.get("/models", response_model=list[answers.ModelAnswer])
+    @app.get("/models", response_model=list[model_answers.ModelAnswer])
     def models(request: Request) -> Any:
-        """Every trained model here, and which of them serves."""
-        serving = request.app.state.models.default
-        found = bundle.manifests(request.app.state.settings.models_dir)
-        return [answers.ModelAnswer.of(manifest, serving=manifest == serving) for manifest in found]
+        """Every trained model here, which of them serves, and the earlier versions of each."""
+        return model_answers.listed(request.app.state.models)
+
+    @app.post(
+        "/models/{name}/rollback",
+        response_model=model_answers.ModelAnswer,
+        responses=refusals.declared(400, 404, 422, 503),
+    )
+    async def rollback(request: Request, name: ModelPath, said: model_answers.Rollback | None = None) -> Any:
+        """Puts an earlier version of a model back in its place, whole and without a break."""
+        return await model_answers.rolled_back(request.app.state.models, name, said)
 
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", response_model=answers.Health)
@@ -352,38 +365,17 @@ def add_docs(app: FastAPI) -> None:
     """The documented API as a page, from this host alone."""
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
-    @app.get("/", include_in_schema=False)
-    def start() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        answer = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title=app.title,
             swagger_js_url="/swagger/swagger-ui-bundle.js",
             swagger_css_url="/swagger/swagger-ui.css",
             swagger_favicon_url="/swagger/favicon-32x32.png",
         )
-
-
-def asked_filters(
-    *,
-    result: Annotated[
-        str | None, Query(max_length=LONGEST_NAME, description="Anomaly Detected, No Anomaly, or a label")
-    ] = None,
-    min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
-    max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
-    name: Annotated[str | None, Query(max_length=LONGEST_NAME, description="part of the image's name")] = None,
-    since: Annotated[dt.datetime | None, Query(description="from this time on; UTC where it names no zone")] = None,
-    until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
-    request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
-    model: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the model's name")] = None,
-    label: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the class that it was taken for")] = None,
-    min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
-) -> Filters:
-    """The filters in the query string."""
-    return Filters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
+        answer.headers["Content-Security-Policy"] = SWAGGER_POLICY
+        return answer
 
 
 app = create_app(settings())

@@ -38,6 +38,7 @@ CHECKS = (  # what a change must pass besides its tests
     ["-m", "mypy"],
     ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
 )
+PAGE_TESTS = Path("tests", "browser")
 QUERY = "SELECT id, image_name, score, result, timestamp FROM predictions ORDER BY id DESC LIMIT 10"
 READY_WITHIN_S = 60
 STOP_WITHIN_S = 60
@@ -141,7 +142,18 @@ def test(pytest_arguments: Sequence[str]) -> None:
     if not pytest_arguments:
         for check in CHECKS:
             call(*check)
+    if needs_browser(pytest_arguments):
+        say("browser: for the tests of the pages")
+        call(str(PAGE_TESTS / "chromium.py"))
     call("-m", "pytest", *pytest_arguments)
+
+
+def needs_browser(pytest_arguments: Sequence[str]) -> bool:
+    """Whether the tests of the pages are among those that were named."""
+    paths = (Path(argument.partition("::")[0]) for argument in pytest_arguments)
+    named = [(ROOT / path).resolve() for path in paths if (ROOT / path).exists()]
+    pages = ROOT / PAGE_TESTS
+    return not named or any(pages.is_relative_to(path) or path.is_relative_to(pages) for path in named)
 
 
 def check_python() -> None:
@@ -270,10 +282,10 @@ def say_what_next(host: str, port: int) -> None:
     shown = ask(str(PYTHON), "-m", "astrodetect", "psql", "--show")
     print(
         f"""
-Ready. In another terminal:
+Ready. In a browser: {address}
+In another terminal:
   an image in, a verdict out:  curl -F {quoted(f"file=@{image}")} {address}/detect
   the log of predictions:      {shown.stdout.strip()} -c "{QUERY}"
-In a browser: {address}/docs
 Your own images: python3 run.py --help and README.md. Ctrl-C stops the service and the database.
 """,
         flush=True,

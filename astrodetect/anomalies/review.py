@@ -69,17 +69,22 @@ def next_up(
     vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int, *, by: By = "interest"
 ) -> list[int]:
     """The numbers of up to `count` images without a label, the one to look at first in front."""
-    if by == "novelty":
-        order: NDArray[np.floating] = strength.astype(np.float64)
-    elif by == "random":
-        order = np.random.default_rng(len(labels)).random(len(strength))
-    else:
-        ranking = rank(vectors, strength, labels)
-        sure = np.abs(ranking.interest)
-        order = ranking.doubt - sure if by == "uncertainty" else ranking.interest + BOLDNESS * ranking.doubt
-    order[list(labels)] = -np.inf
-    first: list[int] = np.argsort(-order, kind="stable")[: min(count, len(order) - len(labels))].tolist()
-    return first
+    return orders(vectors, strength, labels, count)[by]
+
+
+def orders(vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int) -> dict[By, list[int]]:
+    """The same, for each way to choose."""
+    ranking = rank(vectors, strength, labels)
+    worth: dict[By, NDArray[np.floating]] = {
+        "interest": ranking.interest + BOLDNESS * ranking.doubt,
+        "novelty": strength.astype(np.float64),
+        "uncertainty": ranking.doubt - np.abs(ranking.interest),
+        "random": np.random.default_rng(len(labels)).random(len(strength)),
+    }
+    count = min(count, len(strength) - len(labels))
+    for order in worth.values():
+        order[list(labels)] = -np.inf
+    return {by: np.argsort(-order, kind="stable")[:count].tolist() for by, order in worth.items()}
 
 
 def _prior(strength: Floats) -> Floats:

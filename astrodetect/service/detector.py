@@ -14,7 +14,9 @@ from astrodetect import images, verdict
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
-from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
+from astrodetect.evaluation.heat import strengths
+from astrodetect.records import KEYED, Heat, ImageContract, Pixels, Prediction, Queued
+from astrodetect.service.album import Album
 from astrodetect.service.journal import Trail
 from astrodetect.service.meters import Meters
 from astrodetect.service.models import Models, Serving
@@ -36,16 +38,26 @@ class _Image(NamedTuple):
     request_id: uuid.UUID
     sha256: str
     pixels: Pixels
+    picture: Pixels | None  # of the whole frame, where it is new
 
 
 class Detector:
     """The one request path: at most `most` images at work, each within `timeout_s` or not at all."""
 
     def __init__(
-        self, models: Models, recorder: Recorder, meters: Meters, *, most: int, timeout_s: float, max_pixels: int
+        self,
+        models: Models,
+        recorder: Recorder,
+        album: Album,
+        meters: Meters,
+        *,
+        most: int,
+        timeout_s: float,
+        max_pixels: int,
+        picture_px: int,
     ) -> None:
-        self._models, self._recorder, self._meters = models, recorder, meters
-        self._timeout_s, self._max_pixels = timeout_s, max_pixels
+        self._models, self._recorder, self._album, self._meters = models, recorder, album, meters
+        self._timeout_s, self._max_pixels, self._picture_px = timeout_s, max_pixels, picture_px
         self._turns = asyncio.Semaphore(most)
         self._at_work = 0
         self._decoder, self._large_decoder = (
@@ -129,8 +141,11 @@ class Detector:
             raise KeyConflict("this Idempotency-Key came before with another image or model: use a new one")
         return judged
 
-    def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels]:
-        return hashlib.sha256(data).hexdigest(), images.read(data, contract, max_pixels=self._max_pixels)
+    def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels, Pixels | None]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._album.wants(sha256):
+            return sha256, images.read(data, contract, max_pixels=self._max_pixels), None
+        return sha256, *images.read_whole(data, contract, self._picture_px, max_pixels=self._max_pixels)
 
     async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Judged:
         passed, looked = await serving.see(image.pixels)
@@ -143,6 +158,9 @@ class Detector:
             looked=looked,
         )
         recorded = await self._recorder.record(scored)
+        places, crop = strengths(passed.result.maps[0]), serving.manifest.image.crop
+        heat = Heat(image.sha256, serving.manifest.version, places, crop)
+        self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
             "queue": passed.waited_s,
             "inference": passed.took_s,

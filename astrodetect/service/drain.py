@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,7 +14,12 @@ class Drain:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._then: list[Callable[[], object]] = []
         self.begun = False
+
+    def then(self, act: Callable[[], object]) -> None:
+        """Has this done as it begins, within the signal's handler: only a word to whoever does the work."""
+        self._then.append(act)
 
     def check(self) -> None:
         """Raises ShuttingDown where it has."""
@@ -39,6 +44,8 @@ class Drain:
                 last_call = threading.Timer(self._timeout_s, signal.raise_signal, [signal.SIGINT])
                 last_call.daemon = True
                 last_call.start()
+                for act in self._then:
+                    act()
             if callable(theirs):
                 theirs(signal.SIGINT, frame)
 

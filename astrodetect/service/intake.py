@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded
-from astrodetect.service.answers import error_response
+from astrodetect.service import refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,11 @@ class Intake:
         declared = Headers(scope=scope).get("content-length", "0")
         too_large = BodyTooLarge(f"the request is larger than {door.max_body_bytes:,} bytes")
         if scope["method"] == "POST" and door.full(scope):  # the server throws the body away: the connection stays good
-            await error_response(Overloaded("too many requests are at work: try again soon"))(scope, receive, send)
+            busy = Overloaded("too many requests are at work: try again soon")
+            await refusals.answer(Request(scope), busy)(scope, receive, send)
             return
         if declared.isdecimal() and int(declared) > door.max_body_bytes:
-            await error_response(too_large, close=True)(scope, receive, send)
+            await refusals.answer(Request(scope), too_large, close=True)(scope, receive, send)
             return
 
         give_up = asyncio.get_running_loop().time() + door.body_timeout_s
@@ -78,7 +80,7 @@ class Intake:
             if answering:
                 raise
         if refusal and not answering:
-            await error_response(refusal, close=True)(scope, receive, send)
+            await refusals.answer(Request(scope), refusal, close=True)(scope, receive, send)
 
 
 def _in_one_line(send: Send) -> Send:

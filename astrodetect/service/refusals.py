@@ -8,10 +8,11 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import answers, journal
+from astrodetect.service.page.shown import problem, reads
 
 log = logging.getLogger("uvicorn.error")
 
@@ -32,28 +33,38 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-async def refuse(request: Request, error: Exception) -> JSONResponse:
-    """One of our errors, in the one shape."""
+async def refuse(request: Request, error: Exception) -> Response:
+    """One of our errors, in the one shape, or as a page for a person."""
     assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
     if error.public:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    return answers.error_response(error)
+    return answer(request, error)
 
 
-async def refuse_arguments(_: Request, error: Exception) -> JSONResponse:
+def answer(request: Request, error: AstrodetectError, *, close: bool = False) -> Response:
+    """The same where no route was reached; `close`: the connection is of no more use, as its body was not read."""
+    if not reads(request):
+        return answers.error_response(error, close=close)
+    page = problem(request, error.status, error.code, error.public or str(error))
+    if close:
+        page.headers["Connection"] = "close"
+    return page
+
+
+async def refuse_arguments(request: Request, error: Exception) -> Response:
     """Arguments that are missing or out of bounds."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
     said = "; ".join(f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors())
     if any(found["loc"] == ("body", "file") for found in error.errors()):
-        return answers.plain_error(422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
-    return answers.plain_error(422, "bad_arguments", said)
+        return told(request, 422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
+    return told(request, 422, "bad_arguments", said)
 
 
-async def refuse_http(_: Request, error: Exception) -> JSONResponse:
+async def refuse_http(request: Request, error: Exception) -> Response:
     """What the framework refuses: no such path, another method, a form that cannot be parsed."""
     assert isinstance(error, HTTPException)  # noqa: S101
     code = http.HTTPStatus(error.status_code).name.lower()
-    return answers.plain_error(error.status_code, code, str(error.detail), dict(error.headers or {}))
+    return told(request, error.status_code, code, str(error.detail), dict(error.headers or {}))
 
 
 async def let_go(_: Request, __: Exception) -> Response:
@@ -61,7 +72,14 @@ async def let_go(_: Request, __: Exception) -> Response:
     return Response(status_code=journal.GONE)
 
 
-async def fail(request: Request, error: Exception) -> JSONResponse:
+async def fail(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has it (Starlette raises it again), the caller learns no more."""
     log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-    return answers.plain_error(500, "internal_error", "a fault of the service; its log says more")
+    return told(request, 500, "internal_error", "a fault of the service; its log says more")
+
+
+def told(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """What the framework refuses, in the one shape, or as a page for a person."""
+    if reads(request):
+        return problem(request, status, code, message)
+    return answers.plain_error(status, code, message, headers)

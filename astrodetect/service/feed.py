@@ -1,0 +1,142 @@
+"""New predictions for pages that watch: each learns what came since it last heard, and a slow one holds no memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+
+from astrodetect.errors import DatabaseError, Overloaded
+from astrodetect.records import Prediction
+from astrodetect.service.drain import Drain
+from astrodetect.service.following import MOST_SHOWN, Follower, Now, Rows, stands_out
+
+MOST_MISSED = 1000  # rows that whoever comes back is told of
+HEARTBEAT_S = 15.0  # between two words at most, so that proxies keep the line and watchers who left are noticed
+RETRY_S = 2.0  # until what could not be read is read again
+LINGER_S = 10.0  # rows are followed on after the last watcher left: a page that is loaded again comes back at once
+
+
+class Word(Enum):
+    """What a watcher is told beside news."""
+
+    QUIET = "nothing for a while"
+    AWAY = "PostgreSQL does not answer"
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came since a watcher last heard."""
+
+    images: int
+    standing_out: int
+    rows: tuple[Prediction, ...]  # the newest of them, newest first, of all or of those that stand out
+    settled: int  # the id to go on from: smaller ones will not come any more
+    whole: bool = True  # False where more came than are counted
+
+
+class Feed:
+    """One follower for all watchers, while there are any: a service that nobody watches does nothing for it."""
+
+    def __init__(self, database: Rows, drain: Drain, *, most: int) -> None:
+        self._database, self._most = database, most
+        self._drain, self._ended = drain, False
+        self._loop = asyncio.get_running_loop()
+        self._pulse = asyncio.Event()
+        self._follower: Follower | None = None
+        self._resting: asyncio.TimerHandle | None = None
+        self._watchers = 0
+        drain.then(partial(self._loop.call_soon_threadsafe, self._end))
+
+    def __len__(self) -> int:
+        """How many watch."""
+        return self._watchers
+
+    async def watch(self, after: int | None, *, only: bool) -> AsyncIterator[News | Word]:
+        """What comes after this id, from now on where none is given; the rows of `only` those that stand out.
+
+        Overloaded where too many watch. It ends when the service does.
+        """
+        follower = self._come()
+        try:
+            yield Word.QUIET
+            seen: Now | None = None
+            away = False
+            while not self._ended:
+                pulse, now = self._pulse, follower.now
+                word = await self._word(now, seen, after, only)
+                if isinstance(word, News):
+                    if word.images or away or seen is None:
+                        yield word
+                    seen, away = now, False
+                elif word is Word.AWAY and not away:
+                    yield word
+                    away = True
+                if not await _within(RETRY_S if away else HEARTBEAT_S, pulse):
+                    yield Word.QUIET
+        finally:
+            self._go()
+
+    def close(self) -> None:
+        """Ends what is watched, and the following."""
+        self._end()
+        if self._resting:
+            self._resting.cancel()
+        if self._follower:
+            self._follower.close()
+
+    async def _word(self, now: Now, seen: Now | None, after: int | None, only: bool) -> News | Word:
+        if now.away or now.last is None:
+            return Word.AWAY if now.away else Word.QUIET
+        if seen:
+            images, out = now.images - seen.images, now.standing_out - seen.standing_out
+            rows = now.newest_out[:out] if only else now.newest[:images]
+            return News(images, out, rows, now.settled)
+        if after is None:
+            return News(0, 0, (), now.settled)
+        try:
+            found = await asyncio.to_thread(self._database.since, after, limit=MOST_MISSED + 1)
+        except DatabaseError:
+            return Word.AWAY
+        missed = [row for row in found[:MOST_MISSED] if row.id <= now.last and row.id not in now.missing]
+        out_of_it = [row for row in missed if stands_out(row)]
+        rows = tuple((out_of_it if only else missed)[:MOST_SHOWN])
+        return News(len(missed), len(out_of_it), rows, now.settled, whole=len(found) <= MOST_MISSED)
+
+    def _come(self) -> Follower:
+        self._drain.check()
+        if self._watchers >= self._most:
+            raise Overloaded(f"{self._most} pages watch already, as many as may: close one, or try again later")
+        self._watchers += 1
+        if self._resting:
+            self._resting.cancel()
+            self._resting = None
+        if self._follower is None:
+            self._follower = Follower(self._database, partial(self._loop.call_soon_threadsafe, self._wake))
+        return self._follower
+
+    def _go(self) -> None:
+        self._watchers -= 1
+        if not self._watchers and not self._ended:
+            self._resting = self._loop.call_later(LINGER_S, self._rest)
+
+    def _rest(self) -> None:
+        follower, self._follower, self._resting = self._follower, None, None
+        if follower:
+            self._loop.run_in_executor(None, follower.close)
+
+    def _wake(self) -> None:
+        self._pulse.set()
+        self._pulse = asyncio.Event()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake()
+
+
+async def _within(seconds: float, pulse: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await pulse.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,86 @@
+"""What lies before a reviewer: one image with all that is known of it, and what has been done so far."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from astrodetect.anomalies.review import By, Label
+from astrodetect.errors import VectorMissing, VectorsOff
+from astrodetect.evaluation import heat
+from astrodetect.records import Heat, Neighbour, Picture, Prediction
+from astrodetect.service.page.sitting import Sitting
+from astrodetect.service.review import Candidate
+
+LOOKED_AHEAD = 20  # images, of which those come first that have a picture and that nobody else has before them
+NEIGHBOURS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One image, and why it is shown."""
+
+    row: Prediction
+    why: list[str]
+    picture: Picture | None
+    heat: Heat | None
+    overlay: str | None  # the heat, as a data URI
+    similar: list[Neighbour]
+    pictured: AbstractSet[str]  # the sums of those that have a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What to look at; where nothing is left, `logged` says whether there was ever anything."""
+
+    note: str | None  # why the order is not the one that was asked for
+    shown: Shown | None
+    ahead: str | None  # the sum of the image that comes next, so that its picture is there at once
+    labels: Mapping[str, Label]  # what each labelled image is, by its sum
+    in_order: list[Label]  # of each labelled image, as they came
+    skipped: int  # images
+    logged: bool
+
+    @classmethod
+    def laid(cls, state: Any, sitting: Sitting, by: By, id: int | None) -> "Desk":  # noqa: A002
+        """The next image for this reviewer, or that of this prediction; NotFound where there is no such one."""
+        database, serving = state.database, state.models.default
+        skipped = {_image(row) for row in database.of_ids(sitting.skipped).values()} if sitting.skipped else set()
+        limit, space = LOOKED_AHEAD + len(skipped), serving.space if serving else None
+        queue = state.review.next(by, limit=limit, space=space, at_once=True)
+        waiting = [one for one in queue.candidates if _image(one.prediction) not in skipped][:LOOKED_AHEAD]
+        pictured = database.pictured([sha for one in waiting if (sha := one.prediction.image_sha256)])
+        taken = state.review.turns.taken(sitting.name)
+        waiting.sort(key=lambda one: (one.prediction.image_sha256 not in pictured, _image(one.prediction) in taken))
+        if id:
+            asked = Candidate(database.prediction(id), [])
+            waiting = [asked, *(one for one in waiting if _image(one.prediction) != _image(asked.prediction))]
+        if waiting:
+            state.review.turns.take(sitting.name, _image(waiting[0].prediction))
+        return cls(
+            note=queue.note,
+            shown=_shown(state, waiting[0]) if waiting else None,
+            ahead=next((sha for one in waiting[1:2] if (sha := one.prediction.image_sha256) in pictured), None),
+            labels=queue.labels,
+            in_order=database.labels_in_order(),
+            skipped=len(skipped),
+            logged=bool(waiting) or database.newest_id() > 0,
+        )
+
+
+def _shown(state: Any, candidate: Candidate) -> Shown:
+    row, database = candidate.prediction, state.database
+    picture = state.album.picture(row.image_sha256) if row.image_sha256 else None
+    kept = state.album.heat(row.image_sha256, row.model_version) if picture and row.model_version else None
+    try:
+        similar = database.similar(row, limit=NEIGHBOURS)
+    except (VectorMissing, VectorsOff):
+        similar = []
+    pictured = database.pictured([near.prediction.image_sha256 for near in similar])
+    overlay = heat.overlay(kept.places) if kept else None
+    return Shown(row, candidate.why, picture, kept, overlay, similar, pictured)
+
+
+def _image(row: Prediction) -> str:
+    """What tells images apart; of some that an older program logged nothing is known but the row."""
+    return row.image_sha256 or str(row.id)

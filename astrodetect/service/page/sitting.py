@@ -1,0 +1,62 @@
+"""What one reviewer did, step by step, in a cookie of theirs: what can be undone, and what was skipped."""
+
+import re
+import secrets
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+COOKIE = "astrodetect_review"
+WHERE = "/review"
+MOST_STEPS = 150  # that a cookie of 4 KB has room for; from then on the first ones are forgotten
+NEW_BYTES = 8  # of a sitting's name
+SHAPE = re.compile(rf"[0-9a-f]{{{2 * NEW_BYTES}}}(\.[ls][0-9]{{1,18}}){{0,{MOST_STEPS}}}", re.ASCII)
+
+
+class Step(NamedTuple):
+    """One thing that was done: `l`, a labelling with this id was given, or `s`, a prediction was skipped."""
+
+    kind: Literal["l", "s"]
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """A reviewer's steps, the last one at the end; `name` tells sittings apart."""
+
+    name: str
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, request: Request) -> "Sitting":
+        """This browser's, or a new one."""
+        said = request.cookies.get(COOKIE, "")
+        if not SHAPE.fullmatch(said):
+            return cls(secrets.token_hex(NEW_BYTES))
+        name, *steps = said.split(".")
+        return cls(name, tuple(Step("l" if step[0] == "l" else "s", int(step[1:])) for step in steps))
+
+    @property
+    def skipped(self) -> list[int]:
+        """The predictions that were passed over."""
+        return [step.id for step in self.steps if step.kind == "s"]
+
+    def after(self, step: Step) -> "Sitting":
+        """With one more step."""
+        return replace(self, steps=(*self.steps, step)[-MOST_STEPS:])
+
+    def undone(self) -> "Sitting":
+        """Without the last one."""
+        return replace(self, steps=self.steps[:-1])
+
+    def again(self) -> "Sitting":
+        """As if nothing had been skipped."""
+        return replace(self, steps=tuple(step for step in self.steps if step.kind != "s"))
+
+    def keep(self, answer: Response) -> Response:
+        """Has the browser remember it until it is closed."""
+        said = ".".join([self.name, *(f"{kind}{id_}" for kind, id_ in self.steps)])
+        answer.set_cookie(COOKIE, said, path=WHERE, httponly=True, samesite="strict")
+        return answer
