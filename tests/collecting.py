@@ -2,24 +2,21 @@
 
 import csv
 import hashlib
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 from skyserver import SkyServer
-from support import ROOT
+from support import run_here
 
 from astrodetect import images
+from astrodetect.__main__ import main
 from astrodetect.records import ImageContract
 
 QUERIES = ("--class", "galaxy=spiral galaxy", "--class", "nebula=nebula")
 
 
 def collect(server: SkyServer, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "astrodetect", "collect", *map(str, arguments)]
-    given = {**os.environ, **server.environment, **environment}
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    return run_here(main, "collect", *arguments, environment=server.environment | environment)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -1,11 +1,14 @@
 """A real PostgreSQL for the tests that need one; no test sees the developer's own."""
 
+import gc
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,11 +20,14 @@ from astrodetect.postgres import serve
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings
 
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
 _number = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The lengths of the tests in faults/."""
+    """The lengths of the tests of faults, and of many images at once."""
     parser.addoption("--full", action="store_true", help="tests of faults at their promised lengths: about an hour")
 
 
@@ -45,6 +51,12 @@ def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     settings.cache_clear()
     yield
     settings.cache_clear()
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the promised lengths are asked for, not the short ones."""
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +86,42 @@ def _set_up(postgres_server: str) -> str:
     return "set_up"
 
 
+@pytest.fixture(scope="session")
+def new_database(postgres_server: str, _set_up: str) -> Callable[[], str]:
+    """Makes databases as setup_db leaves them."""
+    return partial(_database, postgres_server, template=_set_up)
+
+
 @pytest.fixture
-def database_url(postgres_server: str, _set_up: str) -> str:
+def database_url(new_database: Callable[[], str]) -> str:
     """A database of the test's own, as setup_db leaves it."""
-    return _database(postgres_server, template=_set_up)
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def log_url(new_database: Callable[[], str]) -> str:
+    """The database of `looking`."""
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def _service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[TestClient]":
+    from starlette.testclient import TestClient
+
+    from main import create_app
+
+    folder = tmp_path_factory.mktemp("service")
+    with TestClient(create_app(Settings(DATABASE_URL=log_url, models_dir=folder, data_dir=folder))) as client:
+        yield client
+    gc.collect()  # an app is a ring of references
+
+
+@pytest.fixture
+def looking(_service: "TestClient", log_url: str) -> "TestClient":
+    """A browser that finds an empty log, and no model: looking needs none. A module's tests share the service."""
+    query(log_url, "TRUNCATE predictions, pictures, heat_maps CASCADE")
+    _service.cookies.clear()
+    return _service
 
 
 def _database(server: str, *, template: str, name: str | None = None) -> str:

@@ -1,18 +1,22 @@
-"""What several tests need: SQL in one line, and programs of ours as processes."""
+"""What several tests need: SQL in one line, and programs of ours, as processes or within this one."""
 
+import io
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 import httpx2
 import psycopg2
+import pytest
+
+from astrodetect.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +37,28 @@ def query(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
+
+
+def run_here(
+    main: Callable[[list[str]], int],
+    *arguments: object,
+    folder: Path = ROOT,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> "subprocess.CompletedProcess[str]":
+    """What a program of ours does and says, without the seconds that a process of its own takes to start."""
+    said, complained = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, chdir(folder), redirect_stdout(said), redirect_stderr(complained):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        words = [str(argument) for argument in arguments]
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        finally:
+            settings.cache_clear()
+    return subprocess.CompletedProcess(words, status, said.getvalue(), complained.getvalue())
 
 
 class User:

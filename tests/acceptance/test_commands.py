@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, run_here
+
+from astrodetect.__main__ import main
 
 
 def astrodetect(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -47,7 +49,7 @@ def test_simulate_counts_each_class_as_asked(tmp_path: Path) -> None:
 def test_what_cannot_be_simulated_is_one_clear_line_and_makes_nothing(
     tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    done = astrodetect("simulate", str(tmp_path / "sky"), *arguments)
+    done = run_here(main, "simulate", tmp_path / "sky", *arguments)
     assert done.returncode in {1, 2}
     assert said in done.stderr.splitlines()[-1]
     assert not (tmp_path / "sky").exists()

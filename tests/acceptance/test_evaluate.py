@@ -1,4 +1,4 @@
-"""`python -m astrodetect evaluate` as people run it."""
+"""`python -m astrodetect evaluate` as people run it: once as a process, else within this one."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import ROOT
+from support import ROOT, run_here
 
 from astrodetect import bundle, images
+from astrodetect.__main__ import main
 from astrodetect.catalogue import folders, simulated
 from astrodetect.inference.engine import Engine
 from astrodetect.records import Outputs
@@ -43,9 +44,7 @@ def models(model_folder: Path, tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, models: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "astrodetect", "evaluate", *map(str, arguments)]
-    given = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models)}
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    return run_here(main, "evaluate", *arguments, environment={"ASTRODETECT_MODELS_DIR": str(models)})
 
 
 def measured(page: Path) -> dict[str, object]:
@@ -54,7 +53,9 @@ def measured(page: Path) -> dict[str, object]:
 
 
 def test_the_test_part_is_evaluated_and_the_page_stands_beside_the_model(models: Path, sky: Path) -> None:
-    done = run("resnet50_model", sky, models=models)
+    command = [sys.executable, "-m", "astrodetect", "evaluate", "resnet50_model", str(sky)]
+    given = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models)}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, *figures, last = done.stdout.splitlines()
     page = models / "resnet50_model.html"

@@ -1,22 +1,20 @@
-"""`python -m astrodetect explore` and `split` as people run them."""
+"""`python -m astrodetect explore` and `split` as people run them: once as a process, else within this one."""
 
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, run_here
 
+from astrodetect.__main__ import main
 from astrodetect.catalogue import folders, health, simulated
 
-
-def run(*arguments: object, folder: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "astrodetect", *map(str, arguments)]
-    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
+run = partial(run_here, main)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,10 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_explore_writes_a_page_and_says_where(sky: Path, tmp_path: Path) -> None:
-    done = run("explore", sky, folder=tmp_path)
+    command = [sys.executable, "-m", "astrodetect", "explore", str(sky)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     *verdict, place = done.stdout.splitlines()
     assert verdict[0].startswith("1 picture bears more than one label: ")
@@ -54,7 +55,7 @@ def test_labels_are_judged_by_what_a_model_sees(sky: Path, model_folder: Path, t
         "resnet50_model",
         "--output",
         tmp_path / "out",
-        ASTRODETECT_MODELS_DIR=str(model_folder),
+        environment={"ASTRODETECT_MODELS_DIR": str(model_folder)},
     )
     assert done.returncode == 0, done.stderr
     assert (
@@ -91,7 +92,8 @@ def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = run(*(argument.format(tmp_path) for argument in arguments), ASTRODETECT_MODELS_DIR=str(tmp_path))
+    given = {"ASTRODETECT_MODELS_DIR": str(tmp_path)}
+    done = run(*(argument.format(tmp_path) for argument in arguments), environment=given)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert said in line

@@ -173,3 +173,18 @@ def test_another_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "version_info", version)
     with pytest.raises(run.Failed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
         run.check_python()
+
+
+@pytest.mark.parametrize(
+    ("asked", "needs"),
+    [
+        ([], True),
+        (["-x", "-k", "pages"], True),
+        (["tests"], True),
+        (["tests/unit", "tests/browser/test_report.py::test_it"], True),
+        (["tests/unit", "-q"], False),
+        (["tests/acceptance/test_run.py::test_it"], False),
+    ],
+)
+def test_a_browser_is_looked_for_where_tests_of_pages_are_asked_for(asked: list[str], *, needs: bool) -> None:
+    assert run.needs_browser(asked) is needs

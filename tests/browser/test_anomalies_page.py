@@ -1,32 +1,24 @@
 """The page of unusual images as an astronomer opens it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.anomalies import page
+from astrodetect.anomalies import page as pages
 from astrodetect.anomalies.findings import Findings
 from astrodetect.anomalies.flat import flatten
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.page import About, Reason
 from astrodetect.anomalies.pictures import Reader
 from astrodetect.records import ImageContract
-from browser.chromium import Tab, tab
+from browser.looking import broken_images, sideways_px
+from browser.tabs import LAPTOP, PHONE, Tabs
 
-LAPTOP, PHONE = 1440, 390
-ENTER, ESCAPE, RIGHT = ("Enter", 13), ("Escape", 27), ("ArrowRight", 39)
 COUNT, CARDS = 60, 12
 CLASSES = ("E", "a class of galaxies with a long name", "<b>SB</b>")
 SHOWN = "[...document.querySelectorAll('.found > li')].filter(card => card.offsetHeight)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with tab(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -59,73 +51,62 @@ def place(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, image in enumerate(findings.order[:CARDS].tolist())
     ]
     place = tmp_path_factory.mktemp("page") / "anomalies.html"
-    page.write(place, findings, reasons, About("my sky", "described", "judged", Reader(ImageContract(size=32), 10**6)))
+    pages.write(place, findings, reasons, About("my sky", "described", "judged", Reader(ImageContract(size=32), 10**6)))
     return place
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_the_page_fits_the_screen_and_complains_of_nothing(browser: Tab, place: Path, width: int, scheme: str) -> None:
-    browser.resize(width)
-    browser.prefer(prefers_color_scheme=scheme)
-    browser.complaints.clear()
-    browser.open(place)
-    assert browser.evaluate("innerWidth") == width
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    assert browser.complaints == []
+def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
+    tabs: Tabs, place: Path, width: int, scheme: str
+) -> None:
+    page = tabs.open(place, width, color_scheme=scheme)
+    assert page.evaluate("innerWidth") == width
+    assert sideways_px(page) == 0
+    assert broken_images(page) == []
+    assert [url for url in tabs.asked if not url.startswith("data:")] == [place.resolve().as_uri()]
     wide = "[...document.querySelectorAll('.found > li')].filter(card => card.scrollWidth > card.clientWidth).length"
-    assert browser.evaluate(wide) == 0
-    broken = "[...document.images].filter(image => image.complete && !image.naturalWidth).length"
-    assert browser.evaluate(broken) == 0
+    assert page.evaluate(wide) == 0
 
 
-def test_the_page_asks_nobody_for_anything(browser: Tab, place: Path) -> None:
-    browser.requests.clear()
-    browser.open(place)
-    assert [url for url in browser.requests if not url.startswith("data:")] == [place.resolve().as_uri()]
-
-
-def test_filters_leave_the_cards_that_fit(browser: Tab, place: Path, findings: Findings) -> None:
-    browser.resize(LAPTOP)
-    browser.open(place)
+def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: Findings) -> None:
+    page = tabs.open(place)
     choose = "(s => {{ s.value = {!r}; s.dispatchEvent(new Event('change')) }})(document.querySelector('[data-by={}]'))"
-    assert browser.evaluate(f"{SHOWN}.length") == CARDS
+    assert page.evaluate(f"{SHOWN}.length") == CARDS
     first = findings.order[:CARDS]
-    browser.evaluate(choose.format(CLASSES[2], "label"))
+    page.evaluate(choose.format(CLASSES[2], "label"))
     fit = [image for image in first if findings.labels[image] == CLASSES[2]]
-    assert 0 < browser.evaluate(f"{SHOWN}.length") == len(fit) < CARDS
-    browser.evaluate(choose.format("", "label"))
-    browser.evaluate(choose.format("consensus", "flags"))
+    assert 0 < page.evaluate(f"{SHOWN}.length") == len(fit) < CARDS
+    page.evaluate(choose.format("", "label"))
+    page.evaluate(choose.format("consensus", "flags"))
     agreed = int(findings.looked.consensus[first].sum())
-    assert 0 < browser.evaluate(f"{SHOWN}.length") == agreed < CARDS
-    assert browser.evaluate("document.getElementById('left').textContent") == f"{agreed} of {CARDS} shown"
+    assert 0 < page.evaluate(f"{SHOWN}.length") == agreed < CARDS
+    assert page.evaluate("document.getElementById('left').textContent") == f"{agreed} of {CARDS} shown"
 
 
 def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
-    browser: Tab, place: Path, findings: Findings
+    tabs: Tabs, place: Path, findings: Findings
 ) -> None:
-    browser.resize(LAPTOP)
-    browser.open(place)
-    browser.evaluate("document.getElementById('atlas').focus()")
-    browser.press(*RIGHT)
-    browser.press(*RIGHT)
+    page = tabs.open(place)
+    page.evaluate("document.getElementById('atlas').focus()")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
     second = findings.paths[findings.order[1]].name
     said = "document.querySelector('#preview p').textContent"
-    assert browser.evaluate(said).startswith("2: ")
-    assert browser.evaluate(said).endswith(second)
-    assert browser.evaluate("document.getElementById('preview').offsetHeight") > 0
-    browser.press(*ESCAPE)
-    assert browser.evaluate("document.getElementById('preview').offsetHeight") == 0
-    browser.press(*RIGHT)
-    browser.press(*ENTER)
-    assert browser.evaluate("document.activeElement.id") == "card-1"
+    assert page.evaluate(said).startswith("2: ")
+    assert page.evaluate(said).endswith(second)
+    assert page.evaluate("document.getElementById('preview').offsetHeight") > 0
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.getElementById('preview').offsetHeight") == 0
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "card-1"
 
 
 def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
-    browser: Tab, place: Path, findings: Findings
+    tabs: Tabs, place: Path, findings: Findings
 ) -> None:
-    browser.resize(LAPTOP)
-    browser.open(place)
+    page = tabs.open(place)
     point = """(() => {
       const ring = document.querySelector('.ring'), box = ring.getBoundingClientRect();
       ring.ownerSVGElement.dispatchEvent(new PointerEvent('pointermove',
@@ -133,27 +114,27 @@ def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
       return document.getElementById('preview').hidden ? '' : document.querySelector('#preview p').textContent;
     })()"""
     first = findings.order[0]
-    assert browser.evaluate(point).endswith(findings.paths[first].name)
-    browser.evaluate("document.querySelectorAll('.key input').forEach(box => box.click())")
-    assert browser.evaluate(point) == ""
+    assert page.evaluate(point).endswith(findings.paths[first].name)
+    page.evaluate("document.querySelectorAll('.key input').forEach(box => box.click())")
+    assert page.evaluate(point) == ""
 
 
-def test_the_overlays_can_be_made_fainter_and_taken_away(browser: Tab, place: Path) -> None:
-    browser.open(place)
+def test_the_overlays_can_be_made_fainter_and_taken_away(tabs: Tabs, place: Path) -> None:
+    page = tabs.open(place)
     look = "(s => [s.display, s.opacity])(getComputedStyle(document.querySelector('.found .heat')))"
-    browser.evaluate("strength.value = 80; strength.dispatchEvent(new Event('input'))")
-    assert browser.evaluate(look)[1] == "0.8"
-    browser.evaluate("document.getElementById('heat').click()")
-    assert browser.evaluate(look)[0] == "none"
+    page.evaluate("strength.value = 80; strength.dispatchEvent(new Event('input'))")
+    assert page.evaluate(look)[1] == "0.8"
+    page.evaluate("document.getElementById('heat').click()")
+    assert page.evaluate(look)[0] == "none"
 
 
-def test_a_card_that_a_filter_hides_is_shown_when_it_is_gone_to(browser: Tab, place: Path) -> None:
-    browser.open(place)
-    browser.evaluate(
+def test_a_card_that_a_filter_hides_is_shown_when_it_is_gone_to(tabs: Tabs, place: Path) -> None:
+    page = tabs.open(place)
+    page.evaluate(
         "document.querySelector('[data-by=flags]').value = 'consensus';"
         "document.querySelector('[data-by=flags]').dispatchEvent(new Event('change'))"
     )
     last = f"document.getElementById('card-{CARDS}').offsetHeight"
-    assert browser.evaluate(last) == 0
-    browser.evaluate(f"location.hash = 'card-{CARDS}'; new Promise(done => setTimeout(done, 100))")
-    assert browser.evaluate(last) > 0
+    assert page.evaluate(last) == 0
+    page.evaluate(f"location.hash = 'card-{CARDS}'; new Promise(done => setTimeout(done, 100))")
+    assert page.evaluate(last) > 0

@@ -249,10 +249,11 @@ def test_what_cannot_be_done_is_one_clear_line(
 
 
 def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
-    with SkyServer(library()) as server, ledger.opened(tmp_path):
-        done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
-    assert done.returncode == 1
-    assert "another process collects" in done.stderr.splitlines()[-1]
+    arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
+    with SkyServer(library()) as server, ledger.opened(tmp_path / "sky"):
+        with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
+            assert program.wait() == 1
+        assert "another process collects" in program.said.splitlines()[-1]
 
 
 def test_another_csv_of_that_name_is_left_alone(tmp_path: Path) -> None:

@@ -77,6 +77,40 @@ def test_what_was_never_logged_cannot_be_labelled(log: Database, id_: int) -> No
         log.label(id_, "ordinary", who=None, note=None)
 
 
+def test_a_label_can_be_taken_back_and_the_one_before_it_counts_again(log: Database) -> None:
+    first, again = recorded(log), recorded(log)
+    told = log.label(first.id, "interesting", who="ada", note="a ring?")
+    wrong = log.label(again.id, "artefact", who=None, note=None)
+    assert log.labels_of(first) == log.labels_of(again) == [wrong, told]
+    assert log.unlabel(wrong.id) == wrong
+    assert log.labels_of(again) == [told]
+    assert log.current_labels() == {first.image_sha256: "interesting"}
+    for id_ in (wrong.id, 0, -1, 2**63):
+        with pytest.raises(NotFound, match=f"there is no label {id_}"):
+            log.unlabel(id_)
+
+
+def test_an_image_whose_sum_is_unknown_has_the_labels_of_its_prediction_alone(log: Database, database_url: str) -> None:
+    insert = "INSERT INTO predictions (image_name, score, result) VALUES (%s, 0, 'No Anomaly') RETURNING id"
+    [(one,)], [(other,)] = query(database_url, insert, "old.jpg"), query(database_url, insert, "other.jpg")
+    told = log.label(one, "ordinary", who=None, note=None)
+    assert log.labels_of(log.prediction(one)) == [told]
+    assert log.labels_of(log.prediction(other)) == []
+
+
+def test_labels_come_in_the_order_in_which_images_were_first_looked_at(log: Database) -> None:
+    first, second, third = recorded(log, 1), recorded(log, 2), recorded(log, 3)
+    for row, label in (
+        (second, "interesting"),
+        (first, "ordinary"),
+        (third, "artefact"),
+        (second, "artefact"),  # a change of mind
+        (recorded(log, 1), "interesting"),
+    ):
+        log.label(row.id, label, who=None, note=None)  # type: ignore[arg-type]
+    assert log.labels_in_order() == ["artefact", "interesting", "artefact"]
+
+
 def test_labels_go_with_their_prediction(log: Database, database_url: str) -> None:
     log.label(recorded(log).id, "ordinary", who=None, note=None)
     query(database_url, "DELETE FROM predictions")

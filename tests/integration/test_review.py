@@ -1,6 +1,7 @@
 """What to look at next: the queue over a real log, and its routes beside those of "more like this" and labels."""
 
 import gc
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,12 +17,13 @@ from support import query
 
 import database
 from astrodetect import images
+from astrodetect.anomalies import review as ranking
 from astrodetect.anomalies.review import ORDERS
 from astrodetect.connections import connect
 from astrodetect.labels import Labelling
 from astrodetect.records import ImageContract, Prediction, Scored
 from astrodetect.service import review
-from astrodetect.service.review import NO_DETECTORS, NO_VECTORS, Next, Progress, Review
+from astrodetect.service.review import NO_DETECTORS, NO_VECTORS, NOT_YET, Next, Progress, Review
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -121,6 +123,36 @@ def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Predicti
     assert names(queue.next("interest", limit=1, space=OTHER)) == []
 
 
+def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
+    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_learn, orders = threading.Event(), ranking.orders
+
+    def slow(*given: Any) -> Any:
+        may_learn.wait()
+        return orders(*given)
+
+    monkeypatch.setattr(ranking, "orders", slow)
+    queue = Review(log)
+
+    def now() -> Next:
+        return queue.next("interest", limit=6, space=SPACE, at_once=True)
+
+    assert (now().by, now().note) == ("novelty", NOT_YET)
+    may_learn.set()
+    unlabelled = queue.next("interest", limit=6, space=SPACE)
+    may_learn.clear()
+    first = unlabelled.candidates[0].prediction
+    log.label(first.id, "artefact", who=None, note=None)
+    assert names(now()) == names(unlabelled)[1:] + names(now())[-1:]
+    assert now().labels == {first.image_sha256: "artefact"}
+    may_learn.set()
+    learnt = queue.next("interest", limit=6, space=SPACE)
+    assert names(learnt)[0].split()[0] != first.image_name.split()[0]
+    assert names(now()) == names(learnt)
+    queue.close()
+
+
 def test_where_nothing_can_be_learnt_the_order_is_that_of_novelty_and_says_so(
     log: Database, sky: dict[str, Prediction], database_url: str
 ) -> None:
@@ -143,10 +175,10 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
     query(database_url, "ANALYZE")
     labelling = database._labelling(0, Labelling("ordinary", None, None, None, None, None, "7"))
     statements: list[tuple[str, Any]] = [
-        (database.MOST_NOVEL, {"space": SPACE, "limit": 10}),
-        (database.LABEL, {"id": 7, "label": "ordinary", "who": None, "note": None}),
-        (database.IMPORT.format(rows=database.LABELLING), labelling),
-        (database.OF_IDS, {"ids": [1, 2, 3]}),
+        (database.SQL["most_novel"], {"space": SPACE, "limit": 10}),
+        (database.SQL["label"], {"id": 7, "label": "ordinary", "who": None, "note": None}),
+        (database.SQL["import"].format(rows=database.LABELLING), labelling),
+        (database.SQL["of_ids"], {"ids": [1, 2, 3]}),
     ]
     connection = connect(database_url, timeout_s=5)
     for statement, values in statements:
@@ -255,10 +287,14 @@ def test_a_label_moves_the_queue_and_is_in_the_file(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("said", [{"label": "odd"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
-def test_a_label_that_is_none_is_refused(client: TestClient, said: Any) -> None:
+def test_a_label_that_is_none_is_refused_and_one_that_was_a_mistake_taken_back(client: TestClient, said: Any) -> None:
     row = sent(client, "/detect", USUAL[0]).json()
     refused(client.post(f"/predictions/{row['id']}/label", json=said), 422, "bad_arguments")
     refused(client.post("/predictions/77/label", json={"label": "ordinary"}), 404, "not_found")
+    assert client.get("/labels.csv").text.count("\n") == 1
+    label = client.post(f"/predictions/{row['id']}/label", json={"label": "ordinary"}).json()
+    assert client.delete(f"/labels/{label['id']}").json() == label
+    refused(client.delete(f"/labels/{label['id']}"), 404, "not_found")
     assert client.get("/labels.csv").text.count("\n") == 1
     refused(client.get("/review/next?by=luck"), 422, "bad_arguments")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import colours
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,6 +29,14 @@ def png(size: tuple[int, int] = (64, 64), seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network under the usual name: most of these tests start a service of their own."""
+    folder = tmp_path_factory.mktemp("models")
+    colours.publish(folder, "resnet50_model", ("SB", "E"))
+    return folder
 
 
 @pytest.fixture

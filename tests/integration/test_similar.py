@@ -71,7 +71,7 @@ def test_the_answers_are_the_same_whether_vectors_are_in_the_graph_or_not(log: D
 def test_an_image_that_comes_again_does_not_wait_until_its_vector_is_indexed(log: Database, database_url: str) -> None:
     log.record_many([placed(1, (0.0,)), placed(2, (1.0,))])
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(database.INDEX, {"most": 1})
+        cursor.execute(database.SQL["index"], {"most": 1})
         [again] = log.record_many([replace(placed(1, (0.0,)), request_id=uuid.uuid4())])  # else this takes too long
         assert near(log, again) == ["2.jpg"]
         assert log.index_vectors(10) == 1  # another service takes what is left
@@ -140,7 +140,7 @@ def test_the_search_uses_the_graph_for_a_large_space_the_space_for_a_small_one_a
     for space, index in ((SPACE, "features_graph"), (OTHER, "features_space_image_sha256_key")):
         values = {"space": space, "image": "7", "vector": f"[{','.join('0' * DIMENSIONS)}]", "limit": 10}
         with connect(database_url, timeout_s=5).cursor() as cursor:
-            cursor.execute("EXPLAIN " + database.NEAREST, values)
+            cursor.execute("EXPLAIN " + database.SQL["nearest"], values)
             plan = "\n".join(line for (line,) in cursor.fetchall())
             cursor.connection.close()
         assert index in plan

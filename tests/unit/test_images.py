@@ -208,3 +208,53 @@ def test_a_thumbnail_is_a_small_jpeg_that_keeps_the_shape() -> None:
     assert data == images.thumbnail(pixels, 96)
     assert len(data) < 3_000
     assert images.probe(images.thumbnail(pixels, 1_000)) == images.Probe("JPEG", 400, 200)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "I;16")),
+        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+    ],
+)
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_picture_beside_them_changes_no_pixel_that_the_network_sees(kind: str, mode: str, turn: int) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(gradient(700, 500).convert("L"), dtype=np.uint16) * 200)
+    else:
+        image = gradient(700, 500).convert(mode)
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = turn
+    data = encoded(image, kind, exif=exif)
+    for contract in (ImageContract(size=100), ImageContract(size=64, crop=0.5), ImageContract(size=500)):
+        pixels, whole = images.read_whole(data, contract, 256)
+        assert np.array_equal(pixels, images.read(data, contract))
+        assert whole.shape == ((183, 256, 3) if turn == 1 else (256, 183, 3))
+
+
+def test_a_picture_shows_the_whole_frame_upright_and_is_never_enlarged() -> None:
+    image = gradient(400, 200)
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 3
+    _, whole = images.read_whole(encoded(image.rotate(180), exif=exif), ImageContract(size=32, crop=0.2), 100)
+    shown = np.asarray(image.resize((100, 50), Image.Resampling.BOX), dtype=int)
+    assert whole.shape == (50, 100, 3)
+    assert np.abs(whole.astype(int) - shown).max() <= 8
+    _, small = images.read_whole(encoded(gradient(40, 20)), WHOLE, 256)
+    assert np.array_equal(small, np.asarray(gradient(40, 20)))
+    _, thin = images.read_whole(encoded(gradient(16, 2000)), WHOLE, 100)
+    assert thin.shape == (100, 1, 3)
+
+
+def test_a_picture_says_nothing_of_where_and_when_it_was_taken() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    exif.get_ifd(0x8825)[1] = "N"
+    data = encoded(gradient(64, 64), "JPEG", exif=exif, comment=b"a secret", icc_profile=b"a secret")
+    assert data.count(b"a secret") == 3
+    _, whole = images.read_whole(data, WHOLE, 256)
+    picture = images.picture("ab", whole)
+    assert (picture.width, picture.height) == (64, 64)
+    assert b"secret" not in picture.jpeg
+    assert not Image.open(io.BytesIO(picture.jpeg)).getexif()

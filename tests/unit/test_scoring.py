@@ -108,9 +108,12 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
     places = (tmp_path / "t.csv", tmp_path / "t.parquet")
     logged: dict[str, Scored] = {}
 
-    def log(scored: list[Scored]) -> None:
+    def log(scored: list[Scored], *_: object) -> None:
         if cut and logged:
             raise DatabaseUnavailable("gone")
+        keep(scored)
+
+    def keep(scored: list[Scored], *_: object) -> None:
         logged.update({one.image_name: one for one in scored})
 
     for place in places:
@@ -118,7 +121,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
             logged.clear()
             with pytest.raises(DatabaseUnavailable):
                 score(task([sky], place), engine, log)
-        said = score(task([sky], place), engine, lambda found: logged.update({one.image_name: one for one in found}))
+        said = score(task([sky], place), engine, keep)
         assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in said
     columns = [*output.COLUMNS, *(f"p_{name}" for name in colours.CLASSES)]
     *rows, bad = rows_in(places[0], columns)
@@ -176,12 +179,12 @@ def test_paths_are_written_as_a_person_would(
 def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: Engine) -> None:
     counting, read, taken, most = threading.Lock(), 0, 0, 0
 
-    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels]:
+    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
         nonlocal read, most
         with counting:
             read += 1
             most = max(most, read - taken)
-        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8)
+        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
     window = pipeline.AHEAD * engine.streams * engine.batch
     paths = [str(number) for number in range(3 * window + 1)]
@@ -195,8 +198,8 @@ def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: E
 
 
 def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
-    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels]:
-        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8)
+    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
+        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
     before = threading.active_count()
     batches = pipeline.look(map(str, range(10**9)), engine, reader)
@@ -257,7 +260,7 @@ def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
     logged: dict[uuid.UUID, str] = {}
     calls = 0
 
-    def goes_away(scored: list[Scored]) -> None:
+    def goes_away(scored: list[Scored], *_: object) -> None:
         nonlocal calls
         calls += 1
         logged.update({one.request_id: one.image_name for one in scored})
@@ -276,7 +279,7 @@ def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
 
 
 def test_a_finished_table_stays_until_the_new_one_is_whole(sky: Path, engine: Engine, tmp_path: Path) -> None:
-    def gone(_: list[Scored]) -> None:
+    def gone(*_: object) -> None:
         raise DatabaseUnavailable("gone")
 
     place = tmp_path / "t.csv"
@@ -287,7 +290,7 @@ def test_a_finished_table_stays_until_the_new_one_is_whole(sky: Path, engine: En
     with pytest.raises(DatabaseUnavailable):
         score(task([sky], place, restart=True), engine, gone)
     assert place.read_bytes() == old
-    score(task([sky], place), engine, lambda _: None)  # the new run goes on without being asked to begin again
+    score(task([sky], place), engine, lambda *_: None)  # the new run goes on without being asked to begin again
     assert len(rows_in(place)) == task([sky], tmp_path / "other.csv").check()
 
 
@@ -315,7 +318,7 @@ def test_odd_names_come_through(sky: Path, engine: Engine, tmp_path: Path) -> No
         shutil.copy(sky / "a.jpg", folder / name)
     logged: list[Scored] = []
     for place in (tmp_path / "t.csv", tmp_path / "t.parquet"):
-        score(task([folder], place), engine, logged.extend)
+        score(task([folder], place), engine, lambda scored, *_: logged.extend(scored))
     paths = [row[0] for row in rows_in(tmp_path / "t.csv")]
     assert paths == sorted(f"{folder}/{name}" for name in ODD_NAMES)
     assert all(Path(path).exists() for path in paths)

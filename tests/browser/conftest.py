@@ -1,0 +1,50 @@
+"""A browser, tabs whose pages may complain of nothing, and a service with something in its log."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+from support import Service
+
+from browser import chromium, served
+from browser.tabs import Tabs
+
+APPEARS_WITHIN_MS = 30_000  # what a test waits for, on a machine that has other work
+expect.set_options(timeout=APPEARS_WITHIN_MS)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """One for all tests of pages; gone before others run, for Playwright holds the thread's event loop."""
+    with sync_playwright() as playwright:
+        started = chromium.launched(playwright)
+        if started is None:
+            pytest.skip(chromium.LEFT_OUT)
+        with started:
+            yield started
+
+
+@pytest.fixture
+def tabs(browser: Browser) -> Iterator[Tabs]:
+    """Tabs; what a page complains of fails the test."""
+    with ExitStack() as contexts:
+        tabs = Tabs(browser, contexts)
+        yield tabs
+    assert tabs.complaints == []
+
+
+@pytest.fixture(scope="package")
+def log_url(new_database: Callable[[], str]) -> str:
+    """The database of the service's log."""
+    return new_database()
+
+
+@pytest.fixture(scope="package")
+def service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One for all tests, which may add to its log."""
+    place = tmp_path_factory.mktemp("service")
+    with Service(log=place / "log", environment=served.environment(log_url, place)) as service:
+        service.wait_until(service.ready)
+        served.fill(service, log_url)
+        yield service

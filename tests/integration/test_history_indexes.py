@@ -1,0 +1,140 @@
+"""The history's first page looks at few rows, whatever is asked for and however the log lies; 1,000,000 with --full."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from astrodetect.connections import Connection, connect
+from astrodetect.records import Filters
+from benchmarks.history import NAIVE, cases, fill
+from database import NEAR, SQL, Database, asked
+
+BLOCK = 8192  # ids, as in sql/0006_history.sql
+ROWS, ALL_ROWS = 4 * BLOCK, 1_000_000
+LIMIT = 50
+
+
+@pytest.fixture
+def rows(request: pytest.FixtureRequest) -> int:
+    return ALL_ROWS if request.config.getoption("--full") else ROWS
+
+
+@pytest.fixture
+def filled(database_url: str, rows: int) -> Iterator[tuple[Database, Connection]]:
+    connection = connect(database_url, timeout_s=60)
+    fill(connection, rows)
+    log = Database(database_url, connections=1, timeout_s=60)
+    yield log, connection
+    log.close()
+    connection.close()
+
+
+def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parts of a plan that look into the table."""
+    if plan.get("Relation Name") == "predictions":
+        yield plan
+    for part in plan.get("Plans", []):
+        yield from scans(part)
+
+
+def looked_at(connection: Connection, statement: str, filters: Filters, edge: int | None) -> int:
+    """How many rows PostgreSQL took up."""
+    with connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL[statement], asked(filters, LIMIT, edge))
+        [(said,)] = cursor.fetchall()
+    count = 0
+    for scan in scans((json.loads(said) if isinstance(said, str) else said)[0]["Plan"]):
+        assert scan["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
+        thrown_away = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
+        count += (scan["Actual Rows"] + thrown_away) * scan["Actual Loops"]
+    return int(count)
+
+
+def ids(connection: Connection, filters: Filters) -> list[int]:
+    """All that match, newest first, as PostgreSQL finds them without any of this."""
+    where = " AND ".join(NAIVE[name] for name in NAIVE if getattr(filters, name) is not None) or "true"
+    values = {name: getattr(filters, name) for name in NAIVE}
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT id FROM predictions WHERE {where} ORDER BY id DESC", values)
+        return [id_ for (id_,) in cursor.fetchall()]
+
+
+def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
+    filled: tuple[Database, Connection], rows: int
+) -> None:
+    log, connection = filled
+    most = NEAR + 2 * BLOCK + LIMIT * rows // BLOCK
+    for what, filters in cases(rows).items():
+        matching = ids(connection, filters)
+        page = log.predictions(filters, limit=LIMIT)
+        assert [row.id for row in page.predictions] == matching[:LIMIT], what
+        assert (page.next_before is None, page.previous_after) == (len(matching) <= LIMIT, None), what
+        middle = rows // 2
+        older = log.predictions(filters, limit=LIMIT, before=middle)
+        newer = log.predictions(filters, limit=LIMIT, after=middle)
+        assert [row.id for row in older.predictions] == [id_ for id_ in matching if id_ < middle][:LIMIT], what
+        assert [row.id for row in newer.predictions] == [id_ for id_ in matching if id_ > middle][-LIMIT:], what
+        for statement, edge in (("newest", None), ("newer", 0)):
+            assert looked_at(connection, statement, filters, edge) <= NEAR + LIMIT + 1, what
+            if filters != Filters():
+                assert looked_at(connection, f"{statement}_of_all", filters, edge) <= most, what
+
+
+def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str) -> None:
+    connection = connect(database_url, timeout_s=5)
+    with connection.cursor() as cursor:
+        names = ["a", "", "ΓΑΛΑΞΊΑΣ 銀河系.JPG", "x" * 199 + "needle", "b" * 100_000 + "needle", "100%_\\"]
+        cursor.execute(
+            "INSERT INTO predictions (image_name, score, result)"
+            " SELECT name, 0, 'No Anomaly' FROM unnest(%s) WITH ORDINALITY AS given (name, n) ORDER BY n",
+            [names],
+        )
+        cursor.execute(  # further than is looked at without an index
+            "INSERT INTO predictions (image_name, score, result)"
+            " SELECT 'sky', 0, 'No Anomaly' FROM generate_series(1, %s)",
+            [2 * NEAR],
+        )
+    connection.close()
+    log = Database(database_url, connections=1, timeout_s=5)
+    for part in (
+        "a",
+        "γαλαξία",
+        "銀河系",
+        "銀河系.jpg",
+        "xneedle",
+        "NEEDLE",
+        "bbb",
+        "b" * 300,
+        "%_\\",
+        "x" * 300,
+        "eedl",
+    ):
+        page = log.predictions(Filters(name=part), limit=10)
+        assert [row.image_name for row in page.predictions] == [
+            name for name in reversed(names) if part.lower() in name.lower()
+        ], part
+    log.close()
+
+
+def test_ids_far_apart_and_at_the_ends_of_their_range_are_paged_through(database_url: str) -> None:
+    connection = connect(database_url, timeout_s=5)
+    ends = [-(2**62), -1, 0, 8191, 8192, 2**40, 2**63 - 1]
+    with connection.cursor() as cursor:
+        for id_ in ends:
+            cursor.execute(
+                "INSERT INTO predictions (id, image_name, score, result) VALUES (%s, 'sky', 0, 'No Anomaly')", [id_]
+            )
+    connection.close()
+    log = Database(database_url, connections=1, timeout_s=5)
+    filters = Filters(max_score=0.5)
+    assert [row.id for row in log.predictions(filters, limit=10).predictions] == ends[::-1]
+    found: list[int] = []
+    after: int | None = -(2**63)
+    while after is not None:
+        page = log.predictions(filters, limit=2, after=after)
+        found += [row.id for row in page.predictions[::-1]]
+        after = page.previous_after
+    assert found == ends
+    log.close()

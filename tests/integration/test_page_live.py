@@ -1,0 +1,96 @@
+"""The page of what is logged now."""
+
+import gc
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import colours
+import pytest
+from hostile import png
+from starlette.testclient import TestClient
+from support import query
+
+from astrodetect.service.page.live import SHOWN
+from astrodetect.settings import Settings
+from main import create_app
+
+ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, 0.1, %s, %s)"
+AWAY = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
+BROWSER = {"Accept": "text/html"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    colours.publish(folder, "resnet50_model", colours.TWO)
+    return folder
+
+
+@pytest.fixture
+def client(database_url: str, folder: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
+        yield client
+    gc.collect()
+
+
+def shown(page: str) -> list[int]:
+    """The ids of its cards, in order."""
+    return [int(found) for found in re.findall(r'<li class="card[^"]*" id="p(\d+)"', page)]
+
+
+def test_it_shows_the_newest_and_says_where_news_begins(client: TestClient, database_url: str) -> None:
+    empty = client.get("/live").text
+    assert (shown(empty), 'data-after="0"' in empty) == ([], True)
+    assert re.search(r'id="empty">', empty)
+    for number in range(1, SHOWN + 5):
+        query(database_url, ROW, f"{number}.png", "No Anomaly", None)
+    page = client.get("/live").text
+    assert shown(page) == list(range(SHOWN + 4, 4, -1))
+    assert f'data-after="{SHOWN + 4}"' in page
+    assert re.search(r'id="empty" hidden>', page)
+
+
+def test_what_stands_out_is_marked_in_words_and_may_be_all_that_is_shown(client: TestClient, database_url: str) -> None:
+    for name, result, novelty in (
+        ("a", "Anomaly Detected", None),
+        ("b", "No Anomaly", 0.5),
+        ("c", "No Anomaly", 0.99),
+        ("d", "Anomaly Detected", 1.0),
+        ("e", "No Anomaly", 0.98),
+    ):
+        query(database_url, ROW, name, result, novelty)
+    page, only = client.get("/live").text, client.get("/live?only=unusual").text
+    assert shown(page) == [5, 4, 3, 2, 1]
+    assert shown(only) == [4, 3, 1]
+    assert "/live/events?only=unusual" in only
+    assert re.findall(r'class="card odd" id="p(\d)"', page) == ["4", "3", "1"]
+    assert page.count("▲ unusual") == 1
+
+
+def test_a_new_row_has_its_picture_and_an_old_one_without_says_so(client: TestClient, database_url: str) -> None:
+    row = client.post("/detect", files={"file": ("m51.png", png())}).json()
+    query(database_url, ROW, "of psql", "No Anomaly", None)
+    page = client.get("/live").text
+    assert page.count(f'src="/pictures/{row["image_sha256"]}"') == page.count("no picture kept") == 1
+
+
+def test_names_are_text(client: TestClient, database_url: str) -> None:
+    query(database_url, ROW, "<script>alert(1)</script>\u202egpj.png", "<i>odd</i>", None)
+    page = client.get("/live").text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in page
+    assert "<i>" not in page
+
+
+def test_what_cannot_be_asked_for_is_refused(client: TestClient) -> None:
+    for asked in ("/live?only=stars", "/live/events?after=-1", "/live/events?after=x"):
+        assert client.get(asked).status_code == 422
+    assert client.get("/live/events", headers={"Last-Event-ID": "<script>"}).status_code == 422
+
+
+def test_while_postgresql_is_away_the_page_says_so(folder: Path) -> None:
+    with TestClient(create_app(Settings(DATABASE_URL=AWAY, models_dir=folder))) as client:
+        page = client.get("/live", headers=BROWSER)
+    assert page.status_code == 503
+    assert "does not answer" in page.text
+    gc.collect()

@@ -1,0 +1,258 @@
+"""The start page: an image becomes a card, with a script and without one; what goes wrong is told beside the form."""
+
+import gc
+import re
+from collections.abc import Callable, Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import colours
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+from support import query
+
+from astrodetect import images
+from astrodetect.service.page import samples
+from astrodetect.settings import Settings
+from main import create_app
+
+PART = {"HX-Request": "true"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+USUAL = range(20)
+LARGEST_BYTES = 100_000
+HOSTILE = "<script>alert(1)</script>\u202egpj.png"
+TIMES = 10
+
+
+def sky(name: str, seed: int) -> bytes:
+    return images.png(colours.sky(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with detectors, another one of three classes, and a sample."""
+    place = tmp_path_factory.mktemp("service")
+    colours.publish(place / "models", "resnet50_model", colours.TWO)
+    colours.know(place / "models", "resnet50_model", np.stack([colours.sky("nebula", seed) for seed in USUAL]))
+    colours.publish(place / "models", "colours")
+    for kind in ("E", "SB"):
+        folder = place / "data" / "sample" / "test" / kind
+        folder.mkdir(parents=True)
+        for number in range(5):
+            images.write_jpeg(folder / f"{number:05}.jpg", colours.sky("lawn", number))
+    (place / "data" / "secret.jpg").write_bytes(sky("lawn", 1))
+    return place
+
+
+@pytest.fixture(scope="module")
+def url(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+def started(place: Path, url: str, **chosen: Any) -> TestClient:
+    fields = {"models_dir": place / "models", "data_dir": place / "data", "max_body_bytes": LARGEST_BYTES, **chosen}
+    return TestClient(create_app(Settings(DATABASE_URL=url, **fields)), follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def client(place: Path, url: str) -> Iterator[TestClient]:
+    with started(place, url) as client:
+        yield client
+    gc.collect()  # an app is a ring of references, and each holds a network
+
+
+def send(client: TestClient, data: bytes, name: str = "m51.png", headers: Any = PART, **fields: str) -> Any:
+    return client.post("/try", files={"file": (name, data)}, data=fields, headers=headers)
+
+
+def at(card: Any) -> int:
+    """The prediction that a card leads to."""
+    assert card.status_code == 200, card.text
+    [id_] = re.findall(r'<h3 class="name"><a href="/history/(\d+)"', card.text)
+    return int(id_)
+
+
+def text(page: Any) -> str:
+    """What is read there."""
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page.text)))
+
+
+def test_a_plain_form_is_answered_by_the_page_with_the_card_of_a_logged_row(client: TestClient) -> None:
+    page = send(client, sky("lawn", 100), headers=BROWSER)
+    row = client.get(f"/predictions/{at(page)}").json()
+    assert "<h1>" in page.text
+    assert re.search(r'<li class="card odd">', page.text)
+    said = text(page)
+    for known in (
+        row["result"],
+        f"score {row['score']:.3f}, anomaly above 0.5",
+        "More unusual than",
+        f"{row['model']} {row['model_version']}",
+        "influence, not proof",
+        "lawn",
+        "nebula",
+    ):
+        assert known in said, known
+    assert re.search(r"Took \d+ ms", said)
+    assert "<details open>" in page.text
+    assert f'href="/history/{row["id"]}/alike"' in page.text
+    assert f'action="/history/{row["id"]}/label"' in page.text
+
+
+def test_a_card_shows_the_whole_frame_with_the_heat_map_over_what_the_network_saw(client: TestClient) -> None:
+    card = send(client, sky("lawn", 101))
+    [frame] = re.findall(r'<svg class="frame" viewBox="0 0 (\d+) (\d+)"', card.text)
+    assert int(frame[0]) == 2 * int(frame[1])
+    [picture] = re.findall(r'<image href="(/pictures/[0-9a-f]{64})"', card.text)
+    assert client.get(picture).headers["content-type"] == "image/jpeg"
+    [(x, width)] = re.findall(
+        r'class="heat" href="data:image/png;base64,[^"]+" x="([\d.]+)" .*?width="([\d.]+)"', card.text
+    )
+    assert (float(x), float(width)) == (int(frame[0]) / 4, int(frame[1]))
+
+
+def test_a_script_gets_the_inside_of_the_card_alone_and_what_it_sorts_by(client: TestClient) -> None:
+    card = send(client, sky("lawn", 102))
+    row = client.get(f"/predictions/{at(card)}").json()
+    assert "<html" not in card.text
+    assert "<details>" in card.text
+    [(novelty, marks)] = re.findall(r'data-novelty="([^"]+)" data-marks="([^"]*)"', card.text)
+    assert float(novelty) == row["novelty"]
+    assert marks.split() == ["anomaly"] + ["unusual"] * (row["novelty"] >= 0.99)
+    assert "/alike" in card.text
+
+
+def test_the_same_key_again_is_the_same_row(client: TestClient) -> None:
+    sent = PART | {"Idempotency-Key": "1732-0.5"}
+    assert at(send(client, sky("lawn", 103), headers=sent)) == at(send(client, sky("lawn", 103), headers=sent))
+
+
+def test_an_image_that_is_labelled_says_so_on_its_card(client: TestClient) -> None:
+    id_ = at(send(client, sky("lawn", 104)))
+    client.post(f"/history/{id_}/label", data={"label": "artefact"})
+    assert '<span class="chip artefact">artefact</span>' in send(client, sky("lawn", 104)).text
+
+
+def test_what_is_refused_is_told_beside_the_form_and_to_scripts_in_the_one_shape(client: TestClient) -> None:
+    for data, name, status, words in (
+        (b"these are words", "x.txt", 415, "Not an image"),
+        (b"", "x.png", 422, "The file is empty"),
+        (b"", "", 422, "Choose an image first"),
+    ):
+        page, part = send(client, data, name, BROWSER), send(client, data, name)
+        assert page.status_code == part.status_code == status
+        assert words in re.findall(r'id="wrong">([^<]*)<', page.text)[0]
+        assert 'aria-describedby="wrong"' in page.text
+        assert words.lower() in part.json()["error"]["message"].lower()
+    nothing = client.post("/try", headers=BROWSER)
+    assert nothing.status_code == 422
+    assert "Choose an image first" in nothing.text
+
+
+def test_what_is_too_large_is_a_page_for_people_and_stays_json_for_programs(client: TestClient) -> None:
+    page, part = (send(client, b"x" * LARGEST_BYTES, headers=headers) for headers in (BROWSER, PART))
+    assert page.status_code == part.status_code == 413
+    assert page.headers["content-type"].startswith("text/html")
+    assert f"larger than {LARGEST_BYTES:,} bytes" in page.text
+    assert page.headers["connection"] == "close"
+    assert part.json()["error"]["code"] == "body_too_large"
+    assert client.get("/try", headers=BROWSER).headers["location"] == "/"
+
+
+def test_the_model_is_chosen_where_there_are_several(client: TestClient) -> None:
+    page = client.get("/")
+    [choice] = re.findall(r'<select id="model".*?</select>', page.text)
+    assert re.findall(r"<option([^>]*)>([^<]+)<", choice) == [(" selected", "resnet50_model"), ("", "colours")]
+    answer = send(client, sky("ocean", 105), headers=BROWSER, model="colours")
+    assert client.get(f"/predictions/{at(answer)}").json()["result"] == "ocean"
+    assert "<option selected>colours</option>" in answer.text
+    unknown = send(client, sky("ocean", 105), headers=BROWSER, model="nothing")
+    assert (unknown.status_code, "nothing" in re.findall(r'id="wrong">([^<]*)<', unknown.text)[0]) == (404, True)
+    assert send(client, sky("ocean", 105), model="../x").status_code == 422
+
+
+def test_a_name_that_is_markup_is_text(client: TestClient, url: str) -> None:
+    for headers in (PART, BROWSER):
+        card = send(client, sky("lawn", 106), HOSTILE, headers)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in card.text
+        assert "<script>alert" not in card.text
+    assert query(url, "SELECT DISTINCT image_name FROM predictions WHERE image_name LIKE '<s%'") == [(HOSTILE,)]
+
+
+def test_sample_images_are_offered_and_tried_by_their_names_and_no_other_file_is(client: TestClient) -> None:
+    offered = re.findall(r'name="sample" value="([^"]+)"', client.get("/").text)
+    assert offered == [f"{kind}/0000{number}.jpg" for kind in ("E", "SB") for number in range(samples.OF_A_CLASS)]
+    assert images.sniff(client.get(f"/samples/{offered[0]}").content) == "JPEG"
+    page = client.post("/try", data={"sample": offered[4]}, headers=BROWSER)
+    assert client.get(f"/predictions/{at(page)}").json()["image_name"] == offered[4]
+    for name in ("E/00004.jpg", "../secret.jpg", "E/../../../secret.jpg", "..%2Fsecret.jpg", "/etc/passwd", "E"):
+        assert client.get(f"/samples/{name}").status_code == 404
+        assert client.post("/try", data={"sample": name}, headers=PART).status_code == 404
+
+
+def test_the_neighbours_of_an_image_come_by_themselves_or_as_a_page(client: TestClient) -> None:
+    first, second = at(send(client, sky("nebula", 107), "a.png")), at(send(client, sky("nebula", 108), "b.png"))
+    part = client.get(f"/history/{first}/alike", headers=PART)
+    assert "<html" not in part.text
+    assert f'href="/history/{second}"' in part.text
+    assert f'href="/history/{first}"' not in part.text
+    page = client.get(f"/history/{first}/alike", headers=BROWSER)
+    assert "<h1>Images like it</h1>" in page.text
+    assert f'href="/history/{second}"' in page.text
+    assert client.get("/history/999999/alike", headers=BROWSER).status_code == 404
+
+
+def test_where_nobody_knows_what_an_image_is_like_the_reason_stands_in_its_place(client: TestClient) -> None:
+    lacking = at(send(client, sky("ocean", 109), model="colours"))
+    part = client.get(f"/history/{lacking}/alike", headers=PART)
+    assert (part.status_code, "carried no detectors" in part.text) == (200, True)
+    database = client.app.state.database  # type: ignore[attr-defined]
+    database._vectors = False
+    try:
+        assert "lacks pgvector" in client.get(f"/history/{lacking}/alike", headers=PART).text
+    finally:
+        database._vectors = None
+
+
+def test_the_page_leads_on_to_what_is_strange_and_unlabelled(client: TestClient, url: str) -> None:
+    query(url, "UPDATE predictions SET novelty = 0.5")
+    assert "Nothing strange waits" in text(client.get("/try/waiting", headers=PART))
+    strange = at(send(client, sky("nebula", 110)))
+    query(url, "UPDATE predictions SET novelty = 0.995 WHERE id = %s", strange)
+    assert "1 strange one waits in Review" in text(client.get("/try/waiting", headers=PART))
+    client.post(f"/predictions/{strange}/label", json={"label": "ordinary"})
+    assert "Nothing strange waits" in text(client.get("/try/waiting", headers=PART))
+
+
+def test_while_the_log_is_away_the_card_is_whole_but_for_what_only_the_log_knows(place: Path, tmp_path: Path) -> None:
+    with started(place, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
+        assert client.get("/", headers=BROWSER).status_code == 200
+        card = send(client, sky("lawn", 111))
+        assert client.get("/try/waiting", headers=PART).status_code == 503
+    assert card.status_code == 200
+    assert "safe on disk" in card.text
+    assert '<image class="heat"' in card.text
+    assert "/history/" not in card.text
+
+
+def test_a_service_that_keeps_no_pictures_says_why_there_is_none(place: Path, url: str) -> None:
+    with started(place, url, thumbnail_max_bytes=0) as client:
+        card = send(client, sky("lawn", 112))
+    assert "no picture kept" in card.text
+    assert "ASTRODETECT_THUMBNAIL_MAX_BYTES is 0" in card.text
+
+
+def test_without_a_model_the_page_says_what_makes_one(url: str, tmp_path: Path) -> None:
+    with started(tmp_path, url) as client:
+        page, refused = client.get("/"), send(client, sky("lawn", 113), headers=BROWSER)
+    assert "No model is trained yet" in page.text
+    assert "python train_model.py" in page.text
+    assert 'id="file"' not in page.text
+    assert refused.status_code == 503
+
+
+def test_the_page_has_no_script_or_style_within_it(client: TestClient) -> None:
+    for page in (client.get("/"), send(client, sky("lawn", 114), headers=BROWSER)):
+        assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", page.text) == []

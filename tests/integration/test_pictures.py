@@ -1,0 +1,169 @@
+"""Pictures of what was scored: kept beside its row, shown to browsers, let go when they are old or many."""
+
+import gc
+import hashlib
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import colours
+import numpy as np
+import pytest
+from hostile import png
+from PIL import Image
+from starlette.testclient import TestClient
+from support import ROOT, query
+
+import database
+from astrodetect.connections import connect
+from astrodetect.records import Heat, Picture, Scored
+from astrodetect.settings import Settings
+from database import Database
+from main import create_app
+
+MONTH = 30  # days
+SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[Database]:
+    log = Database(database_url, connections=2, timeout_s=5)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    colours.publish(folder, "resnet50_model", colours.TWO)
+    colours.know(folder, "resnet50_model", np.stack([colours.sky("nebula", seed) for seed in range(30)]))
+    return folder
+
+
+@contextmanager
+def service(database_url: str, models: Path, **chosen: object) -> Iterator[TestClient]:
+    settings = Settings(DATABASE_URL=database_url, models_dir=models, **chosen)  # type: ignore[arg-type]
+    with TestClient(create_app(settings)) as client:
+        yield client
+    gc.collect()  # an app is a ring of references, and each holds a network
+
+
+def sum_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def kept(log: Database, count: int, size: int = 1000) -> list[str]:
+    """So many pictures of this many bytes, the first of them the oldest by a day each."""
+    names = [f"{number:064x}" for number in range(count)]
+    for name in names:
+        log.keep_pictures([Picture(name, bytes(size), 2, 1)], [Heat(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
+    return names
+
+
+def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map(
+    database_url: str, models: Path, log: Database
+) -> None:
+    alone, together, unusual = png(1, side=600), png(2), png(3)
+    with service(database_url, models) as client:
+        row = client.post("/detect", files={"file": alone}).json()
+        client.post("/detect/batch", files={"file": together})
+        client.post("/detect-anomalies", files={"file": unusual})
+        shown = client.get(f"/pictures/{row['image_sha256']}")
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+        assert shown.headers["x-content-type-options"] == "nosniff"
+        assert {"private", "immutable"} <= set(shown.headers["cache-control"].split(", "))
+        assert Image.open(io.BytesIO(shown.content)).size == (256, 256)
+        known = client.get(f"/pictures/{row['image_sha256']}", headers={"If-None-Match": shown.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+        assert client.get(f"/pictures/{sum_of(together)}").status_code == 200
+        assert client.get(f"/pictures/{'0' * 64}").json()["error"]["code"] == "not_found"
+        assert client.get("/pictures/..%2Fetc").status_code in {404, 422}
+    for data in (alone, together, unusual):
+        picture, heat = log.picture(sum_of(data)), log.heat(sum_of(data), row["model_version"])
+        assert picture is not None
+        assert heat is not None
+        assert (int(heat.places.max()), heat.crop) == (255, 1.0)
+    assert log.heat(sum_of(alone), "another") is None
+    assert log.pictured([sum_of(alone), "0" * 64]) == {sum_of(alone)}
+
+
+def test_where_none_are_to_be_kept_there_are_none(database_url: str, models: Path, log: Database) -> None:
+    kept(log, 3)
+    with service(database_url, models, thumbnail_max_bytes=0) as client:
+        row = client.post("/detect", files={"file": png()}).json()
+        assert client.get(f"/pictures/{row['image_sha256']}").status_code == 404
+    assert query(database_url, "SELECT count(*) FROM pictures") == [(0,)]
+
+
+def test_scores_that_are_logged_without_the_service_have_pictures_too(
+    database_url: str, models: Path, tmp_path: Path, log: Database
+) -> None:
+    (tmp_path / "sky").mkdir()
+    for seed in range(3):
+        (tmp_path / "sky" / f"{seed}.png").write_bytes(png(seed))
+    (tmp_path / "sky" / "torn.png").write_bytes(png()[:50])
+    done = subprocess.run(
+        [sys.executable, "-m", "astrodetect", "score", str(tmp_path / "sky"), "--log", "--output", tmp_path / "t.csv"],
+        cwd=ROOT,
+        env={"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    sums = {sum_of(png(seed)) for seed in range(3)}
+    assert log.pictured([*sums]) == sums
+    assert query(database_url, "SELECT count(*) FROM heat_maps WHERE octet_length(places) = width * height") == [(3,)]
+
+
+def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log: Database, database_url: str) -> None:
+    [name] = kept(log, 1)
+    query(database_url, "UPDATE pictures SET \"timestamp\" = now() - interval '40 days'")
+    log.keep_pictures([Picture(name, b"other", 9, 9)] * 2, [])
+    assert log.picture(name) == Picture(name, bytes(1000), 2, 1)
+    assert log.prune_pictures(days=MONTH, max_bytes=10**9) == 0
+
+
+def test_the_old_go_and_those_of_labelled_images_stay(
+    log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PICTURES_AT_A_TIME", 4)
+    names = kept(log, 20)
+    query(
+        database_url,
+        "UPDATE pictures SET \"timestamp\" = now() - interval '40 days' WHERE image_sha256 < %s",
+        names[15],
+    )
+    [row] = log.record_many([replace(SCORED, image_sha256=names[3])])
+    log.label(row.id, "interesting", who=None, note=None)
+    assert log.prune_pictures(days=MONTH, max_bytes=10**9) == 14
+    left = {names[3], *names[15:]}
+    assert log.pictured(names) == left
+    assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == left
+
+
+def test_of_too_many_bytes_the_oldest_go_first(
+    log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PICTURES_AT_A_TIME", 4)
+    names = kept(log, 20, size=1000)
+    [row] = log.record_many([replace(SCORED, image_sha256=names[0])])
+    log.label(row.id, "artefact", who=None, note=None)
+    assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 12
+    assert log.pictured(names) == {names[0], *names[13:]}
+    assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 0
+
+
+def test_two_services_do_not_prune_at_once(log: Database, database_url: str) -> None:
+    names = kept(log, 3)
+    other = connect(database_url, timeout_s=5)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [database.PRUNING])
+        assert log.prune_pictures(days=MONTH, max_bytes=0) == 0
+        cursor.execute("SELECT pg_advisory_unlock(%s)", [database.PRUNING])
+        assert log.prune_pictures(days=MONTH, max_bytes=0) == len(names)
+    other.close()
