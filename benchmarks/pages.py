@@ -1,0 +1,139 @@
+"""`PYTHONPATH=tests python -m benchmarks.pages`: how soon each page is painted over a million predictions.
+
+A PostgreSQL of its own is filled as `benchmarks.history` fills it, the newest images with vectors, and the service runs
+over it with the models that are in place. A real browser opens each page with nothing in its cache; beside it the same
+pages over a small log, in turns, in the same run.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from browser import chromium
+from playwright.sync_api import Browser, sync_playwright
+
+import setup_db
+from astrodetect import bundle, postgres
+from astrodetect.connections import connect
+from astrodetect.settings import settings
+from benchmarks import machine
+from benchmarks.history import fill
+from benchmarks.running import Failed, Running, ending_on_signals, say
+from benchmarks.similar import execute
+
+ROWS, QUICK_ROWS, FEW_ROWS = 1_000_000, 100_000, 1_000
+ROUNDS, QUICK_ROUNDS = 11, 5
+WITH_VECTORS = 20_000  # of the newest: as many as the map and the review take
+READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+PAGES = ("/", "/history", "/history?result=Anomaly+Detected", "/history/{id}", "/review", "/map", "/trained", "/live")
+PAINTED = """new Promise(done => new PerformanceObserver(list => {
+    for (const paint of list.getEntriesByName('first-contentful-paint')) done(paint.startTime);
+}).observe({type: 'paint', buffered: true}))"""
+ANSWERED = "performance.getEntriesByType('navigation')[0].responseStart"
+VECTORS = """
+    INSERT INTO features (prediction_id, space, image_sha256, vector)
+    SELECT id, %s, image_sha256, (
+        SELECT array_agg(random() + 0 * (part + prediction.id)) FROM generate_series(1, 64) AS part)::real[]::halfvec
+    FROM predictions AS prediction ORDER BY id DESC LIMIT %s"""
+TOLD = """
+    UPDATE predictions SET space = %s, novelty = random()
+    WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT %s)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """How soon a page was painted first, and its answer began; milliseconds."""
+
+    path: str
+    first: float  # after the start of the service, before the others
+    painted_p50: float
+    painted_worst: float
+    answered_p50: float
+    few_painted_p50: float  # over the small log
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, {QUICK_ROUNDS} rounds")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows, rounds = (QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)
+    with ending_on_signals(), ExitStack() as stack:
+        browser = chromium.launched(stack.enter_context(sync_playwright()))
+        if browser is None:
+            raise SystemExit(chromium.LEFT_OUT)
+        many, few = (stack.enter_context(served(count)) for count in (rows, FEW_ROWS))
+        pages = [
+            measured(browser, path, many + path.format(id=rows - 7), few + path.format(id=FEW_ROWS - 7), rounds=rounds)
+            for path in PAGES
+        ]
+        browser.close()
+    if arguments.json:
+        print(json.dumps({"machine": machine.describe(), "rows": rows, "pages": [asdict(page) for page in pages]}))
+        return
+    print(f"| page | painted over {rows:,} rows, ms | worst of {rounds} | the first | answered | over {FEW_ROWS:,} |")
+    print("|" + " --- |" * 6)
+    for page in pages:
+        print(
+            f"| {page.path} | {page.painted_p50:.0f} | {page.painted_worst:.0f} | {page.first:.0f} | "
+            f"{page.answered_p50:.0f} | {page.few_painted_p50:.0f} |"
+        )
+
+
+@contextmanager
+def served(rows: int) -> Iterator[str]:
+    """The address of a service over a log of so many rows."""
+    with (
+        TemporaryDirectory(prefix="astrodetect-pages-") as place,
+        postgres.serve(Path(place) / "postgres", postgres.EMBEDDED_DATABASE) as url,
+    ):
+        setup_db.create_database(url)
+        setup_db.migrate(url)
+        say(f"filling a log with {rows:,} rows")
+        with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
+            fill(connection, rows)
+            space = next((one.space for one in bundle.manifests(settings().models_dir) if one.space), None)
+            cursor.execute(TOLD, [space, WITH_VECTORS])
+            cursor.execute(VECTORS, [space, WITH_VECTORS])
+            execute(connection, "VACUUM ANALYZE")
+        environment = {"DATABASE_URL": url, "ASTRODETECT_DATA_DIR": place}
+        with Running("main:app", environment, Path(place) / "log") as service:
+            service.until_answered(READY)
+            yield service.url
+
+
+def measured(browser: Browser, path: str, many: str, few: str, *, rounds: int) -> Page:
+    """One page over both logs in turns."""
+    figures = [(*opened(browser, many), opened(browser, few)[0]) for _ in range(rounds + 1)]
+    painted, answered, painted_few = np.array(figures[1:]).T
+    return Page(
+        path,
+        figures[0][0],
+        float(np.median(painted)),
+        float(painted.max()),
+        float(np.median(answered)),
+        float(np.median(painted_few)),
+    )
+
+
+def opened(browser: Browser, address: str) -> tuple[float, float]:
+    """When the page was painted first and when its answer began, in a context that knows nothing yet."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    try:
+        page = context.new_page()
+        answer = page.goto(address, wait_until="load")
+        if answer is None or not answer.ok:
+            raise Failed(f"{address} answered {answer.status if answer else 'nothing'}")
+        return page.evaluate(PAINTED), page.evaluate(ANSWERED)
+    finally:
+        context.close()
+
+
+if __name__ == "__main__":
+    main()
