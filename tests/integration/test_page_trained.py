@@ -220,3 +220,15 @@ def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Pa
     assert "<script>alert" not in page
     assert "\u202e" not in page
     assert re.findall(r"<style|\sstyle=|\son\w+=", page) == []
+
+
+def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, folder: Path) -> None:
+    colours.publish(folder, NAME, colours.TWO)
+    path = folder / f"{NAME}.json"
+    said = {"settings": {"train": "/home/ada/night-7", "seed": 0, "limit": [], "data": None}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    page = client.get("/trained").text
+    assert "night-7" in page
+    assert "ada" not in page
+    assert "<dt>seed</dt><dd>0</dd>" in page
+    assert "<dt>limit</dt>" not in page

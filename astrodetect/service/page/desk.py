@@ -7,8 +7,8 @@ from typing import Any
 
 from astrodetect.anomalies.review import By, Label
 from astrodetect.errors import VectorMissing, VectorsOff
-from astrodetect.evaluation import heat
-from astrodetect.records import Heat, Neighbour, Picture, Prediction
+from astrodetect.records import Neighbour, Prediction
+from astrodetect.service.page.sight import Sight
 from astrodetect.service.page.sitting import Sitting
 from astrodetect.service.review import Candidate
 
@@ -22,9 +22,7 @@ class Shown:
 
     row: Prediction
     why: list[str]
-    picture: Picture | None
-    heat: Heat | None
-    overlay: str | None  # the heat, as a data URI
+    sight: Sight
     similar: list[Neighbour]
     pictured: AbstractSet[str]  # the sums of those that have a picture
 
@@ -70,15 +68,12 @@ class Desk:
 
 def _shown(state: Any, candidate: Candidate) -> Shown:
     row, database = candidate.prediction, state.database
-    picture = state.album.picture(row.image_sha256) if row.image_sha256 else None
-    kept = state.album.heat(row.image_sha256, row.model_version) if picture and row.model_version else None
     try:
         similar = database.similar(row, limit=NEIGHBOURS)
     except (VectorMissing, VectorsOff):
         similar = []
     pictured = database.pictured([near.prediction.image_sha256 for near in similar])
-    overlay = heat.overlay(kept.places) if kept else None
-    return Shown(row, candidate.why, picture, kept, overlay, similar, pictured)
+    return Shown(row, candidate.why, Sight.of(state, row), similar, pictured)
 
 
 def _image(row: Prediction) -> str:

@@ -186,6 +186,7 @@ def _counts(data: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """How it was made, and with what."""
-    asked = {name: value for name, value in manifest.settings.items() if name != "history"}
+    """How it was made, and with what; of a place on the disk its last name, as the page is open to all."""
+    said = {name: value for name, value in manifest.settings.items() if name != "history" and value not in (None, [])}
+    asked = {name: Path(str(value)).name if Path(str(value)).is_absolute() else value for name, value in said.items()}
     return [*in_rows(asked), *in_rows(manifest.versions)]
