@@ -86,7 +86,9 @@ def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder
         answer = shell(curl)
         assert '"result":' in answer
         assert Path(sky).name in shell(psql)
-        assert f"http://127.0.0.1:{port}/docs" in running.said
+        page = re.search(r"In a browser: (.*)", running.said)
+        assert page, running.said
+        assert "What is in these images?" in shell(f"curl -s {page[1]}")
         running.signal(signal.SIGINT)
         assert running.wait() == 0, running.said
     assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
