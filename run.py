@@ -39,6 +39,8 @@ CHECKS = (  # what a change must pass besides its tests
     ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
 )
 PAGE_TESTS = Path("tests", "browser")
+TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile", "tests/unit")  # the others start processes that use every core
+ONE_BY_ONE = ("tests/acceptance", "tests/browser", "tests/faults", "tests/integration")
 QUERY = "SELECT id, image_name, score, result, timestamp FROM predictions ORDER BY id DESC LIMIT 10"
 READY_WITHIN_S = 60
 STOP_WITHIN_S = 60
@@ -145,7 +147,8 @@ def test(pytest_arguments: Sequence[str]) -> None:
     if needs_browser(pytest_arguments):
         say("browser: for the tests of the pages")
         call(str(PAGE_TESTS / "chromium.py"))
-    call("-m", "pytest", *pytest_arguments)
+    for tests in [pytest_arguments] if pytest_arguments else [TWO_AT_A_TIME, ONE_BY_ONE]:
+        call("-m", "pytest", *tests)
 
 
 def needs_browser(pytest_arguments: Sequence[str]) -> bool:
