@@ -22,9 +22,8 @@ from astrodetect.labels import Imported, Label, Labelling
 from astrodetect.listening import Listener
 from astrodetect.records import DIMENSIONS, Crowd, Filters, Heat, Neighbour, Page, Picture, Prediction, Scored
 from astrodetect.settings import Settings
-from astrodetect.storable import halves, moment, pattern, storable
+from astrodetect.storable import BIGINT_MAX, halves, moment, pattern, storable
 
-BIGINT_MAX = 2**63 - 1
 GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
 HALVES_FROM = 4  # bytes of a vector as pgvector sends it: their number comes before
 LABELS_AT_A_TIME = 1000
@@ -187,7 +186,7 @@ class Database:
         return int(self._run(SQL["newcomers"], {"space": space, "after": after, "most": most})[0][0])
 
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]:
-        """The most unusual images that nobody has labelled, each once; of all spaces where none is given."""
+        """The most unusual images that nobody has labelled, each once, also where no space is given: of all of them."""
         return [Prediction(*row) for row in self._run(SQL["most_novel"], {"space": space, "limit": limit})]
 
     def label(self, id: int, label: review.Label, *, who: str | None, note: str | None) -> Label:  # noqa: A002
@@ -215,9 +214,11 @@ class Database:
         image = {"image": prediction.image_sha256, "prediction_id": prediction.id}
         return [Label(*row) for row in self._run(SQL["labels_of"], image)]
 
-    def called(self, images: Sequence[str]) -> dict[str, review.Label]:
-        """What those of these images are that are labelled, by their sums."""
-        return dict(self._run(SQL["called"], [list(images)])) if images else {}
+    def called(self, predictions: Sequence[Prediction]) -> dict[str, review.Label]:
+        """What the images of these predictions are, of those that are labelled, as `image` names them."""
+        images = [row.image_sha256 for row in predictions if row.image_sha256]
+        ids = [row.id for row in predictions if not row.image_sha256]
+        return dict(self._run(SQL["called"], {"images": images, "ids": ids})) if predictions else {}
 
     def labels(self) -> Iterator[list[Label]]:
         """Every labelling, oldest first, some at a time; at least once."""
@@ -248,7 +249,7 @@ class Database:
         return Imported(new, known=matched - new, unmatched=len(labels) - matched)
 
     def keep_pictures(self, pictures: Sequence[Picture], heats: Sequence[Heat]) -> None:
-        """Keeps those that are not kept."""
+        """Keeps those that are not kept; no heat map without its picture."""
         images = {one.image_sha256: (one.image_sha256, one.jpeg, one.width, one.height) for one in pictures}
         if images:  # in one order everywhere, or two workers could wait for each other
             values = list(chain(*(images[image] for image in sorted(images))))

@@ -18,9 +18,9 @@ from astrodetect.anomalies.review import By
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
 from astrodetect.hosts import Allowed
 from astrodetect.records import Queued
-from astrodetect.service import answers, exports, journal, model_answers, page, refusals
+from astrodetect.service import answers, exports, journal, memory, model_answers, page, refusals
 from astrodetect.service.album import Album
-from astrodetect.service.asked import AskedFilters
+from astrodetect.service.asked import AskedEdge, AskedFilters
 from astrodetect.service.atlas import Atlas
 from astrodetect.service.batches import Batches
 from astrodetect.service.detector import Detector
@@ -40,7 +40,8 @@ from astrodetect.service.review import MOST, Review
 from astrodetect.service.strange import Strange
 from astrodetect.service.verdicts import verdict_on
 from astrodetect.settings import Settings, settings
-from database import BIGINT_MAX, Database, server
+from astrodetect.storable import BIGINT_MAX
+from database import Database, server
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
@@ -89,7 +90,7 @@ def create_app(chosen: Settings) -> FastAPI:
         ),
     }
     app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
-    app.state.keys = keys = Keys(chosen.api_key)
+    app.state.keys = keys = Keys(chosen.api_key, private=chosen.private)
     app.add_middleware(Gate, keys=keys)
     app.add_middleware(Journal, meters=meters)
     refusals.add(app)
@@ -110,6 +111,7 @@ async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterat
     drain = Drain(chosen.shutdown_timeout_s)
     with server(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
         journal.open_log()
+        memory.give_back()
         state = app.state
         state.settings, state.drain = chosen, drain
         state.models = Models(
@@ -233,15 +235,12 @@ def add_history(app: FastAPI) -> None:
     def predictions(
         request: Request,
         filters: AskedFilters,
+        edge: AskedEdge,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS_A_PAGE)] = 50,
-        before: Annotated[int | None, Query(ge=1, le=BIGINT_MAX, description="only ids below this one")] = None,
     ) -> Any:
-        """The log, newest first; follow `next` for more."""
-        page = request.app.state.database.predictions(filters, limit=limit, before=before)
-        next_url = None
-        if page.next_before is not None:
-            next_url = str(request.url.include_query_params(before=page.next_before).replace(scheme="", netloc=""))
-        return answers.PredictionsAnswer.of(page, next_url)
+        """The log, newest first; follow `next` for older ones, `previous` for newer ones."""
+        page = request.app.state.database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
+        return answers.PredictionsAnswer.of(page, request.url)
 
     @app.get("/predictions.{kind}", response_class=StreamingResponse, responses=exports.FILES)
     def predictions_file(request: Request, filters: AskedFilters, kind: exports.Kind) -> Any:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from astrodetect.anomalies import review
 from astrodetect.errors import DataError
+from astrodetect.storable import BIGINT_MAX
 
-MOST_ID = 2**63 - 1  # of a bigint
+LONGEST_NOTE = 10_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _labelling(row: "dict[str | None, str | None]") -> Labelling:
         raise ValueError(f"a label is {', '.join(review.LABELS)}, not {label or 'nothing'}")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"an image_sha256 is 64 digits from 0 to f, not {sha256}")
-    if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= MOST_ID):
+    if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= BIGINT_MAX):
         raise ValueError(f"a prediction_id is a number, not {digits}")
     if not (sha256 or digits):
         raise ValueError("neither an image_sha256 nor a prediction_id")

@@ -131,6 +131,11 @@ class Prediction:
     novelty: float | None
     space: str | None
 
+    @property
+    def image(self) -> str:
+        """What its labels go by: the image's sum, and where that is not known the prediction's own id."""
+        return self.image_sha256 or str(self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:

@@ -18,7 +18,7 @@ ALTER TABLE pictures ALTER COLUMN jpeg SET STORAGE EXTERNAL;    -- it is compres
 CREATE INDEX pictures_timestamp ON pictures ("timestamp", image_sha256);
 
 CREATE TABLE heat_maps (
-    image_sha256  text     NOT NULL,
+    image_sha256  text     NOT NULL REFERENCES pictures ON DELETE CASCADE,
     model_version text     NOT NULL,
     places        bytea    NOT NULL,    -- a byte for each place, row by row: 255 where most speaks for the class
     width         smallint NOT NULL,    -- places
@@ -33,9 +33,9 @@ CREATE TABLE heat_maps (
 --   psql> LISTEN predictions; SELECT pg_advisory_lock_shared(7237867511894023);
 CREATE FUNCTION tell_of_predictions() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF pg_try_advisory_lock(7237867511894023) THEN
-        PERFORM pg_advisory_unlock(7237867511894023);
-    ELSE
+    -- In one expression, for a cancel may come between statements, and would leave the lock with the session.
+    IF (CASE WHEN pg_try_advisory_lock(7237867511894023) THEN NOT pg_advisory_unlock(7237867511894023) ELSE true END)
+    THEN
         PERFORM pg_notify('predictions', '');
     END IF;
     RETURN NULL;

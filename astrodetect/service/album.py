@@ -5,14 +5,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import Heat, Picture, Pixels
+from astrodetect.service.bounded import Bounded
 
-MOST_RAW = 128  # images whose pixels wait to become JPEGs: 25 MB where each side has 256 of them
-MOST_HELD = 2_000  # JPEGs, and as many heat maps, that wait for PostgreSQL or were asked for last: some 20 MB
+MOST_RAW_BYTES = 48 * 2**20  # pixels that wait to become JPEGs: 250 images whose sides have 256 of them
+MOST_HELD_BYTES = 24 * 2**20  # JPEGs and heat maps that were asked for last, and as much that waits for PostgreSQL
+MOST_KNOWN = 20_000  # pictures and heat maps of which is remembered that they were written: 8 MB
+ANEW_S = 86_400.0  # for so long: the log may have let one go, and keeps what comes again as if it were new
+AROUND_BYTES = 512  # of memory that each takes beside its own
 A_COMMIT = 100
 MAKE_S = 0.05  # what comes within this time is made in one go: a thread that wakes for each pays for it
 GATHER_S = 0.25  # what comes within this time becomes one commit
@@ -32,6 +37,14 @@ class Pictures(Protocol):
     def prune_pictures(self, *, days: int, max_bytes: int) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """Pixels of which a picture is to be made, and what models saw in them by then."""
+
+    pixels: Pixels
+    heats: dict[str, Heat] = field(default_factory=dict)  # by the model's version
+
+
 class Album:
     """Pictures and heat maps; to `keep` one neither waits nor fails: of what is too much the oldest is let go."""
 
@@ -39,9 +52,10 @@ class Album:
         self._database, self._days, self._max_bytes = database, days, max_bytes
         self._guard = threading.Lock()
         self._came, self._made, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._raw: OrderedDict[str, Pixels] = OrderedDict()
-        self._held: OrderedDict[Key, Picture | Heat] = OrderedDict()
-        self._waiting: OrderedDict[Key, Picture | Heat] = OrderedDict()
+        self._raw: Bounded[str, _Raw] = Bounded(MOST_RAW_BYTES, lambda raw: raw.pixels.nbytes + AROUND_BYTES)
+        self._held: Bounded[Key, Picture | Heat] = Bounded(MOST_HELD_BYTES, _size)
+        self._waiting: Bounded[Key, Picture | Heat] = Bounded(MOST_HELD_BYTES, _size)
+        self._known: OrderedDict[Key, float] = OrderedDict()  # since when each is written, or waits to be
         self._maker, self._writer = (
             threading.Thread(target=work, name=name, daemon=True)
             for name, work in (("album-maker", self._make), ("album-writer", self._write))
@@ -52,30 +66,36 @@ class Album:
     def wants(self, image_sha256: str) -> bool:
         """Whether a picture of this image would be new to it, as far as it can tell at once."""
         with self._guard:
-            return self._max_bytes > 0 and image_sha256 not in self._raw and (image_sha256, "") not in self._held
+            known = self._raw.get(image_sha256) is not None or self._knows((image_sha256, ""))
+            return self._max_bytes > 0 and not known
 
     def keep(self, image_sha256: str, pixels: Pixels | None, heat: Heat | None) -> None:
         """The picture with these pixels, if they are given, and what a model saw in it."""
         if not self._max_bytes:
             return
         with self._guard:
+            raw = self._raw.get(image_sha256)
+            if raw is None and pixels is not None:
+                self._raw.put(image_sha256, raw := _Raw(pixels))
             if heat:
-                self._add((image_sha256, heat.model_version), heat)
-            if pixels is not None:
-                self._raw[image_sha256] = pixels
-                if len(self._raw) > MOST_RAW:
-                    self._raw.popitem(last=False)
-        self._came.set()
+                key = (image_sha256, heat.model_version)
+                self._held.put(key, heat)
+                if raw:  # a heat map is kept where its picture is, so it comes after that
+                    raw.heats[heat.model_version] = heat
+                elif not self._knows(key):
+                    self._add(key, heat)
+            if raw or self._waiting:
+                self._came.set()
 
     def picture(self, image_sha256: str) -> Picture | None:
         """Of the image with this sum, if there is one; DatabaseUnavailable where nobody can know."""
         with self._guard:
-            held, pixels = self._find((image_sha256, "")), self._raw.get(image_sha256)
-        if held is None and pixels is not None:
-            return images.picture(image_sha256, pixels)
+            held, raw = self._find((image_sha256, "")), self._raw.get(image_sha256)
+        if held is None and raw:
+            return images.picture(image_sha256, raw.pixels)
         if held is None and (held := self._database.picture(image_sha256)):
             with self._guard:
-                self._hold((image_sha256, ""), held)
+                self._held.put((image_sha256, ""), held)
         return held if isinstance(held, Picture) else None
 
     def heat(self, image_sha256: str, model_version: str) -> Heat | None:
@@ -84,7 +104,7 @@ class Album:
             held = self._find((image_sha256, model_version))
         if held is None and (held := self._database.heat(image_sha256, model_version)):
             with self._guard:
-                self._hold((image_sha256, model_version), held)
+                self._held.put((image_sha256, model_version), held)
         return held if isinstance(held, Heat) else None
 
     def close(self) -> None:
@@ -96,23 +116,27 @@ class Album:
         self._writer.join()
 
     def _find(self, key: Key) -> Picture | Heat | None:
-        held = self._held.get(key)
-        if held:
-            self._held.move_to_end(key)
-        return held
+        if held := self._held.get(key):
+            self._held.put(key, held)
+        return held or self._waiting.get(key)
 
-    def _hold(self, key: Key, one: Picture | Heat) -> None:
-        self._held[key] = one
-        self._held.move_to_end(key)
-        if len(self._held) > 2 * MOST_HELD:
-            self._held.popitem(last=False)
+    def _knows(self, key: Key) -> bool:
+        since = self._known.get(key)
+        return since is not None and time.monotonic() - since < ANEW_S
 
     def _add(self, key: Key, one: Picture | Heat) -> None:
-        self._hold(key, one)
-        self._waiting[key] = one
-        if len(self._waiting) > 2 * MOST_HELD:
-            dropped, _ = self._waiting.popitem(last=False)
-            self._held.pop(dropped, None)  # so that it is wanted when it comes again
+        self._held.put(key, one)
+        self._known[key] = time.monotonic()
+        self._known.move_to_end(key)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        for gone in self._waiting.put(key, one):
+            self._forget(gone)
+
+    def _forget(self, key: Key) -> None:
+        """So that it is wanted when it comes again."""
+        self._held.pop(key)
+        self._known.pop(key, None)
 
     def _make(self) -> None:
         """Pixels to JPEGs, in a thread of their own: each takes a millisecond."""
@@ -122,11 +146,14 @@ class Album:
             self._came.clear()
             while self._raw:
                 with self._guard:
-                    image, pixels = next(iter(self._raw.items()))
-                made = images.picture(image, pixels)
+                    image, raw = self._raw.first()
+                made = images.picture(image, raw.pixels)
                 with self._guard:
                     self._add((image, ""), made)
-                    self._raw.pop(image, None)
+                    for version, heat in raw.heats.items():
+                        self._add((image, version), heat)
+                    if self._raw.get(image) is raw:
+                        self._raw.pop(image)
             self._made.set()
 
     def _write(self) -> None:
@@ -144,8 +171,9 @@ class Album:
                     look = time.monotonic() + PRUNE_S
                 said = ""
             except DatabaseError as error:
-                if self._waiting and str(error) != said:
-                    log.warning("pictures wait: %s", said := str(error))
+                lost = not isinstance(error, DatabaseUnavailable)
+                if (self._waiting or lost) and str(error) != said:
+                    log.warning("pictures %s: %s", "are lost" if lost else "wait", said := str(error))
                 self._closing.wait(RETRY_S)
                 self._made.set()
             if self._closing.is_set() and not self._maker.is_alive():
@@ -153,7 +181,7 @@ class Album:
 
     def _write_some(self) -> None:
         with self._guard:
-            batch = [self._waiting.popitem(last=False) for _ in range(min(A_COMMIT, len(self._waiting)))]
+            batch = [self._waiting.take() for _ in range(min(A_COMMIT, len(self._waiting)))]
         pictures = [one for _, one in batch if isinstance(one, Picture)]
         heats = [one for _, one in batch if isinstance(one, Heat)]
         try:
@@ -161,6 +189,15 @@ class Album:
         except DatabaseUnavailable:
             with self._guard:
                 for key, one in reversed(batch):
-                    self._waiting[key] = one
-                    self._waiting.move_to_end(key, last=False)
+                    for gone in self._waiting.put(key, one, last=False):
+                        self._forget(gone)
             raise
+        except DatabaseError:
+            with self._guard:
+                for key, _ in batch:
+                    self._forget(key)
+            raise
+
+
+def _size(one: Picture | Heat) -> int:
+    return AROUND_BYTES + (len(one.jpeg) if isinstance(one, Picture) else one.places.nbytes)

@@ -8,10 +8,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from starlette.datastructures import URL
 from starlette.responses import JSONResponse
 
 from astrodetect.anomalies import review
 from astrodetect.errors import AstrodetectError
+from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Neighbour, Page, Prediction, Queued
 from astrodetect.service.review import Next
 
@@ -147,19 +149,34 @@ class UnusualAnswer(BaseModel):
 
 
 class PredictionsAnswer(BaseModel):
-    """Some of the log, newest first; `next` is where the rest of it is, null at the end."""
+    """Some of the log, newest first; `next` is where the older ones are, `previous` where the newer ones are.
+
+    They are null at the two ends; beside the last of them a page may be empty.
+    """
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"predictions": [PREDICTION], "next": "/predictions?limit=1&before=1842"}}
+        json_schema_extra={
+            "example": {
+                "predictions": [PREDICTION],
+                "next": "/predictions?limit=1&before=1842",
+                "previous": "/predictions?limit=1&after=1842",
+            }
+        }
     )
 
     predictions: list[PredictionAnswer]
     next: str | None
+    previous: str | None
 
     @classmethod
-    def of(cls, page: Page, next_url: str | None) -> "PredictionsAnswer":
-        """The page as callers see it."""
-        return cls(predictions=[PredictionAnswer.of(row) for row in page.predictions], next=next_url)
+    def of(cls, page: Page, asked: URL) -> "PredictionsAnswer":
+        """The page as callers see it who asked for this address."""
+        bare = asked.remove_query_params(["before", "after"]).replace(scheme="", netloc="")
+        edges = {"before": page.next_before, "after": page.previous_after}
+        older, newer = (
+            None if edge is None else str(bare.include_query_params(**{name: edge})) for name, edge in edges.items()
+        )
+        return cls(predictions=[PredictionAnswer.of(row) for row in page.predictions], next=older, previous=newer)
 
 
 class NeighbourAnswer(BaseModel):
@@ -199,7 +216,7 @@ class Labelling(BaseModel):
 
     label: review.Label
     who: str | None = Field(default=None, max_length=255)
-    note: str | None = Field(default=None, max_length=10_000)
+    note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
 
 class LabelAnswer(BaseModel):
@@ -327,12 +344,17 @@ class FailedAnswer(BaseModel):
 
 def error_response(error: AstrodetectError, *, close: bool = False) -> JSONResponse:
     """An error in the one shape; `close`: the connection is of no more use, as its body was not read."""
+    return plain_error(error.status, error.code, error.public or str(error), error_headers(error, close=close))
+
+
+def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, str]:
+    """What is said of it beside its words."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.status == 503 else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if close:
         headers["Connection"] = "close"
-    return plain_error(error.status, error.code, error.public or str(error), headers)
+    return headers
 
 
 def error_line(error: AstrodetectError, name: str | None = None) -> bytes:

@@ -2,11 +2,14 @@
 
 import datetime as dt
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Query
+from fastapi.exceptions import RequestValidationError
 
 from astrodetect.records import Filters
+from astrodetect.storable import BIGINT_MAX
 
 LONGEST_NAME = 255  # characters, of what is asked for by name
 
@@ -30,4 +33,24 @@ def asked_filters(
     return Filters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a page of the log lies: just below an id, just above one, or at the newest."""
+
+    before: int | None
+    after: int | None
+
+
+def asked_edge(
+    *,
+    before: Annotated[int | None, Query(ge=1, le=BIGINT_MAX, description="only ids below this one")] = None,
+    after: Annotated[int | None, Query(ge=0, lt=BIGINT_MAX, description="only the next ids above this one")] = None,
+) -> Edge:
+    """The edge in the query string."""
+    if before is not None and after is not None:
+        raise RequestValidationError([{"loc": ("query", "after"), "msg": "a page lies before an id or after one"}])
+    return Edge(before, after)
+
+
 AskedFilters: TypeAlias = Annotated[Filters, Depends(asked_filters)]
+AskedEdge: TypeAlias = Annotated[Edge, Depends(asked_edge)]

@@ -85,7 +85,9 @@ def _log(chosen: Settings) -> "Iterator[Record]":
         database = Database(url, connections=1, timeout_s=chosen.database_timeout_s)
         try:
             database.check()
-            yield _Log(database, chosen).record
+            log = _Log(database, chosen)
+            yield log.record
+            log.prune()
         finally:
             database.close()
 
@@ -94,13 +96,29 @@ class _Log:
     """Writes rows with their pictures, which take no more room than the service lets them."""
 
     def __init__(self, database: "Database", chosen: Settings) -> None:
-        self._database, self._chosen, self._kept = database, chosen, 0
+        self._database, self._chosen, self._kept, self._said = database, chosen, 0, False
 
     def record(self, scored: "list[Scored]", pictures: "list[Picture]", heats: "list[Heat]") -> None:
-        """A batch, durable on return."""
+        """A batch, its rows durable on return."""
         self._database.record_many(scored)
-        self._database.keep_pictures(pictures, heats)
-        before, self._kept = self._kept, self._kept + len(pictures)
-        if before // PRUNED_EVERY != self._kept // PRUNED_EVERY:
-            chosen = self._chosen
+        with self._never_mind("some scores are logged without their pictures"):
+            self._database.keep_pictures(pictures, heats)
+        self._kept += len(pictures)
+        if self._kept >= PRUNED_EVERY:
+            self.prune()
+
+    def prune(self) -> None:
+        """Lets go of what is too old or too much."""
+        self._kept, chosen = 0, self._chosen
+        with self._never_mind("old pictures stay"):
             self._database.prune_pictures(days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
+
+    @contextmanager
+    def _never_mind(self, outcome: str) -> "Iterator[None]":
+        """What goes wrong with pictures is said, once; the run goes on."""
+        try:
+            yield
+        except DatabaseError as error:
+            if not self._said:
+                print(f"{outcome}: {error}", file=sys.stderr)
+            self._said = True

@@ -31,10 +31,16 @@ FROM given JOIN predictions ON predictions.id = prediction_id
 ORDER BY given."timestamp" DESC, given.id DESC
 
 -- name: called
-SELECT DISTINCT ON (image_sha256) image_sha256, labels.label
-FROM labels JOIN predictions ON predictions.id = prediction_id
-WHERE image_sha256 = ANY (%s)
-ORDER BY image_sha256, labels."timestamp" DESC, labels.id DESC
+-- An image whose sum is not known goes by the id of its prediction.
+SELECT DISTINCT ON (image) image, label
+FROM (
+    SELECT image_sha256 AS image, labels.label, labels."timestamp", labels.id
+    FROM labels JOIN predictions ON predictions.id = prediction_id
+    WHERE image_sha256 = ANY (%(images)s)
+    UNION ALL
+    SELECT prediction_id::text, label, "timestamp", id FROM labels
+    WHERE prediction_id = ANY (%(ids)s::bigint[])) AS given
+ORDER BY image, "timestamp" DESC, id DESC
 
 -- name: current_labels
 SELECT coalesce(image_sha256, prediction_id::text), label FROM current_labels ORDER BY "timestamp", id

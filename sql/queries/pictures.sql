@@ -8,8 +8,13 @@ ON CONFLICT (image_sha256) DO UPDATE SET "timestamp" = now() WHERE pictures."tim
 RETURNING 1
 
 -- name: keep_heats
+-- Of images whose pictures are kept, and stay until this is done.
 INSERT INTO heat_maps (image_sha256, model_version, places, width, height, crop)
-VALUES {rows}
+SELECT given.*
+FROM (VALUES {rows}) AS given (image_sha256, model_version, places, width, height, crop)
+    JOIN pictures USING (image_sha256)
+ORDER BY image_sha256, model_version
+FOR KEY SHARE OF pictures
 ON CONFLICT (image_sha256, model_version) DO NOTHING
 RETURNING 1
 
@@ -27,22 +32,23 @@ SELECT image_sha256 FROM pictures WHERE image_sha256 = ANY (%s)
 SELECT coalesce(sum(bytes), 0) FROM pictures
 
 -- name: prune
--- The oldest go, as far as they are too old or too much; never those of labelled images. One process at a time.
+-- The oldest go, as far as they are too old or too much, with their heat maps; never those of labelled images. One
+-- process at a time.
 WITH oldest AS MATERIALIZED (
     SELECT image_sha256, bytes, "timestamp" FROM pictures
-    WHERE NOT EXISTS (
+    WHERE (%(excess)s > 0 OR "timestamp" < now() - make_interval(days => %(days)s))
+      AND NOT EXISTS (
         SELECT FROM labels JOIN predictions ON predictions.id = prediction_id
         WHERE predictions.image_sha256 = pictures.image_sha256)
       AND (SELECT pg_try_advisory_xact_lock(%(lock)s)) -- asked once
     ORDER BY "timestamp", image_sha256
-    LIMIT %(most)s),
+    LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED), -- whoever is just keeping more of one would wait for us, and we for them
 summed AS (
     SELECT *, sum(bytes) OVER (ORDER BY "timestamp", image_sha256) - bytes AS before FROM oldest),
 gone AS (
     DELETE FROM pictures USING summed
     WHERE pictures.image_sha256 = summed.image_sha256
       AND (before < %(excess)s OR summed."timestamp" < now() - make_interval(days => %(days)s))
-    RETURNING pictures.image_sha256, pictures.bytes),
-cold AS (
-    DELETE FROM heat_maps USING gone WHERE heat_maps.image_sha256 = gone.image_sha256)
+    RETURNING pictures.bytes)
 SELECT count(*), coalesce(sum(bytes), 0) FROM gone

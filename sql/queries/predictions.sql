@@ -124,13 +124,24 @@ LIMIT %(limit)s
     OR name_grams(image_name, id >> 13) COLLATE "C" @> ARRAY[blocks.block::text])
 
 -- name: most_novel
--- The newest prediction of each image that nobody has labelled.
-SELECT {columns} FROM predictions AS one
-WHERE novelty IS NOT NULL
-  AND (%(space)s IS NULL OR space = %(space)s)
-  AND NOT EXISTS (
-    SELECT FROM predictions WHERE image_sha256 = one.image_sha256 AND space = one.space AND id > one.id)
-  AND NOT EXISTS (
-    SELECT FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = one.image_sha256)
+-- The newest prediction of each image that nobody has labelled, of one space or of each, in the order of the index.
+WITH RECURSIVE spaces (name) AS (
+    SELECT coalesce(%(space)s, (SELECT min(space) FROM predictions WHERE novelty IS NOT NULL))
+    UNION ALL
+    SELECT (SELECT min(space) FROM predictions WHERE novelty IS NOT NULL AND space > spaces.name)
+    FROM spaces WHERE spaces.name IS NOT NULL AND %(space)s IS NULL)
+SELECT {columns}
+FROM spaces CROSS JOIN LATERAL (
+    SELECT * FROM predictions AS one
+    WHERE novelty IS NOT NULL AND space = spaces.name
+      AND NOT EXISTS (
+        SELECT FROM predictions
+        WHERE image_sha256 = one.image_sha256 AND id > one.id AND novelty IS NOT NULL
+          AND (%(space)s IS NULL OR space = %(space)s))
+      AND NOT EXISTS (SELECT FROM labels WHERE prediction_id = one.id)
+      AND NOT EXISTS (
+        SELECT FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = one.image_sha256)
+    ORDER BY novelty DESC, id DESC
+    LIMIT %(limit)s) AS found
 ORDER BY novelty DESC, id DESC
 LIMIT %(limit)s

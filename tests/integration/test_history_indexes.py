@@ -39,10 +39,10 @@ def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from scans(part)
 
 
-def looked_at(connection: Connection, statement: str, filters: Filters, edge: int | None) -> int:
+def looked_at(connection: Connection, statement: str, values: dict[str, Any]) -> int:
     """How many rows PostgreSQL took up."""
     with connection.cursor() as cursor:
-        cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL[statement], asked(filters, LIMIT, edge))
+        cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL[statement], values)
         [(said,)] = cursor.fetchall()
     count = 0
     for scan in scans((json.loads(said) if isinstance(said, str) else said)[0]["Plan"]):
@@ -77,9 +77,34 @@ def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
         assert [row.id for row in older.predictions] == [id_ for id_ in matching if id_ < middle][:LIMIT], what
         assert [row.id for row in newer.predictions] == [id_ for id_ in matching if id_ > middle][-LIMIT:], what
         for statement, edge in (("newest", None), ("newer", 0)):
-            assert looked_at(connection, statement, filters, edge) <= NEAR + LIMIT + 1, what
+            values = asked(filters, LIMIT, edge)
+            assert looked_at(connection, statement, values) <= NEAR + LIMIT + 1, what
             if filters != Filters():
-                assert looked_at(connection, f"{statement}_of_all", filters, edge) <= most, what
+                assert looked_at(connection, f"{statement}_of_all", values) <= most, what
+
+
+def test_the_most_unusual_images_are_found_through_indexes_however_few_their_space_has(
+    filled: tuple[Database, Connection], rows: int
+) -> None:
+    log, connection = filled
+    young, few = "5f0c3a9be214", 20
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO predictions (id, image_name, score, result, image_sha256, novelty, space)"
+            " SELECT %s + n, 'young', 0, '', encode(sha256(n::text::bytea), 'hex'), n / 1000.0, %s"
+            " FROM generate_series(1, %s) n",
+            [rows, young, few],
+        )
+        cursor.execute(
+            "INSERT INTO labels (prediction_id, label) SELECT %s + n, 'ordinary' FROM generate_series(1, 5) n", [rows]
+        )
+    found = log.most_novel(young, limit=LIMIT)
+    assert [row.id for row in found] == list(range(rows + few, rows + 5, -1))
+    everywhere = log.most_novel(None, limit=LIMIT)
+    assert [row.novelty for row in everywhere] == sorted((row.novelty or 0 for row in everywhere), reverse=True)
+    assert len({row.image for row in everywhere}) == len(everywhere) == LIMIT
+    for space, most in ((young, 10 * few), (None, 10 * (LIMIT + few))):
+        assert looked_at(connection, "most_novel", {"space": space, "limit": LIMIT}) <= most
 
 
 def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str) -> None:

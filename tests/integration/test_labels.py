@@ -96,6 +96,11 @@ def test_an_image_whose_sum_is_unknown_has_the_labels_of_its_prediction_alone(lo
     told = log.label(one, "ordinary", who=None, note=None)
     assert log.labels_of(log.prediction(one)) == [told]
     assert log.labels_of(log.prediction(other)) == []
+    summed = recorded(log)
+    log.label(summed.id, "artefact", who=None, note=None)
+    called = log.called([log.prediction(one), log.prediction(other), summed])
+    assert called == {str(one): "ordinary", summed.image_sha256: "artefact"}
+    assert log.current_labels() == called
 
 
 def test_labels_come_in_the_order_in_which_images_were_first_looked_at(log: Database) -> None:

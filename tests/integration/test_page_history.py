@@ -205,6 +205,12 @@ def test_rows_show_pictures_and_labels_that_there_are(looking: TestClient, log_u
     assert '<span class="chip interesting">' not in page
 
 
+def test_labels_of_rows_whose_image_nobody_can_tell_are_shown(looking: TestClient, some: None) -> None:
+    looking.post("/predictions/2/label", json={"label": "artefact"})
+    assert looking.get("/history").text.count('<span class="chip artefact">') == 1
+    assert 'Labelled <span class="chip artefact">' in looking.get("/review?id=2").text
+
+
 def test_a_page_asks_the_log_as_often_for_many_rows_as_for_one(
     looking: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,7 +183,8 @@ def test_an_image_that_was_scored_often_long_ago_costs_no_look_at_all_that_came_
         " CASE WHEN n <= 5000 THEN 'often' ELSE n::text END FROM generate_series(1, 10000) AS n",
     )
     query(log_url, "VACUUM ANALYZE predictions")
-    for statement, asked in (("of_image", {"image": "often", "limit": 12}), ("called", [["often", "5001", "5002"]])):
+    called = {"images": ["often", "5001", "5002"], "ids": [7]}
+    for statement, asked in (("of_image", {"image": "often", "limit": 12}), ("called", called)):
         with closing(psycopg2.connect(log_url)) as connection, connection.cursor() as cursor:
             cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + SQL[statement], asked)
             [([said],)] = cursor.fetchall()

@@ -5,7 +5,9 @@ import hashlib
 import io
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ import database
 from astrodetect.connections import connect
 from astrodetect.records import Heat, Picture, Scored
 from astrodetect.settings import Settings
+from astrodetect.verbs import score
 from database import Database
 from main import create_app
 
@@ -120,6 +123,26 @@ def test_scores_that_are_logged_without_the_service_have_pictures_too(
     assert query(database_url, "SELECT count(*) FROM heat_maps WHERE octet_length(places) = width * height") == [(3,)]
 
 
+def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
+    database_url: str, log: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query(database_url, "DROP TABLE pictures CASCADE")
+    with score._log(Settings(DATABASE_URL=database_url)) as record:
+        for number in range(2):
+            scored = replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4())
+            record([scored], [Picture(scored.image_sha256, b"jpeg", 1, 1)], [])
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(2,)]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("some scores are logged without their pictures: ")
+
+
+def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Database) -> None:
+    names = kept(log, 3)
+    with score._log(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
+        record([SCORED], [Picture(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
+    assert log.pictured([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
+
+
 def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log: Database, database_url: str) -> None:
     [name] = kept(log, 1)
     query(database_url, "UPDATE pictures SET \"timestamp\" = now() - interval '40 days'")
@@ -156,6 +179,32 @@ def test_of_too_many_bytes_the_oldest_go_first(
     assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 12
     assert log.pictured(names) == {names[0], *names[13:]}
     assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 0
+
+
+def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database, database_url: str) -> None:
+    def heat(image: str) -> Heat:
+        return Heat(image, "1", np.zeros((2, 3), np.uint8), 0.5)
+
+    [name] = kept(log, 1)
+    log.keep_pictures([], [heat(name), heat("0" * 63 + "9"), replace(heat(name), model_version="2")])
+    assert query(database_url, "SELECT image_sha256, model_version FROM heat_maps ORDER BY 2") == [
+        (name, "1"),
+        (name, "2"),
+    ]
+    assert log.prune_pictures(days=MONTH, max_bytes=0) == 1
+    assert query(database_url, "SELECT count(*) FROM heat_maps") == [(0,)]
+
+
+def test_heat_maps_come_while_their_pictures_go(log: Database, database_url: str) -> None:
+    names = kept(log, 200)
+    heats = [Heat(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
+    with ThreadPoolExecutor(2) as threads:
+        gone = threads.submit(log.prune_pictures, days=MONTH, max_bytes=50_000)
+        for begin in range(0, len(heats), 10):
+            log.keep_pictures([], heats[begin : begin + 10])
+        assert gone.result() + log.prune_pictures(days=MONTH, max_bytes=50_000) == 150
+    assert log.pictured(names) == set(names[150:])
+    assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == set(names[150:])
 
 
 def test_two_services_do_not_prune_at_once(log: Database, database_url: str) -> None:

@@ -103,6 +103,30 @@ def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
     assert found.candidates[0].why == ["novelty 0.995"]
 
 
+def test_an_image_that_several_detectors_know_comes_once_where_none_serves(log: Database) -> None:
+    log.record_many([scored("odd", (5.0, 5.0), 1.0, OTHER), scored("plain", (0.0, 0.0), 0.3, OTHER)])
+    log.record_many([scored("odd", (5.0, 5.0), 0.9), scored("usual", (0.0, 0.0), 0.5)])
+    assert [(row.image_name, row.novelty) for row in log.most_novel(None, limit=10)] == [
+        ("odd", 0.9),
+        ("usual", 0.5),
+        ("plain", 0.3),
+    ]
+    assert [row.novelty for row in log.most_novel(OTHER, limit=10)] == [1.0, 0.3]
+    assert [row.novelty for row in log.most_novel(None, limit=1)] == [0.9]
+
+
+def test_what_an_older_program_logged_leaves_the_queue_with_its_label(log: Database, database_url: str) -> None:
+    [(old,)] = query(
+        database_url,
+        "INSERT INTO predictions (image_name, score, result, novelty, space)"
+        " VALUES ('old', 0, '', 0.9, %s) RETURNING id",
+        SPACE,
+    )
+    assert [row.id for row in log.most_novel(SPACE, limit=10)] == [old]
+    log.label(old, "ordinary", who=None, note=None)
+    assert log.most_novel(SPACE, limit=10) == []
+
+
 def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:

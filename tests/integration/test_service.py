@@ -153,6 +153,18 @@ def test_the_history_is_newest_first_paged_and_filtered(client: TestClient) -> N
         url = page["next"]
         assert url is None or url.startswith("/predictions?")
     assert found == ids[::-1]
+    found, url = [], f"/predictions?limit=3&name=SKY&after={ids[0]}"
+    while url:
+        page = client.get(url).json()
+        found += [row["id"] for row in reversed(page["predictions"])]
+        if not page["previous"]:
+            assert client.get(page["next"]).json()["predictions"][0]["id"] == ids[3]
+        url = page["previous"]
+        assert url is None or url.startswith("/predictions?limit=3&name=SKY&after=")
+    assert found == ids[1:]
+    assert client.get("/predictions?limit=3").json()["previous"] is None
+    back = client.get(client.get(f"/predictions?limit=3&before={ids[3]}").json()["previous"]).json()["predictions"]
+    assert [row["id"] for row in back] == ids[5:2:-1]
     named = client.get("/predictions", params={"name": "sky-3"}).json()["predictions"]
     assert [row["id"] for row in named] == [ids[3]]
     score = named[0]["score"]
@@ -164,6 +176,7 @@ def test_the_history_is_newest_first_paged_and_filtered(client: TestClient) -> N
     assert client.get("/predictions", params={"since": "2100-01-01T00:00:00Z"}).json() == {
         "predictions": [],
         "next": None,
+        "previous": None,
     }
 
 
@@ -184,6 +197,9 @@ def test_one_prediction_by_its_id(client: TestClient) -> None:
         "min_score=nan",
         "since=yesterday",
         "before=x",
+        "after=-1",
+        f"after={2**63 - 1}",
+        "after=1&before=9",
         *(f"{name}={'x' * 256}" for name in ("name", "result", "label", "model")),
     ],
     ids=lambda wrong: wrong[:20],

@@ -8,8 +8,8 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError, VectorMissing, VectorsOff
 from astrodetect.records import Neighbour
 from astrodetect.service.page.shown import shown, wants_part
+from astrodetect.storable import BIGINT_MAX
 
-MOST_ID = 2**63 - 1
 MOST = 6  # neighbours
 WHY_NOT: dict[type[AstrodetectError], str] = {
     VectorMissing: "Nobody can tell what it is like: its model carried no detectors when it was scored.",
@@ -19,7 +19,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/history/{id}/alike")
-def alike(request: Request, id: Annotated[int, Path(ge=1, le=MOST_ID)]) -> Response:  # noqa: A002
+def alike(request: Request, id: Annotated[int, Path(ge=1, le=BIGINT_MAX)]) -> Response:  # noqa: A002
     """The images of the log that are most like this one; for htmx the list alone."""
     database, why_not = request.app.state.database, None
     row = database.prediction(id)
@@ -36,5 +36,5 @@ def alike(request: Request, id: Annotated[int, Path(ge=1, le=MOST_ID)]) -> Respo
         similar=similar,
         why_not=why_not,
         pictured=database.pictured(images),
-        called=database.called(images),
+        called=database.called([near.prediction for near in similar]),
     )

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect import bundle
 from astrodetect.bundle import Manifest
 from astrodetect.records import ANOMALY, NO_ANOMALY, Page
+from astrodetect.service.following import UNUSUAL
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.wanted import Wanted
 
@@ -33,8 +34,9 @@ def history(request: Request) -> Response:
         "page": page,
         "edge": before or after,
         "part": part,
+        "unusual": UNUSUAL,
         "pictured": state.database.pictured(images),
-        "called": state.database.called(images),
+        "called": state.database.called(page.predictions),
     }
     if part:
         answer = shown(request, "_rows.html", **values)
