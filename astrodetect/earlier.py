@@ -1,34 +1,47 @@
 """The versions of a model that newer ones replaced: which there are, and how to go back to one."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from astrodetect import bundle, shelf
-from astrodetect.bundle import Manifest
+from astrodetect.bundle import Bundle, Manifest, Precision
 from astrodetect.errors import ModelError, ModelUnknown
 
 
-def versions(folder: Path, name: str) -> list[Manifest]:
-    """Those that a model can be rolled back to, the one replaced last first."""
-    serving, found = _in_place(folder, name), []
+def versions(folder: Path, name: str) -> dict[Path, Manifest]:
+    """Those that a model can be rolled back to, by where their files are; the one replaced last first."""
+    serving, found = _in_place(folder, name), {}
     for version, kept in shelf.versions(folder, name).items():
-        with contextlib.suppress(ModelError):
+        with contextlib.suppress(ModelError):  # one that is let go meanwhile is none
             if version != serving:
-                found.append(bundle.read_manifest(kept / f"{name}.json"))
+                found[kept] = bundle.read_manifest(kept / f"{name}.json")
     return found
 
 
-def rollback(folder: Path, name: str, version: str | None = None) -> Manifest:
+def rollback(
+    folder: Path,
+    name: str,
+    version: str | None = None,
+    *,
+    precision: Precision | Literal["auto"] = "f32",
+    trial: Callable[[Bundle], object] = lambda _: None,
+) -> Manifest:
     """Puts an earlier version back in one stroke, the one replaced last unless one is named.
 
-    The version that it replaces becomes an earlier one, so the way forward is the same.
+    The version that it replaces becomes an earlier one, so the way forward is the same. Nothing changes where the
+    `trial` of what would serve raises a ModelError.
     """
     kept = place(folder, name, version)  # whoever asks for what is not here leaves no trace
     try:
         with bundle.only_one(folder, name):
             bundle.finish_interrupted(folder, name)
             manifest = bundle.read_manifest(kept / f"{name}.json")
-            return manifest if kept == folder else _put_back(kept, folder, manifest)
+            if kept == folder:
+                return manifest
+            trial(bundle.verified(kept, manifest, precision))
+            return _put_back(kept, folder, manifest)
     except OSError as error:
         raise ModelError(f"model {name} cannot be rolled back: {error.strerror or error}") from error
 
@@ -51,7 +64,6 @@ def place(folder: Path, name: str, version: str | None = None) -> Path:
 
 
 def _put_back(kept: Path, folder: Path, manifest: Manifest) -> Manifest:
-    bundle.verified(kept, manifest, "f32")
     with bundle.staging(folder, manifest.name) as staged:
         for file in (*manifest.files, *bundle.report_files(kept, manifest)):
             shelf.link(kept / file, staged / file)

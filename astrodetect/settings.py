@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from astrodetect.hosts import Allowed
@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="what callers send as a bearer key to every POST; several with commas"
     )
+    private: bool = Field(
+        default=False, description="reading needs a key too, on every path but /key, /static and /health"
+    )
 
     nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
     galaxy10_url: str = Field(
@@ -113,6 +116,14 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts(cls, said: str) -> str:
         Allowed.of(said)
+        return said
+
+    @field_validator("private")
+    @classmethod
+    def _keyed(cls, said: bool, info: ValidationInfo) -> bool:
+        keys = info.data.get("api_key")
+        if said and not (keys and any(map(str.strip, keys.get_secret_value().split(",")))):
+            raise ValueError("needs a key to ask for: set ASTRODETECT_API_KEY")
         return said
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -90,14 +90,24 @@ def _counts(evidence: Evidence) -> list[tuple[str, list[int], int]]:
 
 
 def in_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as text, nested ones by the whole way to them."""
+    """Names and values as text, nested ones by the whole way to them; pages are open to all, so no place on a disk."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
             rows += [(f"{name}.{inner}", text) for inner, text in in_rows(value)]
         else:
-            rows.append((name.replace("_", " "), str(value)[:LONGEST_VALUE]))
+            rows.append((name.replace("_", " "), str(_without_places(value))[:LONGEST_VALUE]))
     return rows
+
+
+def _without_places(value: Any) -> Any:
+    """Of a place on the disk its last name, whichever system it was on."""
+    if isinstance(value, list | tuple):
+        return [_without_places(one) for one in value]
+    for path in (PurePosixPath(str(value)), PureWindowsPath(str(value))):
+        if path.is_absolute():
+            return path.name
+    return value
 
 
 def _replace(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,6 +48,9 @@ class Journal:
 
         try:
             await self._app(scope, receive, noted_send)
+        except Exception:  # whose answer is made outside
+            status = HTTPStatus.INTERNAL_SERVER_ERROR if status == GONE else status
+            raise
         finally:
             took = time.perf_counter() - trail.began
             route = scope.get("route")

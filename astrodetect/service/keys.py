@@ -1,9 +1,10 @@
-"""Who may send: whoever has a key, where keys are set, and no page of another site."""
+"""Who may send, and look: whoever has a key, where keys are set, and no page of another site."""
 
 import hashlib
 import hmac
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -15,9 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from astrodetect.errors import AstrodetectError, CrossSite, KeyRefused
 from astrodetect.service.answers import error_response
 
-READING = {"GET", "HEAD", "OPTIONS"}  # open to all
-COOKIE = "astrodetect_key"  # a browser's way to send a key: no script can read it, and no other site can have it sent
+READING = {"GET", "HEAD", "OPTIONS"}  # open to all, unless the service is private
+COOKIE = "astrodetect_key"  # a browser's way to send a key, quoted; no script can read it
 SIGN_IN = "/key"  # where it is set: the one thing that is sent without a key
+OPEN = ("/static/", "/health/")  # begin the paths that are read without one even where the service is private
 SIGN_IN_BYTES = 4096  # of what is sent there
 THROWN_AWAY_BYTES = 65_536  # of a refused body, by the server; a larger one costs its sender the connection
 
@@ -25,9 +27,10 @@ THROWN_AWAY_BYTES = 65_536  # of a refused body, by the server; a larger one cos
 class Keys:
     """The keys of a service, of which only hashes are kept; none at all where none is set."""
 
-    def __init__(self, said: SecretStr | None) -> None:
+    def __init__(self, said: SecretStr | None, *, private: bool = False) -> None:
         keys = said.get_secret_value().split(",") if said else []
         self._hashes = [_hash(key.strip().encode()) for key in keys if key.strip()]
+        self.private = private
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -37,26 +40,33 @@ class Keys:
         asked = _hash(key)
         return any([hmac.compare_digest(asked, known) for known in self._hashes])  # noqa: C419 - none is left out
 
+    def wanted(self, method: str, path: str) -> bool:
+        """Whether this request needs one of them."""
+        if method not in READING:
+            return bool(self) and path != SIGN_IN
+        return self.private and path != SIGN_IN and not path.startswith(OPEN)
+
 
 class Gate:
-    """Stands before anything reads a body; reading what is here needs no key, sending and changing does."""
+    """Stands before anything reads a body: sending and changing needs a key, reading only where that is private."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in READING and (refusal := self._refusal(scope)):
-            declared = Headers(scope=scope).get("content-length", "")
+        if scope["type"] == "http" and (refusal := self._refusal(scope)):
+            headers = Headers(scope=scope)
+            declared = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
             small = declared.isdecimal() and int(declared) <= THROWN_AWAY_BYTES
             await _answer(scope, refusal, close=not small)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> AstrodetectError | None:
-        headers = Headers(scope=scope)
-        if _of_another_site(headers):
+        headers, method = Headers(scope=scope), scope["method"]
+        if method not in READING and _of_another_site(headers):
             return CrossSite("a page of another site may not send to this service")
-        if self._keys and scope["path"] != SIGN_IN and not self._keys.knows(_key_in(headers)):
+        if self._keys.wanted(method, scope["path"]) and not self._keys.knows(_key_in(headers)):
             return KeyRefused(
                 "a key is needed that is known here: curl -H 'Authorization: Bearer KEY' …, or /key in a browser"
             )
@@ -64,20 +74,23 @@ class Gate:
 
 
 def document(app: FastAPI, keys: Keys) -> None:
-    """Has the OpenAPI document say so, of every route that is not for reading alone."""
+    """Has the OpenAPI document say so, of every route that may be refused."""
     plain = app.openapi
-    statuses = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) if keys else (HTTPStatus.FORBIDDEN,)
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-    refused = {str(status.value): {"description": status.phrase, "content": error} for status in statuses}
+
+    def refused(status: HTTPStatus) -> dict[str, Any]:
+        return {str(status.value): {"description": status.phrase, "content": error}}
 
     def documented() -> dict[str, Any]:
         if app.openapi_schema:
             return app.openapi_schema
         whole = plain()
-        for at in whole["paths"].values():
-            for operation in (said for method, said in at.items() if method.upper() not in READING):
-                operation["responses"] |= refused
-                if keys:
+        for path, at in whole["paths"].items():
+            for method, operation in at.items():
+                if method.upper() not in READING:
+                    operation["responses"] |= refused(HTTPStatus.FORBIDDEN)
+                if keys.wanted(method.upper(), path):
+                    operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED)
                     operation["security"] = [{"key": []}]
         if keys:
             whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -87,10 +100,18 @@ def document(app: FastAPI, keys: Keys) -> None:
 
 
 def _answer(scope: Scope, refusal: AstrodetectError, *, close: bool) -> Response:
-    """A person with a form is asked for the key."""
+    """A person in a browser is asked for the key."""
     if isinstance(refusal, KeyRefused) and "text/html" in Headers(scope=scope).get("accept", ""):
-        return RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER, {"Connection": "close"} if close else None)
+        return RedirectResponse(_asking(scope), HTTPStatus.SEE_OTHER, {"Connection": "close"} if close else None)
     return error_response(refusal, close=close)
+
+
+def _asking(scope: Scope) -> str:
+    """Where the key is asked for; it leads back to what was to be read."""
+    if scope["method"] not in READING:
+        return SIGN_IN
+    asked, query = quote(scope["path"]), scope["query_string"].decode("latin-1")
+    return f"{SIGN_IN}?{urlencode({'to': f'{asked}?{query}' if query else asked})}"
 
 
 def _of_another_site(headers: Headers) -> bool:
@@ -106,7 +127,7 @@ def _key_in(headers: Headers) -> bytes:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip().encode("latin-1")
-    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "").encode("latin-1", "replace")
+    return unquote_to_bytes(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
 
 def _hash(key: bytes) -> bytes:

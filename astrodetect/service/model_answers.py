@@ -91,7 +91,7 @@ class ModelAnswer(BaseModel):
         """The manifest as callers see it."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
-        older = earlier.versions(models.folder, manifest.name)
+        older = earlier.versions(models.folder, manifest.name).values()
         return cls(
             **{name: getattr(manifest, name) for name in AS_THEY_ARE},
             serving=in_memory and manifest.name == models.default_name,

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -147,11 +148,10 @@ class Models:
 
     async def rollback(self, name: str, version: str | None = None) -> Manifest:
         """Puts an earlier version of a model in its place and has it answer here; what cannot answer is left out."""
+        put_back = partial(earlier.rollback, self.folder, name, version, precision=self._precision, trial=Engine)
         async with self._rolling_back:
-            place = await asyncio.to_thread(earlier.place, self.folder, name, version)
-            if place != self.folder:
-                await asyncio.to_thread(lambda: Engine(bundle.load(place, name, self._precision)))
-            manifest = await asyncio.to_thread(earlier.rollback, self.folder, name, version)
+            async with self._one_at_a_time:  # its trial is a load
+                manifest = await asyncio.to_thread(put_back)
             self._failed.pop(name, None)
             while (serving := self._loaded.get(name)) and serving.stamp != self._stamp(name):
                 await self._load(name)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import answers, journal
+from astrodetect.service.page import guarded
 from astrodetect.service.page.shown import problem, reads
 
 log = logging.getLogger("uvicorn.error")
@@ -43,12 +44,8 @@ async def refuse(request: Request, error: Exception) -> Response:
 
 def answer(request: Request, error: AstrodetectError, *, close: bool = False) -> Response:
     """The same where no route was reached; `close`: the connection is of no more use, as its body was not read."""
-    if not reads(request):
-        return answers.error_response(error, close=close)
-    page = problem(request, error.status, error.code, error.public or str(error))
-    if close:
-        page.headers["Connection"] = "close"
-    return page
+    said, headers = error.public or str(error), answers.error_headers(error, close=close)
+    return told(request, error.status, error.code, said, headers)
 
 
 async def refuse_arguments(request: Request, error: Exception) -> Response:
@@ -75,11 +72,14 @@ async def let_go(_: Request, __: Exception) -> Response:
 async def fail(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has it (Starlette raises it again), the caller learns no more."""
     log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-    return told(request, 500, "internal_error", "a fault of the service; its log says more")
+    said = "a fault of the service; its log says more"
+    return told(request, 500, "internal_error", said, guarded.HEADERS)  # made outside of all that adds them
 
 
 def told(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    """What the framework refuses, in the one shape, or as a page for a person."""
-    if reads(request):
-        return problem(request, status, code, message)
-    return answers.plain_error(status, code, message, headers)
+    """A refusal in the one shape, or as a page for a person."""
+    if not reads(request):
+        return answers.plain_error(status, code, message, headers)
+    page = problem(request, status, code, message)
+    page.headers.update(headers or {})
+    return page

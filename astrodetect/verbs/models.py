@@ -19,8 +19,8 @@ MEANING = """which trained models there are, and going back to an earlier versio
 
 Each model keeps the three versions that newer ones replaced last, whole. `rollback` puts one of them in its place: the
 one that was replaced last, unless another is named. The version that it replaces becomes an earlier one, so the same
-command leads forward again. A running service takes it over by itself, without a break. New detectors (anomalies
---attach) belong to the version that they were given to.
+command leads forward again. A running service takes it over by itself, without a break; what could not answer is left
+where it is. New detectors (anomalies --attach) belong to the version that they were given to.
 """
 EXAMPLES = """examples:
   python -m astrodetect models
@@ -65,12 +65,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _rollback(arguments: argparse.Namespace) -> int:
     from astrodetect import bundle, earlier  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine  # noqa: PLC0415
 
     folder, name = settings().models_dir, arguments.name
     if name is None:
         raise DataError("which model? python -m astrodetect models lists them")
     before = {one.name: one.version for one in bundle.manifests(folder)}.get(name)
-    now = earlier.rollback(folder, name, arguments.version)
+    now = earlier.rollback(folder, name, arguments.version, precision=settings().precision, trial=Engine)
     if arguments.json:
         described = _described(now, folder, earlier.versions(folder, name))
         print(to_json(described, inf_nan_mode="null", indent=2).decode())
@@ -81,7 +82,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _described(manifest: "Manifest", folder: Path, older: "list[Manifest]") -> dict[str, Any]:
+def _described(manifest: "Manifest", folder: Path, older: "dict[Path, Manifest]") -> dict[str, Any]:
     return {
         "name": manifest.name,
         "default": manifest.name == settings().model,
@@ -91,7 +92,7 @@ def _described(manifest: "Manifest", folder: Path, older: "list[Manifest]") -> d
         "image": asdict(manifest.image),
         "detectors": manifest.space is not None,
         "bytes": sum((folder / file).stat().st_size for file in manifest.files if (folder / file).is_file()),
-        "earlier": [_version(one) for one in older],
+        "earlier": [_version(one) for one in older.values()],
     }
 
 

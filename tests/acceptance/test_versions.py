@@ -84,3 +84,14 @@ def test_without_a_model_it_says_what_makes_one(tmp_path: Path) -> None:
     done = models(tmp_path)
     assert done.returncode == 1
     assert "python train_model.py makes one" in done.stderr
+
+
+def test_what_could_not_answer_is_not_put_in_place(tmp_path: Path, versions: list[str]) -> None:
+    [kept] = [place for place in (tmp_path / ".m.earlier").iterdir() if place.name.endswith(versions[1])]
+    manifest = kept / "m.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"canary_score": 0.0}))
+    done = models(tmp_path, "rollback", "m")
+    assert done.returncode == 1
+    assert "astrodetect: model m scores its canary" in done.stderr
+    assert bundle.load(tmp_path, "m").manifest.version == versions[2]
+    assert models(tmp_path, "rollback", "m", versions[0]).returncode == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from astrodetect import bundle
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
+from astrodetect.inference.engine import Engine
 from astrodetect.service import models as models_module
 from astrodetect.service.models import Models, Serving
 
@@ -209,3 +211,29 @@ def test_a_model_published_broken_changes_nothing_until_it_is_whole(
             await until_new(models, None, new.version)
 
     run(scene())
+
+
+def test_the_trial_of_an_earlier_version_and_the_loads_of_others_take_turns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, at_once, most = Engine._check, 0, 0
+
+    def slow(engine: Engine) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.1)
+        check(engine)
+        at_once -= 1
+
+    old = bundle.read_manifest(folder / "a.json").version
+    colours.publish(folder, "a", sure=0.05)
+    monkeypatch.setattr(Engine, "_check", slow)
+
+    async def scene() -> None:
+        async with opened(folder) as models:
+            manifest, _ = await asyncio.gather(models.rollback("a"), used(models, "b"))
+            assert manifest.version == (await used(models, "a")).manifest.version == old
+
+    run(scene())
+    assert most == 1

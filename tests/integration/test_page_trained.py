@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hostile import png
 from starlette.testclient import TestClient
 
-from astrodetect import bundle
+from astrodetect import bundle, shelf
 from astrodetect.service import models as models_module
 from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY
 from astrodetect.settings import Settings
@@ -205,7 +206,9 @@ def test_a_report_is_shown_where_it_is_of_this_version_and_can_do_nothing_here(
     client.post(f"/models/{NAME}/rollback")
     assert client.get(f"/trained/{NAME}/report").status_code == 404
     assert client.get(f"/trained/{NAME}/report?version={versions[1]}").text == answer.text
-    assert client.get("/trained/none/report").status_code == 503
+    for path in ("/trained/none/report", f"/trained/{NAME}/report?version=0123456789ab"):
+        program, page = client.get(path), client.get(path, headers=BROWSER)
+        assert (program.status_code, program.json()["error"]["code"], page.status_code) == (404, "model_unknown", 404)
 
 
 def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Path) -> None:
@@ -225,10 +228,29 @@ def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Pa
 def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, folder: Path) -> None:
     colours.publish(folder, NAME, colours.TWO)
     path = folder / f"{NAME}.json"
-    said = {"settings": {"train": "/home/ada/night-7", "seed": 0, "limit": [], "data": None}}
+    said = {"settings": {"train": "/home/ada/night-7", "test": "C:\\ada\\sky-2", "seed": 0, "limit": [], "data": None}}
     path.write_text(json.dumps(json.loads(path.read_text()) | said))
     page = client.get("/trained").text
     assert "night-7" in page
+    assert "sky-2" in page
     assert "ada" not in page
     assert "<dt>seed</dt><dd>0</dd>" in page
     assert "<dt>limit</dt>" not in page
+
+
+def test_the_page_is_shown_while_an_earlier_version_is_let_go(
+    versions: list[str], client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed_then, looks = shelf.versions, 0
+
+    def let_go(*asked: Any) -> dict[str, Path]:
+        nonlocal looks
+        if looks:
+            shutil.rmtree(folder / f".{NAME}.earlier")
+        looks += 1
+        return listed_then(*asked)
+
+    monkeypatch.setattr(shelf, "versions", let_go)
+    page = client.get("/trained")
+    assert page.status_code == 200
+    assert f"Roll back to {versions[0]}" in words(page.text)

@@ -45,7 +45,7 @@ def served(folder: Path) -> tuple[bytes, bytes]:
 
 
 def shelved(folder: Path) -> list[str]:
-    return [manifest.version for manifest in earlier.versions(folder, "m")]
+    return [manifest.version for manifest in earlier.versions(folder, "m").values()]
 
 
 def in_place(folder: Path) -> str:
@@ -225,7 +225,7 @@ def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert bundle.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
-    assert earlier.versions(tmp_path, "m") == [new]
+    assert list(earlier.versions(tmp_path, "m").values()) == [new]
 
     assert earlier.rollback(tmp_path, "m") == new
     assert bundle.load(tmp_path, "m").novelty is None

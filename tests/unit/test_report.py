@@ -171,3 +171,19 @@ def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
     length = struct.unpack(">I", data[at - 4 : at])[0]
     rows = zlib.decompress(data[at + 4 : at + 4 + length])
     assert [rows[4], rows[8], rows[13], rows[17]] == [0, 0, 127, 255]
+
+
+def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:
+    found = evidence(tmp_path)
+    said = {
+        "train": "/home/ada/night-7",
+        "weights": "C:\\Users\\ada\\galaxies.h5",
+        "data": ["/home/ada/sky-1", "\\\\server\\ada\\sky-2"],
+        "nested": {"adopted_weights": "/home/ada/zoo.h5"},
+        "recipe": "a/b",
+    }
+    text = written(replace(found, model=replace(found.model, settings=said)), tmp_path / "galaxies.html")
+    for name in ("night-7", "galaxies.h5", "sky-1", "sky-2", "zoo.h5", "a/b"):
+        assert name in section(text, "origin")
+    assert "ada" not in section(text, "origin")
+    assert str(tmp_path) not in text

@@ -24,7 +24,7 @@ HEADERS = {
 
 
 class Guarded:
-    """Adds these headers to every answer that does not bring its own."""
+    """Adds these headers to every answer that does not bring its own, as that to a fault does: it is made outside."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect import bundle, earlier
 from astrodetect.bundle import Manifest, Precision
-from astrodetect.errors import NotFound
+from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
 from astrodetect.evaluation.kinds import KINDS
 from astrodetect.evaluation.report import in_rows
 from astrodetect.records import ImageContract
@@ -102,10 +102,14 @@ def report(
     """The evaluation of a model, or of an earlier version of it."""
     folder = request.app.state.models.folder
     place = earlier.place(folder, name, version) if version else folder
-    page = bundle.report_page(place, bundle.read_manifest(place / f"{name}.json"))
-    if page is None:
+    try:
+        page = bundle.report_page(place, bundle.read_manifest(place / f"{name}.json"))
+        text = page.read_text(encoding="utf-8") if page else None
+    except (ModelMissing, FileNotFoundError) as missing:  # a version may be let go meanwhile
+        raise ModelUnknown(f"no model {name} here") from missing
+    if text is None:
         raise NotFound(f"this version of {name} was not evaluated: python -m astrodetect evaluate {name} DATA does it")
-    return HTMLResponse(page.read_text(encoding="utf-8"), headers={"Content-Security-Policy": REPORT_POLICY})
+    return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 def _found(models: Models) -> list[Model]:
@@ -121,7 +125,7 @@ def _found(models: Models) -> list[Model]:
             loaded[name].manifest if name in loaded else None,
             loaded[name].precision if name in loaded else None,
             broken.get(name) or failed.get(name),
-            [_version(earlier.place(folder, name, one.version), one) for one in earlier.versions(folder, name)],
+            [_version(place, one) for place, one in earlier.versions(folder, name).items()],
         )
         for name in names
     ]
@@ -133,13 +137,13 @@ def _version(place: Path, manifest: Manifest) -> Version:
 
 def _answer(request: Request, found: list[Model], said: str, *, focus: bool = False) -> HTMLResponse:
     """The page, or its part for htmx, with what has just happened."""
-    part, (body, mark) = wants_part(request), _body(found)
+    part, (body, seen) = wants_part(request), _body(found)
     template = "_trained.html" if part else "trained.html"
-    return shown(request, template, body=body, mark=mark, running=_running(found), said=said, part=part, focus=focus)
+    return shown(request, template, body=body, seen=seen, running=_running(found), said=said, part=part, focus=focus)
 
 
 def _body(found: list[Model]) -> tuple[Markup, str]:
-    """What is said of the models, and a mark that tells it from what was said before."""
+    """What is said of the models, and a sum that tells it from what was said before."""
     text = TEMPLATE.get_template("_models.html").render(
         models=found, kinds=FIGURES, looks=_looks, serves=_serves, rows=_rows, counts=_counts
     )
@@ -186,7 +190,6 @@ def _counts(data: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """How it was made, and with what; of a place on the disk its last name, as the page is open to all."""
+    """How it was made, and with what."""
     said = {name: value for name, value in manifest.settings.items() if name != "history" and value not in (None, [])}
-    asked = {name: Path(str(value)).name if Path(str(value)).is_absolute() else value for name, value in said.items()}
-    return [*in_rows(asked), *in_rows(manifest.versions)]
+    return [*in_rows(said), *in_rows(manifest.versions)]
