@@ -62,7 +62,7 @@ class Drawing:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe:
-                with suppress(BrokenPipeError):  # what it did not read
+                with suppress(OSError):  # what it did not read: EPIPE, on Windows EINVAL
                     pipe.close()
 
     def _reason(self) -> str:

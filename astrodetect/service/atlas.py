@@ -3,14 +3,11 @@
 import datetime as dt
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
-
-import fasteners
 
 from astrodetect.anomalies import flat
 from astrodetect.anomalies.drawing import Drawing
@@ -19,9 +16,11 @@ from astrodetect.errors import AstrodetectError, DrawingFailed
 from astrodetect.records import Crowd, Floats
 from astrodetect.service import maps
 from astrodetect.service.maps import Map
+from astrodetect.service.underway import Underway
 
 NEWEST = 20_000  # images of the log on a map, beside all that are labelled
 PAUSE_S = 0.5  # between two looks whether another worker still draws
+MOST_KNOWN = 2  # maps in memory, of as many spaces: each has megabytes
 
 log = logging.getLogger("uvicorn.error")
 
@@ -58,8 +57,7 @@ class _Job:
     def __init__(self, space: str, work: Callable[["_Job"], None]) -> None:
         self.space = space
         self.first: Map | None = None  # what there is to see meanwhile
-        self.share, self.failed = 0.0, ""
-        self._began = 0.0  # when the share was first told
+        self.failed = ""
         self._guard, self._stopped = threading.Lock(), threading.Event()
         self._drawing: Drawing | None = None
         self._thread = threading.Thread(target=work, args=(self,), name="atlas", daemon=True)
@@ -68,11 +66,6 @@ class _Job:
     def at_work(self) -> bool:
         """Whether there is more to come."""
         return self._thread.is_alive()
-
-    @property
-    def left_s(self) -> float | None:
-        """Until it is done, by the rate so far."""
-        return (time.monotonic() - self._began) * (1 - self.share) / self.share if self.share else None
 
     def start(self) -> None:
         """Once."""
@@ -83,15 +76,14 @@ class _Job:
         if self._stopped.wait(PAUSE_S):
             raise DrawingFailed("it was stopped")
 
-    def draw(self, vectors: Floats) -> Floats:
+    def draw(self, vectors: Floats, told: Callable[[float], None]) -> Floats:
         """In another process; DrawingFailed once it is stopped."""
         with self._guard:
             if self._stopped.is_set():
                 raise DrawingFailed("it was stopped")
             drawing = self._drawing = Drawing()
-        self._began = time.monotonic()
         try:
-            return drawing.of(vectors, self._told)
+            return drawing.of(vectors, told)
         finally:
             with self._guard:
                 self._drawing = None
@@ -108,15 +100,12 @@ class _Job:
         """Waits until nothing is at work."""
         self._thread.join()
 
-    def _told(self, share: float) -> None:
-        self.share = share
-
 
 class Atlas:
     """Maps of the log, one for each space; never two are drawn at a time, nor by two workers."""
 
     def __init__(self, log_: Log, folder: Path) -> None:
-        self._log, self._folder = log_, folder
+        self._log, self._folder, self._underway = log_, folder, Underway(folder)
         self._guard = threading.Lock()
         self._job: _Job | None = None
         self._known: dict[str, tuple[int, Map | None]] = {}  # by their spaces, and how old the files were
@@ -124,12 +113,12 @@ class Atlas:
     def view(self, space: str) -> View:
         """It reads little: the map of a space, and how many images are not on it."""
         job = self._job if self._job and self._job.space == space else None
-        working = bool(job and job.at_work)  # before the map is looked for, which is there once that is over
-        found = self._find(space) or (job.first if job else None)
+        told = self._underway.told(space)  # by whichever worker
+        working = told is not None or bool(job and job.at_work)  # before the map is looked for: then it is there
+        found = self._find(space) or (job.first if job else None) or (self._find(_first(space)) if told else None)
         new = self._log.newcomers(space, after=found.newest if found else 0, most=NEWEST)
-        if job is None:
-            return View(space, found, new)
-        return View(space, found, new, working, job.share, job.left_s, "" if working else job.failed)
+        share, left_s = (told.share, told.left_s) if told else (0.0, None)
+        return View(space, found, new, working, share, left_s, job.failed if job and not working else "")
 
     def draw(self, space: str) -> None:
         """Begins to draw the map anew, unless that is going on; one of another space is given up for it."""
@@ -164,34 +153,58 @@ class Atlas:
                 job.first = Map.first(crowd)
                 self._finish(job, job.first, crowd.vectors)
         except (AstrodetectError, OSError) as error:
-            job.failed = (error.public if isinstance(error, AstrodetectError) else None) or str(error)
+            job.failed = _why(error)
             log.warning("the map was not drawn: %s", error)
 
     def _finish(self, job: _Job, first: Map, vectors: Floats) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = fasteners.InterProcessLock(self._folder / ".lock")
-        while not lock.acquire(blocking=False):
+        while not self._underway.begin(job.space):
             job.pause()
         try:
             found = self._find(job.space)
             if found and found.drawn > first.drawn:
                 return  # by another worker
-            xy, method = (job.draw(vectors), flat.TSNE) if flat.has_neighbours(vectors) else (first.xy, first.method)
+            xy, method = first.xy, first.method
+            if flat.has_neighbours(vectors):
+                with suppress(OSError):  # for the other workers
+                    maps.write(self._folder, _first(job.space), first)
+                xy, method = job.draw(vectors, self._underway.tell), flat.TSNE
             drawn = replace(first, xy=xy, method=method, drawn=dt.datetime.now(dt.UTC))
-            self._known[job.space] = self._age(job.space), drawn  # whether or not the disk takes it
+            self._know(job.space, self._age(job.space), drawn)  # whether or not the disk takes it
             maps.write(self._folder, job.space, drawn)
         finally:
-            lock.release()
+            with suppress(OSError):
+                for old in self._folder.glob(_first("*.npz")):
+                    old.unlink()
+            self._underway.end()
 
     def _find(self, space: str) -> Map | None:
         """As it lies on disk, where another worker may have put it."""
         age, (known, found) = self._age(space), self._known.get(space, (0, None))
         if age != known:
             found = maps.read(self._folder, space)
-            self._known[space] = age, found
+            self._know(space, age, found)
         return found
+
+    def _know(self, space: str, age: int, found: Map | None) -> None:
+        with self._guard:
+            self._known.pop(space, None)
+            self._known[space] = age, found
+            for old in list(self._known)[:-MOST_KNOWN]:
+                del self._known[old]
 
     def _age(self, space: str) -> int:
         with suppress(OSError):
             return maps.path(self._folder, space).stat().st_mtime_ns
         return 0
+
+
+def _first(space: str) -> str:
+    """The name under which other workers find what there is to see until the map of a space is drawn."""
+    return f".{space}"
+
+
+def _why(error: AstrodetectError | OSError) -> str:
+    """In words that anybody may read: an OSError's own name places on the disk."""
+    if isinstance(error, OSError):
+        return error.strerror or "the disk does not take it"
+    return error.public or str(error)

@@ -10,6 +10,7 @@ from astrodetect.errors import DatabaseError, Overloaded
 from astrodetect.records import Prediction
 from astrodetect.service.drain import Drain
 from astrodetect.service.following import MOST_SHOWN, Follower, Now, Rows, stands_out
+from astrodetect.service.position import Position
 
 MOST_MISSED = 1000  # rows that whoever comes back is told of
 HEARTBEAT_S = 15.0  # between two words at most, so that proxies keep the line and watchers who left are noticed
@@ -31,7 +32,7 @@ class News:
     images: int
     standing_out: int
     rows: tuple[Prediction, ...]  # the newest of them, newest first, of all or of those that stand out
-    settled: int  # the id to go on from: smaller ones will not come any more
+    position: Position  # where to go on from
     whole: bool = True  # False where more came than are counted
 
 
@@ -52,8 +53,8 @@ class Feed:
         """How many watch."""
         return self._watchers
 
-    async def watch(self, after: int | None, *, only: bool) -> AsyncIterator[News | Word]:
-        """What comes after this id, from now on where none is given; the rows of `only` those that stand out.
+    async def watch(self, after: Position | None, *, only: bool) -> AsyncIterator[News | Word]:
+        """What comes after this position, from now on where none is given; the rows of `only` those that stand out.
 
         Overloaded where too many watch. It ends when the service does.
         """
@@ -85,23 +86,33 @@ class Feed:
         if self._follower:
             self._follower.close()
 
-    async def _word(self, now: Now, seen: Now | None, after: int | None, only: bool) -> News | Word:
+    async def _word(self, now: Now, seen: Now | None, after: Position | None, only: bool) -> News | Word:
         if now.away or now.last is None:
             return Word.AWAY if now.away else Word.QUIET
         if seen:
             images, out = now.images - seen.images, now.standing_out - seen.standing_out
             rows = now.newest_out[:out] if only else now.newest[:images]
-            return News(images, out, rows, now.settled)
+            return News(images, out, rows, now.position)
         if after is None:
-            return News(0, 0, (), now.settled)
+            return News(0, 0, (), now.position)
         try:
-            found = await asyncio.to_thread(self._database.since, after, limit=MOST_MISSED + 1)
+            found = await asyncio.to_thread(self._missed, after, now.last)
         except DatabaseError:
             return Word.AWAY
+        if found is None:
+            return Word.QUIET
         missed = [row for row in found[:MOST_MISSED] if row.id <= now.last and row.id not in now.missing]
         out_of_it = [row for row in missed if stands_out(row)]
         rows = tuple((out_of_it if only else missed)[:MOST_SHOWN])
-        return News(len(missed), len(out_of_it), rows, now.settled, whole=len(found) <= MOST_MISSED)
+        return News(len(missed), len(out_of_it), rows, now.position, whole=len(found) <= MOST_MISSED)
+
+    def _missed(self, after: Position, last: int) -> list[Prediction] | None:
+        """What came after this position; None where another worker told of more than this one's follower saw so far."""
+        if last < after.last <= self._database.newest_id():
+            return None
+        late = self._database.of_ids(list(after.missing)).values() if after.missing else ()
+        found = self._database.since(after.last, limit=MOST_MISSED + 1)
+        return found + sorted(late, key=lambda row: row.id, reverse=True)
 
     def _come(self) -> Follower:
         self._drain.check()

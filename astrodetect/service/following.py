@@ -10,6 +10,7 @@ from typing import Protocol
 
 from astrodetect.errors import DatabaseError
 from astrodetect.records import ANOMALY, Prediction
+from astrodetect.service.position import Position
 
 MOST_SHOWN = 20  # rows that are kept: of those that come faster than anybody reads, the newest
 MOST_READ = 500  # in one look; beyond it the ids say how many came
@@ -61,9 +62,9 @@ class Now:
     newest_out: tuple[Prediction, ...] = ()  # of those that stand out
 
     @property
-    def settled(self) -> int:
-        """No row with this id or a smaller one is still to come."""
-        return min(self.missing) - 1 if self.missing else self.last or 0
+    def position(self) -> Position:
+        """Where whoever was told of all this goes on."""
+        return Position(self.last or 0, self.missing)
 
 
 class Follower:

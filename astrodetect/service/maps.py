@@ -71,7 +71,7 @@ def write(folder: Path, space: str, map_: Map) -> None:
     arrays.write(part, said, found)
     flush(part)
     part.replace(path(folder, space))
-    kept = sorted(folder.glob("*.npz"), key=lambda one: one.stat().st_mtime)
+    kept = sorted(folder.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime)
     for old in kept[:-MOST_KEPT]:
         old.unlink()
 

@@ -3,12 +3,14 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support import Service
 
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 DRAWN_WITHIN_MS = 120_000
+POLLED_EVERY_MS = 1000
+AWAY = {"error": {"code": "database_unavailable", "message": "PostgreSQL does not answer"}}
 AN_IMAGE = re.compile(r"/history/\d+$")
 FIRST_POINT = """async () => {
   const bytes = await (await fetch('/map/points')).arrayBuffer(), edge = 16, box = atlas.getBoundingClientRect();
@@ -17,8 +19,8 @@ FIRST_POINT = """async () => {
 }"""
 
 
-def drawn(tabs: Tabs, service: Service, width: int = LAPTOP) -> Page:
-    page = tabs.open(f"{service.url}/map", width)
+def drawn(tabs: Tabs, service: Service, width: int = LAPTOP, forgiven: str | None = None) -> Page:
+    page = tabs.open(f"{service.url}/map", width, forgiven=forgiven)
     expect(page.locator("#atlas[data-points]")).to_be_visible(timeout=DRAWN_WITHIN_MS)
     expect(page.locator("#drawn progress")).to_have_count(0, timeout=DRAWN_WITHIN_MS)
     page.locator("#atlas").scroll_into_view_if_needed()
@@ -64,6 +66,26 @@ def test_on_a_phone_a_first_touch_shows_and_a_second_one_opens(tabs: Tabs, servi
     assert page.url == f"{service.url}/map"
     page.touchscreen.tap(*place)
     expect(page).to_have_url(AN_IMAGE)
+
+
+def test_how_far_it_is_is_asked_on_after_an_answer_that_failed_and_no_more_when_it_is_done(
+    tabs: Tabs, service: Service
+) -> None:
+    page = drawn(tabs, service, forgiven="503")
+    asked: list[Route] = []
+
+    def fail_first(route: Route) -> None:
+        asked.append(route)
+        route.fulfill(status=503, json=AWAY) if len(asked) == 1 else route.continue_()
+
+    page.route("**/map/progress*", fail_first)
+    page.get_by_role("button", name="Draw it again").click()
+    expect(page.locator("#said")).to_have_text(AWAY["error"]["message"])
+    expect(page.locator("#drawn progress")).to_have_count(0, timeout=DRAWN_WITHIN_MS)
+    enough = len(asked)
+    assert enough > 1
+    page.wait_for_timeout(2 * POLLED_EVERY_MS)
+    assert len(asked) == enough
 
 
 @pytest.mark.parametrize("key", ["+", "ArrowRight"])

@@ -46,6 +46,37 @@ def test_a_note_goes_with_the_label_and_its_letters_are_no_keys(tabs: Tabs, serv
     assert (labels(service)[-1]["label"], labels(service)[-1]["note"]) == ("ordinary", "a ring, is it not?")
 
 
+def test_two_browsers_that_come_for_the_first_time_are_given_different_images(tabs: Tabs, service: Service) -> None:
+    page = tabs.open("about:blank")
+    with page.expect_response("**/review/turn") as told:
+        page.goto(f"{service.url}/review")
+    assert told.value.status == 204
+    assert candidate(tabs.open(f"{service.url}/review")) != candidate(page)
+
+
+def test_keys_on_buttons_are_turned_off_for_good_and_on_again(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/review")
+    before, first = len(labels(service)), candidate(page)
+    hint, switch = page.locator("#skip kbd"), page.get_by_role("button", name="Single-key shortcuts: on", pressed=True)
+    expect(hint).to_be_visible()
+    switch.focus()
+    page.keyboard.press("Enter")
+    for _ in range(2):
+        expect(page.get_by_role("button", name="Single-key shortcuts: off", pressed=False)).to_be_visible()
+        expect(hint).to_be_hidden()
+        page.keyboard.press("s")
+        page.keyboard.press("i")
+        page.reload()
+    assert (len(labels(service)), candidate(page)) == (before, first)
+    page.goto(f"{service.url}/map")
+    expect(page.locator(".keys")).to_be_hidden()
+    page.locator("#keys").click()
+    page.goto(f"{service.url}/review")
+    expect(hint).to_be_visible()
+    page.keyboard.press("s")
+    expect(page.locator("#candidate")).not_to_have_text(first)
+
+
 def test_what_was_found_grows_with_each_label(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review")
     first = candidate(page)
@@ -63,6 +94,7 @@ def test_what_was_found_grows_with_each_label(tabs: Tabs, service: Service) -> N
 def test_it_works_without_scripts(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review", java_script_enabled=False)
     before, first = len(labels(service)), candidate(page)
+    assert page.locator("#keys").is_hidden()
     page.locator("#interesting").click()
     expect(page.locator("#candidate")).not_to_have_text(first)
     assert len(labels(service)) == before + 1

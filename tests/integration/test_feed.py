@@ -17,6 +17,7 @@ from astrodetect.service import following
 from astrodetect.service.drain import Drain
 from astrodetect.service.feed import MOST_MISSED, Feed, News, Word
 from astrodetect.service.following import MOST_READ, MOST_SHOWN
+from astrodetect.service.position import Position
 from database import Database
 
 Words = AsyncIterator[News | Word]
@@ -35,6 +36,8 @@ class Wire(Database):
     def __init__(self, url: str) -> None:
         super().__init__(url, connections=2, timeout_s=5)
         self.cut = False
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def listen(self) -> Listener:
         self._check()
@@ -42,6 +45,7 @@ class Wire(Database):
 
     def since(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
         self._check()
+        assert self.go_on.wait(PATIENCE_S)
         return super().since(id, limit=limit)
 
     def _check(self) -> None:
@@ -74,9 +78,9 @@ def played(wire: Wire, scene: Callable[[Feed], Awaitable[None]], *, most: int = 
 
 
 @asynccontextmanager
-async def watching(feed: Feed, after: int | None = None, *, only: bool = False) -> AsyncIterator[Words]:
+async def watching(feed: Feed, after: int | Position | None = None, *, only: bool = False) -> AsyncIterator[Words]:
     """Until the first word that is not for the wire alone."""
-    words = feed.watch(after, only=only)
+    words = feed.watch(Position(after) if isinstance(after, int) else after, only=only)
     assert await anext(words) is Word.QUIET
     try:
         yield words
@@ -115,7 +119,7 @@ def test_rows_of_every_program_are_told_once(wire: Wire, database_url: str) -> N
     async def scene(feed: Feed) -> None:
         query(database_url, ROW, "before", 0.1, "No Anomaly", None)
         async with watching(feed) as words, watching(feed, only=True) as only:
-            assert await news(words) == await news(only) == News(0, 0, (), 1)
+            assert await news(words) == await news(only) == News(0, 0, (), Position(1))
             await asyncio.to_thread(wire.record_many, [scored("service")])
             assert await heard(words, 1) == await heard(only, 1) == (1, ["service"])
             for name, novelty in (("usual", 0.5), ("unusual", 0.995)):  # as psql would
@@ -131,12 +135,12 @@ def test_whoever_comes_back_is_told_what_was_missed(wire: Wire, database_url: st
         query(database_url, MANY.format(MOST_SHOWN + 10))
         async with watching(feed, after=8) as words, watching(feed, after=8, only=True) as only:
             missed = await news(words)
-            assert (missed.images, missed.standing_out, missed.settled, missed.whole) == (22, 11, 30, True)
+            assert (missed.images, missed.standing_out, missed.position, missed.whole) == (22, 11, Position(30), True)
             assert [row.id for row in missed.rows] == list(range(30, 10, -1))
             assert [row.id for row in (await news(only)).rows] == list(range(30, 8, -2))
             query(database_url, MANY.format(1))
             again = await news(words)
-            assert (again.images, [row.id for row in again.rows], again.settled) == (1, [31], 31)
+            assert (again.images, [row.id for row in again.rows], again.position) == (1, [31], Position(31))
 
     async def after_too_many(feed: Feed) -> None:
         query(database_url, MANY.format(MOST_MISSED))
@@ -157,7 +161,7 @@ def test_of_rows_that_come_faster_than_they_are_read_all_count_and_the_newest_ar
             await news(words)
             for count in (3 * MOST_READ, 5, 100):
                 await asyncio.to_thread(query, database_url, MANY.format(count))
-                while (await news(words)).settled < wire.newest_id():
+                while (await news(words)).position.last < wire.newest_id():
                     pass
             late = await news(slow)  # has not read meanwhile, and is told at once
             assert late.images == 3 * MOST_READ + 105
@@ -175,13 +179,55 @@ def test_a_row_that_is_committed_after_one_with_a_larger_id_is_told_too(wire: Wi
                 cursor.execute(ROW, ("slow", 0.1, "No Anomaly", None))
                 query(database_url, ROW, "quick", 0.1, "No Anomaly", None)
                 word = await news(words)
-                assert (named(word), word.settled) == (
-                    ["quick"],
-                    3,
-                )  # who leaves now and comes back will go on from there
-                other.commit()
+                left = word.position
+                assert (named(word), left) == (["quick"], Position(5, frozenset({4})))
+                async with watching(feed, after=left) as another:
+                    assert (await news(another)).images == 0
+                    other.commit()
+                    word = await news(words)
+                    assert (named(word), word.position) == (["slow"], Position(5))
+                    assert named(await news(another)) == ["slow"]
+                async with watching(feed, after=left) as back:
+                    assert named(await news(back)) == ["slow"]
+
+    played(wire, scene)
+
+
+def test_whoever_comes_back_over_an_id_that_never_came_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
+    async def scene(feed: Feed) -> None:
+        async with watching(feed, only=True) as words:
+            await news(words)
+            query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
+            await asyncio.to_thread(query, database_url, MANY.format(100))
+            told = 0
+            while told < 100:
                 word = await news(words)
-                assert (named(word), word.settled) == (["slow"], 5)
+                told += word.images
+        assert (told, word.position) == (100, Position(101, frozenset({1})))
+        async with watching(feed, after=word.position, only=True) as back:
+            again = await news(back)
+            assert (again.images, again.rows, again.position) == (0, (), word.position)
+
+    played(wire, scene)
+
+
+def test_whoever_comes_from_a_worker_that_was_faster_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
+    async def scene(feed: Feed) -> None:
+        query(database_url, MANY.format(3))
+        async with watching(feed) as words:
+            await news(words)
+            wire.go_on.clear()
+            query(database_url, MANY.format(1))
+            async with watching(feed, after=4) as another:
+                told = asyncio.ensure_future(news(another))
+                await asyncio.sleep(0.1)
+                wire.go_on.set()
+                assert (await told).images == 0
+                query(database_url, MANY.format(1))
+                assert [row.id for row in (await news(another)).rows] == [5]
+            query(database_url, "TRUNCATE predictions RESTART IDENTITY CASCADE")
+            async with watching(feed, after=1000) as anew:
+                assert (await news(anew)).images == 0
 
     played(wire, scene)
 
@@ -280,13 +326,13 @@ def test_ids_that_never_come_are_looked_out_for_a_while_only(
             await news(words)
             query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
             query(database_url, MANY.format(1))
-            assert (await news(words)).settled == 0
+            assert (await news(words)).position == Position(2, frozenset({1}))
             asked: Sequence[int] = [1]
             while asked:
                 asked = list(follower.now.missing) if (follower := feed._follower) else []
                 await asyncio.sleep(0.01)
             query(database_url, MANY.format(1))
-            assert (await news(words)).settled == 3
+            assert (await news(words)).position == Position(3)
 
     played(wire, scene)
 

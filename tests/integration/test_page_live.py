@@ -83,7 +83,7 @@ def test_names_are_text(client: TestClient, database_url: str) -> None:
 
 
 def test_what_cannot_be_asked_for_is_refused(client: TestClient) -> None:
-    for asked in ("/live?only=stars", "/live/events?after=-1", "/live/events?after=x"):
+    for asked in ("/live?only=stars", "/live/events?after=-1", "/live/events?after=x", "/live/events?after=5.x"):
         assert client.get(asked).status_code == 422
     assert client.get("/live/events", headers={"Last-Event-ID": "<script>"}).status_code == 422
 

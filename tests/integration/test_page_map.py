@@ -118,11 +118,12 @@ def test_whoever_asks_for_the_map_has_it_drawn(start: Start, rows: list[Predicti
     client = start()
     first = client.get("/map", headers=BROWSER)
     assert first.status_code == 200
-    assert 'hx-get="/map/progress?shown="' in first.text
+    assert 'hx-get="/map/progress?shown=" hx-trigger="every 1s"' in first.text  # on and on, whatever an answer was
     page = drawn(client)
     assert f"{COUNT} images by {flat.TSNE}" in page
-    assert 'src="/static/map.js"' in page
+    assert '/map.js"' in page
     assert "Draw it again" in page
+    assert "every 1s" not in page
     for legend in ("nebula", "lawn", "not labelled", "interesting", "less than half"):
         assert f"{legend} <span" in page
     assert client.get("/map/progress?shown=", headers=HTMX).headers["hx-refresh"] == "true"
@@ -188,6 +189,17 @@ def test_a_map_is_there_after_a_restart(start: Start, rows: list[Prediction], mo
         points, before = client.get("/map/points").content, points
         monkeypatch.setattr(atlas, "Drawing", lambda: Drawing(FAILS))  # and none is drawn
     assert points == before
+
+
+def test_a_page_that_waits_for_a_map_that_nobody_draws_any_more_has_it_drawn(
+    start: Start, rows: list[Prediction]
+) -> None:
+    client = start()
+    give_up = time.monotonic() + WITHIN_S
+    while "hx-get" in client.get("/map/progress?shown=", headers=HTMX).text:  # without a look at the page
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    assert f"{COUNT} images by {flat.TSNE}" in client.get("/map", headers=BROWSER).text
 
 
 def test_why_there_is_no_map_is_said(

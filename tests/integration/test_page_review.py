@@ -18,6 +18,7 @@ from astrodetect import images
 from astrodetect.records import ImageContract
 from astrodetect.service.page import sitting
 from astrodetect.settings import Settings
+from astrodetect.storable import BIGINT_MAX
 from main import create_app
 
 HTMX = {"HX-Request": "true"}
@@ -152,8 +153,11 @@ def test_a_name_given_once_stands_beside_each_label_and_only_in_that_browser(
 
 def test_two_reviewers_are_given_different_images(app: Any, client: TestClient, ids: list[int]) -> None:
     other = TestClient(app)  # another browser: cookies of its own
-    mine, others = at(client.get("/review?by=novelty")), at(other.get("/review?by=novelty"))
+    mine = at(client.get("/review?by=novelty"))
+    assert client.post("/review/turn", data={"id": str(mine)}).status_code == 204  # as the page does when it is there
+    others = at(other.get("/review?by=novelty"))
     assert mine != others
+    assert at(other.get("/review?by=novelty")) == others
     assert (at(client.get("/review?by=novelty")), at(other.get("/review?by=novelty"))) == (mine, others)
     for id_ in set(ids) - {mine}:
         client.post("/review/skip", data={"id": str(id_)})
@@ -161,6 +165,24 @@ def test_two_reviewers_are_given_different_images(app: Any, client: TestClient, 
     client.post("/review/label", data={"id": str(mine), "label": "ordinary"})
     assert "Only skipped" in client.get("/review").text
     assert at(other.get("/review?by=novelty")) == others
+
+
+def test_whoever_only_asks_for_the_page_takes_no_image_from_anybody(
+    app: Any, client: TestClient, ids: list[int]
+) -> None:
+    first = at(client.get("/review?by=novelty"))
+    for _ in range(3):
+        program = TestClient(app)  # which keeps no cookies, such as a monitor
+        page = program.get("/review?by=novelty")
+        assert at(page) == first
+        assert f"""hx-post="/review/turn" hx-trigger="load" hx-swap="none" hx-vals='{{"id": {first}}}'""" in page.text
+        program.cookies.clear()
+        program.post("/review/turn", data={"id": str(first)})
+    assert app.state.review.turns.taken("nobody") == set()
+    page = client.get("/review?by=novelty")
+    assert (at(page), "/review/turn" in page.text) == (first, False)
+    assert len(app.state.review.turns.taken("nobody")) == 1
+    assert client.post("/review/turn", data={"id": "999"}).status_code == 404
 
 
 def test_what_is_known_of_the_image_stands_beside_it(client: TestClient, ids: list[int]) -> None:
@@ -216,7 +238,17 @@ def test_what_cannot_be_is_refused_and_labels_nothing(client: TestClient, ids: l
     assert given(database_url) == []
 
 
-@pytest.mark.parametrize("said", ["", "x", "l1.s2", "0123456789abcdef.x1", "0123456789abcdef" + ".s1" * 151])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "x",
+        "l1.s2",
+        "0123456789abcdef.x1",
+        "0123456789abcdef" + ".s1" * 151,
+        "0123456789abcdef.s9223372036854775808",
+    ],
+)
 def test_a_cookie_that_is_none_of_ours_starts_anew(client: TestClient, said: str) -> None:
     client.cookies.set(sitting.COOKIE, said)
     answer = client.get("/review")
@@ -227,13 +259,13 @@ def test_a_cookie_that_is_none_of_ours_starts_anew(client: TestClient, said: str
 def test_a_long_sitting_fits_its_cookie_and_forgets_its_first_steps(client: TestClient) -> None:
     sat = sitting.Sitting("0123456789abcdef")
     for n in range(200):
-        sat = sat.after(sitting.Step("s", 10**18 - 1 - n))
+        sat = sat.after(sitting.Step("s", BIGINT_MAX - n))
     said = ".".join([sat.name, *(f"s{id_}" for id_ in sat.skipped)])
     assert len(said) < 4000
     client.cookies.set(sitting.COOKIE, said)
     page = client.post("/review/again", headers=HTMX)
     assert page.headers["set-cookie"].startswith(f"{sitting.COOKIE}={sat.name};")
-    assert sat.skipped[0] == 10**18 - 1 - 50
+    assert sat.skipped[0] == BIGINT_MAX - 50
 
 
 def test_while_postgresql_is_away_the_page_says_so(folder: Path) -> None:

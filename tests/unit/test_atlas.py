@@ -1,6 +1,8 @@
 """The map of the log: drawn by another process, kept on disk, and never in anybody's way."""
 
 import datetime as dt
+import errno
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -36,7 +38,6 @@ HOLDS = (  # a lock, until nobody listens any more
     "    sys.stdin.read()\n",
 )
 ENDLESS = (sys.executable, "-c", "import sys; print('0.25', flush=True); sys.stdin.read()")
-# Draws what it is sent: the first two numbers of each vector.
 AT_ONCE = (  # draws what it is sent: the first two numbers of each vector
     sys.executable,
     "-c",
@@ -72,6 +73,20 @@ class Away(Sky):
 
     def crowd(self, space: str, *, newest: int) -> Crowd:  # noqa: ARG002
         raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
+
+
+class Windows:
+    """A pipe to a process that has ended, as Windows closes it."""
+
+    def close(self) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def draws_for_ever(folder: Path) -> None:
+    """A worker of its own."""
+    pytest.MonkeyPatch().setattr(atlas, "Drawing", lambda: Drawing(ENDLESS))
+    Atlas(Sky(), folder).draw(SPACE)
+    time.sleep(2 * WITHIN_S)
 
 
 @pytest.fixture
@@ -153,6 +168,16 @@ def test_why_it_failed_is_said(command: str, why: str) -> None:
     with pytest.raises(DrawingFailed, match=why):
         process.of(np.zeros((2, 2), np.float32), print)
     process.close()
+
+
+def test_a_pipe_that_broke_is_closed_on_every_system() -> None:
+    process = Drawing(ENDLESS)
+    stdin = process._process.stdin
+    assert stdin
+    process._process.stdin = Windows()  # type: ignore[assignment]
+    process.close()
+    assert process._process.poll() is not None
+    stdin.close()
 
 
 def test_a_map_is_there_at_once_and_a_better_one_later(
@@ -246,6 +271,68 @@ def test_what_failed_says_why_and_keeps_the_map_that_there_is(
     assert view.map
     assert "oh" in view.failed
     assert view.map.stamp == before.stamp
+
+
+@pytest.mark.parametrize("error", [OSError("/secret/place"), NotADirectoryError(errno.ENOTDIR, "No way", "/secret")])
+def test_places_on_the_disk_are_nobodys_business(
+    started: Callable[..., Atlas], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    def refused() -> Drawing:
+        raise error
+
+    monkeypatch.setattr(atlas, "Drawing", refused)
+    ours = started()
+    ours.draw(SPACE)
+    view = until(ours, idle)
+    assert view.failed == (error.strerror or "the disk does not take it")
+    assert "/secret" in caplog.text
+
+
+def test_a_folder_that_is_none_says_so_and_not_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "maps").write_bytes(b"")
+    ours = Atlas(Sky(), tmp_path / "maps")
+    ours.draw(SPACE)
+    view = until(ours, idle)
+    ours.close()
+    assert view.failed
+    assert str(tmp_path) not in view.failed
+
+
+def test_few_maps_are_remembered(started: Callable[..., Atlas], at_once: None) -> None:
+    ours = started()
+    for number in range(4):
+        ours.draw(f"{number:012}")
+        until(ours, idle, f"{number:012}")
+    assert len(ours._known) == atlas.MOST_KNOWN
+    for number in range(4):
+        assert ours.view(f"{number:012}").map
+    assert list(ours._known) == [f"{number:012}" for number in (2, 3)]
+
+
+def test_another_worker_tells_how_far_the_map_is_until_it_is_killed(
+    started: Callable[..., Atlas], at_once: None, tmp_path: Path
+) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=draws_for_ever, args=(tmp_path / "maps",))
+    worker.start()
+    try:
+        ours = started()
+        view = until(ours, lambda view: view.share > 0)
+        assert view.map
+        assert (view.working, view.due, view.share, view.map.rough) == (True, False, 0.25, True)
+        assert view.left_s is not None
+        assert ours.view(SPACE).map is view.map  # and is not read again each time
+        assert not ours.view(OTHER).working
+        assert started().view(SPACE).working  # whoever looks takes the right to draw from nobody
+    finally:
+        worker.kill()
+        worker.join()
+    view = until(ours, idle)
+    assert (view.map, view.due) == (None, True)
+    ours.draw(SPACE)
+    drawn = until(ours, idle).map
+    assert drawn
+    assert not drawn.rough
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [".lock", f"{SPACE}.npz"]
 
 
 def test_two_workers_draw_one_map(started: Callable[..., Atlas], at_once: None, tmp_path: Path) -> None:

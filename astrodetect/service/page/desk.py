@@ -43,18 +43,18 @@ class Desk:
     def laid(cls, state: Any, sitting: Sitting, by: By, id: int | None) -> "Desk":  # noqa: A002
         """The next image for this reviewer, or that of this prediction; NotFound where there is no such one."""
         database, serving = state.database, state.models.default
-        skipped = {_image(row) for row in database.of_ids(sitting.skipped).values()} if sitting.skipped else set()
+        skipped = {row.image for row in database.of_ids(sitting.skipped).values()} if sitting.skipped else set()
         limit, space = LOOKED_AHEAD + len(skipped), serving.space if serving else None
         queue = state.review.next(by, limit=limit, space=space, at_once=True)
-        waiting = [one for one in queue.candidates if _image(one.prediction) not in skipped][:LOOKED_AHEAD]
+        waiting = [one for one in queue.candidates if one.prediction.image not in skipped][:LOOKED_AHEAD]
         pictured = database.pictured([sha for one in waiting if (sha := one.prediction.image_sha256)])
         taken = state.review.turns.taken(sitting.name)
-        waiting.sort(key=lambda one: (one.prediction.image_sha256 not in pictured, _image(one.prediction) in taken))
+        waiting.sort(key=lambda one: (one.prediction.image_sha256 not in pictured, one.prediction.image in taken))
         if id:
             asked = Candidate(database.prediction(id), [])
-            waiting = [asked, *(one for one in waiting if _image(one.prediction) != _image(asked.prediction))]
-        if waiting:
-            state.review.turns.take(sitting.name, _image(waiting[0].prediction))
+            waiting = [asked, *(one for one in waiting if one.prediction.image != asked.prediction.image)]
+        if waiting and sitting.begun:
+            state.review.turns.take(sitting.name, waiting[0].prediction.image)
         return cls(
             note=queue.note,
             shown=_shown(state, waiting[0]) if waiting else None,
@@ -74,8 +74,3 @@ def _shown(state: Any, candidate: Candidate) -> Shown:
         similar = []
     pictured = database.pictured([near.prediction.image_sha256 for near in similar])
     return Shown(row, candidate.why, Sight.of(state, row), similar, pictured)
-
-
-def _image(row: Prediction) -> str:
-    """What tells images apart; of some that an older program logged nothing is known but the row."""
-    return row.image_sha256 or str(row.id)

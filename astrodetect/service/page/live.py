@@ -14,11 +14,11 @@ from astrodetect.records import ANOMALY, Filters, Prediction
 from astrodetect.service.feed import News, Word
 from astrodetect.service.following import MOST_SHOWN, UNUSUAL, stands_out
 from astrodetect.service.page.shown import TEMPLATE, shown
+from astrodetect.service.position import LONGEST, SHAPE, Position
 
 SHOWN = 24  # rows at first: whole lines of 2, 3, 4, 6 or 8
 RETRY_MS = 3000  # until a browser comes back that lost the stream
 YOUNG = dt.timedelta(seconds=10)  # in which a picture may still be on its way
-MOST_ID = 2**63 - 1
 AWAY = "The log does not answer: trying again."
 STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx passes on each word as it comes
 Only: TypeAlias = Annotated[Literal["", "unusual"], Query()]
@@ -42,11 +42,12 @@ def live(request: Request, only: Only = "") -> HTMLResponse:
 async def events(
     request: Request,
     only: Only = "",
-    after: Annotated[int | None, Query(ge=0, le=MOST_ID)] = None,
-    last: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=MOST_ID)] = None,
+    after: Annotated[str | None, Query(pattern=SHAPE, max_length=LONGEST)] = None,
+    last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=SHAPE, max_length=LONGEST)] = None,
 ) -> Response:
     """New rows as server-sent events, without a gap after the one that was heard of last."""
-    words = request.app.state.feed.watch(after if last is None else last, only=bool(only))
+    known = last or after
+    words = request.app.state.feed.watch(Position.read(known) if known else None, only=bool(only))
     await anext(words)  # where too many watch, the answer has its status
 
     async def stream() -> AsyncIterator[bytes]:
@@ -76,7 +77,7 @@ def _event(word: News | Word) -> bytes:
         "whole": word.whole,
         "cards": "".join(map(_card, word.rows)),
     }
-    return format_sse_event(event="news", id=str(word.settled), data_str=json.dumps(told))
+    return format_sse_event(event="news", id=str(word.position), data_str=json.dumps(told))
 
 
 @lru_cache(maxsize=4 * MOST_SHOWN)

@@ -14,8 +14,8 @@ from astrodetect.service.atlas import NEWEST, Atlas, View
 from astrodetect.service.maps import Map
 from astrodetect.service.page.legend import Legend, legends
 from astrodetect.service.page.shown import shown, wants_part
+from astrodetect.storable import BIGINT_MAX
 
-BIGGEST_ID = 2**63 - 1
 FINE = 65_535  # steps of a place across the map: at its closest the script shows a pixel for each two of them
 KEPT_BY_BROWSERS_S = 60
 router = APIRouter(include_in_schema=False)
@@ -26,10 +26,7 @@ def show(request: Request, by: Literal["class", "label", "novelty"] = "class") -
     """The page; the first map is drawn when somebody asks to see it."""
     view = _view(request)
     found = _legends(request, view.map) if view and view.map else []
-    answer = shown(request, "map.html", by=by, legends=found, **_state(request, view))
-    if view and view.due:
-        answer.background = BackgroundTask(_atlas(request).draw, view.space)
-    return answer
+    return _drawn(request, view, shown(request, "map.html", by=by, legends=found, **_state(request, view)))
 
 
 @router.post("/map")
@@ -49,7 +46,7 @@ def progress(request: Request, shown_: Annotated[str | None, Query(alias="shown"
     answer = shown(request, "_map.html", **_state(request, view))
     if shown_ == "" and view and view.map:
         answer.headers["HX-Refresh"] = "true"
-    return answer
+    return _drawn(request, view, answer)
 
 
 @router.get("/map/points")
@@ -74,9 +71,9 @@ def points(request: Request) -> Response:
 @router.get("/map/image/{id}")
 def image(
     request: Request,
-    id: Annotated[int, Path(ge=1, le=BIGGEST_ID)],  # noqa: A002
-    place: Annotated[int, Query(ge=0, le=BIGGEST_ID)] = 0,
-    of: Annotated[int, Query(ge=0, le=BIGGEST_ID)] = 0,
+    id: Annotated[int, Path(ge=1, le=BIGINT_MAX)],  # noqa: A002
+    place: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
+    of: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
 ) -> Response:
     """What is shown of a point, which is the one at this place of so many."""
     database = request.app.state.database
@@ -102,6 +99,13 @@ def _space(request: Request) -> str | None:
 def _view(request: Request) -> View | None:
     space = _space(request)
     return _atlas(request).view(space) if space else None
+
+
+def _drawn(request: Request, view: View | None, answer: Response) -> Response:
+    """Has the first map drawn, where it is due, once this answer is sent."""
+    if view and view.due:
+        answer.background = BackgroundTask(_atlas(request).draw, view.space)
+    return answer
 
 
 def _legends(request: Request, map_: Map) -> list[Legend]:

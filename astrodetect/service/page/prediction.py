@@ -8,18 +8,18 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.review import Label
 from astrodetect.errors import NotFound
+from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Prediction
 from astrodetect.service.page import who
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.sight import Sight
 from astrodetect.service.page.wanted import Wanted
+from astrodetect.storable import BIGINT_MAX
 
-MOST_ID = 2**63 - 1
-LONGEST_NOTE = 10_000  # characters
 LONGEST = {"note": LONGEST_NOTE, "who": who.LONGEST}
 MOST_OTHERS = 12  # other predictions of the same image
 MOST_LABELS = 20  # that are shown of one image
-PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=MOST_ID)]
+PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 Small: TypeAlias = Annotated[bool, Form()]  # whether the labels stand on a card among others
 router = APIRouter(include_in_schema=False)
 
@@ -68,7 +68,7 @@ def label(
 def undo(
     request: Request,
     label_id: PredictionId,
-    prediction: Annotated[int, Form(ge=1, le=MOST_ID)],
+    prediction: Annotated[int, Form(ge=1, le=BIGINT_MAX)],
     small: Small = False,
 ) -> Response:
     """Takes a labelling back; one that somebody else took back meanwhile has gone as it should."""

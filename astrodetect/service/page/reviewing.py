@@ -8,13 +8,13 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.review import LABELS, By, Label
 from astrodetect.errors import NotFound
+from astrodetect.labels import LONGEST_NOTE
 from astrodetect.service.page import found, who
 from astrodetect.service.page.desk import Desk
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.sitting import WHERE, Sitting, Step
+from astrodetect.storable import BIGINT_MAX
 
-LONGEST_NOTE = 10_000  # characters
-MOST_ID = 10**18
 ORDERS: dict[By, tuple[str, str]] = {
     "interest": ("Interest", "What your labels make likely to be interesting, and what would teach most."),
     "novelty": ("Novelty", "The most unusual first, whatever the labels say."),
@@ -23,7 +23,7 @@ ORDERS: dict[By, tuple[str, str]] = {
 }
 
 AskedBy: TypeAlias = Annotated[By, Form()]
-AskedId: TypeAlias = Annotated[int, Form(ge=1, lt=MOST_ID)]
+AskedId: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
 router = APIRouter(include_in_schema=False, prefix=WHERE)
 
 
@@ -31,12 +31,13 @@ router = APIRouter(include_in_schema=False, prefix=WHERE)
 def review(
     request: Request,
     by: By = "interest",
-    id: Annotated[int | None, Query(ge=1, lt=MOST_ID)] = None,  # noqa: A002
+    id: Annotated[int | None, Query(ge=1, le=BIGINT_MAX)] = None,  # noqa: A002
 ) -> Response:
     """The image to look at, or the one that was asked for."""
     sitting = Sitting.of(request)
     values = _values(request, sitting, by, id)
-    return sitting.keep(shown(request, "review.html", **values, who=who.name(request) or "", longest=who.LONGEST))
+    values |= {"who": who.name(request) or "", "longest": who.LONGEST, "begun": sitting.begun}
+    return sitting.keep(shown(request, "review.html", **values))
 
 
 @router.post("/label")
@@ -74,6 +75,15 @@ def undo(request: Request, by: AskedBy = "interest") -> Response:
         return _moved_on(request, sitting, by, "what was to be undone had gone already")
     done = f"no longer labelled {gone.label}"
     return _moved_on(request, sitting, by, done, id=gone.prediction_id, note=gone.note or "")
+
+
+@router.post("/turn")
+def turn(request: Request, id: AskedId) -> Response:  # noqa: A002
+    """Gives the image of a sitting's first page to it alone: a page is also asked for by programs, this is not."""
+    sitting, state = Sitting.of(request), request.app.state
+    if sitting.begun:
+        state.review.turns.take(sitting.name, state.database.prediction(id).image)
+    return Response(status_code=204)
 
 
 @router.post("/again")

@@ -8,11 +8,13 @@ from typing import Literal, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from astrodetect.storable import BIGINT_MAX
+
 COOKIE = "astrodetect_review"
 WHERE = "/review"
 MOST_STEPS = 150  # that a cookie of 4 KB has room for; from then on the first ones are forgotten
 NEW_BYTES = 8  # of a sitting's name
-SHAPE = re.compile(rf"[0-9a-f]{{{2 * NEW_BYTES}}}(\.[ls][0-9]{{1,18}}){{0,{MOST_STEPS}}}", re.ASCII)
+SHAPE = re.compile(rf"[0-9a-f]{{{2 * NEW_BYTES}}}(\.[ls][0-9]{{1,19}}){{0,{MOST_STEPS}}}", re.ASCII)
 
 
 class Step(NamedTuple):
@@ -28,15 +30,18 @@ class Sitting:
 
     name: str
     steps: tuple[Step, ...] = ()
+    begun: bool = True  # False of a new one: whoever asks may be a program, to which nothing must be given
 
     @classmethod
     def of(cls, request: Request) -> "Sitting":
         """This browser's, or a new one."""
         said = request.cookies.get(COOKIE, "")
-        if not SHAPE.fullmatch(said):
-            return cls(secrets.token_hex(NEW_BYTES))
-        name, *steps = said.split(".")
-        return cls(name, tuple(Step("l" if step[0] == "l" else "s", int(step[1:])) for step in steps))
+        if SHAPE.fullmatch(said):
+            name, *parts = said.split(".")
+            steps = tuple(Step("l" if part[0] == "l" else "s", int(part[1:])) for part in parts)
+            if all(step.id <= BIGINT_MAX for step in steps):
+                return cls(name, steps)
+        return cls(secrets.token_hex(NEW_BYTES), begun=False)
 
     @property
     def skipped(self) -> list[int]:
@@ -45,7 +50,7 @@ class Sitting:
 
     def after(self, step: Step) -> "Sitting":
         """With one more step."""
-        return replace(self, steps=(*self.steps, step)[-MOST_STEPS:])
+        return replace(self, steps=(*self.steps, step)[-MOST_STEPS:], begun=True)
 
     def undone(self) -> "Sitting":
         """Without the last one."""

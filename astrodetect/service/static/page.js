@@ -25,6 +25,20 @@ document.addEventListener("input", ({ target }) => {
 });
 
 // A key on a button, as data-key says: not while somebody writes, and not beside Ctrl or Alt, which are the browser's.
+const keys = document.getElementById("keys");
+const kept = (set) => { // a browser may refuse it
+  try { return set ? localStorage.setItem("keys", set) : localStorage.getItem("keys"); } catch { return null; }
+};
+let keyed = true;
+const turn = (on) => {
+  keyed = on;
+  keys.setAttribute("aria-pressed", on);
+  keys.lastElementChild.textContent = on ? "on" : "off";
+  document.documentElement.classList.toggle("keyless", !on);
+};
+keys.addEventListener("click", () => { turn(!keyed); kept(keyed ? "on" : "off"); });
+turn(kept() !== "off");
+keys.hidden = false;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
   const writing = event.target.closest("textarea, select, input:not([type=checkbox], [type=radio], [type=range])");
@@ -32,6 +46,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") writing.blur();
     return;
   }
+  if (!keyed) return;
   const control = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
   if (!control || control.disabled) return;
   event.preventDefault();
@@ -40,5 +55,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("say", ({ detail }) => say(detail.value)); // an answer's header HX-Trigger: {"say": "…"}
-document.addEventListener("htmx:responseError", ({ detail }) => say(reason(detail.xhr.status, detail.xhr.responseText)));
-document.addEventListener("htmx:sendError", () => say("The service does not answer: is it still running?"));
+const wrong = (text) => { if (said.textContent !== text || !said.classList.contains("shown")) say(text); }; // once, of what polls
+document.addEventListener("htmx:responseError", ({ detail }) => wrong(reason(detail.xhr.status, detail.xhr.responseText)));
+document.addEventListener("htmx:sendError", () => wrong("The service does not answer: is it still running?"));
