@@ -4,10 +4,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Page, Response, expect
 from support import Service
 
-from astrodetect.service.page import STATIC
+from astrodetect.service.page import files
 from browser.looking import barriers, broken_images, focused, sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -57,6 +57,13 @@ def test_the_skip_link_leads_past_the_sections(tabs: Tabs, service: Service) -> 
     assert page.evaluate("document.getElementById('main').contains(document.activeElement)")
 
 
+def test_what_a_page_will_say_a_screen_reader_hears_from_the_first_time_on(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/trained")
+    said = page.get_by_role("status").and_(page.locator("#said"))  # what is not displayed has no role
+    expect(said).to_have_count(1)
+    expect(said).to_be_empty()
+
+
 @pytest.mark.parametrize("path", SECTIONS)
 def test_a_page_weighs_little_without_its_images(tabs: Tabs, service: Service, path: str) -> None:
     page = tabs.open("about:blank")
@@ -72,8 +79,8 @@ def is_picture(answer: Response) -> bool:
 
 
 def test_the_scripts_that_are_written_here_stay_few() -> None:
-    ours = [path for path in STATIC.glob("*.js") if path.name not in VENDORED]
-    assert 0 < sum(len(path.read_text(encoding="utf-8").splitlines()) for path in ours) < MOST_LINES
+    ours = [said for name, said in files.FILES.items() if name.endswith(".js") and name not in VENDORED]
+    assert 0 < sum(len(said.splitlines()) for said in ours) < MOST_LINES
 
 
 def test_every_section_is_one_click_away_and_says_where_one_is(tabs: Tabs, service: Service) -> None:

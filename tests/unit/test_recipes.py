@@ -254,10 +254,10 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
 ) -> None:
     learn, validation = catalogue.split(0.2, 0)
     network.set_seed(4)
-    network.build("mobilenetv3", SIZE, STANDARD, 3).save(tmp_path / "start.h5", include_optimizer=False)
+    network.build("cnn", SIZE, STANDARD, 3).save(tmp_path / "start.h5", include_optimizer=False)
     said: list[str] = []
     learnt = recipes.learn(
-        plan("mobilenetv3", weights=str(tmp_path / "start.h5"), fine_tune=True),
+        plan("cnn", weights=str(tmp_path / "start.h5"), fine_tune=True),
         learn,
         validation,
         store=tmp_path / "store",

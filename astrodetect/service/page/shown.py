@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse
 
 from astrodetect import __version__
 from astrodetect.pages import environment
+from astrodetect.service.page import files
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 LONGEST_NAME = 120  # characters of an image's name on a page that lists many; its own page has all of it
@@ -84,4 +85,5 @@ def _around(request: Request) -> dict[str, Any]:
     }
 
 
+TEMPLATE.globals |= {"static": files.PLACE, "mark": files.FILES["icon.svg"].decode()}
 TEMPLATE.filters |= {"plain": plain, "short": short, "when": when, "share": share}

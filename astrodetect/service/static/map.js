@@ -1,5 +1,5 @@
 // The map: points on a canvas, drawn anew only when something changed. How they look, the legend beside it says.
-import { reason, say } from "/static/page.js";
+import { reason, say } from "./page.js";
 
 const BYTES = 15, FINE = 65535; // of a point; steps across the map
 const EDGE = 16, NEAR = 14, SLOP = 6, PAN = 60, CLOSEST = 64, SETTLED_MS = 80; // lengths in pixels

@@ -1,5 +1,5 @@
 // Try: a card for each image at once and in order, a few requests at a time, every answer in its place.
-import { reason, say } from "/static/page.js";
+import { reason, say } from "./page.js";
 
 const AT_ONCE = 6, A_SLICE = 20, PATIENCE_MS = 120_000, TIMEOUT_MS = 60_000, SUM_UP_MS = 10_000, DRAW_MS = 100;
 const LARGE_BYTES = 1_000_000; // images beyond it are shown by the service's small picture once there is one
