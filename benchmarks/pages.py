@@ -1,8 +1,8 @@
 """`PYTHONPATH=tests python -m benchmarks.pages`: how soon each page is painted over a million predictions.
 
 A PostgreSQL of its own is filled as `benchmarks.history` fills it, the newest images with vectors, and the service runs
-over it with the models that are in place. A real browser opens each page with nothing in its cache; beside it the same
-pages over a small log, in turns, in the same run.
+over it with the models that are in place. A real browser opens each page with nothing in its cache, and once more after
+another page; beside it the same pages over a small log, in turns, in the same run.
 """
 
 import argparse
@@ -12,10 +12,12 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urljoin
 
 import numpy as np
 from browser import chromium
 from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Page as Tab
 
 import setup_db
 from astrodetect import bundle, postgres
@@ -31,6 +33,7 @@ ROUNDS, QUICK_ROUNDS = 11, 5
 WITH_VECTORS = 20_000  # of the newest: as many as the map and the review take
 READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 PAGES = ("/", "/history", "/history?result=Anomaly+Detected", "/history/{id}", "/review", "/map", "/trained", "/live")
+ANOTHER = "/key"  # the page between two visits
 PAINTED = """new Promise(done => new PerformanceObserver(list => {
     for (const paint of list.getEntriesByName('first-contentful-paint')) done(paint.startTime);
 }).observe({type: 'paint', buffered: true}))"""
@@ -53,6 +56,7 @@ class Page:
     first: float  # after the start of the service, before the others
     painted_p50: float
     painted_worst: float
+    again_p50: float  # by a browser that has been there
     answered_p50: float
     few_painted_p50: float  # over the small log
 
@@ -77,12 +81,13 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"machine": machine.describe(), "rows": rows, "pages": [asdict(page) for page in pages]}))
         return
-    print(f"| page | painted over {rows:,} rows, ms | worst of {rounds} | the first | answered | over {FEW_ROWS:,} |")
-    print("|" + " --- |" * 6)
+    columns = ("page", f"painted over {rows:,} rows, ms", f"worst of {rounds}", "the first", "again", "answered")
+    print("|", " | ".join((*columns, f"over {FEW_ROWS:,}")), "|")
+    print("|" + " --- |" * 7)
     for page in pages:
         print(
             f"| {page.path} | {page.painted_p50:.0f} | {page.painted_worst:.0f} | {page.first:.0f} | "
-            f"{page.answered_p50:.0f} | {page.few_painted_p50:.0f} |"
+            f"{page.again_p50:.0f} | {page.answered_p50:.0f} | {page.few_painted_p50:.0f} |"
         )
 
 
@@ -111,28 +116,38 @@ def served(rows: int) -> Iterator[str]:
 def measured(browser: Browser, path: str, many: str, few: str, *, rounds: int) -> Page:
     """One page over both logs in turns."""
     figures = [(*opened(browser, many), opened(browser, few)[0]) for _ in range(rounds + 1)]
-    painted, answered, painted_few = np.array(figures[1:]).T
+    painted, again, answered, painted_few = np.array(figures[1:]).T
     return Page(
         path,
         figures[0][0],
         float(np.median(painted)),
         float(painted.max()),
+        float(np.median(again)),
         float(np.median(answered)),
         float(np.median(painted_few)),
     )
 
 
-def opened(browser: Browser, address: str) -> tuple[float, float]:
-    """When the page was painted first and when its answer began, in a context that knows nothing yet."""
+def opened(browser: Browser, address: str) -> tuple[float, float, float]:
+    """When the page was painted in a context that knew nothing yet, when after another page, and when it answered."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     try:
         page = context.new_page()
-        answer = page.goto(address, wait_until="load")
-        if answer is None or not answer.ok:
-            raise Failed(f"{address} answered {answer.status if answer else 'nothing'}")
-        return page.evaluate(PAINTED), page.evaluate(ANSWERED)
+        answered = visited(page, address)
+        painted = page.evaluate(PAINTED)
+        visited(page, urljoin(address, ANOTHER))
+        visited(page, address)
+        return painted, page.evaluate(PAINTED), answered
     finally:
         context.close()
+
+
+def visited(page: Tab, address: str) -> float:
+    """When its answer began."""
+    answer = page.goto(address, wait_until="load")
+    if answer is None or not answer.ok:
+        raise Failed(f"{address} answered {answer.status if answer else 'nothing'}")
+    return float(page.evaluate(ANSWERED))
 
 
 if __name__ == "__main__":
