@@ -124,7 +124,7 @@ def serve(host: str, port: int) -> None:
     else:
         say("sample: simulated galaxies, ellipticals (E) and barred spirals (SB), in data/sample")
         call("-m", "astrodetect", "simulate", str(SAMPLE))
-        say("training ResNet50 on the sample from scratch: one to three minutes on two cores")
+        say("training ResNet50 on the sample from scratch: a few minutes on two cores")
         call("train_model.py", "--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test"), *TRAINING)
     say("database: PostgreSQL and the table predictions")
     call("setup_db.py")

@@ -55,7 +55,7 @@ class Outputs:
 
     probabilities: Floats  # (n, classes), each row adds up to 1
     features: Floats  # (n, features): 2048 of a ResNet50
-    maps: Floats  # (n, h, w) class activation: what each place adds for the class that the image is taken for
+    maps: Floats  # (n, h, w) class activation: what each place adds for the class that is said; of two, for the second
 
     @property
     def scores(self) -> Floats:

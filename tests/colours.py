@@ -59,10 +59,12 @@ def _network(classes: int, sure: float) -> openvino.Model:
     features = op.reduce_mean(values, np.array([1, 2]), keep_dims=False)
     logits = op.slice(features, [0], [classes], [1], [1])
     score = op.softmax(op.multiply(logits, np.float32(sure)), axis=1)
+    red, green = (op.gather(values, np.int64(colour), np.int64(3)) for colour in range(len(TWO)))
+    places = op.subtract(green, red) if classes == len(TWO) else op.reduce_mean(values, np.array([3]), keep_dims=False)
     outputs = {
         SCORE: op.slice(score, [1], [2], [1], [1]) if classes == len(TWO) else score,
         FEATURES: features,
-        MAP: op.reduce_mean(values, np.array([3]), keep_dims=False),
+        MAP: places,
     }
     for name, output in outputs.items():
         output.output(0).set_names({name})

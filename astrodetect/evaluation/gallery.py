@@ -73,4 +73,6 @@ def _card(evidence: Evidence, finding: Finding) -> Card:
         encoded = base64.b64encode(images.thumbnail(pixels, SIDE_PX)).decode("ascii")
         picture = f"data:image/jpeg;base64,{encoded}"
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
-    return Card(name, finding.remark, picture, heat.overlay(part.outputs.maps[finding.image]))
+    [said] = evidence.model.decides(part.outputs.probabilities[[finding.image]])
+    places = heat.speaking(part.outputs.maps[finding.image], said, of_two=evidence.model.task == "binary")
+    return Card(name, finding.remark, picture, heat.overlay(places))

@@ -12,6 +12,11 @@ from astrodetect.records import Floats
 COLOUR = (255, 128, 0)  # orange stands out from a dark sky; how much of it is seen is how much the place counts
 
 
+def speaking(places: Floats, said: int, *, of_two: bool) -> Floats:
+    """An activation map for the class that is said: of two classes networks map what speaks for the second."""
+    return -places if of_two and said == 0 else places
+
+
 def strengths(places: Floats | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """0 where nothing speaks for the class, 255 where most does."""
     found = np.maximum(np.nan_to_num(places), 0)

@@ -80,8 +80,11 @@ class Forest:
         votes = op.reduce_mean(shares, one)
         logits = op.log(op.maximum(votes, np.float32(SMALLEST_SHARE / len(trees.roots))))
         answer = op.softmax(op.divide(logits, np.float32(self._temperature)), 1)
-        # What each look at a pixel changed of the share of the class that is said, added up where it looked.
+        # What each look at a pixel changed of the share of the class that is said, of two of the second one's, added up
+        # where it looked.
         said = op.unsqueeze(op.squeeze(op.topk(votes, one, 1, "max", "none").output(1), one), one)  # (n, 1)
+        if self._binary:
+            said = op.broadcast(one, op.shape_of(said))
         of_class = np.ascontiguousarray(trees.shares.reshape(-1))
         classes = np.int64(trees.shares.shape[1])
         share = [

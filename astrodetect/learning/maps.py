@@ -1,4 +1,5 @@
-"""The activation map beside the answer: what each place adds to the logit of the class that is said."""
+"""The activation map beside the answer: what each place adds to the logit of the class that is said, of two always to
+the second one's."""
 
 import keras
 import numpy as np

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
-from astrodetect.evaluation.heat import strengths
+from astrodetect.evaluation.heat import speaking, strengths
 from astrodetect.progress import Bar
 from astrodetect.records import ANOMALY, Heat, Picture, Scored
 from astrodetect.scoring import files, output, pipeline
@@ -104,8 +106,14 @@ def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
 
 def _heats(batch: list[Seen], manifest: Manifest) -> list[Heat]:
     """Of those that have a picture to lay them over."""
+    of_two = manifest.task == "binary"
     return [
-        Heat(seen.sha256, manifest.version, strengths(seen.places), manifest.image.crop)
+        Heat(
+            seen.sha256,
+            manifest.version,
+            strengths(speaking(seen.places, manifest.decides(np.array([seen.probabilities]))[0], of_two=of_two)),
+            manifest.image.crop,
+        )
         for seen in batch
         if seen.picture and seen.places is not None
     ]

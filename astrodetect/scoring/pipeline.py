@@ -37,7 +37,7 @@ class Seen:
     error: str = ""
     looked: Looked | None = None  # by the model's detectors of the unusual, if it carries any
     picture: Picture | None = None  # where it is to be kept
-    places: Floats | None = None  # in the image, and how much each speaks for its class
+    places: Floats | None = None  # the activation map
 
 
 Job = TypeVar("Job")

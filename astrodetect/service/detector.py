@@ -14,7 +14,7 @@ from astrodetect import images, verdict
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
-from astrodetect.evaluation.heat import strengths
+from astrodetect.evaluation.heat import speaking, strengths
 from astrodetect.records import KEYED, Heat, ImageContract, Pixels, Prediction, Queued
 from astrodetect.service.album import Album
 from astrodetect.service.journal import Trail
@@ -158,8 +158,9 @@ class Detector:
             looked=looked,
         )
         recorded = await self._recorder.record(scored)
-        places, crop = strengths(passed.result.maps[0]), serving.manifest.image.crop
-        heat = Heat(image.sha256, serving.manifest.version, places, crop)
+        manifest, [said] = serving.manifest, serving.manifest.decides(passed.result.probabilities)
+        places = strengths(speaking(passed.result.maps[0], said, of_two=manifest.task == "binary"))
+        heat = Heat(image.sha256, manifest.version, places, manifest.image.crop)
         self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
             "queue": passed.waited_s,

@@ -21,7 +21,9 @@ from starlette.testclient import TestClient
 from support import ROOT, query
 
 import database
+from astrodetect import bundle, scoring
 from astrodetect.connections import connect
+from astrodetect.inference.engine import Engine
 from astrodetect.records import Heat, Picture, Scored
 from astrodetect.settings import Settings
 from astrodetect.verbs import score
@@ -92,6 +94,31 @@ def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map
         assert (int(heat.places.max()), heat.crop) == (255, 1.0)
     assert log.heat(sum_of(alone), "another") is None
     assert log.pictured([sum_of(alone), "0" * 64]) == {sum_of(alone)}
+
+
+@pytest.mark.parametrize("said", colours.TWO)
+def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
+    database_url: str, models: Path, tmp_path: Path, log: Database, said: str
+) -> None:
+    [other] = {*colours.TWO} - {said}
+    images = [colours.sky(said, seed) for seed in range(2)]
+    for pixels in images:
+        pixels[:8, :8] = colours.sky(other)[:8, :8]
+    alone, logged = (tmp_path / f"{name}.png" for name in ("alone", "logged"))
+    for pixels, path in zip(images, (alone, logged), strict=True):
+        Image.fromarray(pixels).save(path)
+    with service(database_url, models) as client:
+        row = client.post("/detect", files={"file": alone.read_bytes()}).json()
+    assert row["label"] == said
+    settings = Settings(DATABASE_URL=database_url)
+    with score._log(settings) as record:
+        task = scoring.Task([str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64)
+        scoring.score(task, Engine(bundle.load(models, "resnet50_model")), total=1, record=record)
+    for path in (alone, logged):
+        heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
+        assert heat is not None
+        assert heat.places[:8, :8].max() == 0
+        assert heat.places[8:, 8:].min() > 0
 
 
 def test_where_none_are_to_be_kept_there_are_none(database_url: str, models: Path, log: Database) -> None:

@@ -13,8 +13,9 @@ import pytest
 from evaluations import evidence
 
 from astrodetect.errors import DataError
-from astrodetect.evaluation import findings, heat, report
+from astrodetect.evaluation import findings, gallery, heat, report
 from astrodetect.evaluation.evidence import Evidence
+from astrodetect.evaluation.findings import Finding
 from astrodetect.evaluation.kinds import in_words
 from astrodetect.evaluation.summary import summarise
 from astrodetect.records import Outputs
@@ -171,6 +172,18 @@ def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
     length = struct.unpack(">I", data[at - 4 : at])[0]
     rows = zlib.decompress(data[at + 4 : at + 4 + length])
     assert [rows[4], rows[8], rows[13], rows[17]] == [0, 0, 127, 255]
+
+
+def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be_the_first(tmp_path: Path) -> None:
+    for classes in (("SB", "E"), ("SB", "E", "S")):
+        found = evidence(tmp_path / str(len(classes)), classes, count=12)
+        outputs = found.shown.outputs
+        said = found.model.decides(outputs.probabilities)
+        assert {0, 1} <= {*said.tolist()}
+        for number, class_ in enumerate(said):
+            [card] = gallery.cards(found, [Finding(number, "")])
+            sign = -1 if (len(classes), class_) == (2, 0) else 1
+            assert card.heat == heat.overlay(sign * outputs.maps[number])
 
 
 def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:
