@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,24 @@ def database_url(new_database: Callable[[], str]) -> str:
 def log_url(new_database: Callable[[], str]) -> str:
     """The database of `looking`."""
     return new_database()
+
+
+@pytest.fixture
+def start(database_url: str, folder: Path, tmp_path: Path) -> "Iterator[Callable[..., TestClient]]":
+    """Starts services with these settings and the models in `folder`, which a test says; redirects are not followed."""
+    from starlette.testclient import TestClient
+
+    from main import create_app
+
+    with ExitStack() as stack:
+
+        def started(**chosen: Any) -> TestClient:
+            fields = {"database_url": database_url, "models_dir": folder, "data_dir": tmp_path / "data", **chosen}
+            app = create_app(Settings.model_validate(fields))
+            return stack.enter_context(TestClient(app, follow_redirects=False))
+
+        yield started
+    gc.collect()  # an app is a ring of references, and each holds a network
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """What is asked of every page, whatever it shows: it fits, and nobody is kept out of it."""
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
+
+from browser.tabs import Tabs
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 BAD = {"serious", "critical"}
@@ -34,6 +37,16 @@ def broken_images(page: Page) -> list[str]:
     """The pictures that came to nothing."""
     script = "[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)"
     return list(page.evaluate(script))
+
+
+def alone(tabs: Tabs, file: Path, width: int, scheme: str) -> Page:
+    """A page that is one file: it fits the screen, is whole, and asked nobody for anything."""
+    page = tabs.open(file, width, color_scheme=scheme)
+    assert page.evaluate("innerWidth") == width
+    assert sideways_px(page) == 0
+    assert broken_images(page) == []
+    assert [url for url in tabs.asked if not url.startswith("data:")] == [file.resolve().as_uri()]
+    return page
 
 
 def focused(page: Page) -> tuple[str, bool, bool]:

@@ -13,7 +13,7 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.page import About, Reason
 from astrodetect.anomalies.pictures import Reader
 from astrodetect.records import ImageContract
-from browser.looking import broken_images, sideways_px
+from browser.looking import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 COUNT, CARDS = 60, 12
@@ -60,11 +60,7 @@ def place(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
     tabs: Tabs, place: Path, width: int, scheme: str
 ) -> None:
-    page = tabs.open(place, width, color_scheme=scheme)
-    assert page.evaluate("innerWidth") == width
-    assert sideways_px(page) == 0
-    assert broken_images(page) == []
-    assert [url for url in tabs.asked if not url.startswith("data:")] == [place.resolve().as_uri()]
+    page = alone(tabs, place, width, scheme)
     wide = "[...document.querySelectorAll('.found > li')].filter(card => card.scrollWidth > card.clientWidth).length"
     assert page.evaluate(wide) == 0
 

@@ -7,7 +7,7 @@ from evaluations import evidence
 
 from astrodetect.evaluation import report
 from astrodetect.evaluation.summary import summarise
-from browser.looking import broken_images, sideways_px
+from browser.looking import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 
@@ -30,11 +30,7 @@ def two_classes(tmp_path: Path) -> Path:
 def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
     tabs: Tabs, place: Path, width: int, scheme: str
 ) -> None:
-    page = tabs.open(place, width, color_scheme=scheme)
-    assert page.evaluate("innerWidth") == width
-    assert sideways_px(page) == 0
-    assert broken_images(page) == []
-    assert [url for url in tabs.asked if not url.startswith("data:")] == [place.resolve().as_uri()]
+    alone(tabs, place, width, scheme)
 
 
 def test_a_cell_of_the_confusion_matrix_opens_its_images_from_the_keyboard(tabs: Tabs, place: Path) -> None:

@@ -2,10 +2,9 @@
 
 import html
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import colours
 import pytest
@@ -16,28 +15,18 @@ from starlette.testclient import TestClient
 from astrodetect.errors import Overloaded
 from astrodetect.service.page import files
 from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY, HEADERS
-from astrodetect.settings import Settings, settings
-from main import create_app
+from astrodetect.settings import settings
 
 KEY = "correct horse"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-class Start(Protocol):
-    def __call__(self, **chosen: Any) -> TestClient: ...
+Start = Callable[..., TestClient]
 
 
 @pytest.fixture
-def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
+def folder(tmp_path: Path) -> Path:
+    """A model."""
     colours.publish(tmp_path, "resnet50_model", colours.TWO)
-    with ExitStack() as stack:
-
-        def started(**chosen: Any) -> TestClient:
-            fields = {"database_url": database_url, "models_dir": tmp_path, "data_dir": tmp_path / "data", **chosen}
-            app = create_app(Settings.model_validate(fields))
-            return stack.enter_context(TestClient(app, follow_redirects=False))
-
-        yield started
+    return tmp_path
 
 
 def test_every_answer_keeps_browsers_to_this_host(start: Start) -> None:

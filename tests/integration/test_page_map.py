@@ -1,14 +1,11 @@
 """The map as a page: its points over a real log, what is said of one, and what to do where there is none yet."""
 
-import gc
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import colours
 import numpy as np
@@ -21,9 +18,7 @@ from astrodetect.anomalies import flat
 from astrodetect.anomalies.drawing import Drawing
 from astrodetect.records import Prediction, Scored
 from astrodetect.service import atlas
-from astrodetect.settings import Settings
 from database import Database
-from main import create_app
 
 NAME, COUNT = "resnet50_model", 24
 BYTES_A_POINT = 15
@@ -56,19 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def space(folder: Path) -> str:
     return bundle.read_manifest(folder / f"{NAME}.json").space or ""
-
-
-@pytest.fixture
-def start(database_url: str, folder: Path, tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def started(**chosen: Any) -> TestClient:
-            fields = {"database_url": database_url, "models_dir": folder, "data_dir": tmp_path / "data", **chosen}
-            app = create_app(Settings.model_validate(fields))
-            return stack.enter_context(TestClient(app, follow_redirects=False))
-
-        yield started
-    gc.collect()  # an app is a ring of references, and each holds a network
 
 
 @pytest.fixture
