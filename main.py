@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import FastAPI, Header, Path, Query, Request, UploadFile
+from fastapi import FastAPI, Header, Query, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
@@ -20,7 +20,7 @@ from astrodetect.hosts import Allowed
 from astrodetect.records import Queued
 from astrodetect.service import answers, exports, journal, memory, model_answers, page, refusals
 from astrodetect.service.album import Album
-from astrodetect.service.asked import AskedEdge, AskedFilters
+from astrodetect.service.asked import AskedEdge, AskedFilters, LabelId, PredictionId
 from astrodetect.service.atlas import Atlas
 from astrodetect.service.batches import Batches
 from astrodetect.service.detector import Detector
@@ -40,7 +40,6 @@ from astrodetect.service.review import MOST, Review
 from astrodetect.service.strange import Strange
 from astrodetect.service.verdicts import verdict_on
 from astrodetect.settings import Settings, settings
-from astrodetect.storable import BIGINT_MAX
 from database import Database, server
 
 log = logging.getLogger("uvicorn.error")
@@ -59,8 +58,6 @@ Key: TypeAlias = Annotated[
     ),
 ]
 
-PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
-LabelId: TypeAlias = PredictionId
 Few: TypeAlias = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS)]
 
 
@@ -305,9 +302,8 @@ def add_review(app: FastAPI) -> None:
     @app.get("/review/next", response_model=answers.ReviewAnswer, responses=refusals.declared(422, 503))
     def next_up(request: Request, by: By = "interest", limit: Annotated[int, Query(ge=1, le=MOST)] = 1) -> Any:
         """The images to look at next, none that is labelled, each once and with why."""
-        serving = request.app.state.models.default
         return answers.ReviewAnswer.of(
-            request.app.state.review.next(by, limit=limit, space=serving.space if serving else None)
+            request.app.state.review.next(by, limit=limit, space=request.app.state.models.space)
         )
 
 

@@ -170,11 +170,11 @@ def report_files(folder: Path, manifest: Manifest) -> list[str]:
 
 @contextlib.contextmanager
 def only_one(folder: Path, name: str) -> Iterator[None]:
-    """Keeps two processes from making the same model at the same time."""
+    """Keeps two from changing the same model at the same time."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(folder / f".{name}.lock")
     if not lock.acquire(blocking=False):
-        raise ModelError(f"the model {name} is being trained by another process")
+        raise ModelError(f"the model {name} is being changed by another process")
     try:
         yield
     finally:

@@ -25,8 +25,8 @@ def rollback(
     name: str,
     version: str | None = None,
     *,
-    precision: Precision | Literal["auto"] = "f32",
-    trial: Callable[[Bundle], object] = lambda _: None,
+    precision: Precision | Literal["auto"],
+    trial: Callable[[Bundle], object],
 ) -> Manifest:
     """Puts an earlier version back in one stroke, the one replaced last unless one is named.
 

@@ -1,11 +1,14 @@
-"""Probabilities to a verdict, as the manifest of their model has it."""
+"""Probabilities to a verdict, as the manifest of their model has it, and what spoke for it."""
 
 import uuid
 from collections.abc import Sequence
 
+import numpy as np
+
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
-from astrodetect.records import Scored
+from astrodetect.evaluation.heat import speaking, strengths
+from astrodetect.records import Floats, Heat, Scored
 
 
 def judged(
@@ -42,3 +45,10 @@ def judged(
         vector=None if looked is None else tuple(looked.vectors[0].tolist()),
         space=None if looked is None else manifest.space,
     )
+
+
+def heat(manifest: Manifest, probabilities: Floats, places: Floats, image_sha256: str) -> Heat:
+    """Where in an image the model saw what it says, of its activation map."""
+    [said] = manifest.decides(probabilities[np.newaxis])
+    spoke = strengths(speaking(places, said, of_two=manifest.task == "binary"))
+    return Heat(image_sha256, manifest.version, spoke, manifest.image.crop)

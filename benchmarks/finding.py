@@ -57,7 +57,7 @@ def with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) 
     """Unusual images among the first 100 that a person looks at, who labels the first so many of them."""
     given: dict[int, str] = {}
     while len(given) < labels:
-        for image in review.next_up(vectors, strength, given, min(AT_A_TIME, labels - len(given))):
+        for image in review.orders(vectors, strength, given, min(AT_A_TIME, labels - len(given)))["interest"]:
             given[image] = INTERESTING if unusual[image] else ORDINARY
     rest = review.rank(vectors, strength, given).interest.copy()
     rest[list(given)] = -np.inf

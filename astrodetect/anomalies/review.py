@@ -65,15 +65,8 @@ def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> Rankin
     return Ranking(interest, doubt)
 
 
-def next_up(
-    vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int, *, by: By = "interest"
-) -> list[int]:
-    """The numbers of up to `count` images without a label, the one to look at first in front."""
-    return orders(vectors, strength, labels, count)[by]
-
-
 def orders(vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int) -> dict[By, list[int]]:
-    """The same, for each way to choose."""
+    """For each way to choose, the numbers of up to `count` images without a label, what to look at first in front."""
     ranking = rank(vectors, strength, labels)
     worth: dict[By, NDArray[np.floating]] = {
         "interest": ranking.interest + BOLDNESS * ranking.doubt,

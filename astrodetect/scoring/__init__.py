@@ -15,12 +15,11 @@ import numpy as np
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
-from astrodetect.evaluation.heat import speaking, strengths
 from astrodetect.progress import Bar
 from astrodetect.records import ANOMALY, Heat, Picture, Scored
 from astrodetect.scoring import files, output, pipeline
 from astrodetect.scoring.pipeline import Seen
-from astrodetect.verdict import judged
+from astrodetect.verdict import heat, judged
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -106,14 +105,8 @@ def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
 
 def _heats(batch: list[Seen], manifest: Manifest) -> list[Heat]:
     """Of those that have a picture to lay them over."""
-    of_two = manifest.task == "binary"
     return [
-        Heat(
-            seen.sha256,
-            manifest.version,
-            strengths(speaking(seen.places, manifest.decides(np.array([seen.probabilities]))[0], of_two=of_two)),
-            manifest.image.crop,
-        )
+        heat(manifest, np.array(seen.probabilities), seen.places, seen.sha256)
         for seen in batch
         if seen.picture and seen.places is not None
     ]

@@ -5,7 +5,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, Query
+from fastapi import Depends, Path, Query
 from fastapi.exceptions import RequestValidationError
 
 from astrodetect.records import Filters
@@ -52,5 +52,7 @@ def asked_edge(
     return Edge(before, after)
 
 
+PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
+LabelId: TypeAlias = PredictionId
 AskedFilters: TypeAlias = Annotated[Filters, Depends(asked_filters)]
 AskedEdge: TypeAlias = Annotated[Edge, Depends(asked_edge)]

@@ -14,8 +14,7 @@ from astrodetect import images, verdict
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.bundle import Manifest
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
-from astrodetect.evaluation.heat import speaking, strengths
-from astrodetect.records import KEYED, Heat, ImageContract, Pixels, Prediction, Queued
+from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
 from astrodetect.service.album import Album
 from astrodetect.service.journal import Trail
 from astrodetect.service.meters import Meters
@@ -158,9 +157,8 @@ class Detector:
             looked=looked,
         )
         recorded = await self._recorder.record(scored)
-        manifest, [said] = serving.manifest, serving.manifest.decides(passed.result.probabilities)
-        places = strengths(speaking(passed.result.maps[0], said, of_two=manifest.task == "binary"))
-        heat = Heat(image.sha256, manifest.version, places, manifest.image.crop)
+        result = passed.result
+        heat = verdict.heat(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
         self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
             "queue": passed.waited_s,

@@ -13,6 +13,7 @@ from astrodetect.bundle import Manifest, Task
 from astrodetect.service.models import Models
 
 NAME = r"^\w[\w.-]*$"  # of a model: no path leads elsewhere by it
+NAME_OR_NONE = rf"{NAME}|^$"
 LONGEST_NAME = 100  # characters
 VERSION = r"^[0-9a-f]{12}$"  # of a model: the beginning of a sum
 

@@ -108,6 +108,11 @@ class Models:
         return serving.manifest if serving else None
 
     @property
+    def space(self) -> str | None:
+        """The space of its detectors, if it is loaded and carries any."""
+        return self.default.space if self.default else None
+
+    @property
     def loaded(self) -> dict[str, InMemory]:
         """What answers at once, by name."""
         return {name: InMemory(one.manifest, one.engine.precision) for name, one in self._loaded.items()}

@@ -6,7 +6,7 @@ from itertools import groupby, islice
 from astrodetect.storable import BIGINT_MAX
 
 MOST_MISSING = 1000  # ids in writing; of more the smallest are given up
-LONGEST = 13_000  # characters: of every other id
+LONGEST = 13_000  # characters: of every other id just before the last
 SHAPE = r"^[0-9]{1,19}(\.[0-9]{1,19}-[0-9]{1,4})*$"
 
 

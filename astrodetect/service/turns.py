@@ -10,8 +10,8 @@ LASTS_S = 120.0  # beyond it whoever has it is thought to have left
 class Turns:
     """For many threads; each process of the service knows its own reviewers."""
 
-    def __init__(self, lasts_s: float = LASTS_S) -> None:
-        self._lasts_s, self._guard = lasts_s, threading.Lock()
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
         self._of: dict[str, tuple[str, float]] = {}
 
     def taken(self, who: str) -> AbstractSet[str]:
@@ -23,7 +23,7 @@ class Turns:
     def take(self, who: str, image: str) -> None:
         """This one has it now, and no other."""
         with self._guard:
-            self._of[who] = image, time.monotonic() + self._lasts_s
+            self._of[who] = image, time.monotonic() + LASTS_S
 
     def _forget(self) -> None:
         now = time.monotonic()

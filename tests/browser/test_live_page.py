@@ -27,8 +27,11 @@ def test_paused_it_keeps_what_comes_for_later(tabs: Tabs, service: Service) -> N
     expect(page.locator("#state")).to_contain_text("Watching")
     page.keyboard.press("p")
     expect(page.locator("#state")).to_contain_text("Paused")
+    other = tabs.open(f"{service.url}/live", forgiven=NOT_YET_KEPT)
+    expect(other.locator("#state")).to_contain_text("Watching")
     sent = service.detect(picture(2002)).json()
-    expect(page.locator(f"#p{sent['id']}")).to_have_count(0)
+    expect(other.locator(f"#p{sent['id']}")).to_have_count(1)
+    assert page.locator(f"#p{sent['id']}").count() == 0
     page.keyboard.press("p")
     expect(page.locator(f"#p{sent['id']}")).to_have_count(1)
 

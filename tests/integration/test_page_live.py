@@ -1,8 +1,7 @@
 """The page of what is logged now."""
 
-import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import colours
@@ -12,8 +11,6 @@ from starlette.testclient import TestClient
 from support import query
 
 from astrodetect.service.page.live import SHOWN
-from astrodetect.settings import Settings
-from main import create_app
 
 ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, 0.1, %s, %s)"
 AWAY = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
@@ -28,10 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(database_url: str, folder: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
-        yield client
-    gc.collect()
+def client(start: Callable[..., TestClient]) -> TestClient:
+    return start()
 
 
 def shown(page: str) -> list[int]:
@@ -88,9 +83,7 @@ def test_what_cannot_be_asked_for_is_refused(client: TestClient) -> None:
     assert client.get("/live/events", headers={"Last-Event-ID": "<script>"}).status_code == 422
 
 
-def test_while_postgresql_is_away_the_page_says_so(folder: Path) -> None:
-    with TestClient(create_app(Settings(DATABASE_URL=AWAY, models_dir=folder))) as client:
-        page = client.get("/live", headers=BROWSER)
+def test_while_postgresql_is_away_the_page_says_so(start: Callable[..., TestClient]) -> None:
+    page = start(database_url=AWAY).get("/live", headers=BROWSER)
     assert page.status_code == 503
     assert "does not answer" in page.text
-    gc.collect()

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from starlette.testclient import TestClient
 from astrodetect import bundle, shelf
 from astrodetect.service import models as models_module
 from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY
-from astrodetect.settings import Settings
-from main import create_app
 
 NAME = "m"
 HTMX = {"HX-Request": "true"}
@@ -37,12 +35,10 @@ def versions(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def client(database_url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(start: Callable[..., TestClient], folder: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setattr(models_module, "LOOK_S", 0.0)
-    fields = {"database_url": database_url, "models_dir": folder, "model": NAME, "data_dir": tmp_path / "data"}
     folder.mkdir(exist_ok=True)
-    with TestClient(create_app(Settings.model_validate(fields)), follow_redirects=False) as client:
-        yield client
+    return start(model=NAME)
 
 
 def listed(client: TestClient) -> dict[str, Any]:

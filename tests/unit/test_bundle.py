@@ -55,6 +55,10 @@ def in_place(folder: Path) -> str:
     return word
 
 
+def put_back(folder: Path, name: str, version: str | None = None) -> Manifest:
+    return earlier.rollback(folder, name, version, precision="f32", trial=lambda _: None)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
@@ -165,7 +169,7 @@ def dies_after(steps: int, work: Callable[[], object]) -> bool:
 
 WORKS: dict[str, tuple[str, int, Callable[[Path], object]]] = {  # what serves then, how many versions are let go
     "publishing": ("new", 1, lambda folder: publish(folder, "new")),
-    "rolling back": ("oldest", 0, lambda folder: earlier.rollback(folder, "m", shelved(folder)[-1])),
+    "rolling back": ("oldest", 0, lambda folder: put_back(folder, "m", shelved(folder)[-1])),
 }
 
 
@@ -189,7 +193,7 @@ def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_ev
         assert version not in shelved(folder)
         assert len(before - {version, *shelved(folder)}) <= let_go
         for other in shelved(folder)[: shelf.KEPT]:
-            assert earlier.rollback(folder, "m", other) == bundle.load(folder, "m").manifest
+            assert put_back(folder, "m", other) == bundle.load(folder, "m").manifest
             assert bundle.load(folder, "m").manifest.version == other
         publish(folder, "next")
         assert in_place(folder) == "next"
@@ -220,14 +224,14 @@ def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp
     assert bundle.report_page(tmp_path, new) is None  # the page there is of the old one
     report(tmp_path, "the new one's")
 
-    assert earlier.rollback(tmp_path, "m").version == old.version
+    assert put_back(tmp_path, "m").version == old.version
     loaded = bundle.load(tmp_path, "m")
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert bundle.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
     assert list(earlier.versions(tmp_path, "m").values()) == [new]
 
-    assert earlier.rollback(tmp_path, "m") == new
+    assert put_back(tmp_path, "m") == new
     assert bundle.load(tmp_path, "m").novelty is None
     assert (tmp_path / "m.html").read_text() == "the new one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
@@ -238,7 +242,7 @@ def test_a_report_that_no_newer_one_replaced_is_still_there_after_rolling_back(t
     publish(tmp_path, "old")
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
-    earlier.rollback(tmp_path, "m")
+    put_back(tmp_path, "m")
     assert (tmp_path / "m.html").read_text() == "the old one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
 
@@ -249,7 +253,7 @@ def test_earlier_versions_take_no_room_of_their_own_until_their_place_is_taken(t
     publish(tmp_path, "new")
     [kept] = shelf.versions(tmp_path, "m").values()
     assert (kept / "m.h5").stat().st_ino == inode
-    earlier.rollback(tmp_path, "m")
+    put_back(tmp_path, "m")
     assert (tmp_path / "m.h5").stat().st_ino == inode
 
 
@@ -260,7 +264,7 @@ def test_where_the_disk_has_no_links_the_versions_are_copied(tmp_path: Path, mon
     monkeypatch.setattr(Path, "hardlink_to", refused)
     publish(tmp_path, "old")
     publish(tmp_path, "new")
-    earlier.rollback(tmp_path, "m")
+    put_back(tmp_path, "m")
     assert in_place(tmp_path) == "old"
 
 
@@ -270,24 +274,24 @@ def test_new_detectors_and_the_same_weights_again_are_no_other_version(tmp_path:
     bundle.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
     assert shelved(tmp_path) == []
     version = bundle.load(tmp_path, "m").manifest.version
-    assert earlier.rollback(tmp_path, "m", version).version == version  # asked for twice it is there once
+    assert put_back(tmp_path, "m", version).version == version  # asked for twice it is there once
     assert shelved(tmp_path) == []
 
 
 def test_what_cannot_be_rolled_back_to_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelUnknown, match=r"^no model m here$"):
-        earlier.rollback(tmp_path, "m")
+        put_back(tmp_path, "m")
     assert list(tmp_path.iterdir()) == []
     publish(tmp_path, "old")
     with pytest.raises(ModelUnknown, match="model m has no earlier version: the next one"):
-        earlier.rollback(tmp_path, "m")
+        put_back(tmp_path, "m")
     publish(tmp_path, "new")
     with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
-        earlier.rollback(tmp_path, "m", "../x")
+        put_back(tmp_path, "m", "../x")
     [kept] = shelf.versions(tmp_path, "m").values()
     (kept / "m.bin").write_text("torn")
     with pytest.raises(ModelError, match=r"m\.bin is not the file that its manifest vouches for"):
-        earlier.rollback(tmp_path, "m")
+        put_back(tmp_path, "m")
     assert in_place(tmp_path) == "new"
 
 
@@ -295,7 +299,7 @@ def test_a_broken_model_is_rolled_back_from_and_not_kept(tmp_path: Path) -> None
     publish(tmp_path, "old")
     publish(tmp_path, "new")
     (tmp_path / "m.json").write_text("{}")
-    earlier.rollback(tmp_path, "m")
+    put_back(tmp_path, "m")
     assert in_place(tmp_path) == "old"
     assert shelved(tmp_path) == []
 

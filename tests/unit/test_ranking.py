@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astrodetect.anomalies import review
-from astrodetect.anomalies.review import ARTEFACT, INTERESTING, ORDINARY, next_up, rank
+from astrodetect.anomalies.review import ARTEFACT, INTERESTING, ORDINARY, orders, rank
 from astrodetect.records import Floats
 
 SIDE = 20  # images in each group of the unusual
@@ -26,7 +26,8 @@ MERGERS, TRAILS = np.arange(USUAL, USUAL + SIDE), np.arange(USUAL + SIDE, USUAL 
 
 def test_without_labels_the_order_is_the_unsupervised_one() -> None:
     vectors, strength = sky()
-    assert next_up(vectors, strength, {}, 50) == next_up(vectors, strength, {}, 50, by="novelty")
+    found = orders(vectors, strength, {}, 50)
+    assert found["interest"] == found["novelty"]
     top = np.argsort(-rank(vectors, strength, {}).interest, kind="stable")[:50]
     assert set(strength[top]) == set(np.sort(strength)[-50:])
 
@@ -37,7 +38,7 @@ def test_what_is_like_an_artefact_sinks_and_what_is_like_an_interesting_one_rise
     before, after = rank(vectors, strength, {}).interest, rank(vectors, strength, labels).interest
     assert (after[MERGERS[3:]] > before[MERGERS[3:]]).all()
     assert (after[TRAILS[3:]] < before[TRAILS[3:]]).all()
-    assert set(next_up(vectors, strength, labels, 10)) <= set(MERGERS.tolist())
+    assert set(orders(vectors, strength, labels, 10)["interest"]) <= set(MERGERS.tolist())
 
 
 def test_labelled_images_settle_at_either_end_and_do_not_come_up_again() -> None:
@@ -49,7 +50,7 @@ def test_labelled_images_settle_at_either_end_and_do_not_come_up_again() -> None
     assert max(ranking.interest[[3, 9]]) < ranking.interest[rest].min()
     assert not ranking.doubt[[3, 7, 9]].any()
     for by in review.ORDERS:
-        assert set(next_up(vectors, strength, labels, len(strength), by=by)) == set(rest.tolist())
+        assert set(orders(vectors, strength, labels, len(strength))[by]) == set(rest.tolist())
 
 
 def test_a_label_leaves_less_doubt_about_what_is_like_it() -> None:
@@ -61,7 +62,7 @@ def test_a_label_leaves_less_doubt_about_what_is_like_it() -> None:
 def test_the_most_doubtful_are_those_that_could_be_either() -> None:
     vectors, strength = sky()
     labels = dict.fromkeys(range(0, 300), ORDINARY) | dict.fromkeys(MERGERS[:15].tolist(), INTERESTING)
-    ranking, chosen = rank(vectors, strength, labels), next_up(vectors, strength, labels, 5, by="uncertainty")
+    ranking, chosen = rank(vectors, strength, labels), orders(vectors, strength, labels, 5)["uncertainty"]
     assert np.abs(ranking.interest[chosen]).max() < np.abs(ranking.interest[MERGERS[15:]]).min()
     assert not set(chosen) & set(MERGERS.tolist())
 

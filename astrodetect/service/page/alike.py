@@ -1,14 +1,14 @@
 """The neighbours of an image in the log, for the pages that show them when they come into sight."""
 
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError, VectorMissing, VectorsOff
-from astrodetect.records import Neighbour
+from astrodetect.records import Neighbour, Prediction
+from astrodetect.service.asked import PredictionId
 from astrodetect.service.page.shown import shown, wants_part
-from astrodetect.storable import BIGINT_MAX
 
 MOST = 6  # neighbours
 WHY_NOT: dict[type[AstrodetectError], str] = {
@@ -19,22 +19,26 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/history/{id}/alike")
-def alike(request: Request, id: Annotated[int, Path(ge=1, le=BIGINT_MAX)]) -> Response:  # noqa: A002
+def alike(request: Request, id: PredictionId) -> Response:  # noqa: A002
     """The images of the log that are most like this one; for htmx the list alone."""
-    database, why_not = request.app.state.database, None
+    database = request.app.state.database
     row = database.prediction(id)
-    similar: list[Neighbour] = []
-    try:
-        similar = database.similar(row, limit=MOST)
-    except (VectorMissing, VectorsOff) as error:
-        why_not = WHY_NOT[type(error)]
-    images = [near.prediction.image_sha256 for near in similar]
+    similar, pictured, why_not = neighbours(database, row)
     return shown(
         request,
         "_alike.html" if wants_part(request) else "alike.html",
         row=row,
         similar=similar,
         why_not=why_not,
-        pictured=database.pictured(images),
+        pictured=pictured,
         called=database.called([near.prediction for near in similar]),
     )
+
+
+def neighbours(database: Any, row: Prediction) -> tuple[list[Neighbour], set[str], str | None]:
+    """The images of the log that are most like this one, those of them that have a picture, and why there are none."""
+    try:
+        similar = database.similar(row, limit=MOST)
+    except (VectorMissing, VectorsOff) as error:
+        return [], set(), WHY_NOT[type(error)]
+    return similar, database.pictured([near.prediction.image_sha256 for near in similar]), None

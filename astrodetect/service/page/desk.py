@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from astrodetect.anomalies.review import By, Label
-from astrodetect.errors import VectorMissing, VectorsOff
 from astrodetect.records import Neighbour, Prediction
+from astrodetect.service.page.alike import neighbours
 from astrodetect.service.page.sight import Sight
 from astrodetect.service.page.sitting import Sitting
 from astrodetect.service.review import Candidate
 
 LOOKED_AHEAD = 20  # images, of which those come first that have a picture and that nobody else has before them
-NEIGHBOURS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,10 @@ class Desk:
     @classmethod
     def laid(cls, state: Any, sitting: Sitting, by: By, id: int | None) -> "Desk":  # noqa: A002
         """The next image for this reviewer, or that of this prediction; NotFound where there is no such one."""
-        database, serving = state.database, state.models.default
+        database = state.database
         skipped = {row.image for row in database.of_ids(sitting.skipped).values()} if sitting.skipped else set()
-        limit, space = LOOKED_AHEAD + len(skipped), serving.space if serving else None
-        queue = state.review.next(by, limit=limit, space=space, at_once=True)
+        limit = LOOKED_AHEAD + len(skipped)
+        queue = state.review.next(by, limit=limit, space=state.models.space, at_once=True)
         waiting = [one for one in queue.candidates if one.prediction.image not in skipped][:LOOKED_AHEAD]
         pictured = database.pictured([sha for one in waiting if (sha := one.prediction.image_sha256)])
         taken = state.review.turns.taken(sitting.name)
@@ -67,10 +66,6 @@ class Desk:
 
 
 def _shown(state: Any, candidate: Candidate) -> Shown:
-    row, database = candidate.prediction, state.database
-    try:
-        similar = database.similar(row, limit=NEIGHBOURS)
-    except (VectorMissing, VectorsOff):
-        similar = []
-    pictured = database.pictured([near.prediction.image_sha256 for near in similar])
+    row = candidate.prediction
+    similar, pictured, _ = neighbours(state.database, row)
     return Shown(row, candidate.why, Sight.of(state, row), similar, pictured)

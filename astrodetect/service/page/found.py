@@ -14,12 +14,12 @@ HEIGHT = 220.0
 TITLES = "looked at", "interesting"
 
 
-def curve(labels: Sequence[Label]) -> Markup:
-    """Interesting images found among those looked at, in the order in which they were."""
+def curve(labels: Sequence[Label], said: str) -> Markup:
+    """Interesting images found among those looked at, in the order in which they were; `said` says the same."""
     found = list(accumulate((label == INTERESTING for label in labels), initial=0))
     axes = Axes((0, max(len(labels), LEAST)), (0, max(found[-1], LEAST)), HEIGHT)
     ends = Line("", (0, len(labels)), (0, found[-1]), "chance")
-    return chart(in_words(labels), [ends, Line("", range(len(found)), found)], axes, TITLES)
+    return chart(said, [ends, Line("", range(len(found)), found)], axes, TITLES)
 
 
 def in_words(labels: Sequence[Label]) -> str:

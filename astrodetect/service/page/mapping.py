@@ -4,12 +4,13 @@ import hashlib
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.flat import FEWEST
 from astrodetect.errors import NotFound
+from astrodetect.service.asked import PredictionId
 from astrodetect.service.atlas import NEWEST, Atlas, View
 from astrodetect.service.maps import Map
 from astrodetect.service.page.legend import Legend, legends
@@ -71,7 +72,7 @@ def points(request: Request) -> Response:
 @router.get("/map/image/{id}")
 def image(
     request: Request,
-    id: Annotated[int, Path(ge=1, le=BIGINT_MAX)],  # noqa: A002
+    id: PredictionId,  # noqa: A002
     place: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
     of: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
 ) -> Response:
@@ -92,8 +93,7 @@ def _atlas(request: Request) -> Atlas:
 
 def _space(request: Request) -> str | None:
     """Of the model that serves now; None where it carries no detectors, or the database keeps no vectors."""
-    serving = request.app.state.models.default
-    return serving.space if serving and request.app.state.database.keeps_vectors else None
+    return request.app.state.models.space if request.app.state.database.keeps_vectors else None
 
 
 def _view(request: Request) -> View | None:

@@ -3,13 +3,14 @@
 import json
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import APIRouter, Form, Path, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.review import Label
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Prediction
+from astrodetect.service.asked import LabelId, PredictionId
 from astrodetect.service.page import who
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.sight import Sight
@@ -19,7 +20,6 @@ from astrodetect.storable import BIGINT_MAX
 LONGEST = {"note": LONGEST_NOTE, "who": who.LONGEST}
 MOST_OTHERS = 12  # other predictions of the same image
 MOST_LABELS = 20  # that are shown of one image
-PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 Small: TypeAlias = Annotated[bool, Form()]  # whether the labels stand on a card among others
 router = APIRouter(include_in_schema=False)
 
@@ -67,7 +67,7 @@ def label(
 @router.post("/labels/{label_id}/undo")
 def undo(
     request: Request,
-    label_id: PredictionId,
+    label_id: LabelId,
     prediction: Annotated[int, Form(ge=1, le=BIGINT_MAX)],
     small: Small = False,
 ) -> Response:

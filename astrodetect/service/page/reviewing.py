@@ -133,6 +133,7 @@ def _saying(words: str) -> dict[str, str]:
 def _values(request: Request, sitting: Sitting, by: By, id: int | None, note: str = "") -> dict[str, Any]:  # noqa: A002
     """What the templates show."""
     desk = Desk.laid(request.app.state, sitting, by, id)
+    said = found.in_words(desk.in_order) if desk.in_order else None
     return {
         "desk": desk,
         "by": by,
@@ -141,6 +142,6 @@ def _values(request: Request, sitting: Sitting, by: By, id: int | None, note: st
         "longest_note": LONGEST_NOTE,
         "can_undo": bool(sitting.steps),
         "counts": {kind: desk.in_order.count(kind) for kind in LABELS},
-        "curve": found.curve(desk.in_order) if desk.in_order else None,
-        "in_words": found.in_words(desk.in_order) if desk.in_order else None,
+        "curve": found.curve(desk.in_order, said) if said else None,
+        "in_words": said,
     }

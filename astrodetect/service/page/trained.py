@@ -16,7 +16,7 @@ from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
 from astrodetect.evaluation.kinds import KINDS
 from astrodetect.evaluation.report import in_rows
 from astrodetect.records import ImageContract
-from astrodetect.service.model_answers import LONGEST_NAME, NAME, VERSION, ModelPath
+from astrodetect.service.model_answers import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
 from astrodetect.service.models import Models
 from astrodetect.service.page.shown import TEMPLATE, shown, wants_part
 
@@ -68,7 +68,7 @@ async def trained(
     request: Request,
     seen: str = "",
     running: str = "",
-    done: Annotated[str, Query(pattern=f"{NAME}|^$", max_length=LONGEST_NAME)] = "",
+    done: Annotated[str, Query(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
 ) -> Response:
     """The page; its part is sent only where it is not as it was `seen`."""
     models: Models = request.app.state.models

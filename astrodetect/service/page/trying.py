@@ -13,13 +13,12 @@ from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty
 from astrodetect.records import Prediction, Queued
 from astrodetect.service.following import UNUSUAL
 from astrodetect.service.journal import TRAIL
-from astrodetect.service.model_answers import LONGEST_NAME
+from astrodetect.service.model_answers import LONGEST_NAME, NAME_OR_NONE
 from astrodetect.service.page import samples
 from astrodetect.service.page.shown import reads, shown, wants_part
 from astrodetect.service.page.sight import Sight
 from astrodetect.service.verdicts import verdict_on
 
-NAME_OR_NONE = r"^(\w[\w.-]*)?$"
 LONGEST_KEY = 100  # characters
 MOST_COUNTED = 100  # images that wait for a look: beyond it their number says nothing
 NOT_NOW = "The log does not answer just now: the picture is on the image's own page later."
@@ -67,8 +66,7 @@ def again(_: Request) -> Response:
 @router.get("/try/waiting")
 def waiting(request: Request) -> Response:
     """How many images wait in Review that are more unusual than nearly all training images."""
-    serving = request.app.state.models.default
-    rows = request.app.state.database.most_novel(serving.space if serving else None, limit=MOST_COUNTED)
+    rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MOST_COUNTED)
     count = sum((row.novelty or 0.0) >= UNUSUAL for row in rows)
     return shown(request, "_waiting.html", count=count, most=MOST_COUNTED)
 

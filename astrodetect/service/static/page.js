@@ -41,7 +41,7 @@ turn(kept() !== "off");
 keys.hidden = false;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
-  const writing = event.target.closest("textarea, select, input:not([type=checkbox], [type=radio], [type=range])");
+  const writing = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
   if (writing) {
     if (event.key === "Escape") writing.blur();
     return;
