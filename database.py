@@ -14,15 +14,15 @@ import psycopg2
 from psycopg2.extras import register_uuid
 
 import setup_db
-from astrodetect import postgres
 from astrodetect.anomalies import review
-from astrodetect.connections import Connection, Pool, Silent, Values, ask, connect, explained, read_url
+from astrodetect.db.connections import Connection, Pool, Silent, Values, ask, connect, explained, read_url
+from astrodetect.db.embedded import server
+from astrodetect.db.listener import Listener
+from astrodetect.db.values import BIGINT_MAX, halves, moment, pattern, storable
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import Imported, Label, Labelling
-from astrodetect.listening import Listener
 from astrodetect.records import DIMENSIONS, Crowd, Filters, Heat, Neighbour, Page, Picture, Prediction, Scored
 from astrodetect.settings import Settings
-from astrodetect.storable import BIGINT_MAX, halves, moment, pattern, storable
 
 GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
 HALVES_FROM = 4  # bytes of a vector as pgvector sends it: their number comes before
@@ -66,13 +66,13 @@ SQL = _statements()
 
 
 @contextmanager
-def server(settings: Settings) -> Iterator[str]:
+def database_url(settings: Settings) -> Iterator[str]:
     """The URL of the database to log to; without DATABASE_URL it is the embedded one, started and set up."""
     if settings.database_url:
         read_url(settings.database_url.get_secret_value())  # a mistake in it is told at once
         yield settings.database_url.get_secret_value()
         return
-    with postgres.serve(settings.postgres_dir, postgres.EMBEDDED_DATABASE) as url:
+    with server.serve(settings.postgres_dir, server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         yield url

@@ -14,9 +14,9 @@ from starlette.staticfiles import StaticFiles
 from threadpoolctl import threadpool_limits
 
 from astrodetect import __version__, labels
+from astrodetect.allowed_hosts import Allowed
 from astrodetect.anomalies.review import By
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
-from astrodetect.hosts import Allowed
 from astrodetect.records import Queued
 from astrodetect.service import answers, exports, journal, memory, model_answers, page, refusals
 from astrodetect.service.album import Album
@@ -40,7 +40,7 @@ from astrodetect.service.review import MOST, Review
 from astrodetect.service.strange import Strange
 from astrodetect.service.verdicts import verdict_on
 from astrodetect.settings import Settings, settings
-from database import Database, server
+from database import Database, database_url
 
 log = logging.getLogger("uvicorn.error")
 MOST_ROWS_A_PAGE = 1000
@@ -106,7 +106,7 @@ def create_app(chosen: Settings) -> FastAPI:
 async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterator[None]:
     """All that the service holds open, from its start to its end."""
     drain = Drain(chosen.shutdown_timeout_s)
-    with server(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
+    with database_url(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
         journal.open_log()
         memory.give_back()
         state = app.state

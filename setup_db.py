@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from astrodetect import postgres
-from astrodetect.connections import Refused, connect, explained, read_url, without_password
+from astrodetect.db.connections import Refused, connect, explained, read_url, without_password
+from astrodetect.db.embedded import server
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
 from astrodetect.settings import settings
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             given = settings().database_url
             embedded = (
-                stack.enter_context(postgres.serve(settings().postgres_dir, postgres.EMBEDDED_DATABASE))
+                stack.enter_context(server.serve(settings().postgres_dir, server.EMBEDDED_DATABASE))
                 if not given
                 else ""
             )
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             if done.without_vectors:
                 print(f'"more like this" is off: {done.without_vectors}; then run this again')
             print("while the service runs, look inside with:" if embedded else "look inside with:")
-            print(f"  {postgres.psql_line(without_password(url))}")
+            print(f"  {server.psql_line(without_password(url))}")
     except AstrodetectError as error:
         print(f"setup_db: {error}", file=sys.stderr)
         return 1

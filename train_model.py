@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astrodetect import bundle, origin
+from astrodetect import provenance
 from astrodetect.catalogue import folders, health
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
+from astrodetect.model_store import store as bundle
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import labelled
 from astrodetect.scoring.usual import usual
@@ -93,7 +94,7 @@ def train(arguments: argparse.Namespace) -> Path:
             metrics={},
             data=data.described,
             settings=plain(arguments) | {"adopted_weights": learnt.adopted, "history": learnt.history},
-            versions=origin.versions(),
+            versions=provenance.versions(),
             temperature=temperature,
             threshold=threshold,
         )
@@ -232,7 +233,7 @@ def run_key(arguments: argparse.Namespace, data: Data) -> str:
     """The same for the same settings, images, start and Keras: only then does a run go on from another's checkpoint."""
     weights = Path(arguments.weights)
     start = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
-    parts = [plain(arguments), data.described["train"]["fingerprint"], start, origin.versions()["keras"]]
+    parts = [plain(arguments), data.described["train"]["fingerprint"], start, provenance.versions()["keras"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,8 +9,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from astrodetect.anomalies import review
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import DataError
-from astrodetect.storable import BIGINT_MAX
 
 LONGEST_NOTE = 10_000  # characters
 

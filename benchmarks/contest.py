@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 
 import setup_db
-from astrodetect import postgres
+from astrodetect.db.embedded import server
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
 from benchmarks.running import Failed, Running, run, say
@@ -100,7 +100,7 @@ class Contest:
 def databases(scratch: Path) -> Iterator[dict[str, str]]:
     """An empty PostgreSQL with a database for each service, ours set up as its user sets it up."""
     folder = scratch / "postgres"
-    with postgres.serve(folder, NAIVE) as naive, postgres.serve(folder, OURS) as ours:
+    with server.serve(folder, NAIVE) as naive, server.serve(folder, OURS) as ours:
         for url in (naive, ours):
             setup_db.create_database(url)
         setup_db.migrate(ours)

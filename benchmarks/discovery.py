@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from astrodetect import bundle, images
+from astrodetect import images
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
 from astrodetect.catalogue import folders, simulated
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
 from benchmarks import finding, machine, picture, study
@@ -146,7 +147,7 @@ class _Network:
 
     def __init__(self, model: str | None, weights: str | None) -> None:
         self._engine = (
-            Engine(bundle.load(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
+            Engine(store.load(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
         )
 
     def features(self, paths: list[Path]) -> Floats:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import setup_db
-from astrodetect import postgres
-from astrodetect.connections import Connection, connect
+from astrodetect.db.connections import Connection, connect
+from astrodetect.db.embedded import server
 from astrodetect.records import ANOMALY, NO_ANOMALY, Filters
 from benchmarks import machine
 from benchmarks.similar import execute, timed
@@ -115,7 +115,7 @@ def main() -> None:
 
 def measure(folder: Path, rows: int, rounds: int) -> Report:
     """Every page in turns, ours and the naive one."""
-    with postgres.serve(folder / "postgres", postgres.EMBEDDED_DATABASE) as url:
+    with server.serve(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)

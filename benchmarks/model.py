@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astrodetect import bundle, images, origin
+from astrodetect import images, provenance
 from astrodetect.catalogue import folders, simulated
 from astrodetect.evaluation import metrics
+from astrodetect.model_store import store
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
 
@@ -90,14 +91,14 @@ def make(folder: Path, size: int) -> None:
     calibrate(model, pixels["train"], np.random.default_rng(0).permutation(len(learn)))
     fit_head(model, features(model, pixels["train"]), learn.labels)
     said = export.Network(model).probabilities(pixels["test"])
-    manifest = bundle.Manifest(
+    manifest = store.Manifest(
         name=NAME,
         classes=list(CLASSES),
         image=contract,
         metrics={"test": metrics.binary(held.labels, said[:, 1])},
         data={"train": {"images": len(learn)}, "test": {"images": len(held)}},
         settings={"made_by": "benchmarks.model", "backbone": "random"},
-        versions=origin.versions(),
+        versions=provenance.versions(),
     )
     shown = export.HeldOut(pixels["test"], held.labels, said)
     export.publish(export.Network(model), manifest, folder, shown, calibration=pixels["train"])

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import setup_db
-from astrodetect import bundle, postgres
 from astrodetect.catalogue import folders, simulated
+from astrodetect.db.embedded import server
+from astrodetect.model_store import store
 from astrodetect.scoring.usual import usual
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
@@ -71,13 +72,13 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     knowing = place / "models"
     shutil.copytree(plain, knowing)
     sky = simulated.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
-    contract = bundle.read_manifest(plain / f"{model.NAME}.json").image
+    contract = store.read_manifest(plain / f"{model.NAME}.json").image
     catalogue = folders.read(sky, ("E", "SB"), title="skies", contract=contract)
-    bundle.attach(knowing, model.NAME, usual(catalogue, contract, SEED).save)
+    store.attach(knowing, model.NAME, usual(catalogue, contract, SEED).save)
     with ExitStack() as stack:
         found = {}
         for name, models in ((WITH, knowing), (WITHOUT, plain)):
-            url = stack.enter_context(postgres.serve(place / "postgres", name))
+            url = stack.enter_context(server.serve(place / "postgres", name))
             setup_db.create_database(url)
             setup_db.migrate(url)
             environment = {

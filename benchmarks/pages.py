@@ -20,8 +20,9 @@ from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as Tab
 
 import setup_db
-from astrodetect import bundle, postgres
-from astrodetect.connections import connect
+from astrodetect.db.connections import connect
+from astrodetect.db.embedded import server
+from astrodetect.model_store import store
 from astrodetect.settings import settings
 from benchmarks import machine
 from benchmarks.history import fill
@@ -96,14 +97,14 @@ def served(rows: int) -> Iterator[str]:
     """The address of a service over a log of so many rows."""
     with (
         TemporaryDirectory(prefix="astrodetect-pages-") as place,
-        postgres.serve(Path(place) / "postgres", postgres.EMBEDDED_DATABASE) as url,
+        server.serve(Path(place) / "postgres", server.EMBEDDED_DATABASE) as url,
     ):
         setup_db.create_database(url)
         setup_db.migrate(url)
         say(f"filling a log with {rows:,} rows")
         with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
             fill(connection, rows)
-            space = next((one.space for one in bundle.manifests(settings().models_dir) if one.space), None)
+            space = next((one.space for one in store.manifests(settings().models_dir) if one.space), None)
             cursor.execute(TOLD, [space, WITH_VECTORS])
             cursor.execute(VECTORS, [space, WITH_VECTORS])
             execute(connection, "VACUUM ANALYZE")

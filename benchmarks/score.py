@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from astrodetect import bundle, images
+from astrodetect import images
 from astrodetect.catalogue import simulated
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.settings import ROOT, settings
 from benchmarks import model
 
@@ -68,7 +69,7 @@ def main() -> None:
 def measure(model_folder: Path, temporary: Path, count: int) -> Report:
     """Engine, verb, engine."""
     sky = make_images(temporary, count)
-    engine = Engine(bundle.load(model_folder, settings().model, settings().precision))
+    engine = Engine(store.load(model_folder, settings().model, settings().precision))
     some = sorted(sky.rglob("*.jpg"))[: max(engine.batch, 64)]
     pixels = np.stack([images.read_file(path, engine.manifest.image) for path in some])
     before = engine_speed(engine, pixels)

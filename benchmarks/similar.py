@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import setup_db
-from astrodetect import postgres
-from astrodetect.connections import Connection, connect
+from astrodetect.db.connections import Connection, connect
+from astrodetect.db.embedded import server
 from astrodetect.progress import Bar
 from astrodetect.records import DIMENSIONS, Floats, Scored
 from astrodetect.service.indexer import A_COMMIT as INDEXED_AT_A_TIME
@@ -108,7 +108,7 @@ def main() -> None:
 def measure(folder: Path, count: int) -> Report:
     """Into an empty database, then fills it, asks, and goes on recording."""
     vectors = clustered(count + MOST_FRESH)
-    with postgres.serve(folder / "postgres", postgres.EMBEDDED_DATABASE) as url:
+    with server.serve(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)

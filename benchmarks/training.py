@@ -16,8 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from astrodetect import bundle
 from astrodetect.catalogue import simulated
+from astrodetect.model_store import store
 from astrodetect.settings import ROOT, settings
 from benchmarks import machine
 
@@ -151,7 +151,7 @@ def ours(arguments: argparse.Namespace, train: Path, folder: Path) -> tuple[floa
     began = time.monotonic()
     run([sys.executable, *command, "--weights", str(arguments.weights), "--no-augment", "--output", str(output)])
     took = time.monotonic() - began
-    return took, bundle.read_manifest(output.with_suffix(".json")).metrics["test"]["accuracy"]
+    return took, store.read_manifest(output.with_suffix(".json")).metrics["test"]["accuracy"]
 
 
 def run(command: list[str]) -> str:

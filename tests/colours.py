@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect import bundle
 from astrodetect.anomalies.novelty import Novelty, described
-from astrodetect.bundle import Bundle, Manifest
-from astrodetect.inference import openvino
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
+from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.model_store import store
+from astrodetect.model_store.store import Bundle, Manifest
 from astrodetect.records import ImageContract, Pixels
 
 CLASSES = ["nebula", "lawn", "ocean"]  # red, green and blue ones
@@ -32,17 +32,17 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
         task="binary" if len(classes) == len(TWO) else "classes",
         recipe="colour",
     )
-    with bundle.staging(folder, name) as staged:
+    with store.staging(folder, name) as staged:
         openvino.save_model(_network(len(classes), sure), staged / f"{name}.xml", compress_to_fp16=False)
-        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in bundle.SERVED)
+        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.SERVED)
         canary = Engine(Bundle(manifest, xml, weights), check=False).canary()
-        return bundle.publish(staged, folder, replace(manifest, canary_score=canary))
+        return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
 
 def know(folder: Path, name: str, usual: Pixels) -> None:
     """Gives the model detectors that know these images."""
     learnt = Novelty.fit(described("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
-    bundle.attach(folder, name, learnt.save)
+    store.attach(folder, name, learnt.save)
 
 
 def sky(name: str, seed: int = 0) -> Pixels:

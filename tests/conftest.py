@@ -16,8 +16,8 @@ import pytest
 from support import query
 
 import setup_db
-from astrodetect.bundle import Manifest
-from astrodetect.postgres import serve
+from astrodetect.db.embedded.server import serve
+from astrodetect.model_store.store import Manifest
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect import bodies, shapes
 from astrodetect.anomalies import arrays, consensus
 from astrodetect.anomalies.arrays import Stored
 from astrodetect.anomalies.autoencoder import Autoencoder
@@ -23,6 +22,7 @@ from astrodetect.anomalies.neighbours import Reference
 from astrodetect.anomalies.space import Block, Space
 from astrodetect.anomalies.surprise import Surprise
 from astrodetect.errors import DataError, ModelError
+from astrodetect.features import central_object, cutout
 from astrodetect.records import Floats
 
 Sight = Literal["shapes", "network", "both"]
@@ -50,16 +50,18 @@ def described(sight: Sight, pixels: NDArray[np.uint8], crop: float, features: Fl
     """(n, d) what the detectors see of images: of their pixels, which show the central `crop`, or of the features."""
     if sight == "network":
         return features
-    stamps = shapes.stamps(pixels, min(1.0, CENTRE / crop))
-    measured = [bodies.measure(stamps), shapes.structure(stamps)]
+    stamps = cutout.stamps(pixels, min(1.0, CENTRE / crop))
+    measured = [central_object.measure(stamps), cutout.structure(stamps)]
     return np.concatenate(measured if sight == "shapes" else [*measured, features], axis=1)
 
 
 def blocks(sight: Sight, numbers: int) -> list[Block]:
     """The kinds of numbers that `described` gives, `numbers` in all."""
-    measured = {"shapes": (bodies.COUNT, shapes.STRUCTURE), "both": (bodies.COUNT, shapes.STRUCTURE), "network": ()}[
-        sight
-    ]
+    measured = {
+        "shapes": (central_object.COUNT, cutout.STRUCTURE),
+        "both": (central_object.COUNT, cutout.STRUCTURE),
+        "network": (),
+    }[sight]
     rest = [] if sight == "shapes" else [numbers - sum(measured)]
     return [Block(*each) for each in zip([*measured, *rest], DIMENSIONS[sight], strict=True)]
 

@@ -14,8 +14,8 @@ from astrodetect.anomalies.findings import Findings
 from astrodetect.anomalies.marks import COLOURS, Mark, marked
 from astrodetect.anomalies.pictures import TILE_PX, TILES_A_ROW, Picture, Reader, Wanted, name, pictures, sheet
 from astrodetect.evaluation import heat
-from astrodetect.pages import environment
 from astrodetect.records import Floats
+from astrodetect.reports.jinja import environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = Path(__file__).parent.parent / "evaluation" / "templates" / "report.css"  # what all reports have in common

@@ -10,10 +10,11 @@ from itertools import islice
 
 import numpy as np
 
-from astrodetect import images, shapes
+from astrodetect import images
 from astrodetect.catalogue.folders import Listed
 from astrodetect.catalogue.likeness import Sketches, sketch
 from astrodetect.errors import ImageError
+from astrodetect.features import cutout
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 
@@ -73,7 +74,7 @@ def take(items: Sequence[Listed], *, title: str, crop: float | None = None) -> L
                 pixels = np.stack([picture for _, picture in good])
                 sketches.append(sketch(pixels))
                 measured.append(
-                    np.zeros((len(pixels), 0), np.float32) if crop is None else shapes.describe(pixels, crop)
+                    np.zeros((len(pixels), 0), np.float32) if crop is None else cutout.describe(pixels, crop)
                 )
             bar.step(len(batch), f"{len(unreadable)} cannot be read" if unreadable else "")
     found = np.concatenate(measured) if measured else np.zeros((0, 0), np.float32)

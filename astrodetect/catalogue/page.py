@@ -13,8 +13,8 @@ from astrodetect import images
 from astrodetect.catalogue.health import Copies, Doubt, Health
 from astrodetect.catalogue.looks import SEEN_AS, Look
 from astrodetect.errors import DataError, ImageError
-from astrodetect.pages import environment
 from astrodetect.records import ImageContract
+from astrodetect.reports.jinja import environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, FIGURES = "explore.html", "explore.json"

@@ -14,7 +14,7 @@ from astrodetect.evaluation.evidence import Evidence
 from astrodetect.evaluation.figures import whisker
 from astrodetect.evaluation.kinds import GAINS, KINDS, interval
 from astrodetect.evaluation.summary import Previous, Summary, read_previous
-from astrodetect.pages import environment
+from astrodetect.reports.jinja import environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_A_GALLERY = 24

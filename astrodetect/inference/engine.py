@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.bundle import Bundle, Precision, canary
 from astrodetect.errors import ModelError
-from astrodetect.inference import openvino
+from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.model_store.store import Bundle, Precision, canary
 from astrodetect.records import Outputs, as_probabilities
 
 SMALL = ("int8",)  # 24 MB of weights; the others' 94 MB are held but once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from astrodetect.bundle import flush
+from astrodetect.model_store.store import flush
 
 STATE = "state.json"
 

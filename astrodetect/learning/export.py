@@ -13,14 +13,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect import bundle
-from astrodetect.bundle import INT8, NOVELTY, Bundle, Fidelity, Manifest, Precision, canary, staging
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
-from astrodetect.inference import has_bf16, openvino
 from astrodetect.inference.engine import SCORE, Engine
+from astrodetect.inference.openvino_runtime import has_bf16, openvino
 from astrodetect.learning import quantise
 from astrodetect.learning.convert import to_openvino
+from astrodetect.model_store import store
+from astrodetect.model_store.store import INT8, NOVELTY, Bundle, Fidelity, Manifest, Precision, canary, staging
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
 AGREEMENT = 0.01  # largest difference allowed between a score in Keras and in float32 in the service
@@ -108,7 +108,7 @@ def publish(
                 engine = Engine(_bundle(manifest, staged / network, manifest.precision))
         manifest = replace(manifest, metrics=measure(engine))
         carry(staged / f"{manifest.name}{NOVELTY}")
-        return bundle.publish(staged, folder, manifest)
+        return store.publish(staged, folder, manifest)
 
 
 def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibration: NDArray[np.uint8]) -> Manifest:

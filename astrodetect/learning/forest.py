@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from astrodetect.inference import openvino
+from astrodetect.features.orientations import turned
 from astrodetect.inference.engine import FEATURES, MAP, SCORE
+from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.records import Floats, Pixels
-from astrodetect.views import turned
 
 TREES = 300
 GREY = (77, 150, 29)  # of 256: luminance in whole numbers, so that every machine compares the same values

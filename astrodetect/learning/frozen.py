@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.catalogue.folders import Catalogue
+from astrodetect.features.orientations import VIEWS, turned
+from astrodetect.inference.pipeline import ahead
 from astrodetect.learning import head
 from astrodetect.learning.batches import Task
 from astrodetect.learning.devices import accelerators, filled
@@ -18,8 +20,6 @@ from astrodetect.learning.network import FEATURES, SCORE
 from astrodetect.learning.training import WATCHED, measure
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.scoring.pipeline import ahead
-from astrodetect.views import VIEWS, turned
 
 VIEWS_IN_ALL = 40_000  # more of them teach a linear head little
 BATCH = 16

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from astrodetect import images
-from astrodetect.bundle import FOREST
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.learning import devices, forest, frozen, network, training, weights
@@ -18,6 +17,7 @@ from astrodetect.learning.batches import Task
 from astrodetect.learning.checkpoint import Checkpoint
 from astrodetect.learning.export import Model, Network
 from astrodetect.learning.forest import Forest
+from astrodetect.model_store.store import FOREST
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.bundle import Manifest
 from astrodetect.errors import DataError
+from astrodetect.inference import pipeline
+from astrodetect.inference.decision import heat, judged
+from astrodetect.inference.pipeline import Seen
+from astrodetect.model_store.store import Manifest
 from astrodetect.progress import Bar
 from astrodetect.records import ANOMALY, Heat, Picture, Scored
-from astrodetect.scoring import files, output, pipeline
-from astrodetect.scoring.pipeline import Seen
-from astrodetect.verdict import heat, judged
+from astrodetect.scoring import files, output
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine

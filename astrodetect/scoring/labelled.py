@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect import bundle, images
+from astrodetect import images
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation import report as page
 from astrodetect.evaluation.evidence import Evidence, Learnt, Model, Part
 from astrodetect.evaluation.summary import summarise
+from astrodetect.features.orientations import VIEWS, turned
+from astrodetect.inference.pipeline import ahead
+from astrodetect.model_store import store
 from astrodetect.progress import Bar
 from astrodetect.records import Outputs
-from astrodetect.scoring.pipeline import ahead
-from astrodetect.views import VIEWS, turned
 
 if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way is told without it
     from astrodetect.inference.engine import Engine
@@ -39,7 +40,7 @@ def report(
     """
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
 
-    evidence = evaluate(Engine(bundle.load(models, name)), parts, train=train, remarks=remarks, known=known)
+    evidence = evaluate(Engine(store.load(models, name)), parts, train=train, remarks=remarks, known=known)
     return page.write(evidence, summarise(evidence), models / f"{name}.html")
 
 

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, TextIO
 
 from fasteners import InterProcessLock
 
-from astrodetect import bundle
 from astrodetect.errors import DataError
+from astrodetect.model_store import store
 from astrodetect.scoring import parquet
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
@@ -82,7 +82,7 @@ class Output:
                 with part.open("rb") as file:
                     rows = (row for row, _ in islice(_rows(file, len(self.columns)), 1, None))
                     parquet.write(whole, self.columns, rows)
-                bundle.flush(whole)
+                store.flush(whole)
             whole.replace(self.place)
             part.unlink(missing_ok=True)
             _flush_folder(self.place.parent)

@@ -13,9 +13,9 @@ from astrodetect.anomalies.neighbours import Reference
 from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, Looked, Novelty, Sight
 from astrodetect.anomalies.page import Reason
 from astrodetect.errors import ImageError
+from astrodetect.features.extract import Described, Describer
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, Pixels
-from astrodetect.scoring.described import Described, Describer
 
 ORDINARY = 0.9  # of a mixed set: the least unusual share of it, which the others are seen against
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are covered with the nearest

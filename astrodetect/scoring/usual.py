@@ -4,8 +4,8 @@ import numpy as np
 
 from astrodetect.anomalies.novelty import MOST_IMAGES, Novelty
 from astrodetect.catalogue.folders import Catalogue, Listed
+from astrodetect.features import extract
 from astrodetect.records import ImageContract
-from astrodetect.scoring import described
 from astrodetect.settings import settings
 
 
@@ -14,9 +14,9 @@ def usual(catalogue: Catalogue, contract: ImageContract, seed: int) -> Novelty:
     drawn = np.sort(np.random.default_rng(seed).permutation(len(catalogue))[:MOST_IMAGES])
     some = catalogue.subset(drawn)
     chosen = settings()
-    seen = described.describe(
+    seen = extract.describe(
         [Listed(path, some.classes[label]) for path, label in zip(some.paths, some.labels.tolist(), strict=True)],
-        described.by_shapes(contract),
+        extract.by_shapes(contract),
         chosen.descriptions_dir,
         title="training images",
         max_pixels=chosen.max_image_pixels,

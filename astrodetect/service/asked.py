@@ -8,8 +8,8 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, Path, Query
 from fastapi.exceptions import RequestValidationError
 
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.records import Filters
-from astrodetect.storable import BIGINT_MAX
 
 LONGEST_NAME = 255  # characters, of what is asked for by name
 

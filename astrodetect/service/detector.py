@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from astrodetect import images, verdict
+from astrodetect import images
 from astrodetect.anomalies.novelty import Looked
-from astrodetect.bundle import Manifest
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
+from astrodetect.inference import decision
+from astrodetect.model_store.store import Manifest
 from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
 from astrodetect.service.album import Album
 from astrodetect.service.journal import Trail
@@ -148,7 +149,7 @@ class Detector:
 
     async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Judged:
         passed, looked = await serving.see(image.pixels)
-        scored = verdict.judged(
+        scored = decision.judged(
             serving.manifest,
             passed.result.probabilities[0].tolist(),
             image_name=image.name,
@@ -158,7 +159,7 @@ class Detector:
         )
         recorded = await self._recorder.record(scored)
         result = passed.result
-        heat = verdict.heat(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
+        heat = decision.heat(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
         self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
             "queue": passed.waited_s,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from astrodetect.anomalies.novelty import Looked, Novelty
-from astrodetect.batcher import Batcher
+from astrodetect.inference.batching import Batcher
 from astrodetect.records import Floats, Pixels
 
 MOST = 16  # images measured together: a third of the time an image that one alone takes

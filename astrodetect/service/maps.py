@@ -9,8 +9,8 @@ import numpy as np
 
 from astrodetect.anomalies import arrays, flat
 from astrodetect.anomalies.arrays import Arrays, Stored
-from astrodetect.bundle import flush
 from astrodetect.errors import ModelError
+from astrodetect.model_store.store import flush
 from astrodetect.records import Crowd, Floats
 
 MOST_KEPT = 8  # maps on disk, of as many spaces

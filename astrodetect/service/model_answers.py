@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from astrodetect import bundle, earlier
-from astrodetect.bundle import Manifest, Task
+from astrodetect.model_store import rollback, store
+from astrodetect.model_store.store import Manifest, Task
 from astrodetect.service.models import Models
 
 NAME = r"^\w[\w.-]*$"  # of a model: no path leads elsewhere by it
@@ -92,7 +92,7 @@ class ModelAnswer(BaseModel):
         """The manifest as callers see it."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
-        older = earlier.versions(models.folder, manifest.name).values()
+        older = rollback.versions(models.folder, manifest.name).values()
         return cls(
             **{name: getattr(manifest, name) for name in AS_THEY_ARE},
             serving=in_memory and manifest.name == models.default_name,
@@ -117,7 +117,7 @@ class Rollback(BaseModel):
 
 def listed(models: Models) -> list[ModelAnswer]:
     """Every trained model here."""
-    return [ModelAnswer.of(manifest, models) for manifest in bundle.manifests(models.folder)]
+    return [ModelAnswer.of(manifest, models) for manifest in store.manifests(models.folder)]
 
 
 async def rolled_back(models: Models, name: str, said: Rollback | None) -> ModelAnswer:

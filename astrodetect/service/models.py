@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from astrodetect import bundle, earlier
 from astrodetect.anomalies.novelty import Looked, Novelty
-from astrodetect.batcher import Batcher, Done
-from astrodetect.bundle import Manifest, Precision
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
+from astrodetect.inference.batching import Batcher, Done
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import rollback, store
+from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import Outputs, Pixels
 from astrodetect.service.looker import Looker
 
@@ -153,7 +153,7 @@ class Models:
 
     async def rollback(self, name: str, version: str | None = None) -> Manifest:
         """Puts an earlier version of a model in its place and has it answer here; what cannot answer is left out."""
-        put_back = partial(earlier.rollback, self.folder, name, version, precision=self._precision, trial=Engine)
+        put_back = partial(rollback.rollback, self.folder, name, version, precision=self._precision, trial=Engine)
         async with self._rolling_back:
             async with self._one_at_a_time:  # its trial is a load
                 manifest = await asyncio.to_thread(put_back)
@@ -243,7 +243,7 @@ class Models:
     def _opened(self, name: str) -> Serving:
         stamp = self._stamp(name)  # before the files: what is published meanwhile is found at the next look
         try:
-            loaded = bundle.load(self.folder, name, self._precision)
+            loaded = store.load(self.folder, name, self._precision)
         except ModelMissing as missing:
             if name == self.default_name:
                 raise

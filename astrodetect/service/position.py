@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-from astrodetect.storable import BIGINT_MAX
+from astrodetect.db.values import BIGINT_MAX
 
 MOST_MISSING = 1000  # ids in writing; of more the smallest are given up
 LONGEST = 13_000  # characters: of every other id just before the last

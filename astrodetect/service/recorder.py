@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from astrodetect.batcher import Batcher, Done
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
+from astrodetect.inference.batching import Batcher, Done
 from astrodetect.records import Prediction, Queued, Scored
 from astrodetect.service.outbox import Outbox
 

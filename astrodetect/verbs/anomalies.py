@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # what describes and judges takes its time to load: the other
     from astrodetect.anomalies.findings import Findings
     from astrodetect.anomalies.novelty import Sight
     from astrodetect.catalogue.folders import Listed
+    from astrodetect.features.extract import Described, Describer
     from astrodetect.inference.engine import Engine
-    from astrodetect.scoring.described import Described, Describer
     from astrodetect.scoring.unusual import Fitted
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
@@ -96,21 +96,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find(arguments: argparse.Namespace) -> list[str]:
     """From images to results; returns what is said of them."""
-    from astrodetect import bundle  # noqa: PLC0415
     from astrodetect.anomalies import flat, folder, page, review, table  # noqa: PLC0415
     from astrodetect.anomalies.findings import Findings, ordered  # noqa: PLC0415
     from astrodetect.anomalies.pictures import Reader  # noqa: PLC0415
-    from astrodetect.scoring import described, told, unusual  # noqa: PLC0415
+    from astrodetect.features import extract  # noqa: PLC0415
+    from astrodetect.model_store import store  # noqa: PLC0415
+    from astrodetect.scoring import told, unusual  # noqa: PLC0415
 
     chosen = settings()
     folder.check(arguments.output)
-    items = described.listed(arguments.data)
-    normal_items = described.listed([arguments.normal]) if arguments.normal else None
+    items = extract.listed(arguments.data)
+    normal_items = extract.listed([arguments.normal]) if arguments.normal else None
     given = told.read(arguments.labels) if arguments.labels else []
     describer, seen_by = _describer(arguments)
 
     def describe(listed: "Sequence[Listed]", title: str) -> "Described":
-        return described.describe(
+        return extract.describe(
             listed, describer, chosen.descriptions_dir, title=title, max_pixels=chosen.max_image_pixels
         )
 
@@ -148,7 +149,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
         table.write(staged, findings, arguments.format)
         page.write(staged / "anomalies.html", findings, reasons, about)
     if arguments.attach:
-        bundle.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
+        store.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
     return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
 
 
@@ -181,28 +182,26 @@ def _fitted(arguments: argparse.Namespace, seen: "Described", normal: "Described
 
 def _describer(arguments: argparse.Namespace) -> "tuple[Describer, str]":
     """What describes the images, and whose features these are, in words."""
-    from astrodetect import bundle  # noqa: PLC0415
     from astrodetect.anomalies.novelty import CENTRE  # noqa: PLC0415
-    from astrodetect.scoring import described  # noqa: PLC0415
+    from astrodetect.features import extract  # noqa: PLC0415
+    from astrodetect.model_store import store  # noqa: PLC0415
 
     chosen, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
     sight: Sight = arguments.features or ("network" if weights else "shapes")
     _consistent(arguments, sight)
     if weights:
         engine, version = _adopted(weights, arguments.crop or 1.0)
-        return described.by_network(
-            engine, sight, version
-        ), f"what ResNet50 sees by the weights of {Path(weights).name}"
+        return extract.by_network(engine, sight, version), f"what ResNet50 sees by the weights of {Path(weights).name}"
     if sight == "shapes" and not model:
         contract = ImageContract(SHAPES_PX, arguments.crop or CENTRE, stretch="asinh")
-        return described.by_shapes(contract), ""
+        return extract.by_shapes(contract), ""
     model = model or chosen.model
     if sight == "shapes":
-        return described.by_shapes(bundle.read_manifest(chosen.models_dir / f"{model}.json").image), ""
-    loaded = bundle.load(chosen.models_dir, model, chosen.precision)
+        return extract.by_shapes(store.read_manifest(chosen.models_dir / f"{model}.json").image), ""
+    loaded = store.load(chosen.models_dir, model, chosen.precision)
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
-    return described.by_network(Engine(loaded), sight, loaded.manifest.version), f"the features of the model {model}"
+    return extract.by_network(Engine(loaded), sight, loaded.manifest.version), f"the features of the model {model}"
 
 
 def _consistent(arguments: argparse.Namespace, sight: "Sight") -> None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from astrodetect.catalogue import folders
+from astrodetect.features.orientations import VIEWS
 from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, model_name, verb
-from astrodetect.views import VIEWS
 
 MEANING = """how well a trained model does on labelled images, as a page to read
 
@@ -34,13 +34,13 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates a model, and says the headline figures and where the page is."""
-    from astrodetect import bundle  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.evaluation import kinds, report  # noqa: PLC0415
     from astrodetect.evaluation.summary import summarise  # noqa: PLC0415
+    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.scoring import labelled  # noqa: PLC0415
 
     chosen, data = settings(), arguments.data
-    loaded = bundle.load(chosen.models_dir, arguments.model, chosen.precision)
+    loaded = store.load(chosen.models_dir, arguments.model, chosen.precision)
     manifest = loaded.manifest
     part = arguments.part or (TEST if folders.parts(data) else None)
     title = part or data.stem

@@ -69,14 +69,14 @@ def _asked(model: str) -> "Callable[[Looks], Floats]":
     """What tells the features that a model sees in images; a model that cannot be used is told before they are read."""
     import numpy as np  # noqa: PLC0415
 
-    from astrodetect import bundle  # noqa: PLC0415
     from astrodetect.catalogue.folders import Catalogue  # noqa: PLC0415
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
+    from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.scoring import labelled  # noqa: PLC0415
     from astrodetect.settings import settings  # noqa: PLC0415
 
     chosen = settings()
-    engine = Engine(bundle.load(chosen.models_dir, model, chosen.precision))
+    engine = Engine(store.load(chosen.models_dir, model, chosen.precision))
 
     def features(seen: "Looks") -> "Floats":
         paths = [look.item.path for look in seen.seen]

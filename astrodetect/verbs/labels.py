@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _export(place: Path) -> int:
     """The file is there whole, or as it was."""
-    from astrodetect import bundle  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
 
     part = place.with_name(f".{place.name}.part")
     count = 0
@@ -56,7 +56,7 @@ def _export(place: Path) -> int:
     try:
         with _log() as database, part.open("w", encoding="utf-8", newline="") as file:
             file.writelines(labels.written(pages(database)))
-        bundle.flush(part)
+        store.flush(part)
         part.replace(place)
     except OSError as error:
         raise DataError(f"cannot write {place}: {error.strerror or error}") from error
@@ -78,9 +78,9 @@ def _import(place: Path) -> int:
 @contextmanager
 def _log() -> "Iterator[Database]":
     """The log of the settings."""
-    from database import Database, server  # noqa: PLC0415 - this file is a program, but needs it for this alone
+    from database import Database, database_url  # noqa: PLC0415 - this file is a program, but needs it for this alone
 
-    with server(settings()) as url:
+    with database_url(settings()) as url:
         database = Database(url, connections=1, timeout_s=settings().database_timeout_s)
         try:
             database.check()

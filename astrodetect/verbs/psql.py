@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 
-from astrodetect import postgres
-from astrodetect.connections import read_url, without_password
+from astrodetect.db.connections import read_url, without_password
+from astrodetect.db.embedded import server
 from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, verb
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = settings().database_url
     if given:
         return _psql(given.get_secret_value(), arguments)
-    with postgres.serve(settings().postgres_dir, postgres.EMBEDDED_DATABASE) as url:
+    with server.serve(settings().postgres_dir, server.EMBEDDED_DATABASE) as url:
         return _psql(url, arguments)
 
 
@@ -37,9 +37,9 @@ def _psql(url: str, arguments: argparse.Namespace) -> int:
     parts = read_url(url)
     shown = without_password(url)
     if arguments.show:
-        print(postgres.psql_line(shown))
+        print(server.psql_line(shown))
         return 0
-    command = [str(postgres.psql()), shown, *(["-c", arguments.command] if arguments.command else [])]
+    command = [str(server.psql()), shown, *(["-c", arguments.command] if arguments.command else [])]
     password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}  # the arguments are for all to see
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query
     try:

@@ -48,8 +48,9 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores folders of images into a table, and says what came out."""
-    from astrodetect import bundle, scoring  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect import scoring  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
+    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
 
     chosen = settings()
     picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     total = task.check()
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
-    loaded = bundle.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
+    loaded = store.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
     engine = Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     try:
@@ -79,9 +80,9 @@ def _going_on(arguments: argparse.Namespace) -> str:
 @contextmanager
 def _log(chosen: Settings) -> "Iterator[Record]":
     """Where rows of `predictions` are written."""
-    from database import Database, server  # noqa: PLC0415 - this file is a program, but needs it for this alone
+    from database import Database, database_url  # noqa: PLC0415 - this file is a program, but needs it for this alone
 
-    with server(chosen) as url:
+    with database_url(chosen) as url:
         database = Database(url, connections=1, timeout_s=chosen.database_timeout_s)
         try:
             database.check()

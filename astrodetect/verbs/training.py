@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from astrodetect import bundle
 from astrodetect.evaluation.calibration import RULES, parse_rule
+from astrodetect.model_store import store
 from astrodetect.settings import settings
 from astrodetect.verbs.arguments import at_least, bounded, class_count, class_name
 
 USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 NETWORKS = ("resnet50", "efficientnetv2-b0", "mobilenetv3", "convnext-tiny", "cnn")
-RECIPES = (*NETWORKS, bundle.FOREST)
-SMALL = ("cnn", bundle.FOREST)  # the four-class study's, made for small grey images
+RECIPES = (*NETWORKS, store.FOREST)
+SMALL = ("cnn", store.FOREST)  # the four-class study's, made for small grey images
 SMALLEST_CROP = 0.1
 EXAMPLES = """examples:
   python train_model.py
@@ -54,7 +54,7 @@ def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if arguments.recipe == bundle.FOREST and arguments.weights != "none":
+    if arguments.recipe == store.FOREST and arguments.weights != "none":
         parser.error("a forest starts from nothing: leave --weights out")
     return arguments
 
@@ -184,6 +184,6 @@ def _rule(text: str) -> str:
 
 
 def _h5_path(text: str) -> Path:
-    if Path(text).suffix != ".h5" or Path(text).stem.endswith(bundle.INT8):  # that name is for a network of NAME
-        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {bundle.INT8}.h5, not {text}")
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(store.INT8):  # that name is for a network of NAME
+        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {store.INT8}.h5, not {text}")
     return Path(text)

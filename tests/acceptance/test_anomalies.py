@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from support import ROOT, Program, run_here
 
-from astrodetect import __main__, bundle
+from astrodetect import __main__
 from astrodetect.anomalies.novelty import Novelty, described
 from astrodetect.catalogue import simulated
 from astrodetect.images import read_file
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 
 KINDS = {"E": 80, "SB": 50, "trail": 6}
 COUNT = sum(KINDS.values())
@@ -153,7 +154,7 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "the model resnet50_model now carries these detectors" in done.stdout
-    loaded = bundle.load(models, "resnet50_model")
+    loaded = store.load(models, "resnet50_model")
     assert loaded.novelty is not None
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):

@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from support import ROOT, run_here
 
-from astrodetect import bundle, images
+from astrodetect import images
 from astrodetect.__main__ import main
 from astrodetect.catalogue import folders, simulated
+from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.records import Outputs
 from astrodetect.scoring import labelled
-from astrodetect.views import VIEWS, turned
 
 COUNT = 12  # images of each class in each part
 
@@ -63,7 +64,7 @@ def test_the_test_part_is_evaluated_and_the_page_stands_beside_the_model(models:
     assert figures[0].strip().startswith("Accuracy: ")
     assert list(measured(page)) == ["test"]
     assert re.search(r">test, evaluated here<.*>1</td></tr>", page.read_text())  # the file that was left out
-    assert [manifest.name for manifest in bundle.manifests(models)] == ["resnet50_model"]  # the figures are none
+    assert [manifest.name for manifest in store.manifests(models)] == ["resnet50_model"]  # the figures are none
 
 
 def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, sky: Path) -> None:
@@ -71,7 +72,7 @@ def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 views: ") == 3
     assert list(measured(models / "views.html")) == ["train"]
-    engine = Engine(bundle.load(models, "resnet50_model"))
+    engine = Engine(store.load(models, "resnet50_model"))
     catalogue = folders.read(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
     found = labelled.outputs(catalogue, engine, "one image", 8)
     pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
@@ -86,7 +87,7 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
     class Bright:
         """A network whose map is how bright each quarter of the image is."""
 
-        manifest = bundle.read_manifest(model_folder / "resnet50_model.json")
+        manifest = store.read_manifest(model_folder / "resnet50_model.json")
         batch, streams = 4, 1
 
         def run(self, pixels: NDArray[np.uint8]) -> Outputs:

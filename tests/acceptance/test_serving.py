@@ -16,7 +16,7 @@ from PIL import Image
 from support import ROOT, Program, Service, User, query
 
 from astrodetect import images
-from astrodetect.postgres import psql_line
+from astrodetect.db.embedded.server import psql_line
 
 MEMORY_LIMIT_BYTES = 500_000_000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from support import query
 
-from astrodetect.postgres import cluster
-from astrodetect.postgres.account import account_for
-from astrodetect.postgres.programs import run
+from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded.account import account_for
+from astrodetect.db.embedded.binaries import run
 
 CHUNK_BYTES = 65536
 

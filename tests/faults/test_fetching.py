@@ -12,6 +12,7 @@ import pytest
 from hostile import CERTIFICATE, DRIPPED, ENDLESS, ZIPPED, Hostile, png
 
 from astrodetect import images
+from astrodetect.allowed_hosts import Allowed
 from astrodetect.errors import (
     AstrodetectError,
     FetchFailed,
@@ -22,7 +23,6 @@ from astrodetect.errors import (
     ImageTooManyPixels,
     ImageUnsupported,
 )
-from astrodetect.hosts import Allowed
 from astrodetect.records import ImageContract
 from astrodetect.service.fetch import Fetcher
 

@@ -9,8 +9,9 @@ import colours
 import httpx2
 from support import Service, query
 
-from astrodetect import bundle, images
+from astrodetect import images
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from faults.callers import Call, Crowd, picture, upload
 from faults.storage import Log
 from faults.watching import Start, drained
@@ -28,7 +29,7 @@ def request(caller: int, number: int) -> bytes:
 
 def scores(folder: Path) -> list[float]:
     """What the version in place says of each picture."""
-    engine = Engine(bundle.load(folder, NAME))
+    engine = Engine(store.load(folder, NAME))
     return [float(engine.run(images.read(data, engine.manifest.image)[None]).scores[0]) for data in PICTURES]
 
 

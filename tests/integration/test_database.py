@@ -15,14 +15,15 @@ from support import query
 
 import database
 import setup_db
-from astrodetect.connections import connect
+from astrodetect.db.connections import connect
+from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded.account import account_for
+from astrodetect.db.embedded.binaries import run
+from astrodetect.db.embedded.server import serve
+from astrodetect.db.values import storable
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
-from astrodetect.postgres import cluster, serve
-from astrodetect.postgres.account import account_for
-from astrodetect.postgres.programs import run
 from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Prediction, Scored
 from astrodetect.settings import Settings
-from astrodetect.storable import storable
 from database import Database
 
 SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
@@ -362,11 +363,11 @@ def test_only_what_postgresql_cannot_hold_is_replaced() -> None:
 
 def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
-    with database.server(settings) as url:
+    with database.database_url(settings) as url:
         log = Database(url, connections=1, timeout_s=5)
         row = recorded(log, SCORED)
         log.close()
-    with database.server(settings) as url:
+    with database.database_url(settings) as url:
         log = Database(url, connections=1, timeout_s=5)
         assert log.prediction(row.id) == row
         log.close()
@@ -375,5 +376,5 @@ def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) ->
 
 def test_database_url_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
-    with database.server(Settings()) as url:
+    with database.database_url(Settings()) as url:
         assert url == database_url

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 from support import query
 
+from astrodetect.db.listener import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded
-from astrodetect.listening import Listener
 from astrodetect.records import Prediction, Scored
 from astrodetect.service import feed as feed_module
 from astrodetect.service import following

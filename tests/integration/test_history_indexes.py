@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from astrodetect.connections import Connection, connect
+from astrodetect.db.connections import Connection, connect
 from astrodetect.records import Filters
 from benchmarks.history import NAIVE, cases, fill
 from database import NEAR, SQL, Database, asked

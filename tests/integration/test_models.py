@@ -12,9 +12,9 @@ from typing import Any
 import colours
 import pytest
 
-from astrodetect import bundle
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.service import models as models_module
 from astrodetect.service.models import Models, Serving
 
@@ -32,13 +32,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that are loaded, as it happens."""
-    loaded, load = [], bundle.load
+    loaded, load = [], store.load
 
     def noted(folder: Path, name: str, precision: Any) -> Any:
         loaded.append(name)
         return load(folder, name, precision)
 
-    monkeypatch.setattr(bundle, "load", noted)
+    monkeypatch.setattr(store, "load", noted)
     return loaded
 
 
@@ -226,7 +226,7 @@ def test_the_trial_of_an_earlier_version_and_the_loads_of_others_take_turns(
         check(engine)
         at_once -= 1
 
-    old = bundle.read_manifest(folder / "a.json").version
+    old = store.read_manifest(folder / "a.json").version
     colours.publish(folder, "a", sure=0.05)
     monkeypatch.setattr(Engine, "_check", slow)
 

@@ -13,9 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 from support import query
 
-from astrodetect import bundle
 from astrodetect.anomalies import flat
 from astrodetect.anomalies.drawing import Drawing
+from astrodetect.model_store import store
 from astrodetect.records import Prediction, Scored
 from astrodetect.service import atlas
 from database import Database
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def space(folder: Path) -> str:
-    return bundle.read_manifest(folder / f"{NAME}.json").space or ""
+    return store.read_manifest(folder / f"{NAME}.json").space or ""
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 from support import query
 
 from astrodetect import images
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.records import ImageContract
 from astrodetect.service.page import sitting
 from astrodetect.settings import Settings
-from astrodetect.storable import BIGINT_MAX
 from main import create_app
 
 HTMX = {"HX-Request": "true"}

@@ -14,7 +14,7 @@ import pytest
 from hostile import png
 from starlette.testclient import TestClient
 
-from astrodetect import bundle, shelf
+from astrodetect.model_store import archive, store
 from astrodetect.service import models as models_module
 from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY
 
@@ -100,7 +100,7 @@ def test_what_could_not_answer_is_not_put_in_place(versions: list[str], client: 
     answer = client.post(f"/models/{NAME}/rollback")
     assert answer.status_code == 503
     assert "scores its canary" in answer.json()["error"]["message"]
-    assert bundle.read_manifest(folder / f"{NAME}.json").version == answering(client) == versions[1]
+    assert store.read_manifest(folder / f"{NAME}.json").version == answering(client) == versions[1]
 
 
 def test_the_page_says_what_answers_and_what_it_wants(versions: list[str], client: TestClient, folder: Path) -> None:
@@ -237,7 +237,7 @@ def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, fol
 def test_the_page_is_shown_while_an_earlier_version_is_let_go(
     versions: list[str], client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed_then, looks = shelf.versions, 0
+    listed_then, looks = archive.versions, 0
 
     def let_go(*asked: Any) -> dict[str, Path]:
         nonlocal looks
@@ -246,7 +246,7 @@ def test_the_page_is_shown_while_an_earlier_version_is_let_go(
         looks += 1
         return listed_then(*asked)
 
-    monkeypatch.setattr(shelf, "versions", let_go)
+    monkeypatch.setattr(archive, "versions", let_go)
     page = client.get("/trained")
     assert page.status_code == 200
     assert f"Roll back to {versions[0]}" in words(page.text)

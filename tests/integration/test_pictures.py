@@ -21,9 +21,10 @@ from starlette.testclient import TestClient
 from support import ROOT, query
 
 import database
-from astrodetect import bundle, scoring
-from astrodetect.connections import connect
+from astrodetect import scoring
+from astrodetect.db.connections import connect
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.records import Heat, Picture, Scored
 from astrodetect.settings import Settings
 from astrodetect.verbs import score
@@ -113,7 +114,7 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     settings = Settings(DATABASE_URL=database_url)
     with score._log(settings) as record:
         task = scoring.Task([str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64)
-        scoring.score(task, Engine(bundle.load(models, "resnet50_model")), total=1, record=record)
+        scoring.score(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
         assert heat is not None

@@ -19,7 +19,7 @@ import database
 from astrodetect import images
 from astrodetect.anomalies import review as ranking
 from astrodetect.anomalies.review import ORDERS
-from astrodetect.connections import connect
+from astrodetect.db.connections import connect
 from astrodetect.labels import Labelling
 from astrodetect.records import ImageContract, Prediction, Scored
 from astrodetect.service import review

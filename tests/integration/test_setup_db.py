@@ -12,8 +12,9 @@ import pytest
 from support import ROOT, beside_widening, query
 
 import setup_db
+from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded.server import serve
 from astrodetect.errors import DatabaseError
-from astrodetect.postgres import cluster, serve
 
 COLUMNS = """
     SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'predictions'

@@ -12,7 +12,7 @@ from support import query
 
 import database
 import setup_db
-from astrodetect.connections import connect
+from astrodetect.db.connections import connect
 from astrodetect.errors import VectorMissing, VectorsOff
 from astrodetect.records import DIMENSIONS, Floats, Prediction, Scored
 from database import Database

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from astrodetect.batcher import Batcher, Done
+from astrodetect.inference.batching import Batcher, Done
 
 
 class Work:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect import bundle, earlier, inference, shelf
-from astrodetect.bundle import Manifest, Precision
+from astrodetect import inference
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
+from astrodetect.model_store import archive, rollback, store
+from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
 
 FILES = ("m.h5", "m.xml", "m.bin")
@@ -33,19 +34,19 @@ def manifest(precision: Precision = "f32") -> Manifest:
 
 
 def publish(folder: Path, word: str, precision: Precision = "f32") -> None:
-    with bundle.staging(folder, "m") as staged:
+    with store.staging(folder, "m") as staged:
         for name in (*FILES, *(INT8_FILES if precision == "int8" else ())):
             (staged / name).write_text(f"{word} {name}")
-        bundle.publish(staged, folder, manifest(precision))
+        store.publish(staged, folder, manifest(precision))
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
-    loaded = bundle.load(folder, "m")
+    loaded = store.load(folder, "m")
     return loaded.xml, loaded.weights
 
 
 def shelved(folder: Path) -> list[str]:
-    return [manifest.version for manifest in earlier.versions(folder, "m").values()]
+    return [manifest.version for manifest in rollback.versions(folder, "m").values()]
 
 
 def in_place(folder: Path) -> str:
@@ -56,7 +57,7 @@ def in_place(folder: Path) -> str:
 
 
 def put_back(folder: Path, name: str, version: str | None = None) -> Manifest:
-    return earlier.rollback(folder, name, version, precision="f32", trial=lambda _: None)
+    return rollback.rollback(folder, name, version, precision="f32", trial=lambda _: None)
 
 
 def names(folder: Path) -> list[str]:
@@ -65,7 +66,7 @@ def names(folder: Path) -> list[str]:
 
 def report(folder: Path, text: str) -> None:
     """What an evaluation of the model in place leaves."""
-    version = bundle.read_manifest(folder / "m.json").version
+    version = store.read_manifest(folder / "m.json").version
     for name, content in (("m.html", text), ("m.metrics.json", json.dumps({"version": version}))):
         (folder / ".part").write_text(content)
         (folder / ".part").replace(folder / name)
@@ -77,7 +78,7 @@ def test_what_is_published_is_loaded(tmp_path: Path) -> None:
     publish(tmp_path, "new")
     assert served(tmp_path) == (b"new m.xml", b"new m.bin")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
-    assert bundle.load(tmp_path, "m").manifest.version == bundle.load(tmp_path, "m").manifest.files["m.h5"][:12]
+    assert store.load(tmp_path, "m").manifest.version == store.load(tmp_path, "m").manifest.files["m.h5"][:12]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -85,16 +86,16 @@ def test_a_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str
     publish(tmp_path, "old")
     (tmp_path / name).write_text("other")
     with pytest.raises(ModelError, match=f"{name} is not the file that its manifest vouches for"):
-        bundle.load(tmp_path, "m")
+        store.load(tmp_path, "m")
     (tmp_path / name).unlink()
     with pytest.raises(ModelError, match=f"{name} cannot be read"):
-        bundle.load(tmp_path, "m")
+        store.load(tmp_path, "m")
 
 
 def test_each_precision_loads_its_own_network(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     for asked, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
-        loaded = bundle.load(tmp_path, "m", asked)  # type: ignore[arg-type]
+        loaded = store.load(tmp_path, "m", asked)  # type: ignore[arg-type]
         assert (loaded.precision, loaded.xml) == (precision, f"old {stem}.xml".encode())
         assert loaded.weights == f"old {stem}.bin".encode()
 
@@ -105,7 +106,7 @@ def test_an_int8_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, nam
     (tmp_path / name).write_text("other")
     for asked in ("auto", "int8", "f32"):
         with pytest.raises(ModelError, match=f"{name} is not the file that its manifest vouches for"):
-            bundle.load(tmp_path, "m", asked)
+            store.load(tmp_path, "m", asked)
 
 
 def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> None:
@@ -113,17 +114,17 @@ def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> N
     publish(tmp_path, "new")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
     with pytest.raises(ModelError, match="model m has no int8 network: ask for auto, bf16 or f32"):
-        bundle.load(tmp_path, "m", "int8")
+        store.load(tmp_path, "m", "int8")
 
 
 def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, "old", "bf16")
     monkeypatch.setattr(inference, "has_bf16", lambda: True)
-    assert bundle.load(tmp_path, "m").precision == bundle.load(tmp_path, "m", "bf16").precision == "bf16"
+    assert store.load(tmp_path, "m").precision == store.load(tmp_path, "m", "bf16").precision == "bf16"
     monkeypatch.setattr(inference, "has_bf16", lambda: False)
-    assert bundle.load(tmp_path, "m").precision == "f32"
+    assert store.load(tmp_path, "m").precision == "f32"
     with pytest.raises(ModelError, match="this processor does not compute in bf16: ask for auto or f32"):
-        bundle.load(tmp_path, "m", "bf16")
+        store.load(tmp_path, "m", "bf16")
 
 
 def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) 
     fields = json.loads(path.read_text())
     del fields["precision"], fields["fidelity"]
     path.write_text(json.dumps(fields | {"canary_score": 0.25}))
-    loaded = bundle.load(tmp_path, "m")
+    loaded = store.load(tmp_path, "m")
     assert loaded.precision == "f32"
     assert loaded.manifest.canary_of("f32") == loaded.manifest.canary_of("bf16") == 0.25
 
@@ -158,7 +159,7 @@ def dies_after(steps: int, work: Callable[[], object]) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         for method in ("replace", "rename", "rmdir", "unlink", "write_text", "hardlink_to"):
             patch.setattr(Path, method, dying(getattr(Path, method)))
-        patch.setattr(bundle, "flush", dying(bundle.flush))
+        patch.setattr(store, "flush", dying(store.flush))
         patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
         try:
             work()
@@ -178,7 +179,7 @@ def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_ev
     tmp_path: Path, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes, (after, let_go, does) = [], WORKS[work]
-    monkeypatch.setattr(bundle, "flush", lambda _: None)  # hundreds of times
+    monkeypatch.setattr(store, "flush", lambda _: None)  # hundreds of times
     for word in ("dropped", "oldest", "older", "newer", "now"):
         publish(tmp_path / "all", word, "int8" if word == "newer" else "f32")
         if word == "oldest":
@@ -186,19 +187,19 @@ def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_ev
     for steps in itertools.count():
         folder = tmp_path / str(steps)
         shutil.copytree(tmp_path / "all", folder, copy_function=os.link)
-        before = {bundle.load(folder, "m").manifest.version, *shelved(folder)}
+        before = {store.load(folder, "m").manifest.version, *shelved(folder)}
         killed = dies_after(steps, lambda folder=folder: does(folder))  # type: ignore[misc]
         outcomes.append(in_place(folder))
-        version = bundle.load(folder, "m").manifest.version
+        version = store.load(folder, "m").manifest.version
         assert version not in shelved(folder)
         assert len(before - {version, *shelved(folder)}) <= let_go
-        for other in shelved(folder)[: shelf.KEPT]:
-            assert put_back(folder, "m", other) == bundle.load(folder, "m").manifest
-            assert bundle.load(folder, "m").manifest.version == other
+        for other in shelved(folder)[: archive.KEPT]:
+            assert put_back(folder, "m", other) == store.load(folder, "m").manifest
+            assert store.load(folder, "m").manifest.version == other
         publish(folder, "next")
         assert in_place(folder) == "next"
         assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
-        assert len(list((folder / ".m.earlier").iterdir())) == shelf.KEPT
+        assert len(list((folder / ".m.earlier").iterdir())) == archive.KEPT
         if not killed:
             break
     turn = outcomes.index(after)
@@ -210,29 +211,29 @@ def test_the_last_few_versions_are_kept_the_one_replaced_last_first(tmp_path: Pa
     published = []
     for word in "abcde":
         publish(tmp_path, word)
-        published.append(bundle.load(tmp_path, "m").manifest.version)
-    assert shelved(tmp_path) == published[-2::-1][: shelf.KEPT] == [published[3], published[2], published[1]]
+        published.append(store.load(tmp_path, "m").manifest.version)
+    assert shelved(tmp_path) == published[-2::-1][: archive.KEPT] == [published[3], published[2], published[1]]
 
 
 def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
-    old = bundle.load(tmp_path, "m").manifest
-    bundle.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    old = store.load(tmp_path, "m").manifest
+    store.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
-    new = bundle.load(tmp_path, "m").manifest
-    assert bundle.report_page(tmp_path, new) is None  # the page there is of the old one
+    new = store.load(tmp_path, "m").manifest
+    assert store.report_page(tmp_path, new) is None  # the page there is of the old one
     report(tmp_path, "the new one's")
 
     assert put_back(tmp_path, "m").version == old.version
-    loaded = bundle.load(tmp_path, "m")
+    loaded = store.load(tmp_path, "m")
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
-    assert bundle.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
+    assert store.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
-    assert list(earlier.versions(tmp_path, "m").values()) == [new]
+    assert list(rollback.versions(tmp_path, "m").values()) == [new]
 
     assert put_back(tmp_path, "m") == new
-    assert bundle.load(tmp_path, "m").novelty is None
+    assert store.load(tmp_path, "m").novelty is None
     assert (tmp_path / "m.html").read_text() == "the new one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
     assert shelved(tmp_path) == [old.version]
@@ -251,7 +252,7 @@ def test_earlier_versions_take_no_room_of_their_own_until_their_place_is_taken(t
     publish(tmp_path, "old")
     inode = (tmp_path / "m.h5").stat().st_ino
     publish(tmp_path, "new")
-    [kept] = shelf.versions(tmp_path, "m").values()
+    [kept] = archive.versions(tmp_path, "m").values()
     assert (kept / "m.h5").stat().st_ino == inode
     put_back(tmp_path, "m")
     assert (tmp_path / "m.h5").stat().st_ino == inode
@@ -271,9 +272,9 @@ def test_where_the_disk_has_no_links_the_versions_are_copied(tmp_path: Path, mon
 def test_new_detectors_and_the_same_weights_again_are_no_other_version(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     publish(tmp_path, "old")
-    bundle.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    store.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
     assert shelved(tmp_path) == []
-    version = bundle.load(tmp_path, "m").manifest.version
+    version = store.load(tmp_path, "m").manifest.version
     assert put_back(tmp_path, "m", version).version == version  # asked for twice it is there once
     assert shelved(tmp_path) == []
 
@@ -288,7 +289,7 @@ def test_what_cannot_be_rolled_back_to_is_refused_and_changes_nothing(tmp_path: 
     publish(tmp_path, "new")
     with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
         put_back(tmp_path, "m", "../x")
-    [kept] = shelf.versions(tmp_path, "m").values()
+    [kept] = archive.versions(tmp_path, "m").values()
     (kept / "m.bin").write_text("torn")
     with pytest.raises(ModelError, match=r"m\.bin is not the file that its manifest vouches for"):
         put_back(tmp_path, "m")
@@ -306,7 +307,7 @@ def test_a_broken_model_is_rolled_back_from_and_not_kept(tmp_path: Path) -> None
 
 def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match=r"python train_model\.py makes one"):
-        bundle.load(tmp_path, "m")
+        store.load(tmp_path, "m")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, chang
     path = tmp_path / "m.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError) as refused:
-        bundle.load(tmp_path, "m")
+        store.load(tmp_path, "m")
     assert "\n" not in str(refused.value)
 
 
@@ -340,12 +341,12 @@ def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, chang
 def test_a_damaged_manifest_is_refused_and_not_listed(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError):
-        bundle.load(tmp_path, "m")
-    assert list(bundle.manifests(tmp_path)) == []
+        store.load(tmp_path, "m")
+    assert list(store.manifests(tmp_path)) == []
 
 
 def test_the_canary_is_the_same_for_ever() -> None:
-    image = bundle.canary(8)
+    image = store.canary(8)
     assert image.shape == (8, 8, 3)
-    assert np.array_equal(image, bundle.canary(8))
+    assert np.array_equal(image, store.canary(8))
     assert image.sum() == 12494

@@ -9,10 +9,10 @@ import pytest
 from astrodetect import images
 from astrodetect.catalogue.folders import Listed
 from astrodetect.errors import DataError
+from astrodetect.features import cache, extract
+from astrodetect.features.cache import Kept
+from astrodetect.features.extract import Describer
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.scoring import described, kept
-from astrodetect.scoring.described import Describer
-from astrodetect.scoring.kept import Kept
 
 CONTRACT = ImageContract(size=32, stretch="asinh")
 MOST = 10**6
@@ -46,14 +46,14 @@ def counting(describer: Describer, *, cut_after: int = COUNT) -> tuple[Describer
     return Describer(describer.sight, CONTRACT, says, describer.name, 4, 1), asked
 
 
-def describe(place: Path, describer: Describer, folder: Path) -> described.Described:
-    return described.describe(described.listed([place]), describer, folder, title="sky", max_pixels=MOST)
+def describe(place: Path, describer: Describer, folder: Path) -> extract.Described:
+    return extract.describe(extract.listed([place]), describer, folder, title="sky", max_pixels=MOST)
 
 
 def test_a_second_run_over_the_same_images_describes_nothing(sky: Path, tmp_path: Path) -> None:
-    first = describe(sky, described.by_shapes(CONTRACT), tmp_path / "kept")
+    first = describe(sky, extract.by_shapes(CONTRACT), tmp_path / "kept")
     shutil.copytree(sky, tmp_path / "moved")
-    again, asked = counting(described.by_shapes(CONTRACT))
+    again, asked = counting(extract.by_shapes(CONTRACT))
     second = describe(tmp_path / "moved", again, tmp_path / "kept")
     assert asked == []
     assert (first.new, second.new) == (COUNT, 0)
@@ -63,16 +63,16 @@ def test_a_second_run_over_the_same_images_describes_nothing(sky: Path, tmp_path
 
 
 def test_bad_files_are_listed_with_their_reason(sky: Path, tmp_path: Path) -> None:
-    found = describe(sky, described.by_shapes(CONTRACT), tmp_path)
+    found = describe(sky, extract.by_shapes(CONTRACT), tmp_path)
     assert {(file.path.name, file.reason.split(":")[0]) for file in found.skipped} == {
         ("bad.jpg", "not an image this service reads"),
         ("empty.png", "the file is empty"),
     }
     assert len(found.items) == len(found.rows) == COUNT
     with pytest.raises(DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not an image"):
-        described.describe(
+        extract.describe(
             [Listed(sky / "E" / "bad.jpg", "")],
-            described.by_shapes(CONTRACT),
+            extract.by_shapes(CONTRACT),
             tmp_path,
             title="sky",
             max_pixels=MOST,
@@ -80,25 +80,25 @@ def test_bad_files_are_listed_with_their_reason(sky: Path, tmp_path: Path) -> No
 
 
 def test_what_was_described_before_ctrl_c_is_kept(sky: Path, tmp_path: Path) -> None:
-    cut, before = counting(described.by_shapes(CONTRACT), cut_after=12)
+    cut, before = counting(extract.by_shapes(CONTRACT), cut_after=12)
     with pytest.raises(KeyboardInterrupt):
         describe(sky, cut, tmp_path)
-    again, after = counting(described.by_shapes(CONTRACT))
+    again, after = counting(extract.by_shapes(CONTRACT))
     found = describe(sky, again, tmp_path)
     assert sum(before) > 0
     assert found.new == sum(after) < COUNT
-    whole = describe(sky, described.by_shapes(CONTRACT), tmp_path / "elsewhere")
+    whole = describe(sky, extract.by_shapes(CONTRACT), tmp_path / "elsewhere")
     np.testing.assert_allclose(found.rows, whole.rows, rtol=1e-3, atol=1e-5)  # batches round apart
 
 
 def test_what_describes_otherwise_has_its_own_descriptions(sky: Path, tmp_path: Path) -> None:
-    describe(sky, described.by_shapes(CONTRACT), tmp_path)
-    other = described.by_shapes(ImageContract(size=32, crop=0.5, stretch="asinh"))
+    describe(sky, extract.by_shapes(CONTRACT), tmp_path)
+    other = extract.by_shapes(ImageContract(size=32, crop=0.5, stretch="asinh"))
     assert describe(sky, other, tmp_path).new == COUNT
 
 
 def test_a_damaged_file_of_descriptions_is_made_again(sky: Path, tmp_path: Path) -> None:
-    describer = described.by_shapes(CONTRACT)
+    describer = extract.by_shapes(CONTRACT)
     describe(sky, describer, tmp_path)
     for path in (tmp_path / describer.name).glob("*.npy"):
         path.write_bytes(path.read_bytes()[:1000])
@@ -126,17 +126,17 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytes
             some.add(bytes([number]) * 32, rows)
     with Kept(tmp_path, "0"):
         pass
-    monkeypatch.setattr(kept, "MOST_BYTES", 9000)
+    monkeypatch.setattr(cache, "MOST_BYTES", 9000)
     with Kept(tmp_path, "other"):
         pass
     assert [len(list((tmp_path / name).glob("*.npy"))) for name in "012"] == [1, 0, 1]
 
 
 def test_labels_come_from_class_folders_and_tables_alone(sky: Path, tmp_path: Path) -> None:
-    assert {item.label for item in described.listed([sky])} == {"E", "S"}
-    assert {item.label for item in described.listed([sky / "E"])} == {""}
-    assert {item.label for item in described.listed([sky / "E", sky / "S"])} == {""}
+    assert {item.label for item in extract.listed([sky])} == {"E", "S"}
+    assert {item.label for item in extract.listed([sky / "E"])} == {""}
+    assert {item.label for item in extract.listed([sky / "E", sky / "S"])} == {""}
     (tmp_path / "some.csv").write_text(f"path,label\n{sky / 'E' / '00.jpg'},odd\n")
-    assert [(item.path.name, item.label) for item in described.listed([tmp_path / "some.csv"])] == [("00.jpg", "odd")]
+    assert [(item.path.name, item.label) for item in extract.listed([tmp_path / "some.csv"])] == [("00.jpg", "odd")]
     with pytest.raises(DataError, match="no such folder or file"):
-        described.listed([tmp_path / "nowhere"])
+        extract.listed([tmp_path / "nowhere"])

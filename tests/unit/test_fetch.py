@@ -4,8 +4,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from astrodetect.allowed_hosts import Allowed, is_public, literal
 from astrodetect.errors import FetchRefused
-from astrodetect.hosts import Allowed, is_public, literal
 from astrodetect.service.fetch import Target
 from astrodetect.settings import settings
 

@@ -14,9 +14,9 @@ from astrodetect.anomalies.marks import MOST_CLASSES, OTHERS, marked
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
 from astrodetect.catalogue.folders import Listed
 from astrodetect.errors import DataError
+from astrodetect.features.extract import Described, Describer
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.scoring import told, unusual
-from astrodetect.scoring.described import Described, Describer
 from astrodetect.scoring.told import Told
 
 COUNT = 40

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.service.position import LONGEST, MOST_MISSING, SHAPE, Position
-from astrodetect.storable import BIGINT_MAX
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from astrodetect import bundle, images
-from astrodetect.bundle import Manifest
+from astrodetect import images
 from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import ModelError
+from astrodetect.features.orientations import turned
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, forest, frozen, head, network, recipes
 from astrodetect.learning.backbones import Standard
 from astrodetect.learning.batches import Task
+from astrodetect.model_store import store as bundle
+from astrodetect.model_store.store import Manifest
 from astrodetect.records import ImageContract, Outputs
-from astrodetect.views import turned
 
 SIZE = 40
 CLASSES = ["dark", "grey", "light"]

@@ -11,11 +11,13 @@ import colours
 import numpy as np
 import pytest
 
-from astrodetect import bundle, images, scoring
+from astrodetect import images, scoring
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
+from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine
+from astrodetect.model_store import store
 from astrodetect.records import ImageContract, Pixels, Scored
-from astrodetect.scoring import files, output, pipeline
+from astrodetect.scoring import files, output
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 ABOUT = {"model": "m", "threshold": 0.5}
@@ -23,7 +25,7 @@ ABOUT = {"model": "m", "threshold": 0.5}
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path) -> Engine:
-    return Engine(bundle.load(model_folder, "resnet50_model", "auto"))
+    return Engine(store.load(model_folder, "resnet50_model", "auto"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
     from pyarrow.parquet import read_table
 
     colours.publish(tmp_path, "colours")
-    engine = Engine(bundle.load(tmp_path, "colours"))
+    engine = Engine(store.load(tmp_path, "colours"))
     sky = tmp_path / "sky"
     sky.mkdir()
     for seed in range(30):

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect import bundle
-from astrodetect.bundle import Manifest
+from astrodetect.model_store import store
+from astrodetect.model_store.store import Manifest
 from astrodetect.records import ANOMALY, NO_ANOMALY, Page
 from astrodetect.service.following import UNUSUAL
 from astrodetect.service.page.shown import shown, wants_part
@@ -42,7 +42,7 @@ def history(request: Request) -> Response:
         answer = shown(request, "_rows.html", **values)
         answer.headers["HX-Push-Url"] = "false" if request.headers.get("hx-current-url", "").endswith(here) else here
         return answer
-    choices = _choices(wanted, bundle.manifests(state.models.folder))
+    choices = _choices(wanted, store.manifests(state.models.folder))
     newest = not (wanted.typed or before or after)
     watched = max((row.id for row in page.predictions), default=0) if newest else None
     return shown(request, "history.html", status=422 if wanted.wrong else 200, watched=watched, **choices, **values)

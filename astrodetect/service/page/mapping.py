@@ -9,13 +9,13 @@ from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.flat import FEWEST
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.service.asked import PredictionId
 from astrodetect.service.atlas import NEWEST, Atlas, View
 from astrodetect.service.maps import Map
 from astrodetect.service.page.legend import Legend, legends
 from astrodetect.service.page.shown import shown, wants_part
-from astrodetect.storable import BIGINT_MAX
 
 FINE = 65_535  # steps of a place across the map: at its closest the script shows a pixel for each two of them
 KEPT_BY_BROWSERS_S = 60

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.review import Label
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Prediction
@@ -15,7 +16,6 @@ from astrodetect.service.page import who
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.sight import Sight
 from astrodetect.service.page.wanted import Wanted
-from astrodetect.storable import BIGINT_MAX
 
 LONGEST = {"note": LONGEST_NOTE, "who": who.LONGEST}
 MOST_OTHERS = 12  # other predictions of the same image

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.review import LABELS, By, Label
+from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.service.page import found, who
 from astrodetect.service.page.desk import Desk
 from astrodetect.service.page.shown import shown, wants_part
 from astrodetect.service.page.sitting import WHERE, Sitting, Step
-from astrodetect.storable import BIGINT_MAX
 
 ORDERS: dict[By, tuple[str, str]] = {
     "interest": ("Interest", "What your labels make likely to be interesting, and what would teach most."),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from astrodetect import __version__
-from astrodetect.pages import environment
+from astrodetect.reports.jinja import environment
 from astrodetect.service.page import files
 
 TEMPLATES = Path(__file__).parent.parent / "templates"

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from astrodetect.storable import BIGINT_MAX
+from astrodetect.db.values import BIGINT_MAX
 
 COOKIE = "astrodetect_review"
 WHERE = "/review"

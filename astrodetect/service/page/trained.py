@@ -10,11 +10,12 @@ from fastapi import APIRouter, Form, Query, Request
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect import bundle, earlier
-from astrodetect.bundle import Manifest, Precision
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
 from astrodetect.evaluation.kinds import KINDS
 from astrodetect.evaluation.report import in_rows
+from astrodetect.model_store import rollback as earlier
+from astrodetect.model_store import store
+from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
 from astrodetect.service.model_answers import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
 from astrodetect.service.models import Models
@@ -103,7 +104,7 @@ def report(
     folder = request.app.state.models.folder
     place = earlier.place(folder, name, version) if version else folder
     try:
-        page = bundle.report_page(place, bundle.read_manifest(place / f"{name}.json"))
+        page = store.report_page(place, store.read_manifest(place / f"{name}.json"))
         text = page.read_text(encoding="utf-8") if page else None
     except (ModelMissing, FileNotFoundError) as missing:  # a version may be let go meanwhile
         raise ModelUnknown(f"no model {name} here") from missing
@@ -115,7 +116,7 @@ def report(
 def _found(models: Models) -> list[Model]:
     """Every model, the one that answers where none is named first."""
     folder, loaded, failed = models.folder, models.loaded, models.failed
-    in_place, broken = {one.name: one for one in bundle.manifests(folder)}, bundle.unreadable(folder)
+    in_place, broken = {one.name: one for one in store.manifests(folder)}, store.unreadable(folder)
     names = sorted({*in_place, *broken, *loaded}, key=lambda name: (name != models.default_name, name))
     return [
         Model(
@@ -132,7 +133,7 @@ def _found(models: Models) -> list[Model]:
 
 
 def _version(place: Path, manifest: Manifest) -> Version:
-    return Version(manifest, bundle.report_page(place, manifest) is not None)
+    return Version(manifest, store.report_page(place, manifest) is not None)
 
 
 def _answer(request: Request, found: list[Model], said: str, *, focus: bool = False) -> HTMLResponse:

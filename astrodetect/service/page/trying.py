@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Header, Request, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect import bundle
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty
+from astrodetect.model_store import store
 from astrodetect.records import Prediction, Queued
 from astrodetect.service.following import UNUSUAL
 from astrodetect.service.journal import TRAIL
@@ -90,7 +90,7 @@ def _page(
     card: dict[str, Any] | None = None,
 ) -> HTMLResponse:
     state = request.app.state
-    serving, models = state.models.default_name, [one.name for one in bundle.manifests(state.models.folder)]
+    serving, models = state.models.default_name, [one.name for one in store.manifests(state.models.folder)]
     return shown(
         request,
         "try.html",

@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from astrodetect.db.embedded.account import Account, account_for, let_in
+from astrodetect.db.embedded.binaries import MAJOR, program, reason, run
 from astrodetect.errors import DatabaseError
-from astrodetect.postgres.account import Account, account_for, let_in
-from astrodetect.postgres.programs import MAJOR, program, reason, run
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from astrodetect import shelf
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import decided
+from astrodetect.model_store import archive
 from astrodetect.records import Floats, ImageContract, Pixels
 
 MANIFEST_FORMAT = 1
@@ -189,7 +189,7 @@ def put(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     _keep_older(folder, manifest)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
-    shelf.prune(folder, manifest.name, manifest.version)
+    archive.prune(folder, manifest.name, manifest.version)
     return manifest
 
 
@@ -203,7 +203,7 @@ def _keep_older(folder: Path, manifest: Manifest) -> None:
     except ModelError:
         return
     files = (*older.files, *report_files(folder, older), f"{older.name}.json")
-    shelf.keep(folder, older.name, older.version, files)
+    archive.keep(folder, older.name, older.version, files)
 
 
 def finish_interrupted(folder: Path, name: str) -> None:
@@ -275,7 +275,7 @@ def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision
     if precision == "bf16" and manifest.recipe == FOREST:
         raise ModelError(f"model {manifest.name} is a forest, whose comparisons need float32: ask for auto or f32")
     if precision == "bf16":
-        from astrodetect.inference import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
+        from astrodetect.inference.openvino_runtime import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
 
         if not has_bf16():
             if asked == "auto":

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from astrodetect.features.cutout import SIDE_PX, border, sky, smoothed
 from astrodetect.records import Floats
-from astrodetect.shapes import SIDE_PX, border, sky, smoothed
 
 LEVELS = ((0.08, 1.2), (0.4, 0.0))  # outlines: shares of the peak, but so many times the noise at least
 PEAK_WITHIN_PX = 4  # of the middle

@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.bundle import flush
 from astrodetect.errors import DataError
+from astrodetect.model_store.store import flush
 from astrodetect.records import Floats
 
 MOST_BYTES = 4_000_000_000  # of all descriptions, whatever they were made by

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from astrodetect.db.embedded.account import Account
 from astrodetect.errors import DatabaseError
-from astrodetect.postgres.account import Account
 
 MAJOR = 18
 

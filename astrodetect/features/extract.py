@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect import bodies, images, shapes
+from astrodetect import images
 from astrodetect.anomalies import novelty
 from astrodetect.anomalies.novelty import Sight
 from astrodetect.catalogue import folders
 from astrodetect.catalogue.folders import Listed, Skipped
 from astrodetect.errors import DataError, ImageError
+from astrodetect.features import central_object, cutout
+from astrodetect.features.cache import Kept
+from astrodetect.inference.pipeline import ahead, contents
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.scoring import files
-from astrodetect.scoring.kept import Kept
-from astrodetect.scoring.pipeline import ahead, contents
 
 if TYPE_CHECKING:  # OpenVINO takes its time, and shapes need none of it
     from astrodetect.inference.engine import Engine
@@ -177,7 +178,7 @@ def _plain(place: Path) -> bool:
 
 def _code() -> str:
     """Tells versions of what measures shapes apart, by its own text."""
-    text = b"".join(Path(str(module.__file__)).read_bytes() for module in (bodies, shapes))
+    text = b"".join(Path(str(module.__file__)).read_bytes() for module in (central_object, cutout))
     return hashlib.sha256(text).hexdigest() + f" {novelty.CENTRE}"
 
 

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from astrodetect import bundle, shelf
-from astrodetect.bundle import Bundle, Manifest, Precision
 from astrodetect.errors import ModelError, ModelUnknown
+from astrodetect.model_store import archive, store
+from astrodetect.model_store.store import Bundle, Manifest, Precision
 
 
 def versions(folder: Path, name: str) -> dict[Path, Manifest]:
     """Those that a model can be rolled back to, by where their files are; the one replaced last first."""
     serving, found = _in_place(folder, name), {}
-    for version, kept in shelf.versions(folder, name).items():
+    for version, kept in archive.versions(folder, name).items():
         with contextlib.suppress(ModelError):  # one that is let go meanwhile is none
             if version != serving:
-                found[kept] = bundle.read_manifest(kept / f"{name}.json")
+                found[kept] = store.read_manifest(kept / f"{name}.json")
     return found
 
 
@@ -35,12 +35,12 @@ def rollback(
     """
     kept = place(folder, name, version)  # whoever asks for what is not here leaves no trace
     try:
-        with bundle.only_one(folder, name):
-            bundle.finish_interrupted(folder, name)
-            manifest = bundle.read_manifest(kept / f"{name}.json")
+        with store.only_one(folder, name):
+            store.finish_interrupted(folder, name)
+            manifest = store.read_manifest(kept / f"{name}.json")
             if kept == folder:
                 return manifest
-            trial(bundle.verified(kept, manifest, precision))
+            trial(store.verified(kept, manifest, precision))
             return _put_back(kept, folder, manifest)
     except OSError as error:
         raise ModelError(f"model {name} cannot be rolled back: {error.strerror or error}") from error
@@ -48,7 +48,7 @@ def rollback(
 
 def place(folder: Path, name: str, version: str | None = None) -> Path:
     """Where the files of that version are, or of the one replaced last; ModelUnknown where there is none."""
-    serving, known = _in_place(folder, name), shelf.versions(folder, name)
+    serving, known = _in_place(folder, name), archive.versions(folder, name)
     if version is not None and version == serving:
         return folder
     known.pop(serving or "", None)
@@ -64,15 +64,15 @@ def place(folder: Path, name: str, version: str | None = None) -> Path:
 
 
 def _put_back(kept: Path, folder: Path, manifest: Manifest) -> Manifest:
-    with bundle.staging(folder, manifest.name) as staged:
-        for file in (*manifest.files, *bundle.report_files(kept, manifest)):
-            shelf.link(kept / file, staged / file)
-        return bundle.put(staged, folder, manifest)
+    with store.staging(folder, manifest.name) as staged:
+        for file in (*manifest.files, *store.report_files(kept, manifest)):
+            archive.link(kept / file, staged / file)
+        return store.put(staged, folder, manifest)
 
 
 def _in_place(folder: Path, name: str) -> str | None:
     """The version there; None where there is no model, or one that is broken."""
     try:
-        return bundle.read_manifest(folder / f"{name}.json").version
+        return store.read_manifest(folder / f"{name}.json").version
     except ModelError:
         return None

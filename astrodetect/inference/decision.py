@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from astrodetect.anomalies.novelty import Looked
-from astrodetect.bundle import Manifest
 from astrodetect.evaluation.heat import speaking, strengths
+from astrodetect.model_store.store import Manifest
 from astrodetect.records import Floats, Heat, Scored
 
 

@@ -4,7 +4,7 @@ import selectors
 
 import psycopg2
 
-from astrodetect.connections import Connection, ask, explained
+from astrodetect.db.connections import Connection, ask, explained
 
 
 class Listener:

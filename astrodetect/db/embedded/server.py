@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded.binaries import program
+from astrodetect.db.embedded.lifetime import shared
 from astrodetect.errors import DatabaseError
-from astrodetect.postgres import cluster
-from astrodetect.postgres.programs import program
-from astrodetect.postgres.sharing import shared
 
 EMBEDDED_DATABASE = "astrodetect"
 

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, values, the embedded server."""

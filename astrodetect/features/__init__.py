@@ -1,0 +1,1 @@
+"""Feature extraction: pixels to the numbers that describe an object."""
