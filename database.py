@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2.extras import register_uuid
 
 import setup_db
-from astrodetect.anomalies import review
+from astrodetect.anomalies import active_learning
 from astrodetect.db.connections import Connection, Pool, Silent, Values, ask, connect, explained, read_url
 from astrodetect.db.embedded import server
 from astrodetect.db.listener import Listener
@@ -189,7 +189,7 @@ class Database:
         """The most unusual images that nobody has labelled, each once, also where no space is given: of all of them."""
         return [Prediction(*row) for row in self._run(SQL["most_novel"], {"space": space, "limit": limit})]
 
-    def label(self, id: int, label: review.Label, *, who: str | None, note: str | None) -> Label:  # noqa: A002
+    def label(self, id: int, label: active_learning.Label, *, who: str | None, note: str | None) -> Label:  # noqa: A002
         """Says what the image of this prediction is, or NotFound."""
         said = {
             "id": id,
@@ -214,7 +214,7 @@ class Database:
         image = {"image": prediction.image_sha256, "prediction_id": prediction.id}
         return [Label(*row) for row in self._run(SQL["labels_of"], image)]
 
-    def called(self, predictions: Sequence[Prediction]) -> dict[str, review.Label]:
+    def called(self, predictions: Sequence[Prediction]) -> dict[str, active_learning.Label]:
         """What the images of these predictions are, of those that are labelled, as `image` names them."""
         images = [row.image_sha256 for row in predictions if row.image_sha256]
         ids = [row.id for row in predictions if not row.image_sha256]
@@ -230,11 +230,11 @@ class Database:
                 return
             after = page[-1].id
 
-    def current_labels(self) -> dict[str, review.Label]:
+    def current_labels(self) -> dict[str, active_learning.Label]:
         """What each labelled image is, by its sum, those that were labelled last at the end."""
         return dict(self._run(SQL["current_labels"], {}))
 
-    def labels_in_order(self) -> list[review.Label]:
+    def labels_in_order(self) -> list[active_learning.Label]:
         """What each labelled image is, in the order in which they were first labelled."""
         return [label for (label,) in self._run(SQL["labels_in_order"], {})]
 

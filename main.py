@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from astrodetect import __version__, labels
 from astrodetect.allowed_hosts import Allowed
-from astrodetect.anomalies.review import By
+from astrodetect.anomalies.active_learning import By
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
 from astrodetect.records import Queued
 from astrodetect.service import answers, exports, journal, memory, model_answers, page, refusals

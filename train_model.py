@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect import provenance
+from astrodetect.anomalies.usual import usual
 from astrodetect.catalogue import folders, health
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import AstrodetectError, DataError
@@ -23,7 +24,6 @@ from astrodetect.evaluation import calibration, metrics
 from astrodetect.model_store import store as bundle
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import labelled
-from astrodetect.scoring.usual import usual
 from astrodetect.verbs import training
 
 if TYPE_CHECKING:

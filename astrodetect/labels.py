@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from astrodetect.anomalies import review
+from astrodetect.anomalies import active_learning
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import DataError
 
@@ -23,7 +23,7 @@ class Label:
     prediction_id: int
     image_name: str
     image_sha256: str | None  # unknown of what an older program logged
-    label: review.Label
+    label: active_learning.Label
     who: str | None
     note: str | None
     timestamp: dt.datetime
@@ -33,7 +33,7 @@ class Label:
 class Labelling:
     """A label that comes from elsewhere, for the image with this sum, or where there is none for this prediction."""
 
-    label: review.Label
+    label: active_learning.Label
     who: str | None
     note: str | None
     timestamp: dt.datetime | None
@@ -91,8 +91,8 @@ def _labelling(row: "dict[str | None, str | None]") -> Labelling:
         raise ValueError("more or fewer fields than the first line has")
     value = {name: text or None for name, text in row.items()}
     label, digits, sha256 = value.get("label"), value.get("prediction_id"), value.get("image_sha256")
-    if label not in review.LABELS:
-        raise ValueError(f"a label is {', '.join(review.LABELS)}, not {label or 'nothing'}")
+    if label not in active_learning.LABELS:
+        raise ValueError(f"a label is {', '.join(active_learning.LABELS)}, not {label or 'nothing'}")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"an image_sha256 is 64 digits from 0 to f, not {sha256}")
     if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= BIGINT_MAX):

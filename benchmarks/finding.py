@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import review
-from astrodetect.anomalies.review import INTERESTING, ORDINARY
+from astrodetect.anomalies import active_learning
+from astrodetect.anomalies.active_learning import INTERESTING, ORDINARY
 from astrodetect.records import Floats
 
 LOOKED_AT = 100
@@ -57,9 +57,9 @@ def with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) 
     """Unusual images among the first 100 that a person looks at, who labels the first so many of them."""
     given: dict[int, str] = {}
     while len(given) < labels:
-        for image in review.orders(vectors, strength, given, min(AT_A_TIME, labels - len(given)))["interest"]:
+        for image in active_learning.orders(vectors, strength, given, min(AT_A_TIME, labels - len(given)))["interest"]:
             given[image] = INTERESTING if unusual[image] else ORDINARY
-    rest = review.rank(vectors, strength, given).interest.copy()
+    rest = active_learning.rank(vectors, strength, given).interest.copy()
     rest[list(given)] = -np.inf
     order = np.argsort(-rest, kind="stable")[: LOOKED_AT - len(given)]
     return float(unusual[list(given)].sum() + unusual[order].sum())

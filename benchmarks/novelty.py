@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import setup_db
+from astrodetect.anomalies.usual import usual
 from astrodetect.catalogue import folders, simulated
 from astrodetect.db.embedded import server
 from astrodetect.model_store import store
-from astrodetect.scoring.usual import usual
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
 from benchmarks.running import Running, run, say

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors import fence
+from astrodetect.anomalies.detectors.base import fence
 from astrodetect.records import Floats
 
 CLUSTERS = 10
@@ -37,7 +37,7 @@ def scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Floats]:
 
 def losses(features: Floats, *, epochs: int, seed: int) -> Floats:
     """What the autoencoder, fitted on them, loses of each image."""
-    from astrodetect.anomalies.detectors import Seen  # noqa: PLC0415
+    from astrodetect.anomalies.detectors.base import Seen  # noqa: PLC0415
     from astrodetect.anomalies.neighbours import Reference  # noqa: PLC0415
     from astrodetect.learning import autoencoder  # noqa: PLC0415
 

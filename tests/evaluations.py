@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrodetect import images
-from astrodetect.evaluation.evidence import Evidence, Learnt, Model, Part
+from astrodetect.evaluation.inputs import Evidence, Learnt, Model, Part
 from astrodetect.records import ImageContract, Outputs
 
 SIZE_PX = 32

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.arrays import Stored
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.progress import track
 from astrodetect.records import Floats
 

@@ -8,19 +8,19 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import arrays, consensus
-from astrodetect.anomalies.arrays import Stored
-from astrodetect.anomalies.autoencoder import Autoencoder
-from astrodetect.anomalies.dbscan import Dbscan
-from astrodetect.anomalies.detectors import Detector, Learner, Seen, fence
-from astrodetect.anomalies.isolation import IsolationForest
-from astrodetect.anomalies.kmeans import KMeans
-from astrodetect.anomalies.knn import Knn
-from astrodetect.anomalies.lof import Lof
-from astrodetect.anomalies.mahalanobis import Mahalanobis
+from astrodetect.anomalies import consensus, serialisation
+from astrodetect.anomalies.detectors.autoencoder import Autoencoder
+from astrodetect.anomalies.detectors.base import Detector, Learner, Seen, fence
+from astrodetect.anomalies.detectors.dbscan import Dbscan
+from astrodetect.anomalies.detectors.isolation_forest import IsolationForest
+from astrodetect.anomalies.detectors.kmeans import KMeans
+from astrodetect.anomalies.detectors.knn import Knn
+from astrodetect.anomalies.detectors.lof import Lof
+from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
 from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.space import Block, Space
-from astrodetect.anomalies.surprise import Surprise
+from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.tail_score import Surprise
+from astrodetect.anomalies.whitening import Block, Space
 from astrodetect.errors import DataError, ModelError
 from astrodetect.features import central_object, cutout
 from astrodetect.records import Floats
@@ -172,7 +172,7 @@ class Novelty:
         if described.shape[1] != self._space.width:
             raise ModelError(
                 f"the detectors of this model know images by {self._space.width} numbers, not "
-                f"{described.shape[1]}: {arrays.REMEDY}"
+                f"{described.shape[1]}: {serialisation.REMEDY}"
             )
         starts = range(0, max(1, len(described)), AT_ONCE)
         return Looked.joined([self._look(described[at : at + AT_ONCE]) for at in starts])
@@ -200,10 +200,10 @@ class Novelty:
             **{f"detector.{each.name}": each for each in self._detectors},
             **{f"learnt.{name}": scores for name, scores in self._learnt.items()},
         }
-        found: arrays.Arrays = {}
+        found: serialisation.Arrays = {}
         for name, part in parts.items():
-            found |= arrays.flattened(part, name)
-        arrays.write(path, {"format": FORMAT, "sight": self.sight, "detectors": self.names}, found)
+            found |= serialisation.flattened(part, name)
+        serialisation.write(path, {"format": FORMAT, "sight": self.sight, "detectors": self.names}, found)
 
     @classmethod
     def load(cls, data: bytes) -> Self:
@@ -211,7 +211,7 @@ class Novelty:
         stored = Stored.read(data)
         said = stored.said
         if said.get("format") != FORMAT:
-            raise arrays.unusable("they are of another version of this program")
+            raise serialisation.unusable("they are of another version of this program")
         names: Any = said.get("detectors")
         sight: Any = said.get("sight")
         if (
@@ -219,9 +219,9 @@ class Novelty:
             or not names
             or not all(isinstance(name, str) and name in KINDS for name in names)
         ):
-            raise arrays.unusable("they are none that this program knows")
+            raise serialisation.unusable("they are none that this program knows")
         if sight not in get_args(Sight):
-            raise arrays.unusable("it does not say what they look at")
+            raise serialisation.unusable("it does not say what they look at")
         space = Space.read(stored.part("space"))
         reference = Reference.read(stored.part("reference"), space.dimensions)
         detectors = [KINDS[name].read(stored.part("detector").part(name), reference) for name in names]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from astrodetect.evaluation import intervals, metrics
-from astrodetect.evaluation.evidence import Evidence, Model, Part
+from astrodetect.evaluation.inputs import Evidence, Model, Part
 from astrodetect.evaluation.intervals import ClassFigures, Figure
 
 FORMAT = 1

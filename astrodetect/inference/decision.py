@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from astrodetect.anomalies.novelty import Looked
-from astrodetect.evaluation.heat import speaking, strengths
+from astrodetect.evaluation.heatmap import speaking, strengths
 from astrodetect.model_store.store import Manifest
 from astrodetect.records import Floats, Heat, Scored
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from astrodetect.anomalies.autoencoder import Autoencoder
-from astrodetect.anomalies.space import Scaling
+from astrodetect.anomalies.detectors.autoencoder import Autoencoder
+from astrodetect.anomalies.whitening import Scaling
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Floats

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.catalogue.folders import Catalogue
 from astrodetect.errors import DataError, ImageError
-from astrodetect.evaluation import report as page
-from astrodetect.evaluation.evidence import Evidence, Learnt, Model, Part
+from astrodetect.evaluation.inputs import Evidence, Learnt, Model, Part
 from astrodetect.evaluation.summary import summarise
 from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.pipeline import ahead
 from astrodetect.model_store import store
 from astrodetect.progress import Bar
 from astrodetect.records import Outputs
+from astrodetect.reports import evaluation_report as page
 
 if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way is told without it
     from astrodetect.inference.engine import Engine

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from astrodetect.anomalies.review import LABELS
+from astrodetect.anomalies.active_learning import LABELS
 from astrodetect.errors import DataError
 
 

@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 from starlette.datastructures import URL
 from starlette.responses import JSONResponse
 
-from astrodetect.anomalies import review
+from astrodetect.anomalies import active_learning
 from astrodetect.errors import AstrodetectError
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Neighbour, Page, Prediction, Queued
@@ -214,7 +214,7 @@ class Labelling(BaseModel):
         extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
     )
 
-    label: review.Label
+    label: active_learning.Label
     who: str | None = Field(default=None, max_length=255)
     note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
@@ -241,7 +241,7 @@ class LabelAnswer(BaseModel):
     prediction_id: int
     image_name: str
     image_sha256: str | None
-    label: review.Label
+    label: active_learning.Label
     who: str | None
     note: str | None
     timestamp: dt.datetime
@@ -280,7 +280,7 @@ class ReviewAnswer(BaseModel):
         }
     )
 
-    by: review.By
+    by: active_learning.By
     note: str | None
     next: list[CandidateAnswer]
     progress: ProgressAnswer

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from astrodetect.anomalies import flat
-from astrodetect.anomalies.drawing import Drawing
-from astrodetect.anomalies.review import Label
+from astrodetect.anomalies import projection
+from astrodetect.anomalies.active_learning import Label
+from astrodetect.anomalies.projection_process import Drawing
 from astrodetect.errors import AstrodetectError, DrawingFailed
 from astrodetect.records import Crowd, Floats
 from astrodetect.service import maps
@@ -48,7 +48,7 @@ class View:
     @property
     def due(self) -> bool:
         """Whether there is a first map to draw."""
-        return self.map is None and self.new >= flat.FEWEST and not self.working and not self.failed
+        return self.map is None and self.new >= projection.FEWEST and not self.working and not self.failed
 
 
 class _Job:
@@ -149,7 +149,7 @@ class Atlas:
             before.join()
         try:
             crowd = maps.ranked(self._log.crowd(job.space, newest=NEWEST))
-            if len(crowd.ids) >= flat.FEWEST:
+            if len(crowd.ids) >= projection.FEWEST:
                 job.first = Map.first(crowd)
                 self._finish(job, job.first, crowd.vectors)
         except (AstrodetectError, OSError) as error:
@@ -164,10 +164,10 @@ class Atlas:
             if found and found.drawn > first.drawn:
                 return  # by another worker
             xy, method = first.xy, first.method
-            if flat.has_neighbours(vectors):
+            if projection.has_neighbours(vectors):
                 with suppress(OSError):  # for the other workers
                     maps.write(self._folder, _first(job.space), first)
-                xy, method = job.draw(vectors, self._underway.tell), flat.TSNE
+                xy, method = job.draw(vectors, self._underway.tell), projection.TSNE
             drawn = replace(first, xy=xy, method=method, drawn=dt.datetime.now(dt.UTC))
             self._know(job.space, self._age(job.space), drawn)  # whether or not the disk takes it
             maps.write(self._folder, job.space, drawn)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect.anomalies import arrays, flat
-from astrodetect.anomalies.arrays import Arrays, Stored
+from astrodetect.anomalies import projection, serialisation
+from astrodetect.anomalies.serialisation import Arrays, Stored
 from astrodetect.errors import ModelError
 from astrodetect.model_store.store import flush
 from astrodetect.records import Crowd, Floats
@@ -31,8 +31,10 @@ class Map:
     @classmethod
     def first(cls, crowd: Crowd) -> "Map":
         """What there is at once of images that are in this order."""
-        xy = flat.components(crowd.vectors)
-        return cls(crowd.ids, crowd.images, crowd.classes, crowd.novelty, xy, flat.COMPONENTS, dt.datetime.now(dt.UTC))
+        xy = projection.components(crowd.vectors)
+        return cls(
+            crowd.ids, crowd.images, crowd.classes, crowd.novelty, xy, projection.COMPONENTS, dt.datetime.now(dt.UTC)
+        )
 
     @property
     def stamp(self) -> str:
@@ -42,7 +44,7 @@ class Map:
     @property
     def rough(self) -> bool:
         """Whether a better one can be had, in time."""
-        return self.method == flat.COMPONENTS
+        return self.method == projection.COMPONENTS
 
     @property
     def newest(self) -> int:
@@ -68,7 +70,7 @@ def write(folder: Path, space: str, map_: Map) -> None:
     part = folder / f".{space}.part"
     said = {"images": map_.images, "classes": map_.classes, "method": map_.method, "drawn": map_.drawn.isoformat()}
     found: Arrays = {"ids": np.array(map_.ids, np.float64), "novelty": map_.novelty, "xy": map_.xy}
-    arrays.write(part, said, found)
+    serialisation.write(part, said, found)
     flush(part)
     part.replace(path(folder, space))
     kept = sorted(folder.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime)

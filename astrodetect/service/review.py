@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from astrodetect.anomalies import review
-from astrodetect.anomalies.review import By, Label
+from astrodetect.anomalies import active_learning
+from astrodetect.anomalies.active_learning import By, Label
 from astrodetect.records import Crowd, Prediction
 from astrodetect.service.turns import Turns
 
@@ -61,7 +61,7 @@ class Progress:
     def of(cls, labels: Mapping[str, Label]) -> "Progress":
         """Of what each labelled image is."""
         counts = Counter(labels.values())
-        return cls(len(labels), *(counts[label] for label in review.LABELS))
+        return cls(len(labels), *(counts[label] for label in active_learning.LABELS))
 
     @property
     def found_per_100(self) -> float | None:
@@ -115,8 +115,8 @@ class _Seen:
 
     def _ordered(self) -> Mapping[By, list[int]]:
         if not self.crowd.ids:
-            return {by: [] for by in review.ORDERS}
-        return review.orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
+            return {by: [] for by in active_learning.ORDERS}
+        return active_learning.orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
 
     def likeness(self, place: int) -> list[str]:
         """What the labelled images are that are most like this one."""

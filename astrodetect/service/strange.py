@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from astrodetect.anomalies.autoencoder import Autoencoder
+from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnfit, Overloaded, RequestError
 from astrodetect.service.answers import FailedAnswer, PredictionAnswer, UnusualAnswer

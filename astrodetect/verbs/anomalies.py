@@ -13,12 +13,12 @@ from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, bounded, model_name, number, verb
 
 if TYPE_CHECKING:  # what describes and judges takes its time to load: the other verbs need none of it
-    from astrodetect.anomalies.findings import Findings
+    from astrodetect.anomalies.analysis import Fitted
     from astrodetect.anomalies.novelty import Sight
+    from astrodetect.anomalies.results import Findings
     from astrodetect.catalogue.folders import Listed
     from astrodetect.features.extract import Described, Describer
     from astrodetect.inference.engine import Engine
-    from astrodetect.scoring.unusual import Fitted
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
 SMALLEST_CROP = 0.1
@@ -96,15 +96,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find(arguments: argparse.Namespace) -> list[str]:
     """From images to results; returns what is said of them."""
-    from astrodetect.anomalies import flat, folder, page, review, table  # noqa: PLC0415
-    from astrodetect.anomalies.findings import Findings, ordered  # noqa: PLC0415
-    from astrodetect.anomalies.pictures import Reader  # noqa: PLC0415
+    from astrodetect.anomalies import (  # noqa: PLC0415
+        active_learning,
+        analysis,
+        output_folder,
+        projection,
+        results_table,
+    )
+    from astrodetect.anomalies.results import Findings, ordered  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
-    from astrodetect.scoring import told, unusual  # noqa: PLC0415
+    from astrodetect.reports import anomaly_report  # noqa: PLC0415
+    from astrodetect.reports.thumbnails import Reader  # noqa: PLC0415
+    from astrodetect.scoring import told  # noqa: PLC0415
 
     chosen = settings()
-    folder.check(arguments.output)
+    output_folder.check(arguments.output)
     items = extract.listed(arguments.data)
     normal_items = extract.listed([arguments.normal]) if arguments.normal else None
     given = told.read(arguments.labels) if arguments.labels else []
@@ -124,20 +131,20 @@ def find(arguments: argparse.Namespace) -> list[str]:
     strays, interest = 0, None
     if given:
         labels, strays = told.matched(given, paths, seen.sha256)
-        interest = review.rank(looked.vectors, looked.strength, labels).interest
+        interest = active_learning.rank(looked.vectors, looked.strength, labels).interest
     gallery = ordered(looked.strength, interest)[: arguments.top].tolist()
     findings = Findings(
         paths=paths,
         labels=[item.label for item in seen.items],
         sha256=seen.sha256,
         looked=looked,
-        flat=flat.flatten(looked.vectors, gallery),
+        flat=projection.flatten(looked.vectors, gallery),
         told=labels,
         interest=interest,
         skipped=[(file.path, file.reason) for file in seen.skipped],
     )
-    reasons = unusual.reasons(fitted, seen, gallery, describer, max_pixels=chosen.max_image_pixels)
-    about = page.About(
+    reasons = analysis.reasons(fitted, seen, gallery, describer, max_pixels=chosen.max_image_pixels)
+    about = anomaly_report.About(
         title=" ".join(place.resolve().name for place in arguments.data),
         sight=WORDS[describer.sight].format(seen_by),
         judged=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
@@ -145,9 +152,9 @@ def find(arguments: argparse.Namespace) -> list[str]:
         else "each judged by the others",
         reader=Reader(describer.contract, chosen.max_image_pixels),
     )
-    with folder.replaced(arguments.output) as staged:
-        table.write(staged, findings, arguments.format)
-        page.write(staged / "anomalies.html", findings, reasons, about)
+    with output_folder.replaced(arguments.output) as staged:
+        results_table.write(staged, findings, arguments.format)
+        anomaly_report.write(staged / "anomalies.html", findings, reasons, about)
     if arguments.attach:
         store.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
     return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
@@ -169,15 +176,15 @@ def _said(findings: "Findings", seen: "Described", strays: int, attached: str | 
 
 def _fitted(arguments: argparse.Namespace, seen: "Described", normal: "Described | None", sight: "Sight") -> "Fitted":
     """The detectors that are asked for, which the study's autoencoder may be one of."""
+    from astrodetect.anomalies import analysis  # noqa: PLC0415
     from astrodetect.anomalies.novelty import DEFAULT  # noqa: PLC0415
-    from astrodetect.scoring import unusual  # noqa: PLC0415
 
     names, extra = arguments.detectors or DEFAULT, []
     if AUTOENCODER in names:
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - Keras, where it is asked for
 
         extra = [autoencoder.fit((normal or seen).rows)]
-    return unusual.fit(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
+    return analysis.fit(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
 
 
 def _describer(arguments: argparse.Namespace) -> "tuple[Describer, str]":

@@ -34,9 +34,10 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates a model, and says the headline figures and where the page is."""
-    from astrodetect.evaluation import kinds, report  # noqa: PLC0415
+    from astrodetect.evaluation import metric_specs  # noqa: PLC0415
     from astrodetect.evaluation.summary import summarise  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import labelled  # noqa: PLC0415
 
     chosen, data = settings(), arguments.data
@@ -49,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     evidence = labelled.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)
     summary = summarise(evidence)
-    place = report.write(evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html")
-    print("\n".join(kinds.in_words(summary)))
+    place = evaluation_report.write(evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html")
+    print("\n".join(metric_specs.in_words(summary)))
     print(place)
     return 0
 

@@ -47,19 +47,20 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks at the images, writes the page and says where it is."""
-    from astrodetect.catalogue import health, page  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.catalogue import health  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.reports import health_report  # noqa: PLC0415 - the other verbs need none of this
 
     model = arguments.model
     by = f"the features of the model {model}" if model else BY_SHAPES
     found = health.examine(arguments.data, crop=arguments.crop, features=_asked(model) if model else None)
     if arguments.json:
-        print(json.dumps(page.figures(found, by=by)))
+        print(json.dumps(health_report.figures(found, by=by)))
         if not arguments.output:
             return 0
     else:
-        for line in page.verdict(found):
+        for line in health_report.verdict(found):
             print(f"{line.found}: {line.do}")
-    place = page.write(found, arguments.output or Path("explore"), by=by)
+    place = health_report.write(found, arguments.output or Path("explore"), by=by)
     if not arguments.json:
         print(place)
     return 0

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.anomalies import page as pages
-from astrodetect.anomalies.findings import Findings
-from astrodetect.anomalies.flat import flatten
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.anomalies.page import About, Reason
-from astrodetect.anomalies.pictures import Reader
+from astrodetect.anomalies.projection import flatten
+from astrodetect.anomalies.results import Findings
 from astrodetect.records import ImageContract
+from astrodetect.reports import anomaly_report as pages
+from astrodetect.reports.anomaly_report import About, Reason
+from astrodetect.reports.thumbnails import Reader
 from browser.looking import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 

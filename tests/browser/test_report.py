@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from evaluations import evidence
 
-from astrodetect.evaluation import report
 from astrodetect.evaluation.summary import summarise
+from astrodetect.reports import evaluation_report
 from browser.looking import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -16,13 +16,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A report on two classes, and one on ten with long names."""
     folder = tmp_path_factory.mktemp("report")
     found = evidence(folder / "images", request.param, count=120, remarks=["3 images are in train and in test"])
-    return report.write(found, summarise(found), folder / "galaxies.html")
+    return evaluation_report.write(found, summarise(found), folder / "galaxies.html")
 
 
 @pytest.fixture
 def two_classes(tmp_path: Path) -> Path:
     found = evidence(tmp_path / "images")
-    return report.write(found, summarise(found), tmp_path / "galaxies.html")
+    return evaluation_report.write(found, summarise(found), tmp_path / "galaxies.html")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

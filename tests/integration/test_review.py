@@ -17,8 +17,8 @@ from support import query
 
 import database
 from astrodetect import images
-from astrodetect.anomalies import review as ranking
-from astrodetect.anomalies.review import ORDERS
+from astrodetect.anomalies import active_learning as ranking
+from astrodetect.anomalies.active_learning import ORDERS
 from astrodetect.db.connections import connect
 from astrodetect.labels import Labelling
 from astrodetect.records import ImageContract, Prediction, Scored

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from astrodetect.anomalies import drawing, flat
-from astrodetect.anomalies.drawing import Drawing
-from astrodetect.anomalies.review import Label
+from astrodetect.anomalies import projection, projection_process
+from astrodetect.anomalies.active_learning import Label
+from astrodetect.anomalies.projection_process import Drawing
 from astrodetect.errors import DatabaseUnavailable, DrawingFailed
 from astrodetect.records import Crowd
 from astrodetect.service import atlas, maps
@@ -146,11 +146,11 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
     child.stdin.write(b"%d %d\n" % rows.shape + rows.tobytes())
     child.stdin.flush()
     give_up = time.monotonic() + WITHIN_S
-    while psutil.Process(child.pid).nice() != drawing.POLITE:
+    while psutil.Process(child.pid).nice() != projection_process.POLITE:
         assert time.monotonic() < give_up
         time.sleep(0.01)
     child.stdin.close()
-    assert child.wait(WITHIN_S) == drawing.AWAY
+    assert child.wait(WITHIN_S) == projection_process.AWAY
     process.close()
 
 
@@ -195,12 +195,12 @@ def test_a_map_is_there_at_once_and_a_better_one_later(
     ours.draw(SPACE)
     view = until(ours, lambda view: view.map is not None)
     assert view.map
-    assert (view.working, view.due, view.map.method, view.map.rough) == (True, False, flat.COMPONENTS, True)
+    assert (view.working, view.due, view.map.method, view.map.rough) == (True, False, projection.COMPONENTS, True)
     assert view.map.ids == list(range(COUNT, 0, -1))  # the most unusual first
     go_on.set()
     better = until(ours, idle).map
     assert better
-    assert (better.method, better.ids) == (flat.TSNE, view.map.ids)
+    assert (better.method, better.ids) == (projection.TSNE, view.map.ids)
     assert better.stamp != view.map.stamp
     assert ours.labels(better) == [None] * (COUNT - 4) + ["artefact"] + [None] * 3
 
@@ -363,7 +363,7 @@ def test_few_maps_are_kept(tmp_path: Path) -> None:
 
 
 def test_few_images_are_no_map(started: Callable[..., Atlas]) -> None:
-    ours = started(Sky(flat.FEWEST - 1))
+    ours = started(Sky(projection.FEWEST - 1))
     assert not ours.view(SPACE).due
     ours.draw(SPACE)
     assert until(ours, idle).map is None

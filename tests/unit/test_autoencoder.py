@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from astrodetect.anomalies.autoencoder import Autoencoder
+from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.errors import DataError, ModelError
 from astrodetect.learning import autoencoder

@@ -7,18 +7,18 @@ from sklearn.covariance import LedoitWolf
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
-from astrodetect.anomalies import consensus, dbscan, isolation, kmeans, neighbours
-from astrodetect.anomalies.dbscan import Dbscan
-from astrodetect.anomalies.detectors import Learner, Seen, fence
-from astrodetect.anomalies.kmeans import KMeans
-from astrodetect.anomalies.knn import Knn
-from astrodetect.anomalies.lof import Lof
-from astrodetect.anomalies.mahalanobis import Mahalanobis
+from astrodetect.anomalies import consensus, neighbours
+from astrodetect.anomalies.detectors import Learner, Seen, dbscan, fence, isolation_forest, kmeans
+from astrodetect.anomalies.detectors.dbscan import Dbscan
+from astrodetect.anomalies.detectors.kmeans import KMeans
+from astrodetect.anomalies.detectors.knn import Knn
+from astrodetect.anomalies.detectors.lof import Lof
+from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
 from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.surprise import Surprise
+from astrodetect.anomalies.tail_score import Surprise
 from astrodetect.records import Floats
 
-KINDS: list[type[Learner]] = [Lof, Knn, Mahalanobis, isolation.IsolationForest, KMeans, Dbscan]
+KINDS: list[type[Learner]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
 
 
 def drawn(count: int, dimensions: int, seed: int = 0) -> Floats:
@@ -78,8 +78,10 @@ def test_mahalanobis_says_what_scikit_learn_says(usual: Floats, strangers: Float
 
 
 def test_the_isolation_forest_says_what_scikit_learn_says(usual: Floats, strangers: Floats) -> None:
-    peer = IsolationForest(n_estimators=isolation.TREES, max_samples=isolation.SAMPLE, random_state=isolation.SEED)
-    found = isolation.IsolationForest.fit(learnt(usual)).score(new(strangers, usual))
+    peer = IsolationForest(
+        n_estimators=isolation_forest.TREES, max_samples=isolation_forest.SAMPLE, random_state=isolation_forest.SEED
+    )
+    found = isolation_forest.IsolationForest.fit(learnt(usual)).score(new(strangers, usual))
     assert np.allclose(found, -peer.fit(usual).score_samples(strangers), rtol=1e-5)
 
 

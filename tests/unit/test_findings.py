@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.anomalies import flat, folder, review, table
-from astrodetect.anomalies.findings import Findings
-from astrodetect.anomalies.marks import MOST_CLASSES, OTHERS, marked
+from astrodetect.anomalies import active_learning, analysis, output_folder, projection, results_table
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
+from astrodetect.anomalies.results import Findings
 from astrodetect.catalogue.folders import Listed
 from astrodetect.errors import DataError
 from astrodetect.features.extract import Described, Describer
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.scoring import told, unusual
+from astrodetect.reports.markers import MOST_CLASSES, OTHERS, marked
+from astrodetect.scoring import told
 from astrodetect.scoring.told import Told
 
 COUNT = 40
@@ -33,7 +33,7 @@ def findings() -> Findings:
         labels=["E"] * COUNT,
         sha256=["0" * 64] * COUNT,
         looked=looked,
-        flat=flat.flatten(looked.vectors, []),
+        flat=projection.flatten(looked.vectors, []),
         told={},
         interest=None,
         skipped=[(Path("sky/bad.jpg"), "the file is empty")],
@@ -41,7 +41,7 @@ def findings() -> Findings:
 
 
 def test_every_image_has_its_row_whatever_its_name(findings: Findings, tmp_path: Path) -> None:
-    table.write(tmp_path, findings, "csv")
+    results_table.write(tmp_path, findings, "csv")
     with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
@@ -54,7 +54,7 @@ def test_csv_and_parquet_say_the_same(findings: Findings, tmp_path: Path) -> Non
 
     for kind in ("csv", "parquet"):
         (tmp_path / kind).mkdir()
-        table.write(tmp_path / kind, findings, kind)
+        results_table.write(tmp_path / kind, findings, kind)
     with (tmp_path / "csv" / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     columns = parquet.read_table(tmp_path / "parquet" / "anomalies.parquet").to_pydict()
@@ -68,16 +68,16 @@ def test_csv_and_parquet_say_the_same(findings: Findings, tmp_path: Path) -> Non
 
 def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: Findings) -> None:
     labels = {3: "interesting", 4: "interesting", 5: "artefact"}
-    interest = review.rank(findings.looked.vectors, findings.looked.strength, labels).interest
+    interest = active_learning.rank(findings.looked.vectors, findings.looked.strength, labels).interest
     order = replace(findings, interest=interest).order.tolist()
     assert order[:2] == sorted((3, 4), key=lambda image: -findings.looked.strength[image])
     assert order[-1] == 5
 
 
 def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat, "MOST", 30)
+    monkeypatch.setattr(projection, "MOST", 30)
     vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
-    found, again = (flat.flatten(vectors, [99, 50, 7]) for _ in range(2))
+    found, again = (projection.flatten(vectors, [99, 50, 7]) for _ in range(2))
     assert len(found.places) == 30
     assert {99, 50, 7} <= set(found.places.tolist())
     assert "of 30 images" in found.method
@@ -87,7 +87,7 @@ def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pyt
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 4), (30, 1)])
 def test_few_images_and_few_dimensions_have_a_map_too(shape: tuple[int, int]) -> None:
-    found = flat.flatten(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
+    found = projection.flatten(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
     assert found.xy.shape == (shape[0], 2)
     assert np.isfinite(found.xy).all()
 
@@ -123,21 +123,21 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
     describer = Describer("network", ImageContract(size=16), says, "numbers", 8, 1)
-    fitted = unusual.fit(seen, None, "network", DEFAULT, [])
+    fitted = analysis.fit(seen, None, "network", DEFAULT, [])
     paths[7].unlink()
-    own, gone = unusual.reasons(fitted, seen, [0, 7], describer, max_pixels=10**6)
+    own, gone = analysis.reasons(fitted, seen, [0, 7], describer, max_pixels=10**6)
     assert own.heat is not None
     assert not {paths[0], paths[1]} & set(own.neighbours)
-    assert len(own.neighbours) == unusual.NEIGHBOURS
+    assert len(own.neighbours) == analysis.NEIGHBOURS
     assert gone.heat is None
 
 
 def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "out"
     for text in ("first", "second"):
-        with folder.replaced(place) as staged:
+        with output_folder.replaced(place) as staged:
             (staged / "anomalies.csv").write_text(text)
-    with pytest.raises(KeyboardInterrupt), folder.replaced(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
+    with pytest.raises(KeyboardInterrupt), output_folder.replaced(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
         (staged / "anomalies.csv").write_text("third")
         raise KeyboardInterrupt
     assert (place / "anomalies.csv").read_text() == "second"
@@ -148,14 +148,17 @@ def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None
     before = tmp_path / ".out.before"
     before.mkdir()
     (before / "anomalies.csv").write_text("first")
-    folder.check(tmp_path / "out")
+    output_folder.check(tmp_path / "out")
     assert (tmp_path / "out" / "anomalies.csv").read_text() == "first"
 
 
 def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
-    with folder.replaced(tmp_path / "out") as staged:
+    with output_folder.replaced(tmp_path / "out") as staged:
         (staged / "anomalies.csv").write_text("first")
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds notes\.txt, which no run made"), folder.replaced(tmp_path / "out"):
+    with (
+        pytest.raises(DataError, match=r"holds notes\.txt, which no run made"),
+        output_folder.replaced(tmp_path / "out"),
+    ):
         pass
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anomalies.csv", "notes.txt"}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astrodetect.catalogue import folders, health, likeness, page, simulated
+from astrodetect.catalogue import folders, health, likeness, simulated
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
+from astrodetect.reports import health_report
 
 SIZE = 96
 
@@ -100,7 +101,7 @@ def test_the_verdict_begins_with_leaks_and_names_what_cannot_be_read(data: Path)
     save(sky(0), data / "train" / "SB" / "leak.jpg", quality=70)
     (data / "train" / "SB" / "cut.jpg").write_bytes((data / "train" / "E" / "2.jpg").read_bytes()[:500])
     found = health.examine(data)
-    lines = page.verdict(found)
+    lines = health_report.verdict(found)
     assert [line.anchor for line in lines[:3]] == ["leaks", "conflicts", "unreadable"]
     assert lines[0].found == "1 picture is in more than one of test and train"
     assert [file.item.path.name for file in found.unreadable] == ["cut.jpg"]
@@ -108,7 +109,7 @@ def test_the_verdict_begins_with_leaks_and_names_what_cannot_be_read(data: Path)
 
 def test_the_page_stands_alone_and_the_json_has_every_file(data: Path, tmp_path: Path) -> None:
     save(sky(0), data / "train" / "E" / "<b>copy & all.jpg", quality=75)
-    place = page.write(health.examine(data), tmp_path / "out", by="shapes")
+    place = health_report.write(health.examine(data), tmp_path / "out", by="shapes")
     said = place.read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", said)
     assert "<b>copy" not in said

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
-from astrodetect.anomalies import arrays, novelty
+from astrodetect.anomalies import novelty, serialisation
 from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
-from astrodetect.anomalies.space import CLIP, Block, Space
+from astrodetect.anomalies.whitening import CLIP, Block, Space
 from astrodetect.errors import DataError, ModelError
 from astrodetect.records import Floats
 
@@ -319,7 +319,7 @@ def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are
 def test_a_bomb_is_refused_by_what_it_declares(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = rezipped(file, {"bomb.npy": bytes(50_000_000)})
     assert len(bomb) < 5_000_000
-    monkeypatch.setattr(arrays, "MOST_BYTES", 20_000_000)
+    monkeypatch.setattr(serialisation, "MOST_BYTES", 20_000_000)
 
     def unpacked(*_: object) -> bytes:
         raise AssertionError("it was unpacked")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from astrodetect.anomalies import review
-from astrodetect.anomalies.review import ARTEFACT, INTERESTING, ORDINARY, orders, rank
+from astrodetect.anomalies import active_learning
+from astrodetect.anomalies.active_learning import ARTEFACT, INTERESTING, ORDINARY, orders, rank
 from astrodetect.records import Floats
 
 SIDE = 20  # images in each group of the unusual
@@ -49,7 +49,7 @@ def test_labelled_images_settle_at_either_end_and_do_not_come_up_again() -> None
     assert ranking.interest[7] > ranking.interest[rest].max()
     assert max(ranking.interest[[3, 9]]) < ranking.interest[rest].min()
     assert not ranking.doubt[[3, 7, 9]].any()
-    for by in review.ORDERS:
+    for by in active_learning.ORDERS:
         assert set(orders(vectors, strength, labels, len(strength))[by]) == set(rest.tolist())
 
 
@@ -78,9 +78,9 @@ def test_more_labels_than_are_learnt_from_and_more_images_than_a_block(monkeypat
     vectors, strength = sky()
     labels = dict.fromkeys(range(50), ORDINARY) | dict.fromkeys(MERGERS[:5].tolist(), INTERESTING)
     whole = rank(vectors, strength, labels).interest
-    monkeypatch.setattr(review, "BLOCK", 7)
+    monkeypatch.setattr(active_learning, "BLOCK", 7)
     np.testing.assert_allclose(rank(vectors, strength, labels).interest, whole)
-    monkeypatch.setattr(review, "MOST_LABELS", 5)
+    monkeypatch.setattr(active_learning, "MOST_LABELS", 5)
     newest = rank(vectors, strength, labels)
     assert (newest.interest[MERGERS[5:]] > rank(vectors, strength, {}).interest[MERGERS[5:]]).all()
-    assert (newest.interest[list(range(50))] == -review.SETTLED).all()
+    assert (newest.interest[list(range(50))] == -active_learning.SETTLED).all()

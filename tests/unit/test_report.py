@@ -13,18 +13,19 @@ import pytest
 from evaluations import evidence
 
 from astrodetect.errors import DataError
-from astrodetect.evaluation import findings, gallery, heat, report
-from astrodetect.evaluation.evidence import Evidence
-from astrodetect.evaluation.findings import Finding
-from astrodetect.evaluation.kinds import in_words
+from astrodetect.evaluation import heatmap, notable_images
+from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.metric_specs import in_words
+from astrodetect.evaluation.notable_images import Finding
 from astrodetect.evaluation.summary import summarise
 from astrodetect.records import Outputs
+from astrodetect.reports import evaluation_report, gallery
 
 LARGEST_PAGE = 4_000_000
 
 
 def written(found: Evidence, page: Path) -> str:
-    assert report.write(found, summarise(found), page) == page
+    assert evaluation_report.write(found, summarise(found), page) == page
     return page.read_text(encoding="utf-8")
 
 
@@ -134,7 +135,7 @@ def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -
     (tmp_path / "file").touch()
     found = evidence(tmp_path)
     with pytest.raises(DataError, match="cannot write the report to"):
-        report.write(found, summarise(found), tmp_path / "file" / "galaxies.html")
+        evaluation_report.write(found, summarise(found), tmp_path / "file" / "galaxies.html")
 
 
 def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(t
     probabilities[7] = [0.95, 0.05]  # wrong, but among its own
     outputs = Outputs(probabilities, features, found.shown.outputs.maps)
     told = replace(found, parts=[replace(found.shown, truth=truth, outputs=outputs)], learnt=None)
-    seen = findings.find(told, 5)
+    seen = notable_images.find(told, 5)
     assert [finding.image for finding in seen.errors] == [7, 4]
     assert [finding.image for finding in seen.mislabelled] == [4]
     assert "5 of the 5" in seen.mislabelled[0].remark
@@ -155,18 +156,18 @@ def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(t
 
 
 def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
-    features = np.random.default_rng(0).normal(size=(findings.BLOCK + 100, 8)).astype(np.float32)
-    distances, neighbours = findings.nearest(features, None)
+    features = np.random.default_rng(0).normal(size=(notable_images.BLOCK + 100, 8)).astype(np.float32)
+    distances, neighbours = notable_images.nearest(features, None)
     own = features / np.linalg.norm(features, axis=1, keepdims=True)
     apart = np.linalg.norm(own[:, np.newaxis] - own, axis=2)
     np.fill_diagonal(apart, np.inf)
-    expected = np.sort(apart, axis=1)[:, : findings.NEIGHBOURS]
+    expected = np.sort(apart, axis=1)[:, : notable_images.NEIGHBOURS]
     assert np.allclose(np.sort(distances, axis=1), expected, atol=1e-3)
     assert (neighbours != np.arange(len(features))[:, np.newaxis]).all()
 
 
 def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
-    uri = heat.overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
+    uri = heatmap.overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     at = data.index(b"IDAT")
     length = struct.unpack(">I", data[at - 4 : at])[0]
@@ -183,7 +184,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
         for number, class_ in enumerate(said):
             [card] = gallery.cards(found, [Finding(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
-            assert card.heat == heat.overlay(sign * outputs.maps[number])
+            assert card.heat == heatmap.overlay(sign * outputs.maps[number])
 
 
 def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:

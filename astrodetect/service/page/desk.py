@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from astrodetect.anomalies.review import By, Label
+from astrodetect.anomalies.active_learning import By, Label
 from astrodetect.records import Neighbour, Prediction
 from astrodetect.service.page.alike import neighbours
 from astrodetect.service.page.sight import Sight

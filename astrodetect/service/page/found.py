@@ -5,8 +5,8 @@ from itertools import accumulate
 
 from markupsafe import Markup
 
-from astrodetect.anomalies.review import INTERESTING, Label
-from astrodetect.evaluation.figures import Axes, Line, chart
+from astrodetect.anomalies.active_learning import INTERESTING, Label
+from astrodetect.reports.svg_charts import Axes, Line, chart
 
 LATELY = 100  # images
 LEAST = 12  # that an axis reaches to: the ticks of a shorter one would fall between images

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.marks import COLOURS, MOST_CLASSES, OTHERS, SHAPES
-from astrodetect.anomalies.review import LABELS, Label
+from astrodetect.anomalies.active_learning import LABELS, Label
+from astrodetect.reports.markers import COLOURS, MOST_CLASSES, OTHERS, SHAPES
 from astrodetect.service.maps import Map
 
 UNLABELLED = "not labelled"

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.flat import FEWEST
+from astrodetect.anomalies.projection import FEWEST
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.service.asked import PredictionId

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.review import LABELS, By, Label
+from astrodetect.anomalies.active_learning import LABELS, By, Label
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE

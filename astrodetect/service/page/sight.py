@@ -4,7 +4,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from astrodetect.evaluation import heat
+from astrodetect.evaluation import heatmap
 from astrodetect.records import Picture, Prediction, Scored
 from astrodetect.settings import Settings
 
@@ -29,7 +29,7 @@ class Sight:
             return cls(picture, None, 1.0, "No heat map is kept of what this model saw in it.")
         if not kept.places.any():
             return cls(picture, None, kept.crop, "The heat map is empty: no place by itself speaks for the verdict.")
-        return cls(picture, heat.overlay(kept.places), kept.crop, None)
+        return cls(picture, heatmap.overlay(kept.places), kept.crop, None)
 
 
 def _why_not(row: Prediction | Scored, settings: Settings) -> str:

@@ -11,12 +11,12 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
-from astrodetect.evaluation.kinds import KINDS
-from astrodetect.evaluation.report import in_rows
+from astrodetect.evaluation.metric_specs import KINDS
 from astrodetect.model_store import rollback as earlier
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
+from astrodetect.reports.evaluation_report import in_rows
 from astrodetect.service.model_answers import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
 from astrodetect.service.models import Models
 from astrodetect.service.page.shown import TEMPLATE, shown, wants_part

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from astrodetect.evaluation.evidence import Evidence
+from astrodetect.evaluation.inputs import Evidence
 from astrodetect.evaluation.metrics import Numbers, Reals
 from astrodetect.records import Floats
 

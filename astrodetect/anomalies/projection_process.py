@@ -13,12 +13,12 @@ from typing import IO
 
 import numpy as np
 
-from astrodetect.anomalies import flat
+from astrodetect.anomalies import projection
 from astrodetect.errors import DrawingFailed
 from astrodetect.records import Floats
 from astrodetect.settings import ROOT
 
-COMMAND = (sys.executable, "-m", "astrodetect.anomalies.drawing")
+COMMAND = (sys.executable, "-m", "astrodetect.anomalies.projection_process")
 POLITE = 19  # of os.nice: every other process goes before it
 AWAY = 1  # its exit status where whoever started it has gone
 DONE = b"done\n"  # what it says before the map
@@ -88,10 +88,10 @@ def main() -> None:
     def stepped(count: int) -> None:
         nonlocal done
         done += count
-        out.write(b"%.3f\n" % (done / flat.STEPS))
+        out.write(b"%.3f\n" % (done / projection.STEPS))
         out.flush()
 
-    xy = flat.tsne(vectors, stepped)
+    xy = projection.tsne(vectors, stepped)
     out.write(DONE + xy.astype(KIND).tobytes())
     out.flush()
 

@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.arrays import Stored
-from astrodetect.anomalies.detectors import WHISKER, Seen
+from astrodetect.anomalies.detectors.base import WHISKER, Seen
 from astrodetect.anomalies.neighbours import Reference
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.records import Floats
 
 CLUSTERS = 10

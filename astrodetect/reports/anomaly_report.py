@@ -10,15 +10,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.findings import Findings
-from astrodetect.anomalies.marks import COLOURS, Mark, marked
-from astrodetect.anomalies.pictures import TILE_PX, TILES_A_ROW, Picture, Reader, Wanted, name, pictures, sheet
-from astrodetect.evaluation import heat
+from astrodetect.anomalies.results import Findings
+from astrodetect.evaluation import heatmap
 from astrodetect.records import Floats
 from astrodetect.reports.jinja import environment
+from astrodetect.reports.markers import COLOURS, Mark, marked
+from astrodetect.reports.thumbnails import TILE_PX, TILES_A_ROW, Picture, Reader, Wanted, name, pictures, sheet
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLE = Path(__file__).parent.parent / "evaluation" / "templates" / "report.css"  # what all reports have in common
+STYLE = TEMPLATES / "report.css"  # shared by all reports
 SUBJECT_PX, BESIDE_PX, SAMPLE_PX = 192, 96, 80  # sides of the images on it
 SAMPLES = 12  # images of each detector
 SEED = 0  # they are drawn by
@@ -118,7 +118,7 @@ def _cards(findings: Findings, reasons: Sequence[Reason], small: Mapping[Wanted,
             picture=small[findings.paths[image], SUBJECT_PX],
             label=findings.labels[image],
             told=findings.told.get(image, ""),
-            heat="" if reason.heat is None else heat.overlay(reason.heat),
+            heat="" if reason.heat is None else heatmap.overlay(reason.heat),
             neighbours=[small[path, BESIDE_PX] for path in reason.neighbours],
             novelty=float(looked.novelty[image]),
             strength=float(looked.strength[image]),

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.flat import Flat
 from astrodetect.anomalies.novelty import Looked
+from astrodetect.anomalies.projection import Flat
 from astrodetect.records import Floats
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from astrodetect import images
 from astrodetect.errors import ImageError
-from astrodetect.evaluation import heat
-from astrodetect.evaluation.evidence import Evidence
-from astrodetect.evaluation.findings import Finding, sureness
+from astrodetect.evaluation import heatmap
+from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.notable_images import Finding, sureness
 
 SIDE_PX = 112
 MOST_IN_CELLS = 240  # images behind the cells of the confusion matrix, all together
@@ -74,5 +74,5 @@ def _card(evidence: Evidence, finding: Finding) -> Card:
         picture = f"data:image/jpeg;base64,{encoded}"
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
     [said] = evidence.model.decides(part.outputs.probabilities[[finding.image]])
-    places = heat.speaking(part.outputs.maps[finding.image], said, of_two=evidence.model.task == "binary")
-    return Card(name, finding.remark, picture, heat.overlay(places))
+    places = heatmap.speaking(part.outputs.maps[finding.image], said, of_two=evidence.model.task == "binary")
+    return Card(name, finding.remark, picture, heatmap.overlay(places))

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.arrays import Stored
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.errors import DataError
 from astrodetect.records import Floats
 

@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.arrays import Stored
-from astrodetect.anomalies.detectors import Seen
+from astrodetect.anomalies.detectors.base import Seen
 from astrodetect.anomalies.neighbours import Near, Reference
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.records import Floats
 
 LEAST_REACH = 0.5  # of the mean reach: copies of an image are infinitely dense, and would set apart what is beside them

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from astrodetect.evaluation.evidence import Evidence
-from astrodetect.evaluation.figures import histogram
+from astrodetect.evaluation.inputs import Evidence
+from astrodetect.reports.svg_charts import histogram
 
 STEPS = 1000  # of the threshold, from 0 to 1
 BARS = 40  # of the histogram

@@ -5,8 +5,8 @@ from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
-from astrodetect.anomalies.arrays import Stored
 from astrodetect.anomalies.neighbours import Near, Reference
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.records import Floats
 
 WHISKER = 1.5  # interquartile ranges: how far beyond a quartile is too far

@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.arrays import Stored
-from astrodetect.anomalies.detectors import Seen
+from astrodetect.anomalies.detectors.base import Seen
 from astrodetect.anomalies.neighbours import Reference
+from astrodetect.anomalies.serialisation import Stored
 from astrodetect.records import Floats
 
 LEAST_COMPANY = 4  # others within the radius: with the image itself, the study's five

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from astrodetect.anomalies.findings import Findings
+from astrodetect.anomalies.results import Findings
 
 Format = Literal["csv", "parquet"]
 

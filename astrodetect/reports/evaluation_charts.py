@@ -8,9 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from astrodetect.evaluation import metrics
-from astrodetect.evaluation.evidence import Evidence
-from astrodetect.evaluation.figures import Axes, Line, chart, reliability
+from astrodetect.evaluation.inputs import Evidence
 from astrodetect.evaluation.metrics import Ranking
+from astrodetect.reports.svg_charts import Axes, Line, chart, reliability
 
 MOST_CLASSES = 12  # that have curves of their own: those with most images
 WATCHED = "watched_loss"  # the figure of a history by which the epoch was chosen; log_loss where it has none

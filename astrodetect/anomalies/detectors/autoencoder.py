@@ -5,10 +5,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.arrays import Stored, unusable
-from astrodetect.anomalies.detectors import Seen
+from astrodetect.anomalies.detectors.base import Seen
 from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.space import Scaling
+from astrodetect.anomalies.serialisation import Stored, unusable
+from astrodetect.anomalies.whitening import Scaling
 from astrodetect.records import Floats
 
 MOST_LAYERS = 20

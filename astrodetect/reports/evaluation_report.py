@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from astrodetect.errors import DataError
-from astrodetect.evaluation import curves, findings, gallery
-from astrodetect.evaluation.chooser import chooser
-from astrodetect.evaluation.evidence import Evidence
-from astrodetect.evaluation.figures import whisker
-from astrodetect.evaluation.kinds import GAINS, KINDS, interval
+from astrodetect.evaluation import notable_images
+from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.metric_specs import GAINS, KINDS, interval
 from astrodetect.evaluation.summary import Previous, Summary, read_previous
+from astrodetect.evaluation.threshold_explorer import chooser
+from astrodetect.reports import evaluation_charts, gallery
 from astrodetect.reports.jinja import environment
+from astrodetect.reports.svg_charts import whisker
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_A_GALLERY = 24
@@ -38,7 +39,7 @@ def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> 
     templates = environment(TEMPLATES)
     templates.filters["moment"] = _moment
     templates.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
-    found = findings.find(evidence, MOST_IN_A_GALLERY)
+    found = notable_images.find(evidence, MOST_IN_A_GALLERY)
     model = evidence.model
     return templates.get_template("report.html").render(
         model=model,
@@ -54,9 +55,9 @@ def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> 
         errors=gallery.cards(evidence, found.errors),
         unusual=gallery.cards(evidence, found.unusual),
         mislabelled=gallery.cards(evidence, found.mislabelled),
-        training=curves.training(model.settings.get("history")),
-        discrimination=curves.discrimination(evidence),
-        calibration=curves.calibration(evidence),
+        training=evaluation_charts.training(model.settings.get("history")),
+        discrimination=evaluation_charts.discrimination(evidence),
+        calibration=evaluation_charts.calibration(evidence),
         chooser=chooser(evidence),
         settings=in_rows({name: value for name, value in model.settings.items() if name != "history"}),
         versions=in_rows(model.versions),

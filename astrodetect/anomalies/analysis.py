@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies import explain
-from astrodetect.anomalies.detectors import Detector
+from astrodetect.anomalies import occlusion
+from astrodetect.anomalies.detectors.base import Detector
 from astrodetect.anomalies.neighbours import Reference
 from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, Looked, Novelty, Sight
-from astrodetect.anomalies.page import Reason
 from astrodetect.errors import ImageError
 from astrodetect.features.extract import Described, Describer
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, Pixels
+from astrodetect.reports.anomaly_report import Reason
 
 ORDINARY = 0.9  # of a mixed set: the least unusual share of it, which the others are seen against
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are covered with the nearest
@@ -78,7 +78,7 @@ def reasons(
             neighbours = [ordinary.seen.items[place].path for place in others[:NEIGHBOURS]]
             try:
                 heat = (
-                    explain.where(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
+                    occlusion.where(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
                     if neighbours
                     else None
                 )

@@ -1,0 +1,1 @@
+"""Detectors of unusual objects, one algorithm per file."""
