@@ -17,8 +17,8 @@ import numpy as np
 
 from astrodetect import provenance
 from astrodetect.anomalies.usual import usual
-from astrodetect.catalogue import folders, health
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets import dataset, health
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.model_store import store as bundle
@@ -110,8 +110,8 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Data:
     place, test_place = (arguments.data or arguments.train), (arguments.data or arguments.test)
     classes = [arguments.negative, arguments.positive]  # in the order of their numbers: the anomaly is 1
     if arguments.classes:
-        classes = folders.classes(place) if arguments.classes == ["all"] else arguments.classes
-    parted = folders.parts(arguments.data) if arguments.data else []
+        classes = dataset.classes(place) if arguments.classes == ["all"] else arguments.classes
+    parted = dataset.parts(arguments.data) if arguments.data else []
     if arguments.data and not {"train", "test"} <= set(parted):
         raise DataError(f"{arguments.data} has no parts train and test: python -m astrodetect split makes them")
     everything = read_part("training", place, classes, contract, "train" if parted else None)
@@ -132,7 +132,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Data:
 
 def read_part(title: str, place: Path, classes: list[str], contract: ImageContract, part: str | None) -> Catalogue:
     """One part of the images, with what was skipped told."""
-    catalogue = folders.read(place, classes, title=f"{title} images", part=part, contract=contract)
+    catalogue = dataset.read(place, classes, title=f"{title} images", part=part, contract=contract)
     for skipped in catalogue.skipped[:SKIPPED_SHOWN]:
         say(f"skipped {skipped.path}: {skipped.reason}")
     if len(catalogue.skipped) > SKIPPED_SHOWN:

@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 from astrodetect import images
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
-from astrodetect.catalogue import folders, simulated
+from astrodetect.datasets import dataset
+from astrodetect.datasets.simulation import generator
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -123,7 +124,7 @@ def _ours(unusual: Truth, looked: Looked) -> dict[str, Found]:
 
 def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
     if arguments.data:
-        found = folders.listing(arguments.data)
+        found = dataset.listing(arguments.data)
         labels = np.array([item.label for item in found])
         if missing := sorted({*arguments.unusual} - {*labels.tolist()}):
             sys.exit(f"{arguments.data} has no class {missing[0]}")
@@ -137,8 +138,8 @@ def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
     )
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            simulated.make(Path(folder), counts, seed=seed, size=SIDE_PX)
-            found = folders.listing(Path(folder))
+            generator.make(Path(folder), counts, seed=seed, size=SIDE_PX)
+            found = dataset.listing(Path(folder))
             yield seed, Sky([item.path for item in found], np.array([item.label in UNUSUAL for item in found]))
 
 

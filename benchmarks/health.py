@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from astrodetect.catalogue import folders, health, simulated
-from astrodetect.catalogue.health import Health
+from astrodetect.datasets import dataset, health
+from astrodetect.datasets.health import Health
+from astrodetect.datasets.simulation import generator
 from benchmarks import machine
 
 WRONG, COPIES, CORRUPT, LEAKS, TEST = 0.05, 0.03, 0.01, 0.02, 0.2  # shares of the images
@@ -93,7 +94,7 @@ def main() -> None:
             report: dict[str, object] = {"images": arguments.time, "seconds": round(took, 1)}
         else:
             source = arguments.folder or _simulated(home / "source", arguments.images, arguments.size)
-            classes = arguments.classes or folders.classes(source)
+            classes = arguments.classes or dataset.classes(source)
             planted = plant(source, classes, home / "planted", arguments.seed)
             found = health.examine(home / "planted")
             faults = compare(found, planted)
@@ -185,7 +186,7 @@ def _copy(original: Path, folder: Path, turn: int, mark: str) -> Path:
 
 
 def _simulated(folder: Path, count: int, size: int) -> Path:
-    return simulated.make(folder, dict.fromkeys(SIMULATED, count // len(SIMULATED)), seed=1, size=size)
+    return generator.make(folder, dict.fromkeys(SIMULATED, count // len(SIMULATED)), seed=1, size=size)
 
 
 def _many(home: Path, count: int, size: int) -> Path:

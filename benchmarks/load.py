@@ -63,12 +63,12 @@ def simulated_files(count: int = 32) -> list[tuple[str, bytes]]:
 
     from PIL import Image  # noqa: PLC0415
 
-    from astrodetect.catalogue import simulated  # noqa: PLC0415
+    from astrodetect.datasets.simulation import generator  # noqa: PLC0415
 
     files = []
     for seed in range(count):
         file = io.BytesIO()
-        Image.fromarray(simulated.render(("E", "SB")[seed % 2], seed)).save(file, "JPEG", quality=92)
+        Image.fromarray(generator.render(("E", "SB")[seed % 2], seed)).save(file, "JPEG", quality=92)
         files.append((f"{seed:05}.jpg", file.getvalue()))
     return files
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import setup_db
 from astrodetect.anomalies.usual import usual
-from astrodetect.catalogue import folders, simulated
+from astrodetect.datasets import dataset
+from astrodetect.datasets.simulation import generator
 from astrodetect.db.embedded import server
 from astrodetect.model_store import store
 from benchmarks import http, machine, model
@@ -71,9 +72,9 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     plain = model.prepare()
     knowing = place / "models"
     shutil.copytree(plain, knowing)
-    sky = simulated.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
+    sky = generator.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
     contract = store.read_manifest(plain / f"{model.NAME}.json").image
-    catalogue = folders.read(sky, ("E", "SB"), title="skies", contract=contract)
+    catalogue = dataset.read(sky, ("E", "SB"), title="skies", contract=contract)
     store.attach(knowing, model.NAME, usual(catalogue, contract, SEED).save)
     with ExitStack() as stack:
         found = {}

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from astrodetect import images
-from astrodetect.catalogue import simulated
+from astrodetect.datasets.simulation import generator
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.settings import ROOT, settings
@@ -82,7 +82,7 @@ def make_images(temporary: Path, count: int) -> Path:
     """`count` JPEGs in folders, some hundreds of them different."""
     drawn = temporary / "drawn"
     half = min(DIFFERENT, count) // 2 + 1
-    simulated.make(drawn, {"E": half, "SB": half}, seed=0, size=SIZE_PX)
+    generator.make(drawn, {"E": half, "SB": half}, seed=0, size=SIZE_PX)
     different = sorted(drawn.rglob("*.jpg"))
     sky = temporary / "sky"
     for number in range(count):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from astrodetect.anomalies.novelty import MOST_IMAGES, Novelty
-from astrodetect.catalogue.folders import Catalogue, Listed
+from astrodetect.datasets.dataset import Catalogue, Listed
 from astrodetect.features import extract
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.anomalies import novelty
 from astrodetect.anomalies.novelty import Sight
-from astrodetect.catalogue import folders
-from astrodetect.catalogue.folders import Listed, Skipped
+from astrodetect.datasets import dataset
+from astrodetect.datasets.dataset import Listed, Skipped
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
 from astrodetect.features.cache import Kept
@@ -91,7 +91,7 @@ def listed(places: Sequence[Path]) -> list[Listed]:
     names = [str(place) for place in places]
     try:
         if len(places) == 1 and not _plain(places[0]):
-            return folders.listing(places[0])
+            return dataset.listing(places[0])
         files.check(names)
         found = [Listed(Path(path), "") for path in files.walk(names)]
     except OSError as error:

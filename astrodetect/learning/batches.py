@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.learning.devices import filled
 from astrodetect.records import Floats, ImageContract, Pixels
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.pipeline import ahead
 from astrodetect.learning import head

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.learning import devices, forest, frozen, network, training, weights
 from astrodetect.learning.batches import Task

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.learning.backbones import Standard

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.catalogue.health import Copies, Doubt, Health
-from astrodetect.catalogue.looks import SEEN_AS, Look
+from astrodetect.datasets.health import Copies, Doubt, Health
+from astrodetect.datasets.scan import SEEN_AS, Look
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
 from astrodetect.reports.jinja import environment

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation.inputs import Evidence, Learnt, Model, Part
 from astrodetect.evaluation.summary import summarise

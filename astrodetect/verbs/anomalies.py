@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what describes and judges takes its time to load: the other
     from astrodetect.anomalies.analysis import Fitted
     from astrodetect.anomalies.novelty import Sight
     from astrodetect.anomalies.results import Findings
-    from astrodetect.catalogue.folders import Listed
+    from astrodetect.datasets.dataset import Listed
     from astrodetect.features.extract import Described, Describer
     from astrodetect.inference.engine import Engine
 

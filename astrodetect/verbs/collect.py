@@ -12,8 +12,8 @@ from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, number, verb
 
 if TYPE_CHECKING:
-    from astrodetect.catalogue.ledger import Ledger
-    from astrodetect.catalogue.nasa import Query
+    from astrodetect.datasets.sources.manifest import Ledger
+    from astrodetect.datasets.sources.nasa import Query
 
 MOST_IMAGES = 1_000_000
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 64, 2048  # what the services of cutouts give
@@ -113,7 +113,7 @@ def _add_cutouts(sources: Verbs) -> None:
 
 def nasa(arguments: argparse.Namespace) -> int:
     """Collects what NASA's library finds."""
-    from astrodetect.catalogue.nasa import Library  # noqa: PLC0415 - the other verbs need no network
+    from astrodetect.datasets.sources.nasa import Library  # noqa: PLC0415 - the other verbs need no network
 
     with _ledger(arguments.output) as ledger:
         Library(settings()).collect(ledger, arguments.queries, limit=arguments.limit, side=arguments.side)
@@ -122,7 +122,7 @@ def nasa(arguments: argparse.Namespace) -> int:
 
 def galaxy10(arguments: argparse.Namespace) -> int:
     """Unpacks Galaxy10, fetched first where it is not here."""
-    from astrodetect.catalogue import galaxy10  # noqa: PLC0415 - as above
+    from astrodetect.datasets.sources import galaxy10  # noqa: PLC0415 - as above
 
     with _ledger(arguments.output) as ledger:
         file = arguments.file or galaxy10.download(arguments.output, settings())
@@ -132,7 +132,7 @@ def galaxy10(arguments: argparse.Namespace) -> int:
 
 def cutouts(arguments: argparse.Namespace) -> int:
     """Collects cutouts of a survey."""
-    from astrodetect.catalogue import cutouts  # noqa: PLC0415 - as above
+    from astrodetect.datasets.sources import cutouts  # noqa: PLC0415 - as above
 
     survey, kind = cutouts.SURVEYS[arguments.source], arguments.format
     if kind not in survey.layers:
@@ -149,10 +149,10 @@ def cutouts(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _ledger(folder: Path) -> "Iterator[Ledger]":
     """What is collected into the folder, told at the end."""
-    from astrodetect.catalogue import ledger  # noqa: PLC0415 - as above
+    from astrodetect.datasets.sources import manifest  # noqa: PLC0415 - as above
 
     try:
-        with ledger.opened(folder) as book:
+        with manifest.opened(folder) as book:
             yield book
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
@@ -160,7 +160,7 @@ def _ledger(folder: Path) -> "Iterator[Ledger]":
     if book.shared:
         said.append(f"{book.shared} found for another class too: each stays in its first")
     if book.skipped:
-        said.append(f"{book.skipped} skipped, the reasons in {folder / ledger.SKIPPED}")
+        said.append(f"{book.skipped} skipped, the reasons in {folder / manifest.SKIPPED}")
     print("; ".join(said) or "nothing was found", file=sys.stderr)
     if not book.counts:
         raise DataError(f"no image came into {folder}")
@@ -172,7 +172,7 @@ def _add_output(option: Callable[..., Any], source: str) -> None:
 
 
 def _query(text: str) -> "Query":
-    from astrodetect.catalogue.nasa import Query  # noqa: PLC0415 - as above
+    from astrodetect.datasets.sources.nasa import Query  # noqa: PLC0415 - as above
 
     label, equals, words = (part.strip() for part in text.partition("="))
     if not (label and equals and words):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.catalogue import folders
+from astrodetect.datasets import dataset
 from astrodetect.features.orientations import VIEWS
 from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, model_name, verb
@@ -27,7 +27,7 @@ def add(verbs: Verbs) -> None:
     option = verb(verbs, "evaluate", MEANING, EXAMPLES, run)
     option("model", type=model_name, metavar="MODEL", help=f"a name in {settings().models_dir.name}")
     option("data", type=Path, metavar="DATA", help="labelled images")
-    option("--part", choices=folders.PARTS, help=f"of data that has parts (default: {TEST})")
+    option("--part", choices=dataset.PARTS, help=f"of data that has parts (default: {TEST})")
     option("--views", type=int, choices=(1, VIEWS), default=1, help="of each image (default: 1)")
     option("--output", type=page, metavar="FILE.html", help="(default: models/MODEL.html)")
 
@@ -43,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     chosen, data = settings(), arguments.data
     loaded = store.load(chosen.models_dir, arguments.model, chosen.precision)
     manifest = loaded.manifest
-    part = arguments.part or (TEST if folders.parts(data) else None)
+    part = arguments.part or (TEST if dataset.parts(data) else None)
     title = part or data.stem
-    catalogue = folders.read(data, manifest.classes, title=title, part=part, contract=manifest.image)
+    catalogue = dataset.read(data, manifest.classes, title=title, part=part, contract=manifest.image)
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
     evidence = labelled.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)

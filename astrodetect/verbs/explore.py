@@ -10,7 +10,7 @@ from astrodetect.verbs.arguments import Verbs, bounded, model_name, verb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from astrodetect.catalogue.looks import Looks
+    from astrodetect.datasets.scan import Looks
     from astrodetect.records import Floats
 
 SMALLEST_CROP = 0.1
@@ -47,7 +47,7 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks at the images, writes the page and says where it is."""
-    from astrodetect.catalogue import health  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.datasets import health  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.reports import health_report  # noqa: PLC0415 - the other verbs need none of this
 
     model = arguments.model
@@ -70,7 +70,7 @@ def _asked(model: str) -> "Callable[[Looks], Floats]":
     """What tells the features that a model sees in images; a model that cannot be used is told before they are read."""
     import numpy as np  # noqa: PLC0415
 
-    from astrodetect.catalogue.folders import Catalogue  # noqa: PLC0415
+    from astrodetect.datasets.dataset import Catalogue  # noqa: PLC0415
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.scoring import labelled  # noqa: PLC0415

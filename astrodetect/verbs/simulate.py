@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.catalogue import simulated
+from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 from astrodetect.verbs.arguments import Verbs, class_count, number, verb
@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
     option("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
     option("--train", type=many, default=700, help="images a class in FOLDER/train (default: 700)")
     option("--test", type=many, default=200, help="images a class in FOLDER/test (default: 200)")
-    kinds = ", ".join(simulated.CLASSES)
+    kinds = ", ".join(generator.CLASSES)
     option("--classes", nargs="+", default=["E", "SB"], metavar="CLASS", help=f"of {kinds} (default: E SB)")
     option(
         "--count", action="append", type=_count, metavar="CLASS=N", help="instead: N images in FOLDER/CLASS, repeatable"
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder, seed, size = arguments.folder, arguments.seed, arguments.size
     try:
         if arguments.count:
-            simulated.make(folder, dict(arguments.count), seed=seed, size=size)
+            generator.make(folder, dict(arguments.count), seed=seed, size=size)
         else:
             classes = tuple(arguments.classes)
-            simulated.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
+            generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
     print(folder)

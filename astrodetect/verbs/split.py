@@ -48,7 +48,7 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Splits the images, and says what came out."""
-    from astrodetect.catalogue import folders, health, splits  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.datasets import dataset, health, splits  # noqa: PLC0415 - the other verbs need none of this
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave nothing to learn from")
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     dealt = splits.deal(items, groups, plan)
     splits.write(dealt, arguments.output, copy=arguments.copy)
     counts = Counter((item.part, item.label) for item in dealt)
-    for part in folders.PARTS:
+    for part in dataset.PARTS:
         said = ", ".join(f"{count} {label}" for (of, label), count in sorted(counts.items()) if of == part)
         print(f"{part}: {said or 'nothing'}")
     print(f"pictures that are there more than once: {len(copies)}, each in one part")

@@ -15,7 +15,7 @@ from support import ROOT, Program, run_here
 
 from astrodetect import __main__
 from astrodetect.anomalies.novelty import Novelty, described
-from astrodetect.catalogue import simulated
+from astrodetect.datasets.simulation import generator
 from astrodetect.images import read_file
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
@@ -38,7 +38,7 @@ def read(place: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
-    folder = simulated.make(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
+    folder = generator.make(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
     (folder / "E" / "notes.txt").write_text("seen by eye")
     return folder
 

@@ -14,7 +14,8 @@ from support import ROOT, run_here
 
 from astrodetect import images
 from astrodetect.__main__ import main
-from astrodetect.catalogue import folders, simulated
+from astrodetect.datasets import dataset
+from astrodetect.datasets.simulation import generator
 from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
@@ -28,7 +29,7 @@ COUNT = 12  # images of each class in each part
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Galaxies in train and test, the latter with a file that is no image."""
     folder = tmp_path_factory.mktemp("sky")
-    simulated.make_sample(folder, COUNT, COUNT, classes=("E", "SB"), seed=0, size=48)
+    generator.make_sample(folder, COUNT, COUNT, classes=("E", "SB"), seed=0, size=48)
     (folder / "test" / "E" / "bad.jpg").write_text("no image")
     return folder
 
@@ -73,7 +74,7 @@ def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, 
     assert done.stdout.count("8 views: ") == 3
     assert list(measured(models / "views.html")) == ["train"]
     engine = Engine(store.load(models, "resnet50_model"))
-    catalogue = folders.read(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
+    catalogue = dataset.read(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
     found = labelled.outputs(catalogue, engine, "one image", 8)
     pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
     said = engine.run_all(np.stack([turned(pixels, view) for view in range(VIEWS)]))
@@ -102,14 +103,14 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
     for name in ("SB", "E"):
         (tmp_path / name).mkdir()
         images.write_jpeg(tmp_path / name / "corner.jpg", pixels)
-    catalogue = folders.read(tmp_path, ["SB", "E"], title="corners")
+    catalogue = dataset.read(tmp_path, ["SB", "E"], title="corners")
     one, eight = (labelled.outputs(catalogue, Bright(), "corners", views) for views in (1, 8))  # type: ignore[arg-type]
     assert one.maps[0, 0, 1] > one.maps[0, 1, 1] > one.maps[0, 0, 0]
     assert np.allclose(one.maps, eight.maps, atol=2)
 
 
 def test_a_report_after_training_has_every_part_and_knows_what_was_learnt(models: Path, sky: Path) -> None:
-    train, test = (folders.read(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
+    train, test = (dataset.read(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
     learn, validation = train.split(0.25, 0)
     parts = {"validation": validation, "test": test}
     page = labelled.report(models, "resnet50_model", parts, train=learn, remarks=["a leak"])

@@ -98,7 +98,7 @@ def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder
 
 def run_simulate(folder: Path) -> str:
     """One image of the sample."""
-    code = "from astrodetect.catalogue.simulated import make; from pathlib import Path; import sys"
+    code = "from astrodetect.datasets.simulation.generator import make; from pathlib import Path; import sys"
     place = folder / "data" / "sample" / "test"
     subprocess.run(
         [sys.executable, "-c", f"{code}; make(Path(sys.argv[1]), {{'E': 1}}, seed=0, workers=1)", str(place)],

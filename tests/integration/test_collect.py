@@ -13,8 +13,8 @@ from skyserver import Fault, Picture, Sky, SkyServer, jpeg
 from support import Program, free_port
 
 from astrodetect import images
-from astrodetect.catalogue import ledger
-from astrodetect.catalogue.remote import Remote
+from astrodetect.datasets.sources import manifest
+from astrodetect.datasets.sources.http import Remote
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_done_is_one_clear_line(
 
 def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SkyServer(library()) as server, ledger.opened(tmp_path / "sky"):
+    with SkyServer(library()) as server, manifest.opened(tmp_path / "sky"):
         with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
             assert program.wait() == 1
         assert "another process collects" in program.said.splitlines()[-1]

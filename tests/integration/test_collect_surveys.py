@@ -11,7 +11,7 @@ from collecting import assert_true, collect, rows
 from skyserver import NORTH_END, Sky, SkyServer
 
 from astrodetect import images
-from astrodetect.catalogue import galaxy10, ledger
+from astrodetect.datasets.sources import galaxy10, manifest
 from astrodetect.errors import SourceError
 from astrodetect.records import ImageContract, Pixels
 from astrodetect.settings import Settings
@@ -146,8 +146,8 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["../../etc", ".hidden", "a/b", "a\\b", "..", "é", "x" * 300, "nul\0", "a:b*?"])
 def test_no_name_leaves_its_folder_or_hides(text: str) -> None:
-    name = ledger.file_name(text)
+    name = manifest.file_name(text)
     assert not set(name) & set('/\\\0:*?"<>|')
     assert not name.startswith(".")
     assert 0 < len(name.encode()) <= 120
-    assert name != ledger.file_name(text + "x")
+    assert name != manifest.file_name(text + "x")

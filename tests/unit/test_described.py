@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Listed
+from astrodetect.datasets.dataset import Listed
 from astrodetect.errors import DataError
 from astrodetect.features import cache, extract
 from astrodetect.features.cache import Kept

@@ -8,7 +8,8 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from astrodetect.anomalies import consensus, neighbours
-from astrodetect.anomalies.detectors import Learner, Seen, dbscan, fence, isolation_forest, kmeans
+from astrodetect.anomalies.detectors import dbscan, isolation_forest, kmeans
+from astrodetect.anomalies.detectors.base import Learner, Seen, fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
 from astrodetect.anomalies.detectors.kmeans import KMeans
 from astrodetect.anomalies.detectors.knn import Knn

@@ -11,7 +11,7 @@ from astrodetect import images
 from astrodetect.anomalies import active_learning, analysis, output_folder, projection, results_table
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
 from astrodetect.anomalies.results import Findings
-from astrodetect.catalogue.folders import Listed
+from astrodetect.datasets.dataset import Listed
 from astrodetect.errors import DataError
 from astrodetect.features.extract import Described, Describer
 from astrodetect.records import Floats, ImageContract, Pixels

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astrodetect.catalogue import folders, health, likeness, simulated
+from astrodetect.datasets import dataset, health, near_duplicates
+from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
 from astrodetect.reports import health_report
@@ -18,7 +19,7 @@ SIZE = 96
 
 
 def sky(number: int) -> Pixels:
-    return simulated.render("SB" if number % 2 else "E", number, SIZE)
+    return generator.render("SB" if number % 2 else "E", number, SIZE)
 
 
 def save(pixels: Pixels, path: Path, quality: int = 90) -> Path:
@@ -66,8 +67,8 @@ def test_a_changed_copy_in_the_other_part_is_a_leak(data: Path, change: str) -> 
 
 
 def test_different_galaxies_of_one_kind_are_no_copies() -> None:
-    sketches = likeness.sketch(np.stack([simulated.render("E", number, 128) for number in range(80)]))
-    assert likeness.pairs(sketches) == []
+    sketches = near_duplicates.sketch(np.stack([generator.render("E", number, 128) for number in range(80)]))
+    assert near_duplicates.pairs(sketches) == []
 
 
 def test_two_images_alone_are_compared_too(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_the_same_file_the_same_pixels_and_other_labels_are_told_apart(data: Pat
 def test_training_learns_which_test_images_it_has_seen(data: Path) -> None:
     save(sky(2), data / "test" / "E" / "seen.jpg", quality=70)
     (data / "test" / "E" / "same.jpg").write_bytes((data / "train" / "E" / "6.jpg").read_bytes())
-    train, test = (folders.read(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
+    train, test = (dataset.read(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
     found = {(leak.train.name, leak.test.name, leak.kind) for leak in health.leaks(train, test)}
     assert found == {("2.jpg", "seen.jpg", health.NEARLY), ("6.jpg", "same.jpg", health.SAME_FILE)}
 

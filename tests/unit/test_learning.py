@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.catalogue import folders
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets import dataset
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, network, training, weights
@@ -49,7 +49,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
         (tmp_path / name).mkdir()
         for number in range(11):
             images.write_jpeg(tmp_path / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
-    return folders.read(tmp_path, ("SB", "E"), title="images")
+    return dataset.read(tmp_path, ("SB", "E"), title="images")
 
 
 def scores(model: keras.Model, pixels: Floats) -> Floats:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from astrodetect.catalogue import mislabels, simulated
+from astrodetect.datasets import mislabels
+from astrodetect.datasets.simulation import generator
 from astrodetect.features import cutout
 
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -55,7 +56,7 @@ def test_of_few_images_or_one_class_nothing_is_said() -> None:
 
 
 def test_shapes_hardly_change_when_an_image_is_turned_and_are_numbers_even_of_a_blank_one() -> None:
-    pixels = np.stack([simulated.render(kind, 5, 128) for kind in ("E", "SB", "edge", "merger", "S")])
+    pixels = np.stack([generator.render(kind, 5, 128) for kind in ("E", "SB", "edge", "merger", "S")])
     straight = cutout.describe(pixels, 0.6)
     turned = cutout.describe(np.rot90(pixels, 1, (1, 2)), 0.6)
     mirrored = cutout.describe(pixels[:, :, ::-1], 0.6)

@@ -12,8 +12,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from astrodetect import images
-from astrodetect.catalogue import folders
-from astrodetect.catalogue.folders import Catalogue
+from astrodetect.datasets import dataset
+from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.features.orientations import turned
 from astrodetect.inference.engine import Engine
@@ -41,7 +41,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
             y, x = random.integers(4, SIZE - 12, 2)
             pixels[y : y + 8, x : x + 8] = 250
             images.write_jpeg(folder / name / f"{image:02}.jpg", pixels)
-    return folders.read(folder, CLASSES, title="images")
+    return dataset.read(folder, CLASSES, title="images")
 
 
 @pytest.fixture(scope="module")

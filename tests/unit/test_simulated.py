@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.catalogue.simulated import CLASSES, make, make_sample, render
+from astrodetect.datasets.simulation.generator import CLASSES, make, make_sample, render
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
 
@@ -90,7 +90,7 @@ def test_another_size_shows_the_same_sky(size: int) -> None:
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from astrodetect.catalogue.simulated import CLASSES, render;"
+        "import hashlib; from astrodetect.datasets.simulation.generator import CLASSES, render;"
         "print(hashlib.sha256(b''.join(render(k, 7).tobytes() for k in CLASSES)).hexdigest())"
     )
     runs = {

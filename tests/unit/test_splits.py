@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect.catalogue import folders, splits
-from astrodetect.catalogue.folders import Listed
-from astrodetect.catalogue.splits import Plan
+from astrodetect.datasets import dataset, splits
+from astrodetect.datasets.dataset import Listed
+from astrodetect.datasets.splits import Plan
 from astrodetect.errors import DataError
 
 
@@ -80,7 +80,7 @@ def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[Listed], tmp_p
 
 def test_a_table_is_read_back_as_it_was_dealt(dealt: list[Listed], tmp_path: Path) -> None:
     splits.write(dealt, tmp_path / "out.csv", copy=False)
-    found = folders.listing(tmp_path / "out.csv")
+    found = dataset.listing(tmp_path / "out.csv")
     assert [(item.path.resolve(), item.label, item.part, item.group) for item in found] == [
         (item.path, item.label, item.part, item.group) for item in dealt
     ]

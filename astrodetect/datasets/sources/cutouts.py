@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.catalogue.ledger import Entry, Ledger
-from astrodetect.catalogue.remote import Remote, address
+from astrodetect.datasets.sources.http import Remote, address
+from astrodetect.datasets.sources.manifest import Entry, Ledger
 from astrodetect.errors import DataError, FetchError, ImageBlank, ImageError
 from astrodetect.progress import Bar
 from astrodetect.records import ImageContract

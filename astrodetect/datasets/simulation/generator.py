@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.catalogue import galaxies, oddities
-from astrodetect.catalogue.skies import FRAME, Sky
+from astrodetect.datasets.simulation import galaxies, rare
+from astrodetect.datasets.simulation.observing import FRAME, Sky
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Pixels
@@ -33,11 +33,11 @@ _PAINTERS: dict[str, Painter] = {
     "SB": galaxies.barred_spiral,
     "S": galaxies.spiral,
     "edge": galaxies.edge_on,
-    "merger": oddities.merger,
-    "ring": oddities.ring,
-    "lens": oddities.lens,
-    "trail": oddities.trail,
-    "ghost": oddities.ghost,
+    "merger": rare.merger,
+    "ring": rare.ring,
+    "lens": rare.lens,
+    "trail": rare.trail,
+    "ghost": rare.ghost,
 }
 CLASSES: tuple[str, ...] = tuple(_PAINTERS)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astrodetect.catalogue.galaxies import (
+from astrodetect.datasets.simulation.galaxies import (
     barred_spiral,
     disc,
     elliptical,
@@ -12,7 +12,7 @@ from astrodetect.catalogue.galaxies import (
     smooth,
     spiral,
 )
-from astrodetect.catalogue.skies import FRAME, Light, Plane, Sky, colours, radii, turned
+from astrodetect.datasets.simulation.observing import FRAME, Light, Plane, Sky, colours, radii, turned
 
 
 def merger(rng: np.random.Generator, sky: Sky) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from astrodetect import images
-from astrodetect.catalogue.ledger import Entry, Ledger
-from astrodetect.catalogue.remote import Remote, address
+from astrodetect.datasets.sources.http import Remote, address
+from astrodetect.datasets.sources.manifest import Entry, Ledger
 from astrodetect.errors import FetchError, ImageTooSmall
 from astrodetect.progress import Bar
 from astrodetect.records import ImageContract

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.catalogue.ledger import Entry, Ledger
-from astrodetect.catalogue.remote import Remote
+from astrodetect.datasets.sources.http import Remote
+from astrodetect.datasets.sources.manifest import Entry, Ledger
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Pixels

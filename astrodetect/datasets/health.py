@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.catalogue import likeness, looks, mislabels
-from astrodetect.catalogue.folders import PARTS, Catalogue, Listed, listing
-from astrodetect.catalogue.looks import Look, Looks, Unreadable
+from astrodetect.datasets import mislabels, near_duplicates, scan
+from astrodetect.datasets.dataset import PARTS, Catalogue, Listed, listing
+from astrodetect.datasets.scan import Look, Looks, Unreadable
 from astrodetect.errors import DataError
 from astrodetect.records import Floats
 
@@ -112,7 +112,7 @@ def examine(place: Path, *, crop: float = CROP, features: Callable[[Looks], Floa
 
 def look_at(place: Path, *, crop: float | None = None) -> Looks:
     """Every image of a data set; that none can be read is an error."""
-    seen = looks.take(listing(place), title=f"looking at {place.name or place}", crop=crop)
+    seen = scan.take(listing(place), title=f"looking at {place.name or place}", crop=crop)
     if not seen.seen:
         first = seen.unreadable[0]
         raise DataError(f"none of the files in {place} is an image: the first, {first.item.path.name}, {first.reason}")
@@ -125,8 +125,8 @@ def copies_among(seen: Looks) -> tuple[NDArray[np.int64], list[Copies]]:
     for place, look in enumerate(seen.seen):
         first.setdefault(look.pixels_sha256, place)
     different = np.array(list(first.values()), dtype=np.int64)
-    sketches = likeness.Sketches(seen.sketches.signatures[different], seen.sketches.planes[different])
-    number = likeness.groups(len(different), likeness.pairs(sketches))
+    sketches = near_duplicates.Sketches(seen.sketches.signatures[different], seen.sketches.planes[different])
+    number = near_duplicates.groups(len(different), near_duplicates.pairs(sketches))
     of_pixels = {look: int(group) for look, group in zip(first, number, strict=True)}
     groups = np.array([of_pixels[look.pixels_sha256] for look in seen.seen], dtype=np.int64)
     members: dict[int, list[int]] = defaultdict(list)
@@ -142,7 +142,7 @@ def leaks(train: Catalogue, test: Catalogue) -> list[Leak]:
         for part, catalogue in (("train", train), ("test", test))
         for path, label in zip(catalogue.paths, catalogue.labels.tolist(), strict=True)
     ]
-    seen = looks.take(items, title="looking for leaks")
+    seen = scan.take(items, title="looking for leaks")
     found = []
     for copies in copies_among(seen)[1]:
         members = [seen.seen[place] for place in copies.places]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astrodetect.catalogue.skies import FRAME, Light, Plane, Sky, radii, turned
+from astrodetect.datasets.simulation.observing import FRAME, Light, Plane, Sky, radii, turned
 
 
 def size_and_light(rng: np.random.Generator) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.catalogue.folders import PARTS, Listed
+from astrodetect.datasets.dataset import PARTS, Listed
 from astrodetect.errors import DataError
 from astrodetect.progress import track
 

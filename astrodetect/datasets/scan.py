@@ -11,8 +11,8 @@ from itertools import islice
 import numpy as np
 
 from astrodetect import images
-from astrodetect.catalogue.folders import Listed
-from astrodetect.catalogue.likeness import Sketches, sketch
+from astrodetect.datasets.dataset import Listed
+from astrodetect.datasets.near_duplicates import Sketches, sketch
 from astrodetect.errors import ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import Bar

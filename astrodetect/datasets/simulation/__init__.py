@@ -1,0 +1,1 @@
+"""Simulated sky images."""

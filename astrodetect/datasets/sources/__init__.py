@@ -1,0 +1,1 @@
+"""Sources of images: NASA, Galaxy10, survey cutouts."""
