@@ -17,18 +17,18 @@ import numpy as np
 
 from astrodetect import provenance
 from astrodetect.anomalies.usual import usual
+from astrodetect.cli import train_options
 from astrodetect.datasets import dataset, health
 from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.model_store import store as bundle
 from astrodetect.records import ImageContract, Outputs
-from astrodetect.scoring import labelled
-from astrodetect.verbs import training
+from astrodetect.scoring import evaluate
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
-    from astrodetect.learning.recipes import Learnt, Plan
+    from astrodetect.learning.training import Learnt, Plan
 
 FEWEST_IMAGES = 10  # of each class, to learn anything from
 COMPARED_IMAGES = 500  # at most, of the validation and of the test images: the networks that serve must agree on them
@@ -53,7 +53,7 @@ class Data:
 
 def main(argv: list[str] | None = None) -> int:
     """Trains as the arguments say: 0 where a model stands at the end, 1 where it cannot, 130 after Ctrl-C."""
-    arguments = training.parse(argv, __doc__)
+    arguments = train_options.parse(argv, __doc__)
     try:
         print(train(arguments))
     except AstrodetectError as error:
@@ -77,13 +77,13 @@ def train(arguments: argparse.Namespace) -> Path:
     data = read_data(arguments, contract)
 
     # TensorFlow takes seconds to load: images that cannot be used are told of before.
-    from astrodetect.learning import recipes  # noqa: PLC0415
+    from astrodetect.learning import training  # noqa: PLC0415
 
     plan = make_plan(arguments, contract)
     name, folder = arguments.output.stem, arguments.output.parent
     with bundle.only_one(folder, name):
         store = folder / f".{name}.training"
-        learnt = recipes.learn(plan, data.train, data.validation, store=store, run=run_key(arguments, data), say=say)
+        learnt = training.learn(plan, data.train, data.validation, store=store, run=run_key(arguments, data), say=say)
         temperature, threshold = calibrate(learnt, plan, data.validation, arguments.threshold)
         manifest = bundle.Manifest(
             name=name,
@@ -99,9 +99,9 @@ def train(arguments: argparse.Namespace) -> Path:
             threshold=threshold,
         )
         published, said = publish(learnt, manifest, folder, data)
-        page = labelled.report(folder, name, data.judged, train=data.train, remarks=leaks(data), known=said)
+        page = evaluate.report(folder, name, data.judged, train=data.train, remarks=leaks(data), known=said)
         say(f"report: {page}")
-        recipes.forget(store)
+        training.forget(store)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
 
 
@@ -143,7 +143,7 @@ def read_part(title: str, place: Path, classes: list[str], contract: ImageContra
 
 def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Plan":
     """How to learn, as the arguments have it."""
-    from astrodetect.learning.recipes import Plan  # noqa: PLC0415
+    from astrodetect.learning.training import Plan  # noqa: PLC0415
 
     return Plan(
         recipe=arguments.recipe,
@@ -165,9 +165,9 @@ def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Plan":
 
 def calibrate(learnt: "Learnt", plan: "Plan", validation: Catalogue, rule: str) -> tuple[float, float]:
     """Makes its probabilities mean what they say: the temperature for that, and the threshold that was asked for."""
-    from astrodetect.learning import recipes  # noqa: PLC0415
+    from astrodetect.learning import training  # noqa: PLC0415
 
-    said = recipes.probabilities(learnt.model, validation, plan.contract, "calibrating")
+    said = training.probabilities(learnt.model, validation, plan.contract, "calibrating")
     temperature = calibration.temperature(validation.labels, calibration.logits(said))
     learnt.model.calibrate(temperature)
     if not plan.binary:
@@ -180,7 +180,7 @@ def publish(
     learnt: "Learnt", manifest: bundle.Manifest, folder: Path, data: Data
 ) -> tuple[bundle.Manifest, dict[str, Outputs]]:
     """Puts the model in place, judged by what serves on images it has not learnt from; and what it said of them."""
-    from astrodetect.learning import export, quantise, recipes  # noqa: PLC0415
+    from astrodetect.learning import export, quantise, training  # noqa: PLC0415
 
     contract, random = manifest.image, np.random.default_rng(manifest.settings["seed"])
     said: dict[str, Outputs] = {}
@@ -188,19 +188,19 @@ def publish(
     def measure(engine: "Engine") -> dict[str, dict[str, float]]:
         figures = {}
         for part, catalogue in data.judged.items():
-            said[part] = labelled.outputs(catalogue, engine, f"{part} images")
+            said[part] = evaluate.outputs(catalogue, engine, f"{part} images")
             probabilities, decided = said[part].probabilities, engine.manifest.decides(said[part].probabilities)
             figures[part] = metrics.headline(catalogue.labels, probabilities, decided)
             print(in_words(part, figures[part]), flush=True)
         return figures
 
     some = [part.subset(random.permutation(len(part))[:COMPARED_IMAGES]) for part in data.judged.values()]
-    pixels = np.concatenate([recipes.read_pixels(part, contract) for part in some])
+    pixels = np.concatenate([training.read_pixels(part, contract) for part in some])
     held = export.HeldOut(pixels, np.concatenate([part.labels for part in some]), learnt.model.probabilities(pixels))
     calibrating = None
-    if manifest.recipe in training.NETWORKS:
+    if manifest.recipe in train_options.NETWORKS:
         chosen = random.permutation(len(data.train))[: quantise.CALIBRATION_IMAGES]
-        calibrating = recipes.read_pixels(data.train.subset(chosen), contract)
+        calibrating = training.read_pixels(data.train.subset(chosen), contract)
 
     def carry(place: Path) -> None:
         try:

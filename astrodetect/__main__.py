@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from astrodetect.cli import anomalies, collect, evaluate, explore, labels, models, psql, score, simulate, split
 from astrodetect.errors import AstrodetectError
-from astrodetect.verbs import anomalies, collect, evaluate, explore, labels, models, psql, score, simulate, split
 
 VERBS = (collect, simulate, explore, split, evaluate, models, score, anomalies, labels, psql)
 

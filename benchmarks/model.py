@@ -81,11 +81,11 @@ def make(folder: Path, size: int) -> None:
         write_images(folder / "images" / part, count, seed)
     learn, held = (dataset.read(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
-    from astrodetect.learning import export, network, recipes  # noqa: PLC0415 - TensorFlow: only where one must be made
+    from astrodetect.learning import export, network, training  # noqa: PLC0415 - TensorFlow: only where one must be made
     from astrodetect.learning.backbones import Standard  # noqa: PLC0415
 
     contract = ImageContract(size=size)
-    pixels = {part: recipes.read_pixels(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
+    pixels = {part: training.read_pixels(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
     network.set_seed(0)
     mean, variance = pixels["train"].mean((0, 1, 2)), pixels["train"].var((0, 1, 2))
     model = network.build("resnet50", size, Standard(tuple(mean.tolist()), tuple(variance.tolist())), 1)

@@ -13,9 +13,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from astrodetect.cli.train_options import NETWORKS, RECIPES, SMALL
 from astrodetect.model_store import store
 from astrodetect.settings import ROOT
-from astrodetect.verbs.training import NETWORKS, RECIPES, SMALL
 
 SIZE, EPOCHS, RATE = 64, 12, 1e-3
 

@@ -23,7 +23,7 @@ from astrodetect.features.cache import Kept
 from astrodetect.inference.pipeline import ahead, contents
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.scoring import files
+from astrodetect.scoring import walk
 
 if TYPE_CHECKING:  # OpenVINO takes its time, and shapes need none of it
     from astrodetect.inference.engine import Engine
@@ -92,12 +92,12 @@ def listed(places: Sequence[Path]) -> list[Listed]:
     try:
         if len(places) == 1 and not _plain(places[0]):
             return dataset.listing(places[0])
-        files.check(names)
-        found = [Listed(Path(path), "") for path in files.walk(names)]
+        walk.check(names)
+        found = [Listed(Path(path), "") for path in walk.walk(names)]
     except OSError as error:
         raise DataError(f"cannot look into {error.filename}: {error.strerror}") from error
     if not found:
-        raise DataError(f"no images under {' '.join(names)}: they end in {', '.join(files.SUFFIXES)}")
+        raise DataError(f"no images under {' '.join(names)}: they end in {', '.join(walk.SUFFIXES)}")
     return found
 
 
@@ -173,7 +173,7 @@ def _plain(place: Path) -> bool:
     """Whether it is one image, or a folder with images in it that no class folder holds."""
     if not place.is_dir():
         return place.suffix.lower() != ".csv"
-    return any(path.name.lower().endswith(files.SUFFIXES) for path in place.iterdir() if not path.is_dir())
+    return any(path.name.lower().endswith(walk.SUFFIXES) for path in place.iterdir() if not path.is_dir())
 
 
 def _code() -> str:

@@ -19,8 +19,8 @@ import keras
 from astrodetect.errors import ModelError
 from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.learning import network
+from astrodetect.learning.activation_maps import with_map
 from astrodetect.learning.backbones import Standard
-from astrodetect.learning.maps import with_map
 from astrodetect.settings import ROOT
 
 

@@ -1,212 +1,185 @@
-"""Fitting a network: epoch by epoch, kept on disk as it goes, so that whatever stops it costs minutes at most."""
+"""The recipes: from images to something that has learnt, whichever network or forest it is."""
 
 import contextlib
-import signal
-import time
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
 
+from astrodetect import images
 from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
-from astrodetect.evaluation import metrics
-from astrodetect.learning.backbones import Standard
-from astrodetect.learning.batches import Batches, Epoch, Frames, Task, wider
-from astrodetect.learning.checkpoint import Checkpoint, State
+from astrodetect.learning import devices, forest, linear_probe, network, network_training, weights
+from astrodetect.learning.batches import Task
+from astrodetect.learning.checkpoint import Checkpoint
+from astrodetect.learning.export import Model, Network
+from astrodetect.learning.forest import Forest
+from astrodetect.model_store.store import FOREST
 from astrodetect.progress import Bar
-from astrodetect.records import Floats, ImageContract, as_probabilities
+from astrodetect.records import Floats, ImageContract, Pixels
 
-SAVE_EVERY_S = 300.0  # within an epoch; each epoch's end is saved besides
-WARM_UP_SHARE = 0.1  # of all steps, before the learning rate falls along a cosine
-STANDARD_FROM = 256  # images that the normalisation is measured on
-WATCHED = "watched_loss"  # the figure of the validation images that chooses the epoch
-SMALLEST_PROBABILITY = 1e-7
+# Fine-tuning, once the head is found: the later half of the backbone first, then all of it, slower.
+FINE_TUNING = ((0.5, 1.0), (0.0, 0.3))  # share of the backbone that stays as it is, factor of the learning rate
+READ_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """How to train, from one set of weights to the next."""
+class Plan:
+    """How to learn; what a run that was cut short must have in common with the one that goes on."""
 
+    recipe: str
+    binary: bool
+    contract: ImageContract
+    weights: str  # imagenet, none, or a file
+    fine_tune: bool
     epochs: int
+    patience: int
     batch_size: int
-    learning_rate: float  # the highest, after warming up
-    seed: int
+    learning_rate: float
     augment: bool
-    patience: int  # epochs without a better validation loss before it stops
-    smoothing: float = 0.0  # of the labels: how much of each answer is spread over all classes
+    balance: bool  # weigh the classes so that each counts the same
+    smoothing: float
+    mixed_precision: bool | None  # None: where it is faster
+    seed: int
 
 
-class Stopped(KeyboardInterrupt):
-    """The user asked to stop, and where the run stands has been saved."""
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What came out, and how it got there."""
+
+    model: Model
+    history: list[
+        dict[str, float]
+    ]  # what each epoch, or each strength of the head's, measured on the validation images
+    adopted: bool  # whether it started from weights that were learnt elsewhere
 
 
-def measure_standard(catalogue: Catalogue, contract: ImageContract, seed: int) -> Standard:
-    """The mean and variance per band of some of these images."""
-    some = np.random.default_rng(seed).permutation(len(catalogue))[:STANDARD_FROM]
-    batches = Batches(Frames(catalogue.subset(some), contract), 32)
-    pixels = np.concatenate([batches[i][0].reshape(-1, 3) for i in range(len(batches))])
-    return Standard(tuple(pixels.mean(axis=0).tolist()), tuple(pixels.var(axis=0).tolist()))
+def learn(
+    plan: Plan, train: Catalogue, validation: Catalogue, *, store: Path, run: str, say: Callable[[str], None]
+) -> Learnt:
+    """Learns as the plan says; `store` keeps what a run that is cut short has done."""
+    network.set_seed(plan.seed)
+    if plan.recipe == FOREST:
+        return Learnt(_forest(plan, train, say), [], adopted=False)
+    return _network(plan, train, validation, store=store, run=run, say=say)
 
 
-def fit(
-    model: keras.Model,
-    train: Catalogue,
-    validation: Catalogue,
-    *,
-    contract: ImageContract,
-    task: Task,
-    stage: Stage,
-    checkpoint: Checkpoint,
-    run: str,
-    say: Callable[[str], None],
-) -> list[dict[str, float]]:
-    """Trains `model` to its best epoch on `validation`; returns what each epoch measured.
+def read_pixels(catalogue: Catalogue, contract: ImageContract) -> Pixels:
+    """All its images, as the service gets them."""
+    pixels: Pixels = np.empty((len(catalogue), contract.size, contract.size, 3), dtype=np.uint8)
+    for place, path in enumerate(catalogue.paths):
+        pixels[place] = images.read_file(path, contract)
+    return pixels
 
-    The best is the one with the least log loss, each class weighing what it weighs in training.
-    """
-    frames = Frames(train, wider(contract) if stage.augment else contract)
-    held_out = Frames(validation, contract)
-    steps = len(Batches(frames, stage.batch_size))
-    _compile(model, stage, steps)
-    state = checkpoint.load(run)
-    if state is None:
-        checkpoint.clear()
-        state = State(run)
-    else:
-        checkpoint.restore(model, state)
-        say(f"going on from epoch {state.epoch + 1}, batch {state.step + 1} of the run that was cut short")
-    with _stop_requests() as stop_asked:
-        say("learning; the first step takes up to a minute")
-        while not _is_over(state, stage):
-            batches = Epoch(
-                frames,
-                stage.batch_size,
-                task,
-                seed=stage.seed,
-                epoch=state.epoch,
-                start=state.step,
-                size=contract.size if stage.augment else None,
+
+def probabilities(model: Model, catalogue: Catalogue, contract: ImageContract, title: str) -> Floats:
+    """What the model says of a catalogue's images: (n, classes)."""
+    parts = []
+    with Bar(title, len(catalogue)) as bar:
+        for start in range(0, len(catalogue), READ_AT_ONCE):
+            some = catalogue.subset(np.arange(start, min(len(catalogue), start + READ_AT_ONCE)))
+            parts.append(model.probabilities(read_pixels(some, contract)))
+            bar.step(len(some))
+    return np.concatenate(parts)
+
+
+def _forest(plan: Plan, train: Catalogue, say: Callable[[str], None]) -> Forest:
+    say(f"growing {forest.TREES} trees")
+    pixels = read_pixels(train, plan.contract)
+    return forest.fit(
+        pixels, train.labels, seed=plan.seed, balance=plan.balance, augment=plan.augment, binary=plan.binary
+    )
+
+
+def _network(
+    plan: Plan, train: Catalogue, validation: Catalogue, *, store: Path, run: str, say: Callable[[str], None]
+) -> Learnt:
+    accelerators = devices.accelerators()
+    counts = list(train.counts().values())
+    task = Task(
+        outputs=1 if plan.binary else len(counts),
+        weights=tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts),
+    )
+    standard = network_training.measure_standard(train, plan.contract, plan.seed)
+    mixed = bool(accelerators) if plan.mixed_precision is None else plan.mixed_precision
+    with devices.shared(accelerators, say) as shared, _precision("mixed_bfloat16" if mixed else "float32"):
+        model = network.build(plan.recipe, plan.contract.size, standard, task.outputs)
+        adopted = _adopt(model, plan, say)
+        run = f"{run}, {'adopted' if adopted else 'from scratch'}"
+        history: list[dict[str, float]] = []
+        stages = [(0.0, 1.0)]
+        if adopted:
+            history = linear_probe.fit_head(
+                model,
+                train,
+                validation,
+                contract=plan.contract,
+                task=task,
+                augment=plan.augment,
+                smoothing=plan.smoothing,
+                store=store / "features",
+                run=run,
             )
-            title = f"epoch {state.epoch + 1}/{stage.epochs}"
-            with Bar(title, steps + len(Batches(held_out, stage.batch_size))) as bar:
-                bar.step(state.step)
-                watch = _Watch(bar, checkpoint, state, stop_asked)
-                if len(batches):  # none are left where the run was stopped after the last one
-                    model.fit(batches, shuffle=False, verbose=0, callbacks=[watch])
-                said = predict(model, held_out, stage.batch_size, bar)
-                if not np.isfinite(said).all():
-                    checkpoint.clear()
-                    raise ModelError("the training diverged: start again with a lower --learning-rate")
-                measured = {"train_loss": watch.loss, **measure(validation, said, task)}
-                bar.step(0, note=_in_words(measured))
-            state = _save_epoch(checkpoint, model, state, measured)
-            if stop_asked():
-                raise Stopped
-    checkpoint.restore_best(model, state)
-    return state.history
-
-
-def measure(validation: Catalogue, said: Floats, task: Task) -> dict[str, float]:
-    """The figures of probabilities (n, classes), and the one that chooses the best."""
-    surprise = -np.log(said[np.arange(len(said)), validation.labels].astype(np.float64).clip(SMALLEST_PROBABILITY, 1))
-    weights = task.weigh(validation.labels)
-    watched = float((surprise * weights).sum() / weights.sum())
-    return {**metrics.classes(validation.labels, said, validation.classes), WATCHED: watched}
-
-
-def predict(model: keras.Model, frames: Frames, batch_size: int, bar: Bar) -> Floats:
-    """What the model says of these images: (n, classes)."""
-    found = model.predict(Batches(frames, batch_size), verbose=0, callbacks=[_Count(bar)])
-    return as_probabilities(np.asarray(found, dtype=np.float32)[: len(frames)])
-
-
-class _Count(keras.callbacks.Callback):
-    """Moves the bar while a model predicts."""
-
-    def __init__(self, bar: Bar) -> None:
-        super().__init__()
-        self._bar = bar
-
-    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        self._bar.step()
-
-
-class _Watch(keras.callbacks.Callback):
-    """Moves the bar, saves within a long epoch, and stops between two batches when asked."""
-
-    def __init__(self, bar: Bar, checkpoint: Checkpoint, state: State, stop_asked: Callable[[], bool]) -> None:
-        super().__init__()
-        self._bar, self._checkpoint, self._state, self._stop_asked = bar, checkpoint, state, stop_asked
-        self._saved = time.monotonic()
-        self.loss = state.loss
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.loss = float((logs or {})["loss"])
-        self._bar.step(note=f"loss {self.loss:.3f}")
-        stop = self._stop_asked()
-        if stop or time.monotonic() - self._saved > SAVE_EVERY_S:
-            self._saved = time.monotonic()
-            done = self._state.step + batch + 1
-            self._checkpoint.save(self.model, replace(self._state, step=done, loss=self.loss))
-        if stop:
-            raise Stopped
-
-
-def _compile(model: keras.Model, stage: Stage, steps: int) -> None:
-    total = stage.epochs * steps
-    warm_up = max(1, min(steps, round(WARM_UP_SHARE * total)))
-    rate = keras.optimizers.schedules.CosineDecay(
-        stage.learning_rate / warm_up,
-        max(1, total - warm_up),
-        warmup_target=stage.learning_rate,
-        warmup_steps=warm_up,
-    )
-    loss = (keras.losses.BinaryCrossentropy if model.output_shape[-1] == 1 else keras.losses.CategoricalCrossentropy)(
-        label_smoothing=stage.smoothing
-    )
-    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions.md); JAX has nothing else.
-    compiled = "auto" if keras.backend.backend() == "jax" else False
-    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=compiled)
-
-
-def _is_over(state: State, stage: Stage) -> bool:
-    return state.epoch >= stage.epochs or (state.epoch > 0 and state.epoch - state.best_epoch >= stage.patience)
-
-
-def _save_epoch(checkpoint: Checkpoint, model: keras.Model, state: State, measured: dict[str, float]) -> State:
-    epoch = state.epoch + 1
-    best = not state.best_epoch or measured[WATCHED] < state.history[state.best_epoch - 1][WATCHED]
-    best_epoch = epoch if best else state.best_epoch
-    after = replace(state, epoch=epoch, step=0, loss=0.0, history=[*state.history, measured], best_epoch=best_epoch)
-    return checkpoint.save(model, after, best=best)
-
-
-def _in_words(measured: dict[str, float]) -> str:
-    return (
-        f"loss {measured['train_loss']:.3f}; validation: loss {measured[WATCHED]:.3f}, "
-        f"accuracy {measured['accuracy']:.1%}, AUC {measured['auc']:.3f}"
-    )
+            stages = list(FINE_TUNING) if plan.fine_tune else []
+        for number, (kept, slower) in enumerate(stages):
+            if adopted:
+                say(f"fine-tuning {'all of the backbone' if not kept else f'the last {1 - kept:.0%} of the backbone'}")
+                network.freeze(model, kept)
+            history += network_training.fit(
+                model,
+                train,
+                validation,
+                contract=plan.contract,
+                task=task,
+                stage=network_training.Stage(
+                    epochs=plan.epochs,
+                    batch_size=plan.batch_size,
+                    learning_rate=plan.learning_rate * slower,
+                    seed=plan.seed + number,
+                    augment=plan.augment,
+                    patience=plan.patience,
+                    smoothing=plan.smoothing,
+                ),
+                checkpoint=Checkpoint(store / f"stage-{number + 1}"),
+                run=run,
+                say=say,
+            )
+    if mixed or shared:  # what is published computes in float32, on one device, wherever it runs
+        exact = network.build(plan.recipe, plan.contract.size, standard, task.outputs)
+        exact.set_weights(model.get_weights())
+        model = exact
+    return Learnt(Network(model), history, adopted)
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM asks for a stop after the batch at work; a second one does not wait."""
-    asked = False
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    asking = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}  # the last one: Windows
-    before = {number: signal.signal(number, ask) for number in asking}
+def _precision(policy: str) -> Iterator[None]:
+    """Layers made within compute so, and keep their weights in float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
     try:
-        yield lambda: asked
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        keras.config.set_dtype_policy(before)
+
+
+def _adopt(model: keras.Model, plan: Plan, say: Callable[[str], None]) -> bool:
+    """Starts from the weights asked for; False where the start is from scratch."""
+    if plan.weights == "none":
+        return False
+    if plan.weights != "imagenet":
+        weights.adopt_file(model, plan.recipe, Path(plan.weights))
+        return True
+    try:
+        weights.adopt_imagenet(model, plan.recipe)
+    except ModelError as error:
+        say(f"{error}; starting from scratch (--weights FILE starts from a file)")
+        return False
+    return True
+
+
+def forget(store: Path) -> None:
+    """What a run kept in case it was cut short is of no more use."""
+    shutil.rmtree(store, ignore_errors=True)

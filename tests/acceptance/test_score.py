@@ -13,7 +13,7 @@ import pytest
 from support import ROOT, Program, free_port, query
 
 from astrodetect import __main__, images
-from astrodetect.scoring import output
+from astrodetect.scoring import resumable_table
 
 IMAGES = 640
 DIFFERENT = 16
@@ -142,7 +142,7 @@ def test_with_a_model_of_several_classes_the_table_and_the_log_tell_each_ones_pr
 
 def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "scores.csv"
-    with output.opened(place, output.COLUMNS, {}, restart=False) as table:
+    with resumable_table.opened(place, resumable_table.COLUMNS, {}, restart=False) as table:
         table.resume(iter(()), 1)
         for more in ((), ("--restart",)):
             second = run(sky, "--output", place, *more, models=model_folder)
@@ -188,8 +188,6 @@ def test_a_postgresql_that_does_not_answer_is_told_before_anything_is_scored(
 
 
 def test_it_starts_without_tensorflow() -> None:
-    imported = (
-        "import sys; from astrodetect import scoring, __main__; print({'tensorflow', 'keras'} & set(sys.modules))"
-    )
+    imported = "import sys; from astrodetect import __main__; from astrodetect.scoring import batch_scoring; print({'tensorflow', 'keras'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", imported], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

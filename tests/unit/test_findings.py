@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect import images
+from astrodetect import images, label_table
 from astrodetect.anomalies import active_learning, analysis, output_folder, projection, results_table
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
 from astrodetect.anomalies.results import Findings
 from astrodetect.datasets.dataset import Listed
 from astrodetect.errors import DataError
 from astrodetect.features.extract import Described, Describer
+from astrodetect.label_table import Told
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.reports.markers import MOST_CLASSES, OTHERS, marked
-from astrodetect.scoring import told
-from astrodetect.scoring.told import Told
 
 COUNT = 40
 ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", "\udcff.jpg")
@@ -103,10 +102,10 @@ def test_more_classes_than_marks_share_the_last_one() -> None:
 
 def test_labels_of_files_that_lie_elsewhere_now_are_known_by_their_content() -> None:
     given = [Told("ordinary", "a", "gone.jpg"), Told("interesting", "", "here.jpg"), Told("artefact", "z", "")]
-    labels, strays = told.matched(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
+    labels, strays = label_table.matched(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
     assert (labels, strays) == ({0: "ordinary", 1: "interesting"}, 1)
     with pytest.raises(DataError, match="no label is of an image here"):
-        told.matched(given[2:], [Path("moved.jpg")], ["a"])
+        label_table.matched(given[2:], [Path("moved.jpg")], ["a"])
 
 
 def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> None:

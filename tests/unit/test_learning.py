@@ -17,7 +17,7 @@ from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
-from astrodetect.learning import export, network, training, weights
+from astrodetect.learning import export, network, network_training, weights
 from astrodetect.learning.backbones import Standard
 from astrodetect.learning.batches import Batches, Epoch, Frames, Task, vary, wider
 from astrodetect.learning.checkpoint import Checkpoint, State
@@ -249,13 +249,15 @@ def small_fit(catalogue: Catalogue, checkpoint: Checkpoint, learning_rate: float
         [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
     )
     learn, validation = catalogue.split(0.1, 0)
-    return training.fit(
+    return network_training.fit(
         tiny,
         learn,
         validation,
         contract=CONTRACT,
         task=Task(1, (0.5, 2.0)),
-        stage=training.Stage(epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, patience=9),
+        stage=network_training.Stage(
+            epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, patience=9
+        ),
         checkpoint=checkpoint,
         run="run",
         say=lambda _: None,
@@ -276,8 +278,8 @@ def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
     whole = small_fit(catalogue, Checkpoint(tmp_path / "whole"))
     cut = Checkpoint(tmp_path / "cut")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_stop_requests", lambda: stops_at(stop))
-        with pytest.raises(training.Stopped):
+        patch.setattr(network_training, "_stop_requests", lambda: stops_at(stop))
+        with pytest.raises(network_training.Stopped):
             small_fit(catalogue, cut)
     state = cut.load("run")
     assert state is not None

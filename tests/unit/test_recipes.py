@@ -17,7 +17,7 @@ from astrodetect.datasets.dataset import Catalogue
 from astrodetect.errors import ModelError
 from astrodetect.features.orientations import turned
 from astrodetect.inference.engine import Engine
-from astrodetect.learning import export, forest, frozen, head, network, recipes
+from astrodetect.learning import export, forest, linear_probe, logistic_head, network, training
 from astrodetect.learning.backbones import Standard
 from astrodetect.learning.batches import Task
 from astrodetect.model_store import store as bundle
@@ -46,11 +46,11 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 @pytest.fixture(scope="module")
 def pixels(catalogue: Catalogue) -> NDArray[np.uint8]:
-    return recipes.read_pixels(catalogue, CONTRACT)
+    return training.read_pixels(catalogue, CONTRACT)
 
 
-def plan(recipe: str, **changes: object) -> recipes.Plan:
-    made = recipes.Plan(
+def plan(recipe: str, **changes: object) -> training.Plan:
+    made = training.Plan(
         recipe=recipe,
         binary=False,
         contract=CONTRACT,
@@ -174,7 +174,7 @@ def test_the_head_found_on_features_is_the_best_there_is(outputs: int) -> None:
     truth = (features[:, :3] + random.normal(0, 3, (300, 3))).argmax(axis=1)
     labels = (truth > 0).astype(np.int64) if outputs == 1 else truth
     task = Task(outputs, (1.0, 2.0) if outputs == 1 else (1.0, 2.0, 1.0))
-    path = head.Path(features, task.answers(labels), task.weigh(labels))
+    path = logistic_head.Path(features, task.answers(labels), task.weigh(labels))
     found = [path.head(strength) for strength in (1.0, 0.1, 0.01)][-1].probabilities(features)
     weights = task.weigh(labels)
     spread = np.where(features.std(axis=0) > 1e-3, features.std(axis=0), 1)
@@ -187,7 +187,7 @@ def fitted(catalogue: Catalogue, store: Path, *, augment: bool = True) -> tuple[
     network.set_seed(0)
     model = network.build("cnn", SIZE, STANDARD, 3)
     learn, validation = catalogue.split(0.2, 0)
-    history = frozen.fit_head(
+    history = linear_probe.fit_head(
         model,
         learn,
         validation,
@@ -209,7 +209,7 @@ def test_a_head_on_stored_features_is_the_networks_own(
     assert (said.argmax(axis=1) == catalogue.labels).mean() > 0.9
     best = min(history, key=lambda strength: strength["watched_loss"])
     _, validation = catalogue.split(0.2, 0)
-    own = model.predict(recipes.read_pixels(validation, CONTRACT), verbose=0)
+    own = model.predict(training.read_pixels(validation, CONTRACT), verbose=0)
     surprise = -np.log(own[np.arange(len(own)), validation.labels]).mean()
     assert surprise == pytest.approx(best["watched_loss"], abs=0.02)  # the features were computed in fewer bits
 
@@ -218,21 +218,21 @@ def test_features_hold_every_image_in_every_view_and_outlive_the_process(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[NDArray[np.uint8]] = []
-    monkeypatch.setattr(frozen, "features_engine", lambda *_: _Looker(looks.append))
+    monkeypatch.setattr(linear_probe, "features_engine", lambda *_: _Looker(looks.append))
     network.set_seed(0)
     model = network.build("cnn", SIZE, STANDARD, 3)
-    features = frozen._Features(model, CONTRACT, tmp_path, "run")
+    features = linear_probe._Features(model, CONTRACT, tmp_path, "run")
     found = features.of(catalogue, 2, "some features")
     assert found.shape == (120, 128)
     expected = np.stack(
-        [turned(pixels, view) for view in range(2) for pixels in recipes.read_pixels(catalogue, CONTRACT)]
+        [turned(pixels, view) for view in range(2) for pixels in training.read_pixels(catalogue, CONTRACT)]
     )
     assert np.array_equal(found[:, 0], expected.reshape(120, -1).mean(axis=1, dtype=np.float32))
     looked = len(looks)
-    again = frozen._Features(model, CONTRACT, tmp_path, "run").of(catalogue, 2, "some features")
+    again = linear_probe._Features(model, CONTRACT, tmp_path, "run").of(catalogue, 2, "some features")
     assert np.array_equal(again, found)
     assert len(looks) == looked  # none was computed again
-    frozen._Features(model, CONTRACT, tmp_path, "another run").of(catalogue, 2, "some features")
+    linear_probe._Features(model, CONTRACT, tmp_path, "another run").of(catalogue, 2, "some features")
     assert len(looks) == 2 * looked
 
 
@@ -258,7 +258,7 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
     network.set_seed(4)
     network.build("cnn", SIZE, STANDARD, 3).save(tmp_path / "start.h5", include_optimizer=False)
     said: list[str] = []
-    learnt = recipes.learn(
+    learnt = training.learn(
         plan("cnn", weights=str(tmp_path / "start.h5"), fine_tune=True),
         learn,
         validation,
@@ -277,7 +277,7 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
 
 def test_what_was_learnt_in_mixed_precision_is_published_in_float32(catalogue: Catalogue, tmp_path: Path) -> None:
     learn, validation = catalogue.split(0.2, 0)
-    learnt = recipes.learn(
+    learnt = training.learn(
         plan("cnn", mixed_precision=True), learn, validation, store=tmp_path, run="run", say=lambda _: None
     )
     assert isinstance(learnt.model, export.Network)

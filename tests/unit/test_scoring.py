@@ -11,13 +11,13 @@ import colours
 import numpy as np
 import pytest
 
-from astrodetect import images, scoring
+from astrodetect import images
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import ImageContract, Pixels, Scored
-from astrodetect.scoring import files, output
+from astrodetect.scoring import batch_scoring, resumable_table, walk
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 ABOUT = {"model": "m", "threshold": 0.5}
@@ -53,18 +53,18 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(places: list[Path], place: Path, *, restart: bool = False) -> scoring.Task:
-    return scoring.Task([str(path) for path in places], place, restart=restart, max_pixels=10**6)
+def task(places: list[Path], place: Path, *, restart: bool = False) -> run.Task:
+    return batch_scoring.Task([str(path) for path in places], place, restart=restart, max_pixels=10**6)
 
 
-def score(task: scoring.Task, engine: Engine, record: scoring.Record | None = None) -> str:
-    return scoring.score(task, engine, total=task.check(), record=record)
+def score(task: run.Task, engine: Engine, record: run.Record | None = None) -> str:
+    return batch_scoring.score(task, engine, total=task.check(), record=record)
 
 
-def rows_in(place: Path, columns: list[str] = output.COLUMNS) -> list[list[str]]:
+def rows_in(place: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
     """The rows without the names of the columns."""
     with place.open("rb") as file:
-        head, *rows = [row for row, _ in output._rows(file, len(columns))]
+        head, *rows = [row for row, _ in resumable_table._rows(file, len(columns))]
     assert head == columns
     return rows
 
@@ -74,7 +74,7 @@ def test_the_rows_are_those_of_each_image_alone_in_the_order_of_the_paths(
 ) -> None:
     said = score(task([sky], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
-    found = [path for path in sky.rglob("*") if path.suffix.lower() in files.SUFFIXES and "/." not in str(path)]
+    found = [path for path in sky.rglob("*") if path.suffix.lower() in walk.SUFFIXES and "/." not in str(path)]
     assert [row[0] for row in rows] == sorted(map(str, found))
     bad = {str(sky / "a" / "torn.jpg"), str(sky / "c" / "text.png")}
     for path, score_, result, error, *model in rows:
@@ -125,7 +125,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
                 score(task([sky], place), engine, log)
         said = score(task([sky], place), engine, keep)
         assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in said
-    columns = [*output.COLUMNS, *(f"p_{name}" for name in colours.CLASSES)]
+    columns = [*resumable_table.COLUMNS, *(f"p_{name}" for name in colours.CLASSES)]
     *rows, bad = rows_in(places[0], columns)
     assert bad[1:3] == ["", ""]
     assert bad[3]
@@ -152,20 +152,20 @@ def test_links_to_images_are_followed_links_to_folders_are_not(sky: Path, tmp_pa
     (tmp_path / "image.jpg").symlink_to(sky / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(files.walk([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    assert list(walk.walk([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
     (tmp_path / "outside").symlink_to(sky / "b")
-    assert len(list(files.walk([str(tmp_path / "outside")]))) == 3
+    assert len(list(walk.walk([str(tmp_path / "outside")]))) == 3
 
 
 def test_a_folder_is_read_when_the_walk_comes_to_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, names = [], files._names
+    read, names = [], walk._names
 
     def counted(prefix: str) -> list[str]:
         read.append(prefix)
         return names(prefix)
 
-    monkeypatch.setattr(files, "_names", counted)
-    next(files.walk([str(sky)]))
+    monkeypatch.setattr(walk, "_names", counted)
+    next(walk.walk([str(sky)]))
     assert read == [f"{sky}{os.sep}"]
 
 
@@ -174,8 +174,8 @@ def test_paths_are_written_as_a_person_would(
     sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(sky)
-    assert list(files.walk(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
-    assert next(files.walk([here])) == "a.jpg"
+    assert list(walk.walk(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
+    assert next(walk.walk([here])) == "a.jpg"
 
 
 def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: Engine) -> None:
@@ -225,7 +225,7 @@ def rows_of(paths: list[str]) -> list[list[str]]:
 def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) -> None:
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     rows = rows_of(ODD_NAMES)
-    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as whole:
+    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as whole:
         whole.resume(iter(ODD_NAMES), 1)
         whole.add(rows)
         run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.results, whole.bad)
@@ -233,7 +233,7 @@ def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) 
     for cut in range(len(content) + 1):
         part.write_bytes(content[:cut])
         paths = iter(ODD_NAMES)
-        with output.opened(place, output.COLUMNS, ABOUT, restart=False) as again:
+        with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as again:
             again.resume(paths, 1)
             again.add(rows_of(list(paths)))
             assert (again.rows, again.results, again.bad) == counts
@@ -244,11 +244,11 @@ def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) 
 
 def test_a_run_goes_on_after_whole_batches_so_that_no_batch_is_cut_otherwise(tmp_path: Path) -> None:
     place, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
-    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as first:
+    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as first:
         first.resume(iter(paths), 4)
         first.add(rows_of(paths[:7]))
     left = iter(paths)
-    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as second:
+    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as second:
         second.resume(left, 4)
         assert second.rows == 4
     assert list(left) == paths[4:]
@@ -276,7 +276,7 @@ def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
         assert not place.exists()
     score(task([sky], place), engine, goes_away)
     assert place.read_bytes() == uncut.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in files.walk([str(sky)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in walk.walk([str(sky)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uncut.name, place.name])
 
 
@@ -302,7 +302,7 @@ def test_parquet_holds_what_csv_holds(sky: Path, engine: Engine, tmp_path: Path)
     for place in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         score(task([sky], place), engine)
     columns = read_table(tmp_path / "t.parquet").to_pydict()
-    assert list(columns) == output.COLUMNS
+    assert list(columns) == resumable_table.COLUMNS
     rows = [
         ["" if value is None else repr(value) if isinstance(value, float) else value for value in row]
         for row in zip(*columns.values(), strict=True)
@@ -331,14 +331,14 @@ def test_odd_names_come_through(sky: Path, engine: Engine, tmp_path: Path) -> No
 
 def test_the_ids_that_rows_are_logged_by_are_those_of_rfc_9562() -> None:
     run = uuid.uuid4()
-    assert scoring._request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
+    assert batch_scoring._request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
 
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Path:
     """The place of a table whose run was cut short."""
     place = tmp_path / "t.csv"
-    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
+    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
     return place
@@ -352,12 +352,15 @@ def cut(tmp_path: Path) -> Path:
     ],
 )
 def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, object], said: str) -> None:
-    before = output._part(cut).read_bytes()
-    with pytest.raises(DataError) as refused, output.opened(cut, output.COLUMNS, about, restart=False):
+    before = resumable_table._part(cut).read_bytes()
+    with (
+        pytest.raises(DataError) as refused,
+        resumable_table.opened(cut, resumable_table.COLUMNS, about, restart=False),
+    ):
         pass
     assert said in str(refused.value)
-    assert output._part(cut).read_bytes() == before
-    with output.opened(cut, output.COLUMNS, about, restart=True) as table:
+    assert resumable_table._part(cut).read_bytes() == before
+    with resumable_table.opened(cut, resumable_table.COLUMNS, about, restart=True) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows == 0
 
@@ -365,7 +368,7 @@ def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, 
 def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
     for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:2]):
         with (
-            output.opened(cut, output.COLUMNS, ABOUT, restart=False) as table,
+            resumable_table.opened(cut, resumable_table.COLUMNS, ABOUT, restart=False) as table,
             pytest.raises(DataError, match=r"come or gone .* --restart"),
         ):
             table.resume(iter(paths), 1)
@@ -373,9 +376,12 @@ def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
 
 def test_rows_without_the_notes_on_their_run_are_left_alone(cut: Path) -> None:
     cut.with_name("t.csv.run").write_text("torn")
-    with pytest.raises(DataError, match="--restart"), output.opened(cut, output.COLUMNS, ABOUT, restart=False):
+    with (
+        pytest.raises(DataError, match="--restart"),
+        resumable_table.opened(cut, resumable_table.COLUMNS, ABOUT, restart=False),
+    ):
         pass
-    assert output._part(cut).stat().st_size > 0
+    assert resumable_table._part(cut).stat().st_size > 0
 
 
 def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp_path: Path) -> None:
@@ -383,7 +389,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     refused = pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large")
-    with refused, output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
+    with refused, resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (part.stat().st_size + 10, limits[1]))
@@ -391,7 +397,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
             table.add(rows_of(ODD_NAMES[3:]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with output.opened(place, output.COLUMNS, ABOUT, restart=False) as table:
+    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows >= 3
         table.add(rows_of(ODD_NAMES[table.rows :]))

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from astrodetect.cli._options import at_least, bounded, class_count, class_name
 from astrodetect.evaluation.calibration import RULES, parse_rule
 from astrodetect.model_store import store
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import at_least, bounded, class_count, class_name
 
 USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 NETWORKS = ("resnet50", "efficientnetv2-b0", "mobilenetv3", "convnext-tiny", "cnn")

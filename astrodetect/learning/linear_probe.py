@@ -12,12 +12,12 @@ from astrodetect import images
 from astrodetect.datasets.dataset import Catalogue
 from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.pipeline import ahead
-from astrodetect.learning import head
+from astrodetect.learning import logistic_head
 from astrodetect.learning.batches import Task
 from astrodetect.learning.devices import accelerators, filled
 from astrodetect.learning.export import features_engine
 from astrodetect.learning.network import FEATURES, SCORE
-from astrodetect.learning.training import WATCHED, measure
+from astrodetect.learning.network_training import WATCHED, measure
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 
@@ -46,17 +46,17 @@ def fit_head(
     labels = np.tile(train.labels, views)
     answers = task.answers(labels)
     answers = answers * (1 - smoothing) + smoothing / max(2, task.outputs)
-    path = head.Path(learnt, answers, task.weigh(labels))
+    path = logistic_head.Path(learnt, answers, task.weigh(labels))
     best, history = None, []
-    with Bar("head", len(head.STRENGTHS)) as bar:
-        for strength in head.STRENGTHS:
+    with Bar("head", len(logistic_head.STRENGTHS)) as bar:
+        for strength in logistic_head.STRENGTHS:
             found = path.head(strength)
             measured = {"strength": strength, **measure(validation, found.probabilities(seen), task)}
             history.append(measured)
             if best is None or measured[WATCHED] < best[0]:
                 best = (measured[WATCHED], len(history), found)
             bar.step(note=f"validation loss {best[0]:.3f}")
-            if len(history) - best[1] >= head.PATIENCE:
+            if len(history) - best[1] >= logistic_head.PATIENCE:
                 break
     assert best is not None  # noqa: S101 - there are strengths
     model.get_layer(SCORE).set_weights([best[2].kernel, best[2].bias])

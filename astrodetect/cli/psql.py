@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 
+from astrodetect.cli._options import Verbs, verb
 from astrodetect.db.connections import read_url, without_password
 from astrodetect.db.embedded import server
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, verb
 
 EXAMPLES = """examples:
   python -m astrodetect psql

@@ -7,13 +7,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.cli._options import Verbs, model_name, verb
 from astrodetect.errors import DatabaseError
+from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings, settings
-from astrodetect.verbs.arguments import Verbs, model_name, verb
 
 if TYPE_CHECKING:
     from astrodetect.records import Heat, Picture, Scored
-    from astrodetect.scoring import Record
+    from astrodetect.scoring.batch_scoring import Record
     from database import Database
 
 PRUNED_EVERY = 10_000  # pictures
@@ -48,13 +49,14 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores folders of images into a table, and says what came out."""
-    from astrodetect import scoring  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
 
     chosen = settings()
     picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
-    task = scoring.Task(arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px)
+    task = batch_scoring.Task(
+        arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px
+    )
     total = task.check()
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with _log(chosen) if arguments.log else nullcontext() as record:
             try:
-                print(scoring.score(task, engine, total=total, record=record, novelty=novelty))
+                print(batch_scoring.score(task, engine, total=total, record=record, novelty=novelty))
             except DatabaseError as error:
                 raise type(error)(f"{error}; {_going_on(arguments)}") from error
     except KeyboardInterrupt:

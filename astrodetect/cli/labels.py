@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect import labels
+from astrodetect.cli._options import Verbs, verb
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, verb
 
 if TYPE_CHECKING:
     from database import Database

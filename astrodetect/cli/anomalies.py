@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.cli._options import Verbs, bounded, model_name, number, verb
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, bounded, model_name, number, verb
 
 if TYPE_CHECKING:  # what describes and judges takes its time to load: the other verbs need none of it
     from astrodetect.anomalies.analysis import Fitted
@@ -96,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find(arguments: argparse.Namespace) -> list[str]:
     """From images to results; returns what is said of them."""
+    from astrodetect import label_table  # noqa: PLC0415
     from astrodetect.anomalies import (  # noqa: PLC0415
         active_learning,
         analysis,
@@ -108,13 +109,12 @@ def find(arguments: argparse.Namespace) -> list[str]:
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
     from astrodetect.reports.thumbnails import Reader  # noqa: PLC0415
-    from astrodetect.scoring import told  # noqa: PLC0415
 
     chosen = settings()
     output_folder.check(arguments.output)
     items = extract.listed(arguments.data)
     normal_items = extract.listed([arguments.normal]) if arguments.normal else None
-    given = told.read(arguments.labels) if arguments.labels else []
+    given = label_table.read(arguments.labels) if arguments.labels else []
     describer, seen_by = _describer(arguments)
 
     def describe(listed: "Sequence[Listed]", title: str) -> "Described":
@@ -130,7 +130,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
     labels: dict[int, str] = {}
     strays, interest = 0, None
     if given:
-        labels, strays = told.matched(given, paths, seen.sha256)
+        labels, strays = label_table.matched(given, paths, seen.sha256)
         interest = active_learning.rank(looked.vectors, looked.strength, labels).interest
     gallery = ordered(looked.strength, interest)[: arguments.top].tolist()
     findings = Findings(

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from astrodetect import images
+from astrodetect.cli._options import Verbs, class_count, number, verb
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, class_count, number, verb
 
 MOST_IMAGES = 10_000_000  # of a class in one go
 LARGEST_SIZE_PX = 4096

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from astrodetect.cli._options import Verbs, model_name, verb
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, model_name, verb
 
 if TYPE_CHECKING:
     from astrodetect.model_store.store import Manifest

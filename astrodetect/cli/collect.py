@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from astrodetect.cli._options import Verbs, number, verb
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, number, verb
 
 if TYPE_CHECKING:
     from astrodetect.datasets.sources.manifest import Ledger

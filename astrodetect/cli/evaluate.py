@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from astrodetect.cli._options import Verbs, model_name, verb
 from astrodetect.datasets import dataset
 from astrodetect.features.orientations import VIEWS
 from astrodetect.settings import settings
-from astrodetect.verbs.arguments import Verbs, model_name, verb
 
 MEANING = """how well a trained model does on labelled images, as a page to read
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.evaluation.summary import summarise  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
-    from astrodetect.scoring import labelled  # noqa: PLC0415
+    from astrodetect.scoring import evaluate  # noqa: PLC0415
 
     chosen, data = settings(), arguments.data
     loaded = store.load(chosen.models_dir, arguments.model, chosen.precision)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     catalogue = dataset.read(data, manifest.classes, title=title, part=part, contract=manifest.image)
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
-    evidence = labelled.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)
+    evidence = evaluate.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)
     summary = summarise(evidence)
     place = evaluation_report.write(evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html")
     print("\n".join(metric_specs.in_words(summary)))

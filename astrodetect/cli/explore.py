@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.verbs.arguments import Verbs, bounded, model_name, verb
+from astrodetect.cli._options import Verbs, bounded, model_name, verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def _asked(model: str) -> "Callable[[Looks], Floats]":
     from astrodetect.datasets.dataset import Catalogue  # noqa: PLC0415
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
-    from astrodetect.scoring import labelled  # noqa: PLC0415
+    from astrodetect.scoring import evaluate  # noqa: PLC0415
     from astrodetect.settings import settings  # noqa: PLC0415
 
     chosen = settings()
@@ -81,6 +81,6 @@ def _asked(model: str) -> "Callable[[Looks], Floats]":
 
     def features(seen: "Looks") -> "Floats":
         paths = [look.item.path for look in seen.seen]
-        return labelled.outputs(Catalogue((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
+        return evaluate.outputs(Catalogue((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
     return features

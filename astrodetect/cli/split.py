@@ -5,8 +5,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from astrodetect.cli._options import Verbs, bounded, class_count, number, verb
 from astrodetect.errors import DataError
-from astrodetect.verbs.arguments import Verbs, bounded, class_count, number, verb
 
 MOST_IMAGES = 100_000_000  # of a class
 LARGEST_SEED = 2**31 - 1
