@@ -18,27 +18,29 @@ from astrodetect.allowed_hosts import Allowed
 from astrodetect.anomalies.active_learning import By
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
 from astrodetect.records import Queued
-from astrodetect.service import answers, exports, journal, memory, model_answers, page, refusals
-from astrodetect.service.album import Album
-from astrodetect.service.asked import AskedEdge, AskedFilters, LabelId, PredictionId
-from astrodetect.service.atlas import Atlas
-from astrodetect.service.batches import Batches
-from astrodetect.service.detector import Detector
-from astrodetect.service.drain import Drain
+from astrodetect.service import error_handlers, exports, malloc, model_schemas, schemas
+from astrodetect.service.anomaly_detection import Strange
+from astrodetect.service.batch_detection import Batches
+from astrodetect.service.detection import Detector
 from astrodetect.service.feed import Feed
 from astrodetect.service.fetch import Fetcher
-from astrodetect.service.indexer import Indexer
-from astrodetect.service.intake import Door, Intake
-from astrodetect.service.journal import Journal
-from astrodetect.service.keys import SIGN_IN, SIGN_IN_BYTES, Gate, Keys, document
-from astrodetect.service.meters import Meters
-from astrodetect.service.model_answers import ModelName, ModelPath
-from astrodetect.service.models import Models
+from astrodetect.service.metrics import Meters
+from astrodetect.service.middleware import request_log
+from astrodetect.service.middleware.auth import SIGN_IN, SIGN_IN_BYTES, Gate, Keys, document
+from astrodetect.service.middleware.body_limits import Door, Intake
+from astrodetect.service.middleware.request_log import Journal
+from astrodetect.service.model_registry import Models
+from astrodetect.service.model_schemas import ModelName, ModelPath
 from astrodetect.service.outbox import Outbox
+from astrodetect.service.projection_jobs import Atlas
+from astrodetect.service.query_params import AskedEdge, AskedFilters, LabelId, PredictionId
 from astrodetect.service.recorder import Recorder
-from astrodetect.service.review import MOST, Review
-from astrodetect.service.strange import Strange
-from astrodetect.service.verdicts import verdict_on
+from astrodetect.service.review_queue import MOST, Review
+from astrodetect.service.shutdown import Drain
+from astrodetect.service.single_detection import verdict_on
+from astrodetect.service.thumbnails import Album
+from astrodetect.service.vector_indexer import Indexer
+from astrodetect.service.web import pages
 from astrodetect.settings import Settings, settings
 from database import Database, database_url
 
@@ -90,14 +92,14 @@ def create_app(chosen: Settings) -> FastAPI:
     app.state.keys = keys = Keys(chosen.api_key, private=chosen.private)
     app.add_middleware(Gate, keys=keys)
     app.add_middleware(Journal, meters=meters)
-    refusals.add(app)
+    error_handlers.add(app)
     add_detection(app)
     add_anomalies(app)
     add_history(app)
     add_review(app)
     add_care(app, meters)
     add_docs(app)
-    page.add(app)
+    pages.add(app)
     document(app, keys)
     return app
 
@@ -107,8 +109,8 @@ async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterat
     """All that the service holds open, from its start to its end."""
     drain = Drain(chosen.shutdown_timeout_s)
     with database_url(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
-        journal.open_log()
-        memory.give_back()
+        request_log.open_log()
+        malloc.give_back()
         state = app.state
         state.settings, state.drain = chosen, drain
         state.models = Models(
@@ -172,14 +174,14 @@ async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterat
 def add_detection(app: FastAPI) -> None:
     """Images in, verdicts out."""
 
-    refused = refusals.declared(400, 404, 408, 409, 413, 415, 422, 503)
+    refused = error_handlers.declared(400, 404, 408, 409, 413, 415, 422, 503)
 
-    @app.post("/detect", response_model=answers.PredictionAnswer, responses=refused)
+    @app.post("/detect", response_model=schemas.PredictionAnswer, responses=refused)
     async def detect(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
         return await judge(request, file, model, key, anomalies=True)
 
-    @app.post("/classify", response_model=answers.PredictionAnswer, responses=refused)
+    @app.post("/classify", response_model=schemas.PredictionAnswer, responses=refused)
     async def classify(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
         return await judge(request, file, model, key, anomalies=False)
@@ -187,8 +189,8 @@ def add_detection(app: FastAPI) -> None:
     @app.post(
         "/detect/batch",
         response_class=StreamingResponse,
-        responses=refusals.declared(400, 404, 408, 413, 422, 503) | answers.LINES,
-        openapi_extra=answers.FORM_OF_MANY,
+        responses=error_handlers.declared(400, 404, 408, 413, 422, 503) | schemas.LINES,
+        openapi_extra=schemas.FORM_OF_MANY,
     )
     async def detect_batch(request: Request, model: ModelName = None) -> Any:
         """Scores many images, or zips of them, and answers with a line of JSON for each, in order."""
@@ -200,7 +202,7 @@ def add_detection(app: FastAPI) -> None:
             async for line in lines:
                 yield line
 
-        return StreamingResponse(all_lines(), media_type=answers.NDJSON)
+        return StreamingResponse(all_lines(), media_type=schemas.NDJSON)
 
 
 def add_anomalies(app: FastAPI) -> None:
@@ -208,9 +210,9 @@ def add_anomalies(app: FastAPI) -> None:
 
     @app.post(
         "/detect-anomalies",
-        response_model=list[answers.UnusualAnswer | answers.FailedAnswer],
-        responses=refusals.declared(400, 404, 408, 413, 422, 503),
-        openapi_extra=answers.URLS_OR_FORM,
+        response_model=list[schemas.UnusualAnswer | schemas.FailedAnswer],
+        responses=error_handlers.declared(400, 404, 408, 413, 422, 503),
+        openapi_extra=schemas.URLS_OR_FORM,
     )
     async def detect_anomalies(request: Request, model: ModelName = None) -> Any:
         """How unusual is each image? JSON `{"image_paths": [url, …]}`, or a form with many files."""
@@ -221,14 +223,14 @@ async def judge(request: Request, file: UploadFile, model: str | None, key: str 
     """The answer to one image, once its row is kept."""
     name, data = file.filename or "", await file.read()
     verdict = await verdict_on(request, name, data, model=model, key=key, anomalies=anomalies)
-    answer = answers.PredictionAnswer.of(verdict)
+    answer = schemas.PredictionAnswer.of(verdict)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def add_history(app: FastAPI) -> None:
     """The log of predictions."""
 
-    @app.get("/predictions", response_model=answers.PredictionsAnswer, responses=refusals.declared(422, 503))
+    @app.get("/predictions", response_model=schemas.PredictionsAnswer, responses=error_handlers.declared(422, 503))
     def predictions(
         request: Request,
         filters: AskedFilters,
@@ -237,14 +239,16 @@ def add_history(app: FastAPI) -> None:
     ) -> Any:
         """The log, newest first; follow `next` for older ones, `previous` for newer ones."""
         page = request.app.state.database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
-        return answers.PredictionsAnswer.of(page, request.url)
+        return schemas.PredictionsAnswer.of(page, request.url)
 
     @app.get("/predictions.{kind}", response_class=StreamingResponse, responses=exports.FILES)
     def predictions_file(request: Request, filters: AskedFilters, kind: exports.Kind) -> Any:
         """The log as one file, newest first, however long it is; CSV marks what a spreadsheet would compute by a '."""
         return exports.download(request.app.state.database, filters, kind)
 
-    @app.get("/predictions/{id}", response_model=answers.PredictionAnswer, responses=refusals.declared(404, 422, 503))
+    @app.get(
+        "/predictions/{id}", response_model=schemas.PredictionAnswer, responses=error_handlers.declared(404, 422, 503)
+    )
     def prediction(request: Request, id: PredictionId) -> Any:  # noqa: A002
         """One row of the log."""
         return request.app.state.database.prediction(id)
@@ -255,19 +259,19 @@ def add_review(app: FastAPI) -> None:
 
     @app.get(
         "/predictions/{id}/similar",
-        response_model=answers.SimilarAnswer,
-        responses=refusals.declared(404, 409, 422, 503),
+        response_model=schemas.SimilarAnswer,
+        responses=error_handlers.declared(404, 409, 422, 503),
     )
     def similar(request: Request, id: PredictionId, limit: Few = 10) -> Any:  # noqa: A002
         """The logged images that are most like this one."""
         database = request.app.state.database
         prediction = database.prediction(id)
-        return answers.SimilarAnswer.of(prediction, database.similar(prediction, limit=limit))
+        return schemas.SimilarAnswer.of(prediction, database.similar(prediction, limit=limit))
 
     @app.post(
         "/similar",
-        response_model=answers.SimilarAnswer,
-        responses=refusals.declared(400, 404, 408, 409, 413, 415, 422, 503),
+        response_model=schemas.SimilarAnswer,
+        responses=error_handlers.declared(400, 404, 408, 409, 413, 415, 422, 503),
     )
     async def similar_to(request: Request, file: UploadFile, model: ModelName = None, limit: Few = 10) -> Any:
         """Logs an image as /classify does, and answers with the logged images that are most like it."""
@@ -275,34 +279,34 @@ def add_review(app: FastAPI) -> None:
         if isinstance(verdict, Queued):
             raise DatabaseUnavailable("the image waits on disk for PostgreSQL, which alone knows what it is like")
         found = await asyncio.to_thread(request.app.state.database.similar, verdict, limit=limit)
-        return answers.SimilarAnswer.of(verdict, found)
+        return schemas.SimilarAnswer.of(verdict, found)
 
     @app.post(
         "/predictions/{id}/label",
-        response_model=answers.LabelAnswer,
+        response_model=schemas.LabelAnswer,
         status_code=201,
-        responses=refusals.declared(404, 422, 503),
+        responses=error_handlers.declared(404, 422, 503),
     )
-    def label(request: Request, id: PredictionId, said: answers.Labelling) -> Any:  # noqa: A002
+    def label(request: Request, id: PredictionId, said: schemas.Labelling) -> Any:  # noqa: A002
         """Says what the image of a prediction is; of several labels the newest counts."""
         return request.app.state.database.label(id, said.label, who=said.who, note=said.note)
 
-    @app.delete("/labels/{id}", response_model=answers.LabelAnswer, responses=refusals.declared(404, 422, 503))
+    @app.delete("/labels/{id}", response_model=schemas.LabelAnswer, responses=error_handlers.declared(404, 422, 503))
     def unlabel(request: Request, id: LabelId) -> Any:  # noqa: A002
         """Takes one labelling back, and answers with it."""
         return request.app.state.database.unlabel(id)
 
-    @app.get("/labels.csv", response_class=StreamingResponse, responses=refusals.declared(503) | answers.CSV_FILE)
+    @app.get("/labels.csv", response_class=StreamingResponse, responses=error_handlers.declared(503) | schemas.CSV_FILE)
     def labels_csv(request: Request) -> Any:
         """Every labelling, oldest first, as `python -m astrodetect labels import` reads it."""
         parts = labels.written(request.app.state.database.labels())
         first = next(parts)  # what PostgreSQL refuses has its status
-        return StreamingResponse(chain([first], parts), media_type=answers.CSV)
+        return StreamingResponse(chain([first], parts), media_type=schemas.CSV)
 
-    @app.get("/review/next", response_model=answers.ReviewAnswer, responses=refusals.declared(422, 503))
+    @app.get("/review/next", response_model=schemas.ReviewAnswer, responses=error_handlers.declared(422, 503))
     def next_up(request: Request, by: By = "interest", limit: Annotated[int, Query(ge=1, le=MOST)] = 1) -> Any:
         """The images to look at next, none that is labelled, each once and with why."""
-        return answers.ReviewAnswer.of(
+        return schemas.ReviewAnswer.of(
             request.app.state.review.next(by, limit=limit, space=request.app.state.models.space)
         )
 
@@ -310,28 +314,28 @@ def add_review(app: FastAPI) -> None:
 def add_care(app: FastAPI, meters: Meters) -> None:
     """What whoever runs the service asks of it."""
 
-    @app.get("/models", response_model=list[model_answers.ModelAnswer])
+    @app.get("/models", response_model=list[model_schemas.ModelAnswer])
     def models(request: Request) -> Any:
         """Every trained model here, which of them serves, and the earlier versions of each."""
-        return model_answers.listed(request.app.state.models)
+        return model_schemas.listed(request.app.state.models)
 
     @app.post(
         "/models/{name}/rollback",
-        response_model=model_answers.ModelAnswer,
-        responses=refusals.declared(400, 404, 422, 503),
+        response_model=model_schemas.ModelAnswer,
+        responses=error_handlers.declared(400, 404, 422, 503),
     )
-    async def rollback(request: Request, name: ModelPath, said: model_answers.Rollback | None = None) -> Any:
+    async def rollback(request: Request, name: ModelPath, said: model_schemas.Rollback | None = None) -> Any:
         """Puts an earlier version of a model back in its place, whole and without a break."""
-        return await model_answers.rolled_back(request.app.state.models, name, said)
+        return await model_schemas.rolled_back(request.app.state.models, name, said)
 
     @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live", response_model=answers.Health)
+    @app.get("/health/live", response_model=schemas.Health)
     async def live() -> Any:
         """The process answers."""
         return {"status": "live"}
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", response_model=answers.Readiness, responses=refusals.declared(503))
+    @app.get("/health/ready", response_model=schemas.Readiness, responses=error_handlers.declared(503))
     async def ready(request: Request) -> Any:
         """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
         state = request.app.state
@@ -350,10 +354,10 @@ def add_care(app: FastAPI, meters: Meters) -> None:
             raise NotReady("; ".join(missing))
         return {"status": "ready", "logged": found["log"], "outbox": len(state.outbox)}
 
-    @app.get("/metrics", response_class=Response, responses=answers.METRICS)
+    @app.get("/metrics", response_class=Response, responses=schemas.METRICS)
     def metrics() -> Any:
         """Figures for Prometheus."""
-        return Response(meters.shown(), media_type=answers.PROMETHEUS)
+        return Response(meters.shown(), media_type=schemas.PROMETHEUS)
 
 
 def add_docs(app: FastAPI) -> None:

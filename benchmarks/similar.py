@@ -25,8 +25,8 @@ from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
 from astrodetect.progress import Bar
 from astrodetect.records import DIMENSIONS, Floats, Scored
-from astrodetect.service.indexer import A_COMMIT as INDEXED_AT_A_TIME
-from astrodetect.service.indexer import MOST_FRESH
+from astrodetect.service.vector_indexer import A_COMMIT as INDEXED_AT_A_TIME
+from astrodetect.service.vector_indexer import MOST_FRESH
 from benchmarks import machine
 from database import Database
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from starlette.responses import StreamingResponse
 
 from astrodetect.records import Filters, Page, Prediction
-from astrodetect.service import answers, refusals
+from astrodetect.service import error_handlers, schemas
 
 AT_A_TIME = 1000  # rows
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these a cell begins that a spreadsheet computes
@@ -73,16 +73,16 @@ def _json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
     yield "["
     between = "\n"
     for page in filter(None, pages):
-        yield between + ",\n".join(answers.PredictionAnswer.of(one).model_dump_json() for one in page)
+        yield between + ",\n".join(schemas.PredictionAnswer.of(one).model_dump_json() for one in page)
         between = ",\n"
     yield "\n]\n"
 
 
 KINDS: dict[Kind, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
-    "csv": (_csv, answers.CSV),
+    "csv": (_csv, schemas.CSV),
     "json": (_json, "application/json"),
 }
-FILES: dict[int | str, dict[str, Any]] = refusals.declared(422, 503) | {
+FILES: dict[int | str, dict[str, Any]] = error_handlers.declared(422, 503) | {
     200: {
         "content": {kind: {"schema": {"type": "string"}} for _, kind in KINDS.values()},
         "description": "id, image_name, score, result, timestamp, …",

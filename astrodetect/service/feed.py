@@ -8,9 +8,9 @@ from functools import partial
 
 from astrodetect.errors import DatabaseError, Overloaded
 from astrodetect.records import Prediction
-from astrodetect.service.drain import Drain
-from astrodetect.service.following import MOST_SHOWN, Follower, Now, Rows, stands_out
-from astrodetect.service.position import Position
+from astrodetect.service.event_cursor import Position
+from astrodetect.service.row_follower import MOST_SHOWN, Follower, Now, Rows, stands_out
+from astrodetect.service.shutdown import Drain
 
 MOST_MISSED = 1000  # rows that whoever comes back is told of
 HEARTBEAT_S = 15.0  # between two words at most, so that proxies keep the line and watchers who left are noticed

@@ -188,6 +188,9 @@ def test_a_postgresql_that_does_not_answer_is_told_before_anything_is_scored(
 
 
 def test_it_starts_without_tensorflow() -> None:
-    imported = "import sys; from astrodetect import __main__; from astrodetect.scoring import batch_scoring; print({'tensorflow', 'keras'} & set(sys.modules))"
+    imported = (
+        "import sys; from astrodetect import __main__; from astrodetect.scoring import batch_scoring;"
+        " print({'tensorflow', 'keras'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", imported], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from support import Service
 
-from astrodetect.service.page.shown import plain
+from astrodetect.service.web.rendering import plain
 from browser.looking import sideways_px
 from browser.served import HOSTILE, LONG
 from browser.tabs import LAPTOP, PHONE, Tabs

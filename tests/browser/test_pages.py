@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 from support import Service
 
-from astrodetect.service.page import files
+from astrodetect.service.web import static_files
 from browser.looking import barriers, broken_images, focused, sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -79,7 +79,7 @@ def is_picture(answer: Response) -> bool:
 
 
 def test_the_scripts_that_are_written_here_stay_few() -> None:
-    ours = [said for name, said in files.FILES.items() if name.endswith(".js") and name not in VENDORED]
+    ours = [said for name, said in static_files.FILES.items() if name.endswith(".js") and name not in VENDORED]
     assert 0 < sum(len(said.splitlines()) for said in ours) < MOST_LINES
 
 

@@ -20,7 +20,7 @@ from support import Service, query
 from astrodetect import images
 from astrodetect.anomalies.novelty import Looked
 from astrodetect.records import ImageContract
-from astrodetect.service.strange import AT_WORK, judged
+from astrodetect.service.anomaly_detection import AT_WORK, judged
 from astrodetect.settings import Settings
 from main import create_app
 

@@ -13,11 +13,11 @@ from astrodetect.db.listener import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.records import Prediction, Scored
 from astrodetect.service import feed as feed_module
-from astrodetect.service import following
-from astrodetect.service.drain import Drain
+from astrodetect.service import row_follower
+from astrodetect.service.event_cursor import Position
 from astrodetect.service.feed import MOST_MISSED, Feed, News, Word
-from astrodetect.service.following import MOST_READ, MOST_SHOWN
-from astrodetect.service.position import Position
+from astrodetect.service.row_follower import MOST_READ, MOST_SHOWN
+from astrodetect.service.shutdown import Drain
 from database import Database
 
 Words = AsyncIterator[News | Word]
@@ -56,7 +56,7 @@ class Wire(Database):
 @pytest.fixture
 def wire(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     for name in ("PACE_S", "COMMIT_S", "RETRY_S", "SLICE_S"):
-        monkeypatch.setattr(following, name, 0.01)
+        monkeypatch.setattr(row_follower, name, 0.01)
     monkeypatch.setattr(feed_module, "RETRY_S", 0.01)
     wire = Wire(database_url)
     yield wire
@@ -318,8 +318,8 @@ def test_a_quiet_log_is_told_of_by_heartbeats_and_the_end_ends_it(wire: Wire, mo
 def test_ids_that_never_come_are_looked_out_for_a_while_only(
     wire: Wire, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "LATE_S", 0.05)
-    monkeypatch.setattr(following, "SILENT_S", 0.01)
+    monkeypatch.setattr(row_follower, "LATE_S", 0.05)
+    monkeypatch.setattr(row_follower, "SILENT_S", 0.01)
 
     async def scene(feed: Feed) -> None:
         async with watching(feed) as words:

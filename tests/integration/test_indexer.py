@@ -14,8 +14,8 @@ from support import query
 
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import Scored
-from astrodetect.service import indexer as indexer_module
-from astrodetect.service.indexer import Indexer
+from astrodetect.service import vector_indexer as indexer_module
+from astrodetect.service.vector_indexer import Indexer
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app

@@ -15,8 +15,8 @@ import pytest
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
-from astrodetect.service import models as models_module
-from astrodetect.service.models import Models, Serving
+from astrodetect.service import model_registry as models_module
+from astrodetect.service.model_registry import Models, Serving
 
 DEFAULT = "first"
 

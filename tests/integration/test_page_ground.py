@@ -13,8 +13,8 @@ from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
 from astrodetect.errors import Overloaded
-from astrodetect.service.page import files
-from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY, HEADERS
+from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY, HEADERS
+from astrodetect.service.web import static_files
 from astrodetect.settings import settings
 
 KEY = "correct horse"
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_answer_keeps_browsers_to_this_host(start: Start) -> None:
     client = start()
-    for path in ("/key", "/predictions", "/nowhere", f"{files.PLACE}/page.css", "/health/live", "/models"):
+    for path in ("/key", "/predictions", "/nowhere", f"{static_files.PLACE}/page.css", "/health/live", "/models"):
         headers = client.get(path, headers=BROWSER).headers
         assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
         assert headers["x-content-type-options"] == "nosniff"
@@ -42,14 +42,14 @@ def test_every_answer_keeps_browsers_to_this_host(start: Start) -> None:
 def test_a_browser_asks_for_a_file_once_until_it_changes(start: Start) -> None:
     client = start()
     page = client.get("/", headers=BROWSER).text
-    assert f'href="{files.PLACE}/page.css"' in page
-    for name, said in files.FILES.items():
-        here, elsewhere = client.get(f"{files.PLACE}/{name}"), client.get(f"/static/earlier/{name}")
+    assert f'href="{static_files.PLACE}/page.css"' in page
+    for name, said in static_files.FILES.items():
+        here, elsewhere = client.get(f"{static_files.PLACE}/{name}"), client.get(f"/static/earlier/{name}")
         assert here.content == elsewhere.content == said
         assert here.headers["content-type"].partition(";")[0] in ("text/css", "text/javascript", "image/svg+xml")
         assert here.headers["cache-control"] == "public, max-age=31536000, immutable"
         assert elsewhere.headers["cache-control"] == "no-cache"
-    assert client.get(f"{files.PLACE}/page.py").status_code == 404
+    assert client.get(f"{static_files.PLACE}/page.py").status_code == 404
 
 
 def test_people_get_errors_as_a_page_and_programs_as_json(start: Start) -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 from support import query
 
-from astrodetect.service.page import history
+from astrodetect.service.web import history
 from astrodetect.settings import Settings
 from main import create_app
 

@@ -10,7 +10,7 @@ from hostile import png
 from starlette.testclient import TestClient
 from support import query
 
-from astrodetect.service.page.live import SHOWN
+from astrodetect.service.web.live import SHOWN
 
 ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, 0.1, %s, %s)"
 AWAY = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from support import query
 
 from astrodetect.records import Heat, Picture
-from astrodetect.service.page import prediction
+from astrodetect.service.web import prediction
 from database import SQL
 
 HTMX = {"HX-Request": "true"}

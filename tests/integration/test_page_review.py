@@ -17,7 +17,7 @@ from support import query
 from astrodetect import images
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.records import ImageContract
-from astrodetect.service.page import sitting
+from astrodetect.service.web import review_session
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -250,21 +250,21 @@ def test_what_cannot_be_is_refused_and_labels_nothing(client: TestClient, ids: l
     ],
 )
 def test_a_cookie_that_is_none_of_ours_starts_anew(client: TestClient, said: str) -> None:
-    client.cookies.set(sitting.COOKIE, said)
+    client.cookies.set(review_session.COOKIE, said)
     answer = client.get("/review")
     assert answer.status_code == 200
-    assert re.search(rf"{sitting.COOKIE}=[0-9a-f]{{16}};.*samesite=strict", answer.headers["set-cookie"], re.I)
+    assert re.search(rf"{review_session.COOKIE}=[0-9a-f]{{16}};.*samesite=strict", answer.headers["set-cookie"], re.I)
 
 
 def test_a_long_sitting_fits_its_cookie_and_forgets_its_first_steps(client: TestClient) -> None:
-    sat = sitting.Sitting("0123456789abcdef")
+    sat = review_session.Sitting("0123456789abcdef")
     for n in range(200):
-        sat = sat.after(sitting.Step("s", BIGINT_MAX - n))
+        sat = sat.after(review_session.Step("s", BIGINT_MAX - n))
     said = ".".join([sat.name, *(f"s{id_}" for id_ in sat.skipped)])
     assert len(said) < 4000
-    client.cookies.set(sitting.COOKIE, said)
+    client.cookies.set(review_session.COOKIE, said)
     page = client.post("/review/again", headers=HTMX)
-    assert page.headers["set-cookie"].startswith(f"{sitting.COOKIE}={sat.name};")
+    assert page.headers["set-cookie"].startswith(f"{review_session.COOKIE}={sat.name};")
     assert sat.skipped[0] == BIGINT_MAX - 50
 
 

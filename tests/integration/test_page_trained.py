@@ -15,8 +15,8 @@ from hostile import png
 from starlette.testclient import TestClient
 
 from astrodetect.model_store import archive, store
-from astrodetect.service import models as models_module
-from astrodetect.service.page.guarded import CONTENT_SECURITY_POLICY
+from astrodetect.service import model_registry as models_module
+from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY
 
 NAME = "m"
 HTMX = {"HX-Request": "true"}

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from support import query
 
 from astrodetect import images
-from astrodetect.service.page import samples
+from astrodetect.service.web import samples
 from astrodetect.settings import Settings
 from main import create_app
 

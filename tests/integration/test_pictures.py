@@ -26,7 +26,7 @@ from astrodetect.db.connections import connect
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import Heat, Picture, Scored
-from astrodetect.scoring import run
+from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -113,8 +113,8 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     assert row["label"] == said
     settings = Settings(DATABASE_URL=database_url)
     with score._log(settings) as record:
-        task = run.Task([str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64)
-        run.score(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
+        task = batch_scoring.Task([str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64)
+        batch_scoring.score(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
         assert heat is not None

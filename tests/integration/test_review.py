@@ -22,8 +22,8 @@ from astrodetect.anomalies.active_learning import ORDERS
 from astrodetect.db.connections import connect
 from astrodetect.labels import Labelling
 from astrodetect.records import ImageContract, Prediction, Scored
-from astrodetect.service import review
-from astrodetect.service.review import NO_DETECTORS, NO_VECTORS, NOT_YET, Next, Progress, Review
+from astrodetect.service import review_queue
+from astrodetect.service.review_queue import NO_DETECTORS, NO_VECTORS, NOT_YET, Next, Progress, Review
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -95,7 +95,7 @@ def test_every_order_shows_each_image_once_and_none_that_is_labelled(
 def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review, "NEWEST", 5)
+    monkeypatch.setattr(review_queue, "NEWEST", 5)
     log.record_many([scored("odd", (5.0, 5.0), 0.995), scored("other's", (5.0, 5.0), 1.0, OTHER)])
     log.record_many([scored(f"late {n}", (0.0, 0.0), 0.1) for n in range(10)])
     found = Review(log).next("novelty", limit=3, space=SPACE)
@@ -130,7 +130,7 @@ def test_what_an_older_program_logged_leaves_the_queue_with_its_label(log: Datab
 def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review, "NEWEST", 16)
+    monkeypatch.setattr(review_queue, "NEWEST", 16)
     queue = Review(log)
     assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
     log.label(sky["usual 0"].id, "ordinary", who=None, note=None)

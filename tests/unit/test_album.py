@@ -10,8 +10,8 @@ import pytest
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import Heat, Picture, Pixels
-from astrodetect.service import album as album_module
-from astrodetect.service.album import Album
+from astrodetect.service import thumbnails as album_module
+from astrodetect.service.thumbnails import Album
 
 
 class Shelf:

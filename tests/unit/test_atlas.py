@@ -21,9 +21,9 @@ from astrodetect.anomalies.active_learning import Label
 from astrodetect.anomalies.projection_process import Drawing
 from astrodetect.errors import DatabaseUnavailable, DrawingFailed
 from astrodetect.records import Crowd
-from astrodetect.service import atlas, maps
-from astrodetect.service.atlas import Atlas, View
-from astrodetect.service.maps import Map
+from astrodetect.service import projection_jobs, projection_store
+from astrodetect.service.projection_jobs import Atlas, View
+from astrodetect.service.projection_store import Map
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
@@ -84,7 +84,7 @@ class Windows:
 
 def draws_for_ever(folder: Path) -> None:
     """A worker of its own."""
-    pytest.MonkeyPatch().setattr(atlas, "Drawing", lambda: Drawing(ENDLESS))
+    pytest.MonkeyPatch().setattr(projection_jobs, "Drawing", lambda: Drawing(ENDLESS))
     Atlas(Sky(), folder).draw(SPACE)
     time.sleep(2 * WITHIN_S)
 
@@ -105,7 +105,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., Atlas]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas, "Drawing", lambda: Drawing(AT_ONCE))
+    monkeypatch.setattr(projection_jobs, "Drawing", lambda: Drawing(AT_ONCE))
 
 
 def until(atlas_: Atlas, true_of: Callable[[View], bool], space: str = SPACE) -> View:
@@ -189,7 +189,7 @@ def test_a_map_is_there_at_once_and_a_better_one_later(
         assert go_on.wait(WITHIN_S)
         return Drawing(AT_ONCE)
 
-    monkeypatch.setattr(atlas, "Drawing", later)
+    monkeypatch.setattr(projection_jobs, "Drawing", later)
     ours = started()
     assert ours.view(SPACE).due
     ours.draw(SPACE)
@@ -223,7 +223,7 @@ def test_a_map_outlives_the_service_and_says_what_is_new_since(
 
 def test_a_damaged_file_is_drawn_again(started: Callable[..., Atlas], at_once: None, tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
-    place = maps.path(tmp_path / "maps", SPACE)
+    place = projection_store.path(tmp_path / "maps", SPACE)
     for content in (b"", b"PK\x03\x04", b"x" * 1000):
         place.write_bytes(content)
         assert started().view(SPACE).due
@@ -241,7 +241,7 @@ def test_closing_ends_what_is_at_work(started: Callable[..., Atlas], monkeypatch
         made.append(Drawing(ENDLESS))
         return made[-1]
 
-    monkeypatch.setattr(atlas, "Drawing", endless)
+    monkeypatch.setattr(projection_jobs, "Drawing", endless)
     ours = started()
     ours.draw(SPACE)
     assert until(ours, lambda view: view.share > 0).share == 0.25
@@ -264,7 +264,7 @@ def test_what_failed_says_why_and_keeps_the_map_that_there_is(
     ours = started()
     ours.draw(SPACE)
     before = until(ours, idle).map
-    monkeypatch.setattr(atlas, "Drawing", lambda: Drawing((sys.executable, "-c", "raise SystemExit('oh')")))
+    monkeypatch.setattr(projection_jobs, "Drawing", lambda: Drawing((sys.executable, "-c", "raise SystemExit('oh')")))
     ours.draw(SPACE)
     view = until(ours, idle)
     assert before
@@ -280,7 +280,7 @@ def test_places_on_the_disk_are_nobodys_business(
     def refused() -> Drawing:
         raise error
 
-    monkeypatch.setattr(atlas, "Drawing", refused)
+    monkeypatch.setattr(projection_jobs, "Drawing", refused)
     ours = started()
     ours.draw(SPACE)
     view = until(ours, idle)
@@ -303,7 +303,7 @@ def test_few_maps_are_remembered(started: Callable[..., Atlas], at_once: None) -
     for number in range(4):
         ours.draw(f"{number:012}")
         until(ours, idle, f"{number:012}")
-    assert len(ours._known) == atlas.MOST_KNOWN
+    assert len(ours._known) == projection_jobs.MOST_KNOWN
     for number in range(4):
         assert ours.view(f"{number:012}").map
     assert list(ours._known) == [f"{number:012}" for number in (2, 3)]
@@ -346,7 +346,7 @@ def test_two_workers_draw_one_map(started: Callable[..., Atlas], at_once: None, 
         ours.draw(SPACE)
         first = until(ours, lambda view: view.map is not None).map
         assert first
-        maps.write(folder, SPACE, replace(first, method="theirs", drawn=dt.datetime.now(dt.UTC)))
+        projection_store.write(folder, SPACE, replace(first, method="theirs", drawn=dt.datetime.now(dt.UTC)))
         assert ours.view(SPACE).working
     view = until(ours, idle)
     assert view.map
@@ -354,12 +354,12 @@ def test_two_workers_draw_one_map(started: Callable[..., Atlas], at_once: None, 
 
 
 def test_few_maps_are_kept(tmp_path: Path) -> None:
-    drawn = Map.first(maps.ranked(Sky().crowd(SPACE, newest=COUNT)))
-    for number in range(maps.MOST_KEPT + 3):
-        maps.write(tmp_path, f"{number:012}", drawn)
-        os.utime(maps.path(tmp_path, f"{number:012}"), (number, number))
+    drawn = Map.first(projection_store.ranked(Sky().crowd(SPACE, newest=COUNT)))
+    for number in range(projection_store.MOST_KEPT + 3):
+        projection_store.write(tmp_path, f"{number:012}", drawn)
+        os.utime(projection_store.path(tmp_path, f"{number:012}"), (number, number))
     kept = sorted(int(path.stem) for path in tmp_path.glob("*.npz"))
-    assert kept == list(range(3, maps.MOST_KEPT + 3))
+    assert kept == list(range(3, projection_store.MOST_KEPT + 3))
 
 
 def test_few_images_are_no_map(started: Callable[..., Atlas]) -> None:

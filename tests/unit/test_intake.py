@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from astrodetect.errors import BodyTooLarge
-from astrodetect.service.intake import Door, Intake
+from astrodetect.service.middleware.body_limits import Door, Intake
 
 LIMIT = 100_000
 CHUNK = 30_000

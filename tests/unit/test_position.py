@@ -5,7 +5,7 @@ import re
 import pytest
 
 from astrodetect.db.values import BIGINT_MAX
-from astrodetect.service.position import LONGEST, MOST_MISSING, SHAPE, Position
+from astrodetect.service.event_cursor import LONGEST, MOST_MISSING, SHAPE, Position
 
 
 @pytest.mark.parametrize(

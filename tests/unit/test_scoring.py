@@ -53,11 +53,11 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(places: list[Path], place: Path, *, restart: bool = False) -> run.Task:
+def task(places: list[Path], place: Path, *, restart: bool = False) -> batch_scoring.Task:
     return batch_scoring.Task([str(path) for path in places], place, restart=restart, max_pixels=10**6)
 
 
-def score(task: run.Task, engine: Engine, record: run.Record | None = None) -> str:
+def score(task: batch_scoring.Task, engine: Engine, record: batch_scoring.Record | None = None) -> str:
     return batch_scoring.score(task, engine, total=task.check(), record=record)
 
 
