@@ -15,13 +15,32 @@ from psycopg2.extras import register_uuid
 
 import setup_db
 from astrodetect.anomalies import active_learning
-from astrodetect.db.connections import Connection, Pool, Silent, Values, ask, connect, explained, read_url
+from astrodetect.db.connections import (
+    Connection,
+    Pool,
+    ServerSilent,
+    Values,
+    as_database_error,
+    connect,
+    execute_within,
+    read_url,
+)
 from astrodetect.db.embedded import server
 from astrodetect.db.listener import Listener
-from astrodetect.db.values import BIGINT_MAX, halves, moment, pattern, storable
+from astrodetect.db.values import BIGINT_MAX, like_pattern, storable_text, storable_time, to_halfvec
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import Imported, Label, Labelling
-from astrodetect.records import DIMENSIONS, Crowd, Filters, Heat, Neighbour, Page, Picture, Prediction, Scored
+from astrodetect.records import (
+    DIMENSIONS,
+    EmbeddedImages,
+    HeatMap,
+    Neighbour,
+    Prediction,
+    PredictionFilters,
+    PredictionPage,
+    ScoredImage,
+    Thumbnail,
+)
 from astrodetect.settings import Settings
 
 GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
@@ -93,10 +112,12 @@ class Database:
             self.check()
         return bool(self._vectors)
 
-    def record_many(self, scored: Sequence[Scored]) -> list[Prediction]:
+    def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
         """The rows of these requests, in one commit; a request that has its row already keeps that one."""
         statement, values = SQL["insert"], list(chain(*map(_values, scored)))
-        vectors = [(one.request_id, text) for one in scored if one.space and (text := halves(one.vector, DIMENSIONS))]
+        vectors = [
+            (one.request_id, text) for one in scored if one.space and (text := to_halfvec(one.vector, DIMENSIONS))
+        ]
         if vectors and self.keeps_vectors:
             statement = SQL["insert_with_vectors"]
             values += chain(*vectors)
@@ -123,7 +144,9 @@ class Database:
         """Those rows that are there."""
         return {row.id: row for row in starmap(Prediction, self._run(SQL["of_ids"], {"ids": list(ids)}))}
 
-    def predictions(self, filters: Filters, *, limit: int, before: int | None = None, after: int | None = None) -> Page:
+    def predictions(
+        self, filters: PredictionFilters, *, limit: int, before: int | None = None, after: int | None = None
+    ) -> PredictionPage:
         """The newest `limit` rows, those just older than `before`, or those just newer than `after`; newest first.
 
         From `since` on, before `until`, times without a zone in UTC.
@@ -131,15 +154,15 @@ class Database:
         statement, edge = ("newest", before) if after is None else ("newer", after)
         values = asked(filters, limit, edge)
         rows = self._run(SQL[statement], values)
-        if len(rows) <= limit and filters != Filters():
+        if len(rows) <= limit and filters != PredictionFilters():
             rows = self._run(SQL[f"{statement}_of_all"], values)
         found = [Prediction(*row) for row in rows]
         if after is None:
             page = found[:limit]
             newer = None if before is None else page[0].id if page else before - 1
-            return Page(page, page[-1].id if len(found) > limit else None, newer)
+            return PredictionPage(page, page[-1].id if len(found) > limit else None, newer)
         page = found[:limit][::-1]
-        return Page(page, page[-1].id if page else after + 1, page[0].id if len(found) > limit else None)
+        return PredictionPage(page, page[-1].id if page else after + 1, page[0].id if len(found) > limit else None)
 
     def newest_id(self) -> int:
         """Of all rows; 0 where there is none."""
@@ -172,14 +195,14 @@ class Database:
         """Adds so many to the graph in one commit, oldest first; how many there were, 0 once it has them all."""
         return int(self._run(SQL["index"], {"most": most})[0][0]) if self.keeps_vectors else 0
 
-    def crowd(self, space: str, *, newest: int) -> Crowd:
+    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:
         """So many of the newest images of a space, and all of it that are labelled."""
         rows = self._run(SQL["crowd"], {"space": space, "newest": newest})
         ids, images, classes, novelty, halves = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         flat = np.frombuffer(b"".join(bytes(one[HALVES_FROM:]) for one in halves), ">f2")
         vectors = flat.astype(np.float32).reshape(-1, DIMENSIONS)
         width = np.flatnonzero(vectors.any(axis=0)).max(initial=0) + 1  # what lies beyond was added for the table
-        return Crowd(list(ids), list(images), list(classes), np.array(novelty, np.float32), vectors[:, :width])
+        return EmbeddedImages(list(ids), list(images), list(classes), np.array(novelty, np.float32), vectors[:, :width])
 
     def newcomers(self, space: str, *, after: int, most: int) -> int:
         """How many images of a space came after the one of this prediction, counted up to `most`."""
@@ -189,13 +212,13 @@ class Database:
         """The most unusual images that nobody has labelled, each once, also where no space is given: of all of them."""
         return [Prediction(*row) for row in self._run(SQL["most_novel"], {"space": space, "limit": limit})]
 
-    def label(self, id: int, label: active_learning.Label, *, who: str | None, note: str | None) -> Label:  # noqa: A002
+    def label(self, id: int, label: active_learning.LabelValue, *, who: str | None, note: str | None) -> Label:  # noqa: A002
         """Says what the image of this prediction is, or NotFound."""
         said = {
             "id": id,
             "label": label,
-            "who": storable(who or None),
-            "note": storable(note or None),
+            "who": storable_text(who or None),
+            "note": storable_text(note or None),
         }
         rows = self._run(SQL["label"], said) if 0 < id <= BIGINT_MAX else []
         if not rows:
@@ -214,7 +237,7 @@ class Database:
         image = {"image": prediction.image_sha256, "prediction_id": prediction.id}
         return [Label(*row) for row in self._run(SQL["labels_of"], image)]
 
-    def called(self, predictions: Sequence[Prediction]) -> dict[str, active_learning.Label]:
+    def called(self, predictions: Sequence[Prediction]) -> dict[str, active_learning.LabelValue]:
         """What the images of these predictions are, of those that are labelled, as `image` names them."""
         images = [row.image_sha256 for row in predictions if row.image_sha256]
         ids = [row.id for row in predictions if not row.image_sha256]
@@ -230,11 +253,11 @@ class Database:
                 return
             after = page[-1].id
 
-    def current_labels(self) -> dict[str, active_learning.Label]:
+    def current_labels(self) -> dict[str, active_learning.LabelValue]:
         """What each labelled image is, by its sum, those that were labelled last at the end."""
         return dict(self._run(SQL["current_labels"], {}))
 
-    def labels_in_order(self) -> list[active_learning.Label]:
+    def labels_in_order(self) -> list[active_learning.LabelValue]:
         """What each labelled image is, in the order in which they were first labelled."""
         return [label for (label,) in self._run(SQL["labels_in_order"], {})]
 
@@ -248,7 +271,7 @@ class Database:
             new, matched = new + added, matched + found
         return Imported(new, known=matched - new, unmatched=len(labels) - matched)
 
-    def keep_pictures(self, pictures: Sequence[Picture], heats: Sequence[Heat]) -> None:
+    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
         """Keeps those that are not kept; no heat map without its picture."""
         images = {one.image_sha256: (one.image_sha256, one.jpeg, one.width, one.height) for one in pictures}
         if images:  # in one order everywhere, or two workers could wait for each other
@@ -259,17 +282,17 @@ class Database:
             values = list(chain(*(_heat(maps[key]) for key in sorted(maps))))
             self._run(SQL["keep_heats"].format(rows=_times(HEAT, len(maps))), values)
 
-    def picture(self, image_sha256: str) -> Picture | None:
+    def picture(self, image_sha256: str) -> Thumbnail | None:
         """Of the image with this sum, if it is kept."""
-        rows = self._run(SQL["picture"], {"image": storable(image_sha256)})
-        return next((Picture(image, bytes(jpeg), *size) for image, jpeg, *size in rows), None)
+        rows = self._run(SQL["picture"], {"image": storable_text(image_sha256)})
+        return next((Thumbnail(image, bytes(jpeg), *size) for image, jpeg, *size in rows), None)
 
-    def heat(self, image_sha256: str, model_version: str) -> Heat | None:
+    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
         """Where in the image this model saw what it took it for, if that is kept."""
-        asked = {"image": storable(image_sha256), "model_version": storable(model_version)}
+        asked = {"image": storable_text(image_sha256), "model_version": storable_text(model_version)}
         for places, width, height, crop in self._run(SQL["heat"], asked):
             grid = np.frombuffer(bytes(places), np.uint8).reshape(height, width)
-            return Heat(image_sha256, model_version, grid, crop)
+            return HeatMap(image_sha256, model_version, grid, crop)
         return None
 
     def pictured(self, images: Sequence[str]) -> set[str]:
@@ -304,11 +327,11 @@ class Database:
         register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         try:
             session = {"timeout": f"{self._timeout_s * 1000:.0f}ms", "candidates": CANDIDATES}
-            ask(connection, SESSION, session, within_s=self._timeout_s)
-            [(self._vectors,)] = ask(connection, SQL["keeps_vectors"], {}, within_s=self._timeout_s)
+            execute_within(connection, SESSION, session, within_s=self._timeout_s)
+            [(self._vectors,)] = execute_within(connection, SQL["keeps_vectors"], {}, within_s=self._timeout_s)
         except psycopg2.Error as error:
             connection.close()
-            raise explained(error) from error
+            raise as_database_error(error) from error
         return connection
 
     def _run(self, statement: str, values: Values) -> list[tuple[Any, ...]]:
@@ -316,13 +339,13 @@ class Database:
         for again in (True, False):
             with self._pool.connection() as connection:
                 try:
-                    return ask(connection, statement, values, within_s=self._timeout_s + GRACE_S)
-                except Silent:
+                    return execute_within(connection, statement, values, within_s=self._timeout_s + GRACE_S)
+                except ServerSilent:
                     self._pool.forget()
                     raise
                 except psycopg2.Error as error:
                     if not (connection.closed and again):
-                        raise explained(error) from error
+                        raise as_database_error(error) from error
                     self._pool.forget()
         raise AssertionError
 
@@ -331,20 +354,21 @@ def _times(row: str, count: int) -> str:
     return ", ".join([row] * count)
 
 
-def _values(scored: Scored) -> tuple[Any, ...]:
+def _values(scored: ScoredImage) -> tuple[Any, ...]:
     """In the order of ROW."""
     return (
-        storable(scored.image_name),
+        storable_text(scored.image_name),
         float(scored.score),
-        storable(scored.result),
+        storable_text(scored.result),
         scored.timestamp,
         scored.request_id,
         scored.image_sha256,
         scored.threshold,
-        storable(scored.model),
-        storable(scored.model_version),
-        storable(scored.label),
-        scored.probabilities and json.dumps({storable(name): value for name, value in scored.probabilities.items()}),
+        storable_text(scored.model),
+        storable_text(scored.model_version),
+        storable_text(scored.label),
+        scored.probabilities
+        and json.dumps({storable_text(name): value for name, value in scored.probabilities.items()}),
         scored.novelty,
         scored.space,
     )
@@ -355,36 +379,36 @@ def _labelling(line: int, labelling: Labelling) -> tuple[Any, ...]:
     return (
         line,
         labelling.label,
-        storable(labelling.who),
-        storable(labelling.note),
-        moment(labelling.timestamp),
+        storable_text(labelling.who),
+        storable_text(labelling.note),
+        storable_time(labelling.timestamp),
         labelling.prediction_id,
-        storable(labelling.image_name),
+        storable_text(labelling.image_name),
         labelling.image_sha256,
     )
 
 
-def _heat(heat: Heat) -> tuple[Any, ...]:
+def _heat(heat: HeatMap) -> tuple[Any, ...]:
     """In the order of HEAT."""
     height, width = heat.places.shape
-    return heat.image_sha256, storable(heat.model_version), heat.places.tobytes(), width, height, heat.crop
+    return heat.image_sha256, storable_text(heat.model_version), heat.places.tobytes(), width, height, heat.crop
 
 
-def asked(filters: Filters, limit: int, edge: int | None) -> dict[str, Any]:
+def asked(filters: PredictionFilters, limit: int, edge: int | None) -> dict[str, Any]:
     """The values of a page up to or from this id; one row more than it has tells whether there is a next one."""
     return {
         "edge": None if edge is None else max(-BIGINT_MAX, min(edge, BIGINT_MAX)),
-        "result": storable(filters.result),
+        "result": storable_text(filters.result),
         "min_score": filters.min_score,
         "max_score": filters.max_score,
-        "part": storable(filters.name),
-        "pattern": pattern(filters.name),
-        "since": moment(filters.since),
-        "until": moment(filters.until),
+        "part": storable_text(filters.name),
+        "pattern": like_pattern(filters.name),
+        "since": storable_time(filters.since),
+        "until": storable_time(filters.until),
         "request_id": filters.request_id,
-        "model": storable(filters.model),
-        "label": storable(filters.label),
+        "model": storable_text(filters.model),
+        "label": storable_text(filters.label),
         "min_novelty": filters.min_novelty,
         "limit": limit + 1,
-        "near": limit + 1 + (NEAR if filters != Filters() else 0),
+        "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
     }

@@ -14,32 +14,32 @@ from starlette.staticfiles import StaticFiles
 from threadpoolctl import threadpool_limits
 
 from astrodetect import __version__, labels
-from astrodetect.allowed_hosts import Allowed
-from astrodetect.anomalies.active_learning import By
+from astrodetect.allowed_hosts import AllowedHosts
+from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
-from astrodetect.records import Queued
+from astrodetect.records import QueuedPrediction
 from astrodetect.service import error_handlers, exports, malloc, model_schemas, schemas
-from astrodetect.service.anomaly_detection import Strange
-from astrodetect.service.batch_detection import Batches
-from astrodetect.service.detection import Detector
-from astrodetect.service.feed import Feed
+from astrodetect.service.anomaly_detection import AnomalyDetection
+from astrodetect.service.batch_detection import BatchDetection
+from astrodetect.service.detection import DetectionService
+from astrodetect.service.feed import LiveFeed
 from astrodetect.service.fetch import Fetcher
-from astrodetect.service.metrics import Meters
+from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware import request_log
-from astrodetect.service.middleware.auth import SIGN_IN, SIGN_IN_BYTES, Gate, Keys, document
-from astrodetect.service.middleware.body_limits import Door, Intake
-from astrodetect.service.middleware.request_log import Journal
-from astrodetect.service.model_registry import Models
+from astrodetect.service.middleware.auth import SIGN_IN, SIGN_IN_BYTES, ApiKeys, AuthMiddleware, document
+from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
+from astrodetect.service.middleware.request_log import RequestLogMiddleware
+from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.model_schemas import ModelName, ModelPath
 from astrodetect.service.outbox import Outbox
-from astrodetect.service.projection_jobs import Atlas
-from astrodetect.service.query_params import AskedEdge, AskedFilters, LabelId, PredictionId
+from astrodetect.service.projection_jobs import ProjectionJobs
+from astrodetect.service.query_params import FiltersParam, LabelId, PageEdgeParam, PredictionId
 from astrodetect.service.recorder import Recorder
-from astrodetect.service.review_queue import MOST, Review
-from astrodetect.service.shutdown import Drain
-from astrodetect.service.single_detection import verdict_on
-from astrodetect.service.thumbnails import Album
-from astrodetect.service.vector_indexer import Indexer
+from astrodetect.service.review_queue import MOST, ReviewQueue
+from astrodetect.service.shutdown import Shutdown
+from astrodetect.service.single_detection import detect_one
+from astrodetect.service.thumbnails import ThumbnailStore
+from astrodetect.service.vector_indexer import VectorIndexer
 from astrodetect.service.web import pages
 from astrodetect.settings import Settings, settings
 from database import Database, database_url
@@ -65,7 +65,7 @@ Few: TypeAlias = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS)]
 
 def create_app(chosen: Settings) -> FastAPI:
     """The service with these settings; nothing is opened until it starts."""
-    meters = Meters()
+    meters = Metrics()
 
     app = FastAPI(
         title="astrodetect",
@@ -76,22 +76,24 @@ def create_app(chosen: Settings) -> FastAPI:
         redoc_url=None,
     )
     timeout_s = chosen.request_timeout_s
-    one_image = Door(chosen.max_body_bytes, timeout_s, lambda scope: scope["app"].state.detector.full())
+    one_image = BodyLimit(chosen.max_body_bytes, timeout_s, lambda scope: scope["app"].state.detector.full())
     doors = {
         "/detect": one_image,
         "/classify": one_image,
         "/similar": one_image,
         "/try": one_image,
-        SIGN_IN: Door(SIGN_IN_BYTES, timeout_s),
-        "/detect/batch": Door(chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()),
-        "/detect-anomalies": Door(
+        SIGN_IN: BodyLimit(SIGN_IN_BYTES, timeout_s),
+        "/detect/batch": BodyLimit(
+            chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.batches.full()
+        ),
+        "/detect-anomalies": BodyLimit(
             chosen.max_batch_bytes, BATCH_TIMEOUT_S, lambda scope: scope["app"].state.strange.full()
         ),
     }
-    app.add_middleware(Intake, doors=doors, other=Door(chosen.max_body_bytes, timeout_s))
-    app.state.keys = keys = Keys(chosen.api_key, private=chosen.private)
-    app.add_middleware(Gate, keys=keys)
-    app.add_middleware(Journal, meters=meters)
+    app.add_middleware(BodyLimitMiddleware, doors=doors, other=BodyLimit(chosen.max_body_bytes, timeout_s))
+    app.state.keys = keys = ApiKeys(chosen.api_key, private=chosen.private)
+    app.add_middleware(AuthMiddleware, keys=keys)
+    app.add_middleware(RequestLogMiddleware, meters=meters)
     error_handlers.add(app)
     add_detection(app)
     add_anomalies(app)
@@ -105,15 +107,15 @@ def create_app(chosen: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterator[None]:
+async def running(app: FastAPI, chosen: Settings, meters: Metrics) -> AsyncIterator[None]:
     """All that the service holds open, from its start to its end."""
-    drain = Drain(chosen.shutdown_timeout_s)
+    drain = Shutdown(chosen.shutdown_timeout_s)
     with database_url(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
         request_log.open_log()
         malloc.give_back()
         state = app.state
         state.settings, state.drain = chosen, drain
-        state.models = Models(
+        state.models = ModelRegistry(
             chosen.models_dir, chosen.model, chosen.precision, most=chosen.max_models, passed=meters.passed
         )
         try:
@@ -121,12 +123,12 @@ async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterat
         except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
             log.warning("%s", missing)
         state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
-        state.review = Review(state.database)
+        state.review = ReviewQueue(state.database)
         state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
         state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
-        state.atlas = Atlas(state.database, chosen.maps_dir)
-        state.album = Album(state.database, days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
-        state.detector = Detector(
+        state.atlas = ProjectionJobs(state.database, chosen.maps_dir)
+        state.album = ThumbnailStore(state.database, days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
+        state.detector = DetectionService(
             state.models,
             state.recorder,
             state.album,
@@ -136,19 +138,21 @@ async def running(app: FastAPI, chosen: Settings, meters: Meters) -> AsyncIterat
             max_pixels=chosen.max_image_pixels,
             picture_px=chosen.thumbnail_px,
         )
-        state.indexer = Indexer(state.database, at_work=state.detector.at_work)
-        state.feed = Feed(state.database, drain, most=chosen.max_watchers)
-        state.batches = Batches(
+        state.indexer = VectorIndexer(state.database, at_work=state.detector.at_work)
+        state.feed = LiveFeed(state.database, drain, most=chosen.max_watchers)
+        state.batches = BatchDetection(
             state.detector,
             drain,
             max_file_bytes=chosen.max_body_bytes,
             max_bytes=chosen.max_batch_bytes,
             max_images=chosen.max_batch_images,
         )
-        state.strange = Strange(
+        state.strange = AnomalyDetection(
             state.detector,
             drain,
-            Fetcher(Allowed.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s),
+            Fetcher(
+                AllowedHosts.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s
+            ),
             max_images=chosen.max_anomaly_images,
             max_file_bytes=chosen.max_body_bytes,
         )
@@ -176,12 +180,12 @@ def add_detection(app: FastAPI) -> None:
 
     refused = error_handlers.declared(400, 404, 408, 409, 413, 415, 422, 503)
 
-    @app.post("/detect", response_model=schemas.PredictionAnswer, responses=refused)
+    @app.post("/detect", response_model=schemas.PredictionResponse, responses=refused)
     async def detect(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
         return await judge(request, file, model, key, anomalies=True)
 
-    @app.post("/classify", response_model=schemas.PredictionAnswer, responses=refused)
+    @app.post("/classify", response_model=schemas.PredictionResponse, responses=refused)
     async def classify(request: Request, file: UploadFile, model: ModelName = None, key: Key = None) -> Any:
         """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
         return await judge(request, file, model, key, anomalies=False)
@@ -210,7 +214,7 @@ def add_anomalies(app: FastAPI) -> None:
 
     @app.post(
         "/detect-anomalies",
-        response_model=list[schemas.UnusualAnswer | schemas.FailedAnswer],
+        response_model=list[schemas.AnomalyResponse | schemas.FailedResponse],
         responses=error_handlers.declared(400, 404, 408, 413, 422, 503),
         openapi_extra=schemas.URLS_OR_FORM,
     )
@@ -222,32 +226,32 @@ def add_anomalies(app: FastAPI) -> None:
 async def judge(request: Request, file: UploadFile, model: str | None, key: str | None, *, anomalies: bool) -> Response:
     """The answer to one image, once its row is kept."""
     name, data = file.filename or "", await file.read()
-    verdict = await verdict_on(request, name, data, model=model, key=key, anomalies=anomalies)
-    answer = schemas.PredictionAnswer.of(verdict)
+    verdict = await detect_one(request, name, data, model=model, key=key, anomalies=anomalies)
+    answer = schemas.PredictionResponse.of(verdict)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def add_history(app: FastAPI) -> None:
     """The log of predictions."""
 
-    @app.get("/predictions", response_model=schemas.PredictionsAnswer, responses=error_handlers.declared(422, 503))
+    @app.get("/predictions", response_model=schemas.PredictionsResponse, responses=error_handlers.declared(422, 503))
     def predictions(
         request: Request,
-        filters: AskedFilters,
-        edge: AskedEdge,
+        filters: FiltersParam,
+        edge: PageEdgeParam,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS_A_PAGE)] = 50,
     ) -> Any:
         """The log, newest first; follow `next` for older ones, `previous` for newer ones."""
         page = request.app.state.database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
-        return schemas.PredictionsAnswer.of(page, request.url)
+        return schemas.PredictionsResponse.of(page, request.url)
 
     @app.get("/predictions.{kind}", response_class=StreamingResponse, responses=exports.FILES)
-    def predictions_file(request: Request, filters: AskedFilters, kind: exports.Kind) -> Any:
+    def predictions_file(request: Request, filters: FiltersParam, kind: exports.ExportFormat) -> Any:
         """The log as one file, newest first, however long it is; CSV marks what a spreadsheet would compute by a '."""
         return exports.download(request.app.state.database, filters, kind)
 
     @app.get(
-        "/predictions/{id}", response_model=schemas.PredictionAnswer, responses=error_handlers.declared(404, 422, 503)
+        "/predictions/{id}", response_model=schemas.PredictionResponse, responses=error_handlers.declared(404, 422, 503)
     )
     def prediction(request: Request, id: PredictionId) -> Any:  # noqa: A002
         """One row of the log."""
@@ -259,39 +263,39 @@ def add_review(app: FastAPI) -> None:
 
     @app.get(
         "/predictions/{id}/similar",
-        response_model=schemas.SimilarAnswer,
+        response_model=schemas.SimilarResponse,
         responses=error_handlers.declared(404, 409, 422, 503),
     )
     def similar(request: Request, id: PredictionId, limit: Few = 10) -> Any:  # noqa: A002
         """The logged images that are most like this one."""
         database = request.app.state.database
         prediction = database.prediction(id)
-        return schemas.SimilarAnswer.of(prediction, database.similar(prediction, limit=limit))
+        return schemas.SimilarResponse.of(prediction, database.similar(prediction, limit=limit))
 
     @app.post(
         "/similar",
-        response_model=schemas.SimilarAnswer,
+        response_model=schemas.SimilarResponse,
         responses=error_handlers.declared(400, 404, 408, 409, 413, 415, 422, 503),
     )
     async def similar_to(request: Request, file: UploadFile, model: ModelName = None, limit: Few = 10) -> Any:
         """Logs an image as /classify does, and answers with the logged images that are most like it."""
-        verdict = await verdict_on(request, file.filename or "", await file.read(), model=model)
-        if isinstance(verdict, Queued):
+        verdict = await detect_one(request, file.filename or "", await file.read(), model=model)
+        if isinstance(verdict, QueuedPrediction):
             raise DatabaseUnavailable("the image waits on disk for PostgreSQL, which alone knows what it is like")
         found = await asyncio.to_thread(request.app.state.database.similar, verdict, limit=limit)
-        return schemas.SimilarAnswer.of(verdict, found)
+        return schemas.SimilarResponse.of(verdict, found)
 
     @app.post(
         "/predictions/{id}/label",
-        response_model=schemas.LabelAnswer,
+        response_model=schemas.LabelResponse,
         status_code=201,
         responses=error_handlers.declared(404, 422, 503),
     )
-    def label(request: Request, id: PredictionId, said: schemas.Labelling) -> Any:  # noqa: A002
+    def label(request: Request, id: PredictionId, said: schemas.LabelRequest) -> Any:  # noqa: A002
         """Says what the image of a prediction is; of several labels the newest counts."""
         return request.app.state.database.label(id, said.label, who=said.who, note=said.note)
 
-    @app.delete("/labels/{id}", response_model=schemas.LabelAnswer, responses=error_handlers.declared(404, 422, 503))
+    @app.delete("/labels/{id}", response_model=schemas.LabelResponse, responses=error_handlers.declared(404, 422, 503))
     def unlabel(request: Request, id: LabelId) -> Any:  # noqa: A002
         """Takes one labelling back, and answers with it."""
         return request.app.state.database.unlabel(id)
@@ -303,39 +307,39 @@ def add_review(app: FastAPI) -> None:
         first = next(parts)  # what PostgreSQL refuses has its status
         return StreamingResponse(chain([first], parts), media_type=schemas.CSV)
 
-    @app.get("/review/next", response_model=schemas.ReviewAnswer, responses=error_handlers.declared(422, 503))
-    def next_up(request: Request, by: By = "interest", limit: Annotated[int, Query(ge=1, le=MOST)] = 1) -> Any:
+    @app.get("/review/next", response_model=schemas.ReviewResponse, responses=error_handlers.declared(422, 503))
+    def next_up(request: Request, by: ReviewOrder = "interest", limit: Annotated[int, Query(ge=1, le=MOST)] = 1) -> Any:
         """The images to look at next, none that is labelled, each once and with why."""
-        return schemas.ReviewAnswer.of(
+        return schemas.ReviewResponse.of(
             request.app.state.review.next(by, limit=limit, space=request.app.state.models.space)
         )
 
 
-def add_care(app: FastAPI, meters: Meters) -> None:
+def add_care(app: FastAPI, meters: Metrics) -> None:
     """What whoever runs the service asks of it."""
 
-    @app.get("/models", response_model=list[model_schemas.ModelAnswer])
+    @app.get("/models", response_model=list[model_schemas.ModelResponse])
     def models(request: Request) -> Any:
         """Every trained model here, which of them serves, and the earlier versions of each."""
         return model_schemas.listed(request.app.state.models)
 
     @app.post(
         "/models/{name}/rollback",
-        response_model=model_schemas.ModelAnswer,
+        response_model=model_schemas.ModelResponse,
         responses=error_handlers.declared(400, 404, 422, 503),
     )
-    async def rollback(request: Request, name: ModelPath, said: model_schemas.Rollback | None = None) -> Any:
+    async def rollback(request: Request, name: ModelPath, said: model_schemas.RollbackRequest | None = None) -> Any:
         """Puts an earlier version of a model back in its place, whole and without a break."""
         return await model_schemas.rolled_back(request.app.state.models, name, said)
 
     @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live", response_model=schemas.Health)
+    @app.get("/health/live", response_model=schemas.LivenessResponse)
     async def live() -> Any:
         """The process answers."""
         return {"status": "live"}
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", response_model=schemas.Readiness, responses=error_handlers.declared(503))
+    @app.get("/health/ready", response_model=schemas.ReadinessResponse, responses=error_handlers.declared(503))
     async def ready(request: Request) -> Any:
         """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
         state = request.app.state

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from astrodetect.db.connections import Refused, connect, explained, read_url, without_password
+from astrodetect.db.connections import ConnectionRefused, as_database_error, connect, read_url, without_password
 from astrodetect.db.embedded import server
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
 from astrodetect.settings import settings
@@ -86,7 +86,10 @@ def create_database(url: str) -> bool:
     """Makes the database that `url` names where it is missing, and says whether it did."""
     try:
         connect(url, timeout_s=CONNECT_WITHIN_S).close()
-    except (DatabaseNotSetUp, Refused) as refused:  # a server that speaks another language only seems to refuse us
+    except (
+        DatabaseNotSetUp,
+        ConnectionRefused,
+    ) as refused:  # a server that speaks another language only seems to refuse us
         return _create(url, refused)
     return False
 
@@ -113,7 +116,7 @@ def _create(url: str, refused: DatabaseError) -> bool:
             raise DatabaseError(
                 f'the user "{user}" may not create databases: let an administrator run: createdb -O {user} {name}'
             ) from error
-        raise explained(error) from error
+        raise as_database_error(error) from error
     finally:
         maintenance.close()
     return True
@@ -144,7 +147,7 @@ def migrate(url: str) -> Migrated:
                 _apply(cursor, step)
             without_vectors = _add_vectors(cursor)
     except psycopg2.Error as error:
-        raise explained(error) from error
+        raise as_database_error(error) from error
     finally:
         connection.close()
     return Migrated([step.name for step in missing], without_vectors)
@@ -197,7 +200,7 @@ def _apply(cursor: "psycopg2.extensions.cursor", step: _Migration) -> None:
         cursor.execute(record, [step.version, step.name, step.sha256])
         cursor.execute("COMMIT")
     except psycopg2.Error as error:
-        raise DatabaseError(f"sql/{step.name}.sql: {explained(error)}") from error
+        raise DatabaseError(f"sql/{step.name}.sql: {as_database_error(error)}") from error
 
 
 def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
@@ -217,8 +220,8 @@ def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
     except psycopg2.Error as error:
         cursor.execute("ROLLBACK")
         if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
-            return f"{explained(error)}: let an administrator run CREATE EXTENSION vector in this database"
-        return f"sql/{VECTORS.name}: {explained(error)}"
+            return f"{as_database_error(error)}: let an administrator run CREATE EXTENSION vector in this database"
+        return f"sql/{VECTORS.name}: {as_database_error(error)}"
     return None
 
 

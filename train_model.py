@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect import provenance
-from astrodetect.anomalies.usual import usual
+from astrodetect.anomalies.usual import fit_novelty
 from astrodetect.cli import train_options
 from astrodetect.datasets import dataset, health
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.model_store import store as bundle
@@ -28,7 +28,7 @@ from astrodetect.scoring import evaluate
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
-    from astrodetect.learning.training import Learnt, Plan
+    from astrodetect.learning.training import TrainingPlan, TrainingResult
 
 FEWEST_IMAGES = 10  # of each class, to learn anything from
 COMPARED_IMAGES = 500  # at most, of the validation and of the test images: the networks that serve must agree on them
@@ -40,13 +40,13 @@ LEAKS_SOUGHT_UP_TO = 5000  # images: 2 ms each; `explore` takes its time for mor
 class Data:
     """The images: to learn from, to choose and calibrate by, and to judge the outcome."""
 
-    train: Catalogue
-    validation: Catalogue
-    test: Catalogue
+    train: Dataset
+    validation: Dataset
+    test: Dataset
     described: dict[str, Any]  # what the manifest keeps of them
 
     @property
-    def judged(self) -> dict[str, Catalogue]:
+    def judged(self) -> dict[str, Dataset]:
         """The parts that figures are made of."""
         return {"validation": self.validation, "test": self.test}
 
@@ -130,7 +130,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Data:
     return Data(learn, validation, test, described)
 
 
-def read_part(title: str, place: Path, classes: list[str], contract: ImageContract, part: str | None) -> Catalogue:
+def read_part(title: str, place: Path, classes: list[str], contract: ImageContract, part: str | None) -> Dataset:
     """One part of the images, with what was skipped told."""
     catalogue = dataset.read(place, classes, title=f"{title} images", part=part, contract=contract)
     for skipped in catalogue.skipped[:SKIPPED_SHOWN]:
@@ -141,11 +141,11 @@ def read_part(title: str, place: Path, classes: list[str], contract: ImageContra
     return catalogue
 
 
-def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Plan":
+def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "TrainingPlan":
     """How to learn, as the arguments have it."""
-    from astrodetect.learning.training import Plan  # noqa: PLC0415
+    from astrodetect.learning.training import TrainingPlan  # noqa: PLC0415
 
-    return Plan(
+    return TrainingPlan(
         recipe=arguments.recipe,
         binary=not arguments.classes,
         contract=contract,
@@ -163,7 +163,7 @@ def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Plan":
     )
 
 
-def calibrate(learnt: "Learnt", plan: "Plan", validation: Catalogue, rule: str) -> tuple[float, float]:
+def calibrate(learnt: "TrainingResult", plan: "TrainingPlan", validation: Dataset, rule: str) -> tuple[float, float]:
     """Makes its probabilities mean what they say: the temperature for that, and the threshold that was asked for."""
     from astrodetect.learning import training  # noqa: PLC0415
 
@@ -172,12 +172,12 @@ def calibrate(learnt: "Learnt", plan: "Plan", validation: Catalogue, rule: str) 
     learnt.model.calibrate(temperature)
     if not plan.binary:
         return temperature, 0.5
-    scores = calibration.cooled(said, temperature)[:, 1]
+    scores = calibration.apply_temperature(said, temperature)[:, 1]
     return temperature, calibration.threshold(rule, validation.labels, scores)
 
 
 def publish(
-    learnt: "Learnt", manifest: bundle.Manifest, folder: Path, data: Data
+    learnt: "TrainingResult", manifest: bundle.Manifest, folder: Path, data: Data
 ) -> tuple[bundle.Manifest, dict[str, Outputs]]:
     """Puts the model in place, judged by what serves on images it has not learnt from; and what it said of them."""
     from astrodetect.learning import export, quantise, training  # noqa: PLC0415
@@ -204,7 +204,7 @@ def publish(
 
     def carry(place: Path) -> None:
         try:
-            usual(data.train, contract, manifest.settings["seed"]).save(place)
+            fit_novelty(data.train, contract, manifest.settings["seed"]).save(place)
         except DataError as error:
             say(f"the service will tell no novelty: {error}")
 
@@ -237,7 +237,7 @@ def run_key(arguments: argparse.Namespace, data: Data) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def describe(part: Catalogue) -> dict[str, Any]:
+def describe(part: Dataset) -> dict[str, Any]:
     """What the manifest keeps of a part of the data."""
     skipped = [{"path": str(skipped.path), "reason": skipped.reason} for skipped in part.skipped]
     return {"images": part.counts(), "fingerprint": part.fingerprint, "skipped": skipped}

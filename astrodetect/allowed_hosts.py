@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 
 PORTS = frozenset({80, 443})  # any other has to be allowed by its number
 UNICAST = IPv6Network("2000::/3")  # all of IPv6 that is given out
@@ -19,7 +19,7 @@ NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HostRule:
     """A host of that name, or a suffix of names, or a block of addresses; at some ports."""
 
     where: str | IPv4Network | IPv6Network
@@ -41,7 +41,7 @@ class Entry:
                 raise ValueError(f'"{said}" is neither a host nor a block of addresses') from None
         return cls(where.lower(), ports)
 
-    def permits(self, name: str, address: Address, port: int) -> bool:
+    def permits(self, name: str, address: IpAddress, port: int) -> bool:
         """Whether this is the host, by the name that it is asked by or by its address."""
         if port not in self.ports:
             return False
@@ -51,24 +51,24 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class AllowedHosts:
     """The public internet at its usual ports, and what is listed besides."""
 
-    listed: tuple[Entry, ...] = ()
+    listed: tuple[HostRule, ...] = ()
 
     @classmethod
     def of(cls, said: str) -> Self:
         """From a list with commas, such as `images.local:8080, *.example.org, 10.1.0.0/16, [fd00::/8]:8443`."""
-        return cls(tuple(Entry.of(entry.strip()) for entry in said.split(",") if entry.strip()))
+        return cls(tuple(HostRule.of(entry.strip()) for entry in said.split(",") if entry.strip()))
 
-    def permits(self, name: str, address: Address, port: int) -> bool:
+    def permits(self, name: str, address: IpAddress, port: int) -> bool:
         """Whether a host of this name at this address may be asked."""
         return (port in PORTS and is_public(address)) or any(
             entry.permits(name, address, port) for entry in self.listed
         )
 
 
-def is_public(address: Address) -> bool:
+def is_public(address: IpAddress) -> bool:
     """Whether it can be a host on the internet; what stands for another address is judged by that one."""
     if isinstance(address, IPv6Address):
         if address in NAT64:
@@ -79,7 +79,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and not beside
 
 
-def literal(host: str) -> Address | None:
+def literal(host: str) -> IpAddress | None:
     """The address that a host is written as; ValueError for notations that only some programs take for one."""
     if ":" in host:
         return ip_address(host)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from astrodetect import fits
 from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
-from astrodetect.records import ImageContract, Picture, Pixels
+from astrodetect.records import ImageContract, Pixels, Thumbnail
 
 MIN_SIDE_PX = 16
 SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
@@ -93,10 +93,10 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def picture(image_sha256: str, pixels: Pixels) -> Picture:
+def picture(image_sha256: str, pixels: Pixels) -> Thumbnail:
     """The small JPEG that is kept of an image, from the pixels that `read_whole` gave."""
     height, width = pixels.shape[:2]
-    return Picture(image_sha256, thumbnail(pixels, max(height, width)), width, height)
+    return Thumbnail(image_sha256, thumbnail(pixels, max(height, width)), width, height)
 
 
 def png(pixels: Pixels) -> bytes:

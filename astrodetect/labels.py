@@ -23,7 +23,7 @@ class Label:
     prediction_id: int
     image_name: str
     image_sha256: str | None  # unknown of what an older program logged
-    label: active_learning.Label
+    label: active_learning.LabelValue
     who: str | None
     note: str | None
     timestamp: dt.datetime
@@ -33,7 +33,7 @@ class Label:
 class Labelling:
     """A label that comes from elsewhere, for the image with this sum, or where there is none for this prediction."""
 
-    label: active_learning.Label
+    label: active_learning.LabelValue
     who: str | None
     note: str | None
     timestamp: dt.datetime | None

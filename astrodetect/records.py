@@ -82,7 +82,7 @@ def as_probabilities(said: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredImage:
     """A verdict on one image, before it has its row."""
 
     image_name: str
@@ -138,10 +138,10 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueuedPrediction:
     """A verdict that is safe on disk, and becomes a row when PostgreSQL is back."""
 
-    scored: Scored
+    scored: ScoredImage
 
     @property
     def request_id(self) -> uuid.UUID:
@@ -168,7 +168,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Thumbnail:
     """A small JPEG of an image, the whole frame upright."""
 
     image_sha256: str
@@ -178,7 +178,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Heat:
+class HeatMap:
     """Where in an image a model saw what it took it for."""
 
     image_sha256: str
@@ -188,7 +188,7 @@ class Heat:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class EmbeddedImages:
     """Images of one space, image by image along the first axis."""
 
     ids: list[int]  # of the first prediction of each
@@ -199,7 +199,7 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class PredictionFilters:
     """Which predictions are asked for; None asks nothing."""
 
     result: str | None = None
@@ -215,7 +215,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PredictionPage:
     """Some predictions, newest first; the ids to go on from: None on the last page, and on the newest."""
 
     predictions: list[Prediction]

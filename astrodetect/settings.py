@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from astrodetect.allowed_hosts import Allowed
+from astrodetect.allowed_hosts import AllowedHosts
 
 ROOT = Path(__file__).resolve().parent.parent
 HTTP = r"^https?://.*[^/]$"
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     @field_validator("fetch_allow")
     @classmethod
     def _hosts(cls, said: str) -> str:
-        Allowed.of(said)
+        AllowedHosts.of(said)
         return said
 
     @field_validator("private")

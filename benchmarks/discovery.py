@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from astrodetect import images
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, described
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.inference.engine import Engine
@@ -112,7 +112,7 @@ def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: b
     return Round(rankings, labelled, len(sky.paths), int(sky.unusual.sum()), noise)
 
 
-def _ours(unusual: Truth, looked: Looked) -> dict[str, Found]:
+def _ours(unusual: Truth, looked: NoveltyResult) -> dict[str, Found]:
     chosen = {name: looked.scores[name] for name in ("lof", "knn", "mahalanobis")}
     return {
         DEFAULT: finding.of(unusual, looked.strength),

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from astrodetect.datasets import dataset, health
-from astrodetect.datasets.health import Health
+from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
 from benchmarks import machine
 
@@ -148,14 +148,14 @@ def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
     return planted
 
 
-def compare(found: Health, planted: Planted) -> list[Fault]:
+def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
     """What was planted beside what was found; copies of an image with a wrong label are as wrong as it is."""
     wrong = set(planted.wrong)
     for pair in planted.copies | planted.leaks:
         if pair & planted.wrong:
             wrong |= pair
 
-    def sets(groups: list[health.Copies]) -> set[frozenset[str]]:
+    def sets(groups: list[health.DuplicateGroup]) -> set[frozenset[str]]:
         return {frozenset(look.item.path.name for look in found.members(group)) for group in groups}
 
     def fault(kind: str, expected: set[object], seen: set[object]) -> Fault:

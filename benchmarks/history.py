@@ -21,7 +21,7 @@ import numpy as np
 import setup_db
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
-from astrodetect.records import ANOMALY, NO_ANOMALY, Filters
+from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters
 from benchmarks import machine
 from benchmarks.similar import execute, timed
 from database import Database
@@ -142,7 +142,10 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
                     rounds=rounds,
                 )
                 for depth in DEPTHS
-                for what, filters, share in (("", Filters(), 1.0), (", result", Filters(result=NO_ANOMALY), HALF))
+                for what, filters, share in (
+                    ("", PredictionFilters(), 1.0),
+                    (", result", PredictionFilters(result=NO_ANOMALY), HALF),
+                )
             ]
     return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), asked)
 
@@ -156,47 +159,51 @@ def fill(connection: Connection, rows: int) -> None:
     execute(connection, "VACUUM ANALYZE predictions")
 
 
-def cases(rows: int) -> dict[str, Filters]:
+def cases(rows: int) -> dict[str, PredictionFilters]:
     """What people ask for, from nothing to all of it, and what only the oldest rows have."""
     span = rows * APART
     begin = NOW - span
     return {
-        "no filter": Filters(),
-        "score ≥ 0: all": Filters(min_score=0),
-        "score ≥ 0.17: half": Filters(min_score=0.17),
-        "score ≥ 0.92: 1 %": Filters(min_score=0.92),
-        "score ≥ 0.9995: of the oldest tenth": Filters(min_score=0.9995),
-        "score 0.5 to 0.50001: few": Filters(min_score=0.5, max_score=0.50001),
-        "score ≥ 0.99995: none": Filters(min_score=0.99995),
-        "result": Filters(result=ANOMALY),
-        "result that no row has": Filters(result="Nebula"),
-        "result, score 0.8 to 0.81": Filters(result=ANOMALY, min_score=0.8, max_score=0.81),
-        "result against its score: none": Filters(result=NO_ANOMALY, min_score=0.6),
-        "model": Filters(model="galaxies"),
-        "model of the oldest hundredth": Filters(model="first_try"),
-        "label": Filters(label="lens"),
-        "label of the oldest 500": Filters(label="ghost"),
-        "label against its model: none": Filters(model="resnet50_model", label="lens", since=begin + span / 50),
-        "model against its result: none": Filters(model="galaxies", result=ANOMALY),
-        "novelty ≥ 0: the older half": Filters(min_novelty=0),
-        "novelty ≥ 0.5": Filters(min_novelty=0.5),
-        "novelty ≥ 0.992: few, oldest": Filters(min_novelty=0.992),
-        "since a day ago": Filters(since=NOW - dt.timedelta(days=1)),
-        "since tomorrow: none": Filters(since=NOW + dt.timedelta(days=1)),
-        "until half of the time": Filters(until=NOW - span / 2),
-        "until the first hour": Filters(until=begin + dt.timedelta(hours=1)),
-        "a day in the middle": Filters(since=NOW - span / 2, until=NOW - span / 2 + dt.timedelta(days=1)),
-        "name: galaxy": Filters(name="galaxy"),
-        "name: obj, 1 %": Filters(name="OBJ"),
-        "name: plate, the oldest fifth": Filters(name="plate"),
-        "name: one number": Filters(name=f"{rows // 3:08}"),
-        "name: zzz, none": Filters(name="zzz"),
-        "name: 12, two letters": Filters(name="12"),
-        "name, result and score": Filters(name="galaxy", result=ANOMALY, min_score=0.9),
+        "no filter": PredictionFilters(),
+        "score ≥ 0: all": PredictionFilters(min_score=0),
+        "score ≥ 0.17: half": PredictionFilters(min_score=0.17),
+        "score ≥ 0.92: 1 %": PredictionFilters(min_score=0.92),
+        "score ≥ 0.9995: of the oldest tenth": PredictionFilters(min_score=0.9995),
+        "score 0.5 to 0.50001: few": PredictionFilters(min_score=0.5, max_score=0.50001),
+        "score ≥ 0.99995: none": PredictionFilters(min_score=0.99995),
+        "result": PredictionFilters(result=ANOMALY),
+        "result that no row has": PredictionFilters(result="Nebula"),
+        "result, score 0.8 to 0.81": PredictionFilters(result=ANOMALY, min_score=0.8, max_score=0.81),
+        "result against its score: none": PredictionFilters(result=NO_ANOMALY, min_score=0.6),
+        "model": PredictionFilters(model="galaxies"),
+        "model of the oldest hundredth": PredictionFilters(model="first_try"),
+        "label": PredictionFilters(label="lens"),
+        "label of the oldest 500": PredictionFilters(label="ghost"),
+        "label against its model: none": PredictionFilters(
+            model="resnet50_model", label="lens", since=begin + span / 50
+        ),
+        "model against its result: none": PredictionFilters(model="galaxies", result=ANOMALY),
+        "novelty ≥ 0: the older half": PredictionFilters(min_novelty=0),
+        "novelty ≥ 0.5": PredictionFilters(min_novelty=0.5),
+        "novelty ≥ 0.992: few, oldest": PredictionFilters(min_novelty=0.992),
+        "since a day ago": PredictionFilters(since=NOW - dt.timedelta(days=1)),
+        "since tomorrow: none": PredictionFilters(since=NOW + dt.timedelta(days=1)),
+        "until half of the time": PredictionFilters(until=NOW - span / 2),
+        "until the first hour": PredictionFilters(until=begin + dt.timedelta(hours=1)),
+        "a day in the middle": PredictionFilters(since=NOW - span / 2, until=NOW - span / 2 + dt.timedelta(days=1)),
+        "name: galaxy": PredictionFilters(name="galaxy"),
+        "name: obj, 1 %": PredictionFilters(name="OBJ"),
+        "name: plate, the oldest fifth": PredictionFilters(name="plate"),
+        "name: one number": PredictionFilters(name=f"{rows // 3:08}"),
+        "name: zzz, none": PredictionFilters(name="zzz"),
+        "name: 12, two letters": PredictionFilters(name="12"),
+        "name, result and score": PredictionFilters(name="galaxy", result=ANOMALY, min_score=0.9),
     }
 
 
-def in_turns(log: Database, connection: Connection, what: str, filters: Filters, skip: int, *, rounds: int) -> Asked:
+def in_turns(
+    log: Database, connection: Connection, what: str, filters: PredictionFilters, skip: int, *, rounds: int
+) -> Asked:
     """One page so many rows into the log, ours by its key and the naive one by its offset."""
     chosen = {name: value for name, value in asdict(filters).items() if value is not None}
     before = None

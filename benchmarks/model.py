@@ -82,16 +82,16 @@ def make(folder: Path, size: int) -> None:
     learn, held = (dataset.read(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
     from astrodetect.learning import export, network, training  # noqa: PLC0415 - TensorFlow: only where one must be made
-    from astrodetect.learning.backbones import Standard  # noqa: PLC0415
+    from astrodetect.learning.backbones import PixelStatistics  # noqa: PLC0415
 
     contract = ImageContract(size=size)
     pixels = {part: training.read_pixels(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
     network.set_seed(0)
     mean, variance = pixels["train"].mean((0, 1, 2)), pixels["train"].var((0, 1, 2))
-    model = network.build("resnet50", size, Standard(tuple(mean.tolist()), tuple(variance.tolist())), 1)
+    model = network.build("resnet50", size, PixelStatistics(tuple(mean.tolist()), tuple(variance.tolist())), 1)
     calibrate(model, pixels["train"], np.random.default_rng(0).permutation(len(learn)))
     fit_head(model, features(model, pixels["train"]), learn.labels)
-    said = export.Network(model).probabilities(pixels["test"])
+    said = export.TrainedNetwork(model).probabilities(pixels["test"])
     manifest = store.Manifest(
         name=NAME,
         classes=list(CLASSES),
@@ -102,7 +102,7 @@ def make(folder: Path, size: int) -> None:
         versions=provenance.versions(),
     )
     shown = export.HeldOut(pixels["test"], held.labels, said)
-    export.publish(export.Network(model), manifest, folder, shown, calibration=pixels["train"])
+    export.publish(export.TrainedNetwork(model), manifest, folder, shown, calibration=pixels["train"])
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import setup_db
-from astrodetect.anomalies.usual import usual
+from astrodetect.anomalies.usual import fit_novelty
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.db.embedded import server
@@ -75,7 +75,7 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     sky = generator.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
     contract = store.read_manifest(plain / f"{model.NAME}.json").image
     catalogue = dataset.read(sky, ("E", "SB"), title="skies", contract=contract)
-    store.attach(knowing, model.NAME, usual(catalogue, contract, SEED).save)
+    store.attach(knowing, model.NAME, fit_novelty(catalogue, contract, SEED).save)
     with ExitStack() as stack:
         found = {}
         for name, models in ((WITH, knowing), (WITHOUT, plain)):

@@ -24,7 +24,7 @@ import setup_db
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
 from astrodetect.progress import Bar
-from astrodetect.records import DIMENSIONS, Floats, Scored
+from astrodetect.records import DIMENSIONS, Floats, ScoredImage
 from astrodetect.service.vector_indexer import A_COMMIT as INDEXED_AT_A_TIME
 from astrodetect.service.vector_indexer import MOST_FRESH
 from benchmarks import machine
@@ -210,9 +210,9 @@ def recorded(log: Database, stored: int, a_commit: int) -> Rows:
     return Rows(stored, a_commit, *rates)
 
 
-def some_scored(a_commit: int, vectors: Floats | None) -> Iterator[list[Scored]]:
+def some_scored(a_commit: int, vectors: Floats | None) -> Iterator[list[ScoredImage]]:
     """Ever new images."""
-    one = Scored("sky.jpg", "", 0.1, 0.5, "m", "1", label="SB", probabilities={"E": 0.1, "SB": 0.9}, novelty=0.5)
+    one = ScoredImage("sky.jpg", "", 0.1, 0.5, "m", "1", label="SB", probabilities={"E": 0.1, "SB": 0.9}, novelty=0.5)
     places = itertools.repeat(None) if vectors is None else map(tuple, map(np.ndarray.tolist, vectors))
     while some := list(itertools.islice(places, a_commit)):
         yield [

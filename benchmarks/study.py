@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors.base import fence
+from astrodetect.anomalies.detectors.base import tukey_fence
 from astrodetect.records import Floats
 
 CLUSTERS = 10
@@ -26,7 +26,7 @@ def scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Floats]:
     distance = cluster.KMeans(CLUSTERS, n_init=10, random_state=seed).fit_transform(standard).min(axis=1)
     near, _ = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(standard).kneighbors(standard)
     noise = cluster.DBSCAN(eps=float(np.median(near[:, -1])), min_samples=NEIGHBOURS).fit_predict(standard) == -1
-    agreed = (lost > fence(lost)) & outside(distance) & noise
+    agreed = (lost > tukey_fence(lost)) & outside(distance) & noise
     return {
         AUTOENCODER: lost,
         KMEANS: np.abs(distance - np.median(distance)),
@@ -37,12 +37,12 @@ def scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Floats]:
 
 def losses(features: Floats, *, epochs: int, seed: int) -> Floats:
     """What the autoencoder, fitted on them, loses of each image."""
-    from astrodetect.anomalies.detectors.base import Seen  # noqa: PLC0415
-    from astrodetect.anomalies.neighbours import Reference  # noqa: PLC0415
+    from astrodetect.anomalies.detectors.base import DetectorInput  # noqa: PLC0415
+    from astrodetect.anomalies.neighbours import ReferencePoints  # noqa: PLC0415
     from astrodetect.learning import autoencoder  # noqa: PLC0415
 
     fitted = autoencoder.fit(features, epochs=epochs, seed=seed)
-    return fitted.score(Seen(features, features, Reference(features)))
+    return fitted.score(DetectorInput(features, features, ReferencePoints(features)))
 
 
 def outside(distance: Floats) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from astrodetect.anomalies.novelty import Novelty, described
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
 from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.model_store import store
-from astrodetect.model_store.store import Bundle, Manifest
+from astrodetect.model_store.store import Manifest, VerifiedModel
 from astrodetect.records import ImageContract, Pixels
 
 CLASSES = ["nebula", "lawn", "ocean"]  # red, green and blue ones
@@ -35,7 +35,7 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
     with store.staging(folder, name) as staged:
         openvino.save_model(_network(len(classes), sure), staged / f"{name}.xml", compress_to_fp16=False)
         xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.SERVED)
-        canary = Engine(Bundle(manifest, xml, weights), check=False).canary()
+        canary = Engine(VerifiedModel(manifest, xml, weights), check=False).canary()
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
 

@@ -153,11 +153,11 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published model, never trained: small, real, and as true to itself as any other."""
     from astrodetect.learning import export, network
-    from astrodetect.learning.backbones import Standard
+    from astrodetect.learning.backbones import PixelStatistics
 
     size = 32
     network.set_seed(0)
-    model = export.Network(network.build("resnet50", size, Standard((128.0,) * 3, (5000.0,) * 3), 1))
+    model = export.TrainedNetwork(network.build("resnet50", size, PixelStatistics((128.0,) * 3, (5000.0,) * 3), 1))
     manifest = Manifest(
         name="resnet50_model",
         classes=["SB", "E"],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrodetect import images
-from astrodetect.evaluation.inputs import Evidence, Learnt, Model, Part
+from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.records import ImageContract, Outputs
 
 SIZE_PX = 32
@@ -26,7 +26,7 @@ def evidence(
     task: Any = None,
     side: int = SIZE_PX,
     **more: Any,
-) -> Evidence:
+) -> EvaluationInputs:
     """`count` images of a part called test, of which some are told wrongly."""
     random = np.random.default_rng(0)
     truth = np.arange(count) % len(classes)
@@ -44,7 +44,7 @@ def evidence(
         random.random((count, 16), dtype=np.float32),
         random.normal(0, 1, (count, 2, 2)).astype(np.float32),
     )
-    model = Model(
+    model = EvaluatedModel(
         name="galaxies",
         version="0123456789ab",
         task=task or ("binary" if len(classes) == 2 else "classes"),
@@ -61,5 +61,5 @@ def evidence(
         settings={"seed": 7, "history": HISTORY},
         versions={"python": "3.12", "commit": "abc1234"},
     )
-    learnt = Learnt(truth, random.random((count, 16), dtype=np.float32))
-    return Evidence(model, [Part("test", paths, truth, "seen", outputs)], learnt, **more)
+    learnt = TrainingFeatures(truth, random.random((count, 16), dtype=np.float32))
+    return EvaluationInputs(model, [EvaluatedPart("test", paths, truth, "seen", outputs)], learnt, **more)

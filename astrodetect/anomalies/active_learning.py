@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from astrodetect.records import Floats
 
-Label = Literal["interesting", "ordinary", "artefact"]
-By = Literal["interest", "novelty", "uncertainty", "random"]
-LABELS: tuple[Label, ...] = get_args(Label)
+LabelValue = Literal["interesting", "ordinary", "artefact"]
+ReviewOrder = Literal["interest", "novelty", "uncertainty", "random"]
+LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
 INTERESTING, ORDINARY, ARTEFACT = LABELS
-ORDERS: tuple[By, ...] = get_args(By)
+ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
 WORTH: dict[str, float] = {
     INTERESTING: 1.0,
@@ -35,18 +35,18 @@ BLOCK = 4096  # images at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class LabelledRanking:
     """What labels make of a set of images."""
 
     interest: Floats  # (n,) larger first; between -1, not worth a look, and 1 or more, worth one; labelled ones SETTLED
     doubt: Floats  # (n,) the standard deviation of that; 0 of labelled ones
 
 
-def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> Ranking:
+def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> LabelledRanking:
     """The images by how interesting they are; `labels` by their number, those that were given last at the end."""
     prior = _prior(strength)
     if not labels:
-        return Ranking(prior, np.ones_like(prior))
+        return LabelledRanking(prior, np.ones_like(prior))
     places = np.array(list(labels)[-MOST_LABELS:])
     worth = np.array([WORTH[labels[place]] for place in places.tolist()])
     scaled = vectors.astype(np.float64) / np.sqrt(vectors.shape[1])
@@ -62,13 +62,13 @@ def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> Rankin
         doubt[some] = np.sqrt(np.clip(1 - known, 0, 1))
     for place, label in labels.items():
         interest[place], doubt[place] = SETTLED * WORTH[label], 0
-    return Ranking(interest, doubt)
+    return LabelledRanking(interest, doubt)
 
 
-def orders(vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int) -> dict[By, list[int]]:
+def orders(vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int) -> dict[ReviewOrder, list[int]]:
     """For each way to choose, the numbers of up to `count` images without a label, what to look at first in front."""
     ranking = rank(vectors, strength, labels)
-    worth: dict[By, NDArray[np.floating]] = {
+    worth: dict[ReviewOrder, NDArray[np.floating]] = {
         "interest": ranking.interest + BOLDNESS * ranking.doubt,
         "novelty": strength.astype(np.float64),
         "uncertainty": ranking.doubt - np.abs(ranking.interest),

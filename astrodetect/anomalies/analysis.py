@@ -9,13 +9,13 @@ import numpy as np
 from astrodetect import images
 from astrodetect.anomalies import occlusion
 from astrodetect.anomalies.detectors.base import Detector
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, Looked, Novelty, Sight
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, FeatureKind, Novelty, NoveltyResult
 from astrodetect.errors import ImageError
-from astrodetect.features.extract import Described, Describer
+from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, Pixels
-from astrodetect.reports.anomaly_report import Reason
+from astrodetect.reports.anomaly_report import Explanation
 
 ORDINARY = 0.9  # of a mixed set: the least unusual share of it, which the others are seen against
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are covered with the nearest
@@ -25,7 +25,7 @@ NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are co
 class Ordinary:
     """Images that show what is usual."""
 
-    seen: Described
+    seen: ExtractedFeatures
     vectors: Floats
     novelty: Novelty  # fitted on these alone
 
@@ -35,12 +35,16 @@ class Fitted:
     """Detectors, and what they say of the images."""
 
     novelty: Novelty
-    looked: Looked
+    looked: NoveltyResult
     ordinary: Ordinary
 
 
 def fit(
-    seen: Described, normal: Described | None, sight: Sight, names: Sequence[str], extra: Sequence[Detector]
+    seen: ExtractedFeatures,
+    normal: ExtractedFeatures | None,
+    sight: FeatureKind,
+    names: Sequence[str],
+    extra: Sequence[Detector],
 ) -> Fitted:
     """Learns what is usual from the normal images; without any, from the images themselves, each among the others."""
     if normal:
@@ -58,8 +62,8 @@ def fit(
 
 
 def reasons(
-    fitted: Fitted, seen: Described, chosen: Sequence[int], describer: Describer, *, max_pixels: int
-) -> list[Reason]:
+    fitted: Fitted, seen: ExtractedFeatures, chosen: Sequence[int], describer: FeatureExtractor, *, max_pixels: int
+) -> list[Explanation]:
     """Why each of the chosen images is unusual."""
     ordinary = fitted.ordinary
 
@@ -72,18 +76,18 @@ def reasons(
 
     found = []
     with Bar("explaining", len(chosen)) as bar:
-        near = Reference(ordinary.vectors).nearest(fitted.looked.vectors[list(chosen)]).places
+        near = ReferencePoints(ordinary.vectors).nearest(fitted.looked.vectors[list(chosen)]).places
         for image, places in zip(chosen, near.tolist(), strict=True):
             others = [place for place in places if ordinary.seen.sha256[place] != seen.sha256[image]]
             neighbours = [ordinary.seen.items[place].path for place in others[:NEIGHBOURS]]
             try:
                 heat = (
-                    occlusion.where(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
+                    occlusion.occlusion_map(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
                     if neighbours
                     else None
                 )
             except ImageError:  # it was there when it was described
                 heat = None
-            found.append(Reason(image, neighbours, heat))
+            found.append(Explanation(image, neighbours, heat))
             bar.step()
     return found

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.progress import track
 from astrodetect.records import Floats
 
@@ -16,7 +16,7 @@ SPARE = 12  # candidates beyond those wanted: products in single precision may s
 BLOCK = 256  # images at a time: 20 MB of products with 20,000
 
 
-class Near(NamedTuple):
+class NearestNeighbours(NamedTuple):
     """The nearest ones of each image, the nearest first."""
 
     distances: Floats  # (n, neighbours)
@@ -24,13 +24,13 @@ class Near(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferencePoints:
     """Points to be near to, one a row."""
 
     points: Floats  # (points, dimensions)
 
     @classmethod
-    def read(cls, stored: Stored, dimensions: int) -> Self:
+    def read(cls, stored: StoredArrays, dimensions: int) -> Self:
         """As written."""
         return cls(stored.floats("points", None, dimensions))
 
@@ -42,21 +42,21 @@ class Reference:
     def __len__(self) -> int:
         return len(self.points)
 
-    def nearest(self, vectors: Floats, count: int = MOST_NEIGHBOURS) -> Near:
+    def nearest(self, vectors: Floats, count: int = MOST_NEIGHBOURS) -> NearestNeighbours:
         """Those near to new images."""
         blocks = [self._nearest(vectors[at : at + BLOCK], count) for at in range(0, max(len(vectors), 1), BLOCK)]
-        return Near(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+        return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
-    def among_others(self, count: int = MOST_NEIGHBOURS) -> Near:
+    def among_others(self, count: int = MOST_NEIGHBOURS) -> NearestNeighbours:
         """Those near to each of the points, itself left out."""
         starts = range(0, len(self), BLOCK)
         blocks = [
             self._nearest(self.points[at : at + BLOCK], count, own=at)
             for at in track(starts, "comparing the images", len(starts))
         ]
-        return Near(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+        return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
-    def _nearest(self, vectors: Floats, count: int, own: int | None = None) -> Near:
+    def _nearest(self, vectors: Floats, count: int, own: int | None = None) -> NearestNeighbours:
         """By products first, then the best of those by differences, which are exact and the same in any company."""
         across, half_squares = self._across
         products = np.einsum("nd,dp->np", vectors, across) - half_squares
@@ -69,7 +69,7 @@ class Reference:
         distances = np.sqrt(np.einsum("npd,npd->np", apart, apart))
         order = np.lexsort((likely, distances))[:, :count]
         found = np.take_along_axis(distances, order, axis=1), np.take_along_axis(likely, order, axis=1)
-        return Near(found[0].astype(np.float32), found[1])
+        return NearestNeighbours(found[0].astype(np.float32), found[1])
 
     @cached_property
     def _across(self) -> tuple[Floats, Floats]:

@@ -10,30 +10,32 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus, serialisation
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
-from astrodetect.anomalies.detectors.base import Detector, Learner, Seen, fence
+from astrodetect.anomalies.detectors.base import Detector, DetectorInput, FittableDetector, tukey_fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
 from astrodetect.anomalies.detectors.isolation_forest import IsolationForest
 from astrodetect.anomalies.detectors.kmeans import KMeans
 from astrodetect.anomalies.detectors.knn import Knn
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
-from astrodetect.anomalies.tail_score import Surprise
-from astrodetect.anomalies.whitening import Block, Space
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
+from astrodetect.anomalies.tail_score import TailScore
+from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.features import central_object, cutout
 from astrodetect.records import Floats
 
-Sight = Literal["shapes", "network", "both"]
+FeatureKind = Literal["shapes", "network", "both"]
 
-LEARNERS: Mapping[str, type[Learner]] = {
+LEARNERS: Mapping[str, type[FittableDetector]] = {
     kind.name: kind for kind in (Lof, Knn, Mahalanobis, IsolationForest, KMeans, Dbscan)
 }
 KINDS: Mapping[str, type[Detector]] = {**LEARNERS, Autoencoder.name: Autoencoder}
 DEFAULT = ("lof", "knn", "mahalanobis")
 RANKING = ("lof",)  # whose surprises are averaged: alone the best, on simulated skies and on Galaxy Zoo
-DIMENSIONS: Mapping[Sight, tuple[int, ...]] = {  # of the body, of all shapes, of the features: 64 at most are kept
+DIMENSIONS: Mapping[
+    FeatureKind, tuple[int, ...]
+] = {  # of the body, of all shapes, of the features: 64 at most are kept
     "shapes": (20, 40),
     "network": (40,),
     "both": (16, 24, 24),
@@ -46,7 +48,7 @@ SEED = 0
 FORMAT = 1
 
 
-def described(sight: Sight, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Floats:
+def described(sight: FeatureKind, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Floats:
     """(n, d) what the detectors see of images: of their pixels, which show the central `crop`, or of the features."""
     if sight == "network":
         return features
@@ -55,7 +57,7 @@ def described(sight: Sight, pixels: NDArray[np.uint8], crop: float, features: Fl
     return np.concatenate(measured if sight == "shapes" else [*measured, features], axis=1)
 
 
-def blocks(sight: Sight, numbers: int) -> list[Block]:
+def blocks(sight: FeatureKind, numbers: int) -> list[FeatureBlock]:
     """The kinds of numbers that `described` gives, `numbers` in all."""
     measured = {
         "shapes": (central_object.COUNT, cutout.STRUCTURE),
@@ -63,11 +65,11 @@ def blocks(sight: Sight, numbers: int) -> list[Block]:
         "network": (),
     }[sight]
     rest = [] if sight == "shapes" else [numbers - sum(measured)]
-    return [Block(*each) for each in zip([*measured, *rest], DIMENSIONS[sight], strict=True)]
+    return [FeatureBlock(*each) for each in zip([*measured, *rest], DIMENSIONS[sight], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class NoveltyResult:
     """How unusual images are, image by image along the first axis."""
 
     novelty: Floats  # 0 to 1: the share of the images learnt from that are less unusual
@@ -86,9 +88,9 @@ class Looked:
         """(n,) whether all of them do."""
         return consensus.unanimous(self.flagged)
 
-    def __getitem__(self, places: slice) -> "Looked":
+    def __getitem__(self, places: slice) -> "NoveltyResult":
         """Some of the images."""
-        return Looked(
+        return NoveltyResult(
             self.novelty[places],
             self.strength[places],
             self.vectors[places],
@@ -97,9 +99,9 @@ class Looked:
         )
 
     @staticmethod
-    def joined(parts: Sequence["Looked"]) -> "Looked":
+    def joined(parts: Sequence["NoveltyResult"]) -> "NoveltyResult":
         """The images of all parts, in their order."""
-        return Looked(
+        return NoveltyResult(
             np.concatenate([part.novelty for part in parts]),
             np.concatenate([part.strength for part in parts]),
             np.concatenate([part.vectors for part in parts]),
@@ -113,9 +115,9 @@ class Novelty:
 
     def __init__(
         self,
-        sight: Sight,
-        space: Space,
-        reference: Reference,
+        sight: FeatureKind,
+        space: WhitenedSpace,
+        reference: ReferencePoints,
         detectors: Sequence[Detector],
         learnt: Mapping[str, Floats],
     ) -> None:
@@ -123,11 +125,11 @@ class Novelty:
         self.names = tuple(detector.name for detector in detectors)
         self._space, self._reference, self._detectors, self._learnt = space, reference, tuple(detectors), learnt
         self._limits = {
-            detector.name: fence(learnt[detector.name]) if detector.limit is None else detector.limit
+            detector.name: tukey_fence(learnt[detector.name]) if detector.limit is None else detector.limit
             for detector in detectors
         }
         ranking = [name for name in RANKING if name in learnt] or self.names
-        self._surprises = {name: Surprise.fit(learnt[name]) for name in ranking}
+        self._surprises = {name: TailScore.fit(learnt[name]) for name in ranking}
         self._strengths = np.sort(self._strength(learnt))
         self._fitted_on: tuple[Floats, NDArray[np.int64]] | None = None
 
@@ -141,7 +143,7 @@ class Novelty:
         cls,
         described: Floats,
         *,
-        sight: Sight = "network",
+        sight: FeatureKind = "network",
         names: Sequence[str] = DEFAULT,
         extra: Sequence[Detector] = (),
     ) -> Self:
@@ -159,15 +161,15 @@ class Novelty:
             drawn = np.sort(np.random.default_rng(SEED).choice(drawn, MOST_IMAGES, replace=False))
         learnt = described[drawn]
         with threadpool_limits(1):  # threads that wait for each other cost k-means many times as much
-            space = Space.fit(learnt, blocks(sight, learnt.shape[1]))
-            reference = Reference(space.of(learnt))
-            seen = Seen(learnt, reference.points, reference, learnt=True)
+            space = WhitenedSpace.fit(learnt, blocks(sight, learnt.shape[1]))
+            reference = ReferencePoints(space.of(learnt))
+            seen = DetectorInput(learnt, reference.points, reference, learnt=True)
             detectors = [*(LEARNERS[name].fit(seen) for name in dict.fromkeys(names)), *extra]
         fitted = cls(sight, space, reference, detectors, {each.name: each.score(seen) for each in detectors})
         fitted._fitted_on = described, drawn
         return fitted
 
-    def look(self, described: Floats) -> Looked:
+    def look(self, described: Floats) -> NoveltyResult:
         """How unusual new images are, each by itself."""
         if described.shape[1] != self._space.width:
             raise ModelError(
@@ -175,13 +177,13 @@ class Novelty:
                 f"{described.shape[1]}: {serialisation.REMEDY}"
             )
         starts = range(0, max(1, len(described)), AT_ONCE)
-        return Looked.joined([self._look(described[at : at + AT_ONCE]) for at in starts])
+        return NoveltyResult.joined([self._look(described[at : at + AT_ONCE]) for at in starts])
 
-    def look_at(self, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Looked:
+    def look_at(self, pixels: NDArray[np.uint8], crop: float, features: Floats) -> NoveltyResult:
         """How unusual images are whose pixels show the central `crop`, and whose features are these."""
         return self.look(described(self.sight, pixels, crop, features))
 
-    def look_at_learnt(self) -> Looked:
+    def look_at_learnt(self) -> NoveltyResult:
         """Of the images that it was fitted on, each as if it had not been there; not after `load`."""
         if self._fitted_on is None:
             raise RuntimeError("only what was just fitted knows its images")
@@ -208,7 +210,7 @@ class Novelty:
     @classmethod
     def load(cls, data: bytes) -> Self:
         """From the bytes of what `save` made; anything else is a ModelError."""
-        stored = Stored.read(data)
+        stored = StoredArrays.read(data)
         said = stored.said
         if said.get("format") != FORMAT:
             raise serialisation.unusable("they are of another version of this program")
@@ -220,25 +222,25 @@ class Novelty:
             or not all(isinstance(name, str) and name in KINDS for name in names)
         ):
             raise serialisation.unusable("they are none that this program knows")
-        if sight not in get_args(Sight):
+        if sight not in get_args(FeatureKind):
             raise serialisation.unusable("it does not say what they look at")
-        space = Space.read(stored.part("space"))
-        reference = Reference.read(stored.part("reference"), space.dimensions)
+        space = WhitenedSpace.read(stored.part("space"))
+        reference = ReferencePoints.read(stored.part("reference"), space.dimensions)
         detectors = [KINDS[name].read(stored.part("detector").part(name), reference) for name in names]
         learnt = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
         return cls(sight, space, reference, detectors, learnt)
 
-    def _look(self, described: Floats) -> Looked:
+    def _look(self, described: Floats) -> NoveltyResult:
         vectors = self._space.of(described)
-        seen = Seen(described, vectors, self._reference)
+        seen = DetectorInput(described, vectors, self._reference)
         return self._looked(vectors, {each.name: each.score(seen) for each in self._detectors})
 
     def _strength(self, scores: Mapping[str, Floats]) -> Floats:
         each = [surprise.of(scores[name]) for name, surprise in self._surprises.items()]
         return np.asarray(np.mean(each, axis=0), np.float32)
 
-    def _looked(self, vectors: Floats, scores: Mapping[str, Floats]) -> Looked:
+    def _looked(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
         strength = self._strength(scores)
         less = np.searchsorted(self._strengths, strength) / np.float32(self.images)
         flagged = {name: each > self._limits[name] for name, each in scores.items()}
-        return Looked(less.astype(np.float32), strength, vectors, scores, flagged)
+        return NoveltyResult(less.astype(np.float32), strength, vectors, scores, flagged)

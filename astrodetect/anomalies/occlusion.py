@@ -14,7 +14,7 @@ GRID = 8  # places each way
 SOFTNESS = 1.0  # of a place's width: the standard deviation of its cover, so that no edge is seen where it ends
 
 
-def where(pixels: Pixels, ordinary: Pixels, strengths: Callable[[Pixels], Floats]) -> Floats:
+def occlusion_map(pixels: Pixels, ordinary: Pixels, strengths: Callable[[Pixels], Floats]) -> Floats:
     """(GRID, GRID) by how much an image is less unusual where a place looks as in an ordinary image like it.
 
     `strengths` says how unusual images (n, side, side, 3) are.

@@ -21,7 +21,7 @@ COMPONENTS, TSNE = "first two principal components", "t-SNE"
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
+class Projection:
     """Where images lie on the map."""
 
     places: NDArray[np.int64]  # which images, ascending
@@ -29,7 +29,7 @@ class Flat:
     method: str  # in words, for people
 
 
-def flatten(vectors: Floats, wanted: Sequence[int], *, seed: int = 0) -> Flat:
+def project(vectors: Floats, wanted: Sequence[int], *, seed: int = 0) -> Projection:
     """A map of all images, or of as many as it takes: those that are `wanted` and others drawn by `seed`."""
     count = len(vectors)
     places = np.arange(count)
@@ -41,10 +41,10 @@ def flatten(vectors: Floats, wanted: Sequence[int], *, seed: int = 0) -> Flat:
         sampled = f" of {MOST:,} images: those of the gallery, and others drawn at random"
     chosen = vectors[places]
     if not has_neighbours(chosen):
-        return Flat(places, components(chosen), f"{COMPONENTS}{sampled}")
+        return Projection(places, components(chosen), f"{COMPONENTS}{sampled}")
     with Bar("flattening the map", STEPS) as bar:
         xy = tsne(chosen, bar.step, seed=seed)
-    return Flat(places, xy, f"{TSNE}{sampled}")
+    return Projection(places, xy, f"{TSNE}{sampled}")
 
 
 def has_neighbours(vectors: Floats) -> bool:

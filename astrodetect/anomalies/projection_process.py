@@ -25,7 +25,7 @@ DONE = b"done\n"  # what it says before the map
 KIND = np.dtype("<f4")  # of the numbers between the two
 
 
-class Drawing:
+class ProjectionProcess:
     """The process, from its start on; to be stopped by any thread, and by whoever made it in the end."""
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:

@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.novelty import Looked
-from astrodetect.anomalies.projection import Flat
+from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.anomalies.projection import Projection
 from astrodetect.records import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class AnomalyResults:
     """How unusual each image is, where it lies on the map, and what people said of some."""
 
     paths: Sequence[Path]
     labels: Sequence[str]  # empty where there is none
     sha256: Sequence[str]  # of the files
-    looked: Looked
-    flat: Flat
+    looked: NoveltyResult
+    flat: Projection
     told: Mapping[int, str]  # image → what a person called it
     interest: Floats | None  # what was learnt from that; None where nothing was told
     skipped: Sequence[tuple[Path, str]]  # files that are no images, and why

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from astrodetect.anomalies.results import Findings
+from astrodetect.anomalies.results import AnomalyResults
 
 Format = Literal["csv", "parquet"]
 
 
-def write(folder: Path, findings: Findings, kind: Format) -> None:
+def write(folder: Path, findings: AnomalyResults, kind: Format) -> None:
     """`anomalies.csv` or `.parquet`, and `ids/` with a list for each detector and one for all of them."""
     place, columns = folder / f"anomalies.{kind}", _columns(findings)
     (_parquet if kind == "parquet" else _csv)(place, columns, _rows(findings))
@@ -22,7 +22,7 @@ def write(folder: Path, findings: Findings, kind: Format) -> None:
                 file.write(str(findings.paths[image]).replace("\n", "\\n") + "\n")
 
 
-def _columns(findings: Findings) -> list[str]:
+def _columns(findings: AnomalyResults) -> list[str]:
     """What every table has, then three of each detector, then what depends on labels of people, then errors."""
     each = [column for name in findings.names for column in (name, f"{name}_rank", f"{name}_flag")]
     ours = [] if findings.interest is None else ["interest", "your_label"]
@@ -30,7 +30,7 @@ def _columns(findings: Findings) -> list[str]:
     return [*first, *each, "x", "y", *ours, "image_sha256", "error"]
 
 
-def _rows(findings: Findings) -> Iterator[list[Any]]:
+def _rows(findings: AnomalyResults) -> Iterator[list[Any]]:
     """The images in the order in which to look at them, then the files that are none, with nothing but the reason."""
     looked, ranks = findings.looked, findings.ranks()
     agreement, agreed = looked.agreement, looked.consensus

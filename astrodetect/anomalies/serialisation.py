@@ -54,7 +54,7 @@ def unusable(why: str) -> ModelError:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredArrays:
     """What was read: arrays by name, each checked as it is taken."""
 
     said: Mapping[str, Any]
@@ -77,9 +77,9 @@ class Stored:
             raise unusable("it does not say what it holds")
         return cls(said, arrays)
 
-    def part(self, name: str) -> "Stored":
+    def part(self, name: str) -> "StoredArrays":
         """Those whose names begin so."""
-        return Stored(self.said, self.arrays, f"{self.prefix}{name}.")
+        return StoredArrays(self.said, self.arrays, f"{self.prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.arrays

@@ -13,7 +13,7 @@ LEAST_SLOPE_SHARE = 1e-3  # of the largest score: the tail of scores that are al
 
 
 @dataclass(frozen=True, slots=True)
-class Surprise:
+class TailScore:
     """−log10 of the share of learnt scores that are larger; beyond them all, as the tail falls off: exponentially."""
 
     scores: NDArray[np.float64]  # in order, each once

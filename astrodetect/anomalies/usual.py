@@ -3,19 +3,19 @@
 import numpy as np
 
 from astrodetect.anomalies.novelty import MOST_IMAGES, Novelty
-from astrodetect.datasets.dataset import Catalogue, Listed
+from astrodetect.datasets.dataset import Dataset, ListedImage
 from astrodetect.features import extract
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
 
 
-def usual(catalogue: Catalogue, contract: ImageContract, seed: int) -> Novelty:
+def fit_novelty(catalogue: Dataset, contract: ImageContract, seed: int) -> Novelty:
     """Detectors that know these images, or MOST_IMAGES drawn from them, prepared as the model wants them."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(catalogue))[:MOST_IMAGES])
     some = catalogue.subset(drawn)
     chosen = settings()
-    seen = extract.describe(
-        [Listed(path, some.classes[label]) for path, label in zip(some.paths, some.labels.tolist(), strict=True)],
+    seen = extract.extract_features(
+        [ListedImage(path, some.classes[label]) for path, label in zip(some.paths, some.labels.tolist(), strict=True)],
         extract.by_shapes(contract),
         chosen.descriptions_dir,
         title="training images",

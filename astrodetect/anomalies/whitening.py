@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.errors import DataError
 from astrodetect.records import Floats
 
@@ -20,7 +20,7 @@ SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class Standardisation:
     """Numbers of all sizes made alike: by how many standard deviations each is off the mean, ±CLIP at most."""
 
     mean: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Scaling:
         return cls(mean, np.divide(1, spread, out=np.zeros_like(spread), where=varies))
 
     @classmethod
-    def read(cls, stored: Stored) -> Self:
+    def read(cls, stored: StoredArrays) -> Self:
         """As written."""
         mean = stored.doubles("mean", None)
         return cls(mean, stored.doubles("scale", len(mean)))
@@ -56,7 +56,7 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class FeatureBlock:
     """Numbers of one kind, and how many dimensions they are given: many of one kind do not drown few of another."""
 
     numbers: int
@@ -64,10 +64,10 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
+class PcaWhitening:
     """Directions in which the images vary, each stretched to a spread of 1 (PCA, whitened)."""
 
-    scaling: Scaling
+    scaling: Standardisation
     middle: NDArray[np.float64]
     axes: NDArray[np.float64]  # (numbers, dimensions)
 
@@ -76,7 +76,7 @@ class Axes:
         """Of images one a row; the same images give the same space."""
         from sklearn.decomposition import PCA  # noqa: PLC0415 - what only scores starts without it
 
-        scaling = Scaling.fit(described)
+        scaling = Standardisation.fit(described)
         if not scaling.scale.any():
             raise DataError("all these images are alike: give images that differ, to learn what is usual from")
         standard = scaling.of(described)
@@ -86,9 +86,9 @@ class Axes:
         return cls(scaling, found.mean_.astype(np.float64), np.ascontiguousarray(axes, np.float64))
 
     @classmethod
-    def read(cls, stored: Stored) -> Self:
+    def read(cls, stored: StoredArrays) -> Self:
         """As written."""
-        scaling = Scaling.read(stored.part("scaling"))
+        scaling = Standardisation.read(stored.part("scaling"))
         middle = stored.doubles("middle", scaling.width)
         return cls(scaling, middle, stored.doubles("axes", scaling.width, None))
 
@@ -99,24 +99,24 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class WhitenedSpace:
     """The axes of each block of numbers, one beside the other."""
 
-    blocks: tuple[Axes, ...]
+    blocks: tuple[PcaWhitening, ...]
 
     @classmethod
-    def fit(cls, described: Floats, blocks: Sequence[Block]) -> Self:
+    def fit(cls, described: Floats, blocks: Sequence[FeatureBlock]) -> Self:
         """Of images one a row, whose numbers come in these blocks."""
         parts = np.split(described, np.cumsum([block.numbers for block in blocks])[:-1], axis=1)
-        return cls(tuple(Axes.fit(part, block.dimensions) for part, block in zip(parts, blocks, strict=True)))
+        return cls(tuple(PcaWhitening.fit(part, block.dimensions) for part, block in zip(parts, blocks, strict=True)))
 
     @classmethod
-    def read(cls, stored: Stored) -> Self:
+    def read(cls, stored: StoredArrays) -> Self:
         """As written."""
         blocks = stored.part("blocks")
-        found = [Axes.read(blocks.part("0"))]
+        found = [PcaWhitening.read(blocks.part("0"))]
         while f"{len(found)}.middle" in blocks:
-            found.append(Axes.read(blocks.part(str(len(found)))))
+            found.append(PcaWhitening.read(blocks.part(str(len(found)))))
         return cls(tuple(found))
 
     @property

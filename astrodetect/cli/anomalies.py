@@ -14,10 +14,10 @@ from astrodetect.settings import settings
 
 if TYPE_CHECKING:  # what describes and judges takes its time to load: the other verbs need none of it
     from astrodetect.anomalies.analysis import Fitted
-    from astrodetect.anomalies.novelty import Sight
-    from astrodetect.anomalies.results import Findings
-    from astrodetect.datasets.dataset import Listed
-    from astrodetect.features.extract import Described, Describer
+    from astrodetect.anomalies.novelty import FeatureKind
+    from astrodetect.anomalies.results import AnomalyResults
+    from astrodetect.datasets.dataset import ListedImage
+    from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
     from astrodetect.inference.engine import Engine
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
@@ -104,21 +104,21 @@ def find(arguments: argparse.Namespace) -> list[str]:
         projection,
         results_table,
     )
-    from astrodetect.anomalies.results import Findings, ordered  # noqa: PLC0415
+    from astrodetect.anomalies.results import AnomalyResults, ordered  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
-    from astrodetect.reports.thumbnails import Reader  # noqa: PLC0415
+    from astrodetect.reports.thumbnails import ThumbnailReader  # noqa: PLC0415
 
     chosen = settings()
     output_folder.check(arguments.output)
-    items = extract.listed(arguments.data)
-    normal_items = extract.listed([arguments.normal]) if arguments.normal else None
+    items = extract.list_images(arguments.data)
+    normal_items = extract.list_images([arguments.normal]) if arguments.normal else None
     given = label_table.read(arguments.labels) if arguments.labels else []
     describer, seen_by = _describer(arguments)
 
-    def describe(listed: "Sequence[Listed]", title: str) -> "Described":
-        return extract.describe(
+    def describe(listed: "Sequence[ListedImage]", title: str) -> "ExtractedFeatures":
+        return extract.extract_features(
             listed, describer, chosen.descriptions_dir, title=title, max_pixels=chosen.max_image_pixels
         )
 
@@ -133,24 +133,24 @@ def find(arguments: argparse.Namespace) -> list[str]:
         labels, strays = label_table.matched(given, paths, seen.sha256)
         interest = active_learning.rank(looked.vectors, looked.strength, labels).interest
     gallery = ordered(looked.strength, interest)[: arguments.top].tolist()
-    findings = Findings(
+    findings = AnomalyResults(
         paths=paths,
         labels=[item.label for item in seen.items],
         sha256=seen.sha256,
         looked=looked,
-        flat=projection.flatten(looked.vectors, gallery),
+        flat=projection.project(looked.vectors, gallery),
         told=labels,
         interest=interest,
         skipped=[(file.path, file.reason) for file in seen.skipped],
     )
     reasons = analysis.reasons(fitted, seen, gallery, describer, max_pixels=chosen.max_image_pixels)
-    about = anomaly_report.About(
+    about = anomaly_report.RunDescription(
         title=" ".join(place.resolve().name for place in arguments.data),
         sight=WORDS[describer.sight].format(seen_by),
         judged=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
         if normal
         else "each judged by the others",
-        reader=Reader(describer.contract, chosen.max_image_pixels),
+        reader=ThumbnailReader(describer.contract, chosen.max_image_pixels),
     )
     with output_folder.replaced(arguments.output) as staged:
         results_table.write(staged, findings, arguments.format)
@@ -160,7 +160,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
     return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
 
 
-def _said(findings: "Findings", seen: "Described", strays: int, attached: str | None) -> list[str]:
+def _said(findings: "AnomalyResults", seen: "ExtractedFeatures", strays: int, attached: str | None) -> list[str]:
     flagged = ", ".join(
         f"{'all' if name == 'consensus' else name} {int(flags.sum()):,}"
         for name, flags in findings.flagged_by().items()
@@ -174,7 +174,9 @@ def _said(findings: "Findings", seen: "Described", strays: int, attached: str | 
     return lines
 
 
-def _fitted(arguments: argparse.Namespace, seen: "Described", normal: "Described | None", sight: "Sight") -> "Fitted":
+def _fitted(
+    arguments: argparse.Namespace, seen: "ExtractedFeatures", normal: "ExtractedFeatures | None", sight: "FeatureKind"
+) -> "Fitted":
     """The detectors that are asked for, which the study's autoencoder may be one of."""
     from astrodetect.anomalies import analysis  # noqa: PLC0415
     from astrodetect.anomalies.novelty import DEFAULT  # noqa: PLC0415
@@ -187,14 +189,14 @@ def _fitted(arguments: argparse.Namespace, seen: "Described", normal: "Described
     return analysis.fit(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
 
 
-def _describer(arguments: argparse.Namespace) -> "tuple[Describer, str]":
+def _describer(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """What describes the images, and whose features these are, in words."""
     from astrodetect.anomalies.novelty import CENTRE  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
 
     chosen, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
-    sight: Sight = arguments.features or ("network" if weights else "shapes")
+    sight: FeatureKind = arguments.features or ("network" if weights else "shapes")
     _consistent(arguments, sight)
     if weights:
         engine, version = _adopted(weights, arguments.crop or 1.0)
@@ -211,7 +213,7 @@ def _describer(arguments: argparse.Namespace) -> "tuple[Describer, str]":
     return extract.by_network(Engine(loaded), sight, loaded.manifest.version), f"the features of the model {model}"
 
 
-def _consistent(arguments: argparse.Namespace, sight: "Sight") -> None:
+def _consistent(arguments: argparse.Namespace, sight: "FeatureKind") -> None:
     """What is asked for fits together."""
     model = arguments.attach or arguments.model
     if arguments.attach and arguments.model not in {None, arguments.attach}:

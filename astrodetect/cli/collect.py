@@ -12,8 +12,8 @@ from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
-    from astrodetect.datasets.sources.manifest import Ledger
-    from astrodetect.datasets.sources.nasa import Query
+    from astrodetect.datasets.sources.manifest import CollectionManifest
+    from astrodetect.datasets.sources.nasa import SearchQuery
 
 MOST_IMAGES = 1_000_000
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 64, 2048  # what the services of cutouts give
@@ -113,10 +113,10 @@ def _add_cutouts(sources: Verbs) -> None:
 
 def nasa(arguments: argparse.Namespace) -> int:
     """Collects what NASA's library finds."""
-    from astrodetect.datasets.sources.nasa import Library  # noqa: PLC0415 - the other verbs need no network
+    from astrodetect.datasets.sources.nasa import NasaLibrary  # noqa: PLC0415 - the other verbs need no network
 
     with _ledger(arguments.output) as ledger:
-        Library(settings()).collect(ledger, arguments.queries, limit=arguments.limit, side=arguments.side)
+        NasaLibrary(settings()).collect(ledger, arguments.queries, limit=arguments.limit, side=arguments.side)
     return 0
 
 
@@ -140,14 +140,14 @@ def cutouts(arguments: argparse.Namespace) -> int:
     columns = {name: getattr(arguments, name) for name in ("ra", "dec", "label", "name")}
     places = cutouts.read_places(arguments.catalogue, **columns)[: arguments.limit]
     layer, pxscale = arguments.layer or survey.layers[kind], arguments.pxscale or survey.pxscale
-    cut = cutouts.Cut(arguments.source, kind, arguments.side, pxscale, layer)
+    cut = cutouts.CutoutRequest(arguments.source, kind, arguments.side, pxscale, layer)
     with _ledger(arguments.output) as ledger:
         cutouts.collect(ledger, places, cut, settings())
     return 0
 
 
 @contextmanager
-def _ledger(folder: Path) -> "Iterator[Ledger]":
+def _ledger(folder: Path) -> "Iterator[CollectionManifest]":
     """What is collected into the folder, told at the end."""
     from astrodetect.datasets.sources import manifest  # noqa: PLC0415 - as above
 
@@ -171,13 +171,13 @@ def _add_output(option: Callable[..., Any], source: str) -> None:
     option("--output", type=Path, default=settings().data_dir / source, help=f"where to (default: data/{source})")
 
 
-def _query(text: str) -> "Query":
-    from astrodetect.datasets.sources.nasa import Query  # noqa: PLC0415 - as above
+def _query(text: str) -> "SearchQuery":
+    from astrodetect.datasets.sources.nasa import SearchQuery  # noqa: PLC0415 - as above
 
     label, equals, words = (part.strip() for part in text.partition("="))
     if not (label and equals and words):
         raise argparse.ArgumentTypeError(f'CLASS=WORDS such as galaxy="spiral galaxy", not {text}')
-    return Query(label, words)
+    return SearchQuery(label, words)
 
 
 def _pxscale(text: str) -> float:

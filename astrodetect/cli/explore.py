@@ -10,7 +10,7 @@ from astrodetect.cli._options import Verbs, bounded, model_name, verb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from astrodetect.datasets.scan import Looks
+    from astrodetect.datasets.scan import ScanResult
     from astrodetect.records import Floats
 
 SMALLEST_CROP = 0.1
@@ -66,11 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(model: str) -> "Callable[[Looks], Floats]":
+def _asked(model: str) -> "Callable[[ScanResult], Floats]":
     """What tells the features that a model sees in images; a model that cannot be used is told before they are read."""
     import numpy as np  # noqa: PLC0415
 
-    from astrodetect.datasets.dataset import Catalogue  # noqa: PLC0415
+    from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
@@ -79,8 +79,8 @@ def _asked(model: str) -> "Callable[[Looks], Floats]":
     chosen = settings()
     engine = Engine(store.load(chosen.models_dir, model, chosen.precision))
 
-    def features(seen: "Looks") -> "Floats":
+    def features(seen: "ScanResult") -> "Floats":
         paths = [look.item.path for look in seen.seen]
-        return evaluate.outputs(Catalogue((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
+        return evaluate.outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
     return features

@@ -13,8 +13,8 @@ from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings, settings
 
 if TYPE_CHECKING:
-    from astrodetect.records import Heat, Picture, Scored
-    from astrodetect.scoring.batch_scoring import Record
+    from astrodetect.records import HeatMap, ScoredImage, Thumbnail
+    from astrodetect.scoring.batch_scoring import RecordBatch
     from database import Database
 
 PRUNED_EVERY = 10_000  # pictures
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
-    task = batch_scoring.Task(
+    task = batch_scoring.ScoringTask(
         arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px
     )
     total = task.check()
@@ -80,7 +80,7 @@ def _going_on(arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _log(chosen: Settings) -> "Iterator[Record]":
+def _log(chosen: Settings) -> "Iterator[RecordBatch]":
     """Where rows of `predictions` are written."""
     from database import Database, database_url  # noqa: PLC0415 - this file is a program, but needs it for this alone
 
@@ -101,7 +101,7 @@ class _Log:
     def __init__(self, database: "Database", chosen: Settings) -> None:
         self._database, self._chosen, self._kept, self._said = database, chosen, 0, False
 
-    def record(self, scored: "list[Scored]", pictures: "list[Picture]", heats: "list[Heat]") -> None:
+    def record(self, scored: "list[ScoredImage]", pictures: "list[Thumbnail]", heats: "list[HeatMap]") -> None:
         """A batch, its rows durable on return."""
         self._database.record_many(scored)
         with self._never_mind("some scores are logged without their pictures"):

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError("--validation and --test leave nothing to learn from")
     splits.check(arguments.output)
     limits = dict(arguments.limit)
-    plan = splits.Plan(
+    plan = splits.SplitPlan(
         validation=arguments.validation,
         test=arguments.test,
         limit=limits.pop("", None),
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out {len(seen.unreadable) - UNREADABLE_SHOWN} more that cannot be read", file=sys.stderr)
     items = [look.item for look in seen.seen]
     groups, copies = health.copies_among(seen)
-    dealt = splits.deal(items, groups, plan)
+    dealt = splits.split_images(items, groups, plan)
     splits.write(dealt, arguments.output, copy=arguments.copy)
     counts = Counter((item.part, item.label) for item in dealt)
     for part in dataset.PARTS:

@@ -30,7 +30,7 @@ PART_IN_A_NAME = re.compile(r"(?:^|[_.\- ])(train|validation|valid|val|test)(?:[
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedImage:
     """An image as a data set names it, not looked at yet."""
 
     path: Path
@@ -40,7 +40,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedFile:
     """A file that is no usable image, and why."""
 
     path: Path
@@ -48,14 +48,14 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Dataset:
     """Labelled images of one data part; `labels[i]` is the number of the class of `paths[i]`."""
 
     classes: tuple[str, ...]
     paths: list[Path]
     labels: NDArray[np.int64]
     fingerprint: str  # of every image's place and bytes: the same images, the same fingerprint
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -65,11 +65,11 @@ class Catalogue:
         found = Counter(self.labels.tolist())
         return {name: found[number] for number, name in enumerate(self.classes)}
 
-    def subset(self, keep: NDArray[np.int64]) -> "Catalogue":
+    def subset(self, keep: NDArray[np.int64]) -> "Dataset":
         """Only these images, in this order."""
-        return Catalogue(self.classes, [self.paths[i] for i in keep], self.labels[keep], self.fingerprint)
+        return Dataset(self.classes, [self.paths[i] for i in keep], self.labels[keep], self.fingerprint)
 
-    def limited(self, name: str, most: int, seed: int) -> "Catalogue":
+    def limited(self, name: str, most: int, seed: int) -> "Dataset":
         """With no more than `most` images of this class, drawn by `seed`."""
         if name not in self.classes:
             raise DataError(f"no class {name} to limit: there are {', '.join(self.classes)}")
@@ -78,7 +78,7 @@ class Catalogue:
         kept = self.subset(np.setdiff1d(np.arange(len(self)), dropped))
         return replace(kept, skipped=self.skipped)
 
-    def split(self, share: float, seed: int) -> tuple["Catalogue", "Catalogue"]:
+    def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """The rest and `share` of every class, drawn by `seed`."""
         random = np.random.default_rng(seed)
         held: list[int] = []
@@ -97,7 +97,7 @@ def read(
     title: str,
     part: str | None = None,
     contract: ImageContract = ImageContract(),  # noqa: B008 - frozen
-) -> Catalogue:
+) -> Dataset:
     """Every image of these classes, each decoded once to see that it can be; other classes are not looked at.
 
     Where the data has parts, `part` names the one that is meant; None means all of them.
@@ -127,8 +127,8 @@ def read(
             seen_from = Path(os.path.relpath(item.path, base)).as_posix().encode(errors="surrogateescape")
             fingerprint.update(seen_from + b"\0" + outcome)
         else:
-            skipped.append(Skipped(item.path, outcome))
-    catalogue = Catalogue(tuple(classes), good, np.array(labels, dtype=np.int64), fingerprint.hexdigest(), skipped)
+            skipped.append(SkippedFile(item.path, outcome))
+    catalogue = Dataset(tuple(classes), good, np.array(labels, dtype=np.int64), fingerprint.hexdigest(), skipped)
     label = {item.path: item.label for item in files}
     for name, count in catalogue.counts().items():
         if count == 0:
@@ -138,7 +138,7 @@ def read(
     return catalogue
 
 
-def listing(place: Path) -> list[Listed]:
+def listing(place: Path) -> list[ListedImage]:
     """Every labelled image of a data set, in a fixed order, none of them looked at."""
     if not (found := _listed(place, None)):
         raise DataError(f"{place} holds no images: put them into a folder for each class, or name a .csv of path,label")
@@ -156,7 +156,7 @@ def parts(place: Path) -> list[str]:
     return [name for name in PARTS if name in found]
 
 
-def _listed(place: Path, wanted: Sequence[str] | None) -> list[Listed]:
+def _listed(place: Path, wanted: Sequence[str] | None) -> list[ListedImage]:
     """Of the classes that are wanted, each of which must be there, or of all that are."""
     if place.suffix.lower() == ".csv" and not place.is_dir():
         return _rows(place)
@@ -164,7 +164,7 @@ def _listed(place: Path, wanted: Sequence[str] | None) -> list[Listed]:
         raise DataError(f"no folder {place}: put images there, or make a sample with {SAMPLE_COMMAND}")
     homes = _homes(place)
     return [
-        Listed(path, name, part)
+        ListedImage(path, name, part)
         for part, home in homes.items()
         for name in (wanted if wanted is not None and WHOLE in homes else _folders(home))
         for path in _files(home, name)
@@ -194,7 +194,7 @@ def _files(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def _rows(place: Path) -> list[Listed]:
+def _rows(place: Path) -> list[ListedImage]:
     """The rows of a table of path and label, perhaps part and group; its paths are seen from where it lies."""
     try:
         with place.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -208,7 +208,7 @@ def _rows(place: Path) -> list[Listed]:
         raise DataError(f"{place} cannot be read: {said}") from error
 
 
-def _row(place: Path, number: int, row: dict[str, str | None]) -> Listed:
+def _row(place: Path, number: int, row: dict[str, str | None]) -> ListedImage:
     path, label, part = (str(row.get(name) or "").strip() for name in ("path", "label", "part"))
     part = OTHER_NAMES.get(part.lower(), part.lower())
     if not path or not label:
@@ -217,7 +217,7 @@ def _row(place: Path, number: int, row: dict[str, str | None]) -> Listed:
         raise DataError(f"row {number} of {place} has a path that no file can have")
     if part and part not in PARTS:
         raise DataError(f"row {number} of {place} has the part {part}: it is one of {', '.join(PARTS)}")
-    return Listed(place.parent / path, label, part or WHOLE, str(row.get("group") or "").strip())
+    return ListedImage(place.parent / path, label, part or WHOLE, str(row.get("group") or "").strip())
 
 
 def _called(place: Path, name: str) -> str:

@@ -21,7 +21,7 @@ KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class SuspectedMislabel:
     """An image whose label is doubted: by its place, with the class that it looks like and how likely both are."""
 
     place: int
@@ -31,7 +31,9 @@ class Suspect:
     own: float  # of its label
 
 
-def find(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> list[Suspect]:
+def find(
+    features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
+) -> list[SuspectedMislabel]:
     """The doubted labels, the surest first; images of one group are never learnt from to judge another of it.
 
     An image is doubted where another class is more likely than its own, and at least as likely as it is on average for
@@ -52,7 +54,7 @@ def find(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64],
     best = rival.argmax(axis=1)
     margin = rival.max(axis=1) - own
     return [
-        Suspect(
+        SuspectedMislabel(
             int(places[row]),
             int(labels[places[row]]),
             int(numbers[best[row]]),

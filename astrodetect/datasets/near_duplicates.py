@@ -32,7 +32,7 @@ Planes = NDArray[np.int8]  # (n, crops, PLANE_PX, PLANE_PX)
 
 
 @dataclass(frozen=True, slots=True)
-class Sketches:
+class ImageSignatures:
     """What is kept of images to tell whether they are the same, some 4 kB of each."""
 
     signatures: NDArray[np.float16]  # (n, crops, d)
@@ -42,15 +42,15 @@ class Sketches:
         return len(self.planes)
 
     @staticmethod
-    def joined(parts: "list[Sketches]") -> "Sketches":
+    def joined(parts: "list[ImageSignatures]") -> "ImageSignatures":
         """Those of all parts, in their order."""
-        return Sketches(
+        return ImageSignatures(
             np.concatenate([part.signatures for part in parts]), np.concatenate([part.planes for part in parts])
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DuplicatePair:
     """Two images that show the same, by their places, the first one before the second."""
 
     first: int
@@ -58,15 +58,15 @@ class Pair:
     likeness: float  # correlation; 1 where the pixels are the same
 
 
-def sketch(pixels: NDArray[np.uint8]) -> Sketches:
+def sketch(pixels: NDArray[np.uint8]) -> ImageSignatures:
     """Sketches of square images (n, side, side, 3); the side is a multiple of PLANE_PX, twice it or more."""
     grey = pixels.astype(np.float32).mean(axis=-1)
     planes = np.stack([_plane(_central(grey, share)) for share in CROPS], axis=1)
     signatures = np.stack([_strengths(planes[:, number]) for number in range(len(CROPS))], axis=1)
-    return Sketches(signatures.astype(np.float16), np.clip(np.rint(planes * STEPS), -127, 127).astype(np.int8))
+    return ImageSignatures(signatures.astype(np.float16), np.clip(np.rint(planes * STEPS), -127, 127).astype(np.int8))
 
 
-def pairs(sketches: Sketches, title: str = "comparing images") -> list[Pair]:
+def pairs(sketches: ImageSignatures, title: str = "comparing images") -> list[DuplicatePair]:
     """The pairs of images that show the same, by their places; of many copies of one, enough to link them all."""
     found = {}
     with Bar(title, len(sketches)) as bar:
@@ -78,10 +78,10 @@ def pairs(sketches: Sketches, title: str = "comparing images") -> list[Pair]:
                     if value >= SAME:
                         found[first, second] = value
             bar.step(done)
-    return [Pair(first, second, value) for (first, second), value in sorted(found.items())]
+    return [DuplicatePair(first, second, value) for (first, second), value in sorted(found.items())]
 
 
-def groups(count: int, linked: list[Pair]) -> NDArray[np.int64]:
+def groups(count: int, linked: list[DuplicatePair]) -> NDArray[np.int64]:
     """The number of each image's group: what is linked, through others too, is one."""
     ends = np.array([(pair.first, pair.second) for pair in linked], dtype=np.int64).reshape(-1, 2)
     graph = sparse.coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))

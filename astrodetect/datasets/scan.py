@@ -11,8 +11,8 @@ from itertools import islice
 import numpy as np
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Listed
-from astrodetect.datasets.near_duplicates import Sketches, sketch
+from astrodetect.datasets.dataset import ListedImage
+from astrodetect.datasets.near_duplicates import ImageSignatures, sketch
 from astrodetect.errors import ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import Bar
@@ -24,10 +24,10 @@ AHEAD = 2  # such batches being read beside the one at work
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ScannedImage:
     """What one good image is."""
 
-    item: Listed
+    item: ListedImage
     sha256: str  # of the file
     pixels_sha256: str  # of what is seen, however it was packed
     kind: str
@@ -38,36 +38,36 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableFile:
     """A file that is listed as an image and is none, and why."""
 
-    item: Listed
+    item: ListedImage
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class ScanResult:
     """What the good images are, in the order in which they were listed, and which files are none."""
 
-    seen: list[Look]
-    unreadable: list[Unreadable]
-    sketches: Sketches
+    seen: list[ScannedImage]
+    unreadable: list[UnreadableFile]
+    sketches: ImageSignatures
     shapes: Floats  # (n, d); no columns where they were not asked for
 
     def __len__(self) -> int:
         return len(self.seen)
 
 
-def take(items: Sequence[Listed], *, title: str, crop: float | None = None) -> Looks:
+def scan(items: Sequence[ListedImage], *, title: str, crop: float | None = None) -> ScanResult:
     """Looks at every file once; where a `crop` is given, measures the shapes in this central share."""
-    seen: list[Look] = []
-    unreadable: list[Unreadable] = []
-    sketches: list[Sketches] = [sketch(np.zeros((0, SEEN_AS.size, SEEN_AS.size, 3), np.uint8))]
+    seen: list[ScannedImage] = []
+    unreadable: list[UnreadableFile] = []
+    sketches: list[ImageSignatures] = [sketch(np.zeros((0, SEEN_AS.size, SEEN_AS.size, 3), np.uint8))]
     measured: list[Floats] = []
     with Bar(title, len(items)) as bar:
         for batch in _batches(items):
             good = [found for found in batch if isinstance(found, tuple)]
-            bad = [found for found in batch if isinstance(found, Unreadable)]
+            bad = [found for found in batch if isinstance(found, UnreadableFile)]
             unreadable += bad
             if good:
                 seen += [look for look, _ in good]
@@ -78,14 +78,14 @@ def take(items: Sequence[Listed], *, title: str, crop: float | None = None) -> L
                 )
             bar.step(len(batch), f"{len(unreadable)} cannot be read" if unreadable else "")
     found = np.concatenate(measured) if measured else np.zeros((0, 0), np.float32)
-    return Looks(seen, unreadable, Sketches.joined(sketches), found)
+    return ScanResult(seen, unreadable, ImageSignatures.joined(sketches), found)
 
 
-def _batches(items: Sequence[Listed]) -> Iterator[list[tuple[Look, Pixels] | Unreadable]]:
+def _batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedImage, Pixels] | UnreadableFile]]:
     """The images batch by batch, the next ones being read meanwhile."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         coming = (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))
-        waiting: deque[list[Future[tuple[Look, Pixels] | Unreadable]]] = deque()
+        waiting: deque[list[Future[tuple[ScannedImage, Pixels] | UnreadableFile]]] = deque()
         try:
             for batch in islice(coming, AHEAD):
                 waiting.append([pool.submit(_look, item) for item in batch])
@@ -97,17 +97,17 @@ def _batches(items: Sequence[Listed]) -> Iterator[list[tuple[Look, Pixels] | Unr
             pool.shutdown(cancel_futures=True)
 
 
-def _look(item: Listed) -> tuple[Look, Pixels] | Unreadable:
+def _look(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
     try:
         data = item.path.read_bytes()
         probe = images.probe(data)
         pixels = images.read(data, SEEN_AS)
     except ImageError as error:
-        return Unreadable(item, str(error))
+        return UnreadableFile(item, str(error))
     except OSError as error:
-        return Unreadable(item, f"cannot be read: {error.strerror}")
+        return UnreadableFile(item, f"cannot be read: {error.strerror}")
     values = pixels.astype(np.float32) / np.float32(255)
-    look = Look(
+    look = ScannedImage(
         item=item,
         sha256=hashlib.sha256(data).hexdigest(),
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.datasets.dataset import PARTS, Listed
+from astrodetect.datasets.dataset import PARTS, ListedImage
 from astrodetect.errors import DataError
 from astrodetect.progress import track
 
@@ -19,7 +19,7 @@ TABLE_SUFFIX = ".csv"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SplitPlan:
     """How images are dealt out."""
 
     validation: float = 0.15  # share of each class
@@ -33,7 +33,7 @@ class Plan:
         return dict(zip(PARTS, (1 - self.validation - self.test, self.validation, self.test), strict=True))
 
 
-def deal(items: Sequence[Listed], alike: NDArray[np.int64], plan: Plan) -> list[Listed]:
+def split_images(items: Sequence[ListedImage], alike: NDArray[np.int64], plan: SplitPlan) -> list[ListedImage]:
     """Each image with its part and group; images that are `alike`, or of one group before, are one group.
 
     A group goes where its first image's class lacks most. Those past a limit are left out.
@@ -68,7 +68,7 @@ def check(place: Path) -> None:
         raise DataError(f"{place} is there already: name another --output")
 
 
-def write(dealt: Sequence[Listed], place: Path, *, copy: bool) -> None:
+def write(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
     """A .csv of path, label, part and group, or part/class folders of hard links: whole or not at all.
 
     Where there can be no links, and where `copy` says so, they are copies.
@@ -91,7 +91,7 @@ def write(dealt: Sequence[Listed], place: Path, *, copy: bool) -> None:
         part.unlink(missing_ok=True)
 
 
-def _together(items: Sequence[Listed], alike: NDArray[np.int64]) -> list[list[int]]:
+def _together(items: Sequence[ListedImage], alike: NDArray[np.int64]) -> list[list[int]]:
     """The places of images that must not be parted, in the order of the first of each."""
     heads = list(range(len(items)))
 
@@ -137,7 +137,7 @@ def _dealt(groups: list[list[int]], shares: Mapping[str, float]) -> list[tuple[l
     return dealt
 
 
-def _write_table(dealt: Sequence[Listed], place: Path) -> None:
+def _write_table(dealt: Sequence[ListedImage], place: Path) -> None:
     home = place.parent
     with place.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -147,7 +147,7 @@ def _write_table(dealt: Sequence[Listed], place: Path) -> None:
             table.writerow([path, item.label, item.part, item.group])
 
 
-def _fill(dealt: Sequence[Listed], folder: Path, *, copy: bool) -> None:
+def _fill(dealt: Sequence[ListedImage], folder: Path, *, copy: bool) -> None:
     for item in track(dealt, "writing images", len(dealt)):
         home = folder / item.part / item.label
         if home.parent.parent != folder or not item.label.strip("."):

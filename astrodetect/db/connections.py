@@ -37,11 +37,11 @@ PASSES = {  # the same statement may succeed later
 }
 
 
-class Refused(DatabaseUnavailable):
+class ConnectionRefused(DatabaseUnavailable):
     """A server answered and did not let us in."""
 
 
-class Silent(DatabaseUnavailable):
+class ServerSilent(DatabaseUnavailable):
     """A server that has the connection says nothing: it hangs, or the network between does."""
 
 
@@ -96,14 +96,14 @@ def connect(url: str, *, timeout_s: float, bounded: bool = False, **instead: str
             _settle(connection, timeout_s * len(parts.get("host", "").split(",")))
         else:
             connection.autocommit = True
-    except Silent:
+    except ServerSilent:
         raise _refused(TimeoutError("timeout expired"), parts) from None
     except (psycopg2.Error, ValueError) as error:
         raise _refused(error, parts) from error
     return connection
 
 
-def ask(connection: Connection, statement: str, values: Values, *, within_s: float) -> list[tuple[Any, ...]]:
+def execute_within(connection: Connection, statement: str, values: Values, *, within_s: float) -> list[tuple[Any, ...]]:
     """Its rows, or Silent.
 
     A blocking call would wait for as long as the other side keeps the connection open: TCP's own limits only count
@@ -123,10 +123,10 @@ def _settle(connection: Connection, within_s: float) -> None:
             selector.register(connection, selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE)
             if not selector.select(max(give_up - time.monotonic(), 0)):
                 connection.close()
-                raise Silent(f"PostgreSQL does not answer: nothing within {within_s:g} seconds")
+                raise ServerSilent(f"PostgreSQL does not answer: nothing within {within_s:g} seconds")
 
 
-def explained(error: psycopg2.Error) -> DatabaseError:
+def as_database_error(error: psycopg2.Error) -> DatabaseError:
     """What PostgreSQL said of a statement, as one of ours."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if error.pgcode in NOT_SET_UP:
@@ -150,7 +150,7 @@ def _refused(error: Exception, parts: dict[str, Any]) -> DatabaseError:
         return DatabaseUnavailable(f"cannot reach PostgreSQL at {where}: {lines[0] if lines else type(error).__name__}")
     if re.search(r'^database ".*" does not exist$', answered[-1]):
         return DatabaseNotSetUp(f"{answered[-1]} at {where}; {SET_UP}")
-    return Refused(f"PostgreSQL at {where} refuses the connection: {answered[-1]}")
+    return ConnectionRefused(f"PostgreSQL at {where} refuses the connection: {answered[-1]}")
 
 
 class Pool:

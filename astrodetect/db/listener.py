@@ -4,7 +4,7 @@ import selectors
 
 import psycopg2
 
-from astrodetect.db.connections import Connection, ask, explained
+from astrodetect.db.connections import Connection, as_database_error, execute_within
 
 
 class Listener:
@@ -37,7 +37,7 @@ class Listener:
                     selector.select(timeout_s)
                 self._connection.poll()
         except psycopg2.Error as error:
-            raise explained(error) from error
+            raise as_database_error(error) from error
         told = bool(self._connection.notifies)
         self._connection.notifies.clear()
         return told
@@ -48,6 +48,6 @@ class Listener:
 
     def _ask(self, statement: str) -> None:
         try:
-            ask(self._connection, statement, {}, within_s=self._within_s)
+            execute_within(self._connection, statement, {}, within_s=self._within_s)
         except psycopg2.Error as error:
-            raise explained(error) from error
+            raise as_database_error(error) from error

@@ -38,26 +38,26 @@ def temperature(truth: NDArray[np.int64], logits: Floats) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ThresholdRule:
     """How a threshold is chosen: as `value` itself, for the best figure of a kind, or for `value` of a kind."""
 
     kind: Literal["number", "f1", "balanced", "recall", "precision"]
     value: float = 0.0
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> ThresholdRule:
     """The rule that a text such as 0.3, f1 or recall=0.95 asks for; a ValueError says what can be asked."""
     kind, equals, digits = text.partition("=")
     if not equals and kind in ("f1", "balanced"):
-        return Rule(kind)  # type: ignore[arg-type] # mypy does not narrow a str by its values
+        return ThresholdRule(kind)  # type: ignore[arg-type] # mypy does not narrow a str by its values
     try:
         value = float(digits if equals else kind)
     except ValueError:
         value = float("nan")
     if equals and kind in ("recall", "precision") and 0 < value <= 1:
-        return Rule(kind, value)  # type: ignore[arg-type]
+        return ThresholdRule(kind, value)  # type: ignore[arg-type]
     if not equals and 0 <= value <= 1:
-        return Rule("number", value)
+        return ThresholdRule("number", value)
     raise ValueError(f"{RULES}, not {text}")
 
 
@@ -110,6 +110,6 @@ def logits(probabilities: Floats) -> Floats:
     return np.asarray(np.log(probabilities.clip(SMALLEST_PROBABILITY, 1)))
 
 
-def cooled(probabilities: Floats, temperature: float) -> Floats:
+def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
     """The probabilities whose logits are divided by the temperature."""
     return np.asarray(softmax(logits(probabilities) / temperature, axis=1), dtype=np.float32)

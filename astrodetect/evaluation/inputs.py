@@ -11,7 +11,7 @@ from astrodetect.records import Floats, ImageContract, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class EvaluatedModel:
     """The model as its manifest describes it."""
 
     name: str
@@ -34,7 +34,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EvaluatedPart:
     """Labelled images of one part of the data, and the outputs for them."""
 
     title: str
@@ -46,7 +46,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class TrainingFeatures:
     """Images that the model has learnt from, to tell what is unlike them."""
 
     truth: Numbers
@@ -54,17 +54,17 @@ class Learnt:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class EvaluationInputs:
     """Everything that the report is about; the last part is the one that it shows in detail."""
 
-    model: Model
-    parts: Sequence[Part]
-    learnt: Learnt | None = None
+    model: EvaluatedModel
+    parts: Sequence[EvaluatedPart]
+    learnt: TrainingFeatures | None = None
     views: int = 1  # turns and mirrors of each image, that the outputs are the mean of
     one_view: Floats | None = None  # the last part's probabilities without them
     remarks: Sequence[str] = ()  # about the data: duplicates, leaks
 
     @property
-    def shown(self) -> Part:
+    def shown(self) -> EvaluatedPart:
         """The part that is shown in detail."""
         return self.parts[-1]

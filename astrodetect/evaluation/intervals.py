@@ -16,7 +16,7 @@ SEED = 0  # the same images, the same intervals
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A figure and where it would be with 95 of 100 other samples of images."""
 
     value: float
@@ -25,27 +25,27 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
+class ClassMetrics:
     """How well one class is told from the others."""
 
     name: str
     images: int
-    precision: Figure
-    recall: Figure
-    f1: Figure
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
 
 
-def wilson(part: float, whole: float) -> Figure:
+def wilson(part: float, whole: float) -> Estimate:
     """A share of images; the interval stays within 0 and 1, and is wide where there are few."""
     if not whole:
-        return Figure(float("nan"), float("nan"), float("nan"))
+        return Estimate(float("nan"), float("nan"), float("nan"))
     share, spread = float(part / whole), DEVIATIONS**2 / whole
     middle = (share + spread / 2) / (1 + spread)
     half = DEVIATIONS * np.sqrt(share * (1 - share) / whole + spread / whole / 4) / (1 + spread)
-    return Figure(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+    return Estimate(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
-def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, Figure]:
+def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, Estimate]:
     """What `metrics.binary` and `metrics.classes` give, by the same names."""
     values = metrics.headline(truth, probabilities, said)
     found = metrics.confusion(truth, said, probabilities.shape[1])
@@ -59,12 +59,12 @@ def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, 
     return {"accuracy": wilson(np.trace(found), len(truth)), **figures}
 
 
-def per_class(found: Reals, names: Sequence[str]) -> list[ClassFigures]:
+def per_class(found: Reals, names: Sequence[str]) -> list[ClassMetrics]:
     """Precision, recall and F1 of each class of a confusion matrix."""
     right, are, said = np.diag(found), found.sum(axis=1), found.sum(axis=0)
     f1, drawn = metrics.f1(found), metrics.f1(_resampled(found))
     return [
-        ClassFigures(
+        ClassMetrics(
             name, int(are[i]), wilson(right[i], said[i]), wilson(right[i], are[i]), _figure(f1[i], drawn[:, i])
         )
         for i, name in enumerate(names)
@@ -82,7 +82,10 @@ def _scores_resampled(truth: Numbers, probabilities: Floats) -> dict[str, list[f
     """The figures that depend on more than the confusion matrix."""
     random, images = np.random.default_rng(SEED), len(truth)
     rankings = metrics.rankings(truth, probabilities)
-    surprise, squares = metrics.surprise(truth, probabilities), metrics.squared_error(truth, probabilities)
+    surprise, squares = (
+        metrics.negative_log_likelihood(truth, probabilities),
+        metrics.squared_error(truth, probabilities),
+    )
     sureness, right = metrics.sureness(truth, probabilities)
     drawn: dict[str, list[float]] = {"auc": [], "log_loss": [], "brier": [], "ece": []}
     for _ in range(RESAMPLES):
@@ -97,9 +100,9 @@ def _scores_resampled(truth: Numbers, probabilities: Floats) -> dict[str, list[f
     return drawn
 
 
-def _figure(value: float, drawn: Sequence[float] | Reals) -> Figure:
+def _figure(value: float, drawn: Sequence[float] | Reals) -> Estimate:
     known = np.asarray(drawn)[~np.isnan(drawn)]  # a draw may hold no image of a class
     if np.isnan(value) or not len(known):
-        return Figure(float("nan"), float("nan"), float("nan"))
+        return Estimate(float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(known, [(1 - SHARE) / 2, (1 + SHARE) / 2])
-    return Figure(float(value), float(low), float(high))
+    return Estimate(float(value), float(low), float(high))

@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from astrodetect.evaluation.intervals import Figure
+from astrodetect.evaluation.intervals import Estimate
 from astrodetect.evaluation.summary import Summary
 
 SMALLEST_CHANGE = 0.0005  # that is seen in a figure as it is written
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class MetricSpec:
     """A headline figure: what it is called and what it means."""
 
     name: str
@@ -36,14 +36,14 @@ class Kind:
         return f"{text.replace('-', '−')}, {'better' if (change < 0) == self.less_is_better else 'worse'}"
 
 
-KINDS = (
-    Kind("accuracy", "Accuracy", "images told rightly", percent=True),
-    Kind("balanced_accuracy", "Balanced accuracy", "the same, each class counting alike", percent=True),
-    Kind("macro_f1", "Macro F1", "precision and recall in one, each class counting alike"),
-    Kind("auc", "AUC", "chance that an image of a class scores above one of another"),
-    Kind("log_loss", "Log loss", "mean surprise at the truth, nats", less_is_better=True),
-    Kind("brier", "Brier score", "mean squared error of the probabilities", less_is_better=True),
-    Kind("ece", "Calibration error", "how far the likeliest class's probability is off", less_is_better=True),
+METRIC_SPECS = (
+    MetricSpec("accuracy", "Accuracy", "images told rightly", percent=True),
+    MetricSpec("balanced_accuracy", "Balanced accuracy", "the same, each class counting alike", percent=True),
+    MetricSpec("macro_f1", "Macro F1", "precision and recall in one, each class counting alike"),
+    MetricSpec("auc", "AUC", "chance that an image of a class scores above one of another"),
+    MetricSpec("log_loss", "Log loss", "mean surprise at the truth, nats", less_is_better=True),
+    MetricSpec("brier", "Brier score", "mean squared error of the probabilities", less_is_better=True),
+    MetricSpec("ece", "Calibration error", "how far the likeliest class's probability is off", less_is_better=True),
 )
 GAINS = ("accuracy", "auc", "log_loss")  # what several views are asked to improve
 
@@ -55,11 +55,11 @@ def in_words(summary: Summary) -> list[str]:
         lines.append(f"{title}: {part.images} images")
         lines += [
             f"  {kind.title}: {kind.text(part.figures[kind.name].value)} ({interval(kind, part.figures)})"
-            for kind in KINDS
+            for kind in METRIC_SPECS
         ]
     if summary.one_view is not None:
         shown = list(summary.parts.values())[-1]
-        for kind in KINDS:
+        for kind in METRIC_SPECS:
             if kind.name in GAINS:
                 before, after = summary.one_view[kind.name], shown.figures[kind.name].value
                 said = kind.difference(after, before)
@@ -67,7 +67,7 @@ def in_words(summary: Summary) -> list[str]:
     return lines
 
 
-def interval(kind: Kind, figures: dict[str, Figure]) -> str:
+def interval(kind: MetricSpec, figures: dict[str, Estimate]) -> str:
     """From where to where the figure may be."""
     figure = figures[kind.name]
     return f"{kind.text(figure.low)} to {kind.text(figure.high)}"

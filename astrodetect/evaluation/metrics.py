@@ -37,7 +37,7 @@ def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, 
         "accuracy": float((said == truth).mean()),
         "balanced_accuracy": float(recall(found).mean()),
         "auc": float(np.mean([ranking.auc() for ranking in rankings(truth, probabilities)])),
-        "log_loss": float(surprise(truth, probabilities).mean()),
+        "log_loss": float(negative_log_likelihood(truth, probabilities).mean()),
         "macro_f1": float(f1(found).mean()),
         "brier": float(squared_error(truth, probabilities).mean()),
         "ece": reliability(*sureness(truth, probabilities)).error,
@@ -74,10 +74,10 @@ def f1(found: Reals) -> Reals:
 
 def auc(truth: Numbers, scores: Floats) -> float:
     """The chance that a positive image scores above a negative one, ties counting half."""
-    return Ranking(truth == 1, scores).auc()
+    return ScoreRanking(truth == 1, scores).auc()
 
 
-class Ranking:
+class ScoreRanking:
     """Images in the order of a score, to be asked more than once how many of one kind stand above the others."""
 
     def __init__(self, positive: NDArray[np.bool_], scores: Floats) -> None:
@@ -97,18 +97,20 @@ class Ranking:
         return float(_share((positives * below).sum(), positives.sum() * negatives.sum()))
 
 
-def rankings(truth: Numbers, probabilities: Floats) -> list[Ranking]:
+def rankings(truth: Numbers, probabilities: Floats) -> list[ScoreRanking]:
     """Of two classes by the score of the second; of more, each one against the rest."""
     numbers = range(probabilities.shape[1])
-    return [Ranking(truth == number, probabilities[:, number]) for number in (numbers if len(numbers) > 2 else (1,))]
+    return [
+        ScoreRanking(truth == number, probabilities[:, number]) for number in (numbers if len(numbers) > 2 else (1,))
+    ]
 
 
 def log_loss(truth: Numbers, scores: Floats) -> float:
     """The mean surprise at the truth, in nats; a sure error costs much, never infinity."""
-    return float(surprise(truth, np.stack([1 - scores, scores], axis=1)).mean())
+    return float(negative_log_likelihood(truth, np.stack([1 - scores, scores], axis=1)).mean())
 
 
-def surprise(truth: Numbers, probabilities: Floats) -> Reals:
+def negative_log_likelihood(truth: Numbers, probabilities: Floats) -> Reals:
     """At the truth of each image, in nats."""
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return np.asarray(-np.log(of_truth.clip(SMALLEST_PROBABILITY, 1)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import Numbers, Reals
 from astrodetect.records import Floats
 
@@ -13,7 +13,7 @@ BLOCK = 512  # images whose distances to all others are held at once
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class NotableImage:
     """An image, by its number in its part, and what is remarkable about it."""
 
     image: int
@@ -21,54 +21,54 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class NotableImages:
     """The images to look at, the most remarkable first."""
 
-    errors: list[Finding]
-    unusual: list[Finding]
-    mislabelled: list[Finding]
+    errors: list[NotableImage]
+    unusual: list[NotableImage]
+    mislabelled: list[NotableImage]
 
 
-def find(evidence: Evidence, most: int) -> Findings:
+def find(evidence: EvaluationInputs, most: int) -> NotableImages:
     """At most so many of each kind, in the part that is shown."""
     model, part = evidence.model, evidence.shown
     said, sure = model.decides(part.outputs.probabilities), sureness(evidence)
     wrong = np.flatnonzero(said != part.truth)
     errors = [
-        Finding(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
+        NotableImage(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
         for i in wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     ]
     learnt = evidence.learnt
     distances, neighbours = nearest(part.outputs.features, learnt.features if learnt else None)
     if not distances.size:
-        return Findings(errors, [], [])
+        return NotableImages(errors, [], [])
     far = distances.mean(axis=1)
     places = np.argsort(np.argsort(far)) / len(far)
     unusual = [
-        Finding(int(i), f"distance {far[i]:.3f}, past {places[i]:.1%} of the images")
+        NotableImage(int(i), f"distance {far[i]:.3f}, past {places[i]:.1%} of the images")
         for i in np.argsort(-far, kind="stable")[:most]
     ]
     agree = ((learnt.truth if learnt else part.truth)[neighbours] == said[:, np.newaxis]).sum(axis=1)
     count = neighbours.shape[1]
     mislabelled = [
-        Finding(
+        NotableImage(
             int(i),
             f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}; "
             f"{agree[i]} of the {count} most like it are labelled so",
         )
         for i in _suspects(evidence, said, sure, agree / count)[:most]
     ]
-    return Findings(errors, unusual, mislabelled)
+    return NotableImages(errors, unusual, mislabelled)
 
 
-def sureness(evidence: Evidence) -> Floats:
+def sureness(evidence: EvaluationInputs) -> Floats:
     """The probability of the class that each image is taken for."""
     probabilities = evidence.shown.outputs.probabilities
     found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.decides(probabilities)]
     return found
 
 
-def _suspects(evidence: Evidence, said: Numbers, sure: Floats, agree: Reals) -> Numbers:
+def _suspects(evidence: EvaluationInputs, said: Numbers, sure: Floats, agree: Reals) -> Numbers:
     """Images taken for another class as surely as that class's own are, among neighbours that are labelled so."""
     truth, probabilities = evidence.shown.truth, evidence.shown.outputs.probabilities
     usual = np.array(

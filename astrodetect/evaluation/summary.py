@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from astrodetect.evaluation import intervals, metrics
-from astrodetect.evaluation.inputs import Evidence, Model, Part
-from astrodetect.evaluation.intervals import ClassFigures, Figure
+from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs
+from astrodetect.evaluation.intervals import ClassMetrics, Estimate
 
 FORMAT = 1
 
@@ -20,8 +20,8 @@ class Measured:
 
     images: int
     fingerprint: str
-    figures: dict[str, Figure]
-    classes: list[ClassFigures]
+    figures: dict[str, Estimate]
+    classes: list[ClassMetrics]
     confusion: list[list[int]]  # a row for each true class, a column for each that is said
 
 
@@ -58,7 +58,7 @@ class Previous:
     figures: dict[str, float]
 
 
-def summarise(evidence: Evidence) -> Summary:
+def summarise(evidence: EvaluationInputs) -> Summary:
     """Measures every part."""
     model = evidence.model
     one_view = None
@@ -80,7 +80,7 @@ def summarise(evidence: Evidence) -> Summary:
     )
 
 
-def _measured(model: Model, part: Part) -> Measured:
+def _measured(model: EvaluatedModel, part: EvaluatedPart) -> Measured:
     probabilities = part.outputs.probabilities
     said = model.decides(probabilities)
     found = metrics.confusion(part.truth, said, len(model.classes))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.reports.svg_charts import histogram
 
 STEPS = 1000  # of the threshold, from 0 to 1
@@ -13,7 +13,7 @@ BARS = 40  # of the histogram
 
 
 @dataclass(frozen=True, slots=True)
-class Chooser:
+class ThresholdExplorer:
     """`positives[k]` images of the positive class score above (k - 1) / STEPS and not above k / STEPS."""
 
     threshold: float
@@ -34,7 +34,7 @@ class Chooser:
         return sum(self.negatives) - self.false_alarms
 
 
-def chooser(evidence: Evidence) -> Chooser | None:
+def threshold_explorer(evidence: EvaluationInputs) -> ThresholdExplorer | None:
     """Of a model with a threshold."""
     model, part = evidence.model, evidence.shown
     if model.task != "binary":
@@ -47,7 +47,7 @@ def chooser(evidence: Evidence) -> Chooser | None:
     above, below = (np.histogram(own, BARS, (0, 1))[0].astype(np.float64) for own in by_class)
     names = (model.classes[1], model.classes[0])
     said = f"Histogram of scores: {names[0]} upwards, {names[1]} downwards, the threshold as a line"
-    return Chooser(
+    return ThresholdExplorer(
         threshold=model.threshold,
         positives=positives.tolist(),
         negatives=negatives.tolist(),

@@ -24,7 +24,7 @@ LEFT_BEHIND_S = 3600.0  # an unfinished file that has not grown for so long is n
 DIGEST, ROW = "sha256", "row"
 
 
-class Kept:
+class FeatureCache:
     """The descriptions that one describer, which goes by `name`, has made; `with Kept(…) as kept` adds more."""
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.anomalies import novelty
-from astrodetect.anomalies.novelty import Sight
+from astrodetect.anomalies.novelty import FeatureKind
 from astrodetect.datasets import dataset
-from astrodetect.datasets.dataset import Listed, Skipped
+from astrodetect.datasets.dataset import ListedImage, SkippedFile
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
-from astrodetect.features.cache import Kept
-from astrodetect.inference.pipeline import ahead, contents
+from astrodetect.features.cache import FeatureCache
+from astrodetect.inference.pipeline import read_ahead, read_bytes
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.scoring import walk
@@ -32,10 +32,10 @@ SHAPES_AT_ONCE = 32  # images
 
 
 @dataclass(frozen=True, slots=True)
-class Describer:
+class FeatureExtractor:
     """What describes images: how it wants them, what it says of a batch, and a name for exactly what it says."""
 
-    sight: Sight
+    sight: FeatureKind
     contract: ImageContract
     says: Callable[[Pixels], Floats]
     name: str
@@ -44,16 +44,16 @@ class Describer:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class ExtractedFeatures:
     """Images by the numbers that stand for them, and the files that are no images."""
 
-    items: list[Listed]
+    items: list[ListedImage]
     sha256: list[str]
     rows: Floats  # (n, d)
-    skipped: list[Skipped]
+    skipped: list[SkippedFile]
     new: int  # images that no earlier run had described
 
-    def subset(self, places: NDArray[np.int64]) -> "Described":
+    def subset(self, places: NDArray[np.int64]) -> "ExtractedFeatures":
         """Only these images, in this order."""
         some = places.tolist()
         return replace(
@@ -64,17 +64,17 @@ class Described:
         )
 
 
-def by_shapes(contract: ImageContract) -> Describer:
+def by_shapes(contract: ImageContract) -> FeatureExtractor:
     """Describes images by their shapes alone."""
 
     def says(pixels: Pixels) -> Floats:
         return novelty.described("shapes", pixels, contract.crop, np.zeros((len(pixels), 0), np.float32))
 
     name = _named(asdict(contract), _code())
-    return Describer("shapes", contract, says, name, SHAPES_AT_ONCE, os.cpu_count() or 1)
+    return FeatureExtractor("shapes", contract, says, name, SHAPES_AT_ONCE, os.cpu_count() or 1)
 
 
-def by_network(engine: "Engine", sight: Sight, version: str) -> Describer:
+def by_network(engine: "Engine", sight: FeatureKind, version: str) -> FeatureExtractor:
     """Describes images by what a network sees, and perhaps by their shapes too; `version` tells which network."""
     contract = engine.manifest.image
 
@@ -83,17 +83,17 @@ def by_network(engine: "Engine", sight: Sight, version: str) -> Describer:
 
     code = _code() if sight == "both" else ""
     name = _named(asdict(contract), sight, version, engine.precision, code)
-    return Describer(sight, contract, says, name, engine.batch, engine.streams)
+    return FeatureExtractor(sight, contract, says, name, engine.batch, engine.streams)
 
 
-def listed(places: Sequence[Path]) -> list[Listed]:
+def list_images(places: Sequence[Path]) -> list[ListedImage]:
     """The images in there: one place with class folders or a table gives labels too, anything else none."""
     names = [str(place) for place in places]
     try:
         if len(places) == 1 and not _plain(places[0]):
             return dataset.listing(places[0])
         walk.check(names)
-        found = [Listed(Path(path), "") for path in walk.walk(names)]
+        found = [ListedImage(Path(path), "") for path in walk.walk(names)]
     except OSError as error:
         raise DataError(f"cannot look into {error.filename}: {error.strerror}") from error
     if not found:
@@ -101,19 +101,21 @@ def listed(places: Sequence[Path]) -> list[Listed]:
     return found
 
 
-def describe(items: Sequence[Listed], describer: Describer, folder: Path, *, title: str, max_pixels: int) -> Described:
+def extract_features(
+    items: Sequence[ListedImage], describer: FeatureExtractor, folder: Path, *, title: str, max_pixels: int
+) -> ExtractedFeatures:
     """Every image described once, in order; `folder` keeps what is found for the next run, whoever's it is."""
-    good: list[Listed] = []
+    good: list[ListedImage] = []
     digests: list[str] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     rows = np.zeros((0, 0), np.float32)
     new = 0
     jobs = (items[at : at + describer.batch] for at in range(0, len(items), describer.batch))
     with (
         Bar(f"describing {title}", len(items)) as bar,
-        Kept(folder, describer.name) as kept,
+        FeatureCache(folder, describer.name) as kept,
         closing(
-            ahead(
+            read_ahead(
                 jobs,
                 lambda job: [_read(item, describer.contract, kept, max_pixels) for item in job],
                 lambda job: _filled(job, describer),
@@ -124,7 +126,7 @@ def describe(items: Sequence[Listed], describer: Describer, folder: Path, *, tit
         for batch in batches:
             for one in batch:
                 if one.row is None:
-                    skipped.append(Skipped(one.item.path, one.error))
+                    skipped.append(SkippedFile(one.item.path, one.error))
                     continue
                 if one.pixels is not None:
                     kept.add(one.sha256, one.row)
@@ -138,23 +140,23 @@ def describe(items: Sequence[Listed], describer: Describer, folder: Path, *, tit
     if not good:
         why = f": the first of {len(skipped)} files, {skipped[0].path}, {skipped[0].reason}" if skipped else ""
         raise DataError(f"no usable image in {title}{why}")
-    return Described(good, digests, rows[: len(good)], skipped, new)
+    return ExtractedFeatures(good, digests, rows[: len(good)], skipped, new)
 
 
 @dataclass(frozen=True, slots=True)
 class _One:
     """A file on its way."""
 
-    item: Listed
+    item: ListedImage
     sha256: bytes = b""
     row: Floats | None = None
     pixels: Pixels | None = None  # of what was not described before
     error: str = ""
 
 
-def _read(item: Listed, contract: ImageContract, kept: Kept, max_pixels: int) -> _One:
+def _read(item: ListedImage, contract: ImageContract, kept: FeatureCache, max_pixels: int) -> _One:
     try:
-        data = contents(item.path)
+        data = read_bytes(item.path)
         sha256 = hashlib.sha256(data).digest()
         if (row := kept.get(sha256)) is not None:
             return _One(item, sha256, row)
@@ -163,7 +165,7 @@ def _read(item: Listed, contract: ImageContract, kept: Kept, max_pixels: int) ->
         return _One(item, error=str(error))
 
 
-def _filled(batch: list[_One], describer: Describer) -> list[_One]:
+def _filled(batch: list[_One], describer: FeatureExtractor) -> list[_One]:
     fresh = [one.pixels for one in batch if one.pixels is not None]
     rows = iter(describer.says(np.stack(fresh)) if fresh else ())
     return [one if one.pixels is None else _One(one.item, one.sha256, next(rows), one.pixels) for one in batch]

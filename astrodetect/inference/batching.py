@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[Result]):
+class ItemResult(Generic[Result]):
     """What came of one item, and what it cost."""
 
     result: Result
@@ -25,7 +25,7 @@ class Done(Generic[Result]):
 @dataclass(slots=True)
 class _Waiting(Generic[Item, Result]):
     item: Item
-    future: "asyncio.Future[Done[Result]]"
+    future: "asyncio.Future[ItemResult[Result]]"
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Result]):
         """How many wait."""
         return self._queue.qsize()
 
-    async def put(self, item: Item) -> Done[Result]:
+    async def put(self, item: Item) -> ItemResult[Result]:
         """What comes of it; cancelled while it waits, it is never worked on."""
         waiting = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future())
         self._queue.put(waiting)
@@ -114,4 +114,4 @@ def _deliver(
         if isinstance(result, Exception):
             waiting.future.set_exception(result)
         else:
-            waiting.future.set_result(Done(result, begun - waiting.since, took, len(batch)))
+            waiting.future.set_result(ItemResult(result, begun - waiting.since, took, len(batch)))

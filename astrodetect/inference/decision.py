@@ -5,21 +5,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astrodetect.anomalies.novelty import Looked
+from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.evaluation.heatmap import speaking, strengths
 from astrodetect.model_store.store import Manifest
-from astrodetect.records import Floats, Heat, Scored
+from astrodetect.records import Floats, HeatMap, ScoredImage
 
 
-def judged(
+def decide(
     manifest: Manifest,
     probabilities: Sequence[float],
     *,
     image_name: str,
     image_sha256: str,
     request_id: uuid.UUID,
-    looked: Looked | None = None,
-) -> Scored:
+    looked: NoveltyResult | None = None,
+) -> ScoredImage:
     """An anomaly where the second of two classes is above the threshold; of several classes the most probable one.
 
     Where the model carries detectors, `looked` is what they say of the image.
@@ -31,7 +31,7 @@ def judged(
     else:
         score = probabilities[1]
         winner = int(score > threshold)
-    return Scored(
+    return ScoredImage(
         image_name=image_name,
         image_sha256=image_sha256,
         score=score,
@@ -47,8 +47,8 @@ def judged(
     )
 
 
-def heat(manifest: Manifest, probabilities: Floats, places: Floats, image_sha256: str) -> Heat:
+def heat_map(manifest: Manifest, probabilities: Floats, places: Floats, image_sha256: str) -> HeatMap:
     """Where in an image the model saw what it says, of its activation map."""
     [said] = manifest.decides(probabilities[np.newaxis])
     spoke = strengths(speaking(places, said, of_two=manifest.task == "binary"))
-    return Heat(image_sha256, manifest.version, spoke, manifest.image.crop)
+    return HeatMap(image_sha256, manifest.version, spoke, manifest.image.crop)

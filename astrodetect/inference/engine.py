@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
 from astrodetect.inference.openvino_runtime import openvino
-from astrodetect.model_store.store import Bundle, Precision, canary
+from astrodetect.model_store.store import Precision, VerifiedModel, canary
 from astrodetect.records import Outputs, as_probabilities
 
 SMALL = ("int8",)  # 24 MB of weights; the others' 94 MB are held but once
@@ -33,7 +33,7 @@ class Engine:
     one the slowest.
     """
 
-    def __init__(self, bundle: Bundle, *, check: bool = True) -> None:
+    def __init__(self, bundle: VerifiedModel, *, check: bool = True) -> None:
         self.manifest, self.precision = bundle.manifest, bundle.precision
         cores, size = _cores(), self.manifest.image.size
         streams = min(MOST_STREAMS, cores if self.precision in SMALL else max(1, cores // CORES_A_STREAM))

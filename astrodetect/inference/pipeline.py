@@ -15,9 +15,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import Looked, Novelty
+from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ImageError
-from astrodetect.records import Floats, ImageContract, Outputs, Picture, Pixels
+from astrodetect.records import Floats, ImageContract, Outputs, Pixels, Thumbnail
 
 if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way of a run is told without it
     from astrodetect.inference.engine import Engine
@@ -28,15 +28,15 @@ MAX_FILE_BYTES = 512 * 2**20  # a file larger than this is no image, and would f
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ScoredFile:
     """One file looked at: how probable each class is, or why nobody knows."""
 
     path: str
     sha256: str = ""
     probabilities: tuple[float, ...] = ()
     error: str = ""
-    looked: Looked | None = None  # by the model's detectors of the unusual, if it carries any
-    picture: Picture | None = None  # where it is to be kept
+    looked: NoveltyResult | None = None  # by the model's detectors of the unusual, if it carries any
+    picture: Thumbnail | None = None  # where it is to be kept
     places: Floats | None = None  # the activation map
 
 
@@ -44,20 +44,22 @@ Job = TypeVar("Job")
 Material = TypeVar("Material")
 Work = TypeVar("Work")
 # To the sha256 of the bytes, the pixels that the network sees, and a picture where it is to be kept.
-Reader = Callable[[str, ImageContract], tuple[str, Pixels, Picture | None]]
+Reader = Callable[[str, ImageContract], tuple[str, Pixels, Thumbnail | None]]
 
 
-def look(paths: Iterator[str], engine: "Engine", read: Reader, novelty: Novelty | None = None) -> Generator[list[Seen]]:
+def score_files(
+    paths: Iterator[str], engine: "Engine", read: Reader, novelty: Novelty | None = None
+) -> Generator[list[ScoredFile]]:
     """What the network says of each file, batch by batch.
 
     A batch is always cut at the same files, bad ones counted, so that a run gives the same scores wherever it began.
     """
     batches = iter(lambda: list(islice(paths, engine.batch)), [])
     score = partial(_score, engine, novelty)
-    yield from ahead(batches, lambda batch: _read(batch, engine, read), score, engine.streams)
+    yield from read_ahead(batches, lambda batch: _read(batch, engine, read), score, engine.streams)
 
 
-def ahead(
+def read_ahead(
     jobs: Iterable[Job], read: Callable[[Job], Material], work: Callable[[Material], Work], streams: int
 ) -> Generator[Work]:
     """What work makes of what is read, job by job in order: reading goes on beside it, a few jobs ahead."""
@@ -83,11 +85,11 @@ def _done(work: Callable[[Material], Work], reading: Future[Material]) -> Work:
     return work(reading.result())
 
 
-def reader(max_pixels: int, picture_px: int = 0) -> Reader:
+def image_reader(max_pixels: int, picture_px: int = 0) -> Reader:
     """Reads image files as the service reads its uploads; makes pictures of this size where there is one."""
 
-    def read(path: str, contract: ImageContract) -> tuple[str, Pixels, Picture | None]:
-        data = contents(Path(path))
+    def read(path: str, contract: ImageContract) -> tuple[str, Pixels, Thumbnail | None]:
+        data = read_bytes(Path(path))
         sha256 = hashlib.sha256(data).hexdigest()
         if not picture_px:
             return sha256, images.read(data, contract, max_pixels=max_pixels), None
@@ -97,7 +99,7 @@ def reader(max_pixels: int, picture_px: int = 0) -> Reader:
     return read
 
 
-def contents(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The bytes of a file; ImageError where it cannot be read, or is too large to be an image."""
     try:
         with path.open("rb") as file:
@@ -109,7 +111,7 @@ def contents(path: Path) -> bytes:
     return data
 
 
-def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen], Pixels]:
+def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[ScoredFile], Pixels]:
     """The good images of the batch one behind the other."""
     contract = engine.manifest.image
     pixels = np.empty((len(batch), contract.size, contract.size, 3), dtype=np.uint8)
@@ -118,14 +120,14 @@ def _read(batch: list[str], engine: "Engine", read: Reader) -> tuple[list[Seen],
         try:
             sha256, pixels[good], picture = read(path, contract)
         except ImageError as error:
-            seen.append(Seen(path, error=str(error)))
+            seen.append(ScoredFile(path, error=str(error)))
         else:
-            seen.append(Seen(path, sha256, picture=picture))
+            seen.append(ScoredFile(path, sha256, picture=picture))
             good += 1
     return seen, pixels[:good]
 
 
-def _score(engine: "Engine", novelty: Novelty | None, read: tuple[list[Seen], Pixels]) -> list[Seen]:
+def _score(engine: "Engine", novelty: Novelty | None, read: tuple[list[ScoredFile], Pixels]) -> list[ScoredFile]:
     seen, pixels = read
     if not len(pixels):
         return seen
@@ -135,7 +137,7 @@ def _score(engine: "Engine", novelty: Novelty | None, read: tuple[list[Seen], Pi
     return [file if file.error else _found(file, outputs, looked, next(good)) for file in seen]
 
 
-def _found(file: Seen, outputs: Outputs, looked: Looked | None, place: int) -> Seen:
+def _found(file: ScoredFile, outputs: Outputs, looked: NoveltyResult | None, place: int) -> ScoredFile:
     unusual = looked[place : place + 1] if looked else None
     probabilities = tuple(outputs.probabilities[place].tolist())
     return replace(file, probabilities=probabilities, looked=unusual, places=outputs.maps[place])

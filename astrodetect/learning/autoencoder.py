@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
-from astrodetect.anomalies.whitening import Scaling
+from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Floats
@@ -18,7 +18,7 @@ BATCH_SIZE = 32
 
 def fit(features: Floats, *, epochs: int = EPOCHS, seed: int = 0, batch_size: int = BATCH_SIZE) -> Autoencoder:
     """From images, described one a row, after standardising; the same seed gives the same on the same machine."""
-    scaling = Scaling.fit(features)
+    scaling = Standardisation.fit(features)
     if not scaling.scale.any():
         raise DataError("all these images are alike: give images that differ, to learn what is usual from")
     keras.utils.set_random_seed(seed)

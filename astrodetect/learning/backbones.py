@@ -11,7 +11,7 @@ LAST_OF_A_BLOCK = "_3_bn"  # in ResNet50
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
+class PixelStatistics:
     """The mean and the variance per band that the normalisation takes out."""
 
     mean: tuple[float, ...]
@@ -23,7 +23,7 @@ class Backbone:
     """A network of Keras's, and how its ImageNet weights want their pixels: RGB in 0…255, less the mean."""
 
     make: Callable[..., keras.Model]
-    imagenet: Standard
+    imagenet: PixelStatistics
     blue_first: bool = False  # the weights do; the network itself always takes red first
     options: tuple[tuple[str, Any], ...] = (("include_preprocessing", False),)  # it is ours to normalise
 
@@ -42,14 +42,19 @@ class Backbone:
         return self.make(include_top=False, weights="imagenet", **dict(self.options))
 
 
-_IN_UNITS_OF_255 = Standard((123.675, 116.28, 103.53), (3409.977, 3262.694, 3291.891))  # (0.229 × 255)² and so on
+_IN_UNITS_OF_255 = PixelStatistics(
+    (123.675, 116.28, 103.53), (3409.977, 3262.694, 3291.891)
+)  # (0.229 × 255)² and so on
 BACKBONES = {
     "resnet50": Backbone(
-        keras.applications.ResNet50, Standard((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)), blue_first=True, options=()
+        keras.applications.ResNet50,
+        PixelStatistics((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+        blue_first=True,
+        options=(),
     ),
     "efficientnetv2-b0": Backbone(keras.applications.EfficientNetV2B0, _IN_UNITS_OF_255),
     "mobilenetv3": Backbone(
-        keras.applications.MobileNetV3Large, Standard((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))
+        keras.applications.MobileNetV3Large, PixelStatistics((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))
     ),
     "convnext-tiny": Backbone(keras.applications.ConvNeXtTiny, _IN_UNITS_OF_255),
 }

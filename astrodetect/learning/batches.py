@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.learning.devices import filled
 from astrodetect.records import Floats, ImageContract, Pixels
 
@@ -23,7 +23,7 @@ WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class LearningTask:
     """What is learnt from a catalogue: its answers as the head gives them, and what each class weighs."""
 
     outputs: int  # 1: the probability of class 1
@@ -43,7 +43,7 @@ class Task:
 class Frames:
     """The decoded images of a catalogue, kept in memory as far as they fit: most are wanted again in the next epoch."""
 
-    def __init__(self, catalogue: Catalogue, contract: ImageContract) -> None:
+    def __init__(self, catalogue: Dataset, contract: ImageContract) -> None:
         self.catalogue, self.contract = catalogue, contract
         self._kept: list[Pixels | None] = [None] * len(catalogue)
         self._room = FRAMES_BYTES
@@ -64,7 +64,7 @@ class Frames:
 class Batches(keras.utils.PyDataset):
     """One pass over frames, in their own order; with a task their answers and weights besides."""
 
-    def __init__(self, frames: Frames, batch_size: int, task: Task | None = None) -> None:
+    def __init__(self, frames: Frames, batch_size: int, task: LearningTask | None = None) -> None:
         super().__init__(workers=READERS, use_multiprocessing=False, max_queue_size=8)
         self._frames, self._batch_size, self._task = frames, batch_size, task
         self._order = np.arange(len(frames))
@@ -93,7 +93,15 @@ class Epoch(Batches):
     """
 
     def __init__(
-        self, frames: Frames, batch_size: int, task: Task, *, seed: int, epoch: int, start: int, size: int | None
+        self,
+        frames: Frames,
+        batch_size: int,
+        task: LearningTask,
+        *,
+        seed: int,
+        epoch: int,
+        start: int,
+        size: int | None,
     ) -> None:
         super().__init__(frames, batch_size, task)
         self._order = np.random.default_rng([seed, epoch]).permutation(len(frames))[start * batch_size :]

@@ -13,7 +13,7 @@ STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CheckpointState:
     """How far a run is; `run` tells one run's settings and images from another's."""
 
     run: str
@@ -32,21 +32,21 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self, run: str) -> State | None:
+    def load(self, run: str) -> CheckpointState | None:
         """The state of this very run, None where there is none: another run's is of no use and is dropped."""
         try:
-            state = State(**json.loads((self._folder / STATE).read_text(encoding="utf-8")))
+            state = CheckpointState(**json.loads((self._folder / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
         return state if state.run == run else None
 
-    def save(self, model: keras.Model, state: State, *, best: bool = False) -> State:
+    def save(self, model: keras.Model, state: CheckpointState, *, best: bool = False) -> CheckpointState:
         """Keeps `state` with the model's weights; `best`: they are the best so far."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"epoch-{state.epoch}-step-{state.step}.weights.h5"
         model.save_weights(self._folder / name)
         flush(self._folder / name)
-        state = State(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
+        state = CheckpointState(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
         part = self._folder / f"{STATE}.part"
         part.write_text(json.dumps(asdict(state)), encoding="utf-8")
         flush(part)
@@ -58,12 +58,12 @@ class Checkpoint:
             stale.unlink()
         return state
 
-    def restore(self, model: keras.Model, state: State) -> None:
+    def restore(self, model: keras.Model, state: CheckpointState) -> None:
         """Puts the model and its optimiser back to where `state` was saved."""
         model.optimizer.build(model.trainable_variables)  # else Keras has no place to load its state into
         model.load_weights(self._path(state.weights))
 
-    def restore_best(self, model: keras.Model, state: State) -> None:
+    def restore_best(self, model: keras.Model, state: CheckpointState) -> None:
         """Puts the model to the best weights of the run."""
         model.load_weights(self._path(state.best_weights))
 

@@ -20,7 +20,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.learning import network
 from astrodetect.learning.activation_maps import with_map
-from astrodetect.learning.backbones import Standard
+from astrodetect.learning.backbones import PixelStatistics
 from astrodetect.settings import ROOT
 
 
@@ -62,7 +62,7 @@ def _through_tensorflow(model: keras.Model, xml: Path) -> None:
 def main(name: str, size: str, outputs: str, weights: str, xml: str) -> None:
     """Builds the network of that name, and converts it with these weights."""
     [recipe] = [recipe for recipe in network.RECIPES if network.keras_name(recipe) == name]
-    model = network.build(recipe, int(size), Standard((0.0,) * 3, (1.0,) * 3), int(outputs))
+    model = network.build(recipe, int(size), PixelStatistics((0.0,) * 3, (1.0,) * 3), int(outputs))
     model.load_weights(weights)
     to_openvino(model, Path(xml))
 

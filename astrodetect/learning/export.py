@@ -20,7 +20,7 @@ from astrodetect.inference.openvino_runtime import has_bf16, openvino
 from astrodetect.learning import quantise
 from astrodetect.learning.convert import to_openvino
 from astrodetect.model_store import store
-from astrodetect.model_store.store import INT8, NOVELTY, Bundle, Fidelity, Manifest, Precision, canary, staging
+from astrodetect.model_store.store import INT8, NOVELTY, Fidelity, Manifest, Precision, VerifiedModel, canary, staging
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
 AGREEMENT = 0.01  # largest difference allowed between a score in Keras and in float32 in the service
@@ -39,7 +39,7 @@ class HeldOut:
     probabilities: Floats  # (n, classes)
 
 
-class Model(Protocol):
+class TrainedModel(Protocol):
     """What has learnt, and can be published."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
@@ -53,7 +53,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class TrainedNetwork:
     """A network of Keras's, as it is published."""
 
     keras: keras.Model
@@ -74,7 +74,7 @@ class Network:
 
 
 def publish(
-    model: Model,
+    model: TrainedModel,
     manifest: Manifest,
     folder: Path,
     held: HeldOut,
@@ -125,7 +125,7 @@ def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibra
     return replace(manifest, precision=[*kept, "f32"][0], fidelity=tried)
 
 
-def fidelity(low: Bundle, exact: Outputs, held: HeldOut) -> Fidelity:
+def fidelity(low: VerifiedModel, exact: Outputs, held: HeldOut) -> Fidelity:
     """How close a network of low precision comes, and whether that is close enough."""
     engine, manifest = Engine(low, check=False), low.manifest
     found = engine.run_all(held.pixels)
@@ -161,8 +161,8 @@ def kept_share(found: Floats, exact: Floats) -> float:
     return float(1 - error / max(spread, np.finfo(np.float64).tiny))
 
 
-def _bundle(manifest: Manifest, xml: Path, precision: Precision) -> Bundle:
-    return Bundle(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)
+def _bundle(manifest: Manifest, xml: Path, precision: Precision) -> VerifiedModel:
+    return VerifiedModel(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)
 
 
 def features_engine(model: keras.Model, contract: ImageContract) -> Engine:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.features.orientations import VIEWS, turned
-from astrodetect.inference.pipeline import ahead
+from astrodetect.inference.pipeline import read_ahead
 from astrodetect.learning import logistic_head
-from astrodetect.learning.batches import Task
+from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.devices import accelerators, filled
 from astrodetect.learning.export import features_engine
 from astrodetect.learning.network import FEATURES, SCORE
@@ -28,11 +28,11 @@ SAVE_EVERY = 64  # batches
 
 def fit_head(
     model: keras.Model,
-    train: Catalogue,
-    validation: Catalogue,
+    train: Dataset,
+    validation: Dataset,
     *,
     contract: ImageContract,
-    task: Task,
+    task: LearningTask,
     augment: bool,
     smoothing: float,
     store: Path,
@@ -46,7 +46,7 @@ def fit_head(
     labels = np.tile(train.labels, views)
     answers = task.answers(labels)
     answers = answers * (1 - smoothing) + smoothing / max(2, task.outputs)
-    path = logistic_head.Path(learnt, answers, task.weigh(labels))
+    path = logistic_head.RegularisationPath(learnt, answers, task.weigh(labels))
     best, history = None, []
     with Bar("head", len(logistic_head.STRENGTHS)) as bar:
         for strength in logistic_head.STRENGTHS:
@@ -80,7 +80,7 @@ class _Features:
             engine = features_engine(model, contract)
             self._at_once, self._pass = engine.streams, lambda pixels: engine.run(pixels).features
 
-    def of(self, catalogue: Catalogue, views: int, title: str) -> Floats:
+    def of(self, catalogue: Dataset, views: int, title: str) -> Floats:
         """(views × images, features): all images in the first view, then in the next."""
         self._store.mkdir(parents=True, exist_ok=True)
         place = self._store / f"{title.replace(' ', '-')}.npy"
@@ -100,14 +100,14 @@ class _Features:
             self._save(place, found, len(jobs))
         return found
 
-    def _computed(self, catalogue: Catalogue, jobs: list[range]) -> Iterator[Floats]:
+    def _computed(self, catalogue: Dataset, jobs: list[range]) -> Iterator[Floats]:
         def read(rows: range) -> Pixels:
             places = (divmod(row, len(catalogue)) for row in rows)
             return np.stack(
                 [turned(images.read_file(catalogue.paths[image], self._contract), view) for view, image in places]
             )
 
-        return ahead(jobs, read, self._pass, self._at_once)
+        return read_ahead(jobs, read, self._pass, self._at_once)
 
     def _opened(self, place: Path, shape: tuple[int, int]) -> tuple[Floats, int]:
         state = place.with_suffix(".json")

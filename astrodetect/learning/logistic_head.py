@@ -20,7 +20,7 @@ SMALLEST_SPREAD = 1e-6  # a feature that varies less says nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LinearHead:
     """The weights of a dense layer on the features as they are."""
 
     kernel: Floats  # (features, answers)
@@ -32,7 +32,7 @@ class Head:
         return as_probabilities(expit(logits) if logits.shape[1] == 1 else softmax(logits, axis=1))
 
 
-class Path:
+class RegularisationPath:
     """The heads from the strongest pull to the weakest, each found from the one before."""
 
     def __init__(self, features: Floats, answers: Floats, weights: Floats) -> None:
@@ -43,7 +43,7 @@ class Path:
         self._answers, self._weights = answers, (weights / weights.sum())[:, np.newaxis]
         self._found = np.zeros((features.shape[1] + 1) * answers.shape[1])
 
-    def head(self, strength: float) -> Head:
+    def head(self, strength: float) -> LinearHead:
         """The best head under this pull."""
         found = minimize(
             self._loss, self._found, args=(strength,), jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
@@ -51,7 +51,7 @@ class Path:
         self._found = found.x
         kernel, bias = self._parts(found.x)
         kernel = kernel * self._scale[:, np.newaxis]
-        return Head(kernel, (bias - self._mean @ kernel).astype(np.float32))
+        return LinearHead(kernel, (bias - self._mean @ kernel).astype(np.float32))
 
     def _parts(self, flat: NDArray[np.float64]) -> tuple[Floats, Floats]:
         both = flat.reshape(-1, self._answers.shape[1]).astype(np.float32)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from astrodetect.learning.backbones import BACKBONES, Standard
+from astrodetect.learning.backbones import BACKBONES, PixelStatistics
 
 HEAD_DROPOUT = 0.2
 NORMALISATION, FEATURES, SCORE = "normalisation", "features", "score"
@@ -19,7 +19,7 @@ def set_seed(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
-def build(recipe: str, size: int, standard: Standard, classes: int) -> keras.Model:
+def build(recipe: str, size: int, standard: PixelStatistics, classes: int) -> keras.Model:
     """The whole network with fresh weights. Its answer is one probability, or of `classes` > 1 classes one each."""
     pixels = keras.Input((size, size, 3), name="pixels")
     normalised = keras.layers.Normalization(name=NORMALISATION)(pixels)
@@ -68,7 +68,7 @@ def freeze(model: keras.Model, share: float) -> None:
         layer.trainable = number >= share * len(layers) and layer.name not in (NORMALISATION, "grey")
 
 
-def normalise_by(model: keras.Model, standard: Standard) -> None:
+def normalise_by(model: keras.Model, standard: PixelStatistics) -> None:
     """Sets the normalisation, which is weights like any other."""
     layer = model.get_layer(NORMALISATION)
     layer.set_weights([np.array(standard.mean), np.array(standard.variance), np.array(0)])

@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
-from astrodetect.learning.backbones import Standard
-from astrodetect.learning.batches import Batches, Epoch, Frames, Task, wider
-from astrodetect.learning.checkpoint import Checkpoint, State
+from astrodetect.learning.backbones import PixelStatistics
+from astrodetect.learning.batches import Batches, Epoch, Frames, LearningTask, wider
+from astrodetect.learning.checkpoint import Checkpoint, CheckpointState
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, as_probabilities
 
@@ -28,7 +28,7 @@ SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """How to train, from one set of weights to the next."""
 
     epochs: int
@@ -40,26 +40,26 @@ class Stage:
     smoothing: float = 0.0  # of the labels: how much of each answer is spread over all classes
 
 
-class Stopped(KeyboardInterrupt):
+class TrainingStopped(KeyboardInterrupt):
     """The user asked to stop, and where the run stands has been saved."""
 
 
-def measure_standard(catalogue: Catalogue, contract: ImageContract, seed: int) -> Standard:
+def measure_standard(catalogue: Dataset, contract: ImageContract, seed: int) -> PixelStatistics:
     """The mean and variance per band of some of these images."""
     some = np.random.default_rng(seed).permutation(len(catalogue))[:STANDARD_FROM]
     batches = Batches(Frames(catalogue.subset(some), contract), 32)
     pixels = np.concatenate([batches[i][0].reshape(-1, 3) for i in range(len(batches))])
-    return Standard(tuple(pixels.mean(axis=0).tolist()), tuple(pixels.var(axis=0).tolist()))
+    return PixelStatistics(tuple(pixels.mean(axis=0).tolist()), tuple(pixels.var(axis=0).tolist()))
 
 
 def fit(
     model: keras.Model,
-    train: Catalogue,
-    validation: Catalogue,
+    train: Dataset,
+    validation: Dataset,
     *,
     contract: ImageContract,
-    task: Task,
-    stage: Stage,
+    task: LearningTask,
+    stage: TrainingStage,
     checkpoint: Checkpoint,
     run: str,
     say: Callable[[str], None],
@@ -75,7 +75,7 @@ def fit(
     state = checkpoint.load(run)
     if state is None:
         checkpoint.clear()
-        state = State(run)
+        state = CheckpointState(run)
     else:
         checkpoint.restore(model, state)
         say(f"going on from epoch {state.epoch + 1}, batch {state.step + 1} of the run that was cut short")
@@ -105,12 +105,12 @@ def fit(
                 bar.step(0, note=_in_words(measured))
             state = _save_epoch(checkpoint, model, state, measured)
             if stop_asked():
-                raise Stopped
+                raise TrainingStopped
     checkpoint.restore_best(model, state)
     return state.history
 
 
-def measure(validation: Catalogue, said: Floats, task: Task) -> dict[str, float]:
+def measure(validation: Dataset, said: Floats, task: LearningTask) -> dict[str, float]:
     """The figures of probabilities (n, classes), and the one that chooses the best."""
     surprise = -np.log(said[np.arange(len(said)), validation.labels].astype(np.float64).clip(SMALLEST_PROBABILITY, 1))
     weights = task.weigh(validation.labels)
@@ -138,7 +138,9 @@ class _Count(keras.callbacks.Callback):
 class _Watch(keras.callbacks.Callback):
     """Moves the bar, saves within a long epoch, and stops between two batches when asked."""
 
-    def __init__(self, bar: Bar, checkpoint: Checkpoint, state: State, stop_asked: Callable[[], bool]) -> None:
+    def __init__(
+        self, bar: Bar, checkpoint: Checkpoint, state: CheckpointState, stop_asked: Callable[[], bool]
+    ) -> None:
         super().__init__()
         self._bar, self._checkpoint, self._state, self._stop_asked = bar, checkpoint, state, stop_asked
         self._saved = time.monotonic()
@@ -153,10 +155,10 @@ class _Watch(keras.callbacks.Callback):
             done = self._state.step + batch + 1
             self._checkpoint.save(self.model, replace(self._state, step=done, loss=self.loss))
         if stop:
-            raise Stopped
+            raise TrainingStopped
 
 
-def _compile(model: keras.Model, stage: Stage, steps: int) -> None:
+def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     total = stage.epochs * steps
     warm_up = max(1, min(steps, round(WARM_UP_SHARE * total)))
     rate = keras.optimizers.schedules.CosineDecay(
@@ -173,11 +175,13 @@ def _compile(model: keras.Model, stage: Stage, steps: int) -> None:
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=compiled)
 
 
-def _is_over(state: State, stage: Stage) -> bool:
+def _is_over(state: CheckpointState, stage: TrainingStage) -> bool:
     return state.epoch >= stage.epochs or (state.epoch > 0 and state.epoch - state.best_epoch >= stage.patience)
 
 
-def _save_epoch(checkpoint: Checkpoint, model: keras.Model, state: State, measured: dict[str, float]) -> State:
+def _save_epoch(
+    checkpoint: Checkpoint, model: keras.Model, state: CheckpointState, measured: dict[str, float]
+) -> CheckpointState:
     epoch = state.epoch + 1
     best = not state.best_epoch or measured[WATCHED] < state.history[state.best_epoch - 1][WATCHED]
     best_epoch = epoch if best else state.best_epoch

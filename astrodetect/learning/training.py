@@ -10,12 +10,12 @@ import keras
 import numpy as np
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.learning import devices, forest, linear_probe, network, network_training, weights
-from astrodetect.learning.batches import Task
+from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.checkpoint import Checkpoint
-from astrodetect.learning.export import Model, Network
+from astrodetect.learning.export import TrainedModel, TrainedNetwork
 from astrodetect.learning.forest import Forest
 from astrodetect.model_store.store import FOREST
 from astrodetect.progress import Bar
@@ -27,7 +27,7 @@ READ_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """How to learn; what a run that was cut short must have in common with the one that goes on."""
 
     recipe: str
@@ -47,10 +47,10 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class TrainingResult:
     """What came out, and how it got there."""
 
-    model: Model
+    model: TrainedModel
     history: list[
         dict[str, float]
     ]  # what each epoch, or each strength of the head's, measured on the validation images
@@ -58,16 +58,16 @@ class Learnt:
 
 
 def learn(
-    plan: Plan, train: Catalogue, validation: Catalogue, *, store: Path, run: str, say: Callable[[str], None]
-) -> Learnt:
+    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, say: Callable[[str], None]
+) -> TrainingResult:
     """Learns as the plan says; `store` keeps what a run that is cut short has done."""
     network.set_seed(plan.seed)
     if plan.recipe == FOREST:
-        return Learnt(_forest(plan, train, say), [], adopted=False)
+        return TrainingResult(_forest(plan, train, say), [], adopted=False)
     return _network(plan, train, validation, store=store, run=run, say=say)
 
 
-def read_pixels(catalogue: Catalogue, contract: ImageContract) -> Pixels:
+def read_pixels(catalogue: Dataset, contract: ImageContract) -> Pixels:
     """All its images, as the service gets them."""
     pixels: Pixels = np.empty((len(catalogue), contract.size, contract.size, 3), dtype=np.uint8)
     for place, path in enumerate(catalogue.paths):
@@ -75,7 +75,7 @@ def read_pixels(catalogue: Catalogue, contract: ImageContract) -> Pixels:
     return pixels
 
 
-def probabilities(model: Model, catalogue: Catalogue, contract: ImageContract, title: str) -> Floats:
+def probabilities(model: TrainedModel, catalogue: Dataset, contract: ImageContract, title: str) -> Floats:
     """What the model says of a catalogue's images: (n, classes)."""
     parts = []
     with Bar(title, len(catalogue)) as bar:
@@ -86,7 +86,7 @@ def probabilities(model: Model, catalogue: Catalogue, contract: ImageContract, t
     return np.concatenate(parts)
 
 
-def _forest(plan: Plan, train: Catalogue, say: Callable[[str], None]) -> Forest:
+def _forest(plan: TrainingPlan, train: Dataset, say: Callable[[str], None]) -> Forest:
     say(f"growing {forest.TREES} trees")
     pixels = read_pixels(train, plan.contract)
     return forest.fit(
@@ -95,11 +95,11 @@ def _forest(plan: Plan, train: Catalogue, say: Callable[[str], None]) -> Forest:
 
 
 def _network(
-    plan: Plan, train: Catalogue, validation: Catalogue, *, store: Path, run: str, say: Callable[[str], None]
-) -> Learnt:
+    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, say: Callable[[str], None]
+) -> TrainingResult:
     accelerators = devices.accelerators()
     counts = list(train.counts().values())
-    task = Task(
+    task = LearningTask(
         outputs=1 if plan.binary else len(counts),
         weights=tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts),
     )
@@ -134,7 +134,7 @@ def _network(
                 validation,
                 contract=plan.contract,
                 task=task,
-                stage=network_training.Stage(
+                stage=network_training.TrainingStage(
                     epochs=plan.epochs,
                     batch_size=plan.batch_size,
                     learning_rate=plan.learning_rate * slower,
@@ -151,7 +151,7 @@ def _network(
         exact = network.build(plan.recipe, plan.contract.size, standard, task.outputs)
         exact.set_weights(model.get_weights())
         model = exact
-    return Learnt(Network(model), history, adopted)
+    return TrainingResult(TrainedNetwork(model), history, adopted)
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _adopt(model: keras.Model, plan: Plan, say: Callable[[str], None]) -> bool:
+def _adopt(model: keras.Model, plan: TrainingPlan, say: Callable[[str], None]) -> bool:
     """Starts from the weights asked for; False where the start is from scratch."""
     if plan.weights == "none":
         return False

@@ -7,7 +7,7 @@ from typing import Literal
 
 from astrodetect.errors import ModelError, ModelUnknown
 from astrodetect.model_store import archive, store
-from astrodetect.model_store.store import Bundle, Manifest, Precision
+from astrodetect.model_store.store import Manifest, Precision, VerifiedModel
 
 
 def versions(folder: Path, name: str) -> dict[Path, Manifest]:
@@ -26,7 +26,7 @@ def rollback(
     version: str | None = None,
     *,
     precision: Precision | Literal["auto"],
-    trial: Callable[[Bundle], object],
+    trial: Callable[[VerifiedModel], object],
 ) -> Manifest:
     """Puts an earlier version back in one stroke, the one replaced last unless one is named.
 

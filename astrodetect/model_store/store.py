@@ -36,7 +36,7 @@ NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in SERVED), NOVELTY)
 REPORT = (".html", ".metrics.json")  # end the names of an evaluation's page, and of its figures, which name the version
 
 Precision = Literal["int8", "bf16", "f32"]
-Task = Literal["binary", "classes"]  # an anomaly or not; which of several classes
+ModelTask = Literal["binary", "classes"]  # an anomaly or not; which of several classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Manifest:
     temperature: float = 1.0  # what the head's logits were divided by: it is in the networks already
     files: dict[str, str] = field(default_factory=dict)  # name → sha256
     created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
-    task: Task = "binary"
+    task: ModelTask = "binary"
     recipe: str = "resnet50"
     format: int = MANIFEST_FORMAT
 
@@ -107,7 +107,7 @@ MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class VerifiedModel:
     """A model that can be served: its manifest, and one of its networks as bytes that were checked."""
 
     manifest: Manifest
@@ -223,7 +223,7 @@ def finish_interrupted(folder: Path, name: str) -> None:
         ready.rmdir()
 
 
-def load(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> Bundle:
+def load(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> VerifiedModel:
     """The model of that name, if every file is the one that its manifest vouches for."""
     while True:
         manifest = _newest(folder, name)
@@ -243,7 +243,7 @@ def _newest(folder: Path, name: str) -> Manifest:
     return read_manifest(folder / f"{name}.json")
 
 
-def verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"] = "auto") -> Bundle:
+def verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"] = "auto") -> VerifiedModel:
     """What serves of these files, if every one is the one that the manifest vouches for."""
     name, precision = manifest.name, _usable(manifest, asked)
     network = f"{name}{INT8}" if precision == "int8" else name
@@ -264,7 +264,7 @@ def verified(folder: Path, manifest: Manifest, asked: Precision | Literal["auto"
         xml, weights = (contents[file] for file in wanted)
     except KeyError as error:
         raise ModelError(f"model {name}: its manifest names no file {error.args[0]}: {_again()}") from error
-    return Bundle(manifest, xml, weights, precision, contents.get(novelty))
+    return VerifiedModel(manifest, xml, weights, precision, contents.get(novelty))
 
 
 def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision:

@@ -10,12 +10,21 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.results import Findings
+from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.evaluation import heatmap
 from astrodetect.records import Floats
 from astrodetect.reports.jinja import environment
-from astrodetect.reports.markers import COLOURS, Mark, marked
-from astrodetect.reports.thumbnails import TILE_PX, TILES_A_ROW, Picture, Reader, Wanted, name, pictures, sheet
+from astrodetect.reports.markers import COLOURS, Marker, marked
+from astrodetect.reports.thumbnails import (
+    TILE_PX,
+    TILES_A_ROW,
+    NamedThumbnail,
+    ThumbnailReader,
+    Wanted,
+    name,
+    pictures,
+    sheet,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = TEMPLATES / "report.css"  # shared by all reports
@@ -28,7 +37,7 @@ MAP_WIDTH, MAP_HEIGHT, MAP_EDGE = 1000, 640, 14
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class Explanation:
     """Why an image is unusual: the ordinary ones most like it, and where it differs from them."""
 
     image: int
@@ -37,25 +46,25 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class RunDescription:
     """What the run was, in words, and how its images are read."""
 
     title: str
     sight: str
     judged: str
-    reader: Reader
+    reader: ThumbnailReader
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class AnomalyCard:
     """One image of the gallery."""
 
     rank: int
-    picture: Picture
+    picture: NamedThumbnail
     label: str
     told: str
     heat: str
-    neighbours: list[Picture]
+    neighbours: list[NamedThumbnail]
     novelty: float
     strength: float
     opinions: list[tuple[str, int, bool]]  # a detector, its rank of the image, whether it flags it
@@ -68,7 +77,7 @@ class Card:
         return [*found, "consensus"] if len(found) == len(self.opinions) else found
 
 
-def write(place: Path, findings: Findings, reasons: Sequence[Reason], about: About) -> None:
+def write(place: Path, findings: AnomalyResults, reasons: Sequence[Explanation], about: RunDescription) -> None:
     """Makes the page; `reasons` are of the images of its gallery, which are all on the map."""
     flagged = findings.flagged_by()
     samples = {detector: _sampled(flags) for detector, flags in flagged.items()}
@@ -101,7 +110,7 @@ def write(place: Path, findings: Findings, reasons: Sequence[Reason], about: Abo
     place.write_text(text, encoding="utf-8")
 
 
-def _wanted(findings: Findings, reasons: Sequence[Reason], samples: Mapping[str, list[int]]) -> list[Wanted]:
+def _wanted(findings: AnomalyResults, reasons: Sequence[Explanation], samples: Mapping[str, list[int]]) -> list[Wanted]:
     return [
         *((findings.paths[reason.image], SUBJECT_PX) for reason in reasons),
         *((path, BESIDE_PX) for reason in reasons for path in reason.neighbours),
@@ -109,11 +118,13 @@ def _wanted(findings: Findings, reasons: Sequence[Reason], samples: Mapping[str,
     ]
 
 
-def _cards(findings: Findings, reasons: Sequence[Reason], small: Mapping[Wanted, Picture], xy: Floats) -> list[Card]:
+def _cards(
+    findings: AnomalyResults, reasons: Sequence[Explanation], small: Mapping[Wanted, NamedThumbnail], xy: Floats
+) -> list[AnomalyCard]:
     looked, ranks, positions = findings.looked, findings.ranks(), findings.positions
     on_map = {image: number for number, image in enumerate(findings.flat.places.tolist())}
     return [
-        Card(
+        AnomalyCard(
             rank=int(positions[image]),
             picture=small[findings.paths[image], SUBJECT_PX],
             label=findings.labels[image],
@@ -131,7 +142,7 @@ def _cards(findings: Findings, reasons: Sequence[Reason], small: Mapping[Wanted,
 
 
 def _points(
-    findings: Findings, pointed: NDArray[np.int64], xy: Floats, marks: Sequence[Mark], cards: int
+    findings: AnomalyResults, pointed: NDArray[np.int64], xy: Floats, marks: Sequence[Marker], cards: int
 ) -> dict[str, Any]:
     """What a script needs to find the image that is pointed at: points by rank, with their class and their name."""
     places = findings.flat.places[pointed].tolist()
@@ -145,7 +156,7 @@ def _points(
     }
 
 
-def _overlaps(findings: Findings) -> list[tuple[str, list[float | None]]]:
+def _overlaps(findings: AnomalyResults) -> list[tuple[str, list[float | None]]]:
     """A row for each detector: how far each one before it flags the same images."""
     found = consensus.overlaps(findings.looked.flagged)
     return [

@@ -9,10 +9,10 @@ import numpy as np
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
-from astrodetect.evaluation.inputs import Evidence
-from astrodetect.evaluation.metric_specs import GAINS, KINDS, interval
+from astrodetect.evaluation.inputs import EvaluationInputs
+from astrodetect.evaluation.metric_specs import GAINS, METRIC_SPECS, interval
 from astrodetect.evaluation.summary import Previous, Summary, read_previous
-from astrodetect.evaluation.threshold_explorer import chooser
+from astrodetect.evaluation.threshold_explorer import threshold_explorer
 from astrodetect.reports import evaluation_charts, gallery
 from astrodetect.reports.jinja import environment
 from astrodetect.reports.svg_charts import whisker
@@ -22,7 +22,7 @@ MOST_IN_A_GALLERY = 24
 LONGEST_VALUE = 300  # characters of a setting
 
 
-def write(evidence: Evidence, summary: Summary, page: Path) -> Path:
+def write(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
     """Makes NAME.html and NAME.metrics.json, an earlier run's replaced; returns the path of the page."""
     figures, part = page.with_suffix(".metrics.json"), evidence.shown
     text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
@@ -35,7 +35,7 @@ def write(evidence: Evidence, summary: Summary, page: Path) -> Path:
     return page
 
 
-def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> str:
+def _render(evidence: EvaluationInputs, summary: Summary, previous: Previous | None) -> str:
     templates = environment(TEMPLATES)
     templates.filters["moment"] = _moment
     templates.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
@@ -46,8 +46,8 @@ def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> 
         evidence=evidence,
         summary=summary,
         shown=summary.parts[evidence.shown.title],
-        kinds=KINDS,
-        gains=[kind for kind in KINDS if kind.name in GAINS],
+        kinds=METRIC_SPECS,
+        gains=[kind for kind in METRIC_SPECS if kind.name in GAINS],
         previous=previous,
         remarks=_remarks(evidence),
         counts=_counts(evidence),
@@ -58,7 +58,7 @@ def _render(evidence: Evidence, summary: Summary, previous: Previous | None) -> 
         training=evaluation_charts.training(model.settings.get("history")),
         discrimination=evaluation_charts.discrimination(evidence),
         calibration=evaluation_charts.calibration(evidence),
-        chooser=chooser(evidence),
+        chooser=threshold_explorer(evidence),
         settings=in_rows({name: value for name, value in model.settings.items() if name != "history"}),
         versions=in_rows(model.versions),
     )
@@ -69,14 +69,14 @@ def _moment(text: str) -> str:
     return f"{text[:10]} {text[11:16]} UTC"
 
 
-def _remarks(evidence: Evidence) -> list[str]:
+def _remarks(evidence: EvaluationInputs) -> list[str]:
     learnt_from = evidence.model.data.get("train")
     own = isinstance(learnt_from, dict) and learnt_from.get("fingerprint") == evidence.shown.fingerprint
     warning = ["The model has learnt from these very images: expect worse figures on others."] if own else []
     return [*warning, *evidence.remarks]
 
 
-def _counts(evidence: Evidence) -> list[tuple[str, list[int], int]]:
+def _counts(evidence: EvaluationInputs) -> list[tuple[str, list[int], int]]:
     """Images of each class, and files left out: in the manifest's parts, then in those that were looked at here."""
     rows = []
     for title, part in evidence.model.data.items():

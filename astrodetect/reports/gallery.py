@@ -8,8 +8,8 @@ import numpy as np
 from astrodetect import images
 from astrodetect.errors import ImageError
 from astrodetect.evaluation import heatmap
-from astrodetect.evaluation.inputs import Evidence
-from astrodetect.evaluation.notable_images import Finding, sureness
+from astrodetect.evaluation.inputs import EvaluationInputs
+from astrodetect.evaluation.notable_images import NotableImage, sureness
 
 SIDE_PX = 112
 MOST_IN_CELLS = 240  # images behind the cells of the confusion matrix, all together
@@ -17,7 +17,7 @@ MOST_IN_A_CELL = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GalleryCard:
     """An image with its heat map; without pixels where it can no longer be read."""
 
     name: str
@@ -27,22 +27,22 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ConfusionCell:
     """Images of one class that are taken for one class: how many there are, and the surest of them."""
 
     truth: int
     said: int
     count: int
     share: float  # of the images of the true class
-    cards: list[Card]
+    cards: list[GalleryCard]
 
 
-def cards(evidence: Evidence, findings: list[Finding]) -> list[Card]:
+def cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> list[GalleryCard]:
     """The images of these findings."""
     return [_card(evidence, finding) for finding in findings]
 
 
-def cells(evidence: Evidence) -> list[list[Cell]]:
+def cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
     """The confusion matrix, a row for each true class."""
     part, classes = evidence.shown, len(evidence.model.classes)
     said, sure = evidence.model.decides(part.outputs.probabilities), sureness(evidence)
@@ -56,13 +56,13 @@ def cells(evidence: Evidence) -> list[list[Cell]]:
         for s, cell in enumerate(row):
             chosen = cell[np.argsort(-sure[cell], kind="stable")][: min(each, left)]
             left -= len(chosen)
-            found = [Finding(int(i), f"said by {sure[i]:.3f}") for i in chosen]
-            shown_row.append(Cell(t, s, len(cell), len(cell) / max(total, 1), cards(evidence, found)))
+            found = [NotableImage(int(i), f"said by {sure[i]:.3f}") for i in chosen]
+            shown_row.append(ConfusionCell(t, s, len(cell), len(cell) / max(total, 1), cards(evidence, found)))
         matrix.append(shown_row)
     return matrix
 
 
-def _card(evidence: Evidence, finding: Finding) -> Card:
+def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
     part = evidence.shown
     path = part.paths[finding.image]
     try:
@@ -75,4 +75,4 @@ def _card(evidence: Evidence, finding: Finding) -> Card:
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
     [said] = evidence.model.decides(part.outputs.probabilities[[finding.image]])
     places = heatmap.speaking(part.outputs.maps[finding.image], said, of_two=evidence.model.task == "binary")
-    return Card(name, finding.remark, picture, heatmap.overlay(places))
+    return GalleryCard(name, finding.remark, picture, heatmap.overlay(places))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.datasets.health import Copies, Doubt, Health
-from astrodetect.datasets.scan import SEEN_AS, Look
+from astrodetect.datasets.health import DatasetHealth, DoubtfulLabel, DuplicateGroup
+from astrodetect.datasets.scan import SEEN_AS, ScannedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
 from astrodetect.reports.jinja import environment
@@ -32,7 +32,7 @@ FEW = 50  # images of a class, below which it is told
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Advice:
     """One line of the verdict: what was found, and what to do about it."""
 
     found: str
@@ -41,7 +41,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CaptionedImage:
     """A small image with its captions."""
 
     data: str  # a data URI; empty where the file has gone meanwhile
@@ -49,7 +49,7 @@ class Picture:
     lines: tuple[str, ...] = ()
 
 
-def write(health: Health, folder: Path, *, by: str) -> Path:
+def write(health: DatasetHealth, folder: Path, *, by: str) -> Path:
     """Writes both into the folder and returns the page; `by` says what the labels were judged by."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,19 +60,19 @@ def write(health: Health, folder: Path, *, by: str) -> Path:
     return folder / PAGE
 
 
-def verdict(health: Health) -> list[Line]:
+def verdict(health: DatasetHealth) -> list[Advice]:
     """What to do, the most important first; nothing where nothing stands in the way."""
     lines = []
     if leaks := health.leaks:
         parts = " and ".join(sorted({look.item.part for copies in leaks for look in health.members(copies)}))
         found = f"{_many(len(leaks), 'picture is', 'pictures are')} in more than one of {parts}"
-        lines.append(Line(found, "figures of the test part would flatter: split anew, copies together", "leaks"))
+        lines.append(Advice(found, "figures of the test part would flatter: split anew, copies together", "leaks"))
     if conflicts := health.conflicts:
         found = f"{_many(len(conflicts), 'picture bears', 'pictures bear')} more than one label"
-        lines.append(Line(found, "decide for one, and remove the others", "conflicts"))
+        lines.append(Advice(found, "decide for one, and remove the others", "conflicts"))
     if bad := len(health.unreadable):
         lines.append(
-            Line(
+            Advice(
                 f"{_many(bad, 'file', 'files')} cannot be read",
                 "fetch again or remove; training passes over",
                 "unreadable",
@@ -80,36 +80,36 @@ def verdict(health: Health) -> list[Line]:
         )
     if doubts := len(health.doubts):
         found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.looks):.1%})"
-        lines.append(Line(found, "look at them, the surest first", "doubts"))
+        lines.append(Advice(found, "look at them, the surest first", "doubts"))
     if spare := sum(len(copies.places) - 1 for copies in health.duplicates):
-        lines.append(Line(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates"))
+        lines.append(Advice(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates"))
     return lines + _of_counts(health)
 
 
-def _of_counts(health: Health) -> list[Line]:
+def _of_counts(health: DatasetHealth) -> list[Advice]:
     lines, counts = [], health.counts()
     for part in health.parts:
         by_class = {name: counts.get((part, name), 0) for name in health.classes}
         most, least = max(by_class, key=lambda name: by_class[name]), min(by_class, key=lambda name: by_class[name])
         where = f" in {part}" if part else ""
         if by_class[least] == 0:
-            lines.append(Line(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
+            lines.append(Advice(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
         elif by_class[most] > UNBALANCED * by_class[least]:
             times = by_class[most] / by_class[least]
             found = f"{times:.0f} times as many {most} as {least}{where}"
-            lines.append(Line(found, "balance with split --limit, or let training weigh the classes", "counts"))
+            lines.append(Advice(found, "balance with split --limit, or let training weigh the classes", "counts"))
         if part != "test" and 0 < by_class[least] < FEW:
-            lines.append(Line(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
+            lines.append(Advice(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
     if "test" not in health.parts:
-        lines.append(Line("no part is kept for a test", "make one with python -m astrodetect split", "counts"))
+        lines.append(Advice("no part is kept for a test", "make one with python -m astrodetect split", "counts"))
     return lines
 
 
-def figures(health: Health, *, by: str) -> dict[str, object]:
+def figures(health: DatasetHealth, *, by: str) -> dict[str, object]:
     """Everything that was found, for programs; images go by their paths, seen from the data set."""
     counts = health.counts()
 
-    def copies(found: Sequence[Copies]) -> list[dict[str, object]]:
+    def copies(found: Sequence[DuplicateGroup]) -> list[dict[str, object]]:
         return [
             {
                 "kind": group.kind,
@@ -170,7 +170,7 @@ def figures(health: Health, *, by: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _render(health: Health, by: str) -> str:
+def _render(health: DatasetHealth, by: str) -> str:
     counts, seen = health.counts(), health.looks.seen
     largest = max(counts.values())
     return (
@@ -212,7 +212,7 @@ def _render(health: Health, by: str) -> str:
     )
 
 
-def _samples(health: Health) -> list[tuple[str, list[Picture]]]:
+def _samples(health: DatasetHealth) -> list[tuple[str, list[CaptionedImage]]]:
     """Some images of each class, evenly out of their order."""
     found = []
     for name in health.classes[:CLASSES_SAMPLED]:
@@ -221,7 +221,7 @@ def _samples(health: Health) -> list[tuple[str, list[Picture]]]:
     return found
 
 
-def _pictures(health: Health, copies: Copies) -> tuple[str, int, list[Picture]]:
+def _pictures(health: DatasetHealth, copies: DuplicateGroup) -> tuple[str, int, list[CaptionedImage]]:
     members = health.members(copies)
     shown = sorted(members, key=lambda look: (look.item.part, look.item.label))
     pictures = [
@@ -231,13 +231,13 @@ def _pictures(health: Health, copies: Copies) -> tuple[str, int, list[Picture]]:
     return copies.kind, len(members) - len(pictures), pictures
 
 
-def _spaced(seen: Sequence[Look], most: int) -> list[Look]:
+def _spaced(seen: Sequence[ScannedImage], most: int) -> list[ScannedImage]:
     """The first, the last and some between."""
     count = min(most, len(seen))
     return [seen[round(place)] for place in np.linspace(0, len(seen) - 1, count)] if count else []
 
 
-def _doubted(health: Health, doubt: Doubt) -> Picture:
+def _doubted(health: DatasetHealth, doubt: DoubtfulLabel) -> CaptionedImage:
     return _picture(
         health,
         doubt.look,
@@ -247,15 +247,17 @@ def _doubted(health: Health, doubt: Doubt) -> Picture:
     )
 
 
-def _picture(health: Health, look: Look, *lines: str, seen_as: ImageContract = SEEN_AS) -> Picture:
+def _picture(
+    health: DatasetHealth, look: ScannedImage, *lines: str, seen_as: ImageContract = SEEN_AS
+) -> CaptionedImage:
     try:
         small = images.thumbnail(images.read_file(look.item.path, seen_as), THUMBNAIL_PX)
     except ImageError:
-        return Picture("", _name(health, look), lines)
-    return Picture(f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", _name(health, look), lines)
+        return CaptionedImage("", _name(health, look), lines)
+    return CaptionedImage(f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", _name(health, look), lines)
 
 
-def _spread(health: Health, what: str) -> list[tuple[str, str, str]]:
+def _spread(health: DatasetHealth, what: str) -> list[tuple[str, str, str]]:
     """(class, outline of its histogram in a box of BINS × 20, what it says in words)."""
     found = []
     for name in health.classes:
@@ -278,11 +280,11 @@ def _tally(values: Iterable[str], most: int) -> list[tuple[str, int]]:
     return shown + ([(f"{len(names) - most} others", rest)] if rest else [])
 
 
-def _name(health: Health, look: Look) -> str:
+def _name(health: DatasetHealth, look: ScannedImage) -> str:
     return _relative(health, look.item.path)
 
 
-def _relative(health: Health, path: Path) -> str:
+def _relative(health: DatasetHealth, path: Path) -> str:
     home = health.place.parent if health.place.is_file() else health.place
     return (
         Path(os.path.relpath(path, home)).as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -21,7 +21,7 @@ SHAPES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Marker:
     """One class of points: its name, how many there are, and their marks as one path."""
 
     name: str
@@ -31,7 +31,7 @@ class Mark:
     path: str
 
 
-def marked(labels: Sequence[str], xy: Floats) -> list[Mark]:
+def marked(labels: Sequence[str], xy: Floats) -> list[Marker]:
     """A mark for each class, the largest first; `xy` (n, 2) is where its points stand."""
     counted = Counter(labels)
     names = sorted(counted, key=lambda name: (-counted[name], name))
@@ -43,5 +43,5 @@ def marked(labels: Sequence[str], xy: Floats) -> list[Mark]:
     for number, (name, places) in enumerate(groups.items()):
         shape = SHAPES[number % len(SHAPES)]
         path = "".join(f"M{x:.0f} {y:.0f}{shape}" for x, y in xy[places].tolist())
-        found.append(Mark(name, len(places), number % COLOURS, shape, path))
+        found.append(Marker(name, len(places), number % COLOURS, shape, path))
     return found

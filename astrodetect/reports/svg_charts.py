@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from astrodetect.evaluation.intervals import Figure, wilson
+from astrodetect.evaluation.intervals import Estimate, wilson
 from astrodetect.evaluation.metrics import Reals, Reliability
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 14.0, 12.0, 42.0  # of a figure and its margins
@@ -17,7 +17,7 @@ FEW_POINTS = 30  # of a line that shows each of them
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """A line through points; `kind` is the class that styles it: first, second or chance."""
 
     title: str
@@ -27,7 +27,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
+class ChartAxes:
     """Where values stand in a figure."""
 
     x: tuple[float, float]
@@ -67,7 +67,7 @@ class Axes:
 
 
 def chart(
-    said: str, lines: Sequence[Line], axes: Axes, titles: tuple[str, str], *, chosen: float | None = None
+    said: str, lines: Sequence[ChartLine], axes: ChartAxes, titles: tuple[str, str], *, chosen: float | None = None
 ) -> Markup:
     """Lines on axes; `said` is what is read to those who do not see it; `chosen` marks a place on the x axis."""
     parts = [axes.drawn(*titles)]
@@ -82,8 +82,8 @@ def chart(
 
 def reliability(said: str, found: Reliability, title: str) -> Markup:
     """What came true of what was said, bin by bin with intervals, and how many images each bin holds."""
-    axes = Axes((0, 1), (0, 1), SQUARE + 52, BOTTOM + 52)
-    parts = [axes.drawn(title, "came true"), _line(Line("", (0, 1), (0, 1), "chance"), axes)]
+    axes = ChartAxes((0, 1), (0, 1), SQUARE + 52, BOTTOM + 52)
+    parts = [axes.drawn(title, "came true"), _line(ChartLine("", (0, 1), (0, 1), "chance"), axes)]
     bins, most = len(found.counts), max(found.counts.max(), 1)
     for place, (count, mean, share) in enumerate(zip(found.counts, found.said, found.came_true, strict=True)):
         if not count:
@@ -100,7 +100,7 @@ def reliability(said: str, found: Reliability, title: str) -> Markup:
 def histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], threshold: float) -> Markup:
     """Scores of the positive images upwards and of the others downwards; square roots, so that few are seen too."""
     positives, negatives = sides
-    axes = Axes((0, 1), (-1, 1), 220.0)
+    axes = ChartAxes((0, 1), (-1, 1), 220.0)
     most = math.sqrt(max(positives.max(), negatives.max(), 1))
     wide = (WIDTH - LEFT - RIGHT) / len(positives)
     middle, parts = axes.down(0), []
@@ -124,7 +124,7 @@ def histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], thr
     return _svg(said, axes.height, parts)
 
 
-def whisker(figure: Figure) -> Markup:
+def whisker(figure: Estimate) -> Markup:
     """A share with its interval on a line from 0 to 1; the number stands beside it for those who read."""
     if math.isnan(figure.value):
         return Markup("")
@@ -143,7 +143,7 @@ def _svg(said: str, height: float, parts: Sequence[str]) -> Markup:
     )
 
 
-def _line(line: Line, axes: Axes) -> str:
+def _line(line: ChartLine, axes: ChartAxes) -> str:
     x, y = _thinned(np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float))
     points = [(axes.across(a), axes.down(b)) for a, b in zip(x, y, strict=True)]
     parts = [f'<path class="line {line.kind}" d="M{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>']

@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class NamedThumbnail:
     """A small image with the name of its file."""
 
     name: str
@@ -32,7 +32,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ThumbnailReader:
     """Reads images as the detectors see them, at any size."""
 
     contract: ImageContract
@@ -49,18 +49,18 @@ class Reader:
 Wanted = tuple[Path, int]  # a file, and the side in pixels
 
 
-def pictures(wanted: Iterable[Wanted], reader: Reader) -> dict[Wanted, Picture]:
+def pictures(wanted: Iterable[Wanted], reader: ThumbnailReader) -> dict[Wanted, NamedThumbnail]:
     """Each of them, once."""
     some = sorted(set(wanted))
 
-    def picture(one: Wanted) -> Picture:
+    def picture(one: Wanted) -> NamedThumbnail:
         pixels = reader.read(*one)
-        return Picture(name(one[0]), "" if pixels is None else _uri(pixels))
+        return NamedThumbnail(name(one[0]), "" if pixels is None else _uri(pixels))
 
     return dict(zip(some, _each(picture, some, "drawing the gallery"), strict=True))
 
 
-def sheet(paths: Sequence[Path], reader: Reader) -> str:
+def sheet(paths: Sequence[Path], reader: ThumbnailReader) -> str:
     """Many tiny images as one, TILES_A_ROW side by side: a data URI."""
     whole = np.zeros((max(1, math.ceil(len(paths) / TILES_A_ROW)) * TILE_PX, TILES_A_ROW * TILE_PX, 3), np.uint8)
     tiles = _each(lambda path: reader.read(path, TILE_PX), paths, "drawing the map")

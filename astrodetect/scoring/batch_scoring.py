@@ -15,22 +15,22 @@ import numpy as np
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.errors import DataError
 from astrodetect.inference import pipeline
-from astrodetect.inference.decision import heat, judged
-from astrodetect.inference.pipeline import Seen
+from astrodetect.inference.decision import decide, heat_map
+from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.store import Manifest
 from astrodetect.progress import Bar
-from astrodetect.records import ANOMALY, Heat, Picture, Scored
+from astrodetect.records import ANOMALY, HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import resumable_table, walk
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
 
 # Logs these, or those of them that are not logged yet, with their pictures and what was seen in them.
-Record = Callable[[list[Scored], list[Picture], list[Heat]], object]
+RecordBatch = Callable[[list[ScoredImage], list[Thumbnail], list[HeatMap]], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ScoringTask:
     """What to score and where to; what stands in its way is told before a model is loaded."""
 
     places: Sequence[str]  # folders and files
@@ -49,18 +49,20 @@ class Task:
         return count
 
 
-def score(task: Task, engine: "Engine", *, total: int, record: Record | None, novelty: Novelty | None = None) -> str:
+def score(
+    task: ScoringTask, engine: "Engine", *, total: int, record: RecordBatch | None, novelty: Novelty | None = None
+) -> str:
     """Scores all of it, or what an earlier process left of it, and says in one line what came out."""
     about = _about(task, engine, logged=record is not None)
     columns = _columns(engine.manifest, tells_novelty=novelty is not None)
-    read = pipeline.reader(task.max_pixels, task.picture_px if record else 0)
+    read = pipeline.image_reader(task.max_pixels, task.picture_px if record else 0)
     with resumable_table.opened(task.output, columns, about, restart=task.restart) as table:
         paths = walk.walk(task.places)
         table.resume(paths, engine.batch)
         before, began = table.rows, time.monotonic()
         with (
             Bar("scoring", total) as bar,
-            closing(pipeline.look(paths, engine, read, novelty)) as batches,
+            closing(pipeline.score_files(paths, engine, read, novelty)) as batches,
         ):
             bar.step(before)
             for batch in batches:
@@ -77,7 +79,7 @@ def score(task: Task, engine: "Engine", *, total: int, record: Record | None, no
     return f"{table.place}: {table.rows} files scored, {_counted(table, engine.manifest)}{speed}"
 
 
-def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
+def _about(task: ScoringTask, engine: "Engine", *, logged: bool) -> dict[str, object]:
     """What must be the same for a run to go on."""
     manifest = engine.manifest
     return {
@@ -91,10 +93,10 @@ def _about(task: Task, engine: "Engine", *, logged: bool) -> dict[str, object]:
     }
 
 
-def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
+def _verdict(seen: ScoredFile, engine: "Engine", run: uuid.UUID) -> ScoredImage | None:
     if seen.error:
         return None
-    return judged(
+    return decide(
         engine.manifest,
         seen.probabilities,
         image_name=seen.path,
@@ -104,10 +106,10 @@ def _verdict(seen: Seen, engine: "Engine", run: uuid.UUID) -> Scored | None:
     )
 
 
-def _heats(batch: list[Seen], manifest: Manifest) -> list[Heat]:
+def _heats(batch: list[ScoredFile], manifest: Manifest) -> list[HeatMap]:
     """Of those that have a picture to lay them over."""
     return [
-        heat(manifest, np.array(seen.probabilities), seen.places, seen.sha256)
+        heat_map(manifest, np.array(seen.probabilities), seen.places, seen.sha256)
         for seen in batch
         if seen.picture and seen.places is not None
     ]
@@ -119,7 +121,9 @@ def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:
     return uuid.UUID(bytes=digest[:16], version=5)
 
 
-def _row(seen: Seen, verdict: Scored | None, table: resumable_table.Output, engine: "Engine") -> list[str]:
+def _row(
+    seen: ScoredFile, verdict: ScoredImage | None, table: resumable_table.ResumableTable, engine: "Engine"
+) -> list[str]:
     manifest = engine.manifest
     score, result = (repr(verdict.score), verdict.result) if verdict else ("", "")
     row = [seen.path, score, result, seen.error, manifest.name, manifest.version]
@@ -136,7 +140,7 @@ def _columns(manifest: Manifest, *, tells_novelty: bool) -> list[str]:
     return [*resumable_table.COLUMNS, *more, *(f"{resumable_table.PROBABILITY}{name}" for name in classes)]
 
 
-def _counted(table: resumable_table.Output, manifest: Manifest) -> str:
+def _counted(table: resumable_table.ResumableTable, manifest: Manifest) -> str:
     if manifest.task == "binary":
         said = f"{table.results[ANOMALY]} anomalies"
     else:

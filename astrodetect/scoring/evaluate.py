@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import DataError, ImageError
-from astrodetect.evaluation.inputs import Evidence, Learnt, Model, Part
+from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.evaluation.summary import summarise
 from astrodetect.features.orientations import VIEWS, turned
-from astrodetect.inference.pipeline import ahead
+from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.progress import Bar
 from astrodetect.records import Outputs
@@ -28,9 +28,9 @@ LEARNT_IMAGES = 5000  # of the training images, at most: those that a report's u
 def report(
     models: Path,
     name: str,
-    parts: Mapping[str, Catalogue],
+    parts: Mapping[str, Dataset],
     *,
-    train: Catalogue | None = None,
+    train: Dataset | None = None,
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
 ) -> Path:
@@ -46,16 +46,16 @@ def report(
 
 def evaluate(
     engine: "Engine",
-    parts: Mapping[str, Catalogue],
+    parts: Mapping[str, Dataset],
     *,
-    train: Catalogue | None = None,
+    train: Dataset | None = None,
     views: int = 1,
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
-) -> Evidence:
+) -> EvaluationInputs:
     """What the model says of each part, and, with several views, what it says of the last one without them."""
     found = [
-        Part(
+        EvaluatedPart(
             title=title,
             paths=catalogue.paths,
             truth=catalogue.labels,
@@ -70,16 +70,16 @@ def evaluate(
     if train is not None:
         some = np.sort(np.random.default_rng(0).permutation(len(train))[:LEARNT_IMAGES])
         seen = train.subset(some)
-        learnt = Learnt(seen.labels, outputs(seen, engine, "training images").features)
-    return Evidence(_described(engine), found, learnt, views, alone, remarks)
+        learnt = TrainingFeatures(seen.labels, outputs(seen, engine, "training images").features)
+    return EvaluationInputs(_described(engine), found, learnt, views, alone, remarks)
 
 
-def outputs(catalogue: Catalogue, engine: "Engine", title: str, views: int = 1) -> Outputs:
+def outputs(catalogue: Dataset, engine: "Engine", title: str, views: int = 1) -> Outputs:
     """What the network says of each image; of several views of it, their mean."""
     batches = (catalogue.paths[start : start + engine.batch] for start in range(0, len(catalogue), engine.batch))
     found = []
     with Bar(f"looking at {title}", len(catalogue)) as bar:
-        for part in ahead(
+        for part in read_ahead(
             batches, lambda paths: _read(paths, engine), lambda some: _seen(engine, some, views), engine.streams
         ):
             found.append(part)
@@ -112,9 +112,9 @@ def _seen(engine: "Engine", pixels: NDArray[np.uint8], views: int) -> Outputs:
     )
 
 
-def _described(engine: "Engine") -> Model:
+def _described(engine: "Engine") -> EvaluatedModel:
     manifest = engine.manifest
-    return Model(
+    return EvaluatedModel(
         name=manifest.name,
         version=manifest.version,
         task=manifest.task,

@@ -41,7 +41,7 @@ def check(place: Path, *, restart: bool) -> None:
         raise DataError(f"{place} is there already: {INSTEAD}" if place.is_file() else f"{place} is no file")
 
 
-class Output:
+class ResumableTable:
     """The table on its way, and what is in it so far; `opened` makes it."""
 
     def __init__(self, place: Path, columns: Sequence[str], run: uuid.UUID, appended: BinaryIO) -> None:
@@ -101,7 +101,7 @@ class Output:
 
 
 @contextmanager
-def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, restart: bool) -> Iterator[Output]:
+def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, restart: bool) -> Iterator[ResumableTable]:
     """The table of the run that `about` tells of: a new one, or the one that was cut short."""
     part = _part(place)
     with _alone(place) as notes:
@@ -112,7 +112,7 @@ def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, res
             file = part.open("ab")
             _flush_folder(place.parent)
         with _writing(place), file:
-            yield Output(place, columns, run, file)
+            yield ResumableTable(place, columns, run, file)
 
 
 def _new_run(notes: TextIO, about: Mapping[str, Any]) -> uuid.UUID:

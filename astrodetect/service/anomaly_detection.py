@@ -12,15 +12,15 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
-from astrodetect.anomalies.novelty import Looked
+from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnfit, Overloaded, RequestError
-from astrodetect.service.detection import Detector
-from astrodetect.service.disconnect import while_there
+from astrodetect.service.detection import DetectionService
+from astrodetect.service.disconnect import cancel_on_disconnect
 from astrodetect.service.fetch import Fetcher
-from astrodetect.service.middleware.request_log import TRAIL
-from astrodetect.service.model_registry import Serving
-from astrodetect.service.schemas import FailedAnswer, PredictionAnswer, UnusualAnswer
-from astrodetect.service.shutdown import Drain
+from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
+from astrodetect.service.model_registry import ServedModel
+from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse
+from astrodetect.service.shutdown import Shutdown
 
 AT_ONCE = 4  # requests; more are refused
 AT_WORK = 4  # images of one request, from their first byte to their row: what is fetched at a time, and held in memory
@@ -41,11 +41,11 @@ class _Wanted(NamedTuple):
     data: Callable[[], Awaitable[bytes]]
 
 
-class Strange:
+class AnomalyDetection:
     """The way in for images that are looked at for what is unusual; each waits for its turn as those in batches do."""
 
     def __init__(
-        self, detector: Detector, drain: Drain, fetcher: Fetcher, *, max_images: int, max_file_bytes: int
+        self, detector: DetectionService, drain: Shutdown, fetcher: Fetcher, *, max_images: int, max_file_bytes: int
     ) -> None:
         self._detector, self._drain, self._fetcher = detector, drain, fetcher
         self._max_images, self._max_file_bytes = max_images, max_file_bytes
@@ -55,11 +55,11 @@ class Strange:
         """Whether another request would be refused."""
         return self._running.locked()
 
-    async def answers(self, request: Request, model: str | None) -> list[UnusualAnswer | FailedAnswer]:
+    async def answers(self, request: Request, model: str | None) -> list[AnomalyResponse | FailedResponse]:
         """For every image how unusual it is, or what is wrong with it, in order; one model for all of them."""
         if self.full():
             raise Overloaded(f"{AT_ONCE} such requests are at work: try again soon")
-        trail = request.scope[TRAIL]
+        trail = request.scope[REQUEST_CONTEXT]
         async with self._running, self._detector.using(model, trail, anomalies=False) as serving:
             if serving.looker is None:
                 name = serving.manifest.name
@@ -68,7 +68,7 @@ class Strange:
                 )
             async with self._wanted(request) as wanted:
                 trail.said["images"] = len(wanted)
-                return await while_there(request, self._all(wanted, serving))
+                return await cancel_on_disconnect(request, self._all(wanted, serving))
 
     def close(self) -> None:
         """Nothing is at work any more."""
@@ -109,24 +109,26 @@ class Strange:
             raise BodyTooLarge(f"the file is larger than {self._max_file_bytes:,} bytes")
         return await file.read()
 
-    async def _all(self, wanted: list[_Wanted], serving: Serving) -> list[UnusualAnswer | FailedAnswer]:
+    async def _all(self, wanted: list[_Wanted], serving: ServedModel) -> list[AnomalyResponse | FailedResponse]:
         places = asyncio.Semaphore(AT_WORK)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._one(one, serving, places)) for one in wanted]
         return [task.result() for task in tasks]
 
-    async def _one(self, wanted: _Wanted, serving: Serving, places: asyncio.Semaphore) -> UnusualAnswer | FailedAnswer:
+    async def _one(
+        self, wanted: _Wanted, serving: ServedModel, places: asyncio.Semaphore
+    ) -> AnomalyResponse | FailedResponse:
         try:
             async with places:
                 self._drain.check()
                 data = await wanted.data()
                 verdict, looked = await self._detector.one_of_many(serving, wanted.name, data)
         except AstrodetectError as error:
-            return FailedAnswer.of(wanted.name, error)
+            return FailedResponse.of(wanted.name, error)
         assert looked is not None  # noqa: S101 - this model carries detectors
-        loss, anomaly = judged(looked)
-        row = PredictionAnswer.of(verdict)
-        return UnusualAnswer(
+        loss, anomaly = loss_and_flag(looked)
+        row = PredictionResponse.of(verdict)
+        return AnomalyResponse(
             filename=wanted.name,
             loss=loss,
             anomaly=anomaly,
@@ -137,7 +139,7 @@ class Strange:
         )
 
 
-def judged(looked: Looked) -> tuple[float, bool]:
+def loss_and_flag(looked: NoveltyResult) -> tuple[float, bool]:
     """Of one image, as in the study where there is its autoencoder: that one's loss, and whether all detectors agree.
 
     Elsewhere what the ranking sorts by, and whether at least 99 % of the images learnt from are less unusual.

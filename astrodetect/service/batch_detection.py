@@ -8,22 +8,22 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from starlette.requests import Request
 
 from astrodetect.errors import AstrodetectError, Overloaded, RequestError
-from astrodetect.service.detection import Detector
-from astrodetect.service.middleware.request_log import TRAIL, Trail
-from astrodetect.service.model_registry import Serving
-from astrodetect.service.schemas import PredictionAnswer, error_line
-from astrodetect.service.shutdown import Drain
-from astrodetect.service.uploads import Entry, entries, spooled
+from astrodetect.service.detection import DetectionService
+from astrodetect.service.middleware.request_log import REQUEST_CONTEXT, RequestContext
+from astrodetect.service.model_registry import ServedModel
+from astrodetect.service.schemas import PredictionResponse, error_line
+from astrodetect.service.shutdown import Shutdown
+from astrodetect.service.uploads import UploadedFile, entries, spooled
 
 AT_ONCE = 2  # requests; more are refused
 AT_WORK = 32  # images of one request: enough for full passes of the network
 
 
-class Batches:
+class BatchDetection:
     """The way in for folders; single images go before, as each of these waits for its turn."""
 
     def __init__(
-        self, detector: Detector, drain: Drain, *, max_file_bytes: int, max_bytes: int, max_images: int
+        self, detector: DetectionService, drain: Shutdown, *, max_file_bytes: int, max_bytes: int, max_images: int
     ) -> None:
         self._detector, self._drain = detector, drain
         self._max_file_bytes, self._max_bytes, self._max_images = max_file_bytes, max_bytes, max_images
@@ -37,7 +37,7 @@ class Batches:
         """A line of JSON for every image: its verdict, or what is wrong with it; one model for all of them."""
         if self.full():
             raise Overloaded(f"{AT_ONCE} batches are at work: try again soon")
-        trail = request.scope[TRAIL]
+        trail = request.scope[REQUEST_CONTEXT]
         async with self._running, self._detector.using(model, trail, anomalies=True) as serving:
             with await spooled(request) as body:
                 found = entries(
@@ -54,7 +54,7 @@ class Batches:
                         found.close()
 
     async def _answered(
-        self, found: Generator[Entry, None, None], serving: Serving, trail: Trail
+        self, found: Generator[UploadedFile, None, None], serving: ServedModel, trail: RequestContext
     ) -> AsyncIterator[bytes]:
         at_work: deque[asyncio.Task[bytes]] = deque()
         taken, wrong = 0, None
@@ -80,7 +80,7 @@ class Batches:
         if wrong:
             yield error_line(wrong)
 
-    async def _line(self, entry: Entry, serving: Serving) -> bytes:
+    async def _line(self, entry: UploadedFile, serving: ServedModel) -> bytes:
         try:
             self._drain.check()
             if isinstance(entry.data, AstrodetectError):
@@ -88,10 +88,10 @@ class Batches:
             judged = await self._detector.one_of_many(serving, entry.name, entry.data)
         except AstrodetectError as error:
             return error_line(error, entry.name)
-        return PredictionAnswer.of(judged.verdict).model_dump_json().encode() + b"\n"
+        return PredictionResponse.of(judged.verdict).model_dump_json().encode() + b"\n"
 
 
-def _next(found: Iterator[Entry]) -> Entry | AstrodetectError | None:
+def _next(found: Iterator[UploadedFile]) -> UploadedFile | AstrodetectError | None:
     """The next one, or what keeps it from being read; None at the end."""
     try:
         return next(found, None)

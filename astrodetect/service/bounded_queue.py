@@ -8,7 +8,7 @@ Name = TypeVar("Name")
 Thing = TypeVar("Thing")
 
 
-class Bounded(Generic[Name, Thing]):
+class BoundedQueue(Generic[Name, Thing]):
     """Things in the order in which they came, so many bytes at most."""
 
     def __init__(self, most_bytes: int, size: Callable[[Thing], int]) -> None:

@@ -11,26 +11,26 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import Looked
+from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
 from astrodetect.inference import decision
 from astrodetect.model_store.store import Manifest
-from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, Queued
-from astrodetect.service.metrics import Meters
-from astrodetect.service.middleware.request_log import Trail
-from astrodetect.service.model_registry import Models, Serving
+from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, QueuedPrediction
+from astrodetect.service.metrics import Metrics
+from astrodetect.service.middleware.request_log import RequestContext
+from astrodetect.service.model_registry import ModelRegistry, ServedModel
 from astrodetect.service.recorder import Recorder
-from astrodetect.service.thumbnails import Album
+from astrodetect.service.thumbnails import ThumbnailStore
 
 LARGE_BYTES = 1_000_000  # files beyond this have a decoder of their own: one takes a tenth of a second and 100 MB
 KEYS = uuid.UUID("6f1b3c52-8d0e-4c39-9a55-0f4e7c1d2a90")  # callers' keys become request ids under this name
 
 
-class Judged(NamedTuple):
+class DetectionResult(NamedTuple):
     """A logged verdict, and what the model's detectors say, if it carries any and was asked."""
 
-    verdict: Prediction | Queued
-    looked: Looked | None
+    verdict: Prediction | QueuedPrediction
+    looked: NoveltyResult | None
 
 
 class _Image(NamedTuple):
@@ -41,15 +41,15 @@ class _Image(NamedTuple):
     picture: Pixels | None  # of the whole frame, where it is new
 
 
-class Detector:
+class DetectionService:
     """The one request path: at most `most` images at work, each within `timeout_s` or not at all."""
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         recorder: Recorder,
-        album: Album,
-        meters: Meters,
+        album: ThumbnailStore,
+        meters: Metrics,
         *,
         most: int,
         timeout_s: float,
@@ -76,12 +76,12 @@ class Detector:
         self,
         name: str,
         data: bytes,
-        trail: Trail,
+        trail: RequestContext,
         *,
         model: str | None,
         anomalies: bool,
         key: str | None = None,
-    ) -> Prediction | Queued:
+    ) -> Prediction | QueuedPrediction:
         """The verdict on one image; refused where too many are at work. The same key again is the same verdict."""
         if self.full():
             raise Overloaded("too many images are at work: try again soon")
@@ -90,7 +90,7 @@ class Detector:
             return (await self._judge(serving, name, data, request_id, trail)).verdict
 
     @asynccontextmanager
-    async def using(self, model: str | None, trail: Trail, *, anomalies: bool) -> AsyncIterator[Serving]:
+    async def using(self, model: str | None, trail: RequestContext, *, anomalies: bool) -> AsyncIterator[ServedModel]:
         """The model that was named, or the default one; ModelUnfit where it knows of no `anomalies` and is to."""
         async with self._models.use(model) as serving:
             if anomalies:
@@ -98,10 +98,10 @@ class Detector:
             trail.said["model"] = serving.manifest.name
             yield serving
 
-    async def one_of_many(self, serving: Serving, name: str, data: bytes) -> Judged:
+    async def one_of_many(self, serving: ServedModel, name: str, data: bytes) -> DetectionResult:
         """The verdict on an image that can wait for its turn."""
         async with self._turn():
-            return await self._judge(serving, name, data, uuid.uuid4(), Trail())
+            return await self._judge(serving, name, data, uuid.uuid4(), RequestContext())
 
     def at_work(self) -> int:
         """How many images are between their arrival and their answer."""
@@ -124,7 +124,9 @@ class Detector:
             finally:
                 self._at_work -= 1
 
-    async def _judge(self, serving: Serving, name: str, data: bytes, request_id: uuid.UUID, trail: Trail) -> Judged:
+    async def _judge(
+        self, serving: ServedModel, name: str, data: bytes, request_id: uuid.UUID, trail: RequestContext
+    ) -> DetectionResult:
         began = time.perf_counter()
         decoder = self._large_decoder if len(data) > LARGE_BYTES else self._decoder
         contract = serving.manifest.image
@@ -135,7 +137,7 @@ class Detector:
             return await self._record(serving, image, trail)
         async with self._keys.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first, then finds it
             known = await asyncio.to_thread(self._known, request_id)
-            judged = Judged(known, None) if known else await self._record(serving, image, trail)
+            judged = DetectionResult(known, None) if known else await self._record(serving, image, trail)
         kept = judged.verdict
         if (kept.image_sha256, kept.model) != (image.sha256, serving.manifest.name):
             raise KeyConflict("this Idempotency-Key came before with another image or model: use a new one")
@@ -147,9 +149,9 @@ class Detector:
             return sha256, images.read(data, contract, max_pixels=self._max_pixels), None
         return sha256, *images.read_whole(data, contract, self._picture_px, max_pixels=self._max_pixels)
 
-    async def _record(self, serving: Serving, image: _Image, trail: Trail) -> Judged:
+    async def _record(self, serving: ServedModel, image: _Image, trail: RequestContext) -> DetectionResult:
         passed, looked = await serving.see(image.pixels)
-        scored = decision.judged(
+        scored = decision.decide(
             serving.manifest,
             passed.result.probabilities[0].tolist(),
             image_name=image.name,
@@ -159,7 +161,7 @@ class Detector:
         )
         recorded = await self._recorder.record(scored)
         result = passed.result
-        heat = decision.heat(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
+        heat = decision.heat_map(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
         self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
             "queue": passed.waited_s,
@@ -168,9 +170,9 @@ class Detector:
         }
         trail.said["batch"] = passed.together
         self._meters.detected(trail.stages_s)
-        return Judged(recorded.result, looked)
+        return DetectionResult(recorded.result, looked)
 
-    def _known(self, request_id: uuid.UUID) -> Prediction | Queued | None:
+    def _known(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
         """What this key gave before; while PostgreSQL is away only what this service still holds is known."""
         try:
             return self._recorder.find(request_id)

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 Result = TypeVar("Result")
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """What comes of the work; a caller who leaves takes it along: ClientDisconnect. The body has been read."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_gone(request))

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security_headers
-from astrodetect.service.web.rendering import problem, reads
+from astrodetect.service.web.rendering import accepts_html, error_page
 
 log = logging.getLogger("uvicorn.error")
 
@@ -30,7 +30,7 @@ def add(app: FastAPI) -> None:
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route may answer besides, for the OpenAPI document."""
     return {
-        status: {"model": schemas.ErrorAnswer, "description": http.HTTPStatus(status).phrase} for status in statuses
+        status: {"model": schemas.ErrorResponse, "description": http.HTTPStatus(status).phrase} for status in statuses
     }
 
 
@@ -66,7 +66,7 @@ async def refuse_http(request: Request, error: Exception) -> Response:
 
 async def let_go(_: Request, __: Exception) -> Response:
     """The caller has left: nobody reads this."""
-    return Response(status_code=request_log.GONE)
+    return Response(status_code=request_log.CLIENT_CLOSED_REQUEST)
 
 
 async def fail(request: Request, error: Exception) -> Response:
@@ -78,8 +78,8 @@ async def fail(request: Request, error: Exception) -> Response:
 
 def told(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
     """A refusal in the one shape, or as a page for a person."""
-    if not reads(request):
+    if not accepts_html(request):
         return schemas.plain_error(status, code, message, headers)
-    page = problem(request, status, code, message)
+    page = error_page(request, status, code, message)
     page.headers.update(headers or {})
     return page

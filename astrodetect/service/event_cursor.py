@@ -11,14 +11,14 @@ SHAPE = r"^[0-9]{1,19}(\.[0-9]{1,19}-[0-9]{1,4})*$"
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class EventCursor:
     """What is known; `str` writes it for browsers, which bring it back when they come again."""
 
     last: int  # the largest id
     missing: frozenset[int] = frozenset()  # smaller ones, not known yet
 
     @classmethod
-    def read(cls, text: str) -> "Position":
+    def read(cls, text: str) -> "EventCursor":
         """What has the `SHAPE`; of what nobody wrote here, whatever it says that can be."""
         last, *runs = ([int(number) for number in part.split("-")] for part in text.split("."))
         end = min(last[0], BIGINT_MAX)

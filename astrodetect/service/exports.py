@@ -11,21 +11,21 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from starlette.responses import StreamingResponse
 
-from astrodetect.records import Filters, Page, Prediction
+from astrodetect.records import Prediction, PredictionFilters, PredictionPage
 from astrodetect.service import error_handlers, schemas
 
 AT_A_TIME = 1000  # rows
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these a cell begins that a spreadsheet computes
-Kind: TypeAlias = Literal["csv", "json"]
+ExportFormat: TypeAlias = Literal["csv", "json"]
 
 
-class Log(Protocol):
+class PredictionSource(Protocol):
     """Where the rows are: `database.Database`."""
 
-    def predictions(self, filters: Filters, *, limit: int, before: int | None = None) -> Page: ...
+    def predictions(self, filters: PredictionFilters, *, limit: int, before: int | None = None) -> PredictionPage: ...
 
 
-def download(log: Log, filters: Filters, kind: Kind) -> StreamingResponse:
+def download(log: PredictionSource, filters: PredictionFilters, kind: ExportFormat) -> StreamingResponse:
     """A file of all predictions that pass the filters, newest first."""
     written, media_type = KINDS[kind]
     pages = _pages(log, filters)
@@ -35,7 +35,7 @@ def download(log: Log, filters: Filters, kind: Kind) -> StreamingResponse:
     return StreamingResponse(written(chain([first], pages)), media_type=media_type, headers=headers)
 
 
-def _pages(log: Log, filters: Filters) -> Iterator[list[Prediction]]:
+def _pages(log: PredictionSource, filters: PredictionFilters) -> Iterator[list[Prediction]]:
     """By key, not by offset: the last page comes as soon as the first one; at least one page."""
     before = None
     while True:
@@ -73,12 +73,12 @@ def _json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
     yield "["
     between = "\n"
     for page in filter(None, pages):
-        yield between + ",\n".join(schemas.PredictionAnswer.of(one).model_dump_json() for one in page)
+        yield between + ",\n".join(schemas.PredictionResponse.of(one).model_dump_json() for one in page)
         between = ",\n"
     yield "\n]\n"
 
 
-KINDS: dict[Kind, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
+KINDS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
     "csv": (_csv, schemas.CSV),
     "json": (_json, "application/json"),
 }

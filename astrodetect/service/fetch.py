@@ -15,7 +15,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import h11
 
 from astrodetect import __version__
-from astrodetect.allowed_hosts import Address, Allowed, literal
+from astrodetect.allowed_hosts import AllowedHosts, IpAddress, literal
 from astrodetect.errors import FetchFailed, FetchRefused, FetchTooLarge, FetchTooSlow, HostNotPublic
 
 MOST_REDIRECTS = 3
@@ -95,7 +95,9 @@ class Fetcher:
     A name is looked up once for each request, all its addresses are judged, and the connection goes to one of these.
     """
 
-    def __init__(self, allowed: Allowed, *, max_bytes: int, timeout_s: float, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, allowed: AllowedHosts, *, max_bytes: int, timeout_s: float, resolve: Resolve | None = None
+    ) -> None:
         self._allowed, self._max_bytes, self._timeout_s = allowed, max_bytes, timeout_s
         self._resolve = resolve or _addresses
         self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
@@ -175,7 +177,7 @@ class Fetcher:
             return
         raise FetchFailed("the host does not let anybody connect") from failed
 
-    async def _judged(self, target: Target) -> list[Address]:
+    async def _judged(self, target: Target) -> list[IpAddress]:
         """The addresses of its host, all of them allowed."""
         refused = HostNotPublic("the host has no public address, or its port is neither 80 nor 443")
         try:

@@ -8,7 +8,7 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
-class Meters:
+class Metrics:
     """The figures of one service."""
 
     def __init__(self) -> None:

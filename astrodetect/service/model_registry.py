@@ -12,14 +12,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from astrodetect.anomalies.novelty import Looked, Novelty
+from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
-from astrodetect.inference.batching import Batcher, Done
+from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import rollback, store
 from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import Outputs, Pixels
-from astrodetect.service.novelty_batcher import Looker
+from astrodetect.service.novelty_batcher import NoveltyBatcher
 
 LOOK_S = 1.0  # between two looks whether a model in use was published anew
 SPARE_S = 0.005  # for each image that waits for the network, which takes longer than that for each
@@ -29,11 +29,11 @@ RETRY_S = 30.0  # until the next one, where what was published cannot be loaded
 log = logging.getLogger("uvicorn.error")
 
 
-class Seen(NamedTuple):
+class InferenceResult(NamedTuple):
     """What the network says of an image, and how unusual it is, where the model carries detectors."""
 
-    passed: Done[Outputs]
-    looked: Looked | None
+    passed: ItemResult[Outputs]
+    looked: NoveltyResult | None
 
 
 class InMemory(NamedTuple):
@@ -44,12 +44,12 @@ class InMemory(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Serving:
+class ServedModel:
     """An engine, the way to it for many callers at once, and how many use it now."""
 
     engine: Engine
     batcher: Batcher[Pixels, Outputs]
-    looker: Looker | None  # where the model carries detectors of the unusual
+    looker: NoveltyBatcher | None  # where the model carries detectors of the unusual
     stamp: tuple[int, int] | None  # of the manifest's file
     next_look: float  # at this time of time.monotonic()
     asked_for: float  # at this one, last
@@ -61,14 +61,14 @@ class Serving:
         """What is known of the model."""
         return self.engine.manifest
 
-    async def see(self, pixels: Pixels) -> Seen:
+    async def see(self, pixels: Pixels) -> InferenceResult:
         """One image, by the network and by the detectors: side by side where these need not know what it says."""
         if self.looker is None:
-            return Seen(await self.batcher.put(pixels), None)
+            return InferenceResult(await self.batcher.put(pixels), None)
         if self.looker.needs_features:
             passed = await self.batcher.put(pixels)
-            return Seen(passed, await self.looker.look(pixels, passed.result.features[0]))
-        return Seen(*await asyncio.gather(self.batcher.put(pixels), self.looker.look(pixels)))
+            return InferenceResult(passed, await self.looker.look(pixels, passed.result.features[0]))
+        return InferenceResult(*await asyncio.gather(self.batcher.put(pixels), self.looker.look(pixels)))
 
     def close(self) -> None:
         """Once what waits is done."""
@@ -77,7 +77,7 @@ class Serving:
             self.looker.close()
 
 
-class Models:
+class ModelRegistry:
     """Holds the default model for good, and of the others the `most` that were asked for last; all on one event loop.
 
     A model that is published anew takes over from its older self without a break: who began with that ends with it.
@@ -94,7 +94,7 @@ class Models:
     ) -> None:
         self.folder, self.default_name = folder, default
         self._precision, self._most, self._passed = precision, most, passed
-        self._loaded: dict[str, Serving] = {}  # replaced, never changed: other threads look at it
+        self._loaded: dict[str, ServedModel] = {}  # replaced, never changed: other threads look at it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._looking: set[asyncio.Task[None]] = set()
         self._failed: dict[str, str] = {}  # name → why it could not be loaded when that was last tried
@@ -123,7 +123,7 @@ class Models:
         return dict(self._failed)
 
     @asynccontextmanager
-    async def use(self, name: str | None = None) -> AsyncIterator[Serving]:
+    async def use(self, name: str | None = None) -> AsyncIterator[ServedModel]:
         """The model of that name, loaded if it is not, and not let go meanwhile; ModelError says why there is none."""
         name = name or self.default_name
         while (serving := self._loaded.get(name)) is None:  # again where it was let go before this caller's turn
@@ -210,7 +210,7 @@ class Models:
                 if not older.users:
                     _close(older)
 
-    def _in_the_way(self, name: str) -> Serving | None:
+    def _in_the_way(self, name: str) -> ServedModel | None:
         """Whose place this model takes: its older self's, or that of the one that nobody asked for the longest."""
         if name in self._loaded:
             return self._loaded[name]
@@ -222,7 +222,7 @@ class Models:
             raise Overloaded(f"{self._most} other models are at work: try again soon")
         return min(idle, key=lambda serving: serving.asked_for)
 
-    def _look_if_due(self, name: str, serving: Serving) -> None:
+    def _look_if_due(self, name: str, serving: ServedModel) -> None:
         now = time.monotonic()
         if now >= serving.next_look:
             serving.next_look = now + LOOK_S
@@ -230,7 +230,7 @@ class Models:
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
-    async def _look(self, name: str, serving: Serving) -> None:
+    async def _look(self, name: str, serving: ServedModel) -> None:
         """Puts what was published under its name meanwhile in its place, where that can be loaded."""
         try:
             stamp = await asyncio.to_thread(self._stamp, name)
@@ -240,7 +240,7 @@ class Models:
             serving.next_look = time.monotonic() + RETRY_S
             log.error("the model loaded before goes on: %s", error)
 
-    def _opened(self, name: str) -> Serving:
+    def _opened(self, name: str) -> ServedModel:
         stamp = self._stamp(name)  # before the files: what is published meanwhile is found at the next look
         try:
             loaded = store.load(self.folder, name, self._precision)
@@ -254,9 +254,9 @@ class Models:
         looker = None
         if loaded.novelty is not None:
             novelty, crop = Novelty.load(loaded.novelty), engine.manifest.image.crop
-            looker = Looker(novelty, crop, spare=lambda: min(LONGEST_SPARE_S, len(batcher) * SPARE_S))
+            looker = NoveltyBatcher(novelty, crop, spare=lambda: min(LONGEST_SPARE_S, len(batcher) * SPARE_S))
         now = time.monotonic()
-        return Serving(engine, batcher, looker, stamp, next_look=now + LOOK_S, asked_for=now)
+        return ServedModel(engine, batcher, looker, stamp, next_look=now + LOOK_S, asked_for=now)
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Of the manifest, which comes to its place last; None where there is none."""
@@ -267,7 +267,7 @@ class Models:
         return found.st_mtime_ns, found.st_ino
 
 
-def _close(serving: Serving) -> None:
+def _close(serving: ServedModel) -> None:
     """Once what its callers left behind is done, and in a thread, which may wait for that."""
     asyncio.get_running_loop().run_in_executor(None, serving.close)
 

@@ -9,8 +9,8 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from astrodetect.model_store import rollback, store
-from astrodetect.model_store.store import Manifest, Task
-from astrodetect.service.model_registry import Models
+from astrodetect.model_store.store import Manifest, ModelTask
+from astrodetect.service.model_registry import ModelRegistry
 
 NAME = r"^\w[\w.-]*$"  # of a model: no path leads elsewhere by it
 NAME_OR_NONE = rf"{NAME}|^$"
@@ -26,7 +26,7 @@ ModelName: TypeAlias = Annotated[
 ModelPath: TypeAlias = Annotated[str, Path(pattern=NAME, max_length=LONGEST_NAME)]
 
 
-class EarlierAnswer(BaseModel):
+class EarlierVersionResponse(BaseModel):
     """A version of a model that a newer one replaced, whole on disk."""
 
     version: str
@@ -35,7 +35,7 @@ class EarlierAnswer(BaseModel):
     metrics: dict[str, dict[str, float]]
 
 
-class ModelAnswer(BaseModel):
+class ModelResponse(BaseModel):
     """What is known of a model, from its manifest; the one that is `serving` answers where none is named.
 
     `problem` says why it could not be loaded when that was last tried: what was loaded before goes on. `earlier` are
@@ -76,7 +76,7 @@ class ModelAnswer(BaseModel):
     serving: bool
     loaded: bool
     problem: str | None
-    task: Task
+    task: ModelTask
     recipe: str
     classes: list[str]
     positive: str | None
@@ -85,10 +85,10 @@ class ModelAnswer(BaseModel):
     image: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     created: dt.datetime
-    earlier: list[EarlierAnswer]
+    earlier: list[EarlierVersionResponse]
 
     @classmethod
-    def of(cls, manifest: Manifest, models: Models) -> "ModelAnswer":
+    def of(cls, manifest: Manifest, models: ModelRegistry) -> "ModelResponse":
         """The manifest as callers see it."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
@@ -100,14 +100,14 @@ class ModelAnswer(BaseModel):
             problem=models.failed.get(manifest.name),
             threshold=manifest.threshold if manifest.task == "binary" else None,
             image=asdict(manifest.image),
-            earlier=[EarlierAnswer.model_validate(one, from_attributes=True) for one in older],
+            earlier=[EarlierVersionResponse.model_validate(one, from_attributes=True) for one in older],
         )
 
 
 AS_THEY_ARE = ("name", "version", "task", "recipe", "classes", "positive", "temperature", "metrics", "created")
 
 
-class Rollback(BaseModel):
+class RollbackRequest(BaseModel):
     """Which version to go back to."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": "9be2145f0c3a"}})
@@ -115,12 +115,12 @@ class Rollback(BaseModel):
     version: str | None = Field(default=None, pattern=VERSION, description="the one that was replaced last, if null")
 
 
-def listed(models: Models) -> list[ModelAnswer]:
+def listed(models: ModelRegistry) -> list[ModelResponse]:
     """Every trained model here."""
-    return [ModelAnswer.of(manifest, models) for manifest in store.manifests(models.folder)]
+    return [ModelResponse.of(manifest, models) for manifest in store.manifests(models.folder)]
 
 
-async def rolled_back(models: Models, name: str, said: Rollback | None) -> ModelAnswer:
+async def rolled_back(models: ModelRegistry, name: str, said: RollbackRequest | None) -> ModelResponse:
     """The version that is in place then."""
     manifest = await models.rollback(name, said.version if said else None)
-    return await asyncio.to_thread(ModelAnswer.of, manifest, models)
+    return await asyncio.to_thread(ModelResponse.of, manifest, models)

@@ -23,7 +23,7 @@ from pathlib import Path
 import fasteners
 
 from astrodetect.errors import OutboxFull
-from astrodetect.records import Scored
+from astrodetect.records import ScoredImage
 
 SEGMENT_BYTES = 4_000_000  # handed over again after a crash at most
 ROOM_BYTES = 3_000  # more than any row needs, but for names of novel length
@@ -46,7 +46,7 @@ class Outbox:
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._guard = threading.Lock()
-        self._keyed: dict[uuid.UUID, Scored] = {}
+        self._keyed: dict[uuid.UUID, ScoredImage] = {}
         self._folder, self._locks, paths = _claim(folder)
         self._segments = deque(segment for path in paths if (segment := self._recovered(path)))
         self._numbers = itertools.count(1 + max((int(path.stem) for path in paths), default=0))
@@ -65,7 +65,7 @@ class Outbox:
         with self._guard:
             return self._held() + ROOM_BYTES > self._max_bytes
 
-    def append(self, rows: Sequence[Scored]) -> None:
+    def append(self, rows: Sequence[ScoredImage]) -> None:
         """Keeps them all; or raises OutboxFull and keeps none."""
         data = b"".join(_line(row) for row in rows)
         with self._guard:
@@ -79,14 +79,14 @@ class Outbox:
             self._rows += len(rows)
             self._keyed.update((row.request_id, row) for row in rows if row.keyed)
 
-    def hand_over(self, most: int, take: Callable[[list[Scored]], object]) -> int:
+    def hand_over(self, most: int, take: Callable[[list[ScoredImage]], object]) -> int:
         """Gives the oldest to `take`, and forgets them unless it raises; how many there were, 0 when there are none."""
         with self._guard:
             if not self._segments:
                 return 0
             oldest = self._segments[0]
             begin, end = self._offset, oldest.size
-        rows: list[Scored] = []
+        rows: list[ScoredImage] = []
         with oldest.path.open("rb") as file:
             file.seek(begin)
             while len(rows) < most and file.tell() < end:
@@ -104,7 +104,7 @@ class Outbox:
             self._rows -= len(rows)
         return len(rows)
 
-    def find(self, request_id: uuid.UUID) -> Scored | None:
+    def find(self, request_id: uuid.UUID) -> ScoredImage | None:
         """The row that waits here under a caller's key."""
         return self._keyed.get(request_id)
 
@@ -194,7 +194,7 @@ def _claim(folder: Path) -> tuple[Path, list[fasteners.InterProcessLock], list[P
     raise AssertionError
 
 
-def _line(row: Scored) -> bytes:
+def _line(row: ScoredImage) -> bytes:
     fields = asdict(row)
     if row.vector:  # half precision, in which the log keeps it, has fewer digits
         fields["vector"] = [float(f"{value:.5g}") for value in row.vector]
@@ -202,7 +202,7 @@ def _line(row: Scored) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _row(line: bytes) -> Scored | None:
+def _row(line: bytes) -> ScoredImage | None:
     """The row in a whole line; None for any other."""
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
@@ -211,7 +211,7 @@ def _row(line: bytes) -> Scored | None:
     fields["request_id"] = uuid.UUID(fields["request_id"])
     fields["timestamp"] = dt.datetime.fromisoformat(fields["timestamp"])
     fields["vector"] = tuple(fields["vector"]) if fields.get("vector") else None
-    return Scored(**fields)
+    return ScoredImage(**fields)
 
 
 def _flush_folder(folder: Path) -> None:

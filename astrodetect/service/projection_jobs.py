@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from astrodetect.anomalies import projection
-from astrodetect.anomalies.active_learning import Label
-from astrodetect.anomalies.projection_process import Drawing
+from astrodetect.anomalies.active_learning import LabelValue
+from astrodetect.anomalies.projection_process import ProjectionProcess
 from astrodetect.errors import AstrodetectError, DrawingFailed
-from astrodetect.records import Crowd, Floats
+from astrodetect.records import EmbeddedImages, Floats
 from astrodetect.service import projection_store
-from astrodetect.service.projection_progress import Underway
-from astrodetect.service.projection_store import Map
+from astrodetect.service.projection_progress import ProjectionLock
+from astrodetect.service.projection_store import StoredProjection
 
 NEWEST = 20_000  # images of the log on a map, beside all that are labelled
 PAUSE_S = 0.5  # between two looks whether another worker still draws
@@ -25,20 +25,20 @@ MOST_KNOWN = 2  # maps in memory, of as many spaces: each has megabytes
 log = logging.getLogger("uvicorn.error")
 
 
-class Log(Protocol):
+class EmbeddingDatabase(Protocol):
     """What keeps predictions and labels: `database.Database`."""
 
-    def crowd(self, space: str, *, newest: int) -> Crowd: ...
+    def crowd(self, space: str, *, newest: int) -> EmbeddedImages: ...
     def newcomers(self, space: str, *, after: int, most: int) -> int: ...
-    def current_labels(self) -> Mapping[str, Label]: ...
+    def current_labels(self) -> Mapping[str, LabelValue]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ProjectionState:
     """The map of a space as it stands, and how the next one goes."""
 
     space: str
-    map: Map | None  # None where none was ever drawn
+    map: StoredProjection | None  # None where none was ever drawn
     new: int  # images that the space has and the map has not, counted up to NEWEST
     working: bool = False
     share: float = 0.0  # of that work, 0 to 1
@@ -56,10 +56,10 @@ class _Job:
 
     def __init__(self, space: str, work: Callable[["_Job"], None]) -> None:
         self.space = space
-        self.first: Map | None = None  # what there is to see meanwhile
+        self.first: StoredProjection | None = None  # what there is to see meanwhile
         self.failed = ""
         self._guard, self._stopped = threading.Lock(), threading.Event()
-        self._drawing: Drawing | None = None
+        self._drawing: ProjectionProcess | None = None
         self._thread = threading.Thread(target=work, args=(self,), name="atlas", daemon=True)
 
     @property
@@ -81,7 +81,7 @@ class _Job:
         with self._guard:
             if self._stopped.is_set():
                 raise DrawingFailed("it was stopped")
-            drawing = self._drawing = Drawing()
+            drawing = self._drawing = ProjectionProcess()
         try:
             return drawing.of(vectors, told)
         finally:
@@ -101,16 +101,16 @@ class _Job:
         self._thread.join()
 
 
-class Atlas:
+class ProjectionJobs:
     """Maps of the log, one for each space; never two are drawn at a time, nor by two workers."""
 
-    def __init__(self, log_: Log, folder: Path) -> None:
-        self._log, self._folder, self._underway = log_, folder, Underway(folder)
+    def __init__(self, log_: EmbeddingDatabase, folder: Path) -> None:
+        self._log, self._folder, self._underway = log_, folder, ProjectionLock(folder)
         self._guard = threading.Lock()
         self._job: _Job | None = None
-        self._known: dict[str, tuple[int, Map | None]] = {}  # by their spaces, and how old the files were
+        self._known: dict[str, tuple[int, StoredProjection | None]] = {}  # by their spaces, and how old the files were
 
-    def view(self, space: str) -> View:
+    def view(self, space: str) -> ProjectionState:
         """It reads little: the map of a space, and how many images are not on it."""
         job = self._job if self._job and self._job.space == space else None
         told = self._underway.told(space)  # by whichever worker
@@ -118,7 +118,7 @@ class Atlas:
         found = self._find(space) or (job.first if job else None) or (self._find(_first(space)) if told else None)
         new = self._log.newcomers(space, after=found.newest if found else 0, most=NEWEST)
         share, left_s = (told.share, told.left_s) if told else (0.0, None)
-        return View(space, found, new, working, share, left_s, job.failed if job and not working else "")
+        return ProjectionState(space, found, new, working, share, left_s, job.failed if job and not working else "")
 
     def draw(self, space: str) -> None:
         """Begins to draw the map anew, unless that is going on; one of another space is given up for it."""
@@ -131,7 +131,7 @@ class Atlas:
             self._job = _Job(space, lambda job: self._work(job, before))
             self._job.start()
 
-    def labels(self, map_: Map) -> list[Label | None]:
+    def labels(self, map_: StoredProjection) -> list[LabelValue | None]:
         """What people said of each image on it."""
         said = self._log.current_labels()
         return [said.get(image) for image in map_.images]
@@ -150,13 +150,13 @@ class Atlas:
         try:
             crowd = projection_store.ranked(self._log.crowd(job.space, newest=NEWEST))
             if len(crowd.ids) >= projection.FEWEST:
-                job.first = Map.first(crowd)
+                job.first = StoredProjection.first(crowd)
                 self._finish(job, job.first, crowd.vectors)
         except (AstrodetectError, OSError) as error:
             job.failed = _why(error)
             log.warning("the map was not drawn: %s", error)
 
-    def _finish(self, job: _Job, first: Map, vectors: Floats) -> None:
+    def _finish(self, job: _Job, first: StoredProjection, vectors: Floats) -> None:
         while not self._underway.begin(job.space):
             job.pause()
         try:
@@ -177,7 +177,7 @@ class Atlas:
                     old.unlink()
             self._underway.end()
 
-    def _find(self, space: str) -> Map | None:
+    def _find(self, space: str) -> StoredProjection | None:
         """As it lies on disk, where another worker may have put it."""
         age, (known, found) = self._age(space), self._known.get(space, (0, None))
         if age != known:
@@ -185,7 +185,7 @@ class Atlas:
             self._know(space, age, found)
         return found
 
-    def _know(self, space: str, age: int, found: Map | None) -> None:
+    def _know(self, space: str, age: int, found: StoredProjection | None) -> None:
         with self._guard:
             self._known.pop(space, None)
             self._known[space] = age, found

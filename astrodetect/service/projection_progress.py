@@ -13,7 +13,7 @@ EVERY_S = 0.5  # between two words of how far it is
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProjectionProgress:
     """How far the map of a space is."""
 
     space: str
@@ -21,7 +21,7 @@ class Told:
     left_s: float | None = None  # until it is done, by the rate so far
 
 
-class Underway:
+class ProjectionLock:
     """The right to draw into a folder: whoever has it tells the others how far it is, and loses it when it ends."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Underway:
             if not self._taken():
                 return False
         self._space, self._began, self._last = space, time.monotonic(), 0.0
-        self._say(Told(space))
+        self._say(ProjectionProgress(space))
         return True
 
     def tell(self, share: float) -> None:
@@ -45,7 +45,7 @@ class Underway:
         now = time.monotonic()
         if share and now - self._last >= EVERY_S:
             self._last = now
-            self._say(Told(self._space, share, (now - self._began) * (1 - share) / share))
+            self._say(ProjectionProgress(self._space, share, (now - self._began) * (1 - share) / share))
 
     def end(self) -> None:
         """Lets others draw."""
@@ -54,15 +54,15 @@ class Underway:
         with self._guard:
             self._lock.release()
 
-    def told(self, space: str) -> Told | None:
+    def told(self, space: str) -> ProjectionProgress | None:
         """What whoever draws the map of this space says of it; None where nobody draws it."""
         with suppress(OSError, ValueError, TypeError):
-            told = Told(**json.loads(self._said.read_text(encoding="utf-8")))
+            told = ProjectionProgress(**json.loads(self._said.read_text(encoding="utf-8")))
             if told.space == space and self._at_work():
                 return told
         return None
 
-    def _say(self, told: Told) -> None:
+    def _say(self, told: ProjectionProgress) -> None:
         part = self._said.with_suffix(".part")
         with suppress(OSError):  # the map is drawn all the same
             part.write_text(json.dumps(asdict(told)), encoding="utf-8")

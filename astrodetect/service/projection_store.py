@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect.anomalies import projection, serialisation
-from astrodetect.anomalies.serialisation import Arrays, Stored
+from astrodetect.anomalies.serialisation import Arrays, StoredArrays
 from astrodetect.errors import ModelError
 from astrodetect.model_store.store import flush
-from astrodetect.records import Crowd, Floats
+from astrodetect.records import EmbeddedImages, Floats
 
 MOST_KEPT = 8  # maps on disk, of as many spaces
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Map:
+class StoredProjection:
     """Where images of a space lie, the most unusual first."""
 
     ids: list[int]  # of their first predictions
@@ -29,7 +29,7 @@ class Map:
     drawn: dt.datetime
 
     @classmethod
-    def first(cls, crowd: Crowd) -> "Map":
+    def first(cls, crowd: EmbeddedImages) -> "StoredProjection":
         """What there is at once of images that are in this order."""
         xy = projection.components(crowd.vectors)
         return cls(
@@ -52,11 +52,11 @@ class Map:
         return max(self.ids)
 
 
-def ranked(crowd: Crowd) -> Crowd:
+def ranked(crowd: EmbeddedImages) -> EmbeddedImages:
     """The same images, the most unusual first."""
     order = np.argsort(-crowd.novelty, kind="stable")
     ids, images, classes = ([of[place] for place in order.tolist()] for of in (crowd.ids, crowd.images, crowd.classes))
-    return Crowd(ids, images, classes, crowd.novelty[order], crowd.vectors[order])
+    return EmbeddedImages(ids, images, classes, crowd.novelty[order], crowd.vectors[order])
 
 
 def path(folder: Path, space: str) -> Path:
@@ -64,7 +64,7 @@ def path(folder: Path, space: str) -> Path:
     return folder / f"{space}.npz"
 
 
-def write(folder: Path, space: str, map_: Map) -> None:
+def write(folder: Path, space: str, map_: StoredProjection) -> None:
     """Whole or not at all; of too many the oldest go."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{space}.part"
@@ -78,13 +78,13 @@ def write(folder: Path, space: str, map_: Map) -> None:
         old.unlink()
 
 
-def read(folder: Path, space: str) -> Map | None:
+def read(folder: Path, space: str) -> StoredProjection | None:
     """None of a file that is not there, or damaged: another one is drawn."""
     with suppress(OSError, ModelError, KeyError, TypeError, ValueError):
-        stored = Stored.read(path(folder, space).read_bytes())
+        stored = StoredArrays.read(path(folder, space).read_bytes())
         ids = stored.doubles("ids", None).astype(np.int64).tolist()
         images, classes, method, drawn = (stored.said[name] for name in ("images", "classes", "method", "drawn"))
         if len(images) == len(classes) == len(ids):
             xy, novelty = stored.floats("xy", len(ids), 2), stored.floats("novelty", len(ids))
-            return Map(ids, images, classes, novelty, xy, str(method), dt.datetime.fromisoformat(drawn))
+            return StoredProjection(ids, images, classes, novelty, xy, str(method), dt.datetime.fromisoformat(drawn))
     return None

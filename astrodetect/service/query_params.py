@@ -9,7 +9,7 @@ from fastapi import Depends, Path, Query
 from fastapi.exceptions import RequestValidationError
 
 from astrodetect.db.values import BIGINT_MAX
-from astrodetect.records import Filters
+from astrodetect.records import PredictionFilters
 
 LONGEST_NAME = 255  # characters, of what is asked for by name
 
@@ -28,13 +28,13 @@ def asked_filters(
     model: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the model's name")] = None,
     label: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the class that it was taken for")] = None,
     min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
-) -> Filters:
+) -> PredictionFilters:
     """The filters in the query string."""
-    return Filters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
+    return PredictionFilters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class PageEdge:
     """Where a page of the log lies: just below an id, just above one, or at the newest."""
 
     before: int | None
@@ -45,14 +45,14 @@ def asked_edge(
     *,
     before: Annotated[int | None, Query(ge=1, le=BIGINT_MAX, description="only ids below this one")] = None,
     after: Annotated[int | None, Query(ge=0, lt=BIGINT_MAX, description="only the next ids above this one")] = None,
-) -> Edge:
+) -> PageEdge:
     """The edge in the query string."""
     if before is not None and after is not None:
         raise RequestValidationError([{"loc": ("query", "after"), "msg": "a page lies before an id or after one"}])
-    return Edge(before, after)
+    return PageEdge(before, after)
 
 
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 LabelId: TypeAlias = PredictionId
-AskedFilters: TypeAlias = Annotated[Filters, Depends(asked_filters)]
-AskedEdge: TypeAlias = Annotated[Edge, Depends(asked_edge)]
+FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(asked_filters)]
+PageEdgeParam: TypeAlias = Annotated[PageEdge, Depends(asked_edge)]

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Literal, Protocol
 
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
-from astrodetect.inference.batching import Batcher, Done
-from astrodetect.records import Prediction, Queued, Scored
+from astrodetect.inference.batching import Batcher, ItemResult
+from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
 from astrodetect.service.outbox import Outbox
 
 MOST_ROWS = 500  # a commit; more gain nothing
@@ -18,10 +18,10 @@ RETRY_S = 1.0  # between two looks whether PostgreSQL is back
 log = logging.getLogger("uvicorn.error")
 
 
-class Log(Protocol):
+class PredictionDatabase(Protocol):
     """What keeps the rows: `database.Database`."""
 
-    def record_many(self, scored: Sequence[Scored]) -> list[Prediction]: ...
+    def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]: ...
     def check(self) -> None: ...
     def of_requests(self, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID | None, Prediction]: ...
 
@@ -29,11 +29,11 @@ class Log(Protocol):
 class Recorder:
     """Writes rows in the order in which they came, each durable when `record` returns."""
 
-    def __init__(self, database: Log, outbox: Outbox, *, recorded: Callable[[str, int], None]) -> None:
+    def __init__(self, database: PredictionDatabase, outbox: Outbox, *, recorded: Callable[[str, int], None]) -> None:
         self._database, self._outbox, self._recorded = database, outbox, recorded
         self._closing, self._filled = threading.Event(), threading.Event()
         self._filled.set()  # an earlier process may have left rows
-        self._writer: Batcher[Scored, Prediction | Queued] = Batcher(
+        self._writer: Batcher[ScoredImage, Prediction | QueuedPrediction] = Batcher(
             self._write, most=MOST_ROWS, threads=1, name="recorder"
         )
         self._drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
@@ -44,7 +44,7 @@ class Recorder:
         """Whether rows go to the disk."""
         return len(self._outbox) > 0
 
-    async def record(self, scored: Scored) -> Done[Prediction | Queued]:
+    async def record(self, scored: ScoredImage) -> ItemResult[Prediction | QueuedPrediction]:
         """Its row; or its promise, while PostgreSQL is away or rows from before still wait."""
         return await self._writer.put(scored)
 
@@ -58,10 +58,10 @@ class Recorder:
             return "queued"
         return "queued" if self.away else "committed"
 
-    def find(self, request_id: uuid.UUID) -> Prediction | Queued | None:
+    def find(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
         """What was recorded under a caller's key; DatabaseUnavailable where nobody can know."""
         waiting = self._outbox.find(request_id)
-        return Queued(waiting) if waiting else self._database.of_requests([request_id]).get(request_id)
+        return QueuedPrediction(waiting) if waiting else self._database.of_requests([request_id]).get(request_id)
 
     def close(self) -> None:
         """Writes what waits, and gives PostgreSQL one more chance to take what is on disk."""
@@ -73,7 +73,7 @@ class Recorder:
             log.warning("%d rows stay in the outbox: the next start hands them to PostgreSQL", len(self._outbox))
         self._outbox.close()
 
-    def _write(self, rows: list[Scored]) -> Sequence[Prediction | Queued | Exception]:
+    def _write(self, rows: list[ScoredImage]) -> Sequence[Prediction | QueuedPrediction | Exception]:
         if not self.away:  # only this thread fills the outbox: empty now, it stays so
             try:
                 predictions = self._database.record_many(rows)
@@ -88,7 +88,7 @@ class Recorder:
             return [full] * len(rows)
         self._filled.set()
         self._recorded("queued", len(rows))
-        return [Queued(row) for row in rows]
+        return [QueuedPrediction(row) for row in rows]
 
     def _drain(self) -> None:
         """In a thread of its own, so that a PostgreSQL that hangs keeps no caller waiting."""
@@ -110,7 +110,7 @@ class Recorder:
             if self._closing.is_set():
                 return
 
-    def _deliver(self, rows: list[Scored]) -> None:
+    def _deliver(self, rows: list[ScoredImage]) -> None:
         """Into the table; where another request took a row's key meanwhile, the row is kept under a new id."""
         predictions = self._database.record_many(rows)
         late = [

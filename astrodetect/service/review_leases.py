@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 LASTS_S = 120.0  # beyond it whoever has it is thought to have left
 
 
-class Turns:
+class ReviewLeases:
     """For many threads; each process of the service knows its own reviewers."""
 
     def __init__(self) -> None:

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from astrodetect.anomalies import active_learning
-from astrodetect.anomalies.active_learning import By, Label
-from astrodetect.records import Crowd, Prediction
-from astrodetect.service.review_leases import Turns
+from astrodetect.anomalies.active_learning import LabelValue, ReviewOrder
+from astrodetect.records import EmbeddedImages, Prediction
+from astrodetect.service.review_leases import ReviewLeases
 
 NEWEST = 20_000  # images of the log that are ordered, beside all that are labelled
 GROWN = 0.01  # the share of them by which the log may grow before they are read again
@@ -28,20 +28,20 @@ NO_VECTORS = "the database keeps no vectors, so labels move nothing: python setu
 log = logging.getLogger("uvicorn.error")
 
 
-class Log(Protocol):
+class ReviewDatabase(Protocol):
     """What keeps predictions and labels: `database.Database`."""
 
     @property
     def keeps_vectors(self) -> bool: ...
-    def crowd(self, space: str, *, newest: int) -> Crowd: ...
-    def current_labels(self) -> dict[str, Label]: ...
+    def crowd(self, space: str, *, newest: int) -> EmbeddedImages: ...
+    def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]: ...
     def of_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
     def newest_id(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ReviewCandidate:
     """An image to look at, and why."""
 
     prediction: Prediction
@@ -49,7 +49,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LabelProgress:
     """How many images are labelled, and as what."""
 
     labelled: int
@@ -58,7 +58,7 @@ class Progress:
     artefact: int
 
     @classmethod
-    def of(cls, labels: Mapping[str, Label]) -> "Progress":
+    def of(cls, labels: Mapping[str, LabelValue]) -> "LabelProgress":
         """Of what each labelled image is."""
         counts = Counter(labels.values())
         return cls(len(labels), *(counts[label] for label in active_learning.LABELS))
@@ -70,24 +70,24 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class ReviewBatch:
     """The images to look at next, the first one first."""
 
-    by: By
+    by: ReviewOrder
     note: str | None  # why the order is not the one that was asked for
-    candidates: list[Candidate]
-    labels: Mapping[str, Label]  # what each labelled image is, by its sum
+    candidates: list[ReviewCandidate]
+    labels: Mapping[str, LabelValue]  # what each labelled image is, by its sum
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> LabelProgress:
         """How far people have come."""
-        return Progress.of(self.labels)
+        return LabelProgress.of(self.labels)
 
 
 class _Seen:
     """Images as they stand in the log, what they were labelled, and the orders that follow from that."""
 
-    def __init__(self, space: str, newest: int, crowd: Crowd, labels: Mapping[str, Label]) -> None:
+    def __init__(self, space: str, newest: int, crowd: EmbeddedImages, labels: Mapping[str, LabelValue]) -> None:
         self.space, self.crowd, self.labels = space, crowd, labels
         self._newest = newest  # prediction
         lengths = np.linalg.norm(crowd.vectors, axis=1)  # tell apart what is beyond all training images
@@ -101,7 +101,7 @@ class _Seen:
         """Whether the log has not grown by much."""
         return self.space == space and newest - self._newest <= GROWN * len(self.crowd.ids)
 
-    def under(self, labels: Mapping[str, Label]) -> "_Seen | None":
+    def under(self, labels: Mapping[str, LabelValue]) -> "_Seen | None":
         """The same images with these labels; None where one is of an image from before them."""
         if labels == self.labels:
             return self
@@ -109,11 +109,11 @@ class _Seen:
             return None
         return _Seen(self.space, self._newest, self.crowd, labels)
 
-    def order(self, by: By, labels: Mapping[str, Label]) -> list[int]:
+    def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The places of those to look at next, less what is labelled by now."""
         return [place for place in self._orders[by] if self.crowd.images[place] not in labels]
 
-    def _ordered(self) -> Mapping[By, list[int]]:
+    def _ordered(self) -> Mapping[ReviewOrder, list[int]]:
         if not self.crowd.ids:
             return {by: [] for by in active_learning.ORDERS}
         return active_learning.orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
@@ -128,17 +128,17 @@ class _Seen:
         return ["most like it: " + ", ".join(f"{count} {label}" for label, count in nearest.most_common())]
 
 
-class Review:
+class ReviewQueue:
     """The queue, for many threads; what it read from the log is kept until labels or enough new images come."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: ReviewDatabase) -> None:
         self._log, self._guard = log, threading.Lock()
-        self.turns = Turns()
+        self.turns = ReviewLeases()
         self._seen: _Seen | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._coming: Future[_Seen] | None = None
 
-    def next(self, by: By, *, limit: int, space: str | None, at_once: bool = False) -> Next:
+    def next(self, by: ReviewOrder, *, limit: int, space: str | None, at_once: bool = False) -> ReviewBatch:
         """What to look at, of the space that the model serving now sees; nothing that is labelled comes again.
 
         `at_once`: if learning from the newest labels takes its time, in the order that is at hand.
@@ -154,21 +154,23 @@ class Review:
         ids = [seen.crowd.ids[place] for place in order]
         rows_of = self._log.of_ids(ids)
         candidates = [
-            Candidate(rows_of[id_], [_novelty(rows_of[id_]), *seen.likeness(place)])
+            ReviewCandidate(rows_of[id_], [_novelty(rows_of[id_]), *seen.likeness(place)])
             for id_, place in zip(ids, order, strict=True)
             if id_ in rows_of
         ]
-        return Next(by, None, candidates, labels)
+        return ReviewBatch(by, None, candidates, labels)
 
     def close(self) -> None:
         """Nothing is at work any more."""
         self._behind.shutdown(cancel_futures=True)
 
-    def _by_novelty(self, space: str | None, note: str | None, limit: int, labels: Mapping[str, Label]) -> Next:
+    def _by_novelty(
+        self, space: str | None, note: str | None, limit: int, labels: Mapping[str, LabelValue]
+    ) -> ReviewBatch:
         rows = self._log.most_novel(space, limit=limit)
-        return Next("novelty", note, [Candidate(row, [_novelty(row)]) for row in rows], labels)
+        return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
-    def _at_hand(self, space: str, labels: Mapping[str, Label]) -> _Seen | None:
+    def _at_hand(self, space: str, labels: Mapping[str, LabelValue]) -> _Seen | None:
         if self._coming is None or self._coming.done():
             self._coming = self._behind.submit(self._newest, space, labels)
             self._coming.add_done_callback(_told)
@@ -176,7 +178,7 @@ class Review:
         seen = self._seen
         return seen if seen and seen.space == space else None
 
-    def _newest(self, space: str, labels: Mapping[str, Label]) -> _Seen:
+    def _newest(self, space: str, labels: Mapping[str, LabelValue]) -> _Seen:
         with self._guard:  # one reads and computes, for all
             newest = self._log.newest_id()
             seen = self._seen if self._seen and self._seen.still(space, newest) else None

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from astrodetect.errors import DatabaseError
 from astrodetect.records import ANOMALY, Prediction
-from astrodetect.service.event_cursor import Position
+from astrodetect.service.event_cursor import EventCursor
 
 MOST_SHOWN = 20  # rows that are kept: of those that come faster than anybody reads, the newest
 MOST_READ = 500  # in one look; beyond it the ids say how many came
@@ -26,7 +26,7 @@ UNUSUAL = 0.99  # novelty from which an image stands out though the classifier f
 log = logging.getLogger("uvicorn.error")
 
 
-class Ear(Protocol):
+class RowListener(Protocol):
     """What hears of new rows: `listening.Listener`."""
 
     def want(self) -> None: ...
@@ -35,10 +35,10 @@ class Ear(Protocol):
     def close(self) -> None: ...
 
 
-class Rows(Protocol):
+class RowDatabase(Protocol):
     """Where they are: `database.Database`."""
 
-    def listen(self) -> Ear: ...
+    def listen(self) -> RowListener: ...
     def newest_id(self) -> int: ...
     def since(self, id: int, *, limit: int) -> list[Prediction]: ...  # noqa: A002
     def of_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
@@ -50,7 +50,7 @@ def stands_out(row: Prediction) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class FollowerState:
     """What is known at a moment; the counts are since following began."""
 
     last: int | None = None  # the largest id so far; None before the first look
@@ -62,16 +62,16 @@ class Now:
     newest_out: tuple[Prediction, ...] = ()  # of those that stand out
 
     @property
-    def position(self) -> Position:
+    def position(self) -> EventCursor:
         """Where whoever was told of all this goes on."""
-        return Position(self.last or 0, self.missing)
+        return EventCursor(self.last or 0, self.missing)
 
 
-class Follower:
+class RowFollower:
     """A thread that listens while it is wanted; `told` is called in it whenever `now` changed."""
 
-    def __init__(self, rows: Rows, told: Callable[[], object]) -> None:
-        self.now = Now()
+    def __init__(self, rows: RowDatabase, told: Callable[[], object]) -> None:
+        self.now = FollowerState()
         self._rows, self._told = rows, told
         self._late: dict[int, float] = {}  # ids without rows, and until when they are looked out for
         self._closing = threading.Event()
@@ -94,7 +94,7 @@ class Follower:
                     self._tell(replace(self.now, away=True))
                 self._closing.wait(RETRY_S)
 
-    def _follow(self, ear: Ear) -> None:
+    def _follow(self, ear: RowListener) -> None:
         """Wants to be told only while there is nothing to tell: a flood of rows pays for no more word than is heard."""
         while not self._closing.is_set():
             ear.want()
@@ -125,7 +125,7 @@ class Follower:
             self._late |= {one: began + LATE_S for one in skipped if one not in here}
         if came or now.last is None or now.away or now.missing != self._late.keys():
             self._tell(
-                Now(
+                FollowerState(
                     newest,
                     frozenset(self._late),
                     images=now.images + len(late) + (len(rows) if whole else newest - last),
@@ -136,6 +136,6 @@ class Follower:
             )
         return bool(came)
 
-    def _tell(self, now: Now) -> None:
+    def _tell(self, now: FollowerState) -> None:
         self.now = now
         self._told()

@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse
 from astrodetect.anomalies import active_learning
 from astrodetect.errors import AstrodetectError
 from astrodetect.labels import LONGEST_NOTE
-from astrodetect.records import Neighbour, Page, Prediction, Queued
-from astrodetect.service.review_queue import Next
+from astrodetect.records import Neighbour, Prediction, PredictionPage, QueuedPrediction
+from astrodetect.service.review_queue import ReviewBatch
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 CSV = "text/csv; charset=utf-8"
@@ -82,7 +82,7 @@ PREDICTION: JsonDict = {
 }
 
 
-class PredictionAnswer(BaseModel):
+class PredictionResponse(BaseModel):
     """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id.
 
     `result` and `score` are an anomaly or not, and how probable one is; of a model of several classes, the label and
@@ -108,9 +108,9 @@ class PredictionAnswer(BaseModel):
     request_id: uuid.UUID | None
 
     @classmethod
-    def of(cls, row: Prediction | Queued) -> "PredictionAnswer":
+    def of(cls, row: Prediction | QueuedPrediction) -> "PredictionResponse":
         """The row as callers see it, or will."""
-        if isinstance(row, Queued):
+        if isinstance(row, QueuedPrediction):
             return cls(id=None, logged="queued", result=row.scored.result, **asdict(row.scored))
         return cls.model_validate(row, from_attributes=True)
 
@@ -122,7 +122,7 @@ class PredictionAnswer(BaseModel):
         return self
 
 
-class UnusualAnswer(BaseModel):
+class AnomalyResponse(BaseModel):
     """How unusual an image is among those that the model's detectors learnt from; its verdict is in the log."""
 
     model_config = ConfigDict(
@@ -148,7 +148,7 @@ class UnusualAnswer(BaseModel):
     request_id: uuid.UUID | None
 
 
-class PredictionsAnswer(BaseModel):
+class PredictionsResponse(BaseModel):
     """Some of the log, newest first; `next` is where the older ones are, `previous` where the newer ones are.
 
     They are null at the two ends; beside the last of them a page may be empty.
@@ -164,29 +164,29 @@ class PredictionsAnswer(BaseModel):
         }
     )
 
-    predictions: list[PredictionAnswer]
+    predictions: list[PredictionResponse]
     next: str | None
     previous: str | None
 
     @classmethod
-    def of(cls, page: Page, asked: URL) -> "PredictionsAnswer":
+    def of(cls, page: PredictionPage, asked: URL) -> "PredictionsResponse":
         """The page as callers see it who asked for this address."""
         bare = asked.remove_query_params(["before", "after"]).replace(scheme="", netloc="")
         edges = {"before": page.next_before, "after": page.previous_after}
         older, newer = (
             None if edge is None else str(bare.include_query_params(**{name: edge})) for name, edge in edges.items()
         )
-        return cls(predictions=[PredictionAnswer.of(row) for row in page.predictions], next=older, previous=newer)
+        return cls(predictions=[PredictionResponse.of(row) for row in page.predictions], next=older, previous=newer)
 
 
-class NeighbourAnswer(BaseModel):
+class NeighbourResponse(BaseModel):
     """A logged image that is like another one; the smaller the distance, the more."""
 
     distance: float
-    prediction: PredictionAnswer
+    prediction: PredictionResponse
 
 
-class SimilarAnswer(BaseModel):
+class SimilarResponse(BaseModel):
     """The logged images that are most like this one, nearest first, each once."""
 
     model_config = ConfigDict(
@@ -195,31 +195,32 @@ class SimilarAnswer(BaseModel):
         }
     )
 
-    prediction: PredictionAnswer
-    similar: list[NeighbourAnswer]
+    prediction: PredictionResponse
+    similar: list[NeighbourResponse]
 
     @classmethod
-    def of(cls, row: Prediction, neighbours: list[Neighbour]) -> "SimilarAnswer":
+    def of(cls, row: Prediction, neighbours: list[Neighbour]) -> "SimilarResponse":
         """The neighbours as callers see them."""
         similar = [
-            NeighbourAnswer(distance=one.distance, prediction=PredictionAnswer.of(one.prediction)) for one in neighbours
+            NeighbourResponse(distance=one.distance, prediction=PredictionResponse.of(one.prediction))
+            for one in neighbours
         ]
-        return cls(prediction=PredictionAnswer.of(row), similar=similar)
+        return cls(prediction=PredictionResponse.of(row), similar=similar)
 
 
-class Labelling(BaseModel):
+class LabelRequest(BaseModel):
     """What somebody calls the image of a prediction."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
     )
 
-    label: active_learning.Label
+    label: active_learning.LabelValue
     who: str | None = Field(default=None, max_length=255)
     note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
 
-class LabelAnswer(BaseModel):
+class LabelResponse(BaseModel):
     """A labelling as it is kept, with the image that it is of."""
 
     model_config = ConfigDict(
@@ -241,20 +242,20 @@ class LabelAnswer(BaseModel):
     prediction_id: int
     image_name: str
     image_sha256: str | None
-    label: active_learning.Label
+    label: active_learning.LabelValue
     who: str | None
     note: str | None
     timestamp: dt.datetime
 
 
-class CandidateAnswer(BaseModel):
+class CandidateResponse(BaseModel):
     """An image to look at, and why."""
 
     why: list[str]
-    prediction: PredictionAnswer
+    prediction: PredictionResponse
 
 
-class ProgressAnswer(BaseModel):
+class ProgressResponse(BaseModel):
     """How many images are labelled, and as what; null per 100 before the first."""
 
     labelled: int
@@ -264,7 +265,7 @@ class ProgressAnswer(BaseModel):
     found_per_100: float | None
 
 
-class ReviewAnswer(BaseModel):
+class ReviewResponse(BaseModel):
     """What to look at next, the first one first; `note` says why the order is not the one that was asked for."""
 
     model_config = ConfigDict(
@@ -280,22 +281,22 @@ class ReviewAnswer(BaseModel):
         }
     )
 
-    by: active_learning.By
+    by: active_learning.ReviewOrder
     note: str | None
-    next: list[CandidateAnswer]
-    progress: ProgressAnswer
+    next: list[CandidateResponse]
+    progress: ProgressResponse
 
     @classmethod
-    def of(cls, found: Next) -> "ReviewAnswer":
+    def of(cls, found: ReviewBatch) -> "ReviewResponse":
         """The queue as callers see it."""
         candidates = [
-            CandidateAnswer(why=one.why, prediction=PredictionAnswer.of(one.prediction)) for one in found.candidates
+            CandidateResponse(why=one.why, prediction=PredictionResponse.of(one.prediction)) for one in found.candidates
         ]
-        progress = ProgressAnswer.model_validate(found.progress, from_attributes=True)
+        progress = ProgressResponse.model_validate(found.progress, from_attributes=True)
         return cls(by=found.by, note=found.note, next=candidates, progress=progress)
 
 
-class Health(BaseModel):
+class LivenessResponse(BaseModel):
     """The service is there, or ready."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"status": "live"}})
@@ -303,7 +304,7 @@ class Health(BaseModel):
     status: str
 
 
-class Readiness(BaseModel):
+class ReadinessResponse(BaseModel):
     """A prediction would be answered; `queued`: PostgreSQL is away, and `outbox` rows wait for it on disk."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"status": "ready", "logged": "committed", "outbox": 0}})
@@ -320,7 +321,7 @@ class ErrorDetail(BaseModel):
     message: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """Every error of this service."""
 
     model_config = ConfigDict(
@@ -330,14 +331,14 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-class FailedAnswer(BaseModel):
+class FailedResponse(BaseModel):
     """An image among others that has no answer, and why."""
 
     filename: str
     error: ErrorDetail
 
     @classmethod
-    def of(cls, name: str, error: AstrodetectError) -> "FailedAnswer":
+    def of(cls, name: str, error: AstrodetectError) -> "FailedResponse":
         """The error in the one shape."""
         return cls(filename=name, error=ErrorDetail(code=error.code, message=error.public or str(error)))
 

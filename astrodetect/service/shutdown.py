@@ -9,7 +9,7 @@ from types import FrameType
 from astrodetect.errors import ShuttingDown
 
 
-class Drain:
+class Shutdown:
     """Whether the end has begun."""
 
     def __init__(self, timeout_s: float) -> None:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
-from astrodetect.records import Heat, Picture, Pixels
-from astrodetect.service.bounded_queue import Bounded
+from astrodetect.records import HeatMap, Pixels, Thumbnail
+from astrodetect.service.bounded_queue import BoundedQueue
 
 MOST_RAW_BYTES = 48 * 2**20  # pixels that wait to become JPEGs: 250 images whose sides have 256 of them
 MOST_HELD_BYTES = 24 * 2**20  # JPEGs and heat maps that were asked for last, and as much that waits for PostgreSQL
@@ -28,12 +28,12 @@ log = logging.getLogger("uvicorn.error")
 Key = tuple[str, str]  # the image's sum, and of a heat map the model's version
 
 
-class Pictures(Protocol):
+class ThumbnailDatabase(Protocol):
     """What keeps them: `database.Database`."""
 
-    def keep_pictures(self, pictures: Sequence[Picture], heats: Sequence[Heat]) -> None: ...
-    def picture(self, image_sha256: str) -> Picture | None: ...
-    def heat(self, image_sha256: str, model_version: str) -> Heat | None: ...
+    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None: ...
+    def picture(self, image_sha256: str) -> Thumbnail | None: ...
+    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None: ...
     def prune_pictures(self, *, days: int, max_bytes: int) -> int: ...
 
 
@@ -42,19 +42,19 @@ class _Raw:
     """Pixels of which a picture is to be made, and what models saw in them by then."""
 
     pixels: Pixels
-    heats: dict[str, Heat] = field(default_factory=dict)  # by the model's version
+    heats: dict[str, HeatMap] = field(default_factory=dict)  # by the model's version
 
 
-class Album:
+class ThumbnailStore:
     """Pictures and heat maps; to `keep` one neither waits nor fails: of what is too much the oldest is let go."""
 
-    def __init__(self, database: Pictures, *, days: int, max_bytes: int) -> None:
+    def __init__(self, database: ThumbnailDatabase, *, days: int, max_bytes: int) -> None:
         self._database, self._days, self._max_bytes = database, days, max_bytes
         self._guard = threading.Lock()
         self._came, self._made, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._raw: Bounded[str, _Raw] = Bounded(MOST_RAW_BYTES, lambda raw: raw.pixels.nbytes + AROUND_BYTES)
-        self._held: Bounded[Key, Picture | Heat] = Bounded(MOST_HELD_BYTES, _size)
-        self._waiting: Bounded[Key, Picture | Heat] = Bounded(MOST_HELD_BYTES, _size)
+        self._raw: BoundedQueue[str, _Raw] = BoundedQueue(MOST_RAW_BYTES, lambda raw: raw.pixels.nbytes + AROUND_BYTES)
+        self._held: BoundedQueue[Key, Thumbnail | HeatMap] = BoundedQueue(MOST_HELD_BYTES, _size)
+        self._waiting: BoundedQueue[Key, Thumbnail | HeatMap] = BoundedQueue(MOST_HELD_BYTES, _size)
         self._known: OrderedDict[Key, float] = OrderedDict()  # since when each is written, or waits to be
         self._maker, self._writer = (
             threading.Thread(target=work, name=name, daemon=True)
@@ -69,7 +69,7 @@ class Album:
             known = self._raw.get(image_sha256) is not None or self._knows((image_sha256, ""))
             return self._max_bytes > 0 and not known
 
-    def keep(self, image_sha256: str, pixels: Pixels | None, heat: Heat | None) -> None:
+    def keep(self, image_sha256: str, pixels: Pixels | None, heat: HeatMap | None) -> None:
         """The picture with these pixels, if they are given, and what a model saw in it."""
         if not self._max_bytes:
             return
@@ -87,7 +87,7 @@ class Album:
             if raw or self._waiting:
                 self._came.set()
 
-    def picture(self, image_sha256: str) -> Picture | None:
+    def picture(self, image_sha256: str) -> Thumbnail | None:
         """Of the image with this sum, if there is one; DatabaseUnavailable where nobody can know."""
         with self._guard:
             held, raw = self._find((image_sha256, "")), self._raw.get(image_sha256)
@@ -96,16 +96,16 @@ class Album:
         if held is None and (held := self._database.picture(image_sha256)):
             with self._guard:
                 self._held.put((image_sha256, ""), held)
-        return held if isinstance(held, Picture) else None
+        return held if isinstance(held, Thumbnail) else None
 
-    def heat(self, image_sha256: str, model_version: str) -> Heat | None:
+    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
         """What the model of this version saw in it, if that is kept; DatabaseUnavailable where nobody can know."""
         with self._guard:
             held = self._find((image_sha256, model_version))
         if held is None and (held := self._database.heat(image_sha256, model_version)):
             with self._guard:
                 self._held.put((image_sha256, model_version), held)
-        return held if isinstance(held, Heat) else None
+        return held if isinstance(held, HeatMap) else None
 
     def close(self) -> None:
         """Keeps what waits, if PostgreSQL is there."""
@@ -115,7 +115,7 @@ class Album:
         self._made.set()
         self._writer.join()
 
-    def _find(self, key: Key) -> Picture | Heat | None:
+    def _find(self, key: Key) -> Thumbnail | HeatMap | None:
         if held := self._held.get(key):
             self._held.put(key, held)
         return held or self._waiting.get(key)
@@ -124,7 +124,7 @@ class Album:
         since = self._known.get(key)
         return since is not None and time.monotonic() - since < ANEW_S
 
-    def _add(self, key: Key, one: Picture | Heat) -> None:
+    def _add(self, key: Key, one: Thumbnail | HeatMap) -> None:
         self._held.put(key, one)
         self._known[key] = time.monotonic()
         self._known.move_to_end(key)
@@ -182,8 +182,8 @@ class Album:
     def _write_some(self) -> None:
         with self._guard:
             batch = [self._waiting.take() for _ in range(min(A_COMMIT, len(self._waiting)))]
-        pictures = [one for _, one in batch if isinstance(one, Picture)]
-        heats = [one for _, one in batch if isinstance(one, Heat)]
+        pictures = [one for _, one in batch if isinstance(one, Thumbnail)]
+        heats = [one for _, one in batch if isinstance(one, HeatMap)]
         try:
             self._database.keep_pictures(pictures, heats)
         except DatabaseUnavailable:
@@ -199,5 +199,5 @@ class Album:
             raise
 
 
-def _size(one: Picture | Heat) -> int:
-    return AROUND_BYTES + (len(one.jpeg) if isinstance(one, Picture) else one.places.nbytes)
+def _size(one: Thumbnail | HeatMap) -> int:
+    return AROUND_BYTES + (len(one.jpeg) if isinstance(one, Thumbnail) else one.places.nbytes)

@@ -21,7 +21,7 @@ HIDDEN = ("__MACOSX/", ".")  # what computers add to zips
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class UploadedFile:
     """One file of the request: its bytes, or why there are none."""
 
     name: str
@@ -41,7 +41,9 @@ async def spooled(request: Request) -> IO[bytes]:
     return file
 
 
-def entries(body: IO[bytes], content_type: str, *, max_file_bytes: int, max_bytes: int) -> Generator[Entry, None, None]:
+def entries(
+    body: IO[bytes], content_type: str, *, max_file_bytes: int, max_bytes: int
+) -> Generator[UploadedFile, None, None]:
     """Every file in the form, in order; those in a zip go by its name and their own."""
     for name, part in _parts(body, content_type):
         with part:
@@ -51,17 +53,17 @@ def entries(body: IO[bytes], content_type: str, *, max_file_bytes: int, max_byte
             if start == ZIP:
                 yield from _unzipped(name, part, max_file_bytes=max_file_bytes, max_bytes=max_bytes * MOST_UNPACKED)
             elif size > max_file_bytes:
-                yield Entry(name, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
+                yield UploadedFile(name, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
             else:
-                yield Entry(name, part.read())
+                yield UploadedFile(name, part.read())
 
 
-def _unzipped(name: str, file: IO[bytes], *, max_file_bytes: int, max_bytes: int) -> Iterator[Entry]:
+def _unzipped(name: str, file: IO[bytes], *, max_file_bytes: int, max_bytes: int) -> Iterator[UploadedFile]:
     unpacked = 0
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        yield Entry(name, ArchiveError(f"the zip cannot be read: {error}"))
+        yield UploadedFile(name, ArchiveError(f"the zip cannot be read: {error}"))
         return
     for member in archive.infolist():
         path = f"{name}/{member.filename}"
@@ -70,15 +72,15 @@ def _unzipped(name: str, file: IO[bytes], *, max_file_bytes: int, max_bytes: int
             continue
         unpacked += member.file_size
         if member.file_size > max_file_bytes:
-            yield Entry(path, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
+            yield UploadedFile(path, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
         elif unpacked > max_bytes:
-            yield Entry(path, BodyTooLarge(f"the zip unpacks to more than {max_bytes:,} bytes"))
+            yield UploadedFile(path, BodyTooLarge(f"the zip unpacks to more than {max_bytes:,} bytes"))
             return
         else:
             try:
-                yield Entry(path, archive.read(member))
+                yield UploadedFile(path, archive.read(member))
             except Exception as error:  # noqa: BLE001 - damaged zips make zipfile raise almost anything
-                yield Entry(path, ArchiveError(f"cannot be unpacked: {error}"))
+                yield UploadedFile(path, ArchiveError(f"cannot be unpacked: {error}"))
 
 
 def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, IO[bytes]]]:

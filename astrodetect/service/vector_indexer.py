@@ -14,17 +14,17 @@ MOST_FRESH = 20_000  # a search looks at each of them, which takes it 4 to 9 ms 
 log = logging.getLogger("uvicorn.error")
 
 
-class Vectors(Protocol):
+class VectorDatabase(Protocol):
     """What keeps them: `database.Database`."""
 
     def fresh_vectors(self) -> int: ...
     def index_vectors(self, most: int) -> int: ...
 
 
-class Indexer:
+class VectorIndexer:
     """A thread that indexes what is fresh while no image is at work."""
 
-    def __init__(self, database: Vectors, *, at_work: Callable[[], int]) -> None:
+    def __init__(self, database: VectorDatabase, *, at_work: Callable[[], int]) -> None:
         self._database, self._at_work = database, at_work
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="indexer", daemon=True)

@@ -7,12 +7,12 @@ import pytest
 
 from astrodetect import images
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.anomalies.projection import flatten
-from astrodetect.anomalies.results import Findings
+from astrodetect.anomalies.projection import project
+from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.records import ImageContract
 from astrodetect.reports import anomaly_report as pages
-from astrodetect.reports.anomaly_report import About, Reason
-from astrodetect.reports.thumbnails import Reader
+from astrodetect.reports.anomaly_report import Explanation, RunDescription
+from astrodetect.reports.thumbnails import ThumbnailReader
 from browser.looking import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -22,7 +22,7 @@ SHOWN = "[...document.querySelectorAll('.found > li')].filter(card => card.offse
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+def findings(tmp_path_factory: pytest.TempPathFactory) -> AnomalyResults:
     """Real images and detectors, over numbers of which some are far off."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     paths = [folder / f"{number:03} & Sons.jpg" for number in range(COUNT)]
@@ -31,12 +31,12 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     rows = random.normal(size=(COUNT, 6)).astype(np.float32)
     rows[:4] *= 9
     looked = Novelty.fit(rows, sight="network").look_at_learnt()
-    return Findings(
+    return AnomalyResults(
         paths=paths,
         labels=[CLASSES[number % 3] for number in range(COUNT)],
         sha256=[f"{number:064}" for number in range(COUNT)],
         looked=looked,
-        flat=flatten(looked.vectors, list(range(COUNT))),
+        flat=project(looked.vectors, list(range(COUNT))),
         told={},
         interest=None,
         skipped=[(folder / "bad.jpg", "the file is empty")],
@@ -44,14 +44,19 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
 
 
 @pytest.fixture(scope="module")
-def place(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(findings: AnomalyResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
     heat = np.eye(8, dtype=np.float32)
     reasons = [
-        Reason(image, findings.paths[:3], heat if number else None)
+        Explanation(image, findings.paths[:3], heat if number else None)
         for number, image in enumerate(findings.order[:CARDS].tolist())
     ]
     place = tmp_path_factory.mktemp("page") / "anomalies.html"
-    pages.write(place, findings, reasons, About("my sky", "described", "judged", Reader(ImageContract(size=32), 10**6)))
+    pages.write(
+        place,
+        findings,
+        reasons,
+        RunDescription("my sky", "described", "judged", ThumbnailReader(ImageContract(size=32), 10**6)),
+    )
     return place
 
 
@@ -65,7 +70,7 @@ def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
     assert page.evaluate(wide) == 0
 
 
-def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: Findings) -> None:
+def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: AnomalyResults) -> None:
     page = tabs.open(place)
     choose = "(s => {{ s.value = {!r}; s.dispatchEvent(new Event('change')) }})(document.querySelector('[data-by={}]'))"
     assert page.evaluate(f"{SHOWN}.length") == CARDS
@@ -81,7 +86,7 @@ def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: Fin
 
 
 def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
-    tabs: Tabs, place: Path, findings: Findings
+    tabs: Tabs, place: Path, findings: AnomalyResults
 ) -> None:
     page = tabs.open(place)
     page.evaluate("document.getElementById('atlas').focus()")
@@ -100,7 +105,7 @@ def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
 
 
 def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
-    tabs: Tabs, place: Path, findings: Findings
+    tabs: Tabs, place: Path, findings: AnomalyResults
 ) -> None:
     page = tabs.open(place)
     point = """(() => {

@@ -24,7 +24,7 @@ class Server:
 
     def start(self) -> None:
         cluster.ensure_running(self.folder)
-        self.address = cluster.Address.of(self.folder)
+        self.address = cluster.ServerAddress.of(self.folder)
 
     def stop(self) -> None:
         """As on a restart: its sessions are ended, and connections refused."""

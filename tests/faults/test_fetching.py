@@ -12,7 +12,7 @@ import pytest
 from hostile import CERTIFICATE, DRIPPED, ENDLESS, ZIPPED, Hostile, png
 
 from astrodetect import images
-from astrodetect.allowed_hosts import Allowed
+from astrodetect.allowed_hosts import AllowedHosts
 from astrodetect.errors import (
     AstrodetectError,
     FetchFailed,
@@ -78,7 +78,9 @@ def fetched(
     """What each URL gives, all of them asked at once."""
 
     async def all_of_them() -> list[bytes | AstrodetectError]:
-        fetcher = Fetcher(Allowed.of(allow), max_bytes=MOST_BYTES, timeout_s=timeout_s, resolve=resolve or Resolver())
+        fetcher = Fetcher(
+            AllowedHosts.of(allow), max_bytes=MOST_BYTES, timeout_s=timeout_s, resolve=resolve or Resolver()
+        )
         try:
             found = await asyncio.gather(*(fetcher.get(url) for url in urls), return_exceptions=True)
         finally:
@@ -272,7 +274,7 @@ def test_a_host_that_speaks_no_tls_is_told(host: Hostile) -> None:
 
 def test_who_leaves_takes_the_connection_along(host: Hostile) -> None:
     async def scene() -> None:
-        fetcher = Fetcher(Allowed.of(f"127.0.0.1:{host.port}"), max_bytes=MOST_BYTES, timeout_s=PATIENT_S)
+        fetcher = Fetcher(AllowedHosts.of(f"127.0.0.1:{host.port}"), max_bytes=MOST_BYTES, timeout_s=PATIENT_S)
         tasks = [asyncio.create_task(fetcher.get(f"{host.url}/{path}")) for path in ("silent", "drip")]
         while not (host.asked["/silent"] and host.asked["/drip"]):
             await asyncio.sleep(0.01)

@@ -14,7 +14,7 @@ from support import Program, free_port
 
 from astrodetect import images
 from astrodetect.datasets.sources import manifest
-from astrodetect.datasets.sources.http import Remote
+from astrodetect.datasets.sources.http import HttpSource
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
@@ -99,7 +99,7 @@ def test_requests_are_never_sent_faster_than_the_limit(monkeypatch: pytest.Monke
     requests, per_s = 6, 20.0
     with SkyServer(library()) as server:
         monkeypatch.setenv("ASTRODETECT_COLLECT_REQUESTS_PER_S", str(per_s))
-        remote, began = Remote(Settings()), time.monotonic()
+        remote, began = HttpSource(Settings()), time.monotonic()
         for _ in range(requests):
             assert remote.get(f"{server.url}/image/PIA00000~small.jpg", bytes)
         assert time.monotonic() - began >= (requests - 1) / per_s

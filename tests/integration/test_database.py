@@ -20,14 +20,14 @@ from astrodetect.db.embedded import cluster
 from astrodetect.db.embedded.account import account_for
 from astrodetect.db.embedded.binaries import run
 from astrodetect.db.embedded.server import serve
-from astrodetect.db.values import storable
+from astrodetect.db.values import storable_text
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
-from astrodetect.records import ANOMALY, NO_ANOMALY, Filters, Prediction, Scored
+from astrodetect.records import ANOMALY, NO_ANOMALY, Prediction, PredictionFilters, ScoredImage
 from astrodetect.settings import Settings
 from database import Database
 
-SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
-SEVERAL = Scored(
+SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+SEVERAL = ScoredImage(
     "m42.jpg",
     "cd" * 32,
     score=0.7,
@@ -39,7 +39,7 @@ SEVERAL = Scored(
 )
 
 
-def scored(name: str = "m51.jpg", score: float = 0.9) -> Scored:
+def scored(name: str = "m51.jpg", score: float = 0.9) -> ScoredImage:
     return replace(SCORED, image_name=name, score=score, request_id=uuid.uuid4())
 
 
@@ -50,12 +50,12 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
-def recorded(log: Database, one: Scored) -> Prediction:
+def recorded(log: Database, one: ScoredImage) -> Prediction:
     [row] = log.record_many([one])
     return row
 
 
-def names(log: Database, filters: Filters) -> list[str]:
+def names(log: Database, filters: PredictionFilters) -> list[str]:
     return [prediction.image_name for prediction in log.predictions(filters, limit=100).predictions]
 
 
@@ -72,7 +72,7 @@ def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str
 
 def test_one_of_several_classes_is_recorded_with_the_probability_of_each(log: Database, database_url: str) -> None:
     both = log.record_many([SEVERAL, SCORED])
-    assert log.predictions(Filters(), limit=10).predictions == both[::-1]
+    assert log.predictions(PredictionFilters(), limit=10).predictions == both[::-1]
     assert (both[0].result, both[0].label, both[0].threshold) == ("nebula", "nebula", None)
     assert both[0].probabilities == SEVERAL.probabilities
     assert (both[1].label, both[1].probabilities) == (None, None)
@@ -83,8 +83,12 @@ def test_one_of_several_classes_is_recorded_with_the_probability_of_each(log: Da
 def test_no_class_name_makes_an_error(log: Database) -> None:
     for name in ("nul\0nul", "half \ud83d", "", "x" * 1_000, "{}", "a: b, c"):
         row = recorded(log, replace(SEVERAL, label=name, probabilities={name: 1.0}, request_id=uuid.uuid4()))
-        assert (row.label, row.result, row.probabilities) == (storable(name), storable(name), {storable(name): 1.0})
-        assert names(log, Filters(label=name)) == ["m42.jpg"]
+        assert (row.label, row.result, row.probabilities) == (
+            storable_text(name),
+            storable_text(name),
+            {storable_text(name): 1.0},
+        )
+        assert names(log, PredictionFilters(label=name)) == ["m42.jpg"]
 
 
 def test_the_same_request_makes_one_row_however_often_it_comes(log: Database, database_url: str) -> None:
@@ -108,7 +112,7 @@ def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> 
     assert (old.label, old.probabilities) == (None, None)
     assert old.timestamp.tzinfo is not None
     new = recorded(log, SCORED)
-    assert log.predictions(Filters(), limit=10).predictions == [new, old]
+    assert log.predictions(PredictionFilters(), limit=10).predictions == [new, old]
     log.close()
 
 
@@ -234,7 +238,7 @@ def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Datab
     seen: list[int] = []
     before: int | None = None
     while True:
-        page = log.predictions(Filters(), limit=5, before=before)
+        page = log.predictions(PredictionFilters(), limit=5, before=before)
         seen += [prediction.id for prediction in page.predictions]
         recorded(log, scored("late"))
         if page.next_before is None:
@@ -246,15 +250,15 @@ def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Datab
 def test_the_last_full_page_has_no_next_one(log: Database) -> None:
     for _ in range(4):
         recorded(log, scored())
-    first = log.predictions(Filters(), limit=2)
-    last = log.predictions(Filters(), limit=2, before=first.next_before)
+    first = log.predictions(PredictionFilters(), limit=2)
+    last = log.predictions(PredictionFilters(), limit=2, before=first.next_before)
     assert (len(last.predictions), last.next_before) == (2, None)
 
 
 def test_paging_goes_back_the_way_it_came(log: Database) -> None:
     for number in range(12):
         recorded(log, scored(str(number), 0.9 if number % 2 else 0.1))
-    for filters in (Filters(), Filters(result=ANOMALY)):
+    for filters in (PredictionFilters(), PredictionFilters(result=ANOMALY)):
         pages = [log.predictions(filters, limit=2)]
         while pages[-1].next_before is not None:
             pages.append(log.predictions(filters, limit=2, before=pages[-1].next_before))
@@ -301,7 +305,7 @@ def test_new_rows_are_told_of_whoever_logs_them(log: Database, database_url: str
 @pytest.mark.parametrize(("before", "count"), [(10**30, 1), (-(10**30), 0)])
 def test_any_number_may_be_paged_from(log: Database, before: int, count: int) -> None:
     recorded(log, SCORED)
-    assert len(log.predictions(Filters(), limit=5, before=before).predictions) == count
+    assert len(log.predictions(PredictionFilters(), limit=5, before=before).predictions) == count
 
 
 def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) -> None:
@@ -309,30 +313,34 @@ def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) ->
         recorded(log, scored(name, score))
     query(database_url, "UPDATE predictions SET timestamp = make_timestamptz(2024, 1, id::int, 0, 0, 0, 'UTC')")
     day = {number: dt.datetime(2024, 1, number, tzinfo=dt.UTC) for number in (1, 2, 3)}
-    assert names(log, Filters()) == ["c", "b", "a"]
-    assert names(log, Filters(result=ANOMALY)) == ["c"]
-    assert names(log, Filters(result=NO_ANOMALY)) == ["b", "a"]
-    assert names(log, Filters(min_score=0.5)) == ["c", "b"]
-    assert names(log, Filters(max_score=0.5)) == ["b", "a"]
-    assert names(log, Filters(name="B")) == ["b"]
-    assert names(log, Filters(since=day[2])) == ["c", "b"]
-    assert names(log, Filters(until=day[2])) == ["a"]
-    assert names(log, Filters(until=day[2].replace(tzinfo=None))) == ["a"]
-    assert names(log, Filters(model="resnet50_model")) == ["c", "b", "a"]
+    assert names(log, PredictionFilters()) == ["c", "b", "a"]
+    assert names(log, PredictionFilters(result=ANOMALY)) == ["c"]
+    assert names(log, PredictionFilters(result=NO_ANOMALY)) == ["b", "a"]
+    assert names(log, PredictionFilters(min_score=0.5)) == ["c", "b"]
+    assert names(log, PredictionFilters(max_score=0.5)) == ["b", "a"]
+    assert names(log, PredictionFilters(name="B")) == ["b"]
+    assert names(log, PredictionFilters(since=day[2])) == ["c", "b"]
+    assert names(log, PredictionFilters(until=day[2])) == ["a"]
+    assert names(log, PredictionFilters(until=day[2].replace(tzinfo=None))) == ["a"]
+    assert names(log, PredictionFilters(model="resnet50_model")) == ["c", "b", "a"]
     recorded(log, SEVERAL)
-    assert names(log, Filters(model="galaxies")) == names(log, Filters(label="nebula")) == ["m42.jpg"]
-    assert names(log, Filters(label="galaxy")) == []
+    assert (
+        names(log, PredictionFilters(model="galaxies")) == names(log, PredictionFilters(label="nebula")) == ["m42.jpg"]
+    )
+    assert names(log, PredictionFilters(label="galaxy")) == []
     recorded(log, replace(scored("odd"), novelty=0.99, space="5f0c3a9be214"))
-    assert names(log, Filters(min_novelty=0.99)) == ["odd"]
-    assert names(log, Filters(min_novelty=0.991)) == []
-    assert names(log, Filters(since=day[1], until=day[3], min_score=0.2, name="b", result=NO_ANOMALY)) == ["b"]
+    assert names(log, PredictionFilters(min_novelty=0.99)) == ["odd"]
+    assert names(log, PredictionFilters(min_novelty=0.991)) == []
+    assert names(log, PredictionFilters(since=day[1], until=day[3], min_score=0.2, name="b", result=NO_ANOMALY)) == [
+        "b"
+    ]
 
 
 @pytest.mark.parametrize("part", ["100%", "a_b", "c\\d", "GRÖSSE", "'; DROP TABLE predictions; --", "\0", "\ud800"])
 def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part: str) -> None:
     recorded(log, scored(f"before {part.lower()} after"))
     recorded(log, scored("1000 axb c/d grosse"))
-    assert names(log, Filters(name=part)) == [f"before {storable(part.lower())} after"]
+    assert names(log, PredictionFilters(name=part)) == [f"before {storable_text(part.lower())} after"]
 
 
 @pytest.mark.parametrize(
@@ -353,12 +361,12 @@ def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part:
 )
 def test_no_name_makes_an_error(log: Database, name: str) -> None:
     row = recorded(log, scored(name))
-    assert row.image_name == storable(name)
+    assert row.image_name == storable_text(name)
     assert log.prediction(row.id) == row
 
 
 def test_only_what_postgresql_cannot_hold_is_replaced() -> None:
-    assert storable("a\0b\ud800c🌌\ufffd") == "a\ufffdb\ufffdc🌌\ufffd"
+    assert storable_text("a\0b\ud800c🌌\ufffd") == "a\ufffdb\ufffdc🌌\ufffd"
 
 
 def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) -> None:
@@ -371,7 +379,7 @@ def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) ->
         log = Database(url, connections=1, timeout_s=5)
         assert log.prediction(row.id) == row
         log.close()
-    assert not cluster.Address.of(settings.postgres_dir).listens()
+    assert not cluster.ServerAddress.of(settings.postgres_dir).listens()
 
 
 def test_database_url_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:

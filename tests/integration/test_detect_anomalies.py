@@ -18,9 +18,9 @@ from starlette.testclient import TestClient
 from support import Service, query
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import Looked
+from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.records import ImageContract
-from astrodetect.service.anomaly_detection import AT_WORK, judged
+from astrodetect.service.anomaly_detection import AT_WORK, loss_and_flag
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -217,17 +217,17 @@ def test_a_model_without_detectors_says_how_it_gets_some(client: TestClient, hos
 def test_with_the_autoencoder_the_answer_is_the_studys() -> None:
     """Its loss, and whether all detectors agree."""
 
-    def looked(novelty: float, **flagged: bool) -> Looked:
+    def looked(novelty: float, **flagged: bool) -> NoveltyResult:
         one = np.ones(1, np.float32)
         scores = {name: one * number for number, name in enumerate(flagged, 1)}
-        return Looked(
+        return NoveltyResult(
             one * novelty, one * 7, one[None], scores, {name: np.array([said]) for name, said in flagged.items()}
         )
 
-    assert judged(looked(0.5, kmeans=True, dbscan=True, autoencoder=True)) == (3, True)
-    assert judged(looked(1.0, kmeans=True, dbscan=False, autoencoder=True)) == (3, False)
-    assert judged(looked(0.995, lof=False)) == (7, True)
-    assert judged(looked(0.985, lof=True)) == (7, False)
+    assert loss_and_flag(looked(0.5, kmeans=True, dbscan=True, autoencoder=True)) == (3, True)
+    assert loss_and_flag(looked(1.0, kmeans=True, dbscan=False, autoencoder=True)) == (3, False)
+    assert loss_and_flag(looked(0.995, lof=False)) == (7, True)
+    assert loss_and_flag(looked(0.985, lof=True)) == (7, False)
 
 
 def test_where_keys_are_set_sending_needs_one_and_reading_does_not(

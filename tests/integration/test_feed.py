@@ -11,16 +11,16 @@ from support import query
 
 from astrodetect.db.listener import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded
-from astrodetect.records import Prediction, Scored
+from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import feed as feed_module
 from astrodetect.service import row_follower
-from astrodetect.service.event_cursor import Position
-from astrodetect.service.feed import MOST_MISSED, Feed, News, Word
+from astrodetect.service.event_cursor import EventCursor
+from astrodetect.service.feed import MOST_MISSED, LiveFeed, NewRows, StreamEvent
 from astrodetect.service.row_follower import MOST_READ, MOST_SHOWN
-from astrodetect.service.shutdown import Drain
+from astrodetect.service.shutdown import Shutdown
 from database import Database
 
-Words = AsyncIterator[News | Word]
+Words = AsyncIterator[NewRows | StreamEvent]
 PATIENCE_S = 30
 ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, %s, %s, %s)"
 MANY = (
@@ -63,11 +63,11 @@ def wire(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     wire.close()
 
 
-def played(wire: Wire, scene: Callable[[Feed], Awaitable[None]], *, most: int = 10) -> None:
+def played(wire: Wire, scene: Callable[[LiveFeed], Awaitable[None]], *, most: int = 10) -> None:
     """A scene in front of a feed of its own."""
 
     async def all_of_it() -> None:
-        feed = Feed(wire, Drain(1), most=most)
+        feed = LiveFeed(wire, Shutdown(1), most=most)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await scene(feed)
@@ -78,20 +78,22 @@ def played(wire: Wire, scene: Callable[[Feed], Awaitable[None]], *, most: int = 
 
 
 @asynccontextmanager
-async def watching(feed: Feed, after: int | Position | None = None, *, only: bool = False) -> AsyncIterator[Words]:
+async def watching(
+    feed: LiveFeed, after: int | EventCursor | None = None, *, only: bool = False
+) -> AsyncIterator[Words]:
     """Until the first word that is not for the wire alone."""
-    words = feed.watch(Position(after) if isinstance(after, int) else after, only=only)
-    assert await anext(words) is Word.QUIET
+    words = feed.watch(EventCursor(after) if isinstance(after, int) else after, only=only)
+    assert await anext(words) is StreamEvent.QUIET
     try:
         yield words
     finally:
         await words.aclose()  # type: ignore[attr-defined]
 
 
-async def news(words: Words) -> News:
+async def news(words: Words) -> NewRows:
     """The next, past heartbeats."""
     async for word in words:
-        if isinstance(word, News):
+        if isinstance(word, NewRows):
             return word
     raise AssertionError("ended")
 
@@ -107,19 +109,19 @@ async def heard(words: Words, images: int) -> tuple[int, list[str]]:
     return out, names
 
 
-def named(word: News) -> list[str]:
+def named(word: NewRows) -> list[str]:
     return [row.image_name for row in word.rows]
 
 
-def scored(name: str) -> Scored:
-    return Scored(name, "0" * 64, 0.9, 0.5, "m", "1")
+def scored(name: str) -> ScoredImage:
+    return ScoredImage(name, "0" * 64, 0.9, 0.5, "m", "1")
 
 
 def test_rows_of_every_program_are_told_once(wire: Wire, database_url: str) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         query(database_url, ROW, "before", 0.1, "No Anomaly", None)
         async with watching(feed) as words, watching(feed, only=True) as only:
-            assert await news(words) == await news(only) == News(0, 0, (), Position(1))
+            assert await news(words) == await news(only) == NewRows(0, 0, (), EventCursor(1))
             await asyncio.to_thread(wire.record_many, [scored("service")])
             assert await heard(words, 1) == await heard(only, 1) == (1, ["service"])
             for name, novelty in (("usual", 0.5), ("unusual", 0.995)):  # as psql would
@@ -131,18 +133,23 @@ def test_rows_of_every_program_are_told_once(wire: Wire, database_url: str) -> N
 
 
 def test_whoever_comes_back_is_told_what_was_missed(wire: Wire, database_url: str) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         query(database_url, MANY.format(MOST_SHOWN + 10))
         async with watching(feed, after=8) as words, watching(feed, after=8, only=True) as only:
             missed = await news(words)
-            assert (missed.images, missed.standing_out, missed.position, missed.whole) == (22, 11, Position(30), True)
+            assert (missed.images, missed.standing_out, missed.position, missed.whole) == (
+                22,
+                11,
+                EventCursor(30),
+                True,
+            )
             assert [row.id for row in missed.rows] == list(range(30, 10, -1))
             assert [row.id for row in (await news(only)).rows] == list(range(30, 8, -2))
             query(database_url, MANY.format(1))
             again = await news(words)
-            assert (again.images, [row.id for row in again.rows], again.position) == (1, [31], Position(31))
+            assert (again.images, [row.id for row in again.rows], again.position) == (1, [31], EventCursor(31))
 
-    async def after_too_many(feed: Feed) -> None:
+    async def after_too_many(feed: LiveFeed) -> None:
         query(database_url, MANY.format(MOST_MISSED))
         async with watching(feed, after=8) as words:
             missed = await news(words)
@@ -155,7 +162,7 @@ def test_whoever_comes_back_is_told_what_was_missed(wire: Wire, database_url: st
 def test_of_rows_that_come_faster_than_they_are_read_all_count_and_the_newest_are_shown(
     wire: Wire, database_url: str
 ) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed) as words, watching(feed) as slow:
             await news(slow)
             await news(words)
@@ -171,7 +178,7 @@ def test_of_rows_that_come_faster_than_they_are_read_all_count_and_the_newest_ar
 
 
 def test_a_row_that_is_committed_after_one_with_a_larger_id_is_told_too(wire: Wire, database_url: str) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         query(database_url, MANY.format(3))
         with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
             async with watching(feed) as words:
@@ -180,12 +187,12 @@ def test_a_row_that_is_committed_after_one_with_a_larger_id_is_told_too(wire: Wi
                 query(database_url, ROW, "quick", 0.1, "No Anomaly", None)
                 word = await news(words)
                 left = word.position
-                assert (named(word), left) == (["quick"], Position(5, frozenset({4})))
+                assert (named(word), left) == (["quick"], EventCursor(5, frozenset({4})))
                 async with watching(feed, after=left) as another:
                     assert (await news(another)).images == 0
                     other.commit()
                     word = await news(words)
-                    assert (named(word), word.position) == (["slow"], Position(5))
+                    assert (named(word), word.position) == (["slow"], EventCursor(5))
                     assert named(await news(another)) == ["slow"]
                 async with watching(feed, after=left) as back:
                     assert named(await news(back)) == ["slow"]
@@ -194,7 +201,7 @@ def test_a_row_that_is_committed_after_one_with_a_larger_id_is_told_too(wire: Wi
 
 
 def test_whoever_comes_back_over_an_id_that_never_came_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed, only=True) as words:
             await news(words)
             query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
@@ -203,7 +210,7 @@ def test_whoever_comes_back_over_an_id_that_never_came_is_told_nothing_twice(wir
             while told < 100:
                 word = await news(words)
                 told += word.images
-        assert (told, word.position) == (100, Position(101, frozenset({1})))
+        assert (told, word.position) == (100, EventCursor(101, frozenset({1})))
         async with watching(feed, after=word.position, only=True) as back:
             again = await news(back)
             assert (again.images, again.rows, again.position) == (0, (), word.position)
@@ -212,7 +219,7 @@ def test_whoever_comes_back_over_an_id_that_never_came_is_told_nothing_twice(wir
 
 
 def test_whoever_comes_from_a_worker_that_was_faster_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         query(database_url, MANY.format(3))
         async with watching(feed) as words:
             await news(words)
@@ -235,20 +242,20 @@ def test_whoever_comes_from_a_worker_that_was_faster_is_told_nothing_twice(wire:
 def test_a_watcher_is_told_of_an_outage_and_of_what_came_meanwhile(
     wire: Wire, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def told(words: Words, what: Word) -> None:
+    async def told(words: Words, what: StreamEvent) -> None:
         async for word in words:
             if word is what:
                 return
 
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed) as words:
             await news(words)
             wire.cut = True
             query(database_url, MANY.format(1))
-            await told(words, Word.AWAY)
+            await told(words, StreamEvent.AWAY)
             async with watching(feed, after=0) as another:
-                await told(another, Word.AWAY)
-                await told(another, Word.QUIET)
+                await told(another, StreamEvent.AWAY)
+                await told(another, StreamEvent.QUIET)
                 wire.cut = False
                 assert (await news(another)).images == (await news(words)).images == 1
             drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -261,10 +268,10 @@ def test_a_watcher_is_told_of_an_outage_and_of_what_came_meanwhile(
 
 
 def test_a_feed_that_cannot_begin_says_so_and_begins_once_it_can(wire: Wire) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         wire.cut = True
         async with watching(feed, after=0) as words:
-            assert await anext(words) is Word.AWAY
+            assert await anext(words) is StreamEvent.AWAY
             wire.cut = False
             assert (await news(words)).images == 0
 
@@ -272,7 +279,7 @@ def test_a_feed_that_cannot_begin_says_so_and_begins_once_it_can(wire: Wire) -> 
 
 
 def test_so_many_may_watch_and_places_become_free(wire: Wire) -> None:
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed):
             async with watching(feed):
                 assert len(feed) == 2
@@ -290,7 +297,7 @@ def test_rows_are_followed_only_while_somebody_watches(wire: Wire, monkeypatch: 
     def following_now() -> int:
         return sum(thread.name == "follower" for thread in threading.enumerate())
 
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         assert following_now() == 0
         for _ in range(2):
             async with watching(feed) as one, watching(feed) as other:
@@ -305,12 +312,12 @@ def test_rows_are_followed_only_while_somebody_watches(wire: Wire, monkeypatch: 
 def test_a_quiet_log_is_told_of_by_heartbeats_and_the_end_ends_it(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.05)
 
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed) as words:
             await news(words)
-            assert [await anext(words) for _ in range(3)] == [Word.QUIET] * 3
+            assert [await anext(words) for _ in range(3)] == [StreamEvent.QUIET] * 3
             feed.close()
-            assert [word async for word in words if isinstance(word, News)] == []
+            assert [word async for word in words if isinstance(word, NewRows)] == []
 
     played(wire, scene)
 
@@ -321,18 +328,18 @@ def test_ids_that_never_come_are_looked_out_for_a_while_only(
     monkeypatch.setattr(row_follower, "LATE_S", 0.05)
     monkeypatch.setattr(row_follower, "SILENT_S", 0.01)
 
-    async def scene(feed: Feed) -> None:
+    async def scene(feed: LiveFeed) -> None:
         async with watching(feed) as words:
             await news(words)
             query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
             query(database_url, MANY.format(1))
-            assert (await news(words)).position == Position(2, frozenset({1}))
+            assert (await news(words)).position == EventCursor(2, frozenset({1}))
             asked: Sequence[int] = [1]
             while asked:
                 asked = list(follower.now.missing) if (follower := feed._follower) else []
                 await asyncio.sleep(0.01)
             query(database_url, MANY.format(1))
-            assert (await news(words)).position == Position(3)
+            assert (await news(words)).position == EventCursor(3)
 
     played(wire, scene)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from astrodetect.db.connections import Connection, connect
-from astrodetect.records import Filters
+from astrodetect.records import PredictionFilters
 from benchmarks.history import NAIVE, cases, fill
 from database import NEAR, SQL, Database, asked
 
@@ -52,7 +52,7 @@ def looked_at(connection: Connection, statement: str, values: dict[str, Any]) ->
     return int(count)
 
 
-def ids(connection: Connection, filters: Filters) -> list[int]:
+def ids(connection: Connection, filters: PredictionFilters) -> list[int]:
     """All that match, newest first, as PostgreSQL finds them without any of this."""
     where = " AND ".join(NAIVE[name] for name in NAIVE if getattr(filters, name) is not None) or "true"
     values = {name: getattr(filters, name) for name in NAIVE}
@@ -79,7 +79,7 @@ def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
         for statement, edge in (("newest", None), ("newer", 0)):
             values = asked(filters, LIMIT, edge)
             assert looked_at(connection, statement, values) <= NEAR + LIMIT + 1, what
-            if filters != Filters():
+            if filters != PredictionFilters():
                 assert looked_at(connection, f"{statement}_of_all", values) <= most, what
 
 
@@ -136,7 +136,7 @@ def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str
         "x" * 300,
         "eedl",
     ):
-        page = log.predictions(Filters(name=part), limit=10)
+        page = log.predictions(PredictionFilters(name=part), limit=10)
         assert [row.image_name for row in page.predictions] == [
             name for name in reversed(names) if part.lower() in name.lower()
         ], part
@@ -153,7 +153,7 @@ def test_ids_far_apart_and_at_the_ends_of_their_range_are_paged_through(database
             )
     connection.close()
     log = Database(database_url, connections=1, timeout_s=5)
-    filters = Filters(max_score=0.5)
+    filters = PredictionFilters(max_score=0.5)
     assert [row.id for row in log.predictions(filters, limit=10).predictions] == ends[::-1]
     found: list[int] = []
     after: int | None = -(2**63)

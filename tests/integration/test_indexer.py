@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from support import query
 
 from astrodetect.errors import DatabaseUnavailable
-from astrodetect.records import Scored
+from astrodetect.records import ScoredImage
 from astrodetect.service import vector_indexer as indexer_module
-from astrodetect.service.vector_indexer import Indexer
+from astrodetect.service.vector_indexer import VectorIndexer
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -70,12 +70,12 @@ def service() -> Service:
 
 
 @pytest.fixture
-def begun(wire: Wire, service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Indexer]]:
+def begun(wire: Wire, service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], VectorIndexer]]:
     monkeypatch.setattr(indexer_module, "PAUSE_S", 0.01)
-    held: list[Indexer] = []
+    held: list[VectorIndexer] = []
 
-    def begin() -> Indexer:
-        held.append(Indexer(wire, at_work=service.at_work))
+    def begin() -> VectorIndexer:
+        held.append(VectorIndexer(wire, at_work=service.at_work))
         return held[-1]
 
     yield begin
@@ -89,7 +89,7 @@ def record(wire: Wire, count: int) -> None:
     vectors = np.random.default_rng(0).normal(size=(count, 40))
     wire.record_many(
         [
-            Scored("", f"{n:064x}", 0.1, 0.5, "m", "1", novelty=0.5, vector=tuple(one), space="5f0c3a9be214")
+            ScoredImage("", f"{n:064x}", 0.1, 0.5, "m", "1", novelty=0.5, vector=tuple(one), space="5f0c3a9be214")
             for n, one in enumerate(vectors.tolist())
         ]
     )
@@ -103,7 +103,7 @@ def until(happened: Callable[[], bool], within_s: float = 30) -> None:
 
 
 def test_what_is_fresh_is_indexed_once_no_image_is_at_work(
-    wire: Wire, service: Service, begun: Callable[[], Indexer]
+    wire: Wire, service: Service, begun: Callable[[], VectorIndexer]
 ) -> None:
     record(wire, 100)
     service.images = 1
@@ -115,7 +115,7 @@ def test_what_is_fresh_is_indexed_once_no_image_is_at_work(
 
 
 def test_beyond_a_bound_vectors_are_indexed_among_images_too(
-    wire: Wire, service: Service, begun: Callable[[], Indexer], monkeypatch: pytest.MonkeyPatch
+    wire: Wire, service: Service, begun: Callable[[], VectorIndexer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexer_module, "MOST_FRESH", 50)
     record(wire, 100)
@@ -129,7 +129,7 @@ def test_beyond_a_bound_vectors_are_indexed_among_images_too(
 
 @pytest.mark.parametrize("images", [0, 1])
 def test_an_outage_is_told_of_once_and_indexing_goes_on_after_it(
-    wire: Wire, service: Service, begun: Callable[[], Indexer], caplog: pytest.LogCaptureFixture, images: int
+    wire: Wire, service: Service, begun: Callable[[], VectorIndexer], caplog: pytest.LogCaptureFixture, images: int
 ) -> None:
     record(wire, 10)
     wire.cut, service.images = True, images
@@ -141,7 +141,7 @@ def test_an_outage_is_told_of_once_and_indexing_goes_on_after_it(
     until(lambda: wire.fresh_vectors() == 0)
 
 
-def test_a_restart_of_postgresql_is_survived(wire: Wire, service: Service, begun: Callable[[], Indexer]) -> None:
+def test_a_restart_of_postgresql_is_survived(wire: Wire, service: Service, begun: Callable[[], VectorIndexer]) -> None:
     begun()
     until(lambda: wire.asked > 3)
     query(wire._url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'astrodetect'")
@@ -157,14 +157,14 @@ def test_where_vectors_are_not_kept_there_is_nothing_to_index(
     wire = Wire(database_url)
     assert (wire.fresh_vectors(), wire.index_vectors(10)) == (0, 0)
     with caplog.at_level(logging.WARNING, "uvicorn.error"):
-        indexer = Indexer(wire, at_work=service.at_work)
+        indexer = VectorIndexer(wire, at_work=service.at_work)
         until(lambda: service.looks > 20)
         indexer.close()
     wire.close()
     assert not caplog.records
 
 
-def test_the_end_waits_for_one_commit_at_most(wire: Wire, begun: Callable[[], Indexer]) -> None:
+def test_the_end_waits_for_one_commit_at_most(wire: Wire, begun: Callable[[], VectorIndexer]) -> None:
     record(wire, 100)
     wire.may.clear()
     one = begun()

@@ -15,10 +15,10 @@ import setup_db
 from astrodetect import labels
 from astrodetect.errors import DataError, NotFound
 from astrodetect.labels import Imported, Label, Labelling
-from astrodetect.records import Prediction, Scored
+from astrodetect.records import Prediction, ScoredImage
 from database import Database
 
-SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
 HOSTILE = ("=cmd|' /C calc'!A0", 'quo"te, comma', "a\r\nb", "+1", "-1", "@x", "'; DROP TABLE labels; --", "ümläut ✨")
 

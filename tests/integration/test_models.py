@@ -16,7 +16,7 @@ from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloade
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.service import model_registry as models_module
-from astrodetect.service.model_registry import Models, Serving
+from astrodetect.service.model_registry import ModelRegistry, ServedModel
 
 DEFAULT = "first"
 
@@ -43,15 +43,15 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @asynccontextmanager
-async def opened(folder: Path, most: int = 2) -> AsyncIterator[Models]:
-    models = Models(folder, DEFAULT, "auto", most=most, passed=lambda _: None)
+async def opened(folder: Path, most: int = 2) -> AsyncIterator[ModelRegistry]:
+    models = ModelRegistry(folder, DEFAULT, "auto", most=most, passed=lambda _: None)
     try:
         yield models
     finally:
         await models.close()
 
 
-async def used(models: Models, name: str | None = None) -> Serving:
+async def used(models: ModelRegistry, name: str | None = None) -> ServedModel:
     """It answers; what it was is for identity alone."""
     async with models.use(name) as serving:
         done = await serving.batcher.put(colours.sky("ocean"))
@@ -59,7 +59,7 @@ async def used(models: Models, name: str | None = None) -> Serving:
         return serving
 
 
-async def until_new(models: Models, name: str | None, version: str) -> None:
+async def until_new(models: ModelRegistry, name: str | None, version: str) -> None:
     async with asyncio.timeout(20):
         while (await used(models, name)).manifest.version != version:
             await asyncio.sleep(0.02)
@@ -127,7 +127,7 @@ def test_many_models_at_once_are_each_answered_or_refused(folder: Path) -> None:
             names = [name for _ in range(25) for name in "abcd"]
             found = await asyncio.gather(*(used(models, name) for name in names), return_exceptions=True)
             for name, one in zip(names, found, strict=True):
-                assert isinstance(one, Overloaded) or (isinstance(one, Serving) and one.manifest.name == name)
+                assert isinstance(one, Overloaded) or (isinstance(one, ServedModel) and one.manifest.name == name)
             for name in "abcd":
                 await used(models, name)
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 from support import query
 
-from astrodetect.records import Heat, Picture
+from astrodetect.records import HeatMap, Thumbnail
 from astrodetect.service.web import prediction
 from database import SQL
 
@@ -75,8 +75,8 @@ def test_the_way_to_newer_and_older_ones_keeps_to_the_filters_that_led_here(look
 
 
 def test_the_picture_is_shown_with_where_this_very_model_looked(looking: TestClient, three: None) -> None:
-    picture = Picture(SUM, b"jpeg", width=200, height=100)
-    heat = Heat(SUM, "v2", np.array([[0, 255]], np.uint8), crop=0.5)
+    picture = Thumbnail(SUM, b"jpeg", width=200, height=100)
+    heat = HeatMap(SUM, "v2", np.array([[0, 255]], np.uint8), crop=0.5)
     database(looking).keep_pictures([picture], [heat])
     page = looking.get("/history/3").text
     assert f'<image href="/pictures/{SUM}" width="200" height="100"/>' in page

@@ -257,9 +257,9 @@ def test_a_cookie_that_is_none_of_ours_starts_anew(client: TestClient, said: str
 
 
 def test_a_long_sitting_fits_its_cookie_and_forgets_its_first_steps(client: TestClient) -> None:
-    sat = review_session.Sitting("0123456789abcdef")
+    sat = review_session.ReviewSession("0123456789abcdef")
     for n in range(200):
-        sat = sat.after(review_session.Step("s", BIGINT_MAX - n))
+        sat = sat.after(review_session.ReviewStep("s", BIGINT_MAX - n))
     said = ".".join([sat.name, *(f"s{id_}" for id_ in sat.skipped)])
     assert len(said) < 4000
     client.cookies.set(review_session.COOKIE, said)

@@ -25,14 +25,14 @@ from astrodetect.cli import score
 from astrodetect.db.connections import connect
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
-from astrodetect.records import Heat, Picture, Scored
+from astrodetect.records import HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
 
 MONTH = 30  # days
-SCORED = Scored("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
+SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def kept(log: Database, count: int, size: int = 1000) -> list[str]:
     """So many pictures of this many bytes, the first of them the oldest by a day each."""
     names = [f"{number:064x}" for number in range(count)]
     for name in names:
-        log.keep_pictures([Picture(name, bytes(size), 2, 1)], [Heat(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
+        log.keep_pictures([Thumbnail(name, bytes(size), 2, 1)], [HeatMap(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
     return names
 
 
@@ -113,7 +113,9 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     assert row["label"] == said
     settings = Settings(DATABASE_URL=database_url)
     with score._log(settings) as record:
-        task = batch_scoring.Task([str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64)
+        task = batch_scoring.ScoringTask(
+            [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64
+        )
         batch_scoring.score(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
@@ -158,7 +160,7 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
     with score._log(Settings(DATABASE_URL=database_url)) as record:
         for number in range(2):
             scored = replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4())
-            record([scored], [Picture(scored.image_sha256, b"jpeg", 1, 1)], [])
+            record([scored], [Thumbnail(scored.image_sha256, b"jpeg", 1, 1)], [])
     assert query(database_url, "SELECT count(*) FROM predictions") == [(2,)]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("some scores are logged without their pictures: ")
@@ -167,15 +169,15 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
 def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Database) -> None:
     names = kept(log, 3)
     with score._log(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
-        record([SCORED], [Picture(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
+        record([SCORED], [Thumbnail(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
     assert log.pictured([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
 
 
 def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log: Database, database_url: str) -> None:
     [name] = kept(log, 1)
     query(database_url, "UPDATE pictures SET \"timestamp\" = now() - interval '40 days'")
-    log.keep_pictures([Picture(name, b"other", 9, 9)] * 2, [])
-    assert log.picture(name) == Picture(name, bytes(1000), 2, 1)
+    log.keep_pictures([Thumbnail(name, b"other", 9, 9)] * 2, [])
+    assert log.picture(name) == Thumbnail(name, bytes(1000), 2, 1)
     assert log.prune_pictures(days=MONTH, max_bytes=10**9) == 0
 
 
@@ -210,8 +212,8 @@ def test_of_too_many_bytes_the_oldest_go_first(
 
 
 def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database, database_url: str) -> None:
-    def heat(image: str) -> Heat:
-        return Heat(image, "1", np.zeros((2, 3), np.uint8), 0.5)
+    def heat(image: str) -> HeatMap:
+        return HeatMap(image, "1", np.zeros((2, 3), np.uint8), 0.5)
 
     [name] = kept(log, 1)
     log.keep_pictures([], [heat(name), heat("0" * 63 + "9"), replace(heat(name), model_version="2")])
@@ -225,7 +227,7 @@ def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database,
 
 def test_heat_maps_come_while_their_pictures_go(log: Database, database_url: str) -> None:
     names = kept(log, 200)
-    heats = [Heat(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
+    heats = [HeatMap(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
     with ThreadPoolExecutor(2) as threads:
         gone = threads.submit(log.prune_pictures, days=MONTH, max_bytes=50_000)
         for begin in range(0, len(heats), 10):

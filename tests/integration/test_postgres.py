@@ -58,13 +58,13 @@ def _server(folder: Path) -> int:
 
 
 def _stopped(folder: Path) -> bool:
-    return not (folder / "postmaster.pid").exists() and not cluster.Address.of(folder).listens()
+    return not (folder / "postmaster.pid").exists() and not cluster.ServerAddress.of(folder).listens()
 
 
 def _kill_server(folder: Path) -> None:
     pid = _server(folder)
     os.kill(pid, signal.SIGKILL)
-    while cluster.Address.of(folder).listens():
+    while cluster.ServerAddress.of(folder).listens():
         time.sleep(0.01)
 
 

@@ -12,7 +12,7 @@ import pytest
 from support import query
 
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
-from astrodetect.records import Prediction, Queued, Scored
+from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
 from astrodetect.service import recorder as recorder_module
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.recorder import Recorder
@@ -29,7 +29,7 @@ class Wire(Database):
         self.may = threading.Event()
         self.may.set()
 
-    def record_many(self, scored: Sequence[Scored]) -> list[Prediction]:
+    def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
         self.may.wait(10)
         if self.cut == "before":
             raise DatabaseUnavailable("away")
@@ -62,16 +62,16 @@ def opened(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         one.close()
 
 
-def row(name: object, *, key: str | None = None, sha: str = "ab") -> Scored:
+def row(name: object, *, key: str | None = None, sha: str = "ab") -> ScoredImage:
     request_id = uuid.uuid5(uuid.NAMESPACE_URL, key) if key else uuid.uuid4()
-    return Scored(str(name), sha * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
+    return ScoredImage(str(name), sha * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
 
 
 def names(url: str) -> list[str]:
     return [name for (name,) in query(url, "SELECT image_name FROM predictions ORDER BY id")]
 
 
-async def recorded(recorder: Recorder, rows: Sequence[Scored]) -> list[Prediction | Queued]:
+async def recorded(recorder: Recorder, rows: Sequence[ScoredImage]) -> list[Prediction | QueuedPrediction]:
     return [done.result for done in await asyncio.gather(*map(recorder.record, rows))]
 
 
@@ -116,9 +116,9 @@ def test_an_outage_costs_no_answer_and_leaves_each_row_once_in_order(
         recorder = opened()
         await recorded(recorder, [row(0), row(1)])
         wire.cut = cut
-        assert all(isinstance(one, Queued) for one in await recorded(recorder, [row(2), row(3)]))
+        assert all(isinstance(one, QueuedPrediction) for one in await recorded(recorder, [row(2), row(3)]))
         assert recorder.away
-        assert all(isinstance(one, Queued) for one in await recorded(recorder, [row(4)]))
+        assert all(isinstance(one, QueuedPrediction) for one in await recorded(recorder, [row(4)]))
         wire.cut = None
         await until(lambda: not recorder.away)
         assert all(isinstance(one, Prediction) for one in await recorded(recorder, [row(5)]))
@@ -148,7 +148,7 @@ def test_a_key_is_known_while_its_row_waits_and_after(opened: Callable[..., Reco
         assert recorder.find(keyed.request_id) is None
         wire.cut = "before"
         await recorded(recorder, [keyed])
-        assert recorder.find(keyed.request_id) == Queued(keyed)
+        assert recorder.find(keyed.request_id) == QueuedPrediction(keyed)
         wire.cut = None
         await until(lambda: not recorder.away)
         found = recorder.find(keyed.request_id)
@@ -181,7 +181,13 @@ def test_a_full_outbox_is_said_and_what_it_holds_is_kept(
         recorder = opened(max_bytes=800)
         wire.cut = "before"
         answers = [answer for number in range(5) for answer in await attempts(recorder, [row(number)])]
-        assert [type(answer) for answer in answers] == [Queued, Queued, OutboxFull, OutboxFull, OutboxFull]
+        assert [type(answer) for answer in answers] == [
+            QueuedPrediction,
+            QueuedPrediction,
+            OutboxFull,
+            OutboxFull,
+            OutboxFull,
+        ]
         with pytest.raises(OutboxFull):
             recorder.check()
         wire.cut = None
@@ -210,6 +216,8 @@ def test_a_row_that_postgresql_refuses_fails_alone(
     run(scene())
 
 
-async def attempts(recorder: Recorder, rows: Sequence[Scored]) -> list[Prediction | Queued | BaseException]:
+async def attempts(
+    recorder: Recorder, rows: Sequence[ScoredImage]
+) -> list[Prediction | QueuedPrediction | BaseException]:
     found = await asyncio.gather(*map(recorder.record, rows), return_exceptions=True)
     return [one if isinstance(one, BaseException) else one.result for one in found]

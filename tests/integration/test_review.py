@@ -21,9 +21,9 @@ from astrodetect.anomalies import active_learning as ranking
 from astrodetect.anomalies.active_learning import ORDERS
 from astrodetect.db.connections import connect
 from astrodetect.labels import Labelling
-from astrodetect.records import ImageContract, Prediction, Scored
+from astrodetect.records import ImageContract, Prediction, ScoredImage
 from astrodetect.service import review_queue
-from astrodetect.service.review_queue import NO_DETECTORS, NO_VECTORS, NOT_YET, Next, Progress, Review
+from astrodetect.service.review_queue import NO_DETECTORS, NO_VECTORS, NOT_YET, LabelProgress, ReviewBatch, ReviewQueue
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -41,10 +41,10 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
-def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SPACE) -> Scored:
+def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SPACE) -> ScoredImage:
     """One image, summed by its name."""
     sha256 = name.encode().hex().rjust(64, "0")
-    return Scored(name, sha256, 0.1, 0.5, "m", "1", novelty=novelty, vector=vector, space=space)
+    return ScoredImage(name, sha256, 0.1, 0.5, "m", "1", novelty=novelty, vector=vector, space=space)
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def sky(log: Database) -> dict[str, Prediction]:
     return {row.image_name: row for row in log.record_many(found)}
 
 
-def names(found: Next) -> list[str]:
+def names(found: ReviewBatch) -> list[str]:
     return [candidate.prediction.image_name for candidate in found.candidates]
 
 
 def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
     log: Database, sky: dict[str, Prediction]
 ) -> None:
-    queue = Review(log)
+    queue = ReviewQueue(log)
     before = names(queue.next("interest", limit=16, space=SPACE))
     assert {name.split()[0] for name in before} == {"merger", "trail"}
     for name in ("merger 0", "merger 1"):
@@ -77,7 +77,7 @@ def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
     assert {name.split()[0] for name in names(after)} == {"merger"}
     assert after.candidates[0].why == ["novelty 0.990", "most like it: 2 interesting, 1 artefact"]
     assert (after.by, after.note) == ("interest", None)
-    assert after.progress == Progress(labelled=3, interesting=2, ordinary=0, artefact=1)
+    assert after.progress == LabelProgress(labelled=3, interesting=2, ordinary=0, artefact=1)
     assert after.progress.found_per_100 == pytest.approx(200 / 3)
 
 
@@ -88,7 +88,7 @@ def test_every_order_shows_each_image_once_and_none_that_is_labelled(
     log.record_many([replace(scored("merger 0", (9.0, 0.0), 0.99), request_id=uuid.uuid4()) for _ in range(3)])
     again = log.record_many([replace(scored("trail 0", (0.0, 9.0), 0.99), request_id=uuid.uuid4())])
     log.label(again[0].id, "artefact", who=None, note=None)
-    found = names(Review(log).next(by, limit=100, space=SPACE))
+    found = names(ReviewQueue(log).next(by, limit=100, space=SPACE))
     assert sorted(found) == sorted(sky.keys() - {"trail 0"})
 
 
@@ -98,7 +98,7 @@ def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
     monkeypatch.setattr(review_queue, "NEWEST", 5)
     log.record_many([scored("odd", (5.0, 5.0), 0.995), scored("other's", (5.0, 5.0), 1.0, OTHER)])
     log.record_many([scored(f"late {n}", (0.0, 0.0), 0.1) for n in range(10)])
-    found = Review(log).next("novelty", limit=3, space=SPACE)
+    found = ReviewQueue(log).next("novelty", limit=3, space=SPACE)
     assert names(found) == ["odd", "trail 7", "trail 6"]
     assert found.candidates[0].why == ["novelty 0.995"]
 
@@ -131,7 +131,7 @@ def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(review_queue, "NEWEST", 16)
-    queue = Review(log)
+    queue = ReviewQueue(log)
     assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
     log.label(sky["usual 0"].id, "ordinary", who=None, note=None)
     found = queue.next("interest", limit=100, space=SPACE)
@@ -140,7 +140,7 @@ def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled
 
 
 def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Prediction]) -> None:
-    queue = Review(log)
+    queue = ReviewQueue(log)
     assert "odd" not in names(queue.next("interest", limit=10, space=SPACE))
     log.record_many([scored("odd", (50.0, 50.0), 1.0)])
     assert names(queue.next("interest", limit=1, space=SPACE)) == ["odd"]
@@ -157,9 +157,9 @@ def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
         return orders(*given)
 
     monkeypatch.setattr(ranking, "orders", slow)
-    queue = Review(log)
+    queue = ReviewQueue(log)
 
-    def now() -> Next:
+    def now() -> ReviewBatch:
         return queue.next("interest", limit=6, space=SPACE, at_once=True)
 
     assert (now().by, now().note) == ("novelty", NOT_YET)
@@ -180,11 +180,11 @@ def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
 def test_where_nothing_can_be_learnt_the_order_is_that_of_novelty_and_says_so(
     log: Database, sky: dict[str, Prediction], database_url: str
 ) -> None:
-    found = Review(log).next("interest", limit=2, space=None)
+    found = ReviewQueue(log).next("interest", limit=2, space=None)
     assert (found.by, found.note, names(found)) == ("novelty", NO_DETECTORS, ["trail 7", "trail 6"])
     query(database_url, "DROP TABLE features")
     without = Database(database_url, connections=1, timeout_s=5)
-    found = Review(without).next("uncertainty", limit=2, space=SPACE)
+    found = ReviewQueue(without).next("uncertainty", limit=2, space=SPACE)
     assert (found.by, found.note, names(found)) == ("novelty", NO_VECTORS, ["trail 7", "trail 6"])
     without.close()
 

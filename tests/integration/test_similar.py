@@ -14,15 +14,15 @@ import database
 import setup_db
 from astrodetect.db.connections import connect
 from astrodetect.errors import VectorMissing, VectorsOff
-from astrodetect.records import DIMENSIONS, Floats, Prediction, Scored
+from astrodetect.records import DIMENSIONS, Floats, Prediction, ScoredImage
 from database import Database
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 
 
-def placed(number: int, vector: "Floats | tuple[float, ...]", space: str = SPACE) -> Scored:
+def placed(number: int, vector: "Floats | tuple[float, ...]", space: str = SPACE) -> ScoredImage:
     """One image, named and summed by its number."""
-    return Scored(
+    return ScoredImage(
         f"{number}.jpg", f"{number:064x}", 0.1, 0.5, "m", "1",
         novelty=0.5, vector=tuple(float(value) for value in vector), space=space,
     )  # fmt: skip
@@ -35,7 +35,7 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
-def cloud(count: int, seed: int = 0, space: str = SPACE, first: int = 0) -> list[Scored]:
+def cloud(count: int, seed: int = 0, space: str = SPACE, first: int = 0) -> list[ScoredImage]:
     """Images anywhere in 40 dimensions."""
     vectors = np.random.default_rng(seed).normal(size=(count, 40)).astype(np.float32)
     return [placed(first + number, vector, space) for number, vector in enumerate(vectors)]

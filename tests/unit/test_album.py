@@ -9,9 +9,9 @@ import pytest
 
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
-from astrodetect.records import Heat, Picture, Pixels
+from astrodetect.records import HeatMap, Pixels, Thumbnail
 from astrodetect.service import thumbnails as album_module
-from astrodetect.service.thumbnails import Album
+from astrodetect.service.thumbnails import ThumbnailStore
 
 
 class Shelf:
@@ -19,12 +19,12 @@ class Shelf:
 
     def __init__(self) -> None:
         self.tries, self.pruned = 0, (0, 0)
-        self.pictures: dict[str, Picture] = {}
-        self.heats: dict[tuple[str, str], Heat] = {}
+        self.pictures: dict[str, Thumbnail] = {}
+        self.heats: dict[tuple[str, str], HeatMap] = {}
         self.fails: Exception | None = None
         self.written: list[set[tuple[str, str]]] = []
 
-    def keep_pictures(self, pictures: Sequence[Picture], heats: Sequence[Heat]) -> None:
+    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
         self.tries += 1
         if self.fails:
             raise self.fails
@@ -33,10 +33,10 @@ class Shelf:
         self.heats |= {(one.image_sha256, one.model_version): one for one in heats}
         self.pictures |= {one.image_sha256: one for one in pictures}
 
-    def picture(self, image_sha256: str) -> Picture | None:
+    def picture(self, image_sha256: str) -> Thumbnail | None:
         return self.pictures.get(image_sha256)
 
-    def heat(self, image_sha256: str, model_version: str) -> Heat | None:
+    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
         return self.heats.get((image_sha256, model_version))
 
     def prune_pictures(self, *, days: int, max_bytes: int) -> int:
@@ -63,8 +63,8 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def album(shelf: Shelf) -> Iterator[Album]:
-    album = Album(shelf, days=1, max_bytes=10**9)
+def album(shelf: Shelf) -> Iterator[ThumbnailStore]:
+    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
     yield album
     album.close()
 
@@ -73,11 +73,11 @@ def pixels(value: int = 0) -> Pixels:
     return np.full((20, 30, 3), value, np.uint8)
 
 
-def heat(image: str) -> Heat:
-    return Heat(image, "1", np.full((2, 2), 9, np.uint8), 1.0)
+def heat(image: str) -> HeatMap:
+    return HeatMap(image, "1", np.full((2, 2), 9, np.uint8), 1.0)
 
 
-def test_what_was_just_kept_is_shown_at_once_and_is_written_by_the_end(album: Album, shelf: Shelf) -> None:
+def test_what_was_just_kept_is_shown_at_once_and_is_written_by_the_end(album: ThumbnailStore, shelf: Shelf) -> None:
     assert album.wants("a")
     album.keep("a", pixels(), heat("a"))
     shown, seen = album.picture("a"), album.heat("a", "1")
@@ -90,14 +90,14 @@ def test_what_was_just_kept_is_shown_at_once_and_is_written_by_the_end(album: Al
     assert (shelf.pictures["a"], shelf.heats["a", "1"]) == (shown, seen)
 
 
-def test_what_is_known_to_the_database_alone_is_found_there(album: Album, shelf: Shelf) -> None:
-    shelf.pictures["old"], shelf.heats["old", "1"] = Picture("old", b"jpeg", 1, 1), heat("old")
+def test_what_is_known_to_the_database_alone_is_found_there(album: ThumbnailStore, shelf: Shelf) -> None:
+    shelf.pictures["old"], shelf.heats["old", "1"] = Thumbnail("old", b"jpeg", 1, 1), heat("old")
     assert album.picture("old") == shelf.pictures["old"]
     assert album.heat("old", "1") is shelf.heats["old", "1"]
     assert album.wants("old")  # when it is scored again, it stays as if it were new
 
 
-def test_pictures_wait_while_postgresql_is_away(album: Album, shelf: Shelf) -> None:
+def test_pictures_wait_while_postgresql_is_away(album: ThumbnailStore, shelf: Shelf) -> None:
     shelf.fails = DatabaseUnavailable("away")
     for number in range(5):
         album.keep(str(number), pixels(number), heat(str(number)))
@@ -107,7 +107,7 @@ def test_pictures_wait_while_postgresql_is_away(album: Album, shelf: Shelf) -> N
     shelf.until(lambda: len(shelf.pictures) == len(shelf.heats) == 5)
 
 
-def test_a_batch_that_postgresql_refuses_holds_up_no_other(album: Album, shelf: Shelf) -> None:
+def test_a_batch_that_postgresql_refuses_holds_up_no_other(album: ThumbnailStore, shelf: Shelf) -> None:
     shelf.fails = DatabaseError("refused")
     album.keep("bad", pixels(), heat("bad"))
     shelf.until(lambda: album.wants("bad") and shelf.tries == 1)
@@ -120,7 +120,7 @@ def test_a_batch_that_postgresql_refuses_holds_up_no_other(album: Album, shelf: 
 
 
 def test_what_was_kept_a_day_ago_is_wanted_and_written_anew(
-    album: Album, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    album: ThumbnailStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     album.keep("a", pixels(), heat("a"))
     shelf.until(lambda: len(shelf.heats) == len(shelf.pictures) == 1)
@@ -133,7 +133,7 @@ def test_what_was_kept_a_day_ago_is_wanted_and_written_anew(
     shelf.until(lambda: len(shelf.heats) == len(shelf.pictures) == 1)
 
 
-def test_an_image_that_is_scored_again_writes_nothing(album: Album, shelf: Shelf) -> None:
+def test_an_image_that_is_scored_again_writes_nothing(album: ThumbnailStore, shelf: Shelf) -> None:
     album.keep("a", pixels(), heat("a"))
     shelf.until(lambda: "a" in shelf.pictures)
     tries = shelf.tries
@@ -142,7 +142,7 @@ def test_an_image_that_is_scored_again_writes_nothing(album: Album, shelf: Shelf
     album.keep("b", pixels(), heat("b"))
     shelf.until(lambda: "b" in shelf.pictures)
     assert (shelf.tries, shelf.written[-1]) == (tries + 1, {("b", ""), ("b", "1")})
-    album.keep("a", None, Heat("a", "2", np.zeros((2, 2), np.uint8), 1.0))
+    album.keep("a", None, HeatMap("a", "2", np.zeros((2, 2), np.uint8), 1.0))
     shelf.until(lambda: ("a", "2") in shelf.heats)
 
 
@@ -150,7 +150,7 @@ def test_beyond_what_it_may_hold_the_oldest_goes_and_is_wanted_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(album_module, "MOST_HELD_BYTES", 10_000)
-    album = Album(shelf, days=1, max_bytes=10**9)
+    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
     shelf.fails = DatabaseUnavailable("away")
     for number in range(40):
         album.keep(str(number), pixels(), heat(str(number)))
@@ -169,13 +169,13 @@ def test_pixels_that_nobody_has_time_for_are_bounded_in_bytes_and_go_with_their_
 ) -> None:
     may_make, make = threading.Event(), images.picture
 
-    def slow(image_sha256: str, given: Pixels) -> Picture:
+    def slow(image_sha256: str, given: Pixels) -> Thumbnail:
         may_make.wait()
         return make(image_sha256, given)
 
     monkeypatch.setattr(images, "picture", slow)
     monkeypatch.setattr(album_module, "MOST_RAW_BYTES", 10 * pixels().nbytes)
-    album = Album(shelf, days=1, max_bytes=10**9)
+    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
     for number in range(40):
         album.keep(str(number), pixels(), heat(str(number)))
     may_make.set()
@@ -189,8 +189,8 @@ def test_pictures_that_are_looked_at_take_so_much_memory_and_no_more(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(album_module, "MOST_HELD_BYTES", 10_000)
-    album = Album(shelf, days=1, max_bytes=10**9)
-    shelf.pictures = {str(number): Picture(str(number), bytes(1_000), 1, 1) for number in range(40)}
+    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
+    shelf.pictures = {str(number): Thumbnail(str(number), bytes(1_000), 1, 1) for number in range(40)}
     for image in shelf.pictures:
         album.picture(image)
     shelf.pictures.clear()
@@ -201,7 +201,7 @@ def test_pictures_that_are_looked_at_take_so_much_memory_and_no_more(
 
 
 def test_where_none_are_kept_none_are_made(shelf: Shelf) -> None:
-    album = Album(shelf, days=1, max_bytes=0)
+    album = ThumbnailStore(shelf, days=1, max_bytes=0)
     assert not album.wants("a")
     album.keep("a", None, heat("a"))
     assert album.heat("a", "1") is None

@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 from astrodetect.anomalies import projection, projection_process
-from astrodetect.anomalies.active_learning import Label
-from astrodetect.anomalies.projection_process import Drawing
+from astrodetect.anomalies.active_learning import LabelValue
+from astrodetect.anomalies.projection_process import ProjectionProcess
 from astrodetect.errors import DatabaseUnavailable, DrawingFailed
-from astrodetect.records import Crowd
+from astrodetect.records import EmbeddedImages
 from astrodetect.service import projection_jobs, projection_store
-from astrodetect.service.projection_jobs import Atlas, View
-from astrodetect.service.projection_store import Map
+from astrodetect.service.projection_jobs import ProjectionJobs, ProjectionState
+from astrodetect.service.projection_store import StoredProjection
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
@@ -55,23 +55,23 @@ class Sky:
     def __init__(self, count: int = COUNT) -> None:
         self.count = count
 
-    def crowd(self, space: str, *, newest: int) -> Crowd:  # noqa: ARG002
+    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         n = min(self.count, newest)
         vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
         novelty = np.linspace(0, 1, n, dtype=np.float32)
-        return Crowd(list(range(1, n + 1)), [f"sum {i}" for i in range(n)], ["E"] * n, novelty, vectors)
+        return EmbeddedImages(list(range(1, n + 1)), [f"sum {i}" for i in range(n)], ["E"] * n, novelty, vectors)
 
     def newcomers(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
         return min(self.count - after, most)
 
-    def current_labels(self) -> Mapping[str, Label]:
+    def current_labels(self) -> Mapping[str, LabelValue]:
         return {"sum 3": "artefact", "sum gone": "ordinary"}
 
 
 class Away(Sky):
     """A log that does not answer."""
 
-    def crowd(self, space: str, *, newest: int) -> Crowd:  # noqa: ARG002
+    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
 
 
@@ -84,18 +84,18 @@ class Windows:
 
 def draws_for_ever(folder: Path) -> None:
     """A worker of its own."""
-    pytest.MonkeyPatch().setattr(projection_jobs, "Drawing", lambda: Drawing(ENDLESS))
-    Atlas(Sky(), folder).draw(SPACE)
+    pytest.MonkeyPatch().setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(ENDLESS))
+    ProjectionJobs(Sky(), folder).draw(SPACE)
     time.sleep(2 * WITHIN_S)
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., Atlas]]:
+def started(tmp_path: Path) -> Iterator[Callable[..., ProjectionJobs]]:
     """Makes atlases in one folder, and closes them."""
     made = []
 
-    def start(log: Sky | None = None) -> Atlas:
-        made.append(Atlas(log or Sky(), tmp_path / "maps"))
+    def start(log: Sky | None = None) -> ProjectionJobs:
+        made.append(ProjectionJobs(log or Sky(), tmp_path / "maps"))
         return made[-1]
 
     yield start
@@ -105,10 +105,10 @@ def started(tmp_path: Path) -> Iterator[Callable[..., Atlas]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_jobs, "Drawing", lambda: Drawing(AT_ONCE))
+    monkeypatch.setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(AT_ONCE))
 
 
-def until(atlas_: Atlas, true_of: Callable[[View], bool], space: str = SPACE) -> View:
+def until(atlas_: ProjectionJobs, true_of: Callable[[ProjectionState], bool], space: str = SPACE) -> ProjectionState:
     give_up = time.monotonic() + WITHIN_S
     while not true_of(view := atlas_.view(space)):
         assert time.monotonic() < give_up, view
@@ -116,7 +116,7 @@ def until(atlas_: Atlas, true_of: Callable[[View], bool], space: str = SPACE) ->
     return view
 
 
-def idle(view: View) -> bool:
+def idle(view: ProjectionState) -> bool:
     return not view.working
 
 
@@ -124,7 +124,7 @@ def test_another_process_draws_the_map_and_says_how_far_it_is() -> None:
     random = np.random.default_rng(0)
     vectors = np.concatenate([random.normal(centre, 0.1, (20, 6)) for centre in (0, 5)]).astype(np.float32)
     shares: list[float] = []
-    process = Drawing(IN_A_HURRY)
+    process = ProjectionProcess(IN_A_HURRY)
     try:
         xy = process.of(vectors, shares.append)
     finally:
@@ -139,7 +139,7 @@ def test_another_process_draws_the_map_and_says_how_far_it_is() -> None:
 
 
 def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
-    process = Drawing()
+    process = ProjectionProcess()
     child = process._process
     assert child.stdin
     rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)  # some seconds of work
@@ -164,14 +164,14 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
     ],
 )
 def test_why_it_failed_is_said(command: str, why: str) -> None:
-    process = Drawing((sys.executable, "-c", command))
+    process = ProjectionProcess((sys.executable, "-c", command))
     with pytest.raises(DrawingFailed, match=why):
         process.of(np.zeros((2, 2), np.float32), print)
     process.close()
 
 
 def test_a_pipe_that_broke_is_closed_on_every_system() -> None:
-    process = Drawing(ENDLESS)
+    process = ProjectionProcess(ENDLESS)
     stdin = process._process.stdin
     assert stdin
     process._process.stdin = Windows()  # type: ignore[assignment]
@@ -181,13 +181,13 @@ def test_a_pipe_that_broke_is_closed_on_every_system() -> None:
 
 
 def test_a_map_is_there_at_once_and_a_better_one_later(
-    started: Callable[..., Atlas], monkeypatch: pytest.MonkeyPatch
+    started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
 
-    def later() -> Drawing:
+    def later() -> ProjectionProcess:
         assert go_on.wait(WITHIN_S)
-        return Drawing(AT_ONCE)
+        return ProjectionProcess(AT_ONCE)
 
     monkeypatch.setattr(projection_jobs, "Drawing", later)
     ours = started()
@@ -206,7 +206,7 @@ def test_a_map_is_there_at_once_and_a_better_one_later(
 
 
 def test_a_map_outlives_the_service_and_says_what_is_new_since(
-    started: Callable[..., Atlas], at_once: None, tmp_path: Path
+    started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path
 ) -> None:
     first = started()
     first.draw(SPACE)
@@ -221,7 +221,7 @@ def test_a_map_outlives_the_service_and_says_what_is_new_since(
     assert [path.name for path in (tmp_path / "maps").glob("*.part")] == []
 
 
-def test_a_damaged_file_is_drawn_again(started: Callable[..., Atlas], at_once: None, tmp_path: Path) -> None:
+def test_a_damaged_file_is_drawn_again(started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     place = projection_store.path(tmp_path / "maps", SPACE)
     for content in (b"", b"PK\x03\x04", b"x" * 1000):
@@ -234,11 +234,11 @@ def test_a_damaged_file_is_drawn_again(started: Callable[..., Atlas], at_once: N
     assert started().view(SPACE).due
 
 
-def test_closing_ends_what_is_at_work(started: Callable[..., Atlas], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_what_is_at_work(started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def endless() -> Drawing:
-        made.append(Drawing(ENDLESS))
+    def endless() -> ProjectionProcess:
+        made.append(ProjectionProcess(ENDLESS))
         return made[-1]
 
     monkeypatch.setattr(projection_jobs, "Drawing", endless)
@@ -255,16 +255,18 @@ def test_closing_ends_what_is_at_work(started: Callable[..., Atlas], monkeypatch
 
 
 def test_what_failed_says_why_and_keeps_the_map_that_there_is(
-    started: Callable[..., Atlas], at_once: None, monkeypatch: pytest.MonkeyPatch
+    started: Callable[..., ProjectionJobs], at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = started(Away())
     away.draw(SPACE)
-    assert until(away, idle) == View(SPACE, None, COUNT, failed=DatabaseUnavailable.public or "")
+    assert until(away, idle) == ProjectionState(SPACE, None, COUNT, failed=DatabaseUnavailable.public or "")
     assert not away.view(SPACE).due  # or each look would try again
     ours = started()
     ours.draw(SPACE)
     before = until(ours, idle).map
-    monkeypatch.setattr(projection_jobs, "Drawing", lambda: Drawing((sys.executable, "-c", "raise SystemExit('oh')")))
+    monkeypatch.setattr(
+        projection_jobs, "Drawing", lambda: ProjectionProcess((sys.executable, "-c", "raise SystemExit('oh')"))
+    )
     ours.draw(SPACE)
     view = until(ours, idle)
     assert before
@@ -275,9 +277,12 @@ def test_what_failed_says_why_and_keeps_the_map_that_there_is(
 
 @pytest.mark.parametrize("error", [OSError("/secret/place"), NotADirectoryError(errno.ENOTDIR, "No way", "/secret")])
 def test_places_on_the_disk_are_nobodys_business(
-    started: Callable[..., Atlas], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
+    started: Callable[..., ProjectionJobs],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: OSError,
 ) -> None:
-    def refused() -> Drawing:
+    def refused() -> ProjectionProcess:
         raise error
 
     monkeypatch.setattr(projection_jobs, "Drawing", refused)
@@ -290,7 +295,7 @@ def test_places_on_the_disk_are_nobodys_business(
 
 def test_a_folder_that_is_none_says_so_and_not_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "maps").write_bytes(b"")
-    ours = Atlas(Sky(), tmp_path / "maps")
+    ours = ProjectionJobs(Sky(), tmp_path / "maps")
     ours.draw(SPACE)
     view = until(ours, idle)
     ours.close()
@@ -298,7 +303,7 @@ def test_a_folder_that_is_none_says_so_and_not_where_it_is(tmp_path: Path) -> No
     assert str(tmp_path) not in view.failed
 
 
-def test_few_maps_are_remembered(started: Callable[..., Atlas], at_once: None) -> None:
+def test_few_maps_are_remembered(started: Callable[..., ProjectionJobs], at_once: None) -> None:
     ours = started()
     for number in range(4):
         ours.draw(f"{number:012}")
@@ -310,7 +315,7 @@ def test_few_maps_are_remembered(started: Callable[..., Atlas], at_once: None) -
 
 
 def test_another_worker_tells_how_far_the_map_is_until_it_is_killed(
-    started: Callable[..., Atlas], at_once: None, tmp_path: Path
+    started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path
 ) -> None:
     worker = multiprocessing.get_context("spawn").Process(target=draws_for_ever, args=(tmp_path / "maps",))
     worker.start()
@@ -335,7 +340,7 @@ def test_another_worker_tells_how_far_the_map_is_until_it_is_killed(
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [".lock", f"{SPACE}.npz"]
 
 
-def test_two_workers_draw_one_map(started: Callable[..., Atlas], at_once: None, tmp_path: Path) -> None:
+def test_two_workers_draw_one_map(started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     folder.mkdir()
     worker = subprocess.Popen([*HOLDS, folder / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -354,7 +359,7 @@ def test_two_workers_draw_one_map(started: Callable[..., Atlas], at_once: None, 
 
 
 def test_few_maps_are_kept(tmp_path: Path) -> None:
-    drawn = Map.first(projection_store.ranked(Sky().crowd(SPACE, newest=COUNT)))
+    drawn = StoredProjection.first(projection_store.ranked(Sky().crowd(SPACE, newest=COUNT)))
     for number in range(projection_store.MOST_KEPT + 3):
         projection_store.write(tmp_path, f"{number:012}", drawn)
         os.utime(projection_store.path(tmp_path, f"{number:012}"), (number, number))
@@ -362,7 +367,7 @@ def test_few_maps_are_kept(tmp_path: Path) -> None:
     assert kept == list(range(3, projection_store.MOST_KEPT + 3))
 
 
-def test_few_images_are_no_map(started: Callable[..., Atlas]) -> None:
+def test_few_images_are_no_map(started: Callable[..., ProjectionJobs]) -> None:
     ours = started(Sky(projection.FEWEST - 1))
     assert not ours.view(SPACE).due
     ours.draw(SPACE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from astrodetect.inference.batching import Batcher, Done
+from astrodetect.inference.batching import Batcher, ItemResult
 
 
 class Work:
@@ -29,7 +29,7 @@ def batcher(work: Work, most: int = 4) -> Batcher[int, int]:
     return Batcher(work, most=most, threads=1, name="test")
 
 
-async def held_up(batcher: Batcher[int, int], work: Work, items: Sequence[int]) -> list[asyncio.Task[Done[int]]]:
+async def held_up(batcher: Batcher[int, int], work: Work, items: Sequence[int]) -> list[asyncio.Task[ItemResult[int]]]:
     """The first is at work, the others wait."""
     tasks = [asyncio.create_task(batcher.put(items[0]))]
     await asyncio.to_thread(work.begun.wait, 10)
@@ -64,7 +64,7 @@ def test_a_bad_item_fails_alone() -> None:
         tasks = await held_up(under_test, work, [0, 1, -2, 3, -4])
         work.may.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [one.result for one in found if isinstance(one, Done)] == [0, 2, 6]
+        assert [one.result for one in found if isinstance(one, ItemResult)] == [0, 2, 6]
         assert [str(one) for one in found if isinstance(one, ValueError)] == ["bad [-2]", "bad [-4]"]
         under_test.close()
 

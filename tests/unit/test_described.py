@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets.dataset import Listed
+from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features import cache, extract
-from astrodetect.features.cache import Kept
-from astrodetect.features.extract import Describer
+from astrodetect.features.cache import FeatureCache
+from astrodetect.features.extract import FeatureExtractor
 from astrodetect.records import Floats, ImageContract, Pixels
 
 CONTRACT = ImageContract(size=32, stretch="asinh")
@@ -33,7 +33,7 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def counting(describer: Describer, *, cut_after: int = COUNT) -> tuple[Describer, list[int]]:
+def counting(describer: FeatureExtractor, *, cut_after: int = COUNT) -> tuple[FeatureExtractor, list[int]]:
     """The same, with a count of what it is asked for; after some images comes Ctrl-C."""
     asked: list[int] = []
 
@@ -43,11 +43,11 @@ def counting(describer: Describer, *, cut_after: int = COUNT) -> tuple[Describer
         asked.append(len(pixels))
         return describer.says(pixels)
 
-    return Describer(describer.sight, CONTRACT, says, describer.name, 4, 1), asked
+    return FeatureExtractor(describer.sight, CONTRACT, says, describer.name, 4, 1), asked
 
 
-def describe(place: Path, describer: Describer, folder: Path) -> extract.Described:
-    return extract.describe(extract.listed([place]), describer, folder, title="sky", max_pixels=MOST)
+def describe(place: Path, describer: FeatureExtractor, folder: Path) -> extract.ExtractedFeatures:
+    return extract.extract_features(extract.list_images([place]), describer, folder, title="sky", max_pixels=MOST)
 
 
 def test_a_second_run_over_the_same_images_describes_nothing(sky: Path, tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_bad_files_are_listed_with_their_reason(sky: Path, tmp_path: Path) -> No
     }
     assert len(found.items) == len(found.rows) == COUNT
     with pytest.raises(DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not an image"):
-        extract.describe(
-            [Listed(sky / "E" / "bad.jpg", "")],
+        extract.extract_features(
+            [ListedImage(sky / "E" / "bad.jpg", "")],
             extract.by_shapes(CONTRACT),
             tmp_path,
             title="sky",
@@ -108,10 +108,10 @@ def test_a_damaged_file_of_descriptions_is_made_again(sky: Path, tmp_path: Path)
 
 def test_two_that_describe_at_once_both_keep_theirs(tmp_path: Path) -> None:
     digests = [bytes([number]) * 32 for number in range(2)]
-    with Kept(tmp_path, "shapes") as one, Kept(tmp_path, "shapes") as other:
+    with FeatureCache(tmp_path, "shapes") as one, FeatureCache(tmp_path, "shapes") as other:
         one.add(digests[0], np.zeros(3, np.float32))
         other.add(digests[1], np.ones(3, np.float32))
-    with Kept(tmp_path, "shapes") as both:
+    with FeatureCache(tmp_path, "shapes") as both:
         for value, digest in enumerate(digests):
             row = both.get(digest)
             assert row is not None
@@ -122,21 +122,23 @@ def test_two_that_describe_at_once_both_keep_theirs(tmp_path: Path) -> None:
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.zeros(1000, np.float32)
     for number in range(3):
-        with Kept(tmp_path, str(number)) as some:
+        with FeatureCache(tmp_path, str(number)) as some:
             some.add(bytes([number]) * 32, rows)
-    with Kept(tmp_path, "0"):
+    with FeatureCache(tmp_path, "0"):
         pass
     monkeypatch.setattr(cache, "MOST_BYTES", 9000)
-    with Kept(tmp_path, "other"):
+    with FeatureCache(tmp_path, "other"):
         pass
     assert [len(list((tmp_path / name).glob("*.npy"))) for name in "012"] == [1, 0, 1]
 
 
 def test_labels_come_from_class_folders_and_tables_alone(sky: Path, tmp_path: Path) -> None:
-    assert {item.label for item in extract.listed([sky])} == {"E", "S"}
-    assert {item.label for item in extract.listed([sky / "E"])} == {""}
-    assert {item.label for item in extract.listed([sky / "E", sky / "S"])} == {""}
+    assert {item.label for item in extract.list_images([sky])} == {"E", "S"}
+    assert {item.label for item in extract.list_images([sky / "E"])} == {""}
+    assert {item.label for item in extract.list_images([sky / "E", sky / "S"])} == {""}
     (tmp_path / "some.csv").write_text(f"path,label\n{sky / 'E' / '00.jpg'},odd\n")
-    assert [(item.path.name, item.label) for item in extract.listed([tmp_path / "some.csv"])] == [("00.jpg", "odd")]
+    assert [(item.path.name, item.label) for item in extract.list_images([tmp_path / "some.csv"])] == [
+        ("00.jpg", "odd")
+    ]
     with pytest.raises(DataError, match="no such folder or file"):
-        extract.listed([tmp_path / "nowhere"])
+        extract.list_images([tmp_path / "nowhere"])

@@ -9,29 +9,29 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from astrodetect.anomalies import consensus, neighbours
 from astrodetect.anomalies.detectors import dbscan, isolation_forest, kmeans
-from astrodetect.anomalies.detectors.base import Learner, Seen, fence
+from astrodetect.anomalies.detectors.base import DetectorInput, FittableDetector, tukey_fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
 from astrodetect.anomalies.detectors.kmeans import KMeans
 from astrodetect.anomalies.detectors.knn import Knn
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.tail_score import Surprise
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.tail_score import TailScore
 from astrodetect.records import Floats
 
-KINDS: list[type[Learner]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
+KINDS: list[type[FittableDetector]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
 
 
 def drawn(count: int, dimensions: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
 
 
-def learnt(points: Floats) -> Seen:
-    return Seen(points, points, Reference(points), learnt=True)
+def learnt(points: Floats) -> DetectorInput:
+    return DetectorInput(points, points, ReferencePoints(points), learnt=True)
 
 
-def new(points: Floats, reference: Floats) -> Seen:
-    return Seen(points, points, Reference(reference))
+def new(points: Floats, reference: Floats) -> DetectorInput:
+    return DetectorInput(points, points, ReferencePoints(reference))
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def strangers() -> Floats:
 def test_neighbours_are_the_nearest_in_order_and_an_image_is_none_of_its_own(usual: Floats, strangers: Floats) -> None:
     exact = NearestNeighbors(n_neighbors=20).fit(usual.astype(np.float64))
     distances, places = exact.kneighbors(strangers.astype(np.float64))
-    found = Reference(usual).nearest(strangers)
+    found = ReferencePoints(usual).nearest(strangers)
     assert np.array_equal(found.places, places)
     assert np.allclose(found.distances, distances, rtol=1e-5)
     distances, places = exact.kneighbors()
-    among = Reference(usual).among_others()
+    among = ReferencePoints(usual).among_others()
     assert np.array_equal(among.places, places)
     assert np.allclose(among.distances, distances, rtol=1e-5)
 
@@ -137,7 +137,9 @@ def test_dbscan_measures_to_the_nearest_core_image_where_all_neighbours_are_nois
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_image_alone_scores_as_in_any_company(kind: type[Learner], usual: Floats, strangers: Floats) -> None:
+def test_one_image_alone_scores_as_in_any_company(
+    kind: type[FittableDetector], usual: Floats, strangers: Floats
+) -> None:
     found = kind.fit(learnt(usual))
     together = found.score(new(strangers, usual))
     alone = np.concatenate([found.score(new(strangers[i : i + 1], usual)) for i in range(len(strangers))])
@@ -147,14 +149,14 @@ def test_one_image_alone_scores_as_in_any_company(kind: type[Learner], usual: Fl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_far_from_all_scores_above_the_usual(kind: type[Learner], usual: Floats) -> None:
+def test_what_is_far_from_all_scores_above_the_usual(kind: type[FittableDetector], usual: Floats) -> None:
     found = kind.fit(learnt(usual))
     assert found.score(new(8 + drawn(20, 12, seed=6), usual)).min() > np.percentile(found.score(learnt(usual)), 99)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("points", [drawn(10, 3), np.concatenate([np.repeat(drawn(1, 5), 40, axis=0), drawn(60, 5)])])
-def test_few_images_and_copies_of_one_give_numbers(kind: type[Learner], points: Floats) -> None:
+def test_few_images_and_copies_of_one_give_numbers(kind: type[FittableDetector], points: Floats) -> None:
     found = kind.fit(learnt(points))
     for seen in (learnt(points), new(points, points), new(9 * points, points)):
         assert np.isfinite(found.score(seen)).all()
@@ -168,7 +170,7 @@ def test_copies_of_an_image_do_not_make_those_beside_them_the_most_unusual(usual
 
 def test_surprise_is_the_logarithm_of_the_share_above_and_goes_on_beyond_all() -> None:
     scores = np.random.default_rng(0).exponential(2, 5000).astype(np.float32)
-    surprise = Surprise.fit(scores)
+    surprise = TailScore.fit(scores)
     looked = np.linspace(0.1, 60, 500, dtype=np.float32)
     found = surprise.of(looked)
     assert (np.diff(found) > 0).all()
@@ -179,12 +181,12 @@ def test_surprise_is_the_logarithm_of_the_share_above_and_goes_on_beyond_all() -
 
 
 def test_scores_that_are_all_alike_still_tell_a_larger_one() -> None:
-    surprise = Surprise.fit(np.ones(30, np.float32))
+    surprise = TailScore.fit(np.ones(30, np.float32))
     assert surprise.of(np.array([1, 2], np.float32))[1] > surprise.of(np.array([1], np.float32))[0]
 
 
 def test_the_fence_is_that_of_a_box_plot() -> None:
-    assert fence(np.arange(101, dtype=np.float32)) == 75 + 1.5 * 50
+    assert tukey_fence(np.arange(101, dtype=np.float32)) == 75 + 1.5 * 50
 
 
 def test_consensus_counts_ranks_and_compares() -> None:

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from astrodetect.allowed_hosts import Allowed, is_public, literal
+from astrodetect.allowed_hosts import AllowedHosts, is_public, literal
 from astrodetect.errors import FetchRefused
 from astrodetect.service.fetch import Target
 from astrodetect.settings import settings
@@ -23,7 +23,7 @@ PRIVATE = [
 @pytest.mark.parametrize("address", PRIVATE)
 def test_what_is_not_on_the_internet_is_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
-    assert not Allowed().permits("example.org", ip_address(address), 443)
+    assert not AllowedHosts().permits("example.org", ip_address(address), 443)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_what_is_not_on_the_internet_is_not_public(address: str) -> None:
 )
 def test_what_is_on_the_internet_is_asked_at_its_usual_ports_alone(address: str) -> None:
     assert is_public(ip_address(address))
-    assert Allowed().permits("example.org", ip_address(address), 443)
-    assert Allowed().permits("example.org", ip_address(address), 80)
-    assert not Allowed().permits("example.org", ip_address(address), 8080)
-    assert not Allowed().permits("example.org", ip_address(address), 22)
+    assert AllowedHosts().permits("example.org", ip_address(address), 443)
+    assert AllowedHosts().permits("example.org", ip_address(address), 80)
+    assert not AllowedHosts().permits("example.org", ip_address(address), 8080)
+    assert not AllowedHosts().permits("example.org", ip_address(address), 22)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_is_on_the_internet_is_asked_at_its_usual_ports_alone(address: str)
     ],
 )
 def test_what_is_listed_is_asked_too(listed: str, name: str, address: str, port: int, permitted: bool) -> None:
-    assert Allowed.of(listed).permits(name, ip_address(address), port) is permitted
+    assert AllowedHosts.of(listed).permits(name, ip_address(address), port) is permitted
 
 
 @pytest.mark.parametrize("wrong", ["10.0.0.0/99", "http://images.local", "images.local/path", "a b", "[::1", "host:x"])

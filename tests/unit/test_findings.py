@@ -10,10 +10,10 @@ import pytest
 from astrodetect import images, label_table
 from astrodetect.anomalies import active_learning, analysis, output_folder, projection, results_table
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
-from astrodetect.anomalies.results import Findings
-from astrodetect.datasets.dataset import Listed
+from astrodetect.anomalies.results import AnomalyResults
+from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
-from astrodetect.features.extract import Described, Describer
+from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
 from astrodetect.label_table import Told
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.reports.markers import MOST_CLASSES, OTHERS, marked
@@ -23,23 +23,23 @@ ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", 
 
 
 @pytest.fixture
-def findings() -> Findings:
+def findings() -> AnomalyResults:
     rows = np.random.default_rng(0).normal(size=(COUNT, 5)).astype(np.float32)
     looked = Novelty.fit(rows, sight="network").look_at_learnt()
     names = [*ODD_NAMES, *(f"{number}.jpg" for number in range(len(ODD_NAMES), COUNT))]
-    return Findings(
+    return AnomalyResults(
         paths=[Path("sky") / name for name in names],
         labels=["E"] * COUNT,
         sha256=["0" * 64] * COUNT,
         looked=looked,
-        flat=projection.flatten(looked.vectors, []),
+        flat=projection.project(looked.vectors, []),
         told={},
         interest=None,
         skipped=[(Path("sky/bad.jpg"), "the file is empty")],
     )
 
 
-def test_every_image_has_its_row_whatever_its_name(findings: Findings, tmp_path: Path) -> None:
+def test_every_image_has_its_row_whatever_its_name(findings: AnomalyResults, tmp_path: Path) -> None:
     results_table.write(tmp_path, findings, "csv")
     with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ def test_every_image_has_its_row_whatever_its_name(findings: Findings, tmp_path:
     assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(findings.looked.strength)[::-1])
 
 
-def test_csv_and_parquet_say_the_same(findings: Findings, tmp_path: Path) -> None:
+def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     for kind in ("csv", "parquet"):
@@ -65,7 +65,7 @@ def test_csv_and_parquet_say_the_same(findings: Findings, tmp_path: Path) -> Non
     assert [row["consensus"] for row in rows[:-1]] == [str(value).lower() for value in columns["consensus"][:-1]]
 
 
-def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: Findings) -> None:
+def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: AnomalyResults) -> None:
     labels = {3: "interesting", 4: "interesting", 5: "artefact"}
     interest = active_learning.rank(findings.looked.vectors, findings.looked.strength, labels).interest
     order = replace(findings, interest=interest).order.tolist()
@@ -76,7 +76,7 @@ def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(fin
 def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "MOST", 30)
     vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
-    found, again = (projection.flatten(vectors, [99, 50, 7]) for _ in range(2))
+    found, again = (projection.project(vectors, [99, 50, 7]) for _ in range(2))
     assert len(found.places) == 30
     assert {99, 50, 7} <= set(found.places.tolist())
     assert "of 30 images" in found.method
@@ -86,7 +86,7 @@ def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pyt
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 4), (30, 1)])
 def test_few_images_and_few_dimensions_have_a_map_too(shape: tuple[int, int]) -> None:
-    found = projection.flatten(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
+    found = projection.project(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
     assert found.xy.shape == (shape[0], 2)
     assert np.isfinite(found.xy).all()
 
@@ -116,12 +116,12 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
     paths = [tmp_path / f"{number}.jpg" for number in range(COUNT)]
     for path in paths:
         images.write_jpeg(path, random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    seen = Described([Listed(path, "") for path in paths], digests, rows, [], 0)
+    seen = ExtractedFeatures([ListedImage(path, "") for path in paths], digests, rows, [], 0)
 
     def says(pixels: Pixels) -> Floats:
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
-    describer = Describer("network", ImageContract(size=16), says, "numbers", 8, 1)
+    describer = FeatureExtractor("network", ImageContract(size=16), says, "numbers", 8, 1)
     fitted = analysis.fit(seen, None, "network", DEFAULT, [])
     paths[7].unlink()
     own, gone = analysis.reasons(fitted, seen, [0, 7], describer, max_pixels=10**6)

@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def names(found: health.Health, groups: list[health.Copies]) -> set[frozenset[str]]:
+def names(found: health.DatasetHealth, groups: list[health.DuplicateGroup]) -> set[frozenset[str]]:
     return {frozenset(look.item.path.name for look in found.members(group)) for group in groups}
 
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from astrodetect.errors import BodyTooLarge
-from astrodetect.service.middleware.body_limits import Door, Intake
+from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 
 LIMIT = 100_000
 CHUNK = 30_000
@@ -43,7 +43,7 @@ def test_an_endless_body_is_cut_at_the_limit_whatever_it_declares(declared: str 
     caller = Caller()
     headers = [(b"content-length", declared.encode())] if declared else []
     asyncio.run(
-        Intake(greedy, {}, Door(LIMIT, 60))(
+        BodyLimitMiddleware(greedy, {}, BodyLimit(LIMIT, 60))(
             {"type": "http", "method": "POST", "path": "/", "headers": headers}, caller.receive, caller.send
         )
     )
@@ -55,6 +55,6 @@ def test_an_endless_body_is_cut_at_the_limit_whatever_it_declares(declared: str 
 def test_a_body_that_declares_too_much_is_not_read_at_all() -> None:
     caller = Caller()
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", str(LIMIT + 1).encode())]}
-    asyncio.run(Intake(greedy, {}, Door(LIMIT, 60))(scope, caller.receive, caller.send))
+    asyncio.run(BodyLimitMiddleware(greedy, {}, BodyLimit(LIMIT, 60))(scope, caller.receive, caller.send))
     assert caller.sent == 0
     assert caller.answered[0]["status"] == 413

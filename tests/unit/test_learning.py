@@ -14,21 +14,21 @@ import pytest
 
 from astrodetect import images
 from astrodetect.datasets import dataset
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, network, network_training, weights
-from astrodetect.learning.backbones import Standard
-from astrodetect.learning.batches import Batches, Epoch, Frames, Task, vary, wider
-from astrodetect.learning.checkpoint import Checkpoint, State
+from astrodetect.learning.backbones import PixelStatistics
+from astrodetect.learning.batches import Batches, Epoch, Frames, LearningTask, vary, wider
+from astrodetect.learning.checkpoint import Checkpoint, CheckpointState
 from astrodetect.model_store import store
-from astrodetect.model_store.store import Bundle, Manifest
+from astrodetect.model_store.store import Manifest, VerifiedModel
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SIZE = 32
-STANDARD = Standard((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
+STANDARD = PixelStatistics((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
 CONTRACT = ImageContract(size=SIZE)
-TASK = Task(1, (1.0, 1.0))
+TASK = LearningTask(1, (1.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def pixels() -> Floats:
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Catalogue:
+def catalogue(tmp_path: Path) -> Dataset:
     random = np.random.default_rng(2)
     for name in ("SB", "E"):
         (tmp_path / name).mkdir()
@@ -58,7 +58,7 @@ def scores(model: keras.Model, pixels: Floats) -> Floats:
 
 def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
     seen = pixels.astype(np.uint8)
-    return export.HeldOut(seen, np.arange(len(seen)) % 2, export.Network(model).probabilities(seen))
+    return export.HeldOut(seen, np.arange(len(seen)) % 2, export.TrainedNetwork(model).probabilities(seen))
 
 
 def manifest(name: str = "m") -> Manifest:
@@ -68,7 +68,7 @@ def manifest(name: str = "m") -> Manifest:
 def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
-    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(store.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     opened = keras.models.load_model(tmp_path / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
@@ -79,7 +79,7 @@ def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
 
 
 def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(store.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
@@ -87,7 +87,7 @@ def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Flo
 
 
 def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     engine = Engine(store.load(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
@@ -95,15 +95,15 @@ def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels:
 
 
 def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
+    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     true = store.load(tmp_path, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
-        Engine(Bundle(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
+        Engine(VerifiedModel(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
     sick = np.full(len(true.weights) // 4, np.nan, dtype=np.float32).tobytes()
     with pytest.raises(ModelError, match="model m"):
-        Engine(Bundle(true.manifest, true.xml, sick))
+        Engine(VerifiedModel(true.manifest, true.xml, sick))
     with pytest.raises(ModelError, match="cannot be compiled"):
-        Engine(Bundle(true.manifest, b"<net/>", true.weights))
+        Engine(VerifiedModel(true.manifest, b"<net/>", true.weights))
 
 
 def test_a_model_that_would_serve_other_scores_is_not_published(
@@ -111,14 +111,14 @@ def test_a_model_that_would_serve_other_scores_is_not_published(
 ) -> None:
     monkeypatch.setattr(export, "AGREEMENT", -1.0)
     with pytest.raises(ModelError, match="nothing was changed"):
-        export.publish(export.Network(model), manifest(), tmp_path, held_out(model, pixels))
+        export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     model.save(tmp_path / "own.h5", include_optimizer=False)
     network.set_seed(2)
-    other = network.build("resnet50", SIZE, Standard((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 1)
+    other = network.build("resnet50", SIZE, PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 1)
     weights.adopt_file(other, "resnet50", tmp_path / "own.h5")
     other.get_layer("score").set_weights(model.get_layer("score").get_weights())
     assert np.abs(scores(other, pixels) - scores(model, pixels)).max() < 1e-6
@@ -152,7 +152,7 @@ def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:
     assert [tuple(weight.shape) for weight in frozen.trainable_weights] == [(2048, 1), (1,)]
 
 
-def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Catalogue) -> None:
+def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Dataset) -> None:
     def epoch(start: int = 0, number: int = 3, *, augment: bool = True) -> list[tuple[Floats, Floats]]:
         frames = Frames(catalogue, CONTRACT)
         batches = Epoch(frames, 4, TASK, seed=1, epoch=number, start=start, size=SIZE if augment else None)
@@ -166,7 +166,7 @@ def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Catalo
     assert not np.array_equal(whole[0][0], epoch(augment=False)[0][0])
 
 
-def test_batches_keep_the_order_of_the_catalogue(catalogue: Catalogue) -> None:
+def test_batches_keep_the_order_of_the_catalogue(catalogue: Dataset) -> None:
     batches = Batches(Frames(catalogue, CONTRACT), 8, TASK)
     labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
     assert np.array_equal(labels, catalogue.labels)
@@ -195,7 +195,7 @@ def test_frames_to_turn_are_wider_at_the_same_scale_where_the_picture_has_more()
     assert wider(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
 
 
-def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from astrodetect.learning import batches
 
     read: list[Path] = []
@@ -214,7 +214,7 @@ def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Catalogue, mon
 
 
 def test_several_classes_are_answered_one_by_one_and_weigh_what_they_should() -> None:
-    task = Task(3, (1.0, 2.0, 4.0))
+    task = LearningTask(3, (1.0, 2.0, 4.0))
     assert task.answers(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert task.weigh(np.array([2, 0, 1])).tolist() == [4, 1, 2]
 
@@ -230,7 +230,7 @@ def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixe
     for _ in range(3):
         first.train_on_batch(x, y)
     checkpoint = Checkpoint(tmp_path / "run")
-    state = checkpoint.save(first, State("this", epoch=1, step=2, best_epoch=1), best=True)
+    state = checkpoint.save(first, CheckpointState("this", epoch=1, step=2, best_epoch=1), best=True)
     second = compiled()
     found = checkpoint.load("this")
     assert found == state
@@ -242,7 +242,7 @@ def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixe
         assert np.abs(a - b).max() < 1e-7
 
 
-def small_fit(catalogue: Catalogue, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
+def small_fit(catalogue: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
     """A run of two epochs of five batches, with a network that takes no time."""
     network.set_seed(0)
     tiny = keras.Sequential(
@@ -254,8 +254,8 @@ def small_fit(catalogue: Catalogue, checkpoint: Checkpoint, learning_rate: float
         learn,
         validation,
         contract=CONTRACT,
-        task=Task(1, (0.5, 2.0)),
-        stage=network_training.Stage(
+        task=LearningTask(1, (0.5, 2.0)),
+        stage=network_training.TrainingStage(
             epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, patience=9
         ),
         checkpoint=checkpoint,
@@ -273,13 +273,13 @@ def stops_at(time_asked: int) -> Iterator[Callable[[], bool]]:
 
 @pytest.mark.parametrize(("stop", "where"), [(1, (0, 1)), (4, (0, 4)), (5, (0, 5)), (6, (1, 0)), (8, (1, 2))])
 def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
-    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
+    catalogue: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
 ) -> None:
     whole = small_fit(catalogue, Checkpoint(tmp_path / "whole"))
     cut = Checkpoint(tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_stop_requests", lambda: stops_at(stop))
-        with pytest.raises(network_training.Stopped):
+        with pytest.raises(network_training.TrainingStopped):
             small_fit(catalogue, cut)
     state = cut.load("run")
     assert state is not None
@@ -290,7 +290,7 @@ def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
         assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
 
 
-def test_a_run_that_diverges_says_so_and_leaves_nothing_to_go_on_from(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_a_run_that_diverges_says_so_and_leaves_nothing_to_go_on_from(catalogue: Dataset, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "run")
     with pytest.raises(ModelError, match="lower --learning-rate"):
         small_fit(catalogue, checkpoint, learning_rate=float("nan"))
@@ -300,9 +300,9 @@ def test_a_run_that_diverges_says_so_and_leaves_nothing_to_go_on_from(catalogue:
 def test_a_checkpoint_keeps_no_more_than_the_last_and_the_best(tmp_path: Path) -> None:
     tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     checkpoint = Checkpoint(tmp_path)
-    state = State("run")
+    state = CheckpointState("run")
     for epoch in range(1, 6):
-        state = State("run", epoch=epoch, best_epoch=2, best_weights=state.best_weights)
+        state = CheckpointState("run", epoch=epoch, best_epoch=2, best_weights=state.best_weights)
         state = checkpoint.save(tiny, state, best=epoch == 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "epoch-2-step-0.weights.h5",

@@ -14,8 +14,8 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
-from astrodetect.anomalies.novelty import LEARNERS, Looked, Novelty, described
-from astrodetect.anomalies.whitening import CLIP, Block, Space
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, described
+from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.records import Floats
 
@@ -50,7 +50,7 @@ def file(fitted: Novelty, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return place.read_bytes()
 
 
-def same(one: Looked, other: Looked) -> bool:
+def same(one: NoveltyResult, other: NoveltyResult) -> bool:
     return (
         np.array_equal(one.novelty, other.novelty)
         and np.array_equal(one.strength, other.strength)
@@ -67,7 +67,7 @@ def test_what_was_kept_scores_the_same_alone_in_any_company_and_in_any_order(fit
     together = fitted.look(looked_at)
     assert (kept.sight, kept.names, kept.images) == (fitted.sight, fitted.names, 500)
     assert same(kept.look(looked_at), together)
-    assert same(Looked.joined([kept.look(looked_at[i : i + 1]) for i in range(50)]), together)
+    assert same(NoveltyResult.joined([kept.look(looked_at[i : i + 1]) for i in range(50)]), together)
     order = np.random.default_rng(0).permutation(50)
     shuffled = kept.look(looked_at[order])
     assert np.array_equal(shuffled.strength, together.strength[order])
@@ -79,7 +79,7 @@ def test_many_threads_at_once_see_the_same(file: bytes) -> None:
     kept, looked_at = Novelty.load(file), images(64, 2)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: kept.look(looked_at[i : i + 1]), range(64)))
-    assert same(Looked.joined(found), kept.look(looked_at))
+    assert same(NoveltyResult.joined(found), kept.look(looked_at))
 
 
 def test_more_images_than_are_looked_at_in_one_go_and_none_at_all(
@@ -152,7 +152,7 @@ def test_numbers_that_are_missing_infinite_or_wild_change_little() -> None:
 
 def test_the_space_is_white_and_a_wild_number_goes_no_further_than_the_limit() -> None:
     rows = images(400)
-    space = Space.fit(rows, [Block(WIDTH)])
+    space = WhitenedSpace.fit(rows, [FeatureBlock(WIDTH)])
     vectors = space.of(rows)
     assert vectors.shape == (400, 40)
     assert np.allclose(np.cov(vectors.T), np.eye(vectors.shape[1]), atol=0.02)
@@ -311,9 +311,11 @@ def test_a_file_that_was_cut_or_changed_anywhere_is_refused_or_says_the_same(fil
 
 def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are_of() -> None:
     rows = np.concatenate([images(300)[:, :10], 100 * images(300, 1)], axis=1)
-    vectors = Space.fit(rows, [Block(10, 5), Block(WIDTH, 7)]).of(rows)
+    vectors = WhitenedSpace.fit(rows, [FeatureBlock(10, 5), FeatureBlock(WIDTH, 7)]).of(rows)
     assert vectors.shape == (300, 12)
-    np.testing.assert_array_equal(vectors[:, :5], Space.fit(rows[:, :10], [Block(10, 5)]).of(rows[:, :10]))
+    np.testing.assert_array_equal(
+        vectors[:, :5], WhitenedSpace.fit(rows[:, :10], [FeatureBlock(10, 5)]).of(rows[:, :10])
+    )
 
 
 def test_a_bomb_is_refused_by_what_it_declares(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support import ROOT
 
 from astrodetect.errors import DatabaseUnavailable, OutboxFull
-from astrodetect.records import ANOMALY, Scored
+from astrodetect.records import ANOMALY, ScoredImage
 from astrodetect.service import outbox
 from astrodetect.service.outbox import Outbox
 
@@ -33,25 +33,27 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
         one.close()
 
 
-def row(name: object, *, key: str | None = None) -> Scored:
+def row(name: object, *, key: str | None = None) -> ScoredImage:
     request_id = uuid.uuid5(uuid.NAMESPACE_URL, key) if key else uuid.uuid4()
-    return Scored(str(name), "ab" * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
+    return ScoredImage(str(name), "ab" * 32, 0.75, 0.5, "resnet50_model", "1", request_id)
 
 
-def labelled(name: str) -> Scored:
+def labelled(name: str) -> ScoredImage:
     """One of several classes."""
     probabilities = {"galaxy": 0.25, "ümläut ✨": 0.75}
-    return Scored(name, "ab" * 32, 0.75, None, "galaxies", "1", label="ümläut ✨", probabilities=probabilities)
+    return ScoredImage(name, "ab" * 32, 0.75, None, "galaxies", "1", label="ümläut ✨", probabilities=probabilities)
 
 
-def unusual(name: str) -> Scored:
+def unusual(name: str) -> ScoredImage:
     """One with its place among others."""
     vector = (*(0.12345, -12.5, 1.5e-07), *(-1.2345e-05,) * 61)
-    return Scored(name, "ab" * 32, 0.75, 0.5, "resnet50_model", "1", novelty=0.998, vector=vector, space="5f0c3a9be214")
+    return ScoredImage(
+        name, "ab" * 32, 0.75, 0.5, "resnet50_model", "1", novelty=0.998, vector=vector, space="5f0c3a9be214"
+    )
 
 
-def emptied(box: Outbox, most: int = 100) -> list[Scored]:
-    found: list[Scored] = []
+def emptied(box: Outbox, most: int = 100) -> list[ScoredImage]:
+    found: list[ScoredImage] = []
     while box.hand_over(most, found.extend):
         pass
     return found
@@ -90,7 +92,7 @@ def test_what_could_not_be_handed_over_stays_in_its_place(opened: Opened) -> Non
     rows = [row(number) for number in range(5)]
     box.append(rows)
 
-    def away(_: list[Scored]) -> None:
+    def away(_: list[ScoredImage]) -> None:
         raise DatabaseUnavailable("away")
 
     assert box.hand_over(2, lambda _: None) == 2

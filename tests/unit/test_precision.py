@@ -19,9 +19,9 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
 from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.learning import export, network, quantise
-from astrodetect.learning.backbones import Standard
+from astrodetect.learning.backbones import PixelStatistics
 from astrodetect.model_store import store
-from astrodetect.model_store.store import Bundle, Fidelity, Manifest, Precision
+from astrodetect.model_store.store import Fidelity, Manifest, Precision, VerifiedModel
 from astrodetect.records import ImageContract, Outputs
 
 SIZE = 32
@@ -39,7 +39,7 @@ def pixels() -> NDArray[np.uint8]:
 def model(pixels: NDArray[np.uint8]) -> keras.Model:
     """Tells dark from bright: a random network whose head was set by hand."""
     network.set_seed(1)
-    made = network.build("resnet50", SIZE, Standard((80.0,) * 3, (2000.0,) * 3), 1)
+    made = network.build("resnet50", SIZE, PixelStatistics((80.0,) * 3, (2000.0,) * 3), 1)
     features = keras.Model(made.input, made.get_layer("features").output).predict(pixels.astype(np.float32), verbose=0)
     dark, bright = features[::2].mean(axis=0), features[1::2].mean(axis=0)
     kernel = 8 * (bright - dark) / np.square(bright - dark).sum()
@@ -49,7 +49,7 @@ def model(pixels: NDArray[np.uint8]) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def held(model: keras.Model, pixels: NDArray[np.uint8]) -> export.HeldOut:
-    return export.HeldOut(pixels, np.arange(len(pixels)) % 2, export.Network(model).probabilities(pixels))
+    return export.HeldOut(pixels, np.arange(len(pixels)) % 2, export.TrainedNetwork(model).probabilities(pixels))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def folder(
     """With a published model that has all three precisions."""
     folder = tmp_path_factory.mktemp("models")
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        export.publish(export.Network(model), manifest(), folder, held, calibration=held.pixels[:8])
+        export.publish(export.TrainedNetwork(model), manifest(), folder, held, calibration=held.pixels[:8])
     said.update(out=out.getvalue(), err=err.getvalue())
     return folder
 
@@ -206,7 +206,7 @@ def test_an_int8_network_with_other_weights_is_refused(folder: Path) -> None:
     spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
     spoilt[len(spoilt) // 4 :] = 1
     with pytest.raises(ModelError, match="model m"):
-        Engine(Bundle(true.manifest, true.xml, spoilt.tobytes(), "int8"))
+        Engine(VerifiedModel(true.manifest, true.xml, spoilt.tobytes(), "int8"))
 
 
 @pytest.mark.usefixtures("folder")

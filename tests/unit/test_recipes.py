@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 
 from astrodetect import images
 from astrodetect.datasets import dataset
-from astrodetect.datasets.dataset import Catalogue
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.features.orientations import turned
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, forest, linear_probe, logistic_head, network, training
-from astrodetect.learning.backbones import Standard
-from astrodetect.learning.batches import Task
+from astrodetect.learning.backbones import PixelStatistics
+from astrodetect.learning.batches import LearningTask
 from astrodetect.model_store import store as bundle
 from astrodetect.model_store.store import Manifest
 from astrodetect.records import ImageContract, Outputs
@@ -27,11 +27,11 @@ from astrodetect.records import ImageContract, Outputs
 SIZE = 40
 CLASSES = ["dark", "grey", "light"]
 CONTRACT = ImageContract(size=SIZE)
-STANDARD = Standard((100.0,) * 3, (4000.0,) * 3)
+STANDARD = PixelStatistics((100.0,) * 3, (4000.0,) * 3)
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Three classes that differ in brightness, and a blob somewhere."""
     random, folder = np.random.default_rng(3), tmp_path_factory.mktemp("images")
     for number, name in enumerate(CLASSES):
@@ -45,12 +45,12 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 @pytest.fixture(scope="module")
-def pixels(catalogue: Catalogue) -> NDArray[np.uint8]:
+def pixels(catalogue: Dataset) -> NDArray[np.uint8]:
     return training.read_pixels(catalogue, CONTRACT)
 
 
-def plan(recipe: str, **changes: object) -> training.Plan:
-    made = training.Plan(
+def plan(recipe: str, **changes: object) -> training.TrainingPlan:
+    made = training.TrainingPlan(
         recipe=recipe,
         binary=False,
         contract=CONTRACT,
@@ -70,7 +70,7 @@ def plan(recipe: str, **changes: object) -> training.Plan:
 
 
 def published(
-    model: export.Model, catalogue: Catalogue, pixels: NDArray[np.uint8], folder: Path, recipe: str = "resnet50"
+    model: export.TrainedModel, catalogue: Dataset, pixels: NDArray[np.uint8], folder: Path, recipe: str = "resnet50"
 ) -> Outputs:
     """What serves says of the images, after it was published."""
     binary = len(catalogue.classes) == 2
@@ -89,7 +89,7 @@ def published(
     return Engine(bundle.load(folder, "m")).run_all(pixels)
 
 
-def two_classes(catalogue: Catalogue) -> Catalogue:
+def two_classes(catalogue: Dataset) -> Dataset:
     return replace(catalogue.subset(np.flatnonzero(catalogue.labels < 2)), classes=("dark", "grey"))
 
 
@@ -97,7 +97,7 @@ def two_classes(catalogue: Catalogue) -> Catalogue:
     ("recipe", "answers"), [*((recipe, 3) for recipe in network.RECIPES), ("resnet50", 1), ("cnn", 1)]
 )
 def test_a_network_serves_what_keras_says_and_its_map_adds_up_to_what_was_said(
-    recipe: str, answers: int, catalogue: Catalogue, pixels: NDArray[np.uint8], tmp_path: Path
+    recipe: str, answers: int, catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     network.set_seed(1)
     keras_model = network.build(recipe, SIZE, STANDARD, answers)
@@ -106,7 +106,7 @@ def test_a_network_serves_what_keras_says_and_its_map_adds_up_to_what_was_said(
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([weight + shaken.uniform(0, 0.5, weight.shape) for weight in layer.get_weights()])
     some = catalogue.subset(np.arange(0, 60, 6)) if answers == 3 else two_classes(catalogue).subset(np.arange(0, 40, 4))
-    served = published(export.Network(keras_model), some, pixels[::6][: len(some)], tmp_path)
+    served = published(export.TrainedNetwork(keras_model), some, pixels[::6][: len(some)], tmp_path)
     said = keras_model.predict(pixels[::6][: len(some)], verbose=0)
     assert np.abs(served.probabilities[:, -answers:] - said).max() < 1e-4
     kernel, bias = keras_model.get_layer("score").get_weights()
@@ -128,7 +128,7 @@ def test_a_network_serves_what_keras_says_and_its_map_adds_up_to_what_was_said(
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_a_forest_serves_what_its_trees_say_and_says_where_they_looked(
-    catalogue: Catalogue, pixels: NDArray[np.uint8], tmp_path: Path, *, binary: bool
+    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path, *, binary: bool
 ) -> None:
     some = two_classes(catalogue) if binary else catalogue
     pixels = pixels[: len(some)]
@@ -155,10 +155,10 @@ def test_a_forest_serves_what_its_trees_say_and_says_where_they_looked(
 
 
 def test_a_calibrated_network_says_the_same_less_surely_and_so_does_what_serves(
-    catalogue: Catalogue, pixels: NDArray[np.uint8], tmp_path: Path
+    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     network.set_seed(1)
-    model = export.Network(network.build("cnn", SIZE, STANDARD, 3))
+    model = export.TrainedNetwork(network.build("cnn", SIZE, STANDARD, 3))
     before = model.probabilities(pixels)
     model.calibrate(4.0)
     expected = np.log(before) / 4
@@ -173,8 +173,8 @@ def test_the_head_found_on_features_is_the_best_there_is(outputs: int) -> None:
     features[:, 5] = 7  # says nothing
     truth = (features[:, :3] + random.normal(0, 3, (300, 3))).argmax(axis=1)
     labels = (truth > 0).astype(np.int64) if outputs == 1 else truth
-    task = Task(outputs, (1.0, 2.0) if outputs == 1 else (1.0, 2.0, 1.0))
-    path = logistic_head.Path(features, task.answers(labels), task.weigh(labels))
+    task = LearningTask(outputs, (1.0, 2.0) if outputs == 1 else (1.0, 2.0, 1.0))
+    path = logistic_head.RegularisationPath(features, task.answers(labels), task.weigh(labels))
     found = [path.head(strength) for strength in (1.0, 0.1, 0.01)][-1].probabilities(features)
     weights = task.weigh(labels)
     spread = np.where(features.std(axis=0) > 1e-3, features.std(axis=0), 1)
@@ -183,7 +183,7 @@ def test_the_head_found_on_features_is_the_best_there_is(outputs: int) -> None:
     assert found == pytest.approx(peer.predict_proba(scaled), abs=5e-3)
 
 
-def fitted(catalogue: Catalogue, store: Path, *, augment: bool = True) -> tuple[keras.Model, list[dict[str, float]]]:
+def fitted(catalogue: Dataset, store: Path, *, augment: bool = True) -> tuple[keras.Model, list[dict[str, float]]]:
     network.set_seed(0)
     model = network.build("cnn", SIZE, STANDARD, 3)
     learn, validation = catalogue.split(0.2, 0)
@@ -192,7 +192,7 @@ def fitted(catalogue: Catalogue, store: Path, *, augment: bool = True) -> tuple[
         learn,
         validation,
         contract=CONTRACT,
-        task=Task(3, (1.0, 1.0, 1.0)),
+        task=LearningTask(3, (1.0, 1.0, 1.0)),
         augment=augment,
         smoothing=0.0,
         store=store,
@@ -202,7 +202,7 @@ def fitted(catalogue: Catalogue, store: Path, *, augment: bool = True) -> tuple[
 
 
 def test_a_head_on_stored_features_is_the_networks_own(
-    catalogue: Catalogue, pixels: NDArray[np.uint8], tmp_path: Path
+    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     model, history = fitted(catalogue, tmp_path)
     said = model.predict(pixels, verbose=0)
@@ -215,7 +215,7 @@ def test_a_head_on_stored_features_is_the_networks_own(
 
 
 def test_features_hold_every_image_in_every_view_and_outlive_the_process(
-    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalogue: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[NDArray[np.uint8]] = []
     monkeypatch.setattr(linear_probe, "features_engine", lambda *_: _Looker(looks.append))
@@ -252,7 +252,7 @@ class _Looker:
 
 
 def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
-    catalogue: Catalogue, tmp_path: Path
+    catalogue: Dataset, tmp_path: Path
 ) -> None:
     learn, validation = catalogue.split(0.2, 0)
     network.set_seed(4)
@@ -275,12 +275,12 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
     assert len(learnt.history) == len(strengths) + 2
 
 
-def test_what_was_learnt_in_mixed_precision_is_published_in_float32(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_what_was_learnt_in_mixed_precision_is_published_in_float32(catalogue: Dataset, tmp_path: Path) -> None:
     learn, validation = catalogue.split(0.2, 0)
     learnt = training.learn(
         plan("cnn", mixed_precision=True), learn, validation, store=tmp_path, run="run", say=lambda _: None
     )
-    assert isinstance(learnt.model, export.Network)
+    assert isinstance(learnt.model, export.TrainedNetwork)
     assert {layer.compute_dtype for layer in learnt.model.keras.layers} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     assert learnt.history[0]["log_loss"] > 0

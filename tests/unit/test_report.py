@@ -14,9 +14,9 @@ from evaluations import evidence
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import heatmap, notable_images
-from astrodetect.evaluation.inputs import Evidence
+from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metric_specs import in_words
-from astrodetect.evaluation.notable_images import Finding
+from astrodetect.evaluation.notable_images import NotableImage
 from astrodetect.evaluation.summary import summarise
 from astrodetect.records import Outputs
 from astrodetect.reports import evaluation_report, gallery
@@ -24,7 +24,7 @@ from astrodetect.reports import evaluation_report, gallery
 LARGEST_PAGE = 4_000_000
 
 
-def written(found: Evidence, page: Path) -> str:
+def written(found: EvaluationInputs, page: Path) -> str:
     assert evaluation_report.write(found, summarise(found), page) == page
     return page.read_text(encoding="utf-8")
 
@@ -182,7 +182,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
         said = found.model.decides(outputs.probabilities)
         assert {0, 1} <= {*said.tolist()}
         for number, class_ in enumerate(said):
-            [card] = gallery.cards(found, [Finding(number, "")])
+            [card] = gallery.cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
             assert card.heat == heatmap.overlay(sign * outputs.maps[number])
 

@@ -16,7 +16,7 @@ from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
-from astrodetect.records import ImageContract, Pixels, Scored
+from astrodetect.records import ImageContract, Pixels, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table, walk
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
@@ -53,11 +53,11 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(places: list[Path], place: Path, *, restart: bool = False) -> batch_scoring.Task:
-    return batch_scoring.Task([str(path) for path in places], place, restart=restart, max_pixels=10**6)
+def task(places: list[Path], place: Path, *, restart: bool = False) -> batch_scoring.ScoringTask:
+    return batch_scoring.ScoringTask([str(path) for path in places], place, restart=restart, max_pixels=10**6)
 
 
-def score(task: batch_scoring.Task, engine: Engine, record: batch_scoring.Record | None = None) -> str:
+def score(task: batch_scoring.ScoringTask, engine: Engine, record: batch_scoring.RecordBatch | None = None) -> str:
     return batch_scoring.score(task, engine, total=task.check(), record=record)
 
 
@@ -108,14 +108,14 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
         images.write_jpeg(sky / f"{seed:02}-{name}.jpg", colours.sky(name, seed))
     (sky / "bad.jpg").write_text("no image")
     places = (tmp_path / "t.csv", tmp_path / "t.parquet")
-    logged: dict[str, Scored] = {}
+    logged: dict[str, ScoredImage] = {}
 
-    def log(scored: list[Scored], *_: object) -> None:
+    def log(scored: list[ScoredImage], *_: object) -> None:
         if cut and logged:
             raise DatabaseUnavailable("gone")
         keep(scored)
 
-    def keep(scored: list[Scored], *_: object) -> None:
+    def keep(scored: list[ScoredImage], *_: object) -> None:
         logged.update({one.image_name: one for one in scored})
 
     for place in places:
@@ -191,7 +191,7 @@ def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: E
     window = pipeline.AHEAD * engine.streams * engine.batch
     paths = [str(number) for number in range(3 * window + 1)]
     seen = []
-    for batch in pipeline.look(iter(paths), engine, reader):
+    for batch in pipeline.score_files(iter(paths), engine, reader):
         seen += [file.path for file in batch]
         with counting:
             taken += len(batch)
@@ -204,7 +204,7 @@ def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
         return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
     before = threading.active_count()
-    batches = pipeline.look(map(str, range(10**9)), engine, reader)
+    batches = pipeline.score_files(map(str, range(10**9)), engine, reader)
     next(batches)
     assert threading.active_count() > before
     batches.close()
@@ -215,7 +215,7 @@ def test_a_file_too_large_for_an_image_is_not_read_whole(tmp_path: Path, monkeyp
     monkeypatch.setattr(pipeline, "MAX_FILE_BYTES", 2**20)
     (tmp_path / "large.jpg").write_bytes(bytes(2**20 + 1))
     with pytest.raises(ImageError, match="more than 1 MiB"):
-        pipeline.reader(10**6)(str(tmp_path / "large.jpg"), ImageContract())
+        pipeline.image_reader(10**6)(str(tmp_path / "large.jpg"), ImageContract())
 
 
 def rows_of(paths: list[str]) -> list[list[str]]:
@@ -262,7 +262,7 @@ def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
     logged: dict[uuid.UUID, str] = {}
     calls = 0
 
-    def goes_away(scored: list[Scored], *_: object) -> None:
+    def goes_away(scored: list[ScoredImage], *_: object) -> None:
         nonlocal calls
         calls += 1
         logged.update({one.request_id: one.image_name for one in scored})
@@ -318,7 +318,7 @@ def test_odd_names_come_through(sky: Path, engine: Engine, tmp_path: Path) -> No
     folder.mkdir()
     for name in ODD_NAMES:
         shutil.copy(sky / "a.jpg", folder / name)
-    logged: list[Scored] = []
+    logged: list[ScoredImage] = []
     for place in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         score(task([folder], place), engine, lambda scored, *_: logged.extend(scored))
     paths = [row[0] for row in rows_in(tmp_path / "t.csv")]

@@ -7,22 +7,24 @@ import numpy as np
 import pytest
 
 from astrodetect.datasets import dataset, splits
-from astrodetect.datasets.dataset import Listed
-from astrodetect.datasets.splits import Plan
+from astrodetect.datasets.dataset import ListedImage
+from astrodetect.datasets.splits import SplitPlan
 from astrodetect.errors import DataError
 
 
-def listed(**counts: int) -> list[Listed]:
-    return [Listed(Path(f"{name}/{number}.jpg"), name) for name, count in counts.items() for number in range(count)]
+def listed(**counts: int) -> list[ListedImage]:
+    return [
+        ListedImage(Path(f"{name}/{number}.jpg"), name) for name, count in counts.items() for number in range(count)
+    ]
 
 
-def alone(items: list[Listed]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def alone(items: list[ListedImage]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.arange(len(items))
 
 
 def test_every_class_is_dealt_out_in_the_same_shares_and_nothing_is_lost() -> None:
     items = listed(E=200, SB=40)
-    dealt = splits.deal(items, alone(items), Plan(validation=0.2, test=0.1))
+    dealt = splits.split_images(items, alone(items), SplitPlan(validation=0.2, test=0.1))
     assert Counter((item.label, item.part) for item in dealt) == {
         ("E", "train"): 140, ("E", "validation"): 40, ("E", "test"): 20,
         ("SB", "train"): 28, ("SB", "validation"): 8, ("SB", "test"): 4,
@@ -32,8 +34,12 @@ def test_every_class_is_dealt_out_in_the_same_shares_and_nothing_is_lost() -> No
 
 def test_the_same_seed_gives_the_same_split_and_another_one_another() -> None:
     items = listed(E=100, SB=100)
-    assert splits.deal(items, alone(items), Plan(seed=4)) == splits.deal(items, alone(items), Plan(seed=4))
-    assert splits.deal(items, alone(items), Plan(seed=4)) != splits.deal(items, alone(items), Plan(seed=5))
+    assert splits.split_images(items, alone(items), SplitPlan(seed=4)) == splits.split_images(
+        items, alone(items), SplitPlan(seed=4)
+    )
+    assert splits.split_images(items, alone(items), SplitPlan(seed=4)) != splits.split_images(
+        items, alone(items), SplitPlan(seed=5)
+    )
 
 
 def test_copies_and_groups_stay_together_also_through_each_other() -> None:
@@ -41,8 +47,8 @@ def test_copies_and_groups_stay_together_also_through_each_other() -> None:
     alike = alone(items)
     alike[[0, 1, 70]] = 0
     for place in (70, 71, 72):
-        items[place] = Listed(items[place].path, "SB", group="night 1")
-    dealt = splits.deal(items, alike, Plan(validation=0.3, test=0.3))
+        items[place] = ListedImage(items[place].path, "SB", group="night 1")
+    dealt = splits.split_images(items, alike, SplitPlan(validation=0.3, test=0.3))
     together = {items[place].path for place in (0, 1, 70, 71, 72)}
     assert len({item.part for item in dealt if item.path in together}) == 1
     assert len({item.group for item in dealt if item.path in together}) == 1
@@ -51,25 +57,25 @@ def test_copies_and_groups_stay_together_also_through_each_other() -> None:
 
 def test_limits_are_of_a_class_or_of_all_the_others() -> None:
     items = listed(E=100, SB=50, S=10)
-    dealt = splits.deal(items, alone(items), Plan(limit=30, limits={"E": 20}))
+    dealt = splits.split_images(items, alone(items), SplitPlan(limit=30, limits={"E": 20}))
     assert Counter(item.label for item in dealt) == {"E": 20, "SB": 30, "S": 10}
     with pytest.raises(DataError, match="no class is called galaxy: there are E, S, SB"):
-        splits.deal(items, alone(items), Plan(limits={"galaxy": 3}))
+        splits.split_images(items, alone(items), SplitPlan(limits={"galaxy": 3}))
 
 
 @pytest.fixture
-def dealt(tmp_path: Path) -> list[Listed]:
+def dealt(tmp_path: Path) -> list[ListedImage]:
     """Two images of one name among them."""
     items = []
     for number, name in enumerate(("a/1.jpg", "b/1.jpg", "a/2.jpg")):
         path = tmp_path / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number]))
-        items.append(Listed(path, "E", "train", "g" if number else ""))
+        items.append(ListedImage(path, "E", "train", "g" if number else ""))
     return items
 
 
-def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[Listed], tmp_path: Path) -> None:
+def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[ListedImage], tmp_path: Path) -> None:
     splits.write(dealt, tmp_path / "out", copy=False)
     made = sorted((tmp_path / "out" / "train" / "E").iterdir())
     assert {path.read_bytes() for path in made} == {b"\0", b"\1", b"\2"}
@@ -78,7 +84,7 @@ def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[Listed], tmp_p
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "copies" / "train" / "E").iterdir())
 
 
-def test_a_table_is_read_back_as_it_was_dealt(dealt: list[Listed], tmp_path: Path) -> None:
+def test_a_table_is_read_back_as_it_was_dealt(dealt: list[ListedImage], tmp_path: Path) -> None:
     splits.write(dealt, tmp_path / "out.csv", copy=False)
     found = dataset.listing(tmp_path / "out.csv")
     assert [(item.path.resolve(), item.label, item.part, item.group) for item in found] == [
@@ -86,7 +92,7 @@ def test_a_table_is_read_back_as_it_was_dealt(dealt: list[Listed], tmp_path: Pat
     ]
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(dealt: list[Listed], tmp_path: Path) -> None:
+def test_what_cannot_be_written_leaves_nothing_behind(dealt: list[ListedImage], tmp_path: Path) -> None:
     dealt[1].path.unlink()
     before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot write"):

@@ -5,10 +5,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored, unusable
-from astrodetect.anomalies.whitening import Scaling
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays, unusable
+from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.records import Floats
 
 MOST_LAYERS = 20
@@ -21,14 +21,14 @@ class Autoencoder:
     name: ClassVar[str] = "autoencoder"
     limit: ClassVar[float | None] = None
 
-    scaling: Scaling  # it sees every number, standardised
+    scaling: Standardisation  # it sees every number, standardised
     kernels: tuple[Floats, ...]
     biases: tuple[Floats, ...]
 
     @classmethod
-    def read(cls, stored: Stored, _reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, _reference: ReferencePoints) -> Self:
         """As written."""
-        scaling = Scaling.read(stored.part("scaling"))
+        scaling = Standardisation.read(stored.part("scaling"))
         width = scaling.width
         kernels: list[Floats] = []
         biases: list[Floats] = []
@@ -40,7 +40,7 @@ class Autoencoder:
             raise unusable("its autoencoder gives back something else")
         return cls(scaling, tuple(kernels), tuple(biases))
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """The mean squared difference between what went in and what comes out: the study's loss."""
         standard = self.scaling.of(seen.described)
         passed = standard

@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 LEAST_COMPANY = 4  # others within the radius: with the image itself, the study's five
@@ -27,25 +27,25 @@ class Dbscan:
     core: NDArray[np.int32]  # the images of the reference that have company
 
     @classmethod
-    def fit(cls, seen: Seen) -> Self:
+    def fit(cls, seen: DetectorInput) -> Self:
         """From the images of a reference."""
         company = seen.near.distances[:, min(LEAST_COMPANY, seen.near.distances.shape[1]) - 1]
         radius = max(_knee(company), float(np.percentile(company, 100 * CORE_SHARE)), SMALLEST_RADIUS)
         return cls(radius, np.flatnonzero(company <= radius).astype(np.int32))
 
     @classmethod
-    def read(cls, stored: Stored, reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
         """As written."""
         return cls(stored.number("radius"), stored.places("core", None, below=len(reference)))
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """Beyond 1 it is noise."""
         is_core = np.zeros(len(seen.reference), bool)
         is_core[self.core] = True
         near = np.where(is_core[seen.near.places], seen.near.distances, np.inf).min(axis=1)
         far = ~np.isfinite(near)  # none of the neighbours is a core image: those further off are looked through
         if far.any():
-            near[far] = Reference(seen.reference.points[self.core]).nearest(seen.vectors[far], 1).distances[:, 0]
+            near[far] = ReferencePoints(seen.reference.points[self.core]).nearest(seen.vectors[far], 1).distances[:, 0]
         return np.asarray(near / self.radius, np.float32)
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 TREES = 200
@@ -32,7 +32,7 @@ class IsolationForest:
     path: NDArray[np.float64]  # cuts to a leaf, and to its images by themselves, in those of a usual image
 
     @classmethod
-    def fit(cls, seen: Seen) -> Self:
+    def fit(cls, seen: DetectorInput) -> Self:
         """From the images of a reference."""
         from sklearn import ensemble  # noqa: PLC0415 - what only scores starts without it
 
@@ -56,7 +56,7 @@ class IsolationForest:
         )
 
     @classmethod
-    def read(cls, stored: Stored, reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
         """As written."""
         cut = stored.doubles("cut", None)
         nodes = len(cut)
@@ -69,7 +69,7 @@ class IsolationForest:
             stored.doubles("path", nodes),
         )
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """From 0 to 1: about 0.5 where it takes as many cuts as usual."""
         at = np.tile(self.roots, (len(seen.vectors), 1))
         for _ in range(CUTS):

@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import WHISKER, Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import WHISKER, DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 CLUSTERS = 10
@@ -28,7 +28,7 @@ class KMeans:
     spread: float
 
     @classmethod
-    def fit(cls, seen: Seen) -> Self:
+    def fit(cls, seen: DetectorInput) -> Self:
         """From the images of a reference."""
         from sklearn import cluster  # noqa: PLC0415 - what only scores starts without it
 
@@ -40,15 +40,15 @@ class KMeans:
         return cls(centres, float((low + high) / 2), float(max(high - low, SMALLEST_SPREAD)))
 
     @classmethod
-    def read(cls, stored: Stored, reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
         """As written."""
         centres = stored.floats("centres", None, reference.dimensions)
         return cls(centres, stored.number("middle"), stored.number("spread"))
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """0 at a common distance, larger both ways."""
         return np.asarray(np.abs(_distance(seen, self.centres) - self.middle) / self.spread, np.float32)
 
 
-def _distance(seen: Seen, centres: Floats) -> Floats:
+def _distance(seen: DetectorInput, centres: Floats) -> Floats:
     return np.asarray(np.stack([np.linalg.norm(seen.vectors - centre, axis=1) for centre in centres]).min(axis=0))

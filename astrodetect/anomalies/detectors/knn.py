@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 NEIGHBOURS = 5
@@ -21,15 +21,15 @@ class Knn:
     limit: ClassVar[float | None] = None
 
     @classmethod
-    def fit(cls, _seen: Seen) -> Self:
+    def fit(cls, _seen: DetectorInput) -> Self:
         """It needs no more than the reference."""
         return cls()
 
     @classmethod
-    def read(cls, _stored: Stored, _reference: Reference) -> Self:
+    def read(cls, _stored: StoredArrays, _reference: ReferencePoints) -> Self:
         """As written."""
         return cls()
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """In units of the space."""
         return np.asarray(seen.near.distances[:, :NEIGHBOURS].mean(axis=1))

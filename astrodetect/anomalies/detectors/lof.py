@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Near, Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import NearestNeighbours, ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 LEAST_REACH = 0.5  # of the mean reach: copies of an image are infinitely dense, and would set apart what is beside them
@@ -25,22 +25,22 @@ class Lof:
     density: Floats
 
     @classmethod
-    def fit(cls, seen: Seen) -> Self:
+    def fit(cls, seen: DetectorInput) -> Self:
         """From the images of a reference."""
         last = seen.near.distances[:, -1]
         reach = np.maximum(last, LEAST_REACH * last.mean())
         return cls(reach, _density(seen.near, reach))
 
     @classmethod
-    def read(cls, stored: Stored, reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
         """As written."""
         return cls(stored.floats("reach", len(reference)), stored.floats("density", len(reference)))
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """About 1 where it is as dense as round the neighbours, larger where it is thinner."""
         own = _density(seen.near, self.reach)
         return np.asarray(self.density[seen.near.places].mean(axis=1) / own, np.float32)
 
 
-def _density(near: Near, reach: Floats) -> Floats:
+def _density(near: NearestNeighbours, reach: Floats) -> Floats:
     return np.asarray(1 / (np.maximum(near.distances, reach[near.places]).mean(axis=1) + NOTHING), np.float32)

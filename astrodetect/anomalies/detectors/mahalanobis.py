@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors.base import Seen
-from astrodetect.anomalies.neighbours import Reference
-from astrodetect.anomalies.serialisation import Stored
+from astrodetect.anomalies.detectors.base import DetectorInput
+from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 
@@ -23,7 +23,7 @@ class Mahalanobis:
     precision: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, seen: Seen) -> Self:
+    def fit(cls, seen: DetectorInput) -> Self:
         """From the images of a reference."""
         from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - what only scores starts without it
 
@@ -31,12 +31,12 @@ class Mahalanobis:
         return cls(found.location_, found.precision_)
 
     @classmethod
-    def read(cls, stored: Stored, reference: Reference) -> Self:
+    def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
         """As written."""
         wide = reference.dimensions
         return cls(stored.doubles("mean", wide), stored.doubles("precision", wide, wide))
 
-    def score(self, seen: Seen) -> Floats:
+    def score(self, seen: DetectorInput) -> Floats:
         """The distance, not its square."""
         off = seen.vectors - self.mean
         squares = np.einsum("nd,de,ne->n", off, self.precision, off)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astrodetect.datasets.simulation.observing import FRAME, Light, Plane, Sky, radii, turned
+from astrodetect.datasets.simulation.observing import FRAME, LightComponent, Plane, SimulatedField, radii, turned
 
 
 def size_and_light(rng: np.random.Generator) -> tuple[float, float]:
@@ -16,7 +16,7 @@ def redness(rng: np.random.Generator) -> float:
     return float(rng.normal(0.72, 0.17) if rng.random() < 0.6 else rng.normal(0.25, 0.17))
 
 
-def middle(rng: np.random.Generator, sky: Sky, jitter: float = 1.5) -> tuple[Plane, Plane]:
+def middle(rng: np.random.Generator, sky: SimulatedField, jitter: float = 1.5) -> tuple[Plane, Plane]:
     """Places seen from the galaxy, which the survey's cutout centres nearly."""
     dx, dy = rng.normal(0, jitter, 2)
     return sky.x - np.float32(dx), sky.y - np.float32(dy)
@@ -29,14 +29,14 @@ def sersic(r: Plane, radius: float, index: float) -> Plane:
     return np.asarray(np.exp(-steep * soft ** np.float32(1 / index)), np.float32)
 
 
-def elliptical(rng: np.random.Generator, sky: Sky) -> None:
+def elliptical(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A smooth ellipse of old stars: E."""
     x, y = middle(rng, sky)
     radius, light = size_and_light(rng)
     sky.add_body(smooth(rng, x, y, radius * rng.uniform(0.78, 1.0)), 0.94 * light, redness(rng))
 
 
-def smooth(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[Light]:
+def smooth(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[LightComponent]:
     """An elliptical's light, reddest in the middle; its isophotes are a little twisted and boxy."""
     ratio, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
     twist = np.float32(rng.normal(0, 0.12)) * np.log((np.hypot(x, y) + 1) / np.float32(radius))
@@ -47,9 +47,9 @@ def smooth(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[
     share = float(inner.sum() / plane.sum())
     knee = sersic(r, radius * rng.uniform(0.2, 0.4), rng.uniform(0.4, 1.5))
     return [
-        Light(inner, share, redder=rng.normal(0.28, 0.28)),
-        Light(outer, 1 - share),
-        Light(knee, rng.uniform(0.08, 0.3), redder=rng.normal(0.15, 0.25)),
+        LightComponent(inner, share, redder=rng.normal(0.28, 0.28)),
+        LightComponent(outer, 1 - share),
+        LightComponent(knee, rng.uniform(0.08, 0.3), redder=rng.normal(0.15, 0.25)),
     ]
 
 
@@ -77,17 +77,17 @@ def _profile(rng: np.random.Generator, x: Plane, y: Plane, r: Plane, radius: flo
     return np.asarray(np.exp(np.interp(r, at, profile) - profile[0] + beyond), np.float32)
 
 
-def spiral(rng: np.random.Generator, sky: Sky) -> None:
+def spiral(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A disc whose arms come out of the bulge: S."""
     _spiral(rng, sky, barred=False)
 
 
-def barred_spiral(rng: np.random.Generator, sky: Sky) -> None:
+def barred_spiral(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A disc whose arms are joined by a bar through the middle: SB."""
     _spiral(rng, sky, barred=True)
 
 
-def _spiral(rng: np.random.Generator, sky: Sky, *, barred: bool) -> None:
+def _spiral(rng: np.random.Generator, sky: SimulatedField, *, barred: bool) -> None:
     x, y = middle(rng, sky)
     radius, light = size_and_light(rng)
     lights, dust = disc(rng, x, y, radius, barred=barred)
@@ -96,7 +96,7 @@ def _spiral(rng: np.random.Generator, sky: Sky, *, barred: bool) -> None:
 
 def disc(
     rng: np.random.Generator, x: Plane, y: Plane, radius: float, *, barred: bool
-) -> tuple[list[Light], Plane | None]:
+) -> tuple[list[LightComponent], Plane | None]:
     """A spiral's light: bulge, bar, disc, arms from the bar's ends, knots, sometimes a ring and dust."""
     tilt, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
     u, v = turned(x, y, angle)
@@ -107,22 +107,22 @@ def disc(
 
     bulge_ratio = 1 - 0.4 * (1 - tilt)
     bulge = sersic(radii(x, y, angle, bulge_ratio), radius * rng.uniform(0.14, 0.34), rng.uniform(1.0, 3.5))
-    lights = [Light(bulge, rng.uniform(0.06, 0.3), redder=rng.uniform(0.0, 0.35))]
+    lights = [LightComponent(bulge, rng.uniform(0.06, 0.3), redder=rng.uniform(0.0, 0.35))]
     start = scale * rng.uniform(0.2, 0.5)
     if barred:
         start = scale * rng.uniform(1.05, 1.7)
-        lights.append(Light(_bar(rng, u, v, start), rng.uniform(0.2, 0.32), redder=rng.uniform(0.05, 0.25)))
+        lights.append(LightComponent(_bar(rng, u, v, start), rng.uniform(0.2, 0.32), redder=rng.uniform(0.05, 0.25)))
     plain = np.exp(-r / np.float32(scale * 1.05))
     if barred:  # a bar sweeps its surroundings
         plain *= 1 - np.float32(0.6 * contrast) * np.exp(-((r / np.float32(0.75 * start)) ** 4))
-    lights.append(Light(plain, rng.uniform(0.25, 0.4), redder=0.0))
+    lights.append(LightComponent(plain, rng.uniform(0.25, 0.4), redder=0.0))
 
     arms, inner = _arms(rng, r, azimuth, start, scale)
-    lights.append(Light(arms, rng.uniform(0.3, 0.45) * contrast, redder=-rng.uniform(0.0, 0.25)))
-    lights.append(Light(_knots(rng, arms), rng.uniform(0.0, 0.035), redder=-rng.uniform(0.2, 0.5)))
+    lights.append(LightComponent(arms, rng.uniform(0.3, 0.45) * contrast, redder=-rng.uniform(0.0, 0.25)))
+    lights.append(LightComponent(_knots(rng, arms), rng.uniform(0.0, 0.035), redder=-rng.uniform(0.2, 0.5)))
     if rng.random() < 0.25:
         ring = np.exp(-(((r - np.float32(start)) / np.float32(0.16 * start + 1)) ** 2))
-        lights.append(Light(ring, rng.uniform(0.05, 0.15), redder=-0.05))
+        lights.append(LightComponent(ring, rng.uniform(0.05, 0.15), redder=-0.05))
     dust = inner * np.float32(rng.uniform(0.2, 0.7)) if rng.random() < 0.5 else None
     return lights, dust
 
@@ -164,7 +164,7 @@ def _knots(rng: np.random.Generator, arms: Plane) -> Plane:
     return knots
 
 
-def edge_on(rng: np.random.Generator, sky: Sky) -> None:
+def edge_on(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A disc seen from its side: a thin streak, often with a bulge, sometimes with a dust lane: edge."""
     x, y = middle(rng, sky)
     radius, light = size_and_light(rng)
@@ -175,10 +175,10 @@ def edge_on(rng: np.random.Generator, sky: Sky) -> None:
     v = np.asarray(v - bend, np.float32)
     height = np.minimum(np.abs(v) / np.float32(thick), 30)
     thin = np.exp(-np.sqrt(u * u + 9) / np.float32(length)) / np.cosh(height) ** 2
-    lights = [Light(thin, 1.0, redder=-0.05)]
+    lights = [LightComponent(thin, 1.0, redder=-0.05)]
     if rng.random() < 0.75:
         bulge = sersic(radii(u, v, 0.0, rng.uniform(0.6, 0.9)), radius * rng.uniform(0.18, 0.35), 2.0)
-        lights.append(Light(bulge, rng.uniform(0.1, 0.45), redder=0.12))
+        lights.append(LightComponent(bulge, rng.uniform(0.1, 0.45), redder=0.12))
     dust = None
     if rng.random() < 0.4:
         offset = rng.normal(0, 0.35) * thick

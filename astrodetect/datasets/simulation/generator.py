@@ -15,7 +15,7 @@ import numpy as np
 
 from astrodetect import images
 from astrodetect.datasets.simulation import galaxies, rare
-from astrodetect.datasets.simulation.observing import FRAME, Sky
+from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Pixels
@@ -26,7 +26,7 @@ IMAGES_PER_TASK = 16
 LARGEST_PART = 2**32  # images of a class in one part; the parts' seeds lie this far apart
 TRAIN, TEST = 0, 1
 
-Painter = Callable[[np.random.Generator, Sky], None]
+Painter = Callable[[np.random.Generator, SimulatedField], None]
 
 _PAINTERS: dict[str, Painter] = {
     "E": galaxies.elliptical,
@@ -43,7 +43,7 @@ CLASSES: tuple[str, ...] = tuple(_PAINTERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RenderTask:
     """Images of one class to be made in one go; image number n of a part has the seed `first_seed` + n."""
 
     folder: Path
@@ -63,7 +63,7 @@ def render(kind: str, seed: int, size: int = int(FRAME)) -> Pixels:
     """One image of this class; the same class, seed and size give the same pixels in every run."""
     _check(kind)
     rng = np.random.default_rng([*kind.encode(), seed])
-    sky = Sky(rng)
+    sky = SimulatedField(rng)
     _PAINTERS[kind](rng, sky)
     sky.add_neighbours()
     return sky.develop(size)
@@ -120,7 +120,7 @@ def _claim(folder: Path, seed: int, size: int) -> None:
     mark.write_text(plan)
 
 
-def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: int) -> list[Task]:
+def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: int) -> list[RenderTask]:
     """What is still missing in the folder, in pieces."""
     tasks = []
     for kind, count in counts.items():
@@ -129,7 +129,7 @@ def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: 
         missing = [number for number in range(1, count + 1) if not _path(home, number).exists()]
         first_seed = (2 * seed + part) * LARGEST_PART
         tasks += [
-            Task(home, kind, tuple(missing[at : at + IMAGES_PER_TASK]), first_seed, size)
+            RenderTask(home, kind, tuple(missing[at : at + IMAGES_PER_TASK]), first_seed, size)
             for at in range(0, len(missing), IMAGES_PER_TASK)
         ]
     return tasks
@@ -139,7 +139,7 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.jpg"
 
 
-def _run(tasks: list[Task], workers: int | None) -> None:
+def _run(tasks: list[RenderTask], workers: int | None) -> None:
     """Runs the tasks on as many processes; Ctrl-C lets each finish the few images in its hands, no more."""
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     with Bar("simulating images", sum(len(task.numbers) for task in tasks)) as bar:

@@ -20,7 +20,7 @@ MARGIN = 16  # survey pixels rendered beyond the frame, so that light does not w
 
 
 @dataclass(frozen=True, slots=True)
-class Light:
+class LightComponent:
     """A component of a body: its shape, its share of the body's light, and how much redder than the body it is."""
 
     plane: Plane
@@ -28,7 +28,7 @@ class Light:
     redder: float = 0.0
 
 
-class Sky:
+class SimulatedField:
     """One field as the survey's camera saw it: a grid of survey pixels to paint light on, then to develop."""
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -56,7 +56,9 @@ class Sky:
         ):
             self.bands[:, r + dr, c + dc] += flux * part
 
-    def add_body(self, lights: Sequence[Light], light: float, redness: float, dust: Plane | None = None) -> None:
+    def add_body(
+        self, lights: Sequence[LightComponent], light: float, redness: float, dust: Plane | None = None
+    ) -> None:
         """A body of so much light and of so red a mean colour; dust dims blue more than red."""
         total = sum(part.share for part in lights)
         mean = sum(part.share * part.redder for part in lights) / total
@@ -82,7 +84,7 @@ class Sky:
             radius = rng.uniform(1.2, 4.5)
             r = radii(self.x - x, self.y - y, angle=rng.uniform(0, np.pi), ratio=rng.uniform(0.4, 1.0))
             light = 2 * np.pi * radius**2 * rng.uniform(0.05, 0.7)
-            self.add_body([Light(np.exp(-1.7 * r / radius), 1.0)], light, redness=rng.uniform(0.0, 1.0))
+            self.add_body([LightComponent(np.exp(-1.7 * r / radius), 1.0)], light, redness=rng.uniform(0.0, 1.0))
 
     def develop(self, size: int) -> Pixels:
         """The cutout that the survey would serve, `size` pixels wide."""

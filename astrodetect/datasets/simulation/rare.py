@@ -12,10 +12,18 @@ from astrodetect.datasets.simulation.galaxies import (
     smooth,
     spiral,
 )
-from astrodetect.datasets.simulation.observing import FRAME, Light, Plane, Sky, colours, radii, turned
+from astrodetect.datasets.simulation.observing import (
+    FRAME,
+    LightComponent,
+    Plane,
+    SimulatedField,
+    colours,
+    radii,
+    turned,
+)
 
 
-def merger(rng: np.random.Generator, sky: Sky) -> None:
+def merger(rng: np.random.Generator, sky: SimulatedField) -> None:
     """Two bodies, sometimes three, that pull each other out of shape and throw out tails."""
     radius, light = size_and_light(rng)
     mean, axis = redness(rng), rng.uniform(0, 2 * np.pi)
@@ -28,11 +36,13 @@ def merger(rng: np.random.Generator, sky: Sky) -> None:
         x, y = _disturbed(rng, x, y, size)
         lights = smooth(rng, x, y, size) if rng.random() < 0.5 else disc(rng, x, y, size, barred=rng.random() < 0.3)[0]
         if rng.random() < 0.6:
-            lights.append(Light(_tail(rng, x, y, size, direction), rng.uniform(0.15, 0.6), redder=-rng.uniform(0, 0.3)))
+            lights.append(
+                LightComponent(_tail(rng, x, y, size, direction), rng.uniform(0.15, 0.6), redder=-rng.uniform(0, 0.3))
+            )
         sky.add_body(lights, light * rng.uniform(0.35, 0.75), mean + rng.normal(0, 0.18))
     if rng.random() < 0.5:
         haze = radii(*turned(sky.x, sky.y, axis), 0.0, rng.uniform(0.4, 0.9))
-        sky.add_body([Light(np.exp(-haze / np.float32(radius)), 1.0)], light * rng.uniform(0.1, 0.35), mean)
+        sky.add_body([LightComponent(np.exp(-haze / np.float32(radius)), 1.0)], light * rng.uniform(0.1, 0.35), mean)
 
 
 def _disturbed(rng: np.random.Generator, x: Plane, y: Plane, size: float) -> tuple[Plane, Plane]:
@@ -53,7 +63,7 @@ def _tail(rng: np.random.Generator, x: Plane, y: Plane, size: float, direction: 
     return np.asarray(np.exp(-across * across) * along, np.float32)
 
 
-def ring(rng: np.random.Generator, sky: Sky) -> None:
+def ring(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A galaxy whose stars lie in a ring, with a nucleus that may have left the middle."""
     x, y = middle(rng, sky)
     radius, light = size_and_light(rng)
@@ -71,14 +81,16 @@ def ring(rng: np.random.Generator, sky: Sky) -> None:
         x - np.float32(astray * np.cos(off)), y - np.float32(astray * np.sin(off)), angle, rng.uniform(0.6, 1.0)
     )
     lights = [
-        Light(np.asarray(band, np.float32), 1.0, redder=-rng.uniform(0.1, 0.4)),
-        Light(np.exp(-core / np.float32(radius * rng.uniform(0.13, 0.22))), rng.uniform(0.15, 0.6), redder=0.3),
-        Light(np.exp(-r / np.float32(radius)), rng.uniform(0.05, 0.3)),
+        LightComponent(np.asarray(band, np.float32), 1.0, redder=-rng.uniform(0.1, 0.4)),
+        LightComponent(
+            np.exp(-core / np.float32(radius * rng.uniform(0.13, 0.22))), rng.uniform(0.15, 0.6), redder=0.3
+        ),
+        LightComponent(np.exp(-r / np.float32(radius)), rng.uniform(0.05, 0.3)),
     ]
     sky.add_body(lights, light * rng.uniform(0.7, 1.1), redness(rng))
 
 
-def lens(rng: np.random.Generator, sky: Sky) -> None:
+def lens(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A red elliptical that bends the light of a blue galaxy behind it into arcs or a ring."""
     x, y = middle(rng, sky)
     radius, light = size_and_light(rng)
@@ -93,10 +105,10 @@ def lens(rng: np.random.Generator, sky: Sky) -> None:
     behind_v = v * (1 - einstein / r) + stretch * v
     arcs = np.exp(-np.hypot(behind_u, behind_v) / size * 1.2)
     brightness = 2 * np.pi * float(einstein) * float(size) * rng.uniform(0.7, 1.6)
-    sky.add_body([Light(np.asarray(arcs, np.float32), 1.0)], brightness, float(rng.uniform(-0.7, 0.0)))
+    sky.add_body([LightComponent(np.asarray(arcs, np.float32), 1.0)], brightness, float(rng.uniform(-0.7, 0.0)))
 
 
-def trail(rng: np.random.Generator, sky: Sky) -> None:
+def trail(rng: np.random.Generator, sky: SimulatedField) -> None:
     """An ordinary field that a satellite crosses: a straight streak in one band, or one beside another in several."""
     rng.choice(np.array([elliptical, spiral, barred_spiral]))(rng, sky)
     u, v = turned(sky.x, sky.y, rng.uniform(0, np.pi))
@@ -113,7 +125,7 @@ def trail(rng: np.random.Generator, sky: Sky) -> None:
         sky.bands[band] += np.float32(peak * rng.uniform(0.6, 1.4)) * line
 
 
-def ghost(rng: np.random.Generator, sky: Sky) -> None:
+def ghost(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A star too bright for the camera: spikes, a halo, reflections inside the telescope, a glow over the field."""
     if rng.random() < 0.6:
         elliptical(rng, sky)
@@ -142,5 +154,5 @@ def ghost(rng: np.random.Generator, sky: Sky) -> None:
         _add(sky, rng.uniform(0.05, 0.5) * np.exp(-r / np.float32(rng.uniform(60, 250))), rng.uniform(0.3, 1.6))
 
 
-def _add(sky: Sky, plane: Plane, tint: float) -> None:
+def _add(sky: SimulatedField, plane: Plane, tint: float) -> None:
     sky.bands += colours(tint)[:, None, None] * np.asarray(plane, np.float32)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import Remote, address
-from astrodetect.datasets.sources.manifest import Entry, Ledger
+from astrodetect.datasets.sources.http import HttpSource, address
+from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError, FetchError, ImageBlank, ImageError
 from astrodetect.progress import Bar
 from astrodetect.records import ImageContract
@@ -44,7 +44,7 @@ SURVEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SkyPosition:
     """A position in the sky, in degrees."""
 
     ra: float
@@ -54,7 +54,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutoutRequest:
     """How cutouts are made."""
 
     survey: str
@@ -63,7 +63,7 @@ class Cut:
     pxscale: float  # arcseconds
     layer: str
 
-    def address(self, place: Place, chosen: Settings) -> str:
+    def address(self, place: SkyPosition, chosen: Settings) -> str:
         """Where the cutout around this place is."""
         centre = {"ra": place.ra, "dec": place.dec}
         box = {"width": self.side, "height": self.side}
@@ -77,7 +77,9 @@ class Cut:
         return address(f"{chosen.hips_url}/hips2fits", hips=self.layer, **centre, **box, **seen)
 
 
-def read_places(path: Path, *, ra: str | None, dec: str | None, label: str | None, name: str | None) -> list[Place]:
+def read_places(
+    path: Path, *, ra: str | None, dec: str | None, label: str | None, name: str | None
+) -> list[SkyPosition]:
     """The rows of a CSV file, whose columns go by these names, or else by usual ones; one row that is wrong ends it."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -97,9 +99,9 @@ def read_places(path: Path, *, ra: str | None, dec: str | None, label: str | Non
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def collect(ledger: Ledger, places: Sequence[Place], cut: Cut, chosen: Settings) -> None:
+def collect(ledger: CollectionManifest, places: Sequence[SkyPosition], cut: CutoutRequest, chosen: Settings) -> None:
     """A cutout of each place, in the folder of its label; what is here is not asked for again."""
-    remote = Remote(chosen)
+    remote = HttpSource(chosen)
 
     def checked(data: bytes) -> bytes:
         if (kind := images.sniff(data)) != KINDS[cut.kind]:
@@ -122,9 +124,9 @@ def collect(ledger: Ledger, places: Sequence[Place], cut: Cut, chosen: Settings)
             bar.step(note=f"{ledger.skipped} skipped")
 
 
-def _entry(place: Place, cut: Cut, url: str) -> Entry:
+def _entry(place: SkyPosition, cut: CutoutRequest, url: str) -> ManifestEntry:
     request = hashlib.sha256(url.encode()).hexdigest()[:REQUEST]
-    return Entry(
+    return ManifestEntry(
         label=place.label,
         source=cut.survey,
         source_id=request,
@@ -137,9 +139,9 @@ def _entry(place: Place, cut: Cut, url: str) -> Entry:
     )
 
 
-def _place(ra: str | None, dec: str | None, label: str | None, name: str | None) -> Place:
+def _place(ra: str | None, dec: str | None, label: str | None, name: str | None) -> SkyPosition:
     east, north = _degrees(ra, "RA", 0, 360), _degrees(dec, "Dec", -90, 90)
-    return Place(east, north, label or NO_LABEL, name or f"{east:.5f}{north:+.5f}")
+    return SkyPosition(east, north, label or NO_LABEL, name or f"{east:.5f}{north:+.5f}")
 
 
 def _degrees(text: str | None, axis: str, least: float, most: float) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import Remote
-from astrodetect.datasets.sources.manifest import Entry, Ledger
+from astrodetect.datasets.sources.http import HttpSource
+from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Pixels
@@ -42,11 +42,11 @@ def download(folder: Path, chosen: Settings) -> Path:
     """The file, fetched into the folder if it is not there."""
     path = folder / FILE
     if not path.exists():
-        Remote(chosen).download(chosen.galaxy10_url, path, sha256=SHA256, max_bytes=LARGEST_FILE_BYTES)
+        HttpSource(chosen).download(chosen.galaxy10_url, path, sha256=SHA256, max_bytes=LARGEST_FILE_BYTES)
     return path
 
 
-def collect(ledger: Ledger, path: Path, *, limit: int | None) -> None:
+def collect(ledger: CollectionManifest, path: Path, *, limit: int | None) -> None:
     """Each image as a PNG, which loses nothing, in the folder of its class; the first `limit` of each class."""
     galaxies = _galaxies(path)
     asked, counts = [], Counter[str]()
@@ -62,13 +62,13 @@ def collect(ledger: Ledger, path: Path, *, limit: int | None) -> None:
             bar.step()
 
 
-def _galaxies(path: Path) -> list[Entry]:
+def _galaxies(path: Path) -> list[ManifestEntry]:
     """All but the pixels of each."""
     with _opened(path) as file:
         classes = [CLASSES[number] for number in file["ans"][:].tolist()]
         columns = [[str(value) for value in file[name][:].tolist()] for name in ("ra", "dec", "redshift", "pxscale")]
         return [
-            Entry(
+            ManifestEntry(
                 label=label,
                 source=SOURCE,
                 source_id=str(number),

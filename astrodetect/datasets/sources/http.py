@@ -41,7 +41,7 @@ class _PassingError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Remote:
+class HttpSource:
     """A source of images, and how it is treated."""
 
     def __init__(self, chosen: Settings) -> None:

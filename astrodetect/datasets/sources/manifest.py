@@ -26,7 +26,7 @@ LONGEST_NAME_BYTES = 120  # file systems take 255; a temporary name is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ManifestEntry:
     """A row of the catalogue; what a source does not tell is empty."""
 
     path: str = ""  # below the folder; this, the sum and the time are known once it is saved
@@ -51,10 +51,10 @@ class Entry:
         return self.source, _plain(self.source_id)
 
 
-COLUMNS = [field.name for field in fields(Entry)]
+COLUMNS = [field.name for field in fields(ManifestEntry)]
 
 
-class Ledger:
+class CollectionManifest:
     """What a folder holds and where from, while one process adds to it."""
 
     def __init__(self, folder: Path) -> None:
@@ -65,13 +65,13 @@ class Ledger:
         self._mend()
         self._write(folder / SKIPPED, _line(SKIPPED_COLUMNS).encode())
 
-    def knows(self, entry: Entry) -> bool:
+    def knows(self, entry: ManifestEntry) -> bool:
         """Whether it is here, or was tried; an image has one label, its first."""
         label = self._labels.get(entry.key)
         self.shared += label not in {None, entry.label}
         return label is not None
 
-    def save(self, entry: Entry, data: bytes, name: str) -> None:
+    def save(self, entry: ManifestEntry, data: bytes, name: str) -> None:
         """First the image, whole, then its row: a row speaks of what is there."""
         path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.sniff(data)]}"
         (self.folder / path.parent).mkdir(exist_ok=True)
@@ -81,13 +81,13 @@ class Ledger:
         _append(self.folder / CATALOGUE, _line(asdict(entry).values()))
         self._count(entry)
 
-    def skip(self, entry: Entry, reason: str) -> None:
+    def skip(self, entry: ManifestEntry, reason: str) -> None:
         """Lists it as not usable; the next run tries it again."""
         _append(self.folder / SKIPPED, _line([entry.label, entry.source, entry.source_id, entry.url, reason]))
         self._labels[entry.key] = entry.label
         self.skipped += 1
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: ManifestEntry) -> None:
         self._labels[entry.key] = entry.label
         self.counts[entry.label] += 1
 
@@ -103,7 +103,7 @@ class Ledger:
         lines = [_line(COLUMNS), *(_line(asdict(entry).values()) for entry in good)]
         self._write(self.folder / CATALOGUE, "".join(lines).encode())
 
-    def _is_here(self, entry: Entry) -> bool:
+    def _is_here(self, entry: ManifestEntry) -> bool:
         path = self.folder / entry.path
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
 
@@ -119,14 +119,14 @@ class Ledger:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Ledger]:
+def opened(folder: Path) -> Iterator[CollectionManifest]:
     """The ledger of this folder, which is made if missing; one process at a time has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(folder / ".collect.lock")
     if not lock.acquire(blocking=False):
         raise DataError(f"another process collects into {folder}: wait for it, or name another folder")
     try:
-        yield Ledger(folder)
+        yield CollectionManifest(folder)
     finally:
         lock.release()
 
@@ -144,7 +144,7 @@ def _encoded(character: str) -> str:
     return f"%{ord(character):02X}" if character == "." else quote(character, safe="")
 
 
-def _rows(path: Path) -> list[Entry]:
+def _rows(path: Path) -> list[ManifestEntry]:
     """The rows of a catalogue that are whole."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -154,7 +154,7 @@ def _rows(path: Path) -> list[Entry]:
     if first.split(",") != COLUMNS:
         raise DataError(f"{path} is not a catalogue of collected images: name another folder")
     rows = [next(csv.reader([line.replace("\0", "")]), []) for line in lines]
-    return [Entry(**dict(zip(COLUMNS, row, strict=True))) for row in rows if len(row) == len(COLUMNS)]
+    return [ManifestEntry(**dict(zip(COLUMNS, row, strict=True))) for row in rows if len(row) == len(COLUMNS)]
 
 
 def _append(path: Path, line: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import Remote, address
-from astrodetect.datasets.sources.manifest import Entry, Ledger
+from astrodetect.datasets.sources.http import HttpSource, address
+from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import FetchError, ImageTooSmall
 from astrodetect.progress import Bar
 from astrodetect.records import ImageContract
@@ -26,20 +26,20 @@ PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class SearchQuery:
     """Words to search for, and the class of what is found."""
 
     label: str
     words: str
 
 
-class Library:
+class NasaLibrary:
     """NASA's image and video library."""
 
     def __init__(self, chosen: Settings) -> None:
-        self._url, self._remote, self._max_pixels = chosen.nasa_url, Remote(chosen), chosen.max_image_pixels
+        self._url, self._remote, self._max_pixels = chosen.nasa_url, HttpSource(chosen), chosen.max_image_pixels
 
-    def collect(self, ledger: Ledger, queries: Sequence[Query], *, limit: int, side: int) -> None:
+    def collect(self, ledger: CollectionManifest, queries: Sequence[SearchQuery], *, limit: int, side: int) -> None:
         """Up to `limit` images of each class, of about `side` pixels; what is here is not asked for again."""
         for query in queries:
             with Bar(f"{query.label}: {query.words}", limit) as bar:
@@ -57,7 +57,7 @@ class Library:
                     if ledger.counts[query.label] >= limit:
                         break
 
-    def _search(self, query: Query) -> Iterator[Entry]:
+    def _search(self, query: SearchQuery) -> Iterator[ManifestEntry]:
         """What is found, page by page as it is needed."""
         for page in range(1, MOST_PAGES + 1):
             url = address(f"{self._url}/search", q=query.words, media_type="image", page=page, page_size=PAGE_SIZE)
@@ -68,17 +68,17 @@ class Library:
             if not more:
                 return
 
-    def _found(self, item: Any, label: str) -> Entry | None:
+    def _found(self, item: Any, label: str) -> ManifestEntry | None:
         try:
             about = item["data"][0]
             name = str(about["nasa_id"])
             url = f"{self._url}/asset/{quote(name, safe='')}"
             told = {column: str(about.get(key) or "") for column, key in ABOUT.items()}
-            return Entry(label=label, source=SOURCE, source_id=name, url=url, license=LICENSE, **told)
+            return ManifestEntry(label=label, source=SOURCE, source_id=name, url=url, license=LICENSE, **told)
         except (KeyError, IndexError, TypeError, AttributeError):
             return None  # nothing that could be asked for
 
-    def _fetch(self, found: Entry, side: int) -> tuple[str, bytes]:
+    def _fetch(self, found: ManifestEntry, side: int) -> tuple[str, bytes]:
         """The first of its files that is a good image, the best-sized first, and where it was."""
         files = self._remote.get(found.url, lambda data: [self._absolute(found.url, file) for file in _files(data)])
         failed = FetchError("no picture among its files")

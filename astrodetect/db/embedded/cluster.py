@@ -42,7 +42,7 @@ def ensure_running(folder: Path) -> None:
 def stop(folder: Path) -> None:
     """Its own sessions are ended; a server that does not stop is reported, for nothing depends on it."""
     if (folder / "postmaster.pid").exists():
-        socket_folder = Address.of(folder).socket_folder
+        socket_folder = ServerAddress.of(folder).socket_folder
         done = run("pg_ctl", folder, account_for(folder), "stop", "-m", "fast", "-t", str(STOP_WITHIN_S))
         if done.returncode != 0:
             log.warning("the embedded PostgreSQL did not stop: %s", reason(done.stdout))
@@ -55,7 +55,7 @@ def _runs(folder: Path, account: Account | None) -> bool:
     pid_file = folder / "postmaster.pid"
     began = time.monotonic()
     while pid_file.exists() and run("pg_ctl", folder, account, "status").returncode != NO_SUCH_PROCESS:
-        address, waited = Address.of(folder), time.monotonic() - began
+        address, waited = ServerAddress.of(folder), time.monotonic() - began
         if address.listens():
             if address.ready:
                 return True
@@ -153,7 +153,7 @@ def _socket_folder(folder: Path, account: Account | None) -> Path:
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerAddress:
     """Where the server listens, as it wrote into its pid file."""
 
     folder: Path
@@ -162,7 +162,7 @@ class Address:
     ready: bool
 
     @classmethod
-    def of(cls, folder: Path) -> "Address":
+    def of(cls, folder: Path) -> "ServerAddress":
         try:
             lines = os.fsdecode((folder / "postmaster.pid").read_bytes()).splitlines()
         except FileNotFoundError:

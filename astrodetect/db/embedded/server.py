@@ -25,7 +25,7 @@ def serve(folder: Path, database: str) -> Iterator[str]:
     except OSError as error:
         raise DatabaseError(f"cannot use {folder.parent}: {error.strerror}") from error
     with shared(folder, start=cluster.ensure_running, stop=cluster.stop):
-        yield cluster.Address.of(folder).url(database)
+        yield cluster.ServerAddress.of(folder).url(database)
 
 
 def psql() -> Path:

@@ -24,7 +24,7 @@ SIGN_IN_BYTES = 4096  # of what is sent there
 THROWN_AWAY_BYTES = 65_536  # of a refused body, by the server; a larger one costs its sender the connection
 
 
-class Keys:
+class ApiKeys:
     """The keys of a service, of which only hashes are kept; none at all where none is set."""
 
     def __init__(self, said: SecretStr | None, *, private: bool = False) -> None:
@@ -47,10 +47,10 @@ class Keys:
         return self.private and path != SIGN_IN and not path.startswith(OPEN)
 
 
-class Gate:
+class AuthMiddleware:
     """Stands before anything reads a body: sending and changing needs a key, reading only where that is private."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +73,7 @@ class Gate:
         return None
 
 
-def document(app: FastAPI, keys: Keys) -> None:
+def document(app: FastAPI, keys: ApiKeys) -> None:
     """Has the OpenAPI document say so, of every route that may be refused."""
     plain = app.openapi
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}

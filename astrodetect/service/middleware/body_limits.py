@@ -13,7 +13,7 @@ from astrodetect.service import error_handlers
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class BodyLimit:
     """What may come in by one path."""
 
     max_body_bytes: int
@@ -21,10 +21,10 @@ class Door:
     full: Callable[[Scope], bool] = lambda _: False  # whether to refuse at once, unread
 
 
-class Intake:
+class BodyLimitMiddleware:
     """Stands before the routes: they parse a body before anything of theirs can refuse it."""
 
-    def __init__(self, app: ASGIApp, doors: Mapping[str, Door], other: Door) -> None:
+    def __init__(self, app: ASGIApp, doors: Mapping[str, BodyLimit], other: BodyLimit) -> None:
         self._app, self._doors, self._other = app, doors, other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,7 +35,7 @@ class Intake:
         else:
             await self._app(scope, receive, send)
 
-    async def _through(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _through(self, door: BodyLimit, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads no more of a body than the limit, whatever its Content-Length says or does not say."""
         declared = Headers(scope=scope).get("content-length", "0")
         too_large = BodyTooLarge(f"the request is larger than {door.max_body_bytes:,} bytes")

@@ -11,15 +11,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from astrodetect.service.metrics import Meters
+from astrodetect.service.metrics import Metrics
 
 log = logging.getLogger("astrodetect.requests")
-GONE = 499  # what a request counts as whose caller left before its answer
-TRAIL = "astrodetect.trail"
+CLIENT_CLOSED_REQUEST = 499  # what a request counts as whose caller left before its answer
+REQUEST_CONTEXT = "astrodetect.trail"
 
 
 @dataclass(slots=True)
-class Trail:
+class RequestContext:
     """What a request leaves behind on its way, for its line."""
 
     began: float = field(default_factory=time.perf_counter)
@@ -27,18 +27,18 @@ class Trail:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-class Journal:
+class RequestLogMiddleware:
     """Stands around everything: it sees what callers see."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, meters: Metrics) -> None:
         self._app, self._meters = app, meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = GONE
-        trail = scope[TRAIL] = Trail()
+        status = CLIENT_CLOSED_REQUEST
+        trail = scope[REQUEST_CONTEXT] = RequestContext()
 
         async def noted_send(message: Message) -> None:
             nonlocal status
@@ -49,7 +49,7 @@ class Journal:
         try:
             await self._app(scope, receive, noted_send)
         except Exception:  # whose answer is made outside
-            status = HTTPStatus.INTERNAL_SERVER_ERROR if status == GONE else status
+            status = HTTPStatus.INTERNAL_SERVER_ERROR if status == CLIENT_CLOSED_REQUEST else status
             raise
         finally:
             took = time.perf_counter() - trail.began
@@ -61,7 +61,7 @@ class Journal:
 class _Line:
     """Made into text only where somebody keeps the log."""
 
-    def __init__(self, scope: Scope, status: int, took_s: float, trail: Trail) -> None:
+    def __init__(self, scope: Scope, status: int, took_s: float, trail: RequestContext) -> None:
         self._scope, self._status, self._took_s, self._trail = scope, status, took_s, trail
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ HEADERS = {
 }
 
 
-class Guarded:
+class SecurityHeadersMiddleware:
     """Adds these headers to every answer that does not bring its own, as that to a fault does: it is made outside."""
 
     def __init__(self, app: ASGIApp) -> None:

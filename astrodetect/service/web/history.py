@@ -9,10 +9,10 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest
-from astrodetect.records import ANOMALY, NO_ANOMALY, Page
+from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionPage
 from astrodetect.service.row_follower import UNUSUAL
-from astrodetect.service.web.history_filters import Wanted
-from astrodetect.service.web.rendering import shown, wants_part
+from astrodetect.service.web.history_filters import HistoryFilters
+from astrodetect.service.web.rendering import render, wants_part
 
 A_PAGE = 48  # predictions
 DIGITS = re.compile(r"\d{1,19}", re.ASCII)
@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/history")
 def history(request: Request) -> Response:
     """A page of the log; for htmx its rows alone."""
-    wanted, part, state = Wanted.of(request.query_params), wants_part(request), request.app.state
+    wanted, part, state = HistoryFilters.of(request.query_params), wants_part(request), request.app.state
     before, after = _edge(request, "before"), _edge(request, "after")
     here = wanted.address(before=before, after=after)
     if "" in request.query_params.values() and not part:  # as a form sends what nobody filled in
@@ -39,20 +39,20 @@ def history(request: Request) -> Response:
         "called": state.database.called(page.predictions),
     }
     if part:
-        answer = shown(request, "_rows.html", **values)
+        answer = render(request, "_rows.html", **values)
         answer.headers["HX-Push-Url"] = "false" if request.headers.get("hx-current-url", "").endswith(here) else here
         return answer
     choices = _choices(wanted, store.manifests(state.models.folder))
     newest = not (wanted.typed or before or after)
     watched = max((row.id for row in page.predictions), default=0) if newest else None
-    return shown(request, "history.html", status=422 if wanted.wrong else 200, watched=watched, **choices, **values)
+    return render(request, "history.html", status=422 if wanted.wrong else 200, watched=watched, **choices, **values)
 
 
-def _page(database: Any, wanted: Wanted, before: int | None, after: int | None) -> Page:
+def _page(database: Any, wanted: HistoryFilters, before: int | None, after: int | None) -> PredictionPage:
     """What is on it; where less than a page is newer than `after`, the newest page."""
     if wanted.wrong:
-        return Page([], None, None)
-    page: Page = database.predictions(wanted.filters, limit=A_PAGE, before=before, after=after)
+        return PredictionPage([], None, None)
+    page: PredictionPage = database.predictions(wanted.filters, limit=A_PAGE, before=before, after=after)
     if after is not None and page.previous_after is None and len(page.predictions) < A_PAGE:
         page = database.predictions(wanted.filters, limit=A_PAGE)
     return page
@@ -64,7 +64,7 @@ def _edge(request: Request, name: str) -> int | None:
     return int(text) if DIGITS.fullmatch(text) else None
 
 
-def _choices(wanted: Wanted, models: Iterable[Manifest]) -> dict[str, list[str]]:
+def _choices(wanted: HistoryFilters, models: Iterable[Manifest]) -> dict[str, list[str]]:
     """What can be chosen from: what the models here are and say, and what was asked for, which may be older."""
     found = {"results": {ANOMALY, NO_ANOMALY}, "labels": set[str](), "models": set[str]()}
     for model in models:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError, validate_call
 from starlette.datastructures import QueryParams
 
-from astrodetect.records import Filters
+from astrodetect.records import PredictionFilters
 from astrodetect.service.query_params import LONGEST_NAME, asked_filters
 from astrodetect.service.web.rendering import short
 
@@ -38,19 +38,19 @@ RIGHT = {  # what should stand where something else does
     "request_id": "is no id of a request",
 }
 TOO_LONG = f"is too long: {LONGEST_NAME} characters at most"
-_read: Callable[..., Filters] = validate_call(asked_filters)  # by the very rules of the API
+_read: Callable[..., PredictionFilters] = validate_call(asked_filters)  # by the very rules of the API
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HistoryFilters:
     """What was typed, and what it means: nothing at all where `wrong` says that some of it cannot be understood."""
 
     typed: Mapping[str, str]
-    filters: Filters
+    filters: PredictionFilters
     wrong: Mapping[str, str] = field(default_factory=dict)  # by the field, a sentence each
 
     @classmethod
-    def of(cls, query: QueryParams) -> "Wanted":
+    def of(cls, query: QueryParams) -> "HistoryFilters":
         """What the address asks for; a field that is empty asks for nothing."""
         typed = {name: text for name in IN_WORDS if (text := query.get(name, "").strip())}
         wrong = [name for name in DATES if name in typed and not DAY.match(typed[name])]  # a bare number is none
@@ -65,7 +65,7 @@ class Wanted:
             for name, text in typed.items()
             if name in wrong
         }
-        return cls(typed, Filters(), said)
+        return cls(typed, PredictionFilters(), said)
 
     @property
     def chips(self) -> list[tuple[str, str]]:

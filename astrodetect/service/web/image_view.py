@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from astrodetect.evaluation import heatmap
-from astrodetect.records import Picture, Prediction, Scored
+from astrodetect.records import Prediction, ScoredImage, Thumbnail
 from astrodetect.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ImageView:
     """The picture with its heat map; `missing` says in words why there is none of the one or the other."""
 
-    picture: Picture | None
+    picture: Thumbnail | None
     overlay: str | None  # a data URI
     crop: float  # share of the frame's shorter side that the heat map covers
     missing: str | None
 
     @classmethod
-    def of(cls, state: Any, row: Prediction | Scored) -> "Sight":
+    def of(cls, state: Any, row: Prediction | ScoredImage) -> "ImageView":
         """What is kept of the image of this prediction."""
         picture = state.album.picture(row.image_sha256) if row.image_sha256 else None
         if picture is None:
@@ -32,7 +32,7 @@ class Sight:
         return cls(picture, heatmap.overlay(kept.places), kept.crop, None)
 
 
-def _why_not(row: Prediction | Scored, settings: Settings) -> str:
+def _why_not(row: Prediction | ScoredImage, settings: Settings) -> str:
     if not settings.thumbnail_max_bytes:
         return "This service keeps no pictures: ASTRODETECT_THUMBNAIL_MAX_BYTES is 0."
     if row.image_sha256 is None:

@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.active_learning import LABELS, Label
+from astrodetect.anomalies.active_learning import LABELS, LabelValue
 from astrodetect.reports.markers import COLOURS, MOST_CLASSES, OTHERS, SHAPES
-from astrodetect.service.projection_store import Map
+from astrodetect.service.projection_store import StoredProjection
 
 UNLABELLED = "not labelled"
 BOUNDS = np.array([0.5, 0.9, 0.99, 1.0], np.float32)  # between steps of novelty
@@ -36,13 +36,13 @@ class Legend:
     of: NDArray[np.uint8]  # the number of each image's group
 
 
-def legends(map_: Map, labels: Sequence[Label | None]) -> list[Legend]:
+def legends(map_: StoredProjection, labels: Sequence[LabelValue | None]) -> list[Legend]:
     """All ways there are."""
     return [_by_class(map_), _by_label(labels), _by_novelty(map_)]
 
 
 @lru_cache(maxsize=MAPS)
-def _by_class(map_: Map) -> Legend:
+def _by_class(map_: StoredProjection) -> Legend:
     """The largest ones first; those beyond the marks that there are share the last one."""
     classes = map_.classes
     counts = Counter(classes)
@@ -53,7 +53,7 @@ def _by_class(map_: Map) -> Legend:
     return _legend("class", marks, [number_of[name] for name in classes])
 
 
-def _by_label(labels: Sequence[Label | None]) -> Legend:
+def _by_label(labels: Sequence[LabelValue | None]) -> Legend:
     _, square, triangle, _, cross, _ = SHAPES
     marks = [
         (UNLABELLED, "step-0", _disc(2.2)),
@@ -64,7 +64,7 @@ def _by_label(labels: Sequence[Label | None]) -> Legend:
 
 
 @lru_cache(maxsize=MAPS)
-def _by_novelty(map_: Map) -> Legend:
+def _by_novelty(map_: StoredProjection) -> Legend:
     """In steps, for most images of a survey are as usual as those learnt from: what is unusual is warmer and larger."""
     marks = [
         ("less than half", "step-0", _disc(1.8)),

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
-from astrodetect.records import ANOMALY, Filters, Prediction
-from astrodetect.service.event_cursor import LONGEST, SHAPE, Position
-from astrodetect.service.feed import News, Word
+from astrodetect.records import ANOMALY, Prediction, PredictionFilters
+from astrodetect.service.event_cursor import LONGEST, SHAPE, EventCursor
+from astrodetect.service.feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import MOST_SHOWN, UNUSUAL, stands_out
-from astrodetect.service.web.rendering import TEMPLATE, shown
+from astrodetect.service.web.rendering import TEMPLATE, render
 
 SHOWN = 24  # rows at first: whole lines of 2, 3, 4, 6 or 8
 RETRY_MS = 3000  # until a browser comes back that lost the stream
@@ -35,7 +35,7 @@ def live(request: Request, only: Only = "") -> HTMLResponse:
     pictured = database.pictured([row.image_sha256 for row in rows if row.image_sha256])
     cards = [(row, row.timestamp > young or row.image_sha256 in pictured) for row in rows]
     base = request.base_url
-    return shown(request, "live.html", cards=cards, after=after, only=only, stands_out=stands_out, base=base)
+    return render(request, "live.html", cards=cards, after=after, only=only, stands_out=stands_out, base=base)
 
 
 @router.get("/live/events")
@@ -47,7 +47,7 @@ async def events(
 ) -> Response:
     """New rows as server-sent events, without a gap after the one that was heard of last."""
     known = last or after
-    words = request.app.state.feed.watch(Position.read(known) if known else None, only=bool(only))
+    words = request.app.state.feed.watch(EventCursor.read(known) if known else None, only=bool(only))
     await anext(words)  # where too many watch, the answer has its status
 
     async def stream() -> AsyncIterator[bytes]:
@@ -60,16 +60,16 @@ async def events(
 
 def _newest(database: Any, *, only: bool) -> list[Prediction]:
     if not only:
-        return list(database.predictions(Filters(), limit=SHOWN).predictions)
-    asked = (Filters(result=ANOMALY), Filters(min_novelty=UNUSUAL))
+        return list(database.predictions(PredictionFilters(), limit=SHOWN).predictions)
+    asked = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL))
     found = {row.id: row for one in asked for row in database.predictions(one, limit=SHOWN).predictions}
     return sorted(found.values(), key=lambda row: row.id, reverse=True)[:SHOWN]
 
 
-def _event(word: News | Word) -> bytes:
-    if word is Word.AWAY:
+def _event(word: NewRows | StreamEvent) -> bytes:
+    if word is StreamEvent.AWAY:
         return format_sse_event(event="away", data_str=json.dumps(AWAY))
-    if isinstance(word, Word):
+    if isinstance(word, StreamEvent):
         return format_sse_event(comment=word.value)
     told = {
         "images": word.images,

@@ -11,17 +11,17 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
-from astrodetect.evaluation.metric_specs import KINDS
+from astrodetect.evaluation.metric_specs import METRIC_SPECS
 from astrodetect.model_store import rollback as earlier
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import in_rows
-from astrodetect.service.model_registry import Models
+from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
-from astrodetect.service.web.rendering import TEMPLATE, shown, wants_part
+from astrodetect.service.web.rendering import TEMPLATE, render, wants_part
 
-FIGURES = [kind for kind in KINDS if kind.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
+FIGURES = [kind for kind in METRIC_SPECS if kind.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
 # A report is a page that needs nothing else: its script may draw on it, and can do nothing here.
 REPORT_POLICY = "; ".join(
     (
@@ -39,7 +39,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class VersionEntry:
     """A version of a model, in its place or an earlier one."""
 
     manifest: Manifest
@@ -47,16 +47,16 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelEntry:
     """A model as the page shows it."""
 
     name: str
     default: bool  # it answers where no model is named
-    version: Version | None  # None where it cannot be read
+    version: VersionEntry | None  # None where it cannot be read
     running: Manifest | None  # what answers now; of another version for a moment, or where the new one is broken
     precision: Precision | None  # that it computes in
     problem: str | None
-    earlier: list[Version]
+    earlier: list[VersionEntry]
 
     @property
     def up_to_date(self) -> bool:
@@ -72,7 +72,7 @@ async def trained(
     done: Annotated[str, Query(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
 ) -> Response:
     """The page; its part is sent only where it is not as it was `seen`."""
-    models: Models = request.app.state.models
+    models: ModelRegistry = request.app.state.models
     models.look()  # a page that is left open sees a new model come, even where nobody asks for a verdict
     found = await asyncio.to_thread(_found, models)
     if not wants_part(request):
@@ -88,7 +88,7 @@ async def rollback(
     request: Request, name: ModelPath, version: Annotated[str | None, Form(pattern=VERSION)] = None
 ) -> Response:
     """Puts an earlier version back, and says so on the page."""
-    models: Models = request.app.state.models
+    models: ModelRegistry = request.app.state.models
     await models.rollback(name, version)
     if not wants_part(request):
         return RedirectResponse(f"/trained?done={name}", 303)
@@ -113,13 +113,13 @@ def report(
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
-def _found(models: Models) -> list[Model]:
+def _found(models: ModelRegistry) -> list[ModelEntry]:
     """Every model, the one that answers where none is named first."""
     folder, loaded, failed = models.folder, models.loaded, models.failed
     in_place, broken = {one.name: one for one in store.manifests(folder)}, store.unreadable(folder)
     names = sorted({*in_place, *broken, *loaded}, key=lambda name: (name != models.default_name, name))
     return [
-        Model(
+        ModelEntry(
             name,
             name == models.default_name,
             _version(folder, in_place[name]) if name in in_place else None,
@@ -132,18 +132,18 @@ def _found(models: Models) -> list[Model]:
     ]
 
 
-def _version(place: Path, manifest: Manifest) -> Version:
-    return Version(manifest, store.report_page(place, manifest) is not None)
+def _version(place: Path, manifest: Manifest) -> VersionEntry:
+    return VersionEntry(manifest, store.report_page(place, manifest) is not None)
 
 
-def _answer(request: Request, found: list[Model], said: str, *, focus: bool = False) -> HTMLResponse:
+def _answer(request: Request, found: list[ModelEntry], said: str, *, focus: bool = False) -> HTMLResponse:
     """The page, or its part for htmx, with what has just happened."""
     part, (body, seen) = wants_part(request), _body(found)
     template = "_trained.html" if part else "trained.html"
-    return shown(request, template, body=body, seen=seen, running=_running(found), said=said, part=part, focus=focus)
+    return render(request, template, body=body, seen=seen, running=_running(found), said=said, part=part, focus=focus)
 
 
-def _body(found: list[Model]) -> tuple[Markup, str]:
+def _body(found: list[ModelEntry]) -> tuple[Markup, str]:
     """What is said of the models, and a sum that tells it from what was said before."""
     text = TEMPLATE.get_template("_models.html").render(
         models=found, kinds=FIGURES, looks=_looks, serves=_serves, rows=_rows, counts=_counts
@@ -151,12 +151,12 @@ def _body(found: list[Model]) -> tuple[Markup, str]:
     return Markup(text), hashlib.sha256(text.encode()).hexdigest()[:16]  # noqa: S704 - a template's, escaped
 
 
-def _running(found: list[Model]) -> str:
+def _running(found: list[ModelEntry]) -> str:
     """The version that answers where no model is named."""
     return next((one.running.version for one in found if one.default and one.running), "")
 
 
-def _in_place(found: list[Model], name: str) -> str:
+def _in_place(found: list[ModelEntry], name: str) -> str:
     """What a rollback came to."""
     model = next((one for one in found if one.name == name), None)
     if model is None or model.version is None:

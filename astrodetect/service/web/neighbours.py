@@ -8,7 +8,7 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError, VectorMissing, VectorsOff
 from astrodetect.records import Neighbour, Prediction
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.web.rendering import shown, wants_part
+from astrodetect.service.web.rendering import render, wants_part
 
 MOST = 6  # neighbours
 WHY_NOT: dict[type[AstrodetectError], str] = {
@@ -24,7 +24,7 @@ def alike(request: Request, id: PredictionId) -> Response:  # noqa: A002
     database = request.app.state.database
     row = database.prediction(id)
     similar, pictured, why_not = neighbours(database, row)
-    return shown(
+    return render(
         request,
         "_alike.html" if wants_part(request) else "alike.html",
         row=row,

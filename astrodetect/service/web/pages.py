@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from astrodetect.service.middleware.security_headers import Guarded
+from astrodetect.service.middleware.security_headers import SecurityHeadersMiddleware
 from astrodetect.service.web import (
     history,
     live,
@@ -38,4 +38,4 @@ def add(app: FastAPI) -> None:
     """Has the service show it, from this host alone."""
     for section in SECTIONS:
         app.include_router(section.router)
-    app.add_middleware(Guarded)
+    app.add_middleware(SecurityHeadersMiddleware)

@@ -6,16 +6,16 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import Label
+from astrodetect.anomalies.active_learning import LabelValue
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Prediction
 from astrodetect.service.query_params import LabelId, PredictionId
 from astrodetect.service.web import reviewer
-from astrodetect.service.web.history_filters import Wanted
-from astrodetect.service.web.image_view import Sight
-from astrodetect.service.web.rendering import shown, wants_part
+from astrodetect.service.web.history_filters import HistoryFilters
+from astrodetect.service.web.image_view import ImageView
+from astrodetect.service.web.rendering import render, wants_part
 
 LONGEST = {"note": LONGEST_NOTE, "who": reviewer.LONGEST}
 MOST_OTHERS = 12  # other predictions of the same image
@@ -27,17 +27,17 @@ router = APIRouter(include_in_schema=False)
 @router.get("/history/{id}")
 def prediction(request: Request, id: PredictionId) -> Response:  # noqa: A002
     """Everything about one; the way to its neighbours in the log keeps to the filters that led here."""
-    database, wanted = request.app.state.database, Wanted.of(request.query_params)
+    database, wanted = request.app.state.database, HistoryFilters.of(request.query_params)
     row = database.prediction(id)
     others = database.of_image(row.image_sha256, limit=MOST_OTHERS + 1) if row.image_sha256 else []
     newer = database.predictions(wanted.filters, limit=1, after=id).predictions
     older = database.predictions(wanted.filters, limit=1, before=id).predictions
-    return shown(
+    return render(
         request,
         "prediction.html",
         row=row,
         wanted=wanted,
-        sight=Sight.of(request.app.state, row),
+        sight=ImageView.of(request.app.state, row),
         others=[other for other in others if other.id != id][:MOST_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
@@ -50,7 +50,7 @@ def label(
     request: Request,
     id: PredictionId,  # noqa: A002
     *,
-    label: Annotated[Label, Form()],
+    label: Annotated[LabelValue, Form()],
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
     said_who: Annotated[str | None, Form(alias="reviewer", max_length=reviewer.LONGEST)] = None,
     small: Small = False,
@@ -95,6 +95,6 @@ def _labels(request: Request, id: int, said: str, *, small: bool, name: str | No
     if not wants_part(request):
         return RedirectResponse(f"/history/{id}#labels-{id}", 303)
     row = request.app.state.database.prediction(id)
-    answer = shown(request, "_labels.html", **labelled(request, row, small=small) | {"who": name})
+    answer = render(request, "_labels.html", **labelled(request, row, small=small) | {"who": name})
     answer.headers["HX-Trigger"] = json.dumps({"say": said})
     return answer

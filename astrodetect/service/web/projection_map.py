@@ -11,11 +11,11 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.anomalies.projection import FEWEST
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
-from astrodetect.service.projection_jobs import NEWEST, Atlas, View
-from astrodetect.service.projection_store import Map
+from astrodetect.service.projection_jobs import NEWEST, ProjectionJobs, ProjectionState
+from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
 from astrodetect.service.web.legend import Legend, legends
-from astrodetect.service.web.rendering import shown, wants_part
+from astrodetect.service.web.rendering import render, wants_part
 
 FINE = 65_535  # steps of a place across the map: at its closest the script shows a pixel for each two of them
 KEPT_BY_BROWSERS_S = 60
@@ -27,7 +27,7 @@ def show(request: Request, by: Literal["class", "label", "novelty"] = "class") -
     """The page; the first map is drawn when somebody asks to see it."""
     view = _view(request)
     found = _legends(request, view.map) if view and view.map else []
-    return _drawn(request, view, shown(request, "map.html", by=by, legends=found, **_state(request, view)))
+    return _drawn(request, view, render(request, "map.html", by=by, legends=found, **_state(request, view)))
 
 
 @router.post("/map")
@@ -36,15 +36,15 @@ def draw(request: Request) -> Response:
     if space := _space(request):
         _atlas(request).draw(space)
     if wants_part(request):
-        return shown(request, "_map.html", **_state(request, _view(request)))
+        return render(request, "_map.html", **_state(request, _view(request)))
     return RedirectResponse("/map", 303)
 
 
 @router.get("/map/progress")
-def progress(request: Request, shown_: Annotated[str | None, Query(alias="shown")] = None) -> Response:
+def progress(request: Request, shown_: Annotated[str | None, Query(alias="render")] = None) -> Response:
     """How far that is; the page asks until it is done, and comes anew where it had no map and there is one."""
     view = _view(request)
-    answer = shown(request, "_map.html", **_state(request, view))
+    answer = render(request, "_map.html", **_state(request, view))
     if shown_ == "" and view and view.map:
         answer.headers["HX-Refresh"] = "true"
     return _drawn(request, view, answer)
@@ -81,13 +81,13 @@ def image(
     row = database.prediction(id)
     labels = database.labels_of(row)
     said = labels[0].label if labels else None
-    answer = shown(request, "_map_image.html", row=row, label=said, place=place, of=of)
+    answer = render(request, "_map_image.html", row=row, label=said, place=place, of=of)
     answer.headers["Cache-Control"] = f"private, max-age={KEPT_BY_BROWSERS_S}"
     return answer
 
 
-def _atlas(request: Request) -> Atlas:
-    atlas: Atlas = request.app.state.atlas
+def _atlas(request: Request) -> ProjectionJobs:
+    atlas: ProjectionJobs = request.app.state.atlas
     return atlas
 
 
@@ -96,23 +96,23 @@ def _space(request: Request) -> str | None:
     return request.app.state.models.space if request.app.state.database.keeps_vectors else None
 
 
-def _view(request: Request) -> View | None:
+def _view(request: Request) -> ProjectionState | None:
     space = _space(request)
     return _atlas(request).view(space) if space else None
 
 
-def _drawn(request: Request, view: View | None, answer: Response) -> Response:
+def _drawn(request: Request, view: ProjectionState | None, answer: Response) -> Response:
     """Has the first map drawn, where it is due, once this answer is sent."""
     if view and view.due:
         answer.background = BackgroundTask(_atlas(request).draw, view.space)
     return answer
 
 
-def _legends(request: Request, map_: Map) -> list[Legend]:
+def _legends(request: Request, map_: StoredProjection) -> list[Legend]:
     return legends(map_, _atlas(request).labels(map_))
 
 
-def _state(request: Request, view: View | None) -> dict[str, Any]:
+def _state(request: Request, view: ProjectionState | None) -> dict[str, Any]:
     state = request.app.state
     serving, vectors = state.models.default, state.database.keeps_vectors
     return {"view": view, "serving": serving, "vectors": vectors, "fewest": FEWEST, "most": NEWEST}

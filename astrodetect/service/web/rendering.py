@@ -27,7 +27,7 @@ INVISIBLE = {
 TEMPLATE = environment(TEMPLATES)
 
 
-def shown(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page, or a part of one, with these values."""
     around = {**_around(request), "status": status}
     said = TEMPLATE.get_template(template).render(**around, **values)
@@ -40,12 +40,12 @@ def wants_part(request: Request) -> bool:
     return headers.get("hx-request") == "true" and headers.get("hx-history-restore-request") != "true"
 
 
-def problem(request: Request, status: int, code: str, message: str) -> HTMLResponse:
+def error_page(request: Request, status: int, code: str, message: str) -> HTMLResponse:
     """What went wrong, as a page."""
-    return shown(request, "problem.html", status=status, code=code, message=message)
+    return render(request, "problem.html", status=status, code=code, message=message)
 
 
-def reads(request: Request) -> bool:
+def accepts_html(request: Request) -> bool:
     """Whether a person waits for the answer, in a browser that will show it as it comes."""
     return "text/html" in request.headers.get("accept", "")
 

@@ -6,23 +6,23 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import LABELS, By, Label
+from astrodetect.anomalies.active_learning import LABELS, LabelValue, ReviewOrder
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.service.web import review_curve, reviewer
-from astrodetect.service.web.rendering import shown, wants_part
-from astrodetect.service.web.review_session import WHERE, Sitting, Step
-from astrodetect.service.web.review_view import Desk
+from astrodetect.service.web.rendering import render, wants_part
+from astrodetect.service.web.review_session import WHERE, ReviewSession, ReviewStep
+from astrodetect.service.web.review_view import ReviewView
 
-ORDERS: dict[By, tuple[str, str]] = {
+ORDERS: dict[ReviewOrder, tuple[str, str]] = {
     "interest": ("Interest", "What your labels make likely to be interesting, and what would teach most."),
     "novelty": ("Novelty", "The most unusual first, whatever the labels say."),
     "uncertainty": ("Uncertainty", "What the ranking is least sure of: here a label teaches most."),
     "random": ("Chance", "Drawn by chance: tells how rare interesting images are."),
 }
 
-AskedBy: TypeAlias = Annotated[By, Form()]
+AskedBy: TypeAlias = Annotated[ReviewOrder, Form()]
 AskedId: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
 router = APIRouter(include_in_schema=False, prefix=WHERE)
 
@@ -30,40 +30,40 @@ router = APIRouter(include_in_schema=False, prefix=WHERE)
 @router.get("")
 def review(
     request: Request,
-    by: By = "interest",
+    by: ReviewOrder = "interest",
     id: Annotated[int | None, Query(ge=1, le=BIGINT_MAX)] = None,  # noqa: A002
 ) -> Response:
     """The image to look at, or the one that was asked for."""
-    sitting = Sitting.of(request)
+    sitting = ReviewSession.of(request)
     values = _values(request, sitting, by, id)
     values |= {"who": reviewer.name(request) or "", "longest": reviewer.LONGEST, "begun": sitting.begun}
-    return sitting.keep(shown(request, "review.html", **values))
+    return sitting.keep(render(request, "review.html", **values))
 
 
 @router.post("/label")
 def label(
     request: Request,
     id: AskedId,  # noqa: A002
-    label: Annotated[Label, Form()],
+    label: Annotated[LabelValue, Form()],
     by: AskedBy = "interest",
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
 ) -> Response:
     """Keeps what was said of an image, and shows the next one."""
     given = request.app.state.database.label(id, label, who=reviewer.name(request), note=note.strip())
     done = f"labelled {label}"
-    return _moved_on(request, Sitting.of(request).after(Step("l", given.id)), by, done)
+    return _moved_on(request, ReviewSession.of(request).after(ReviewStep("l", given.id)), by, done)
 
 
 @router.post("/skip")
 def skip(request: Request, id: AskedId, by: AskedBy = "interest") -> Response:  # noqa: A002
     """Shows the next one; this one does not come again in this sitting."""
-    return _moved_on(request, Sitting.of(request).after(Step("s", id)), by, "skipped")
+    return _moved_on(request, ReviewSession.of(request).after(ReviewStep("s", id)), by, "skipped")
 
 
 @router.post("/undo")
 def undo(request: Request, by: AskedBy = "interest") -> Response:
     """Takes the last step of this sitting back, and shows its image again."""
-    sitting = Sitting.of(request)
+    sitting = ReviewSession.of(request)
     if not sitting.steps:
         return _moved_on(request, sitting, by, "nothing to undo")
     step, sitting, database = sitting.steps[-1], sitting.undone(), request.app.state.database
@@ -80,7 +80,7 @@ def undo(request: Request, by: AskedBy = "interest") -> Response:
 @router.post("/turn")
 def turn(request: Request, id: AskedId) -> Response:  # noqa: A002
     """Gives the image of a sitting's first page to it alone: a page is also asked for by programs, this is not."""
-    sitting, state = Sitting.of(request), request.app.state
+    sitting, state = ReviewSession.of(request), request.app.state
     if sitting.begun:
         state.review.turns.take(sitting.name, state.database.prediction(id).image)
     return Response(status_code=204)
@@ -89,7 +89,7 @@ def turn(request: Request, id: AskedId) -> Response:  # noqa: A002
 @router.post("/again")
 def again(request: Request, by: AskedBy = "interest") -> Response:
     """Lets those come again that were skipped."""
-    return _moved_on(request, Sitting.of(request).again(), by, "those that were skipped come again")
+    return _moved_on(request, ReviewSession.of(request).again(), by, "those that were skipped come again")
 
 
 @router.post("/name")
@@ -107,8 +107,8 @@ def name(
 
 def _moved_on(
     request: Request,
-    sitting: Sitting,
-    by: By,
+    sitting: ReviewSession,
+    by: ReviewOrder,
     done: str,
     *,
     id: int | None = None,  # noqa: A002
@@ -119,7 +119,7 @@ def _moved_on(
     if not wants_part(request):
         return sitting.keep(RedirectResponse(where, 303))
     values = _values(request, sitting, by, id, note)
-    answer = shown(request, "_review.html", **values)
+    answer = render(request, "_review.html", **values)
     answer.headers["HX-Replace-Url"] = where
     answer.headers.update(_saying(f"{done}; {len(values['desk'].labels)} done"))
     return sitting.keep(answer)
@@ -130,9 +130,11 @@ def _saying(words: str) -> dict[str, str]:
     return {"HX-Trigger": json.dumps({"say": words[0].upper() + words[1:]})}
 
 
-def _values(request: Request, sitting: Sitting, by: By, id: int | None, note: str = "") -> dict[str, Any]:  # noqa: A002
+def _values(
+    request: Request, sitting: ReviewSession, by: ReviewOrder, id: int | None, note: str = ""  # noqa: A002
+) -> dict[str, Any]:
     """What the templates show."""
-    desk = Desk.laid(request.app.state, sitting, by, id)
+    desk = ReviewView.laid(request.app.state, sitting, by, id)
     said = review_curve.in_words(desk.in_order) if desk.in_order else None
     return {
         "desk": desk,

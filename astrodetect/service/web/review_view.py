@@ -5,41 +5,41 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from astrodetect.anomalies.active_learning import By, Label
+from astrodetect.anomalies.active_learning import LabelValue, ReviewOrder
 from astrodetect.records import Neighbour, Prediction
-from astrodetect.service.review_queue import Candidate
-from astrodetect.service.web.image_view import Sight
+from astrodetect.service.review_queue import ReviewCandidate
+from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.neighbours import neighbours
-from astrodetect.service.web.review_session import Sitting
+from astrodetect.service.web.review_session import ReviewSession
 
 LOOKED_AHEAD = 20  # images, of which those come first that have a picture and that nobody else has before them
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReviewItem:
     """One image, and why it is shown."""
 
     row: Prediction
     why: list[str]
-    sight: Sight
+    sight: ImageView
     similar: list[Neighbour]
     pictured: AbstractSet[str]  # the sums of those that have a picture
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ReviewView:
     """What to look at; where nothing is left, `logged` says whether there was ever anything."""
 
     note: str | None  # why the order is not the one that was asked for
-    shown: Shown | None
+    shown: ReviewItem | None
     ahead: str | None  # the sum of the image that comes next, so that its picture is there at once
-    labels: Mapping[str, Label]  # what each labelled image is, by its sum
-    in_order: list[Label]  # of each labelled image, as they came
+    labels: Mapping[str, LabelValue]  # what each labelled image is, by its sum
+    in_order: list[LabelValue]  # of each labelled image, as they came
     skipped: int  # images
     logged: bool
 
     @classmethod
-    def laid(cls, state: Any, sitting: Sitting, by: By, id: int | None) -> "Desk":  # noqa: A002
+    def laid(cls, state: Any, sitting: ReviewSession, by: ReviewOrder, id: int | None) -> "ReviewView":  # noqa: A002
         """The next image for this reviewer, or that of this prediction; NotFound where there is no such one."""
         database = state.database
         skipped = {row.image for row in database.of_ids(sitting.skipped).values()} if sitting.skipped else set()
@@ -50,7 +50,7 @@ class Desk:
         taken = state.review.turns.taken(sitting.name)
         waiting.sort(key=lambda one: (one.prediction.image_sha256 not in pictured, one.prediction.image in taken))
         if id:
-            asked = Candidate(database.prediction(id), [])
+            asked = ReviewCandidate(database.prediction(id), [])
             waiting = [asked, *(one for one in waiting if one.prediction.image != asked.prediction.image)]
         if waiting and sitting.begun:
             state.review.turns.take(sitting.name, waiting[0].prediction.image)
@@ -65,7 +65,7 @@ class Desk:
         )
 
 
-def _shown(state: Any, candidate: Candidate) -> Shown:
+def _shown(state: Any, candidate: ReviewCandidate) -> ReviewItem:
     row = candidate.prediction
     similar, pictured, _ = neighbours(state.database, row)
-    return Shown(row, candidate.why, Sight.of(state, row), similar, pictured)
+    return ReviewItem(row, candidate.why, ImageView.of(state, row), similar, pictured)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.service.middleware.auth import COOKIE, SIGN_IN
-from astrodetect.service.web.rendering import shown
+from astrodetect.service.web.rendering import render
 
 DAY_S = 86_400
 LASTS_S = 30 * DAY_S
@@ -45,7 +45,7 @@ def sign_in(
 
 def _asked(request: Request, to: str, *, wrong: bool = False) -> HTMLResponse:
     status, private = 401 if wrong else 200, request.app.state.keys.private
-    return shown(request, "key.html", status=status, wrong=wrong, private=private, to=_here(to))
+    return render(request, "key.html", status=status, wrong=wrong, private=private, to=_here(to))
 
 
 def _here(to: str) -> str:

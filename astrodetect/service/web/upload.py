@@ -10,14 +10,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty
 from astrodetect.model_store import store
-from astrodetect.records import Prediction, Queued
-from astrodetect.service.middleware.request_log import TRAIL
+from astrodetect.records import Prediction, QueuedPrediction
+from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE
 from astrodetect.service.row_follower import UNUSUAL
-from astrodetect.service.single_detection import verdict_on
+from astrodetect.service.single_detection import detect_one
 from astrodetect.service.web import samples
-from astrodetect.service.web.image_view import Sight
-from astrodetect.service.web.rendering import reads, shown, wants_part
+from astrodetect.service.web.image_view import ImageView
+from astrodetect.service.web.rendering import accepts_html, render, wants_part
 
 LONGEST_KEY = 100  # characters
 MOST_COUNTED = 100  # images that wait for a look: beyond it their number says nothing
@@ -41,10 +41,10 @@ async def attempt(
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=LONGEST_KEY)] = None,
 ) -> Response:
     """One image to its card, or to the page with its card; its row is logged before."""
-    part = wants_part(request) or not reads(request)
+    part = wants_part(request) or not accepts_html(request)
     try:
         name, data = await _sent(request, file, sample)
-        verdict = await verdict_on(request, name, data, model=model or None, key=key)
+        verdict = await detect_one(request, name, data, model=model or None, key=key)
     except AstrodetectError as error:
         if part:
             raise
@@ -53,7 +53,7 @@ async def attempt(
         return await asyncio.to_thread(_page, request, model, status=error.status, wrong=said)
     card = await asyncio.to_thread(_card, request, verdict)
     if part:
-        return shown(request, "_card.html", card=card)
+        return render(request, "_card.html", card=card)
     return await asyncio.to_thread(_page, request, model, card=card)
 
 
@@ -68,7 +68,7 @@ def waiting(request: Request) -> Response:
     """How many images wait in Review that are more unusual than nearly all training images."""
     rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MOST_COUNTED)
     count = sum((row.novelty or 0.0) >= UNUSUAL for row in rows)
-    return shown(request, "_waiting.html", count=count, most=MOST_COUNTED)
+    return render(request, "_waiting.html", count=count, most=MOST_COUNTED)
 
 
 async def _sent(request: Request, file: UploadFile | None, sample: str | None) -> tuple[str, bytes]:
@@ -91,7 +91,7 @@ def _page(
 ) -> HTMLResponse:
     state = request.app.state
     serving, models = state.models.default_name, [one.name for one in store.manifests(state.models.folder)]
-    return shown(
+    return render(
         request,
         "try.html",
         status=status,
@@ -105,17 +105,17 @@ def _page(
     )
 
 
-def _card(request: Request, verdict: Prediction | Queued) -> dict[str, Any]:
+def _card(request: Request, verdict: Prediction | QueuedPrediction) -> dict[str, Any]:
     """What `_card.html` shows; what only the log knows is left out while it does not answer."""
-    state, stages = request.app.state, request.scope[TRAIL].stages_s
-    row = verdict.scored if isinstance(verdict, Queued) else verdict
-    sight, labels = Sight(None, None, 1.0, NOT_NOW), None
+    state, stages = request.app.state, request.scope[REQUEST_CONTEXT].stages_s
+    row = verdict.scored if isinstance(verdict, QueuedPrediction) else verdict
+    sight, labels = ImageView(None, None, 1.0, NOT_NOW), None
     with suppress(DatabaseError):
-        sight = Sight.of(state, row)
+        sight = ImageView.of(state, row)
         labels = state.database.labels_of(verdict) if isinstance(verdict, Prediction) else None
     return {
         "row": row,
-        "queued": isinstance(verdict, Queued),
+        "queued": isinstance(verdict, QueuedPrediction),
         "sight": sight,
         "labels": labels,
         "unusual": UNUSUAL,
