@@ -131,7 +131,11 @@ def _saying(words: str) -> dict[str, str]:
 
 
 def _values(
-    request: Request, sitting: ReviewSession, by: ReviewOrder, id: int | None, note: str = ""  # noqa: A002
+    request: Request,
+    sitting: ReviewSession,
+    by: ReviewOrder,
+    id: int | None,
+    note: str = "",  # noqa: A002
 ) -> dict[str, Any]:
     """What the templates show."""
     desk = ReviewView.laid(request.app.state, sitting, by, id)
