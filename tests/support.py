@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 USER = """
 import sys
 from pathlib import Path
-from astrodetect.db.embedded import serve
+from astrodetect.db.embedded.server import serve
 with serve(Path(sys.argv[1]), "postgres") as url:
     print(url, flush=True)
     sys.stdin.read()

@@ -27,10 +27,10 @@ BROWSER = {"Accept": "text/html"}
 HTMX = {"HX-Request": "true", "Accept": "text/html"}
 HOSTILE = "<script>alert(1)</script>\u202egpj.png"
 SOON = """
-from astrodetect.anomalies import drawing, flat
-drawing.POLITE = 0
-flat.tsne = lambda vectors, _: flat.components(vectors)
-drawing.main()
+from astrodetect.anomalies import projection, projection_process
+projection_process.POLITE = 0
+projection.tsne = lambda vectors, _: projection.components(vectors)
+projection_process.main()
 """
 FAILS = (sys.executable, "-c", "raise SystemExit('no <memory> left')")
 

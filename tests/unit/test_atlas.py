@@ -28,7 +28,7 @@ from astrodetect.service.projection_store import StoredProjection
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
 WITHIN_S = 60.0
-IN_A_HURRY = (sys.executable, "-c", "from astrodetect.anomalies import drawing; drawing.POLITE = 0; drawing.main()")
+IN_A_HURRY = (sys.executable, "-c", "from astrodetect.anomalies import projection_process as p; p.POLITE = 0; p.main()")
 HOLDS = (  # a lock, until nobody listens any more
     sys.executable,
     "-c",

@@ -52,7 +52,7 @@ def label(
     *,
     label: Annotated[LabelValue, Form()],
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
-    said_who: Annotated[str | None, Form(alias="reviewer", max_length=reviewer.LONGEST)] = None,
+    said_who: Annotated[str | None, Form(alias="who", max_length=reviewer.LONGEST)] = None,
     small: Small = False,
 ) -> Response:
     """Keeps what somebody says of the image; a name that is given is remembered."""

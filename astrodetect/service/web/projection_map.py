@@ -41,7 +41,7 @@ def draw(request: Request) -> Response:
 
 
 @router.get("/map/progress")
-def progress(request: Request, shown_: Annotated[str | None, Query(alias="render")] = None) -> Response:
+def progress(request: Request, shown_: Annotated[str | None, Query(alias="shown")] = None) -> Response:
     """How far that is; the page asks until it is done, and comes anew where it had no map and there is one."""
     view = _view(request)
     answer = render(request, "_map.html", **_state(request, view))

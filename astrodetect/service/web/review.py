@@ -95,7 +95,7 @@ def again(request: Request, by: AskedBy = "interest") -> Response:
 @router.post("/name")
 def name(
     request: Request,
-    who_: Annotated[str, Form(alias="reviewer", max_length=reviewer.LONGEST)] = "",
+    who_: Annotated[str, Form(alias="who", max_length=reviewer.LONGEST)] = "",
     by: AskedBy = "interest",
 ) -> Response:
     """Remembers who labels here."""
@@ -134,8 +134,8 @@ def _values(
     request: Request,
     sitting: ReviewSession,
     by: ReviewOrder,
-    id: int | None,
-    note: str = "",  # noqa: A002
+    id: int | None,  # noqa: A002
+    note: str = "",
 ) -> dict[str, Any]:
     """What the templates show."""
     desk = ReviewView.laid(request.app.state, sitting, by, id)
