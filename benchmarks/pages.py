@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, rounds = (QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)
     with ending_on_signals(), ExitStack() as stack:
-        browser = chromium.launched(stack.enter_context(sync_playwright()))
+        browser = chromium.launch(stack.enter_context(sync_playwright()))
         if browser is None:
             raise SystemExit(chromium.LEFT_OUT)
         many, few = (stack.enter_context(served(count)) for count in (rows, FEW_ROWS))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support import query
+from programs import query
 
 import setup_db
 from astrodetect.db.embedded.server import serve

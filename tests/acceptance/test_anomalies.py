@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, Program, run_here
+from programs import ROOT, Program, run_here
 
 from astrodetect import __main__
 from astrodetect.anomalies.novelty import Novelty, described

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, run_here
+from programs import ROOT, run_here
 
 from astrodetect.__main__ import main
 

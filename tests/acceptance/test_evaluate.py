@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import ROOT, run_here
+from programs import ROOT, run_here
 
 from astrodetect import images
 from astrodetect.__main__ import main

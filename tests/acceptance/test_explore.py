@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT, run_here
+from programs import ROOT, run_here
 
 from astrodetect.__main__ import main
 from astrodetect.datasets import dataset, health

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT, Program, free_port
+from programs import ROOT, Program, free_port
 
 import run
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
 import pytest
-from support import ROOT, Program, free_port, query
+from programs import ROOT, Program, free_port, query
 
 from astrodetect import __main__, images
 from astrodetect.scoring import resumable_table
@@ -126,9 +126,9 @@ def test_with_a_model_of_several_classes_the_table_and_the_log_tell_each_ones_pr
     tmp_path: Path, database_url: str
 ) -> None:
     (tmp_path / "sky").mkdir()
-    colours.publish(tmp_path / "models", "colours")
-    for name in colours.CLASSES:
-        images.write_jpeg(tmp_path / "sky" / f"{name}.jpg", colours.sky(name))
+    colour_models.publish(tmp_path / "models", "colours")
+    for name in colour_models.CLASSES:
+        images.write_jpeg(tmp_path / "sky" / f"{name}.jpg", colour_models.image(name))
     place = tmp_path / "classes.csv"
     command = (tmp_path / "sky", "--model", "colours", "--output", place, "--log")
     done = run(*command, models=tmp_path / "models", DATABASE_URL=database_url)

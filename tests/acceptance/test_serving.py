@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from support import ROOT, Program, Service, User, query
+from programs import ROOT, Program, Service, User, query
 
 from astrodetect import images
 from astrodetect.db.embedded.server import psql_line

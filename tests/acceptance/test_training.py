@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT, Program, Service, run_here
+from programs import ROOT, Program, Service, run_here
 
 import train_model
 from astrodetect import images

@@ -27,7 +27,7 @@ DEBIANS = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromi
 LEFT_OUT = "the tests of pages are left out, for there is no browser: install Chromium, Chrome or Edge"
 
 
-def launched(playwright: Playwright) -> Browser | None:
+def launch(playwright: Playwright) -> Browser | None:
     """The first browser that starts: Playwright's own, else one of the system's; None where none does."""
     options = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []  # as root it refuses to have one
     for place in places():
@@ -66,11 +66,11 @@ def done(command: Sequence[str]) -> bool:
 def version() -> str | None:
     """Of the browser that is here."""
     with sync_playwright() as playwright:
-        browser = launched(playwright)
+        browser = launch(playwright)
         return browser.version if browser else None
 
 
-def made_sure() -> str:
+def ensure_installed() -> str:
     """Finds a browser or brings one here; the line that says how it went."""
     if found := version():
         return f"Chromium {found} is here"
@@ -81,4 +81,4 @@ def made_sure() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"  {made_sure()}\n")
+    sys.stdout.write(f"  {ensure_installed()}\n")

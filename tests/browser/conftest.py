@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
-from support import Service
+from programs import Service
 
-from browser import chromium, served
+from browser import chromium, demo_service
 from browser.tabs import Tabs
 
 APPEARS_WITHIN_MS = 30_000  # what a test waits for, on a machine that has other work
@@ -18,7 +18,7 @@ expect.set_options(timeout=APPEARS_WITHIN_MS)
 def browser() -> Iterator[Browser]:
     """One for all tests of pages; gone before others run, for Playwright holds the thread's event loop."""
     with sync_playwright() as playwright:
-        started = chromium.launched(playwright)
+        started = chromium.launch(playwright)
         if started is None:
             pytest.skip(chromium.LEFT_OUT)
         with started:
@@ -44,7 +44,7 @@ def log_url(new_database: Callable[[], str]) -> str:
 def service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One for all tests, which may add to its log."""
     place = tmp_path_factory.mktemp("service")
-    with Service(log=place / "log", environment=served.environment(log_url, place)) as service:
+    with Service(log=place / "log", environment=demo_service.environment(log_url, place)) as service:
         service.wait_until(service.ready)
-        served.fill(service, log_url)
+        demo_service.fill(service, log_url)
         yield service

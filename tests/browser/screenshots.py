@@ -20,7 +20,7 @@ def main(url: str, folder: Path, paths: tuple[str, ...]) -> None:
     """One file for each, named after its page."""
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = chromium.launched(playwright)
+        browser = chromium.launch(playwright)
         if browser is None:
             raise SystemExit(chromium.LEFT_OUT)
         for width in WIDTHS:

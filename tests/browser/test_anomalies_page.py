@@ -13,7 +13,7 @@ from astrodetect.records import ImageContract
 from astrodetect.reports import anomaly_report as pages
 from astrodetect.reports.anomaly_report import Explanation, RunDescription
 from astrodetect.reports.thumbnails import ThumbnailReader
-from browser.looking import alone
+from browser.page_checks import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 COUNT, CARDS = 60, 12

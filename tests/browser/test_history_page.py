@@ -7,11 +7,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from playwright.sync_api import Page, expect
-from support import Service
+from programs import Service
 
 from astrodetect.service.web.rendering import plain
-from browser.looking import sideways_px
-from browser.served import HOSTILE, LONG
+from browser.demo_service import HOSTILE, LONG
+from browser.page_checks import sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 TEENS = [f"sky {number}.png" for number in range(19, 9, -1)]  # the newest first

@@ -1,9 +1,9 @@
 """New predictions appear by themselves, whoever asked for them."""
 
 from playwright.sync_api import expect
-from support import Service
+from programs import Service
 
-from browser.served import HOSTILE, picture
+from browser.demo_service import HOSTILE, picture
 from browser.tabs import Tabs
 
 NOT_YET_KEPT = "/pictures/"  # a picture may come a moment after its row: the page asks again

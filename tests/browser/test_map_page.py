@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import Page, Route, expect
-from support import Service
+from programs import Service
 
 from browser.tabs import LAPTOP, PHONE, Tabs
 

@@ -3,9 +3,9 @@
 import httpx2
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from support import Service
+from programs import Service
 
-from browser.served import MODEL, OTHER, picture
+from browser.demo_service import MODEL, OTHER, picture
 from browser.tabs import Tabs
 
 

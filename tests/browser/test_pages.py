@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, Response, expect
-from support import Service
+from programs import Service
 
 from astrodetect.service.web import static_files
-from browser.looking import barriers, broken_images, focused, sideways_px
+from browser.page_checks import barriers, broken_images, focused, sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 PAGES = ("/", "/history", "/history/1", "/review", "/map", "/trained", "/live", "/key", "/history/999999")

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from evaluations import evidence
+from evaluation_inputs import evidence
 
 from astrodetect.evaluation.summary import summarise
 from astrodetect.reports import evaluation_report
-from browser.looking import alone
+from browser.page_checks import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 

@@ -4,7 +4,7 @@ import csv
 
 import httpx2
 from playwright.sync_api import Page, expect
-from support import Service
+from programs import Service
 
 from browser.tabs import Tabs
 

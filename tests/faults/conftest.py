@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import Service, query
+from programs import Service, query
 
 import setup_db
-from faults.storage import Log, Server
-from faults.watching import Start
+from faults.postgres_process import Log, Server
+from faults.service_state import Start
 
 _number = itertools.count(1)
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from faults.callers import Answer, in_turn, picture, sha256, together, upload
-from faults.storage import Log
-from faults.watching import Start, metric
+from faults.clients import Answer, in_turn, picture, sha256, together, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, metric
 
 BAD = {"empty": (b"", 422), "text": (b"<html>", 415), "torn": (picture(1)[:300], 422), "tiny": (picture(1, 8), 422)}
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from faults.callers import Answer, Line, in_turn, laborious, picture, sha256, upload
-from faults.storage import Log
-from faults.watching import Start, metric
+from faults.clients import Answer, Line, in_turn, laborious, picture, sha256, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, metric
 
 IN_PASSES = 64  # images that may be between the network and their row at any one time, at most
 BUSY = 10  # laborious images that hold up all others before the network, for two seconds or so

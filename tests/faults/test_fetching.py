@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import CERTIFICATE, DRIPPED, ENDLESS, ZIPPED, Hostile, png
+from malicious_server import CERTIFICATE, DRIPPED, ENDLESS, ZIPPED, MaliciousServer, png
 
 from astrodetect import images
 from astrodetect.allowed_hosts import AllowedHosts
@@ -67,8 +67,8 @@ def here() -> tuple[int, int]:
 
 
 @pytest.fixture
-def host() -> Iterator[Hostile]:
-    with Hostile() as host:
+def host() -> Iterator[MaliciousServer]:
+    with MaliciousServer() as host:
         yield host
 
 
@@ -103,13 +103,13 @@ def refused(url: str, kind: type[AstrodetectError], **how: object) -> str:
     return message
 
 
-def test_an_image_comes_as_it_is(host: Hostile) -> None:
+def test_an_image_comes_as_it_is(host: MaliciousServer) -> None:
     allow = f"127.0.0.1:{host.port}"
     urls = [f"{host.url}/{path}" for path in ("sky.png", "chunked.png", "again?left=2", "to?url=/sky.png%3Fseed=5")]
     assert fetched(*urls, allow=allow) == [png(), png(), png(), png(5)]
 
 
-def test_nothing_of_ours_goes_along(host: Hostile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_of_ours_goes_along(host: MaliciousServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password hunter2")
@@ -129,7 +129,7 @@ def test_nothing_of_ours_goes_along(host: Hostile, monkeypatch: pytest.MonkeyPat
         "mixed.test", "nowhere.test", "169.254.169.254",
     ],
 )  # fmt: skip
-def test_hosts_that_are_not_public_are_not_asked_however_they_are_written(host: Hostile, written: str) -> None:
+def test_hosts_that_are_not_public_are_not_asked_however_they_are_written(host: MaliciousServer, written: str) -> None:
     resolve = Resolver(localhost=[["127.0.0.1"]], inside_test=[["10.0.0.5"]], mixed_test=[["8.8.8.8", "127.0.0.1"]])
     messages = {
         refused(f"http://{written}:{port}/sky.png", HostNotPublic, resolve=resolve)
@@ -145,18 +145,18 @@ def test_a_public_host_is_asked_at_no_port_but_the_usual_ones() -> None:
 
 
 @pytest.mark.parametrize("to", ["http://10.0.0.5/", "http://inside.test/", "http://[::1]/", "//2130706433/"])
-def test_a_redirect_leads_nowhere_inside(host: Hostile, to: str) -> None:
+def test_a_redirect_leads_nowhere_inside(host: MaliciousServer, to: str) -> None:
     resolve = Resolver(inside_test=[["192.168.0.1"]])
     refused(f"{host.url}/to?url={to}", HostNotPublic, allow=f"127.0.0.1:{host.port}", resolve=resolve)
     assert host.asked == {"connections": 1, "/to": 1}
 
 
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "http://user:pw@example.org/", "gopher://x/"])
-def test_a_redirect_leads_to_no_other_kind_of_address(host: Hostile, to: str) -> None:
+def test_a_redirect_leads_to_no_other_kind_of_address(host: MaliciousServer, to: str) -> None:
     refused(f"{host.url}/to?url={to}", FetchRefused, allow=f"127.0.0.1:{host.port}")
 
 
-def test_a_redirect_is_followed_three_times_and_no_more(host: Hostile) -> None:
+def test_a_redirect_is_followed_three_times_and_no_more(host: MaliciousServer) -> None:
     allow = f"127.0.0.1:{host.port}"
     assert fetched(f"{host.url}/again?left=3", allow=allow) == [png()]
     refused(f"{host.url}/again?left=4", FetchFailed, allow=allow)
@@ -165,8 +165,8 @@ def test_a_redirect_is_followed_three_times_and_no_more(host: Hostile) -> None:
     assert host.asked["/again"] == before + 4
 
 
-def test_a_name_that_changes_its_address_is_asked_at_the_one_that_was_judged(host: Hostile) -> None:
-    with Hostile("127.0.0.2", port=host.port) as inside:
+def test_a_name_that_changes_its_address_is_asked_at_the_one_that_was_judged(host: MaliciousServer) -> None:
+    with MaliciousServer("127.0.0.2", port=host.port) as inside:
         resolve = Resolver(sky_test=[["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"]])
         allow = f"127.0.0.1:{host.port}"
         assert fetched(f"http://sky.test:{host.port}/sky.png", allow=allow, resolve=resolve) == [png()]
@@ -179,17 +179,17 @@ def test_a_name_that_changes_its_address_is_asked_at_the_one_that_was_judged(hos
 
 
 @pytest.mark.parametrize("path", ENDLESS)
-def test_what_never_ends_is_cut_at_the_limit(host: Hostile, path: str) -> None:
+def test_what_never_ends_is_cut_at_the_limit(host: MaliciousServer, path: str) -> None:
     kind = FetchFailed if "header" in path else FetchTooLarge
     refused(f"{host.url}{path}", kind, allow=f"127.0.0.1:{host.port}")
     assert host.sent[path] < IN_BUFFERS
 
 
-def test_what_declares_too_much_is_refused_unread(host: Hostile) -> None:
+def test_what_declares_too_much_is_refused_unread(host: MaliciousServer) -> None:
     refused(f"{host.url}/huge", FetchTooLarge, allow=f"127.0.0.1:{host.port}")
 
 
-def test_a_zipped_file_stays_zipped(host: Hostile) -> None:
+def test_a_zipped_file_stays_zipped(host: MaliciousServer) -> None:
     [data] = fetched(f"{host.url}/zipped-file", allow=f"127.0.0.1:{host.port}")
     assert data == ZIPPED
     with pytest.raises(ImageUnsupported):
@@ -197,7 +197,7 @@ def test_a_zipped_file_stays_zipped(host: Hostile) -> None:
 
 
 @pytest.mark.parametrize("path", [*DRIPPED, "/silent"])
-def test_what_is_slow_is_given_up(host: Hostile, path: str) -> None:
+def test_what_is_slow_is_given_up(host: MaliciousServer, path: str) -> None:
     message = refused(f"{host.url}{path}", FetchTooSlow, allow=f"127.0.0.1:{host.port}", timeout_s=HASTY_S)
     assert "0.3 seconds" in message
 
@@ -218,34 +218,34 @@ def test_a_name_that_takes_long_to_look_up_is_given_up() -> None:
         time.sleep(0.01)
 
 
-def test_all_of_the_redirects_share_one_time_limit(host: Hostile) -> None:
+def test_all_of_the_redirects_share_one_time_limit(host: MaliciousServer) -> None:
     url = f"{host.url}/to?url=/to%3Furl=/drip"
     refused(url, FetchTooSlow, allow=f"127.0.0.1:{host.port}", timeout_s=HASTY_S)
     assert host.asked["/drip"] == 1
 
 
-def test_what_is_compressed_unasked_is_refused(host: Hostile) -> None:
+def test_what_is_compressed_unasked_is_refused(host: MaliciousServer) -> None:
     assert "compressed" in refused(f"{host.url}/zipped", FetchFailed, allow=f"127.0.0.1:{host.port}")
 
 
 @pytest.mark.parametrize("path", ["/short", "/twice", "/garbage", "/nothing"])
-def test_what_is_broken_is_told_as_such(host: Hostile, path: str) -> None:
+def test_what_is_broken_is_told_as_such(host: MaliciousServer, path: str) -> None:
     refused(f"{host.url}{path}", FetchFailed, allow=f"127.0.0.1:{host.port}")
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oops", "206 Partial Content", "204 No Content", "304 Same"])
-def test_any_status_but_200_is_told(host: Hostile, status: str) -> None:
+def test_any_status_but_200_is_told(host: MaliciousServer, status: str) -> None:
     url = f"{host.url}/status?is={status.replace(' ', '%20')}"
     assert status[:3] in refused(url, FetchFailed, allow=f"127.0.0.1:{host.port}")
 
 
-def test_nobody_there_is_told_without_saying_where(host: Hostile) -> None:
-    with Hostile() as gone:
+def test_nobody_there_is_told_without_saying_where(host: MaliciousServer) -> None:
+    with MaliciousServer() as gone:
         pass
     refused(gone.url, FetchFailed, allow=f"127.0.0.1:{gone.port}")
 
 
-def test_a_bomb_is_refused_by_its_header(host: Hostile) -> None:
+def test_a_bomb_is_refused_by_its_header(host: MaliciousServer) -> None:
     [data] = fetched(f"{host.url}/bomb.png", allow=f"127.0.0.1:{host.port}")
     assert isinstance(data, bytes)
     with pytest.raises(ImageTooManyPixels):
@@ -253,7 +253,7 @@ def test_a_bomb_is_refused_by_its_header(host: Hostile) -> None:
 
 
 def test_a_host_is_who_its_certificate_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Hostile(secure=True) as host:
+    with MaliciousServer(secure=True) as host:
         allow = f"127.0.0.1:{host.port}"
         resolve = Resolver(sky_test=[["127.0.0.1"]] * 3, other_test=[["127.0.0.1"]])
         url, other = (f"https://{name}.test:{host.port}/sky.png" for name in ("sky", "other"))
@@ -268,11 +268,11 @@ def test_a_host_is_who_its_certificate_says(monkeypatch: pytest.MonkeyPatch) -> 
         assert host.asked["/sky.png"] == 1
 
 
-def test_a_host_that_speaks_no_tls_is_told(host: Hostile) -> None:
+def test_a_host_that_speaks_no_tls_is_told(host: MaliciousServer) -> None:
     refused(host.url.replace("http:", "https:"), FetchFailed, allow=f"127.0.0.1:{host.port}")
 
 
-def test_who_leaves_takes_the_connection_along(host: Hostile) -> None:
+def test_who_leaves_takes_the_connection_along(host: MaliciousServer) -> None:
     async def scene() -> None:
         fetcher = Fetcher(AllowedHosts.of(f"127.0.0.1:{host.port}"), max_bytes=MOST_BYTES, timeout_s=PATIENT_S)
         tasks = [asyncio.create_task(fetcher.get(f"{host.url}/{path}")) for path in ("silent", "drip")]

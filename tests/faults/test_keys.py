@@ -1,8 +1,8 @@
 """An Idempotency-Key: one row and one answer, however often and whenever it comes."""
 
-from faults.callers import picture, together, upload
-from faults.storage import Log
-from faults.watching import Start, asked, drained
+from faults.clients import picture, together, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, asked, drained
 
 REPEATS = 100
 M51 = upload("m51.jpg", picture(51), key="night-7/m51")

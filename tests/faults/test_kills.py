@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from itertools import chain
 
-from faults.callers import Crowd, picture, sha256, upload
-from faults.storage import Log
-from faults.watching import Start, drained, outbox_files
+from faults.clients import LoadClients, picture, sha256, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, drained, outbox_files
 
 PICTURES = [picture(seed) for seed in range(16)]
 
@@ -26,7 +26,7 @@ def test_killed_under_load_at_random_moments_it_loses_no_acknowledged_row(log: L
     kills, moments = 200 if full else 8, random.Random(17)
     away = {kill for kill in range(kills) if kill % 5 in (2, 3)}  # PostgreSQL is not there when the process is killed
     service = start()
-    with Crowd(service.port, request, 6) as crowd, Crowd(service.port, keyed, 4, insist=True) as insistent:
+    with LoadClients(service.port, request, 6) as crowd, LoadClients(service.port, keyed, 4, insist=True) as insistent:
         for kill in range(kills):
             if kill in away and kill - 1 not in away:
                 log.server.stop()

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from support import Service, query
+from programs import Service, query
 
-from faults.callers import picture
-from faults.storage import Log
-from faults.watching import Start, metric
+from faults.clients import picture
+from faults.postgres_process import Log
+from faults.service_state import Start, metric
 
 ROW = "INSERT INTO predictions (image_name, score, result) VALUES ('<b>psql</b>', 0.1, 'No Anomaly')"
 Events = Iterator[tuple[str, Any, str]]

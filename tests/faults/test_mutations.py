@@ -4,9 +4,9 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from faults.callers import BOUNDARY, END, FORM, part, picture, post, together, upload
-from faults.storage import Log
-from faults.watching import Start, asked
+from faults.clients import BOUNDARY, END, FORM, part, picture, post, together, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, asked
 
 KINDS = ("JPEG", "PNG", "WEBP")
 AT_ONCE = 16

@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import Service
+from programs import Service
 
-from faults.callers import Crowd, in_turn, picture, upload
-from faults.storage import Log, Wire
-from faults.watching import Start, asked, drained, metric, outbox_files, readiness
+from faults.clients import LoadClients, in_turn, picture, upload
+from faults.postgres_process import Log, Wire
+from faults.service_state import Start, asked, drained, metric, outbox_files, readiness
 
 PICTURES = [picture(seed) for seed in range(16)]
 
@@ -17,7 +17,7 @@ def request(caller: int, number: int) -> bytes:
     return upload(f"{caller}-{number}.jpg", PICTURES[(caller + number) % len(PICTURES)])
 
 
-def has_each_answer_once_in_order(log: Log, crowd: Crowd) -> None:
+def has_each_answer_once_in_order(log: Log, crowd: LoadClients) -> None:
     """The table holds what was answered, all of it and nothing more."""
     assert not crowd.lost
     assert {call.answer.status for call in crowd.calls} == {200}
@@ -42,7 +42,7 @@ def comes_back(service: Service) -> None:
 def test_postgresql_away_under_load_costs_no_answer_and_no_row(log: Log, start: Start, full: bool) -> None:
     callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 1.5)
     service = start()
-    with Crowd(service.port, request, callers) as crowd:
+    with LoadClients(service.port, request, callers) as crowd:
         for stop in (log.server.stop, log.server.crash):
             time.sleep(before_s)
             stop()
@@ -74,7 +74,7 @@ def wire(log: Log) -> Iterator[Wire]:
 def test_a_postgresql_that_hangs_costs_no_answer_and_no_row(wire: Wire, log: Log, start: Start, full: bool) -> None:
     callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 3.5)
     service = start(url=wire.url(log.database), database_timeout_s=1)
-    with Crowd(service.port, request, callers) as crowd:
+    with LoadClients(service.port, request, callers) as crowd:
         time.sleep(before_s)
         wire.freeze()
         time.sleep(away_s)

@@ -6,9 +6,9 @@ import time
 import psutil
 import pytest
 
-from faults.callers import LOST, Answer, Crowd, Line, in_turn, laborious, p99, part, picture, post, upload
-from faults.storage import Log
-from faults.watching import Start, metric
+from faults.clients import LOST, Answer, Line, LoadClients, in_turn, laborious, p99, part, picture, post, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, metric
 
 IN_FLIGHT = 8
 LABORIOUS = [laborious(seed) for seed in range(16)]
@@ -32,13 +32,13 @@ def test_ten_times_the_capacity_is_refused_at_once_and_what_is_accepted_is_right
     alone = {
         answer.said["image_name"]: answer.said for answer in in_turn(service.port, [request(0, n) for n in range(16)])
     }
-    with Crowd(service.port, request, IN_FLIGHT) as unloaded:
+    with LoadClients(service.port, request, IN_FLIGHT) as unloaded:
         time.sleep(measured_s)
     assert {answer.status for answer in unloaded.answers()} == {200}
     capacity = len(unloaded.calls) / measured_s
 
     memory, callers = process.memory_info().rss, 6 * IN_FLIGHT
-    with Crowd(service.port, request, callers, every_s=callers / (10 * capacity)) as crowd:
+    with LoadClients(service.port, request, callers, every_s=callers / (10 * capacity)) as crowd:
         time.sleep(overloaded_s)
     accepted = [answer for answer in crowd.answers() if answer.status == 200]
     refused = [answer for answer in crowd.answers() if answer.status != 200]
@@ -83,7 +83,7 @@ def test_slow_bodies_starve_nobody_and_are_cut(log: Log, start: Start) -> None:
     async def slow() -> list[tuple[Answer, float]]:
         return await asyncio.gather(*(trickle(service.port) for _ in range(SLOW_CALLERS)))
 
-    with Crowd(service.port, lambda _, number: upload("a.jpg", PICTURES[number % 16]), 4) as crowd:
+    with LoadClients(service.port, lambda _, number: upload("a.jpg", PICTURES[number % 16]), 4) as crowd:
         cut = asyncio.run(slow())
     assert {(answer.status, answer.code) for answer, _ in cut} == {(408, "body_too_slow")}
     assert all(TIMEOUT_S <= lasted < 15 for _, lasted in cut)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import pytest
 from PIL import Image
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.settings import Settings
 from main import create_app
@@ -21,7 +21,7 @@ CLASSES_TOLD = "model colours tells apart nebula, lawn, ocean: send images to /c
 
 def png(name: str, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(colours.sky(name, seed)).save(buffer, "PNG")
+    Image.fromarray(colour_models.image(name, seed)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -29,9 +29,9 @@ def png(name: str, seed: int = 0) -> bytes:
 def models(tmp_path: Path) -> Path:
     """The default model, of two classes, another one like it, and one of three."""
     folder = tmp_path / "models"
-    colours.publish(folder, "resnet50_model", colours.TWO)
-    colours.publish(folder, "twin", colours.TWO, sure=0.05)
-    colours.publish(folder, "colours")
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.publish(folder, "twin", colour_models.TWO, sure=0.05)
+    colour_models.publish(folder, "colours")
     return folder
 
 
@@ -59,11 +59,11 @@ def refused(answer: Any, status: int, code: str) -> str:
 
 
 def test_the_most_probable_of_several_classes_is_the_answer_and_its_row(client: TestClient, database_url: str) -> None:
-    for name in colours.CLASSES:
+    for name in colour_models.CLASSES:
         answer = classify(client, png(name)).json()
         assert (answer["label"], answer["result"]) == (name, name)
         assert answer["score"] == answer["probability"] == answer["probabilities"][name] > 0.5
-        assert set(answer["probabilities"]) == set(colours.CLASSES)
+        assert set(answer["probabilities"]) == set(colour_models.CLASSES)
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert list(answer["probabilities"].values()) == sorted(answer["probabilities"].values(), reverse=True)
         assert (answer["model"], answer["threshold"], answer["logged"]) == ("colours", None, "committed")
@@ -166,7 +166,7 @@ def test_the_history_is_filtered_by_model_label_and_result(client: TestClient) -
 
 def test_models_lists_each_with_what_it_tells_apart(client: TestClient) -> None:
     several, two, twin = client.get("/models").json()
-    assert (several["name"], several["task"], several["classes"]) == ("colours", "classes", colours.CLASSES)
+    assert (several["name"], several["task"], several["classes"]) == ("colours", "classes", colour_models.CLASSES)
     assert (several["positive"], several["threshold"], several["temperature"]) == (None, None, 1.0)
     assert (several["recipe"], several["serving"]) == ("colour", False)
     assert (two["name"], two["task"], two["positive"], two["serving"]) == ("resnet50_model", "binary", "lawn", True)
@@ -184,10 +184,10 @@ def test_the_line_of_a_request_names_its_model(client: TestClient, caplog: pytes
 
 
 def test_a_model_trained_anew_serves_without_a_restart(database_url: str, tmp_path: Path) -> None:
-    colours.publish(tmp_path, "resnet50_model")
+    colour_models.publish(tmp_path, "resnet50_model")
     with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=tmp_path))) as client:
         before = classify(client, png("ocean"), model=None).json()
-        new = colours.publish(tmp_path, "resnet50_model", sure=0.05)
+        new = colour_models.publish(tmp_path, "resnet50_model", sure=0.05)
         answers = (classify(client, png("ocean"), model=None).json() for _ in range(10_000))
         after = next(answer for answer in answers if answer["model_version"] == new.version)
         assert after["probability"] > before["probability"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from collecting import assert_true, collect, collected, rows
-from skyserver import Fault, Picture, Sky, SkyServer, jpeg
-from support import Program, free_port
+from collect_command import assert_true, collect, collected, rows
+from programs import Program, free_port
+from source_server import Fault, Picture, Sky, SourceServer, jpeg
 
 from astrodetect import images
 from astrodetect.datasets.sources import manifest
@@ -53,7 +53,7 @@ def wanted(sky: Sky) -> dict[str, str]:
 def test_every_reachable_image_comes_once_whatever_the_network_does_and_the_rest_is_listed(tmp_path: Path) -> None:
     sky = library()
     sky.fault_rate = 0.3
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path)]
@@ -88,7 +88,7 @@ def test_every_reachable_image_comes_once_whatever_the_network_does_and_the_rest
 def test_a_source_that_wants_to_be_left_alone_is(tmp_path: Path) -> None:
     sky = library()
     sky.fault_rate, sky.kinds, sky.wait_s = 1, (Fault.WAIT,), 3600
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "wants no request for 3600 s" in done.stderr.splitlines()[-1]
@@ -97,7 +97,7 @@ def test_a_source_that_wants_to_be_left_alone_is(tmp_path: Path) -> None:
 
 def test_requests_are_never_sent_faster_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     requests, per_s = 6, 20.0
-    with SkyServer(library()) as server:
+    with SourceServer(library()) as server:
         monkeypatch.setenv("ASTRODETECT_COLLECT_REQUESTS_PER_S", str(per_s))
         remote, began = HttpSource(Settings()), time.monotonic()
         for _ in range(requests):
@@ -112,7 +112,7 @@ def test_requests_are_never_sent_faster_than_the_limit(monkeypatch: pytest.Monke
 def test_an_answer_of_another_shape_is_one_clear_line(tmp_path: Path, body: str, status: int) -> None:
     sky = library(1)
     sky.search = (status, body.encode())
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "5 times" in done.stderr if status == 200 else "answered 404" in done.stderr
@@ -123,7 +123,7 @@ def test_killed_many_times_it_goes_on_and_asks_for_nothing_twice(tmp_path: Path)
     sky, moments, kills = library(60), random.Random(3), 6
     sky.fault_rate = 0.1
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         for kill in range(kills):
             goal = sky.asked.total() + moments.randrange(1, 25)
             with Program(*arguments, log=tmp_path / f"{kill}.log", environment=server.environment) as program:
@@ -150,7 +150,7 @@ def test_killed_many_times_it_goes_on_and_asks_for_nothing_twice(tmp_path: Path)
 
 def test_what_a_crash_tore_or_someone_spoilt_is_mended(tmp_path: Path) -> None:
     sky = library(10)
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         assert collect(server, "nasa", *QUERIES, "--output", tmp_path).returncode == 0
         whole = sorted((row["path"], row["sha256"]) for row in rows(tmp_path / "catalogue.csv"))
         book = tmp_path / "catalogue.csv"
@@ -170,7 +170,7 @@ def test_what_a_crash_tore_or_someone_spoilt_is_mended(tmp_path: Path) -> None:
 
 
 def test_a_limit_counts_each_class(tmp_path: Path) -> None:
-    with SkyServer(library()) as server:
+    with SourceServer(library()) as server:
         assert collect(server, "nasa", *QUERIES, "--limit", 5, "--output", tmp_path).returncode == 0
         assert Counter(row["label"] for row in rows(tmp_path / "catalogue.csv")) == {"galaxy": 5, "nebula": 5}
         assert collect(server, "nasa", *QUERIES, "--limit", 8, "--output", tmp_path).returncode == 0
@@ -180,14 +180,14 @@ def test_a_limit_counts_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "size"), [(1, "small"), (700, "medium"), (1920, "large"), (9000, "large")])
 def test_the_side_that_is_wanted_chooses_the_file(tmp_path: Path, side: int, size: str) -> None:
     sky = Sky({"m": [Picture("one", 1)]})
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         assert collect(server, "nasa", "--class", "a=m", "--side", side, "--output", tmp_path).returncode == 0
     assert [path for path in sky.served if path.startswith("/image/")] == [f"/image/one~{size}.jpg"]
 
 
 def test_too_large_a_file_gives_way_to_a_smaller_one(tmp_path: Path) -> None:
     sky = Sky({"m": [Picture("one", 1, side=256)]})
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         limit = str(len(jpeg(1, 512)) - 1)
         done = collect(
             server, "nasa", "--class", "a=m", "--side", 1920, "--output", tmp_path, ASTRODETECT_COLLECT_MAX_BYTES=limit
@@ -198,7 +198,7 @@ def test_too_large_a_file_gives_way_to_a_smaller_one(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         away = {"ASTRODETECT_NASA_URL": f"http://127.0.0.1:{free_port()}"}
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path, **away)
     assert done.returncode == 1
@@ -210,7 +210,7 @@ def test_a_source_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_source_that_falls_silent_ends_the_run(tmp_path: Path) -> None:
     place = tmp_path / "places.csv"
     place.write_text("ra,dec\n" + "".join(f"{number},0\n" for number in range(300)))
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         away = {"ASTRODETECT_SDSS_URL": f"http://127.0.0.1:{free_port()}"}
         done = collect(server, "cutouts", place, "--source", "sdss", "--output", tmp_path / "out", **away)
     assert done.returncode == 1
@@ -219,7 +219,7 @@ def test_a_source_that_falls_silent_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_nothing_found_is_one_clear_line(tmp_path: Path) -> None:
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         done = collect(server, "nasa", "--class", "a=nothing", "--output", tmp_path)
     assert done.returncode == 1
     assert "no image came" in done.stderr.splitlines()[-1]
@@ -241,7 +241,7 @@ def test_nothing_found_is_one_clear_line(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_one_clear_line(
     tmp_path: Path, arguments: Sequence[str], status: int, said: str
 ) -> None:
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         done = collect(server, *arguments, "--output", tmp_path)
     assert done.returncode == status
     assert said in done.stderr.splitlines()[-1]
@@ -250,7 +250,7 @@ def test_what_cannot_be_done_is_one_clear_line(
 
 def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SkyServer(library()) as server, manifest.opened(tmp_path / "sky"):
+    with SourceServer(library()) as server, manifest.opened(tmp_path / "sky"):
         with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
             assert program.wait() == 1
         assert "another process collects" in program.said.splitlines()[-1]
@@ -258,7 +258,7 @@ def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_another_csv_of_that_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "catalogue.csv").write_text("my,own\n1,2\n")
-    with SkyServer(library()) as server:
+    with SourceServer(library()) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "is not a catalogue" in done.stderr.splitlines()[-1]

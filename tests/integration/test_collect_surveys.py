@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from collecting import assert_true, collect, rows
-from skyserver import NORTH_END, Sky, SkyServer
+from collect_command import assert_true, collect, rows
+from source_server import NORTH_END, Sky, SourceServer
 
 from astrodetect import images
 from astrodetect.datasets.sources import galaxy10, manifest
@@ -34,7 +34,7 @@ def hdf5(path: Path, *, many: int = 45, chunks: tuple[int, ...] | None = (7, 16,
 @pytest.mark.parametrize("chunks", [None, (7, 16, 16, 3)])
 def test_galaxy10_is_unpacked_without_loss_into_ten_classes(tmp_path: Path, chunks: tuple[int, ...] | None) -> None:
     pixels = hdf5(tmp_path / "small.h5", chunks=chunks)
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         for limit, count in ((2, 20), (4, 40)):
             arguments = ("galaxy10", "--file", tmp_path / "small.h5", "--limit", limit, "--output", tmp_path / "out")
             done = collect(server, *arguments)
@@ -57,7 +57,7 @@ def test_galaxy10_goes_on_over_cut_connections_and_believes_only_the_sum(
     hdf5(tmp_path / "served.h5")
     data = (tmp_path / "served.h5").read_bytes()
     sky = Sky(galaxy10=data, cut_every=len(data) // 12)
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         part = tmp_path / f"{galaxy10.FILE}.part"
@@ -88,7 +88,7 @@ def test_cutouts_come_once_and_places_without_an_image_are_listed(tmp_path: Path
     places.write_text("\n".join(["objID,RA,DEC,gz2class", *lines, *beyond, lines[4]]) + "\n")
     sky = Sky(fault_rate=0.2)
     arguments = ("cutouts", places, "--source", source, "--format", kind, "--side", 64, "--output", tmp_path / "out")
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         done = collect(server, *arguments)
         assert done.returncode == 0, done.stderr
         assert_true(tmp_path / "out")
@@ -124,7 +124,7 @@ def test_cutouts_come_once_and_places_without_an_image_are_listed(tmp_path: Path
 def test_a_catalogue_that_cannot_be_used_is_told_before_anything_is_asked(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "places.csv").write_text(text)
     sky = Sky()
-    with SkyServer(sky) as server:
+    with SourceServer(sky) as server:
         done = collect(server, "cutouts", tmp_path / "places.csv", "--source", "sdss", "--output", tmp_path / "out")
     assert done.returncode == 1
     assert said in done.stderr.splitlines()[-1]
@@ -135,7 +135,7 @@ def test_a_catalogue_that_cannot_be_used_is_told_before_anything_is_asked(tmp_pa
 def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "places.csv").write_text("x,y,kind,ra,dec\n10,20,E,0,0\n")
     columns = ("--ra", "x", "--dec", "y", "--label", "kind")
-    with SkyServer(Sky()) as server:
+    with SourceServer(Sky()) as server:
         arguments = ("cutouts", tmp_path / "places.csv", "--source", "sdss", "--output", tmp_path / "out")
         assert collect(server, *arguments, *columns).returncode == 0
         assert "no column z" in collect(server, *arguments, "--ra", "z").stderr

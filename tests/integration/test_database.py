@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import query
+from programs import query
 
 import database
 import setup_db

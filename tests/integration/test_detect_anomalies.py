@@ -10,12 +10,12 @@ from threading import Thread
 from time import sleep
 from typing import Any
 
-import colours
+import colour_models
 import numpy as np
 import pytest
-from hostile import Hostile, png
+from malicious_server import MaliciousServer, png
+from programs import Service, query
 from starlette.testclient import TestClient
-from support import Service, query
 
 from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
@@ -25,7 +25,7 @@ from astrodetect.settings import Settings
 from main import create_app
 
 KEY = "correct horse battery staple"
-CONTRACT = ImageContract(size=colours.SIZE)
+CONTRACT = ImageContract(size=colour_models.SIZE)
 Start = Callable[..., TestClient]
 
 
@@ -34,20 +34,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors of what is unusual among plain images, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([images.read(png(seed), CONTRACT) for seed in range(100, 160)])
-    colours.publish(folder, "resnet50_model", colours.TWO)
-    colours.know(folder, "resnet50_model", usual)
-    colours.publish(folder, "plain", colours.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.attach_novelty(folder, "resnet50_model", usual)
+    colour_models.publish(folder, "plain", colour_models.TWO)
     return folder
 
 
 @pytest.fixture
-def host() -> Iterator[Hostile]:
-    with Hostile() as host:
+def host() -> Iterator[MaliciousServer]:
+    with MaliciousServer() as host:
         yield host
 
 
 @pytest.fixture
-def start(database_url: str, folder: Path, host: Hostile) -> Iterator[Start]:
+def start(database_url: str, folder: Path, host: MaliciousServer) -> Iterator[Start]:
     """A service that may ask the hostile host, with settings of choice."""
     with ExitStack() as stack:
 
@@ -87,7 +87,9 @@ def refused(answer: Any, status: int, code: str) -> str:
     return message
 
 
-def test_each_url_has_its_answer_in_order_and_its_row(client: TestClient, host: Hostile, database_url: str) -> None:
+def test_each_url_has_its_answer_in_order_and_its_row(
+    client: TestClient, host: MaliciousServer, database_url: str
+) -> None:
     urls = [f"{host.url}/sky.png?seed={seed}" for seed in range(20)]
     found = asked(client, urls).json()
     assert [one["filename"] for one in found] == urls
@@ -100,7 +102,7 @@ def test_each_url_has_its_answer_in_order_and_its_row(client: TestClient, host: 
 
 
 def test_an_upload_and_a_url_of_the_same_image_are_as_unusual_and_one_alone_too(
-    client: TestClient, host: Hostile
+    client: TestClient, host: MaliciousServer
 ) -> None:
     by_url = asked(client, [f"{host.url}/sky.png?seed={seed}" for seed in range(6)]).json()
     by_upload = sent(client, [(f"{seed}.png", png(seed)) for seed in range(6)]).json()
@@ -122,7 +124,7 @@ def test_what_is_unlike_all_that_was_learnt_from_is_an_anomaly(client: TestClien
 
 
 def test_an_image_that_fails_has_its_error_in_its_place_and_harms_no_other(
-    client: TestClient, host: Hostile, database_url: str
+    client: TestClient, host: MaliciousServer, database_url: str
 ) -> None:
     bad = {
         "http://169.254.169.254/latest/meta-data": "host_not_public",
@@ -149,13 +151,13 @@ def test_uploads_that_fail_do_so_alone(client: TestClient) -> None:
     assert codes == [None, "image_unsupported", "image_empty", "body_too_large", None]
 
 
-def test_a_slow_host_is_given_up(start: Start, host: Hostile) -> None:
+def test_a_slow_host_is_given_up(start: Start, host: MaliciousServer) -> None:
     client = start(fetch_timeout_s=0.3)
     found = asked(client, [f"{host.url}/silent", f"{host.url}/drip", f"{host.url}/sky.png"]).json()
     assert [one.get("error", {}).get("code") for one in found] == ["fetch_too_slow", "fetch_too_slow", None]
 
 
-def test_only_a_few_images_of_a_request_are_fetched_at_a_time(client: TestClient, host: Hostile) -> None:
+def test_only_a_few_images_of_a_request_are_fetched_at_a_time(client: TestClient, host: MaliciousServer) -> None:
     answers: list[Any] = []
     caller = Thread(target=lambda: answers.append(asked(client, [f"{host.url}/held"] * 3 * AT_WORK).json()))
     caller.start()
@@ -170,7 +172,9 @@ def test_only_a_few_images_of_a_request_are_fetched_at_a_time(client: TestClient
     assert not any("error" in one for one in answers[0])
 
 
-def test_who_leaves_takes_what_is_fetched_along(database_url: str, folder: Path, host: Hostile, tmp_path: Path) -> None:
+def test_who_leaves_takes_what_is_fetched_along(
+    database_url: str, folder: Path, host: MaliciousServer, tmp_path: Path
+) -> None:
     """The service itself would hold on for ten minutes; the host's end waits until nobody does."""
     environment = {
         "DATABASE_URL": database_url,
@@ -207,7 +211,7 @@ def test_what_is_wrong_with_the_whole_request_is_its_answer(start: Start) -> Non
     refused(client.post("/detect-anomalies", content=b" " * 5_000_000), 413, "body_too_large")
 
 
-def test_a_model_without_detectors_says_how_it_gets_some(client: TestClient, host: Hostile) -> None:
+def test_a_model_without_detectors_says_how_it_gets_some(client: TestClient, host: MaliciousServer) -> None:
     message = refused(asked(client, [f"{host.url}/sky.png"], params={"model": "plain"}), 422, "model_unfit")
     assert "python -m astrodetect anomalies NORMAL --attach plain" in message
     refused(asked(client, [f"{host.url}/sky.png"], params={"model": "nowhere"}), 404, "model_unknown")
@@ -231,7 +235,7 @@ def test_with_the_autoencoder_the_answer_is_the_studys() -> None:
 
 
 def test_where_keys_are_set_sending_needs_one_and_reading_does_not(
-    start: Start, host: Hostile, caplog: pytest.LogCaptureFixture
+    start: Start, host: MaliciousServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = start(api_key=f"{KEY}, another one")
     url = f"{host.url}/sky.png"

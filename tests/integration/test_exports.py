@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.service import exports
 

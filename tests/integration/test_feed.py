@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, closing
 
 import psycopg2
 import pytest
-from support import query
+from programs import query
 
 from astrodetect.db.listener import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import query
 from pydantic import SecretStr
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import ScoredImage

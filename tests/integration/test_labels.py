@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import ROOT, query
+from programs import ROOT, query
 
 import setup_db
 from astrodetect import labels

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import pytest
 
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
@@ -25,7 +25,7 @@ DEFAULT = "first"
 def folder(tmp_path: Path) -> Path:
     """Five models."""
     for name in (DEFAULT, "a", "b", "c", "d"):
-        colours.publish(tmp_path, name)
+        colour_models.publish(tmp_path, name)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ async def opened(folder: Path, most: int = 2) -> AsyncIterator[ModelRegistry]:
 async def used(models: ModelRegistry, name: str | None = None) -> ServedModel:
     """It answers; what it was is for identity alone."""
     async with models.use(name) as serving:
-        done = await serving.batcher.put(colours.sky("ocean"))
+        done = await serving.batcher.put(colour_models.image("ocean"))
         assert done.result.probabilities.shape == (1, 3)
         return serving
 
@@ -114,8 +114,8 @@ def test_a_model_in_use_is_not_let_go(folder: Path) -> None:
                 with pytest.raises(Overloaded, match="2 other models are at work"):
                     await used(models, "c")
                 await used(models)  # the default one has a place of its own
-                done = await a.batcher.put(colours.sky("lawn"))
-                assert done.result.probabilities.argmax() == colours.CLASSES.index("lawn")
+                done = await a.batcher.put(colour_models.image("lawn"))
+                assert done.result.probabilities.argmax() == colour_models.CLASSES.index("lawn")
             await used(models, "c")
 
     run(scene())
@@ -179,13 +179,13 @@ def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_w
     async def scene() -> None:
         async with opened(folder) as models:
             async with models.use(name) as old:
-                new = colours.publish(folder, name or DEFAULT, sure=0.05)
+                new = colour_models.publish(folder, name or DEFAULT, sure=0.05)
                 await until_new(models, name, new.version)
-                done = await old.batcher.put(colours.sky("ocean"))
+                done = await old.batcher.put(colour_models.image("ocean"))
                 assert old.manifest.version != new.version
                 assert done.result.probabilities.max() < 0.9
             surer = await used(models, name)
-            assert (await surer.batcher.put(colours.sky("ocean"))).result.probabilities.max() > 0.9
+            assert (await surer.batcher.put(colour_models.image("ocean"))).result.probabilities.max() > 0.9
             assert models.default is None or models.default.version in {old.manifest.version, new.version}
 
     run(scene())
@@ -200,7 +200,7 @@ def test_a_model_published_broken_changes_nothing_until_it_is_whole(
     async def scene() -> None:
         async with opened(folder) as models:
             before = await used(models)
-            new = colours.publish(folder, DEFAULT, sure=0.05)
+            new = colour_models.publish(folder, DEFAULT, sure=0.05)
             whole = (folder / f"{DEFAULT}.bin").read_bytes()
             (folder / f"{DEFAULT}.bin").write_bytes(b"torn")
             async with asyncio.timeout(20):
@@ -227,7 +227,7 @@ def test_the_trial_of_an_earlier_version_and_the_loads_of_others_take_turns(
         at_once -= 1
 
     old = store.read_manifest(folder / "a.json").version
-    colours.publish(folder, "a", sure=0.05)
+    colour_models.publish(folder, "a", sure=0.05)
     monkeypatch.setattr(Engine, "_check", slow)
 
     async def scene() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.service.web import history
 from astrodetect.settings import Settings

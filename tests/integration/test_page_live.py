@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import colours
+import colour_models
 import pytest
-from hostile import png
+from malicious_server import png
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.service.web.live import SHOWN
 
@@ -20,7 +20,7 @@ BROWSER = {"Accept": "text/html"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    colours.publish(folder, "resnet50_model", colours.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
     return folder
 
 

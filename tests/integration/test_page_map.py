@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection_process import ProjectionProcess
@@ -41,10 +41,10 @@ Start = Callable[..., TestClient]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([colours.sky("nebula", seed) for seed in range(30)])
-    colours.publish(folder, NAME, colours.TWO)
-    colours.know(folder, NAME, usual)
-    colours.publish(folder, "plain", colours.TWO)
+    usual = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
+    colour_models.publish(folder, NAME, colour_models.TWO)
+    colour_models.attach_novelty(folder, NAME, usual)
+    colour_models.publish(folder, "plain", colour_models.TWO)
     return folder
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import psycopg2
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.records import HeatMap, Thumbnail
 from astrodetect.service.web import prediction

@@ -7,12 +7,12 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import numpy as np
 import pytest
-from hostile import png
+from malicious_server import png
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect import images
 from astrodetect.db.values import BIGINT_MAX
@@ -31,9 +31,9 @@ HOSTILE = '<script>alert(1)</script>\u202egpj.png"' + "x" * 10_000
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors."""
     folder = tmp_path_factory.mktemp("models")
-    colours.publish(folder, "resnet50_model", colours.TWO)
-    usual = np.stack([images.read(data, ImageContract(size=colours.SIZE)) for data in USUAL])
-    colours.know(folder, "resnet50_model", usual)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    usual = np.stack([images.read(data, ImageContract(size=colour_models.SIZE)) for data in USUAL])
+    colour_models.attach_novelty(folder, "resnet50_model", usual)
     return folder
 
 

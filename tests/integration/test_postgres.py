@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from support import User, query
+from programs import User, query
 
 from astrodetect.db.embedded import cluster
 from astrodetect.db.embedded.binaries import program

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import query
+from programs import query
 
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage

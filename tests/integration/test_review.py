@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import numpy as np
 import pytest
-from hostile import png
+from malicious_server import png
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 import database
 from astrodetect import images
@@ -29,7 +29,7 @@ from database import Database
 from main import create_app
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
-CONTRACT = ImageContract(size=colours.SIZE)
+CONTRACT = ImageContract(size=colour_models.SIZE)
 NOVELTY = {"usual": 0.5, "merger": 0.99, "trail": 0.99}
 USUAL = [png(seed) for seed in range(100, 130)]
 
@@ -219,9 +219,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([images.read(data, CONTRACT) for data in USUAL])
-    colours.publish(folder, "resnet50_model", colours.TWO)
-    colours.know(folder, "resnet50_model", usual)
-    colours.publish(folder, "plain", colours.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.attach_novelty(folder, "resnet50_model", usual)
+    colour_models.publish(folder, "plain", colour_models.TWO)
     return folder
 
 

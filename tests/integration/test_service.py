@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import numpy as np
 import pytest
 from PIL import Image
+from programs import ROOT, query
 from starlette.testclient import TestClient
-from support import ROOT, query
 
 from astrodetect.settings import Settings
 from main import create_app
@@ -35,7 +35,7 @@ def png(size: tuple[int, int] = (64, 64), seed: int = 0) -> bytes:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network under the usual name: most of these tests start a service of their own."""
     folder = tmp_path_factory.mktemp("models")
-    colours.publish(folder, "resnet50_model", ("SB", "E"))
+    colour_models.publish(folder, "resnet50_model", ("SB", "E"))
     return folder
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import ROOT, beside_widening, query
+from programs import ROOT, beside_widening, query
 
 import setup_db
 from astrodetect.db.embedded import cluster

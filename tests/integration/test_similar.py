@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import psycopg2
 import pytest
-from support import query
+from programs import query
 
 import database
 import setup_db

@@ -25,7 +25,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_browser_it_says_in_one_line_what_to_install(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = (sys.executable, "-c", "")
     monkeypatch.setattr(chromium, "ways", lambda: [[FAILS], [nothing]])
-    assert chromium.made_sure() == chromium.LEFT_OUT
+    assert chromium.ensure_installed() == chromium.LEFT_OUT
     assert "\n" not in chromium.LEFT_OUT
 
 
@@ -37,7 +37,7 @@ def test_the_first_way_that_brings_a_browser_is_the_last(bare: Path, monkeypatch
     brings = (sys.executable, "-c", f"import os; os.rename({str(starts)!r}, {str(bare / chromium.NAMES[0])!r})")
     too_many = (sys.executable, "-c", f"open({str(late)!r}, 'w')")
     monkeypatch.setattr(chromium, "ways", lambda: [[FAILS, too_many], [brings], [too_many]])
-    assert chromium.made_sure().startswith("Chromium ")
+    assert chromium.ensure_installed().startswith("Chromium ")
     assert not late.exists()
 
 

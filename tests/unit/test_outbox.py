@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from programs import ROOT
 
 from astrodetect.errors import DatabaseUnavailable, OutboxFull
 from astrodetect.records import ANOMALY, ScoredImage

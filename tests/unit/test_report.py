@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluations import evidence
+from evaluation_inputs import evidence
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import heatmap, notable_images

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 from playwright.sync_api import FilePayload, JSHandle, Locator, Page, Route, expect
-from support import Service
+from programs import Service
 
-from browser.served import HOSTILE, LONG, picture
+from browser.demo_service import HOSTILE, LONG, picture
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 REFUSED = "/try"  # an answer that is no success is an error on the console too

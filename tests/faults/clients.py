@@ -132,7 +132,7 @@ class Call:
 
 
 @dataclass
-class Crowd:
+class LoadClients:
     """Callers in a thread of their own: each sends its next request as it has its answer, until the crowd is left.
 
     Whoever loses the connection makes a new one, and asks once more where it insists, or goes on with the next request.

@@ -5,16 +5,16 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import colours
+import colour_models
 import httpx2
-from support import Service, query
+from programs import Service, query
 
 from astrodetect import images
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
-from faults.callers import Call, Crowd, picture, upload
-from faults.storage import Log
-from faults.watching import Start, drained
+from faults.clients import Call, LoadClients, picture, upload
+from faults.postgres_process import Log
+from faults.service_state import Start, drained
 
 NAME = "swapped"
 SURE = (0.02, 0.05, 0.1)  # of versions that score the same image each in its own way
@@ -37,17 +37,20 @@ def test_swapped_under_load_it_refuses_nobody_and_every_row_names_the_version_th
     log: Log, start: Start, tmp_path: Path, full: bool
 ) -> None:
     swaps, folder = 20 if full else 4, tmp_path / "models"
-    sures = {colours.publish(folder, NAME, colours.TWO, sure=sure).version: (sure, scores(folder)) for sure in SURE}
+    sures = {
+        colour_models.publish(folder, NAME, colour_models.TWO, sure=sure).version: (sure, scores(folder))
+        for sure in SURE
+    }
     versions = list(sures)
     service = start(models_dir=folder, model=NAME)
     placed = [versions[-1]]
-    with Crowd(service.port, request, CALLERS) as crowd:
+    with LoadClients(service.port, request, CALLERS) as crowd:
         for swap in range(swaps):
             if swap % 2:
                 placed.append(rolled_back(service))
             else:  # as a training does, from another process
                 new = versions[(versions.index(placed[-1]) + 1 + swap // 2 % 2) % len(versions)]
-                placed.append(colours.publish(folder, NAME, colours.TWO, sure=sures[new][0]).version)
+                placed.append(colour_models.publish(folder, NAME, colour_models.TWO, sure=sures[new][0]).version)
             service.wait_until(lambda: crowd.calls and said(crowd.calls[-1]) == placed[-1])
             done = time.monotonic()
             service.wait_until(lambda: len(crowd.answers(since=done)) >= CALLERS)  # noqa: B023 - called at once

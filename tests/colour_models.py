@@ -39,13 +39,13 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
 
-def know(folder: Path, name: str, usual: Pixels) -> None:
+def attach_novelty(folder: Path, name: str, usual: Pixels) -> None:
     """Gives the model detectors that know these images."""
     learnt = Novelty.fit(described("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
     store.attach(folder, name, learnt.save)
 
 
-def sky(name: str, seed: int = 0) -> Pixels:
+def image(name: str, seed: int = 0) -> Pixels:
     """An image that it takes for this class."""
     pixels = np.random.default_rng(seed).integers(40, 120, (SIZE, SIZE, 3), dtype=np.uint8)
     pixels[..., CLASSES.index(name)] += 100

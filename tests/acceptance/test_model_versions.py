@@ -4,9 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import colours
+import colour_models
 import pytest
-from support import run_here
+from programs import run_here
 
 from astrodetect.__main__ import main
 from astrodetect.model_store import store
@@ -20,8 +20,8 @@ def models(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def versions(tmp_path: Path) -> list[str]:
     """Of the model m, the newest last; there is another model beside it, and one that is broken."""
-    found = [colours.publish(tmp_path, "m", colours.TWO, sure=sure).version for sure in (0.02, 0.05, 0.1)]
-    colours.publish(tmp_path, "other")
+    found = [colour_models.publish(tmp_path, "m", colour_models.TWO, sure=sure).version for sure in (0.02, 0.05, 0.1)]
+    colour_models.publish(tmp_path, "other")
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "m.metrics.json").write_text("{}")  # figures of an evaluation: no model
     return found

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
 import pytest
-from hostile import png
+from malicious_server import png
 from PIL import Image
+from programs import ROOT, query
 from starlette.testclient import TestClient
-from support import ROOT, query
 
 import database
 from astrodetect.cli import score
@@ -45,8 +45,10 @@ def log(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
-    colours.publish(folder, "resnet50_model", colours.TWO)
-    colours.know(folder, "resnet50_model", np.stack([colours.sky("nebula", seed) for seed in range(30)]))
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.attach_novelty(
+        folder, "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in range(30)])
+    )
     return folder
 
 
@@ -97,14 +99,14 @@ def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map
     assert log.pictured([sum_of(alone), "0" * 64]) == {sum_of(alone)}
 
 
-@pytest.mark.parametrize("said", colours.TWO)
+@pytest.mark.parametrize("said", colour_models.TWO)
 def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     database_url: str, models: Path, tmp_path: Path, log: Database, said: str
 ) -> None:
-    [other] = {*colours.TWO} - {said}
-    images = [colours.sky(said, seed) for seed in range(2)]
+    [other] = {*colour_models.TWO} - {said}
+    images = [colour_models.image(said, seed) for seed in range(2)]
     for pixels in images:
-        pixels[:8, :8] = colours.sky(other)[:8, :8]
+        pixels[:8, :8] = colour_models.image(other)[:8, :8]
     alone, logged = (tmp_path / f"{name}.png" for name in ("alone", "logged"))
     for pixels, path in zip(images, (alone, logged), strict=True):
         Image.fromarray(pixels).save(path)

@@ -6,11 +6,11 @@ import signal
 import socket
 
 import pytest
-from support import Service
+from programs import Service
 
-from faults.callers import Answer, Line, in_turn, laborious, part, picture, post, upload, uploads
-from faults.storage import Log
-from faults.watching import Start, drained, metric, outbox_files
+from faults.clients import Answer, Line, in_turn, laborious, part, picture, post, upload, uploads
+from faults.postgres_process import Log
+from faults.service_state import Start, drained, metric, outbox_files
 
 IN_FLIGHT = 50
 MANY = 60  # images in one request, more than are at work together

@@ -106,7 +106,7 @@ def said(path: str, query: dict[str, str], asked: bytes) -> Iterator[bytes]:
             yield WHOLE.get(path, answer(b"no", status="404 Not Found"))
 
 
-class Hostile:
+class MaliciousServer:
     """`with Hostile() as host:` serves on a free port; its end waits until every caller has let go."""
 
     def __init__(self, address: str = "127.0.0.1", *, port: int = 0, secure: bool = False) -> None:

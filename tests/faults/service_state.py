@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from support import Service
+from programs import Service
 
 from astrodetect.settings import settings
-from faults.callers import Answer, together
+from faults.clients import Answer, together
 
 Start = Callable[..., Service]  # with settings of choice
 

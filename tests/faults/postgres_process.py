@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import query
+from programs import query
 
 from astrodetect.db.embedded import cluster
 from astrodetect.db.embedded.account import account_for

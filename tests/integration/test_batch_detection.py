@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect.settings import Settings
 from main import create_app

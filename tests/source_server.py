@@ -167,7 +167,7 @@ class Sky:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: "SkyServer"
+    server: "SourceServer"
 
     def do_GET(self) -> None:
         sky = self.server.sky
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Tests talk enough."""
 
 
-class SkyServer(ThreadingHTTPServer):
+class SourceServer(ThreadingHTTPServer):
     """`with SkyServer(sky) as server:` serves on a free port."""
 
     daemon_threads = True

@@ -7,11 +7,11 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import numpy as np
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect import images
 from astrodetect.service.web import samples
@@ -27,21 +27,23 @@ TIMES = 10
 
 
 def sky(name: str, seed: int) -> bytes:
-    return images.png(colours.sky(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
+    return images.png(colour_models.image(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, another one of three classes, and a sample."""
     place = tmp_path_factory.mktemp("service")
-    colours.publish(place / "models", "resnet50_model", colours.TWO)
-    colours.know(place / "models", "resnet50_model", np.stack([colours.sky("nebula", seed) for seed in USUAL]))
-    colours.publish(place / "models", "colours")
+    colour_models.publish(place / "models", "resnet50_model", colour_models.TWO)
+    colour_models.attach_novelty(
+        place / "models", "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in USUAL])
+    )
+    colour_models.publish(place / "models", "colours")
     for kind in ("E", "SB"):
         folder = place / "data" / "sample" / "test" / kind
         folder.mkdir(parents=True)
         for number in range(5):
-            images.write_jpeg(folder / f"{number:05}.jpg", colours.sky("lawn", number))
+            images.write_jpeg(folder / f"{number:05}.jpg", colour_models.image("lawn", number))
     (place / "data" / "secret.jpg").write_bytes(sky("lawn", 1))
     return place
 

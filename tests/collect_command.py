@@ -5,8 +5,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from skyserver import SkyServer
-from support import run_here
+from programs import run_here
+from source_server import SourceServer
 
 from astrodetect import images
 from astrodetect.__main__ import main
@@ -15,7 +15,7 @@ from astrodetect.records import ImageContract
 QUERIES = ("--class", "galaxy=spiral galaxy", "--class", "nebula=nebula")
 
 
-def collect(server: SkyServer, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+def collect(server: SourceServer, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     return run_here(main, "collect", *arguments, environment=server.environment | environment)
 
 

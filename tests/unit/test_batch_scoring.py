@@ -7,7 +7,7 @@ import threading
 import uuid
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
 import pytest
 
@@ -99,13 +99,13 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
 ) -> None:
     from pyarrow.parquet import read_table
 
-    colours.publish(tmp_path, "colours")
+    colour_models.publish(tmp_path, "colours")
     engine = Engine(store.load(tmp_path, "colours"))
     sky = tmp_path / "sky"
     sky.mkdir()
     for seed in range(30):
-        name = colours.CLASSES[seed % 3]
-        images.write_jpeg(sky / f"{seed:02}-{name}.jpg", colours.sky(name, seed))
+        name = colour_models.CLASSES[seed % 3]
+        images.write_jpeg(sky / f"{seed:02}-{name}.jpg", colour_models.image(name, seed))
     (sky / "bad.jpg").write_text("no image")
     places = (tmp_path / "t.csv", tmp_path / "t.parquet")
     logged: dict[str, ScoredImage] = {}
@@ -125,7 +125,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
                 score(task([sky], place), engine, log)
         said = score(task([sky], place), engine, keep)
         assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in said
-    columns = [*resumable_table.COLUMNS, *(f"p_{name}" for name in colours.CLASSES)]
+    columns = [*resumable_table.COLUMNS, *(f"p_{name}" for name in colour_models.CLASSES)]
     *rows, bad = rows_in(places[0], columns)
     assert bad[1:3] == ["", ""]
     assert bad[3]
@@ -134,7 +134,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
         assert (Path(path).stem[3:], error) == (result, "")
         assert float(score_) == max(map(float, probabilities)) == logged[path].score
         assert (logged[path].result, logged[path].threshold) == (result, None)
-        assert logged[path].probabilities == dict(zip(colours.CLASSES, map(float, probabilities), strict=True))
+        assert logged[path].probabilities == dict(zip(colour_models.CLASSES, map(float, probabilities), strict=True))
     table = read_table(places[1])
     assert table.column_names == columns
     assert table.column("p_lawn").to_pylist() == [float(row[7]) if row[7] else None for row in [*rows, bad]]

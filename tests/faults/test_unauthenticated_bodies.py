@@ -5,8 +5,8 @@ import socket
 import httpx2
 import psutil
 
-from faults.callers import picture
-from faults.watching import Start
+from faults.clients import picture
+from faults.service_state import Start
 
 DECLARED = 1_000_000_000
 IN_BUFFERS = 16_000_000  # what a system takes off a sender's hands on loopback, whether anybody reads it or not

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import colours
+import colour_models
 import pytest
-from hostile import png
+from malicious_server import png
 from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
@@ -25,7 +25,7 @@ Start = Callable[..., TestClient]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model."""
-    colours.publish(tmp_path, "resnet50_model", colours.TWO)
+    colour_models.publish(tmp_path, "resnet50_model", colour_models.TWO)
     return tmp_path
 
 

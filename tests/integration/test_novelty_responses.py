@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
 import pytest
+from programs import query
 from starlette.testclient import TestClient
-from support import query
 
 from astrodetect import images
 from astrodetect.__main__ import main as run
@@ -28,10 +28,10 @@ ROUNDING = 1e-4
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows plain images, and one without detectors."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([colours.sky("lawn", seed) for seed in range(USUAL)])
+    usual = np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
     for name in ("resnet50_model", "plain"):
-        colours.publish(folder, name, colours.TWO)
-    colours.know(folder, "resnet50_model", usual)
+        colour_models.publish(folder, name, colour_models.TWO)
+    colour_models.attach_novelty(folder, "resnet50_model", usual)
     return folder
 
 
@@ -40,9 +40,9 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Usual images, and some with a streak."""
     folder, found = tmp_path_factory.mktemp("sky"), []
     for number in range(2 * STRANGE):
-        pixels = colours.sky("lawn", 1000 + number)
+        pixels = colour_models.image("lawn", 1000 + number)
         if number % 2:
-            pixels[colours.SIZE // 2, :, 1] = 255
+            pixels[colour_models.SIZE // 2, :, 1] = 255
         (folder / f"{number:02}.png").write_bytes(images.png(pixels))
         found.append(folder / f"{number:02}.png")
     return found
@@ -104,9 +104,9 @@ def test_detectors_that_are_attached_take_over_in_a_running_service_and_leave_th
         answer: dict[str, object] = client.post("/detect?model=late", files={"file": sky[1].read_bytes()}).json()
         return answer
 
-    colours.publish(folder, "late", colours.TWO)
+    colour_models.publish(folder, "late", colour_models.TWO)
     before = ask()
-    colours.know(folder, "late", np.stack([colours.sky("lawn", seed) for seed in range(USUAL)]))
+    colour_models.attach_novelty(folder, "late", np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)]))
     for _ in range(100):
         if (after := ask())["novelty"] is not None:
             break

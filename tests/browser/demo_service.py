@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import colours
+import colour_models
 import numpy as np
-from support import Service, query
+from programs import Service, query
 
 from astrodetect import images
 
@@ -18,11 +18,11 @@ HOSTILE = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&a
 
 def models(folder: Path) -> Path:
     """Fills a folder: a model that knows nebulae, and one of three classes, which replaced one that was less sure."""
-    usual = np.stack([colours.sky("nebula", seed) for seed in range(USUAL)])
-    colours.publish(folder, MODEL, colours.TWO)
-    colours.know(folder, MODEL, usual)
+    usual = np.stack([colour_models.image("nebula", seed) for seed in range(USUAL)])
+    colour_models.publish(folder, MODEL, colour_models.TWO)
+    colour_models.attach_novelty(folder, MODEL, usual)
     for sure in (0.01, 0.02):
-        colours.publish(folder, OTHER, sure=sure)
+        colour_models.publish(folder, OTHER, sure=sure)
     return folder
 
 
@@ -37,9 +37,9 @@ def environment(database_url: str, place: Path) -> Mapping[str, str]:
 
 def picture(seed: int) -> bytes:
     """A PNG: every third is a lawn, which the model takes for an anomaly; every fifth has a streak."""
-    pixels = colours.sky("nebula" if seed % 3 else "lawn", seed)
+    pixels = colour_models.image("nebula" if seed % 3 else "lawn", seed)
     if seed % 5 == 0:
-        pixels[colours.SIZE // 2] = 255
+        pixels[colour_models.SIZE // 2] = 255
     return images.png(pixels.repeat(TIMES, axis=0).repeat(TIMES, axis=1))
 
 
