@@ -93,7 +93,7 @@ def drawn(client: TestClient) -> str:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that draws spares itself t-SNE, and goes before nobody."""
-    monkeypatch.setattr(projection_jobs, "Drawing", lambda: ProjectionProcess((sys.executable, "-c", SOON)))
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess((sys.executable, "-c", SOON)))
 
 
 def test_whoever_asks_for_the_map_has_it_drawn(start: Start, rows: list[Prediction]) -> None:
@@ -169,7 +169,7 @@ def test_a_map_is_there_after_a_restart(start: Start, rows: list[Prediction], mo
         client = start()
         drawn(client)
         points, before = client.get("/map/points").content, points
-        monkeypatch.setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(FAILS))  # and none is drawn
+        monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(FAILS))  # and none is drawn
     assert points == before
 
 
@@ -187,7 +187,7 @@ def test_a_page_that_waits_for_a_map_that_nobody_draws_any_more_has_it_drawn(
 def test_why_there_is_no_map_is_said(
     start: Start, rows: list[Prediction], monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(FAILS))
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(FAILS))
     page = drawn(start())
     assert "no &lt;memory&gt; left" in page
     assert "Try again" in page

@@ -84,7 +84,7 @@ class Windows:
 
 def draws_for_ever(folder: Path) -> None:
     """A worker of its own."""
-    pytest.MonkeyPatch().setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(ENDLESS))
+    pytest.MonkeyPatch().setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(ENDLESS))
     ProjectionJobs(Sky(), folder).draw(SPACE)
     time.sleep(2 * WITHIN_S)
 
@@ -105,7 +105,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., ProjectionJobs]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_jobs, "Drawing", lambda: ProjectionProcess(AT_ONCE))
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(AT_ONCE))
 
 
 def until(atlas_: ProjectionJobs, true_of: Callable[[ProjectionState], bool], space: str = SPACE) -> ProjectionState:
@@ -189,7 +189,7 @@ def test_a_map_is_there_at_once_and_a_better_one_later(
         assert go_on.wait(WITHIN_S)
         return ProjectionProcess(AT_ONCE)
 
-    monkeypatch.setattr(projection_jobs, "Drawing", later)
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", later)
     ours = started()
     assert ours.view(SPACE).due
     ours.draw(SPACE)
@@ -241,7 +241,7 @@ def test_closing_ends_what_is_at_work(started: Callable[..., ProjectionJobs], mo
         made.append(ProjectionProcess(ENDLESS))
         return made[-1]
 
-    monkeypatch.setattr(projection_jobs, "Drawing", endless)
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", endless)
     ours = started()
     ours.draw(SPACE)
     assert until(ours, lambda view: view.share > 0).share == 0.25
@@ -285,7 +285,7 @@ def test_places_on_the_disk_are_nobodys_business(
     def refused() -> ProjectionProcess:
         raise error
 
-    monkeypatch.setattr(projection_jobs, "Drawing", refused)
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", refused)
     ours = started()
     ours.draw(SPACE)
     view = until(ours, idle)
