@@ -37,6 +37,7 @@ CHECKS = (  # what a change must pass besides its tests
     ["-m", "ruff", "format", "--check", "."],
     ["-m", "mypy"],
     ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "docs")],
 )
 PAGE_TESTS = Path("tests", "browser")
 FAULTS = "tests/faults"
