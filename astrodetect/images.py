@@ -6,7 +6,6 @@ The only file that decodes, so that what the network saw in training is what it 
 import contextlib
 import io
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from astrodetect import fits
+from astrodetect import atomic_files, fits
 from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels, Thumbnail
 
@@ -79,9 +78,8 @@ def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXE
 
 def write_jpeg(path: Path, pixels: Pixels) -> None:
     """Writes the whole file or none of it; the same pixels give the same bytes."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # hidden: should it be left behind, it is no image
-    Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
-    part.replace(path)
+    with atomic_files.replacing(path, sync=False) as part:
+        Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
 
 
 def thumbnail(pixels: Pixels, side: int) -> bytes:

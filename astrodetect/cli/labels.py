@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect import labels
+from astrodetect import atomic_files, labels
 from astrodetect.cli._options import Verbs, verb
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
@@ -42,9 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _export(place: Path) -> int:
     """The file is there whole, or as it was."""
-    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
-
-    part = place.with_name(f".{place.name}.part")
     count = 0
 
     def pages(database: "Database") -> Iterator[list[labels.Label]]:
@@ -54,14 +51,14 @@ def _export(place: Path) -> int:
             yield page
 
     try:
-        with _log() as database, part.open("w", encoding="utf-8", newline="") as file:
+        with (
+            _log() as database,
+            atomic_files.replacing(place) as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
             file.writelines(labels.written(pages(database)))
-        store.flush(part)
-        part.replace(place)
     except OSError as error:
         raise DataError(f"cannot write {place}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     print(f"{place}: {count:,} labels")
     return 0
 

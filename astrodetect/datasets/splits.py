@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect import atomic_files
 from astrodetect.datasets.dataset import PARTS, ListedImage
 from astrodetect.errors import DataError
 from astrodetect.progress import track
@@ -73,22 +74,14 @@ def write(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
 
     Where there can be no links, and where `copy` says so, they are copies.
     """
-    part = place.absolute().with_name(f".{place.name}.part")
     try:
         if place.suffix.lower() == TABLE_SUFFIX:
-            _write_table(dealt, part)
+            with atomic_files.replacing(place.absolute()) as part:
+                _write_table(dealt, part)
         else:
-            shutil.rmtree(part, ignore_errors=True)
-            _fill(dealt, part, copy=copy)
-            if place.is_dir():
-                place.rmdir()
-        part.rename(place)
+            _write_folders(dealt, place.absolute(), copy=copy)
     except OSError as error:
         raise DataError(f"cannot write {place}: {error.strerror}") from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        part.unlink(missing_ok=True)
 
 
 def _together(items: Sequence[ListedImage], alike: NDArray[np.int64]) -> list[list[int]]:
@@ -145,6 +138,18 @@ def _write_table(dealt: Sequence[ListedImage], place: Path) -> None:
         for item in dealt:
             path = Path(os.path.relpath(item.path.absolute(), home)).as_posix()
             table.writerow([path, item.label, item.part, item.group])
+
+
+def _write_folders(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
+    part = place.with_name(f".{place.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _fill(dealt, part, copy=copy)
+        if place.is_dir():
+            place.rmdir()
+        part.rename(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _fill(dealt: Sequence[ListedImage], folder: Path, *, copy: bool) -> None:

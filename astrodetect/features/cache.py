@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect import atomic_files
 from astrodetect.errors import DataError
-from astrodetect.model_store.store import flush
 from astrodetect.records import Floats
 
 MOST_BYTES = 4_000_000_000  # of all descriptions, whatever they were made by
@@ -73,14 +73,10 @@ class FeatureCache:
         table[ROW] = [row for _, row in self._new]
         self._new.clear()
         name = uuid.uuid4().hex
-        part = self._folder / f".{name}.part"
         try:
-            with part.open("wb") as file:
+            with atomic_files.replacing(self._folder / f"{name}.npy") as part, part.open("wb") as file:
                 np.save(file, table, allow_pickle=False)
-            flush(part)
-            part.replace(self._folder / f"{name}.npy")
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise self._cannot(error) from error
 
     def _trim(self) -> None:

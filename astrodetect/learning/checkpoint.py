@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from astrodetect.model_store.store import flush
+from astrodetect import atomic_files
 
 STATE = "state.json"
 
@@ -45,12 +45,9 @@ class Checkpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"epoch-{state.epoch}-step-{state.step}.weights.h5"
         model.save_weights(self._folder / name)
-        flush(self._folder / name)
+        atomic_files.sync_file(self._folder / name)
         state = CheckpointState(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
-        part = self._folder / f"{STATE}.part"
-        part.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        flush(part)
-        part.replace(self._folder / STATE)
+        atomic_files.write_text(self._folder / STATE, json.dumps(asdict(state)))
         for stale in set(self._folder.glob("*.weights.h5")) - {
             self._path(state.weights),
             self._path(state.best_weights),

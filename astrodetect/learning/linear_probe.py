@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.features.orientations import VIEWS, turned
 from astrodetect.inference.pipeline import read_ahead
@@ -125,6 +125,5 @@ class _Features:
     def _save(self, place: Path, found: NDArray[np.float32], done: int) -> None:
         if isinstance(found, np.memmap):
             found.flush()
-        part = place.with_suffix(".part")
-        part.write_text(json.dumps({"run": self._run, "shape": list(found.shape), "done": done}))
-        part.replace(place.with_suffix(".json"))
+        state = json.dumps({"run": self._run, "shape": list(found.shape), "done": done})
+        atomic_files.write_text(place.with_suffix(".json"), state)

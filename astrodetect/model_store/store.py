@@ -9,7 +9,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import decided
 from astrodetect.model_store import archive
@@ -185,7 +185,7 @@ def put(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     """Makes the staged files, which the manifest vouches for, the model in place, and keeps the one that was."""
     (staged / f"{manifest.name}.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     for path in staged.iterdir():
-        flush(path)
+        atomic_files.sync_file(path)
     _keep_older(folder, manifest)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
@@ -349,9 +349,3 @@ def _ready(folder: Path, name: str) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Waits until the file's bytes are on the disk, so that the rename that follows never outruns them."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

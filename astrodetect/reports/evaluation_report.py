@@ -1,12 +1,12 @@
 """The evaluation report: one page that needs nothing else, and its figures in a file beside it."""
 
 import math
-import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
@@ -28,8 +28,8 @@ def write(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
     text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        _replace(page, text)
-        _replace(figures, summary.as_json())
+        atomic_files.write_text(page, text)
+        atomic_files.write_text(figures, summary.as_json())
     except OSError as error:
         raise DataError(f"cannot write the report to {error.filename or page}: {error.strerror}") from error
     return page
@@ -109,13 +109,3 @@ def _without_places(value: Any) -> Any:
         if path.is_absolute():
             return path.name
     return value
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes the whole file or none of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

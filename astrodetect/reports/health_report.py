@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.datasets.health import DatasetHealth, DoubtfulLabel, DuplicateGroup
 from astrodetect.datasets.scan import SEEN_AS, ScannedImage
 from astrodetect.errors import DataError, ImageError
@@ -53,8 +53,8 @@ def write(health: DatasetHealth, folder: Path, *, by: str) -> Path:
     """Writes both into the folder and returns the page; `by` says what the labels were judged by."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / FIGURES, json.dumps(figures(health, by=by), indent=1) + "\n")
-        _replace(folder / PAGE, _render(health, by))
+        atomic_files.write_text(folder / FIGURES, json.dumps(figures(health, by=by), indent=1) + "\n")
+        atomic_files.write_text(folder / PAGE, _render(health, by))
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
     return folder / PAGE
@@ -293,9 +293,3 @@ def _relative(health: DatasetHealth, path: Path) -> str:
 
 def _many(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
-
-
-def _replace(place: Path, text: str) -> None:
-    part = place.with_name(f".{place.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(place)

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, TextIO
 
 from fasteners import InterProcessLock
 
+from astrodetect import atomic_files
 from astrodetect.errors import DataError
-from astrodetect.model_store import store
 from astrodetect.scoring import parquet
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
@@ -75,17 +75,15 @@ class ResumableTable:
         """Brings the table to its place, in one stroke."""
         part = whole = _part(self.place)
         with _writing(self.place):
-            os.fsync(self._appended.fileno())
             self._appended.close()
             if self.place.suffix.lower() == ".parquet":
                 whole = self.place.with_name(f".{self.place.name}.whole")
                 with part.open("rb") as file:
                     rows = (row for row, _ in islice(_rows(file, len(self.columns)), 1, None))
                     parquet.write(whole, self.columns, rows)
-                store.flush(whole)
-            whole.replace(self.place)
+            atomic_files.move(whole, self.place)
             part.unlink(missing_ok=True)
-            _flush_folder(self.place.parent)
+            atomic_files.sync_folder(self.place.parent)
 
     def _write(self, rows: Iterable[list[str]]) -> None:
         self._appended.write("".join(map(_line, rows)).encode(errors=NOT_UTF8))
@@ -110,7 +108,7 @@ def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, res
                 part.unlink(missing_ok=True)
             run = _run_before(notes, about, part) if part.exists() else _new_run(notes, about)
             file = part.open("ab")
-            _flush_folder(place.parent)
+            atomic_files.sync_folder(place.parent)
         with _writing(place), file:
             yield ResumableTable(place, columns, run, file)
 
@@ -199,13 +197,3 @@ def _rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
             if len(row) != width:
                 return
             yield row, end
-
-
-def _flush_folder(folder: Path) -> None:
-    """Waits until the names in it are on the disk; only POSIX can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import fasteners
 
+from astrodetect import atomic_files
 from astrodetect.errors import OutboxFull
 from astrodetect.records import ScoredImage
 
@@ -138,7 +139,7 @@ class Outbox:
         path = self._folder / f"{next(self._numbers):08}{SUFFIX}"
         self._file = path.open("xb", buffering=0)
         self._segments.append(_Segment(path))
-        _flush_folder(self._folder)
+        atomic_files.sync_folder(self._folder)
 
     def _end_segment(self) -> None:
         if self._file is not None:
@@ -212,14 +213,3 @@ def _row(line: bytes) -> ScoredImage | None:
     fields["timestamp"] = dt.datetime.fromisoformat(fields["timestamp"])
     fields["vector"] = tuple(fields["vector"]) if fields.get("vector") else None
     return ScoredImage(**fields)
-
-
-def _flush_folder(folder: Path) -> None:
-    """A file that was just made is there after a power cut; Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

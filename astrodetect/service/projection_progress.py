@@ -9,6 +9,8 @@ from pathlib import Path
 
 import fasteners
 
+from astrodetect import atomic_files
+
 EVERY_S = 0.5  # between two words of how far it is
 
 
@@ -63,10 +65,8 @@ class ProjectionLock:
         return None
 
     def _say(self, told: ProjectionProgress) -> None:
-        part = self._said.with_suffix(".part")
         with suppress(OSError):  # the map is drawn all the same
-            part.write_text(json.dumps(asdict(told)), encoding="utf-8")
-            part.replace(self._said)
+            atomic_files.write_text(self._said, json.dumps(asdict(told)), sync=False)
 
     def _at_work(self) -> bool:
         """Whether somebody has the right: what was told by whoever was killed stays behind, the right does not."""

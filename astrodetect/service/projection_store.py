@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from astrodetect import atomic_files
 from astrodetect.anomalies import projection, serialisation
 from astrodetect.anomalies.serialisation import Arrays, StoredArrays
 from astrodetect.errors import ModelError
-from astrodetect.model_store.store import flush
 from astrodetect.records import EmbeddedImages, Floats
 
 MOST_KEPT = 8  # maps on disk, of as many spaces
@@ -67,12 +67,10 @@ def path(folder: Path, space: str) -> Path:
 def write(folder: Path, space: str, map_: StoredProjection) -> None:
     """Whole or not at all; of too many the oldest go."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{space}.part"
     said = {"images": map_.images, "classes": map_.classes, "method": map_.method, "drawn": map_.drawn.isoformat()}
     found: Arrays = {"ids": np.array(map_.ids, np.float64), "novelty": map_.novelty, "xy": map_.xy}
-    serialisation.write(part, said, found)
-    flush(part)
-    part.replace(path(folder, space))
+    with atomic_files.replacing(path(folder, space)) as part:
+        serialisation.write(part, said, found)
     kept = sorted(folder.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime)
     for old in kept[:-MOST_KEPT]:
         old.unlink()

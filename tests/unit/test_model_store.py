@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import openvino_runtime
 from astrodetect.model_store import archive, rollback, store
@@ -159,7 +160,7 @@ def dies_after(steps: int, work: Callable[[], object]) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         for method in ("replace", "rename", "rmdir", "unlink", "write_text", "hardlink_to"):
             patch.setattr(Path, method, dying(getattr(Path, method)))
-        patch.setattr(store, "flush", dying(store.flush))
+        patch.setattr(atomic_files, "sync_file", dying(atomic_files.sync_file))
         patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
         try:
             work()
@@ -179,7 +180,7 @@ def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_ev
     tmp_path: Path, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes, (after, let_go, does) = [], WORKS[work]
-    monkeypatch.setattr(store, "flush", lambda _: None)  # hundreds of times
+    monkeypatch.setattr(atomic_files, "sync_file", lambda _: None)  # hundreds of times
     for word in ("dropped", "oldest", "older", "newer", "now"):
         publish(tmp_path / "all", word, "int8" if word == "newer" else "f32")
         if word == "oldest":

@@ -4,7 +4,6 @@ import csv
 import datetime as dt
 import hashlib
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import fasteners
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.errors import DataError
 from astrodetect.progress import track
 
@@ -63,7 +62,7 @@ class CollectionManifest:
         self.skipped = self.shared = 0  # in this run: not usable; wanted again under another label
         self._labels: dict[tuple[str, str], str] = {}  # of what is here, and of what was tried in vain
         self._mend()
-        self._write(folder / SKIPPED, _line(SKIPPED_COLUMNS).encode())
+        atomic_files.write_bytes(folder / SKIPPED, _line(SKIPPED_COLUMNS).encode())
 
     def knows(self, entry: ManifestEntry) -> bool:
         """Whether it is here, or was tried; an image has one label, its first."""
@@ -75,7 +74,7 @@ class CollectionManifest:
         """First the image, whole, then its row: a row speaks of what is there."""
         path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.sniff(data)]}"
         (self.folder / path.parent).mkdir(exist_ok=True)
-        self._write(self.folder / path, data)
+        atomic_files.write_bytes(self.folder / path, data)
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         entry = replace(entry, path=path.as_posix(), sha256=hashlib.sha256(data).hexdigest(), fetched=now)
         _append(self.folder / CATALOGUE, _line(asdict(entry).values()))
@@ -101,21 +100,11 @@ class CollectionManifest:
         for entry in good:
             self._count(entry)
         lines = [_line(COLUMNS), *(_line(asdict(entry).values()) for entry in good)]
-        self._write(self.folder / CATALOGUE, "".join(lines).encode())
+        atomic_files.write_bytes(self.folder / CATALOGUE, "".join(lines).encode())
 
     def _is_here(self, entry: ManifestEntry) -> bool:
         path = self.folder / entry.path
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        """The whole file or none of it, on the disk."""
-        part = path.with_name(f".{path.name}.part")  # one process writes here
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""Atomic replacement of files: write beside the target, fsync, rename."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Path of a temporary file that replaces `path` when the block ends, and is removed if the block raises.
+
+    The temporary file is hidden and in the same folder, so that it is never listed as data and the rename is atomic.
+    `sync=False` saves the fsync where thousands of files can be made again after a power cut.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        if sync:
+            sync_file(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace the file's contents atomically."""
+    with replacing(path, sync=sync) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Replace the file's contents atomically, encoded in UTF-8."""
+    write_bytes(path, text.encode(), sync=sync)
+
+
+def move(part: Path, path: Path) -> None:
+    """Fsync a complete file and rename it to `path` in the same folder."""
+    sync_file(part)
+    part.replace(path)
+
+
+def sync_file(path: Path) -> None:
+    """Fsync the file's contents."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Fsync the folder's entries, so that renames and new files in it survive a power cut (POSIX only)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

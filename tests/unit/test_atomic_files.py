@@ -1,0 +1,35 @@
+"""A file is replaced completely or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from astrodetect import atomic_files
+
+
+def test_an_exception_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    atomic_files.write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError), atomic_files.replacing(path) as part:
+        part.write_text("new\ud800", encoding="utf-8")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_contents_are_on_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.csv"
+    synced: list[str] = []
+
+    def sync_file(part: Path) -> None:
+        assert not path.exists()
+        synced.append(part.read_text())
+
+    monkeypatch.setattr(atomic_files, "sync_file", sync_file)
+    atomic_files.write_text(path, "µ\n")
+    assert (synced, path.read_text(encoding="utf-8")) == (["µ\n"], "µ\n")
+
+
+def test_a_write_without_sync_is_still_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_files, "sync_file", lambda _: pytest.fail("fsync"))
+    atomic_files.write_bytes(tmp_path / "a", b"1", sync=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
