@@ -168,12 +168,12 @@ def calibrate(learnt: "TrainingResult", plan: "TrainingPlan", validation: Datase
     from astrodetect.learning import training  # noqa: PLC0415
 
     said = training.probabilities(learnt.model, validation, plan.contract, "calibrating")
-    temperature = calibration.temperature(validation.labels, calibration.logits(said))
+    temperature = calibration.fit_temperature(validation.labels, calibration.to_logits(said))
     learnt.model.calibrate(temperature)
     if not plan.binary:
         return temperature, 0.5
     scores = calibration.apply_temperature(said, temperature)[:, 1]
-    return temperature, calibration.threshold(rule, validation.labels, scores)
+    return temperature, calibration.choose_threshold(rule, validation.labels, scores)
 
 
 def publish(
@@ -190,7 +190,7 @@ def publish(
         for part, catalogue in data.judged.items():
             said[part] = evaluate.outputs(catalogue, engine, f"{part} images")
             probabilities, decided = said[part].probabilities, engine.manifest.decides(said[part].probabilities)
-            figures[part] = metrics.headline(catalogue.labels, probabilities, decided)
+            figures[part] = metrics.headline_metrics(catalogue.labels, probabilities, decided)
             print(in_words(part, figures[part]), flush=True)
         return figures
 

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from astrodetect import images
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, described
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, feature_matrix
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.inference.engine import Engine
@@ -174,7 +174,7 @@ def _untrained(weights: str | None) -> Engine:
 def _shapes(paths: list[Path]) -> Floats:
     seen, nothing = _read(paths, ImageContract(size=SIDE_PX)), np.empty((0, 0), np.float32)
     with threadpool_limits(1, user_api="blas"):
-        parts = [described("shapes", seen[at : at + AT_ONCE], 1.0, nothing) for at in range(0, len(seen), AT_ONCE)]
+        parts = [feature_matrix("shapes", seen[at : at + AT_ONCE], 1.0, nothing) for at in range(0, len(seen), AT_ONCE)]
     return np.concatenate(parts)
 
 

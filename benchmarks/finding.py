@@ -57,9 +57,11 @@ def with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) 
     """Unusual images among the first 100 that a person looks at, who labels the first so many of them."""
     given: dict[int, str] = {}
     while len(given) < labels:
-        for image in active_learning.orders(vectors, strength, given, min(AT_A_TIME, labels - len(given)))["interest"]:
+        for image in active_learning.review_orders(vectors, strength, given, min(AT_A_TIME, labels - len(given)))[
+            "interest"
+        ]:
             given[image] = INTERESTING if unusual[image] else ORDINARY
-    rest = active_learning.rank(vectors, strength, given).interest.copy()
+    rest = active_learning.rank_by_labels(vectors, strength, given).interest.copy()
     rest[list(given)] = -np.inf
     order = np.argsort(-rest, kind="stable")[: LOOKED_AT - len(given)]
     return float(unusual[list(given)].sum() + unusual[order].sum())

@@ -96,7 +96,7 @@ def make(folder: Path, size: int) -> None:
         name=NAME,
         classes=list(CLASSES),
         image=contract,
-        metrics={"test": metrics.binary(held.labels, said[:, 1])},
+        metrics={"test": metrics.binary_metrics(held.labels, said[:, 1])},
         data={"train": {"images": len(learn)}, "test": {"images": len(held)}},
         settings={"made_by": "benchmarks.model", "backbone": "random"},
         versions=provenance.versions(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect.anomalies.novelty import Novelty, described
+from astrodetect.anomalies.novelty import Novelty, feature_matrix
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
 from astrodetect.inference.openvino_runtime import openvino
 from astrodetect.model_store import store
@@ -41,7 +41,7 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
 
 def attach_novelty(folder: Path, name: str, usual: Pixels) -> None:
     """Gives the model detectors that know these images."""
-    learnt = Novelty.fit(described("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
+    learnt = Novelty.fit(feature_matrix("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
     store.attach(folder, name, learnt.save)
 
 

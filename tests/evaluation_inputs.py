@@ -18,7 +18,7 @@ HISTORY = [
 ]
 
 
-def evidence(
+def make_evaluation_inputs(
     folder: Path,
     classes: Sequence[str] = ("SB", "E"),
     count: int = 40,

@@ -17,7 +17,7 @@ LabelValue = Literal["interesting", "ordinary", "artefact"]
 ReviewOrder = Literal["interest", "novelty", "uncertainty", "random"]
 LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
 INTERESTING, ORDINARY, ARTEFACT = LABELS
-ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
+REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
 WORTH: dict[str, float] = {
     INTERESTING: 1.0,
@@ -42,7 +42,7 @@ class LabelledRanking:
     doubt: Floats  # (n,) the standard deviation of that; 0 of labelled ones
 
 
-def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> LabelledRanking:
+def rank_by_labels(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> LabelledRanking:
     """The images by how interesting they are; `labels` by their number, those that were given last at the end."""
     prior = _prior(strength)
     if not labels:
@@ -65,9 +65,11 @@ def rank(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> Labell
     return LabelledRanking(interest, doubt)
 
 
-def orders(vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int) -> dict[ReviewOrder, list[int]]:
+def review_orders(
+    vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int
+) -> dict[ReviewOrder, list[int]]:
     """For each way to choose, the numbers of up to `count` images without a label, what to look at first in front."""
-    ranking = rank(vectors, strength, labels)
+    ranking = rank_by_labels(vectors, strength, labels)
     worth: dict[ReviewOrder, NDArray[np.floating]] = {
         "interest": ranking.interest + BOLDNESS * ranking.doubt,
         "novelty": strength.astype(np.float64),

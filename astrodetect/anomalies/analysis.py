@@ -10,7 +10,7 @@ from astrodetect import images
 from astrodetect.anomalies import occlusion
 from astrodetect.anomalies.detectors.base import Detector
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.novelty import LEAST_IMAGES, MOST_IMAGES, SEED, FeatureKind, Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, FeatureKind, Novelty, NoveltyResult
 from astrodetect.errors import ImageError
 from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
 from astrodetect.progress import Bar
@@ -52,10 +52,10 @@ def fit(
         return Fitted(novelty, novelty.look(seen.rows), Ordinary(normal, novelty.look_at_learnt().vectors, novelty))
     novelty = Novelty.fit(seen.rows, sight=sight, names=names, extra=extra)
     looked = novelty.look_at_learnt()
-    count = max(LEAST_IMAGES, int(ORDINARY * len(seen.rows)))
+    count = max(MIN_IMAGES, int(ORDINARY * len(seen.rows)))
     plain = np.argsort(looked.strength, kind="stable")[:count]
-    if count > MOST_IMAGES:  # more than detectors compare with
-        plain = np.random.default_rng(SEED).choice(plain, MOST_IMAGES, replace=False)
+    if count > MAX_REFERENCE_IMAGES:  # more than detectors compare with
+        plain = np.random.default_rng(SEED).choice(plain, MAX_REFERENCE_IMAGES, replace=False)
     plain.sort()
     alone = Novelty.fit(seen.rows[plain], sight=sight, names=names, extra=extra)
     return Fitted(novelty, looked, Ordinary(seen.subset(plain), looked.vectors[plain], alone))

@@ -33,7 +33,7 @@ def average_rank(scores: Mapping[str, Floats]) -> Floats:
     return np.asarray(np.mean([ranks(each) for each in scores.values()], axis=0, dtype=np.float32))
 
 
-def overlaps(flagged: Flags) -> dict[tuple[str, str], float]:
+def jaccard_indices(flagged: Flags) -> dict[tuple[str, str], float]:
     """Of each two detectors: of the images that either flags, the share that both do; 1 where neither flags any."""
     return {
         (one, other): float((flagged[one] & flagged[other]).sum() / either)

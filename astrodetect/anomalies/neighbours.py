@@ -11,7 +11,7 @@ from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.progress import track
 from astrodetect.records import Floats
 
-MOST_NEIGHBOURS = 20
+MAX_NEIGHBOURS = 20
 SPARE = 12  # candidates beyond those wanted: products in single precision may swap what is equally near
 BLOCK = 256  # images at a time: 20 MB of products with 20,000
 
@@ -42,12 +42,12 @@ class ReferencePoints:
     def __len__(self) -> int:
         return len(self.points)
 
-    def nearest(self, vectors: Floats, count: int = MOST_NEIGHBOURS) -> NearestNeighbours:
+    def nearest(self, vectors: Floats, count: int = MAX_NEIGHBOURS) -> NearestNeighbours:
         """Those near to new images."""
         blocks = [self._nearest(vectors[at : at + BLOCK], count) for at in range(0, max(len(vectors), 1), BLOCK)]
         return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
-    def among_others(self, count: int = MOST_NEIGHBOURS) -> NearestNeighbours:
+    def among_others(self, count: int = MAX_NEIGHBOURS) -> NearestNeighbours:
         """Those near to each of the points, itself left out."""
         starts = range(0, len(self), BLOCK)
         blocks = [

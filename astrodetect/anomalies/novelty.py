@@ -40,24 +40,24 @@ DIMENSIONS: Mapping[
     "network": (40,),
     "both": (16, 24, 24),
 }
-CENTRE = 0.5  # of the frame's side, in which shapes are measured
-LEAST_IMAGES = 10
-AT_ONCE = 4_096  # images looked at
-MOST_IMAGES = 20_000  # that detectors compare with: of more, this many drawn by lot
+CENTRAL_SHARE = 0.5  # of the frame's side, in which shapes are measured
+MIN_IMAGES = 10
+BATCH_SIZE = 4_096  # images looked at
+MAX_REFERENCE_IMAGES = 20_000  # that detectors compare with: of more, this many drawn by lot
 SEED = 0
 FORMAT = 1
 
 
-def described(sight: FeatureKind, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Floats:
+def feature_matrix(sight: FeatureKind, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Floats:
     """(n, d) what the detectors see of images: of their pixels, which show the central `crop`, or of the features."""
     if sight == "network":
         return features
-    stamps = cutout.stamps(pixels, min(1.0, CENTRE / crop))
+    stamps = cutout.stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
     measured = [central_object.measure(stamps), cutout.structure(stamps)]
     return np.concatenate(measured if sight == "shapes" else [*measured, features], axis=1)
 
 
-def blocks(sight: FeatureKind, numbers: int) -> list[FeatureBlock]:
+def feature_blocks(sight: FeatureKind, numbers: int) -> list[FeatureBlock]:
     """The kinds of numbers that `described` gives, `numbers` in all."""
     measured = {
         "shapes": (central_object.COUNT, cutout.STRUCTURE),
@@ -150,18 +150,18 @@ class Novelty:
         """From images, described one a row; `extra` are detectors that were fitted on the same elsewhere."""
         from threadpoolctl import threadpool_limits  # noqa: PLC0415 - what only scores starts without it
 
-        if len(described) < LEAST_IMAGES:
+        if len(described) < MIN_IMAGES:
             raise DataError(
-                f"{len(described)} images are too few to learn what is usual from: give {LEAST_IMAGES} or more"
+                f"{len(described)} images are too few to learn what is usual from: give {MIN_IMAGES} or more"
             )
         if unknown := sorted({*names} - {*LEARNERS}):
             raise DataError(f"no detector is called {unknown[0]}: choose among {', '.join(LEARNERS)}")
         drawn = np.arange(len(described))
-        if len(described) > MOST_IMAGES:
-            drawn = np.sort(np.random.default_rng(SEED).choice(drawn, MOST_IMAGES, replace=False))
+        if len(described) > MAX_REFERENCE_IMAGES:
+            drawn = np.sort(np.random.default_rng(SEED).choice(drawn, MAX_REFERENCE_IMAGES, replace=False))
         learnt = described[drawn]
         with threadpool_limits(1):  # threads that wait for each other cost k-means many times as much
-            space = WhitenedSpace.fit(learnt, blocks(sight, learnt.shape[1]))
+            space = WhitenedSpace.fit(learnt, feature_blocks(sight, learnt.shape[1]))
             reference = ReferencePoints(space.of(learnt))
             seen = DetectorInput(learnt, reference.points, reference, learnt=True)
             detectors = [*(LEARNERS[name].fit(seen) for name in dict.fromkeys(names)), *extra]
@@ -176,12 +176,12 @@ class Novelty:
                 f"the detectors of this model know images by {self._space.width} numbers, not "
                 f"{described.shape[1]}: {serialisation.REMEDY}"
             )
-        starts = range(0, max(1, len(described)), AT_ONCE)
-        return NoveltyResult.joined([self._look(described[at : at + AT_ONCE]) for at in starts])
+        starts = range(0, max(1, len(described)), BATCH_SIZE)
+        return NoveltyResult.joined([self._look(described[at : at + BATCH_SIZE]) for at in starts])
 
     def look_at(self, pixels: NDArray[np.uint8], crop: float, features: Floats) -> NoveltyResult:
         """How unusual images are whose pixels show the central `crop`, and whose features are these."""
-        return self.look(described(self.sight, pixels, crop, features))
+        return self.look(feature_matrix(self.sight, pixels, crop, features))
 
     def look_at_learnt(self) -> NoveltyResult:
         """Of the images that it was fitted on, each as if it had not been there; not after `load`."""
@@ -204,8 +204,8 @@ class Novelty:
         }
         found: serialisation.Arrays = {}
         for name, part in parts.items():
-            found |= serialisation.flattened(part, name)
-        serialisation.write(path, {"format": FORMAT, "sight": self.sight, "detectors": self.names}, found)
+            found |= serialisation.flatten(part, name)
+        serialisation.write_arrays(path, {"format": FORMAT, "sight": self.sight, "detectors": self.names}, found)
 
     @classmethod
     def load(cls, data: bytes) -> Self:
@@ -213,7 +213,7 @@ class Novelty:
         stored = StoredArrays.read(data)
         said = stored.said
         if said.get("format") != FORMAT:
-            raise serialisation.unusable("they are of another version of this program")
+            raise serialisation.unusable_error("they are of another version of this program")
         names: Any = said.get("detectors")
         sight: Any = said.get("sight")
         if (
@@ -221,9 +221,9 @@ class Novelty:
             or not names
             or not all(isinstance(name, str) and name in KINDS for name in names)
         ):
-            raise serialisation.unusable("they are none that this program knows")
+            raise serialisation.unusable_error("they are none that this program knows")
         if sight not in get_args(FeatureKind):
-            raise serialisation.unusable("it does not say what they look at")
+            raise serialisation.unusable_error("it does not say what they look at")
         space = WhitenedSpace.read(stored.part("space"))
         reference = ReferencePoints.read(stored.part("reference"), space.dimensions)
         detectors = [KINDS[name].read(stored.part("detector").part(name), reference) for name in names]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from astrodetect.progress import Bar
 from astrodetect.records import Floats
 
-MOST = 5000  # images on the map of a run: t-SNE takes half a minute for them, and more dots hide each other
+MAX_IMAGES = 5000  # images on the map of a run: t-SNE takes half a minute for them, and more dots hide each other
 PERPLEXITY = 30.0
-STEPS = 1000  # of t-SNE
+TSNE_STEPS = 1000  # of t-SNE
 ANGLE = 0.8  # how coarsely it sees what is far: at 0.5 20,000 images take half as long again and lie hardly better
-FEWEST = 8  # images for which neighbours mean something
-COMPONENTS, TSNE = "first two principal components", "t-SNE"
+MIN_IMAGES = 8  # images for which neighbours mean something
+PCA_METHOD, TSNE_METHOD = "first two principal components", "t-SNE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +34,30 @@ def project(vectors: Floats, wanted: Sequence[int], *, seed: int = 0) -> Project
     count = len(vectors)
     places = np.arange(count)
     sampled = ""
-    if count > MOST:
-        first = np.asarray(wanted[:MOST], np.int64)
+    if count > MAX_IMAGES:
+        first = np.asarray(wanted[:MAX_IMAGES], np.int64)
         others = np.random.default_rng(seed).permutation(np.setdiff1d(places, first))
-        places = np.sort(np.concatenate([first, others[: MOST - len(first)]]))
-        sampled = f" of {MOST:,} images: those of the gallery, and others drawn at random"
+        places = np.sort(np.concatenate([first, others[: MAX_IMAGES - len(first)]]))
+        sampled = f" of {MAX_IMAGES:,} images: those of the gallery, and others drawn at random"
     chosen = vectors[places]
     if not has_neighbours(chosen):
-        return Projection(places, components(chosen), f"{COMPONENTS}{sampled}")
-    with Bar("flattening the map", STEPS) as bar:
-        xy = tsne(chosen, bar.step, seed=seed)
-    return Projection(places, xy, f"{TSNE}{sampled}")
+        return Projection(places, pca_projection(chosen), f"{PCA_METHOD}{sampled}")
+    with Bar("flattening the map", TSNE_STEPS) as bar:
+        xy = tsne_projection(chosen, bar.step, seed=seed)
+    return Projection(places, xy, f"{TSNE_METHOD}{sampled}")
 
 
 def has_neighbours(vectors: Floats) -> bool:
     """Whether it means something which of these images are near each other."""
-    return len(vectors) >= FEWEST and vectors.shape[1] >= 2 and bool(np.ptp(vectors, axis=0).max() > 0)
+    return len(vectors) >= MIN_IMAGES and vectors.shape[1] >= 2 and bool(np.ptp(vectors, axis=0).max() > 0)
 
 
-def components(vectors: Floats) -> Floats:
+def pca_projection(vectors: Floats) -> Floats:
     """(m, 2) where the images lie in the two directions in which they vary most, each axis from 0 to 1."""
     return _scaled(_widest(vectors))
 
 
-def tsne(vectors: Floats, stepped: Callable[[int], None], *, seed: int = 0) -> Floats:
+def tsne_projection(vectors: Floats, stepped: Callable[[int], None], *, seed: int = 0) -> Floats:
     """(m, 2) so that neighbours stay neighbours, each axis from 0 to 1; `stepped` is told of steps of STEPS done."""
     from sklearn.manifold import TSNE as Method  # noqa: PLC0415, N811 - it takes a second to load
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
@@ -72,7 +72,7 @@ def tsne(vectors: Floats, stepped: Callable[[int], None], *, seed: int = 0) -> F
             perplexity=perplexity,
             init=start.astype(np.float32),
             angle=ANGLE,
-            max_iter=STEPS,
+            max_iter=TSNE_STEPS,
             random_state=seed,
             verbose=2,
         )

@@ -19,8 +19,8 @@ from astrodetect.records import Floats
 from astrodetect.settings import ROOT
 
 COMMAND = (sys.executable, "-m", "astrodetect.anomalies.projection_process")
-POLITE = 19  # of os.nice: every other process goes before it
-AWAY = 1  # its exit status where whoever started it has gone
+NICENESS = 19  # of os.nice: every other process goes before it
+PARENT_GONE_STATUS = 1  # its exit status where whoever started it has gone
 DONE = b"done\n"  # what it says before the map
 KIND = np.dtype("<f4")  # of the numbers between the two
 
@@ -78,7 +78,7 @@ def main() -> None:
     """Reads vectors, writes how far it is, then the map."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the service, which stops us
     if hasattr(os, "nice"):
-        os.nice(POLITE)
+        os.nice(NICENESS)
     given, out = sys.stdin.buffer, sys.stdout.buffer
     shape = [int(number) for number in given.readline().split()]
     vectors = np.frombuffer(given.read(math.prod(shape) * KIND.itemsize), KIND).reshape(shape)
@@ -88,10 +88,10 @@ def main() -> None:
     def stepped(count: int) -> None:
         nonlocal done
         done += count
-        out.write(b"%.3f\n" % (done / projection.STEPS))
+        out.write(b"%.3f\n" % (done / projection.TSNE_STEPS))
         out.flush()
 
-    xy = projection.tsne(vectors, stepped)
+    xy = projection.tsne_projection(vectors, stepped)
     out.write(DONE + xy.astype(KIND).tobytes())
     out.flush()
 
@@ -99,7 +99,7 @@ def main() -> None:
 def _end_with(given: int) -> None:
     """A service that was killed ends nobody, but its end of the pipe closes."""
     os.read(given, 1)
-    os._exit(AWAY)
+    os._exit(PARENT_GONE_STATUS)
 
 
 if __name__ == "__main__":

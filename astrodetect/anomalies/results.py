@@ -37,7 +37,7 @@ class AnomalyResults:
     @property
     def order(self) -> NDArray[np.int64]:
         """The images, the first one to look at first."""
-        return ordered(self.looked.strength, self.interest)
+        return order_images(self.looked.strength, self.interest)
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -55,6 +55,6 @@ class AnomalyResults:
         return {**self.looked.flagged, "consensus": self.looked.consensus}
 
 
-def ordered(strength: Floats, interest: Floats | None) -> NDArray[np.int64]:
+def order_images(strength: Floats, interest: Floats | None) -> NDArray[np.int64]:
     """Images by interest where there is any, and by strength where that is equal."""
     return np.lexsort((-strength,) if interest is None else (-strength, -interest))

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from astrodetect.anomalies.results import AnomalyResults
 
-Format = Literal["csv", "parquet"]
+TableFormat = Literal["csv", "parquet"]
 
 
-def write(folder: Path, findings: AnomalyResults, kind: Format) -> None:
+def write_tables(folder: Path, findings: AnomalyResults, kind: TableFormat) -> None:
     """`anomalies.csv` or `.parquet`, and `ids/` with a list for each detector and one for all of them."""
     place, columns = folder / f"anomalies.{kind}", _columns(findings)
     (_parquet if kind == "parquet" else _csv)(place, columns, _rows(findings))

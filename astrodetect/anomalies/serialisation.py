@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from astrodetect.errors import ModelError
 from astrodetect.records import Floats
 
-MOST_BYTES = 256_000_000  # of all arrays; an autoencoder of 2048 numbers has 23 MB, 20,000 images 3 MB
-MOST_ARRAYS = 1_000
-SAID = "said"  # what is not an array, as JSON in bytes
-KINDS = ("f4", "f8", "i4", "u1")
+MAX_BYTES = 256_000_000  # of all arrays; an autoencoder of 2048 numbers has 23 MB, 20,000 images 3 MB
+MAX_ARRAYS = 1_000
+METADATA = "said"  # what is not an array, as JSON in bytes
+DTYPES = ("f4", "f8", "i4", "u1")
 # What zipfile, NumPy and json raise of other bytes.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 REMEDY = "fit them again with python -m astrodetect anomalies"
@@ -28,7 +28,7 @@ REMEDY = "fit them again with python -m astrodetect anomalies"
 Arrays = dict[str, NDArray[Any]]
 
 
-def flattened(thing: Any, name: str) -> Arrays:
+def flatten(thing: Any, name: str) -> Arrays:
     """The fields of a dataclass by their dotted names: arrays, and tuples and dataclasses of such."""
     if is_dataclass(thing):
         parts = {field.name: getattr(thing, field.name) for field in fields(thing)}
@@ -38,17 +38,17 @@ def flattened(thing: Any, name: str) -> Arrays:
         return {name: np.asarray(thing)}
     found: Arrays = {}
     for part, value in parts.items():
-        found |= flattened(value, f"{name}.{part}")
+        found |= flatten(value, f"{name}.{part}")
     return found
 
 
-def write(path: Path, said: Mapping[str, Any], arrays: Arrays) -> None:
+def write_arrays(path: Path, said: Mapping[str, Any], arrays: Arrays) -> None:
     """The same arrays give the same bytes."""
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{SAID: np.frombuffer(json.dumps(said).encode(), np.uint8)}, **arrays)
+        np.savez(file, allow_pickle=False, **{METADATA: np.frombuffer(json.dumps(said).encode(), np.uint8)}, **arrays)
 
 
-def unusable(why: str) -> ModelError:
+def unusable_error(why: str) -> ModelError:
     """What is wrong with a file of detectors, and what to do."""
     return ModelError(f"the detectors of this model cannot be used ({why}): {REMEDY}")
 
@@ -67,14 +67,14 @@ class StoredArrays:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 entries = archive.infolist()
-                if len(entries) > MOST_ARRAYS or sum(entry.file_size for entry in entries) > MOST_BYTES:
-                    raise unusable(f"more than {MOST_BYTES:,} bytes")
+                if len(entries) > MAX_ARRAYS or sum(entry.file_size for entry in entries) > MAX_BYTES:
+                    raise unusable_error(f"more than {MAX_BYTES:,} bytes")
                 arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in entries}
-            said = json.loads(arrays.pop(SAID).tobytes())
+            said = json.loads(arrays.pop(METADATA).tobytes())
         except UNREADABLE as error:
-            raise unusable("no file of detectors, or a damaged one") from error
+            raise unusable_error("no file of detectors, or a damaged one") from error
         if not isinstance(said, dict):
-            raise unusable("it does not say what it holds")
+            raise unusable_error("it does not say what it holds")
         return cls(said, arrays)
 
     def part(self, name: str) -> "StoredArrays":
@@ -100,24 +100,24 @@ class StoredArrays:
         """Whole numbers from 0, all smaller than `below`."""
         array = self._taken(name, np.int32, shape)
         if array.min() < 0 or array.max() >= below:
-            raise unusable(f"{self.prefix}{name} points outside")
+            raise unusable_error(f"{self.prefix}{name} points outside")
         return array
 
     def _numbers(self, name: str, kind: type[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
         array = self._taken(name, kind, shape)
         if not np.isfinite(array).all():
-            raise unusable(f"{self.prefix}{name} is not all numbers")
+            raise unusable_error(f"{self.prefix}{name} is not all numbers")
         return array
 
     def _taken(self, name: str, kind: type[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
         array = self.arrays.get(f"{self.prefix}{name}")
         if array is None:
-            raise unusable(f"it has no {self.prefix}{name}")
+            raise unusable_error(f"it has no {self.prefix}{name}")
         fits = len(shape) == array.ndim and all(
             have > 0 and wanted in {None, have} for wanted, have in zip(shape, array.shape, strict=True)
         )
         if array.dtype != kind or not fits:
-            raise unusable(f"{self.prefix}{name} is of another size or kind")
+            raise unusable_error(f"{self.prefix}{name} is of another size or kind")
         return array
 
 
@@ -127,7 +127,7 @@ def _array(content: bytes) -> NDArray[Any]:
     if npy.read_magic(file) != (1, 0):
         raise ValueError("another format of arrays")
     shape, backwards, kind = npy.read_array_header_1_0(file)
-    if kind.str[1:] not in KINDS or kind.str[0] == ">" or backwards:
+    if kind.str[1:] not in DTYPES or kind.str[0] == ">" or backwards:
         raise ValueError("an array of other things than numbers")
     if math.prod(shape) * kind.itemsize != len(content) - file.tell():
         raise ValueError("an array of another length than it says")

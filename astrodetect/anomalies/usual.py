@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astrodetect.anomalies.novelty import MOST_IMAGES, Novelty
+from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, Novelty
 from astrodetect.datasets.dataset import Dataset, ListedImage
 from astrodetect.features import extract
 from astrodetect.records import ImageContract
@@ -11,7 +11,7 @@ from astrodetect.settings import settings
 
 def fit_novelty(catalogue: Dataset, contract: ImageContract, seed: int) -> Novelty:
     """Detectors that know these images, or MOST_IMAGES drawn from them, prepared as the model wants them."""
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(catalogue))[:MOST_IMAGES])
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(catalogue))[:MAX_REFERENCE_IMAGES])
     some = catalogue.subset(drawn)
     chosen = settings()
     seen = extract.extract_features(

@@ -104,14 +104,14 @@ def find(arguments: argparse.Namespace) -> list[str]:
         projection,
         results_table,
     )
-    from astrodetect.anomalies.results import AnomalyResults, ordered  # noqa: PLC0415
+    from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
     from astrodetect.reports.thumbnails import ThumbnailReader  # noqa: PLC0415
 
     chosen = settings()
-    output_folder.check(arguments.output)
+    output_folder.check_output_folder(arguments.output)
     items = extract.list_images(arguments.data)
     normal_items = extract.list_images([arguments.normal]) if arguments.normal else None
     given = label_table.read(arguments.labels) if arguments.labels else []
@@ -131,8 +131,8 @@ def find(arguments: argparse.Namespace) -> list[str]:
     strays, interest = 0, None
     if given:
         labels, strays = label_table.matched(given, paths, seen.sha256)
-        interest = active_learning.rank(looked.vectors, looked.strength, labels).interest
-    gallery = ordered(looked.strength, interest)[: arguments.top].tolist()
+        interest = active_learning.rank_by_labels(looked.vectors, looked.strength, labels).interest
+    gallery = order_images(looked.strength, interest)[: arguments.top].tolist()
     findings = AnomalyResults(
         paths=paths,
         labels=[item.label for item in seen.items],
@@ -152,9 +152,9 @@ def find(arguments: argparse.Namespace) -> list[str]:
         else "each judged by the others",
         reader=ThumbnailReader(describer.contract, chosen.max_image_pixels),
     )
-    with output_folder.replaced(arguments.output) as staged:
-        results_table.write(staged, findings, arguments.format)
-        anomaly_report.write(staged / "anomalies.html", findings, reasons, about)
+    with output_folder.replace_output_folder(arguments.output) as staged:
+        results_table.write_tables(staged, findings, arguments.format)
+        anomaly_report.write_anomaly_report(staged / "anomalies.html", findings, reasons, about)
     if arguments.attach:
         store.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
     return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
@@ -191,7 +191,7 @@ def _fitted(
 
 def _describer(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """What describes the images, and whose features these are, in words."""
-    from astrodetect.anomalies.novelty import CENTRE  # noqa: PLC0415
+    from astrodetect.anomalies.novelty import CENTRAL_SHARE  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
 
@@ -202,7 +202,7 @@ def _describer(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
         engine, version = _adopted(weights, arguments.crop or 1.0)
         return extract.by_network(engine, sight, version), f"what ResNet50 sees by the weights of {Path(weights).name}"
     if sight == "shapes" and not model:
-        contract = ImageContract(SHAPES_PX, arguments.crop or CENTRE, stretch="asinh")
+        contract = ImageContract(SHAPES_PX, arguments.crop or CENTRAL_SHARE, stretch="asinh")
         return extract.by_shapes(contract), ""
     model = model or chosen.model
     if sight == "shapes":

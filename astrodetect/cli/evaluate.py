@@ -50,8 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     evidence = evaluate.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)
     summary = summarise(evidence)
-    place = evaluation_report.write(evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html")
-    print("\n".join(metric_specs.in_words(summary)))
+    place = evaluation_report.write_evaluation_report(
+        evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html"
+    )
+    print("\n".join(metric_specs.summary_lines(summary)))
     print(place)
     return 0
 

@@ -54,13 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     by = f"the features of the model {model}" if model else BY_SHAPES
     found = health.examine(arguments.data, crop=arguments.crop, features=_asked(model) if model else None)
     if arguments.json:
-        print(json.dumps(health_report.figures(found, by=by)))
+        print(json.dumps(health_report.health_as_json(found, by=by)))
         if not arguments.output:
             return 0
     else:
-        for line in health_report.verdict(found):
+        for line in health_report.recommendations(found):
             print(f"{line.found}: {line.do}")
-    place = health_report.write(found, arguments.output or Path("explore"), by=by)
+    place = health_report.write_health_report(found, arguments.output or Path("explore"), by=by)
     if not arguments.json:
         print(place)
     return 0

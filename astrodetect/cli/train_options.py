@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from astrodetect.cli._options import at_least, bounded, class_count, class_name
-from astrodetect.evaluation.calibration import RULES, parse_rule
+from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.model_store import store
 from astrodetect.settings import settings
 
@@ -116,7 +116,7 @@ def _model(group: "argparse._ArgumentGroup") -> None:
         type=_rule,
         default="0.5",
         metavar="RULE",
-        help=f"{RULES}; chosen on the validation images (default: 0.5)",
+        help=f"{THRESHOLD_RULES}; chosen on the validation images (default: 0.5)",
     )
     add(
         "--output",
@@ -177,7 +177,7 @@ def _rate(text: str) -> float:
 
 def _rule(text: str) -> str:
     try:
-        parse_rule(text)
+        parse_threshold_rule(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -12,14 +12,14 @@ from astrodetect.errors import DataError
 from astrodetect.evaluation.metrics import SMALLEST_PROBABILITY
 from astrodetect.records import Floats
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # How far from 1 a temperature is expected to be, as a factor. Few images that are all told rightly would have it go to
 # zero, and every score with it to 0 or 1; a few hundred images outweigh this.
 EXPECTED_FACTOR = 2.0
-RULES = "a number from 0 to 1, f1, balanced, recall=0.95 or precision=0.9"
+THRESHOLD_RULES = "a number from 0 to 1, f1, balanced, recall=0.95 or precision=0.9"
 
 
-def temperature(truth: NDArray[np.int64], logits: Floats) -> float:
+def fit_temperature(truth: NDArray[np.int64], logits: Floats) -> float:
     """What to divide logits by, so that their probabilities surprise least on images that were not learnt from.
 
     `logits` are (n, classes), or (n,) of the positive class.
@@ -33,7 +33,7 @@ def temperature(truth: NDArray[np.int64], logits: Floats) -> float:
         of_truth = log_softmax(rows * np.exp(-log_temperature), axis=1)[np.arange(len(truth)), truth]
         return float(-of_truth.sum() + (log_temperature / np.log(EXPECTED_FACTOR)) ** 2 / 2)
 
-    found = minimize_scalar(surprise, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
+    found = minimize_scalar(surprise, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
     return float(np.exp(found.x))
 
 
@@ -45,7 +45,7 @@ class ThresholdRule:
     value: float = 0.0
 
 
-def parse_rule(text: str) -> ThresholdRule:
+def parse_threshold_rule(text: str) -> ThresholdRule:
     """The rule that a text such as 0.3, f1 or recall=0.95 asks for; a ValueError says what can be asked."""
     kind, equals, digits = text.partition("=")
     if not equals and kind in ("f1", "balanced"):
@@ -58,12 +58,12 @@ def parse_rule(text: str) -> ThresholdRule:
         return ThresholdRule(kind, value)  # type: ignore[arg-type]
     if not equals and 0 <= value <= 1:
         return ThresholdRule("number", value)
-    raise ValueError(f"{RULES}, not {text}")
+    raise ValueError(f"{THRESHOLD_RULES}, not {text}")
 
 
-def threshold(rule: str, truth: NDArray[np.int64], scores: Floats) -> float:
+def choose_threshold(rule: str, truth: NDArray[np.int64], scores: Floats) -> float:
     """The threshold that the rule chooses on these images, half-way between two of their scores."""
-    asked = parse_rule(rule)
+    asked = parse_threshold_rule(rule)
     if asked.kind == "number":
         return asked.value
     positives = int((truth == 1).sum())
@@ -105,11 +105,11 @@ def _cuts(truth: NDArray[np.int64], scores: Floats) -> tuple[Floats, NDArray[np.
     return middle[apart], hits[apart], false_alarms[apart]
 
 
-def logits(probabilities: Floats) -> Floats:
+def to_logits(probabilities: Floats) -> Floats:
     """What a softmax turns into these probabilities (n, classes); those of nothing and of certainty stay finite."""
     return np.asarray(np.log(probabilities.clip(SMALLEST_PROBABILITY, 1)))
 
 
 def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
     """The probabilities whose logits are divided by the temperature."""
-    return np.asarray(softmax(logits(probabilities) / temperature, axis=1), dtype=np.float32)
+    return np.asarray(softmax(to_logits(probabilities) / temperature, axis=1), dtype=np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from astrodetect.evaluation import metrics
-from astrodetect.evaluation.metrics import Numbers
+from astrodetect.evaluation.metrics import Integers
 from astrodetect.records import Floats, ImageContract, Outputs
 
 
@@ -28,9 +28,9 @@ class EvaluatedModel:
     settings: dict[str, Any]
     versions: dict[str, Any]
 
-    def decides(self, probabilities: Floats) -> Numbers:
+    def decides(self, probabilities: Floats) -> Integers:
         """The class that each image is taken for."""
-        return metrics.decided(probabilities, self.threshold if self.task == "binary" else None)
+        return metrics.predict_classes(probabilities, self.threshold if self.task == "binary" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class EvaluatedPart:
 
     title: str
     paths: Sequence[Path]
-    truth: Numbers
+    truth: Integers
     fingerprint: str
     outputs: Outputs
     skipped: int = 0  # files beside them that are no usable images
@@ -49,7 +49,7 @@ class EvaluatedPart:
 class TrainingFeatures:
     """Images that the model has learnt from, to tell what is unlike them."""
 
-    truth: Numbers
+    truth: Integers
     features: Floats
 
 

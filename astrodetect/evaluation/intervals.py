@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrodetect.evaluation import metrics
-from astrodetect.evaluation.metrics import Numbers, Reals
+from astrodetect.evaluation.metrics import Integers, Reals
 from astrodetect.records import Floats
 
 SHARE = 0.95
@@ -35,7 +35,7 @@ class ClassMetrics:
     f1: Estimate
 
 
-def wilson(part: float, whole: float) -> Estimate:
+def wilson_interval(part: float, whole: float) -> Estimate:
     """A share of images; the interval stays within 0 and 1, and is wide where there are few."""
     if not whole:
         return Estimate(float("nan"), float("nan"), float("nan"))
@@ -45,9 +45,9 @@ def wilson(part: float, whole: float) -> Estimate:
     return Estimate(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
-def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, Estimate]:
+def estimate_headline_metrics(truth: Integers, probabilities: Floats, said: Integers) -> dict[str, Estimate]:
     """What `metrics.binary` and `metrics.classes` give, by the same names."""
-    values = metrics.headline(truth, probabilities, said)
+    values = metrics.headline_metrics(truth, probabilities, said)
     found = metrics.confusion(truth, said, probabilities.shape[1])
     confusions = _resampled(found)
     drawn = {
@@ -56,16 +56,20 @@ def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, 
         **_scores_resampled(truth, probabilities),
     }
     figures = {name: _figure(values[name], drawn[name]) for name in drawn}
-    return {"accuracy": wilson(np.trace(found), len(truth)), **figures}
+    return {"accuracy": wilson_interval(np.trace(found), len(truth)), **figures}
 
 
-def per_class(found: Reals, names: Sequence[str]) -> list[ClassMetrics]:
+def per_class_metrics(found: Reals, names: Sequence[str]) -> list[ClassMetrics]:
     """Precision, recall and F1 of each class of a confusion matrix."""
     right, are, said = np.diag(found), found.sum(axis=1), found.sum(axis=0)
     f1, drawn = metrics.f1(found), metrics.f1(_resampled(found))
     return [
         ClassMetrics(
-            name, int(are[i]), wilson(right[i], said[i]), wilson(right[i], are[i]), _figure(f1[i], drawn[:, i])
+            name,
+            int(are[i]),
+            wilson_interval(right[i], said[i]),
+            wilson_interval(right[i], are[i]),
+            _figure(f1[i], drawn[:, i]),
         )
         for i, name in enumerate(names)
     ]
@@ -78,24 +82,24 @@ def _resampled(found: Reals) -> Reals:
     return drawn.reshape(RESAMPLES, *found.shape).astype(np.float64)
 
 
-def _scores_resampled(truth: Numbers, probabilities: Floats) -> dict[str, list[float]]:
+def _scores_resampled(truth: Integers, probabilities: Floats) -> dict[str, list[float]]:
     """The figures that depend on more than the confusion matrix."""
     random, images = np.random.default_rng(SEED), len(truth)
-    rankings = metrics.rankings(truth, probabilities)
+    rankings = metrics.class_rankings(truth, probabilities)
     surprise, squares = (
         metrics.negative_log_likelihood(truth, probabilities),
-        metrics.squared_error(truth, probabilities),
+        metrics.brier_scores(truth, probabilities),
     )
-    sureness, right = metrics.sureness(truth, probabilities)
+    sureness, right = metrics.top_label_confidence(truth, probabilities)
     drawn: dict[str, list[float]] = {"auc": [], "log_loss": [], "brier": [], "ece": []}
     for _ in range(RESAMPLES):
         weights = np.bincount(random.integers(0, images, images), minlength=images).astype(np.float64)
         drawn["auc"].append(float(np.mean([ranking.auc(weights) for ranking in rankings])))
         drawn["log_loss"].append(float(weights @ surprise / images))
         drawn["brier"].append(float(weights @ squares / images))
-        drawn["ece"].append(metrics.reliability(sureness, right, weights).error)
+        drawn["ece"].append(metrics.reliability_curve(sureness, right, weights).error)
     # Chance makes bins look off, and a draw from a sample has it twice: what that adds is taken away.
-    added = float(np.mean(drawn["ece"])) - metrics.reliability(sureness, right).error
+    added = float(np.mean(drawn["ece"])) - metrics.reliability_curve(sureness, right).error
     drawn["ece"] = [max(0.0, error - added) for error in drawn["ece"]]
     return drawn
 

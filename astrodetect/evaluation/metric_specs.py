@@ -48,13 +48,13 @@ METRIC_SPECS = (
 GAINS = ("accuracy", "auc", "log_loss")  # what several views are asked to improve
 
 
-def in_words(summary: Summary) -> list[str]:
+def summary_lines(summary: Summary) -> list[str]:
     """The headline figures line by line, and what several views gained."""
     lines = []
     for title, part in summary.parts.items():
         lines.append(f"{title}: {part.images} images")
         lines += [
-            f"  {kind.title}: {kind.text(part.figures[kind.name].value)} ({interval(kind, part.figures)})"
+            f"  {kind.title}: {kind.text(part.figures[kind.name].value)} ({interval_text(kind, part.figures)})"
             for kind in METRIC_SPECS
         ]
     if summary.one_view is not None:
@@ -67,7 +67,7 @@ def in_words(summary: Summary) -> list[str]:
     return lines
 
 
-def interval(kind: MetricSpec, figures: dict[str, Estimate]) -> str:
+def interval_text(kind: MetricSpec, figures: dict[str, Estimate]) -> str:
     """From where to where the figure may be."""
     figure = figures[kind.name]
     return f"{kind.text(figure.low)} to {kind.text(figure.high)}"

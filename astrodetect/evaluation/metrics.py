@@ -9,48 +9,48 @@ from numpy.typing import NDArray
 from astrodetect.records import Floats
 
 SMALLEST_PROBABILITY = 1e-7
-BINS = 15  # of equal width, of the probabilities whose calibration is looked at
+CALIBRATION_BINS = 15  # of equal width, of the probabilities whose calibration is looked at
 
-Numbers = NDArray[np.int64]  # of classes, image by image
+Integers = NDArray[np.int64]  # of classes, image by image
 Reals = NDArray[np.float64]
 
 
-def binary(truth: Numbers, scores: Floats, threshold: float = 0.5) -> dict[str, float]:
+def binary_metrics(truth: Integers, scores: Floats, threshold: float = 0.5) -> dict[str, float]:
     """The headline figures of a model with a threshold; what the classes at hand cannot tell is NaN."""
     probabilities = np.stack([1 - scores, scores], axis=1)
-    return headline(truth, probabilities, decided(probabilities, threshold))
+    return headline_metrics(truth, probabilities, predict_classes(probabilities, threshold))
 
 
-def classes(truth: Numbers, probabilities: Floats, names: Sequence[str]) -> dict[str, float]:
+def multiclass_metrics(truth: Integers, probabilities: Floats, names: Sequence[str]) -> dict[str, float]:
     """The headline figures of a model of any number of classes, and the recall of each."""
-    said = decided(probabilities)
+    said = predict_classes(probabilities)
     found = confusion(truth, said, len(names))
     recalls = zip(names, recall(found).tolist(), strict=True)
-    return headline(truth, probabilities, said) | {f"recall_{name}": value for name, value in recalls}
+    return headline_metrics(truth, probabilities, said) | {f"recall_{name}": value for name, value in recalls}
 
 
-def headline(truth: Numbers, probabilities: Floats, said: Numbers) -> dict[str, float]:
+def headline_metrics(truth: Integers, probabilities: Floats, said: Integers) -> dict[str, float]:
     """The figures that open a report: `said` is the class that each image is taken for."""
     found = confusion(truth, said, probabilities.shape[1])
     return {
         "images": float(len(truth)),
         "accuracy": float((said == truth).mean()),
         "balanced_accuracy": float(recall(found).mean()),
-        "auc": float(np.mean([ranking.auc() for ranking in rankings(truth, probabilities)])),
+        "auc": float(np.mean([ranking.auc() for ranking in class_rankings(truth, probabilities)])),
         "log_loss": float(negative_log_likelihood(truth, probabilities).mean()),
         "macro_f1": float(f1(found).mean()),
-        "brier": float(squared_error(truth, probabilities).mean()),
-        "ece": reliability(*sureness(truth, probabilities)).error,
+        "brier": float(brier_scores(truth, probabilities).mean()),
+        "ece": reliability_curve(*top_label_confidence(truth, probabilities)).error,
     }
 
 
-def decided(probabilities: Floats, threshold: float | None = None) -> Numbers:
+def predict_classes(probabilities: Floats, threshold: float | None = None) -> Integers:
     """The class that each image is taken for: the likeliest, or the second of two where its score is above."""
     said = probabilities.argmax(axis=1) if threshold is None else probabilities[:, 1] > threshold
     return said.astype(np.int64)
 
 
-def confusion(truth: Numbers, said: Numbers, classes: int) -> Reals:
+def confusion(truth: Integers, said: Integers, classes: int) -> Reals:
     """How many images of each class (row) are taken for each class (column)."""
     cells = np.bincount(truth * classes + said, minlength=classes**2)
     return cells.reshape(classes, classes).astype(np.float64)
@@ -72,7 +72,7 @@ def f1(found: Reals) -> Reals:
     return _share(2 * right, found.sum(axis=-1) + found.sum(axis=-2))
 
 
-def auc(truth: Numbers, scores: Floats) -> float:
+def auc(truth: Integers, scores: Floats) -> float:
     """The chance that a positive image scores above a negative one, ties counting half."""
     return ScoreRanking(truth == 1, scores).auc()
 
@@ -97,7 +97,7 @@ class ScoreRanking:
         return float(_share((positives * below).sum(), positives.sum() * negatives.sum()))
 
 
-def rankings(truth: Numbers, probabilities: Floats) -> list[ScoreRanking]:
+def class_rankings(truth: Integers, probabilities: Floats) -> list[ScoreRanking]:
     """Of two classes by the score of the second; of more, each one against the rest."""
     numbers = range(probabilities.shape[1])
     return [
@@ -105,25 +105,25 @@ def rankings(truth: Numbers, probabilities: Floats) -> list[ScoreRanking]:
     ]
 
 
-def log_loss(truth: Numbers, scores: Floats) -> float:
+def log_loss(truth: Integers, scores: Floats) -> float:
     """The mean surprise at the truth, in nats; a sure error costs much, never infinity."""
     return float(negative_log_likelihood(truth, np.stack([1 - scores, scores], axis=1)).mean())
 
 
-def negative_log_likelihood(truth: Numbers, probabilities: Floats) -> Reals:
+def negative_log_likelihood(truth: Integers, probabilities: Floats) -> Reals:
     """At the truth of each image, in nats."""
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return np.asarray(-np.log(of_truth.clip(SMALLEST_PROBABILITY, 1)))
 
 
-def squared_error(truth: Numbers, probabilities: Floats) -> Reals:
+def brier_scores(truth: Integers, probabilities: Floats) -> Reals:
     """Of each image's probabilities, added over the classes and halved, so that two classes have Brier's own score."""
     wanted = np.eye(probabilities.shape[1])[truth]
     return np.asarray(((probabilities - wanted) ** 2).sum(axis=1) / 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Reliability:
+class ReliabilityCurve:
     """Probabilities beside how often they came true, in bins of equal width; NaN where a bin is empty."""
 
     counts: Reals
@@ -138,21 +138,21 @@ class Reliability:
         return float(_share((self.counts[filled] * apart).sum(), self.counts.sum()))
 
 
-def reliability(probabilities: Floats, true: NDArray[np.bool_], weights: Reals | None = None) -> Reliability:
+def reliability_curve(probabilities: Floats, true: NDArray[np.bool_], weights: Reals | None = None) -> ReliabilityCurve:
     """How far these probabilities can be taken at their word."""
     weight = np.ones(len(true)) if weights is None else weights
-    bins = np.clip((probabilities * BINS).astype(np.int64), 0, BINS - 1)
-    counts, said, came_true = (_sums(bins, weight * value, BINS) for value in (1.0, probabilities, true))
-    return Reliability(counts, _share(said, counts), _share(came_true, counts))
+    bins = np.clip((probabilities * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
+    counts, said, came_true = (_sums(bins, weight * value, CALIBRATION_BINS) for value in (1.0, probabilities, true))
+    return ReliabilityCurve(counts, _share(said, counts), _share(came_true, counts))
 
 
-def sureness(truth: Numbers, probabilities: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def top_label_confidence(truth: Integers, probabilities: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """The probability of each image's likeliest class, and whether that is the true one: what the calibration error of
     every model is measured on, whatever its threshold."""
-    return probabilities.max(axis=1), decided(probabilities) == truth
+    return probabilities.max(axis=1), predict_classes(probabilities) == truth
 
 
-def _sums(places: Numbers, values: Reals, many: int) -> Reals:
+def _sums(places: Integers, values: Reals, many: int) -> Reals:
     """What the values at each of `many` places add up to."""
     return np.bincount(places, values, minlength=many).astype(np.float64)
 

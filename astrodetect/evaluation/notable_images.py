@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.evaluation.metrics import Numbers, Reals
+from astrodetect.evaluation.metrics import Integers, Reals
 from astrodetect.records import Floats
 
 NEIGHBOURS = 5
@@ -29,17 +29,17 @@ class NotableImages:
     mislabelled: list[NotableImage]
 
 
-def find(evidence: EvaluationInputs, most: int) -> NotableImages:
+def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
     """At most so many of each kind, in the part that is shown."""
     model, part = evidence.model, evidence.shown
-    said, sure = model.decides(part.outputs.probabilities), sureness(evidence)
+    said, sure = model.decides(part.outputs.probabilities), predicted_probabilities(evidence)
     wrong = np.flatnonzero(said != part.truth)
     errors = [
         NotableImage(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
         for i in wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     ]
     learnt = evidence.learnt
-    distances, neighbours = nearest(part.outputs.features, learnt.features if learnt else None)
+    distances, neighbours = nearest_by_cosine(part.outputs.features, learnt.features if learnt else None)
     if not distances.size:
         return NotableImages(errors, [], [])
     far = distances.mean(axis=1)
@@ -61,14 +61,14 @@ def find(evidence: EvaluationInputs, most: int) -> NotableImages:
     return NotableImages(errors, unusual, mislabelled)
 
 
-def sureness(evidence: EvaluationInputs) -> Floats:
+def predicted_probabilities(evidence: EvaluationInputs) -> Floats:
     """The probability of the class that each image is taken for."""
     probabilities = evidence.shown.outputs.probabilities
     found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.decides(probabilities)]
     return found
 
 
-def _suspects(evidence: EvaluationInputs, said: Numbers, sure: Floats, agree: Reals) -> Numbers:
+def _suspects(evidence: EvaluationInputs, said: Integers, sure: Floats, agree: Reals) -> Integers:
     """Images taken for another class as surely as that class's own are, among neighbours that are labelled so."""
     truth, probabilities = evidence.shown.truth, evidence.shown.outputs.probabilities
     usual = np.array(
@@ -78,7 +78,7 @@ def _suspects(evidence: EvaluationInputs, said: Numbers, sure: Floats, agree: Re
     return suspects[np.argsort(-(sure * agree)[suspects], kind="stable")]
 
 
-def nearest(features: Floats, among: Floats | None) -> tuple[Floats, Numbers]:
+def nearest_by_cosine(features: Floats, among: Floats | None) -> tuple[Floats, Integers]:
     """The distances to the nearest neighbours, and their numbers; None means among the images themselves.
 
     Features are compared by their direction: how bright they are as a whole tells little of what is in the image.

@@ -15,7 +15,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PartMetrics:
     """What was measured on one part of the data."""
 
     images: int
@@ -36,7 +36,7 @@ class Summary:
     threshold: float | None
     precision: str
     views: int
-    parts: dict[str, Measured]
+    parts: dict[str, PartMetrics]
     one_view: dict[str, float] | None
     remarks: list[str]
     created: str
@@ -48,7 +48,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Previous:
+class PreviousRun:
     """The figures of an earlier run on the part of the same name."""
 
     version: str
@@ -64,7 +64,7 @@ def summarise(evidence: EvaluationInputs) -> Summary:
     one_view = None
     if evidence.one_view is not None:
         truth = evidence.shown.truth
-        one_view = metrics.headline(truth, evidence.one_view, model.decides(evidence.one_view))
+        one_view = metrics.headline_metrics(truth, evidence.one_view, model.decides(evidence.one_view))
     return Summary(
         model=model.name,
         version=model.version,
@@ -80,20 +80,20 @@ def summarise(evidence: EvaluationInputs) -> Summary:
     )
 
 
-def _measured(model: EvaluatedModel, part: EvaluatedPart) -> Measured:
+def _measured(model: EvaluatedModel, part: EvaluatedPart) -> PartMetrics:
     probabilities = part.outputs.probabilities
     said = model.decides(probabilities)
     found = metrics.confusion(part.truth, said, len(model.classes))
-    return Measured(
+    return PartMetrics(
         images=len(part.truth),
         fingerprint=part.fingerprint,
-        figures=intervals.headline(part.truth, probabilities, said),
-        classes=intervals.per_class(found, model.classes),
+        figures=intervals.estimate_headline_metrics(part.truth, probabilities, said),
+        classes=intervals.per_class_metrics(found, model.classes),
         confusion=found.astype(int).tolist(),
     )
 
 
-def read_previous(path: Path, part: str, fingerprint: str) -> Previous | None:
+def read_previous(path: Path, part: str, fingerprint: str) -> PreviousRun | None:
     """What an earlier run left here of this part of the data, if one did."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def read_previous(path: Path, part: str, fingerprint: str) -> Previous | None:
         figures = {name: figure["value"] for name, figure in measured["figures"].items()}
         known = {name: float(value) for name, value in figures.items() if value is not None}
         same = measured["fingerprint"] == fingerprint
-        return Previous(str(found["version"]), str(found["created"]), int(found["views"]), same, known)
+        return PreviousRun(str(found["version"]), str(found["created"]), int(found["views"]), same, known)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # there is none, or it is of another program: nothing to compare with
 

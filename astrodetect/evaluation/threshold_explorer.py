@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.reports.svg_charts import histogram
+from astrodetect.reports.svg_charts import score_histogram
 
 STEPS = 1000  # of the threshold, from 0 to 1
 BARS = 40  # of the histogram
@@ -34,7 +34,7 @@ class ThresholdExplorer:
         return sum(self.negatives) - self.false_alarms
 
 
-def threshold_explorer(evidence: EvaluationInputs) -> ThresholdExplorer | None:
+def explore_thresholds(evidence: EvaluationInputs) -> ThresholdExplorer | None:
     """Of a model with a threshold."""
     model, part = evidence.model, evidence.shown
     if model.task != "binary":
@@ -53,5 +53,5 @@ def threshold_explorer(evidence: EvaluationInputs) -> ThresholdExplorer | None:
         negatives=negatives.tolist(),
         hits=int((by_class[0] > model.threshold).sum()),
         false_alarms=int((by_class[1] > model.threshold).sum()),
-        figure=histogram(said, (above, below), names, model.threshold),
+        figure=score_histogram(said, (above, below), names, model.threshold),
     )

@@ -68,7 +68,7 @@ def by_shapes(contract: ImageContract) -> FeatureExtractor:
     """Describes images by their shapes alone."""
 
     def says(pixels: Pixels) -> Floats:
-        return novelty.described("shapes", pixels, contract.crop, np.zeros((len(pixels), 0), np.float32))
+        return novelty.feature_matrix("shapes", pixels, contract.crop, np.zeros((len(pixels), 0), np.float32))
 
     name = _named(asdict(contract), _code())
     return FeatureExtractor("shapes", contract, says, name, SHAPES_AT_ONCE, os.cpu_count() or 1)
@@ -79,7 +79,7 @@ def by_network(engine: "Engine", sight: FeatureKind, version: str) -> FeatureExt
     contract = engine.manifest.image
 
     def says(pixels: Pixels) -> Floats:
-        return novelty.described(sight, pixels, contract.crop, engine.run(pixels).features)
+        return novelty.feature_matrix(sight, pixels, contract.crop, engine.run(pixels).features)
 
     code = _code() if sight == "both" else ""
     name = _named(asdict(contract), sight, version, engine.precision, code)
@@ -181,7 +181,7 @@ def _plain(place: Path) -> bool:
 def _code() -> str:
     """Tells versions of what measures shapes apart, by its own text."""
     text = b"".join(Path(str(module.__file__)).read_bytes() for module in (central_object, cutout))
-    return hashlib.sha256(text).hexdigest() + f" {novelty.CENTRE}"
+    return hashlib.sha256(text).hexdigest() + f" {novelty.CENTRAL_SHARE}"
 
 
 def _named(*what: object) -> str:

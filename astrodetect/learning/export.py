@@ -132,7 +132,7 @@ def fidelity(low: VerifiedModel, exact: Outputs, held: HeldOut) -> Fidelity:
     differences = np.abs(found.probabilities - held.probabilities).max(axis=1)
     same = float((manifest.decides(found.probabilities) == manifest.decides(held.probabilities)).mean())
     areas = [
-        metrics.classes(held.labels, said, manifest.classes)["auc"]
+        metrics.multiclass_metrics(held.labels, said, manifest.classes)["auc"]
         for said in (found.probabilities, held.probabilities)
     ]
     auc_change = areas[0] - areas[1]

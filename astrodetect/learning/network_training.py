@@ -115,7 +115,7 @@ def measure(validation: Dataset, said: Floats, task: LearningTask) -> dict[str, 
     surprise = -np.log(said[np.arange(len(said)), validation.labels].astype(np.float64).clip(SMALLEST_PROBABILITY, 1))
     weights = task.weigh(validation.labels)
     watched = float((surprise * weights).sum() / weights.sum())
-    return {**metrics.classes(validation.labels, said, validation.classes), WATCHED: watched}
+    return {**metrics.multiclass_metrics(validation.labels, said, validation.classes), WATCHED: watched}
 
 
 def predict(model: keras.Model, frames: Frames, batch_size: int, bar: Bar) -> Floats:

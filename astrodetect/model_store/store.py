@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing
-from astrodetect.evaluation.metrics import decided
+from astrodetect.evaluation.metrics import predict_classes
 from astrodetect.model_store import archive
 from astrodetect.records import Floats, ImageContract, Pixels
 
@@ -95,7 +95,7 @@ class Manifest:
 
     def decides(self, probabilities: Floats) -> NDArray[np.int64]:
         """The number of the class that each image (n, classes) is taken for."""
-        return decided(probabilities, self.threshold if self.task == "binary" else None)
+        return predict_classes(probabilities, self.threshold if self.task == "binary" else None)
 
     def canary_of(self, precision: Precision) -> float:
         """The canary's score in this precision; float32's where nobody measured it."""

@@ -13,17 +13,17 @@ from astrodetect.anomalies import consensus
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.evaluation import heatmap
 from astrodetect.records import Floats
-from astrodetect.reports.jinja import environment
-from astrodetect.reports.markers import COLOURS, Marker, marked
+from astrodetect.reports.jinja import template_environment
+from astrodetect.reports.markers import MARKER_COLOURS, Marker, class_markers
 from astrodetect.reports.thumbnails import (
     TILE_PX,
     TILES_A_ROW,
     NamedThumbnail,
+    ThumbnailKey,
     ThumbnailReader,
-    Wanted,
-    name,
-    pictures,
-    sheet,
+    display_name,
+    read_thumbnails,
+    thumbnail_sprite,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -77,16 +77,18 @@ class AnomalyCard:
         return [*found, "consensus"] if len(found) == len(self.opinions) else found
 
 
-def write(place: Path, findings: AnomalyResults, reasons: Sequence[Explanation], about: RunDescription) -> None:
+def write_anomaly_report(
+    place: Path, findings: AnomalyResults, reasons: Sequence[Explanation], about: RunDescription
+) -> None:
     """Makes the page; `reasons` are of the images of its gallery, which are all on the map."""
     flagged = findings.flagged_by()
     samples = {detector: _sampled(flags) for detector, flags in flagged.items()}
-    small = pictures(_wanted(findings, reasons, samples), about.reader)
+    small = read_thumbnails(_wanted(findings, reasons, samples), about.reader)
     xy = np.asarray(findings.flat.xy * (MAP_WIDTH - 2 * MAP_EDGE, MAP_HEIGHT - 2 * MAP_EDGE) + MAP_EDGE, np.float32)
     cards = _cards(findings, reasons, small, xy)
-    marks = marked([findings.labels[image] for image in findings.flat.places], xy)
+    marks = class_markers([findings.labels[image] for image in findings.flat.places], xy)
     pointed = np.argsort(findings.positions[findings.flat.places], kind="stable")  # the most unusual first
-    template = environment(TEMPLATES).get_template("anomalies.html")
+    template = template_environment(TEMPLATES).get_template("anomalies.html")
     text = template.render(
         about=about,
         findings=findings,
@@ -99,18 +101,22 @@ def write(place: Path, findings: AnomalyResults, reasons: Sequence[Explanation],
             for detector, some in samples.items()
         ],
         marks=marks,
-        colours=COLOURS,
+        colours=MARKER_COLOURS,
         points=_points(findings, pointed, xy, marks, len(cards)),
-        sheet=sheet([findings.paths[image] for image in findings.flat.places[pointed[:MOST_TILES]]], about.reader),
+        sheet=thumbnail_sprite(
+            [findings.paths[image] for image in findings.flat.places[pointed[:MOST_TILES]]], about.reader
+        ),
         tile=TILE_PX,
         tiles=(TILES_A_ROW, min(MOST_TILES, len(pointed))),
         size=(MAP_WIDTH, MAP_HEIGHT),
-        skipped=[(name(path), reason) for path, reason in findings.skipped[:SKIPPED_SHOWN]],
+        skipped=[(display_name(path), reason) for path, reason in findings.skipped[:SKIPPED_SHOWN]],
     )
     place.write_text(text, encoding="utf-8")
 
 
-def _wanted(findings: AnomalyResults, reasons: Sequence[Explanation], samples: Mapping[str, list[int]]) -> list[Wanted]:
+def _wanted(
+    findings: AnomalyResults, reasons: Sequence[Explanation], samples: Mapping[str, list[int]]
+) -> list[ThumbnailKey]:
     return [
         *((findings.paths[reason.image], SUBJECT_PX) for reason in reasons),
         *((path, BESIDE_PX) for reason in reasons for path in reason.neighbours),
@@ -119,7 +125,7 @@ def _wanted(findings: AnomalyResults, reasons: Sequence[Explanation], samples: M
 
 
 def _cards(
-    findings: AnomalyResults, reasons: Sequence[Explanation], small: Mapping[Wanted, NamedThumbnail], xy: Floats
+    findings: AnomalyResults, reasons: Sequence[Explanation], small: Mapping[ThumbnailKey, NamedThumbnail], xy: Floats
 ) -> list[AnomalyCard]:
     looked, ranks, positions = findings.looked, findings.ranks(), findings.positions
     on_map = {image: number for number, image in enumerate(findings.flat.places.tolist())}
@@ -151,14 +157,14 @@ def _points(
         "xy": np.rint(xy[pointed]).astype(int).ravel().tolist(),
         "marks": [numbers.get(findings.labels[image], len(marks) - 1) for image in places],
         "ranks": findings.positions[findings.flat.places[pointed]].tolist(),
-        "names": [name(findings.paths[image]) for image in places],
+        "names": [display_name(findings.paths[image]) for image in places],
         "cards": cards,
     }
 
 
 def _overlaps(findings: AnomalyResults) -> list[tuple[str, list[float | None]]]:
     """A row for each detector: how far each one before it flags the same images."""
-    found = consensus.overlaps(findings.looked.flagged)
+    found = consensus.jaccard_indices(findings.looked.flagged)
     return [
         (one, [found.get((other, one), found.get((one, other))) if one != other else None for other in findings.names])
         for one in findings.names

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from astrodetect.evaluation import metrics
 from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import ScoreRanking
-from astrodetect.reports.svg_charts import ChartAxes, ChartLine, chart, reliability
+from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart, reliability_diagram
 
-MOST_CLASSES = 12  # that have curves of their own: those with most images
+MAX_CURVE_CLASSES = 12  # that have curves of their own: those with most images
 WATCHED = "watched_loss"  # the figure of a history by which the epoch was chosen; log_loss where it has none
 UNIT = ChartAxes((0, 1), (0, 1))
 LOW = 250.0  # the height of the figures of training
@@ -26,7 +26,7 @@ class CaptionedChart:
     caption: str
 
 
-def training(history: Any) -> list[CaptionedChart]:
+def training_charts(history: Any) -> list[CaptionedChart]:
     """How losses and figures went from epoch to epoch, and which one was chosen."""
     epochs = [epoch for epoch in history if isinstance(epoch, dict)] if isinstance(history, list) else []
     watched = next((name for name in (WATCHED, "log_loss") if epochs and name in epochs[0]), None)
@@ -53,16 +53,16 @@ def training(history: Any) -> list[CaptionedChart]:
         low, high = (0.0, 1.05 * np.nanmax(values)) if lines is losses else (np.floor(10 * np.nanmin(values)) / 10, 1.0)
         axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), LOW)
         caption = f"{title.capitalize()}: {' and '.join(line.title for line in lines)}; epoch {chosen} was chosen."
-        shown.append(CaptionedChart(chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
+        shown.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
     return shown
 
 
-def discrimination(evidence: EvaluationInputs) -> list[CaptionedChart]:
+def discrimination_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
     """ROC and precision–recall: of two classes for the positive one, of more for each against the rest."""
     model, truth = evidence.model, evidence.shown.truth
     probabilities = evidence.shown.outputs.probabilities
     counts = np.bincount(truth, minlength=len(model.classes))
-    numbers = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
+    numbers = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MAX_CURVE_CLASSES].tolist()
     shown = []
     for number in numbers:
         name, ranking = model.classes[number], ScoreRanking(truth == number, probabilities[:, number])
@@ -76,7 +76,9 @@ def _roc(name: str, ranking: ScoreRanking) -> CaptionedChart:
     hits, alarms = _above(ranking)
     lines = [ChartLine("", (0, 1), (0, 1), "chance"), ChartLine(name, alarms / alarms[-1], hits / hits[-1])]
     caption = f"{name}: AUC {ranking.auc():.4f}. Dotted: chance."
-    figure = chart(f"ROC of {caption}", lines, UNIT, ("false alarms, share of others", "found, share of the class"))
+    figure = line_chart(
+        f"ROC of {caption}", lines, UNIT, ("false alarms, share of others", "found, share of the class")
+    )
     return CaptionedChart(figure, f"ROC of {caption}")
 
 
@@ -90,7 +92,7 @@ def _precision_recall(name: str, ranking: ScoreRanking) -> CaptionedChart:
         ChartLine(name, np.append(0, recall), np.append(precision[0], precision)),
     ]
     caption = f"Precision and recall of {name}: average precision {mean:.4f}. Dotted: chance."
-    return CaptionedChart(chart(caption, lines, UNIT, ("recall", "precision")), caption)
+    return CaptionedChart(line_chart(caption, lines, UNIT, ("recall", "precision")), caption)
 
 
 def _above(ranking: ScoreRanking) -> tuple[metrics.Reals, metrics.Reals]:
@@ -99,16 +101,16 @@ def _above(ranking: ScoreRanking) -> tuple[metrics.Reals, metrics.Reals]:
     return np.append(0, positives[::-1].cumsum()), np.append(0, negatives[::-1].cumsum())
 
 
-def calibration(evidence: EvaluationInputs) -> list[CaptionedChart]:
+def calibration_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
     """What probabilities were said, and how often they came true."""
     model, truth = evidence.model, evidence.shown.truth
     probabilities = evidence.shown.outputs.probabilities
-    sure = metrics.reliability(*metrics.sureness(truth, probabilities))
+    sure = metrics.reliability_curve(*metrics.top_label_confidence(truth, probabilities))
     about = "Dots on the dotted line are probabilities that can be taken at their word; bars count images."
-    caption = f"The likeliest class: calibration error {sure.error:.3f}, over {metrics.BINS} bins. {about}"
-    shown = [CaptionedChart(reliability(caption, sure, "probability of the likeliest class"), caption)]
+    caption = f"The likeliest class: calibration error {sure.error:.3f}, over {metrics.CALIBRATION_BINS} bins. {about}"
+    shown = [CaptionedChart(reliability_diagram(caption, sure, "probability of the likeliest class"), caption)]
     if model.task == "binary":
-        scores = metrics.reliability(probabilities[:, 1], truth == 1)
+        scores = metrics.reliability_curve(probabilities[:, 1], truth == 1)
         caption = f"The score, as a probability of {model.classes[1]}: calibration error {scores.error:.3f}. {about}"
-        shown.append(CaptionedChart(reliability(caption, scores, f"score ({model.classes[1]})"), caption))
+        shown.append(CaptionedChart(reliability_diagram(caption, scores, f"score ({model.classes[1]})"), caption))
     return shown

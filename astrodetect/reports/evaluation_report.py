@@ -10,19 +10,19 @@ from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.evaluation.metric_specs import GAINS, METRIC_SPECS, interval
-from astrodetect.evaluation.summary import Previous, Summary, read_previous
-from astrodetect.evaluation.threshold_explorer import threshold_explorer
+from astrodetect.evaluation.metric_specs import GAINS, METRIC_SPECS, interval_text
+from astrodetect.evaluation.summary import PreviousRun, Summary, read_previous
+from astrodetect.evaluation.threshold_explorer import explore_thresholds
 from astrodetect.reports import evaluation_charts, gallery
-from astrodetect.reports.jinja import environment
-from astrodetect.reports.svg_charts import whisker
+from astrodetect.reports.jinja import template_environment
+from astrodetect.reports.svg_charts import interval_bar
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_A_GALLERY = 24
 LONGEST_VALUE = 300  # characters of a setting
 
 
-def write(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
+def write_evaluation_report(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
     """Makes NAME.html and NAME.metrics.json, an earlier run's replaced; returns the path of the page."""
     figures, part = page.with_suffix(".metrics.json"), evidence.shown
     text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
@@ -35,11 +35,11 @@ def write(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
     return page
 
 
-def _render(evidence: EvaluationInputs, summary: Summary, previous: Previous | None) -> str:
-    templates = environment(TEMPLATES)
+def _render(evidence: EvaluationInputs, summary: Summary, previous: PreviousRun | None) -> str:
+    templates = template_environment(TEMPLATES)
     templates.filters["moment"] = _moment
-    templates.globals.update(interval=interval, whisker=whisker, finite=math.isfinite)
-    found = notable_images.find(evidence, MOST_IN_A_GALLERY)
+    templates.globals.update(interval=interval_text, whisker=interval_bar, finite=math.isfinite)
+    found = notable_images.find_notable_images(evidence, MOST_IN_A_GALLERY)
     model = evidence.model
     return templates.get_template("report.html").render(
         model=model,
@@ -51,16 +51,16 @@ def _render(evidence: EvaluationInputs, summary: Summary, previous: Previous | N
         previous=previous,
         remarks=_remarks(evidence),
         counts=_counts(evidence),
-        cells=gallery.cells(evidence),
-        errors=gallery.cards(evidence, found.errors),
-        unusual=gallery.cards(evidence, found.unusual),
-        mislabelled=gallery.cards(evidence, found.mislabelled),
-        training=evaluation_charts.training(model.settings.get("history")),
-        discrimination=evaluation_charts.discrimination(evidence),
-        calibration=evaluation_charts.calibration(evidence),
-        chooser=threshold_explorer(evidence),
-        settings=in_rows({name: value for name, value in model.settings.items() if name != "history"}),
-        versions=in_rows(model.versions),
+        cells=gallery.confusion_cells(evidence),
+        errors=gallery.gallery_cards(evidence, found.errors),
+        unusual=gallery.gallery_cards(evidence, found.unusual),
+        mislabelled=gallery.gallery_cards(evidence, found.mislabelled),
+        training=evaluation_charts.training_charts(model.settings.get("history")),
+        discrimination=evaluation_charts.discrimination_charts(evidence),
+        calibration=evaluation_charts.calibration_charts(evidence),
+        chooser=explore_thresholds(evidence),
+        settings=as_table_rows({name: value for name, value in model.settings.items() if name != "history"}),
+        versions=as_table_rows(model.versions),
     )
 
 
@@ -90,12 +90,12 @@ def _counts(evidence: EvaluationInputs) -> list[tuple[str, list[int], int]]:
     return rows
 
 
-def in_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+def as_table_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values as text, nested ones by the whole way to them; pages are open to all, so no place on a disk."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            rows += [(f"{name}.{inner}", text) for inner, text in in_rows(value)]
+            rows += [(f"{name}.{inner}", text) for inner, text in as_table_rows(value)]
         else:
             rows.append((name.replace("_", " "), str(_without_places(value))[:LONGEST_VALUE]))
     return rows

@@ -9,7 +9,7 @@ from astrodetect import images
 from astrodetect.errors import ImageError
 from astrodetect.evaluation import heatmap
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.evaluation.notable_images import NotableImage, sureness
+from astrodetect.evaluation.notable_images import NotableImage, predicted_probabilities
 
 SIDE_PX = 112
 MOST_IN_CELLS = 240  # images behind the cells of the confusion matrix, all together
@@ -37,15 +37,15 @@ class ConfusionCell:
     cards: list[GalleryCard]
 
 
-def cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> list[GalleryCard]:
+def gallery_cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> list[GalleryCard]:
     """The images of these findings."""
     return [_card(evidence, finding) for finding in findings]
 
 
-def cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
+def confusion_cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
     """The confusion matrix, a row for each true class."""
     part, classes = evidence.shown, len(evidence.model.classes)
-    said, sure = evidence.model.decides(part.outputs.probabilities), sureness(evidence)
+    said, sure = evidence.model.decides(part.outputs.probabilities), predicted_probabilities(evidence)
     members = [[np.flatnonzero((part.truth == t) & (said == s)) for s in range(classes)] for t in range(classes)]
     filled = sum(bool(len(cell)) for row in members for cell in row)
     each = min(MOST_IN_A_CELL, max(1, MOST_IN_CELLS // max(filled, 1)))
@@ -57,7 +57,7 @@ def cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
             chosen = cell[np.argsort(-sure[cell], kind="stable")][: min(each, left)]
             left -= len(chosen)
             found = [NotableImage(int(i), f"said by {sure[i]:.3f}") for i in chosen]
-            shown_row.append(ConfusionCell(t, s, len(cell), len(cell) / max(total, 1), cards(evidence, found)))
+            shown_row.append(ConfusionCell(t, s, len(cell), len(cell) / max(total, 1), gallery_cards(evidence, found)))
         matrix.append(shown_row)
     return matrix
 

@@ -14,7 +14,7 @@ from astrodetect.datasets.health import DatasetHealth, DoubtfulLabel, DuplicateG
 from astrodetect.datasets.scan import SEEN_AS, ScannedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
-from astrodetect.reports.jinja import environment
+from astrodetect.reports.jinja import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, FIGURES = "explore.html", "explore.json"
@@ -32,7 +32,7 @@ FEW = 50  # images of a class, below which it is told
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class Recommendation:
     """One line of the verdict: what was found, and what to do about it."""
 
     found: str
@@ -49,30 +49,32 @@ class CaptionedImage:
     lines: tuple[str, ...] = ()
 
 
-def write(health: DatasetHealth, folder: Path, *, by: str) -> Path:
+def write_health_report(health: DatasetHealth, folder: Path, *, by: str) -> Path:
     """Writes both into the folder and returns the page; `by` says what the labels were judged by."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_text(folder / FIGURES, json.dumps(figures(health, by=by), indent=1) + "\n")
+        atomic_files.write_text(folder / FIGURES, json.dumps(health_as_json(health, by=by), indent=1) + "\n")
         atomic_files.write_text(folder / PAGE, _render(health, by))
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
     return folder / PAGE
 
 
-def verdict(health: DatasetHealth) -> list[Advice]:
+def recommendations(health: DatasetHealth) -> list[Recommendation]:
     """What to do, the most important first; nothing where nothing stands in the way."""
     lines = []
     if leaks := health.leaks:
         parts = " and ".join(sorted({look.item.part for copies in leaks for look in health.members(copies)}))
         found = f"{_many(len(leaks), 'picture is', 'pictures are')} in more than one of {parts}"
-        lines.append(Advice(found, "figures of the test part would flatter: split anew, copies together", "leaks"))
+        lines.append(
+            Recommendation(found, "figures of the test part would flatter: split anew, copies together", "leaks")
+        )
     if conflicts := health.conflicts:
         found = f"{_many(len(conflicts), 'picture bears', 'pictures bear')} more than one label"
-        lines.append(Advice(found, "decide for one, and remove the others", "conflicts"))
+        lines.append(Recommendation(found, "decide for one, and remove the others", "conflicts"))
     if bad := len(health.unreadable):
         lines.append(
-            Advice(
+            Recommendation(
                 f"{_many(bad, 'file', 'files')} cannot be read",
                 "fetch again or remove; training passes over",
                 "unreadable",
@@ -80,32 +82,38 @@ def verdict(health: DatasetHealth) -> list[Advice]:
         )
     if doubts := len(health.doubts):
         found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.looks):.1%})"
-        lines.append(Advice(found, "look at them, the surest first", "doubts"))
+        lines.append(Recommendation(found, "look at them, the surest first", "doubts"))
     if spare := sum(len(copies.places) - 1 for copies in health.duplicates):
-        lines.append(Advice(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates"))
+        lines.append(
+            Recommendation(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates")
+        )
     return lines + _of_counts(health)
 
 
-def _of_counts(health: DatasetHealth) -> list[Advice]:
+def _of_counts(health: DatasetHealth) -> list[Recommendation]:
     lines, counts = [], health.counts()
     for part in health.parts:
         by_class = {name: counts.get((part, name), 0) for name in health.classes}
         most, least = max(by_class, key=lambda name: by_class[name]), min(by_class, key=lambda name: by_class[name])
         where = f" in {part}" if part else ""
         if by_class[least] == 0:
-            lines.append(Advice(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
+            lines.append(Recommendation(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
         elif by_class[most] > UNBALANCED * by_class[least]:
             times = by_class[most] / by_class[least]
             found = f"{times:.0f} times as many {most} as {least}{where}"
-            lines.append(Advice(found, "balance with split --limit, or let training weigh the classes", "counts"))
+            lines.append(
+                Recommendation(found, "balance with split --limit, or let training weigh the classes", "counts")
+            )
         if part != "test" and 0 < by_class[least] < FEW:
-            lines.append(Advice(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
+            lines.append(Recommendation(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
     if "test" not in health.parts:
-        lines.append(Advice("no part is kept for a test", "make one with python -m astrodetect split", "counts"))
+        lines.append(
+            Recommendation("no part is kept for a test", "make one with python -m astrodetect split", "counts")
+        )
     return lines
 
 
-def figures(health: DatasetHealth, *, by: str) -> dict[str, object]:
+def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
     """Everything that was found, for programs; images go by their paths, seen from the data set."""
     counts = health.counts()
 
@@ -124,7 +132,7 @@ def figures(health: DatasetHealth, *, by: str) -> dict[str, object]:
     return {
         "data": str(health.place),
         "images": len(health.looks),
-        "verdict": [{"found": line.found, "do": line.do} for line in verdict(health)],
+        "verdict": [{"found": line.found, "do": line.do} for line in recommendations(health)],
         "counts": [
             {"part": part, "label": name, "images": counts.get((part, name), 0)}
             for part in health.parts for name in health.classes
@@ -174,12 +182,12 @@ def _render(health: DatasetHealth, by: str) -> str:
     counts, seen = health.counts(), health.looks.seen
     largest = max(counts.values())
     return (
-        environment(TEMPLATES)
+        template_environment(TEMPLATES)
         .get_template("health.html")
         .render(
             name=health.place.name or str(health.place),
             images=len(seen),
-            verdict=verdict(health),
+            verdict=recommendations(health),
             parts=health.parts,
             rows=[
                 (name, [(counts.get((part, name), 0), counts.get((part, name), 0) / largest) for part in health.parts])

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
-def environment(templates: Path) -> Environment:
+def template_environment(templates: Path) -> Environment:
     """For the templates of this folder."""
     return Environment(
         loader=FileSystemLoader(templates),

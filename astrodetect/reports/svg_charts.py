@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from astrodetect.evaluation.intervals import Estimate, wilson
-from astrodetect.evaluation.metrics import Reals, Reliability
+from astrodetect.evaluation.intervals import Estimate, wilson_interval
+from astrodetect.evaluation.metrics import Reals, ReliabilityCurve
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 14.0, 12.0, 42.0  # of a figure and its margins
 SQUARE = WIDTH - LEFT - RIGHT + TOP + BOTTOM  # the height that makes both axes as long
@@ -66,7 +66,7 @@ class ChartAxes:
         return "".join(parts)
 
 
-def chart(
+def line_chart(
     said: str, lines: Sequence[ChartLine], axes: ChartAxes, titles: tuple[str, str], *, chosen: float | None = None
 ) -> Markup:
     """Lines on axes; `said` is what is read to those who do not see it; `chosen` marks a place on the x axis."""
@@ -80,7 +80,7 @@ def chart(
     return _svg(said, axes.height, parts)
 
 
-def reliability(said: str, found: Reliability, title: str) -> Markup:
+def reliability_diagram(said: str, found: ReliabilityCurve, title: str) -> Markup:
     """What came true of what was said, bin by bin with intervals, and how many images each bin holds."""
     axes = ChartAxes((0, 1), (0, 1), SQUARE + 52, BOTTOM + 52)
     parts = [axes.drawn(title, "came true"), _line(ChartLine("", (0, 1), (0, 1), "chance"), axes)]
@@ -88,7 +88,7 @@ def reliability(said: str, found: Reliability, title: str) -> Markup:
     for place, (count, mean, share) in enumerate(zip(found.counts, found.said, found.came_true, strict=True)):
         if not count:
             continue
-        spread, at, middle = wilson(share * count, count), axes.across(mean), axes.across((place + 0.5) / bins)
+        spread, at, middle = wilson_interval(share * count, count), axes.across(mean), axes.across((place + 0.5) / bins)
         parts.append(f'<path class="whisker" d="M{at:.1f} {axes.down(spread.low):.1f}V{axes.down(spread.high):.1f}"/>')
         parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{axes.down(share):.1f}" r="3.5"/>')
         tall, floor = 26 * count / most, axes.height - 14
@@ -97,7 +97,7 @@ def reliability(said: str, found: Reliability, title: str) -> Markup:
     return _svg(said, axes.height, parts)
 
 
-def histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], threshold: float) -> Markup:
+def score_histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], threshold: float) -> Markup:
     """Scores of the positive images upwards and of the others downwards; square roots, so that few are seen too."""
     positives, negatives = sides
     axes = ChartAxes((0, 1), (-1, 1), 220.0)
@@ -124,7 +124,7 @@ def histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], thr
     return _svg(said, axes.height, parts)
 
 
-def whisker(figure: Estimate) -> Markup:
+def interval_bar(figure: Estimate) -> Markup:
     """A share with its interval on a line from 0 to 1; the number stands beside it for those who read."""
     if math.isnan(figure.value):
         return Markup("")

@@ -46,21 +46,21 @@ class ThumbnailReader:
             return None
 
 
-Wanted = tuple[Path, int]  # a file, and the side in pixels
+ThumbnailKey = tuple[Path, int]  # a file, and the side in pixels
 
 
-def pictures(wanted: Iterable[Wanted], reader: ThumbnailReader) -> dict[Wanted, NamedThumbnail]:
+def read_thumbnails(wanted: Iterable[ThumbnailKey], reader: ThumbnailReader) -> dict[ThumbnailKey, NamedThumbnail]:
     """Each of them, once."""
     some = sorted(set(wanted))
 
-    def picture(one: Wanted) -> NamedThumbnail:
+    def picture(one: ThumbnailKey) -> NamedThumbnail:
         pixels = reader.read(*one)
-        return NamedThumbnail(name(one[0]), "" if pixels is None else _uri(pixels))
+        return NamedThumbnail(display_name(one[0]), "" if pixels is None else _uri(pixels))
 
     return dict(zip(some, _each(picture, some, "drawing the gallery"), strict=True))
 
 
-def sheet(paths: Sequence[Path], reader: ThumbnailReader) -> str:
+def thumbnail_sprite(paths: Sequence[Path], reader: ThumbnailReader) -> str:
     """Many tiny images as one, TILES_A_ROW side by side: a data URI."""
     whole = np.zeros((max(1, math.ceil(len(paths) / TILES_A_ROW)) * TILE_PX, TILES_A_ROW * TILE_PX, 3), np.uint8)
     tiles = _each(lambda path: reader.read(path, TILE_PX), paths, "drawing the map")
@@ -71,7 +71,7 @@ def sheet(paths: Sequence[Path], reader: ThumbnailReader) -> str:
     return _uri(whole)
 
 
-def name(path: Path) -> str:
+def display_name(path: Path) -> str:
     """Its folder and its own name: no more of this machine's paths."""
     return "/".join(path.parts[-2:]).encode(errors="surrogateescape").decode(errors="backslashreplace")
 

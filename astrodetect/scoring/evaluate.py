@@ -41,7 +41,7 @@ def report(
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
 
     evidence = evaluate(Engine(store.load(models, name)), parts, train=train, remarks=remarks, known=known)
-    return page.write(evidence, summarise(evidence), models / f"{name}.html")
+    return page.write_evaluation_report(evidence, summarise(evidence), models / f"{name}.html")
 
 
 def evaluate(

@@ -48,7 +48,7 @@ class ProjectionState:
     @property
     def due(self) -> bool:
         """Whether there is a first map to draw."""
-        return self.map is None and self.new >= projection.FEWEST and not self.working and not self.failed
+        return self.map is None and self.new >= projection.MIN_IMAGES and not self.working and not self.failed
 
 
 class _Job:
@@ -149,7 +149,7 @@ class ProjectionJobs:
             before.join()
         try:
             crowd = projection_store.ranked(self._log.crowd(job.space, newest=NEWEST))
-            if len(crowd.ids) >= projection.FEWEST:
+            if len(crowd.ids) >= projection.MIN_IMAGES:
                 job.first = StoredProjection.first(crowd)
                 self._finish(job, job.first, crowd.vectors)
         except (AstrodetectError, OSError) as error:
@@ -167,7 +167,7 @@ class ProjectionJobs:
             if projection.has_neighbours(vectors):
                 with suppress(OSError):  # for the other workers
                     projection_store.write(self._folder, _first(job.space), first)
-                xy, method = job.draw(vectors, self._underway.tell), projection.TSNE
+                xy, method = job.draw(vectors, self._underway.tell), projection.TSNE_METHOD
             drawn = replace(first, xy=xy, method=method, drawn=dt.datetime.now(dt.UTC))
             self._know(job.space, self._age(job.space), drawn)  # whether or not the disk takes it
             projection_store.write(self._folder, job.space, drawn)

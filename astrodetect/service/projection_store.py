@@ -31,9 +31,9 @@ class StoredProjection:
     @classmethod
     def first(cls, crowd: EmbeddedImages) -> "StoredProjection":
         """What there is at once of images that are in this order."""
-        xy = projection.components(crowd.vectors)
+        xy = projection.pca_projection(crowd.vectors)
         return cls(
-            crowd.ids, crowd.images, crowd.classes, crowd.novelty, xy, projection.COMPONENTS, dt.datetime.now(dt.UTC)
+            crowd.ids, crowd.images, crowd.classes, crowd.novelty, xy, projection.PCA_METHOD, dt.datetime.now(dt.UTC)
         )
 
     @property
@@ -44,7 +44,7 @@ class StoredProjection:
     @property
     def rough(self) -> bool:
         """Whether a better one can be had, in time."""
-        return self.method == projection.COMPONENTS
+        return self.method == projection.PCA_METHOD
 
     @property
     def newest(self) -> int:
@@ -70,7 +70,7 @@ def write(folder: Path, space: str, map_: StoredProjection) -> None:
     said = {"images": map_.images, "classes": map_.classes, "method": map_.method, "drawn": map_.drawn.isoformat()}
     found: Arrays = {"ids": np.array(map_.ids, np.float64), "novelty": map_.novelty, "xy": map_.xy}
     with atomic_files.replacing(path(folder, space)) as part:
-        serialisation.write(part, said, found)
+        serialisation.write_arrays(part, said, found)
     kept = sorted(folder.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime)
     for old in kept[:-MOST_KEPT]:
         old.unlink()

@@ -115,8 +115,8 @@ class _Seen:
 
     def _ordered(self) -> Mapping[ReviewOrder, list[int]]:
         if not self.crowd.ids:
-            return {by: [] for by in active_learning.ORDERS}
-        return active_learning.orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
+            return {by: [] for by in active_learning.REVIEW_ORDERS}
+        return active_learning.review_orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
 
     def likeness(self, place: int) -> list[str]:
         """What the labelled images are that are most like this one."""

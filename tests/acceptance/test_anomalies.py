@@ -14,7 +14,7 @@ import pytest
 from programs import ROOT, Program, run_here
 
 from astrodetect import __main__
-from astrodetect.anomalies.novelty import Novelty, described
+from astrodetect.anomalies.novelty import Novelty, feature_matrix
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import read_file
 from astrodetect.inference.engine import Engine
@@ -159,7 +159,9 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):
         pixels = read_file(Path(row["path"]), loaded.manifest.image)[None]
-        looked = novelty.look(described(novelty.sight, pixels, loaded.manifest.image.crop, engine.run(pixels).features))
+        looked = novelty.look(
+            feature_matrix(novelty.sight, pixels, loaded.manifest.image.crop, engine.run(pixels).features)
+        )
         assert looked.strength[0] == pytest.approx(float(row["strength"]), rel=1e-3)
     assert loaded.manifest.space is not None
 

@@ -51,7 +51,7 @@ def place(findings: AnomalyResults, tmp_path_factory: pytest.TempPathFactory) ->
         for number, image in enumerate(findings.order[:CARDS].tolist())
     ]
     place = tmp_path_factory.mktemp("page") / "anomalies.html"
-    pages.write(
+    pages.write_anomaly_report(
         place,
         findings,
         reasons,

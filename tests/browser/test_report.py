@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from evaluation_inputs import evidence
+from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.evaluation.summary import summarise
 from astrodetect.reports import evaluation_report
@@ -15,14 +15,16 @@ from browser.tabs import LAPTOP, PHONE, Tabs
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on two classes, and one on ten with long names."""
     folder = tmp_path_factory.mktemp("report")
-    found = evidence(folder / "images", request.param, count=120, remarks=["3 images are in train and in test"])
-    return evaluation_report.write(found, summarise(found), folder / "galaxies.html")
+    found = make_evaluation_inputs(
+        folder / "images", request.param, count=120, remarks=["3 images are in train and in test"]
+    )
+    return evaluation_report.write_evaluation_report(found, summarise(found), folder / "galaxies.html")
 
 
 @pytest.fixture
 def two_classes(tmp_path: Path) -> Path:
-    found = evidence(tmp_path / "images")
-    return evaluation_report.write(found, summarise(found), tmp_path / "galaxies.html")
+    found = make_evaluation_inputs(tmp_path / "images")
+    return evaluation_report.write_evaluation_report(found, summarise(found), tmp_path / "galaxies.html")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -55,7 +57,7 @@ def test_the_slider_counts_what_another_threshold_would_have_said(tabs: Tabs, tw
     own = page.evaluate(counts)
     slide = "slider.value = {}; slider.dispatchEvent(new Event('input'))"
     page.evaluate(slide.format(0.2))
-    found = evidence(two_classes.parent / "images").shown
+    found = make_evaluation_inputs(two_classes.parent / "images").shown
     above = found.outputs.probabilities[:, 1] > 0.2
     hits, alarms = int((above & (found.truth == 1)).sum()), int((above & (found.truth == 0)).sum())
     assert page.evaluate(counts) == [hits, alarms, 20 - hits, 20 - alarms]

@@ -102,7 +102,7 @@ def test_whoever_asks_for_the_map_has_it_drawn(start: Start, rows: list[Predicti
     assert first.status_code == 200
     assert 'hx-get="/map/progress?shown=" hx-trigger="every 1s"' in first.text  # on and on, whatever an answer was
     page = drawn(client)
-    assert f"{COUNT} images by {projection.TSNE}" in page
+    assert f"{COUNT} images by {projection.TSNE_METHOD}" in page
     assert '/map.js"' in page
     assert "Draw it again" in page
     assert "every 1s" not in page
@@ -181,7 +181,7 @@ def test_a_page_that_waits_for_a_map_that_nobody_draws_any_more_has_it_drawn(
     while "hx-get" in client.get("/map/progress?shown=", headers=HTMX).text:  # without a look at the page
         assert time.monotonic() < give_up
         time.sleep(0.02)
-    assert f"{COUNT} images by {projection.TSNE}" in client.get("/map", headers=BROWSER).text
+    assert f"{COUNT} images by {projection.TSNE_METHOD}" in client.get("/map", headers=BROWSER).text
 
 
 def test_why_there_is_no_map_is_said(
@@ -191,7 +191,7 @@ def test_why_there_is_no_map_is_said(
     page = drawn(start())
     assert "no &lt;memory&gt; left" in page
     assert "Try again" in page
-    assert projection.COMPONENTS in page  # which is there whatever comes
+    assert projection.PCA_METHOD in page  # which is there whatever comes
     assert "carries no detectors" in start(model="plain").get("/map", headers=BROWSER).text
     assert "no model yet" in start(model="nowhere").get("/map", headers=BROWSER).text
     query(database_url, "DELETE FROM features WHERE prediction_id > %s", rows[2].id)

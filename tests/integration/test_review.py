@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 import database
 from astrodetect import images
 from astrodetect.anomalies import active_learning as ranking
-from astrodetect.anomalies.active_learning import ORDERS
+from astrodetect.anomalies.active_learning import REVIEW_ORDERS
 from astrodetect.db.connections import connect
 from astrodetect.labels import Labelling
 from astrodetect.records import ImageContract, Prediction, ScoredImage
@@ -81,7 +81,7 @@ def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
     assert after.progress.found_per_100 == pytest.approx(200 / 3)
 
 
-@pytest.mark.parametrize("by", ORDERS)
+@pytest.mark.parametrize("by", REVIEW_ORDERS)
 def test_every_order_shows_each_image_once_and_none_that_is_labelled(
     log: Database, sky: dict[str, Prediction], by: Any
 ) -> None:
@@ -150,13 +150,13 @@ def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Predicti
 def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_learn, orders = threading.Event(), ranking.orders
+    may_learn, orders = threading.Event(), ranking.review_orders
 
     def slow(*given: Any) -> Any:
         may_learn.wait()
         return orders(*given)
 
-    monkeypatch.setattr(ranking, "orders", slow)
+    monkeypatch.setattr(ranking, "review_orders", slow)
     queue = ReviewQueue(log)
 
     def now() -> ReviewBatch:
@@ -293,7 +293,7 @@ def test_a_label_moves_the_queue_and_is_in_the_file(client: TestClient) -> None:
     assert told.status_code == 201
     label = told.json()
     assert {name: label[name] for name in said} == said
-    for by in ORDERS:
+    for by in REVIEW_ORDERS:
         found = client.get("/review/next", params={"by": by, "limit": 100}).json()
         assert sorted(one["prediction"]["id"] for one in found["next"]) == sorted(set(ids) - {label["prediction_id"]})
         assert found["progress"] == {

@@ -16,7 +16,7 @@ from astrodetect.errors import DataError
 from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
 from astrodetect.label_table import Told
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.reports.markers import MOST_CLASSES, OTHERS, marked
+from astrodetect.reports.markers import MAX_MARKED_CLASSES, OTHER_CLASSES, class_markers
 
 COUNT = 40
 ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", "\udcff.jpg")
@@ -40,7 +40,7 @@ def findings() -> AnomalyResults:
 
 
 def test_every_image_has_its_row_whatever_its_name(findings: AnomalyResults, tmp_path: Path) -> None:
-    results_table.write(tmp_path, findings, "csv")
+    results_table.write_tables(tmp_path, findings, "csv")
     with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
@@ -53,7 +53,7 @@ def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) 
 
     for kind in ("csv", "parquet"):
         (tmp_path / kind).mkdir()
-        results_table.write(tmp_path / kind, findings, kind)
+        results_table.write_tables(tmp_path / kind, findings, kind)
     with (tmp_path / "csv" / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     columns = parquet.read_table(tmp_path / "parquet" / "anomalies.parquet").to_pydict()
@@ -67,14 +67,14 @@ def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) 
 
 def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: AnomalyResults) -> None:
     labels = {3: "interesting", 4: "interesting", 5: "artefact"}
-    interest = active_learning.rank(findings.looked.vectors, findings.looked.strength, labels).interest
+    interest = active_learning.rank_by_labels(findings.looked.vectors, findings.looked.strength, labels).interest
     order = replace(findings, interest=interest).order.tolist()
     assert order[:2] == sorted((3, 4), key=lambda image: -findings.looked.strength[image])
     assert order[-1] == 5
 
 
 def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "MOST", 30)
+    monkeypatch.setattr(projection, "MAX_IMAGES", 30)
     vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
     found, again = (projection.project(vectors, [99, 50, 7]) for _ in range(2))
     assert len(found.places) == 30
@@ -92,12 +92,12 @@ def test_few_images_and_few_dimensions_have_a_map_too(shape: tuple[int, int]) ->
 
 
 def test_more_classes_than_marks_share_the_last_one() -> None:
-    labels = [f"class {number // 2}" for number in range(4 * MOST_CLASSES)]
-    marks = marked(labels, np.zeros((len(labels), 2), np.float32))
-    assert len(marks) == MOST_CLASSES
-    assert marks[-1].name == OTHERS
+    labels = [f"class {number // 2}" for number in range(4 * MAX_MARKED_CLASSES)]
+    marks = class_markers(labels, np.zeros((len(labels), 2), np.float32))
+    assert len(marks) == MAX_MARKED_CLASSES
+    assert marks[-1].name == OTHER_CLASSES
     assert sum(mark.count for mark in marks) == len(labels)
-    assert len({(mark.colour, mark.shape) for mark in marks}) == MOST_CLASSES
+    assert len({(mark.colour, mark.shape) for mark in marks}) == MAX_MARKED_CLASSES
 
 
 def test_labels_of_files_that_lie_elsewhere_now_are_known_by_their_content() -> None:
@@ -134,9 +134,9 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
 def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "out"
     for text in ("first", "second"):
-        with output_folder.replaced(place) as staged:
+        with output_folder.replace_output_folder(place) as staged:
             (staged / "anomalies.csv").write_text(text)
-    with pytest.raises(KeyboardInterrupt), output_folder.replaced(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
+    with pytest.raises(KeyboardInterrupt), output_folder.replace_output_folder(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
         (staged / "anomalies.csv").write_text("third")
         raise KeyboardInterrupt
     assert (place / "anomalies.csv").read_text() == "second"
@@ -147,17 +147,17 @@ def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None
     before = tmp_path / ".out.before"
     before.mkdir()
     (before / "anomalies.csv").write_text("first")
-    output_folder.check(tmp_path / "out")
+    output_folder.check_output_folder(tmp_path / "out")
     assert (tmp_path / "out" / "anomalies.csv").read_text() == "first"
 
 
 def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
-    with output_folder.replaced(tmp_path / "out") as staged:
+    with output_folder.replace_output_folder(tmp_path / "out") as staged:
         (staged / "anomalies.csv").write_text("first")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with (
         pytest.raises(DataError, match=r"holds notes\.txt, which no run made"),
-        output_folder.replaced(tmp_path / "out"),
+        output_folder.replace_output_folder(tmp_path / "out"),
     ):
         pass
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anomalies.csv", "notes.txt"}

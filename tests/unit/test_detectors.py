@@ -127,7 +127,7 @@ def test_dbscan_calls_at_most_a_few_percent_of_plain_data_noise(count: int, dime
 
 
 def test_dbscan_measures_to_the_nearest_core_image_where_all_neighbours_are_noise(usual: Floats) -> None:
-    crowd = 100 + 30 * drawn(neighbours.MOST_NEIGHBOURS, 12, seed=5)  # noise, nearer to a stranger than any core image
+    crowd = 100 + 30 * drawn(neighbours.MAX_NEIGHBOURS, 12, seed=5)  # noise, nearer to a stranger than any core image
     points = np.concatenate([usual, crowd])
     found = Dbscan.fit(learnt(points))
     assert not set(found.core.tolist()) & set(range(len(usual), len(points)))
@@ -193,11 +193,11 @@ def test_consensus_counts_ranks_and_compares() -> None:
     flagged = {"a": np.array([True, True, False, False]), "b": np.array([True, False, True, False])}
     assert consensus.unanimous(flagged).tolist() == [True, False, False, False]
     assert consensus.agreement(flagged).tolist() == [1, 0.5, 0.5, 0]
-    assert consensus.overlaps(flagged) == {("a", "b"): pytest.approx(1 / 3)}
+    assert consensus.jaccard_indices(flagged) == {("a", "b"): pytest.approx(1 / 3)}
     scores = {"a": np.array([3, 1, 2], np.float32), "b": np.array([30, 20, 20], np.float32)}
     assert consensus.ranks(scores["a"]).tolist() == [1, 3, 2]
     assert consensus.average_rank(scores).tolist() == [1, 2.5, 2.5]
 
 
 def test_detectors_that_flag_nothing_agree() -> None:
-    assert consensus.overlaps({"a": np.zeros(3, bool), "b": np.zeros(3, bool)}) == {("a", "b"): 1}
+    assert consensus.jaccard_indices({"a": np.zeros(3, bool), "b": np.zeros(3, bool)}) == {("a", "b"): 1}

@@ -102,7 +102,7 @@ def test_the_verdict_begins_with_leaks_and_names_what_cannot_be_read(data: Path)
     save(sky(0), data / "train" / "SB" / "leak.jpg", quality=70)
     (data / "train" / "SB" / "cut.jpg").write_bytes((data / "train" / "E" / "2.jpg").read_bytes()[:500])
     found = health.examine(data)
-    lines = health_report.verdict(found)
+    lines = health_report.recommendations(found)
     assert [line.anchor for line in lines[:3]] == ["leaks", "conflicts", "unreadable"]
     assert lines[0].found == "1 picture is in more than one of test and train"
     assert [file.item.path.name for file in found.unreadable] == ["cut.jpg"]
@@ -110,7 +110,7 @@ def test_the_verdict_begins_with_leaks_and_names_what_cannot_be_read(data: Path)
 
 def test_the_page_stands_alone_and_the_json_has_every_file(data: Path, tmp_path: Path) -> None:
     save(sky(0), data / "train" / "E" / "<b>copy & all.jpg", quality=75)
-    place = health_report.write(health.examine(data), tmp_path / "out", by="shapes")
+    place = health_report.write_health_report(health.examine(data), tmp_path / "out", by="shapes")
     said = place.read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", said)
     assert "<b>copy" not in said

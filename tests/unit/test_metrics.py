@@ -22,7 +22,7 @@ def test_auc_is_the_chance_that_a_positive_scores_above_a_negative() -> None:
 
 def test_balanced_accuracy_counts_each_class_the_same() -> None:
     truth = np.array([1] + [0] * 9)
-    figures = metrics.binary(truth, np.zeros(10, dtype=np.float32))
+    figures = metrics.binary_metrics(truth, np.zeros(10, dtype=np.float32))
     assert figures["accuracy"] == pytest.approx(0.9)
     assert figures["balanced_accuracy"] == pytest.approx(0.5)
     assert figures["auc"] == pytest.approx(0.5)
@@ -30,8 +30,8 @@ def test_balanced_accuracy_counts_each_class_the_same() -> None:
 
 def test_a_score_at_the_threshold_is_no_anomaly() -> None:
     truth = np.array([0, 1])
-    assert metrics.binary(truth, np.array([0.5, 0.5], dtype=np.float32))["accuracy"] == pytest.approx(0.5)
-    assert metrics.binary(truth, np.array([0.5, 0.51], dtype=np.float32))["accuracy"] == pytest.approx(1.0)
+    assert metrics.binary_metrics(truth, np.array([0.5, 0.5], dtype=np.float32))["accuracy"] == pytest.approx(0.5)
+    assert metrics.binary_metrics(truth, np.array([0.5, 0.51], dtype=np.float32))["accuracy"] == pytest.approx(1.0)
 
 
 def test_log_loss_is_the_mean_surprise_and_stays_finite() -> None:
@@ -55,8 +55,8 @@ def test_several_classes_have_the_figures_that_two_have_and_the_recall_of_each()
         [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]],
         dtype=np.float32,
     )
-    figures = metrics.classes(truth, probabilities, THREE)
-    assert set(metrics.binary(truth.clip(max=1), probabilities[:, 0])) < set(figures)
+    figures = metrics.multiclass_metrics(truth, probabilities, THREE)
+    assert set(metrics.binary_metrics(truth.clip(max=1), probabilities[:, 0])) < set(figures)
     assert figures["accuracy"] == pytest.approx(5 / 6)
     assert [figures[f"recall_{name}"] for name in THREE] == pytest.approx([0.5, 1, 1])
     assert figures["macro_f1"] == pytest.approx(np.mean([2 / 3, 4 / 5, 1]))
@@ -70,32 +70,34 @@ def test_two_classes_are_told_alike_by_scores_and_by_probabilities() -> None:
     random = np.random.default_rng(0)
     truth, scores = random.integers(0, 2, 300), random.random(300, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
-    figures = metrics.classes(truth, two, ("SB", "E"))
-    assert {name: figures[name] for name in metrics.binary(truth, scores)} == metrics.binary(truth, scores)
+    figures = metrics.multiclass_metrics(truth, two, ("SB", "E"))
+    assert {name: figures[name] for name in metrics.binary_metrics(truth, scores)} == metrics.binary_metrics(
+        truth, scores
+    )
     assert figures["brier"] == pytest.approx(np.mean((scores - truth) ** 2))
 
 
 def test_the_calibration_error_is_how_far_said_and_true_are_apart() -> None:
     right = np.arange(1000) % 10 < 7
-    found = metrics.reliability(np.full(1000, 0.9, dtype=np.float32), right)
+    found = metrics.reliability_curve(np.full(1000, 0.9, dtype=np.float32), right)
     assert found.error == pytest.approx(0.2, abs=1e-6)
-    assert metrics.reliability(np.full(1000, 0.7, dtype=np.float32), right).error == pytest.approx(0, abs=1e-6)
+    assert metrics.reliability_curve(np.full(1000, 0.7, dtype=np.float32), right).error == pytest.approx(0, abs=1e-6)
 
 
 def test_a_class_without_images_gives_no_figure_rather_than_a_wrong_one() -> None:
-    figures = metrics.classes(np.array([0, 1]), np.eye(3, dtype=np.float32)[:2], THREE)
+    figures = metrics.multiclass_metrics(np.array([0, 1]), np.eye(3, dtype=np.float32)[:2], THREE)
     assert figures["recall_edge"] != figures["recall_edge"]
     assert np.isnan([figures["auc"], figures["balanced_accuracy"], figures["macro_f1"]]).all()
     assert figures["accuracy"] == 1
 
 
 def test_wilson_s_interval_stays_within_bounds_and_narrows() -> None:
-    few, many = intervals.wilson(10, 10), intervals.wilson(1000, 1000)
+    few, many = intervals.wilson_interval(10, 10), intervals.wilson_interval(1000, 1000)
     assert few.low == pytest.approx(0.7225, abs=1e-4)  # as tables of it have
     assert [few.high, many.high] == pytest.approx([1, 1])
     assert max(few.high, many.high) <= 1
     assert few.low < many.low < 1
-    assert np.isnan(intervals.wilson(0, 0).value)
+    assert np.isnan(intervals.wilson_interval(0, 0).value)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -106,10 +108,10 @@ def test_intervals_hold_the_figures_of_most_other_samples(classes: int) -> None:
         truth = random.integers(0, classes, count)
         odds = np.exp(random.normal(0, 1, (count, classes)) + 1.2 * np.eye(classes)[truth])
         probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-        return truth, probabilities, metrics.decided(probabilities)
+        return truth, probabilities, metrics.predict_classes(probabilities)
 
-    true = metrics.headline(*sample(50_000))
-    found = [intervals.headline(*sample(300)) for _ in range(20)]
+    true = metrics.headline_metrics(*sample(50_000))
+    found = [intervals.estimate_headline_metrics(*sample(300)) for _ in range(20)]
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "brier"):
         held = sum(figures[name].low <= true[name] <= figures[name].high for figures in found)
         assert held >= 16, name
@@ -122,19 +124,21 @@ def test_every_figure_lies_in_its_interval(count: int) -> None:
     scores = random.random(count, dtype=np.float32)
     truth = (random.random(count) < scores).astype(np.int64)  # well calibrated: the hardest error to place
     two = np.stack([1 - scores, scores], axis=1)
-    for name, figure in intervals.headline(truth, two, metrics.decided(two, 0.5)).items():
+    for name, figure in intervals.estimate_headline_metrics(truth, two, metrics.predict_classes(two, 0.5)).items():
         assert figure.low <= figure.value <= figure.high, name
 
 
 def test_the_same_images_have_the_same_intervals() -> None:
     truth, scores = np.arange(50) % 2, np.linspace(0, 1, 50, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
-    said = metrics.decided(two, 0.5)
-    assert intervals.headline(truth, two, said) == intervals.headline(truth, two, said)
+    said = metrics.predict_classes(two, 0.5)
+    assert intervals.estimate_headline_metrics(truth, two, said) == intervals.estimate_headline_metrics(
+        truth, two, said
+    )
 
 
 def test_each_class_has_its_precision_recall_and_f1() -> None:
-    first, second = intervals.per_class(np.array([[8.0, 2.0], [0.0, 10.0]]), ("SB", "E"))
+    first, second = intervals.per_class_metrics(np.array([[8.0, 2.0], [0.0, 10.0]]), ("SB", "E"))
     assert (first.precision.value, first.recall.value) == (1, 0.8)
     assert second.precision.value == pytest.approx(10 / 12)
     assert second.f1.value == pytest.approx(20 / 22)

@@ -14,7 +14,7 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, described
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, feature_matrix
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.records import Floats
@@ -86,7 +86,7 @@ def test_more_images_than_are_looked_at_in_one_go_and_none_at_all(
     fitted: Novelty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fitted.look(images(50, 2))
-    monkeypatch.setattr(novelty, "AT_ONCE", 7)
+    monkeypatch.setattr(novelty, "BATCH_SIZE", 7)
     assert same(fitted.look(images(50, 2)), whole)
     assert len(fitted.look(images(0)).strength) == 0
 
@@ -130,7 +130,7 @@ def test_only_a_fresh_fit_knows_the_images_learnt_from(file: bytes) -> None:
 
 
 def test_of_very_many_images_some_are_drawn_and_all_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(novelty, "MOST_IMAGES", 100)
+    monkeypatch.setattr(novelty, "MAX_REFERENCE_IMAGES", 100)
     rows = np.concatenate([images(400), strange(4)])
     fitted = Novelty.fit(rows)
     learnt = fitted.look_at_learnt()
@@ -211,11 +211,11 @@ print([name for name in ("sklearn", "tensorflow", "PIL") if name in sys.modules]
 def test_shapes_are_measured_in_the_same_middle_of_the_frame_however_much_of_it_the_network_sees() -> None:
     frame = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
     features = np.ones((2, 5), np.float32)
-    whole = described("shapes", frame, 1.0, features)
-    middle = described("shapes", np.ascontiguousarray(frame[:, 32:96, 32:96]), 0.5, features)
+    whole = feature_matrix("shapes", frame, 1.0, features)
+    middle = feature_matrix("shapes", np.ascontiguousarray(frame[:, 32:96, 32:96]), 0.5, features)
     assert np.allclose(whole, middle, atol=1e-4)
-    assert described("network", frame, 1.0, features) is features
-    both = described("both", frame, 1.0, features)
+    assert feature_matrix("network", frame, 1.0, features) is features
+    both = feature_matrix("both", frame, 1.0, features)
     assert np.array_equal(both, np.concatenate([whole, features], axis=1))
 
 
@@ -321,7 +321,7 @@ def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are
 def test_a_bomb_is_refused_by_what_it_declares(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = rezipped(file, {"bomb.npy": bytes(50_000_000)})
     assert len(bomb) < 5_000_000
-    monkeypatch.setattr(serialisation, "MOST_BYTES", 20_000_000)
+    monkeypatch.setattr(serialisation, "MAX_BYTES", 20_000_000)
 
     def unpacked(*_: object) -> bytes:
         raise AssertionError("it was unpacked")

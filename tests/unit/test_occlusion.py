@@ -8,7 +8,7 @@ import pytest
 from astrodetect import images
 from astrodetect.anomalies import occlusion
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.novelty import Novelty, described
+from astrodetect.anomalies.novelty import Novelty, feature_matrix
 from astrodetect.anomalies.occlusion import GRID
 from astrodetect.datasets.simulation import generator
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -19,7 +19,7 @@ NOTHING = np.zeros((1, 0), np.float32)
 
 
 def shapes(pixels: Pixels) -> Floats:
-    return described("shapes", pixels, 0.5, NOTHING)
+    return feature_matrix("shapes", pixels, 0.5, NOTHING)
 
 
 @pytest.fixture(scope="module")

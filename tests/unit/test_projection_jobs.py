@@ -146,11 +146,11 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
     child.stdin.write(b"%d %d\n" % rows.shape + rows.tobytes())
     child.stdin.flush()
     give_up = time.monotonic() + WITHIN_S
-    while psutil.Process(child.pid).nice() != projection_process.POLITE:
+    while psutil.Process(child.pid).nice() != projection_process.NICENESS:
         assert time.monotonic() < give_up
         time.sleep(0.01)
     child.stdin.close()
-    assert child.wait(WITHIN_S) == projection_process.AWAY
+    assert child.wait(WITHIN_S) == projection_process.PARENT_GONE_STATUS
     process.close()
 
 
@@ -195,12 +195,12 @@ def test_a_map_is_there_at_once_and_a_better_one_later(
     ours.draw(SPACE)
     view = until(ours, lambda view: view.map is not None)
     assert view.map
-    assert (view.working, view.due, view.map.method, view.map.rough) == (True, False, projection.COMPONENTS, True)
+    assert (view.working, view.due, view.map.method, view.map.rough) == (True, False, projection.PCA_METHOD, True)
     assert view.map.ids == list(range(COUNT, 0, -1))  # the most unusual first
     go_on.set()
     better = until(ours, idle).map
     assert better
-    assert (better.method, better.ids) == (projection.TSNE, view.map.ids)
+    assert (better.method, better.ids) == (projection.TSNE_METHOD, view.map.ids)
     assert better.stamp != view.map.stamp
     assert ours.labels(better) == [None] * (COUNT - 4) + ["artefact"] + [None] * 3
 
@@ -368,7 +368,7 @@ def test_few_maps_are_kept(tmp_path: Path) -> None:
 
 
 def test_few_images_are_no_map(started: Callable[..., ProjectionJobs]) -> None:
-    ours = started(Sky(projection.FEWEST - 1))
+    ours = started(Sky(projection.MIN_IMAGES - 1))
     assert not ours.view(SPACE).due
     ours.draw(SPACE)
     assert until(ours, idle).map is None

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_inputs import evidence
+from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import heatmap, notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.evaluation.metric_specs import in_words
+from astrodetect.evaluation.metric_specs import summary_lines
 from astrodetect.evaluation.notable_images import NotableImage
 from astrodetect.evaluation.summary import summarise
 from astrodetect.records import Outputs
@@ -25,7 +25,7 @@ LARGEST_PAGE = 4_000_000
 
 
 def written(found: EvaluationInputs, page: Path) -> str:
-    assert evaluation_report.write(found, summarise(found), page) == page
+    assert evaluation_report.write_evaluation_report(found, summarise(found), page) == page
     return page.read_text(encoding="utf-8")
 
 
@@ -34,7 +34,7 @@ def section(text: str, name: str) -> str:
 
 
 def test_the_figures_beside_the_page_are_those_of_the_page(tmp_path: Path) -> None:
-    text = written(evidence(tmp_path), tmp_path / "galaxies.html")
+    text = written(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
     found = json.loads((tmp_path / "galaxies.metrics.json").read_text())
     accuracy = found["parts"]["test"]["figures"]["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
@@ -46,7 +46,9 @@ def test_the_figures_beside_the_page_are_those_of_the_page(tmp_path: Path) -> No
 
 
 def test_the_page_says_what_the_model_was_made_of_and_from(tmp_path: Path) -> None:
-    text = written(evidence(tmp_path, remarks=["3 images are in train & test"]), tmp_path / "galaxies.html")
+    text = written(
+        make_evaluation_inputs(tmp_path, remarks=["3 images are in train & test"]), tmp_path / "galaxies.html"
+    )
     assert "3 images are in train &amp; test" in text
     assert "abc1234" in section(text, "origin")
     assert re.search(r"<dt>seed</dt><dd>7</dd>", section(text, "origin"))
@@ -55,7 +57,7 @@ def test_the_page_says_what_the_model_was_made_of_and_from(tmp_path: Path) -> No
 
 
 def test_images_that_the_model_has_learnt_from_are_told_of(tmp_path: Path) -> None:
-    found = evidence(tmp_path)
+    found = make_evaluation_inputs(tmp_path)
     warning = "learnt from these very images"
     assert warning not in written(found, tmp_path / "a.html")
     same = replace(found, parts=[replace(found.shown, fingerprint="learnt")])
@@ -63,7 +65,7 @@ def test_images_that_the_model_has_learnt_from_are_told_of(tmp_path: Path) -> No
 
 
 def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
-    page, found = tmp_path / "galaxies.html", evidence(tmp_path)
+    page, found = tmp_path / "galaxies.html", make_evaluation_inputs(tmp_path)
     assert "No earlier run" in written(found, page)
     outputs, truth = found.shown.outputs, found.shown.truth
     better = np.eye(2, dtype=np.float32)[truth] * 0.8 + 0.1
@@ -77,26 +79,26 @@ def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
 
 
 def test_several_views_say_what_they_gained(tmp_path: Path) -> None:
-    found = evidence(tmp_path)
+    found = make_evaluation_inputs(tmp_path)
     worse = np.full_like(found.shown.outputs.probabilities, 0.5)
     several = replace(found, views=8, one_view=worse)
     text = written(several, tmp_path / "galaxies.html")
     assert "What 8 views gained" in text
-    lines = in_words(summarise(several))
+    lines = summary_lines(summarise(several))
     assert any(re.match(r"8 views: Log loss 0\.693 → 0\.\d{3} \(−0\.\d{3}, better\)", line) for line in lines)
-    assert not any("views" in line for line in in_words(summarise(found)))
+    assert not any("views" in line for line in summary_lines(summarise(found)))
 
 
 def test_the_page_stays_small_with_many_classes_and_large_noisy_images(tmp_path: Path) -> None:
     classes = tuple(f"class {number}" for number in range(20))
-    text = written(evidence(tmp_path, classes, 600, side=227), tmp_path / "galaxies.html")
+    text = written(make_evaluation_inputs(tmp_path, classes, 600, side=227), tmp_path / "galaxies.html")
     assert len(text) < LARGEST_PAGE
     assert text.count('class="cell"') > 20
     assert 'id="threshold"' not in text  # several classes have none
 
 
 def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> None:
-    found = evidence(tmp_path, ("a", "b", "c"), 30)
+    found = make_evaluation_inputs(tmp_path, ("a", "b", "c"), 30)
     some = np.flatnonzero(found.shown.truth != 2)
     whole = found.shown.outputs
     outputs = Outputs(whole.probabilities[some], whole.features[some], whole.maps[some])
@@ -110,36 +112,36 @@ def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> 
 
 
 def test_two_images_are_enough_for_a_report(tmp_path: Path) -> None:
-    written(evidence(tmp_path, count=2), tmp_path / "galaxies.html")
-    written(replace(evidence(tmp_path, count=1), learnt=None), tmp_path / "galaxies.html")
+    written(make_evaluation_inputs(tmp_path, count=2), tmp_path / "galaxies.html")
+    written(replace(make_evaluation_inputs(tmp_path, count=1), learnt=None), tmp_path / "galaxies.html")
 
 
 def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
     classes = ("<b>x", 'y"&')
-    text = written(evidence(tmp_path, classes), tmp_path / "galaxies.html")
+    text = written(make_evaluation_inputs(tmp_path, classes), tmp_path / "galaxies.html")
     assert "<b>x" not in text
     assert "&lt;b&gt;x" in text
 
 
 def test_an_image_that_is_gone_leaves_a_place_for_it(tmp_path: Path) -> None:
-    found = evidence(tmp_path, count=6)
+    found = make_evaluation_inputs(tmp_path, count=6)
     found.shown.paths[0].unlink()
     assert "no longer there" in written(found, tmp_path / "galaxies.html")
 
 
 def test_images_are_named_by_class_and_file_and_no_more_of_their_path(tmp_path: Path) -> None:
-    assert str(tmp_path) not in written(evidence(tmp_path), tmp_path / "galaxies.html")
+    assert str(tmp_path) not in written(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
 
 
 def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = evidence(tmp_path)
+    found = make_evaluation_inputs(tmp_path)
     with pytest.raises(DataError, match="cannot write the report to"):
-        evaluation_report.write(found, summarise(found), tmp_path / "file" / "galaxies.html")
+        evaluation_report.write_evaluation_report(found, summarise(found), tmp_path / "file" / "galaxies.html")
 
 
 def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(tmp_path: Path) -> None:
-    found = evidence(tmp_path, count=40)
+    found = make_evaluation_inputs(tmp_path, count=40)
     truth = found.shown.truth.copy()
     probabilities = np.where(np.eye(2, dtype=np.float32)[truth] > 0, np.float32(0.9), np.float32(0.1))
     features = np.eye(2, dtype=np.float32)[truth] + 0.01 * np.random.default_rng(0).random((40, 2), dtype=np.float32)
@@ -148,7 +150,7 @@ def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(t
     probabilities[7] = [0.95, 0.05]  # wrong, but among its own
     outputs = Outputs(probabilities, features, found.shown.outputs.maps)
     told = replace(found, parts=[replace(found.shown, truth=truth, outputs=outputs)], learnt=None)
-    seen = notable_images.find(told, 5)
+    seen = notable_images.find_notable_images(told, 5)
     assert [finding.image for finding in seen.errors] == [7, 4]
     assert [finding.image for finding in seen.mislabelled] == [4]
     assert "5 of the 5" in seen.mislabelled[0].remark
@@ -157,7 +159,7 @@ def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(t
 
 def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
     features = np.random.default_rng(0).normal(size=(notable_images.BLOCK + 100, 8)).astype(np.float32)
-    distances, neighbours = notable_images.nearest(features, None)
+    distances, neighbours = notable_images.nearest_by_cosine(features, None)
     own = features / np.linalg.norm(features, axis=1, keepdims=True)
     apart = np.linalg.norm(own[:, np.newaxis] - own, axis=2)
     np.fill_diagonal(apart, np.inf)
@@ -177,18 +179,18 @@ def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
 
 def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be_the_first(tmp_path: Path) -> None:
     for classes in (("SB", "E"), ("SB", "E", "S")):
-        found = evidence(tmp_path / str(len(classes)), classes, count=12)
+        found = make_evaluation_inputs(tmp_path / str(len(classes)), classes, count=12)
         outputs = found.shown.outputs
         said = found.model.decides(outputs.probabilities)
         assert {0, 1} <= {*said.tolist()}
         for number, class_ in enumerate(said):
-            [card] = gallery.cards(found, [NotableImage(number, "")])
+            [card] = gallery.gallery_cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
             assert card.heat == heatmap.overlay(sign * outputs.maps[number])
 
 
 def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:
-    found = evidence(tmp_path)
+    found = make_evaluation_inputs(tmp_path)
     said = {
         "train": "/home/ada/night-7",
         "weights": "C:\\Users\\ada\\galaxies.h5",

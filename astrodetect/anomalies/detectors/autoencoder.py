@@ -7,7 +7,7 @@ import numpy as np
 
 from astrodetect.anomalies.detectors.base import DetectorInput
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.serialisation import StoredArrays, unusable
+from astrodetect.anomalies.serialisation import StoredArrays, unusable_error
 from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.records import Floats
 
@@ -37,7 +37,7 @@ class Autoencoder:
             width = kernels[-1].shape[1]
             biases.append(stored.part("biases").floats(layer, width))
         if width != scaling.width or not kernels:
-            raise unusable("its autoencoder gives back something else")
+            raise unusable_error("its autoencoder gives back something else")
         return cls(scaling, tuple(kernels), tuple(biases))
 
     def score(self, seen: DetectorInput) -> Floats:

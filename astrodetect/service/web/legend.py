@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies.active_learning import LABELS, LabelValue
-from astrodetect.reports.markers import COLOURS, MOST_CLASSES, OTHERS, SHAPES
+from astrodetect.reports.markers import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.projection_store import StoredProjection
 
 UNLABELLED = "not labelled"
@@ -47,14 +47,17 @@ def _by_class(map_: StoredProjection) -> Legend:
     classes = map_.classes
     counts = Counter(classes)
     names = sorted(counts, key=lambda name: (-counts[name], name))
-    number_of = {name: min(number, MOST_CLASSES - 1) for number, name in enumerate(names)}
-    shown = names if len(names) <= MOST_CLASSES else [*names[: MOST_CLASSES - 1], OTHERS]
-    marks = [(name, f"mark-{number % COLOURS}", SHAPES[number % len(SHAPES)]) for number, name in enumerate(shown)]
+    number_of = {name: min(number, MAX_MARKED_CLASSES - 1) for number, name in enumerate(names)}
+    shown = names if len(names) <= MAX_MARKED_CLASSES else [*names[: MAX_MARKED_CLASSES - 1], OTHER_CLASSES]
+    marks = [
+        (name, f"mark-{number % MARKER_COLOURS}", MARKER_SHAPES[number % len(MARKER_SHAPES)])
+        for number, name in enumerate(shown)
+    ]
     return _legend("class", marks, [number_of[name] for name in classes])
 
 
 def _by_label(labels: Sequence[LabelValue | None]) -> Legend:
-    _, square, triangle, _, cross, _ = SHAPES
+    _, square, triangle, _, cross, _ = MARKER_SHAPES
     marks = [
         (UNLABELLED, "step-0", _disc(2.2)),
         *zip(LABELS, ("mark-1", "mark-0", "mark-3"), (triangle, square, cross), strict=True),
@@ -71,7 +74,7 @@ def _by_novelty(map_: StoredProjection) -> Legend:
         ("50 to 90 %", "step-1", _disc(2.2)),
         ("90 to 99 %", "step-2", _disc(2.8)),
         ("99 % and more", "step-3", _disc(3.5)),
-        ("all of them", "step-4", SHAPES[2]),
+        ("all of them", "step-4", MARKER_SHAPES[2]),
     ]
     return _legend("novelty", marks, np.searchsorted(BOUNDS, map_.novelty, side="right").tolist())
 

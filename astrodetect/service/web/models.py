@@ -16,7 +16,7 @@ from astrodetect.model_store import rollback as earlier
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
-from astrodetect.reports.evaluation_report import in_rows
+from astrodetect.reports.evaluation_report import as_table_rows
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
 from astrodetect.service.web.rendering import TEMPLATE, render, wants_part
@@ -193,4 +193,4 @@ def _counts(data: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     """How it was made, and with what."""
     said = {name: value for name, value in manifest.settings.items() if name != "history" and value not in (None, [])}
-    return [*in_rows(said), *in_rows(manifest.versions)]
+    return [*as_table_rows(said), *as_table_rows(manifest.versions)]

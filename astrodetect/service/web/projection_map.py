@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.projection import FEWEST
+from astrodetect.anomalies.projection import MIN_IMAGES
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.service.projection_jobs import NEWEST, ProjectionJobs, ProjectionState
@@ -115,4 +115,4 @@ def _legends(request: Request, map_: StoredProjection) -> list[Legend]:
 def _state(request: Request, view: ProjectionState | None) -> dict[str, Any]:
     state = request.app.state
     serving, vectors = state.models.default, state.database.keeps_vectors
-    return {"view": view, "serving": serving, "vectors": vectors, "fewest": FEWEST, "most": NEWEST}
+    return {"view": view, "serving": serving, "vectors": vectors, "fewest": MIN_IMAGES, "most": NEWEST}

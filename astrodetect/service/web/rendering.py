@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from astrodetect import __version__
-from astrodetect.reports.jinja import environment
+from astrodetect.reports.jinja import template_environment
 from astrodetect.service.web import static_files
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,7 +24,7 @@ INVISIBLE = {
     "Zp",
 }  # categories of characters that would change the page around them
 
-TEMPLATE = environment(TEMPLATES)
+TEMPLATE = template_environment(TEMPLATES)
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -6,7 +6,7 @@ from itertools import accumulate
 from markupsafe import Markup
 
 from astrodetect.anomalies.active_learning import INTERESTING, LabelValue
-from astrodetect.reports.svg_charts import ChartAxes, ChartLine, chart
+from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
 
 LATELY = 100  # images
 LEAST = 12  # that an axis reaches to: the ticks of a shorter one would fall between images
@@ -19,7 +19,7 @@ def curve(labels: Sequence[LabelValue], said: str) -> Markup:
     found = list(accumulate((label == INTERESTING for label in labels), initial=0))
     axes = ChartAxes((0, max(len(labels), LEAST)), (0, max(found[-1], LEAST)), HEIGHT)
     ends = ChartLine("", (0, len(labels)), (0, found[-1]), "chance")
-    return chart(said, [ends, ChartLine("", range(len(found)), found)], axes, TITLES)
+    return line_chart(said, [ends, ChartLine("", range(len(found)), found)], axes, TITLES)
 
 
 def in_words(labels: Sequence[LabelValue]) -> str:
