@@ -1,4 +1,4 @@
-"""Models that need no training, of three classes or of two: they go by the colour of the image."""
+"""Untrained test models of two or three classes that classify an image by its mean colour."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +14,13 @@ from astrodetect.model_store.store import Manifest, VerifiedModel
 from astrodetect.records import ImageContract, Pixels
 
 CLASSES = ["nebula", "lawn", "ocean"]  # red, green and blue ones
-TWO = CLASSES[:2]
+TWO_CLASSES = CLASSES[:2]
 SIZE = 24
 op = openvino.opset13
 
 
-def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: float = 0.02) -> Manifest:
-    """The model of that name in `folder`, as true to itself as any other; the surer, the higher its probabilities."""
+def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale: float = 0.02) -> Manifest:
+    """Publish a colour model in `folder`; `scale` multiplies its logits."""
     manifest = Manifest(
         name=name,
         classes=list(classes),
@@ -29,40 +29,44 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, sure: 
         data={},
         settings={},
         versions={},
-        task="binary" if len(classes) == len(TWO) else "classes",
+        task="binary" if len(classes) == len(TWO_CLASSES) else "classes",
         recipe="colour",
     )
     with store.staging(folder, name) as staged:
-        openvino.save_model(_network(len(classes), sure), staged / f"{name}.xml", compress_to_fp16=False)
+        openvino.save_model(_network(len(classes), scale), staged / f"{name}.xml", compress_to_fp16=False)
         xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.SERVED)
         canary = Engine(VerifiedModel(manifest, xml, weights), check=False).canary()
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
 
-def attach_novelty(folder: Path, name: str, usual: Pixels) -> None:
-    """Gives the model detectors that know these images."""
-    learnt = Novelty.fit(feature_matrix("shapes", usual, 1.0, np.empty((len(usual), 0), np.float32)), sight="shapes")
-    store.attach(folder, name, learnt.save)
+def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
+    """Fit novelty detectors on these images and attach them to the model."""
+    novelty = Novelty.fit(feature_matrix("shapes", images, 1.0, np.empty((len(images), 0), np.float32)), sight="shapes")
+    store.attach(folder, name, novelty.save)
 
 
 def image(name: str, seed: int = 0) -> Pixels:
-    """An image that it takes for this class."""
+    """A random image of this class's colour."""
     pixels = np.random.default_rng(seed).integers(40, 120, (SIZE, SIZE, 3), dtype=np.uint8)
     pixels[..., CLASSES.index(name)] += 100
     return pixels
 
 
-def _network(classes: int, sure: float) -> openvino.Model:
-    """The mean of each colour is a feature, and a class's logit."""
+def _network(classes: int, scale: float) -> openvino.Model:
+    """The mean of each colour band is a feature and the logit of a class."""
     pixels = op.parameter([-1, SIZE, SIZE, 3], np.uint8)
     values = op.convert(pixels, np.float32)
     features = op.reduce_mean(values, np.array([1, 2]), keep_dims=False)
     logits = op.slice(features, [0], [classes], [1], [1])
-    score = op.softmax(op.multiply(logits, np.float32(sure)), axis=1)
-    red, green = (op.gather(values, np.int64(colour), np.int64(3)) for colour in range(len(TWO)))
-    places = op.subtract(green, red) if classes == len(TWO) else op.reduce_mean(values, np.array([3]), keep_dims=False)
+    score = op.softmax(op.multiply(logits, np.float32(scale)), axis=1)
+    red, green = (op.gather(values, np.int64(colour), np.int64(3)) for colour in range(len(TWO_CLASSES)))
+    places = (
+        op.subtract(green, red)
+        if classes == len(TWO_CLASSES)
+        else op.reduce_mean(values, np.array([3]), keep_dims=False)
+    )
     outputs = {
-        SCORE: op.slice(score, [1], [2], [1], [1]) if classes == len(TWO) else score,
+        SCORE: op.slice(score, [1], [2], [1], [1]) if classes == len(TWO_CLASSES) else score,
         FEATURES: features,
         MAP: places,
     }

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests that need one; no test sees the developer's own."""
+"""Shared fixtures: a PostgreSQL server for the session, databases, services and models; no developer settings."""
 
 import gc
 import itertools
@@ -28,14 +28,14 @@ _number = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The lengths of the tests of faults, and of many images at once."""
-    parser.addoption("--full", action="store_true", help="tests of faults at their promised lengths: about an hour")
+    """Add --full, which runs fault and bulk tests at full length."""
+    parser.addoption("--full", action="store_true", help="run fault and bulk tests at full length: about an hour")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """As root PostgreSQL runs under another account, and pytest, as it starts, closes its usual folder to all others:
-    two sessions at once would close each other's."""
+    """Use a new base folder when running as root: PostgreSQL then runs under another account, and pytest closes its usual
+    base folder to other accounts, also while another session uses it."""
     if os.name == "posix" and os.geteuid() == 0 and not config.option.basetemp:
         config.option.basetemp = tempfile.mkdtemp(prefix="astrodetect-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """DATABASE_URL and our own settings are unset, whatever the environment and `.env` say; data has its own place."""
+    """Ignore DATABASE_URL, ASTRODETECT_* and `.env`; put the data folder under `tmp_path`."""
     for name in [name for name in os.environ if name.startswith("ASTRODETECT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
@@ -56,28 +56,28 @@ def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 @pytest.fixture
 def full(request: pytest.FixtureRequest) -> bool:
-    """Whether the promised lengths are asked for, not the short ones."""
+    """Whether --full was given."""
     return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")
 def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server of this session keeps its files."""
+    """The data folder of the session's PostgreSQL server."""
     return tmp_path_factory.mktemp("server") / "postgres"
 
 
 @pytest.fixture(scope="session")
 def postgres_server(postgres_folder: Path) -> Iterator[str]:
-    """One server for the session: the URL of its database `postgres`."""
+    """The session's PostgreSQL server: the URL of its database `postgres`."""
     with serve(postgres_folder, "postgres") as url:
-        query(url, "ALTER SYSTEM SET fsync = off")  # these rows need not outlive a power cut
+        query(url, "ALTER SYSTEM SET fsync = off")  # durability is not needed here
         query(url, "SELECT pg_reload_conf()")
         yield url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
-    """A database of the test's own, empty."""
+    """A new, empty database."""
     return _database(postgres_server, template="template0")
 
 
@@ -89,38 +89,38 @@ def _set_up(postgres_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def new_database(postgres_server: str, _set_up: str) -> Callable[[], str]:
-    """Makes databases as setup_db leaves them."""
+    """A function that creates migrated databases."""
     return partial(_database, postgres_server, template=_set_up)
 
 
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
-    """A database of the test's own, as setup_db leaves it."""
+    """A new, migrated database."""
     return new_database()
 
 
 @pytest.fixture(scope="module")
 def log_url(new_database: Callable[[], str]) -> str:
-    """The database of `looking`."""
+    """The module's migrated database, used by `page_client`."""
     return new_database()
 
 
 @pytest.fixture
 def start(database_url: str, folder: Path, tmp_path: Path) -> "Iterator[Callable[..., TestClient]]":
-    """Starts services with these settings and the models in `folder`, which a test says; redirects are not followed."""
+    """A function that starts services with given settings and the models in `folder`; redirects are not followed."""
     from starlette.testclient import TestClient
 
     from main import create_app
 
     with ExitStack() as stack:
 
-        def started(**chosen: Any) -> TestClient:
-            fields = {"database_url": database_url, "models_dir": folder, "data_dir": tmp_path / "data", **chosen}
+        def start_service(**overrides: Any) -> TestClient:
+            fields = {"database_url": database_url, "models_dir": folder, "data_dir": tmp_path / "data", **overrides}
             app = create_app(Settings.model_validate(fields))
             return stack.enter_context(TestClient(app, follow_redirects=False))
 
-        yield started
-    gc.collect()  # an app is a ring of references, and each holds a network
+        yield start_service
+    gc.collect()  # apps are reference cycles that hold networks
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +132,12 @@ def _service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterato
     folder = tmp_path_factory.mktemp("service")
     with TestClient(create_app(Settings(DATABASE_URL=log_url, models_dir=folder, data_dir=folder))) as client:
         yield client
-    gc.collect()  # an app is a ring of references
+    gc.collect()  # apps are reference cycles
 
 
 @pytest.fixture
-def looking(_service: "TestClient", log_url: str) -> "TestClient":
-    """A browser that finds an empty log, and no model: looking needs none. A module's tests share the service."""
+def page_client(_service: "TestClient", log_url: str) -> "TestClient":
+    """A test client of the module's service, with no model and an empty `predictions` table."""
     query(log_url, "TRUNCATE predictions, pictures, heat_maps CASCADE")
     _service.cookies.clear()
     return _service
@@ -151,7 +151,7 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published model, never trained: small, real, and as true to itself as any other."""
+    """A published, untrained ResNet50 at 32 px."""
     from astrodetect.learning import export, network
     from astrodetect.learning.backbones import PixelStatistics
 
@@ -169,6 +169,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    held = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
-    export.publish(model, manifest, folder, held)
+    held_out = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
+    export.publish(model, manifest, folder, held_out)
     return folder

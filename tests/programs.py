@@ -1,4 +1,4 @@
-"""What several tests need: SQL in one line, and programs of ours, as processes or within this one."""
+"""Test helpers that run SQL statements, the project's programs as processes, and their main functions in this process."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from astrodetect.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-USER = """
+SERVER_USER_SCRIPT = """
 import sys
 from pathlib import Path
 from astrodetect.db.embedded.server import serve
@@ -31,7 +31,7 @@ with serve(Path(sys.argv[1]), "postgres") as url:
 
 
 def query(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """The rows of one statement, committed, on a connection of its own."""
+    """Execute and commit one statement on a new connection; return its rows."""
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -45,28 +45,28 @@ def run_here(
     folder: Path = ROOT,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> "subprocess.CompletedProcess[str]":
-    """What a program of ours does and says, without the seconds that a process of its own takes to start."""
-    said, complained = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, chdir(folder), redirect_stdout(said), redirect_stderr(complained):
+    """Run a main function in this process, capturing output and exit status: cheaper than a new process."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, chdir(folder), redirect_stdout(stdout), redirect_stderr(stderr):
         for name, value in environment.items():
             patch.setenv(name, value)
         settings.cache_clear()
-        words = [str(argument) for argument in arguments]
+        argv = [str(argument) for argument in arguments]
         try:
-            status = main(words)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
+            status = main(argv)
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
         finally:
             settings.cache_clear()
-    return subprocess.CompletedProcess(words, status, said.getvalue(), complained.getvalue())
+    return subprocess.CompletedProcess(argv, status, stdout.getvalue(), stderr.getvalue())
 
 
-class User:
-    """A process of its own that is inside `serve`, in a process group of its own."""
+class ServerUser:
+    """A process that uses the embedded PostgreSQL, in its own process group."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", USER, str(folder)],
+            [sys.executable, "-W", "error", "-c", SERVER_USER_SCRIPT, str(folder)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -76,28 +76,28 @@ class User:
         )
 
     def url(self) -> str:
-        """Waits until the server runs."""
+        """Wait until the server runs; return its URL."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def leave(self) -> tuple[int, str]:
-        """A clean exit: its status, and what it complained of."""
-        _, complaints = self.process.communicate()
-        return self.process.returncode, beside_widening(complaints)
+        """Exit cleanly; return the exit status and stderr."""
+        _, stderr = self.process.communicate()
+        return self.process.returncode, without_permission_warnings(stderr)
 
     def kill(self) -> None:
-        """SIGKILL, and gone."""
+        """Send SIGKILL and wait for the exit."""
         self.process.kill()
         self.process.communicate()
 
 
-def beside_widening(said: str) -> str:
-    """What was said but for the folders that root's PostgreSQL was let through: pytest makes them for root alone."""
-    return "".join(line for line in said.splitlines(keepends=True) if " runs under a system user: " not in line)
+def without_permission_warnings(stderr: str) -> str:
+    """Drop the warnings about folders opened for root's PostgreSQL: pytest creates them for root only."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if " runs under a system user: " not in line)
 
 
 class Program:
-    """A Python program of ours, in a process group of its own; all that it says is kept."""
+    """A Python program in its own process group, with its output captured in a file."""
 
     def __init__(
         self, *arguments: str, log: Path, folder: Path = ROOT, environment: Mapping[str, str] = MappingProxyType({})
@@ -115,26 +115,26 @@ class Program:
             )
 
     @property
-    def said(self) -> str:
-        """Its words so far, both kinds together."""
+    def output(self) -> str:
+        """Stdout and stderr so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self, within_s: float = 240) -> int:
-        """Its exit status."""
+        """Wait for the exit; return the exit status."""
         return self.process.wait(within_s)
 
-    def wait_until(self, happened: Callable[[], Any], within_s: float = 120) -> None:
-        """Until it `happened`; a program that ends before, or a wait that is too long, shows what was said."""
-        give_up = time.monotonic() + within_s
-        while not happened():
-            if self.process.poll() is not None and not happened():
-                raise AssertionError(f"ended with {self.process.returncode}:\n{self.said}")
-            if time.monotonic() > give_up:
-                raise AssertionError(f"not within {within_s} s:\n{self.said}")
+    def wait_until(self, condition: Callable[[], Any], within_s: float = 120) -> None:
+        """Poll `condition`; fail with the output if the program exits first or the time is up."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if self.process.poll() is not None and not condition():
+                raise AssertionError(f"exited with {self.process.returncode}:\n{self.output}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {within_s} s:\n{self.output}")
             time.sleep(0.05)
 
     def signal(self, number: int) -> None:
-        """As a person's Ctrl-C, or worse."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def __enter__(self) -> Self:
@@ -155,18 +155,18 @@ class Service(Program):
         super().__init__("-m", "uvicorn", "main:app", "--port", str(self.port), log=log, environment=environment)
 
     def ready(self) -> bool:
-        """Whether it says so itself."""
+        """Whether /health/ready answers 200."""
         try:
             return httpx2.get(f"{self.url}/health/ready").status_code == httpx2.codes.OK
         except httpx2.TransportError:
             return False
 
     def detect(self, data: bytes, name: str = "sky.jpg") -> httpx2.Response:
-        """One image to /detect."""
+        """Send one image to /detect."""
         return httpx2.post(f"{self.url}/detect", files={"file": (name, data)}, timeout=60)
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free TCP port on 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -189,9 +189,9 @@ def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky:
     with Program(*command, log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(data)}) as program:
         program.wait_until(lambda: list(data.rglob("*.npy")))
         program.signal(signal.SIGINT)
-        assert program.wait() == 130, program.said
-        assert program.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
-        assert "Traceback" not in program.said
+        assert program.wait() == 130, program.output
+        assert program.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in program.output
     assert [path.name for path in before.iterdir()] == ["ids"]
     assert not list(tmp_path.glob(".*"))
     kept = len(list(data.rglob("*.npy")))

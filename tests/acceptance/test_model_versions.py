@@ -20,7 +20,10 @@ def models(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def versions(tmp_path: Path) -> list[str]:
     """Of the model m, the newest last; there is another model beside it, and one that is broken."""
-    found = [colour_models.publish(tmp_path, "m", colour_models.TWO, sure=sure).version for sure in (0.02, 0.05, 0.1)]
+    found = [
+        colour_models.publish(tmp_path, "m", colour_models.TWO_CLASSES, scale=sure).version
+        for sure in (0.02, 0.05, 0.1)
+    ]
     colour_models.publish(tmp_path, "other")
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "m.metrics.json").write_text("{}")  # figures of an evaluation: no model

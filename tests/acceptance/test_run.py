@@ -79,18 +79,18 @@ def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder
     sky = run_simulate(installed)
     port = str(free_port())
     with Program("run.py", "--port", port, folder=installed, log=tmp_path / "log") as running:
-        running.wait_until(lambda: "Ctrl-C stops" in running.said)
-        assert "Traceback" not in running.said
-        curl, psql = lines_to_paste(running.said)
+        running.wait_until(lambda: "Ctrl-C stops" in running.output)
+        assert "Traceback" not in running.output
+        curl, psql = lines_to_paste(running.output)
         assert sky in curl
         answer = shell(curl)
         assert '"result":' in answer
         assert Path(sky).name in shell(psql)
-        page = re.search(r"In a browser: (.*)", running.said)
-        assert page, running.said
+        page = re.search(r"In a browser: (.*)", running.output)
+        assert page, running.output
         assert "What is in these images?" in shell(f"curl -s {page[1]}")
         running.signal(signal.SIGINT)
-        assert running.wait() == 0, running.said
+        assert running.wait() == 0, running.output
     assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(port))) != 0
@@ -123,9 +123,9 @@ def test_a_sample_that_is_stopped_ends_the_run_and_the_same_command_goes_on(inst
         with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / f"log{start}") as running:
             running.wait_until(partial(more_images, installed, than=before))
             running.signal(signal.SIGINT)
-            assert running.wait() == 130, running.said
-        assert running.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
-        assert "Traceback" not in running.said
+            assert running.wait() == 130, running.output
+        assert running.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in running.output
     assert not list((installed / "data" / "sample").rglob("*.part"))
 
 
@@ -134,7 +134,7 @@ def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) 
         port = taken.getsockname()[1]
         with Program("run.py", "--port", str(port), folder=clone, log=tmp_path / "log") as running:
             assert running.wait() == 1
-    [line] = running.said.splitlines()
+    [line] = running.output.splitlines()
     assert f"try --port {port + 1}" in line
     assert not (clone / ".venv").exists()
 
@@ -143,7 +143,7 @@ def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) 
 def test_what_is_no_port_is_told(port: str, tmp_path: Path) -> None:
     with Program("run.py", "--port", port, log=tmp_path / "log") as running:
         assert running.wait() == 2
-    assert "argument --port" in running.said.splitlines()[-1]
+    assert "argument --port" in running.output.splitlines()[-1]
 
 
 def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) ->
         "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
     ) as running:
         assert running.wait() == 1
-    assert "venv module is missing" in running.said.splitlines()[-1]
-    assert "Traceback" not in running.said
+    assert "venv module is missing" in running.output.splitlines()[-1]
+    assert "Traceback" not in running.output
 
 
 def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(clone: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(cl
         "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
     ) as running:
         assert running.wait() == 1
-    assert "could not be installed: Could not find a version" in running.said.splitlines()[-1]
+    assert "could not be installed: Could not find a version" in running.output.splitlines()[-1]
     assert not (clone / ".venv" / run.STAMP.name).exists()
 
 

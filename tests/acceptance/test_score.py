@@ -95,9 +95,9 @@ def test_cut_by_ctrl_c_by_a_kill_and_by_postgresql_it_goes_on_and_each_image_has
             else:
                 program.signal(signal.Signals[end])
             status = program.wait()
-        assert status == {"SIGINT": 130, "SIGKILL": -signal.SIGKILL, "PostgreSQL": 1}[end], program.said
-        assert end == "SIGKILL" or "the same command goes on where this one was" in program.said.splitlines()[-1]
-        assert "Traceback" not in program.said
+        assert status == {"SIGINT": 130, "SIGKILL": -signal.SIGKILL, "PostgreSQL": 1}[end], program.output
+        assert end == "SIGKILL" or "the same command goes on where this one was" in program.output.splitlines()[-1]
+        assert "Traceback" not in program.output
         assert not place.exists()
     assert read(part) == read(uncut)[: len(read(part))]
     lets_in(database_url, lets=True)

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from programs import ROOT, Program, Service, User, query
+from programs import ROOT, Program, ServerUser, Service, query
 
 from astrodetect import images
 from astrodetect.db.embedded.server import psql_line
@@ -47,7 +47,7 @@ def test_with_its_own_postgresql_it_sets_up_serves_and_leaves_nothing_running(
             assert pasted == f"{start}|sky.jpg|{answer['score']!r}|{answer['result']}"
             service.signal(signal.SIGINT if start == 1 else signal.SIGTERM)
             assert service.wait() == 0
-        assert "Application shutdown complete" in service.said
+        assert "Application shutdown complete" in service.output
         assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
@@ -71,7 +71,7 @@ def test_a_postgresql_that_goes_and_comes_back_costs_no_restart(
     model_folder: Path, tmp_path: Path, jpeg: bytes
 ) -> None:
     folder = tmp_path / "data" / "postgres"
-    other = User(folder)
+    other = ServerUser(folder)
     url = other.url()
     query(url, "CREATE DATABASE log")
     address = url.replace("/postgres?", "/log?", 1)
@@ -85,13 +85,13 @@ def test_a_postgresql_that_goes_and_comes_back_costs_no_restart(
         away = service.detect(jpeg).json()
         assert (away["logged"], away["id"]) == ("queued", None)
         assert httpx2.get(f"{service.url}/predictions").status_code == 503
-        other = User(folder)
+        other = ServerUser(folder)
         other.url()
         service.wait_until(lambda: httpx2.get(f"{service.url}/health/ready").json()["logged"] == "committed")
         assert service.detect(jpeg).json()["id"] > first + 1
         [late] = httpx2.get(f"{service.url}/predictions?request_id={away['request_id']}").json()["predictions"]
         assert late == away | {"id": late["id"], "logged": "committed"}
-        assert "Traceback" not in service.said
+        assert "Traceback" not in service.output
     other.leave()
 
 
@@ -124,16 +124,16 @@ def test_a_model_that_cannot_be_trusted_ends_the_start_in_one_line(
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models)}
     with Service(log=tmp_path / "log", environment=environment) as service:
         assert service.wait() != 0
-    assert "Traceback" not in service.said
-    assert sum(broken in line for line in service.said.splitlines()) == 1
+    assert "Traceback" not in service.output
+    assert sum(broken in line for line in service.output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("setting", ["ASTRODETECT_MAX_BODY_BYTES", "ASTRODETECT_DATABASE_CONNECTIONS"])
 def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, setting: str) -> None:
     with Service(log=tmp_path / "log", environment={setting: "many"}) as service:
         assert service.wait() != 0
-    assert setting in service.said
-    assert "Traceback" not in service.said
+    assert setting in service.output
+    assert "Traceback" not in service.output
 
 
 def test_psql_line_is_pasted_into_a_shell_as_it_stands() -> None:

@@ -57,8 +57,8 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
     environment: dict[str, str], data: Path, tmp_path: Path, database_url: str
 ) -> None:
     with Program("train_model.py", *SMALL, "--epochs", "1", log=tmp_path / "log", environment=environment) as training:
-        assert training.wait() == 0, training.said
-    said = training.said
+        assert training.wait() == 0, training.output
+    said = training.output
     assert re.search(r"skipped .*cut\.jpg: damaged JPEG", said)
     assert re.search(r"skipped .*empty\.jpg: the file is empty", said)
     assert "training images: 24 SB, 24 E" in said
@@ -104,11 +104,11 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         assert not (models / "cnn.h5").exists()
 
     with train() as training:
-        training.wait_until(lambda: "the first step takes" in training.said)
+        training.wait_until(lambda: "the first step takes" in training.output)
         training.signal(signal.SIGINT)
-        assert training.wait() == 130, training.said
-        assert training.said.splitlines()[-1] == "stopped: the same command goes on where this one was"
-        assert "Traceback" not in training.said
+        assert training.wait() == 130, training.output
+        assert training.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert "Traceback" not in training.output
     stopped = json.loads(state.read_text())
     assert stopped["epoch"] == 0
     assert 0 < stopped["step"] < 5
@@ -118,13 +118,13 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         training.wait_until(lambda: json.loads(state.read_text())["epoch"] >= 1)
         training.signal(signal.SIGKILL)
         training.wait()
-        assert f"going on from epoch 1, batch {stopped['step'] + 1}" in training.said
+        assert f"going on from epoch 1, batch {stopped['step'] + 1}" in training.output
     killed = json.loads(state.read_text())
     no_model()
 
     with train() as training:
-        assert training.wait() == 0, training.said
-        assert f"going on from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.said
+        assert training.wait() == 0, training.output
+        assert f"going on from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.output
     history = json.loads((models / "cnn.json").read_text())["settings"]["history"]
     assert len(history) == int(EPOCHS)
     assert history[: killed["epoch"]] == killed["history"]
@@ -143,10 +143,10 @@ def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: P
     epochs = ("--epochs", "2") if recipe == "cnn" else ()
     command = ("--data", str(parted), "--recipe", recipe, *arguments, *epochs, "--output", str(output))
     with Program("train_model.py", *command, log=tmp_path / "log", environment={}) as training:
-        assert training.wait() == 0, training.said
-    assert "Traceback" not in training.said
-    assert "training images: 16 E, 14 S, 14 edge" in training.said
-    assert training.said.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
+        assert training.wait() == 0, training.output
+    assert "Traceback" not in training.output
+    assert "training images: 16 E, 14 S, 14 edge" in training.output
+    assert training.output.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
     manifest = store.load(output.parent, "kinds").manifest
     assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
     assert manifest.positive is None
@@ -169,7 +169,7 @@ def test_the_same_seed_and_images_give_the_same_figures(data: Path, tmp_path: Pa
         with Program(
             "train_model.py", *command, *threshold, "--output", str(output), log=tmp_path / "log", environment={}
         ) as training:
-            assert training.wait() == 0, training.said
+            assert training.wait() == 0, training.output
         manifest = store.read_manifest(output.with_suffix(".json"))
         figures.append((manifest.metrics, manifest.temperature, manifest.threshold))
     assert figures[0] == figures[1]
@@ -181,7 +181,7 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         "train_model.py", log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(tmp_path / "none")}
     ) as training:
         assert training.wait() == 1
-    [line] = training.said.splitlines()
+    [line] = training.output.splitlines()
     assert USERS_FOLDER.format("train") in line
     assert "python -m astrodetect simulate" in line
 

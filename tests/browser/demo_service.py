@@ -19,10 +19,10 @@ HOSTILE = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&a
 def models(folder: Path) -> Path:
     """Fills a folder: a model that knows nebulae, and one of three classes, which replaced one that was less sure."""
     usual = np.stack([colour_models.image("nebula", seed) for seed in range(USUAL)])
-    colour_models.publish(folder, MODEL, colour_models.TWO)
+    colour_models.publish(folder, MODEL, colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, MODEL, usual)
     for sure in (0.01, 0.02):
-        colour_models.publish(folder, OTHER, sure=sure)
+        colour_models.publish(folder, OTHER, scale=sure)
     return folder
 
 

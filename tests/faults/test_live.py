@@ -68,7 +68,7 @@ def test_two_services_tell_of_each_others_rows_of_an_outage_and_of_their_end(log
             one.signal(signal.SIGTERM)
             assert list(events) == list(again) == []
     assert one.wait(60) == 0
-    assert "Traceback" not in one.said
+    assert "Traceback" not in one.output
 
 
 def who_leaves_makes_room(service: Service) -> None:

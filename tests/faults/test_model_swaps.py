@@ -38,7 +38,7 @@ def test_swapped_under_load_it_refuses_nobody_and_every_row_names_the_version_th
 ) -> None:
     swaps, folder = 20 if full else 4, tmp_path / "models"
     sures = {
-        colour_models.publish(folder, NAME, colour_models.TWO, sure=sure).version: (sure, scores(folder))
+        colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=sure).version: (sure, scores(folder))
         for sure in SURE
     }
     versions = list(sures)
@@ -50,7 +50,9 @@ def test_swapped_under_load_it_refuses_nobody_and_every_row_names_the_version_th
                 placed.append(rolled_back(service))
             else:  # as a training does, from another process
                 new = versions[(versions.index(placed[-1]) + 1 + swap // 2 % 2) % len(versions)]
-                placed.append(colour_models.publish(folder, NAME, colour_models.TWO, sure=sures[new][0]).version)
+                placed.append(
+                    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=sures[new][0]).version
+                )
             service.wait_until(lambda: crowd.calls and said(crowd.calls[-1]) == placed[-1])
             done = time.monotonic()
             service.wait_until(lambda: len(crowd.answers(since=done)) >= CALLERS)  # noqa: B023 - called at once

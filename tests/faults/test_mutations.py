@@ -76,4 +76,4 @@ def test_mutated_images_and_broken_forms_are_answered_with_2xx_or_4xx(log: Log, 
     assert {200, 400, 415, 422} <= statuses
     assert asked(service, upload("a.jpg", originals[0])).status == 200
     assert service.process.poll() is None
-    assert "Traceback" not in service.said
+    assert "Traceback" not in service.output

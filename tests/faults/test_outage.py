@@ -61,7 +61,7 @@ def test_postgresql_away_under_load_costs_no_answer_and_no_row(log: Log, start: 
     comes_back(service)
     has_each_answer_once_in_order(log, crowd)
     assert asked(service, upload("after", PICTURES[0])).said["logged"] == "committed"
-    assert "Traceback" not in service.said
+    assert "Traceback" not in service.output
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def refuses(service: Service) -> bool:
 
 def has_ended_well(service: Service) -> None:
     assert service.wait(60) == 0
-    assert "Application shutdown complete" in service.said
-    assert "Traceback" not in service.said
+    assert "Application shutdown complete" in service.output
+    assert "Traceback" not in service.output
 
 
 def test_every_request_in_flight_is_answered_and_has_its_row(log: Log, start: Start) -> None:
@@ -93,7 +93,7 @@ def test_rows_in_the_outbox_outlive_the_end_or_are_handed_over_before_it(log: Lo
     promised = queued(service)
     service.signal(signal.SIGTERM)
     has_ended_well(service)
-    assert "5 rows stay in the outbox" in service.said
+    assert "5 rows stay in the outbox" in service.output
     assert outbox_files()
 
     service = start()

@@ -39,4 +39,4 @@ def test_a_gigabyte_without_a_key_costs_neither_memory_nor_disk(start: Start) ->
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_refused")
     url, keyed = f"{service.url}/detect", {"Authorization": "Bearer correct horse"}
     assert httpx2.post(url, files={"file": picture(0)}, headers=keyed).status_code == 200
-    assert "correct horse" not in service.said
+    assert "correct horse" not in service.output

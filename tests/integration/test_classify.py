@@ -29,8 +29,8 @@ def png(name: str, seed: int = 0) -> bytes:
 def models(tmp_path: Path) -> Path:
     """The default model, of two classes, another one like it, and one of three."""
     folder = tmp_path / "models"
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
-    colour_models.publish(folder, "twin", colour_models.TWO, sure=0.05)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
+    colour_models.publish(folder, "twin", colour_models.TWO_CLASSES, scale=0.05)
     colour_models.publish(folder, "colours")
     return folder
 
@@ -187,7 +187,7 @@ def test_a_model_trained_anew_serves_without_a_restart(database_url: str, tmp_pa
     colour_models.publish(tmp_path, "resnet50_model")
     with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=tmp_path))) as client:
         before = classify(client, png("ocean"), model=None).json()
-        new = colour_models.publish(tmp_path, "resnet50_model", sure=0.05)
+        new = colour_models.publish(tmp_path, "resnet50_model", scale=0.05)
         answers = (classify(client, png("ocean"), model=None).json() for _ in range(10_000))
         after = next(answer for answer in answers if answer["model_version"] == new.version)
         assert after["probability"] > before["probability"]

@@ -134,7 +134,7 @@ def test_killed_many_times_it_goes_on_and_asks_for_nothing_twice(tmp_path: Path)
             for data in collected(tmp_path / "sky").values():
                 images.read(data, ImageContract())
         with Program(*arguments, log=tmp_path / "last.log", environment=server.environment) as program:
-            assert program.wait() == 0, program.said
+            assert program.wait() == 0, program.output
         assert_true(tmp_path / "sky")
         found = [row["source_id"] for row in rows(tmp_path / "sky" / "catalogue.csv")]
         assert Counter(found) == Counter(wanted(sky).keys())
@@ -253,7 +253,7 @@ def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
     with SourceServer(library()) as server, manifest.opened(tmp_path / "sky"):
         with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
             assert program.wait() == 1
-        assert "another process collects" in program.said.splitlines()[-1]
+        assert "another process collects" in program.output.splitlines()[-1]
 
 
 def test_another_csv_of_that_name_is_left_alone(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors of what is unusual among plain images, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([images.read(png(seed), CONTRACT) for seed in range(100, 160)])
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, "resnet50_model", usual)
-    colour_models.publish(folder, "plain", colour_models.TWO)
+    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
     return folder
 
 
@@ -189,7 +189,7 @@ def test_who_leaves_takes_what_is_fetched_along(
         with socket.create_connection(("127.0.0.1", service.port)) as line:
             line.sendall(head.encode() + body)
             service.wait_until(lambda: host.asked["/silent"] == AT_WORK)
-        service.wait_until(lambda: '"status": 499' in service.said)
+        service.wait_until(lambda: '"status": 499' in service.output)
         host.stop()
         assert host.asked["/silent"] == AT_WORK
 

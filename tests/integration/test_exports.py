@@ -15,7 +15,7 @@ NAMES = ["m51.jpg", "=1+1", "-2.jpg", "+3", "@x", "\tx", 'a "quoted", name\nof t
 
 
 @pytest.fixture
-def logged(looking: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Rows on several pages."""
     monkeypatch.setattr(exports, "AT_A_TIME", 4)
     for n, name in enumerate(NAMES, 1):
@@ -36,51 +36,53 @@ def read(answer: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.text, newline=""), strict=True))
 
 
-def test_every_row_is_in_the_file_once_newest_first(looking: TestClient, logged: list[str]) -> None:
-    rows = read(looking.get("/predictions.csv"))
+def test_every_row_is_in_the_file_once_newest_first(page_client: TestClient, logged: list[str]) -> None:
+    rows = read(page_client.get("/predictions.csv"))
     assert [int(row["id"]) for row in rows] == list(range(len(NAMES), 0, -1))
     assert list(rows[0])[:5] == ["id", "image_name", "score", "result", "timestamp"]
     assert (rows[-1]["score"], rows[-1]["model"], rows[-1]["probabilities"]) == ("0.1", "", '{"E": 0.5, "ü": 0.5}')
-    asked = looking.get("/predictions?limit=100").json()["predictions"]
-    assert looking.get("/predictions.json").json() == asked
+    asked = page_client.get("/predictions?limit=100").json()["predictions"]
+    assert page_client.get("/predictions.json").json() == asked
 
 
 def test_no_cell_is_a_formula_to_a_spreadsheet_and_json_has_every_name_as_it_is(
-    looking: TestClient, logged: list[str]
+    page_client: TestClient, logged: list[str]
 ) -> None:
-    rows = read(looking.get("/predictions.csv"))[::-1]
+    rows = read(page_client.get("/predictions.csv"))[::-1]
     assert not [value for row in rows for value in row.values() if re.match(r"[=+\-@\t\r]", value)]
     assert [row["image_name"].removeprefix("'") for row in rows] == logged
     assert [row["image_name"] for row in rows if row["image_name"].startswith("'")] == [
         f"'{name}" for name in NAMES[1:6]
     ]
-    assert [row["image_name"] for row in looking.get("/predictions.json").json()] == logged[::-1]
+    assert [row["image_name"] for row in page_client.get("/predictions.json").json()] == logged[::-1]
 
 
-def test_the_filters_of_the_log_are_those_of_its_files(looking: TestClient, logged: list[str]) -> None:
-    assert [row["id"] for row in read(looking.get("/predictions.csv?min_score=0.2&max_score=0.7"))] == list("765432")
-    assert [row["id"] for row in looking.get("/predictions.json?name=jpg").json()] == [3, 1]
+def test_the_filters_of_the_log_are_those_of_its_files(page_client: TestClient, logged: list[str]) -> None:
+    assert [row["id"] for row in read(page_client.get("/predictions.csv?min_score=0.2&max_score=0.7"))] == list(
+        "765432"
+    )
+    assert [row["id"] for row in page_client.get("/predictions.json?name=jpg").json()] == [3, 1]
     for kind in ("csv", "json"):
-        assert looking.get(f"/predictions.{kind}?min_score=2").status_code == 422
-    assert looking.get("/predictions.xml").status_code == 422
+        assert page_client.get(f"/predictions.{kind}?min_score=2").status_code == 422
+    assert page_client.get("/predictions.xml").status_code == 422
 
 
-def test_a_file_without_rows_is_still_one(looking: TestClient) -> None:
-    assert read(looking.get("/predictions.csv")) == []
-    assert looking.get("/predictions.csv").text.startswith("id,image_name,score,")
-    assert looking.get("/predictions.json").json() == []
+def test_a_file_without_rows_is_still_one(page_client: TestClient) -> None:
+    assert read(page_client.get("/predictions.csv")) == []
+    assert page_client.get("/predictions.csv").text.startswith("id,image_name,score,")
+    assert page_client.get("/predictions.json").json() == []
 
 
-def test_a_file_is_saved_under_the_name_of_its_day(looking: TestClient) -> None:
+def test_a_file_is_saved_under_the_name_of_its_day(page_client: TestClient) -> None:
     for kind, media_type in (("csv", "text/csv; charset=utf-8"), ("json", "application/json")):
-        headers = looking.get(f"/predictions.{kind}").headers
+        headers = page_client.get(f"/predictions.{kind}").headers
         assert headers["content-type"] == media_type
         assert re.fullmatch(
             rf'attachment; filename="predictions-20\d\d-\d\d-\d\d\.{kind}"', headers["content-disposition"]
         )
 
 
-def test_the_history_links_to_the_file_of_just_what_it_shows(looking: TestClient, log_url: str) -> None:
+def test_the_history_links_to_the_file_of_just_what_it_shows(page_client: TestClient, log_url: str) -> None:
     for hour in (0, 23):
         query(
             log_url,
@@ -88,6 +90,6 @@ def test_the_history_links_to_the_file_of_just_what_it_shows(looking: TestClient
             f"{hour}.jpg",
             f"2026-11-20 {hour}:59Z",
         )
-    page = looking.get("/history?until=2026-11-20").text
+    page = page_client.get("/history?until=2026-11-20").text
     [link] = re.findall(r'href="(/predictions\.csv[^"]*)"', page)
-    assert [row["image_name"] for row in read(looking.get(link))] == ["23.jpg", "0.jpg"]
+    assert [row["image_name"] for row in read(page_client.get(link))] == ["23.jpg", "0.jpg"]

@@ -179,7 +179,7 @@ def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_w
     async def scene() -> None:
         async with opened(folder) as models:
             async with models.use(name) as old:
-                new = colour_models.publish(folder, name or DEFAULT, sure=0.05)
+                new = colour_models.publish(folder, name or DEFAULT, scale=0.05)
                 await until_new(models, name, new.version)
                 done = await old.batcher.put(colour_models.image("ocean"))
                 assert old.manifest.version != new.version
@@ -200,7 +200,7 @@ def test_a_model_published_broken_changes_nothing_until_it_is_whole(
     async def scene() -> None:
         async with opened(folder) as models:
             before = await used(models)
-            new = colour_models.publish(folder, DEFAULT, sure=0.05)
+            new = colour_models.publish(folder, DEFAULT, scale=0.05)
             whole = (folder / f"{DEFAULT}.bin").read_bytes()
             (folder / f"{DEFAULT}.bin").write_bytes(b"torn")
             async with asyncio.timeout(20):
@@ -227,7 +227,7 @@ def test_the_trial_of_an_earlier_version_and_the_loads_of_others_take_turns(
         at_once -= 1
 
     old = store.read_manifest(folder / "a.json").version
-    colour_models.publish(folder, "a", sure=0.05)
+    colour_models.publish(folder, "a", scale=0.05)
     monkeypatch.setattr(Engine, "_check", slow)
 
     async def scene() -> None:

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
     for name in ("resnet50_model", "plain"):
-        colour_models.publish(folder, name, colour_models.TWO)
+        colour_models.publish(folder, name, colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, "resnet50_model", usual)
     return folder
 
@@ -104,7 +104,7 @@ def test_detectors_that_are_attached_take_over_in_a_running_service_and_leave_th
         answer: dict[str, object] = client.post("/detect?model=late", files={"file": sky[1].read_bytes()}).json()
         return answer
 
-    colour_models.publish(folder, "late", colour_models.TWO)
+    colour_models.publish(folder, "late", colour_models.TWO_CLASSES)
     before = ask()
     colour_models.attach_novelty(folder, "late", np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)]))
     for _ in range(100):

@@ -27,7 +27,7 @@ ROWS = [  # id, name, score, result, day, model, label, novelty
 
 
 @pytest.fixture
-def some(looking: TestClient, log_url: str) -> None:
+def some(page_client: TestClient, log_url: str) -> None:
     for row in ROWS:
         query(
             log_url,
@@ -80,37 +80,37 @@ def link(page: Any, name: str) -> str:
     ],
 )
 def test_each_filter_of_the_address_narrows_what_is_shown(
-    looking: TestClient, some: None, asked: str, found: list[int]
+    page_client: TestClient, some: None, asked: str, found: list[int]
 ) -> None:
-    page = looking.get(f"/history?{asked}")
+    page = page_client.get(f"/history?{asked}")
     assert (page.status_code, ids(page)) == (200, found)
     assert ("Nothing matches" in page.text) == (not found)
 
 
-def test_every_row_comes_once_page_by_page_both_ways_while_new_ones_come(looking: TestClient, log_url: str) -> None:
+def test_every_row_comes_once_page_by_page_both_ways_while_new_ones_come(page_client: TestClient, log_url: str) -> None:
     many(log_url, 1, 2 * history.A_PAGE + 10)
-    page, shown = looking.get("/history"), []
+    page, shown = page_client.get("/history"), []
     assert link(page, "newer") == ""
     shown.append(ids(page))
     while older := link(page, "older"):
         many(log_url, 1000 + len(shown), 1000 + len(shown))
-        page = looking.get(older)
+        page = page_client.get(older)
         shown.append(ids(page))
     assert [id_ for some in shown for id_ in some] == list(range(2 * history.A_PAGE + 10, 0, -1))
     for some in reversed(shown[:-1]):
-        page = looking.get(link(page, "newer"))
+        page = page_client.get(link(page, "newer"))
         assert ids(page) == some
-    last = looking.get(link(page, "newer"))  # two new rows only: a whole page instead
+    last = page_client.get(link(page, "newer"))  # two new rows only: a whole page instead
     assert ids(last) == [1002, 1001, *shown[0][: history.A_PAGE - 2]]
-    assert ids(looking.get(link(page, "newest"))) == ids(last)
+    assert ids(page_client.get(link(page, "newest"))) == ids(last)
 
 
-def test_links_to_other_pages_and_to_rows_keep_the_filters(looking: TestClient, log_url: str) -> None:
+def test_links_to_other_pages_and_to_rows_keep_the_filters(page_client: TestClient, log_url: str) -> None:
     many(log_url, 1, 2 * history.A_PAGE + 2)
-    page = looking.get("/history?result=No+Anomaly")
+    page = page_client.get("/history?result=No+Anomaly")
     assert link(page, "older") == f"/history?result=No+Anomaly&before={ids(page)[-1]}"
     assert f'href="/history/{ids(page)[0]}?result=No+Anomaly"' in page.text
-    older = looking.get(link(page, "older"))
+    older = page_client.get(link(page, "older"))
     assert ids(older) == [2]
     assert link(older, "newest") == "/history?result=No+Anomaly"
     assert re.findall(r'href="(/predictions[^"]+)"', older.text) == [
@@ -119,12 +119,12 @@ def test_links_to_other_pages_and_to_rows_keep_the_filters(looking: TestClient, 
     ]
 
 
-def test_fields_that_a_form_sends_empty_ask_for_nothing(looking: TestClient, some: None) -> None:
+def test_fields_that_a_form_sends_empty_ask_for_nothing(page_client: TestClient, some: None) -> None:
     sent = "/history?name=+ngc+&result=&min_score=&max_score=&since=&until=&model=&label=&min_novelty="
-    answer = looking.get(sent, follow_redirects=False)
+    answer = page_client.get(sent, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/history?name=ngc")
-    assert ids(looking.get(sent)) == [3, 1]
-    assert ids(looking.get(sent, headers=HTMX)) == [3, 1]
+    assert ids(page_client.get(sent)) == [3, 1]
+    assert ids(page_client.get(sent, headers=HTMX)) == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_fields_that_a_form_sends_empty_ask_for_nothing(looking: TestClient, som
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line_and_stays_as_it_was_typed(
-    looking: TestClient, some: None, asked: str, said: str
+    page_client: TestClient, some: None, asked: str, said: str
 ) -> None:
-    page = looking.get(f"/history?{asked}&model=first")
+    page = page_client.get(f"/history?{asked}&model=first")
     assert (page.status_code, ids(page)) == (422, [])
     [line] = re.findall(r'<p class="problem" id="wrong">(.*)</p>', page.text)
     assert said in unescape(line)
@@ -153,17 +153,17 @@ def test_what_makes_no_sense_is_said_in_a_line_and_stays_as_it_was_typed(
     [kept] = re.findall(rf'name="{name}" value="([^"]*)"', page.text)
     assert unescape(kept) == typed.replace("%3C", "<").replace("%3E", ">")
     assert '<option value="first" selected>' in page.text
-    part = looking.get(f"/history?{asked}", headers=HTMX)
+    part = page_client.get(f"/history?{asked}", headers=HTMX)
     assert (part.status_code, said in unescape(part.text)) == (200, True)
 
 
 @pytest.mark.parametrize("edge", ["before=abc", "after=-1", "before=1e9", "after=" + "9" * 5000])
-def test_an_edge_that_is_no_id_is_none(looking: TestClient, some: None, edge: str) -> None:
-    assert ids(looking.get(f"/history?{edge}")) == [4, 3, 2, 1]
+def test_an_edge_that_is_no_id_is_none(page_client: TestClient, some: None, edge: str) -> None:
+    assert ids(page_client.get(f"/history?{edge}")) == [4, 3, 2, 1]
 
 
-def test_each_filter_can_be_taken_away_by_itself(looking: TestClient, some: None) -> None:
-    page = looking.get("/history?name=ngc&min_score=0.5&until=2026-11-03")
+def test_each_filter_can_be_taken_away_by_itself(page_client: TestClient, some: None) -> None:
+    page = page_client.get("/history?name=ngc&min_score=0.5&until=2026-11-03")
     links = [unescape(address) for address in re.findall(r'class="chip" href="([^"]+)"', page.text)]
     assert links == [
         "/history?min_score=0.5&until=2026-11-03",
@@ -175,29 +175,29 @@ def test_each_filter_can_be_taken_away_by_itself(looking: TestClient, some: None
 
 
 def test_htmx_gets_the_rows_alone_with_the_address_for_them_and_going_back_all_of_the_page(
-    looking: TestClient, some: None
+    page_client: TestClient, some: None
 ) -> None:
     asked = "/history?name=ngc&result=&min_score="
-    part = looking.get(asked, headers=HTMX)
+    part = page_client.get(asked, headers=HTMX)
     assert "<html" not in part.text
     assert part.text.count('id="rows"') == 1
     assert part.headers["hx-push-url"] == "/history?name=ngc"
     assert part.headers["vary"] == "HX-Request"
     assert ">2 predictions</p>" in part.text
     there = {"HX-Current-URL": "http://testserver/history?name=ngc"}
-    assert looking.get(asked, headers=HTMX | there).headers["hx-push-url"] == "false"
-    whole = looking.get("/history?name=ngc", headers=HTMX | {"HX-History-Restore-Request": "true"})
+    assert page_client.get(asked, headers=HTMX | there).headers["hx-push-url"] == "false"
+    whole = page_client.get("/history?name=ngc", headers=HTMX | {"HX-History-Restore-Request": "true"})
     assert "<html" in whole.text
     assert 'name="name" value="ngc"' in whole.text
 
 
-def test_rows_show_pictures_and_labels_that_there_are(looking: TestClient, log_url: str) -> None:
+def test_rows_show_pictures_and_labels_that_there_are(page_client: TestClient, log_url: str) -> None:
     many(log_url, 1, 2)
     sums = [sha for (sha,) in query(log_url, "SELECT image_sha256 FROM predictions ORDER BY id")]
     query(log_url, "INSERT INTO pictures (image_sha256, jpeg, width, height) VALUES (%s, '', 1, 1)", sums[0])
     for label in ("interesting", "artefact"):
-        looking.post("/predictions/1/label", json={"label": label})
-    page = looking.get("/history").text
+        page_client.post("/predictions/1/label", json={"label": label})
+    page = page_client.get("/history").text
     assert f'src="/pictures/{sums[0]}"' in page
     assert sums[1] not in page
     assert page.count("no picture kept") == 1
@@ -205,16 +205,16 @@ def test_rows_show_pictures_and_labels_that_there_are(looking: TestClient, log_u
     assert '<span class="chip interesting">' not in page
 
 
-def test_labels_of_rows_whose_image_nobody_can_tell_are_shown(looking: TestClient, some: None) -> None:
-    looking.post("/predictions/2/label", json={"label": "artefact"})
-    assert looking.get("/history").text.count('<span class="chip artefact">') == 1
-    assert 'Labelled <span class="chip artefact">' in looking.get("/review?id=2").text
+def test_labels_of_rows_whose_image_nobody_can_tell_are_shown(page_client: TestClient, some: None) -> None:
+    page_client.post("/predictions/2/label", json={"label": "artefact"})
+    assert page_client.get("/history").text.count('<span class="chip artefact">') == 1
+    assert 'Labelled <span class="chip artefact">' in page_client.get("/review?id=2").text
 
 
 def test_a_page_asks_the_log_as_often_for_many_rows_as_for_one(
-    looking: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch
+    page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database: Any = looking.app.state.database  # type: ignore[attr-defined]
+    database: Any = page_client.app.state.database  # type: ignore[attr-defined]
     asked, run = [], database._run
 
     def counted(statement: str, values: Any) -> Any:
@@ -224,37 +224,37 @@ def test_a_page_asks_the_log_as_often_for_many_rows_as_for_one(
 
     monkeypatch.setattr(database, "_run", counted)
     many(log_url, 1, 1)
-    looking.get("/history")
+    page_client.get("/history")
     once = len(asked)
     many(log_url, 2, history.A_PAGE + 5)
-    looking.get("/history")
+    page_client.get("/history")
     assert once > 0
     assert len(asked) == 2 * once
 
 
-def test_names_that_are_markup_are_text_and_short(looking: TestClient, log_url: str) -> None:
+def test_names_that_are_markup_are_text_and_short(page_client: TestClient, log_url: str) -> None:
     query(log_url, "INSERT INTO predictions (image_name, score, result) VALUES (%s, 0.5, %s)", HOSTILE, HOSTILE[:90])
     for path in ("/history", "/history?name=%3Cscript%3E&model=%22%3E%3Cscript%3E"):
-        page = looking.get(path).text
+        page = page_client.get(path).text
         assert "<script>alert" not in page
         assert "\u202e" not in page
         assert "x" * 100 not in page
         assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\shx-on|javascript:", page) == []
-    assert "&lt;script&gt;alert(1)" in looking.get("/history").text
+    assert "&lt;script&gt;alert(1)" in page_client.get("/history").text
     assert '<option value="&#34;&gt;&lt;script&gt;" selected>' in page
 
 
 def test_an_empty_log_leads_to_where_images_come_from_and_a_page_beyond_it_to_the_newest(
-    looking: TestClient, log_url: str
+    page_client: TestClient, log_url: str
 ) -> None:
-    page = looking.get("/history").text
+    page = page_client.get("/history").text
     assert "Nothing is logged yet" in page
     assert 'data-after="0"' in page
     many(log_url, 5, 5)
-    assert "The log ends here" in looking.get("/history?before=5").text
-    assert ids(looking.get("/history?after=5")) == [5]
-    assert 'data-after="5"' in looking.get("/history").text
-    assert "data-after" not in looking.get("/history?result=merger").text
+    assert "The log ends here" in page_client.get("/history?before=5").text
+    assert ids(page_client.get("/history?after=5")) == [5]
+    assert 'data-after="5"' in page_client.get("/history").text
+    assert "data-after" not in page_client.get("/history?result=merger").text
 
 
 def test_while_postgresql_is_away_the_page_says_so_and_the_filters_are_not_lost(tmp_path: Path) -> None:

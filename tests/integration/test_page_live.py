@@ -20,7 +20,7 @@ BROWSER = {"Accept": "text/html"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     return folder
 
 

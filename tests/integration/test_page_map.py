@@ -42,9 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
-    colour_models.publish(folder, NAME, colour_models.TWO)
+    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, NAME, usual)
-    colour_models.publish(folder, "plain", colour_models.TWO)
+    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
     return folder
 
 

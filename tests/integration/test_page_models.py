@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def versions(folder: Path) -> list[str]:
     """Of one model, the newest last."""
-    return [colour_models.publish(folder, NAME, colour_models.TWO, sure=sure).version for sure in (0.02, 0.05)]
+    return [colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=sure).version for sure in (0.02, 0.05)]
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def test_a_part_for_htmx_says_what_happened_and_an_unchanged_one_is_not_sent(
 
 def test_a_page_left_open_sees_a_new_model_come(client: TestClient, folder: Path) -> None:
     assert "No model yet" in words(client.get("/trained").text)
-    first = colour_models.publish(folder, NAME, colour_models.TWO)
+    first = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     until(client, "m answers where no model is named")
-    second = colour_models.publish(folder, NAME, colour_models.TWO, sure=0.05)
+    second = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.05)
     page = until(client, f"{second.version} answers now.", first.version)
     assert f"Roll back to {first.version}" in page
     assert answering(client) == second.version
@@ -162,7 +162,7 @@ def test_a_model_published_broken_is_told_of_with_what_goes_on(
     versions: list[str], client: TestClient, folder: Path
 ) -> None:
     assert answering(client) == versions[1]
-    third = colour_models.publish(folder, NAME, colour_models.TWO, sure=0.1)
+    third = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.1)
     (folder / f"{NAME}.bin").write_bytes(b"torn")
     page = until(client, "goes on answering")
     assert "m.bin is not the file that its manifest vouches for" in page
@@ -208,7 +208,7 @@ def test_a_report_is_shown_where_it_is_of_this_version_and_can_do_nothing_here(
 
 
 def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Path) -> None:
-    colour_models.publish(folder, NAME, colour_models.TWO)
+    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     path = folder / f"{NAME}.json"
     evil = "<script>alert(1)</script>\u202e"
     said = {"settings": {evil: evil}, "data": {evil: {"images": {evil: 3}, "fingerprint": evil}, "odd": 7}}
@@ -222,7 +222,7 @@ def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Pa
 
 
 def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, folder: Path) -> None:
-    colour_models.publish(folder, NAME, colour_models.TWO)
+    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     path = folder / f"{NAME}.json"
     said = {"settings": {"train": "/home/ada/night-7", "test": "C:\\ada\\sky-2", "seed": 0, "limit": [], "data": None}}
     path.write_text(json.dumps(json.loads(path.read_text()) | said))

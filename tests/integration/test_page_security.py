@@ -25,7 +25,7 @@ Start = Callable[..., TestClient]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model."""
-    colour_models.publish(tmp_path, "resnet50_model", colour_models.TWO)
+    colour_models.publish(tmp_path, "resnet50_model", colour_models.TWO_CLASSES)
     return tmp_path
 
 

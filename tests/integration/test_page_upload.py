@@ -34,7 +34,7 @@ def sky(name: str, seed: int) -> bytes:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, another one of three classes, and a sample."""
     place = tmp_path_factory.mktemp("service")
-    colour_models.publish(place / "models", "resnet50_model", colour_models.TWO)
+    colour_models.publish(place / "models", "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(
         place / "models", "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in USUAL])
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from programs import User, query
+from programs import ServerUser, query
 
 from astrodetect.db.embedded import cluster
 from astrodetect.db.embedded.binaries import program
@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def users(folder: Path) -> Iterator[list[User]]:
+def users(folder: Path) -> Iterator[list[ServerUser]]:
     """Processes to be started by the test; those it leaves over are ended."""
-    started: list[User] = []
+    started: list[ServerUser] = []
     yield started
     for user in started:
         if user.process.poll() is None:
@@ -48,8 +48,8 @@ def _copy(folder: Path, to: Path) -> Path:
     return to
 
 
-def _enter(users: list[User], folder: Path) -> User:
-    users.append(User(folder))
+def _enter(users: list[ServerUser], folder: Path) -> ServerUser:
+    users.append(ServerUser(folder))
     return users[-1]
 
 
@@ -68,7 +68,7 @@ def _kill_server(folder: Path) -> None:
         time.sleep(0.01)
 
 
-def test_the_first_user_starts_it_and_the_last_one_stops_it(folder: Path, users: list[User]) -> None:
+def test_the_first_user_starts_it_and_the_last_one_stops_it(folder: Path, users: list[ServerUser]) -> None:
     first, second = _enter(users, folder), _enter(users, folder)
     url = first.url()
     assert second.url() == url
@@ -84,14 +84,16 @@ def test_the_first_user_starts_it_and_the_last_one_stops_it(folder: Path, users:
 
 def test_eight_first_users_at_once_make_and_share_one_server(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
-    crowd = [User(folder) for _ in range(8)]
+    crowd = [ServerUser(folder) for _ in range(8)]
     assert len({user.url() for user in crowd}) == 1
     assert [user.leave() for user in crowd] == [(0, "")] * 8
     assert _stopped(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["postgres", "postgres.lock", "postgres.users"]
 
 
-def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(folder: Path, users: list[User]) -> None:
+def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(
+    folder: Path, users: list[ServerUser]
+) -> None:
     killed = _enter(users, folder)
     killed.url()
     other = _enter(users, folder)
@@ -102,7 +104,7 @@ def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(fol
     assert _stopped(folder)
 
 
-def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: Path, users: list[User]) -> None:
+def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: Path, users: list[ServerUser]) -> None:
     killed = _enter(users, folder)
     killed.url()
     server = _server(folder)
@@ -113,7 +115,7 @@ def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: P
     assert _stopped(folder)
 
 
-def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, users: list[User]) -> None:
+def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, users: list[ServerUser]) -> None:
     witness = _enter(users, folder)
     query(witness.url(), "CREATE TABLE committed AS SELECT 'another row' AS line")
     _kill_server(folder)
@@ -124,7 +126,7 @@ def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, use
     assert _stopped(folder)
 
 
-def test_server_and_user_killed_together_start_again(folder: Path, users: list[User]) -> None:
+def test_server_and_user_killed_together_start_again(folder: Path, users: list[ServerUser]) -> None:
     killed = _enter(users, folder)
     killed.url()
     _kill_server(folder)
@@ -135,7 +137,7 @@ def test_server_and_user_killed_together_start_again(folder: Path, users: list[U
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a process of the server's account")
 def test_a_killed_server_starts_again_although_another_program_has_its_pid(
-    folder: Path, users: list[User], monkeypatch: pytest.MonkeyPatch
+    folder: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
     killed = _enter(users, folder)
@@ -166,7 +168,7 @@ def test_a_torn_pid_file_is_no_obstacle(folder: Path, torn: str, monkeypatch: py
 
 def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
-    killed = User(folder)
+    killed = ServerUser(folder)
     while not any(tmp_path.glob("postgres.new-*/data/base")):
         time.sleep(0.005)
     killed.kill()
@@ -176,7 +178,7 @@ def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, users: list[User]) -> None:
+def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, users: list[ServerUser]) -> None:
     interrupted = _enter(users, folder)
     interrupted.url()
     server = _server(folder)
@@ -189,7 +191,7 @@ def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, 
     assert _server(folder) == server
 
 
-def test_one_process_may_use_it_several_times(folder: Path, users: list[User]) -> None:
+def test_one_process_may_use_it_several_times(folder: Path, users: list[ServerUser]) -> None:
     with serve(folder, "postgres") as url:
         with serve(folder, "postgres") as again:
             assert again == url

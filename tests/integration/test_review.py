@@ -219,9 +219,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([images.read(data, CONTRACT) for data in USUAL])
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, "resnet50_model", usual)
-    colour_models.publish(folder, "plain", colour_models.TWO)
+    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
     return folder
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from programs import ROOT, beside_widening, query
+from programs import ROOT, query, without_permission_warnings
 
 import setup_db
 from astrodetect.db.embedded import cluster
@@ -62,7 +62,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
     done = run(ASTRODETECT_DATA_DIR=str(tmp_path / "data"))
-    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     *done_one_by_one, count, hint, psql = done.stdout.splitlines()
     assert done_one_by_one == [
         "created database astrodetect",
@@ -95,7 +95,7 @@ def test_the_users_five_columns_come_first_and_in_their_order(postgres_url: str)
 def test_a_missing_database_is_created_and_a_second_run_changes_nothing(postgres_url: str) -> None:
     url = other_database(postgres_url, 'it"s new')
     first = run(url.replace('"', "%22").replace(" ", "%20"))
-    assert (first.returncode, beside_widening(first.stderr)) == (0, "")
+    assert (first.returncode, without_permission_warnings(first.stderr)) == (0, "")
     assert first.stdout.startswith('created database it"s new\napplied 0001_predictions\n')
     second = run(url.replace('"', "%22").replace(" ", "%20"))
     assert (second.returncode, second.stderr) == (0, "")
@@ -122,7 +122,7 @@ def test_a_table_of_an_older_program_is_adopted_with_its_rows(postgres_url: str,
 
     done = run(postgres_url)
 
-    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert query(postgres_url, "SELECT id, image_name, score, result, timestamp FROM predictions") == before
     assert query(postgres_url, COLUMNS)[:5] == [
         ("id", "bigint"),
@@ -177,7 +177,7 @@ def test_without_a_pgvector_that_will_do_all_else_is_set_up_and_vectors_come_onc
     )
     covered = postgres_url + "&options=-csearch_path%3Dpublic,cover,pg_catalog"
     done = run(covered)
-    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert f'"more like this" is off: {said}' in done.stdout
     assert "then run this again" in done.stdout
     assert query(postgres_url, "SELECT to_regclass('features'), to_regclass('labels')") == [(None, "labels")]
@@ -190,7 +190,7 @@ def test_who_may_not_add_extensions_has_all_else_and_is_told_what_to_ask_for(pos
     theirs = postgres_url.replace("//postgres@", "//visitor@")
     for _ in range(2):
         done = run(theirs)
-        assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+        assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
         [line] = [line for line in done.stdout.splitlines() if "more like this" in line]
         assert "let an administrator run CREATE EXTENSION vector in this database; then run this again" in line
     query(postgres_url, "CREATE EXTENSION vector")
@@ -229,7 +229,7 @@ def test_a_database_that_cannot_hold_every_script_is_refused(postgres_url: str) 
 
 def test_over_tcp_with_a_password_it_works_and_never_shows_it(guarded: str) -> None:
     done = run(other_database(guarded, "tcp"))
-    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert "created database tcp" in done.stdout
     assert "owner@127.0.0.1" in done.stdout
     assert "open-sesame" not in done.stdout
@@ -273,5 +273,5 @@ def test_a_port_where_nobody_listens_is_named(guarded: str) -> None:
 
 def test_help_shows_an_example() -> None:
     done = run("", "--help")
-    assert (done.returncode, beside_widening(done.stderr)) == (0, "")
+    assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert "DATABASE_URL=postgresql://" in done.stdout

@@ -45,7 +45,7 @@ def log(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO)
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(
         folder, "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in range(30)])
     )
@@ -99,11 +99,11 @@ def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map
     assert log.pictured([sum_of(alone), "0" * 64]) == {sum_of(alone)}
 
 
-@pytest.mark.parametrize("said", colour_models.TWO)
+@pytest.mark.parametrize("said", colour_models.TWO_CLASSES)
 def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     database_url: str, models: Path, tmp_path: Path, log: Database, said: str
 ) -> None:
-    [other] = {*colour_models.TWO} - {said}
+    [other] = {*colour_models.TWO_CLASSES} - {said}
     images = [colour_models.image(said, seed) for seed in range(2)]
     for pixels in images:
         pixels[:8, :8] = colour_models.image(other)[:8, :8]
