@@ -34,8 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Use a new base folder when running as root: PostgreSQL then runs under another account, and pytest closes its usual
-    base folder to other accounts, also while another session uses it."""
+    """Use a new base folder as root: PostgreSQL then runs under another account, and pytest, as it starts, closes its
+    usual base folder to other accounts, also while another session uses it."""
     if os.name == "posix" and os.geteuid() == 0 and not config.option.basetemp:
         config.option.basetemp = tempfile.mkdtemp(prefix="astrodetect-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))

@@ -1,4 +1,4 @@
-"""Test helpers that run SQL statements, the project's programs as processes, and their main functions in this process."""
+"""Test helpers that run SQL statements, programs as processes, and main functions within this process."""
 
 import io
 import os
