@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, TypeAlias
 
@@ -11,35 +12,23 @@ from fastapi import FastAPI, Header, Query, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
-from threadpoolctl import threadpool_limits
 
 from astrodetect import __version__, labels
-from astrodetect.allowed_hosts import AllowedHosts
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.errors import AstrodetectError, DatabaseUnavailable, ModelMissing, NotReady
+from astrodetect.errors import AstrodetectError, DatabaseUnavailable, NotReady
 from astrodetect.records import QueuedPrediction
-from astrodetect.service import error_handlers, exports, malloc, model_schemas, schemas
-from astrodetect.service.anomaly_detection import AnomalyDetection
-from astrodetect.service.batch_detection import BatchDetection
-from astrodetect.service.detection import DetectionService
-from astrodetect.service.feed import LiveFeed
-from astrodetect.service.fetch import Fetcher
+from astrodetect.service import error_handlers, exports, model_schemas, schemas
+from astrodetect.service.dependencies import attach
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware import request_log
 from astrodetect.service.middleware.auth import SIGN_IN, SIGN_IN_BYTES, ApiKeys, AuthMiddleware, document
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLogMiddleware
-from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.model_schemas import ModelName, ModelPath
-from astrodetect.service.outbox import Outbox
-from astrodetect.service.projection_jobs import ProjectionJobs
 from astrodetect.service.query_params import FiltersParam, LabelId, PageEdgeParam, PredictionId
-from astrodetect.service.recorder import Recorder
-from astrodetect.service.review_queue import MOST, ReviewQueue
-from astrodetect.service.shutdown import Shutdown
+from astrodetect.service.review_queue import MOST
+from astrodetect.service.services import Services, open_services, return_large_blocks
 from astrodetect.service.single_detection import detect_one
-from astrodetect.service.thumbnails import ThumbnailStore
-from astrodetect.service.vector_indexer import VectorIndexer
 from astrodetect.service.web import pages
 from astrodetect.settings import Settings, settings
 from database import Database, database_url
@@ -66,12 +55,13 @@ Few: TypeAlias = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS)]
 def create_app(chosen: Settings) -> FastAPI:
     """The service with these settings; nothing is opened until it starts."""
     meters = Metrics()
+    keys = ApiKeys(chosen.api_key, private=chosen.private)
 
     app = FastAPI(
         title="astrodetect",
         version=__version__,
         summary="What is in these images, and which of them are strange?",
-        lifespan=lambda app: running(app, chosen, meters),
+        lifespan=lambda app: running(app, chosen, meters, keys),
         docs_url=None,  # FastAPI's own pages ask another host for their scripts
         redoc_url=None,
     )
@@ -91,7 +81,7 @@ def create_app(chosen: Settings) -> FastAPI:
         ),
     }
     app.add_middleware(BodyLimitMiddleware, doors=doors, other=BodyLimit(chosen.max_body_bytes, timeout_s))
-    app.state.keys = keys = ApiKeys(chosen.api_key, private=chosen.private)
+    app.state.keys = keys
     app.add_middleware(AuthMiddleware, keys=keys)
     app.add_middleware(RequestLogMiddleware, meters=meters)
     error_handlers.add(app)
@@ -107,72 +97,26 @@ def create_app(chosen: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def running(app: FastAPI, chosen: Settings, meters: Metrics) -> AsyncIterator[None]:
+async def running(app: FastAPI, chosen: Settings, meters: Metrics, keys: ApiKeys) -> AsyncIterator[None]:
     """All that the service holds open, from its start to its end."""
-    drain = Shutdown(chosen.shutdown_timeout_s)
-    with database_url(chosen) as url, drain.watch(), threadpool_limits(1, user_api="blas"):  # passes take the cores
-        request_log.open_log()
-        malloc.give_back()
-        state = app.state
-        state.settings, state.drain = chosen, drain
-        state.models = ModelRegistry(
-            chosen.models_dir, chosen.model, chosen.precision, most=chosen.max_models, passed=meters.passed
-        )
-        try:
-            await state.models.check()
-        except ModelMissing as missing:  # it may come while the service runs; a model that is broken stops it here
-            log.warning("%s", missing)
-        state.database = Database(url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
-        state.review = ReviewQueue(state.database)
-        state.outbox = Outbox(chosen.outbox_dir, max_bytes=chosen.outbox_max_bytes)
-        state.recorder = Recorder(state.database, state.outbox, recorded=meters.recorded)
-        state.atlas = ProjectionJobs(state.database, chosen.maps_dir)
-        state.album = ThumbnailStore(state.database, days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
-        state.detector = DetectionService(
-            state.models,
-            state.recorder,
-            state.album,
-            meters,
-            most=chosen.max_in_flight,
-            timeout_s=chosen.request_timeout_s,
-            max_pixels=chosen.max_image_pixels,
-            picture_px=chosen.thumbnail_px,
-        )
-        state.indexer = VectorIndexer(state.database, at_work=state.detector.at_work)
-        state.feed = LiveFeed(state.database, drain, most=chosen.max_watchers)
-        state.batches = BatchDetection(
-            state.detector,
-            drain,
-            max_file_bytes=chosen.max_body_bytes,
-            max_bytes=chosen.max_batch_bytes,
-            max_images=chosen.max_batch_images,
-        )
-        state.strange = AnomalyDetection(
-            state.detector,
-            drain,
-            Fetcher(
-                AllowedHosts.of(chosen.fetch_allow), max_bytes=chosen.max_body_bytes, timeout_s=chosen.fetch_timeout_s
-            ),
-            max_images=chosen.max_anomaly_images,
-            max_file_bytes=chosen.max_body_bytes,
-        )
-        meters.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(state.outbox))
-        meters.watch("queue_length", "Images that wait for the network", state.models.waiting)
-        meters.watch("watchers", "Pages that watch new predictions come", lambda: len(state.feed))
-        meters.watch("images_at_work", "Images between their arrival and their answer", state.detector.at_work)
-        try:
+    request_log.open_log()
+    return_large_blocks()
+    with database_url(chosen) as url:
+        connect = partial(Database, url, connections=chosen.database_connections, timeout_s=chosen.database_timeout_s)
+        async with open_services(chosen, meters, keys, connect) as services:
+            attach(app, services)
+            fill_state(app, services)
             yield
-        finally:
-            state.strange.close()
-            state.detector.close()
-            state.indexer.close()
-            state.feed.close()
-            state.atlas.close()
-            state.review.close()
-            await state.models.close()
-            state.recorder.close()
-            state.album.close()
-            state.database.close()
+
+
+def fill_state(app: FastAPI, services: Services) -> None:
+    """For the pages, until they ask for the parts of `Services` themselves."""
+    state = app.state
+    state.settings, state.drain, state.models = services.settings, services.shutdown, services.models
+    state.database, state.review, state.outbox = services.database, services.review_queue, services.outbox
+    state.recorder, state.atlas, state.album = services.recorder, services.projections, services.thumbnails
+    state.detector, state.indexer, state.feed = services.detection, services.vector_indexer, services.live_feed
+    state.batches, state.strange = services.batch_detection, services.anomaly_detection
 
 
 def add_detection(app: FastAPI) -> None:

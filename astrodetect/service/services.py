@@ -1,0 +1,182 @@
+"""Everything that the service holds open, as one typed record, and the context manager that opens and closes it."""
+
+import ctypes
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from threadpoolctl import threadpool_limits
+
+from astrodetect.allowed_hosts import AllowedHosts
+from astrodetect.anomalies.active_learning import LabelValue
+from astrodetect.errors import ModelMissing
+from astrodetect.labels import Label
+from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
+from astrodetect.service.anomaly_detection import AnomalyDetection
+from astrodetect.service.batch_detection import BatchDetection
+from astrodetect.service.detection import DetectionService
+from astrodetect.service.feed import LiveFeed
+from astrodetect.service.fetch import Fetcher
+from astrodetect.service.metrics import Metrics
+from astrodetect.service.middleware.auth import ApiKeys
+from astrodetect.service.model_registry import ModelRegistry
+from astrodetect.service.outbox import Outbox
+from astrodetect.service.projection_jobs import EmbeddingDatabase, ProjectionJobs
+from astrodetect.service.recorder import PredictionDatabase, Recorder
+from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
+from astrodetect.service.row_follower import RowDatabase
+from astrodetect.service.shutdown import Shutdown
+from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
+from astrodetect.service.vector_indexer import VectorDatabase, VectorIndexer
+from astrodetect.settings import Settings
+
+LARGE_BYTES = 4 * 2**20  # a block of this size belongs to one image alone
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+log = logging.getLogger("uvicorn.error")
+
+
+class ServiceDatabase(
+    PredictionDatabase, ReviewDatabase, EmbeddingDatabase, RowDatabase, ThumbnailDatabase, VectorDatabase, Protocol
+):
+    """The predictions database as the whole service uses it: `database.Database`."""
+
+    def prediction(self, id: int) -> Prediction: ...  # noqa: A002
+    def predictions(
+        self, filters: PredictionFilters, *, limit: int, before: int | None = None, after: int | None = None
+    ) -> PredictionPage: ...
+    def of_image(self, image_sha256: str, *, limit: int) -> list[Prediction]: ...
+    def similar(self, prediction: Prediction, *, limit: int) -> list[Neighbour]: ...
+    def label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> Label: ...  # noqa: A002
+    def unlabel(self, id: int) -> Label: ...  # noqa: A002
+    def labels(self) -> Iterator[list[Label]]: ...
+    def labels_of(self, prediction: Prediction) -> list[Label]: ...
+    def labels_in_order(self) -> list[LabelValue]: ...
+    def called(self, predictions: Sequence[Prediction]) -> dict[str, LabelValue]: ...
+    def pictured(self, images: Sequence[str]) -> set[str]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What `open_services` opened. Routes and pages get the parts that they need through `dependencies`."""
+
+    settings: Settings
+    metrics: Metrics
+    api_keys: ApiKeys
+    shutdown: Shutdown
+    models: ModelRegistry
+    database: ServiceDatabase
+    thumbnails: ThumbnailStore
+    outbox: Outbox
+    recorder: Recorder
+    review_queue: ReviewQueue
+    projections: ProjectionJobs
+    live_feed: LiveFeed
+    detection: DetectionService
+    vector_indexer: VectorIndexer
+    batch_detection: BatchDetection
+    anomaly_detection: AnomalyDetection
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, metrics: Metrics, api_keys: ApiKeys, connect: Callable[[], ServiceDatabase]
+) -> AsyncIterator[Services]:
+    """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
+    async with AsyncExitStack() as stack:
+        shutdown = Shutdown(settings.shutdown_timeout_s)
+        stack.enter_context(shutdown.watch())
+        stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
+        models = ModelRegistry(
+            settings.models_dir, settings.model, settings.precision, most=settings.max_models, passed=metrics.passed
+        )
+        stack.push_async_callback(models.close)
+        try:
+            await models.check()
+        except ModelMissing as missing:  # it may be trained while the service runs; a broken model is an error
+            log.warning("%s", missing)
+
+        database = stack.enter_context(closing(connect()))
+        thumbnails = stack.enter_context(
+            closing(
+                ThumbnailStore(database, days=settings.thumbnail_days, max_bytes=settings.thumbnail_max_bytes),
+            )
+        )
+        outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
+        recorder = stack.enter_context(closing(Recorder(database, outbox, recorded=metrics.recorded)))
+        stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
+        review_queue = stack.enter_context(closing(ReviewQueue(database)))
+        projections = stack.enter_context(closing(ProjectionJobs(database, settings.maps_dir)))
+        live_feed = stack.enter_context(closing(LiveFeed(database, shutdown, most=settings.max_watchers)))
+        detection = stack.enter_context(
+            closing(
+                DetectionService(
+                    models,
+                    recorder,
+                    thumbnails,
+                    metrics,
+                    most=settings.max_in_flight,
+                    timeout_s=settings.request_timeout_s,
+                    max_pixels=settings.max_image_pixels,
+                    picture_px=settings.thumbnail_px,
+                )
+            )
+        )
+        vector_indexer = stack.enter_context(closing(VectorIndexer(database, at_work=detection.at_work)))
+        batch_detection = BatchDetection(
+            detection,
+            shutdown,
+            max_file_bytes=settings.max_body_bytes,
+            max_bytes=settings.max_batch_bytes,
+            max_images=settings.max_batch_images,
+        )
+        fetcher = Fetcher(
+            AllowedHosts.of(settings.fetch_allow),
+            max_bytes=settings.max_body_bytes,
+            timeout_s=settings.fetch_timeout_s,
+        )
+        stack.callback(fetcher.close)
+        anomaly_detection = AnomalyDetection(
+            detection,
+            shutdown,
+            fetcher,
+            max_images=settings.max_anomaly_images,
+            max_file_bytes=settings.max_body_bytes,
+        )
+        metrics.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(outbox))
+        metrics.watch("queue_length", "Images that wait for the network", models.waiting)
+        metrics.watch("watchers", "Pages that watch new predictions come", lambda: len(live_feed))
+        metrics.watch("images_at_work", "Images between their arrival and their answer", detection.at_work)
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            api_keys=api_keys,
+            shutdown=shutdown,
+            models=models,
+            database=database,
+            thumbnails=thumbnails,
+            outbox=outbox,
+            recorder=recorder,
+            review_queue=review_queue,
+            projections=projections,
+            live_feed=live_feed,
+            detection=detection,
+            vector_indexer=vector_indexer,
+            batch_detection=batch_detection,
+            anomaly_detection=anomaly_detection,
+        )
+
+
+def return_large_blocks() -> None:
+    """Has glibc return the memory of large images to the system.
+
+    By default its threshold grows with what is freed, and the process keeps a hundred megabytes after a few large
+    images. Other C libraries need no such call.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
+        return
