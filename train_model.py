@@ -110,13 +110,13 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Data:
     place, test_place = (arguments.data or arguments.train), (arguments.data or arguments.test)
     classes = [arguments.negative, arguments.positive]  # in the order of their numbers: the anomaly is 1
     if arguments.classes:
-        classes = dataset.classes(place) if arguments.classes == ["all"] else arguments.classes
-    parted = dataset.parts(arguments.data) if arguments.data else []
+        classes = dataset.class_names(place) if arguments.classes == ["all"] else arguments.classes
+    parted = dataset.part_names(arguments.data) if arguments.data else []
     if arguments.data and not {"train", "test"} <= set(parted):
         raise DataError(f"{arguments.data} has no parts train and test: python -m astrodetect split makes them")
     everything = read_part("training", place, classes, contract, "train" if parted else None)
     for name, most in arguments.limit:
-        everything = everything.limited(name, most, arguments.seed)
+        everything = everything.limit_class(name, most, arguments.seed)
     test = read_part("test", test_place, classes, contract, "test" if parted else None)
     described = {"train": describe(everything), "test": describe(test)}
     for name, count in everything.counts().items():
@@ -132,7 +132,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Data:
 
 def read_part(title: str, place: Path, classes: list[str], contract: ImageContract, part: str | None) -> Dataset:
     """One part of the images, with what was skipped told."""
-    catalogue = dataset.read(place, classes, title=f"{title} images", part=part, contract=contract)
+    catalogue = dataset.read_dataset(place, classes, title=f"{title} images", part=part, contract=contract)
     for skipped in catalogue.skipped[:SKIPPED_SHOWN]:
         say(f"skipped {skipped.path}: {skipped.reason}")
     if len(catalogue.skipped) > SKIPPED_SHOWN:
@@ -220,7 +220,7 @@ def leaks(data: Data) -> list[str]:
     judged = len(data.train) + len(data.test)
     if judged > LEAKS_SOUGHT_UP_TO:
         return [f"{judged} images: python -m astrodetect explore looks for copies among so many"]
-    found = health.leaks(data.train, data.test)
+    found = health.find_leaks(data.train, data.test)
     if not found:
         return []
     example = f"{found[0].test} shows what {found[0].train} shows"

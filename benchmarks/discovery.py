@@ -124,7 +124,7 @@ def _ours(unusual: Truth, looked: NoveltyResult) -> dict[str, Found]:
 
 def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
     if arguments.data:
-        found = dataset.listing(arguments.data)
+        found = dataset.list_dataset(arguments.data)
         labels = np.array([item.label for item in found])
         if missing := sorted({*arguments.unusual} - {*labels.tolist()}):
             sys.exit(f"{arguments.data} has no class {missing[0]}")
@@ -138,8 +138,8 @@ def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
     )
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            generator.make(Path(folder), counts, seed=seed, size=SIDE_PX)
-            found = dataset.listing(Path(folder))
+            generator.make_dataset(Path(folder), counts, seed=seed, size=SIDE_PX)
+            found = dataset.list_dataset(Path(folder))
             yield seed, Sky([item.path for item in found], np.array([item.label in UNUSUAL for item in found]))
 
 

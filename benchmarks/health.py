@@ -94,11 +94,11 @@ def main() -> None:
             report: dict[str, object] = {"images": arguments.time, "seconds": round(took, 1)}
         else:
             source = arguments.folder or _simulated(home / "source", arguments.images, arguments.size)
-            classes = arguments.classes or dataset.classes(source)
+            classes = arguments.classes or dataset.class_names(source)
             planted = plant(source, classes, home / "planted", arguments.seed)
             found = health.examine(home / "planted")
             faults = compare(found, planted)
-            report = {"images": len(found.looks), "classes": classes, "faults": [asdict(fault) for fault in faults]}
+            report = {"images": len(found.scan), "classes": classes, "faults": [asdict(fault) for fault in faults]}
     if arguments.json:
         print(json.dumps(report | {"machine": machine.describe()}))
     elif arguments.time:
@@ -161,8 +161,8 @@ def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
     def fault(kind: str, expected: set[object], seen: set[object]) -> Fault:
         return Fault(kind, len(expected), len(expected & seen), len(seen - expected))
 
-    doubted: set[object] = {doubt.look.item.path.name for doubt in found.doubts}
-    surest: set[object] = {doubt.look.item.path.name for doubt in found.doubts[: len(wrong)]}
+    doubted: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels}
+    surest: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels[: len(wrong)]}
     return [
         fault("corrupt files", set(planted.corrupt), {file.item.path.name for file in found.unreadable}),
         fault("copies within a part", set(planted.copies), set(sets(found.duplicates))),
@@ -186,7 +186,7 @@ def _copy(original: Path, folder: Path, turn: int, mark: str) -> Path:
 
 
 def _simulated(folder: Path, count: int, size: int) -> Path:
-    return generator.make(folder, dict.fromkeys(SIMULATED, count // len(SIMULATED)), seed=1, size=size)
+    return generator.make_dataset(folder, dict.fromkeys(SIMULATED, count // len(SIMULATED)), seed=1, size=size)
 
 
 def _many(home: Path, count: int, size: int) -> Path:

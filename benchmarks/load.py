@@ -68,7 +68,7 @@ def simulated_files(count: int = 32) -> list[tuple[str, bytes]]:
     files = []
     for seed in range(count):
         file = io.BytesIO()
-        Image.fromarray(generator.render(("E", "SB")[seed % 2], seed)).save(file, "JPEG", quality=92)
+        Image.fromarray(generator.render_image(("E", "SB")[seed % 2], seed)).save(file, "JPEG", quality=92)
         files.append((f"{seed:05}.jpg", file.getvalue()))
     return files
 

@@ -79,7 +79,7 @@ def make(folder: Path, size: int) -> None:
     """Images, network, head and bundle."""
     for part, count, seed in (("train", LEARNT, 1), ("test", HELD, 2)):
         write_images(folder / "images" / part, count, seed)
-    learn, held = (dataset.read(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
+    learn, held = (dataset.read_dataset(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
     from astrodetect.learning import export, network, training  # noqa: PLC0415 - TensorFlow: only where one must be made
     from astrodetect.learning.backbones import PixelStatistics  # noqa: PLC0415
@@ -110,7 +110,7 @@ def write_images(folder: Path, count: int, seed: int) -> None:
     for moonlit, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            sky = generator.render(("E", "SB")[number % 2], 1000 * seed + 2 * number + moonlit)
+            sky = generator.render_image(("E", "SB")[number % 2], 1000 * seed + 2 * number + moonlit)
             if moonlit:
                 sky = flood(sky, np.random.default_rng([seed, number]))
             images.write_jpeg(folder / name / f"{number:05}.jpg", sky)

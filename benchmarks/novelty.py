@@ -72,9 +72,9 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     plain = model.prepare()
     knowing = place / "models"
     shutil.copytree(plain, knowing)
-    sky = generator.make(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
+    sky = generator.make_dataset(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
     contract = store.read_manifest(plain / f"{model.NAME}.json").image
-    catalogue = dataset.read(sky, ("E", "SB"), title="skies", contract=contract)
+    catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
     store.attach(knowing, model.NAME, fit_novelty(catalogue, contract, SEED).save)
     with ExitStack() as stack:
         found = {}

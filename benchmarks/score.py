@@ -82,7 +82,7 @@ def make_images(temporary: Path, count: int) -> Path:
     """`count` JPEGs in folders, some hundreds of them different."""
     drawn = temporary / "drawn"
     half = min(DIFFERENT, count) // 2 + 1
-    generator.make(drawn, {"E": half, "SB": half}, seed=0, size=SIZE_PX)
+    generator.make_dataset(drawn, {"E": half, "SB": half}, seed=0, size=SIZE_PX)
     different = sorted(drawn.rglob("*.jpg"))
     sky = temporary / "sky"
     for number in range(count):

@@ -96,9 +96,9 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Report:
     """Both ways on some images, ours on many."""
-    generator.make(folder / "test", dict.fromkeys(CLASSES, TEST), seed=2)
+    generator.make_dataset(folder / "test", dict.fromkeys(CLASSES, TEST), seed=2)
     drawn = min(DIFFERENT, max(arguments.images, arguments.many) // 2)
-    generator.make(folder / "all", dict.fromkeys(CLASSES, drawn), seed=1)
+    generator.make_dataset(folder / "all", dict.fromkeys(CLASSES, drawn), seed=1)
     some = linked(folder / "all", folder / "some", arguments.images // 2)
     many = linked(folder / "all", folder / "many", arguments.many // 2)
     began = time.monotonic()

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from astrodetect.settings import settings
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def verb(
-    verbs: Verbs,
+def command_parser(
+    verbs: Subparsers,
     name: str,
     meaning: str,
     examples: str,
@@ -27,7 +27,7 @@ def verb(
     return parser.add_argument
 
 
-def number(least: int, most: int) -> Callable[[str], int]:
+def int_between(least: int, most: int) -> Callable[[str], int]:
     """A parser of whole numbers within bounds."""
 
     def whole_number(text: str) -> int:
@@ -61,7 +61,7 @@ def class_count(text: str) -> tuple[str, int]:
     return name, int(digits)
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def int_at_least(least: int) -> Callable[[str], int]:
     """A parser of whole numbers that are not smaller."""
 
     def whole_number(text: str) -> int:
@@ -72,7 +72,7 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def bounded(least: float, most: float) -> Callable[[str], float]:
+def float_between(least: float, most: float) -> Callable[[str], float]:
     """A parser of numbers within bounds."""
 
     def number_within(text: str) -> float:

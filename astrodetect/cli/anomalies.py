@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Verbs, bounded, model_name, number, verb
+from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
@@ -53,9 +53,9 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "anomalies", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "anomalies", MEANING, EXAMPLES, run)
     option("data", nargs="+", type=Path, metavar="DATA", help="images, labelled or not")
     option("--normal", type=Path, metavar="DATA", help="images to learn what is usual from (default: the same)")
     option("--model", type=model_name, metavar="NAME", help="prepare images as this trained model wants them")
@@ -75,10 +75,10 @@ def add(verbs: Verbs) -> None:
     option("--attach", type=model_name, metavar="NAME", help="give this trained model the detectors")
     option(
         "--crop",
-        type=bounded(SMALLEST_CROP, 1.0),
+        type=float_between(SMALLEST_CROP, 1.0),
         help="central share of the frame to look at, without a model (default: 0.5 for shapes, 1 for a network)",
     )
-    option("--top", type=number(1, MOST_IN_THE_GALLERY), default=60, help="images in the gallery (default: 60)")
+    option("--top", type=int_between(1, MOST_IN_THE_GALLERY), default=60, help="images in the gallery (default: 60)")
     option("--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="(default: anomalies, here)")
     option("--format", choices=("csv", "parquet"), default="csv", help="of the table (default: csv)")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from astrodetect.cli._options import Verbs, number, verb
+from astrodetect.cli._options import Subparsers, command_parser, int_between
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -45,7 +45,7 @@ CUTOUTS_EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command lines, one a source."""
     first, _, _ = MEANING.partition("\n")
     parser = verbs.add_parser(
@@ -61,8 +61,8 @@ def add(verbs: Verbs) -> None:
     _add_cutouts(sources)
 
 
-def _add_nasa(sources: Verbs) -> None:
-    option = verb(sources, "nasa", "search NASA's image and video library", NASA_EXAMPLES, nasa)
+def _add_nasa(sources: Subparsers) -> None:
+    option = command_parser(sources, "nasa", "search NASA's image and video library", NASA_EXAMPLES, nasa)
     option(
         "--class",
         dest="queries",
@@ -72,10 +72,10 @@ def _add_nasa(sources: Verbs) -> None:
         metavar="CLASS=WORDS",
         help="what to search for and the class it is, repeatable; an image found twice stays in the first class",
     )
-    option("--limit", type=number(1, MOST_IMAGES), default=100, metavar="N", help="images a class (default: 100)")
+    option("--limit", type=int_between(1, MOST_IMAGES), default=100, metavar="N", help="images a class (default: 100)")
     option(
         "--side",
-        type=number(1, 100_000),
+        type=int_between(1, 100_000),
         default=640,
         metavar="PX",
         help="longer side that is wanted, pixels: 640, 1280 and 1920 are usually there (default: 640)",
@@ -83,22 +83,24 @@ def _add_nasa(sources: Verbs) -> None:
     _add_output(option, "nasa")
 
 
-def _add_galaxy10(sources: Verbs) -> None:
-    option = verb(sources, "galaxy10", "Galaxy10 DECaLS: 17,736 galaxies in ten classes", GALAXY10_EXAMPLES, galaxy10)
+def _add_galaxy10(sources: Subparsers) -> None:
+    option = command_parser(
+        sources, "galaxy10", "Galaxy10 DECaLS: 17,736 galaxies in ten classes", GALAXY10_EXAMPLES, galaxy10
+    )
     option("--file", type=Path, help="Galaxy10_DECals.h5 if it is here (default: it is fetched, 2.5 GB)")
-    option("--limit", type=number(1, MOST_IMAGES), metavar="N", help="images a class (default: all)")
+    option("--limit", type=int_between(1, MOST_IMAGES), metavar="N", help="images a class (default: all)")
     _add_output(option, "galaxy10")
 
 
-def _add_cutouts(sources: Verbs) -> None:
+def _add_cutouts(sources: Subparsers) -> None:
     meaning = "images of a survey around the positions in a CSV file"
-    option = verb(sources, "cutouts", meaning, CUTOUTS_EXAMPLES, cutouts)
+    option = command_parser(sources, "cutouts", meaning, CUTOUTS_EXAMPLES, cutouts)
     option("catalogue", type=Path, metavar="CATALOGUE.csv", help="RA and Dec in degrees, a label and a name if it has")
     option("--source", required=True, choices=("legacy", "sdss", "hips"), help="who cuts")
     option("--format", choices=("jpg", "fits"), default="jpg", help="fits: of legacy and hips (default: jpg)")
     option(
         "--side",
-        type=number(SMALLEST_SIDE_PX, LARGEST_SIDE_PX),
+        type=int_between(SMALLEST_SIDE_PX, LARGEST_SIDE_PX),
         default=256,
         metavar="PX",
         help="of a cutout, pixels (default: 256)",
@@ -107,7 +109,7 @@ def _add_cutouts(sources: Verbs) -> None:
     option("--layer", help="of legacy, or the survey of hips (default: ls-dr10, CDS/P/DSS2/color, in FITS …/red)")
     for column in ("ra", "dec", "label", "name"):
         option(f"--{column}", metavar="COLUMN", help="by its usual names where it is not given")
-    option("--limit", type=number(1, MOST_IMAGES), metavar="N", help="only the first rows (default: all)")
+    option("--limit", type=int_between(1, MOST_IMAGES), metavar="N", help="only the first rows (default: all)")
     _add_output(option, "cutouts")
 
 
@@ -125,8 +127,8 @@ def galaxy10(arguments: argparse.Namespace) -> int:
     from astrodetect.datasets.sources import galaxy10  # noqa: PLC0415 - as above
 
     with _ledger(arguments.output) as ledger:
-        file = arguments.file or galaxy10.download(arguments.output, settings())
-        galaxy10.collect(ledger, file, limit=arguments.limit)
+        file = arguments.file or galaxy10.download_galaxy10(arguments.output, settings())
+        galaxy10.unpack(ledger, file, limit=arguments.limit)
     return 0
 
 
@@ -138,11 +140,11 @@ def cutouts(arguments: argparse.Namespace) -> int:
     if kind not in survey.layers:
         raise DataError(f"{arguments.source} has no {kind}: leave --format out, or take another --source")
     columns = {name: getattr(arguments, name) for name in ("ra", "dec", "label", "name")}
-    places = cutouts.read_places(arguments.catalogue, **columns)[: arguments.limit]
+    places = cutouts.read_positions(arguments.catalogue, **columns)[: arguments.limit]
     layer, pxscale = arguments.layer or survey.layers[kind], arguments.pxscale or survey.pxscale
     cut = cutouts.CutoutRequest(arguments.source, kind, arguments.side, pxscale, layer)
     with _ledger(arguments.output) as ledger:
-        cutouts.collect(ledger, places, cut, settings())
+        cutouts.collect_cutouts(ledger, places, cut, settings())
     return 0
 
 
@@ -152,7 +154,7 @@ def _ledger(folder: Path) -> "Iterator[CollectionManifest]":
     from astrodetect.datasets.sources import manifest  # noqa: PLC0415 - as above
 
     try:
-        with manifest.opened(folder) as book:
+        with manifest.open_manifest(folder) as book:
             yield book
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.cli._options import Verbs, model_name, verb
+from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.datasets import dataset
 from astrodetect.features.orientations import VIEWS
 from astrodetect.settings import settings
@@ -22,9 +22,9 @@ EXAMPLES = """examples:
 TEST = "test"  # the part that is looked at unless another is named
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "evaluate", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "evaluate", MEANING, EXAMPLES, run)
     option("model", type=model_name, metavar="MODEL", help=f"a name in {settings().models_dir.name}")
     option("data", type=Path, metavar="DATA", help="labelled images")
     option("--part", choices=dataset.PARTS, help=f"of data that has parts (default: {TEST})")
@@ -43,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     chosen, data = settings(), arguments.data
     loaded = store.load(chosen.models_dir, arguments.model, chosen.precision)
     manifest = loaded.manifest
-    part = arguments.part or (TEST if dataset.parts(data) else None)
+    part = arguments.part or (TEST if dataset.part_names(data) else None)
     title = part or data.stem
-    catalogue = dataset.read(data, manifest.classes, title=title, part=part, contract=manifest.image)
+    catalogue = dataset.read_dataset(data, manifest.classes, title=title, part=part, contract=manifest.image)
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
     evidence = evaluate.evaluate(Engine(loaded), {title: catalogue}, views=arguments.views)

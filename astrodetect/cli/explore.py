@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Verbs, bounded, model_name, verb
+from astrodetect.cli._options import Subparsers, command_parser, float_between, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from astrodetect.datasets.scan import ScanResult
+    from astrodetect.datasets.health import ScanResult
     from astrodetect.records import Floats
 
 SMALLEST_CROP = 0.1
@@ -30,14 +30,14 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "explore", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "explore", MEANING, EXAMPLES, run)
     option("data", type=Path, metavar="DATA", help="labelled images")
     option("--output", type=Path, metavar="FOLDER", help="where the page goes (default: explore, here)")
     option(
         "--crop",
-        type=bounded(SMALLEST_CROP, 1.0),
+        type=float_between(SMALLEST_CROP, 1.0),
         default=0.5,
         help="central share of the frame in which shapes are measured (default: 0.5)",
     )
@@ -80,7 +80,7 @@ def _asked(model: str) -> "Callable[[ScanResult], Floats]":
     engine = Engine(store.load(chosen.models_dir, model, chosen.precision))
 
     def features(seen: "ScanResult") -> "Floats":
-        paths = [look.item.path for look in seen.seen]
+        paths = [look.item.path for look in seen.images]
         return evaluate.outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
     return features

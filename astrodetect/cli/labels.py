@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect import atomic_files, labels
-from astrodetect.cli._options import Verbs, verb
+from astrodetect.cli._options import Subparsers, command_parser
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -28,9 +28,9 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "labels", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "labels", MEANING, EXAMPLES, run)
     option("what", choices=("export", "import"), metavar="export|import", help="out of the log, or into it")
     option("file", type=Path, metavar="FILE.csv")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from astrodetect.cli._options import Verbs, model_name, verb
+from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -31,9 +31,9 @@ FIGURES = {"accuracy": ("accuracy", "{:.2%}"), "balanced_accuracy": ("balanced",
 MEGABYTE = 1_000_000
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "models", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "models", MEANING, EXAMPLES, run)
     option("what", nargs="?", choices=("list", "rollback"), default="list", metavar="list|rollback")
     option("name", nargs="?", type=model_name, metavar="NAME", help=f"a model in {settings().models_dir.name}")
     option("version", nargs="?", metavar="VERSION", help="(default: the one that was replaced last)")

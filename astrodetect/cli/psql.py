@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 
-from astrodetect.cli._options import Verbs, verb
+from astrodetect.cli._options import Subparsers, command_parser
 from astrodetect.db.connections import read_url, without_password
 from astrodetect.db.embedded import server
 from astrodetect.settings import settings
@@ -17,9 +17,9 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "psql", "look into the log of predictions, whether the service runs or not", EXAMPLES, run)
+    option = command_parser(verbs, "psql", "open psql on the predictions database", EXAMPLES, run)
     option("-c", dest="command", metavar="SQL", help="run this and leave")
     option("--show", action="store_true", help="print the psql command for the running service instead")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Verbs, model_name, verb
+from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.errors import DatabaseError
 from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings, settings
@@ -36,9 +36,9 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "score", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "score", MEANING, EXAMPLES, run)
     option("folders", nargs="+", metavar="FOLDER", help="a folder tree of images, or one image")
     table = Path("scores.csv")
     option("--output", type=Path, default=table, help="a .csv or a .parquet (default: scores.csv, here)")

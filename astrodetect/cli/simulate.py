@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.cli._options import Verbs, class_count, number, verb
+from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
@@ -20,10 +20,10 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "simulate", "make labelled sky images, as a survey would show them", EXAMPLES, run)
-    many = number(0, MOST_IMAGES)
+    option = command_parser(verbs, "simulate", "make labelled sky images, as a survey would show them", EXAMPLES, run)
+    many = int_between(0, MOST_IMAGES)
     sample = settings().data_dir / "sample"
     option("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
     option("--train", type=many, default=700, help="images a class in FOLDER/train (default: 700)")
@@ -35,11 +35,11 @@ def add(verbs: Verbs) -> None:
     )
     option(
         "--size",
-        type=number(images.MIN_SIDE_PX, LARGEST_SIZE_PX),
+        type=int_between(images.MIN_SIDE_PX, LARGEST_SIZE_PX),
         default=227,
         help="side of an image, pixels (default: 227)",
     )
-    option("--seed", type=number(0, LARGEST_SEED), default=0, help="the same seed, the same images (default: 0)")
+    option("--seed", type=int_between(0, LARGEST_SEED), default=0, help="the same seed, the same images (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder, seed, size = arguments.folder, arguments.seed, arguments.size
     try:
         if arguments.count:
-            generator.make(folder, dict(arguments.count), seed=seed, size=size)
+            generator.make_dataset(folder, dict(arguments.count), seed=seed, size=size)
         else:
             classes = tuple(arguments.classes)
             generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
@@ -59,4 +59,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _count(text: str) -> tuple[str, int]:
     name, count = class_count(text)
-    return name, number(0, MOST_IMAGES)(str(count))
+    return name, int_between(0, MOST_IMAGES)(str(count))

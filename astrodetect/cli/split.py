@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from astrodetect.cli._options import Verbs, bounded, class_count, number, verb
+from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between
 from astrodetect.errors import DataError
 
 MOST_IMAGES = 100_000_000  # of a class
@@ -26,12 +26,12 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subparsers) -> None:
     """Its command line."""
-    option = verb(verbs, "split", MEANING, EXAMPLES, run)
+    option = command_parser(verbs, "split", MEANING, EXAMPLES, run)
     option("data", type=Path, metavar="DATA", help="labelled images")
     option("--output", type=Path, required=True, metavar="FOLDER|FILE.csv", help="where to; not there yet")
-    share = bounded(0.0, 0.9)
+    share = float_between(0.0, 0.9)
     option("--validation", type=share, default=0.15, help="share of each class (default: 0.15)")
     option("--test", type=share, default=0.15, help="share of each class (default: 0.15)")
     option(
@@ -42,7 +42,7 @@ def add(verbs: Verbs) -> None:
         metavar="[CLASS=]N",
         help="most images of that class, or of every class that has no limit of its own; repeatable",
     )
-    option("--seed", type=number(0, LARGEST_SEED), default=0, help="the same seed, the same split (default: 0)")
+    option("--seed", type=int_between(0, LARGEST_SEED), default=0, help="the same seed, the same split (default: 0)")
     option("--copy", action="store_true", help="copy the images; else they are hard links where the disk allows")
 
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave nothing to learn from")
-    splits.check(arguments.output)
+    splits.check_output(arguments.output)
     limits = dict(arguments.limit)
     plan = splits.SplitPlan(
         validation=arguments.validation,
@@ -61,15 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
         limits=limits,
         seed=arguments.seed,
     )
-    seen = health.look_at(arguments.data)
+    seen = health.scan_dataset(arguments.data)
     for file in seen.unreadable[:UNREADABLE_SHOWN]:
         print(f"left out {file.item.path}: {file.reason}", file=sys.stderr)
     if len(seen.unreadable) > UNREADABLE_SHOWN:
         print(f"left out {len(seen.unreadable) - UNREADABLE_SHOWN} more that cannot be read", file=sys.stderr)
-    items = [look.item for look in seen.seen]
-    groups, copies = health.copies_among(seen)
+    items = [look.item for look in seen.images]
+    groups, copies = health.group_duplicates(seen)
     dealt = splits.split_images(items, groups, plan)
-    splits.write(dealt, arguments.output, copy=arguments.copy)
+    splits.write_split(dealt, arguments.output, copy=arguments.copy)
     counts = Counter((item.part, item.label) for item in dealt)
     for part in dataset.PARTS:
         said = ", ".join(f"{count} {label}" for (of, label), count in sorted(counts.items()) if of == part)
@@ -81,5 +81,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _limit(text: str) -> tuple[str, int]:
     """A parser of N and CLASS=N."""
-    name, count = class_count(text) if "=" in text else ("", number(0, MOST_IMAGES)(text))
+    name, count = class_count(text) if "=" in text else ("", int_between(0, MOST_IMAGES)(text))
     return name, count

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.cli._options import at_least, bounded, class_count, class_name
+from astrodetect.cli._options import class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.model_store import store
 from astrodetect.settings import settings
@@ -90,10 +90,10 @@ def _data(group: "argparse._ArgumentGroup") -> None:
         metavar="CLASS=N",
         help="learn from N images of this class at most, repeatable",
     )
-    add("--size", type=at_least(32), help="side of what the model sees, pixels (default: 227; cnn and forest 100)")
+    add("--size", type=int_at_least(32), help="side of what the model sees, pixels (default: 227; cnn and forest 100)")
     add(
         "--crop",
-        type=bounded(SMALLEST_CROP, 1),
+        type=float_between(SMALLEST_CROP, 1),
         default=1.0,
         help="central share of the frame that it sees, 0.1 to 1 (default: 1)",
     )
@@ -127,9 +127,9 @@ def _model(group: "argparse._ArgumentGroup") -> None:
 
 def _learning(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--epochs", type=at_least(1), help="times through the images at most (default: 5; cnn 80)")
-    add("--patience", type=at_least(1), help="epochs with no better validation loss (default: 3; cnn 20)")
-    add("--batch-size", type=at_least(1), default=32, help="images a step (default: 32)")
+    add("--epochs", type=int_at_least(1), help="times through the images at most (default: 5; cnn 80)")
+    add("--patience", type=int_at_least(1), help="epochs with no better validation loss (default: 3; cnn 20)")
+    add("--batch-size", type=int_at_least(1), default=32, help="images a step (default: 32)")
     add(
         "--learning-rate",
         type=_rate,
@@ -144,7 +144,7 @@ def _learning(group: "argparse._ArgumentGroup") -> None:
     add("--class-weights", choices=("none", "balanced"), default="none", help="balanced: each class counts the same")
     add(
         "--label-smoothing",
-        type=bounded(0, 0.5),
+        type=float_between(0, 0.5),
         default=0.0,
         metavar="SHARE",
         help="of each label, spread over all classes (default: 0)",
@@ -156,12 +156,12 @@ def _learning(group: "argparse._ArgumentGroup") -> None:
     )
     add(
         "--validation",
-        type=bounded(0.01, 0.5),
+        type=float_between(0.01, 0.5),
         default=0.1,
         metavar="SHARE",
         help="of the training images, to choose the epoch by and to calibrate (default: 0.1)",
     )
-    add("--seed", type=at_least(0), default=0, help="for every random draw (default: 0)")
+    add("--seed", type=int_at_least(0), default=0, help="for every random draw (default: 0)")
 
 
 def _output(recipe: str) -> Path:

@@ -69,7 +69,7 @@ class Dataset:
         """Only these images, in this order."""
         return Dataset(self.classes, [self.paths[i] for i in keep], self.labels[keep], self.fingerprint)
 
-    def limited(self, name: str, most: int, seed: int) -> "Dataset":
+    def limit_class(self, name: str, most: int, seed: int) -> "Dataset":
         """With no more than `most` images of this class, drawn by `seed`."""
         if name not in self.classes:
             raise DataError(f"no class {name} to limit: there are {', '.join(self.classes)}")
@@ -90,7 +90,7 @@ class Dataset:
         return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
 
 
-def read(
+def read_dataset(
     place: Path,
     classes: Sequence[str],
     *,
@@ -107,7 +107,7 @@ def read(
         item for item in _listed(place, classes)
         if item.label in numbers and (part is None or item.part in {part, WHOLE})
     ]  # fmt: skip
-    if part is not None and not files and part not in (found := parts(place)):
+    if part is not None and not files and part not in (found := part_names(place)):
         raise DataError(f"{place} has no part {part}: it has {', '.join(found) or 'no images'}")
     files.sort(key=lambda item: numbers[item.label])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -138,21 +138,21 @@ def read(
     return catalogue
 
 
-def listing(place: Path) -> list[ListedImage]:
+def list_dataset(place: Path) -> list[ListedImage]:
     """Every labelled image of a data set, in a fixed order, none of them looked at."""
     if not (found := _listed(place, None)):
         raise DataError(f"{place} holds no images: put them into a folder for each class, or name a .csv of path,label")
     return found
 
 
-def classes(place: Path) -> list[str]:
+def class_names(place: Path) -> list[str]:
     """The names of the classes that a data set has, in any of its parts."""
-    return sorted({item.label for item in listing(place)})
+    return sorted({item.label for item in list_dataset(place)})
 
 
-def parts(place: Path) -> list[str]:
+def part_names(place: Path) -> list[str]:
     """The parts that a data set has, of train, validation and test in this order; none where it is not parted."""
-    found = {item.part for item in listing(place)}
+    found = {item.part for item in list_dataset(place)}
     return [name for name in PARTS if name in found]
 
 

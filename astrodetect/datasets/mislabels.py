@@ -24,14 +24,14 @@ KEPT = 256
 class SuspectedMislabel:
     """An image whose label is doubted: by its place, with the class that it looks like and how likely both are."""
 
-    place: int
+    index: int
     label: int
     suggested: int
     probability: float  # of the suggested class
-    own: float  # of its label
+    label_probability: float  # of its label
 
 
-def find(
+def find_mislabels(
     features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
 ) -> list[SuspectedMislabel]:
     """The doubted labels, the surest first; images of one group are never learnt from to judge another of it.

@@ -55,10 +55,10 @@ class DuplicatePair:
 
     first: int
     second: int
-    likeness: float  # correlation; 1 where the pixels are the same
+    correlation: float  # correlation; 1 where the pixels are the same
 
 
-def sketch(pixels: NDArray[np.uint8]) -> ImageSignatures:
+def compute_signatures(pixels: NDArray[np.uint8]) -> ImageSignatures:
     """Sketches of square images (n, side, side, 3); the side is a multiple of PLANE_PX, twice it or more."""
     grey = pixels.astype(np.float32).mean(axis=-1)
     planes = np.stack([_plane(_central(grey, share)) for share in CROPS], axis=1)
@@ -66,7 +66,7 @@ def sketch(pixels: NDArray[np.uint8]) -> ImageSignatures:
     return ImageSignatures(signatures.astype(np.float16), np.clip(np.rint(planes * STEPS), -127, 127).astype(np.int8))
 
 
-def pairs(sketches: ImageSignatures, title: str = "comparing images") -> list[DuplicatePair]:
+def find_pairs(sketches: ImageSignatures, title: str = "comparing images") -> list[DuplicatePair]:
     """The pairs of images that show the same, by their places; of many copies of one, enough to link them all."""
     found = {}
     with Bar(title, len(sketches)) as bar:
@@ -81,7 +81,7 @@ def pairs(sketches: ImageSignatures, title: str = "comparing images") -> list[Du
     return [DuplicatePair(first, second, value) for (first, second), value in sorted(found.items())]
 
 
-def groups(count: int, linked: list[DuplicatePair]) -> NDArray[np.int64]:
+def connected_groups(count: int, linked: list[DuplicatePair]) -> NDArray[np.int64]:
     """The number of each image's group: what is linked, through others too, is one."""
     ends = np.array([(pair.first, pair.second) for pair in linked], dtype=np.int64).reshape(-1, 2)
     graph = sparse.coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))

@@ -58,7 +58,7 @@ def split_images(items: Sequence[ListedImage], alike: NDArray[np.int64], plan: S
     return [dealt[place] for place in sorted(dealt)]
 
 
-def check(place: Path) -> None:
+def check_output(place: Path) -> None:
     """Whether a split can come to this place, before any work is done for it."""
     if not place.absolute().parent.is_dir():
         raise DataError(f"no folder {place.parent} for the output")
@@ -69,7 +69,7 @@ def check(place: Path) -> None:
         raise DataError(f"{place} is there already: name another --output")
 
 
-def write(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
+def write_split(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
     """A .csv of path, label, part and group, or part/class folders of hard links: whole or not at all.
 
     Where there can be no links, and where `copy` says so, they are copies.

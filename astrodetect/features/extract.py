@@ -91,7 +91,7 @@ def list_images(places: Sequence[Path]) -> list[ListedImage]:
     names = [str(place) for place in places]
     try:
         if len(places) == 1 and not _plain(places[0]):
-            return dataset.listing(places[0])
+            return dataset.list_dataset(places[0])
         walk.check(names)
         found = [ListedImage(Path(path), "") for path in walk.walk(names)]
     except OSError as error:

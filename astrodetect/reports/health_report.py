@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import atomic_files, images
-from astrodetect.datasets.health import DatasetHealth, DoubtfulLabel, DuplicateGroup
-from astrodetect.datasets.scan import SEEN_AS, ScannedImage
+from astrodetect.datasets.health import SCAN_CONTRACT, DatasetHealth, DoubtfulLabel, DuplicateGroup, ScannedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
 from astrodetect.reports.jinja import template_environment
@@ -27,7 +26,7 @@ SIZES_SHOWN = 8
 THUMBNAIL_PX = 104
 BINS = 40
 UNBALANCED = 3.0  # the largest class to the smallest, from which it is told
-DOUBTED_AS = replace(SEEN_AS, crop=0.6)  # the galaxy itself
+DOUBTED_AS = replace(SCAN_CONTRACT, crop=0.6)  # the galaxy itself
 FEW = 50  # images of a class, below which it is told
 
 
@@ -80,10 +79,10 @@ def recommendations(health: DatasetHealth) -> list[Recommendation]:
                 "unreadable",
             )
         )
-    if doubts := len(health.doubts):
-        found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.looks):.1%})"
+    if doubts := len(health.doubtful_labels):
+        found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.scan):.1%})"
         lines.append(Recommendation(found, "look at them, the surest first", "doubts"))
-    if spare := sum(len(copies.places) - 1 for copies in health.duplicates):
+    if spare := sum(len(copies.indices) - 1 for copies in health.duplicates):
         lines.append(
             Recommendation(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates")
         )
@@ -130,8 +129,8 @@ def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
         ]
 
     return {
-        "data": str(health.place),
-        "images": len(health.looks),
+        "data": str(health.path),
+        "images": len(health.scan),
         "verdict": [{"found": line.found, "do": line.do} for line in recommendations(health)],
         "counts": [
             {"part": part, "label": name, "images": counts.get((part, name), 0)}
@@ -148,18 +147,18 @@ def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
         ],
         "leaks": copies(health.leaks),
         "conflicts": copies(health.conflicts),
-        "copies": copies(health.copies),
+        "copies": copies(health.duplicate_groups),
         "doubts_by": by,
         "doubts": [
             {
-                "path": _name(health, doubt.look),
-                "label": doubt.look.item.label,
-                "part": doubt.look.item.part,
+                "path": _name(health, doubt.image),
+                "label": doubt.image.item.label,
+                "part": doubt.image.item.part,
                 "suggested": doubt.suggested,
                 "probability": round(doubt.probability, 4),
-                "own_probability": round(doubt.own, 4),
+                "own_probability": round(doubt.label_probability, 4),
             }
-            for doubt in health.doubts
+            for doubt in health.doubtful_labels
         ],
         "files": [
             {
@@ -173,19 +172,19 @@ def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
                 "brightness": round(look.brightness, 4),
                 "contrast": round(look.contrast, 4),
             }
-            for look in health.looks.seen
+            for look in health.scan.images
         ],
     }  # fmt: skip
 
 
 def _render(health: DatasetHealth, by: str) -> str:
-    counts, seen = health.counts(), health.looks.seen
+    counts, seen = health.counts(), health.scan.images
     largest = max(counts.values())
     return (
         template_environment(TEMPLATES)
         .get_template("health.html")
         .render(
-            name=health.place.name or str(health.place),
+            name=health.path.name or str(health.path),
             images=len(seen),
             verdict=recommendations(health),
             parts=health.parts,
@@ -208,8 +207,8 @@ def _render(health: DatasetHealth, by: str) -> str:
                 )
             ],
             by=by,
-            doubted=len(health.doubts),
-            doubts=[_doubted(health, doubt) for doubt in health.doubts[:DOUBTS_SHOWN]],
+            doubted=len(health.doubtful_labels),
+            doubts=[_doubted(health, doubt) for doubt in health.doubtful_labels[:DOUBTS_SHOWN]],
             unreadable=[
                 (_relative(health, file.item.path), file.reason) for file in health.unreadable[:UNREADABLE_SHOWN]
             ],
@@ -224,7 +223,7 @@ def _samples(health: DatasetHealth) -> list[tuple[str, list[CaptionedImage]]]:
     """Some images of each class, evenly out of their order."""
     found = []
     for name in health.classes[:CLASSES_SAMPLED]:
-        members = [look for look in health.looks.seen if look.item.label == name]
+        members = [look for look in health.scan.images if look.item.label == name]
         found.append((name, [_picture(health, look) for look in _spaced(members, SAMPLES)]))
     return found
 
@@ -248,15 +247,15 @@ def _spaced(seen: Sequence[ScannedImage], most: int) -> list[ScannedImage]:
 def _doubted(health: DatasetHealth, doubt: DoubtfulLabel) -> CaptionedImage:
     return _picture(
         health,
-        doubt.look,
-        f"labelled {doubt.look.item.label} ({doubt.own:.0%})",
+        doubt.image,
+        f"labelled {doubt.image.item.label} ({doubt.label_probability:.0%})",
         f"looks like {doubt.suggested} ({doubt.probability:.0%})",
         seen_as=DOUBTED_AS,
     )
 
 
 def _picture(
-    health: DatasetHealth, look: ScannedImage, *lines: str, seen_as: ImageContract = SEEN_AS
+    health: DatasetHealth, look: ScannedImage, *lines: str, seen_as: ImageContract = SCAN_CONTRACT
 ) -> CaptionedImage:
     try:
         small = images.thumbnail(images.read_file(look.item.path, seen_as), THUMBNAIL_PX)
@@ -269,7 +268,7 @@ def _spread(health: DatasetHealth, what: str) -> list[tuple[str, str, str]]:
     """(class, outline of its histogram in a box of BINS × 20, what it says in words)."""
     found = []
     for name in health.classes:
-        values = np.array([getattr(look, what) for look in health.looks.seen if look.item.label == name])
+        values = np.array([getattr(look, what) for look in health.scan.images if look.item.label == name])
         if not len(values):
             continue
         heights, _ = np.histogram(values, BINS, (0, 1))
@@ -293,7 +292,7 @@ def _name(health: DatasetHealth, look: ScannedImage) -> str:
 
 
 def _relative(health: DatasetHealth, path: Path) -> str:
-    home = health.place.parent if health.place.is_file() else health.place
+    home = health.path.parent if health.path.is_file() else health.path
     return (
         Path(os.path.relpath(path, home)).as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
     )

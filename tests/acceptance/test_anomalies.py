@@ -38,7 +38,7 @@ def read(place: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
-    folder = generator.make(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
+    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
     (folder / "E" / "notes.txt").write_text("seen by eye")
     return folder
 

@@ -74,7 +74,7 @@ def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, 
     assert done.stdout.count("8 views: ") == 3
     assert list(measured(models / "views.html")) == ["train"]
     engine = Engine(store.load(models, "resnet50_model"))
-    catalogue = dataset.read(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
+    catalogue = dataset.read_dataset(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
     found = evaluate.outputs(catalogue, engine, "one image", 8)
     pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
     said = engine.run_all(np.stack([turned(pixels, view) for view in range(VIEWS)]))
@@ -103,14 +103,14 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
     for name in ("SB", "E"):
         (tmp_path / name).mkdir()
         images.write_jpeg(tmp_path / name / "corner.jpg", pixels)
-    catalogue = dataset.read(tmp_path, ["SB", "E"], title="corners")
+    catalogue = dataset.read_dataset(tmp_path, ["SB", "E"], title="corners")
     one, eight = (evaluate.outputs(catalogue, Bright(), "corners", views) for views in (1, 8))  # type: ignore[arg-type]
     assert one.maps[0, 0, 1] > one.maps[0, 1, 1] > one.maps[0, 0, 0]
     assert np.allclose(one.maps, eight.maps, atol=2)
 
 
 def test_a_report_after_training_has_every_part_and_knows_what_was_learnt(models: Path, sky: Path) -> None:
-    train, test = (dataset.read(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
+    train, test = (dataset.read_dataset(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
     learn, validation = train.split(0.25, 0)
     parts = {"validation": validation, "test": test}
     page = evaluate.report(models, "resnet50_model", parts, train=learn, remarks=["a leak"])

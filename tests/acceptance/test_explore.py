@@ -21,7 +21,7 @@ run = partial(run_here, main)
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with a copy, a conflict and a bad file among them."""
-    folder = generator.make(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
+    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
     (folder / "E" / "again.jpg").write_bytes((folder / "E" / "00001.jpg").read_bytes())
     (folder / "SB" / "also.jpg").write_bytes((folder / "E" / "00002.jpg").read_bytes())
     (folder / "SB" / "notes.txt").write_text("seen by eye")
@@ -70,8 +70,8 @@ def test_a_split_has_no_leak_and_is_read_as_it_was_made(sky: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
     assert "notes.txt" in done.stderr
-    assert dataset.parts(tmp_path / "out") == ["train", "validation", "test"]
-    assert Counter(item.label for item in dataset.listing(tmp_path / "out"))["E"] in {29, 30}
+    assert dataset.part_names(tmp_path / "out") == ["train", "validation", "test"]
+    assert Counter(item.label for item in dataset.list_dataset(tmp_path / "out"))["E"] in {29, 30}
     assert health.examine(tmp_path / "out").leaks == []
 
 
@@ -79,7 +79,7 @@ def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
     for name in ("one.csv", "two.csv"):
         assert run("split", sky, "--output", tmp_path / name, "--seed", "3").returncode == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
-    assert len(dataset.read(tmp_path / "one.csv", ["E", "SB"], part="test", title="test")) > 0
+    assert len(dataset.read_dataset(tmp_path / "one.csv", ["E", "SB"], part="test", title="test")) > 0
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,10 @@ def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder
 
 def run_simulate(folder: Path) -> str:
     """One image of the sample."""
-    code = "from astrodetect.datasets.simulation.generator import make; from pathlib import Path; import sys"
+    code = "from astrodetect.datasets.simulation.generator import make_dataset; from pathlib import Path; import sys"
     place = folder / "data" / "sample" / "test"
     subprocess.run(
-        [sys.executable, "-c", f"{code}; make(Path(sys.argv[1]), {{'E': 1}}, seed=0, workers=1)", str(place)],
+        [sys.executable, "-c", f"{code}; make_dataset(Path(sys.argv[1]), {{'E': 1}}, seed=0, workers=1)", str(place)],
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
     return str(place / "E" / "00001.jpg")

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's folders, filled with simulated images: 227 and 224 px, some grey, some damaged, and an S beside."""
     folder = tmp_path_factory.mktemp("data")
     for part, count, seed in (("train", 24, 1), ("test", 8, 2)):
-        place = generator.make(
+        place = generator.make_dataset(
             folder / USERS_FOLDER.format(part), {"E": count, "S": 2, "SB": count}, seed=seed, workers=1
         )
         for path in sorted((place / "E").iterdir())[:6]:
@@ -137,7 +137,7 @@ def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: P
     """From parted folders, with limits and class weights, to a calibrated bundle, with a report beside it."""
     parted = tmp_path / "sky"
     for part, count, seed in (("train", 14, 1), ("validation", 4, 2), ("test", 4, 3)):
-        generator.make(parted / part, {"E": count + 2, "S": count, "edge": count}, seed=seed, workers=1)
+        generator.make_dataset(parted / part, {"E": count + 2, "S": count, "edge": count}, seed=seed, workers=1)
     output = tmp_path / "models" / "kinds.h5"
     arguments = ("--classes", "all", "--limit", "E=14", "--class-weights", "balanced", "--size", "40")
     epochs = ("--epochs", "2") if recipe == "cnn" else ()

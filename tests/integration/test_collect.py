@@ -14,7 +14,7 @@ from source_server import Fault, Picture, Sky, SourceServer, jpeg
 
 from astrodetect import images
 from astrodetect.datasets.sources import manifest
-from astrodetect.datasets.sources.http import HttpSource
+from astrodetect.datasets.sources.http import HttpClient
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
@@ -99,7 +99,7 @@ def test_requests_are_never_sent_faster_than_the_limit(monkeypatch: pytest.Monke
     requests, per_s = 6, 20.0
     with SourceServer(library()) as server:
         monkeypatch.setenv("ASTRODETECT_COLLECT_REQUESTS_PER_S", str(per_s))
-        remote, began = HttpSource(Settings()), time.monotonic()
+        remote, began = HttpClient(Settings()), time.monotonic()
         for _ in range(requests):
             assert remote.get(f"{server.url}/image/PIA00000~small.jpg", bytes)
         assert time.monotonic() - began >= (requests - 1) / per_s
@@ -250,7 +250,7 @@ def test_what_cannot_be_done_is_one_clear_line(
 
 def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SourceServer(library()) as server, manifest.opened(tmp_path / "sky"):
+    with SourceServer(library()) as server, manifest.open_manifest(tmp_path / "sky"):
         with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
             assert program.wait() == 1
         assert "another process collects" in program.output.splitlines()[-1]

@@ -63,18 +63,18 @@ def test_galaxy10_goes_on_over_cut_connections_and_believes_only_the_sum(
         part = tmp_path / f"{galaxy10.FILE}.part"
         part.write_bytes(data[:1000])  # of a run before
         with pytest.raises(SourceError, match="another file than it should"):
-            galaxy10.download(tmp_path, Settings())
+            galaxy10.download_galaxy10(tmp_path, Settings())
         assert list(tmp_path.iterdir()) == [tmp_path / "served.h5"]
         monkeypatch.setattr(galaxy10, "SHA256", hashlib.sha256(data).hexdigest().upper())
         part.write_bytes(data[:1000])
         sky.asked.clear()
-        assert galaxy10.download(tmp_path, Settings()).read_bytes() == data
+        assert galaxy10.download_galaxy10(tmp_path, Settings()).read_bytes() == data
         assert sky.asked.total() == 12
         part.write_bytes(data)  # all of it, but killed before it was believed
         (tmp_path / galaxy10.FILE).unlink()
-        assert galaxy10.download(tmp_path, Settings()).read_bytes() == data
+        assert galaxy10.download_galaxy10(tmp_path, Settings()).read_bytes() == data
         asked = sky.asked.total()
-        galaxy10.download(tmp_path, Settings())
+        galaxy10.download_galaxy10(tmp_path, Settings())
         assert sky.asked.total() == asked
 
 

@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_number_of_a_class_is_its_place_and_not_its_letter(data: Path) -> None:
-    catalogue = dataset.read(data, ("SB", "E"), title="images")
+    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
     assert catalogue.counts() == {"SB": 20, "E": 10}
     assert {path.parent.name: int(label) for path, label in zip(catalogue.paths, catalogue.labels, strict=True)} == {
         "SB": 0,
@@ -35,7 +35,7 @@ def test_what_is_no_image_is_named_with_its_reason(data: Path) -> None:
     (data / "SB" / "empty.jpg").touch()
     (data / "SB" / "notes.txt").write_text("seen by eye")
     (data / "SB" / ".DS_Store").write_text("not looked at")
-    catalogue = dataset.read(data, ("SB", "E"), title="images")
+    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
     found = {skipped.path.name: skipped.reason for skipped in catalogue.skipped}
     assert found.keys() == {"cut.jpg", "empty.jpg", "notes.txt"}
     assert found["empty.jpg"] == "the file is empty"
@@ -57,13 +57,13 @@ def test_a_missing_or_empty_class_is_one_clear_line(data: Path, classes: tuple[s
     for number in range(2):
         (data / "text" / f"{number}.txt").write_text("no image")
     with pytest.raises(DataError, match=said) as refused:
-        dataset.read(data, classes, title="images")
+        dataset.read_dataset(data, classes, title="images")
     assert "\n" not in str(refused.value)
 
 
 def test_the_fingerprint_is_of_places_and_bytes(data: Path) -> None:
     def fingerprint() -> str:
-        return dataset.read(data, ("SB", "E"), title="images").fingerprint
+        return dataset.read_dataset(data, ("SB", "E"), title="images").fingerprint
 
     before = fingerprint()
     assert fingerprint() == before
@@ -75,7 +75,7 @@ def test_the_fingerprint_is_of_places_and_bytes(data: Path) -> None:
 
 
 def test_a_split_shares_nothing_keeps_every_class_and_follows_its_seed(data: Path) -> None:
-    catalogue = dataset.read(data, ("SB", "E"), title="images")
+    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
     rest, held = catalogue.split(0.2, seed=5)
     assert held.counts() == {"SB": 4, "E": 2}
     assert set(rest.paths) | set(held.paths) == set(catalogue.paths)

@@ -19,7 +19,7 @@ SIZE = 96
 
 
 def sky(number: int) -> Pixels:
-    return generator.render("SB" if number % 2 else "E", number, SIZE)
+    return generator.render_image("SB" if number % 2 else "E", number, SIZE)
 
 
 def save(pixels: Pixels, path: Path, quality: int = 90) -> Path:
@@ -67,8 +67,10 @@ def test_a_changed_copy_in_the_other_part_is_a_leak(data: Path, change: str) -> 
 
 
 def test_different_galaxies_of_one_kind_are_no_copies() -> None:
-    sketches = near_duplicates.sketch(np.stack([generator.render("E", number, 128) for number in range(80)]))
-    assert near_duplicates.pairs(sketches) == []
+    sketches = near_duplicates.compute_signatures(
+        np.stack([generator.render_image("E", number, 128) for number in range(80)])
+    )
+    assert near_duplicates.find_pairs(sketches) == []
 
 
 def test_two_images_alone_are_compared_too(tmp_path: Path) -> None:
@@ -93,8 +95,8 @@ def test_the_same_file_the_same_pixels_and_other_labels_are_told_apart(data: Pat
 def test_training_learns_which_test_images_it_has_seen(data: Path) -> None:
     save(sky(2), data / "test" / "E" / "seen.jpg", quality=70)
     (data / "test" / "E" / "same.jpg").write_bytes((data / "train" / "E" / "6.jpg").read_bytes())
-    train, test = (dataset.read(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
-    found = {(leak.train.name, leak.test.name, leak.kind) for leak in health.leaks(train, test)}
+    train, test = (dataset.read_dataset(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
+    found = {(leak.train.name, leak.test.name, leak.kind) for leak in health.find_leaks(train, test)}
     assert found == {("2.jpg", "seen.jpg", health.NEARLY), ("6.jpg", "same.jpg", health.SAME_FILE)}
 
 

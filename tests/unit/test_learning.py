@@ -49,7 +49,7 @@ def catalogue(tmp_path: Path) -> Dataset:
         (tmp_path / name).mkdir()
         for number in range(11):
             images.write_jpeg(tmp_path / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
-    return dataset.read(tmp_path, ("SB", "E"), title="images")
+    return dataset.read_dataset(tmp_path, ("SB", "E"), title="images")
 
 
 def scores(model: keras.Model, pixels: Floats) -> Floats:

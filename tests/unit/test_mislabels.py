@@ -21,12 +21,12 @@ def test_wrong_labels_are_found_with_the_right_one_and_the_surest_come_first() -
     given = right.copy()
     wrong = np.arange(0, 300, 23)
     given[wrong] = (given[wrong] + 1) % 3
-    found = mislabels.find(features, given, np.arange(300))
-    named = {suspect.place for suspect in found}
+    found = mislabels.find_mislabels(features, given, np.arange(300))
+    named = {suspect.index for suspect in found}
     assert len(named & set(wrong.tolist())) >= 0.8 * len(wrong)
     assert len(named - set(wrong.tolist())) <= 0.2 * len(wrong)
-    assert all(suspect.suggested == right[suspect.place] for suspect in found if suspect.place in wrong)
-    margins = [suspect.probability - suspect.own for suspect in found]
+    assert all(suspect.suggested == right[suspect.index] for suspect in found if suspect.index in wrong)
+    margins = [suspect.probability - suspect.label_probability for suspect in found]
     assert margins == sorted(margins, reverse=True)
 
 
@@ -35,7 +35,7 @@ def test_a_copy_with_the_same_wrong_label_does_not_vouch_for_it() -> None:
     given, groups = right.copy(), np.arange(300)
     features[1:40] = features[0]  # copies of one image, and all of them mislabelled
     given[:40], groups[:40] = 1, 0
-    found = {suspect.place for suspect in mislabels.find(features, given, groups)}
+    found = {suspect.index for suspect in mislabels.find_mislabels(features, given, groups)}
     assert set(range(40)) <= found
 
 
@@ -44,19 +44,19 @@ def test_more_columns_than_are_needed_do_no_harm() -> None:
     features[:, :3] *= 5
     given = right.copy()
     given[:10] = (given[:10] + 1) % 3
-    found = {suspect.place for suspect in mislabels.find(features, given, np.arange(300))}
+    found = {suspect.index for suspect in mislabels.find_mislabels(features, given, np.arange(300))}
     assert len(found & set(range(10))) >= 5  # ten of 300 by chance: none; processors round apart
     assert len(found) <= 12
 
 
 def test_of_few_images_or_one_class_nothing_is_said() -> None:
     features, labels = clouds(24, 5)
-    assert mislabels.find(features, labels, np.arange(24)) == []
-    assert mislabels.find(features, np.zeros(24, np.int64), np.arange(24)) == []
+    assert mislabels.find_mislabels(features, labels, np.arange(24)) == []
+    assert mislabels.find_mislabels(features, np.zeros(24, np.int64), np.arange(24)) == []
 
 
 def test_shapes_hardly_change_when_an_image_is_turned_and_are_numbers_even_of_a_blank_one() -> None:
-    pixels = np.stack([generator.render(kind, 5, 128) for kind in ("E", "SB", "edge", "merger", "S")])
+    pixels = np.stack([generator.render_image(kind, 5, 128) for kind in ("E", "SB", "edge", "merger", "S")])
     straight = cutout.describe(pixels, 0.6)
     turned = cutout.describe(np.rot90(pixels, 1, (1, 2)), 0.6)
     mirrored = cutout.describe(pixels[:, :, ::-1], 0.6)

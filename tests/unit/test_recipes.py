@@ -41,7 +41,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
             y, x = random.integers(4, SIZE - 12, 2)
             pixels[y : y + 8, x : x + 8] = 250
             images.write_jpeg(folder / name / f"{image:02}.jpg", pixels)
-    return dataset.read(folder, CLASSES, title="images")
+    return dataset.read_dataset(folder, CLASSES, title="images")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets.simulation.generator import CLASSES, make, make_sample, render
+from astrodetect.datasets.simulation.generator import CLASSES, make_dataset, make_sample, render_image
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
 
@@ -20,12 +20,12 @@ MANY = 60
 
 @pytest.fixture(scope="module")
 def ellipticals() -> list[Pixels]:
-    return [render("E", seed) for seed in range(MANY)]
+    return [render_image("E", seed) for seed in range(MANY)]
 
 
 @pytest.fixture(scope="module")
 def barred() -> list[Pixels]:
-    return [render("SB", seed) for seed in range(MANY)]
+    return [render_image("SB", seed) for seed in range(MANY)]
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ def _best_threshold(first: list[float], second: list[float]) -> float:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_class_is_a_dark_sky_with_something_on_it(kind: str) -> None:
     for seed in range(3):
-        pixels = render(kind, seed)
+        pixels = render_image(kind, seed)
         assert pixels.shape == (227, 227, 3)
         assert pixels.dtype == np.uint8
         assert np.median(pixels) < 70  # a ghost's glow is the brightest
@@ -82,16 +82,16 @@ def test_an_ordinary_sky_is_nearly_black(ellipticals: list[Pixels], barred: list
 
 @pytest.mark.parametrize("size", [64, 300])
 def test_another_size_shows_the_same_sky(size: int) -> None:
-    pixels = render("SB", 1, size)
+    pixels = render_image("SB", 1, size)
     assert pixels.shape == (size, size, 3)
-    whole = render("SB", 1)
+    whole = render_image("SB", 1)
     assert np.allclose(pixels.mean(axis=(0, 1)), whole.mean(axis=(0, 1)), rtol=0.05)
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from astrodetect.datasets.simulation.generator import CLASSES, render;"
-        "print(hashlib.sha256(b''.join(render(k, 7).tobytes() for k in CLASSES)).hexdigest())"
+        "import hashlib; from astrodetect.datasets.simulation.generator import CLASSES, render_image;"
+        "print(hashlib.sha256(b''.join(render_image(k, 7).tobytes() for k in CLASSES)).hexdigest())"
     )
     runs = {
         subprocess.run(
@@ -107,13 +107,13 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
 
 
 def test_every_seed_gives_another_image() -> None:
-    assert len({render("E", seed).tobytes() for seed in range(10)}) == 10
-    assert render("E", 0).tobytes() != render("SB", 0).tobytes()
+    assert len({render_image("E", seed).tobytes() for seed in range(10)}) == 10
+    assert render_image("E", 0).tobytes() != render_image("SB", 0).tobytes()
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     for workers in (1, 2):
-        make(tmp_path / str(workers), {"E": 20, "ring": 3}, seed=5, size=64, workers=workers)
+        make_dataset(tmp_path / str(workers), {"E": 20, "ring": 3}, seed=5, size=64, workers=workers)
     alone = _files(tmp_path / "1")
     assert sorted(alone) == sorted([f"E/{n:05}.jpg" for n in range(1, 21)] + [f"ring/{n:05}.jpg" for n in range(1, 4)])
     assert _files(tmp_path / "2") == alone
@@ -133,7 +133,7 @@ def test_neighbouring_seeds_share_no_image(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _files(make(tmp_path / "whole", {"E": 6}, seed=1, size=64, workers=1))
+    whole = _files(make_dataset(tmp_path / "whole", {"E": 6}, seed=1, size=64, workers=1))
     write = images.write_jpeg
     made: list[str] = []
 
@@ -148,20 +148,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(images, "write_jpeg", interrupted_at(4))
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
+        make_dataset(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
     monkeypatch.setattr(images, "write_jpeg", interrupted_at(100))
-    make(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
+    make_dataset(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
     assert made == [f"{n:05}.jpg" for n in range(1, 7)]  # none of them twice
     assert _files(tmp_path / "halves") == whole
 
 
 def test_a_folder_made_from_another_seed_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
+    make_dataset(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
     with pytest.raises(DataError, match="another seed"):
-        make(tmp_path, {"E": 2}, seed=2, size=64, workers=1)
+        make_dataset(tmp_path, {"E": 2}, seed=2, size=64, workers=1)
 
 
-@pytest.mark.parametrize("attempt", [lambda _: render("X", 0), lambda folder: make(folder, {"X": 1}, seed=0)])
+@pytest.mark.parametrize(
+    "attempt", [lambda _: render_image("X", 0), lambda folder: make_dataset(folder, {"X": 1}, seed=0)]
+)
 def test_an_unknown_class_is_refused_in_one_line(tmp_path: Path, attempt: Callable[[Path], object]) -> None:
     with pytest.raises(DataError) as refused:
         attempt(tmp_path / "new")

@@ -76,17 +76,17 @@ def dealt(tmp_path: Path) -> list[ListedImage]:
 
 
 def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[ListedImage], tmp_path: Path) -> None:
-    splits.write(dealt, tmp_path / "out", copy=False)
+    splits.write_split(dealt, tmp_path / "out", copy=False)
     made = sorted((tmp_path / "out" / "train" / "E").iterdir())
     assert {path.read_bytes() for path in made} == {b"\0", b"\1", b"\2"}
     assert all(path.stat().st_nlink == 2 for path in made)
-    splits.write(dealt, tmp_path / "copies", copy=True)
+    splits.write_split(dealt, tmp_path / "copies", copy=True)
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "copies" / "train" / "E").iterdir())
 
 
 def test_a_table_is_read_back_as_it_was_dealt(dealt: list[ListedImage], tmp_path: Path) -> None:
-    splits.write(dealt, tmp_path / "out.csv", copy=False)
-    found = dataset.listing(tmp_path / "out.csv")
+    splits.write_split(dealt, tmp_path / "out.csv", copy=False)
+    found = dataset.list_dataset(tmp_path / "out.csv")
     assert [(item.path.resolve(), item.label, item.part, item.group) for item in found] == [
         (item.path, item.label, item.part, item.group) for item in dealt
     ]
@@ -96,7 +96,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(dealt: list[ListedImage], 
     dealt[1].path.unlink()
     before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot write"):
-        splits.write(dealt, tmp_path / "out", copy=False)
+        splits.write_split(dealt, tmp_path / "out", copy=False)
     assert set(tmp_path.iterdir()) == before
 
 
@@ -105,6 +105,6 @@ def test_what_is_there_is_never_written_over(name: str, tmp_path: Path) -> None:
     (tmp_path / "full" / "E").mkdir(parents=True)
     (tmp_path / "there.csv").touch()
     (tmp_path / "empty").mkdir()
-    splits.check(tmp_path / "empty")
+    splits.check_output(tmp_path / "empty")
     with pytest.raises(DataError, match=r"is not empty|is there already|no folder"):
-        splits.check(tmp_path / name)
+        splits.check_output(tmp_path / name)

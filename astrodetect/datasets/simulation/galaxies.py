@@ -2,21 +2,28 @@
 
 import numpy as np
 
-from astrodetect.datasets.simulation.observing import FRAME, LightComponent, Plane, SimulatedField, radii, turned
+from astrodetect.datasets.simulation.observing import (
+    FRAME,
+    LightComponent,
+    Plane,
+    SimulatedField,
+    elliptical_radius,
+    rotate_axes,
+)
 
 
-def size_and_light(rng: np.random.Generator) -> tuple[float, float]:
+def draw_size_and_flux(rng: np.random.Generator) -> tuple[float, float]:
     """Half-light radius and total light, drawn alike for every class, so that neither tells classes apart."""
     radius = float(rng.uniform(13.0, 25.0))
     return radius, 2 * np.pi * radius**2 * float(np.exp(rng.normal(0.4, 0.5)))
 
 
-def redness(rng: np.random.Generator) -> float:
+def draw_colour(rng: np.random.Generator) -> float:
     """The mean colour of a galaxy, drawn alike for every class: yellow and bluish ones."""
     return float(rng.normal(0.72, 0.17) if rng.random() < 0.6 else rng.normal(0.25, 0.17))
 
 
-def middle(rng: np.random.Generator, sky: SimulatedField, jitter: float = 1.5) -> tuple[Plane, Plane]:
+def centred_coordinates(rng: np.random.Generator, sky: SimulatedField, jitter: float = 1.5) -> tuple[Plane, Plane]:
     """Places seen from the galaxy, which the survey's cutout centres nearly."""
     dx, dy = rng.normal(0, jitter, 2)
     return sky.x - np.float32(dx), sky.y - np.float32(dy)
@@ -31,16 +38,16 @@ def sersic(r: Plane, radius: float, index: float) -> Plane:
 
 def elliptical(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A smooth ellipse of old stars: E."""
-    x, y = middle(rng, sky)
-    radius, light = size_and_light(rng)
-    sky.add_body(smooth(rng, x, y, radius * rng.uniform(0.78, 1.0)), 0.94 * light, redness(rng))
+    x, y = centred_coordinates(rng, sky)
+    radius, light = draw_size_and_flux(rng)
+    sky.add_body(elliptical_components(rng, x, y, radius * rng.uniform(0.78, 1.0)), 0.94 * light, draw_colour(rng))
 
 
-def smooth(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[LightComponent]:
+def elliptical_components(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[LightComponent]:
     """An elliptical's light, reddest in the middle; its isophotes are a little twisted and boxy."""
     ratio, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
     twist = np.float32(rng.normal(0, 0.12)) * np.log((np.hypot(x, y) + 1) / np.float32(radius))
-    r = radii(x, y, angle + twist, ratio, boxiness=rng.uniform(1.8, 2.3))
+    r = elliptical_radius(x, y, angle + twist, ratio, boxiness=rng.uniform(1.8, 2.3))
     plane = _profile(rng, x, y, r, radius)
     core = np.exp(-r / np.float32(radius * rng.uniform(0.4, 1.5)))
     inner, outer = plane * core, plane * (1 - core)
@@ -60,7 +67,7 @@ def _profile(rng: np.random.Generator, x: Plane, y: Plane, r: Plane, radius: flo
     shape. So the brightest pixel in the middle of a spiral lends its light to the innermost, and so on outwards.
     """
     coarse = (slice(None, None, 2), slice(None, None, 2))
-    lights, _ = disc(rng, x[coarse], y[coarse], radius, barred=True)
+    lights, _ = disc_components(rng, x[coarse], y[coarse], radius, barred=True)
     smooth_parts = [part for part in lights if part.plane.min() > 0]  # knots have no place in an elliptical
     spiral_light = sum(part.plane * np.float32(part.share / part.plane.sum()) for part in smooth_parts)
     inside = np.maximum(np.abs(x[coarse]), np.abs(y[coarse])) < FRAME / 6
@@ -88,25 +95,25 @@ def barred_spiral(rng: np.random.Generator, sky: SimulatedField) -> None:
 
 
 def _spiral(rng: np.random.Generator, sky: SimulatedField, *, barred: bool) -> None:
-    x, y = middle(rng, sky)
-    radius, light = size_and_light(rng)
-    lights, dust = disc(rng, x, y, radius, barred=barred)
-    sky.add_body(lights, light, redness(rng), dust)
+    x, y = centred_coordinates(rng, sky)
+    radius, light = draw_size_and_flux(rng)
+    lights, dust = disc_components(rng, x, y, radius, barred=barred)
+    sky.add_body(lights, light, draw_colour(rng), dust)
 
 
-def disc(
+def disc_components(
     rng: np.random.Generator, x: Plane, y: Plane, radius: float, *, barred: bool
 ) -> tuple[list[LightComponent], Plane | None]:
     """A spiral's light: bulge, bar, disc, arms from the bar's ends, knots, sometimes a ring and dust."""
     tilt, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
-    u, v = turned(x, y, angle)
+    u, v = rotate_axes(x, y, angle)
     scale = radius / 1.45 / tilt**0.25
-    u, v = turned(u, v / np.float32(tilt), rng.uniform(0, np.pi))  # in the disc's own plane, along the bar
+    u, v = rotate_axes(u, v / np.float32(tilt), rng.uniform(0, np.pi))  # in the disc's own plane, along the bar
     r, azimuth = np.hypot(u, v) + np.float32(1e-3), np.arctan2(v, u)
     contrast = rng.uniform(0.35, 1.0)
 
     bulge_ratio = 1 - 0.4 * (1 - tilt)
-    bulge = sersic(radii(x, y, angle, bulge_ratio), radius * rng.uniform(0.14, 0.34), rng.uniform(1.0, 3.5))
+    bulge = sersic(elliptical_radius(x, y, angle, bulge_ratio), radius * rng.uniform(0.14, 0.34), rng.uniform(1.0, 3.5))
     lights = [LightComponent(bulge, rng.uniform(0.06, 0.3), redder=rng.uniform(0.0, 0.35))]
     start = scale * rng.uniform(0.2, 0.5)
     if barred:
@@ -166,9 +173,9 @@ def _knots(rng: np.random.Generator, arms: Plane) -> Plane:
 
 def edge_on(rng: np.random.Generator, sky: SimulatedField) -> None:
     """A disc seen from its side: a thin streak, often with a bulge, sometimes with a dust lane: edge."""
-    x, y = middle(rng, sky)
-    radius, light = size_and_light(rng)
-    u, v = turned(x, y, rng.uniform(0, np.pi))
+    x, y = centred_coordinates(rng, sky)
+    radius, light = draw_size_and_flux(rng)
+    u, v = rotate_axes(x, y, rng.uniform(0, np.pi))
     length = radius * rng.uniform(0.75, 1.05)
     thick = length * rng.uniform(0.14, 0.28)
     bend = np.float32(rng.normal(0, 0.02) / length) * u * np.abs(u) / 2
@@ -177,11 +184,11 @@ def edge_on(rng: np.random.Generator, sky: SimulatedField) -> None:
     thin = np.exp(-np.sqrt(u * u + 9) / np.float32(length)) / np.cosh(height) ** 2
     lights = [LightComponent(thin, 1.0, redder=-0.05)]
     if rng.random() < 0.75:
-        bulge = sersic(radii(u, v, 0.0, rng.uniform(0.6, 0.9)), radius * rng.uniform(0.18, 0.35), 2.0)
+        bulge = sersic(elliptical_radius(u, v, 0.0, rng.uniform(0.6, 0.9)), radius * rng.uniform(0.18, 0.35), 2.0)
         lights.append(LightComponent(bulge, rng.uniform(0.1, 0.45), redder=0.12))
     dust = None
     if rng.random() < 0.4:
         offset = rng.normal(0, 0.35) * thick
         lane = np.exp(-(((v - np.float32(offset)) / np.float32(0.35 * thick + 0.6)) ** 2))
         dust = lane * np.exp(-((u / np.float32(2 * length)) ** 2)) * np.float32(rng.uniform(0.8, 2.2))
-    sky.add_body(lights, light * 0.6, redness(rng), dust)
+    sky.add_body(lights, light * 0.6, draw_colour(rng), dust)

@@ -55,11 +55,11 @@ class RenderTask:
     def run(self) -> int:
         """Makes them and says how many; each file is there whole or not at all."""
         for number in self.numbers:
-            images.write_jpeg(_path(self.folder, number), render(self.kind, self.first_seed + number, self.size))
+            images.write_jpeg(_path(self.folder, number), render_image(self.kind, self.first_seed + number, self.size))
         return len(self.numbers)
 
 
-def render(kind: str, seed: int, size: int = int(FRAME)) -> Pixels:
+def render_image(kind: str, seed: int, size: int = int(FRAME)) -> Pixels:
     """One image of this class; the same class, seed and size give the same pixels in every run."""
     _check(kind)
     rng = np.random.default_rng([*kind.encode(), seed])
@@ -69,7 +69,7 @@ def render(kind: str, seed: int, size: int = int(FRAME)) -> Pixels:
     return sky.develop(size)
 
 
-def make(
+def make_dataset(
     folder: Path, counts: Mapping[str, int], *, seed: int, size: int = int(FRAME), workers: int | None = None
 ) -> Path:
     """Writes `folder/E/00001.jpg` and so on, as many a class as `counts` says; files already there are kept."""

@@ -44,7 +44,7 @@ class SimulatedField:
 
     def add_star(self, x: float, y: float, peak: float, redness: float) -> None:
         """A point of light; the seeing gives it its size."""
-        flux = peak * 14.0 * colours(redness)  # 14 survey pixels: the area of the seeing disc
+        flux = peak * 14.0 * band_ratios(redness)  # 14 survey pixels: the area of the seeing disc
         column, row = (at / self.step + (self.x.shape[1] - 1) / 2 for at in (x, y))
         c, r = int(column), int(row)
         right, down = column - c, row - r
@@ -65,7 +65,7 @@ class SimulatedField:
         body = np.zeros_like(self.bands)
         for part in lights:
             weight = light * part.share / total / (float(part.plane.sum()) * self.step**2 + 1e-9)
-            body += colours(redness + part.redder - mean)[:, None, None] * np.float32(weight) * part.plane
+            body += band_ratios(redness + part.redder - mean)[:, None, None] * np.float32(weight) * part.plane
         if dust is not None:
             body *= np.exp(-dust * np.array([0.7, 1.0, 1.4], np.float32)[:, None, None])
         self.bands += body
@@ -82,7 +82,7 @@ class SimulatedField:
             if np.hypot(x, y) < 30:
                 continue
             radius = rng.uniform(1.2, 4.5)
-            r = radii(self.x - x, self.y - y, angle=rng.uniform(0, np.pi), ratio=rng.uniform(0.4, 1.0))
+            r = elliptical_radius(self.x - x, self.y - y, angle=rng.uniform(0, np.pi), ratio=rng.uniform(0.4, 1.0))
             light = 2 * np.pi * radius**2 * rng.uniform(0.05, 0.7)
             self.add_body([LightComponent(np.exp(-1.7 * r / radius), 1.0)], light, redness=rng.uniform(0.0, 1.0))
 
@@ -94,7 +94,7 @@ class SimulatedField:
         own = rng.standard_normal(seen.shape, np.float32)
         grain = np.float32(rng.uniform(0.02, 0.05)) * np.array([1.15, 0.9, 1.0], np.float32)[:, None, None]
         noise = (0.9 * own + 0.4 * shared) * np.sqrt(1 + np.maximum(seen, 0) / SKY_LIGHT)
-        return resample(composite(seen + self._background() + grain * noise), size)
+        return resample(asinh_composite(seen + self._background() + grain * noise), size)
 
     def _blur(self, bands: Bands) -> Bands:
         """Seeing: two Gaussians a band, a little different in each, and bands that do not quite lie on each other."""
@@ -122,27 +122,27 @@ class SimulatedField:
         return sky
 
 
-def colours(redness: float) -> NDArray[np.float32]:
+def band_ratios(redness: float) -> NDArray[np.float32]:
     """Brightness in the composite's red, green and blue: 0 is a young blue disc, 0.6 an old yellow elliptical."""
     return np.array([0.95 + 0.45 * redness, min(1.0, 1.5 - 0.5 * redness), max(1.1 - 0.6 * redness, 0.15)], np.float32)
 
 
-def radii(x: Plane, y: Plane, angle: float | Plane, ratio: float, boxiness: float = 2.0) -> Plane:
+def elliptical_radius(x: Plane, y: Plane, angle: float | Plane, ratio: float, boxiness: float = 2.0) -> Plane:
     """The distance from the middle along ellipses of this axis ratio, as the radius of a circle of equal area."""
-    u, v = turned(x, y, angle)
+    u, v = rotate_axes(x, y, angle)
     if boxiness == 2.0:
         return np.sqrt(u * u * np.float32(ratio) + v * v / np.float32(ratio))
     r = (np.abs(u) ** boxiness + np.abs(v / ratio) ** boxiness) ** (1 / boxiness) * ratio**0.5
     return np.asarray(r, np.float32)
 
 
-def turned(x: Plane, y: Plane, angle: float | Plane) -> tuple[Plane, Plane]:
+def rotate_axes(x: Plane, y: Plane, angle: float | Plane) -> tuple[Plane, Plane]:
     """The same places along axes turned by this angle."""
     cos, sin = np.cos(angle, dtype=np.float32), np.sin(angle, dtype=np.float32)
     return x * cos + y * sin, y * cos - x * sin
 
 
-def composite(bands: Bands) -> Bands:
+def asinh_composite(bands: Bands) -> Bands:
     """Lupton's asinh composite: brightness is compressed, colour is kept; 0 to 1."""
     brightness = bands.mean(axis=0)
     scaled = np.where(np.abs(brightness) < 1e-6, np.float32(1e-6), brightness) * np.float32(SOFTENING)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import HttpSource, address
+from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError, FetchError, ImageBlank, ImageError
 from astrodetect.progress import Bar
@@ -70,14 +70,14 @@ class CutoutRequest:
         if self.survey == "legacy":
             bands = {"bands": "grz"} if self.kind == "fits" else {}
             cut = {"size": self.side, "layer": self.layer, "pixscale": self.pxscale}
-            return address(f"{chosen.legacy_url}/cutout.{self.kind}", **centre, **cut, **bands)
+            return build_url(f"{chosen.legacy_url}/cutout.{self.kind}", **centre, **cut, **bands)
         if self.survey == "sdss":
-            return address(f"{chosen.sdss_url}/getjpeg", **centre, scale=self.pxscale, **box)
+            return build_url(f"{chosen.sdss_url}/getjpeg", **centre, scale=self.pxscale, **box)
         seen = {"fov": self.side * self.pxscale / ARCSECONDS, "projection": "TAN", "format": self.kind}
-        return address(f"{chosen.hips_url}/hips2fits", hips=self.layer, **centre, **box, **seen)
+        return build_url(f"{chosen.hips_url}/hips2fits", hips=self.layer, **centre, **box, **seen)
 
 
-def read_places(
+def read_positions(
     path: Path, *, ra: str | None, dec: str | None, label: str | None, name: str | None
 ) -> list[SkyPosition]:
     """The rows of a CSV file, whose columns go by these names, or else by usual ones; one row that is wrong ends it."""
@@ -99,9 +99,11 @@ def read_places(
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def collect(ledger: CollectionManifest, places: Sequence[SkyPosition], cut: CutoutRequest, chosen: Settings) -> None:
+def collect_cutouts(
+    ledger: CollectionManifest, places: Sequence[SkyPosition], cut: CutoutRequest, chosen: Settings
+) -> None:
     """A cutout of each place, in the folder of its label; what is here is not asked for again."""
-    remote = HttpSource(chosen)
+    remote = HttpClient(chosen)
 
     def checked(data: bytes) -> bytes:
         if (kind := images.sniff(data)) != KINDS[cut.kind]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import HttpSource
+from astrodetect.datasets.sources.http import HttpClient
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError
 from astrodetect.progress import Bar
@@ -38,15 +38,15 @@ CLASSES = (
 )
 
 
-def download(folder: Path, chosen: Settings) -> Path:
+def download_galaxy10(folder: Path, chosen: Settings) -> Path:
     """The file, fetched into the folder if it is not there."""
     path = folder / FILE
     if not path.exists():
-        HttpSource(chosen).download(chosen.galaxy10_url, path, sha256=SHA256, max_bytes=LARGEST_FILE_BYTES)
+        HttpClient(chosen).download(chosen.galaxy10_url, path, sha256=SHA256, max_bytes=LARGEST_FILE_BYTES)
     return path
 
 
-def collect(ledger: CollectionManifest, path: Path, *, limit: int | None) -> None:
+def unpack(ledger: CollectionManifest, path: Path, *, limit: int | None) -> None:
     """Each image as a PNG, which loses nothing, in the folder of its class; the first `limit` of each class."""
     galaxies = _galaxies(path)
     asked, counts = [], Counter[str]()

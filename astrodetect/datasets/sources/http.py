@@ -41,7 +41,7 @@ class _PassingError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class HttpSource:
+class HttpClient:
     """A source of images, and how it is treated."""
 
     def __init__(self, chosen: Settings) -> None:
@@ -135,7 +135,7 @@ class HttpSource:
             yield answer
 
 
-def address(url: str, **parameters: object) -> str:
+def build_url(url: str, **parameters: object) -> str:
     """The whole of an address, its parameters encoded in the order in which they are named."""
     whole = requests.Request("GET", url, params={name: str(value) for name, value in parameters.items()})
     return str(whole.prepare().url)

@@ -108,7 +108,7 @@ class CollectionManifest:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[CollectionManifest]:
+def open_manifest(folder: Path) -> Iterator[CollectionManifest]:
     """The ledger of this folder, which is made if missing; one process at a time has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(folder / ".collect.lock")

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from astrodetect import images
-from astrodetect.datasets.sources.http import HttpSource, address
+from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import FetchError, ImageTooSmall
 from astrodetect.progress import Bar
@@ -37,7 +37,7 @@ class NasaLibrary:
     """NASA's image and video library."""
 
     def __init__(self, chosen: Settings) -> None:
-        self._url, self._remote, self._max_pixels = chosen.nasa_url, HttpSource(chosen), chosen.max_image_pixels
+        self._url, self._remote, self._max_pixels = chosen.nasa_url, HttpClient(chosen), chosen.max_image_pixels
 
     def collect(self, ledger: CollectionManifest, queries: Sequence[SearchQuery], *, limit: int, side: int) -> None:
         """Up to `limit` images of each class, of about `side` pixels; what is here is not asked for again."""
@@ -60,7 +60,7 @@ class NasaLibrary:
     def _search(self, query: SearchQuery) -> Iterator[ManifestEntry]:
         """What is found, page by page as it is needed."""
         for page in range(1, MOST_PAGES + 1):
-            url = address(f"{self._url}/search", q=query.words, media_type="image", page=page, page_size=PAGE_SIZE)
+            url = build_url(f"{self._url}/search", q=query.words, media_type="image", page=page, page_size=PAGE_SIZE)
             items, more = self._remote.get(url, _page)
             for item in items:
                 if found := self._found(item, query.label):
