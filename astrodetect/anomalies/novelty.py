@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus, serialisation
+from astrodetect.anomalies.consensus import TailScore
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.detectors.base import Detector, DetectorInput, FittableDetector, tukey_fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
@@ -19,7 +20,6 @@ from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
 from astrodetect.anomalies.neighbours import ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
-from astrodetect.anomalies.tail_score import TailScore
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.features import central_object, cutout

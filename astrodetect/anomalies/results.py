@@ -1,8 +1,13 @@
 """What was found about the images of a run, for its table and its page."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +15,7 @@ from numpy.typing import NDArray
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
+from astrodetect.errors import DataError
 from astrodetect.records import Floats
 
 
@@ -58,3 +64,125 @@ class AnomalyResults:
 def order_images(strength: Floats, interest: Floats | None) -> NDArray[np.int64]:
     """Images by interest where there is any, and by strength where that is equal."""
     return np.lexsort((-strength,) if interest is None else (-strength, -interest))
+
+
+OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
+
+
+def check_output_folder(place: Path) -> None:
+    """Whether results can come here, before any work is done for them: nothing that is not ours is ever removed."""
+    before = _before(place)
+    if before.is_dir() and not place.exists():
+        before.rename(place)  # a process was killed between two renames
+    if place.exists() and not place.is_dir():
+        raise DataError(f"{place} is there and no folder: name another --output")
+    strangers = sorted({path.name for path in place.iterdir()} - OUTPUT_NAMES) if place.is_dir() else []
+    if strangers:
+        raise DataError(f"{place} holds {strangers[0]}, which no run made: move it, or name another --output")
+
+
+@contextmanager
+def replace_output_folder(place: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of an earlier run's when all is in it."""
+    staged = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        try:
+            staged.mkdir(parents=True)
+            yield staged
+            check_output_folder(place)
+            if place.is_dir():
+                shutil.rmtree(_before(place), ignore_errors=True)
+                place.rename(_before(place))
+            staged.rename(place)
+            shutil.rmtree(_before(place), ignore_errors=True)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {place}: {error.strerror or error}") from error
+
+
+def _before(place: Path) -> Path:
+    return place.with_name(f".{place.name}.before")
+
+
+TableFormat = Literal["csv", "parquet"]
+
+
+def write_tables(folder: Path, findings: AnomalyResults, kind: TableFormat) -> None:
+    """`anomalies.csv` or `.parquet`, and `ids/` with a list for each detector and one for all of them."""
+    place, columns = folder / f"anomalies.{kind}", _columns(findings)
+    (_parquet if kind == "parquet" else _csv)(place, columns, _rows(findings))
+    lists = folder / "ids"
+    lists.mkdir()
+    for name, flags in findings.flagged_by().items():
+        with (lists / f"{name}.txt").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            for image in findings.order[flags[findings.order]]:
+                file.write(str(findings.paths[image]).replace("\n", "\\n") + "\n")
+
+
+def _columns(findings: AnomalyResults) -> list[str]:
+    """What every table has, then three of each detector, then what depends on labels of people, then errors."""
+    each = [column for name in findings.names for column in (name, f"{name}_rank", f"{name}_flag")]
+    ours = [] if findings.interest is None else ["interest", "your_label"]
+    first = ["rank", "path", "label", "novelty", "strength", "agreement", "consensus"]
+    return [*first, *each, "x", "y", *ours, "image_sha256", "error"]
+
+
+def _rows(findings: AnomalyResults) -> Iterator[list[Any]]:
+    """The images in the order in which to look at them, then the files that are none, with nothing but the reason."""
+    looked, ranks = findings.looked, findings.ranks()
+    agreement, agreed = looked.agreement, looked.consensus
+    on_map = {int(image): place for place, image in enumerate(findings.flat.places)}
+    for rank, image in enumerate(findings.order.tolist(), start=1):
+        row = [rank, str(findings.paths[image]), findings.labels[image] or None]
+        row += [float(values[image]) for values in (looked.novelty, looked.strength, agreement)]
+        row.append(bool(agreed[image]))
+        for name in findings.names:
+            row += [float(looked.scores[name][image]), int(ranks[name][image]), bool(looked.flagged[name][image])]
+        row += [float(at) for at in findings.flat.xy[on_map[image]]] if image in on_map else [None, None]
+        if findings.interest is not None:
+            row += [float(findings.interest[image]), findings.told.get(image)]
+        yield [*row, findings.sha256[image], None]
+    for path, reason in findings.skipped:
+        yield [None, str(path), *[None] * (len(_columns(findings)) - 3), reason]
+
+
+def _csv(place: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
+    with place.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows([_said(value) for value in row] for row in rows)
+
+
+def _said(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.7g}" if isinstance(value, float) else value  # as exact as they are
+
+
+def _parquet(place: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - only who wants Parquet waits for it
+    from pyarrow import parquet  # noqa: PLC0415
+
+    texts, flags = (
+        {"path", "label", "your_label", "image_sha256", "error"},
+        {"consensus", *(name for name in columns if name.endswith("_flag"))},
+    )
+    whole = {"rank", *(name for name in columns if name.endswith("_rank"))}
+
+    def kind(name: str) -> Any:
+        if name in texts:
+            return pa.string()
+        return pa.bool_() if name in flags else pa.int64() if name in whole else pa.float64()
+
+    by_column = zip(*rows, strict=True)
+    arrays = [
+        pa.array([_utf8(value) if name in texts else value for value in values], kind(name))
+        for name, values in zip(columns, by_column, strict=True)
+    ]
+    parquet.write_table(pa.table(arrays, names=columns), place)
+
+
+def _utf8(text: str | None) -> str | None:
+    """Parquet holds UTF-8 alone: a byte of a name that is none becomes \\xff."""
+    return text and text.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -100,18 +100,17 @@ def find(arguments: argparse.Namespace) -> list[str]:
     from astrodetect.anomalies import (  # noqa: PLC0415
         active_learning,
         analysis,
-        output_folder,
         projection,
-        results_table,
+        results,
     )
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
     from astrodetect.features import extract  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
-    from astrodetect.reports.thumbnails import ThumbnailReader  # noqa: PLC0415
+    from astrodetect.reports.html import ThumbnailReader  # noqa: PLC0415
 
     chosen = settings()
-    output_folder.check_output_folder(arguments.output)
+    results.check_output_folder(arguments.output)
     items = extract.list_images(arguments.data)
     normal_items = extract.list_images([arguments.normal]) if arguments.normal else None
     given = label_table.read(arguments.labels) if arguments.labels else []
@@ -152,8 +151,8 @@ def find(arguments: argparse.Namespace) -> list[str]:
         else "each judged by the others",
         reader=ThumbnailReader(describer.contract, chosen.max_image_pixels),
     )
-    with output_folder.replace_output_folder(arguments.output) as staged:
-        results_table.write_tables(staged, findings, arguments.format)
+    with results.replace_output_folder(arguments.output) as staged:
+        results.write_tables(staged, findings, arguments.format)
         anomaly_report.write_anomaly_report(staged / "anomalies.html", findings, reasons, about)
     if arguments.attach:
         store.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)

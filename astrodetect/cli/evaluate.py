@@ -34,8 +34,7 @@ def add(verbs: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates a model, and says the headline figures and where the page is."""
-    from astrodetect.evaluation import metric_specs  # noqa: PLC0415
-    from astrodetect.evaluation.summary import summarise  # noqa: PLC0415
+    from astrodetect.evaluation.summary import summarise, summary_lines  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     place = evaluation_report.write_evaluation_report(
         evidence, summary, arguments.output or chosen.models_dir / f"{manifest.name}.html"
     )
-    print("\n".join(metric_specs.summary_lines(summary)))
+    print("\n".join(summary_lines(summary)))
     print(place)
     return 0
 

@@ -13,9 +13,7 @@ from astrodetect.anomalies import consensus
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.evaluation import heatmap
 from astrodetect.records import Floats
-from astrodetect.reports.jinja import template_environment
-from astrodetect.reports.markers import MARKER_COLOURS, Marker, class_markers
-from astrodetect.reports.thumbnails import (
+from astrodetect.reports.html import (
     TILE_PX,
     TILES_A_ROW,
     NamedThumbnail,
@@ -23,8 +21,10 @@ from astrodetect.reports.thumbnails import (
     ThumbnailReader,
     display_name,
     read_thumbnails,
+    template_environment,
     thumbnail_sprite,
 )
+from astrodetect.reports.svg_charts import MARKER_COLOURS, Marker, class_markers
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = TEMPLATES / "report.css"  # shared by all reports

@@ -13,7 +13,7 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.health import SCAN_CONTRACT, DatasetHealth, DoubtfulLabel, DuplicateGroup, ScannedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
-from astrodetect.reports.jinja import template_environment
+from astrodetect.reports.html import template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, FIGURES = "explore.html", "explore.json"

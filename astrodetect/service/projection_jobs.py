@@ -11,7 +11,7 @@ from typing import Protocol
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.active_learning import LabelValue
-from astrodetect.anomalies.projection_process import ProjectionProcess
+from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.errors import AstrodetectError, DrawingFailed
 from astrodetect.records import EmbeddedImages, Floats
 from astrodetect.service import projection_store

@@ -12,7 +12,7 @@ from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.records import ImageContract
 from astrodetect.reports import anomaly_report as pages
 from astrodetect.reports.anomaly_report import Explanation, RunDescription
-from astrodetect.reports.thumbnails import ThumbnailReader
+from astrodetect.reports.html import ThumbnailReader
 from browser.page_checks import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
 

@@ -14,7 +14,7 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect.anomalies import projection
-from astrodetect.anomalies.projection_process import ProjectionProcess
+from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.model_store import store
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import projection_jobs
@@ -27,10 +27,10 @@ BROWSER = {"Accept": "text/html"}
 HTMX = {"HX-Request": "true", "Accept": "text/html"}
 HOSTILE = "<script>alert(1)</script>\u202egpj.png"
 SOON = """
-from astrodetect.anomalies import projection, projection_process
-projection_process.POLITE = 0
-projection.tsne = lambda vectors, _: projection.components(vectors)
-projection_process.main()
+from astrodetect.anomalies import projection
+projection.NICENESS = 0
+projection.tsne_projection = lambda vectors, _: projection.pca_projection(vectors)
+projection.main()
 """
 FAILS = (sys.executable, "-c", "raise SystemExit('no <memory> left')")
 

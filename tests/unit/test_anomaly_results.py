@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images, label_table
-from astrodetect.anomalies import active_learning, analysis, output_folder, projection, results_table
+from astrodetect.anomalies import active_learning, analysis, projection, results
 from astrodetect.anomalies.novelty import DEFAULT, Novelty
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets.dataset import ListedImage
@@ -16,7 +16,7 @@ from astrodetect.errors import DataError
 from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
 from astrodetect.label_table import Told
 from astrodetect.records import Floats, ImageContract, Pixels
-from astrodetect.reports.markers import MAX_MARKED_CLASSES, OTHER_CLASSES, class_markers
+from astrodetect.reports.svg_charts import MAX_MARKED_CLASSES, OTHER_CLASSES, class_markers
 
 COUNT = 40
 ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", "\udcff.jpg")
@@ -40,7 +40,7 @@ def findings() -> AnomalyResults:
 
 
 def test_every_image_has_its_row_whatever_its_name(findings: AnomalyResults, tmp_path: Path) -> None:
-    results_table.write_tables(tmp_path, findings, "csv")
+    results.write_tables(tmp_path, findings, "csv")
     with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
@@ -53,7 +53,7 @@ def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) 
 
     for kind in ("csv", "parquet"):
         (tmp_path / kind).mkdir()
-        results_table.write_tables(tmp_path / kind, findings, kind)
+        results.write_tables(tmp_path / kind, findings, kind)
     with (tmp_path / "csv" / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     columns = parquet.read_table(tmp_path / "parquet" / "anomalies.parquet").to_pydict()
@@ -134,9 +134,9 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
 def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "out"
     for text in ("first", "second"):
-        with output_folder.replace_output_folder(place) as staged:
+        with results.replace_output_folder(place) as staged:
             (staged / "anomalies.csv").write_text(text)
-    with pytest.raises(KeyboardInterrupt), output_folder.replace_output_folder(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
+    with pytest.raises(KeyboardInterrupt), results.replace_output_folder(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
         (staged / "anomalies.csv").write_text("third")
         raise KeyboardInterrupt
     assert (place / "anomalies.csv").read_text() == "second"
@@ -147,17 +147,17 @@ def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None
     before = tmp_path / ".out.before"
     before.mkdir()
     (before / "anomalies.csv").write_text("first")
-    output_folder.check_output_folder(tmp_path / "out")
+    results.check_output_folder(tmp_path / "out")
     assert (tmp_path / "out" / "anomalies.csv").read_text() == "first"
 
 
 def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
-    with output_folder.replace_output_folder(tmp_path / "out") as staged:
+    with results.replace_output_folder(tmp_path / "out") as staged:
         (staged / "anomalies.csv").write_text("first")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with (
         pytest.raises(DataError, match=r"holds notes\.txt, which no run made"),
-        output_folder.replace_output_folder(tmp_path / "out"),
+        results.replace_output_folder(tmp_path / "out"),
     ):
         pass
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anomalies.csv", "notes.txt"}

@@ -8,6 +8,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from astrodetect.anomalies import consensus, neighbours
+from astrodetect.anomalies.consensus import TailScore
 from astrodetect.anomalies.detectors import dbscan, isolation_forest, kmeans
 from astrodetect.anomalies.detectors.base import DetectorInput, FittableDetector, tukey_fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
@@ -16,7 +17,6 @@ from astrodetect.anomalies.detectors.knn import Knn
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.tail_score import TailScore
 from astrodetect.records import Floats
 
 KINDS: list[type[FittableDetector]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]

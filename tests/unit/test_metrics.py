@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from astrodetect.evaluation import intervals, metrics
+from astrodetect.evaluation import metrics
 from astrodetect.records import Floats
 
 
@@ -92,12 +92,12 @@ def test_a_class_without_images_gives_no_figure_rather_than_a_wrong_one() -> Non
 
 
 def test_wilson_s_interval_stays_within_bounds_and_narrows() -> None:
-    few, many = intervals.wilson_interval(10, 10), intervals.wilson_interval(1000, 1000)
+    few, many = metrics.wilson_interval(10, 10), metrics.wilson_interval(1000, 1000)
     assert few.low == pytest.approx(0.7225, abs=1e-4)  # as tables of it have
     assert [few.high, many.high] == pytest.approx([1, 1])
     assert max(few.high, many.high) <= 1
     assert few.low < many.low < 1
-    assert np.isnan(intervals.wilson_interval(0, 0).value)
+    assert np.isnan(metrics.wilson_interval(0, 0).value)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -111,7 +111,7 @@ def test_intervals_hold_the_figures_of_most_other_samples(classes: int) -> None:
         return truth, probabilities, metrics.predict_classes(probabilities)
 
     true = metrics.headline_metrics(*sample(50_000))
-    found = [intervals.estimate_headline_metrics(*sample(300)) for _ in range(20)]
+    found = [metrics.estimate_headline_metrics(*sample(300)) for _ in range(20)]
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "brier"):
         held = sum(figures[name].low <= true[name] <= figures[name].high for figures in found)
         assert held >= 16, name
@@ -124,7 +124,7 @@ def test_every_figure_lies_in_its_interval(count: int) -> None:
     scores = random.random(count, dtype=np.float32)
     truth = (random.random(count) < scores).astype(np.int64)  # well calibrated: the hardest error to place
     two = np.stack([1 - scores, scores], axis=1)
-    for name, figure in intervals.estimate_headline_metrics(truth, two, metrics.predict_classes(two, 0.5)).items():
+    for name, figure in metrics.estimate_headline_metrics(truth, two, metrics.predict_classes(two, 0.5)).items():
         assert figure.low <= figure.value <= figure.high, name
 
 
@@ -132,13 +132,11 @@ def test_the_same_images_have_the_same_intervals() -> None:
     truth, scores = np.arange(50) % 2, np.linspace(0, 1, 50, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
     said = metrics.predict_classes(two, 0.5)
-    assert intervals.estimate_headline_metrics(truth, two, said) == intervals.estimate_headline_metrics(
-        truth, two, said
-    )
+    assert metrics.estimate_headline_metrics(truth, two, said) == metrics.estimate_headline_metrics(truth, two, said)
 
 
 def test_each_class_has_its_precision_recall_and_f1() -> None:
-    first, second = intervals.per_class_metrics(np.array([[8.0, 2.0], [0.0, 10.0]]), ("SB", "E"))
+    first, second = metrics.per_class_metrics(np.array([[8.0, 2.0], [0.0, 10.0]]), ("SB", "E"))
     assert (first.precision.value, first.recall.value) == (1, 0.8)
     assert second.precision.value == pytest.approx(10 / 12)
     assert second.f1.value == pytest.approx(20 / 22)

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from astrodetect.anomalies import projection, projection_process
+from astrodetect.anomalies import projection
 from astrodetect.anomalies.active_learning import LabelValue
-from astrodetect.anomalies.projection_process import ProjectionProcess
+from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.errors import DatabaseUnavailable, DrawingFailed
 from astrodetect.records import EmbeddedImages
 from astrodetect.service import projection_jobs, projection_store
@@ -28,7 +28,7 @@ from astrodetect.service.projection_store import StoredProjection
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
 WITHIN_S = 60.0
-IN_A_HURRY = (sys.executable, "-c", "from astrodetect.anomalies import projection_process as p; p.POLITE = 0; p.main()")
+IN_A_HURRY = (sys.executable, "-c", "from astrodetect.anomalies import projection as p; p.NICENESS = 0; p.main()")
 HOLDS = (  # a lock, until nobody listens any more
     sys.executable,
     "-c",
@@ -146,11 +146,11 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
     child.stdin.write(b"%d %d\n" % rows.shape + rows.tobytes())
     child.stdin.flush()
     give_up = time.monotonic() + WITHIN_S
-    while psutil.Process(child.pid).nice() != projection_process.NICENESS:
+    while psutil.Process(child.pid).nice() != projection.NICENESS:
         assert time.monotonic() < give_up
         time.sleep(0.01)
     child.stdin.close()
-    assert child.wait(WITHIN_S) == projection_process.PARENT_GONE_STATUS
+    assert child.wait(WITHIN_S) == projection.PARENT_GONE_STATUS
     process.close()
 
 

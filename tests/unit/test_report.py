@@ -15,11 +15,10 @@ from evaluation_inputs import make_evaluation_inputs
 from astrodetect.errors import DataError
 from astrodetect.evaluation import heatmap, notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
-from astrodetect.evaluation.metric_specs import summary_lines
 from astrodetect.evaluation.notable_images import NotableImage
-from astrodetect.evaluation.summary import summarise
+from astrodetect.evaluation.summary import summarise, summary_lines
 from astrodetect.records import Outputs
-from astrodetect.reports import evaluation_report, gallery
+from astrodetect.reports import evaluation_report
 
 LARGEST_PAGE = 4_000_000
 
@@ -184,7 +183,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
         said = found.model.decides(outputs.probabilities)
         assert {0, 1} <= {*said.tolist()}
         for number, class_ in enumerate(said):
-            [card] = gallery.gallery_cards(found, [NotableImage(number, "")])
+            [card] = evaluation_report.gallery_cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
             assert card.heat == heatmap.overlay(sign * outputs.maps[number])
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies.active_learning import LABELS, LabelValue
-from astrodetect.reports.markers import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
+from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.projection_store import StoredProjection
 
 UNLABELLED = "not labelled"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
-from astrodetect.evaluation.metric_specs import METRIC_SPECS
+from astrodetect.evaluation.summary import METRIC_SPECS
 from astrodetect.model_store import rollback as earlier
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, Precision

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from astrodetect import __version__
-from astrodetect.reports.jinja import template_environment
+from astrodetect.reports.html import template_environment
 from astrodetect.service.web import static_files
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astrodetect import images
 from astrodetect.errors import ImageError
@@ -86,3 +87,14 @@ def _each(make: Callable[[One], Made], some: Sequence[One], title: str) -> list[
             return list(track(pool.map(make, some), title, len(some)))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def template_environment(templates: Path) -> Environment:
+    """For the templates of this folder."""
+    return Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
