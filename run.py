@@ -147,7 +147,7 @@ def test(pytest_arguments: Sequence[str]) -> None:
         for check in CHECKS:
             call(*check)
     if needs_browser(pytest_arguments):
-        say("browser: for the tests of the pages")
+        say("browser: for the page tests")
         call(str(PAGE_TESTS / "chromium.py"))
     for tests in [pytest_arguments] if pytest_arguments else [SIDE_BY_SIDE, ONE_BY_ONE]:
         call("-m", "pytest", *tests)

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 import numpy as np
 from browser import chromium
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 import setup_db
@@ -70,15 +70,14 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, rounds = (QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)
     with ending_on_signals(), ExitStack() as stack:
-        browser = chromium.launch(stack.enter_context(sync_playwright()))
+        browser = stack.enter_context(chromium.open_browser())
         if browser is None:
-            raise SystemExit(chromium.LEFT_OUT)
+            raise SystemExit(chromium.SKIPPED)
         many, few = (stack.enter_context(served(count)) for count in (rows, FEW_ROWS))
         pages = [
             measured(browser, path, many + path.format(id=rows - 7), few + path.format(id=FEW_ROWS - 7), rounds=rounds)
             for path in PAGES
         ]
-        browser.close()
     if arguments.json:
         print(json.dumps({"machine": machine.describe(), "rows": rows, "pages": [asdict(page) for page in pages]}))
         return

@@ -1,6 +1,7 @@
-"""A real browser for the tests of pages: the one that is here, or one that is put here.
+"""Finds or installs the browser for the page tests, and launches it.
 
-`python tests/browser/chromium.py` is what `run.py test` calls; it says in one line what it found or why nothing helped.
+`run.py test` calls `python tests/browser/chromium.py`, which prints one line: the browser found or installed, or why
+the page tests are skipped. Playwright's driver is a Node.js binary that needs libatomic, which a minimal Debian lacks.
 """
 
 import os
@@ -9,75 +10,99 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from playwright.sync_api import Browser, Error, Playwright, sync_playwright
 
-CHANNELS = ("chrome", "msedge")  # where they are on each platform, Playwright knows
+CHANNELS = ("chrome", "msedge")  # Playwright knows their paths on each platform
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
-ELSEWHERE = ("/Applications/Chromium.app/Contents/MacOS/Chromium",)
-START_WITHIN_S = 30
-FETCH_WITHIN_S = 300
-CONNECT_WITHIN_S = 5
-FETCHED = (sys.executable, "-m", "playwright", "install", "chromium")
-ITS_LIBRARIES = (sys.executable, "-m", "playwright", "install-deps", "chromium")
-LISTS = ("apt-get", "update", "-qq")
-DEBIANS = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core")
-LEFT_OUT = "the tests of pages are left out, for there is no browser: install Chromium, Chrome or Edge"
+MACOS_PATHS = ("/Applications/Chromium.app/Contents/MacOS/Chromium",)
+LAUNCH_TIMEOUT_S = 30
+INSTALL_TIMEOUT_S = 300
+CONNECT_TIMEOUT_S = 5
+DRIVER_VERSION = (sys.executable, "-m", "playwright", "--version")
+DOWNLOAD = (sys.executable, "-m", "playwright", "install", "chromium")
+DOWNLOAD_LIBRARIES = (sys.executable, "-m", "playwright", "install-deps", "chromium")
+APT_UPDATE = ("apt-get", "update", "-qq")
+APT_INSTALL = (
+    *("apt-get", "install", "-y", "-qq", "--no-install-recommends"),
+    *("chromium", "fonts-dejavu-core", "libatomic1"),
+)
+SKIPPED = "the page tests are skipped, no browser starts: install Chromium, Chrome or Edge, and on Debian libatomic1"
 
 
-def launch(playwright: Playwright) -> Browser | None:
-    """The first browser that starts: Playwright's own, else one of the system's; None where none does."""
-    options = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []  # as root it refuses to have one
-    for place in places():
+@contextmanager
+def open_browser() -> Iterator[Browser | None]:
+    """Launch the first browser that starts; None if none does."""
+    if not _driver_starts():
+        yield None
+        return
+    with sync_playwright() as playwright:
+        browser = _launch(playwright)
         try:
-            return playwright.chromium.launch(args=options, timeout=START_WITHIN_S * 1000, **place)
-        except Error:
-            continue
-    return None
+            yield browser
+        finally:
+            if browser:
+                browser.close()
 
 
-def places() -> Iterator[dict[str, Any]]:
-    """Where one may be, as Playwright wants it told."""
-    yield {}
-    yield from ({"channel": channel} for channel in CHANNELS)
-    yield from ({"executable_path": path} for name in (*NAMES, *ELSEWHERE) if (path := shutil.which(name)))
+def ensure_installed() -> str:
+    """Find a browser or install one; return a line that says which."""
+    if found := _version():
+        return f"Chromium {found} found"
+    for commands in install_methods():
+        if all(map(run_quietly, commands)) and (installed := _version()):
+            return f"Chromium {installed} installed: {shlex.join(commands[-1])}"
+    return SKIPPED
 
 
-def ways() -> list[list[Sequence[str]]]:
-    """How one may come here, each way some commands: what needs a system's packages only for who may install them."""
-    may = os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get") is not None
-    anyone: list[list[Sequence[str]]] = [[FETCHED]]
-    return [*anyone, [FETCHED, ITS_LIBRARIES], [LISTS, DEBIANS]] if may else anyone
+def install_methods() -> list[list[Sequence[str]]]:
+    """Command sequences that may install a browser; only root gets those that install system packages."""
+    is_root = os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get") is not None
+    methods: list[list[Sequence[str]]] = [[DOWNLOAD]]
+    return [*methods, [DOWNLOAD, DOWNLOAD_LIBRARIES], [APT_UPDATE, APT_INSTALL]] if is_root else methods
 
 
-@cache  # what several ways begin with is done once
-def done(command: Sequence[str]) -> bool:
-    """Whether a command did what it is for; its words go nowhere, its time is bounded."""
-    more = {"DEBIAN_FRONTEND": "noninteractive", "PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": str(CONNECT_WITHIN_S * 1000)}
+@cache  # methods share their first commands
+def run_quietly(command: Sequence[str]) -> bool:
+    """Run a command without output and within a time limit; return whether it succeeded."""
+    settings = {
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": str(CONNECT_TIMEOUT_S * 1000),
+    }
     try:
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | more, timeout=FETCH_WITHIN_S)
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | settings, timeout=INSTALL_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError):
         return False
     return True
 
 
-def version() -> str | None:
-    """Of the browser that is here."""
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
+def _driver_starts() -> bool:
+    return subprocess.run(DRIVER_VERSION, check=False, capture_output=True).returncode == 0
+
+
+def _version() -> str | None:
+    with open_browser() as browser:
         return browser.version if browser else None
 
 
-def ensure_installed() -> str:
-    """Finds a browser or brings one here; the line that says how it went."""
-    if found := version():
-        return f"Chromium {found} is here"
-    for way in ways():
-        if all(map(done, way)) and (brought := version()):
-            return f"Chromium {brought} was brought here: {shlex.join(way[-1])}"
-    return LEFT_OUT
+def _launch(playwright: Playwright) -> Browser | None:
+    options = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+    for location in _locations():
+        try:
+            return playwright.chromium.launch(args=options, timeout=LAUNCH_TIMEOUT_S * 1000, **location)
+        except Error:
+            continue
+    return None
+
+
+def _locations() -> Iterator[dict[str, Any]]:
+    """Launch arguments, one for each place where a browser may be: Playwright's own first."""
+    yield {}
+    yield from ({"channel": channel} for channel in CHANNELS)
+    yield from ({"executable_path": path} for name in (*NAMES, *MACOS_PATHS) if (path := shutil.which(name)))
 
 
 if __name__ == "__main__":

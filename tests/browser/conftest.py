@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from programs import Service
 
 from browser import chromium, demo_service
@@ -16,13 +16,11 @@ expect.set_options(timeout=APPEARS_WITHIN_MS)
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One for all tests of pages; gone before others run, for Playwright holds the thread's event loop."""
-    with sync_playwright() as playwright:
-        started = chromium.launch(playwright)
-        if started is None:
-            pytest.skip(chromium.LEFT_OUT)
-        with started:
-            yield started
+    """The browser of all page tests; closed before other tests run: Playwright occupies the event loop."""
+    with chromium.open_browser() as browser:
+        if browser is None:
+            pytest.skip(chromium.SKIPPED)
+        yield browser
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ PYTHONPATH=tests python -m browser.screenshots http://127.0.0.1:8000 FOLDER [PAT
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from browser import chromium
 
@@ -19,10 +19,9 @@ SETTLED_MS = 800  # what is drawn after the page has loaded: maps, neighbours, s
 def main(url: str, folder: Path, paths: tuple[str, ...]) -> None:
     """One file for each, named after its page."""
     folder.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = chromium.launch(playwright)
+    with chromium.open_browser() as browser:
         if browser is None:
-            raise SystemExit(chromium.LEFT_OUT)
+            raise SystemExit(chromium.SKIPPED)
         for width in WIDTHS:
             for scheme in ("light", "dark"):
                 phone = width < NARROW
@@ -32,7 +31,6 @@ def main(url: str, folder: Path, paths: tuple[str, ...]) -> None:
                 for path in paths:
                     take(page, url.rstrip("/") + path, folder / f"{named(path)}-{width}-{scheme}.png")
                 page.close()
-        browser.close()
 
 
 def take(page: Page, address: str, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""The browser that the tests of pages run in: found, brought, or told to be missing."""
+"""The browser of the page tests is found, installed, or reported missing in one line."""
 
 import os
 import shutil
@@ -13,45 +13,65 @@ REAL = next((path for name in chromium.NAMES if (path := shutil.which(name))), N
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine without a browser; the folder where its programs are."""
+def no_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without a browser; returns the only folder of its PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "fetched"))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "downloaded"))
     monkeypatch.setattr(chromium, "CHANNELS", ())
-    monkeypatch.setattr(chromium, "ELSEWHERE", ())
+    monkeypatch.setattr(chromium, "MACOS_PATHS", ())
     return tmp_path
 
 
-def test_without_a_browser_it_says_in_one_line_what_to_install(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = (sys.executable, "-c", "")
-    monkeypatch.setattr(chromium, "ways", lambda: [[FAILS], [nothing]])
-    assert chromium.ensure_installed() == chromium.LEFT_OUT
-    assert "\n" not in chromium.LEFT_OUT
+def test_a_missing_browser_is_reported_in_one_line(no_browser: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeeds = (sys.executable, "-c", "")
+    monkeypatch.setattr(chromium, "install_methods", lambda: [[FAILS], [succeeds]])
+    assert chromium.ensure_installed() == chromium.SKIPPED
+    assert "\n" not in chromium.SKIPPED
 
 
-@pytest.mark.skipif(REAL is None or os.name != "posix", reason="no browser here that could be brought")
-def test_the_first_way_that_brings_a_browser_is_the_last(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts, late = bare / "starts", bare / "late"
-    starts.write_text(f'#!/bin/sh\nPATH={os.defpath} exec {REAL} "$@"\n')
-    starts.chmod(0o700)
-    brings = (sys.executable, "-c", f"import os; os.rename({str(starts)!r}, {str(bare / chromium.NAMES[0])!r})")
-    too_many = (sys.executable, "-c", f"open({str(late)!r}, 'w')")
-    monkeypatch.setattr(chromium, "ways", lambda: [[FAILS, too_many], [brings], [too_many]])
+def test_a_driver_that_does_not_start_is_reported_as_a_missing_browser(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chromium, "DRIVER_VERSION", FAILS)
+    monkeypatch.setattr(chromium, "install_methods", lambda: [[FAILS]])
+    assert chromium.ensure_installed() == chromium.SKIPPED
+    assert capfd.readouterr().err == ""
+
+
+def test_root_on_debian_installs_the_drivers_library_with_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "name", "posix")
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
+    assert {"chromium", "libatomic1"} <= set(chromium.install_methods()[-1][-1])
+
+
+@pytest.mark.skipif(REAL is None or os.name != "posix", reason="no browser to copy")
+def test_installation_stops_at_the_first_method_that_works(no_browser: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper, late = no_browser / "wrapper", no_browser / "late"
+    wrapper.write_text(f'#!/bin/sh\nPATH={os.defpath} exec {REAL} "$@"\n')
+    wrapper.chmod(0o700)
+    installs = (
+        sys.executable,
+        "-c",
+        f"import os; os.rename({str(wrapper)!r}, {str(no_browser / chromium.NAMES[0])!r})",
+    )
+    too_late = (sys.executable, "-c", f"open({str(late)!r}, 'w')")
+    monkeypatch.setattr(chromium, "install_methods", lambda: [[FAILS, too_late], [installs], [too_late]])
     assert chromium.ensure_installed().startswith("Chromium ")
     assert not late.exists()
 
 
 @pytest.mark.parametrize(("user", "programs", "count"), [(0, {"apt-get"}, 3), (1000, {"apt-get"}, 1), (0, set(), 1)])
-def test_packages_of_the_system_are_installed_only_by_who_may(
+def test_system_packages_are_installed_only_as_root(
     monkeypatch: pytest.MonkeyPatch, user: int, programs: set[str], count: int
 ) -> None:
     monkeypatch.setattr(os, "name", "posix")
     monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None)
-    assert len(chromium.ways()) == count
+    assert len(chromium.install_methods()) == count
 
 
-def test_a_way_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chromium, "FETCH_WITHIN_S", 0.1)
-    assert not chromium.done((sys.executable, "-c", "import time; time.sleep(60)"))
-    assert not chromium.done(("astrodetect-has-no-such-program",))
+def test_an_installation_command_that_hangs_or_is_missing_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chromium, "INSTALL_TIMEOUT_S", 0.1)
+    assert not chromium.run_quietly((sys.executable, "-c", "import time; time.sleep(60)"))
+    assert not chromium.run_quietly(("astrodetect-has-no-such-program",))
