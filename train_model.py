@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect import provenance
-from astrodetect.anomalies.usual import fit_novelty
+from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
 from astrodetect.datasets import dataset, health
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
+from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store as bundle
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
@@ -99,7 +100,9 @@ def train(arguments: argparse.Namespace) -> Path:
             threshold=threshold,
         )
         published, said = publish(learnt, manifest, folder, data)
-        page = evaluate.report(folder, name, data.judged, train=data.train, remarks=leaks(data), known=said)
+        page = evaluate.evaluate_and_report(
+            folder, name, data.judged, train=data.train, remarks=leaks(data), known=said
+        )
         say(f"report: {page}")
         training.forget(store)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
@@ -188,7 +191,7 @@ def publish(
     def measure(engine: "Engine") -> dict[str, dict[str, float]]:
         figures = {}
         for part, catalogue in data.judged.items():
-            said[part] = evaluate.outputs(catalogue, engine, f"{part} images")
+            said[part] = evaluate.compute_outputs(catalogue, engine, f"{part} images")
             probabilities, decided = said[part].probabilities, engine.manifest.decides(said[part].probabilities)
             figures[part] = metrics.headline_metrics(catalogue.labels, probabilities, decided)
             print(in_words(part, figures[part]), flush=True)
@@ -204,7 +207,7 @@ def publish(
 
     def carry(place: Path) -> None:
         try:
-            fit_novelty(data.train, contract, manifest.settings["seed"]).save(place)
+            fit_novelty(data.train, contract, manifest.settings["seed"], read_ahead).save(place)
         except DataError as error:
             say(f"the service will tell no novelty: {error}")
 

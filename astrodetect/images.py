@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from astrodetect import atomic_files, fits
@@ -20,6 +21,8 @@ from astrodetect.records import ImageContract, Pixels, Thumbnail
 
 MIN_SIDE_PX = 16
 SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
+MAX_FILE_BYTES = 512 * 2**20  # larger files are no images, and would fill the memory
+ORIENTATIONS = 8  # four rotations by 90°, and four of the mirror image
 MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 FITS = "FITS"
@@ -74,6 +77,25 @@ def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXE
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     return read(data, contract, max_pixels=max_pixels)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's contents; ImageError if it cannot be read or is larger than MAX_FILE_BYTES."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"more than {MAX_FILE_BYTES // 2**20} MiB")
+    return data
+
+
+def orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """An image (height, width, bands), or a batch, rotated and mirrored: the sky has no preferred orientation."""
+    if orientation >= ORIENTATIONS // 2:
+        pixels = pixels[..., ::-1, :]
+    return np.ascontiguousarray(np.rot90(pixels, orientation % 4, axes=(-3, -2)))
 
 
 def write_jpeg(path: Path, pixels: Pixels) -> None:

@@ -3,9 +3,9 @@
 import datetime as dt
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,25 @@ DIMENSIONS = 64  # of a vector at most
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
+
+_Batch = TypeVar("_Batch")
+_Material = TypeVar("_Material")
+_BatchResult = TypeVar("_BatchResult")
+
+
+class BatchRunner(Protocol):
+    """Yields `compute(read(batch))` for each batch, in order, with at most `streams` computed at once.
+
+    `inference.pipeline.read_ahead` runs them in threads of this process.
+    """
+
+    def __call__(
+        self,
+        batches: Iterable[_Batch],
+        read: Callable[[_Batch], _Material],
+        compute: Callable[[_Material], _BatchResult],
+        streams: int,
+    ) -> Generator[_BatchResult]: ...
 
 
 @dataclass(frozen=True, slots=True)

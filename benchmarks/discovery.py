@@ -23,9 +23,10 @@ from threadpoolctl import threadpool_limits
 
 from astrodetect import images
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, feature_matrix
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
+from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import Floats, ImageContract, Pixels

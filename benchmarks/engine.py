@@ -91,7 +91,7 @@ def in_parts(engine: Engine) -> Score:
     pool = ThreadPoolExecutor(engine.streams)
 
     def score(pixels: Pixels) -> Any:
-        parts = [pixels[i : i + engine.batch] for i in range(0, len(pixels), engine.batch)]
+        parts = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
         return np.concatenate([found.scores for found in pool.map(engine.run, parts)])
 
     return score
@@ -147,7 +147,7 @@ def per_s(score: Score, pixels: Pixels, seconds: float) -> float:
 
 def saturated(engine: Engine, pixels: Pixels, seconds: float) -> float:
     """Images/s of full batches on as many threads as the engine has streams."""
-    batches = [pixels[np.arange(at, at + engine.batch) % len(pixels)] for at in range(len(pixels))]
+    batches = [pixels[np.arange(at, at + engine.batch_size) % len(pixels)] for at in range(len(pixels))]
     for batch in batches[: engine.streams]:
         engine.run(batch)
     began = time.perf_counter()
@@ -156,7 +156,7 @@ def saturated(engine: Engine, pixels: Pixels, seconds: float) -> float:
         done = 0
         while time.perf_counter() - began < seconds:
             engine.run(batches[at % len(batches)])
-            done, at = done + engine.batch, at + engine.batch
+            done, at = done + engine.batch_size, at + engine.batch_size
         return done
 
     with ThreadPoolExecutor(engine.streams) as pool:
@@ -166,7 +166,7 @@ def saturated(engine: Engine, pixels: Pixels, seconds: float) -> float:
 
 def described(engine: Engine) -> dict[str, Any]:
     """How it runs."""
-    return {"precision": engine.precision, "streams": engine.streams, "batch": engine.batch}
+    return {"precision": engine.precision, "streams": engine.streams, "batch": engine.batch_size}
 
 
 def read(folder: Path) -> Pixels:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import setup_db
-from astrodetect.anomalies.usual import fit_novelty
+from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.db.embedded import server
+from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
@@ -75,7 +76,7 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     sky = generator.make_dataset(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
     contract = store.read_manifest(plain / f"{model.NAME}.json").image
     catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
-    store.attach(knowing, model.NAME, fit_novelty(catalogue, contract, SEED).save)
+    store.attach(knowing, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
     with ExitStack() as stack:
         found = {}
         for name, models in ((WITH, knowing), (WITHOUT, plain)):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.inference.engine import openvino
 
 IMAGES, CHANNELS, SIDE, LAYERS = 16, 256, 28, 4  # of a kind that ResNet50 has, with nothing between them
 OPERATIONS = 2 * IMAGES * SIDE * SIDE * CHANNELS * CHANNELS * 9 * LAYERS

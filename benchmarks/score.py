@@ -70,7 +70,7 @@ def measure(model_folder: Path, temporary: Path, count: int) -> Report:
     """Engine, verb, engine."""
     sky = make_images(temporary, count)
     engine = Engine(store.load(model_folder, settings().model, settings().precision))
-    some = sorted(sky.rglob("*.jpg"))[: max(engine.batch, 64)]
+    some = sorted(sky.rglob("*.jpg"))[: max(engine.batch_size, 64)]
     pixels = np.stack([images.read_file(path, engine.manifest.image) for path in some])
     before = engine_speed(engine, pixels)
     speed, took, memory = verb_speed(model_folder, sky, temporary / "scores.csv", count)
@@ -94,13 +94,14 @@ def make_images(temporary: Path, count: int) -> Path:
 
 def engine_speed(engine: Engine, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
     """Images a second over `ENGINE_S`, from as many threads as it has streams."""
-    batches = [pixels[i : i + engine.batch] for i in range(0, len(pixels) - engine.batch + 1, engine.batch)]
+    size = engine.batch_size
+    batches = [pixels[i : i + size] for i in range(0, len(pixels) - size + 1, size)]
     began = time.monotonic()
 
     def work(_: int) -> int:
         done = 0
         while time.monotonic() - began < ENGINE_S:
-            done += len(engine.run(batches[done // engine.batch % len(batches)]).scores)
+            done += len(engine.run(batches[done // engine.batch_size % len(batches)]).scores)
         return done
 
     with ThreadPoolExecutor(engine.streams) as pool:

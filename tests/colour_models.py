@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect.anomalies.novelty import Novelty, feature_matrix
-from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine
-from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine, openvino
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, VerifiedModel
 from astrodetect.records import ImageContract, Pixels

@@ -1,93 +1,148 @@
-"""Described images to what is unusual among them, what ordinary ones look like, and where they differ."""
+"""Fitting the detectors on feature vectors, and explaining unusual images by their neighbours and by occlusion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies import occlusion
 from astrodetect.anomalies.detectors.base import Detector
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, FeatureKind, Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
+from astrodetect.anomalies.results import Explanation
+from astrodetect.datasets.dataset import Dataset, ListedImage
 from astrodetect.errors import ImageError
-from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
+from astrodetect.features.extraction import (
+    ExtractedFeatures,
+    FeatureExtractor,
+    extract_features,
+    measured_extractor,
+)
+from astrodetect.features.feature_matrix import FeatureKind
 from astrodetect.progress import Bar
-from astrodetect.records import Floats, Pixels
-from astrodetect.reports.anomaly_report import Explanation
+from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
+from astrodetect.settings import settings
 
-ORDINARY = 0.9  # of a mixed set: the least unusual share of it, which the others are seen against
-NEIGHBOURS = 3  # ordinary images shown beside an unusual one; its places are covered with the nearest
+ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
+NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
+OCCLUSION_GRID = 8  # places along each axis
+MASK_SIGMA = 1.0  # standard deviation of the Gaussian mask, in grid cells: no sharp edges are introduced
 
 
 @dataclass(frozen=True, slots=True)
-class Ordinary:
-    """Images that show what is usual."""
+class OrdinaryImages:
+    """The reference set for explanations."""
 
-    seen: ExtractedFeatures
+    extracted: ExtractedFeatures
     vectors: Floats
     novelty: Novelty  # fitted on these alone
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """Detectors, and what they say of the images."""
+class FittedDetectors:
+    """Detectors, their result for the analysed images, and the reference set."""
 
     novelty: Novelty
-    looked: NoveltyResult
-    ordinary: Ordinary
+    result: NoveltyResult
+    ordinary: OrdinaryImages
 
 
-def fit(
-    seen: ExtractedFeatures,
+def fit_detectors(
+    extracted: ExtractedFeatures,
     normal: ExtractedFeatures | None,
-    sight: FeatureKind,
+    kind: FeatureKind,
     names: Sequence[str],
     extra: Sequence[Detector],
-) -> Fitted:
-    """Learns what is usual from the normal images; without any, from the images themselves, each among the others."""
+) -> FittedDetectors:
+    """Fits detectors on the normal images; without any, on the images themselves, each scored leave-one-out."""
     if normal:
-        novelty = Novelty.fit(normal.rows, sight=sight, names=names, extra=extra)
-        return Fitted(novelty, novelty.look(seen.rows), Ordinary(normal, novelty.look_at_learnt().vectors, novelty))
-    novelty = Novelty.fit(seen.rows, sight=sight, names=names, extra=extra)
-    looked = novelty.look_at_learnt()
-    count = max(MIN_IMAGES, int(ORDINARY * len(seen.rows)))
-    plain = np.argsort(looked.strength, kind="stable")[:count]
-    if count > MAX_REFERENCE_IMAGES:  # more than detectors compare with
-        plain = np.random.default_rng(SEED).choice(plain, MAX_REFERENCE_IMAGES, replace=False)
-    plain.sort()
-    alone = Novelty.fit(seen.rows[plain], sight=sight, names=names, extra=extra)
-    return Fitted(novelty, looked, Ordinary(seen.subset(plain), looked.vectors[plain], alone))
+        novelty = Novelty.fit(normal.features, sight=kind, names=names, extra=extra)
+        ordinary = OrdinaryImages(normal, novelty.look_at_learnt().vectors, novelty)
+        return FittedDetectors(novelty, novelty.look(extracted.features), ordinary)
+    novelty = Novelty.fit(extracted.features, sight=kind, names=names, extra=extra)
+    result = novelty.look_at_learnt()
+    count = max(MIN_IMAGES, int(ORDINARY_SHARE * len(extracted.features)))
+    least_unusual = np.argsort(result.strength, kind="stable")[:count]
+    if count > MAX_REFERENCE_IMAGES:  # the detectors' own limit
+        least_unusual = np.random.default_rng(SEED).choice(least_unusual, MAX_REFERENCE_IMAGES, replace=False)
+    least_unusual.sort()
+    reference = Novelty.fit(extracted.features[least_unusual], sight=kind, names=names, extra=extra)
+    ordinary = OrdinaryImages(extracted.subset(least_unusual), result.vectors[least_unusual], reference)
+    return FittedDetectors(novelty, result, ordinary)
 
 
-def reasons(
-    fitted: Fitted, seen: ExtractedFeatures, chosen: Sequence[int], describer: FeatureExtractor, *, max_pixels: int
+def fit_novelty(train: Dataset, contract: ImageContract, seed: int, run_batches: BatchRunner) -> Novelty:
+    """Detectors fitted on measured features of at most MAX_REFERENCE_IMAGES training images, drawn at random."""
+    sample = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_REFERENCE_IMAGES])
+    subset = train.subset(sample)
+    configured = settings()
+    extracted = extract_features(
+        [
+            ListedImage(path, subset.classes[label])
+            for path, label in zip(subset.paths, subset.labels.tolist(), strict=True)
+        ],
+        measured_extractor(contract),
+        configured.descriptions_dir,
+        run_batches=run_batches,
+        title="training images",
+        max_pixels=configured.max_image_pixels,
+    )
+    return Novelty.fit(extracted.features, sight="shapes")
+
+
+def explain(
+    fitted: FittedDetectors,
+    extracted: ExtractedFeatures,
+    chosen: Sequence[int],
+    extractor: FeatureExtractor,
+    *,
+    max_pixels: int,
 ) -> list[Explanation]:
-    """Why each of the chosen images is unusual."""
+    """The nearest ordinary images and an occlusion map for each of the chosen images."""
     ordinary = fitted.ordinary
 
-    def pixels(path: Path) -> Pixels:
-        return images.read_file(path, describer.contract, max_pixels=max_pixels)
+    def read(path: Path) -> Pixels:
+        return images.read_file(path, extractor.contract, max_pixels=max_pixels)
 
-    def strengths(some: Pixels) -> Floats:
-        parts = [some[at : at + describer.batch] for at in range(0, len(some), describer.batch)]
-        return ordinary.novelty.look(np.concatenate([describer.says(part) for part in parts])).strength
+    def strengths(pixels: Pixels) -> Floats:
+        batches = [pixels[at : at + extractor.batch_size] for at in range(0, len(pixels), extractor.batch_size)]
+        return ordinary.novelty.look(np.concatenate([extractor.compute(batch) for batch in batches])).strength
 
-    found = []
+    explanations = []
     with Bar("explaining", len(chosen)) as bar:
-        near = ReferencePoints(ordinary.vectors).nearest(fitted.looked.vectors[list(chosen)]).places
-        for image, places in zip(chosen, near.tolist(), strict=True):
-            others = [place for place in places if ordinary.seen.sha256[place] != seen.sha256[image]]
-            neighbours = [ordinary.seen.items[place].path for place in others[:NEIGHBOURS]]
-            try:
-                heat = (
-                    occlusion.occlusion_map(pixels(seen.items[image].path), pixels(neighbours[0]), strengths)
-                    if neighbours
-                    else None
-                )
-            except ImageError:  # it was there when it was described
-                heat = None
-            found.append(Explanation(image, neighbours, heat))
+        nearest = ReferencePoints(ordinary.vectors).nearest(fitted.result.vectors[list(chosen)]).places
+        for image, indices in zip(chosen, nearest.tolist(), strict=True):
+            others = [index for index in indices if ordinary.extracted.sha256[index] != extracted.sha256[image]]
+            neighbours = [ordinary.extracted.items[index].path for index in others[:NEIGHBOURS]]
+            heat = None
+            if neighbours:
+                try:
+                    heat = occlusion_map(read(extracted.items[image].path), read(neighbours[0]), strengths)
+                except ImageError:  # deleted or changed since its features were extracted
+                    heat = None
+            explanations.append(Explanation(image, neighbours, heat))
             bar.step()
-    return found
+    return explanations
+
+
+def occlusion_map(pixels: Pixels, ordinary: Pixels, strengths: Callable[[Pixels], Floats]) -> Floats:
+    """(OCCLUSION_GRID, OCCLUSION_GRID) drop of the anomaly strength when a place is replaced by an ordinary image.
+
+    `strengths` scores images (n, side, side, 3). The map shows influence on the score, not its cause.
+    """
+    image, masks = pixels.astype(np.float32), _masks(len(pixels))[..., np.newaxis]
+    occluded = np.rint(image + (ordinary - image) * masks).astype(np.uint8)
+    whole, *without = strengths(np.concatenate([pixels[np.newaxis], occluded]))
+    drop = np.maximum(whole - np.asarray(without), 0)
+    return np.asarray(drop, np.float32).reshape(OCCLUSION_GRID, OCCLUSION_GRID)
+
+
+@cache
+def _masks(side: int) -> Floats:
+    """(OCCLUSION_GRID², side, side) opacity of each place's Gaussian mask."""
+    pixel, centre = (np.arange(side) + 0.5) / side, (np.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
+    line = np.exp(-((pixel - centre[:, np.newaxis]) ** 2) / (2 * (MASK_SIGMA / OCCLUSION_GRID) ** 2))
+    line = line.astype(np.float32)
+    return np.asarray(np.einsum("iy,jx->ijyx", line, line).reshape(-1, side, side))

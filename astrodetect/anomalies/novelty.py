@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,8 @@ from astrodetect.anomalies.neighbours import ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
-from astrodetect.features import central_object, cutout
+from astrodetect.features.feature_matrix import MEASURED_WIDTHS, FeatureKind, feature_matrix
 from astrodetect.records import Floats
-
-FeatureKind = Literal["shapes", "network", "both"]
 
 LEARNERS: Mapping[str, type[FittableDetector]] = {
     kind.name: kind for kind in (Lof, Knn, Mahalanobis, IsolationForest, KMeans, Dbscan)
@@ -40,7 +38,6 @@ DIMENSIONS: Mapping[
     "network": (40,),
     "both": (16, 24, 24),
 }
-CENTRAL_SHARE = 0.5  # of the frame's side, in which shapes are measured
 MIN_IMAGES = 10
 BATCH_SIZE = 4_096  # images looked at
 MAX_REFERENCE_IMAGES = 20_000  # that detectors compare with: of more, this many drawn by lot
@@ -48,20 +45,11 @@ SEED = 0
 FORMAT = 1
 
 
-def feature_matrix(sight: FeatureKind, pixels: NDArray[np.uint8], crop: float, features: Floats) -> Floats:
-    """(n, d) what the detectors see of images: of their pixels, which show the central `crop`, or of the features."""
-    if sight == "network":
-        return features
-    stamps = cutout.stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
-    measured = [central_object.measure(stamps), cutout.structure(stamps)]
-    return np.concatenate(measured if sight == "shapes" else [*measured, features], axis=1)
-
-
 def feature_blocks(sight: FeatureKind, numbers: int) -> list[FeatureBlock]:
     """The kinds of numbers that `described` gives, `numbers` in all."""
     measured = {
-        "shapes": (central_object.COUNT, cutout.STRUCTURE),
-        "both": (central_object.COUNT, cutout.STRUCTURE),
+        "shapes": MEASURED_WIDTHS,
+        "both": MEASURED_WIDTHS,
         "network": (),
     }[sight]
     rest = [] if sight == "shapes" else [numbers - sum(measured)]

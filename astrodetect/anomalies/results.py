@@ -16,6 +16,7 @@ from astrodetect.anomalies import consensus
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.errors import DataError
+from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats
 
 
@@ -59,6 +60,15 @@ class AnomalyResults:
     def flagged_by(self) -> dict[str, NDArray[np.bool_]]:
         """By each detector, and by all of them."""
         return {**self.looked.flagged, "consensus": self.looked.consensus}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an image is unusual: the nearest ordinary images, and an occlusion map against the first of them."""
+
+    image: int  # index among the analysed images
+    neighbours: Sequence[Path]
+    heat: Floats | None  # None if a file could not be read
 
 
 def order_images(strength: Floats, interest: Floats | None) -> NDArray[np.int64]:
@@ -111,7 +121,10 @@ TableFormat = Literal["csv", "parquet"]
 def write_tables(folder: Path, findings: AnomalyResults, kind: TableFormat) -> None:
     """`anomalies.csv` or `.parquet`, and `ids/` with a list for each detector and one for all of them."""
     place, columns = folder / f"anomalies.{kind}", _columns(findings)
-    (_parquet if kind == "parquet" else _csv)(place, columns, _rows(findings))
+    if kind == "parquet":
+        write_parquet(place, _column_types(columns), _rows(findings))
+    else:
+        _csv(place, columns, _rows(findings))
     lists = folder / "ids"
     lists.mkdir()
     for name, flags in findings.flagged_by().items():
@@ -160,29 +173,14 @@ def _said(value: object) -> object:
     return f"{value:.7g}" if isinstance(value, float) else value  # as exact as they are
 
 
-def _parquet(place: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
-    import pyarrow as pa  # noqa: PLC0415 - only who wants Parquet waits for it
-    from pyarrow import parquet  # noqa: PLC0415
+def _column_types(columns: list[str]) -> dict[str, ColumnType]:
+    texts = {"path", "label", "your_label", "image_sha256", "error"}
 
-    texts, flags = (
-        {"path", "label", "your_label", "image_sha256", "error"},
-        {"consensus", *(name for name in columns if name.endswith("_flag"))},
-    )
-    whole = {"rank", *(name for name in columns if name.endswith("_rank"))}
-
-    def kind(name: str) -> Any:
+    def kind(name: str) -> ColumnType:
         if name in texts:
-            return pa.string()
-        return pa.bool_() if name in flags else pa.int64() if name in whole else pa.float64()
+            return "text"
+        if name == "consensus" or name.endswith("_flag"):
+            return "boolean"
+        return "integer" if name == "rank" or name.endswith("_rank") else "number"
 
-    by_column = zip(*rows, strict=True)
-    arrays = [
-        pa.array([_utf8(value) if name in texts else value for value in values], kind(name))
-        for name, values in zip(columns, by_column, strict=True)
-    ]
-    parquet.write_table(pa.table(arrays, names=columns), place)
-
-
-def _utf8(text: str | None) -> str | None:
-    """Parquet holds UTF-8 alone: a byte of a name that is none becomes \\xff."""
-    return text and text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return {name: kind(name) for name in columns}

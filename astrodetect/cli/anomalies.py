@@ -13,11 +13,11 @@ from astrodetect.records import ImageContract
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:  # what describes and judges takes its time to load: the other verbs need none of it
-    from astrodetect.anomalies.analysis import Fitted
-    from astrodetect.anomalies.novelty import FeatureKind
+    from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.dataset import ListedImage
-    from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
+    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
+    from astrodetect.features.feature_matrix import FeatureKind
     from astrodetect.inference.engine import Engine
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
@@ -104,27 +104,34 @@ def find(arguments: argparse.Namespace) -> list[str]:
         results,
     )
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
-    from astrodetect.features import extract  # noqa: PLC0415
+    from astrodetect.datasets import image_files  # noqa: PLC0415
+    from astrodetect.features.extraction import extract_features  # noqa: PLC0415
+    from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
     from astrodetect.reports.html import ThumbnailReader  # noqa: PLC0415
 
     chosen = settings()
     results.check_output_folder(arguments.output)
-    items = extract.list_images(arguments.data)
-    normal_items = extract.list_images([arguments.normal]) if arguments.normal else None
+    items = image_files.list_images(arguments.data)
+    normal_items = image_files.list_images([arguments.normal]) if arguments.normal else None
     given = label_table.read(arguments.labels) if arguments.labels else []
-    describer, seen_by = _describer(arguments)
+    extractor, seen_by = _extractor(arguments)
 
-    def describe(listed: "Sequence[ListedImage]", title: str) -> "ExtractedFeatures":
-        return extract.extract_features(
-            listed, describer, chosen.descriptions_dir, title=title, max_pixels=chosen.max_image_pixels
+    def extract(listed: "Sequence[ListedImage]", title: str) -> "ExtractedFeatures":
+        return extract_features(
+            listed,
+            extractor,
+            chosen.descriptions_dir,
+            run_batches=read_ahead,
+            title=title,
+            max_pixels=chosen.max_image_pixels,
         )
 
-    normal = describe(normal_items, str(arguments.normal)) if normal_items else None
-    seen = describe(items, " ".join(map(str, arguments.data)))
-    fitted = _fitted(arguments, seen, normal, describer.sight)
-    looked = fitted.looked
+    normal = extract(normal_items, str(arguments.normal)) if normal_items else None
+    seen = extract(items, " ".join(map(str, arguments.data)))
+    fitted = _fitted(arguments, seen, normal, extractor.kind)
+    looked = fitted.result
     paths = [item.path for item in seen.items]
     labels: dict[int, str] = {}
     strays, interest = 0, None
@@ -142,14 +149,14 @@ def find(arguments: argparse.Namespace) -> list[str]:
         interest=interest,
         skipped=[(file.path, file.reason) for file in seen.skipped],
     )
-    reasons = analysis.reasons(fitted, seen, gallery, describer, max_pixels=chosen.max_image_pixels)
+    reasons = analysis.explain(fitted, seen, gallery, extractor, max_pixels=chosen.max_image_pixels)
     about = anomaly_report.RunDescription(
         title=" ".join(place.resolve().name for place in arguments.data),
-        sight=WORDS[describer.sight].format(seen_by),
+        sight=WORDS[extractor.kind].format(seen_by),
         judged=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
         if normal
         else "each judged by the others",
-        reader=ThumbnailReader(describer.contract, chosen.max_image_pixels),
+        reader=ThumbnailReader(extractor.contract, chosen.max_image_pixels),
     )
     with results.replace_output_folder(arguments.output) as staged:
         results.write_tables(staged, findings, arguments.format)
@@ -164,7 +171,7 @@ def _said(findings: "AnomalyResults", seen: "ExtractedFeatures", strays: int, at
         f"{'all' if name == 'consensus' else name} {int(flags.sum()):,}"
         for name, flags in findings.flagged_by().items()
     )
-    lines = [f"{len(findings):,} images, {seen.new:,} of them described anew; {len(seen.skipped):,} bad files"]
+    lines = [f"{len(findings):,} images, {seen.computed:,} of them described anew; {len(seen.skipped):,} bad files"]
     lines.append(f"flagged by {flagged}")
     if findings.interest is not None:
         lines.append(f"ranked by the labels of {len(findings.told):,} images; {strays:,} labels are of none here")
@@ -175,7 +182,7 @@ def _said(findings: "AnomalyResults", seen: "ExtractedFeatures", strays: int, at
 
 def _fitted(
     arguments: argparse.Namespace, seen: "ExtractedFeatures", normal: "ExtractedFeatures | None", sight: "FeatureKind"
-) -> "Fitted":
+) -> "FittedDetectors":
     """The detectors that are asked for, which the study's autoencoder may be one of."""
     from astrodetect.anomalies import analysis  # noqa: PLC0415
     from astrodetect.anomalies.novelty import DEFAULT  # noqa: PLC0415
@@ -184,14 +191,15 @@ def _fitted(
     if AUTOENCODER in names:
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - Keras, where it is asked for
 
-        extra = [autoencoder.fit((normal or seen).rows)]
-    return analysis.fit(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
+        extra = [autoencoder.fit((normal or seen).features)]
+    return analysis.fit_detectors(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
 
 
-def _describer(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
+def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """What describes the images, and whose features these are, in words."""
-    from astrodetect.anomalies.novelty import CENTRAL_SHARE  # noqa: PLC0415
-    from astrodetect.features import extract  # noqa: PLC0415
+    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
+    from astrodetect.features.feature_matrix import CENTRAL_SHARE  # noqa: PLC0415
+    from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
 
     chosen, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
@@ -199,17 +207,19 @@ def _describer(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     _consistent(arguments, sight)
     if weights:
         engine, version = _adopted(weights, arguments.crop or 1.0)
-        return extract.by_network(engine, sight, version), f"what ResNet50 sees by the weights of {Path(weights).name}"
+        source = f"what ResNet50 sees by the weights of {Path(weights).name}"
+        return network_extractor(engine, sight, version), source
     if sight == "shapes" and not model:
         contract = ImageContract(SHAPES_PX, arguments.crop or CENTRAL_SHARE, stretch="asinh")
-        return extract.by_shapes(contract), ""
+        return measured_extractor(contract), ""
     model = model or chosen.model
     if sight == "shapes":
-        return extract.by_shapes(store.read_manifest(chosen.models_dir / f"{model}.json").image), ""
+        return measured_extractor(store.read_manifest(chosen.models_dir / f"{model}.json").image), ""
     loaded = store.load(chosen.models_dir, model, chosen.precision)
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
 
-    return extract.by_network(Engine(loaded), sight, loaded.manifest.version), f"the features of the model {model}"
+    extractor = network_extractor(Engine(loaded), sight, loaded.manifest.version)
+    return extractor, f"the features of the model {model}"
 
 
 def _consistent(arguments: argparse.Namespace, sight: "FeatureKind") -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.datasets import dataset
-from astrodetect.features.orientations import VIEWS
+from astrodetect.images import ORIENTATIONS
 from astrodetect.settings import settings
 
 MEANING = """how well a trained model does on labelled images, as a page to read
@@ -28,7 +28,7 @@ def add(verbs: Subparsers) -> None:
     option("model", type=model_name, metavar="MODEL", help=f"a name in {settings().models_dir.name}")
     option("data", type=Path, metavar="DATA", help="labelled images")
     option("--part", choices=dataset.PARTS, help=f"of data that has parts (default: {TEST})")
-    option("--views", type=int, choices=(1, VIEWS), default=1, help="of each image (default: 1)")
+    option("--views", type=int, choices=(1, ORIENTATIONS), default=1, help="of each image (default: 1)")
     option("--output", type=page, metavar="FILE.html", help="(default: models/MODEL.html)")
 
 

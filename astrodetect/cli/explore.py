@@ -81,6 +81,6 @@ def _asked(model: str) -> "Callable[[ScanResult], Floats]":
 
     def features(seen: "ScanResult") -> "Floats":
         paths = [look.item.path for look in seen.images]
-        return evaluate.outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
+        return evaluate.compute_outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
     return features

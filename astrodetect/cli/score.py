@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with _log(chosen) if arguments.log else nullcontext() as record:
             try:
-                print(batch_scoring.score(task, engine, total=total, record=record, novelty=novelty))
+                print(batch_scoring.score_task(task, engine, total=total, record=record, novelty=novelty))
             except DatabaseError as error:
                 raise type(error)(f"{error}; {_going_on(arguments)}") from error
     except KeyboardInterrupt:

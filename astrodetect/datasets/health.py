@@ -189,7 +189,7 @@ def scan_images(items: Sequence[ListedImage], *, title: str, crop: float | None 
                 pixels = np.stack([picture for _, picture in good])
                 sketches.append(compute_signatures(pixels))
                 measured.append(
-                    np.zeros((len(pixels), 0), np.float32) if crop is None else cutout.describe(pixels, crop)
+                    np.zeros((len(pixels), 0), np.float32) if crop is None else cutout.measure_images(pixels, crop)
                 )
             bar.step(len(batch), f"{len(unreadable)} cannot be read" if unreadable else "")
     found = np.concatenate(measured) if measured else np.zeros((0, 0), np.float32)

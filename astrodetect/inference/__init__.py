@@ -1,1 +1,1 @@
-"""Model inference with OpenVINO."""
+"""Inference with OpenVINO: the engine, batching, decisions, and pipelines over many files."""

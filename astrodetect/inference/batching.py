@@ -1,4 +1,4 @@
-"""Many callers to full batches: async callers on one side, threads on the other that take what waits in one go."""
+"""Dynamic batching: async callers submit single items; worker threads process whatever is queued as one batch."""
 
 import asyncio
 import queue
@@ -9,109 +9,112 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+ItemOutput = TypeVar("ItemOutput")
 
 
 @dataclass(frozen=True, slots=True)
-class ItemResult(Generic[Result]):
-    """What came of one item, and what it cost."""
+class ItemResult(Generic[ItemOutput]):
+    """The result of one item, with its timings."""
 
-    result: Result
-    waited_s: float  # until a thread took it
-    took_s: float
-    together: int  # items in its batch
+    result: ItemOutput
+    queued_s: float  # until a thread took it
+    batch_s: float  # processing time of its batch
+    batch_size: int
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[Item, Result]):
+class _QueuedItem(Generic[Item, ItemOutput]):
     item: Item
-    future: "asyncio.Future[ItemResult[Result]]"
+    future: "asyncio.Future[ItemResult[ItemOutput]]"
     since: float = field(default_factory=time.perf_counter)
 
 
-class Batcher(Generic[Item, Result]):
-    """Runs `work` on batches of what is there: a busy thread finds more waiting, an idle one has `patience` or none.
+class Batcher(Generic[Item, ItemOutput]):
+    """Calls `process` with batches of queued items: what queues up while a thread is busy forms its next batch.
 
-    `work` answers item by item, in order; an exception among its answers, or raised for an item alone, is that item's.
-    An item whose caller has gone or given up before a thread took it is dropped. How many may wait is for the callers
-    to bound. All of them share one event loop.
+    `process` returns one output per item, in order. An exception among its outputs, or raised for a batch of one, is
+    raised for that item alone. Items whose caller was cancelled before a thread took them are dropped. The queue is
+    unbounded: callers limit themselves. All callers share one event loop.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Item]], Sequence[Result | Exception]],
+        process: Callable[[list[Item]], Sequence[ItemOutput | Exception]],
         *,
-        most: int,
+        max_batch: int,
         threads: int,
         name: str,
-        patience: Callable[[], float] = lambda: 0.0,  # seconds that more are waited for, once there is one
+        max_delay: Callable[[], float] = lambda: 0.0,  # seconds to wait for more items after the first
     ) -> None:
-        self._work, self._most, self._patience = work, most, patience
-        self._queue: queue.SimpleQueue[_Waiting[Item, Result] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._serve, name=f"{name}-{i}", daemon=True) for i in range(threads)]
+        self._process, self._max_batch, self._max_delay = process, max_batch, max_delay
+        self._queue: queue.SimpleQueue[_QueuedItem[Item, ItemOutput] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The length of the queue."""
         return self._queue.qsize()
 
-    async def put(self, item: Item) -> ItemResult[Result]:
-        """What comes of it; cancelled while it waits, it is never worked on."""
-        waiting = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future())
-        self._queue.put(waiting)
-        return await waiting.future
+    async def submit(self, item: Item) -> ItemResult[ItemOutput]:
+        """The item's result; if cancelled while queued, the item is never processed."""
+        queued = _QueuedItem[Item, ItemOutput](item, asyncio.get_running_loop().create_future())
+        self._queue.put(queued)
+        return await queued.future
 
     def close(self) -> None:
-        """Once what waits is done."""
+        """Processes what is queued, then stops the threads."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _serve(self) -> None:
-        while batch := self._take():
-            begun = time.perf_counter()
-            results = self._outcomes([waiting.item for waiting in batch])
-            took = time.perf_counter() - begun
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            outputs = self._outputs([queued.item for queued in batch])
+            batch_s = time.perf_counter() - started
             loop = batch[0].future.get_loop()
-            loop.call_soon_threadsafe(_deliver, batch, results, begun, took)
+            loop.call_soon_threadsafe(_deliver, batch, outputs, started, batch_s)
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """At least one that is still wanted; none at the end."""
-        batch: list[_Waiting[Item, Result]] = []
-        until: float | None = None
-        while len(batch) < self._most:
+    def _next_batch(self) -> list[_QueuedItem[Item, ItemOutput]]:
+        """At least one item that was not cancelled; empty when the batcher is closed."""
+        batch: list[_QueuedItem[Item, ItemOutput]] = []
+        deadline: float | None = None
+        while len(batch) < self._max_batch:
             try:
-                waiting = self._queue.get(timeout=None if until is None else max(until - time.monotonic(), 0))
+                queued = self._queue.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
             except queue.Empty:
                 break
-            if waiting is None:
+            if queued is None:
                 if not batch:
                     return []
-                self._queue.put(None)  # for the next round, after this batch
+                self._queue.put(None)  # stop after this batch
                 break
-            if not waiting.future.cancelled():
-                batch.append(waiting)
-                until = until or time.monotonic() + self._patience()
+            if not queued.future.cancelled():
+                batch.append(queued)
+                deadline = deadline or time.monotonic() + self._max_delay()
         return batch
 
-    def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:
+    def _outputs(self, items: list[Item]) -> Sequence[ItemOutput | Exception]:
         try:
-            return self._work(items)
-        except Exception as error:  # noqa: BLE001 - whatever it is, each caller gets its own
+            return self._process(items)
+        except Exception as error:  # noqa: BLE001 - any error is raised for the item that caused it
             if len(items) == 1:
                 return [error]
-            return [outcome for item in items for outcome in self._outcomes([item])]
+            return [output for item in items for output in self._outputs([item])]
 
 
 def _deliver(
-    batch: list[_Waiting[Item, Result]], results: Sequence[Result | Exception], begun: float, took: float
+    batch: list[_QueuedItem[Item, ItemOutput]],
+    outputs: Sequence[ItemOutput | Exception],
+    started: float,
+    batch_s: float,
 ) -> None:
-    for waiting, result in zip(batch, results, strict=True):
-        if waiting.future.done():  # its caller has gone meanwhile
+    for queued, output in zip(batch, outputs, strict=True):
+        if queued.future.done():  # its caller was cancelled meanwhile
             continue
-        if isinstance(result, Exception):
-            waiting.future.set_exception(result)
+        if isinstance(output, Exception):
+            queued.future.set_exception(output)
         else:
-            waiting.future.set_result(ItemResult(result, begun - waiting.since, took, len(batch)))
+            queued.future.set_result(ItemResult(output, started - queued.since, batch_s, len(batch)))

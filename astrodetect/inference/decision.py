@@ -1,12 +1,12 @@
-"""Probabilities to a verdict, as the manifest of their model has it, and what spoke for it."""
+"""From class probabilities to a decision by the model's threshold, and to the heat map of the decided class."""
 
 import uuid
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astrodetect.anomalies.novelty import NoveltyResult
-from astrodetect.evaluation.heatmap import speaking, strengths
 from astrodetect.model_store.store import Manifest
 from astrodetect.records import Floats, HeatMap, ScoredImage
 
@@ -18,19 +18,19 @@ def decide(
     image_name: str,
     image_sha256: str,
     request_id: uuid.UUID,
-    looked: NoveltyResult | None = None,
+    novelty: NoveltyResult | None = None,
 ) -> ScoredImage:
-    """An anomaly where the second of two classes is above the threshold; of several classes the most probable one.
+    """Binary models: the second class above the threshold. Others: the most probable class.
 
-    Where the model carries detectors, `looked` is what they say of the image.
+    `novelty` is the result of the model's anomaly detectors for this image, if it has any.
     """
     threshold = manifest.threshold if manifest.task == "binary" else None
     if threshold is None:
-        winner = max(range(len(probabilities)), key=probabilities.__getitem__)
-        score = probabilities[winner]
+        predicted = max(range(len(probabilities)), key=probabilities.__getitem__)
+        score = probabilities[predicted]
     else:
         score = probabilities[1]
-        winner = int(score > threshold)
+        predicted = int(score > threshold)
     return ScoredImage(
         image_name=image_name,
         image_sha256=image_sha256,
@@ -39,16 +39,27 @@ def decide(
         model=manifest.name,
         model_version=manifest.version,
         request_id=request_id,
-        label=manifest.classes[winner],
+        label=manifest.classes[predicted],
         probabilities=dict(zip(manifest.classes, probabilities, strict=True)),
-        novelty=None if looked is None else float(looked.novelty[0]),
-        vector=None if looked is None else tuple(looked.vectors[0].tolist()),
-        space=None if looked is None else manifest.space,
+        novelty=None if novelty is None else float(novelty.novelty[0]),
+        vector=None if novelty is None else tuple(novelty.vectors[0].tolist()),
+        space=None if novelty is None else manifest.space,
     )
 
 
-def heat_map(manifest: Manifest, probabilities: Floats, places: Floats, image_sha256: str) -> HeatMap:
-    """Where in an image the model saw what it says, of its activation map."""
-    [said] = manifest.decides(probabilities[np.newaxis])
-    spoke = strengths(speaking(places, said, of_two=manifest.task == "binary"))
-    return HeatMap(image_sha256, manifest.version, spoke, manifest.image.crop)
+def heat_map(manifest: Manifest, probabilities: Floats, activation_map: Floats, image_sha256: str) -> HeatMap:
+    """The heat map of the predicted class."""
+    [predicted] = manifest.decides(probabilities[np.newaxis])
+    evidence = class_evidence(activation_map, predicted, binary=manifest.task == "binary")
+    return HeatMap(image_sha256, manifest.version, to_intensity(evidence), manifest.image.crop)
+
+
+def class_evidence(activation_map: Floats, predicted: int, *, binary: bool) -> Floats:
+    """The activation map of the predicted class: binary networks map the second class, whose negative is the first."""
+    return -activation_map if binary and predicted == 0 else activation_map
+
+
+def to_intensity(evidence: Floats | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Positive evidence scaled to 0 … 255."""
+    positive = np.maximum(np.nan_to_num(evidence), 0)
+    return np.asarray(255 * (positive / max(float(positive.max()), 1e-12)), np.uint8)

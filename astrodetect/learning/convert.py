@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 
 from astrodetect.errors import ModelError
-from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.inference.engine import openvino
 from astrodetect.learning import network
 from astrodetect.learning.activation_maps import with_map
 from astrodetect.learning.backbones import PixelStatistics

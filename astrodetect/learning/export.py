@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
-from astrodetect.inference.engine import SCORE, Engine
-from astrodetect.inference.openvino_runtime import has_bf16, openvino
+from astrodetect.inference.engine import SCORE, Engine, has_bf16, openvino
 from astrodetect.learning import quantise
 from astrodetect.learning.convert import to_openvino
 from astrodetect.model_store import store

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from astrodetect.features.orientations import turned
-from astrodetect.inference.engine import FEATURES, MAP, SCORE
-from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.images import orient
+from astrodetect.inference.engine import FEATURES, MAP, SCORE, openvino
 from astrodetect.records import Floats, Pixels
 
 TREES = 300
@@ -113,7 +112,7 @@ def fit(
 ) -> Forest:
     """A forest of these images, and with `augment` of their turned and mirrored copies."""
     views = min(VIEWS, max(1, MOST_ROWS // len(pixels))) if augment else 1
-    rows = np.concatenate([grey(np.stack([turned(image, view) for image in pixels])) for view in range(views)])
+    rows = np.concatenate([grey(np.stack([orient(image, view) for image in pixels])) for view in range(views)])
     learner = RandomForestClassifier(
         TREES, criterion="entropy", random_state=seed, n_jobs=-1, class_weight="balanced" if balance else None
     )

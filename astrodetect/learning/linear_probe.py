@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import Dataset
-from astrodetect.features.orientations import VIEWS, turned
+from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.learning import logistic_head
 from astrodetect.learning.batches import LearningTask
@@ -39,7 +39,7 @@ def fit_head(
     run: str,
 ) -> list[dict[str, float]]:
     """Gives the model the best head for its backbone; returns what each strength measured on `validation`."""
-    views = min(VIEWS, max(1, VIEWS_IN_ALL // len(train))) if augment else 1
+    views = min(ORIENTATIONS, max(1, VIEWS_IN_ALL // len(train))) if augment else 1
     features = _Features(model, contract, store, run)
     learnt = features.of(train, views, "features of the training images")
     seen = features.of(validation, 1, "features of the validation images")
@@ -104,7 +104,7 @@ class _Features:
         def read(rows: range) -> Pixels:
             places = (divmod(row, len(catalogue)) for row in rows)
             return np.stack(
-                [turned(images.read_file(catalogue.paths[image], self._contract), view) for view, image in places]
+                [orient(images.read_file(catalogue.paths[image], self._contract), view) for view, image in places]
             )
 
         return read_ahead(jobs, read, self._pass, self._at_once)

@@ -275,7 +275,7 @@ def _usable(manifest: Manifest, asked: Precision | Literal["auto"]) -> Precision
     if precision == "bf16" and manifest.recipe == FOREST:
         raise ModelError(f"model {manifest.name} is a forest, whose comparisons need float32: ask for auto or f32")
     if precision == "bf16":
-        from astrodetect.inference.openvino_runtime import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
+        from astrodetect.inference.engine import has_bf16  # noqa: PLC0415 - OpenVINO, where the answer matters
 
         if not has_bf16():
             if asked == "auto":

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.results import AnomalyResults
-from astrodetect.evaluation import heatmap
+from astrodetect.anomalies.results import AnomalyResults, Explanation
 from astrodetect.records import Floats
+from astrodetect.reports import html
 from astrodetect.reports.html import (
     TILE_PX,
     TILES_A_ROW,
@@ -34,15 +34,6 @@ SEED = 0  # they are drawn by
 MOST_TILES = 2000  # images that are seen where the map is pointed at: a megabyte
 SKIPPED_SHOWN = 200
 MAP_WIDTH, MAP_HEIGHT, MAP_EDGE = 1000, 640, 14
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why an image is unusual: the ordinary ones most like it, and where it differs from them."""
-
-    image: int
-    neighbours: Sequence[Path]
-    heat: Floats | None  # None where a file has gone meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +126,7 @@ def _cards(
             picture=small[findings.paths[image], SUBJECT_PX],
             label=findings.labels[image],
             told=findings.told.get(image, ""),
-            heat="" if reason.heat is None else heatmap.overlay(reason.heat),
+            heat="" if reason.heat is None else html.heat_map_overlay(reason.heat),
             neighbours=[small[path, BESIDE_PX] for path in reason.neighbours],
             novelty=float(looked.novelty[image]),
             strength=float(looked.strength[image]),

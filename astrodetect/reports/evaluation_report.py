@@ -11,11 +11,13 @@ from markupsafe import Markup
 
 from astrodetect import atomic_files, images
 from astrodetect.errors import DataError, ImageError
-from astrodetect.evaluation import heatmap, metrics, notable_images
+from astrodetect.evaluation import metrics, notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import Reals, ScoreRanking
 from astrodetect.evaluation.notable_images import NotableImage, predicted_probabilities
 from astrodetect.evaluation.summary import GAINS, METRIC_SPECS, PreviousRun, Summary, interval_text, read_previous
+from astrodetect.inference import decision
+from astrodetect.reports import html
 from astrodetect.reports.html import template_environment
 from astrodetect.reports.svg_charts import (
     ChartAxes,
@@ -232,8 +234,8 @@ def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
         picture = f"data:image/jpeg;base64,{encoded}"
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
     [said] = evidence.model.decides(part.outputs.probabilities[[finding.image]])
-    places = heatmap.speaking(part.outputs.maps[finding.image], said, of_two=evidence.model.task == "binary")
-    return GalleryCard(name, finding.remark, picture, heatmap.overlay(places))
+    places = decision.class_evidence(part.outputs.maps[finding.image], said, binary=evidence.model.task == "binary")
+    return GalleryCard(name, finding.remark, picture, html.heat_map_overlay(places))
 
 
 MAX_CURVE_CLASSES = 12  # that have curves of their own: those with most images

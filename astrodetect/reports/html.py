@@ -3,6 +3,8 @@
 import base64
 import math
 import os
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,14 +13,17 @@ from typing import TypeVar
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.errors import ImageError
+from astrodetect.inference.decision import to_intensity
 from astrodetect.progress import track
-from astrodetect.records import ImageContract, Pixels
+from astrodetect.records import Floats, ImageContract, Pixels
 
 TILE_PX = 48
 TILES_A_ROW = 50
+HEAT_COLOUR = (255, 128, 0)  # orange contrasts with a dark sky; the opacity is the evidence
 
 One = TypeVar("One")
 Made = TypeVar("Made")
@@ -87,6 +92,26 @@ def _each(make: Callable[[One], Made], some: Sequence[One], title: str) -> list[
             return list(track(pool.map(make, some), title, len(some)))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def heat_map_overlay(evidence: Floats | NDArray[np.uint8]) -> str:
+    """A heat map as the data URI of a transparent PNG: more opaque where there is more evidence for the class."""
+    rgba = np.empty((*evidence.shape, 4), dtype=np.uint8)
+    rgba[..., :3] = HEAT_COLOUR
+    rgba[..., 3] = to_intensity(evidence)
+    return "data:image/png;base64," + base64.b64encode(_png(rgba)).decode("ascii")
+
+
+def _png(rgba: NDArray[np.uint8]) -> bytes:
+    """A PNG of (height, width, 4): a few hundred bytes."""
+    height, width, _ = rgba.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in rgba)
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
 def template_environment(templates: Path) -> Environment:

@@ -1,4 +1,4 @@
-"""Labelled images to what a model says of them, and to the report on how well it does."""
+"""Evaluation of a model on labelled images: outputs for every part of a data set, and the report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +12,20 @@ from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.evaluation.summary import summarise
-from astrodetect.features.orientations import VIEWS, turned
+from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.progress import Bar
-from astrodetect.records import Outputs
-from astrodetect.reports import evaluation_report as page
+from astrodetect.records import BatchRunner, Outputs
+from astrodetect.reports import evaluation_report
 
-if TYPE_CHECKING:  # OpenVINO takes its time: what stands in the way is told without it
+if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
     from astrodetect.inference.engine import Engine
 
-LEARNT_IMAGES = 5000  # of the training images, at most: those that a report's unusual images are compared with
+MAX_TRAINING_IMAGES = 5000  # sampled as reference for the report's unusual images
 
 
-def report(
+def evaluate_and_report(
     models: Path,
     name: str,
     parts: Mapping[str, Dataset],
@@ -34,14 +34,14 @@ def report(
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
 ) -> Path:
-    """Evaluates a published model on parts of the data, the last one in detail; returns the page beside the model.
+    """Evaluates a published model on parts of a data set, the last one in detail; returns the page beside the model.
 
-    What the model says of a part is looked at again only where it is not `known`.
+    The outputs of a part are computed only if they are not in `known`.
     """
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
 
-    evidence = evaluate(Engine(store.load(models, name)), parts, train=train, remarks=remarks, known=known)
-    return page.write_evaluation_report(evidence, summarise(evidence), models / f"{name}.html")
+    inputs = evaluate(Engine(store.load(models, name)), parts, train=train, remarks=remarks, known=known)
+    return evaluation_report.write_evaluation_report(inputs, summarise(inputs), models / f"{name}.html")
 
 
 def evaluate(
@@ -53,66 +53,73 @@ def evaluate(
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
 ) -> EvaluationInputs:
-    """What the model says of each part, and, with several views, what it says of the last one without them."""
-    found = [
+    """The model's outputs for each part; with several views, the last part's outputs without them as well."""
+    evaluated = [
         EvaluatedPart(
             title=title,
-            paths=catalogue.paths,
-            truth=catalogue.labels,
-            fingerprint=catalogue.fingerprint,
-            outputs=known.get(title) or outputs(catalogue, engine, title, views),
-            skipped=len(catalogue.skipped),
+            paths=part.paths,
+            truth=part.labels,
+            fingerprint=part.fingerprint,
+            outputs=known.get(title) or compute_outputs(part, engine, title, views),
+            skipped=len(part.skipped),
         )
-        for title, catalogue in parts.items()
+        for title, part in parts.items()
     ]
-    alone = outputs(list(parts.values())[-1], engine, "one view").probabilities if views > 1 else None
-    learnt = None
+    single_view = compute_outputs(list(parts.values())[-1], engine, "one view").probabilities if views > 1 else None
+    training = None
     if train is not None:
-        some = np.sort(np.random.default_rng(0).permutation(len(train))[:LEARNT_IMAGES])
-        seen = train.subset(some)
-        learnt = TrainingFeatures(seen.labels, outputs(seen, engine, "training images").features)
-    return EvaluationInputs(_described(engine), found, learnt, views, alone, remarks)
+        sample = np.sort(np.random.default_rng(0).permutation(len(train))[:MAX_TRAINING_IMAGES])
+        subset = train.subset(sample)
+        training = TrainingFeatures(subset.labels, compute_outputs(subset, engine, "training images").features)
+    return EvaluationInputs(_evaluated_model(engine), evaluated, training, views, single_view, remarks)
 
 
-def outputs(catalogue: Dataset, engine: "Engine", title: str, views: int = 1) -> Outputs:
-    """What the network says of each image; of several views of it, their mean."""
-    batches = (catalogue.paths[start : start + engine.batch] for start in range(0, len(catalogue), engine.batch))
-    found = []
-    with Bar(f"looking at {title}", len(catalogue)) as bar:
-        for part in read_ahead(
-            batches, lambda paths: _read(paths, engine), lambda some: _seen(engine, some, views), engine.streams
+def compute_outputs(
+    dataset: Dataset, engine: "Engine", title: str, views: int = 1, *, run_batches: BatchRunner = read_ahead
+) -> Outputs:
+    """The network's outputs for each image, averaged over `views` orientations (test-time augmentation)."""
+    batches = (dataset.paths[start : start + engine.batch_size] for start in range(0, len(dataset), engine.batch_size))
+    outputs = []
+    with Bar(f"evaluating {title}", len(dataset)) as bar:
+        for batch in run_batches(
+            batches,
+            lambda paths: _read_images(paths, engine),
+            lambda pixels: _average_views(engine, pixels, views),
+            engine.streams,
         ):
-            found.append(part)
-            bar.step(len(part.probabilities))
-    return Outputs.joined(found)
+            outputs.append(batch)
+            bar.step(len(batch.probabilities))
+    return Outputs.joined(outputs)
 
 
-def _read(paths: Sequence[Path], engine: "Engine") -> NDArray[np.uint8]:
-    return np.stack([_read_one(path, engine) for path in paths])
+def _read_images(paths: Sequence[Path], engine: "Engine") -> NDArray[np.uint8]:
+    return np.stack([_read_image(path, engine) for path in paths])
 
 
-def _read_one(path: Path, engine: "Engine") -> NDArray[np.uint8]:
+def _read_image(path: Path, engine: "Engine") -> NDArray[np.uint8]:
     try:
         return images.read_file(path, engine.manifest.image)
     except ImageError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _seen(engine: "Engine", pixels: NDArray[np.uint8], views: int) -> Outputs:
-    """The mean over the views, with each map turned back to where the image stands upright."""
-    found = []
+def _average_views(engine: "Engine", pixels: NDArray[np.uint8], views: int) -> Outputs:
+    """The mean over the orientations, with each activation map transformed back."""
+    outputs = []
     for view in range(views):
-        said = engine.run(turned(pixels, view))
-        maps = np.rot90(said.maps, -view, axes=(1, 2))
-        found.append(Outputs(said.probabilities, said.features, maps[:, :, ::-1] if view >= VIEWS // 2 else maps))
+        oriented = engine.run(orient(pixels, view))
+        maps = np.rot90(oriented.maps, -view, axes=(1, 2))
+        if view >= ORIENTATIONS // 2:
+            maps = maps[:, :, ::-1]
+        outputs.append(Outputs(oriented.probabilities, oriented.features, maps))
     return Outputs(
-        np.mean([said.probabilities for said in found], axis=0),
-        np.mean([said.features for said in found], axis=0),
-        np.mean([said.maps for said in found], axis=0),
+        np.mean([output.probabilities for output in outputs], axis=0),
+        np.mean([output.features for output in outputs], axis=0),
+        np.mean([output.maps for output in outputs], axis=0),
     )
 
 
-def _described(engine: "Engine") -> EvaluatedModel:
+def _evaluated_model(engine: "Engine") -> EvaluatedModel:
     manifest = engine.manifest
     return EvaluatedModel(
         name=manifest.name,

@@ -1,7 +1,7 @@
-"""The table of scores: it grows beside its place, row by row, and comes to its place whole.
+"""The table of scores: appended row by row to a partial file, and renamed when complete.
 
-`OUTPUT.part` holds the rows; `OUTPUT.run` says which run they are of, and keeps other processes out. A path stands in
-CSV as the bytes that it has on the disk, UTF-8 or not; in Parquet, which holds UTF-8 alone, other bytes read `\\xff`.
+`OUTPUT.part` holds the rows; `OUTPUT.run` identifies the run they belong to and is its inter-process lock. In CSV a
+path has the bytes that it has on disk, UTF-8 or not; in Parquet, which holds UTF-8 only, other bytes become `\\xff`.
 """
 
 import csv
@@ -22,68 +22,69 @@ from fasteners import InterProcessLock
 
 from astrodetect import atomic_files
 from astrodetect.errors import DataError
-from astrodetect.scoring import parquet
+from astrodetect.parquet_table import ColumnType, write_parquet
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
-NOVELTY = "novelty"  # a column more where the model carries detectors of the unusual
-PROBABILITY = "p_"  # with a class's name: a column more for each of several
-NOT_UTF8 = sys.getfilesystemencodeerrors()  # how Python keeps such bytes of a name, and writes them as they were
-INSTEAD = "--restart scores everything again, another --output leaves it alone"
+TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
+NOVELTY = "novelty"  # column of models with anomaly detectors
+PROBABILITY = "p_"  # prefix of the columns of models with several classes
+NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
+REMEDY = "--restart scores everything again, another --output leaves it alone"
 
 
-def check(place: Path, *, restart: bool) -> None:
-    """Whether a table can come to this place, before any work is done for it."""
-    if place.suffix.lower() not in {".csv", ".parquet"}:
-        raise DataError(f"the output {place} ends neither in .csv nor in .parquet")
-    if not place.parent.is_dir():
-        raise DataError(f"no folder {place.parent} for the output")
-    if place.exists() and not (place.is_file() and (restart or _part(place).exists())):
-        raise DataError(f"{place} is there already: {INSTEAD}" if place.is_file() else f"{place} is no file")
+def check_output(path: Path, *, restart: bool) -> None:
+    """Raises DataError if a table cannot be written there, before any work is done."""
+    if path.suffix.lower() not in {".csv", ".parquet"}:
+        raise DataError(f"the output {path} ends neither in .csv nor in .parquet")
+    if not path.parent.is_dir():
+        raise DataError(f"no folder {path.parent} for the output")
+    if path.exists() and not (path.is_file() and (restart or _part(path).exists())):
+        raise DataError(f"{path} exists already: {REMEDY}" if path.is_file() else f"{path} is not a file")
 
 
 class ResumableTable:
-    """The table on its way, and what is in it so far; `opened` makes it."""
+    """A table being written, and the counts of its rows; made by `open_table`."""
 
-    def __init__(self, place: Path, columns: Sequence[str], run: uuid.UUID, appended: BinaryIO) -> None:
-        self.place, self.run = place, run
-        self.rows = self.bad = 0
+    def __init__(self, path: Path, columns: Sequence[str], run: uuid.UUID, appended: BinaryIO) -> None:
+        self.path, self.run = path, run
+        self.rows = self.unreadable = 0
         self.results: Counter[str] = Counter()
         self.columns, self._appended = list(columns), appended
 
-    def resume(self, paths: Iterator[str], batch: int) -> None:
-        """Takes from `paths` those that have their rows, in whole batches; drops what a cut left after them."""
-        with _part(self.place).open("rb") as file:
-            rows = _rows(file, len(self.columns))
+    def resume(self, paths: Iterator[str], batch_size: int) -> None:
+        """Advances `paths` past whole batches that have their rows; truncates incomplete batches after them."""
+        with _part(self.path).open("rb") as file:
+            rows = _read_rows(file, len(self.columns))
             _, end = next(rows, (self.columns, 0))
-            while len(found := list(islice(rows, batch))) == batch:
-                if [row[0] for row, _ in found] != list(islice(paths, batch)):
-                    raise DataError(f"images have come or gone since {_part(self.place)} was begun: {INSTEAD}")
-                self._count(row for row, _ in found)
-                end = found[-1][1]
-        with _writing(self.place):
+            while len(batch := list(islice(rows, batch_size))) == batch_size:
+                if [row[0] for row, _ in batch] != list(islice(paths, batch_size)):
+                    raise DataError(f"images were added or removed since {_part(self.path)} was begun: {REMEDY}")
+                self._count(row for row, _ in batch)
+                end = batch[-1][1]
+        with _write_errors(self.path):
             self._appended.truncate(end)
             if end == 0:
                 self._write([self.columns])
 
     def add(self, rows: list[list[str]]) -> None:
-        """Appends rows, which outlive this process from here on."""
-        with _writing(self.place):
+        """Appends rows; they survive the end of this process."""
+        with _write_errors(self.path):
             self._write(rows)
         self._count(rows)
 
     def finish(self) -> None:
-        """Brings the table to its place, in one stroke."""
-        part = whole = _part(self.place)
-        with _writing(self.place):
+        """Moves the complete table to its path atomically."""
+        part = complete = _part(self.path)
+        with _write_errors(self.path):
             self._appended.close()
-            if self.place.suffix.lower() == ".parquet":
-                whole = self.place.with_name(f".{self.place.name}.whole")
+            if self.path.suffix.lower() == ".parquet":
+                complete = self.path.with_name(f".{self.path.name}.whole")
                 with part.open("rb") as file:
-                    rows = (row for row, _ in islice(_rows(file, len(self.columns)), 1, None))
-                    parquet.write(whole, self.columns, rows)
-            atomic_files.move(whole, self.place)
+                    rows = (row for row, _ in islice(_read_rows(file, len(self.columns)), 1, None))
+                    _write_as_parquet(complete, self.columns, rows)
+            atomic_files.move(complete, self.path)
             part.unlink(missing_ok=True)
-            atomic_files.sync_folder(self.place.parent)
+            atomic_files.sync_folder(self.path.parent)
 
     def _write(self, rows: Iterable[list[str]]) -> None:
         self._appended.write("".join(map(_line, rows)).encode(errors=NOT_UTF8))
@@ -93,95 +94,98 @@ class ResumableTable:
         for _, _, result, error, *_ in rows:
             self.rows += 1
             if error:
-                self.bad += 1
+                self.unreadable += 1
             else:
                 self.results[result] += 1
 
 
 @contextmanager
-def opened(place: Path, columns: Sequence[str], about: Mapping[str, Any], *, restart: bool) -> Iterator[ResumableTable]:
-    """The table of the run that `about` tells of: a new one, or the one that was cut short."""
-    part = _part(place)
-    with _alone(place) as notes:
-        with _writing(place):
+def open_table(
+    path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, restart: bool
+) -> Iterator[ResumableTable]:
+    """The table of a run with these settings: a new one, or the one of an interrupted run with the same settings."""
+    part = _part(path)
+    with _locked_notes(path) as notes:
+        with _write_errors(path):
             if restart:
                 part.unlink(missing_ok=True)
-            run = _run_before(notes, about, part) if part.exists() else _new_run(notes, about)
+            run = _interrupted_run(notes, settings, part) if part.exists() else _new_run(notes, settings)
             file = part.open("ab")
-            atomic_files.sync_folder(place.parent)
-        with _writing(place), file:
-            yield ResumableTable(place, columns, run, file)
+            atomic_files.sync_folder(path.parent)
+        with _write_errors(path), file:
+            yield ResumableTable(path, columns, run, file)
 
 
-def _new_run(notes: TextIO, about: Mapping[str, Any]) -> uuid.UUID:
+def _new_run(notes: TextIO, settings: Mapping[str, Any]) -> uuid.UUID:
     run = uuid.uuid4()
     notes.truncate(0)
-    notes.write(json.dumps({"run": str(run), **about}))
+    notes.write(json.dumps({"run": str(run), **settings}))
     notes.flush()
-    os.fsync(notes.fileno())  # the rows that are logged go by this name, also after a power cut
+    os.fsync(notes.fileno())  # the ids of logged rows derive from the run's, which must survive a power cut
     return run
 
 
-def _run_before(notes: TextIO, about: Mapping[str, Any], part: Path) -> uuid.UUID:
+def _interrupted_run(notes: TextIO, settings: Mapping[str, Any], part: Path) -> uuid.UUID:
     notes.seek(0)
     try:
-        before = json.loads(notes.read())
-        run = uuid.UUID(before["run"])
+        stored = json.loads(notes.read())
+        run = uuid.UUID(stored["run"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"nothing tells which run {part} is of: {INSTEAD}") from error
-    for name, now in json.loads(json.dumps(about)).items():
-        if before.get(name) != now:
-            was = before.get(name)
-            raise DataError(f"{part} is of a run with another {name} ({_said(was)}, now {_said(now)}): {INSTEAD}")
+        raise DataError(f"the run of {part} is unknown: {REMEDY}") from error
+    for name, value in json.loads(json.dumps(settings)).items():
+        if stored.get(name) != value:
+            before, now = _as_text(stored.get(name)), _as_text(value)
+            raise DataError(f"{part} is of a run with another {name} ({before}, now {now}): {REMEDY}")
     return run
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return " ".join(value) if isinstance(value, dict) else str(value)
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[TextIO]:
-    """The notes on the run, which no other process can open like this meanwhile."""
-    path = place.with_name(f"{place.name}.run")
-    with _writing(place):
-        notes = path.open("a+", encoding="ascii")
-    lock = InterProcessLock(path)
-    lock.lockfile = notes  # a handle of its own could not be read, and closing a second one would end the lock
+def _locked_notes(path: Path) -> Iterator[TextIO]:
+    """The notes on the run, exclusively locked."""
+    notes_path = path.with_name(f"{path.name}.run")
+    with _write_errors(path):
+        notes = notes_path.open("a+", encoding="ascii")
+    lock = InterProcessLock(notes_path)
+    lock.lockfile = notes  # closing a second handle of the file would release the lock
     with notes:
         try:
             if not lock.acquire(blocking=False):
-                raise DataError(f"another process is writing {place}")
+                raise DataError(f"another process is writing {path}")
         except threading.ThreadError as error:  # the file system has no locks
-            raise DataError(f"cannot lock {path}: {error}") from error
+            raise DataError(f"cannot lock {notes_path}: {error}") from error
         try:
             yield notes
         finally:
             lock.release()
-            if not _part(place).exists():
-                path.unlink(missing_ok=True)
+            if not _part(path).exists():
+                notes_path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
+    """Raises OSError as DataError."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror or error}") from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _part(place: Path) -> Path:
-    return place.with_name(f"{place.name}.part")
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 def _line(row: list[str]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(row)  # ends in CR LF, so that it quotes a CR in a name as well
+    csv.writer(text).writerow(row)  # with CR LF as line end, so that a CR in a name is quoted too
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
-    """The rows with the place where each ends, up to the first that is not whole."""
+def _read_rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
+    """Complete rows with the byte offset of their end, up to the first incomplete one."""
     end = 0
 
     def lines() -> Iterator[str]:
@@ -197,3 +201,13 @@ def _rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
             if len(row) != width:
                 return
             yield row, end
+
+
+def _write_as_parquet(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:
+    types: dict[str, ColumnType] = {name: "text" if name in TEXT_COLUMNS else "number" for name in columns}
+    is_text = [kind == "text" for kind in types.values()]
+    values = (
+        [None if not text else text if as_text else float(text) for text, as_text in zip(row, is_text, strict=True)]
+        for row in rows
+    )
+    write_parquet(path, types, values)

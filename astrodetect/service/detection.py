@@ -157,18 +157,18 @@ class DetectionService:
             image_name=image.name,
             image_sha256=image.sha256,
             request_id=image.request_id,
-            looked=looked,
+            novelty=looked,
         )
         recorded = await self._recorder.record(scored)
         result = passed.result
         heat = decision.heat_map(serving.manifest, result.probabilities[0], result.maps[0], image.sha256)
         self._album.keep(image.sha256, image.picture, heat)
         trail.stages_s |= {
-            "queue": passed.waited_s,
-            "inference": passed.took_s,
-            "commit": recorded.waited_s + recorded.took_s,
+            "queue": passed.queued_s,
+            "inference": passed.batch_s,
+            "commit": recorded.queued_s + recorded.batch_s,
         }
-        trail.said["batch"] = passed.together
+        trail.said["batch"] = passed.batch_size
         self._meters.detected(trail.stages_s)
         return DetectionResult(recorded.result, looked)
 

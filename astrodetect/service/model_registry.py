@@ -64,11 +64,11 @@ class ServedModel:
     async def see(self, pixels: Pixels) -> InferenceResult:
         """One image, by the network and by the detectors: side by side where these need not know what it says."""
         if self.looker is None:
-            return InferenceResult(await self.batcher.put(pixels), None)
+            return InferenceResult(await self.batcher.submit(pixels), None)
         if self.looker.needs_features:
-            passed = await self.batcher.put(pixels)
+            passed = await self.batcher.submit(pixels)
             return InferenceResult(passed, await self.looker.look(pixels, passed.result.features[0]))
-        return InferenceResult(*await asyncio.gather(self.batcher.put(pixels), self.looker.look(pixels)))
+        return InferenceResult(*await asyncio.gather(self.batcher.submit(pixels), self.looker.look(pixels)))
 
     def close(self) -> None:
         """Once what waits is done."""
@@ -250,7 +250,7 @@ class ModelRegistry:
             raise ModelUnknown(f"no model {name} here: GET /models lists those that there are") from missing
         engine = Engine(loaded)
         passes = _passes(engine, self._passed)
-        batcher = Batcher(passes, most=engine.batch, threads=engine.streams, name="inference")
+        batcher = Batcher(passes, max_batch=engine.batch_size, threads=engine.streams, name="inference")
         looker = None
         if loaded.novelty is not None:
             novelty, crop = Novelty.load(loaded.novelty), engine.manifest.image.crop

@@ -19,12 +19,12 @@ class NoveltyBatcher:
         self.needs_features = novelty.sight != "shapes"
         self._novelty, self._crop = novelty, crop
         self._batcher: Batcher[tuple[Pixels, Floats], NoveltyResult] = Batcher(
-            self._look, most=MOST, threads=1, name="looker", patience=spare
+            self._look, max_batch=MOST, threads=1, name="looker", max_delay=spare
         )
 
     async def look(self, pixels: Pixels, features: Floats = NO_FEATURES) -> NoveltyResult:
         """At one image; the network's features of it where they are needed."""
-        return (await self._batcher.put((pixels, features))).result
+        return (await self._batcher.submit((pixels, features))).result
 
     def close(self) -> None:
         """Once what waits is done."""

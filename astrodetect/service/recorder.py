@@ -34,7 +34,7 @@ class Recorder:
         self._closing, self._filled = threading.Event(), threading.Event()
         self._filled.set()  # an earlier process may have left rows
         self._writer: Batcher[ScoredImage, Prediction | QueuedPrediction] = Batcher(
-            self._write, most=MOST_ROWS, threads=1, name="recorder"
+            self._write, max_batch=MOST_ROWS, threads=1, name="recorder"
         )
         self._drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         self._drainer.start()
@@ -46,7 +46,7 @@ class Recorder:
 
     async def record(self, scored: ScoredImage) -> ItemResult[Prediction | QueuedPrediction]:
         """Its row; or its promise, while PostgreSQL is away or rows from before still wait."""
-        return await self._writer.put(scored)
+        return await self._writer.submit(scored)
 
     def check(self) -> Literal["committed", "queued"]:
         """What would become of a row now; raises what would keep it from being kept at all."""

@@ -14,8 +14,9 @@ import pytest
 from programs import ROOT, Program, run_here
 
 from astrodetect import __main__
-from astrodetect.anomalies.novelty import Novelty, feature_matrix
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
+from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.images import read_file
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store

@@ -16,7 +16,7 @@ from astrodetect import images
 from astrodetect.__main__ import main
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.orientations import VIEWS, turned
+from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import Outputs
@@ -75,9 +75,9 @@ def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, 
     assert list(measured(models / "views.html")) == ["train"]
     engine = Engine(store.load(models, "resnet50_model"))
     catalogue = dataset.read_dataset(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
-    found = evaluate.outputs(catalogue, engine, "one image", 8)
+    found = evaluate.compute_outputs(catalogue, engine, "one image", 8)
     pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
-    said = engine.run_all(np.stack([turned(pixels, view) for view in range(VIEWS)]))
+    said = engine.run_all(np.stack([orient(pixels, view) for view in range(ORIENTATIONS)]))
     assert np.allclose(found.probabilities[0], said.probabilities.mean(axis=0), atol=1e-3)
     assert np.allclose(found.features[0], said.features.mean(axis=0), rtol=1e-2, atol=1e-3)
 
@@ -89,7 +89,7 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
         """A network whose map is how bright each quarter of the image is."""
 
         manifest = store.read_manifest(model_folder / "resnet50_model.json")
-        batch, streams = 4, 1
+        batch_size, streams = 4, 1
 
         def run(self, pixels: NDArray[np.uint8]) -> Outputs:
             half = pixels.shape[1] // 2
@@ -104,7 +104,7 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
         (tmp_path / name).mkdir()
         images.write_jpeg(tmp_path / name / "corner.jpg", pixels)
     catalogue = dataset.read_dataset(tmp_path, ["SB", "E"], title="corners")
-    one, eight = (evaluate.outputs(catalogue, Bright(), "corners", views) for views in (1, 8))  # type: ignore[arg-type]
+    one, eight = (evaluate.compute_outputs(catalogue, Bright(), "corners", views) for views in (1, 8))  # type: ignore[arg-type]
     assert one.maps[0, 0, 1] > one.maps[0, 1, 1] > one.maps[0, 0, 0]
     assert np.allclose(one.maps, eight.maps, atol=2)
 
@@ -113,7 +113,7 @@ def test_a_report_after_training_has_every_part_and_knows_what_was_learnt(models
     train, test = (dataset.read_dataset(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
     learn, validation = train.split(0.25, 0)
     parts = {"validation": validation, "test": test}
-    page = evaluate.report(models, "resnet50_model", parts, train=learn, remarks=["a leak"])
+    page = evaluate.evaluate_and_report(models, "resnet50_model", parts, train=learn, remarks=["a leak"])
     assert page == models / "resnet50_model.html"
     assert list(measured(page)) == ["validation", "test"]
     text = page.read_text()

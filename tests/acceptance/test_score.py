@@ -142,7 +142,7 @@ def test_with_a_model_of_several_classes_the_table_and_the_log_tell_each_ones_pr
 
 def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "scores.csv"
-    with resumable_table.opened(place, resumable_table.COLUMNS, {}, restart=False) as table:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, {}, restart=False) as table:
         table.resume(iter(()), 1)
         for more in ((), ("--restart",)):
             second = run(sky, "--output", place, *more, models=model_folder)

@@ -8,10 +8,10 @@ import pytest
 from astrodetect import images
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import project
-from astrodetect.anomalies.results import AnomalyResults
+from astrodetect.anomalies.results import AnomalyResults, Explanation
 from astrodetect.records import ImageContract
 from astrodetect.reports import anomaly_report as pages
-from astrodetect.reports.anomaly_report import Explanation, RunDescription
+from astrodetect.reports.anomaly_report import RunDescription
 from astrodetect.reports.html import ThumbnailReader
 from browser.page_checks import alone
 from browser.tabs import LAPTOP, PHONE, Tabs

@@ -54,7 +54,7 @@ async def opened(folder: Path, most: int = 2) -> AsyncIterator[ModelRegistry]:
 async def used(models: ModelRegistry, name: str | None = None) -> ServedModel:
     """It answers; what it was is for identity alone."""
     async with models.use(name) as serving:
-        done = await serving.batcher.put(colour_models.image("ocean"))
+        done = await serving.batcher.submit(colour_models.image("ocean"))
         assert done.result.probabilities.shape == (1, 3)
         return serving
 
@@ -114,7 +114,7 @@ def test_a_model_in_use_is_not_let_go(folder: Path) -> None:
                 with pytest.raises(Overloaded, match="2 other models are at work"):
                     await used(models, "c")
                 await used(models)  # the default one has a place of its own
-                done = await a.batcher.put(colour_models.image("lawn"))
+                done = await a.batcher.submit(colour_models.image("lawn"))
                 assert done.result.probabilities.argmax() == colour_models.CLASSES.index("lawn")
             await used(models, "c")
 
@@ -181,11 +181,11 @@ def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_w
             async with models.use(name) as old:
                 new = colour_models.publish(folder, name or DEFAULT, scale=0.05)
                 await until_new(models, name, new.version)
-                done = await old.batcher.put(colour_models.image("ocean"))
+                done = await old.batcher.submit(colour_models.image("ocean"))
                 assert old.manifest.version != new.version
                 assert done.result.probabilities.max() < 0.9
             surer = await used(models, name)
-            assert (await surer.batcher.put(colour_models.image("ocean"))).result.probabilities.max() > 0.9
+            assert (await surer.batcher.submit(colour_models.image("ocean"))).result.probabilities.max() > 0.9
             assert models.default is None or models.default.version in {old.manifest.version, new.version}
 
     run(scene())

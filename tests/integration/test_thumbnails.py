@@ -116,9 +116,9 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
     settings = Settings(DATABASE_URL=database_url)
     with score._log(settings) as record:
         task = batch_scoring.ScoringTask(
-            [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, picture_px=64
+            [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
         )
-        batch_scoring.score(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
+        batch_scoring.score_task(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
         assert heat is not None

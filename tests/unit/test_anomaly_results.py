@@ -13,7 +13,7 @@ from astrodetect.anomalies.novelty import DEFAULT, Novelty
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
-from astrodetect.features.extract import ExtractedFeatures, FeatureExtractor
+from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
 from astrodetect.label_table import Told
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.reports.svg_charts import MAX_MARKED_CLASSES, OTHER_CLASSES, class_markers
@@ -122,9 +122,9 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
     describer = FeatureExtractor("network", ImageContract(size=16), says, "numbers", 8, 1)
-    fitted = analysis.fit(seen, None, "network", DEFAULT, [])
+    fitted = analysis.fit_detectors(seen, None, "network", DEFAULT, [])
     paths[7].unlink()
-    own, gone = analysis.reasons(fitted, seen, [0, 7], describer, max_pixels=10**6)
+    own, gone = analysis.explain(fitted, seen, [0, 7], describer, max_pixels=10**6)
     assert own.heat is not None
     assert not {paths[0], paths[1]} & set(own.neighbours)
     assert len(own.neighbours) == analysis.NEIGHBOURS

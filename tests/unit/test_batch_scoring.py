@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from astrodetect import images
+from astrodetect.datasets import image_files
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
 from astrodetect.records import ImageContract, Pixels, ScoredImage
-from astrodetect.scoring import batch_scoring, resumable_table, walk
+from astrodetect.scoring import batch_scoring, resumable_table
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 ABOUT = {"model": "m", "threshold": 0.5}
@@ -58,13 +59,13 @@ def task(places: list[Path], place: Path, *, restart: bool = False) -> batch_sco
 
 
 def score(task: batch_scoring.ScoringTask, engine: Engine, record: batch_scoring.RecordBatch | None = None) -> str:
-    return batch_scoring.score(task, engine, total=task.check(), record=record)
+    return batch_scoring.score_task(task, engine, total=task.check(), record=record)
 
 
 def rows_in(place: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
     """The rows without the names of the columns."""
     with place.open("rb") as file:
-        head, *rows = [row for row, _ in resumable_table._rows(file, len(columns))]
+        head, *rows = [row for row, _ in resumable_table._read_rows(file, len(columns))]
     assert head == columns
     return rows
 
@@ -74,7 +75,9 @@ def test_the_rows_are_those_of_each_image_alone_in_the_order_of_the_paths(
 ) -> None:
     said = score(task([sky], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
-    found = [path for path in sky.rglob("*") if path.suffix.lower() in walk.SUFFIXES and "/." not in str(path)]
+    found = [
+        path for path in sky.rglob("*") if path.suffix.lower() in image_files.IMAGE_SUFFIXES and "/." not in str(path)
+    ]
     assert [row[0] for row in rows] == sorted(map(str, found))
     bad = {str(sky / "a" / "torn.jpg"), str(sky / "c" / "text.png")}
     for path, score_, result, error, *model in rows:
@@ -152,20 +155,20 @@ def test_links_to_images_are_followed_links_to_folders_are_not(sky: Path, tmp_pa
     (tmp_path / "image.jpg").symlink_to(sky / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(walk.walk([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    assert list(image_files.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
     (tmp_path / "outside").symlink_to(sky / "b")
-    assert len(list(walk.walk([str(tmp_path / "outside")]))) == 3
+    assert len(list(image_files.walk_images([str(tmp_path / "outside")]))) == 3
 
 
 def test_a_folder_is_read_when_the_walk_comes_to_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, names = [], walk._names
+    read, names = [], image_files._names
 
     def counted(prefix: str) -> list[str]:
         read.append(prefix)
         return names(prefix)
 
-    monkeypatch.setattr(walk, "_names", counted)
-    next(walk.walk([str(sky)]))
+    monkeypatch.setattr(image_files, "_names", counted)
+    next(image_files.walk_images([str(sky)]))
     assert read == [f"{sky}{os.sep}"]
 
 
@@ -174,8 +177,8 @@ def test_paths_are_written_as_a_person_would(
     sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(sky)
-    assert list(walk.walk(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
-    assert next(walk.walk([here])) == "a.jpg"
+    assert list(image_files.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
+    assert next(image_files.walk_images([here])) == "a.jpg"
 
 
 def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: Engine) -> None:
@@ -188,7 +191,7 @@ def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: E
             most = max(most, read - taken)
         return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
-    window = pipeline.AHEAD * engine.streams * engine.batch
+    window = pipeline.BATCHES_PER_STREAM * engine.streams * engine.batch_size
     paths = [str(number) for number in range(3 * window + 1)]
     seen = []
     for batch in pipeline.score_files(iter(paths), engine, reader):
@@ -196,7 +199,8 @@ def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: E
         with counting:
             taken += len(batch)
     assert seen == paths
-    assert engine.batch < most <= window + engine.batch  # the batch that was just handed over counts until it is back
+    # the batch that was just handed over counts until it is back
+    assert engine.batch_size < most <= window + engine.batch_size
 
 
 def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
@@ -212,7 +216,7 @@ def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
 
 
 def test_a_file_too_large_for_an_image_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
     (tmp_path / "large.jpg").write_bytes(bytes(2**20 + 1))
     with pytest.raises(ImageError, match="more than 1 MiB"):
         pipeline.image_reader(10**6)(str(tmp_path / "large.jpg"), ImageContract())
@@ -225,18 +229,18 @@ def rows_of(paths: list[str]) -> list[list[str]]:
 def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) -> None:
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     rows = rows_of(ODD_NAMES)
-    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as whole:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as whole:
         whole.resume(iter(ODD_NAMES), 1)
         whole.add(rows)
-        run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.results, whole.bad)
+        run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.results, whole.unreadable)
     assert b"\xff.jpg" in content
     for cut in range(len(content) + 1):
         part.write_bytes(content[:cut])
         paths = iter(ODD_NAMES)
-        with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as again:
+        with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as again:
             again.resume(paths, 1)
             again.add(rows_of(list(paths)))
-            assert (again.rows, again.results, again.bad) == counts
+            assert (again.rows, again.results, again.unreadable) == counts
         assert again.run == run
         assert part.read_bytes() == content
     assert rows_in(part) == rows
@@ -244,11 +248,11 @@ def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) 
 
 def test_a_run_goes_on_after_whole_batches_so_that_no_batch_is_cut_otherwise(tmp_path: Path) -> None:
     place, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
-    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as first:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as first:
         first.resume(iter(paths), 4)
         first.add(rows_of(paths[:7]))
     left = iter(paths)
-    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as second:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as second:
         second.resume(left, 4)
         assert second.rows == 4
     assert list(left) == paths[4:]
@@ -276,7 +280,7 @@ def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
         assert not place.exists()
     score(task([sky], place), engine, goes_away)
     assert place.read_bytes() == uncut.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in walk.walk([str(sky)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in image_files.walk_images([str(sky)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uncut.name, place.name])
 
 
@@ -287,7 +291,7 @@ def test_a_finished_table_stays_until_the_new_one_is_whole(sky: Path, engine: En
     place = tmp_path / "t.csv"
     score(task([sky / "b"], place), engine)
     old = place.read_bytes()
-    with pytest.raises(DataError, match="is there already: --restart"):
+    with pytest.raises(DataError, match="exists already: --restart"):
         task([sky], place).check()
     with pytest.raises(DatabaseUnavailable):
         score(task([sky], place, restart=True), engine, gone)
@@ -338,7 +342,7 @@ def test_the_ids_that_rows_are_logged_by_are_those_of_rfc_9562() -> None:
 def cut(tmp_path: Path) -> Path:
     """The place of a table whose run was cut short."""
     place = tmp_path / "t.csv"
-    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
     return place
@@ -355,12 +359,12 @@ def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, 
     before = resumable_table._part(cut).read_bytes()
     with (
         pytest.raises(DataError) as refused,
-        resumable_table.opened(cut, resumable_table.COLUMNS, about, restart=False),
+        resumable_table.open_table(cut, resumable_table.COLUMNS, about, restart=False),
     ):
         pass
     assert said in str(refused.value)
     assert resumable_table._part(cut).read_bytes() == before
-    with resumable_table.opened(cut, resumable_table.COLUMNS, about, restart=True) as table:
+    with resumable_table.open_table(cut, resumable_table.COLUMNS, about, restart=True) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows == 0
 
@@ -368,8 +372,8 @@ def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, 
 def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
     for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:2]):
         with (
-            resumable_table.opened(cut, resumable_table.COLUMNS, ABOUT, restart=False) as table,
-            pytest.raises(DataError, match=r"come or gone .* --restart"),
+            resumable_table.open_table(cut, resumable_table.COLUMNS, ABOUT, restart=False) as table,
+            pytest.raises(DataError, match=r"were added or removed .* --restart"),
         ):
             table.resume(iter(paths), 1)
 
@@ -378,7 +382,7 @@ def test_rows_without_the_notes_on_their_run_are_left_alone(cut: Path) -> None:
     cut.with_name("t.csv.run").write_text("torn")
     with (
         pytest.raises(DataError, match="--restart"),
-        resumable_table.opened(cut, resumable_table.COLUMNS, ABOUT, restart=False),
+        resumable_table.open_table(cut, resumable_table.COLUMNS, ABOUT, restart=False),
     ):
         pass
     assert resumable_table._part(cut).stat().st_size > 0
@@ -389,7 +393,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
     place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     refused = pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large")
-    with refused, resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+    with refused, resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (part.stat().st_size + 10, limits[1]))
@@ -397,7 +401,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
             table.add(rows_of(ODD_NAMES[3:]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with resumable_table.opened(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows >= 3
         table.add(rows_of(ODD_NAMES[table.rows :]))

@@ -26,14 +26,14 @@ class Work:
 
 
 def batcher(work: Work, most: int = 4) -> Batcher[int, int]:
-    return Batcher(work, most=most, threads=1, name="test")
+    return Batcher(work, max_batch=most, threads=1, name="test")
 
 
 async def held_up(batcher: Batcher[int, int], work: Work, items: Sequence[int]) -> list[asyncio.Task[ItemResult[int]]]:
     """The first is at work, the others wait."""
-    tasks = [asyncio.create_task(batcher.put(items[0]))]
+    tasks = [asyncio.create_task(batcher.submit(items[0]))]
     await asyncio.to_thread(work.begun.wait, 10)
-    tasks += [asyncio.create_task(batcher.put(item)) for item in items[1:]]
+    tasks += [asyncio.create_task(batcher.submit(item)) for item in items[1:]]
     while len(batcher) < len(items) - 1:
         await asyncio.sleep(0.001)
     return tasks
@@ -48,8 +48,8 @@ def test_the_first_goes_alone_and_what_came_meanwhile_goes_together_each_with_it
         work.may.set()
         done = await asyncio.gather(*tasks)
         assert [one.result for one in done] == [2 * item for item in range(8)]
-        assert [one.together for one in done] == [1] + [4] * 4 + [3] * 3
-        assert all(one.waited_s >= 0 and one.took_s >= 0 for one in done)
+        assert [one.batch_size for one in done] == [1] + [4] * 4 + [3] * 3
+        assert all(one.queued_s >= 0 and one.batch_s >= 0 for one in done)
         under_test.close()
 
     asyncio.run(run())
@@ -81,7 +81,7 @@ def test_what_its_caller_gave_up_is_never_worked_on() -> None:
             task.cancel()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await under_test.put(99)
+                await under_test.submit(99)
         await asyncio.sleep(0)
         work.may.set()
         assert [(await task).result for task in (tasks[0], *tasks[4:])] == [0, 8, 10]

@@ -22,13 +22,15 @@ def blob(x: float = 0, y: float = 0, wide: float = 6, ratio: float = 1, light: f
 def measured(*planes: Floats) -> Floats:
     """What is measured of grey images made of these, on a faint sky with a little noise."""
     noise = np.random.default_rng(0).normal(0.05, 0.002, (len(planes), SIDE, SIDE))
-    return central_object.measure(np.repeat((np.stack(planes) + noise)[..., None], 3, axis=-1).astype(np.float32))
+    return central_object.measure_central_object(
+        np.repeat((np.stack(planes) + noise)[..., None], 3, axis=-1).astype(np.float32)
+    )
 
 
 def test_there_are_as_many_numbers_as_is_said_and_all_are_finite() -> None:
     dark = np.zeros((SIDE, SIDE), np.float32)
     found = measured(dark, dark + 0.9, blob(), blob(light=0.001))
-    assert found.shape == (4, central_object.COUNT)
+    assert found.shape == (4, central_object.OBJECT_FEATURES)
     assert np.isfinite(found).all()
 
 
@@ -58,5 +60,5 @@ def test_a_long_body_is_told_from_a_round_one_and_a_lopsided_one_from_both() -> 
 def test_company_changes_nothing() -> None:
     planes = [blob(), blob(ratio=0.3), blob(3, 3, 4) + blob(-6, 2, 3)]
     stamps = np.repeat(np.stack(planes)[..., None], 3, axis=-1)
-    alone = np.concatenate([central_object.measure(stamps[i : i + 1]) for i in range(len(stamps))])
-    np.testing.assert_allclose(central_object.measure(stamps), alone, atol=1e-4)
+    alone = np.concatenate([central_object.measure_central_object(stamps[i : i + 1]) for i in range(len(stamps))])
+    np.testing.assert_allclose(central_object.measure_central_object(stamps), alone, atol=1e-4)

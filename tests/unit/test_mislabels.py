@@ -57,10 +57,10 @@ def test_of_few_images_or_one_class_nothing_is_said() -> None:
 
 def test_shapes_hardly_change_when_an_image_is_turned_and_are_numbers_even_of_a_blank_one() -> None:
     pixels = np.stack([generator.render_image(kind, 5, 128) for kind in ("E", "SB", "edge", "merger", "S")])
-    straight = cutout.describe(pixels, 0.6)
-    turned = cutout.describe(np.rot90(pixels, 1, (1, 2)), 0.6)
-    mirrored = cutout.describe(pixels[:, :, ::-1], 0.6)
+    straight = cutout.measure_images(pixels, 0.6)
+    turned = cutout.measure_images(np.rot90(pixels, 1, (1, 2)), 0.6)
+    mirrored = cutout.measure_images(pixels[:, :, ::-1], 0.6)
     spread = straight.std(axis=0) + 1e-3
     assert np.median(np.abs(turned - straight) / spread) < 0.1
     assert np.median(np.abs(mirrored - straight) / spread) < 0.1
-    assert np.isfinite(cutout.describe(np.zeros((1, 128, 128, 3), np.uint8), 0.6)).all()
+    assert np.isfinite(cutout.measure_images(np.zeros((1, 128, 128, 3), np.uint8), 0.6)).all()

@@ -12,7 +12,7 @@ import pytest
 
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
-from astrodetect.inference import openvino_runtime
+from astrodetect.inference import engine
 from astrodetect.model_store import archive, rollback, store
 from astrodetect.model_store.store import Manifest, Precision
 from astrodetect.records import ImageContract
@@ -120,9 +120,9 @@ def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> N
 
 def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, "old", "bf16")
-    monkeypatch.setattr(openvino_runtime, "has_bf16", lambda: True)
+    monkeypatch.setattr(engine, "has_bf16", lambda: True)
     assert store.load(tmp_path, "m").precision == store.load(tmp_path, "m", "bf16").precision == "bf16"
-    monkeypatch.setattr(openvino_runtime, "has_bf16", lambda: False)
+    monkeypatch.setattr(engine, "has_bf16", lambda: False)
     assert store.load(tmp_path, "m").precision == "f32"
     with pytest.raises(ModelError, match="this processor does not compute in bf16: ask for auto or f32"):
         store.load(tmp_path, "m", "bf16")

@@ -14,9 +14,10 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult, feature_matrix
+from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
+from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.records import Floats
 
 WIDTH = 60

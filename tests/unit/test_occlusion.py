@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.anomalies import occlusion
+from astrodetect.anomalies import analysis
+from astrodetect.anomalies.analysis import OCCLUSION_GRID
 from astrodetect.anomalies.neighbours import ReferencePoints
-from astrodetect.anomalies.novelty import Novelty, feature_matrix
-from astrodetect.anomalies.occlusion import GRID
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
+from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SIDE = 64
@@ -46,16 +47,19 @@ def test_a_planted_streak_is_where_the_map_says(galaxies: Pixels) -> None:
         row = 6 + 9 * number
         image = streaked(galaxies[number], row)
         neighbour = reference.nearest(novelty.look(shapes(image[np.newaxis])).vectors, 1).places[0, 0]
-        heat = occlusion.occlusion_map(image, learnt[neighbour], lambda some: novelty.look(shapes(some)).strength)
+        heat = analysis.occlusion_map(image, learnt[neighbour], lambda some: novelty.look(shapes(some)).strength)
         down, across = np.unravel_index(heat.argmax(), heat.shape)
-        near.append(abs((down + 0.5) * SIDE / GRID - row - 1.5) <= 1.5 * SIDE / GRID and 1 <= across <= GRID - 2)
+        near.append(
+            abs((down + 0.5) * SIDE / OCCLUSION_GRID - row - 1.5) <= 1.5 * SIDE / OCCLUSION_GRID
+            and 1 <= across <= OCCLUSION_GRID - 2
+        )
     assert sum(near) >= PLANTED - 1
 
 
 def test_only_the_place_that_counts_is_hot() -> None:
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     image[8:16, 40:48] = 200  # the second place down, the sixth across
-    heat = occlusion.occlusion_map(
+    heat = analysis.occlusion_map(
         image, np.zeros_like(image), lambda some: some.mean(axis=(1, 2, 3)).astype(np.float32)
     )
     assert int(heat.argmax()) == np.ravel_multi_index((1, 5), heat.shape)
@@ -64,6 +68,6 @@ def test_only_the_place_that_counts_is_hot() -> None:
 
 def test_an_image_that_is_like_its_cover_is_hot_nowhere() -> None:
     image = np.full((SIDE, SIDE, 3), 90, np.uint8)
-    heat = occlusion.occlusion_map(image, image, lambda some: some.mean(axis=(1, 2, 3)).astype(np.float32))
-    assert heat.shape == (GRID, GRID)
+    heat = analysis.occlusion_map(image, image, lambda some: some.mean(axis=(1, 2, 3)).astype(np.float32))
+    assert heat.shape == (OCCLUSION_GRID, OCCLUSION_GRID)
     assert not heat.any()

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 import train_model
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine
-from astrodetect.inference.openvino_runtime import openvino
+from astrodetect.inference.engine import Engine, openvino
 from astrodetect.learning import export, network, quantise
 from astrodetect.learning.backbones import PixelStatistics
 from astrodetect.model_store import store

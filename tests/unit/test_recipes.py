@@ -15,7 +15,7 @@ from astrodetect import images
 from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
-from astrodetect.features.orientations import turned
+from astrodetect.images import orient
 from astrodetect.inference.engine import Engine
 from astrodetect.learning import export, forest, linear_probe, logistic_head, network, training
 from astrodetect.learning.backbones import PixelStatistics
@@ -225,7 +225,7 @@ def test_features_hold_every_image_in_every_view_and_outlive_the_process(
     found = features.of(catalogue, 2, "some features")
     assert found.shape == (120, 128)
     expected = np.stack(
-        [turned(pixels, view) for view in range(2) for pixels in training.read_pixels(catalogue, CONTRACT)]
+        [orient(pixels, view) for view in range(2) for pixels in training.read_pixels(catalogue, CONTRACT)]
     )
     assert np.array_equal(found[:, 0], expected.reshape(120, -1).mean(axis=1, dtype=np.float32))
     looked = len(looks)

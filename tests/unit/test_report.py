@@ -13,12 +13,12 @@ import pytest
 from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.errors import DataError
-from astrodetect.evaluation import heatmap, notable_images
+from astrodetect.evaluation import notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.notable_images import NotableImage
 from astrodetect.evaluation.summary import summarise, summary_lines
 from astrodetect.records import Outputs
-from astrodetect.reports import evaluation_report
+from astrodetect.reports import evaluation_report, html
 
 LARGEST_PAGE = 4_000_000
 
@@ -168,7 +168,7 @@ def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
 
 
 def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
-    uri = heatmap.overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
+    uri = html.heat_map_overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     at = data.index(b"IDAT")
     length = struct.unpack(">I", data[at - 4 : at])[0]
@@ -185,7 +185,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
         for number, class_ in enumerate(said):
             [card] = evaluation_report.gallery_cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
-            assert card.heat == heatmap.overlay(sign * outputs.maps[number])
+            assert card.heat == html.heat_map_overlay(sign * outputs.maps[number])
 
 
 def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from astrodetect.evaluation import heatmap
 from astrodetect.records import Prediction, ScoredImage, Thumbnail
+from astrodetect.reports import html
 from astrodetect.settings import Settings
 
 
@@ -29,7 +29,7 @@ class ImageView:
             return cls(picture, None, 1.0, "No heat map is kept of what this model saw in it.")
         if not kept.places.any():
             return cls(picture, None, kept.crop, "The heat map is empty: no place by itself speaks for the verdict.")
-        return cls(picture, heatmap.overlay(kept.places), kept.crop, None)
+        return cls(picture, html.heat_map_overlay(kept.places), kept.crop, None)
 
 
 def _why_not(row: Prediction | ScoredImage, settings: Settings) -> str:

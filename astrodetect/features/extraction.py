@@ -1,0 +1,240 @@
+"""Feature extraction: image files to one feature vector each, in batches, cached on disk by the content of the file."""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrodetect import atomic_files, images
+from astrodetect.datasets.dataset import ListedImage, SkippedFile
+from astrodetect.errors import DataError, ImageError
+from astrodetect.features import central_object, cutout
+from astrodetect.features.feature_matrix import CENTRAL_SHARE, FeatureKind, feature_matrix
+from astrodetect.progress import Bar
+from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
+
+MEASURED_BATCH = 32  # images
+MAX_CACHE_BYTES = 4_000_000_000  # of all extractors together
+IMAGES_PER_FILE = 512
+ABANDONED_S = 3600.0  # age at which an unfinished file is that of a killed process
+DIGEST, FEATURES = "sha256", "row"  # fields of the cache's arrays
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureExtractor:
+    """How to compute feature vectors: the image contract, the function of a batch, and the key of its cache."""
+
+    kind: FeatureKind
+    contract: ImageContract
+    compute: Callable[[Pixels], Floats]  # (n, size, size, 3) to (n, d)
+    cache_key: str  # differs wherever the features may differ
+    batch_size: int
+    streams: int  # batches computed at once
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedFeatures:
+    """The feature vectors of images, and the files that could not be read."""
+
+    items: list[ListedImage]
+    sha256: list[str]
+    features: Floats  # (n, d)
+    skipped: list[SkippedFile]
+    computed: int  # images that were not in the cache
+
+    def subset(self, indices: NDArray[np.int64]) -> "ExtractedFeatures":
+        """The images at these indices, in this order."""
+        return replace(
+            self,
+            items=[self.items[index] for index in indices.tolist()],
+            sha256=[self.sha256[index] for index in indices.tolist()],
+            features=self.features[indices],
+        )
+
+
+def measured_extractor(contract: ImageContract) -> FeatureExtractor:
+    """Extractor of measured morphology and colours, which needs no network."""
+
+    def compute(pixels: Pixels) -> Floats:
+        return feature_matrix("shapes", pixels, contract.crop)
+
+    key = cache_key(contract, "shapes")
+    return FeatureExtractor("shapes", contract, compute, key, MEASURED_BATCH, os.cpu_count() or 1)
+
+
+def cache_key(contract: ImageContract, kind: FeatureKind, *network: str) -> str:
+    """Key of the features of this kind; `network` identifies the network. It changes with the measuring source code."""
+    code = "" if kind == "network" else _measurement_code()
+    text = json.dumps([asdict(contract), kind, *network, code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _measurement_code() -> str:
+    source = b"".join(Path(str(module.__file__)).read_bytes() for module in (central_object, cutout))
+    return hashlib.sha256(source).hexdigest() + f" {CENTRAL_SHARE}"
+
+
+def extract_features(
+    items: Sequence[ListedImage],
+    extractor: FeatureExtractor,
+    cache_folder: Path,
+    *,
+    run_batches: BatchRunner,
+    title: str,
+    max_pixels: int,
+) -> ExtractedFeatures:
+    """The feature vectors of all readable images, in order; only those not in the cache are computed."""
+    extracted: list[ListedImage] = []
+    digests: list[str] = []
+    skipped: list[SkippedFile] = []
+    features = np.zeros((0, 0), np.float32)
+    computed = 0
+    batches = (items[at : at + extractor.batch_size] for at in range(0, len(items), extractor.batch_size))
+    with (
+        Bar(f"extracting features of {title}", len(items)) as bar,
+        FeatureCache(cache_folder, extractor.cache_key) as cache,
+        closing(
+            run_batches(
+                batches,
+                lambda batch: [_read(item, extractor.contract, cache, max_pixels) for item in batch],
+                lambda batch: _compute(batch, extractor),
+                extractor.streams,
+            )
+        ) as results,
+    ):
+        for batch in results:
+            for file in batch:
+                if file.features is None:
+                    skipped.append(SkippedFile(file.item.path, file.error))
+                    continue
+                if file.pixels is not None:
+                    cache.add(file.sha256, file.features)
+                    computed += 1
+                if not len(features):  # allocated once: concatenating at the end would hold everything twice
+                    features = np.empty((len(items), len(file.features)), np.float32)
+                features[len(extracted)] = file.features
+                extracted.append(file.item)
+                digests.append(file.sha256.hex())
+            bar.step(len(batch), f"{len(skipped)} bad files" if skipped else "")
+    if not extracted:
+        reason = f": the first of {len(skipped)} files, {skipped[0].path}, {skipped[0].reason}" if skipped else ""
+        raise DataError(f"no usable image in {title}{reason}")
+    return ExtractedFeatures(extracted, digests, features[: len(extracted)], skipped, computed)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An image file in the pipeline: with features, with pixels to compute them from, or with an error."""
+
+    item: ListedImage
+    sha256: bytes = b""
+    features: Floats | None = None
+    pixels: Pixels | None = None  # if not in the cache
+    error: str = ""
+
+
+def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max_pixels: int) -> _File:
+    try:
+        data = images.read_bytes(item.path)
+        sha256 = hashlib.sha256(data).digest()
+        if (features := cache.get(sha256)) is not None:
+            return _File(item, sha256, features)
+        return _File(item, sha256, pixels=images.read(data, contract, max_pixels=max_pixels))
+    except ImageError as error:
+        return _File(item, error=str(error))
+
+
+def _compute(batch: list[_File], extractor: FeatureExtractor) -> list[_File]:
+    pixels = [file.pixels for file in batch if file.pixels is not None]
+    rows = iter(extractor.compute(np.stack(pixels)) if pixels else ())
+    return [file if file.pixels is None else replace(file, features=next(rows)) for file in batch]
+
+
+class FeatureCache:
+    """Feature vectors on disk by the SHA-256 of their image file, for one extractor; use as a context manager.
+
+    Each process appends whole files of its own, so concurrent processes do not interfere, and one that is killed loses
+    the last few hundred vectors. Above MAX_CACHE_BYTES the least recently used files are removed.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._root, self._folder = folder, folder / key
+        self._pending: list[tuple[bytes, Floats]] = []
+        self._files: list[NDArray[np.void]] = []
+        self._index: dict[bytes, tuple[int, int]] = {}  # file and row
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._write_error(error) from error
+        for path in sorted(self._folder.glob("*.npy")):
+            # Removed by another process, or truncated on disk: its images are computed again.
+            with suppress(OSError, ValueError, EOFError):
+                table = np.load(path, mmap_mode="r", allow_pickle=False)
+                if table.dtype.names == (DIGEST, FEATURES) and table.ndim == 1:
+                    path.touch()
+                    self._index |= {digest.tobytes(): (len(self._files), i) for i, digest in enumerate(table[DIGEST])}
+                    self._files.append(table)
+        return self
+
+    def get(self, sha256: bytes) -> Floats | None:
+        """The cached features of the file with this digest."""
+        position = self._index.get(sha256)
+        return None if position is None else np.array(self._files[position[0]][FEATURES][position[1]])
+
+    def add(self, sha256: bytes, features: Floats) -> None:
+        """Caches features; they are written in files of IMAGES_PER_FILE."""
+        self._pending.append((sha256, features))
+        if len(self._pending) == IMAGES_PER_FILE:
+            self._write()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write()
+        self._trim()
+
+    def _write(self) -> None:
+        if not self._pending:
+            return
+        width = self._pending[0][1].shape
+        table = np.empty(len(self._pending), [(DIGEST, np.uint8, (32,)), (FEATURES, np.float32, width)])
+        table[DIGEST] = [np.frombuffer(digest, np.uint8) for digest, _ in self._pending]
+        table[FEATURES] = [features for _, features in self._pending]
+        self._pending.clear()
+        try:
+            with (
+                atomic_files.replacing(self._folder / f"{uuid.uuid4().hex}.npy") as part,
+                part.open("wb") as file,
+            ):
+                np.save(file, table, allow_pickle=False)
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def _trim(self) -> None:
+        """Removes abandoned unfinished files, and the least recently used ones of all extractors above the limit."""
+        with suppress(OSError):  # another process may be trimming too
+            for part in self._root.glob("*/.*.part"):
+                if time.time() - part.stat().st_mtime > ABANDONED_S:
+                    part.unlink()
+            files = [(path.stat(), path) for path in self._root.glob("*/*.npy")]
+            total = sum(stat.st_size for stat, _ in files)
+            for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
+                if total <= MAX_CACHE_BYTES:
+                    break
+                path.unlink()
+                total -= stat.st_size
+
+    def _write_error(self, error: OSError) -> DataError:
+        return DataError(f"cannot write the feature cache {self._folder}: {error.strerror or error}")
