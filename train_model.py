@@ -24,6 +24,7 @@ from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store as bundle
+from astrodetect.recipes import RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
 
@@ -84,7 +85,9 @@ def train(arguments: argparse.Namespace) -> Path:
     name, folder = arguments.output.stem, arguments.output.parent
     with bundle.only_one(folder, name):
         store = folder / f".{name}.training"
-        learnt = training.learn(plan, data.train, data.validation, store=store, run=run_key(arguments, data), say=say)
+        learnt = training.run_training(
+            plan, data.train, data.validation, store=store, run=run_key(arguments, data), echo=say
+        )
         temperature, threshold = calibrate(learnt, plan, data.validation, arguments.threshold)
         manifest = bundle.Manifest(
             name=name,
@@ -104,7 +107,7 @@ def train(arguments: argparse.Namespace) -> Path:
             folder, name, data.judged, train=data.train, remarks=leaks(data), known=said
         )
         say(f"report: {page}")
-        training.forget(store)
+        training.clear_checkpoints(store)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
 
 
@@ -170,7 +173,7 @@ def calibrate(learnt: "TrainingResult", plan: "TrainingPlan", validation: Datase
     """Makes its probabilities mean what they say: the temperature for that, and the threshold that was asked for."""
     from astrodetect.learning import training  # noqa: PLC0415
 
-    said = training.probabilities(learnt.model, validation, plan.contract, "calibrating")
+    said = training.predict_dataset(learnt.model, validation, plan.contract, "calibrating")
     temperature = calibration.fit_temperature(validation.labels, calibration.to_logits(said))
     learnt.model.calibrate(temperature)
     if not plan.binary:
@@ -183,7 +186,7 @@ def publish(
     learnt: "TrainingResult", manifest: bundle.Manifest, folder: Path, data: Data
 ) -> tuple[bundle.Manifest, dict[str, Outputs]]:
     """Puts the model in place, judged by what serves on images it has not learnt from; and what it said of them."""
-    from astrodetect.learning import export, quantise, training  # noqa: PLC0415
+    from astrodetect.learning import export, training  # noqa: PLC0415
 
     contract, random = manifest.image, np.random.default_rng(manifest.settings["seed"])
     said: dict[str, Outputs] = {}
@@ -201,8 +204,8 @@ def publish(
     pixels = np.concatenate([training.read_pixels(part, contract) for part in some])
     held = export.HeldOut(pixels, np.concatenate([part.labels for part in some]), learnt.model.probabilities(pixels))
     calibrating = None
-    if manifest.recipe in train_options.NETWORKS:
-        chosen = random.permutation(len(data.train))[: quantise.CALIBRATION_IMAGES]
+    if RECIPES[manifest.recipe].kind != "forest":
+        chosen = random.permutation(len(data.train))[: export.CALIBRATION_IMAGES]
         calibrating = training.read_pixels(data.train.subset(chosen), contract)
 
     def carry(place: Path) -> None:
@@ -211,8 +214,8 @@ def publish(
         except DataError as error:
             say(f"the service will tell no novelty: {error}")
 
-    published = export.publish(
-        learnt.model, manifest, folder, held, calibration=calibrating, measure=measure, carry=carry
+    published = export.export_model(
+        learnt.model, manifest, folder, held, calibration_images=calibrating, evaluate=measure, write_novelty=carry
     )
     print(precision_in_words(published), flush=True)
     return published, said

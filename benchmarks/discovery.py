@@ -29,6 +29,7 @@ from astrodetect.datasets.simulation import generator
 from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.inference.engine import Engine
 from astrodetect.model_store import store
+from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
 from benchmarks import finding, machine, picture, study
@@ -159,16 +160,14 @@ class _Network:
 
 def _untrained(weights: str | None) -> Engine:
     from astrodetect.learning import network  # noqa: PLC0415 - TensorFlow takes its time
-    from astrodetect.learning.backbones import BACKBONES  # noqa: PLC0415
     from astrodetect.learning.export import features_engine  # noqa: PLC0415
-    from astrodetect.learning.weights import adopt_file, adopt_imagenet  # noqa: PLC0415
 
     network.set_seed(0)
-    model = network.build("resnet50", NETWORK.size, BACKBONES["resnet50"].imagenet, 1)
+    model = network.build("resnet50", NETWORK.size, RESNET50_STATISTICS, 1)
     if weights == "imagenet":
-        adopt_imagenet(model, "resnet50")
+        network.load_imagenet_weights(model, "resnet50")
     elif weights:
-        adopt_file(model, "resnet50", Path(weights))
+        network.load_weights_file(model, "resnet50", Path(weights))
     return features_engine(model, NETWORK)
 
 

@@ -40,7 +40,7 @@ SURE = 3.0  # the logit that the head is fitted to
 MOONLIGHT = (0.1, 0.9)  # share of the way to white
 RECIPE = (
     "benchmarks/model.py",
-    "astrodetect/bundle.py",
+    "astrodetect/model_store/*.py",
     "astrodetect/images.py",
     "astrodetect/inference/*.py",
     "astrodetect/learning/*.py",
@@ -82,7 +82,7 @@ def make(folder: Path, size: int) -> None:
     learn, held = (dataset.read_dataset(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
     from astrodetect.learning import export, network, training  # noqa: PLC0415 - TensorFlow: only where one must be made
-    from astrodetect.learning.backbones import PixelStatistics  # noqa: PLC0415
+    from astrodetect.recipes import PixelStatistics  # noqa: PLC0415
 
     contract = ImageContract(size=size)
     pixels = {part: training.read_pixels(catalogue, contract) for part, catalogue in (("train", learn), ("test", held))}
@@ -102,7 +102,7 @@ def make(folder: Path, size: int) -> None:
         versions=provenance.versions(),
     )
     shown = export.HeldOut(pixels["test"], held.labels, said)
-    export.publish(export.TrainedNetwork(model), manifest, folder, shown, calibration=pixels["train"])
+    export.export_model(export.TrainedNetwork(model), manifest, folder, shown, calibration_images=pixels["train"])
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:
@@ -128,11 +128,11 @@ def flood(sky: Pixels, random: np.random.Generator) -> Pixels:
 
 def calibrate(model: "keras.Model", pixels: Pixels, order: Any) -> None:
     """Opens the residual branches, and sets each batch normalisation to the mean of what some batches show it."""
-    from astrodetect.learning.backbones import LAST_OF_A_BLOCK  # noqa: PLC0415
+    from astrodetect.learning.network import LAST_NORM_OF_BLOCK  # noqa: PLC0415
 
     layers = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
     for layer in layers:
-        if layer.name.endswith(LAST_OF_A_BLOCK):
+        if layer.name.endswith(LAST_NORM_OF_BLOCK):
             layer.gamma.assign(np.full(layer.gamma.shape, BRANCH_SCALE, np.float32))
     for done in range(CALIBRATING_BATCHES):
         for layer in layers:

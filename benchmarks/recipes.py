@@ -13,8 +13,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from astrodetect.cli.train_options import NETWORKS, RECIPES, SMALL
 from astrodetect.model_store import store
+from astrodetect.recipes import RECIPES
 from astrodetect.settings import ROOT
 
 SIZE, EPOCHS, RATE = 64, 12, 1e-3
@@ -40,7 +40,7 @@ def main() -> None:
     add = parser.add_argument
     add("data", type=Path)
     add("--classes", nargs="+", default=["all"])
-    add("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--crop", type=float, default=1.0)
     add("--epochs", type=int, default=EPOCHS, help="of the large networks (default: 12); cnn has its own 80")
     add("--class-weights", default="none")
@@ -61,7 +61,7 @@ def train(arguments: argparse.Namespace, recipe: str, folder: Path) -> Row:
     command = ["train_model.py", "--train", str(data / "train"), "--test", str(data / "test"), "--recipe", recipe]
     command += ["--classes", *arguments.classes, "--crop", str(arguments.crop), "--output", str(output)]
     command += ["--class-weights", arguments.class_weights]
-    if recipe in NETWORKS and recipe not in SMALL:
+    if RECIPES[recipe].kind == "network":
         epochs = str(arguments.epochs)
         command += ["--size", str(SIZE), "--epochs", epochs, "--patience", epochs]
         command += ["--learning-rate", str(RATE), "--weights", "none"]

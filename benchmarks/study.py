@@ -41,7 +41,7 @@ def losses(features: Floats, *, epochs: int, seed: int) -> Floats:
     from astrodetect.anomalies.neighbours import ReferencePoints  # noqa: PLC0415
     from astrodetect.learning import autoencoder  # noqa: PLC0415
 
-    fitted = autoencoder.fit(features, epochs=epochs, seed=seed)
+    fitted = autoencoder.fit_autoencoder(features, epochs=epochs, seed=seed)
     return fitted.score(DetectorInput(features, features, ReferencePoints(features)))
 
 

@@ -153,7 +153,7 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published, untrained ResNet50 at 32 px."""
     from astrodetect.learning import export, network
-    from astrodetect.learning.backbones import PixelStatistics
+    from astrodetect.recipes import PixelStatistics
 
     size = 32
     network.set_seed(0)
@@ -170,5 +170,5 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     held_out = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
-    export.publish(model, manifest, folder, held_out)
+    export.export_model(model, manifest, folder, held_out)
     return folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
 from astrodetect.errors import DataError
+from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
 
@@ -191,7 +192,7 @@ def _fitted(
     if AUTOENCODER in names:
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - Keras, where it is asked for
 
-        extra = [autoencoder.fit((normal or seen).features)]
+        extra = [autoencoder.fit_autoencoder((normal or seen).features)]
     return analysis.fit_detectors(seen, normal, sight, [name for name in names if name != AUTOENCODER], extra)
 
 
@@ -240,17 +241,14 @@ def _adopted(weights: str, crop: float) -> "tuple[Engine, str]":
     if weights != IMAGENET and not Path(weights).is_file():
         raise DataError(f"no file of weights {weights}: name a Keras .h5, or {IMAGENET}")
     from astrodetect.learning import network  # noqa: PLC0415 - Keras, where it is asked for
-    from astrodetect.learning import weights as stored  # noqa: PLC0415
-    from astrodetect.learning.backbones import BACKBONES  # noqa: PLC0415
     from astrodetect.learning.export import features_engine  # noqa: PLC0415
 
-    recipe = "resnet50"
-    model = network.build(recipe, IMAGENET_PX, BACKBONES[recipe].imagenet, 1)
+    model = network.build(DEFAULT_RECIPE, IMAGENET_PX, NO_NORMALISATION, 1)
     if weights == IMAGENET:
-        stored.adopt_imagenet(model, recipe)
+        network.load_imagenet_weights(model, DEFAULT_RECIPE)
         version = IMAGENET
     else:
-        stored.adopt_file(model, recipe, Path(weights))
+        network.load_weights_file(model, DEFAULT_RECIPE, Path(weights))
         with Path(weights).open("rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
     return features_engine(model, ImageContract(IMAGENET_PX, crop, stretch="asinh")), version

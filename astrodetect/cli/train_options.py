@@ -6,13 +6,11 @@ from pathlib import Path
 from astrodetect.cli._options import class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.model_store import store
+from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
 
-USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
-NETWORKS = ("resnet50", "efficientnetv2-b0", "mobilenetv3", "convnext-tiny", "cnn")
-RECIPES = (*NETWORKS, store.FOREST)
-SMALL = ("cnn", store.FOREST)  # the four-class study's, made for small grey images
-SMALLEST_CROP = 0.1
+DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
+MIN_TRAINING_CROP = 0.1
 EXAMPLES = """examples:
   python train_model.py
   python train_model.py --train data/sample/train --test data/sample/test --size 64 --weights none
@@ -22,7 +20,7 @@ EXAMPLES = """examples:
 
 
 def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace:
-    """The arguments, with the defaults of their recipe."""
+    """Parse the command line; options that were left out get the recipe's defaults."""
     parser = argparse.ArgumentParser(
         description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,23 +37,18 @@ def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace
     ):
         parser.error("--classes takes two or more different classes, or all")
     if arguments.classes and arguments.threshold != "0.5":
-        parser.error(
-            "--threshold is for an anomaly and its opposite; of several --classes the most probable one is said"
-        )
-    small, adopted = arguments.recipe in SMALL, arguments.fine_tune
-    defaults = {
-        "size": 100 if small else 227,
-        "epochs": 80 if arguments.recipe == "cnn" else 5,
-        "patience": 20 if arguments.recipe == "cnn" else 3,
-        "learning_rate": 1e-4 if adopted else 1e-3,
-        "weights": "none" if small else "imagenet",
-        "output": _output(arguments.recipe),
+        parser.error("--threshold is for binary models; with --classes the most probable class is the prediction")
+    recipe = RECIPES[arguments.recipe]
+    defaults = {name: getattr(recipe, name) for name in ("size", "crop", "weights", "epochs", "patience", "batch_size")}
+    defaults |= {
+        "learning_rate": recipe.fine_tuning_rate if arguments.fine_tune else recipe.learning_rate,
+        "output": _output(recipe.name),
     }
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if arguments.recipe == store.FOREST and arguments.weights != "none":
-        parser.error("a forest starts from nothing: leave --weights out")
+    if recipe.kind == "forest" and arguments.weights != "none":
+        parser.error("a forest has no pretrained weights: leave --weights out")
     return arguments
 
 
@@ -64,23 +57,23 @@ def _data(group: "argparse._ArgumentGroup") -> None:
     add(
         "--data",
         type=Path,
-        help="images in parts (train, test, perhaps validation), as `split` makes them: a folder or a .csv",
+        help="images in parts (train, test, optionally validation), as `split` makes them: a folder or a .csv",
     )
     add(
         "--train",
         type=Path,
-        default=data / USERS_FOLDER.format("train"),
-        help="or: folder with a folder for each class, or a .csv",
+        default=data / DEFAULT_FOLDER.format("train"),
+        help="or: training images, a folder with a folder for each class, or a .csv",
     )
-    add("--test", type=Path, default=data / USERS_FOLDER.format("test"), help="the same, never learnt from")
-    add("--positive", type=class_name, default="E", help="class that is the anomaly, 1 (default: E)")
-    add("--negative", type=class_name, default="SB", help="class that is not, 0 (default: SB)")
+    add("--test", type=Path, default=data / DEFAULT_FOLDER.format("test"), help="test images, in the same form")
+    add("--positive", type=class_name, default="E", help="class that is the anomaly, label 1 (default: E)")
+    add("--negative", type=class_name, default="SB", help="class that is no anomaly, label 0 (default: SB)")
     add(
         "--classes",
         type=class_name,
         nargs="+",
         metavar="CLASS",
-        help="instead: two or more classes to tell apart, or all",
+        help="instead: two or more classes, or all; the model has several classes then",
     )
     add(
         "--limit",
@@ -88,29 +81,34 @@ def _data(group: "argparse._ArgumentGroup") -> None:
         action="append",
         default=[],
         metavar="CLASS=N",
-        help="learn from N images of this class at most, repeatable",
+        help="train on at most N images of this class; repeatable",
     )
-    add("--size", type=int_at_least(32), help="side of what the model sees, pixels (default: 227; cnn and forest 100)")
+    add("--size", type=int_at_least(32), help=f"side of the model's input, pixels (default: {_defaults('size')})")
     add(
         "--crop",
-        type=float_between(SMALLEST_CROP, 1),
-        default=1.0,
-        help="central share of the frame that it sees, 0.1 to 1 (default: 1)",
+        type=float_between(MIN_TRAINING_CROP, 1),
+        help=f"central share of the frame that is used, 0.1 to 1 (default: {_defaults('crop')})",
     )
     add(
         "--stretch",
         choices=("none", "asinh", "zscale", "linear"),
         default="none",
-        help="how FITS values become brightness (default: none, no FITS)",
+        help="how FITS values are mapped to brightness (default: none, no FITS)",
     )
     add("--bands", default="RGB", help="planes of a FITS cube for red, green and blue, such as 2,1,0 (default: RGB)")
 
 
 def _model(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--recipe", choices=RECIPES, default="resnet50", help="what learns (default: resnet50)")
-    add("--weights", help="imagenet, none, or a Keras .h5 file to start from (default: imagenet; cnn and forest none)")
-    add("--fine-tune", action="store_true", help="train the backbone of adopted weights too, not the head alone")
+    descriptions = "; ".join(f"{recipe.name}: {recipe.description}" for recipe in RECIPES.values())
+    add(
+        "--recipe",
+        choices=list(RECIPES),
+        default=DEFAULT_RECIPE,
+        help=f"what is trained (default: {DEFAULT_RECIPE}). {descriptions}",
+    )
+    add("--weights", help=f"imagenet, none, or a Keras .h5 file to start from (default: {_defaults('weights')})")
+    add("--fine-tune", action="store_true", help="train the pretrained backbone too, not the head alone")
     add(
         "--threshold",
         type=_rule,
@@ -121,51 +119,70 @@ def _model(group: "argparse._ArgumentGroup") -> None:
     add(
         "--output",
         type=_h5_path,
-        help="where the model goes, its other files beside it (default: models/resnet50_model.h5, or models/RECIPE.h5)",
+        help="path of the model; its other files go beside it (default: models/resnet50_model.h5, or models/RECIPE.h5)",
     )
 
 
 def _learning(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--epochs", type=int_at_least(1), help="times through the images at most (default: 5; cnn 80)")
-    add("--patience", type=int_at_least(1), help="epochs with no better validation loss (default: 3; cnn 20)")
-    add("--batch-size", type=int_at_least(1), default=32, help="images a step (default: 32)")
+    add("--epochs", type=int_at_least(1), help=f"maximum number of epochs (default: {_defaults('epochs')})")
+    add(
+        "--patience",
+        type=int_at_least(1),
+        help=f"epochs without a lower validation loss before early stopping (default: {_defaults('patience')})",
+    )
+    add("--batch-size", type=int_at_least(1), help=f"images per step (default: {_defaults('batch_size')})")
     add(
         "--learning-rate",
         type=_rate,
-        help="highest rate, after warming up (default: 0.001; fine-tuning 0.0001)",
+        help="peak learning rate, after warm-up "
+        f"(default: {_defaults('learning_rate')}; with --fine-tune {_defaults('fine_tuning_rate')})",
     )
     add(
         "--augment",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="turns, mirror images, small shifts, zooms and changes of light",
+        help="random rotations, reflections, small shifts, zooms and changes of brightness (default: on)",
     )
-    add("--class-weights", choices=("none", "balanced"), default="none", help="balanced: each class counts the same")
+    add(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: weights inverse to the classes' frequencies (default: none)",
+    )
     add(
         "--label-smoothing",
         type=float_between(0, 0.5),
         default=0.0,
         metavar="SHARE",
-        help="of each label, spread over all classes (default: 0)",
+        help="share of each label that is spread over all classes (default: 0)",
     )
     add(
         "--mixed-precision",
         action=argparse.BooleanOptionalAction,
-        help="bfloat16 within the network (default: on an accelerator)",
+        help="compute in bfloat16 (default: on accelerators)",
     )
     add(
         "--validation",
         type=float_between(0.01, 0.5),
         default=0.1,
         metavar="SHARE",
-        help="of the training images, to choose the epoch by and to calibrate (default: 0.1)",
+        help="share of the training images held out for early stopping and calibration (default: 0.1)",
     )
-    add("--seed", type=int_at_least(0), default=0, help="for every random draw (default: 0)")
+    add("--seed", type=int_at_least(0), default=0, help="seed of every random generator (default: 0)")
+
+
+def _defaults(option: str) -> str:
+    """The recipes' defaults of an option, such as "227; cnn and forest 100"."""
+    recipes_by_value: dict[object, list[str]] = {}
+    for recipe in RECIPES.values():
+        recipes_by_value.setdefault(getattr(recipe, option), []).append(recipe.name)
+    (usual, _), *others = sorted(recipes_by_value.items(), key=lambda entry: -len(entry[1]))
+    return "; ".join([f"{usual}", *(f"{' and '.join(names)} {value}" for value, names in others)])
 
 
 def _output(recipe: str) -> Path:
-    name = settings().model if recipe == "resnet50" else recipe
+    name = settings().model if recipe == DEFAULT_RECIPE else recipe
     return settings().models_dir / f"{name}.h5"
 
 
@@ -184,6 +201,6 @@ def _rule(text: str) -> str:
 
 
 def _h5_path(text: str) -> Path:
-    if Path(text).suffix != ".h5" or Path(text).stem.endswith(store.INT8):  # that name is for a network of NAME
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(store.INT8):  # the int8 network of NAME has that name
         raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {store.INT8}.h5, not {text}")
     return Path(text)

@@ -1,26 +1,27 @@
-"""The study's autoencoder, fitted by Keras: what the detectors of the unusual take over as plain arrays."""
+"""Fits the autoencoder with Keras; `anomalies.detectors.autoencoder` holds its weights as plain arrays."""
 
 from collections.abc import Sequence
-
-import keras
 
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.errors import DataError
+from astrodetect.learning.keras_runtime import keras
 from astrodetect.progress import Bar
 from astrodetect.records import Floats
 
-WIDTHS = (1024, 512, 256, 128, 64)  # of the study, whose networks gave 2048 numbers
+WIDTHS = (1024, 512, 256, 128, 64)  # of the published study, for 2048 features
 LEARNING_RATE = 1e-4
 EPOCHS = 50
 BATCH_SIZE = 32
 
 
-def fit(features: Floats, *, epochs: int = EPOCHS, seed: int = 0, batch_size: int = BATCH_SIZE) -> Autoencoder:
-    """From images, described one a row, after standardising; the same seed gives the same on the same machine."""
+def fit_autoencoder(
+    features: Floats, *, epochs: int = EPOCHS, seed: int = 0, batch_size: int = BATCH_SIZE
+) -> Autoencoder:
+    """Fit to features (images, features) after standardisation; deterministic per seed and machine."""
     scaling = Standardisation.fit(features)
     if not scaling.scale.any():
-        raise DataError("all these images are alike: give images that differ, to learn what is usual from")
+        raise DataError("all these images are alike: the autoencoder needs images that differ")
     keras.utils.set_random_seed(seed)
     network = _network(scaling.width)
     network.compile(
@@ -28,20 +29,21 @@ def fit(features: Floats, *, epochs: int = EPOCHS, seed: int = 0, batch_size: in
     )
     standard = scaling.of(features)
     with Bar("autoencoder", epochs) as bar:
-        network.fit(standard, standard, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[_Steps(bar)])
+        callbacks = [_EpochCallback(bar)]
+        network.fit(standard, standard, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)
     weights = [layer.get_weights() for layer in network.layers if isinstance(layer, keras.layers.Dense)]
     return Autoencoder(scaling, tuple(kernel for kernel, _ in weights), tuple(bias for _, bias in weights))
 
 
-def _network(width: int) -> keras.Model:
-    narrower = [each for each in WIDTHS if each < width] or [max(1, width // 2)]
-    layers: Sequence[int] = [*narrower, *narrower[-2::-1]]
-    hidden = [keras.layers.Dense(each, activation="relu") for each in layers]
-    return keras.Sequential([keras.Input((width,)), *hidden, keras.layers.Dense(width)])
+def _network(features: int) -> keras.Model:
+    encoder = [width for width in WIDTHS if width < features] or [max(1, features // 2)]
+    widths: Sequence[int] = [*encoder, *encoder[-2::-1]]
+    hidden = [keras.layers.Dense(width, activation="relu") for width in widths]
+    return keras.Sequential([keras.Input((features,)), *hidden, keras.layers.Dense(features)])
 
 
-class _Steps(keras.callbacks.Callback):
-    """Moves the bar."""
+class _EpochCallback(keras.callbacks.Callback):
+    """Advances the progress bar."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()

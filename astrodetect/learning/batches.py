@@ -1,100 +1,99 @@
-"""A catalogue as batches: decoded as they are needed, shuffled and varied by the seed alone."""
+"""Keras datasets over labelled images: decoded when needed, shuffled and augmented from the seed alone."""
 
 import math
 from dataclasses import dataclass, replace
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
-from astrodetect.learning.devices import filled
+from astrodetect.learning.keras_runtime import keras, pad_to_devices
 from astrodetect.records import Floats, ImageContract, Pixels
 
-READERS = 2  # threads that decode while the network computes
-WIDER = 1.5  # the frame that is turned is wider than what is cut from it, where the picture has that much
-FRAMES_BYTES = 2**30  # of a catalogue, in memory
-LARGEST_SHIFT = 0.05  # of the frame, each way
-LARGEST_ZOOM = 0.15  # in or out, as the logarithm of the factor
-LIGHT_SPREAD, COLOUR_SPREAD = 0.15, 0.08  # of all bands and of each, as the logarithm of a factor
+DECODERS = 2  # threads that decode while the network computes
+AUGMENTATION_MARGIN = 1.5  # how much larger than a view the image is that it is cut from, if the frame allows
+IMAGE_CACHE_BYTES = 2**30
+MAX_SHIFT = 0.05  # of the frame, each way
+MAX_LOG_ZOOM = 0.15  # in or out
+BRIGHTNESS_LOG_STD, COLOUR_LOG_STD = 0.15, 0.08  # of a factor on all bands and of one on each band
 WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
 class LearningTask:
-    """What is learnt from a catalogue: its answers as the head gives them, and what each class weighs."""
+    """The targets and the class weights of a training."""
 
     outputs: int  # 1: the probability of class 1
-    weights: tuple[float, ...]  # of each class
+    class_weights: tuple[float, ...]
 
-    def answers(self, labels: NDArray[np.int64]) -> Floats:
-        """Of a batch: (n, outputs)."""
+    def targets(self, labels: NDArray[np.int64]) -> Floats:
+        """(n, outputs): 0 or 1, or one-hot."""
         if self.outputs == 1:
             return labels[:, np.newaxis].astype(np.float32)
         return np.eye(self.outputs, dtype=np.float32)[labels]
 
-    def weigh(self, labels: NDArray[np.int64]) -> Floats:
-        """Of each image of a batch."""
-        return np.array(self.weights, dtype=np.float32)[labels]
+    def sample_weights(self, labels: NDArray[np.int64]) -> Floats:
+        """The class weight of each image."""
+        return np.array(self.class_weights, dtype=np.float32)[labels]
 
 
-class Frames:
-    """The decoded images of a catalogue, kept in memory as far as they fit: most are wanted again in the next epoch."""
+class ImageCache:
+    """The decoded images of a dataset; as many stay in memory as fit, for the next epoch."""
 
-    def __init__(self, catalogue: Dataset, contract: ImageContract) -> None:
-        self.catalogue, self.contract = catalogue, contract
-        self._kept: list[Pixels | None] = [None] * len(catalogue)
-        self._room = FRAMES_BYTES
+    def __init__(self, dataset: Dataset, contract: ImageContract) -> None:
+        self.dataset, self.contract = dataset, contract
+        self._decoded: list[Pixels | None] = [None] * len(dataset)
+        self._free_bytes = IMAGE_CACHE_BYTES
 
     def __len__(self) -> int:
-        return len(self.catalogue)
+        return len(self.dataset)
 
-    def __getitem__(self, image: int) -> Pixels:
-        if (kept := self._kept[image]) is not None:
-            return kept
-        pixels = images.read_file(self.catalogue.paths[image], self.contract)
-        if self._room >= pixels.nbytes:
-            self._room -= pixels.nbytes
-            self._kept[image] = pixels
+    def __getitem__(self, index: int) -> Pixels:
+        if (cached := self._decoded[index]) is not None:
+            return cached
+        pixels = images.read_file(self.dataset.paths[index], self.contract)
+        if self._free_bytes >= pixels.nbytes:
+            self._free_bytes -= pixels.nbytes
+            self._decoded[index] = pixels
         return pixels
 
 
 class Batches(keras.utils.PyDataset):
-    """One pass over frames, in their own order; with a task their answers and weights besides."""
+    """The images in order, in batches; given a task, with targets and sample weights."""
 
-    def __init__(self, frames: Frames, batch_size: int, task: LearningTask | None = None) -> None:
-        super().__init__(workers=READERS, use_multiprocessing=False, max_queue_size=8)
-        self._frames, self._batch_size, self._task = frames, batch_size, task
-        self._order = np.arange(len(frames))
+    def __init__(self, cache: ImageCache, batch_size: int, task: LearningTask | None = None) -> None:
+        super().__init__(workers=DECODERS, use_multiprocessing=False, max_queue_size=8)
+        self._cache, self._batch_size, self._task = cache, batch_size, task
+        self._order = np.arange(len(cache))
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Floats, ...]:
-        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        pixels = np.stack([self._pixels(int(image)) for image in chosen]).astype(np.float32)
+    def __getitem__(self, number: int) -> tuple[Floats, ...]:
+        indices = self._order[number * self._batch_size : (number + 1) * self._batch_size]
+        pixels = np.stack([self._pixels(int(index)) for index in indices]).astype(np.float32)
         if self._task is None:
-            return (filled(pixels),)
-        labels = self._frames.catalogue.labels[chosen]
-        weights = filled(self._task.weigh(labels))
-        weights[len(chosen) :] = 0
-        return filled(pixels), filled(self._task.answers(labels)), weights
+            return (pad_to_devices(pixels),)
+        labels = self._cache.dataset.labels[indices]
+        weights = pad_to_devices(self._task.sample_weights(labels))
+        weights[len(indices) :] = 0
+        return pad_to_devices(pixels), pad_to_devices(self._task.targets(labels)), weights
 
-    def _pixels(self, image: int) -> Pixels | Floats:
-        return self._frames[image]
+    def _pixels(self, index: int) -> Pixels | Floats:
+        return self._cache[index]
 
 
 class Epoch(Batches):
-    """A training epoch, shuffled, from its batch `start` on: a run cut short goes on from there.
+    """A training epoch, shuffled, from its batch `start` on, where an interrupted run resumes.
 
-    With a `size` its images are varied views of that size, cut from the frames.
+    Given a `size` the images are augmented views of that size.
     """
 
     def __init__(
         self,
-        frames: Frames,
+        cache: ImageCache,
         batch_size: int,
         task: LearningTask,
         *,
@@ -103,38 +102,38 @@ class Epoch(Batches):
         start: int,
         size: int | None,
     ) -> None:
-        super().__init__(frames, batch_size, task)
-        self._order = np.random.default_rng([seed, epoch]).permutation(len(frames))[start * batch_size :]
+        super().__init__(cache, batch_size, task)
+        self._order = np.random.default_rng([seed, epoch]).permutation(len(cache))[start * batch_size :]
         self._seed, self._epoch, self._size = seed, epoch, size
 
-    def _pixels(self, image: int) -> Pixels | Floats:
-        frame = self._frames[image]
+    def _pixels(self, index: int) -> Pixels | Floats:
+        frame = self._cache[index]
         if self._size is None:
             return frame
-        return vary(frame, self._size, np.random.default_rng([self._seed, self._epoch, image]))
+        return augment(frame, self._size, np.random.default_rng([self._seed, self._epoch, index]))
 
 
-def wider(contract: ImageContract) -> ImageContract:
-    """Of frames to turn and to cut views from: wider, where the picture has that much, at the same scale."""
-    factor = min(WIDER, 1 / contract.crop)
+def augmentation_contract(contract: ImageContract) -> ImageContract:
+    """The contract of images to cut augmented views from: larger at the same scale, as far as the frame allows."""
+    factor = min(AUGMENTATION_MARGIN, 1 / contract.crop)
     return replace(contract, size=round(contract.size * factor), crop=min(1.0, contract.crop * factor))
 
 
-def vary(frame: Pixels, size: int, random: np.random.Generator) -> Floats:
-    """Another view of the same sky, (size, size, 3) of the frame: turned, mirrored, a little moved, scaled and lit.
+def augment(frame: Pixels, size: int, random: np.random.Generator) -> Floats:
+    """A random view (size, size, 3) of the frame: rotated, mirrored, shifted, zoomed, and changed in brightness.
 
-    The sky has no up. What lies outside of the frame is its mirror image.
+    Any rotation, because the sky has no upright. Outside of the frame its mirror image continues.
     """
-    angle, zoom = random.uniform(0, 2 * math.pi), math.exp(random.uniform(-LARGEST_ZOOM, LARGEST_ZOOM))
-    turn = zoom * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    angle, zoom = random.uniform(0, 2 * math.pi), math.exp(random.uniform(-MAX_LOG_ZOOM, MAX_LOG_ZOOM))
+    matrix = zoom * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     if random.random() < 0.5:
-        turn[:, 1] *= -1
-    centre = (len(frame) - 1) / 2 + size * random.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2)
-    offset = centre - turn @ np.full(2, (size - 1) / 2)
+        matrix[:, 1] *= -1
+    centre = (len(frame) - 1) / 2 + size * random.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+    offset = centre - matrix @ np.full(2, (size - 1) / 2)
     view = np.empty((size, size, 3), dtype=np.float32)
     for band in range(3):
         ndimage.affine_transform(
-            frame[..., band], turn, offset, (size, size), output=view[..., band], order=1, mode="reflect"
+            frame[..., band], matrix, offset, (size, size), output=view[..., band], order=1, mode="reflect"
         )
-    light = np.exp(random.normal(0, LIGHT_SPREAD) + random.normal(0, COLOUR_SPREAD, 3))
-    return np.minimum(view * light.astype(np.float32), np.float32(WHITE))
+    gains = np.exp(random.normal(0, BRIGHTNESS_LOG_STD) + random.normal(0, COLOUR_LOG_STD, 3))
+    return np.minimum(view * gains.astype(np.float32), np.float32(WHITE))

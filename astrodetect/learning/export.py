@@ -1,37 +1,41 @@
-"""The trained network as OpenVINO IR: probability, pooled features and activation map from one pass.
+"""Exporting a trained model: OpenVINO IR, post-training quantisation, and measured fidelity to the trained model.
 
-In low precision too, where it decides as Keras does: measured here, on images that were held out.
+A lower precision serves only if its decisions and scores on held-out images are close enough to those in training.
 """
 
+import contextlib
+import io
+import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.inference.engine import SCORE, Engine, has_bf16, openvino
-from astrodetect.learning import quantise
 from astrodetect.learning.convert import to_openvino
+from astrodetect.learning.keras_runtime import keras
 from astrodetect.model_store import store
 from astrodetect.model_store.store import INT8, NOVELTY, Fidelity, Manifest, Precision, VerifiedModel, canary, staging
+from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
-AGREEMENT = 0.01  # largest difference allowed between a score in Keras and in float32 in the service
-# What a lower precision must keep to serve:
-SAME_DECISIONS = 0.995  # of the decisions
-AUC_CHANGE = 0.002  # at most
-FAITHFUL = 0.98  # of what tells features, and places of activation maps, from each other
+CALIBRATION_IMAGES = 100  # for quantisation; more only take longer
+MAX_SCORE_DIFFERENCE = 0.01  # between the trained model and its float32 export
+# What a lower precision must reach to serve:
+MIN_SAME_DECISIONS = 0.995  # share
+MAX_AUC_CHANGE = 0.002
+MIN_R_SQUARED = 0.98  # of features and of activation maps
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Images that were not learnt from, what they are, and what the model says of them where it was trained."""
+    """Images not trained on, their labels, and the trained model's probabilities."""
 
     pixels: NDArray[np.uint8]  # (n, size, size, 3)
     labels: NDArray[np.int64]
@@ -39,21 +43,21 @@ class HeldOut:
 
 
 class TrainedModel(Protocol):
-    """What has learnt, and can be published."""
+    """A trained model that can be exported."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
         """(n, classes)"""
 
     def calibrate(self, temperature: float) -> None:
-        """Divides what it says, as logits, by this."""
+        """Temperature scaling: divide the logits by `temperature`."""
 
     def write(self, folder: Path, name: str) -> None:
-        """Makes NAME.xml and NAME.bin, which serve, and what else there is to keep."""
+        """Write NAME.xml and NAME.bin, which serve, and the source format if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A network of Keras's, as it is published."""
+    """A trained Keras network."""
 
     keras: keras.Model
 
@@ -62,86 +66,91 @@ class TrainedNetwork:
         return as_probabilities(np.asarray(self.keras.predict(pixels, verbose=0), dtype=np.float32))
 
     def calibrate(self, temperature: float) -> None:
-        """Divides the head's weights, so that Keras, the service and the activation map agree."""
+        """Temperature scaling of the head's weights, so that Keras, the service and the activation map agree."""
         head = self.keras.get_layer(SCORE)
         head.set_weights([weights / temperature for weights in head.get_weights()])
 
     def write(self, folder: Path, name: str) -> None:
-        """The `.h5` that Keras opens, and what serves."""
+        """Write Keras's `.h5` and OpenVINO's IR."""
         self.keras.save(folder / f"{name}.h5", include_optimizer=False)
         to_openvino(self.keras, folder / f"{name}.xml")
 
 
-def publish(
+def export_model(
     model: TrainedModel,
     manifest: Manifest,
     folder: Path,
-    held: HeldOut,
+    held_out: HeldOut,
     *,
-    calibration: NDArray[np.uint8] | None = None,
-    measure: Callable[[Engine], dict[str, dict[str, float]]] = lambda _: {},
-    carry: Callable[[Path], object] = lambda _: None,
+    calibration_images: NDArray[np.uint8] | None = None,
+    evaluate: Callable[[Engine], dict[str, dict[str, float]]] = lambda _: {},
+    write_novelty: Callable[[Path], object] = lambda _: None,
 ) -> Manifest:
-    """Makes the model's files, sees that the service will answer `held` as the model does, and puts them in place.
+    """Write the model's files, check that the service will score `held_out` as the model does, and publish them.
 
-    With images to calibrate by, int8 serves where it is close enough, else bf16, else float32. `measure` gives the
-    figures that the manifest keeps, of what serves; `carry` may write the detectors of the unusual to the path given.
+    Given calibration images, int8 serves if it is close enough, else bf16, else float32. `evaluate` returns the
+    manifest's metrics of the network that serves; `write_novelty` may write novelty detectors to the given path.
     """
     canary_score = float(model.probabilities(canary(manifest.image.size)[np.newaxis])[0, 1])
     manifest = replace(manifest, canary_score=canary_score)
     with staging(folder, manifest.name) as staged:
         xml = staged / f"{manifest.name}.xml"
         model.write(staged, manifest.name)
-        engine = Engine(_bundle(manifest, xml, "f32"))
-        exact = engine.run_all(held.pixels)
-        difference = float(np.abs(exact.probabilities - held.probabilities).max())
-        if not difference <= AGREEMENT:
+        engine = Engine(_load(manifest, xml, "f32"))
+        exact = engine.run_all(held_out.pixels)
+        difference = float(np.abs(exact.probabilities - held_out.probabilities).max())
+        if not difference <= MAX_SCORE_DIFFERENCE:
             raise ModelError(
-                f"in the service the scores would differ from the trained model's by {difference:.3f}: "
+                f"the exported network's scores differ from the trained model's by {difference:.3f}: "
                 "nothing was changed"
             )
-        if calibration is not None:
-            manifest = choose(manifest, xml, exact, held, calibration)
+        if calibration_images is not None:
+            manifest = choose_precision(manifest, xml, exact, held_out, calibration_images)
             if manifest.precision != "f32":
                 network = f"{manifest.name}{INT8}.xml" if manifest.precision == "int8" else xml.name
-                engine = Engine(_bundle(manifest, staged / network, manifest.precision))
-        manifest = replace(manifest, metrics=measure(engine))
-        carry(staged / f"{manifest.name}{NOVELTY}")
+                engine = Engine(_load(manifest, staged / network, manifest.precision))
+        manifest = replace(manifest, metrics=evaluate(engine))
+        write_novelty(staged / f"{manifest.name}{NOVELTY}")
         return store.publish(staged, folder, manifest)
 
 
-def choose(manifest: Manifest, xml: Path, exact: Outputs, held: HeldOut, calibration: NDArray[np.uint8]) -> Manifest:
-    """The manifest with the lowest precision that is close enough, whose files stand beside `xml`, and every trial."""
+def choose_precision(
+    manifest: Manifest, xml: Path, exact: Outputs, held_out: HeldOut, calibration_images: NDArray[np.uint8]
+) -> Manifest:
+    """The manifest with the lowest precision that is close enough, and the fidelity of each that was tried."""
     int8 = xml.with_name(f"{manifest.name}{INT8}.xml")
-    openvino.save_model(quantise.to_int8(openvino.Core().read_model(xml), calibration), int8, compress_to_fp16=False)
-    tried: dict[Precision, Fidelity] = {"int8": fidelity(_bundle(manifest, int8, "int8"), exact, held)}
+    quantised = to_int8(openvino.Core().read_model(xml), calibration_images)
+    openvino.save_model(quantised, int8, compress_to_fp16=False)
+    tried: dict[Precision, Fidelity] = {"int8": measure_fidelity(_load(manifest, int8, "int8"), exact, held_out)}
     if not tried["int8"].kept:
         int8.unlink()
         int8.with_suffix(".bin").unlink()
     if has_bf16():
-        tried["bf16"] = fidelity(_bundle(manifest, xml, "bf16"), exact, held)
-    kept: list[Precision] = [precision for precision, trial in tried.items() if trial.kept]
-    return replace(manifest, precision=[*kept, "f32"][0], fidelity=tried)
+        tried["bf16"] = measure_fidelity(_load(manifest, xml, "bf16"), exact, held_out)
+    accepted: list[Precision] = [precision for precision, fidelity in tried.items() if fidelity.kept]
+    return replace(manifest, precision=[*accepted, "f32"][0], fidelity=tried)
 
 
-def fidelity(low: VerifiedModel, exact: Outputs, held: HeldOut) -> Fidelity:
-    """How close a network of low precision comes, and whether that is close enough."""
+def measure_fidelity(low: VerifiedModel, exact: Outputs, held_out: HeldOut) -> Fidelity:
+    """How close a low-precision network is to the trained model, and whether that is close enough."""
     engine, manifest = Engine(low, check=False), low.manifest
-    found = engine.run_all(held.pixels)
-    differences = np.abs(found.probabilities - held.probabilities).max(axis=1)
-    same = float((manifest.decides(found.probabilities) == manifest.decides(held.probabilities)).mean())
-    areas = [
-        metrics.multiclass_metrics(held.labels, said, manifest.classes)["auc"]
-        for said in (found.probabilities, held.probabilities)
-    ]
-    auc_change = areas[0] - areas[1]
-    features = kept_share(found.features, exact.features)
-    maps = kept_share(found.maps, exact.maps)
+    outputs = engine.run_all(held_out.pixels)
+    differences = np.abs(outputs.probabilities - held_out.probabilities).max(axis=1)
+    same = manifest.decides(outputs.probabilities) == manifest.decides(held_out.probabilities)
+    auc, exact_auc = (
+        metrics.multiclass_metrics(held_out.labels, probabilities, manifest.classes)["auc"]
+        for probabilities in (outputs.probabilities, held_out.probabilities)
+    )
+    same_share, auc_change = float(same.mean()), auc - exact_auc
+    features = r_squared(outputs.features, exact.features)
+    maps = r_squared(outputs.maps, exact.maps)
     return Fidelity(
-        kept=same >= SAME_DECISIONS and not abs(auc_change) > AUC_CHANGE and min(features, maps) >= FAITHFUL,
+        kept=same_share >= MIN_SAME_DECISIONS
+        and not abs(auc_change) > MAX_AUC_CHANGE
+        and min(features, maps) >= MIN_R_SQUARED,
         canary_score=engine.canary(),
         images=len(differences),
-        same_decisions=same,
+        same_decisions=same_share,
         largest_difference=float(differences.max()),
         mean_difference=float(differences.mean()),
         auc_difference=auc_change,
@@ -150,26 +159,81 @@ def fidelity(low: VerifiedModel, exact: Outputs, held: HeldOut) -> Fidelity:
     )
 
 
-def kept_share(found: Floats, exact: Floats) -> float:
-    """One less the square of the error, as a share of how the exact values vary from image to image.
+def r_squared(values: Floats, exact: Floats) -> float:
+    """Coefficient of determination, over all images together.
 
-    A cosine would flatter features, which all point the same way, and mean nothing for a map that is almost zero.
+    Cosine similarity would flatter features, which all point the same way, and is undefined for a map that is zero.
     """
-    error = np.square(found - exact, dtype=np.float64).sum()
-    spread = np.square(exact - exact.mean(axis=0), dtype=np.float64).sum()
-    return float(1 - error / max(spread, np.finfo(np.float64).tiny))
+    error = np.square(values - exact, dtype=np.float64).sum()
+    variation = np.square(exact - exact.mean(axis=0), dtype=np.float64).sum()
+    return float(1 - error / max(variation, np.finfo(np.float64).tiny))
 
 
-def _bundle(manifest: Manifest, xml: Path, precision: Precision) -> VerifiedModel:
-    return VerifiedModel(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)
+def to_int8(network: Any, pixels: NDArray[np.uint8]) -> Any:
+    """Post-training quantisation of an OpenVINO network, calibrated on these images (reasons: docs/decisions.md)."""
+    import nncf  # noqa: PLC0415 - takes seconds to load
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters  # noqa: PLC0415
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with Bar("trying int8", len(pixels)) as bar, contextlib.redirect_stdout(io.StringIO()):  # NNCF prints bars too
+
+        def as_batch(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            bar.step()
+            return image[np.newaxis]
+
+        return nncf.quantize(
+            network,
+            nncf.Dataset(pixels, as_batch),
+            subset_size=len(pixels),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=list(_float_operations(network))),
+            advanced_parameters=AdvancedQuantizationParameters(
+                # The mean of the images' extremes would clip the brightest galaxies.
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                disable_bias_correction=True,  # it made scores differ more, and takes half the time
+            ),
+        )
+
+
+def _float_operations(network: Any) -> Iterator[str]:
+    """The names of the operations that int8 would cost decisions, and that stay in float.
+
+    The first convolution, because faint galaxies are in the lowest levels of the pixels. The head. The residual
+    additions, because each passes its rounding on to all later blocks; except those of the first stage, which are the
+    largest in memory and the least sensitive.
+    """
+    nodes = network.get_ordered_ops()
+    convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
+    outputs = network.output(SCORE).get_partial_shape()[1].get_length()  # as many channels as the map's convolution has
+    yield convolutions[0].get_friendly_name()
+    for node in nodes:
+        if node.get_type_name() == "MatMul" or (node in convolutions and _channels(node) == outputs):
+            yield node.get_friendly_name()
+    additions = [node for node in nodes if node.get_type_name() == "Add" and not _has_constant(node)]
+    for node in additions:
+        if _channels(node) > _channels(additions[0]):
+            yield node.get_friendly_name()
+
+
+def _channels(node: Any) -> int:
+    return int(node.output(0).get_partial_shape()[1].get_length())
+
+
+def _has_constant(node: Any) -> bool:
+    return any(entry.get_source_output().get_node().get_type_name() == "Constant" for entry in node.inputs())
 
 
 def features_engine(model: keras.Model, contract: ImageContract) -> Engine:
-    """The network as it is now, compiled as fast as this processor allows, for its features."""
+    """An engine that runs an untrained or unpublished network for its features, in the fastest precision here."""
     manifest = Manifest(
         name="features", classes=["0", "1"], image=contract, metrics={}, data={}, settings={}, versions={}
     )
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "features.xml"
         to_openvino(model, xml)
-        return Engine(_bundle(manifest, xml, "bf16" if has_bf16() else "f32"), check=False)
+        return Engine(_load(manifest, xml, "bf16" if has_bf16() else "f32"), check=False)
+
+
+def _load(manifest: Manifest, xml: Path, precision: Precision) -> VerifiedModel:
+    return VerifiedModel(manifest, xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), precision)

@@ -1,4 +1,4 @@
-"""The random forest of the four-class study: grey pixels, entropy, and a network of its trees for the engine."""
+"""The random forest recipe: entropy trees on grey pixels, converted to an OpenVINO graph that the engine runs."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,141 +9,155 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from astrodetect.images import orient
+from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, openvino
 from astrodetect.records import Floats, Pixels
 
-TREES = 300
-GREY = (77, 150, 29)  # of 256: luminance in whole numbers, so that every machine compares the same values
-CELL = 5  # pixels, each way, that one place of the activation map stands for
-MOST_ROWS = 16_000  # images and their turned copies
-VIEWS = 8
-SMALLEST_SHARE = 0.5  # of a tree: what a class has that no tree speaks for
+TREE_COUNT = 300
+LUMINANCE_256 = (77, 150, 29)  # of 256: integer luminance, so that every machine compares the same values
+CELL_PX = 5  # side of a cell of the activation map
+MAX_TRAINING_ROWS = 16_000  # images and their turned copies
+MIN_TREES = 0.5  # votes for a class that no tree votes for, so that its logit is finite
 LEAF = -2  # scikit-learn's mark in `feature`
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """All nodes of all trees in one table; a leaf leads to itself."""
+    """All nodes of all trees in one table; the children of a leaf are itself."""
 
     roots: NDArray[np.int64]
     feature: NDArray[np.int64]
     threshold: Floats
     left: NDArray[np.int64]
     right: NDArray[np.int64]
-    shares: Floats  # (nodes, classes): of the training images that came by
+    class_shares: Floats  # (nodes, classes): of the training images that reach the node
     depth: int
 
 
 class Forest:
-    """Trees, and the temperature that calibrates their votes."""
+    """The trees, and the temperature of their votes."""
 
     def __init__(self, trees: Trees, size: int, *, binary: bool) -> None:
         self._trees, self._size, self._binary, self._temperature = trees, size, binary, 1.0
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
-        """(n, classes), walking all trees at once."""
-        trees, seen = self._trees, grey(pixels)
-        at = np.tile(trees.roots, (len(pixels), 1))
+        """(n, classes), descending all trees at once."""
+        trees, luminance = self._trees, to_luminance(pixels)
+        nodes = np.tile(trees.roots, (len(pixels), 1))
         for _ in range(trees.depth):
-            low = np.take_along_axis(seen, trees.feature[at], axis=1) <= trees.threshold[at]
-            at = np.where(low, trees.left[at], trees.right[at])
-        logits = np.log(np.maximum(trees.shares[at].mean(axis=1), SMALLEST_SHARE / len(trees.roots)))
-        said = np.exp((logits - logits.max(axis=1, keepdims=True)) / self._temperature)
-        return np.asarray(said / said.sum(axis=1, keepdims=True), dtype=np.float32)
+            values = np.take_along_axis(luminance, trees.feature[nodes], axis=1)
+            nodes = np.where(values <= trees.threshold[nodes], trees.left[nodes], trees.right[nodes])
+        votes = trees.class_shares[nodes].mean(axis=1)
+        logits = np.log(np.maximum(votes, MIN_TREES / len(trees.roots)))
+        exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / self._temperature)
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def calibrate(self, temperature: float) -> None:
-        """Divides what it says, as logits, by this."""
+        """Temperature scaling: divide the logits by `temperature`."""
         self._temperature = temperature
 
     def write(self, folder: Path, name: str) -> None:
-        """The trees as an OpenVINO network."""
-        openvino.save_model(self._network(), folder / f"{name}.xml", compress_to_fp16=False)
+        """Write the trees as an OpenVINO network."""
+        openvino.save_model(self._graph(), folder / f"{name}.xml", compress_to_fp16=False)
 
-    def _network(self) -> Any:
-        """uint8 (n, size, size, 3) in; the answer, each tree's shares as features, and the map out."""
+    def _graph(self) -> Any:
+        """uint8 (n, size, size, 3) in; probabilities, every tree's class shares as features, and activation map out."""
         op, trees, size = openvino.opset13, self._trees, self._size
-        zero, one = np.int64(0), np.int64(1)
+        axis_0, axis_1 = np.int64(0), np.int64(1)
         pixels = op.parameter([-1, size, size, 3], np.uint8, name="pixels")
-        weighed = op.multiply(op.convert(pixels, "f32"), np.array(GREY, np.float32))
-        light = op.floor(op.divide(op.reduce_sum(weighed, np.int64(3)), np.float32(256)))
-        seen = op.reshape(light, np.array([0, size * size]), special_zero=True)
-        count = op.gather(op.shape_of(pixels, "i64"), np.array([0]), zero)
-        at = op.broadcast(trees.roots[np.newaxis], op.concat([count, np.array([len(trees.roots)])], 0))
-        path = [at]
+        weighted = op.multiply(op.convert(pixels, "f32"), np.array(LUMINANCE_256, np.float32))
+        grey = op.floor(op.divide(op.reduce_sum(weighted, np.int64(3)), np.float32(256)))
+        luminance = op.reshape(grey, np.array([0, size * size]), special_zero=True)
+        count = op.gather(op.shape_of(pixels, "i64"), np.array([0]), axis_0)
+        roots = op.broadcast(trees.roots[np.newaxis], op.concat([count, np.array([len(trees.roots)])], 0))
+        path = [roots]
         for _ in range(trees.depth):
-            place, limit = (op.gather(table, path[-1], zero) for table in (trees.feature, trees.threshold))
-            low = op.less_equal(op.gather_elements(seen, place, 1), limit)
-            path.append(op.select(low, op.gather(trees.left, path[-1], zero), op.gather(trees.right, path[-1], zero)))
-        shares = op.gather(trees.shares, path[-1], zero)  # (n, trees, classes)
-        votes = op.reduce_mean(shares, one)
-        logits = op.log(op.maximum(votes, np.float32(SMALLEST_SHARE / len(trees.roots))))
-        answer = op.softmax(op.divide(logits, np.float32(self._temperature)), 1)
-        # What each look at a pixel changed of the share of the class that is said, of two of the second one's, added up
-        # where it looked.
-        said = op.unsqueeze(op.squeeze(op.topk(votes, one, 1, "max", "none").output(1), one), one)  # (n, 1)
+            index, threshold = (op.gather(table, path[-1], axis_0) for table in (trees.feature, trees.threshold))
+            goes_left = op.less_equal(op.gather_elements(luminance, index, 1), threshold)
+            left, right = (op.gather(table, path[-1], axis_0) for table in (trees.left, trees.right))
+            path.append(op.select(goes_left, left, right))
+        shares = op.gather(trees.class_shares, path[-1], axis_0)  # (n, trees, classes)
+        votes = op.reduce_mean(shares, axis_1)
+        logits = op.log(op.maximum(votes, np.float32(MIN_TREES / len(trees.roots))))
+        probabilities = op.softmax(op.divide(logits, np.float32(self._temperature)), 1)
         if self._binary:
-            said = op.broadcast(one, op.shape_of(said))
-        of_class = np.ascontiguousarray(trees.shares.reshape(-1))
-        classes = np.int64(trees.shares.shape[1])
-        share = [
-            op.gather(of_class, op.add(op.multiply(node, classes), op.convert(said, "i64")), zero) for node in path
-        ]
-        changes = op.concat([op.subtract(after, before) for before, after in pairwise(share)], 1)
-        places = op.concat([op.gather(trees.feature, node, zero) for node in path[:-1]], 1)
-        nothing = op.broadcast(np.float32(0), op.concat([count, np.array([size * size])], 0))
-        added = op.scatter_elements_update(nothing, places, changes, 1, reduction="sum")
-        image = op.reshape(added, np.array([-1, 1, size, size]), special_zero=False)
-        cells = op.avg_pool(image, [CELL, CELL], [0, 0], [0, 0], [CELL, CELL], True)
-        scale = np.float32(CELL * CELL / len(trees.roots))
-        map_ = op.multiply(op.squeeze(cells, one), scale)
-        features = op.reshape(shares, np.array([0, trees.shares.shape[1] * len(trees.roots)]), special_zero=True)
-        if self._binary:
-            answer = op.gather(answer, np.array([1]), one)
+            probabilities = op.gather(probabilities, np.array([1]), axis_1)
+        features = op.reshape(shares, np.array([0, trees.class_shares.shape[1] * len(trees.roots)]), special_zero=True)
         results = []
-        for output, title in ((answer, SCORE), (features, FEATURES), (map_, MAP)):
-            output.output(0).get_tensor().set_names({title})
-            results.append(op.result(output, name=title))
+        for output, name in (
+            (probabilities, SCORE),
+            (features, FEATURES),
+            (self._activation_map(op, path, votes, count), MAP),
+        ):
+            output.output(0).get_tensor().set_names({name})
+            results.append(op.result(output, name=name))
         return openvino.Model(results, [pixels], "forest")
 
+    def _activation_map(self, op: Any, path: list[Any], votes: Any, count: Any) -> Any:
+        """For each cell the change that the comparisons of its pixels made to the predicted class's share.
 
-def fit(
+        Of a binary model, the positive class's.
+        """
+        trees, size = self._trees, self._size
+        axis_0, axis_1 = np.int64(0), np.int64(1)
+        best = op.topk(votes, axis_1, 1, "max", "none").output(1)
+        class_index = op.unsqueeze(op.squeeze(best, axis_1), axis_1)  # (n, 1)
+        if self._binary:
+            class_index = op.broadcast(axis_1, op.shape_of(class_index))
+        table = np.ascontiguousarray(trees.class_shares.reshape(-1))
+        classes = np.int64(trees.class_shares.shape[1])
+        shares = [
+            op.gather(table, op.add(op.multiply(node, classes), op.convert(class_index, "i64")), axis_0)
+            for node in path
+        ]
+        changes = op.concat([op.subtract(after, before) for before, after in pairwise(shares)], 1)
+        indices = op.concat([op.gather(trees.feature, node, axis_0) for node in path[:-1]], 1)
+        zeros = op.broadcast(np.float32(0), op.concat([count, np.array([size * size])], 0))
+        summed = op.scatter_elements_update(zeros, indices, changes, 1, reduction="sum")
+        image = op.reshape(summed, np.array([-1, 1, size, size]), special_zero=False)
+        cells = op.avg_pool(image, [CELL_PX, CELL_PX], [0, 0], [0, 0], [CELL_PX, CELL_PX], True)
+        scale = np.float32(CELL_PX * CELL_PX / len(trees.roots))
+        return op.multiply(op.squeeze(cells, axis_1), scale)
+
+
+def fit_forest(
     pixels: NDArray[np.uint8], labels: NDArray[np.int64], *, seed: int, balance: bool, augment: bool, binary: bool
 ) -> Forest:
-    """A forest of these images, and with `augment` of their turned and mirrored copies."""
-    views = min(VIEWS, max(1, MOST_ROWS // len(pixels))) if augment else 1
-    rows = np.concatenate([grey(np.stack([orient(image, view) for image in pixels])) for view in range(views)])
-    learner = RandomForestClassifier(
-        TREES, criterion="entropy", random_state=seed, n_jobs=-1, class_weight="balanced" if balance else None
+    """A forest of these images and, with `augment`, of their rotated and mirrored copies."""
+    views = min(ORIENTATIONS, max(1, MAX_TRAINING_ROWS // len(pixels))) if augment else 1
+    rows = np.concatenate([to_luminance(np.stack([orient(image, view) for image in pixels])) for view in range(views)])
+    classifier = RandomForestClassifier(
+        TREE_COUNT, criterion="entropy", random_state=seed, n_jobs=-1, class_weight="balanced" if balance else None
     )
-    learner.fit(rows, np.tile(labels, views))
-    return Forest(_trees(learner), pixels.shape[1], binary=binary)
+    classifier.fit(rows, np.tile(labels, views))
+    return Forest(_node_table(classifier), pixels.shape[1], binary=binary)
 
 
-def grey(pixels: NDArray[np.uint8] | Pixels) -> Floats:
-    """(n, size × size) whole numbers from 0 to 255."""
-    weighed = pixels.astype(np.float32) @ np.array(GREY, np.float32)
-    return np.floor(weighed / 256).reshape(len(pixels), -1)
+def to_luminance(pixels: NDArray[np.uint8] | Pixels) -> Floats:
+    """(n, size × size) integers from 0 to 255."""
+    weighted = pixels.astype(np.float32) @ np.array(LUMINANCE_256, np.float32)
+    return np.floor(weighted / 256).reshape(len(pixels), -1)
 
 
-def _trees(learner: RandomForestClassifier) -> Trees:
-    grown = [tree.tree_ for tree in learner.estimators_]
-    roots = np.cumsum([0, *(tree.node_count for tree in grown[:-1])])
+def _node_table(classifier: RandomForestClassifier) -> Trees:
+    trees = [tree.tree_ for tree in classifier.estimators_]
+    counts = [tree.node_count for tree in trees]
+    roots = np.cumsum([0, *counts[:-1]])
 
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(tree, name) for tree in grown])
+    def column(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(tree, name) for tree in trees])
 
-    feature, own = joined("feature"), np.arange(sum(tree.node_count for tree in grown))
+    feature, own = column("feature"), np.arange(sum(counts))
     leaf = feature == LEAF
-    shift = np.repeat(roots, [tree.node_count for tree in grown])
-    left, right = (np.where(leaf, own, joined(name) + shift) for name in ("children_left", "children_right"))
-    shares = joined("value")[:, 0, :]
+    offset = np.repeat(roots, counts)
+    left, right = (np.where(leaf, own, column(name) + offset) for name in ("children_left", "children_right"))
+    counted = column("value")[:, 0, :]
     return Trees(
         roots=roots.astype(np.int64),
         feature=np.where(leaf, 0, feature).astype(np.int64),
-        threshold=np.floor(joined("threshold")).astype(np.float32),  # of whole numbers: the same comparison
+        threshold=np.floor(column("threshold")).astype(np.float32),  # of integers: the same comparison
         left=left.astype(np.int64),
         right=right.astype(np.int64),
-        shares=(shares / shares.sum(axis=1, keepdims=True)).astype(np.float32),
-        depth=max(tree.max_depth for tree in grown),
+        class_shares=(counted / counted.sum(axis=1, keepdims=True)).astype(np.float32),
+        depth=max(tree.max_depth for tree in trees),
     )

@@ -1,32 +1,94 @@
-"""A frozen backbone: its features of every image computed once, kept on disk, and a head found on them in seconds."""
+"""Linear probe of a frozen backbone: pooled features computed once and stored, and a linear head fitted to them.
+
+The loss is convex, so L-BFGS finds its minimum, the same every time. The L2 penalty is chosen on the validation images,
+along a path from the largest, until a smaller one no longer helps.
+"""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit, log_softmax, softmax
 
 from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.images import ORIENTATIONS, orient
+from astrodetect.inference.engine import FEATURES, SCORE
 from astrodetect.inference.pipeline import read_ahead
-from astrodetect.learning import logistic_head
 from astrodetect.learning.batches import LearningTask
-from astrodetect.learning.devices import accelerators, filled
 from astrodetect.learning.export import features_engine
-from astrodetect.learning.network import FEATURES, SCORE
-from astrodetect.learning.network_training import WATCHED, measure
+from astrodetect.learning.keras_runtime import accelerators, keras, pad_to_devices
+from astrodetect.learning.network_training import VALIDATION_LOSS, validation_metrics
 from astrodetect.progress import Bar
-from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.records import Floats, ImageContract, Pixels, as_probabilities
 
-VIEWS_IN_ALL = 40_000  # more of them teach a linear head little
+L2_PENALTIES = tuple(10.0**-power for power in np.arange(0.0, 5.01, 0.5))  # per image
+PENALTY_PATIENCE = 2  # penalties without a lower validation loss, before the path stops
+MAX_ITERATIONS = 100  # of L-BFGS for each penalty, which starts from the solution of the one before
+MIN_STD = 1e-6  # features that vary less are ignored
+MAX_ROWS = 40_000  # images and their augmented copies: a linear head gains little from more
 BATCH = 16
 SAVE_EVERY = 64  # batches
 
 
-def fit_head(
+@dataclass(frozen=True, slots=True)
+class LinearHead:
+    """The weights of a dense layer on the features."""
+
+    kernel: Floats  # (features, outputs)
+    bias: Floats
+
+    def probabilities(self, features: Floats) -> Floats:
+        """(n, classes)"""
+        logits = features @ self.kernel + self.bias
+        return as_probabilities(expit(logits) if logits.shape[1] == 1 else softmax(logits, axis=1))
+
+
+class RegularisationPath:
+    """Logistic regression on standardised features along a path of L2 penalties, each fit started from the last."""
+
+    def __init__(self, features: Floats, targets: Floats, sample_weights: Floats) -> None:
+        self._mean = features.mean(axis=0)
+        std = features.std(axis=0)
+        self._scale = np.where(std > MIN_STD, 1 / np.maximum(std, MIN_STD), 0).astype(np.float32)
+        self._features = (features - self._mean) * self._scale
+        self._targets, self._weights = targets, (sample_weights / sample_weights.sum())[:, np.newaxis]
+        self._solution = np.zeros((features.shape[1] + 1) * targets.shape[1])
+
+    def fit(self, penalty: float) -> LinearHead:
+        """The optimal head under this penalty."""
+        options = {"maxiter": MAX_ITERATIONS}
+        optimum = minimize(self._loss, self._solution, args=(penalty,), jac=True, method="L-BFGS-B", options=options)
+        self._solution = optimum.x
+        kernel, bias = self._unpack(optimum.x)
+        kernel = kernel * self._scale[:, np.newaxis]
+        return LinearHead(kernel, (bias - self._mean @ kernel).astype(np.float32))
+
+    def _unpack(self, parameters: NDArray[np.float64]) -> tuple[Floats, Floats]:
+        rows = parameters.reshape(-1, self._targets.shape[1]).astype(np.float32)
+        return rows[:-1], rows[-1]
+
+    def _loss(self, parameters: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
+        """The penalised cross-entropy and its gradient."""
+        kernel, bias = self._unpack(parameters)
+        logits = self._features @ kernel + bias
+        if logits.shape[1] == 1:
+            probabilities = expit(logits)
+            entropy = -(self._targets * log_expit(logits) + (1 - self._targets) * log_expit(-logits))
+        else:
+            probabilities = softmax(logits, axis=1)
+            entropy = -(self._targets * log_softmax(logits, axis=1)).sum(axis=1, keepdims=True)
+        residual = (probabilities - self._targets) * self._weights
+        loss = float((entropy * self._weights).sum(dtype=np.float64)) + penalty / 2 * float((kernel**2).sum())
+        gradient = np.concatenate([self._features.T @ residual + penalty * kernel, residual.sum(axis=0, keepdims=True)])
+        return loss, gradient.astype(np.float64).ravel()
+
+
+def fit_linear_probe(
     model: keras.Model,
     train: Dataset,
     validation: Dataset,
@@ -38,92 +100,96 @@ def fit_head(
     store: Path,
     run: str,
 ) -> list[dict[str, float]]:
-    """Gives the model the best head for its backbone; returns what each strength measured on `validation`."""
-    views = min(ORIENTATIONS, max(1, VIEWS_IN_ALL // len(train))) if augment else 1
-    features = _Features(model, contract, store, run)
-    learnt = features.of(train, views, "features of the training images")
-    seen = features.of(validation, 1, "features of the validation images")
+    """Fit the model's head to its frozen backbone; returns the validation metrics of each L2 penalty."""
+    views = min(ORIENTATIONS, max(1, MAX_ROWS // len(train))) if augment else 1
+    features = _FeatureStore(model, contract, store, run)
+    train_features = features.of(train, views, "features of the training images")
+    validation_features = features.of(validation, 1, "features of the validation images")
     labels = np.tile(train.labels, views)
-    answers = task.answers(labels)
-    answers = answers * (1 - smoothing) + smoothing / max(2, task.outputs)
-    path = logistic_head.RegularisationPath(learnt, answers, task.weigh(labels))
+    targets = task.targets(labels)
+    targets = targets * (1 - smoothing) + smoothing / max(2, task.outputs)
+    path = RegularisationPath(train_features, targets, task.sample_weights(labels))
     best, history = None, []
-    with Bar("head", len(logistic_head.STRENGTHS)) as bar:
-        for strength in logistic_head.STRENGTHS:
-            found = path.head(strength)
-            measured = {"strength": strength, **measure(validation, found.probabilities(seen), task)}
-            history.append(measured)
-            if best is None or measured[WATCHED] < best[0]:
-                best = (measured[WATCHED], len(history), found)
+    with Bar("head", len(L2_PENALTIES)) as bar:
+        for penalty in L2_PENALTIES:
+            head = path.fit(penalty)
+            probabilities = head.probabilities(validation_features)
+            # "strength" is the penalty's key in stored histories
+            penalty_metrics = {"strength": penalty, **validation_metrics(validation, probabilities, task)}
+            history.append(penalty_metrics)
+            if best is None or penalty_metrics[VALIDATION_LOSS] < best[0]:
+                best = (penalty_metrics[VALIDATION_LOSS], len(history), head)
             bar.step(note=f"validation loss {best[0]:.3f}")
-            if len(history) - best[1] >= logistic_head.PATIENCE:
+            if len(history) - best[1] >= PENALTY_PATIENCE:
                 break
-    assert best is not None  # noqa: S101 - there are strengths
+    assert best is not None  # noqa: S101 - there are penalties
     model.get_layer(SCORE).set_weights([best[2].kernel, best[2].bias])
     return history
 
 
-class _Features:
-    """The pooled features of a catalogue's images; what an earlier process computed of them is not computed again."""
+class _FeatureStore:
+    """The pooled features of a dataset's images on disk, so that an interrupted run does not compute them again."""
 
-    def __init__(self, model: keras.Model, contract: ImageContract, store: Path, run: str) -> None:
-        self._contract, self._store, self._run = contract, store, run
-        network = keras.Model(model.input, model.get_layer(FEATURES).output)
-        self._width = network.output_shape[-1]
-        self._pass: Callable[[Pixels], Floats]
+    def __init__(self, model: keras.Model, contract: ImageContract, folder: Path, run: str) -> None:
+        self._contract, self._folder, self._run = contract, folder, run
+        backbone = keras.Model(model.input, model.get_layer(FEATURES).output)
+        self._width = backbone.output_shape[-1]
+        self._forward: Callable[[Pixels], Floats]
         if accelerators():
-            self._at_once, self._pass = (
+            self._concurrency, self._forward = (
                 1,
-                lambda pixels: np.asarray(network.predict_on_batch(filled(pixels.astype(np.float32))))[: len(pixels)],
+                lambda pixels: np.asarray(backbone.predict_on_batch(pad_to_devices(pixels.astype(np.float32))))[
+                    : len(pixels)
+                ],
             )
         else:
             engine = features_engine(model, contract)
-            self._at_once, self._pass = engine.streams, lambda pixels: engine.run(pixels).features
+            self._concurrency, self._forward = engine.streams, lambda pixels: engine.run(pixels).features
 
-    def of(self, catalogue: Dataset, views: int, title: str) -> Floats:
-        """(views × images, features): all images in the first view, then in the next."""
-        self._store.mkdir(parents=True, exist_ok=True)
-        place = self._store / f"{title.replace(' ', '-')}.npy"
-        total = views * len(catalogue)
+    def of(self, dataset: Dataset, views: int, title: str) -> Floats:
+        """(views × images, features): all images in the first orientation, then in the next."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{title.replace(' ', '-')}.npy"
+        total = views * len(dataset)
         jobs = [range(start, min(total, start + BATCH)) for start in range(0, total, BATCH)]
-        found, done = self._opened(place, (total, self._width))
+        features, done = self._open(path, (total, self._width))
         with Bar(title, total) as bar:
             bar.step(sum(len(rows) for rows in jobs[:done]))
-            rest = jobs[done:]
-            for number, (rows, features) in enumerate(
-                zip(rest, self._computed(catalogue, rest), strict=True), done + 1
-            ):
-                found[rows.start : rows.stop] = features
+            remaining = jobs[done:]
+            computed = zip(remaining, self._compute(dataset, remaining), strict=True)
+            for number, (rows, batch) in enumerate(computed, done + 1):
+                features[rows.start : rows.stop] = batch
                 bar.step(len(rows))
                 if number % SAVE_EVERY == 0:
-                    self._save(place, found, number)
-            self._save(place, found, len(jobs))
-        return found
+                    self._save(path, features, number)
+            self._save(path, features, len(jobs))
+        return features
 
-    def _computed(self, catalogue: Dataset, jobs: list[range]) -> Iterator[Floats]:
+    def _compute(self, dataset: Dataset, jobs: list[range]) -> Iterator[Floats]:
         def read(rows: range) -> Pixels:
-            places = (divmod(row, len(catalogue)) for row in rows)
+            view_and_image = (divmod(row, len(dataset)) for row in rows)
             return np.stack(
-                [orient(images.read_file(catalogue.paths[image], self._contract), view) for view, image in places]
+                [orient(images.read_file(dataset.paths[image], self._contract), view) for view, image in view_and_image]
             )
 
-        return read_ahead(jobs, read, self._pass, self._at_once)
+        return read_ahead(jobs, read, self._forward, self._concurrency)
 
-    def _opened(self, place: Path, shape: tuple[int, int]) -> tuple[Floats, int]:
-        state = place.with_suffix(".json")
+    def _open(self, path: Path, shape: tuple[int, int]) -> tuple[Floats, int]:
+        """The array, and how many batches of it are complete."""
+        state_path = path.with_suffix(".json")
         try:
-            known = json.loads(state.read_text())
-            if known["run"] == self._run and known["shape"] == list(shape):
-                found: Floats = np.load(place, mmap_mode="r+")
-                return found, known["done"]
+            state = json.loads(state_path.read_text())
+            if state["run"] == self._run and state["shape"] == list(shape):
+                features: Floats = np.load(path, mmap_mode="r+")
+                return features, state["done"]
         except (OSError, ValueError, KeyError):
             pass
-        state.unlink(missing_ok=True)
-        np.save(place, np.broadcast_to(np.float32(0), shape))
-        return np.load(place, mmap_mode="r+"), 0
+        state_path.unlink(missing_ok=True)
+        np.save(path, np.broadcast_to(np.float32(0), shape))
+        return np.load(path, mmap_mode="r+"), 0
 
-    def _save(self, place: Path, found: NDArray[np.float32], done: int) -> None:
-        if isinstance(found, np.memmap):
-            found.flush()
-        state = json.dumps({"run": self._run, "shape": list(found.shape), "done": done})
-        atomic_files.write_text(place.with_suffix(".json"), state)
+    def _save(self, path: Path, features: NDArray[np.float32], done: int) -> None:
+        if isinstance(features, np.memmap):
+            features.flush()
+        state = json.dumps({"run": self._run, "shape": list(features.shape), "done": done})
+        atomic_files.write_text(path.with_suffix(".json"), state)

@@ -1,48 +1,79 @@
-"""A network with its normalisation inside and its head: pixels in 0…255, RGB, to probabilities."""
+"""The Keras networks: normalisation, backbone and head; and pretrained weights for the backbone.
 
-import keras
+Input: RGB pixels in 0…255. Output: probabilities.
+"""
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
 import numpy as np
 
-from astrodetect.learning.backbones import BACKBONES, PixelStatistics
+from astrodetect.errors import ModelError
+from astrodetect.inference.engine import FEATURES, SCORE
+from astrodetect.learning.keras_runtime import keras
+from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
-HEAD_DROPOUT = 0.2
-NORMALISATION, FEATURES, SCORE = "normalisation", "features", "score"
-NOT_OF_THE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
-CNN = "cnn"
-RECIPES = (*BACKBONES, CNN)
+NORMALISATION = "normalisation"
+OUTSIDE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
 LUMINANCE = (0.299, 0.587, 0.114)
-CNN_DROPOUT = 0.5
+HEAD_DROPOUT, CNN_DROPOUT = 0.2, 0.5
+BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to converge, more than a short run has
+LAST_NORM_OF_BLOCK = "_3_bn"  # in ResNet50
+DOWNLOAD_TIMEOUT_S = 20.0
 
 
 def set_seed(seed: int) -> None:
-    """Fixes every random draw of what is built and trained from here on."""
+    """Seed every random generator that Keras uses."""
     keras.utils.set_random_seed(seed)
 
 
-def build(recipe: str, size: int, standard: PixelStatistics, classes: int) -> keras.Model:
-    """The whole network with fresh weights. Its answer is one probability, or of `classes` > 1 classes one each."""
+def build(recipe: str, size: int, statistics: PixelStatistics, outputs: int) -> keras.Model:
+    """The network of a recipe with random weights: a sigmoid if `outputs` is 1, else a softmax over the classes."""
+    backbone = RECIPES[recipe].backbone
     pixels = keras.Input((size, size, 3), name="pixels")
     normalised = keras.layers.Normalization(name=NORMALISATION)(pixels)
-    if recipe == CNN:
-        features = _small(normalised)
+    if backbone is None:
+        features = _small_cnn(normalised)
     else:
-        features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(BACKBONES[recipe].on(normalised))
-    dropped = keras.layers.Dropout(CNN_DROPOUT if recipe == CNN else HEAD_DROPOUT, name="dropout")(features)
-    head = keras.layers.Dense(classes, activation="sigmoid" if classes == 1 else "softmax", name=SCORE, dtype="float32")
+        features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(_feature_map(backbone, normalised))
+    dropped = keras.layers.Dropout(HEAD_DROPOUT if backbone else CNN_DROPOUT, name="dropout")(features)
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    head = keras.layers.Dense(outputs, activation=activation, name=SCORE, dtype="float32")
     model = keras.Model(pixels, head(dropped), name=keras_name(recipe))
-    if recipe == CNN:
+    if backbone is None:
         model.get_layer("grey").set_weights([np.reshape(LUMINANCE, (1, 1, 3, 1))])
-    normalise_by(model, standard)
+    set_normalisation(model, statistics)
     return model
 
 
 def keras_name(recipe: str) -> str:
-    """What Keras calls the network."""
+    """The recipe's name as Keras allows names of models."""
     return recipe.replace("-", "_")
 
 
-def _small(normalised: keras.KerasTensor) -> keras.KerasTensor:
-    """The small network of the four-class study, on grey images; its activation map is made in `maps.py`."""
+def _feature_map(backbone: Backbone, normalised: Any) -> Any:
+    """The backbone's last feature map, with random weights."""
+    network = _application(backbone, weights=None, input_tensor=normalised)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = BATCH_NORM_MOMENTUM
+            if layer.name.endswith(LAST_NORM_OF_BLOCK):  # zero-init: each residual block starts as the identity
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    return network.output
+
+
+def _application(backbone: Backbone, **options: Any) -> keras.Model:
+    if backbone.preprocesses:
+        options["include_preprocessing"] = False
+    return getattr(keras.applications, backbone.application)(include_top=False, **options)
+
+
+def _small_cnn(normalised: keras.KerasTensor) -> keras.KerasTensor:
+    """A small convolutional network on grey images; `convert.py` makes its activation map."""
     layers = keras.layers
     x = layers.Conv2D(1, 1, use_bias=False, trainable=False, name="grey")(normalised)
     x = layers.Conv2D(16, 5, strides=2, padding="same", activation="relu", name="conv1")(x)
@@ -53,23 +84,82 @@ def _small(normalised: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Dense(128, activation="relu", name=FEATURES)(x)
 
 
-def backbone(model: keras.Model) -> list[keras.layers.Layer]:
+def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers with weights between the pixels and the head."""
-    return [layer for layer in model.layers if layer.weights and layer.name not in NOT_OF_THE_BACKBONE]
+    return [layer for layer in model.layers if layer.weights and layer.name not in OUTSIDE_BACKBONE]
 
 
 def freeze(model: keras.Model, share: float) -> None:
-    """Leaves this share of the backbone's layers as they are, from the first on; the rest and the head learn.
+    """Freeze this share of the backbone's layers, from the first on; the rest and the head are trainable.
 
-    What is frozen normalises by what it knows, also while the rest learns.
+    Frozen batch-norm layers use their moving statistics, in training too.
     """
-    layers = backbone(model)
+    layers = backbone_layers(model)
     for number, layer in enumerate(layers):
         layer.trainable = number >= share * len(layers) and layer.name not in (NORMALISATION, "grey")
 
 
-def normalise_by(model: keras.Model, standard: PixelStatistics) -> None:
-    """Sets the normalisation, which is weights like any other."""
+def set_normalisation(model: keras.Model, statistics: PixelStatistics) -> None:
+    """Set mean and variance of the normalisation layer."""
     layer = model.get_layer(NORMALISATION)
-    layer.set_weights([np.array(standard.mean), np.array(standard.variance), np.array(0)])
+    layer.set_weights([np.array(statistics.mean), np.array(statistics.variance), np.array(0)])
     layer.finalize_state()
+
+
+def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
+    """Load Keras's ImageNet weights into the backbone, downloading them if they are not cached."""
+    backbone = RECIPES[recipe].backbone
+    if backbone is None:
+        raise ModelError(f"there are no ImageNet weights of {recipe}")
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Keras's download progress
+            source = _application(backbone, weights="imagenet")
+    except Exception as error:  # Keras wraps what went wrong in a plain Exception
+        raise ModelError(f"ImageNet weights cannot be fetched: {str(error).splitlines()[0]}") from error
+    finally:
+        socket.setdefaulttimeout(previous)
+    arrays = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    _set_backbone_weights(model, recipe, arrays, "ImageNet")
+
+
+def load_weights_file(model: keras.Model, recipe: str, path: Path) -> None:
+    """Load the backbone from a Keras `.h5` file: a model of ours, or weights as Keras publishes them.
+
+    Arrays are read by layer name; the network configuration in the file is never deserialised.
+    """
+    try:
+        with h5py.File(path) as file:
+            group = file.get("model_weights", file)
+            stored = {
+                name: [np.asarray(group[name][weight]) for weight in group[name].attrs["weight_names"]]
+                for name in group.attrs["layer_names"]
+            }
+    except (OSError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} is not a Keras .h5 file of weights by layer") from error
+    arrays = {_text(name): weights for name, weights in stored.items() if weights}
+    _set_backbone_weights(model, recipe, arrays, path.name)
+
+
+def _set_backbone_weights(model: keras.Model, recipe: str, stored: dict[str, list[np.ndarray]], source: str) -> None:
+    backbone = RECIPES[recipe].backbone
+    layers = [layer for layer in backbone_layers(model) if layer.name != NORMALISATION or layer.name in stored]
+    if NORMALISATION not in stored and backbone is not None:  # as Keras publishes them
+        if backbone.imagenet_bgr:
+            first = layers[0].name
+            kernel, *rest = stored.get(first, [np.empty((1, 1, 1, 1))])
+            stored = stored | {first: [kernel[:, :, ::-1], *rest]}
+        set_normalisation(model, backbone.imagenet)
+    for layer in layers:
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        shapes = [array.shape for array in stored.get(layer.name, [])]
+        if shapes != expected:
+            mismatch = f"layer {layer.name} has {shapes or 'no weights'}, not {expected}"
+            raise ModelError(f"{source} holds no {recipe}: {mismatch}")
+        layer.set_weights(stored[layer.name])
+    model.get_layer(NORMALISATION).finalize_state()
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name

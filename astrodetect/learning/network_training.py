@@ -1,58 +1,117 @@
-"""Fitting a network: epoch by epoch, kept on disk as it goes, so that whatever stops it costs minutes at most."""
+"""Training a network: warm-up and cosine decay, early stopping, and checkpoints to resume an interrupted run from."""
 
 import contextlib
+import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import keras
 import numpy as np
 
+from astrodetect import atomic_files
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
-from astrodetect.learning.backbones import PixelStatistics
-from astrodetect.learning.batches import Batches, Epoch, Frames, LearningTask, wider
-from astrodetect.learning.checkpoint import Checkpoint, CheckpointState
+from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augmentation_contract
+from astrodetect.learning.keras_runtime import keras
 from astrodetect.progress import Bar
+from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, as_probabilities
 
 SAVE_EVERY_S = 300.0  # within an epoch; each epoch's end is saved besides
-WARM_UP_SHARE = 0.1  # of all steps, before the learning rate falls along a cosine
-STANDARD_FROM = 256  # images that the normalisation is measured on
-WATCHED = "watched_loss"  # the figure of the validation images that chooses the epoch
-SMALLEST_PROBABILITY = 1e-7
+WARM_UP_SHARE = 0.1  # of all steps, before the cosine decay
+STATISTICS_IMAGES = 256  # that mean and variance are measured on
+VALIDATION_LOSS = "watched_loss"  # the key in histories: class-weighted log loss, which selects the epoch
+MIN_PROBABILITY = 1e-7
+STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStage:
-    """How to train, from one set of weights to the next."""
+    """The settings of one stage of training: from scratch, or of fine-tuning."""
 
     epochs: int
     batch_size: int
-    learning_rate: float  # the highest, after warming up
+    learning_rate: float  # the peak, after warm-up
     seed: int
     augment: bool
-    patience: int  # epochs without a better validation loss before it stops
-    smoothing: float = 0.0  # of the labels: how much of each answer is spread over all classes
+    patience: int  # epochs without a lower validation loss, before early stopping
+    smoothing: float = 0.0  # label smoothing
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """The user asked to stop, and where the run stands has been saved."""
+    """The user interrupted the run, after its state was saved."""
 
 
-def measure_standard(catalogue: Dataset, contract: ImageContract, seed: int) -> PixelStatistics:
-    """The mean and variance per band of some of these images."""
-    some = np.random.default_rng(seed).permutation(len(catalogue))[:STANDARD_FROM]
-    batches = Batches(Frames(catalogue.subset(some), contract), 32)
+@dataclass(frozen=True, slots=True)
+class CheckpointState:
+    """The progress of a run; `run` identifies its settings and images."""
+
+    run: str
+    epoch: int = 0  # completed
+    step: int = 0  # batches completed in the epoch after those
+    loss: float = 0.0  # their mean loss
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0  # 0: none yet
+    weights: str = ""
+    best_weights: str = ""
+
+
+class Checkpoint:
+    """A folder with the state of a run, its weights (the optimiser's too) and the best weights; replaced atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, run: str) -> CheckpointState | None:
+        """The state of this run; None if there is none, or only that of another run."""
+        try:
+            state = CheckpointState(**json.loads((self._folder / STATE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return state if state.run == run else None
+
+    def save(self, model: keras.Model, state: CheckpointState, *, best: bool = False) -> CheckpointState:
+        """Save `state` with the model's weights; `best`: they are the best so far."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"epoch-{state.epoch}-step-{state.step}.weights.h5"
+        model.save_weights(self._folder / name)
+        atomic_files.sync_file(self._folder / name)
+        state = CheckpointState(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
+        atomic_files.write_text(self._folder / STATE, json.dumps(asdict(state)))
+        current = {self._folder / state.weights, self._folder / state.best_weights}
+        for stale in set(self._folder.glob("*.weights.h5")) - current:
+            stale.unlink()
+        return state
+
+    def restore(self, model: keras.Model, state: CheckpointState) -> None:
+        """Load the weights of `state` into the model and its optimiser."""
+        model.optimizer.build(model.trainable_variables)  # else Keras has no variables to load the state into
+        model.load_weights(self._folder / state.weights)
+
+    def restore_best(self, model: keras.Model, state: CheckpointState) -> None:
+        """Load the best weights of the run into the model."""
+        model.load_weights(self._folder / state.best_weights)
+
+    def clear(self) -> None:
+        """Remove the checkpoint."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def measure_pixel_statistics(dataset: Dataset, contract: ImageContract, seed: int) -> PixelStatistics:
+    """Mean and variance per band, of a sample of the images."""
+    sample = np.random.default_rng(seed).permutation(len(dataset))[:STATISTICS_IMAGES]
+    batches = Batches(ImageCache(dataset.subset(sample), contract), 32)
     pixels = np.concatenate([batches[i][0].reshape(-1, 3) for i in range(len(batches))])
     return PixelStatistics(tuple(pixels.mean(axis=0).tolist()), tuple(pixels.var(axis=0).tolist()))
 
 
-def fit(
+def fit_network(
     model: keras.Model,
     train: Dataset,
     validation: Dataset,
@@ -62,15 +121,12 @@ def fit(
     stage: TrainingStage,
     checkpoint: Checkpoint,
     run: str,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> list[dict[str, float]]:
-    """Trains `model` to its best epoch on `validation`; returns what each epoch measured.
-
-    The best is the one with the least log loss, each class weighing what it weighs in training.
-    """
-    frames = Frames(train, wider(contract) if stage.augment else contract)
-    held_out = Frames(validation, contract)
-    steps = len(Batches(frames, stage.batch_size))
+    """Train `model` to the epoch with the least class-weighted validation loss; returns the metrics of each epoch."""
+    cache = ImageCache(train, augmentation_contract(contract) if stage.augment else contract)
+    validation_cache = ImageCache(validation, contract)
+    steps = len(Batches(cache, stage.batch_size))
     _compile(model, stage, steps)
     state = checkpoint.load(run)
     if state is None:
@@ -78,12 +134,12 @@ def fit(
         state = CheckpointState(run)
     else:
         checkpoint.restore(model, state)
-        say(f"going on from epoch {state.epoch + 1}, batch {state.step + 1} of the run that was cut short")
-    with _stop_requests() as stop_asked:
-        say("learning; the first step takes up to a minute")
-        while not _is_over(state, stage):
+        echo(f"resuming the interrupted run from epoch {state.epoch + 1}, batch {state.step + 1}")
+    with _stop_requests() as stop_requested:
+        echo("training; the first step takes up to a minute")
+        while not _is_finished(state, stage):
             batches = Epoch(
-                frames,
+                cache,
                 stage.batch_size,
                 task,
                 seed=stage.seed,
@@ -92,40 +148,41 @@ def fit(
                 size=contract.size if stage.augment else None,
             )
             title = f"epoch {state.epoch + 1}/{stage.epochs}"
-            with Bar(title, steps + len(Batches(held_out, stage.batch_size))) as bar:
+            with Bar(title, steps + len(Batches(validation_cache, stage.batch_size))) as bar:
                 bar.step(state.step)
-                watch = _Watch(bar, checkpoint, state, stop_asked)
-                if len(batches):  # none are left where the run was stopped after the last one
-                    model.fit(batches, shuffle=False, verbose=0, callbacks=[watch])
-                said = predict(model, held_out, stage.batch_size, bar)
-                if not np.isfinite(said).all():
+                callback = _TrainingCallback(bar, checkpoint, state, stop_requested)
+                if len(batches):  # none if the run was stopped after the epoch's last batch
+                    model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+                probabilities = predict(model, validation_cache, stage.batch_size, bar)
+                if not np.isfinite(probabilities).all():
                     checkpoint.clear()
                     raise ModelError("the training diverged: start again with a lower --learning-rate")
-                measured = {"train_loss": watch.loss, **measure(validation, said, task)}
-                bar.step(0, note=_in_words(measured))
-            state = _save_epoch(checkpoint, model, state, measured)
-            if stop_asked():
+                epoch_metrics = {"train_loss": callback.loss, **validation_metrics(validation, probabilities, task)}
+                bar.step(0, note=_metrics_text(epoch_metrics))
+            state = _save_epoch(checkpoint, model, state, epoch_metrics)
+            if stop_requested():
                 raise TrainingStopped
     checkpoint.restore_best(model, state)
     return state.history
 
 
-def measure(validation: Dataset, said: Floats, task: LearningTask) -> dict[str, float]:
-    """The figures of probabilities (n, classes), and the one that chooses the best."""
-    surprise = -np.log(said[np.arange(len(said)), validation.labels].astype(np.float64).clip(SMALLEST_PROBABILITY, 1))
-    weights = task.weigh(validation.labels)
-    watched = float((surprise * weights).sum() / weights.sum())
-    return {**metrics.multiclass_metrics(validation.labels, said, validation.classes), WATCHED: watched}
+def validation_metrics(validation: Dataset, probabilities: Floats, task: LearningTask) -> dict[str, float]:
+    """The metrics of probabilities (n, classes), and the class-weighted log loss that selects the best model."""
+    likelihood = probabilities[np.arange(len(probabilities)), validation.labels].astype(np.float64)
+    log_loss = -np.log(likelihood.clip(MIN_PROBABILITY, 1))
+    weights = task.sample_weights(validation.labels)
+    loss = float((log_loss * weights).sum() / weights.sum())
+    return {**metrics.multiclass_metrics(validation.labels, probabilities, validation.classes), VALIDATION_LOSS: loss}
 
 
-def predict(model: keras.Model, frames: Frames, batch_size: int, bar: Bar) -> Floats:
-    """What the model says of these images: (n, classes)."""
-    found = model.predict(Batches(frames, batch_size), verbose=0, callbacks=[_Count(bar)])
-    return as_probabilities(np.asarray(found, dtype=np.float32)[: len(frames)])
+def predict(model: keras.Model, cache: ImageCache, batch_size: int, bar: Bar) -> Floats:
+    """Probabilities (n, classes)."""
+    outputs = model.predict(Batches(cache, batch_size), verbose=0, callbacks=[_PredictionCallback(bar)])
+    return as_probabilities(np.asarray(outputs, dtype=np.float32)[: len(cache)])
 
 
-class _Count(keras.callbacks.Callback):
-    """Moves the bar while a model predicts."""
+class _PredictionCallback(keras.callbacks.Callback):
+    """Advances the progress bar during prediction."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
@@ -135,30 +192,31 @@ class _Count(keras.callbacks.Callback):
         self._bar.step()
 
 
-class _Watch(keras.callbacks.Callback):
-    """Moves the bar, saves within a long epoch, and stops between two batches when asked."""
+class _TrainingCallback(keras.callbacks.Callback):
+    """Advances the progress bar, saves within a long epoch, and stops between batches on request."""
 
     def __init__(
-        self, bar: Bar, checkpoint: Checkpoint, state: CheckpointState, stop_asked: Callable[[], bool]
+        self, bar: Bar, checkpoint: Checkpoint, state: CheckpointState, stop_requested: Callable[[], bool]
     ) -> None:
         super().__init__()
-        self._bar, self._checkpoint, self._state, self._stop_asked = bar, checkpoint, state, stop_asked
-        self._saved = time.monotonic()
+        self._bar, self._checkpoint, self._state, self._stop_requested = bar, checkpoint, state, stop_requested
+        self._saved_at = time.monotonic()
         self.loss = state.loss
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.loss = float((logs or {})["loss"])
         self._bar.step(note=f"loss {self.loss:.3f}")
-        stop = self._stop_asked()
-        if stop or time.monotonic() - self._saved > SAVE_EVERY_S:
-            self._saved = time.monotonic()
-            done = self._state.step + batch + 1
-            self._checkpoint.save(self.model, replace(self._state, step=done, loss=self.loss))
+        stop = self._stop_requested()
+        if stop or time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self._saved_at = time.monotonic()
+            step = self._state.step + batch + 1
+            self._checkpoint.save(self.model, replace(self._state, step=step, loss=self.loss))
         if stop:
             raise TrainingStopped
 
 
 def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
+    """Adam with linear warm-up and cosine decay of the learning rate; cross-entropy loss."""
     total = stage.epochs * steps
     warm_up = max(1, min(steps, round(WARM_UP_SHARE * total)))
     rate = keras.optimizers.schedules.CosineDecay(
@@ -170,47 +228,48 @@ def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     loss = (keras.losses.BinaryCrossentropy if model.output_shape[-1] == 1 else keras.losses.CategoricalCrossentropy)(
         label_smoothing=stage.smoothing
     )
-    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions.md); JAX has nothing else.
-    compiled = "auto" if keras.backend.backend() == "jax" else False
-    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=compiled)
+    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions.md); JAX always compiles.
+    jit_compile = "auto" if keras.backend.backend() == "jax" else False
+    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=jit_compile)
 
 
-def _is_over(state: CheckpointState, stage: TrainingStage) -> bool:
-    return state.epoch >= stage.epochs or (state.epoch > 0 and state.epoch - state.best_epoch >= stage.patience)
+def _is_finished(state: CheckpointState, stage: TrainingStage) -> bool:
+    stopped_early = state.epoch > 0 and state.epoch - state.best_epoch >= stage.patience
+    return state.epoch >= stage.epochs or stopped_early
 
 
 def _save_epoch(
-    checkpoint: Checkpoint, model: keras.Model, state: CheckpointState, measured: dict[str, float]
+    checkpoint: Checkpoint, model: keras.Model, state: CheckpointState, epoch_metrics: dict[str, float]
 ) -> CheckpointState:
-    epoch = state.epoch + 1
-    best = not state.best_epoch or measured[WATCHED] < state.history[state.best_epoch - 1][WATCHED]
+    epoch, history = state.epoch + 1, [*state.history, epoch_metrics]
+    best = not state.best_epoch or epoch_metrics[VALIDATION_LOSS] < history[state.best_epoch - 1][VALIDATION_LOSS]
     best_epoch = epoch if best else state.best_epoch
-    after = replace(state, epoch=epoch, step=0, loss=0.0, history=[*state.history, measured], best_epoch=best_epoch)
+    after = replace(state, epoch=epoch, step=0, loss=0.0, history=history, best_epoch=best_epoch)
     return checkpoint.save(model, after, best=best)
 
 
-def _in_words(measured: dict[str, float]) -> str:
+def _metrics_text(epoch_metrics: dict[str, float]) -> str:
     return (
-        f"loss {measured['train_loss']:.3f}; validation: loss {measured[WATCHED]:.3f}, "
-        f"accuracy {measured['accuracy']:.1%}, AUC {measured['auc']:.3f}"
+        f"loss {epoch_metrics['train_loss']:.3f}; validation: loss {epoch_metrics[VALIDATION_LOSS]:.3f}, "
+        f"accuracy {epoch_metrics['accuracy']:.1%}, AUC {epoch_metrics['auc']:.3f}"
     )
 
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM asks for a stop after the batch at work; a second one does not wait."""
-    asked = False
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the current batch; a second one interrupts."""
+    requested = False
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
 
-    asking = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}  # the last one: Windows
-    before = {number: signal.signal(number, ask) for number in asking}
+    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}  # SIGBREAK: Windows
+    previous = {number: signal.signal(number, handle) for number in signals}
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

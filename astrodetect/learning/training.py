@@ -1,34 +1,32 @@
-"""The recipes: from images to something that has learnt, whichever network or forest it is."""
+"""Training by recipe: a network (linear probe, fine-tuning, or from scratch) or a random forest."""
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
-from astrodetect.learning import devices, forest, linear_probe, network, network_training, weights
+from astrodetect.learning import forest, linear_probe, network, network_training
 from astrodetect.learning.batches import LearningTask
-from astrodetect.learning.checkpoint import Checkpoint
 from astrodetect.learning.export import TrainedModel, TrainedNetwork
-from astrodetect.learning.forest import Forest
-from astrodetect.model_store.store import FOREST
+from astrodetect.learning.keras_runtime import accelerators, data_parallel, dtype_policy, keras
 from astrodetect.progress import Bar
+from astrodetect.recipes import RECIPES
 from astrodetect.records import Floats, ImageContract, Pixels
 
-# Fine-tuning, once the head is found: the later half of the backbone first, then all of it, slower.
-FINE_TUNING = ((0.5, 1.0), (0.0, 0.3))  # share of the backbone that stays as it is, factor of the learning rate
-READ_AT_ONCE = 256
+# Fine-tuning after the linear probe: the later half of the backbone first, then all of it at a lower rate.
+FINE_TUNING_STAGES = ((0.5, 1.0), (0.0, 0.3))  # frozen share of the backbone, factor of the learning rate
+FROM_SCRATCH_STAGES = ((0.0, 1.0),)
+READ_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """How to learn; what a run that was cut short must have in common with the one that goes on."""
+    """The settings of a training run."""
 
     recipe: str
     binary: bool
@@ -40,79 +38,79 @@ class TrainingPlan:
     batch_size: int
     learning_rate: float
     augment: bool
-    balance: bool  # weigh the classes so that each counts the same
+    balance: bool  # weight the classes inversely to their frequency
     smoothing: float
-    mixed_precision: bool | None  # None: where it is faster
+    mixed_precision: bool | None  # None: on accelerators
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What came out, and how it got there."""
+    """The trained model and its history."""
 
     model: TrainedModel
-    history: list[
-        dict[str, float]
-    ]  # what each epoch, or each strength of the head's, measured on the validation images
-    adopted: bool  # whether it started from weights that were learnt elsewhere
+    history: list[dict[str, float]]  # validation metrics of each L2 penalty of the linear probe, and of each epoch
+    adopted: bool  # whether training started from pretrained weights
 
 
-def learn(
-    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, say: Callable[[str], None]
+def run_training(
+    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, echo: Callable[[str], None]
 ) -> TrainingResult:
-    """Learns as the plan says; `store` keeps what a run that is cut short has done."""
+    """Train as planned; `store` holds the checkpoints of an interrupted run."""
     network.set_seed(plan.seed)
-    if plan.recipe == FOREST:
-        return TrainingResult(_forest(plan, train, say), [], adopted=False)
-    return _network(plan, train, validation, store=store, run=run, say=say)
+    if RECIPES[plan.recipe].kind == "forest":
+        return TrainingResult(_train_forest(plan, train, echo), [], adopted=False)
+    return _train_network(plan, train, validation, store=store, run=run, echo=echo)
 
 
-def read_pixels(catalogue: Dataset, contract: ImageContract) -> Pixels:
-    """All its images, as the service gets them."""
-    pixels: Pixels = np.empty((len(catalogue), contract.size, contract.size, 3), dtype=np.uint8)
-    for place, path in enumerate(catalogue.paths):
-        pixels[place] = images.read_file(path, contract)
+def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
+    """All images of a dataset, decoded as the service decodes them."""
+    pixels: Pixels = np.empty((len(dataset), contract.size, contract.size, 3), dtype=np.uint8)
+    for index, path in enumerate(dataset.paths):
+        pixels[index] = images.read_file(path, contract)
     return pixels
 
 
-def probabilities(model: TrainedModel, catalogue: Dataset, contract: ImageContract, title: str) -> Floats:
-    """What the model says of a catalogue's images: (n, classes)."""
+def predict_dataset(model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str) -> Floats:
+    """Probabilities (n, classes) of a dataset's images."""
     parts = []
-    with Bar(title, len(catalogue)) as bar:
-        for start in range(0, len(catalogue), READ_AT_ONCE):
-            some = catalogue.subset(np.arange(start, min(len(catalogue), start + READ_AT_ONCE)))
-            parts.append(model.probabilities(read_pixels(some, contract)))
-            bar.step(len(some))
+    with Bar(title, len(dataset)) as bar:
+        for start in range(0, len(dataset), READ_BATCH):
+            batch = dataset.subset(np.arange(start, min(len(dataset), start + READ_BATCH)))
+            parts.append(model.probabilities(read_pixels(batch, contract)))
+            bar.step(len(batch))
     return np.concatenate(parts)
 
 
-def _forest(plan: TrainingPlan, train: Dataset, say: Callable[[str], None]) -> Forest:
-    say(f"growing {forest.TREES} trees")
+def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None]) -> forest.Forest:
+    echo(f"training {forest.TREE_COUNT} trees")
     pixels = read_pixels(train, plan.contract)
-    return forest.fit(
+    return forest.fit_forest(
         pixels, train.labels, seed=plan.seed, balance=plan.balance, augment=plan.augment, binary=plan.binary
     )
 
 
-def _network(
-    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, say: Callable[[str], None]
+def _train_network(
+    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, echo: Callable[[str], None]
 ) -> TrainingResult:
-    accelerators = devices.accelerators()
+    devices = accelerators()
     counts = list(train.counts().values())
     task = LearningTask(
         outputs=1 if plan.binary else len(counts),
-        weights=tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts),
+        class_weights=tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts),
     )
-    standard = network_training.measure_standard(train, plan.contract, plan.seed)
-    mixed = bool(accelerators) if plan.mixed_precision is None else plan.mixed_precision
-    with devices.shared(accelerators, say) as shared, _precision("mixed_bfloat16" if mixed else "float32"):
-        model = network.build(plan.recipe, plan.contract.size, standard, task.outputs)
-        adopted = _adopt(model, plan, say)
+    statistics = network_training.measure_pixel_statistics(train, plan.contract, plan.seed)
+    mixed = bool(devices) if plan.mixed_precision is None else plan.mixed_precision
+    with data_parallel(devices) as parallel, dtype_policy("mixed_bfloat16" if mixed else "float32"):
+        if parallel:
+            echo(f"training on {len(devices)} devices, data-parallel")
+        model = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
+        adopted = _load_weights(model, plan, echo)
         run = f"{run}, {'adopted' if adopted else 'from scratch'}"
         history: list[dict[str, float]] = []
-        stages = [(0.0, 1.0)]
+        stages: tuple[tuple[float, float], ...] = FROM_SCRATCH_STAGES
         if adopted:
-            history = linear_probe.fit_head(
+            history = linear_probe.fit_linear_probe(
                 model,
                 train,
                 validation,
@@ -123,12 +121,13 @@ def _network(
                 store=store / "features",
                 run=run,
             )
-            stages = list(FINE_TUNING) if plan.fine_tune else []
-        for number, (kept, slower) in enumerate(stages):
+            stages = FINE_TUNING_STAGES if plan.fine_tune else ()
+        for number, (frozen, rate_factor) in enumerate(stages):
             if adopted:
-                say(f"fine-tuning {'all of the backbone' if not kept else f'the last {1 - kept:.0%} of the backbone'}")
-                network.freeze(model, kept)
-            history += network_training.fit(
+                trained = "all of the backbone" if not frozen else f"the last {1 - frozen:.0%} of the backbone"
+                echo(f"fine-tuning {trained}")
+                network.freeze(model, frozen)
+            history += network_training.fit_network(
                 model,
                 train,
                 validation,
@@ -137,49 +136,38 @@ def _network(
                 stage=network_training.TrainingStage(
                     epochs=plan.epochs,
                     batch_size=plan.batch_size,
-                    learning_rate=plan.learning_rate * slower,
+                    learning_rate=plan.learning_rate * rate_factor,
                     seed=plan.seed + number,
                     augment=plan.augment,
                     patience=plan.patience,
                     smoothing=plan.smoothing,
                 ),
-                checkpoint=Checkpoint(store / f"stage-{number + 1}"),
+                checkpoint=network_training.Checkpoint(store / f"stage-{number + 1}"),
                 run=run,
-                say=say,
+                echo=echo,
             )
-    if mixed or shared:  # what is published computes in float32, on one device, wherever it runs
-        exact = network.build(plan.recipe, plan.contract.size, standard, task.outputs)
+    if mixed or parallel:  # what is published computes in float32 and on one device
+        exact = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
         exact.set_weights(model.get_weights())
         model = exact
     return TrainingResult(TrainedNetwork(model), history, adopted)
 
 
-@contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    """Layers made within compute so, and keep their weights in float32."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _adopt(model: keras.Model, plan: TrainingPlan, say: Callable[[str], None]) -> bool:
-    """Starts from the weights asked for; False where the start is from scratch."""
+def _load_weights(model: keras.Model, plan: TrainingPlan, echo: Callable[[str], None]) -> bool:
+    """Load the pretrained weights of the plan; False if training starts from scratch."""
     if plan.weights == "none":
         return False
     if plan.weights != "imagenet":
-        weights.adopt_file(model, plan.recipe, Path(plan.weights))
+        network.load_weights_file(model, plan.recipe, Path(plan.weights))
         return True
     try:
-        weights.adopt_imagenet(model, plan.recipe)
+        network.load_imagenet_weights(model, plan.recipe)
     except ModelError as error:
-        say(f"{error}; starting from scratch (--weights FILE starts from a file)")
+        echo(f"{error}; starting from scratch (--weights FILE starts from a file)")
         return False
     return True
 
 
-def forget(store: Path) -> None:
-    """What a run kept in case it was cut short is of no more use."""
+def clear_checkpoints(store: Path) -> None:
+    """Remove the checkpoints of a finished run."""
     shutil.rmtree(store, ignore_errors=True)

@@ -24,12 +24,12 @@ from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import predict_classes
 from astrodetect.model_store import archive
+from astrodetect.recipes import FOREST
 from astrodetect.records import Floats, ImageContract, Pixels
 
 MANIFEST_FORMAT = 1
 TRAIN_COMMAND = "python train_model.py"
 SERVED = (".xml", ".bin")  # kept as the bytes that were checked, so that nothing can change in between
-FOREST = "forest"  # the recipe that is no network of Keras's
 INT8 = ".int8"  # in the names of the files of an int8 network; f32 and bf16 share the float32 one
 NOVELTY = ".novelty.npz"  # ends the name of the file with the detectors of the unusual
 NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in SERVED), NOVELTY)

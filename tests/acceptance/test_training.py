@@ -118,13 +118,13 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         training.wait_until(lambda: json.loads(state.read_text())["epoch"] >= 1)
         training.signal(signal.SIGKILL)
         training.wait()
-        assert f"going on from epoch 1, batch {stopped['step'] + 1}" in training.output
+        assert f"resuming the interrupted run from epoch 1, batch {stopped['step'] + 1}" in training.output
     killed = json.loads(state.read_text())
     no_model()
 
     with train() as training:
         assert training.wait() == 0, training.output
-        assert f"going on from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.output
+        assert f"from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.output
     history = json.loads((models / "cnn.json").read_text())["settings"]["history"]
     assert len(history) == int(EPOCHS)
     assert history[: killed["epoch"]] == killed["history"]
@@ -195,9 +195,9 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         (("--weights", "gone.h5"), "gone.h5"),
         (("--positive", "SB"), "they name two classes"),
         (("--classes", "E"), "two or more different classes, or all"),
-        (("--classes", "E", "SB", "--threshold", "f1"), "the most probable one is said"),
+        (("--classes", "E", "SB", "--threshold", "f1"), "the most probable class is the prediction"),
         (("--threshold", "recall"), "recall=0.95"),
-        (("--recipe", "forest", "--weights", "imagenet"), "a forest starts from nothing"),
+        (("--recipe", "forest", "--weights", "imagenet"), "a forest has no pretrained weights"),
         (("--data", "tests"), "has no parts train and test"),
         (("--limit", "Z=3"), "no class Z to limit"),
         (("--stretch", "asinh", "--bands", "r"), "bands such as"),

@@ -20,7 +20,7 @@ def images(count: int, seed: int = 0, width: int = 80) -> Floats:
 
 @pytest.fixture(scope="module")
 def fitted() -> Autoencoder:
-    return autoencoder.fit(images(300), epochs=20)
+    return autoencoder.fit_autoencoder(images(300), epochs=20)
 
 
 def looked(detector: Autoencoder, rows: Floats) -> Floats:
@@ -54,13 +54,13 @@ def test_it_learns_what_is_usual(fitted: Autoencoder) -> None:
     ],
 )
 def test_its_widths_are_the_study_s_below_that_of_the_description(width: int, widths: list[int]) -> None:
-    found = autoencoder.fit(images(16, width=width), epochs=1)
+    found = autoencoder.fit_autoencoder(images(16, width=width), epochs=1)
     assert [kernel.shape[1] for kernel in found.kernels] == widths
     assert [len(bias) for bias in found.biases] == widths
 
 
 def test_the_same_seed_gives_the_same_one_and_another_another() -> None:
-    one, again, other = (autoencoder.fit(images(64), epochs=2, seed=seed) for seed in (4, 4, 5))
+    one, again, other = (autoencoder.fit_autoencoder(images(64), epochs=2, seed=seed) for seed in (4, 4, 5))
     assert all(np.array_equal(a, b) for a, b in zip(one.kernels, again.kernels, strict=True))
     assert not np.array_equal(one.kernels[0], other.kernels[0])
 
@@ -96,4 +96,4 @@ def test_one_that_gives_back_something_else_is_refused(fitted: Autoencoder, tmp_
 
 def test_images_that_are_all_alike_say_what_is_needed() -> None:
     with pytest.raises(DataError, match="all these images are alike"):
-        autoencoder.fit(np.ones((20, 80), np.float32))
+        autoencoder.fit_autoencoder(np.ones((20, 80), np.float32))

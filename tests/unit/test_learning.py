@@ -17,12 +17,12 @@ from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine
-from astrodetect.learning import export, network, network_training, weights
-from astrodetect.learning.backbones import PixelStatistics
-from astrodetect.learning.batches import Batches, Epoch, Frames, LearningTask, vary, wider
-from astrodetect.learning.checkpoint import Checkpoint, CheckpointState
+from astrodetect.learning import export, network, network_training
+from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augment, augmentation_contract
+from astrodetect.learning.network_training import Checkpoint, CheckpointState
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Manifest, VerifiedModel
+from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SIZE = 32
@@ -68,7 +68,7 @@ def manifest(name: str = "m") -> Manifest:
 def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
-    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
+    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(store.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     opened = keras.models.load_model(tmp_path / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
@@ -79,7 +79,7 @@ def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
 
 
 def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
+    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(store.load(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
@@ -87,7 +87,7 @@ def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Flo
 
 
 def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
+    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     engine = Engine(store.load(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
@@ -95,7 +95,7 @@ def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels:
 
 
 def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
+    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     true = store.load(tmp_path, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
         Engine(VerifiedModel(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
@@ -109,9 +109,9 @@ def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Flo
 def test_a_model_that_would_serve_other_scores_is_not_published(
     model: keras.Model, pixels: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "AGREEMENT", -1.0)
+    monkeypatch.setattr(export, "MAX_SCORE_DIFFERENCE", -1.0)
     with pytest.raises(ModelError, match="nothing was changed"):
-        export.publish(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
+        export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,7 +119,7 @@ def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, 
     model.save(tmp_path / "own.h5", include_optimizer=False)
     network.set_seed(2)
     other = network.build("resnet50", SIZE, PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 1)
-    weights.adopt_file(other, "resnet50", tmp_path / "own.h5")
+    network.load_weights_file(other, "resnet50", tmp_path / "own.h5")
     other.get_layer("score").set_weights(model.get_layer("score").get_weights())
     assert np.abs(scores(other, pixels) - scores(model, pixels)).max() < 1e-6
 
@@ -129,7 +129,7 @@ def test_weights_as_keras_publishes_them_see_the_colours_they_learnt_from(pixels
     published.save(tmp_path / "published.h5", include_optimizer=False)
     expected = published.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
     ours = network.build("resnet50", SIZE, STANDARD, 1)
-    weights.adopt_file(ours, "resnet50", tmp_path / "published.h5")
+    network.load_weights_file(ours, "resnet50", tmp_path / "published.h5")
     features = keras.Model(ours.input, ours.get_layer("features").output).predict(pixels, verbose=0)
     assert np.abs(features - expected).max() <= 1e-3 * np.abs(expected).max()
 
@@ -142,7 +142,7 @@ def test_a_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> Non
     small.save(tmp_path / "small.h5", include_optimizer=False)
     for name in ("gone.h5", "text.h5", "empty.h5", "small.h5"):
         with pytest.raises(ModelError) as refused:
-            weights.adopt_file(network.build("resnet50", SIZE, STANDARD, 1), "resnet50", tmp_path / name)
+            network.load_weights_file(network.build("resnet50", SIZE, STANDARD, 1), "resnet50", tmp_path / name)
         assert "\n" not in str(refused.value)
 
 
@@ -154,7 +154,7 @@ def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:
 
 def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Dataset) -> None:
     def epoch(start: int = 0, number: int = 3, *, augment: bool = True) -> list[tuple[Floats, Floats]]:
-        frames = Frames(catalogue, CONTRACT)
+        frames = ImageCache(catalogue, CONTRACT)
         batches = Epoch(frames, 4, TASK, seed=1, epoch=number, start=start, size=SIZE if augment else None)
         return [batches[i][:2] for i in range(len(batches))]  # type: ignore[misc]
 
@@ -167,7 +167,7 @@ def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Datase
 
 
 def test_batches_keep_the_order_of_the_catalogue(catalogue: Dataset) -> None:
-    batches = Batches(Frames(catalogue, CONTRACT), 8, TASK)
+    batches = Batches(ImageCache(catalogue, CONTRACT), 8, TASK)
     labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
     assert np.array_equal(labels, catalogue.labels)
 
@@ -178,7 +178,7 @@ def test_varied_skies_are_the_same_sky_turned_mirrored_moved_and_scaled_a_little
     frame[36:40, 28:32] = (200, 100, 50)
     angles = []
     for seed in range(60):
-        view = vary(frame, 40, np.random.default_rng(seed))
+        view = augment(frame, 40, np.random.default_rng(seed))
         assert view.shape == (40, 40, 3)
         red, green, blue = view.sum(axis=(0, 1))
         assert (green / red, blue / red) == pytest.approx((0.5, 0.25), rel=0.5)
@@ -191,8 +191,8 @@ def test_varied_skies_are_the_same_sky_turned_mirrored_moved_and_scaled_a_little
 
 
 def test_frames_to_turn_are_wider_at_the_same_scale_where_the_picture_has_more() -> None:
-    assert wider(ImageContract(size=64, crop=0.5)) == ImageContract(size=96, crop=0.75)
-    assert wider(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
+    assert augmentation_contract(ImageContract(size=64, crop=0.5)) == ImageContract(size=96, crop=0.75)
+    assert augmentation_contract(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
 
 
 def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,14 +200,14 @@ def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monke
 
     read: list[Path] = []
     true = images.read_file
-    monkeypatch.setattr(batches, "FRAMES_BYTES", 10 * SIZE * SIZE * 3)
+    monkeypatch.setattr(batches, "IMAGE_CACHE_BYTES", 10 * SIZE * SIZE * 3)
 
     def counted(path: Path, contract: ImageContract) -> Pixels:
         read.append(path)
         return true(path, contract)
 
     monkeypatch.setattr(images, "read_file", counted)
-    frames = Frames(catalogue, CONTRACT)
+    frames = ImageCache(catalogue, CONTRACT)
     first, second = ([frames[i] for i in range(len(frames))] for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert len(read) == 2 * len(catalogue) - 10
@@ -215,8 +215,8 @@ def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monke
 
 def test_several_classes_are_answered_one_by_one_and_weigh_what_they_should() -> None:
     task = LearningTask(3, (1.0, 2.0, 4.0))
-    assert task.answers(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert task.weigh(np.array([2, 0, 1])).tolist() == [4, 1, 2]
+    assert task.targets(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert task.sample_weights(np.array([2, 0, 1])).tolist() == [4, 1, 2]
 
 
 def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def small_fit(catalogue: Dataset, checkpoint: Checkpoint, learning_rate: float =
         [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
     )
     learn, validation = catalogue.split(0.1, 0)
-    return network_training.fit(
+    return network_training.fit_network(
         tiny,
         learn,
         validation,
@@ -260,7 +260,7 @@ def small_fit(catalogue: Dataset, checkpoint: Checkpoint, learning_rate: float =
         ),
         checkpoint=checkpoint,
         run="run",
-        say=lambda _: None,
+        echo=lambda _: None,
     )
 
 

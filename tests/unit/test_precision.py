@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 import train_model
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine, openvino
-from astrodetect.learning import export, network, quantise
-from astrodetect.learning.backbones import PixelStatistics
+from astrodetect.learning import export, network
 from astrodetect.model_store import store
 from astrodetect.model_store.store import Fidelity, Manifest, Precision, VerifiedModel
+from astrodetect.recipes import PixelStatistics
 from astrodetect.records import ImageContract, Outputs
 
 SIZE = 32
@@ -64,7 +64,7 @@ def folder(
     """With a published model that has all three precisions."""
     folder = tmp_path_factory.mktemp("models")
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        export.publish(export.TrainedNetwork(model), manifest(), folder, held, calibration=held.pixels[:8])
+        export.export_model(export.TrainedNetwork(model), manifest(), folder, held, calibration_images=held.pixels[:8])
     said.update(out=out.getvalue(), err=err.getvalue())
     return folder
 
@@ -98,7 +98,7 @@ def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: expo
         float(np.abs(served.scores - held.probabilities[:, 1]).max()), abs=1e-5
     )
     assert 0 < measured.mean_difference <= measured.largest_difference < 0.2
-    assert export.FAITHFUL <= min(measured.features, measured.maps) < 1
+    assert export.MIN_R_SQUARED <= min(measured.features, measured.maps) < 1
 
 
 def test_only_the_network_that_serves_is_held_in_memory(folder: Path) -> None:
@@ -144,11 +144,11 @@ def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
     has_bf16: bool,
     serves: Precision,
 ) -> None:
-    monkeypatch.setattr(quantise, "to_int8", one_sided)
+    monkeypatch.setattr(export, "to_int8", one_sided)
     monkeypatch.setattr(export, "has_bf16", lambda: has_bf16)
     for file in ("m.xml", "m.bin"):
         shutil.copy(folder / file, tmp_path)
-    chosen = export.choose(manifest(), tmp_path / "m.xml", exact, held, held.pixels[:2])
+    chosen = export.choose_precision(manifest(), tmp_path / "m.xml", exact, held, held.pixels[:2])
     refused = chosen.fidelity["int8"]
     assert (refused.kept, refused.same_decisions) == (False, 0.5)
     assert chosen.precision == serves
@@ -160,21 +160,21 @@ def test_decisions_ranking_and_explanations_must_all_stay(
     folder: Path, held: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     low = store.load(folder, "m", "int8")
-    assert export.fidelity(low, exact, held).kept
-    for limit, value in (("SAME_DECISIONS", 1.01), ("AUC_CHANGE", -1.0), ("FAITHFUL", 1.01)):
+    assert export.measure_fidelity(low, exact, held).kept
+    for limit, value in (("MIN_SAME_DECISIONS", 1.01), ("MAX_AUC_CHANGE", -1.0), ("MIN_R_SQUARED", 1.01)):
         with monkeypatch.context() as patch:
             patch.setattr(export, limit, value)
-            assert not export.fidelity(low, exact, held).kept, limit
+            assert not export.measure_fidelity(low, exact, held).kept, limit
 
 
 def test_what_is_left_of_features_and_maps_is_measured_against_what_tells_them_apart() -> None:
     random = np.random.default_rng(0)
     features = (100 + random.normal(size=(50, 8))).astype(np.float32)  # a cosine between any two is above 0.999
-    assert export.kept_share(features, features) == 1
-    assert export.kept_share(np.broadcast_to(features.mean(axis=0), features.shape), features) == pytest.approx(0)
+    assert export.r_squared(features, features) == 1
+    assert export.r_squared(np.broadcast_to(features.mean(axis=0), features.shape), features) == pytest.approx(0)
     maps = random.normal(size=(50, 4, 4)).astype(np.float32)
     maps[0] = 0  # what is found there has any direction, and is as good as nothing
-    assert export.kept_share(maps + np.float32(0.01), maps) == pytest.approx(1, abs=1e-3)
+    assert export.r_squared(maps + np.float32(0.01), maps) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_first_convolution_the_head_and_the_later_sums_stay_in_float(folder: Path) -> None:

@@ -1,0 +1,93 @@
+"""The training recipes: what can be trained, and with which defaults. Needs no Keras, so that the command line and the
+documentation derive from it; `learning` builds each of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RecipeKind = Literal["network", "cnn", "forest"]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelStatistics:
+    """Mean and variance per band, which the normalisation layer uses."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+NO_NORMALISATION = PixelStatistics((0.0,) * 3, (1.0,) * 3)  # for networks whose weights are loaded afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network of `keras.applications`, and the input that its ImageNet weights expect: RGB in 0…255, normalised."""
+
+    application: str  # its name in keras.applications
+    imagenet: PixelStatistics
+    imagenet_bgr: bool = False  # the published weights take BGR; ours always take RGB
+    preprocesses: bool = True  # Keras builds normalisation into it unless told not to: ours is a layer before it
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe, and the defaults that it gives to the options of train_model.py."""
+
+    name: str
+    kind: RecipeKind
+    description: str
+    backbone: Backbone | None = None  # of kind "network" alone
+    size: int = 227  # pixels, of the model's input
+    crop: float = 1.0  # central share of the frame
+    weights: str = "imagenet"
+    epochs: int = 5
+    patience: int = 3  # epochs without a lower validation loss, before early stopping
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    fine_tuning_rate: float = 1e-4  # the learning rate where a pretrained backbone is trained too
+
+
+_UNIT_RANGE = PixelStatistics(  # of ImageNet's pixels; the variances are (0.229 × 255)² and so on
+    (123.675, 116.28, 103.53), (3409.977, 3262.694, 3291.891)
+)
+
+RESNET50_STATISTICS = PixelStatistics((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+DEFAULT_RECIPE, FOREST = "resnet50", "forest"
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            DEFAULT_RECIPE,
+            "network",
+            "ResNet50, 24 million weights",
+            Backbone("ResNet50", RESNET50_STATISTICS, imagenet_bgr=True, preprocesses=False),
+        ),
+        Recipe(
+            "efficientnetv2-b0",
+            "network",
+            "EfficientNetV2-B0, 6 million weights",
+            Backbone("EfficientNetV2B0", _UNIT_RANGE),
+        ),
+        Recipe(
+            "mobilenetv3",
+            "network",
+            "MobileNetV3-Large, 3 million weights",
+            Backbone("MobileNetV3Large", PixelStatistics((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))),
+        ),
+        Recipe(
+            "convnext-tiny",
+            "network",
+            "ConvNeXt-Tiny, 28 million weights",
+            Backbone("ConvNeXtTiny", _UNIT_RANGE),
+        ),
+        Recipe(
+            "cnn",
+            "cnn",
+            "small convolutional network on grey images",
+            size=100,
+            weights="none",
+            epochs=80,
+            patience=20,
+        ),
+        Recipe(FOREST, "forest", "random forest on grey pixels", size=100, weights="none"),
+    )
+}
