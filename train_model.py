@@ -24,6 +24,7 @@ from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store as bundle
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.recipes import RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
@@ -83,13 +84,13 @@ def train(arguments: argparse.Namespace) -> Path:
 
     plan = make_plan(arguments, contract)
     name, folder = arguments.output.stem, arguments.output.parent
-    with bundle.only_one(folder, name):
+    with bundle.exclusive_lock(folder, name):
         store = folder / f".{name}.training"
         learnt = training.run_training(
             plan, data.train, data.validation, store=store, run=run_key(arguments, data), echo=say
         )
         temperature, threshold = calibrate(learnt, plan, data.validation, arguments.threshold)
-        manifest = bundle.Manifest(
+        manifest = Manifest(
             name=name,
             task="binary" if plan.binary else "classes",
             recipe=plan.recipe,
@@ -183,8 +184,8 @@ def calibrate(learnt: "TrainingResult", plan: "TrainingPlan", validation: Datase
 
 
 def publish(
-    learnt: "TrainingResult", manifest: bundle.Manifest, folder: Path, data: Data
-) -> tuple[bundle.Manifest, dict[str, Outputs]]:
+    learnt: "TrainingResult", manifest: Manifest, folder: Path, data: Data
+) -> tuple[Manifest, dict[str, Outputs]]:
     """Puts the model in place, judged by what serves on images it has not learnt from; and what it said of them."""
     from astrodetect.learning import export, training  # noqa: PLC0415
 
@@ -195,7 +196,7 @@ def publish(
         figures = {}
         for part, catalogue in data.judged.items():
             said[part] = evaluate.compute_outputs(catalogue, engine, f"{part} images")
-            probabilities, decided = said[part].probabilities, engine.manifest.decides(said[part].probabilities)
+            probabilities, decided = said[part].probabilities, engine.manifest.predict(said[part].probabilities)
             figures[part] = metrics.headline_metrics(catalogue.labels, probabilities, decided)
             print(in_words(part, figures[part]), flush=True)
         return figures
@@ -262,7 +263,7 @@ def in_words(part: str, figures: dict[str, float]) -> str:
     )
 
 
-def precision_in_words(manifest: bundle.Manifest) -> str:
+def precision_in_words(manifest: Manifest) -> str:
     """One line: what serves, how close it is to Keras, and what was refused."""
     said = []
     for precision, tried in manifest.fidelity.items():

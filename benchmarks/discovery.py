@@ -27,8 +27,7 @@ from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.feature_matrix import feature_matrix
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
@@ -150,7 +149,7 @@ class _Network:
 
     def __init__(self, model: str | None, weights: str | None) -> None:
         self._engine = (
-            Engine(store.load(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
+            Engine(load_model(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
         )
 
     def features(self, paths: list[Path]) -> Floats:

@@ -19,9 +19,8 @@ import numpy as np
 
 from astrodetect import images
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
-from astrodetect.model_store.store import Precision
+from astrodetect.inference.engine import Engine, load_model
+from astrodetect.model_store.manifest import Precision, read_manifest
 from astrodetect.records import Pixels
 from benchmarks import machine, model, onnx, peak
 
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = arguments.models or model.prepare(arguments.size)
     pixels = read(folder)
     if arguments.ours:
-        engine = Engine(store.load(folder, model.NAME, precision=arguments.precision))
+        engine = Engine(load_model(folder, model.NAME, precision=arguments.precision))
         figures = {"images_per_s": saturated(engine, pixels, arguments.seconds)} | described(engine)
         print(json.dumps(figures) if arguments.json else figures)
         return 0
@@ -125,7 +124,7 @@ def everyone(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
         peers["ONNX Runtime f32"] = lambda pixels: session.run(None, {"pixels": pixels.astype(np.float32)})[0]
     for precision in PRECISIONS:
         try:
-            engine = Engine(store.load(folder, model.NAME, precision=precision))
+            engine = Engine(load_model(folder, model.NAME, precision=precision))
         except ModelError as error:
             missing[f"OpenVINO {precision}"] = str(error)
             continue
@@ -171,7 +170,7 @@ def described(engine: Engine) -> dict[str, Any]:
 
 def read(folder: Path) -> Pixels:
     """The images that callers send, decoded as the service does."""
-    contract = store.read_manifest(folder / f"{model.NAME}.json").image
+    contract = read_manifest(folder / f"{model.NAME}.json").image
     pixels: Pixels = np.stack([images.read_file(path, contract) for path in model.jpegs(folder)])
     return pixels
 

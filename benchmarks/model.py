@@ -22,7 +22,7 @@ from astrodetect import images, provenance
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.evaluation import metrics
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
 
@@ -92,7 +92,7 @@ def make(folder: Path, size: int) -> None:
     calibrate(model, pixels["train"], np.random.default_rng(0).permutation(len(learn)))
     fit_head(model, features(model, pixels["train"]), learn.labels)
     said = export.TrainedNetwork(model).probabilities(pixels["test"])
-    manifest = store.Manifest(
+    manifest = Manifest(
         name=NAME,
         classes=list(CLASSES),
         image=contract,

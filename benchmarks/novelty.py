@@ -23,6 +23,7 @@ from astrodetect.datasets.simulation import generator
 from astrodetect.db.embedded import server
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
 from benchmarks import http, machine, model
 from benchmarks.load import jpegs
 from benchmarks.running import Running, run, say
@@ -74,9 +75,9 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     knowing = place / "models"
     shutil.copytree(plain, knowing)
     sky = generator.make_dataset(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
-    contract = store.read_manifest(plain / f"{model.NAME}.json").image
+    contract = read_manifest(plain / f"{model.NAME}.json").image
     catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
-    store.attach(knowing, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
+    store.attach_detectors(knowing, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
     with ExitStack() as stack:
         found = {}
         for name, models in ((WITH, knowing), (WITHOUT, plain)):

@@ -22,7 +22,7 @@ from playwright.sync_api import Page as Tab
 import setup_db
 from astrodetect.db.connections import connect
 from astrodetect.db.embedded import server
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import list_manifests
 from astrodetect.settings import settings
 from benchmarks import machine
 from benchmarks.history import fill
@@ -103,7 +103,7 @@ def served(rows: int) -> Iterator[str]:
         say(f"filling a log with {rows:,} rows")
         with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
             fill(connection, rows)
-            space = next((one.space for one in store.manifests(settings().models_dir) if one.space), None)
+            space = next((one.space for one in list_manifests(settings().models_dir) if one.space), None)
             cursor.execute(TOLD, [space, WITH_VECTORS])
             cursor.execute(VECTORS, [space, WITH_VECTORS])
             execute(connection, "VACUUM ANALYZE")

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.recipes import RECIPES
 from astrodetect.settings import ROOT
 
@@ -68,7 +68,7 @@ def train(arguments: argparse.Namespace, recipe: str, folder: Path) -> Row:
     began = time.monotonic()
     subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr, check=True)
     took = time.monotonic() - began
-    manifest = store.read_manifest(output.with_suffix(".json"))
+    manifest = read_manifest(output.with_suffix(".json"))
     figures = manifest.metrics["test"]
     return Row(
         recipe,

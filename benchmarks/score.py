@@ -21,8 +21,7 @@ import psutil
 
 from astrodetect import images
 from astrodetect.datasets.simulation import generator
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 from astrodetect.settings import ROOT, settings
 from benchmarks import model
 
@@ -69,7 +68,7 @@ def main() -> None:
 def measure(model_folder: Path, temporary: Path, count: int) -> Report:
     """Engine, verb, engine."""
     sky = make_images(temporary, count)
-    engine = Engine(store.load(model_folder, settings().model, settings().precision))
+    engine = Engine(load_model(model_folder, settings().model, settings().precision))
     some = sorted(sky.rglob("*.jpg"))[: max(engine.batch_size, 64)]
     pixels = np.stack([images.read_file(path, engine.manifest.image) for path in some])
     before = engine_speed(engine, pixels)

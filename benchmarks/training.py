@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from astrodetect.datasets.simulation import generator
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.settings import ROOT, settings
 from benchmarks import machine
 
@@ -151,7 +151,7 @@ def ours(arguments: argparse.Namespace, train: Path, folder: Path) -> tuple[floa
     began = time.monotonic()
     run([sys.executable, *command, "--weights", str(arguments.weights), "--no-augment", "--output", str(output)])
     took = time.monotonic() - began
-    return took, store.read_manifest(output.with_suffix(".json")).metrics["test"]["accuracy"]
+    return took, read_manifest(output.with_suffix(".json")).metrics["test"]["accuracy"]
 
 
 def run(command: list[str]) -> str:

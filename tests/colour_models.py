@@ -10,7 +10,8 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine, openvino
 from astrodetect.model_store import store
-from astrodetect.model_store.store import Manifest, VerifiedModel
+from astrodetect.model_store.manifest import Manifest
+from astrodetect.model_store.store import VerifiedModel
 from astrodetect.records import ImageContract, Pixels
 
 CLASSES = ["nebula", "lawn", "ocean"]  # red, green and blue ones
@@ -34,7 +35,7 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale:
     )
     with store.staging(folder, name) as staged:
         openvino.save_model(_network(len(classes), scale), staged / f"{name}.xml", compress_to_fp16=False)
-        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.SERVED)
+        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.NETWORK)
         canary = Engine(VerifiedModel(manifest, xml, weights), check=False).canary()
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
@@ -42,7 +43,7 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale:
 def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
     """Fit novelty detectors on these images and attach them to the model."""
     novelty = Novelty.fit(feature_matrix("shapes", images, 1.0, np.empty((len(images), 0), np.float32)), sight="shapes")
-    store.attach(folder, name, novelty.save)
+    store.attach_detectors(folder, name, novelty.save)
 
 
 def image(name: str, seed: int = 0) -> Pixels:

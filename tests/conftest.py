@@ -17,7 +17,7 @@ from programs import query
 
 import setup_db
 from astrodetect.db.embedded.server import serve
-from astrodetect.model_store.store import Manifest
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings
 

@@ -163,7 +163,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
         results.write_tables(staged, findings, arguments.format)
         anomaly_report.write_anomaly_report(staged / "anomalies.html", findings, reasons, about)
     if arguments.attach:
-        store.attach(chosen.models_dir, arguments.attach, fitted.novelty.save)
+        store.attach_detectors(chosen.models_dir, arguments.attach, fitted.novelty.save)
     return [*_said(findings, seen, strays, arguments.attach), str(arguments.output / "anomalies.html")]
 
 
@@ -201,7 +201,7 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
     from astrodetect.features.feature_matrix import CENTRAL_SHARE  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
-    from astrodetect.model_store import store  # noqa: PLC0415
+    from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 
     chosen, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
     sight: FeatureKind = arguments.features or ("network" if weights else "shapes")
@@ -215,9 +215,11 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
         return measured_extractor(contract), ""
     model = model or chosen.model
     if sight == "shapes":
-        return measured_extractor(store.read_manifest(chosen.models_dir / f"{model}.json").image), ""
-    loaded = store.load(chosen.models_dir, model, chosen.precision)
-    from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
+        return measured_extractor(read_manifest(chosen.models_dir / f"{model}.json").image), ""
+    # After the quick checks, since importing OpenVINO takes a second.
+    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
+
+    loaded = load_model(chosen.models_dir, model, chosen.precision)
 
     extractor = network_extractor(Engine(loaded), sight, loaded.manifest.version)
     return extractor, f"the features of the model {model}"

@@ -35,12 +35,12 @@ def add(verbs: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates a model, and says the headline figures and where the page is."""
     from astrodetect.evaluation.summary import summarise, summary_lines  # noqa: PLC0415
-    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.inference.engine import load_model  # noqa: PLC0415
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
 
     chosen, data = settings(), arguments.data
-    loaded = store.load(chosen.models_dir, arguments.model, chosen.precision)
+    loaded = load_model(chosen.models_dir, arguments.model, chosen.precision)
     manifest = loaded.manifest
     part = arguments.part or (TEST if dataset.part_names(data) else None)
     title = part or data.stem

@@ -71,13 +71,12 @@ def _asked(model: str) -> "Callable[[ScanResult], Floats]":
     import numpy as np  # noqa: PLC0415
 
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
-    from astrodetect.inference.engine import Engine  # noqa: PLC0415
-    from astrodetect.model_store import store  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
     from astrodetect.settings import settings  # noqa: PLC0415
 
     chosen = settings()
-    engine = Engine(store.load(chosen.models_dir, model, chosen.precision))
+    engine = Engine(load_model(chosen.models_dir, model, chosen.precision))
 
     def features(seen: "ScanResult") -> "Floats":
         paths = [look.item.path for look in seen.images]

@@ -13,7 +13,7 @@ from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
-    from astrodetect.model_store.store import Manifest
+    from astrodetect.model_store.manifest import Manifest
 
 MEANING = """which trained models there are, and going back to an earlier version of one
 
@@ -46,14 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from astrodetect.model_store import rollback, store  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.model_store import archive  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.model_store.manifest import invalid_manifests, list_manifests, read_manifest  # noqa: PLC0415
 
     folder = settings().models_dir
-    found = [one for one in store.manifests(folder) if arguments.name in {None, one.name}]
-    broken = {name: why for name, why in store.unreadable(folder).items() if arguments.name in {None, name}}
+    found = [one for one in list_manifests(folder) if arguments.name in {None, one.name}]
+    broken = {name: why for name, why in invalid_manifests(folder).items() if arguments.name in {None, name}}
     if not found and not broken:
-        store.read_manifest(folder / f"{arguments.name or settings().model}.json")  # says what makes one
-    described = [_described(one, folder, rollback.versions(folder, one.name)) for one in found]
+        read_manifest(folder / f"{arguments.name or settings().model}.json")  # says what makes one
+    described = [_described(one, folder, archive.earlier_versions(folder, one.name)) for one in found]
     if arguments.json:
         print(to_json(described, inf_nan_mode="null", indent=2).decode())
     else:
@@ -64,16 +65,19 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from astrodetect.inference.engine import Engine  # noqa: PLC0415
-    from astrodetect.model_store import rollback, store  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, has_bf16  # noqa: PLC0415
+    from astrodetect.model_store import archive, store  # noqa: PLC0415
+    from astrodetect.model_store.manifest import list_manifests  # noqa: PLC0415
 
     folder, name = settings().models_dir, arguments.name
     if name is None:
         raise DataError("which model? python -m astrodetect models lists them")
-    before = {one.name: one.version for one in store.manifests(folder)}.get(name)
-    now = rollback.rollback(folder, name, arguments.version, precision=settings().precision, trial=Engine)
+    before = {one.name: one.version for one in list_manifests(folder)}.get(name)
+    now = store.rollback(
+        folder, name, arguments.version, precision=settings().precision, has_bf16=has_bf16, trial=Engine
+    )
     if arguments.json:
-        described = _described(now, folder, rollback.versions(folder, name))
+        described = _described(now, folder, archive.earlier_versions(folder, name))
         print(to_json(described, inf_nan_mode="null", indent=2).decode())
         return 0
     print(f"{name}: version {now.version} {'was in place' if before == now.version else 'is back in place'}")

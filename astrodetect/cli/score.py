@@ -50,7 +50,6 @@ def add(verbs: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores folders of images into a table, and says what came out."""
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
-    from astrodetect.model_store import store  # noqa: PLC0415 - the other verbs need none of this
 
     chosen = settings()
     picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
@@ -58,9 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px
     )
     total = task.check()
-    from astrodetect.inference.engine import Engine  # noqa: PLC0415 - OpenVINO takes its time, after the quick checks
+    # After the quick checks, since importing OpenVINO takes a second.
+    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
 
-    loaded = store.load(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
+    loaded = load_model(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
     engine = Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     try:

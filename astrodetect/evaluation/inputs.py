@@ -28,7 +28,7 @@ class EvaluatedModel:
     settings: dict[str, Any]
     versions: dict[str, Any]
 
-    def decides(self, probabilities: Floats) -> Integers:
+    def predict(self, probabilities: Floats) -> Integers:
         """The class that each image is taken for."""
         return metrics.predict_classes(probabilities, self.threshold if self.task == "binary" else None)
 

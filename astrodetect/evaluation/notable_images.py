@@ -32,7 +32,7 @@ class NotableImages:
 def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
     """At most so many of each kind, in the part that is shown."""
     model, part = evidence.model, evidence.shown
-    said, sure = model.decides(part.outputs.probabilities), predicted_probabilities(evidence)
+    said, sure = model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
     wrong = np.flatnonzero(said != part.truth)
     errors = [
         NotableImage(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
@@ -64,7 +64,7 @@ def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
 def predicted_probabilities(evidence: EvaluationInputs) -> Floats:
     """The probability of the class that each image is taken for."""
     probabilities = evidence.shown.outputs.probabilities
-    found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.decides(probabilities)]
+    found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.predict(probabilities)]
     return found
 
 

@@ -64,7 +64,7 @@ def summarise(evidence: EvaluationInputs) -> Summary:
     one_view = None
     if evidence.one_view is not None:
         truth = evidence.shown.truth
-        one_view = metrics.headline_metrics(truth, evidence.one_view, model.decides(evidence.one_view))
+        one_view = metrics.headline_metrics(truth, evidence.one_view, model.predict(evidence.one_view))
     return Summary(
         model=model.name,
         version=model.version,
@@ -82,7 +82,7 @@ def summarise(evidence: EvaluationInputs) -> Summary:
 
 def _measured(model: EvaluatedModel, part: EvaluatedPart) -> PartMetrics:
     probabilities = part.outputs.probabilities
-    said = model.decides(probabilities)
+    said = model.predict(probabilities)
     found = metrics.confusion(part.truth, said, len(model.classes))
     return PartMetrics(
         images=len(part.truth),

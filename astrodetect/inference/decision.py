@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies.novelty import NoveltyResult
-from astrodetect.model_store.store import Manifest
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import Floats, HeatMap, ScoredImage
 
 
@@ -49,7 +49,7 @@ def decide(
 
 def heat_map(manifest: Manifest, probabilities: Floats, activation_map: Floats, image_sha256: str) -> HeatMap:
     """The heat map of the predicted class."""
-    [predicted] = manifest.decides(probabilities[np.newaxis])
+    [predicted] = manifest.predict(probabilities[np.newaxis])
     evidence = class_evidence(activation_map, predicted, binary=manifest.task == "binary")
     return HeatMap(image_sha256, manifest.version, to_intensity(evidence), manifest.image.crop)
 

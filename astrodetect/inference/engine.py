@@ -4,14 +4,17 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
-from astrodetect.model_store.store import Precision, VerifiedModel, canary
+from astrodetect.model_store import store
+from astrodetect.model_store.manifest import Precision, canary
+from astrodetect.model_store.store import VerifiedModel
 from astrodetect.records import Outputs, as_probabilities
 
 # OpenVINO reports every import and conversion through this package if it is installed. Nothing is sent from here.
@@ -92,7 +95,7 @@ class Engine:
         return Outputs.joined([self.run(pixels[i : i + size]) for i in range(0, len(pixels), size)])
 
     def _check(self) -> None:
-        expected, score = self.manifest.canary_of(self.precision), self.canary()
+        expected, score = self.manifest.expected_canary_score(self.precision), self.canary()
         if not abs(score - expected) <= CANARY_TOLERANCE[self.precision]:
             difference = f"scores its canary {score:.3f} in {self.precision}, not {expected:.3f}"
             remedy = "train it again" if self.precision == "f32" else "set ASTRODETECT_PRECISION=f32"
@@ -105,6 +108,11 @@ class Engine:
 def has_bf16() -> bool:
     """Whether this processor computes in bfloat16 natively; others would only emulate it."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def load_model(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> VerifiedModel:
+    """`store.load` for what this processor can compute."""
+    return store.load(folder, name, precision, has_bf16=has_bf16)
 
 
 def _compile(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:

@@ -21,7 +21,8 @@ from astrodetect.inference.engine import SCORE, Engine, has_bf16, openvino
 from astrodetect.learning.convert import to_openvino
 from astrodetect.learning.keras_runtime import keras
 from astrodetect.model_store import store
-from astrodetect.model_store.store import INT8, NOVELTY, Fidelity, Manifest, Precision, VerifiedModel, canary, staging
+from astrodetect.model_store.manifest import NOVELTY, Fidelity, Manifest, Precision, canary
+from astrodetect.model_store.store import INT8, VerifiedModel, staging
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
@@ -136,7 +137,7 @@ def measure_fidelity(low: VerifiedModel, exact: Outputs, held_out: HeldOut) -> F
     engine, manifest = Engine(low, check=False), low.manifest
     outputs = engine.run_all(held_out.pixels)
     differences = np.abs(outputs.probabilities - held_out.probabilities).max(axis=1)
-    same = manifest.decides(outputs.probabilities) == manifest.decides(held_out.probabilities)
+    same = manifest.predict(outputs.probabilities) == manifest.predict(held_out.probabilities)
     auc, exact_auc = (
         metrics.multiclass_metrics(held_out.labels, probabilities, manifest.classes)["auc"]
         for probabilities in (outputs.probabilities, held_out.probabilities)

@@ -1,58 +1,97 @@
-"""The folders of earlier versions of models, each whole: its files are linked, not copied, where the disk can."""
+"""Earlier versions of a model: one folder each, of hard links to the files that a newer version replaced."""
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-KEPT = 3  # of each model, besides the one in its place
-PART, GONE = ".part", ".gone"  # a version that is not whole yet; one that is none any more
+from astrodetect.errors import ModelError, ModelUnknown
+from astrodetect.model_store.manifest import Manifest, read_manifest
+
+KEPT = 3  # earlier versions of each model
+PART, GONE = ".part", ".gone"  # a version being copied; a version being deleted
 
 
-def versions(folder: Path, name: str) -> dict[str, Path]:
-    """Those of a model, the one that was replaced last first: version → the folder with its files."""
-    found = [(place.name.partition("."), place) for place in _shelf(folder, name).glob("*.*")]
-    numbered = [(int(number), version, place) for (number, _, version), place in found if number.isdecimal()]
-    return {version: place for _, version, place in sorted(numbered, reverse=True)}
+def earlier_versions(folder: Path, name: str) -> dict[Path, Manifest]:
+    """The versions that a model can be rolled back to, by their folder, the most recent first."""
+    current, found = _current_version(folder, name), {}
+    for version, path in version_folders(folder, name).items():
+        with contextlib.suppress(ModelError):  # another process may be deleting it
+            if version != current:
+                found[path] = read_manifest(path / f"{name}.json")
+    return found
+
+
+def find_version(folder: Path, name: str, version: str | None = None) -> Path:
+    """The folder of a version, or of the most recent earlier one; ModelUnknown where there is none."""
+    current, earlier = _current_version(folder, name), version_folders(folder, name)
+    if version is not None and version == current:
+        return folder
+    earlier.pop(current or "", None)
+    if current is None and not earlier:
+        raise ModelUnknown(f"no model {name} here")
+    if not earlier:
+        raise ModelUnknown(f"model {name} has no earlier version: publishing a new one will keep the present one")
+    if version is None:
+        return next(iter(earlier.values()))
+    if version not in earlier:
+        raise ModelUnknown(f"model {name} has no earlier version {version}: it has {', '.join(earlier)}")
+    return earlier[version]
+
+
+def version_folders(folder: Path, name: str) -> dict[str, Path]:
+    """Version → folder, the most recent first."""
+    found = [(path.name.partition("."), path) for path in _archive(folder, name).glob("*.*")]
+    numbered = [(int(number), version, path) for (number, _, version), path in found if number.isdecimal()]
+    return {version: path for _, version, path in sorted(numbered, reverse=True)}
 
 
 def keep(folder: Path, name: str, version: str, files: Iterable[str]) -> None:
-    """Has these files, in place now, as the version that is replaced last: all of them or none."""
-    shelf = _shelf(folder, name)
-    shutil.rmtree(shelf / PART, ignore_errors=True)
-    (shelf / PART).mkdir(parents=True)
+    """Archive the current files as the newest earlier version, atomically."""
+    archive = _archive(folder, name)
+    shutil.rmtree(archive / PART, ignore_errors=True)
+    (archive / PART).mkdir(parents=True)
     for file in files:
-        link(folder / file, shelf / PART / file)
-    known = versions(folder, name)
-    number = 1 + max((int(place.name.partition(".")[0]) for place in known.values()), default=0)
-    if version in known:
-        _drop(known[version])
-    (shelf / PART).rename(shelf / f"{number:04}.{version}")
+        link(folder / file, archive / PART / file)
+    existing = version_folders(folder, name)
+    number = 1 + max((int(path.name.partition(".")[0]) for path in existing.values()), default=0)
+    if version in existing:
+        _delete(existing[version])
+    (archive / PART).rename(archive / f"{number:04}.{version}")
 
 
-def prune(folder: Path, name: str, serving: str) -> None:
-    """Lets go of what is more than KEPT, and of the one that is in the model's place again."""
-    known = versions(folder, name)
-    if again := known.pop(serving, None):
-        _drop(again)
-    for place in list(known.values())[KEPT:]:
-        _drop(place)
+def prune(folder: Path, name: str, current: str) -> None:
+    """Delete all but the KEPT most recent earlier versions, and the copy of the current one."""
+    existing = version_folders(folder, name)
+    if duplicate := existing.pop(current, None):
+        _delete(duplicate)
+    for path in list(existing.values())[KEPT:]:
+        _delete(path)
 
 
-def link(file: Path, place: Path) -> None:
-    """The same file at another place: a second name for its bytes, or a copy where the disk knows no such names."""
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system has no hard links."""
     try:
-        place.hardlink_to(file.resolve())
+        target.hardlink_to(source.resolve())
     except OSError:
-        shutil.copyfile(file, place)
+        shutil.copyfile(source, target)
 
 
-def _drop(place: Path) -> None:
-    """Cut short, it leaves nothing that could be taken for a version."""
-    gone = place.with_name(GONE)
+def _delete(path: Path) -> None:
+    """Rename first: a deletion that is interrupted must not leave half a version."""
+    gone = path.with_name(GONE)
     shutil.rmtree(gone, ignore_errors=True)
-    place.rename(gone)
+    path.rename(gone)
     shutil.rmtree(gone)
 
 
-def _shelf(folder: Path, name: str) -> Path:
+def _archive(folder: Path, name: str) -> Path:
     return folder / f".{name}.earlier"
+
+
+def _current_version(folder: Path, name: str) -> str | None:
+    """The version being served; None where there is no valid model."""
+    try:
+        return read_manifest(folder / f"{name}.json").version
+    except ModelError:
+        return None

@@ -205,7 +205,7 @@ def gallery_cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> l
 def confusion_cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
     """The confusion matrix, a row for each true class."""
     part, classes = evidence.shown, len(evidence.model.classes)
-    said, sure = evidence.model.decides(part.outputs.probabilities), predicted_probabilities(evidence)
+    said, sure = evidence.model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
     members = [[np.flatnonzero((part.truth == t) & (said == s)) for s in range(classes)] for t in range(classes)]
     filled = sum(bool(len(cell)) for row in members for cell in row)
     each = min(MOST_IN_A_CELL, max(1, MOST_IN_CELLS // max(filled, 1)))
@@ -233,7 +233,7 @@ def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
         encoded = base64.b64encode(images.thumbnail(pixels, SIDE_PX)).decode("ascii")
         picture = f"data:image/jpeg;base64,{encoded}"
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
-    [said] = evidence.model.decides(part.outputs.probabilities[[finding.image]])
+    [said] = evidence.model.predict(part.outputs.probabilities[[finding.image]])
     places = decision.class_evidence(part.outputs.maps[finding.image], said, binary=evidence.model.task == "binary")
     return GalleryCard(name, finding.remark, picture, html.heat_map_overlay(places))
 

@@ -17,7 +17,7 @@ from astrodetect.datasets import image_files
 from astrodetect.inference import pipeline
 from astrodetect.inference.decision import decide, heat_map
 from astrodetect.inference.pipeline import ScoredFile
-from astrodetect.model_store.store import Manifest
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.progress import Bar
 from astrodetect.records import ANOMALY, BatchRunner, HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import resumable_table

@@ -13,8 +13,8 @@ from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.evaluation.summary import summarise
 from astrodetect.images import ORIENTATIONS, orient
+from astrodetect.inference.engine import load_model
 from astrodetect.inference.pipeline import read_ahead
-from astrodetect.model_store import store
 from astrodetect.progress import Bar
 from astrodetect.records import BatchRunner, Outputs
 from astrodetect.reports import evaluation_report
@@ -40,7 +40,7 @@ def evaluate_and_report(
     """
     from astrodetect.inference.engine import Engine  # noqa: PLC0415
 
-    inputs = evaluate(Engine(store.load(models, name)), parts, train=train, remarks=remarks, known=known)
+    inputs = evaluate(Engine(load_model(models, name)), parts, train=train, remarks=remarks, known=known)
     return evaluation_report.write_evaluation_report(inputs, summarise(inputs), models / f"{name}.html")
 
 

@@ -14,7 +14,7 @@ from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
 from astrodetect.inference import decision
-from astrodetect.model_store.store import Manifest
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, QueuedPrediction
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import RequestContext

@@ -15,9 +15,9 @@ import numpy as np
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.batching import Batcher, ItemResult
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import rollback, store
-from astrodetect.model_store.store import Manifest, Precision
+from astrodetect.inference.engine import Engine, has_bf16, load_model
+from astrodetect.model_store import store
+from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.records import Outputs, Pixels
 from astrodetect.service.novelty_batcher import NoveltyBatcher
 
@@ -153,7 +153,9 @@ class ModelRegistry:
 
     async def rollback(self, name: str, version: str | None = None) -> Manifest:
         """Puts an earlier version of a model in its place and has it answer here; what cannot answer is left out."""
-        put_back = partial(rollback.rollback, self.folder, name, version, precision=self._precision, trial=Engine)
+        put_back = partial(
+            store.rollback, self.folder, name, version, precision=self._precision, has_bf16=has_bf16, trial=Engine
+        )
         async with self._rolling_back:
             async with self._one_at_a_time:  # its trial is a load
                 manifest = await asyncio.to_thread(put_back)
@@ -243,7 +245,7 @@ class ModelRegistry:
     def _opened(self, name: str) -> ServedModel:
         stamp = self._stamp(name)  # before the files: what is published meanwhile is found at the next look
         try:
-            loaded = store.load(self.folder, name, self._precision)
+            loaded = load_model(self.folder, name, self._precision)
         except ModelMissing as missing:
             if name == self.default_name:
                 raise

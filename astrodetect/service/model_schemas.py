@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from astrodetect.model_store import rollback, store
-from astrodetect.model_store.store import Manifest, ModelTask
+from astrodetect.model_store import archive
+from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
 from astrodetect.service.model_registry import ModelRegistry
 
 NAME = r"^\w[\w.-]*$"  # of a model: no path leads elsewhere by it
@@ -92,7 +92,7 @@ class ModelResponse(BaseModel):
         """The manifest as callers see it."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
-        older = rollback.versions(models.folder, manifest.name).values()
+        older = archive.earlier_versions(models.folder, manifest.name).values()
         return cls(
             **{name: getattr(manifest, name) for name in AS_THEY_ARE},
             serving=in_memory and manifest.name == models.default_name,
@@ -117,7 +117,7 @@ class RollbackRequest(BaseModel):
 
 def listed(models: ModelRegistry) -> list[ModelResponse]:
     """Every trained model here."""
-    return [ModelResponse.of(manifest, models) for manifest in store.manifests(models.folder)]
+    return [ModelResponse.of(manifest, models) for manifest in list_manifests(models.folder)]
 
 
 async def rolled_back(models: ModelRegistry, name: str, said: RollbackRequest | None) -> ModelResponse:

@@ -18,8 +18,7 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.images import read_file
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 
 KINDS = {"E": 80, "SB": 50, "trail": 6}
 COUNT = sum(KINDS.values())
@@ -155,7 +154,7 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "the model resnet50_model now carries these detectors" in done.stdout
-    loaded = store.load(models, "resnet50_model")
+    loaded = load_model(models, "resnet50_model")
     assert loaded.novelty is not None
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):

@@ -17,8 +17,8 @@ from astrodetect.__main__ import main
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import ORIENTATIONS, orient
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
+from astrodetect.model_store.manifest import list_manifests, read_manifest
 from astrodetect.records import Outputs
 from astrodetect.scoring import evaluate
 
@@ -65,7 +65,7 @@ def test_the_test_part_is_evaluated_and_the_page_stands_beside_the_model(models:
     assert figures[0].strip().startswith("Accuracy: ")
     assert list(measured(page)) == ["test"]
     assert re.search(r">test, evaluated here<.*>1</td></tr>", page.read_text())  # the file that was left out
-    assert [manifest.name for manifest in store.manifests(models)] == ["resnet50_model"]  # the figures are none
+    assert [manifest.name for manifest in list_manifests(models)] == ["resnet50_model"]  # the figures are none
 
 
 def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, sky: Path) -> None:
@@ -73,7 +73,7 @@ def test_eight_views_are_the_mean_over_turned_and_mirrored_images(models: Path, 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 views: ") == 3
     assert list(measured(models / "views.html")) == ["train"]
-    engine = Engine(store.load(models, "resnet50_model"))
+    engine = Engine(load_model(models, "resnet50_model"))
     catalogue = dataset.read_dataset(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
     found = evaluate.compute_outputs(catalogue, engine, "one image", 8)
     pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
@@ -88,7 +88,7 @@ def test_maps_of_turned_views_are_turned_back(model_folder: Path, tmp_path: Path
     class Bright:
         """A network whose map is how bright each quarter of the image is."""
 
-        manifest = store.read_manifest(model_folder / "resnet50_model.json")
+        manifest = read_manifest(model_folder / "resnet50_model.json")
         batch_size, streams = 4, 1
 
         def run(self, pixels: NDArray[np.uint8]) -> Outputs:

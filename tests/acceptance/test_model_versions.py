@@ -9,6 +9,7 @@ import pytest
 from programs import run_here
 
 from astrodetect.__main__ import main
+from astrodetect.inference.engine import load_model
 from astrodetect.model_store import store
 
 
@@ -49,7 +50,7 @@ def test_programs_get_the_same_as_json(tmp_path: Path, versions: list[str]) -> N
     model, other = json.loads(models(tmp_path, "--json").stdout)
     assert (model["name"], model["version"], model["default"]) == ("m", versions[2], True)
     assert [one["version"] for one in model["earlier"]] == [versions[1], versions[0]]
-    assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in store.SERVED)
+    assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in store.NETWORK)
     assert (other["name"], other["default"], other["earlier"]) == ("other", False, [])
 
 
@@ -59,7 +60,7 @@ def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, 
         f"m: version {versions[0]} is back in place",
         f"to go forward again: python -m astrodetect models rollback m {versions[2]}",
     ]
-    assert store.load(tmp_path, "m").manifest.version == versions[0]
+    assert load_model(tmp_path, "m").manifest.version == versions[0]
     assert models(tmp_path, "rollback", "m", versions[0]).stdout == f"m: version {versions[0]} was in place\n"
     assert json.loads(models(tmp_path, "rollback", "m", "--json").stdout)["version"] == versions[2]
 
@@ -80,7 +81,7 @@ def test_what_cannot_be_rolled_back_is_one_clear_line(
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"astrodetect: {said}")
-    assert store.load(tmp_path, "m").manifest.version == versions[2]
+    assert load_model(tmp_path, "m").manifest.version == versions[2]
 
 
 def test_without_a_model_it_says_what_makes_one(tmp_path: Path) -> None:
@@ -96,5 +97,5 @@ def test_what_could_not_answer_is_not_put_in_place(tmp_path: Path, versions: lis
     done = models(tmp_path, "rollback", "m")
     assert done.returncode == 1
     assert "astrodetect: model m scores its canary" in done.stderr
-    assert store.load(tmp_path, "m").manifest.version == versions[2]
+    assert load_model(tmp_path, "m").manifest.version == versions[2]
     assert models(tmp_path, "rollback", "m", versions[0]).returncode == 0

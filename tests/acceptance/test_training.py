@@ -18,7 +18,8 @@ import train_model
 from astrodetect import images
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import ModelMissing
-from astrodetect.model_store import store
+from astrodetect.inference.engine import load_model
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import ImageContract
 
 SMALL = ("--size", "32", "--batch-size", "8")
@@ -100,7 +101,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
 
     def no_model() -> None:
         with pytest.raises(ModelMissing):
-            store.load(models, "cnn")
+            load_model(models, "cnn")
         assert not (models / "cnn.h5").exists()
 
     with train() as training:
@@ -128,7 +129,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
     history = json.loads((models / "cnn.json").read_text())["settings"]["history"]
     assert len(history) == int(EPOCHS)
     assert history[: killed["epoch"]] == killed["history"]
-    assert store.load(models, "cnn").manifest.positive == "E"
+    assert load_model(models, "cnn").manifest.positive == "E"
     assert not state.exists()
 
 
@@ -147,7 +148,7 @@ def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: P
     assert "Traceback" not in training.output
     assert "training images: 16 E, 14 S, 14 edge" in training.output
     assert training.output.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
-    manifest = store.load(output.parent, "kinds").manifest
+    manifest = load_model(output.parent, "kinds").manifest
     assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
     assert manifest.positive is None
     assert manifest.temperature > 0
@@ -170,7 +171,7 @@ def test_the_same_seed_and_images_give_the_same_figures(data: Path, tmp_path: Pa
             "train_model.py", *command, *threshold, "--output", str(output), log=tmp_path / "log", environment={}
         ) as training:
             assert training.wait() == 0, training.output
-        manifest = store.read_manifest(output.with_suffix(".json"))
+        manifest = read_manifest(output.with_suffix(".json"))
         figures.append((manifest.metrics, manifest.temperature, manifest.threshold))
     assert figures[0] == figures[1]
     assert figures[0][2] != 0.5

@@ -10,8 +10,7 @@ import httpx2
 from programs import Service, query
 
 from astrodetect import images
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 from faults.clients import Call, LoadClients, picture, upload
 from faults.postgres_process import Log
 from faults.service_state import Start, drained
@@ -29,7 +28,7 @@ def request(caller: int, number: int) -> bytes:
 
 def scores(folder: Path) -> list[float]:
     """What the version in place says of each picture."""
-    engine = Engine(store.load(folder, NAME))
+    engine = Engine(load_model(folder, NAME))
     return [float(engine.run(images.read(data, engine.manifest.image)[None]).scores[0]) for data in PICTURES]
 
 

@@ -13,8 +13,8 @@ import colour_models
 import pytest
 
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.service import model_registry as models_module
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
 
@@ -32,13 +32,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that are loaded, as it happens."""
-    loaded, load = [], store.load
+    loaded, load = [], load_model
 
     def noted(folder: Path, name: str, precision: Any) -> Any:
         loaded.append(name)
         return load(folder, name, precision)
 
-    monkeypatch.setattr(store, "load", noted)
+    monkeypatch.setattr(models_module, "load_model", noted)
     return loaded
 
 
@@ -145,7 +145,7 @@ def test_unknown_and_broken_models_are_refused_in_a_line_and_displace_none(folde
             for number in range(20):
                 with pytest.raises(ModelUnknown, match=f"^no model nothing{number} here"):
                     await used(models, f"nothing{number}")
-            with pytest.raises(ModelError, match=r"c\.bin is not the file that its manifest vouches for"):
+            with pytest.raises(ModelError, match=r"c\.bin does not match the SHA-256 in its manifest"):
                 await used(models, "c")
             with pytest.raises(ModelError, match="is not a manifest"):
                 await used(models, "d")
@@ -226,7 +226,7 @@ def test_the_trial_of_an_earlier_version_and_the_loads_of_others_take_turns(
         check(engine)
         at_once -= 1
 
-    old = store.read_manifest(folder / "a.json").version
+    old = read_manifest(folder / "a.json").version
     colour_models.publish(folder, "a", scale=0.05)
     monkeypatch.setattr(Engine, "_check", slow)
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from astrodetect import images
 from astrodetect.__main__ import main as run
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.settings import Settings, settings
 from main import create_app
 
@@ -86,7 +86,7 @@ def test_the_service_and_the_command_tell_the_same_novelty_and_it_is_in_the_row(
 ) -> None:
     alone = told_alone(client, sky)
     rows = query(database_url, "SELECT novelty, space FROM predictions ORDER BY id")
-    assert rows == [(novelty, store.read_manifest(folder / "resnet50_model.json").space) for novelty in alone]
+    assert rows == [(novelty, read_manifest(folder / "resnet50_model.json").space) for novelty in alone]
     for path, novelty in zip(sky, alone, strict=True):
         assert abs(scored[path.name] - novelty) <= STEP + ROUNDING
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection import ProjectionProcess
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import projection_jobs
 from database import Database
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def space(folder: Path) -> str:
-    return store.read_manifest(folder / f"{NAME}.json").space or ""
+    return read_manifest(folder / f"{NAME}.json").space or ""
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from malicious_server import png
 from starlette.testclient import TestClient
 
-from astrodetect.model_store import archive, store
+from astrodetect.model_store import archive
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.service import model_registry as models_module
 from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY
 
@@ -100,7 +101,7 @@ def test_what_could_not_answer_is_not_put_in_place(versions: list[str], client: 
     answer = client.post(f"/models/{NAME}/rollback")
     assert answer.status_code == 503
     assert "scores its canary" in answer.json()["error"]["message"]
-    assert store.read_manifest(folder / f"{NAME}.json").version == answering(client) == versions[1]
+    assert read_manifest(folder / f"{NAME}.json").version == answering(client) == versions[1]
 
 
 def test_the_page_says_what_answers_and_what_it_wants(versions: list[str], client: TestClient, folder: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_model_published_broken_is_told_of_with_what_goes_on(
     third = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.1)
     (folder / f"{NAME}.bin").write_bytes(b"torn")
     page = until(client, "goes on answering")
-    assert "m.bin is not the file that its manifest vouches for" in page
+    assert "m.bin does not match the SHA-256 in its manifest" in page
     assert answering(client) == versions[1]
     assert "is not the file" in listed(client)[NAME]["problem"]
     assert listed(client)[NAME]["loaded"] is False
@@ -237,7 +238,7 @@ def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, fol
 def test_the_page_is_shown_while_an_earlier_version_is_let_go(
     versions: list[str], client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed_then, looks = archive.versions, 0
+    listed_then, looks = archive.version_folders, 0
 
     def let_go(*asked: Any) -> dict[str, Path]:
         nonlocal looks
@@ -246,7 +247,7 @@ def test_the_page_is_shown_while_an_earlier_version_is_let_go(
         looks += 1
         return listed_then(*asked)
 
-    monkeypatch.setattr(archive, "versions", let_go)
+    monkeypatch.setattr(archive, "version_folders", let_go)
     page = client.get("/trained")
     assert page.status_code == 200
     assert f"Roll back to {versions[0]}" in words(page.text)

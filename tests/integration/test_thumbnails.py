@@ -23,8 +23,7 @@ from starlette.testclient import TestClient
 import database
 from astrodetect.cli import score
 from astrodetect.db.connections import connect
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 from astrodetect.records import HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings
@@ -118,7 +117,7 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
         task = batch_scoring.ScoringTask(
             [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
         )
-        batch_scoring.score_task(task, Engine(store.load(models, "resnet50_model")), total=1, record=record)
+        batch_scoring.score_task(task, Engine(load_model(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
         assert heat is not None

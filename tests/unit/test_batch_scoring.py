@@ -15,8 +15,7 @@ from astrodetect import images
 from astrodetect.datasets import image_files
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
-from astrodetect.inference.engine import Engine
-from astrodetect.model_store import store
+from astrodetect.inference.engine import Engine, load_model
 from astrodetect.records import ImageContract, Pixels, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table
 
@@ -26,7 +25,7 @@ ABOUT = {"model": "m", "threshold": 0.5}
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path) -> Engine:
-    return Engine(store.load(model_folder, "resnet50_model", "auto"))
+    return Engine(load_model(model_folder, "resnet50_model", "auto"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
     from pyarrow.parquet import read_table
 
     colour_models.publish(tmp_path, "colours")
-    engine = Engine(store.load(tmp_path, "colours"))
+    engine = Engine(load_model(tmp_path, "colours"))
     sky = tmp_path / "sky"
     sky.mkdir()
     for seed in range(30):

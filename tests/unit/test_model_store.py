@@ -13,8 +13,9 @@ import pytest
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
-from astrodetect.model_store import archive, rollback, store
-from astrodetect.model_store.store import Manifest, Precision
+from astrodetect.inference.engine import load_model
+from astrodetect.model_store import archive, store
+from astrodetect.model_store.manifest import Manifest, Precision, canary, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 
 FILES = ("m.h5", "m.xml", "m.bin")
@@ -42,12 +43,12 @@ def publish(folder: Path, word: str, precision: Precision = "f32") -> None:
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
-    loaded = store.load(folder, "m")
+    loaded = load_model(folder, "m")
     return loaded.xml, loaded.weights
 
 
 def shelved(folder: Path) -> list[str]:
-    return [manifest.version for manifest in rollback.versions(folder, "m").values()]
+    return [manifest.version for manifest in archive.earlier_versions(folder, "m").values()]
 
 
 def in_place(folder: Path) -> str:
@@ -58,7 +59,7 @@ def in_place(folder: Path) -> str:
 
 
 def put_back(folder: Path, name: str, version: str | None = None) -> Manifest:
-    return rollback.rollback(folder, name, version, precision="f32", trial=lambda _: None)
+    return store.rollback(folder, name, version, precision="f32", has_bf16=lambda: False, trial=lambda _: None)
 
 
 def names(folder: Path) -> list[str]:
@@ -67,7 +68,7 @@ def names(folder: Path) -> list[str]:
 
 def report(folder: Path, text: str) -> None:
     """What an evaluation of the model in place leaves."""
-    version = store.read_manifest(folder / "m.json").version
+    version = read_manifest(folder / "m.json").version
     for name, content in (("m.html", text), ("m.metrics.json", json.dumps({"version": version}))):
         (folder / ".part").write_text(content)
         (folder / ".part").replace(folder / name)
@@ -79,24 +80,24 @@ def test_what_is_published_is_loaded(tmp_path: Path) -> None:
     publish(tmp_path, "new")
     assert served(tmp_path) == (b"new m.xml", b"new m.bin")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
-    assert store.load(tmp_path, "m").manifest.version == store.load(tmp_path, "m").manifest.files["m.h5"][:12]
+    assert load_model(tmp_path, "m").manifest.version == load_model(tmp_path, "m").manifest.files["m.h5"][:12]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str) -> None:
     publish(tmp_path, "old")
     (tmp_path / name).write_text("other")
-    with pytest.raises(ModelError, match=f"{name} is not the file that its manifest vouches for"):
-        store.load(tmp_path, "m")
+    with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
+        load_model(tmp_path, "m")
     (tmp_path / name).unlink()
     with pytest.raises(ModelError, match=f"{name} cannot be read"):
-        store.load(tmp_path, "m")
+        load_model(tmp_path, "m")
 
 
 def test_each_precision_loads_its_own_network(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     for asked, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
-        loaded = store.load(tmp_path, "m", asked)  # type: ignore[arg-type]
+        loaded = load_model(tmp_path, "m", asked)  # type: ignore[arg-type]
         assert (loaded.precision, loaded.xml) == (precision, f"old {stem}.xml".encode())
         assert loaded.weights == f"old {stem}.bin".encode()
 
@@ -106,8 +107,8 @@ def test_an_int8_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, nam
     publish(tmp_path, "old", "int8")
     (tmp_path / name).write_text("other")
     for asked in ("auto", "int8", "f32"):
-        with pytest.raises(ModelError, match=f"{name} is not the file that its manifest vouches for"):
-            store.load(tmp_path, "m", asked)
+        with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
+            load_model(tmp_path, "m", asked)
 
 
 def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> None:
@@ -115,17 +116,17 @@ def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> N
     publish(tmp_path, "new")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
     with pytest.raises(ModelError, match="model m has no int8 network: ask for auto, bf16 or f32"):
-        store.load(tmp_path, "m", "int8")
+        load_model(tmp_path, "m", "int8")
 
 
 def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, "old", "bf16")
     monkeypatch.setattr(engine, "has_bf16", lambda: True)
-    assert store.load(tmp_path, "m").precision == store.load(tmp_path, "m", "bf16").precision == "bf16"
+    assert load_model(tmp_path, "m").precision == load_model(tmp_path, "m", "bf16").precision == "bf16"
     monkeypatch.setattr(engine, "has_bf16", lambda: False)
-    assert store.load(tmp_path, "m").precision == "f32"
+    assert load_model(tmp_path, "m").precision == "f32"
     with pytest.raises(ModelError, match="this processor does not compute in bf16: ask for auto or f32"):
-        store.load(tmp_path, "m", "bf16")
+        load_model(tmp_path, "m", "bf16")
 
 
 def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) -> None:
@@ -134,9 +135,9 @@ def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) 
     fields = json.loads(path.read_text())
     del fields["precision"], fields["fidelity"]
     path.write_text(json.dumps(fields | {"canary_score": 0.25}))
-    loaded = store.load(tmp_path, "m")
+    loaded = load_model(tmp_path, "m")
     assert loaded.precision == "f32"
-    assert loaded.manifest.canary_of("f32") == loaded.manifest.canary_of("bf16") == 0.25
+    assert loaded.manifest.expected_canary_score("f32") == loaded.manifest.expected_canary_score("bf16") == 0.25
 
 
 class Killed(BaseException):
@@ -188,15 +189,15 @@ def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_ev
     for steps in itertools.count():
         folder = tmp_path / str(steps)
         shutil.copytree(tmp_path / "all", folder, copy_function=os.link)
-        before = {store.load(folder, "m").manifest.version, *shelved(folder)}
+        before = {load_model(folder, "m").manifest.version, *shelved(folder)}
         killed = dies_after(steps, lambda folder=folder: does(folder))  # type: ignore[misc]
         outcomes.append(in_place(folder))
-        version = store.load(folder, "m").manifest.version
+        version = load_model(folder, "m").manifest.version
         assert version not in shelved(folder)
         assert len(before - {version, *shelved(folder)}) <= let_go
         for other in shelved(folder)[: archive.KEPT]:
-            assert put_back(folder, "m", other) == store.load(folder, "m").manifest
-            assert store.load(folder, "m").manifest.version == other
+            assert put_back(folder, "m", other) == load_model(folder, "m").manifest
+            assert load_model(folder, "m").manifest.version == other
         publish(folder, "next")
         assert in_place(folder) == "next"
         assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
@@ -212,29 +213,29 @@ def test_the_last_few_versions_are_kept_the_one_replaced_last_first(tmp_path: Pa
     published = []
     for word in "abcde":
         publish(tmp_path, word)
-        published.append(store.load(tmp_path, "m").manifest.version)
+        published.append(load_model(tmp_path, "m").manifest.version)
     assert shelved(tmp_path) == published[-2::-1][: archive.KEPT] == [published[3], published[2], published[1]]
 
 
 def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
-    old = store.load(tmp_path, "m").manifest
-    store.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    old = load_model(tmp_path, "m").manifest
+    store.attach_detectors(tmp_path, "m", lambda place: place.write_text("what is usual"))
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
-    new = store.load(tmp_path, "m").manifest
+    new = load_model(tmp_path, "m").manifest
     assert store.report_page(tmp_path, new) is None  # the page there is of the old one
     report(tmp_path, "the new one's")
 
     assert put_back(tmp_path, "m").version == old.version
-    loaded = store.load(tmp_path, "m")
+    loaded = load_model(tmp_path, "m")
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert store.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
-    assert list(rollback.versions(tmp_path, "m").values()) == [new]
+    assert list(archive.earlier_versions(tmp_path, "m").values()) == [new]
 
     assert put_back(tmp_path, "m") == new
-    assert store.load(tmp_path, "m").novelty is None
+    assert load_model(tmp_path, "m").novelty is None
     assert (tmp_path / "m.html").read_text() == "the new one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
     assert shelved(tmp_path) == [old.version]
@@ -253,7 +254,7 @@ def test_earlier_versions_take_no_room_of_their_own_until_their_place_is_taken(t
     publish(tmp_path, "old")
     inode = (tmp_path / "m.h5").stat().st_ino
     publish(tmp_path, "new")
-    [kept] = archive.versions(tmp_path, "m").values()
+    [kept] = archive.version_folders(tmp_path, "m").values()
     assert (kept / "m.h5").stat().st_ino == inode
     put_back(tmp_path, "m")
     assert (tmp_path / "m.h5").stat().st_ino == inode
@@ -273,9 +274,9 @@ def test_where_the_disk_has_no_links_the_versions_are_copied(tmp_path: Path, mon
 def test_new_detectors_and_the_same_weights_again_are_no_other_version(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     publish(tmp_path, "old")
-    store.attach(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    store.attach_detectors(tmp_path, "m", lambda place: place.write_text("what is usual"))
     assert shelved(tmp_path) == []
-    version = store.load(tmp_path, "m").manifest.version
+    version = load_model(tmp_path, "m").manifest.version
     assert put_back(tmp_path, "m", version).version == version  # asked for twice it is there once
     assert shelved(tmp_path) == []
 
@@ -285,14 +286,14 @@ def test_what_cannot_be_rolled_back_to_is_refused_and_changes_nothing(tmp_path: 
         put_back(tmp_path, "m")
     assert list(tmp_path.iterdir()) == []
     publish(tmp_path, "old")
-    with pytest.raises(ModelUnknown, match="model m has no earlier version: the next one"):
+    with pytest.raises(ModelUnknown, match="model m has no earlier version: publishing"):
         put_back(tmp_path, "m")
     publish(tmp_path, "new")
     with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
         put_back(tmp_path, "m", "../x")
-    [kept] = archive.versions(tmp_path, "m").values()
+    [kept] = archive.version_folders(tmp_path, "m").values()
     (kept / "m.bin").write_text("torn")
-    with pytest.raises(ModelError, match=r"m\.bin is not the file that its manifest vouches for"):
+    with pytest.raises(ModelError, match=r"m\.bin does not match the SHA-256 in its manifest"):
         put_back(tmp_path, "m")
     assert in_place(tmp_path) == "new"
 
@@ -308,7 +309,7 @@ def test_a_broken_model_is_rolled_back_from_and_not_kept(tmp_path: Path) -> None
 
 def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match=r"python train_model\.py makes one"):
-        store.load(tmp_path, "m")
+        load_model(tmp_path, "m")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,7 @@ def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, chang
     path = tmp_path / "m.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError) as refused:
-        store.load(tmp_path, "m")
+        load_model(tmp_path, "m")
     assert "\n" not in str(refused.value)
 
 
@@ -342,12 +343,12 @@ def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, chang
 def test_a_damaged_manifest_is_refused_and_not_listed(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError):
-        store.load(tmp_path, "m")
-    assert list(store.manifests(tmp_path)) == []
+        load_model(tmp_path, "m")
+    assert list(list_manifests(tmp_path)) == []
 
 
 def test_the_canary_is_the_same_for_ever() -> None:
-    image = store.canary(8)
+    image = canary(8)
     assert image.shape == (8, 8, 3)
-    assert np.array_equal(image, store.canary(8))
+    assert np.array_equal(image, canary(8))
     assert image.sum() == 12494

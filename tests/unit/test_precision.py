@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 import train_model
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, openvino
+from astrodetect.inference.engine import Engine, load_model, openvino
 from astrodetect.learning import export, network
-from astrodetect.model_store import store
-from astrodetect.model_store.store import Fidelity, Manifest, Precision, VerifiedModel
+from astrodetect.model_store.manifest import Fidelity, Manifest, Precision
+from astrodetect.model_store.store import VerifiedModel
 from astrodetect.recipes import PixelStatistics
 from astrodetect.records import ImageContract, Outputs
 
@@ -71,7 +71,7 @@ def folder(
 
 @pytest.fixture(scope="module")
 def exact(folder: Path, held: export.HeldOut) -> Outputs:
-    return Engine(store.load(folder, "m", "f32")).run(held.pixels)
+    return Engine(load_model(folder, "m", "f32")).run(held.pixels)
 
 
 def manifest() -> Manifest:
@@ -88,7 +88,7 @@ def one_sided(network: Any, _pixels: NDArray[np.uint8]) -> Any:
 
 
 def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: export.HeldOut) -> None:
-    loaded = store.load(folder, "m")
+    loaded = load_model(folder, "m")
     assert loaded.precision == loaded.manifest.precision == "int8"
     served = Engine(loaded).run(held.pixels)
     assert np.array_equal(served.scores > 0.5, held.probabilities[:, 1] > 0.5)
@@ -103,15 +103,15 @@ def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: expo
 
 def test_only_the_network_that_serves_is_held_in_memory(folder: Path) -> None:
     for precision, stem in (("int8", "m.int8"), ("bf16", "m"), ("f32", "m")):
-        loaded = store.load(folder, "m", precision)  # type: ignore[arg-type]
+        loaded = load_model(folder, "m", precision)  # type: ignore[arg-type]
         assert loaded.xml == (folder / f"{stem}.xml").read_bytes()
         assert loaded.weights == (folder / f"{stem}.bin").read_bytes()
-    assert len(store.load(folder, "m").weights) < len(store.load(folder, "m", "f32").weights) / 3.5
+    assert len(load_model(folder, "m").weights) < len(load_model(folder, "m", "f32").weights) / 3.5
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_company_an_image_is_in_changes_no_answer(folder: Path, held: export.HeldOut, precision: Precision) -> None:
-    engine = Engine(store.load(folder, "m", precision))
+    engine = Engine(load_model(folder, "m", precision))
     alone = [engine.run(held.pixels[[i]]) for i in range(12)]
     for count in range(2, 9):
         for first in range(0, 12 - count + 1):
@@ -123,7 +123,7 @@ def test_the_company_an_image_is_in_changes_no_answer(folder: Path, held: export
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_callers_at_once_get_their_own_answers(folder: Path, held: export.HeldOut, precision: Precision) -> None:
-    engine = Engine(store.load(folder, "m", precision))
+    engine = Engine(load_model(folder, "m", precision))
     parts = [held.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
     with ThreadPoolExecutor(2 * engine.streams) as pool:
         found = list(pool.map(engine.run, parts))
@@ -159,7 +159,7 @@ def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
 def test_decisions_ranking_and_explanations_must_all_stay(
     folder: Path, held: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    low = store.load(folder, "m", "int8")
+    low = load_model(folder, "m", "int8")
     assert export.measure_fidelity(low, exact, held).kept
     for limit, value in (("MIN_SAME_DECISIONS", 1.01), ("MAX_AUC_CHANGE", -1.0), ("MIN_R_SQUARED", 1.01)):
         with monkeypatch.context() as patch:
@@ -178,7 +178,7 @@ def test_what_is_left_of_features_and_maps_is_measured_against_what_tells_them_a
 
 
 def test_the_first_convolution_the_head_and_the_later_sums_stay_in_float(folder: Path) -> None:
-    loaded = store.load(folder, "m")
+    loaded = load_model(folder, "m")
     nodes = openvino.Core().read_model(loaded.xml, loaded.weights).get_ordered_ops()
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
     in_float = [node for node in convolutions if inputs(node)[1] == "Constant"]
@@ -193,15 +193,15 @@ def inputs(node: Any) -> list[str]:
 
 
 def test_each_precision_answers_for_its_own_canary(folder: Path) -> None:
-    true = store.load(folder, "m", "int8")
+    true = load_model(folder, "m", "int8")
     Engine(replace(true, manifest=replace(true.manifest, canary_score=0.987)))  # float32's, which does not serve
-    other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.canary_of("int8") + 0.1)
+    other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.expected_canary_score("int8") + 0.1)
     with pytest.raises(ModelError, match=r"canary 0\.\d+ in int8, not .* set ASTRODETECT_PRECISION=f32"):
         Engine(replace(true, manifest=replace(true.manifest, fidelity={"int8": other})))
 
 
 def test_an_int8_network_with_other_weights_is_refused(folder: Path) -> None:
-    true = store.load(folder, "m", "int8")
+    true = load_model(folder, "m", "int8")
     spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
     spoilt[len(spoilt) // 4 :] = 1
     with pytest.raises(ModelError, match="model m"):

@@ -180,7 +180,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
     for classes in (("SB", "E"), ("SB", "E", "S")):
         found = make_evaluation_inputs(tmp_path / str(len(classes)), classes, count=12)
         outputs = found.shown.outputs
-        said = found.model.decides(outputs.probabilities)
+        said = found.model.predict(outputs.probabilities)
         assert {0, 1} <= {*said.tolist()}
         for number, class_ in enumerate(said):
             [card] = evaluation_report.gallery_cards(found, [NotableImage(number, "")])

@@ -7,8 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.model_store import store
-from astrodetect.model_store.store import Manifest
+from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionPage
 from astrodetect.service.row_follower import UNUSUAL
 from astrodetect.service.web.history_filters import HistoryFilters
@@ -42,7 +41,7 @@ def history(request: Request) -> Response:
         answer = render(request, "_rows.html", **values)
         answer.headers["HX-Push-Url"] = "false" if request.headers.get("hx-current-url", "").endswith(here) else here
         return answer
-    choices = _choices(wanted, store.manifests(state.models.folder))
+    choices = _choices(wanted, list_manifests(state.models.folder))
     newest = not (wanted.typed or before or after)
     watched = max((row.id for row in page.predictions), default=0) if newest else None
     return render(request, "history.html", status=422 if wanted.wrong else 200, watched=watched, **choices, **values)

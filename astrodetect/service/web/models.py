@@ -12,9 +12,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
 from astrodetect.evaluation.summary import METRIC_SPECS
-from astrodetect.model_store import rollback as earlier
-from astrodetect.model_store import store
-from astrodetect.model_store.store import Manifest, Precision
+from astrodetect.model_store import archive, store
+from astrodetect.model_store.manifest import Manifest, Precision, invalid_manifests, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
 from astrodetect.service.model_registry import ModelRegistry
@@ -102,9 +101,9 @@ def report(
 ) -> HTMLResponse:
     """The evaluation of a model, or of an earlier version of it."""
     folder = request.app.state.models.folder
-    place = earlier.place(folder, name, version) if version else folder
+    place = archive.find_version(folder, name, version) if version else folder
     try:
-        page = store.report_page(place, store.read_manifest(place / f"{name}.json"))
+        page = store.report_page(place, read_manifest(place / f"{name}.json"))
         text = page.read_text(encoding="utf-8") if page else None
     except (ModelMissing, FileNotFoundError) as missing:  # a version may be let go meanwhile
         raise ModelUnknown(f"no model {name} here") from missing
@@ -116,7 +115,7 @@ def report(
 def _found(models: ModelRegistry) -> list[ModelEntry]:
     """Every model, the one that answers where none is named first."""
     folder, loaded, failed = models.folder, models.loaded, models.failed
-    in_place, broken = {one.name: one for one in store.manifests(folder)}, store.unreadable(folder)
+    in_place, broken = {one.name: one for one in list_manifests(folder)}, invalid_manifests(folder)
     names = sorted({*in_place, *broken, *loaded}, key=lambda name: (name != models.default_name, name))
     return [
         ModelEntry(
@@ -126,7 +125,7 @@ def _found(models: ModelRegistry) -> list[ModelEntry]:
             loaded[name].manifest if name in loaded else None,
             loaded[name].precision if name in loaded else None,
             broken.get(name) or failed.get(name),
-            [_version(place, one) for place, one in earlier.versions(folder, name).items()],
+            [_version(place, one) for place, one in archive.earlier_versions(folder, name).items()],
         )
         for name in names
     ]

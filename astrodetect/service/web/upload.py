@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Header, Request, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty
-from astrodetect.model_store import store
+from astrodetect.model_store.manifest import list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE
@@ -90,7 +90,7 @@ def _page(
     card: dict[str, Any] | None = None,
 ) -> HTMLResponse:
     state = request.app.state
-    serving, models = state.models.default_name, [one.name for one in store.manifests(state.models.folder)]
+    serving, models = state.models.default_name, [one.name for one in list_manifests(state.models.folder)]
     return render(
         request,
         "try.html",

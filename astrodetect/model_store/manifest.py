@@ -1,0 +1,152 @@
+"""The manifest of a model: its classes, preprocessing, metrics and provenance, and the SHA-256 of each of its files."""
+
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from astrodetect.errors import ModelError, ModelMissing
+from astrodetect.evaluation.metrics import predict_classes
+from astrodetect.records import Floats, ImageContract, Pixels
+
+MANIFEST_FORMAT = 1
+TRAIN_COMMAND = "python train_model.py"
+RETRAIN = f"train it again with {TRAIN_COMMAND}"
+NOVELTY = ".novelty.npz"  # suffix of the file of anomaly detectors
+METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
+
+Precision = Literal["int8", "bf16", "f32"]
+ModelTask = Literal["binary", "classes"]  # anomaly or not; one of several classes
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Agreement of a low-precision network with Keras and float32 on held-out images."""
+
+    kept: bool  # close enough to serve
+    canary_score: float
+    images: int
+    same_decisions: float  # share of the images that Keras classifies alike
+    largest_difference: float  # of a score from Keras's
+    mean_difference: float
+    auc_difference: float  # NaN where the images are of one class
+    features: float  # share of the distances between images' features that is preserved: 1 where nothing is lost
+    maps: float  # the same for the activation maps, pixel by pixel
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything needed to serve a model correctly and to know where it comes from."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    classes: list[str]  # by index; the positive class of a binary model is classes[1]
+    image: ImageContract
+    metrics: dict[str, dict[str, float]]  # part of the data → metric → value
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    canary_score: float = float("nan")  # the network's score of `canary()`, checked when it is loaded
+    precision: Precision = "f32"  # the default for serving
+    fidelity: dict[Precision, Fidelity] = field(default_factory=dict)  # of each low precision that was measured
+    threshold: float = 0.5  # binary models: an anomaly where score > threshold
+    temperature: float = 1.0  # calibration temperature; the networks' weights include it already
+    files: dict[str, str] = field(default_factory=dict)  # name → SHA-256
+    created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+    task: ModelTask = "binary"
+    recipe: str = "resnet50"
+    format: int = MANIFEST_FORMAT
+
+    @property
+    def version(self) -> str:
+        """The first 12 digits of the SHA-256 of the weights."""
+        return self.files[f"{self.name}{'.h5' if f'{self.name}.h5' in self.files else '.bin'}"][:12]
+
+    @property
+    def space(self) -> str | None:
+        """The first 12 digits of the SHA-256 of the anomaly detectors: only vectors of one space are comparable."""
+        return self.files.get(f"{self.name}{NOVELTY}", "")[:12] or None
+
+    @property
+    def positive(self) -> str | None:
+        """The class whose probability is the score of a binary model."""
+        return self.classes[1] if self.task == "binary" else None
+
+    def predict(self, probabilities: Floats) -> NDArray[np.int64]:
+        """Class index of each image from its probabilities (n, classes)."""
+        return predict_classes(probabilities, self.threshold if self.task == "binary" else None)
+
+    def expected_canary_score(self, precision: Precision) -> float:
+        """The canary's score in this precision; float32's where it was not measured."""
+        measured = self.fidelity.get(precision)
+        return measured.canary_score if measured else self.canary_score
+
+
+MANIFEST = TypeAdapter(Manifest)
+
+
+def canary(size: int) -> Pixels:
+    """A fixed test image (Gaussian blobs on a gradient) whose score identifies a network."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float64) / size
+    bands = [
+        np.exp(-((x - a) ** 2 + (y - b) ** 2) * 12) * 200 + 40 * x for a, b in ((0.5, 0.5), (0.4, 0.6), (0.7, 0.3))
+    ]
+    return np.stack(bands, axis=-1).astype(np.uint8)
+
+
+def list_manifests(folder: Path) -> Iterator[Manifest]:
+    """Every valid manifest in the folder, by name."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(ModelError):
+            yield read_manifest(path)
+
+
+def invalid_manifests(folder: Path) -> dict[str, str]:
+    """Model name → error, for each manifest that cannot be read."""
+    errors = {}
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.endswith(METRICS):
+            try:
+                read_manifest(path)
+            except ModelError as error:
+                errors[path.stem] = str(error)
+    return errors
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate a manifest; ModelError says what is wrong with it."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelMissing(f"no model {path.stem} yet: {TRAIN_COMMAND} makes one from your images") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path.name} cannot be read: {RETRAIN}") from error
+    if not isinstance(fields, dict) or fields.get("format") != MANIFEST_FORMAT:
+        raise ModelError(f"{path.name} is not a manifest that this version reads: {RETRAIN}")
+    try:
+        manifest = MANIFEST.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"][0] == "image" and first["type"] == "value_error":
+            raise ModelError(_unknown_preprocessing(path.stem)) from error
+        field_path = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path.name} is incomplete, its field {field_path} is invalid: {RETRAIN}") from error
+    if fields["image"] != asdict(manifest.image):
+        raise ModelError(_unknown_preprocessing(path.stem))
+    outside = [file for file in manifest.files if Path(file).name != file]
+    enough_classes = len(manifest.classes) == 2 if manifest.task == "binary" else len(set(manifest.classes)) >= 2
+    if outside or manifest.name != path.stem or not enough_classes or f"{path.stem}.bin" not in manifest.files:
+        raise ModelError(f"{path.name} is not the manifest of this model: {RETRAIN}")
+    return manifest
+
+
+def _unknown_preprocessing(name: str) -> str:
+    return f"model {name} needs a preprocessing of its images that this version does not know: {RETRAIN}"
