@@ -159,8 +159,8 @@ def _ledger(folder: Path) -> "Iterator[CollectionManifest]":
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
     said = [f"{label} {count}" for label, count in sorted(book.counts.items())]
-    if book.shared:
-        said.append(f"{book.shared} found for another class too: each stays in its first")
+    if book.in_other_class:
+        said.append(f"{book.in_other_class} found for another class too: each stays in its first")
     if book.skipped:
         said.append(f"{book.skipped} skipped, the reasons in {folder / manifest.SKIPPED}")
     print("; ".join(said) or "nothing was found", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Labelled images and where they come from."""
+"""Labelled image data sets: reading, quality control, splits, sources and simulation."""

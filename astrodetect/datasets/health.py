@@ -1,4 +1,4 @@
-"""The state of labelled images: what cannot be read, what is there twice, what leaks, what seems to be mislabelled."""
+"""Quality control of labelled images: unreadable files, duplicates, leaks between parts, doubtful labels."""
 
 import hashlib
 import os
@@ -15,36 +15,36 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.datasets import mislabels, near_duplicates
 from astrodetect.datasets.dataset import PARTS, Dataset, ListedImage, list_dataset
-from astrodetect.datasets.near_duplicates import ImageSignatures, compute_signatures
+from astrodetect.datasets.near_duplicates import ImageSignatures
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import Bar
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SCAN_CONTRACT = ImageContract(size=128, stretch="asinh")
-AT_ONCE = 256  # images; of 50 kB each
-AHEAD = 2  # such batches being read beside the one at work
+BATCH_SIZE = 256  # images, of 50 kB each
+PREFETCHED_BATCHES = 2
 SAME_FILE, SAME_PIXELS, NEARLY = "the same file", "the same pixels", "nearly the same"
-CROP = 0.5  # central share in which shapes are measured
+CROP = 0.5  # central share of the frame in which shape features are measured
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedImage:
-    """What one good image is."""
+    """Properties of one readable image."""
 
     item: ListedImage
     sha256: str  # of the file
-    pixels_sha256: str  # of what is seen, however it was packed
+    pixels_sha256: str  # of the decoded pixels, whatever the file format
     kind: str
     width: int
     height: int
-    brightness: float  # mean, of 1
-    contrast: float  # standard deviation, of 1
+    brightness: float  # mean, 0 to 1
+    contrast: float  # standard deviation, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableFile:
-    """A file that is listed as an image and is none, and why."""
+    """A file listed as an image that cannot be used, and why."""
 
     item: ListedImage
     reason: str
@@ -52,12 +52,12 @@ class UnreadableFile:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What the good images are, in the order in which they were listed, and which files are none."""
+    """The readable images in the order in which they were listed, and the unreadable files."""
 
     images: list[ScannedImage]
     unreadable: list[UnreadableFile]
     signatures: ImageSignatures
-    features: Floats  # (n, d); no columns where they were not asked for
+    features: Floats  # (n, d) shape features; d = 0 if they were not measured
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,7 +65,7 @@ class ScanResult:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """Images that show the same, by their places."""
+    """Indices of images that are copies of each other."""
 
     indices: tuple[int, ...]
     kind: str  # SAME_FILE, SAME_PIXELS or NEARLY
@@ -73,7 +73,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A test image that shows what a training image shows."""
+    """A test image that is a copy of a training image."""
 
     train: Path
     test: Path
@@ -82,17 +82,17 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class DoubtfulLabel:
-    """An image whose label is doubted."""
+    """An image whose label is probably wrong."""
 
     image: ScannedImage
     suggested: str
     probability: float  # of the suggested class
-    label_probability: float  # of its label
+    label_probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetHealth:
-    """What was found; `examine` makes it."""
+    """The result of `examine`."""
 
     path: Path
     scan: ScanResult
@@ -101,153 +101,148 @@ class DatasetHealth:
 
     @property
     def classes(self) -> list[str]:
-        """Their names, of images that can be read or not."""
+        """Class names, including those of unreadable files."""
         return sorted({item.label for item in self._items()})
 
     @property
     def parts(self) -> list[str]:
-        """In the order of their use; where there are none, the whole is one without a name."""
-        found = {item.part for item in self._items()}
-        return [part for part in ("", *PARTS) if part in found]
+        """Parts in the order of PARTS; a data set without parts has one part named ''."""
+        present = {item.part for item in self._items()}
+        return [part for part in ("", *PARTS) if part in present]
 
     @property
     def unreadable(self) -> list[UnreadableFile]:
-        """Files that are no usable images."""
+        """Files that are not usable images."""
         return self.scan.unreadable
 
     @property
     def leaks(self) -> list[DuplicateGroup]:
-        """Copies that are in several parts."""
-        return [
-            copies for copies in self.duplicate_groups if len({look.item.part for look in self.members(copies)}) > 1
-        ]
+        """Duplicate groups that span several parts."""
+        return [group for group in self.duplicate_groups if len({image.item.part for image in self.members(group)}) > 1]
 
     @property
     def conflicts(self) -> list[DuplicateGroup]:
-        """Copies that have several labels."""
+        """Duplicate groups with several labels."""
         return [
-            copies for copies in self.duplicate_groups if len({look.item.label for look in self.members(copies)}) > 1
+            group for group in self.duplicate_groups if len({image.item.label for image in self.members(group)}) > 1
         ]
 
     @property
     def duplicates(self) -> list[DuplicateGroup]:
-        """Copies that have one label in one part."""
-        alike = [
-            (copies, {(look.item.part, look.item.label) for look in self.members(copies)})
-            for copies in self.duplicate_groups
+        """Duplicate groups with one label in one part."""
+        return [
+            group
+            for group in self.duplicate_groups
+            if len({(image.item.part, image.item.label) for image in self.members(group)}) == 1
         ]
-        return [copies for copies, kinds in alike if len(kinds) == 1]
 
-    def members(self, copies: DuplicateGroup) -> list[ScannedImage]:
-        """The images that show the same."""
-        return [self.scan.images[place] for place in copies.indices]
+    def members(self, group: DuplicateGroup) -> list[ScannedImage]:
+        """The images of a duplicate group."""
+        return [self.scan.images[index] for index in group.indices]
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many good images each (part, class) has."""
-        return Counter((look.item.part, look.item.label) for look in self.scan.images)
+        """Number of readable images of each (part, class)."""
+        return Counter((image.item.part, image.item.label) for image in self.scan.images)
 
     def _items(self) -> list[ListedImage]:
-        return [look.item for look in self.scan.images] + [file.item for file in self.scan.unreadable]
+        return [image.item for image in self.scan.images] + [file.item for file in self.scan.unreadable]
 
 
-def examine(
-    place: Path, *, crop: float = CROP, features: Callable[[ScanResult], Floats] | None = None
-) -> DatasetHealth:
-    """Looks at every image of a data set once and says what state they are in.
+def examine(path: Path, *, crop: float = CROP, features: Callable[[ScanResult], Floats] | None = None) -> DatasetHealth:
+    """Read every image of a data set once; find duplicates and doubtful labels.
 
-    Labels are judged by shapes in the central `crop`, or by the `features` of the images if given, a row each.
+    Labels are checked against shape features of the central `crop`, or against the rows that `features` returns.
     """
-    seen = scan_dataset(place, crop=None if features else crop)
-    groups, found = group_duplicates(seen)
-    return DatasetHealth(place, seen, found, _doubts(seen, groups, features(seen) if features else seen.features))
+    scan = scan_dataset(path, crop=None if features else crop)
+    groups, duplicate_groups = group_duplicates(scan)
+    rows = features(scan) if features else scan.features
+    return DatasetHealth(path, scan, duplicate_groups, _doubtful_labels(scan, groups, rows))
 
 
-def scan_dataset(place: Path, *, crop: float | None = None) -> ScanResult:
-    """Every image of a data set; that none can be read is an error."""
-    seen = scan_images(list_dataset(place), title=f"looking at {place.name or place}", crop=crop)
-    if not seen.images:
-        first = seen.unreadable[0]
-        raise DataError(f"none of the files in {place} is an image: the first, {first.item.path.name}, {first.reason}")
-    return seen
+def scan_dataset(path: Path, *, crop: float | None = None) -> ScanResult:
+    """Scan every image of a data set; it is an error if none can be read."""
+    scan = scan_images(list_dataset(path), title=f"scanning {path.name or path}", crop=crop)
+    if not scan.images:
+        first = scan.unreadable[0]
+        raise DataError(f"none of the files in {path} is an image: the first, {first.item.path.name}: {first.reason}")
+    return scan
 
 
 def scan_images(items: Sequence[ListedImage], *, title: str, crop: float | None = None) -> ScanResult:
-    """Looks at every file once; where a `crop` is given, measures the shapes in this central share."""
-    seen: list[ScannedImage] = []
+    """Read every file once; with a `crop`, measure shape features in this central share of the frame."""
+    scanned: list[ScannedImage] = []
     unreadable: list[UnreadableFile] = []
-    sketches: list[ImageSignatures] = [
-        compute_signatures(np.zeros((0, SCAN_CONTRACT.size, SCAN_CONTRACT.size, 3), np.uint8))
-    ]
-    measured: list[Floats] = []
+    no_pixels = np.zeros((0, SCAN_CONTRACT.size, SCAN_CONTRACT.size, 3), np.uint8)
+    signatures: list[ImageSignatures] = [near_duplicates.compute_signatures(no_pixels)]
+    feature_blocks: list[Floats] = []
     with Bar(title, len(items)) as bar:
-        for batch in _batches(items):
-            good = [found for found in batch if isinstance(found, tuple)]
-            bad = [found for found in batch if isinstance(found, UnreadableFile)]
-            unreadable += bad
-            if good:
-                seen += [look for look, _ in good]
-                pixels = np.stack([picture for _, picture in good])
-                sketches.append(compute_signatures(pixels))
-                measured.append(
+        for batch in _read_batches(items):
+            readable = [result for result in batch if isinstance(result, tuple)]
+            unreadable += [result for result in batch if isinstance(result, UnreadableFile)]
+            if readable:
+                scanned += [image for image, _ in readable]
+                pixels = np.stack([image_pixels for _, image_pixels in readable])
+                signatures.append(near_duplicates.compute_signatures(pixels))
+                feature_blocks.append(
                     np.zeros((len(pixels), 0), np.float32) if crop is None else cutout.measure_images(pixels, crop)
                 )
             bar.step(len(batch), f"{len(unreadable)} cannot be read" if unreadable else "")
-    found = np.concatenate(measured) if measured else np.zeros((0, 0), np.float32)
-    return ScanResult(seen, unreadable, ImageSignatures.joined(sketches), found)
+    features = np.concatenate(feature_blocks) if feature_blocks else np.zeros((0, 0), np.float32)
+    return ScanResult(scanned, unreadable, ImageSignatures.concatenate(signatures), features)
 
 
-def group_duplicates(seen: ScanResult) -> tuple[NDArray[np.int64], list[DuplicateGroup]]:
-    """The number of each image's group, alone or with its copies, and the groups of more than one."""
-    first: dict[str, int] = {}
-    for place, look in enumerate(seen.images):
-        first.setdefault(look.pixels_sha256, place)
-    different = np.array(list(first.values()), dtype=np.int64)
-    sketches = near_duplicates.ImageSignatures(seen.signatures.signatures[different], seen.signatures.planes[different])
-    number = near_duplicates.connected_groups(len(different), near_duplicates.find_pairs(sketches))
-    of_pixels = {look: int(group) for look, group in zip(first, number, strict=True)}
-    groups = np.array([of_pixels[look.pixels_sha256] for look in seen.images], dtype=np.int64)
+def group_duplicates(scan: ScanResult) -> tuple[NDArray[np.int64], list[DuplicateGroup]]:
+    """The duplicate group number of every image, and the groups with more than one member."""
+    first_index: dict[str, int] = {}
+    for index, image in enumerate(scan.images):
+        first_index.setdefault(image.pixels_sha256, index)
+    distinct = np.array(list(first_index.values()), dtype=np.int64)
+    signatures = ImageSignatures(scan.signatures.signatures[distinct], scan.signatures.planes[distinct])
+    components = near_duplicates.connected_groups(len(distinct), near_duplicates.find_pairs(signatures))
+    group_of_pixels = {digest: int(group) for digest, group in zip(first_index, components, strict=True)}
+    groups = np.array([group_of_pixels[image.pixels_sha256] for image in scan.images], dtype=np.int64)
     members: dict[int, list[int]] = defaultdict(list)
-    for place, group in enumerate(groups.tolist()):
-        members[group].append(place)
-    return groups, [_copies(seen, places) for places in members.values() if len(places) > 1]
+    for index, group in enumerate(groups.tolist()):
+        members[group].append(index)
+    return groups, [_duplicate_group(scan, indices) for indices in members.values() if len(indices) > 1]
 
 
 def find_leaks(train: Dataset, test: Dataset) -> list[Leak]:
-    """Test images that show what is learnt from: reads every image once, a second or two for a thousand of them."""
+    """Test images that are copies of training images; reads every image once (1–2 s per thousand)."""
     items = [
-        ListedImage(path, catalogue.classes[label], part)
-        for part, catalogue in (("train", train), ("test", test))
-        for path, label in zip(catalogue.paths, catalogue.labels.tolist(), strict=True)
+        ListedImage(path, dataset.classes[label], part)
+        for part, dataset in (("train", train), ("test", test))
+        for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True)
     ]
-    seen = scan_images(items, title="looking for leaks")
-    found = []
-    for copies in group_duplicates(seen)[1]:
-        members = [seen.images[place] for place in copies.indices]
-        learnt = [look for look in members if look.item.part == "train"]
-        for look in members:
-            if look.item.part == "test" and learnt:
-                twin, kind = _nearest(look, learnt)
-                found.append(Leak(twin.item.path, look.item.path, kind))
-    return found
+    scan = scan_images(items, title="looking for leaks")
+    leaks = []
+    for group in group_duplicates(scan)[1]:
+        members = [scan.images[index] for index in group.indices]
+        training = [image for image in members if image.item.part == "train"]
+        for image in members:
+            if image.item.part == "test" and training:
+                copy, kind = _closest_copy(image, training)
+                leaks.append(Leak(copy.item.path, image.item.path, kind))
+    return leaks
 
 
-def _batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedImage, Pixels] | UnreadableFile]]:
-    """The images batch by batch, the next ones being read meanwhile."""
+def _read_batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedImage, Pixels] | UnreadableFile]]:
+    """The images batch by batch, with the next batches read ahead."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        coming = (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))
-        waiting: deque[list[Future[tuple[ScannedImage, Pixels] | UnreadableFile]]] = deque()
+        batches = (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
+        pending: deque[list[Future[tuple[ScannedImage, Pixels] | UnreadableFile]]] = deque()
         try:
-            for batch in islice(coming, AHEAD):
-                waiting.append([pool.submit(_look, item) for item in batch])
-            while waiting:
-                found = [future.result() for future in waiting.popleft()]
-                waiting.extend([pool.submit(_look, item) for item in batch] for batch in islice(coming, 1))
-                yield found
+            for batch in islice(batches, PREFETCHED_BATCHES):
+                pending.append([pool.submit(_scan_file, item) for item in batch])
+            while pending:
+                results = [future.result() for future in pending.popleft()]
+                pending.extend([pool.submit(_scan_file, item) for item in batch] for batch in islice(batches, 1))
+                yield results
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _look(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
+def _scan_file(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
     try:
         data = item.path.read_bytes()
         probe = images.probe(data)
@@ -257,7 +252,7 @@ def _look(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
     except OSError as error:
         return UnreadableFile(item, f"cannot be read: {error.strerror}")
     values = pixels.astype(np.float32) / np.float32(255)
-    look = ScannedImage(
+    image = ScannedImage(
         item=item,
         sha256=hashlib.sha256(data).hexdigest(),
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
@@ -267,32 +262,35 @@ def _look(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
         brightness=float(values.mean()),
         contrast=float(values.std()),
     )
-    return look, pixels
+    return image, pixels
 
 
-def _doubts(seen: ScanResult, groups: NDArray[np.int64], features: Floats) -> list[DoubtfulLabel]:
-    """Labels that these features, a row an image, speak against, the surest first."""
-    names = sorted({look.item.label for look in seen.images})
-    labels = np.array([names.index(look.item.label) for look in seen.images], dtype=np.int64)
+def _doubtful_labels(scan: ScanResult, groups: NDArray[np.int64], features: Floats) -> list[DoubtfulLabel]:
+    """Labels contradicted by these features (one row per image), the most confident first."""
+    names = sorted({image.item.label for image in scan.images})
+    labels = np.array([names.index(image.item.label) for image in scan.images], dtype=np.int64)
     return [
-        DoubtfulLabel(seen.images[found.index], names[found.suggested], found.probability, found.label_probability)
-        for found in mislabels.find_mislabels(features, labels, groups)
+        DoubtfulLabel(
+            scan.images[suspect.index], names[suspect.suggested], suspect.probability, suspect.label_probability
+        )
+        for suspect in mislabels.find_mislabels(features, labels, groups)
     ]
 
 
-def _nearest(look: ScannedImage, others: Sequence[ScannedImage]) -> tuple[ScannedImage, str]:
-    """Its closest copy among others."""
+def _closest_copy(image: ScannedImage, others: Sequence[ScannedImage]) -> tuple[ScannedImage, str]:
+    """The most similar copy among others, and how similar it is."""
     for other in others:
-        if other.sha256 == look.sha256:
+        if other.sha256 == image.sha256:
             return other, SAME_FILE
     for other in others:
-        if other.pixels_sha256 == look.pixels_sha256:
+        if other.pixels_sha256 == image.pixels_sha256:
             return other, SAME_PIXELS
     return others[0], NEARLY
 
 
-def _copies(seen: ScanResult, places: Sequence[int]) -> DuplicateGroup:
-    members = [seen.images[place] for place in places]
-    if len({look.sha256 for look in members}) == 1:
-        return DuplicateGroup(tuple(places), SAME_FILE)
-    return DuplicateGroup(tuple(places), SAME_PIXELS if len({look.pixels_sha256 for look in members}) == 1 else NEARLY)
+def _duplicate_group(scan: ScanResult, indices: Sequence[int]) -> DuplicateGroup:
+    members = [scan.images[index] for index in indices]
+    if len({image.sha256 for image in members}) == 1:
+        return DuplicateGroup(tuple(indices), SAME_FILE)
+    same_pixels = len({image.pixels_sha256 for image in members}) == 1
+    return DuplicateGroup(tuple(indices), SAME_PIXELS if same_pixels else NEARLY)

@@ -1,4 +1,4 @@
-"""Which labels are likely wrong: what learns from the other images is sure of another class."""
+"""Probable label errors, found by confident learning: out-of-fold predicted probabilities contradict the label."""
 
 import os
 import warnings
@@ -13,102 +13,100 @@ from astrodetect.progress import track
 from astrodetect.records import Floats
 
 FOLDS = 5
-FEWEST = 10  # images of a class, to say anything of it
-LEARNT_AT_MOST = 20_000  # images a fold
-SURE = 0.8  # a likelihood that suffices, however much surer the labels of a class are on average
-WIDEST = 512  # columns: of more, what varies most is kept
-KEPT = 256
+MIN_CLASS_IMAGES = 10  # smaller classes are not checked
+MAX_TRAINING_IMAGES = 20_000  # per fold
+CONFIDENT = 0.8  # probability that suffices, even if the class's own images average a higher one
+MAX_FEATURES = 512  # from more columns, principal components are used
+PCA_COMPONENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class SuspectedMislabel:
-    """An image whose label is doubted: by its place, with the class that it looks like and how likely both are."""
+    """Index of an image whose label is doubtful, the suggested class, and the out-of-fold probabilities of both."""
 
     index: int
     label: int
     suggested: int
     probability: float  # of the suggested class
-    label_probability: float  # of its label
+    label_probability: float
 
 
 def find_mislabels(
     features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
 ) -> list[SuspectedMislabel]:
-    """The doubted labels, the surest first; images of one group are never learnt from to judge another of it.
+    """Suspected label errors, the largest probability margin first; images of one group share a fold.
 
-    An image is doubted where another class is more likely than its own, and at least as likely as it is on average for
-    the images that bear that class's label, or SURE.
+    A label is suspect if another class is more probable and reaches the class threshold of confident learning (the mean
+    out-of-fold probability of that class over the images labelled so), or CONFIDENT.
     """
-    numbers, counts = np.unique(labels, return_counts=True)
-    numbers = numbers[counts >= FEWEST]
-    places = np.flatnonzero(np.isin(labels, numbers))
-    if len(numbers) < 2 or len(np.unique(groups[places])) < FOLDS * 2:
+    class_ids, counts = np.unique(labels, return_counts=True)
+    class_ids = class_ids[counts >= MIN_CLASS_IMAGES]
+    indices = np.flatnonzero(np.isin(labels, class_ids))
+    if len(class_ids) < 2 or len(np.unique(groups[indices])) < FOLDS * 2:
         return []
-    given = np.searchsorted(numbers, labels[places])
-    likely = _out_of_fold(_narrowed(features[places]), given, groups[places], seed)
-    usual = np.array([likely[given == number, number].mean() for number in range(len(numbers))])
-    rows = np.arange(len(places))
-    own = likely[rows, given]
-    rival = np.where(likely >= np.minimum(usual, SURE), likely, -1.0)
-    rival[rows, given] = -1.0
+    targets = np.searchsorted(class_ids, labels[indices])
+    probabilities = _out_of_fold(_reduce(features[indices]), targets, groups[indices], seed)
+    mean_confidence = np.array([probabilities[targets == k, k].mean() for k in range(len(class_ids))])
+    rows = np.arange(len(indices))
+    label_probability = probabilities[rows, targets]
+    rival = np.where(probabilities >= np.minimum(mean_confidence, CONFIDENT), probabilities, -1.0)
+    rival[rows, targets] = -1.0
     best = rival.argmax(axis=1)
-    margin = rival.max(axis=1) - own
+    margin = rival.max(axis=1) - label_probability
     return [
         SuspectedMislabel(
-            int(places[row]),
-            int(labels[places[row]]),
-            int(numbers[best[row]]),
-            float(likely[row, best[row]]),
-            float(own[row]),
+            int(indices[row]),
+            int(labels[indices[row]]),
+            int(class_ids[best[row]]),
+            float(probabilities[row, best[row]]),
+            float(label_probability[row]),
         )
         for row in np.argsort(-margin, kind="stable")
         if margin[row] > 0
     ]
 
 
-def _narrowed(features: Floats) -> Floats:
-    from sklearn.decomposition import PCA  # noqa: PLC0415 - takes its time, and counting images needs none of it
+def _reduce(features: Floats) -> Floats:
+    from sklearn.decomposition import PCA  # noqa: PLC0415 - slow to import, and only label checks need it
 
-    if features.shape[1] <= WIDEST:
+    if features.shape[1] <= MAX_FEATURES:
         return features
-    kept = PCA(min(KEPT, len(features) - 1), svd_solver="randomized", random_state=0)
-    return np.asarray(kept.fit_transform(features), np.float32)
+    pca = PCA(min(PCA_COMPONENTS, len(features) - 1), svd_solver="randomized", random_state=0)
+    return np.asarray(pca.fit_transform(features), np.float32)
 
 
 def _out_of_fold(
-    features: Floats, given: NDArray[np.int64], groups: NDArray[np.int64], seed: int
+    features: Floats, targets: NDArray[np.int64], groups: NDArray[np.int64], seed: int
 ) -> NDArray[np.float64]:
-    """(n, classes): what models say of images that they have not learnt from."""
+    """(n, classes): predicted probabilities from models that were not trained on the image or its group."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415
 
-    random = np.random.default_rng(seed)
-    said = np.zeros((len(features), int(given.max()) + 1))
+    rng = np.random.default_rng(seed)
+    probabilities = np.zeros((len(features), int(targets.max()) + 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a class with fewer groups than folds
         splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
         folds = [
-            (random.permutation(learn)[:LEARNT_AT_MOST], held)
-            for learn, held in splitter.split(features, given, groups)
+            (rng.permutation(train)[:MAX_TRAINING_IMAGES], held_out)
+            for train, held_out in splitter.split(features, targets, groups)
         ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        work = pool.map(lambda fold: _judge(features, given, *fold), folds)
-        for (_, held), (known, probabilities) in zip(folds, track(work, "doubting labels", FOLDS), strict=True):
-            said[np.ix_(held, known)] = probabilities
-    return said
+        results = pool.map(lambda fold: _fit_predict(features, targets, *fold), folds)
+        for (_, held_out), (columns, predicted) in zip(folds, track(results, "checking labels", FOLDS), strict=True):
+            probabilities[np.ix_(held_out, columns)] = predicted
+    return probabilities
 
 
-def _judge(
-    features: Floats, given: NDArray[np.int64], learn: NDArray[np.int64], held: NDArray[np.int64]
+def _fit_predict(
+    features: Floats, targets: NDArray[np.int64], train: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The classes that were learnt, and the mean of what trees and a line through ranked features say."""
+    """The classes in the training fold, and the mean probabilities of boosted trees and logistic regression."""
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    with threadpool_limits(
-        1
-    ):  # the folds take the cores; threads that wait for each other cost a hundred times as much
-        models = [model.fit(features[learn], given[learn]) for model in _models(len(learn))]
-        said = [model.predict_proba(features[held]) for model in models]
-    return np.asarray(models[0].classes_), np.asarray(np.mean(said, axis=0))
+    with threadpool_limits(1):  # folds run in parallel: nested thread pools would be a hundred times slower
+        models = [model.fit(features[train], targets[train]) for model in _models(len(train))]
+        predicted = [model.predict_proba(features[held_out]) for model in models]
+    return np.asarray(models[0].classes_), np.asarray(np.mean(predicted, axis=0))
 
 
 def _models(count: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Labelled images dealt out to train, validation and test: every class in its shares, copies of one image together."""
+"""Stratified split of labelled images into train, validation and test, with duplicates kept in one part."""
 
 import csv
 import os
@@ -21,155 +21,156 @@ TABLE_SUFFIX = ".csv"
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """How images are dealt out."""
+    """Shares, limits and seed of a split."""
 
     validation: float = 0.15  # share of each class
     test: float = 0.15
-    limits: Mapping[str, int] | None = None  # most images of a class
-    limit: int | None = None  # of every class that has none of its own
+    limits: Mapping[str, int] | None = None  # maximum number of images, by class
+    limit: int | None = None  # for every class without a limit of its own
     seed: int = 0
 
     def shares(self) -> dict[str, float]:
-        """Of each part."""
+        """Share of each part."""
         return dict(zip(PARTS, (1 - self.validation - self.test, self.validation, self.test), strict=True))
 
 
-def split_images(items: Sequence[ListedImage], alike: NDArray[np.int64], plan: SplitPlan) -> list[ListedImage]:
-    """Each image with its part and group; images that are `alike`, or of one group before, are one group.
+def split_images(
+    items: Sequence[ListedImage], duplicate_groups: NDArray[np.int64], plan: SplitPlan
+) -> list[ListedImage]:
+    """The images with their part and group; duplicates and images of one listed group stay in one part.
 
-    A group goes where its first image's class lacks most. Those past a limit are left out.
+    A group is assigned to the part that its first image's class is most short of. Images past a limit are left out.
     """
     for name in plan.limits or {}:
         if all(item.label != name for item in items):
-            raise DataError(f"no class is called {name}: there are {', '.join(sorted({item.label for item in items}))}")
-    together = _together(items, alike)
-    random = np.random.default_rng(plan.seed)
+            classes = ", ".join(sorted({item.label for item in items}))
+            raise DataError(f"no class is called {name}: the classes are {classes}")
+    rng = np.random.default_rng(plan.seed)
     by_class: dict[str, list[list[int]]] = defaultdict(list)
-    for members in together:
+    for members in _merge_groups(items, duplicate_groups):
         by_class[items[members[0]].label].append(members)
-    dealt = {}
+    assigned = {}
     for name in sorted(by_class):
-        groups = [by_class[name][place] for place in random.permutation(len(by_class[name]))]
-        kept = _within(groups, (plan.limits or {}).get(name, plan.limit))
-        for members, part in _dealt(kept, plan.shares()):
+        shuffled = [by_class[name][index] for index in rng.permutation(len(by_class[name]))]
+        limited = _take_within(shuffled, (plan.limits or {}).get(name, plan.limit))
+        for members, part in _assign_parts(limited, plan.shares()):
             group = f"{items[members[0]].label}-{members[0] + 1}" if len(members) > 1 else ""
-            for place in members:
-                dealt[place] = replace(items[place], part=part, group=group)
-    return [dealt[place] for place in sorted(dealt)]
+            for index in members:
+                assigned[index] = replace(items[index], part=part, group=group)
+    return [assigned[index] for index in sorted(assigned)]
 
 
-def check_output(place: Path) -> None:
-    """Whether a split can come to this place, before any work is done for it."""
-    if not place.absolute().parent.is_dir():
-        raise DataError(f"no folder {place.parent} for the output")
-    if place.is_dir() and place.suffix.lower() != TABLE_SUFFIX:
-        if any(place.iterdir()):
-            raise DataError(f"{place} is not empty: name another --output")
-    elif place.exists():
-        raise DataError(f"{place} is there already: name another --output")
+def check_output(path: Path) -> None:
+    """Raise DataError if a split cannot be written to this path."""
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"no folder {path.parent} for the output")
+    if path.is_dir() and path.suffix.lower() != TABLE_SUFFIX:
+        if any(path.iterdir()):
+            raise DataError(f"{path} is not empty: choose another --output")
+    elif path.exists():
+        raise DataError(f"{path} exists already: choose another --output")
 
 
-def write_split(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
-    """A .csv of path, label, part and group, or part/class folders of hard links: whole or not at all.
+def write_split(items: Sequence[ListedImage], path: Path, *, copy: bool) -> None:
+    """Write a .csv of path, label, part and group, or part/class folders of hard links, atomically.
 
-    Where there can be no links, and where `copy` says so, they are copies.
+    Images are copied where `copy` is set or hard links are not possible.
     """
     try:
-        if place.suffix.lower() == TABLE_SUFFIX:
-            with atomic_files.replacing(place.absolute()) as part:
-                _write_table(dealt, part)
+        if path.suffix.lower() == TABLE_SUFFIX:
+            with atomic_files.replacing(path.absolute()) as temporary:
+                _write_table(items, temporary)
         else:
-            _write_folders(dealt, place.absolute(), copy=copy)
+            _write_folders(items, path.absolute(), copy=copy)
     except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror}") from error
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _together(items: Sequence[ListedImage], alike: NDArray[np.int64]) -> list[list[int]]:
-    """The places of images that must not be parted, in the order of the first of each."""
-    heads = list(range(len(items)))
+def _merge_groups(items: Sequence[ListedImage], duplicate_groups: NDArray[np.int64]) -> list[list[int]]:
+    """Indices of images connected by a duplicate group or a listed group (union–find), ordered by first member."""
+    parents = list(range(len(items)))
 
-    def head(place: int) -> int:
-        while heads[place] != place:
-            heads[place] = heads[heads[place]]
-            place = heads[place]
-        return place
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
 
-    first: dict[object, int] = {}
-    for place, (item, number) in enumerate(zip(items, alike.tolist(), strict=True)):
-        for key in (number, item.group):
+    first_with_key: dict[object, int] = {}
+    for index, (item, duplicate_group) in enumerate(zip(items, duplicate_groups.tolist(), strict=True)):
+        for key in (duplicate_group, item.group):
             if key != "":
-                one, other = head(first.setdefault(key, place)), head(place)
-                heads[max(one, other)] = min(one, other)
+                left, right = root(first_with_key.setdefault(key, index)), root(index)
+                parents[max(left, right)] = min(left, right)
     members: dict[int, list[int]] = defaultdict(list)
-    for place in range(len(items)):
-        members[head(place)].append(place)
+    for index in range(len(items)):
+        members[root(index)].append(index)
     return list(members.values())
 
 
-def _within(groups: list[list[int]], limit: int | None) -> list[list[int]]:
-    """As many groups, in their order, as have no more images than the limit together."""
+def _take_within(groups: list[list[int]], limit: int | None) -> list[list[int]]:
+    """Groups in order, skipping those that would exceed the limit on the number of images."""
     if limit is None:
         return groups
-    kept, count = [], 0
+    taken, count = [], 0
     for members in groups:
         if count + len(members) <= limit:
-            kept.append(members)
+            taken.append(members)
             count += len(members)
-    return kept
+    return taken
 
 
-def _dealt(groups: list[list[int]], shares: Mapping[str, float]) -> list[tuple[list[int], str]]:
-    """The largest groups first, each to the part that lacks most."""
+def _assign_parts(groups: list[list[int]], shares: Mapping[str, float]) -> list[tuple[list[int], str]]:
+    """Greedy assignment, largest groups first, each to the part with the largest deficit."""
     total = sum(map(len, groups))
-    lacking = {part: share * total for part, share in shares.items()}
-    dealt = []
+    deficit = {part: share * total for part, share in shares.items()}
+    assigned = []
     for members in sorted(groups, key=len, reverse=True):
-        part = max(lacking, key=lambda name: lacking[name])
-        lacking[part] -= len(members)
-        dealt.append((members, part))
-    return dealt
+        part = max(deficit, key=lambda name: deficit[name])
+        deficit[part] -= len(members)
+        assigned.append((members, part))
+    return assigned
 
 
-def _write_table(dealt: Sequence[ListedImage], place: Path) -> None:
-    home = place.parent
-    with place.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+def _write_table(items: Sequence[ListedImage], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", "label", "part", "group"])
-        for item in dealt:
-            path = Path(os.path.relpath(item.path.absolute(), home)).as_posix()
-            table.writerow([path, item.label, item.part, item.group])
+        for item in items:
+            relative_path = Path(os.path.relpath(item.path.absolute(), path.parent)).as_posix()
+            table.writerow([relative_path, item.label, item.part, item.group])
 
 
-def _write_folders(dealt: Sequence[ListedImage], place: Path, *, copy: bool) -> None:
-    part = place.with_name(f".{place.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+def _write_folders(items: Sequence[ListedImage], path: Path, *, copy: bool) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _fill(dealt, part, copy=copy)
-        if place.is_dir():
-            place.rmdir()
-        part.rename(place)
+        _fill_folders(items, temporary, copy=copy)
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(dealt: Sequence[ListedImage], folder: Path, *, copy: bool) -> None:
-    for item in track(dealt, "writing images", len(dealt)):
-        home = folder / item.part / item.label
-        if home.parent.parent != folder or not item.label.strip("."):
-            raise DataError(f"the class {item.label} cannot be the name of a folder: write a .csv")
-        home.mkdir(parents=True, exist_ok=True)
-        wanted, number = home / item.path.name, 1
-        while wanted.exists():  # of folders that come together
+def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> None:
+    for item in track(items, "writing images", len(items)):
+        folder = root / item.part / item.label
+        if folder.parent.parent != root or not item.label.strip("."):
+            raise DataError(f"the class name {item.label} cannot be a folder name: write a .csv instead")
+        folder.mkdir(parents=True, exist_ok=True)
+        target, number = folder / item.path.name, 1
+        while target.exists():  # images of several folders may share a name
             number += 1
-            wanted = home / f"{item.path.stem}-{number}{item.path.suffix}"
-        _put(item.path, wanted, copy=copy)
+            target = folder / f"{item.path.stem}-{number}{item.path.suffix}"
+        _link_or_copy(item.path, target, copy=copy)
 
 
-def _put(source: Path, target: Path, *, copy: bool) -> None:
+def _link_or_copy(source: Path, target: Path, *, copy: bool) -> None:
     if not copy:
         try:
             target.hardlink_to(source)
-        except OSError:  # another disk, or one without links
+        except OSError:  # another file system, or one without hard links
             copy = True
     if copy:
         shutil.copyfile(source, target)

@@ -62,7 +62,7 @@ def test_galaxy10_goes_on_over_cut_connections_and_believes_only_the_sum(
             monkeypatch.setenv(name, value)
         part = tmp_path / f"{galaxy10.FILE}.part"
         part.write_bytes(data[:1000])  # of a run before
-        with pytest.raises(SourceError, match="another file than it should"):
+        with pytest.raises(SourceError, match="returned an unexpected file"):
             galaxy10.download_galaxy10(tmp_path, Settings())
         assert list(tmp_path.iterdir()) == [tmp_path / "served.h5"]
         monkeypatch.setattr(galaxy10, "SHA256", hashlib.sha256(data).hexdigest().upper())
@@ -99,7 +99,7 @@ def test_cutouts_come_once_and_places_without_an_image_are_listed(tmp_path: Path
         assert float(found[3]["ra"]) == 3.75
         skipped = rows(tmp_path / "out" / "skipped.csv")
         assert {row["reason"] for row in skipped} <= {
-            "one value all over: the survey has no image here",
+            "all pixels are equal: the survey has no image here",
             "FITS without a value: every pixel is blank",
         }
         assert len(skipped) == 3

@@ -47,8 +47,8 @@ def test_what_is_no_image_is_named_with_its_reason(data: Path) -> None:
     ("classes", "said"),
     [
         (("SB", "E2"), "no folder .*E2"),
-        (("SB", "none"), "holds no image$"),
-        (("SB", "text"), r"2 files cannot be read, the first, 0\.txt, "),
+        (("SB", "none"), "contains no image$"),
+        (("SB", "text"), r"2 files cannot be read; the first, 0\.txt: "),
     ],
 )
 def test_a_missing_or_empty_class_is_one_clear_line(data: Path, classes: tuple[str, str], said: str) -> None:

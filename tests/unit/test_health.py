@@ -134,5 +134,5 @@ def test_images_that_are_the_same_everywhere_are_no_copies_unless_they_are_equal
 def test_data_without_one_good_image_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "E").mkdir()
     (tmp_path / "E" / "0.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"none of the files .*0\.jpg, not an image"):
+    with pytest.raises(DataError, match=r"none of the files .*0\.jpg: not an image"):
         health.examine(tmp_path)

@@ -40,7 +40,7 @@ def test_a_copy_with_the_same_wrong_label_does_not_vouch_for_it() -> None:
 
 
 def test_more_columns_than_are_needed_do_no_harm() -> None:
-    features, right = clouds(300, mislabels.WIDEST + 10)
+    features, right = clouds(300, mislabels.MAX_FEATURES + 10)
     features[:, :3] *= 5
     given = right.copy()
     given[:10] = (given[:10] + 1) % 3

@@ -59,7 +59,7 @@ def test_limits_are_of_a_class_or_of_all_the_others() -> None:
     items = listed(E=100, SB=50, S=10)
     dealt = splits.split_images(items, alone(items), SplitPlan(limit=30, limits={"E": 20}))
     assert Counter(item.label for item in dealt) == {"E": 20, "SB": 30, "S": 10}
-    with pytest.raises(DataError, match="no class is called galaxy: there are E, S, SB"):
+    with pytest.raises(DataError, match="no class is called galaxy: the classes are E, S, SB"):
         splits.split_images(items, alone(items), SplitPlan(limits={"galaxy": 3}))
 
 
@@ -106,5 +106,5 @@ def test_what_is_there_is_never_written_over(name: str, tmp_path: Path) -> None:
     (tmp_path / "there.csv").touch()
     (tmp_path / "empty").mkdir()
     splits.check_output(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"is not empty|is there already|no folder"):
+    with pytest.raises(DataError, match=r"is not empty|exists already|no folder"):
         splits.check_output(tmp_path / name)

@@ -1,1 +1,1 @@
-"""Simulated sky images."""
+"""Simulated survey images of galaxies and rare objects."""

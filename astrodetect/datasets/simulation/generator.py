@@ -1,4 +1,4 @@
-"""Labelled sky images made here, as a survey would show them: the embedded default and the tests' data."""
+"""Generator of labelled simulated survey images: the default sample and test data."""
 
 import json
 import multiprocessing
@@ -20,15 +20,15 @@ from astrodetect.errors import DataError
 from astrodetect.progress import Bar
 from astrodetect.records import Pixels
 
-RECIPE = 1  # raise it whenever the same seed gives other pixels
-PLAN_FILE = ".simulated.json"  # what the images in a folder were made from
+RECIPE = 1  # increment whenever a seed gives different pixels
+PLAN_FILE = ".simulated.json"  # seed, size and recipe of the images in a folder
 IMAGES_PER_TASK = 16
-LARGEST_PART = 2**32  # images of a class in one part; the parts' seeds lie this far apart
-TRAIN, TEST = 0, 1
+SEEDS_PER_PART = 2**32  # distance between the seed ranges of parts
+TRAIN, TEST = 0, 1  # seed ranges
 
-Painter = Callable[[np.random.Generator, SimulatedField], None]
+ClassModel = Callable[[np.random.Generator, SimulatedField], None]
 
-_PAINTERS: dict[str, Painter] = {
+_CLASS_MODELS: dict[str, ClassModel] = {
     "E": galaxies.elliptical,
     "SB": galaxies.barred_spiral,
     "S": galaxies.spiral,
@@ -39,12 +39,12 @@ _PAINTERS: dict[str, Painter] = {
     "trail": rare.trail,
     "ghost": rare.ghost,
 }
-CLASSES: tuple[str, ...] = tuple(_PAINTERS)
+CLASSES: tuple[str, ...] = tuple(_CLASS_MODELS)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderTask:
-    """Images of one class to be made in one go; image number n of a part has the seed `first_seed` + n."""
+    """Images of one class rendered by one task; image n has the seed `first_seed` + n."""
 
     folder: Path
     kind: str
@@ -53,28 +53,28 @@ class RenderTask:
     size: int
 
     def run(self) -> int:
-        """Makes them and says how many; each file is there whole or not at all."""
+        """Render and atomically write the images; return their number."""
         for number in self.numbers:
             images.write_jpeg(_path(self.folder, number), render_image(self.kind, self.first_seed + number, self.size))
         return len(self.numbers)
 
 
 def render_image(kind: str, seed: int, size: int = int(FRAME)) -> Pixels:
-    """One image of this class; the same class, seed and size give the same pixels in every run."""
-    _check(kind)
+    """Render one image; the pixels depend only on class, seed and size."""
+    _check_classes(kind)
     rng = np.random.default_rng([*kind.encode(), seed])
-    sky = SimulatedField(rng)
-    _PAINTERS[kind](rng, sky)
-    sky.add_neighbours()
-    return sky.develop(size)
+    field = SimulatedField(rng)
+    _CLASS_MODELS[kind](rng, field)
+    field.add_field_objects()
+    return field.observe(size)
 
 
 def make_dataset(
     folder: Path, counts: Mapping[str, int], *, seed: int, size: int = int(FRAME), workers: int | None = None
 ) -> Path:
-    """Writes `folder/E/00001.jpg` and so on, as many a class as `counts` says; files already there are kept."""
-    _check(*counts)
-    _claim(folder, seed, size)
+    """Write `counts` images per class as `folder/CLASS/00001.jpg` …; existing files are kept."""
+    _check_classes(*counts)
+    _check_plan(folder, seed, size)
     _run(_tasks(folder, counts, seed, TRAIN, size), workers)
     return folder
 
@@ -89,12 +89,12 @@ def make_sample(
     size: int = int(FRAME),
     workers: int | None = None,
 ) -> Path:
-    """Writes `folder/train` and `folder/test`, `train` and `test` images a class.
+    """Write `train` and `test` images per class to `folder/train` and `folder/test`.
 
-    The two never share an image: each part counts its seeds in a range of its own, LARGEST_PART wide.
+    The parts share no image: their seed ranges do not overlap.
     """
-    _check(*classes)
-    _claim(folder, seed, size)
+    _check_classes(*classes)
+    _check_plan(folder, seed, size)
     parts = (("train", train, TRAIN), ("test", test, TEST))
     tasks = [
         task for name, count, part in parts
@@ -104,33 +104,33 @@ def make_sample(
     return folder
 
 
-def _check(*kinds: str) -> None:
+def _check_classes(*kinds: str) -> None:
     for kind in kinds:
-        if kind not in _PAINTERS:
+        if kind not in _CLASS_MODELS:
             raise DataError(f"no simulated class is called {kind!r}: choose from {', '.join(CLASSES)}")
 
 
-def _claim(folder: Path, seed: int, size: int) -> None:
-    """Marks the folder with what its images are made from, so that it is never continued with anything else."""
+def _check_plan(folder: Path, seed: int, size: int) -> None:
+    """Record seed, size and recipe in the folder; raise DataError if it holds images made with others."""
     plan = json.dumps({"recipe": RECIPE, "seed": seed, "size": size}) + "\n"
-    mark = folder / PLAN_FILE
-    if mark.exists() and mark.read_text() != plan:
+    plan_file = folder / PLAN_FILE
+    if plan_file.exists() and plan_file.read_text() != plan:
         raise DataError(f"{folder} holds images made with another seed, size or version: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(plan)
+    plan_file.write_text(plan)
 
 
 def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: int) -> list[RenderTask]:
-    """What is still missing in the folder, in pieces."""
+    """Tasks for the images still missing in the folder."""
     tasks = []
     for kind, count in counts.items():
-        home = folder / kind
-        home.mkdir(parents=True, exist_ok=True)
-        missing = [number for number in range(1, count + 1) if not _path(home, number).exists()]
-        first_seed = (2 * seed + part) * LARGEST_PART
+        class_folder = folder / kind
+        class_folder.mkdir(parents=True, exist_ok=True)
+        missing = [number for number in range(1, count + 1) if not _path(class_folder, number).exists()]
+        first_seed = (2 * seed + part) * SEEDS_PER_PART
         tasks += [
-            RenderTask(home, kind, tuple(missing[at : at + IMAGES_PER_TASK]), first_seed, size)
-            for at in range(0, len(missing), IMAGES_PER_TASK)
+            RenderTask(class_folder, kind, tuple(missing[start : start + IMAGES_PER_TASK]), first_seed, size)
+            for start in range(0, len(missing), IMAGES_PER_TASK)
         ]
     return tasks
 
@@ -140,7 +140,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _run(tasks: list[RenderTask], workers: int | None) -> None:
-    """Runs the tasks on as many processes; Ctrl-C lets each finish the few images in its hands, no more."""
+    """Run the tasks in a process pool; on Ctrl-C each worker finishes its current task only."""
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     with Bar("simulating images", sum(len(task.numbers) for task in tasks)) as bar:
         if workers <= 1:
@@ -149,10 +149,10 @@ def _run(tasks: list[RenderTask], workers: int | None) -> None:
             return
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
         try:
-            with _deaf_to_interrupts():  # the processes start here, and inherit it until their initializer runs
-                waiting: set[Future[int]] = {pool.submit(task.run) for task in tasks}
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            with _interrupts_ignored():  # workers start here and inherit it until their initializer runs
+                pending: set[Future[int]] = {pool.submit(task.run) for task in tasks}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     bar.step(future.result())
         finally:
@@ -160,7 +160,7 @@ def _run(tasks: list[RenderTask], workers: int | None) -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _interrupts_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
@@ -172,5 +172,5 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _ignore_interrupts() -> None:
-    """In each worker: Ctrl-C reaches the whole process group, and it is the parent that answers it."""
+    """Worker initializer: Ctrl-C reaches the whole process group, and only the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

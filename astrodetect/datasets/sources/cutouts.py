@@ -1,4 +1,4 @@
-"""Images of a survey around the positions of a catalogue: each request once, places without an image listed."""
+"""Survey cutouts around the positions of a catalogue (Legacy Surveys, SDSS, HiPS)."""
 
 import csv
 import hashlib
@@ -15,25 +15,25 @@ from astrodetect.progress import Bar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
-# names of columns, in small letters
-RA = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "right_ascension")
-DEC = ("dec", "dec_deg", "dej2000", "_dej2000", "dec_j2000", "de_icrs", "dec_icrs", "declination")
-LABEL = ("label", "class", "gz2class", "morphology")
-NAME = ("name", "objid", "object_id", "id", "iauname", "dr7objid", "source_id", "galaxyid", "main_id")
-ARCSECONDS = 3600  # a degree
-REQUEST, SHORT = 16, 8  # digits that tell requests apart: in the catalogue, in the names of files
-KINDS = {"jpg": "JPEG", "fits": "FITS"}
-NO_LABEL = "cutouts"  # the folder of places without one
-SHOWN = ImageContract(stretch="linear")  # how FITS is looked at, to see that there is something
+# usual column names, in lower case
+RA_COLUMNS = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "right_ascension")
+DEC_COLUMNS = ("dec", "dec_deg", "dej2000", "_dej2000", "dec_j2000", "de_icrs", "dec_icrs", "declination")
+LABEL_COLUMNS = ("label", "class", "gz2class", "morphology")
+NAME_COLUMNS = ("name", "objid", "object_id", "id", "iauname", "dr7objid", "source_id", "galaxyid", "main_id")
+ARCSEC_PER_DEGREE = 3600
+ID_DIGITS, FILE_ID_DIGITS = 16, 8  # of the URL's SHA-256 that identifies a request: in catalogue.csv, in file names
+FORMATS = {"jpg": "JPEG", "fits": "FITS"}
+NO_LABEL = "cutouts"  # label of positions without one
+CHECK_CONTRACT = ImageContract(stretch="linear")  # to decode FITS for the check that it is not blank
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A service that cuts images out of surveys."""
+    """A cutout service and its defaults."""
 
     license: str
-    pxscale: float  # arcseconds, where nobody asks for another
-    layers: Mapping[str, str]  # what it cuts out of for each format that it has, where nobody names another
+    pxscale: float  # default, arcseconds
+    layers: Mapping[str, str]  # default layer for each format that it supports
 
 
 SURVEYS = {
@@ -45,7 +45,7 @@ SURVEYS = {
 
 @dataclass(frozen=True, slots=True)
 class SkyPosition:
-    """A position in the sky, in degrees."""
+    """A sky position in degrees, with label and name."""
 
     ra: float
     dec: float
@@ -55,110 +55,119 @@ class SkyPosition:
 
 @dataclass(frozen=True, slots=True)
 class CutoutRequest:
-    """How cutouts are made."""
+    """Survey, format and geometry of cutouts."""
 
     survey: str
-    kind: str  # jpg or fits
+    format: str  # jpg or fits
     side: int  # pixels, each way
     pxscale: float  # arcseconds
     layer: str
 
-    def address(self, place: SkyPosition, chosen: Settings) -> str:
-        """Where the cutout around this place is."""
-        centre = {"ra": place.ra, "dec": place.dec}
-        box = {"width": self.side, "height": self.side}
+    def url(self, position: SkyPosition, settings: Settings) -> str:
+        """URL of the cutout around this position."""
+        centre = {"ra": position.ra, "dec": position.dec}
+        size = {"width": self.side, "height": self.side}
         if self.survey == "legacy":
-            bands = {"bands": "grz"} if self.kind == "fits" else {}
-            cut = {"size": self.side, "layer": self.layer, "pixscale": self.pxscale}
-            return build_url(f"{chosen.legacy_url}/cutout.{self.kind}", **centre, **cut, **bands)
+            bands = {"bands": "grz"} if self.format == "fits" else {}
+            geometry = {"size": self.side, "layer": self.layer, "pixscale": self.pxscale}
+            return build_url(f"{settings.legacy_url}/cutout.{self.format}", **centre, **geometry, **bands)
         if self.survey == "sdss":
-            return build_url(f"{chosen.sdss_url}/getjpeg", **centre, scale=self.pxscale, **box)
-        seen = {"fov": self.side * self.pxscale / ARCSECONDS, "projection": "TAN", "format": self.kind}
-        return build_url(f"{chosen.hips_url}/hips2fits", hips=self.layer, **centre, **box, **seen)
+            return build_url(f"{settings.sdss_url}/getjpeg", **centre, scale=self.pxscale, **size)
+        view = {"fov": self.side * self.pxscale / ARCSEC_PER_DEGREE, "projection": "TAN", "format": self.format}
+        return build_url(f"{settings.hips_url}/hips2fits", hips=self.layer, **centre, **size, **view)
 
 
 def read_positions(
     path: Path, *, ra: str | None, dec: str | None, label: str | None, name: str | None
 ) -> list[SkyPosition]:
-    """The rows of a CSV file, whose columns go by these names, or else by usual ones; one row that is wrong ends it."""
+    """The rows of a CSV file; columns not named are found by their usual names. An invalid row is an error."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             names = rows.fieldnames or ()
-            in_ra, in_dec = _column(path, names, ra, RA), _column(path, names, dec, DEC)
-            in_label, in_name = _column(path, names, label, LABEL), _column(path, names, name, NAME)
-            if not (in_ra and in_dec):
-                missing = "dec" if in_ra else "ra"
-                raise DataError(f"{path} has no column of a usual name for {missing.upper()}: name it with --{missing}")
-            return [_place(row[in_ra], row[in_dec], row.get(in_label or ""), row.get(in_name or "")) for row in rows]
+            ra_column = _find_column(path, names, ra, RA_COLUMNS)
+            dec_column = _find_column(path, names, dec, DEC_COLUMNS)
+            label_column = _find_column(path, names, label, LABEL_COLUMNS)
+            name_column = _find_column(path, names, name, NAME_COLUMNS)
+            if not (ra_column and dec_column):
+                missing = "dec" if ra_column else "ra"
+                raise DataError(
+                    f"{path} has no column with a usual name for {missing.upper()}: name it with --{missing}"
+                )
+            return [
+                _parse_position(
+                    row[ra_column], row[dec_column], row.get(label_column or ""), row.get(name_column or "")
+                )
+                for row in rows
+            ]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not CSV in UTF-8: {error}") from error
+        raise DataError(f"{path} is not UTF-8 CSV: {error}") from error
     except ValueError as error:
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
 
 
 def collect_cutouts(
-    ledger: CollectionManifest, places: Sequence[SkyPosition], cut: CutoutRequest, chosen: Settings
+    manifest: CollectionManifest, positions: Sequence[SkyPosition], request: CutoutRequest, settings: Settings
 ) -> None:
-    """A cutout of each place, in the folder of its label; what is here is not asked for again."""
-    remote = HttpClient(chosen)
+    """Collect a cutout of each position into the folder of its label; collected cutouts are not requested again."""
+    client = HttpClient(settings)
 
-    def checked(data: bytes) -> bytes:
-        if (kind := images.sniff(data)) != KINDS[cut.kind]:
-            raise ImageError(f"{kind} came where {cut.kind} was asked for")
-        pixels = images.read(data, SHOWN, max_pixels=chosen.max_image_pixels)
+    def check(data: bytes) -> bytes:
+        if (received := images.sniff(data)) != FORMATS[request.format]:
+            raise ImageError(f"received {received} instead of {request.format}")
+        pixels = images.read(data, CHECK_CONTRACT, max_pixels=settings.max_image_pixels)
         if pixels.min() == pixels.max():
-            raise ImageBlank("one value all over: the survey has no image here")
+            raise ImageBlank("all pixels are equal: the survey has no image here")
         return data
 
-    with Bar(f"cutouts of {cut.survey}", len(places)) as bar:
-        for place in places:
-            entry = _entry(place, cut, cut.address(place, chosen))
-            if not ledger.knows(entry):
+    with Bar(f"cutouts of {request.survey}", len(positions)) as bar:
+        for position in positions:
+            entry = _manifest_entry(position, request, request.url(position, settings))
+            if not manifest.already_tried(entry):
                 try:
-                    data = remote.get(entry.url, checked)
+                    data = client.get(entry.url, check)
                 except FetchError as error:
-                    ledger.skip(entry, str(error))
+                    manifest.skip(entry, str(error))
                 else:
-                    ledger.save(entry, data, f"{place.name}-{entry.source_id[:SHORT]}")
-            bar.step(note=f"{ledger.skipped} skipped")
+                    manifest.save(entry, data, f"{position.name}-{entry.source_id[:FILE_ID_DIGITS]}")
+            bar.step(note=f"{manifest.skipped} skipped")
 
 
-def _entry(place: SkyPosition, cut: CutoutRequest, url: str) -> ManifestEntry:
-    request = hashlib.sha256(url.encode()).hexdigest()[:REQUEST]
+def _manifest_entry(position: SkyPosition, request: CutoutRequest, url: str) -> ManifestEntry:
+    request_id = hashlib.sha256(url.encode()).hexdigest()[:ID_DIGITS]
     return ManifestEntry(
-        label=place.label,
-        source=cut.survey,
-        source_id=request,
+        label=position.label,
+        source=request.survey,
+        source_id=request_id,
         url=url,
-        title=place.name,
-        license=SURVEYS[cut.survey].license,
-        ra=str(place.ra),
-        dec=str(place.dec),
-        pxscale=str(cut.pxscale),
+        title=position.name,
+        license=SURVEYS[request.survey].license,
+        ra=str(position.ra),
+        dec=str(position.dec),
+        pxscale=str(request.pxscale),
     )
 
 
-def _place(ra: str | None, dec: str | None, label: str | None, name: str | None) -> SkyPosition:
-    east, north = _degrees(ra, "RA", 0, 360), _degrees(dec, "Dec", -90, 90)
-    return SkyPosition(east, north, label or NO_LABEL, name or f"{east:.5f}{north:+.5f}")
+def _parse_position(ra: str | None, dec: str | None, label: str | None, name: str | None) -> SkyPosition:
+    ra_deg, dec_deg = _parse_degrees(ra, "RA", 0, 360), _parse_degrees(dec, "Dec", -90, 90)
+    return SkyPosition(ra_deg, dec_deg, label or NO_LABEL, name or f"{ra_deg:.5f}{dec_deg:+.5f}")
 
 
-def _degrees(text: str | None, axis: str, least: float, most: float) -> float:
+def _parse_degrees(text: str | None, axis: str, low: float, high: float) -> float:
     try:
-        found = float(text or "")
+        degrees = float(text or "")
     except ValueError:
-        found = math.nan
-    if not least <= found <= most:
-        raise ValueError(f"{axis} in degrees from {least} to {most}, not {text!r}")
-    return found
+        degrees = math.nan
+    if not low <= degrees <= high:
+        raise ValueError(f"{axis} in degrees from {low} to {high}, not {text!r}")
+    return degrees
 
 
-def _column(path: Path, names: Sequence[str], asked: str | None, usual: Sequence[str]) -> str | None:
-    """The column as the file calls it."""
-    if asked is not None and asked not in names:
-        raise DataError(f"{path} has no column {asked}: it has {', '.join(names)}")
-    small = {name.strip().lower(): name for name in names}
-    return asked or next((small[name] for name in usual if name in small), None)
+def _find_column(path: Path, names: Sequence[str], requested: str | None, usual: Sequence[str]) -> str | None:
+    """The requested column, or the first with a usual name, as spelt in the file."""
+    if requested is not None and requested not in names:
+        raise DataError(f"{path} has no column {requested}: it has {', '.join(names)}")
+    by_lower_case = {name.strip().lower(): name for name in names}
+    return requested or next((by_lower_case[name] for name in usual if name in by_lower_case), None)

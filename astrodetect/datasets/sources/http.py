@@ -1,4 +1,4 @@
-"""Asks servers on the network: one request at a time, never too soon, and again where that may help."""
+"""Rate-limited HTTP client: one request at a time, with retries, back-off and resumable downloads."""
 
 import contextlib
 import email.utils
@@ -19,22 +19,22 @@ from astrodetect.errors import FetchError, ImageBlank, ImageError, ImageTooManyP
 from astrodetect.progress import Bar
 from astrodetect.settings import Settings
 
-ATTEMPTS = 5  # at one address
-SILENT_ADDRESSES = 5  # in a row, after all attempts at each: the source is away
-LONGEST_BACKOFF_S = 60.0
-LONGEST_RETRY_AFTER_S = 300.0  # a source that asks for more is left alone
-LONGEST_ANSWER_S = 300.0  # however steadily it drips; a download goes on where it was
+MAX_ATTEMPTS = 5  # per URL
+MAX_UNANSWERED_URLS = 5  # in a row, after all attempts at each: then the source counts as unavailable
+MAX_BACKOFF_S = 60.0
+MAX_RETRY_AFTER_S = 300.0  # a longer Retry-After ends the run
+MAX_RESPONSE_S = 300.0  # total time to read one response; downloads resume
 MOST_REDIRECTS = 5
 CHUNK_BYTES = 1 << 16
 USER_AGENT = f"astrodetect/{__version__} (collects sky images to learn from, one request at a time)"
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be others next time
-LASTING = (ImageTooSmall, ImageTooManyPixels, ImageBlank)  # the same next time, where damage may not be
+RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+PERMANENT_ERRORS = (ImageTooSmall, ImageTooManyPixels, ImageBlank)  # not retried, unlike damaged images
 
 T = TypeVar("T")
 
 
-class _PassingError(Exception):
-    """What went wrong may go right the next time."""
+class _TransientError(Exception):
+    """A failure that a retry may resolve."""
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,143 +42,146 @@ class _PassingError(Exception):
 
 
 class HttpClient:
-    """A source of images, and how it is treated."""
+    """Client for one image source, within the limits of the settings."""
 
     def __init__(self, chosen: Settings) -> None:
-        self._pause_s = 1 / chosen.collect_requests_per_s
+        self._interval_s = 1 / chosen.collect_requests_per_s
         self._timeout_s, self._backoff_s = chosen.collect_timeout_s, chosen.collect_backoff_s
         self._max_bytes = chosen.collect_max_bytes
-        self._next_at = 0.0
-        self._silent = 0
+        self._next_request_at = 0.0
+        self._unanswered = 0
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self._session.max_redirects = MOST_REDIRECTS
 
     def get(self, url: str, read: Callable[[bytes], T]) -> T:
-        """What `read` makes of the answer; what it refuses with ImageError or ValueError is asked for again."""
+        """Request the URL and return `read` of the body; ImageError and ValueError from `read` are retried."""
 
         def attempt() -> T:
-            with self._answer(url) as answer:
-                data = b"".join(_chunks(answer, self._max_bytes))
+            with self._request(url) as response:
+                data = b"".join(_read_chunks(response, self._max_bytes))
             try:
                 return read(data)
-            except LASTING as error:
+            except PERMANENT_ERRORS as error:
                 raise FetchError(str(error)) from error
             except (ImageError, ValueError) as error:
-                raise _PassingError(str(error)) from error
+                raise _TransientError(str(error)) from error
 
-        return self._patiently(url, attempt)
+        return self._with_retries(url, attempt)
 
     def download(self, url: str, path: Path, *, sha256: str, max_bytes: int) -> None:
-        """A large file, whole and as it should be; what a run before had of it is not asked for again."""
+        """Download a large file, resuming a partial download, and verify its SHA-256."""
         part = path.with_name(f"{path.name}.part")
         while True:
-            had = _size(part)
+            size_before = _size(part)
             try:
-                self._patiently(url, lambda: self._go_on(url, part, max_bytes))
+                self._with_retries(url, lambda: self._resume(url, part, max_bytes))
                 break
             except FetchError:
-                if _size(part) <= had:
+                if _size(part) <= size_before:
                     raise
         with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256.lower():
             part.unlink()
-            raise SourceError(f"{url} gave another file than it should (sha256 {found}): it was removed")
+            raise SourceError(f"{url} returned an unexpected file (sha256 {digest}): it was removed")
         part.replace(path)
 
-    def _go_on(self, url: str, part: Path, max_bytes: int) -> None:
-        had = _size(part)
-        with self._answer(url, start=had) as answer:
-            if answer.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # it is all there, as its sum will tell
-            if answer.status_code != requests.codes.partial_content:
-                had = 0  # this server always starts at the start
-            total = had + _declared(answer)
-            with part.open("ab" if had else "wb") as file, Bar(f"{part.stem}, MB", total // 1_000_000) as bar:
-                shown = 0
-                for chunk in _chunks(answer, max_bytes - had):
+    def _resume(self, url: str, part: Path, max_bytes: int) -> None:
+        offset = _size(part)
+        with self._request(url, start=offset) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                return  # the file is complete; its checksum is verified next
+            if response.status_code != requests.codes.partial_content:
+                offset = 0  # the server ignores Range
+            total = offset + _remaining_bytes(response)
+            with part.open("ab" if offset else "wb") as file, Bar(f"{part.stem}, MB", total // 1_000_000) as bar:
+                reported_mb = 0
+                for chunk in _read_chunks(response, max_bytes - offset):
                     file.write(chunk)
-                    bar.step(file.tell() // 1_000_000 - shown)
-                    shown = file.tell() // 1_000_000
+                    bar.step(file.tell() // 1_000_000 - reported_mb)
+                    reported_mb = file.tell() // 1_000_000
 
-    def _patiently(self, url: str, attempt: Callable[[], T]) -> T:
-        for turn in range(1, ATTEMPTS + 1):
+    def _with_retries(self, url: str, attempt: Callable[[], T]) -> T:
+        for number in range(1, MAX_ATTEMPTS + 1):
             try:
                 return attempt()
-            except _PassingError as error:
+            except _TransientError as error:
                 failed = error
-            if failed.retry_after_s > LONGEST_RETRY_AFTER_S:
-                raise SourceError(f"{_host(url)} wants no request for {failed.retry_after_s:.0f} s: try again then")
-            if turn < ATTEMPTS:
-                backoff = min(self._backoff_s * 2.0 ** (turn - 1), LONGEST_BACKOFF_S)
-                time.sleep(max(failed.retry_after_s, backoff * random.uniform(0.5, 1)))  # noqa: S311 - no secret
-        if self._silent >= SILENT_ADDRESSES * ATTEMPTS:
-            raise SourceError(f"{_host(url)} does not answer ({failed}): the same command goes on when it does")
-        raise FetchError(f"{failed}, {ATTEMPTS} times")
+            if failed.retry_after_s > MAX_RETRY_AFTER_S:
+                raise SourceError(f"{_host(url)} asks for no request for {failed.retry_after_s:.0f} s: try again then")
+            if number < MAX_ATTEMPTS:
+                backoff = min(self._backoff_s * 2.0 ** (number - 1), MAX_BACKOFF_S)
+                time.sleep(max(failed.retry_after_s, backoff * random.uniform(0.5, 1)))  # noqa: S311 - jitter
+        if self._unanswered >= MAX_UNANSWERED_URLS * MAX_ATTEMPTS:
+            raise SourceError(f"{_host(url)} does not answer ({failed}): run the same command again later to resume")
+        raise FetchError(f"{failed} ({MAX_ATTEMPTS} attempts)")
 
     @contextlib.contextmanager
-    def _answer(self, url: str, start: int = 0) -> Iterator[requests.Response]:
-        """The head of a good answer; its body is still to be read."""
+    def _request(self, url: str, start: int = 0) -> Iterator[requests.Response]:
+        """The response with a successful status, its body not yet read."""
         now = time.monotonic()
-        time.sleep(max(0.0, self._next_at - now))
-        self._next_at = max(self._next_at, now) + self._pause_s
-        self._silent += 1
+        time.sleep(max(0.0, self._next_request_at - now))
+        self._next_request_at = max(self._next_request_at, now) + self._interval_s
+        self._unanswered += 1
         headers = {"Range": f"bytes={start}-"} if start else {}
-        with _network(), self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s) as answer:
-            status = answer.status_code
-            if status in PASSING:
-                raise _PassingError(f"answered {status}", _retry_after_s(answer.headers.get("Retry-After", "")))
-            self._silent = 0
-            if not (answer.ok or (start and status == requests.codes.requested_range_not_satisfiable)):
+        with (
+            _translate_errors(),
+            self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response,
+        ):
+            status = response.status_code
+            if status in RETRYABLE_STATUSES:
+                raise _TransientError(f"answered {status}", _retry_after_s(response.headers.get("Retry-After", "")))
+            self._unanswered = 0
+            if not (response.ok or (start and status == requests.codes.requested_range_not_satisfiable)):
                 raise FetchError(f"answered {status}")
-            yield answer
+            yield response
 
 
 def build_url(url: str, **parameters: object) -> str:
-    """The whole of an address, its parameters encoded in the order in which they are named."""
-    whole = requests.Request("GET", url, params={name: str(value) for name, value in parameters.items()})
-    return str(whole.prepare().url)
+    """The URL with its query parameters encoded in order."""
+    request = requests.Request("GET", url, params={name: str(value) for name, value in parameters.items()})
+    return str(request.prepare().url)
 
 
-def _chunks(answer: requests.Response, max_bytes: int) -> Iterator[bytes]:
+def _read_chunks(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
     too_large = f"more than {max_bytes:,} bytes"
-    if _declared(answer) > max_bytes:
+    if _remaining_bytes(response) > max_bytes:
         raise FetchError(too_large)
-    taken, give_up = 0, time.monotonic() + LONGEST_ANSWER_S
-    while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):
-        taken += len(chunk)
-        if taken > max_bytes:
+    received, deadline = 0, time.monotonic() + MAX_RESPONSE_S
+    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
+        received += len(chunk)
+        if received > max_bytes:
             raise FetchError(too_large)
-        if time.monotonic() > give_up:
-            raise _PassingError(f"not whole after {LONGEST_ANSWER_S:.0f} s")
+        if time.monotonic() > deadline:
+            raise _TransientError(f"incomplete after {MAX_RESPONSE_S:.0f} s")
         yield chunk
 
 
-def _declared(answer: requests.Response) -> int:
-    """The bytes that are still to come, 0 where the answer does not say."""
-    return answer.raw.length_remaining or 0
+def _remaining_bytes(response: requests.Response) -> int:
+    """Bytes still to be received, 0 without a Content-Length."""
+    return response.raw.length_remaining or 0
 
 
 @contextlib.contextmanager
-def _network() -> Iterator[None]:
-    """What a wire can do, as what may pass or what will not."""
+def _translate_errors() -> Iterator[None]:
+    """Errors of requests as FetchError (permanent) or _TransientError."""
     try:
         yield
     except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-        raise FetchError(f"leads nowhere: {type(error).__name__}") from error
+        raise FetchError(f"invalid redirect or URL: {type(error).__name__}") from error
     except requests.Timeout as error:
-        raise _PassingError("did not answer in time") from error
+        raise _TransientError("did not answer in time") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-        raise _PassingError(f"the connection failed ({type(error).__name__})") from error
+        raise _TransientError(f"the connection failed ({type(error).__name__})") from error
 
 
-def _retry_after_s(said: str) -> float:
-    """Seconds, from either form of the header."""
-    if said.strip().isdecimal():
-        return float(said)
+def _retry_after_s(header: str) -> float:
+    """Seconds, from either form of Retry-After."""
+    if header.strip().isdecimal():
+        return float(header)
     try:
-        return max(0.0, math.ceil(email.utils.parsedate_to_datetime(said).timestamp() - time.time()))
+        return max(0.0, math.ceil(email.utils.parsedate_to_datetime(header).timestamp() - time.time()))
     except (ValueError, OverflowError):
         return 0.0
 

@@ -1,4 +1,4 @@
-"""A folder of collected images and its `catalogue.csv`: where each came from. Every image whole, its row after it."""
+"""`catalogue.csv`: the provenance of a folder of collected images; an image is complete before its row is written."""
 
 import csv
 import datetime as dt
@@ -21,14 +21,14 @@ from astrodetect.progress import track
 CATALOGUE, SKIPPED = "catalogue.csv", "skipped.csv"
 SKIPPED_COLUMNS = ("label", "source", "source_id", "url", "reason")
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "FITS": ".fits"}
-LONGEST_NAME_BYTES = 120  # file systems take 255; a temporary name is longer
+MAX_NAME_BYTES = 120  # file systems allow 255, and a temporary name is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEntry:
-    """A row of the catalogue; what a source does not tell is empty."""
+    """A row of catalogue.csv; fields that a source does not provide are empty."""
 
-    path: str = ""  # below the folder; this, the sum and the time are known once it is saved
+    path: str = ""  # relative to the folder; `save` fills in path, sha256 and fetched
     label: str
     source: str
     source_id: str
@@ -40,38 +40,38 @@ class ManifestEntry:
     ra: str = ""  # degrees
     dec: str = ""
     redshift: str = ""
-    pxscale: str = ""  # arcseconds a pixel
+    pxscale: str = ""  # arcseconds per pixel
     sha256: str = ""
     fetched: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What is collected once; spaces as a row has them."""
-        return self.source, _plain(self.source_id)
+        """Identity of the image within its source; whitespace normalised as in the table."""
+        return self.source, _single_line(self.source_id)
 
 
 COLUMNS = [field.name for field in fields(ManifestEntry)]
 
 
 class CollectionManifest:
-    """What a folder holds and where from, while one process adds to it."""
+    """The images of a folder and their sources, opened for adding by one process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.counts: Counter[str] = Counter()  # images of each label
-        self.skipped = self.shared = 0  # in this run: not usable; wanted again under another label
-        self._labels: dict[tuple[str, str], str] = {}  # of what is here, and of what was tried in vain
-        self._mend()
+        self.skipped = self.in_other_class = 0  # in this run: unusable; already collected under another label
+        self._labels: dict[tuple[str, str], str] = {}  # of collected images and of those skipped in this run
+        self._repair()
         atomic_files.write_bytes(folder / SKIPPED, _line(SKIPPED_COLUMNS).encode())
 
-    def knows(self, entry: ManifestEntry) -> bool:
-        """Whether it is here, or was tried; an image has one label, its first."""
+    def already_tried(self, entry: ManifestEntry) -> bool:
+        """Whether the image was collected before or skipped in this run; it keeps its first label."""
         label = self._labels.get(entry.key)
-        self.shared += label not in {None, entry.label}
+        self.in_other_class += label not in {None, entry.label}
         return label is not None
 
     def save(self, entry: ManifestEntry, data: bytes, name: str) -> None:
-        """First the image, whole, then its row: a row speaks of what is there."""
+        """Write the image, then its row, so that every row has a complete image."""
         path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.sniff(data)]}"
         (self.folder / path.parent).mkdir(exist_ok=True)
         atomic_files.write_bytes(self.folder / path, data)
@@ -81,7 +81,7 @@ class CollectionManifest:
         self._count(entry)
 
     def skip(self, entry: ManifestEntry, reason: str) -> None:
-        """Lists it as not usable; the next run tries it again."""
+        """Add the image to skipped.csv; the next run tries it again."""
         _append(self.folder / SKIPPED, _line([entry.label, entry.source, entry.source_id, entry.url, reason]))
         self._labels[entry.key] = entry.label
         self.skipped += 1
@@ -90,30 +90,30 @@ class CollectionManifest:
         self._labels[entry.key] = entry.label
         self.counts[entry.label] += 1
 
-    def _mend(self) -> None:
-        """Leaves the rows whose images are here and whole; a row or a file that a crash cut short is dropped."""
+    def _repair(self) -> None:
+        """Remove what a crash left incomplete: temporary files, and rows without an intact image."""
         for part in self.folder.glob("**/.*.part"):
             part.unlink()
-        rows = _rows(self.folder / CATALOGUE)
-        checked = track(rows, "checking what is here", len(rows)) if rows else ()
-        good = [entry for entry in checked if self._is_here(entry)]
-        for entry in good:
+        rows = _read_rows(self.folder / CATALOGUE)
+        tracked = track(rows, "checking collected images", len(rows)) if rows else ()
+        intact = [entry for entry in tracked if self._is_intact(entry)]
+        for entry in intact:
             self._count(entry)
-        lines = [_line(COLUMNS), *(_line(asdict(entry).values()) for entry in good)]
+        lines = [_line(COLUMNS), *(_line(asdict(entry).values()) for entry in intact)]
         atomic_files.write_bytes(self.folder / CATALOGUE, "".join(lines).encode())
 
-    def _is_here(self, entry: ManifestEntry) -> bool:
+    def _is_intact(self, entry: ManifestEntry) -> bool:
         path = self.folder / entry.path
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
 
 
 @contextmanager
 def open_manifest(folder: Path) -> Iterator[CollectionManifest]:
-    """The ledger of this folder, which is made if missing; one process at a time has it."""
+    """Open the manifest of this folder, created if missing, under an exclusive inter-process lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(folder / ".collect.lock")
     if not lock.acquire(blocking=False):
-        raise DataError(f"another process collects into {folder}: wait for it, or name another folder")
+        raise DataError(f"another process collects into {folder}: wait for it to finish, or choose another folder")
     try:
         yield CollectionManifest(folder)
     finally:
@@ -121,27 +121,27 @@ def open_manifest(folder: Path) -> Iterator[CollectionManifest]:
 
 
 def file_name(text: str) -> str:
-    """A name that every file system takes, another one for another text."""
-    name = re.sub(r"[^\w .+()=,@-]|^\.|[. ]$", lambda found: _encoded(found[0]), text.strip())
-    if len(name.encode()) > LONGEST_NAME_BYTES:
-        cut = name.encode()[: LONGEST_NAME_BYTES - 17].decode(errors="ignore")
-        name = f"{cut}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    """A file name valid on every file system; different texts give different names."""
+    name = re.sub(r"[^\w .+()=,@-]|^\.|[. ]$", lambda match: _percent_encode(match[0]), text.strip())
+    if len(name.encode()) > MAX_NAME_BYTES:
+        prefix = name.encode()[: MAX_NAME_BYTES - 17].decode(errors="ignore")
+        name = f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     return name
 
 
-def _encoded(character: str) -> str:
+def _percent_encode(character: str) -> str:
     return f"%{ord(character):02X}" if character == "." else quote(character, safe="")
 
 
-def _rows(path: Path) -> list[ManifestEntry]:
-    """The rows of a catalogue that are whole."""
+def _read_rows(path: Path) -> list[ManifestEntry]:
+    """The complete rows of catalogue.csv."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    first, *lines = text.split("\n")[:-1] or [",".join(COLUMNS)]  # what has no end was cut short
+    first, *lines = text.split("\n")[:-1] or [",".join(COLUMNS)]  # a line without an end is incomplete
     if first.split(",") != COLUMNS:
-        raise DataError(f"{path} is not a catalogue of collected images: name another folder")
+        raise DataError(f"{path} is not a catalogue of collected images: choose another folder")
     rows = [next(csv.reader([line.replace("\0", "")]), []) for line in lines]
     return [ManifestEntry(**dict(zip(COLUMNS, row, strict=True))) for row in rows if len(row) == len(COLUMNS)]
 
@@ -152,11 +152,11 @@ def _append(path: Path, line: str) -> None:
 
 
 def _line(values: Iterable[str]) -> str:
-    """A row of CSV, on one line whatever is in it."""
+    """A CSV row on a single line."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([_plain(value) for value in values])
+    csv.writer(buffer, lineterminator="\n").writerow([_single_line(value) for value in values])
     return buffer.getvalue()
 
 
-def _plain(text: str) -> str:
+def _single_line(text: str) -> str:
     return " ".join(text.split())

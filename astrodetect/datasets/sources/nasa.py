@@ -1,4 +1,4 @@
-"""Images of NASA's image and video library, found by words: each once, in the class that it was first found for."""
+"""Images from NASA's image and video library by keyword; an image found for several classes keeps the first."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,119 +18,121 @@ from astrodetect.settings import Settings
 SOURCE = "nasa"
 LICENSE = "NASA media usage guidelines"
 PAGE_SIZE = 100
-MOST_PAGES = 100  # the library shows the first 10,000 finds alone
-SMALLEST_SIDE_PX = 64
-SIDES_PX = {"small": 640, "medium": 1280, "large": 1920}  # the longer side of the sizes that the library makes
-ABOUT = {"title": "title", "center": "center", "date": "date_created"}  # columns, and what the library calls them
-PICTURES = (".jpg", ".jpeg", ".png")
+MAX_PAGES = 100  # the library returns only the first 10,000 results
+MIN_SIDE_PX = 64
+SIDES_PX = {"small": 640, "medium": 1280, "large": 1920}  # longer side of the sizes that the library provides
+METADATA_KEYS = {"title": "title", "center": "center", "date": "date_created"}  # manifest column → library's key
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """Words to search for, and the class of what is found."""
+    """Search words, and the class of the images found by them."""
 
     label: str
     words: str
 
 
 class NasaLibrary:
-    """NASA's image and video library."""
+    """Client of NASA's image and video library."""
 
-    def __init__(self, chosen: Settings) -> None:
-        self._url, self._remote, self._max_pixels = chosen.nasa_url, HttpClient(chosen), chosen.max_image_pixels
+    def __init__(self, settings: Settings) -> None:
+        self._url, self._client, self._max_pixels = settings.nasa_url, HttpClient(settings), settings.max_image_pixels
 
-    def collect(self, ledger: CollectionManifest, queries: Sequence[SearchQuery], *, limit: int, side: int) -> None:
-        """Up to `limit` images of each class, of about `side` pixels; what is here is not asked for again."""
+    def collect(self, manifest: CollectionManifest, queries: Sequence[SearchQuery], *, limit: int, side: int) -> None:
+        """Collect up to `limit` images of each class, of about `side` pixels, that are not collected yet."""
         for query in queries:
             with Bar(f"{query.label}: {query.words}", limit) as bar:
-                bar.step(ledger.counts[query.label])
-                for found in self._search(query) if ledger.counts[query.label] < limit else ():
-                    if ledger.knows(found):
+                bar.step(manifest.counts[query.label])
+                for entry in self._search(query) if manifest.counts[query.label] < limit else ():
+                    if manifest.already_tried(entry):
                         continue
                     try:
-                        url, data = self._fetch(found, side)
+                        url, data = self._fetch(entry, side)
                     except FetchError as error:
-                        ledger.skip(found, str(error))
+                        manifest.skip(entry, str(error))
                     else:
-                        ledger.save(replace(found, url=url), data, found.source_id)
-                        bar.step(note=f"{ledger.skipped} skipped")
-                    if ledger.counts[query.label] >= limit:
+                        manifest.save(replace(entry, url=url), data, entry.source_id)
+                        bar.step(note=f"{manifest.skipped} skipped")
+                    if manifest.counts[query.label] >= limit:
                         break
 
     def _search(self, query: SearchQuery) -> Iterator[ManifestEntry]:
-        """What is found, page by page as it is needed."""
-        for page in range(1, MOST_PAGES + 1):
+        """Search results, page by page as needed."""
+        for page in range(1, MAX_PAGES + 1):
             url = build_url(f"{self._url}/search", q=query.words, media_type="image", page=page, page_size=PAGE_SIZE)
-            items, more = self._remote.get(url, _page)
+            items, has_next = self._client.get(url, _parse_page)
             for item in items:
-                if found := self._found(item, query.label):
-                    yield found
-            if not more:
+                if entry := self._parse_item(item, query.label):
+                    yield entry
+            if not has_next:
                 return
 
-    def _found(self, item: Any, label: str) -> ManifestEntry | None:
+    def _parse_item(self, item: Any, label: str) -> ManifestEntry | None:
         try:
-            about = item["data"][0]
-            name = str(about["nasa_id"])
-            url = f"{self._url}/asset/{quote(name, safe='')}"
-            told = {column: str(about.get(key) or "") for column, key in ABOUT.items()}
-            return ManifestEntry(label=label, source=SOURCE, source_id=name, url=url, license=LICENSE, **told)
+            metadata = item["data"][0]
+            source_id = str(metadata["nasa_id"])
+            url = f"{self._url}/asset/{quote(source_id, safe='')}"
+            columns = {column: str(metadata.get(key) or "") for column, key in METADATA_KEYS.items()}
+            return ManifestEntry(label=label, source=SOURCE, source_id=source_id, url=url, license=LICENSE, **columns)
         except (KeyError, IndexError, TypeError, AttributeError):
-            return None  # nothing that could be asked for
+            return None  # not a downloadable item
 
-    def _fetch(self, found: ManifestEntry, side: int) -> tuple[str, bytes]:
-        """The first of its files that is a good image, the best-sized first, and where it was."""
-        files = self._remote.get(found.url, lambda data: [self._absolute(found.url, file) for file in _files(data)])
-        failed = FetchError("no picture among its files")
-        for url in _by_fitness(files, side):
+    def _fetch(self, entry: ManifestEntry, side: int) -> tuple[str, bytes]:
+        """URL and contents of the first of its files that is a valid image, best-fitting size first."""
+        urls = self._client.get(
+            entry.url, lambda data: [self._absolute(entry.url, href) for href in _parse_files(data)]
+        )
+        failure = FetchError("no image among its files")
+        for url in _by_preference(urls, side):
             try:
-                return url, self._remote.get(url, self._checked)
+                return url, self._client.get(url, self._check)
             except FetchError as error:
-                failed = error
-        raise failed
+                failure = error
+        raise failure
 
-    def _absolute(self, base: str, file: str) -> str:
-        """The library names its files as http, and has them as https."""
-        return urlsplit(urljoin(base, file))._replace(scheme=urlsplit(self._url).scheme).geturl()
+    def _absolute(self, base: str, href: str) -> str:
+        """Absolute URL with the library's scheme: it lists http links to files served over https."""
+        return urlsplit(urljoin(base, href))._replace(scheme=urlsplit(self._url).scheme).geturl()
 
-    def _checked(self, data: bytes) -> bytes:
-        shape = images.probe(data, max_pixels=self._max_pixels)
-        if min(shape.width, shape.height) < SMALLEST_SIDE_PX:
-            raise ImageTooSmall(f"{shape.width} × {shape.height} pixels: each side needs {SMALLEST_SIDE_PX}")
+    def _check(self, data: bytes) -> bytes:
+        probe = images.probe(data, max_pixels=self._max_pixels)
+        if min(probe.width, probe.height) < MIN_SIDE_PX:
+            raise ImageTooSmall(f"{probe.width} × {probe.height} pixels: each side needs {MIN_SIDE_PX}")
         images.read(data, ImageContract(), max_pixels=self._max_pixels)
         return data
 
 
-def _by_fitness(files: Sequence[str], side: int) -> list[str]:
-    """Pictures at least `side` pixels long, then smaller ones; of unknown size the original, and last the thumbnail."""
-    sized = {name: file for file in files if (name := _size_name(file))}
-    enough = sorted((name for name, px in SIDES_PX.items() if px >= side), key=SIDES_PX.__getitem__)
+def _by_preference(urls: Sequence[str], side: int) -> list[str]:
+    """Sizes of at least `side` pixels, smallest first; then smaller ones, the original, and the thumbnail last."""
+    by_size = {name: url for url in urls if (name := _size_name(url))}
+    large_enough = sorted((name for name, px in SIDES_PX.items() if px >= side), key=SIDES_PX.__getitem__)
     too_small = sorted((name for name, px in SIDES_PX.items() if px < side), key=SIDES_PX.__getitem__, reverse=True)
-    return [sized[name] for name in (*enough, *too_small, "orig", "thumb") if name in sized]
+    return [by_size[name] for name in (*large_enough, *too_small, "orig", "thumb") if name in by_size]
 
 
-def _size_name(file: str) -> str | None:
-    """`large` of …~large.jpg; None of what is no picture."""
-    stem, dot, suffix = file.rpartition(".")
-    return stem.rpartition("~")[2] if f"{dot}{suffix}".lower() in PICTURES else None
+def _size_name(url: str) -> str | None:
+    """`large` for …~large.jpg; None if not an image."""
+    stem, dot, suffix = url.rpartition(".")
+    return stem.rpartition("~")[2] if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else None
 
 
-def _page(data: bytes) -> tuple[list[Any], bool]:
-    """Some of what is found, and whether there is more."""
-    with _shaped():
+def _parse_page(data: bytes) -> tuple[list[Any], bool]:
+    """Items of one page of results, and whether there is a next page."""
+    with _schema_errors():
         collection = json.loads(data)["collection"]
         return list(collection["items"]), any(link["rel"] == "next" for link in collection.get("links", ()))
 
 
-def _files(data: bytes) -> list[str]:
-    with _shaped():
+def _parse_files(data: bytes) -> list[str]:
+    with _schema_errors():
         return [str(item["href"]) for item in json.loads(data)["collection"]["items"]]
 
 
 @contextmanager
-def _shaped() -> Iterator[None]:
-    """JSON of another shape is as wrong as no JSON."""
+def _schema_errors() -> Iterator[None]:
+    """JSON with an unexpected structure as ValueError, like invalid JSON."""
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("not an answer of the library") from error
+        raise ValueError("unexpected JSON structure") from error
