@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -32,14 +33,12 @@ def parser_of(main: Callable[[], object]) -> argparse.ArgumentParser:
     def capture(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         raise _Captured(parser)
 
-    originals = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
-    argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_known_args = capture  # type: ignore[assignment,method-assign]
+    kind = argparse.ArgumentParser
     try:
-        main()
+        with patch.object(kind, "parse_args", capture), patch.object(kind, "parse_known_args", capture):
+            main()
     except _Captured as captured:
         return captured.parser
-    finally:
-        argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args = originals  # type: ignore[method-assign]
     raise RuntimeError("the program parses no arguments")
 
 
@@ -60,7 +59,7 @@ def programs() -> dict[str, argparse.ArgumentParser]:
 
 def _subcommands(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """A parser's leaves: subcommands without subcommands of their own."""
-    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not nested:
         yield name, parser
     for action in nested:
@@ -79,8 +78,8 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
     lines += ["", "| option | meaning |", "| --- | --- |"]
     lines += [
         f"| {_spelling(action)} | {_cell(_option_help(parser, action))} |"
-        for action in parser._actions  # noqa: SLF001 - argparse offers no other list
-        if not isinstance(action, argparse._HelpAction)  # noqa: SLF001
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction)
     ]
     if lines[-1] == "| --- | --- |":
         lines[-2:] = ["It has no options but `--help`."]
@@ -198,7 +197,8 @@ def recipes() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for recipe in RECIPES.values():
-        values = (recipe.size, recipe.weights, recipe.epochs, recipe.patience, f"{recipe.learning_rate:g}")
+        epochs = (recipe.epochs, recipe.patience, f"{recipe.learning_rate:g}")
+        values = (recipe.size, recipe.weights, *(epochs if recipe.kind != "forest" else ("", "", "")))
         lines.append(f"| `{recipe.name}` | {recipe.description} | {' | '.join(map(str, values))} |")
     return "\n".join(lines)
 
@@ -218,9 +218,9 @@ def decisions() -> str:
 
 def anchor(title: str) -> str:
     """The id that MkDocs gives to a heading."""
-    from markdown.extensions.toc import slugify  # noqa: PLC0415 - of the development packages
+    from markdown.extensions import toc  # type: ignore[import-untyped]  # noqa: PLC0415 - of the development packages
 
-    return slugify(re.sub(r"[`*]", "", title), "-")
+    return str(toc.slugify(re.sub(r"[`*]", "", title), "-"))
 
 
 def _cell(text: str) -> str:

@@ -70,7 +70,7 @@ def main(name: str, size: str, outputs: str, weights: str, xml: str) -> None:
 
 @contextlib.contextmanager
 def _patched_converter() -> Iterator[None]:
-    """OpenVINO 2026.4 looks TensorFlow's version up in a way that Python 3.13 removed (docs/decisions.md)."""
+    """OpenVINO 2026.4 looks TensorFlow's version up in a way that Python 3.13 removed (docs/decisions/models.md)."""
     from openvino.frontend.tensorflow import utils  # noqa: PLC0415 - loads TensorFlow's whole Python side
 
     original = utils.get_environment_setup

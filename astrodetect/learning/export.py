@@ -171,7 +171,7 @@ def r_squared(values: Floats, exact: Floats) -> float:
 
 
 def to_int8(network: Any, pixels: NDArray[np.uint8]) -> Any:
-    """Post-training quantisation of an OpenVINO network, calibrated on these images (reasons: docs/decisions.md)."""
+    """Post-training quantisation of an OpenVINO network, calibrated on these images: see docs/decisions/models.md."""
     import nncf  # noqa: PLC0415 - takes seconds to load
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters  # noqa: PLC0415
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415

@@ -228,7 +228,7 @@ def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     loss = (keras.losses.BinaryCrossentropy if model.output_shape[-1] == 1 else keras.losses.CategoricalCrossentropy)(
         label_smoothing=stage.smoothing
     )
-    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions.md); JAX always compiles.
+    # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions/training.md); JAX always compiles.
     jit_compile = "auto" if keras.backend.backend() == "jax" else False
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=jit_compile)
 
