@@ -32,6 +32,7 @@ def manifest(precision: Precision = "f32") -> Manifest:
         settings={},
         versions={},
         precision=precision,
+        canary_score=0.25,
     )
 
 

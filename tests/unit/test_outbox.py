@@ -126,11 +126,11 @@ def test_a_killed_process_leaves_every_row_that_it_was_told_is_kept(tmp_path: Pa
     code = f"""
 import sys, uuid
 from pathlib import Path
-from astrodetect.records import Scored
+from astrodetect.records import ScoredImage
 from astrodetect.service.outbox import Outbox
 box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**9)
 for number in range(10**6):
-    box.append([Scored(f"{{number}}-{{part}}", "ab", 0.5, 0.5, "m", "1") for part in range(3)])
+    box.append([ScoredImage(f"{{number}}-{{part}}", "ab", 0.5, 0.5, "m", "1") for part in range(3)])
     print(number, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -208,10 +208,10 @@ def test_two_processes_never_share_a_folder_and_the_next_takes_over_what_both_le
 ) -> None:
     code = f"""
 from pathlib import Path
-from astrodetect.records import Scored
+from astrodetect.records import ScoredImage
 from astrodetect.service.outbox import Outbox
 box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**6)
-box.append([Scored("theirs", "ab", 0.5, 0.5, "m", "1")])
+box.append([ScoredImage("theirs", "ab", 0.5, 0.5, "m", "1")])
 print("kept", flush=True)
 input()
 """
