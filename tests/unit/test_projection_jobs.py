@@ -265,7 +265,9 @@ def test_what_failed_says_why_and_keeps_the_map_that_there_is(
     ours.draw(SPACE)
     before = until(ours, idle).map
     monkeypatch.setattr(
-        projection_jobs, "ProjectionProcess", lambda: ProjectionProcess((sys.executable, "-c", "raise SystemExit('oh')"))
+        projection_jobs,
+        "ProjectionProcess",
+        lambda: ProjectionProcess((sys.executable, "-c", "raise SystemExit('oh')")),
     )
     ours.draw(SPACE)
     view = until(ours, idle)
