@@ -31,8 +31,8 @@ from astrodetect.inference.engine import Engine, load_model
 from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
-from benchmarks import finding, machine, picture, study
-from benchmarks.finding import Found, Truth
+from benchmarks import bar_chart, hardware, study_detectors
+from benchmarks.ranking_metrics import RankingMetrics, Truth, hits_with_labels, measure_ranking
 
 USUAL = {"E": 40, "SB": 30, "S": 20, "edge": 10}  # shares, in hundredths of the usual images
 UNUSUAL = ("merger", "ring", "lens", "trail")
@@ -61,7 +61,7 @@ class Sky:
 class Round:
     """What was found with one seed: by each ranking, and with so many labels among the first 100 looked at."""
 
-    rankings: Mapping[str, Found]
+    rankings: Mapping[str, RankingMetrics]
     labelled: Mapping[str, float]
     images: int
     unusual: int
@@ -91,7 +91,7 @@ def main() -> None:
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if arguments.picture:
         draw(rounds)
-    figures = summary(rounds) | {"seconds": time.monotonic() - began, "machine": machine.describe()}
+    figures = summary(rounds) | {"seconds": time.monotonic() - began, "machine": hardware.describe()}
     print(json.dumps(figures) if arguments.json else table(rounds))
 
 
@@ -101,25 +101,25 @@ def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: b
     features = network.features(sky.paths)
     ours = Novelty.fit(shapes, sight="shapes", names=tuple(LEARNERS)).look_at_learnt()
     rankings = _ours(sky.unusual, ours)
-    theirs = study.scores(features, epochs=epochs, seed=seed)
-    rankings |= {STUDY + name: finding.of(sky.unusual, scores) for name, scores in theirs.items()}
+    theirs = study_detectors.study_scores(features, epochs=epochs, seed=seed)
+    rankings |= {STUDY + name: measure_ranking(sky.unusual, scores) for name, scores in theirs.items()}
     if thorough:
         seen = Novelty.fit(features, sight="network").look_at_learnt()
-        rankings[BLIND] = finding.of(sky.unusual, seen.strength)
-        fair = study.scores(shapes, epochs=epochs, seed=seed)
-        rankings |= {STUDY_ON_OURS + name: finding.of(sky.unusual, scores) for name, scores in fair.items()}
-    labelled = {str(labels): finding.with_labels(sky.unusual, ours.vectors, ours.strength, labels) for labels in LABELS}
+        rankings[BLIND] = measure_ranking(sky.unusual, seen.strength)
+        fair = study_detectors.study_scores(shapes, epochs=epochs, seed=seed)
+        rankings |= {STUDY_ON_OURS + name: measure_ranking(sky.unusual, scores) for name, scores in fair.items()}
+    labelled = {str(labels): hits_with_labels(sky.unusual, ours.vectors, ours.strength, labels) for labels in LABELS}
     noise = float(ours.flagged["dbscan"][~sky.unusual].mean())
     return Round(rankings, labelled, len(sky.paths), int(sky.unusual.sum()), noise)
 
 
-def _ours(unusual: Truth, looked: NoveltyResult) -> dict[str, Found]:
+def _ours(unusual: Truth, looked: NoveltyResult) -> dict[str, RankingMetrics]:
     chosen = {name: looked.scores[name] for name in ("lof", "knn", "mahalanobis")}
     return {
-        DEFAULT: finding.of(unusual, looked.strength),
-        AVERAGE: finding.of(unusual, -consensus.average_rank(chosen)),
-        CONSENSUS: finding.of(unusual, looked.consensus.astype(np.float32)),
-        **{name: finding.of(unusual, scores) for name, scores in looked.scores.items()},
+        DEFAULT: measure_ranking(unusual, looked.strength),
+        AVERAGE: measure_ranking(unusual, -consensus.average_rank(chosen)),
+        CONSENSUS: measure_ranking(unusual, looked.consensus.astype(np.float32)),
+        **{name: measure_ranking(unusual, scores) for name, scores in looked.scores.items()},
     }
 
 
@@ -178,7 +178,7 @@ def _shapes(paths: list[Path]) -> Floats:
 
 
 def _read(paths: list[Path], contract: ImageContract) -> Pixels:
-    with ThreadPoolExecutor(machine.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         return np.stack(list(pool.map(partial(images.read_file, contract=contract), paths)))
 
 
@@ -186,7 +186,8 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
     """The headline, and each figure's mean, lowest and highest over the seeds."""
     rankings = {
         name: {
-            figure: [getattr(each.rankings[name], figure) for each in rounds] for figure in Found.__dataclass_fields__
+            figure: [getattr(each.rankings[name], figure) for each in rounds]
+            for figure in RankingMetrics.__dataclass_fields__
         }
         for name in rounds[0].rankings
     }
@@ -254,7 +255,7 @@ def draw(rounds: list[Round]) -> None:
             said = name.replace(STUDY_ON_OURS, "shown ours: ")
             rows.append((said, 100 * ours, 100 * other, f"{ours / other:.1f}×"))
     note = "AUPRC in hundredths, mean over seeds; python -m benchmarks.discovery --picture"
-    picture.write(
+    bar_chart.write_bar_chart(
         PICTURE, "Unusual objects: our default ranking beside the study's methods", ("ours", "study"), rows, note
     )
 

@@ -22,7 +22,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine, load_model
 from astrodetect.model_store.manifest import Precision, read_manifest
 from astrodetect.records import Pixels
-from benchmarks import machine, model, onnx, peak
+from benchmarks import hardware, model, onnx_export, peak_flops
 
 BATCHES = (1, 8, 32)
 GFLOP_AT_227 = 8.77  # of one image through ResNet50; elsewhere by its area
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(figures) if arguments.json else figures)
         return 0
     rounds, seconds = (3, 0.4) if arguments.quick else (7, 1.0)
-    report = measure(folder, pixels, rounds, seconds) | {"size": arguments.size, "machine": machine.describe()}
+    report = measure(folder, pixels, rounds, seconds) | {"size": arguments.size, "machine": hardware.describe()}
     print(json.dumps(report) if arguments.json else in_words(report))
     return 0
 
@@ -74,7 +74,7 @@ def measure(folder: Path, pixels: Pixels, rounds: int, seconds: float) -> dict[s
         for batch in BATCHES:
             for name, score in peers.items():
                 found_per_s[name][batch].append(per_s(score, pixels[:batch], seconds))
-    limits: dict[str, float] = {precision: peak.measure(precision) / 1e9 for precision in PRECISIONS}
+    limits: dict[str, float] = {precision: peak_flops.measure_peak(precision) / 1e9 for precision in PRECISIONS}
     gflop = GFLOP_AT_227 * (pixels.shape[1] / 227) ** 2
     rows = []
     for name, by_batch in found_per_s.items():
@@ -117,7 +117,7 @@ def everyone(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
     else:
         file = folder / f"{model.NAME}.{os.getpid()}.onnx"
         try:
-            onnx.write(network, file)
+            onnx_export.write_onnx(network, file)
             session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         finally:
             file.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from astrodetect.datasets import dataset, health
 from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
-from benchmarks import machine
+from benchmarks import hardware
 
 WRONG, COPIES, CORRUPT, LEAKS, TEST = 0.05, 0.03, 0.01, 0.02, 0.2  # shares of the images
 SIMULATED = ("E", "SB")
@@ -100,7 +100,7 @@ def main() -> None:
             faults = compare(found, planted)
             report = {"images": len(found.scan), "classes": classes, "faults": [asdict(fault) for fault in faults]}
     if arguments.json:
-        print(json.dumps(report | {"machine": machine.describe()}))
+        print(json.dumps(report | {"machine": hardware.describe()}))
     elif arguments.time:
         print(f"{report['images']} images of {arguments.size} px in {report['seconds']} s")
     else:

@@ -22,7 +22,7 @@ import setup_db
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters
-from benchmarks import machine
+from benchmarks import hardware
 from benchmarks.similar import execute, timed
 from database import Database
 
@@ -102,7 +102,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="astrodetect-history-") as folder:
         report = measure(Path(folder), *((QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)))
     if arguments.json:
-        print(json.dumps({"machine": machine.describe()} | asdict(report)))
+        print(json.dumps({"machine": hardware.describe()} | asdict(report)))
         return
     print(f"{report.rows:,} rows in {report.fill_s:.0f} s: {report.table_mb:.0f} MB, indexes {report.index_mb:.0f} MB")
     print("| page of 50 | rows | p50, ms | p99, ms | naive p50, ms | naive p99, ms | better |\n|" + " --- |" * 7)

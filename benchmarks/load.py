@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import http
-from benchmarks.callers import Callers
+from benchmarks import http_messages
+from benchmarks.load_generator import LoadGenerator
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not files:
         parser.error(f"no .jpg under {arguments.images}")
-    callers = Callers(
+    callers = LoadGenerator(
         arguments.url,
-        http.post(arguments.url, files),
+        http_messages.post(arguments.url, files),
         count=arguments.callers,
         rate=arguments.rate,
         reconnect=arguments.reconnect,

@@ -24,9 +24,9 @@ from astrodetect.db.embedded import server
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import read_manifest
-from benchmarks import http, machine, model
+from benchmarks import hardware, http_messages, model
 from benchmarks.load import jpegs
-from benchmarks.running import Running, run, say
+from benchmarks.processes import ServiceProcess, print_progress, run_module
 from database import Database
 
 WITH, WITHOUT = "with_novelty", "without"
@@ -52,11 +52,11 @@ def main() -> None:
                 side = running[name]
                 found[name].append(load(side.service, images, arguments.seconds))
                 settle(side.url)
-                say(f"{name}: {found[name][-1]:.1f} requests/s")
+                print_progress(f"{name}: {found[name][-1]:.1f} requests/s")
     medians = {name: statistics.median(rates) for name, rates in found.items()}
     ratios = [one / other for one, other in zip(found[WITH], found[WITHOUT], strict=True)]
     cost = 1 - statistics.median(ratios)
-    figures: dict[str, Any] = {"cost": cost, "ratios": ratios, "medians": medians, "machine": machine.describe()}
+    figures: dict[str, Any] = {"cost": cost, "ratios": ratios, "medians": medians, "machine": hardware.describe()}
     said = f"{medians[WITH]:.1f} requests/s with novelty, {medians[WITHOUT]:.1f} without: it costs {cost:.1%}"
     print(json.dumps(figures) if arguments.json else said)
 
@@ -64,7 +64,7 @@ def main() -> None:
 class Side(NamedTuple):
     """A service, and the database that it logs to."""
 
-    service: Running
+    service: ServiceProcess
     url: str
 
 
@@ -90,8 +90,8 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
                 "ASTRODETECT_DATA_DIR": str(place / name),
                 "ASTRODETECT_MODEL": model.NAME,
             }
-            service = stack.enter_context(Running("main:app", environment, place / f"{name}.log"))
-            service.until_answered(http.get(f"{service.url}/health/ready"))
+            service = stack.enter_context(ServiceProcess("main:app", environment, place / f"{name}.log"))
+            service.until_answered(http_messages.get(f"{service.url}/health/ready"))
             found[name] = Side(service, url)
         yield found
 
@@ -120,13 +120,13 @@ def settle(url: str) -> None:
         database.close()
 
 
-def load(service: Running, images: Path, seconds: float) -> float:
+def load(service: ServiceProcess, images: Path, seconds: float) -> float:
     """Requests/s of many callers at once."""
     arguments = (
         f"{service.url}/detect", "--images", str(images), "--callers", str(CALLERS), "--seconds", str(seconds),
         "--warm", "1", "--json",
     )  # fmt: skip
-    return float(json.loads(run("benchmarks.load", *arguments))["per_s"])
+    return float(json.loads(run_module("benchmarks.load", *arguments))["per_s"])
 
 
 if __name__ == "__main__":

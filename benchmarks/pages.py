@@ -24,9 +24,9 @@ from astrodetect.db.connections import connect
 from astrodetect.db.embedded import server
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.settings import settings
-from benchmarks import machine
+from benchmarks import hardware
 from benchmarks.history import fill
-from benchmarks.running import Failed, Running, ending_on_signals, say
+from benchmarks.processes import BenchmarkError, ServiceProcess, exit_on_signals, print_progress
 from benchmarks.similar import execute
 
 ROWS, QUICK_ROWS, FEW_ROWS = 1_000_000, 100_000, 1_000
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows, rounds = (QUICK_ROWS, QUICK_ROUNDS) if arguments.quick else (ROWS, ROUNDS)
-    with ending_on_signals(), ExitStack() as stack:
+    with exit_on_signals(), ExitStack() as stack:
         browser = stack.enter_context(chromium.open_browser())
         if browser is None:
             raise SystemExit(chromium.SKIPPED)
@@ -79,7 +79,7 @@ def main() -> None:
             for path in PAGES
         ]
     if arguments.json:
-        print(json.dumps({"machine": machine.describe(), "rows": rows, "pages": [asdict(page) for page in pages]}))
+        print(json.dumps({"machine": hardware.describe(), "rows": rows, "pages": [asdict(page) for page in pages]}))
         return
     columns = ("page", f"painted over {rows:,} rows, ms", f"worst of {rounds}", "the first", "again", "answered")
     print("|", " | ".join((*columns, f"over {FEW_ROWS:,}")), "|")
@@ -100,7 +100,7 @@ def served(rows: int) -> Iterator[str]:
     ):
         setup_db.create_database(url)
         setup_db.migrate(url)
-        say(f"filling a log with {rows:,} rows")
+        print_progress(f"filling a log with {rows:,} rows")
         with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
             fill(connection, rows)
             space = next((one.space for one in list_manifests(settings().models_dir) if one.space), None)
@@ -108,7 +108,7 @@ def served(rows: int) -> Iterator[str]:
             cursor.execute(VECTORS, [space, WITH_VECTORS])
             execute(connection, "VACUUM ANALYZE")
         environment = {"DATABASE_URL": url, "ASTRODETECT_DATA_DIR": place}
-        with Running("main:app", environment, Path(place) / "log") as service:
+        with ServiceProcess("main:app", environment, Path(place) / "log") as service:
             service.until_answered(READY)
             yield service.url
 
@@ -146,7 +146,7 @@ def visited(page: Tab, address: str) -> float:
     """When its answer began."""
     answer = page.goto(address, wait_until="load")
     if answer is None or not answer.ok:
-        raise Failed(f"{address} answered {answer.status if answer else 'nothing'}")
+        raise BenchmarkError(f"{address} answered {answer.status if answer else 'nothing'}")
     return float(page.evaluate(ANSWERED))
 
 

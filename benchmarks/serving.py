@@ -18,9 +18,9 @@ from typing import Any
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.settings import settings
-from benchmarks import machine, model, picture
-from benchmarks.contest import NAIVE, OURS, Contest, databases
-from benchmarks.running import Failed, ending_on_signals, run, say
+from benchmarks import bar_chart, hardware, model
+from benchmarks.processes import BenchmarkError, exit_on_signals, print_progress, run_module
+from benchmarks.serving_rounds import NAIVE, OURS, ServingBenchmark, databases
 
 QUICK_S, FULL_S = {1: 2.0, 32: 4.0}, {1: 4.0, 8: 5.0, 32: 10.0}  # callers → seconds; the naive one's 32 wait long
 ROUNDS = 3
@@ -38,16 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     add("--picture", type=Path, help="where the picture goes (default: benchmark/serving.svg in the data folder)")
     arguments = parser.parse_args(argv)
     try:
-        with ending_on_signals():
+        with exit_on_signals():
             report = measure(arguments.size, quick=arguments.quick)
-    except (Failed, AstrodetectError) as failed:
-        say(f"serving: {failed}")
+    except (BenchmarkError, AstrodetectError) as failed:
+        print_progress(f"serving: {failed}")
         return 1
     except KeyboardInterrupt:
         return 130
     place = arguments.picture or settings().data_dir / "benchmark" / "serving.svg"
     draw(report, place)
-    say(f"picture: {place}")
+    print_progress(f"picture: {place}")
     print(json.dumps(report) if arguments.json else in_words(report))
     return 0
 
@@ -55,15 +55,15 @@ def main(argv: list[str] | None = None) -> int:
 def measure(size: int, *, quick: bool) -> dict[str, Any]:
     """The whole run."""
     began = time.monotonic()
-    say("preparing the model")
-    models = Path(run("benchmarks.model", "--size", str(size)).splitlines()[-1])
+    print_progress("preparing the model")
+    models = Path(run_module("benchmarks.model", "--size", str(size)).splitlines()[-1])
     prepared_s = time.monotonic() - began
-    about = machine.describe()
+    about = hardware.describe()
     with (
         tempfile.TemporaryDirectory(prefix="astrodetect-benchmark-", ignore_cleanup_errors=True) as scratch,
         databases(Path(scratch)) as urls,
     ):
-        contest = Contest(models, Path(scratch), urls)
+        contest = ServingBenchmark(models, Path(scratch), urls)
         if quick:
             rounds = [contest.round(QUICK_S, engine_s=2.0)]
         else:
@@ -118,11 +118,11 @@ def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(report: dict[str, Any]) -> list[picture.Row]:
+def table(report: dict[str, Any]) -> list[bar_chart.Row]:
     """What is measured, ours, naive, and how many times better ours is."""
     ours, naive = report["services"][OURS], report["services"][NAIVE]
 
-    def row(name: str, key: str, ratio: str) -> picture.Row:
+    def row(name: str, key: str, ratio: str) -> bar_chart.Row:
         return name, ours[key], naive[key], f"{report[ratio]:.1f}×"
 
     rows = [row(f"requests/s, {n} callers", f"per_s_{n}", f"throughput_ratio_{n}") for n in report["callers"]]
@@ -162,7 +162,7 @@ def about(report: dict[str, Any]) -> str:
 
 def draw(report: dict[str, Any], place: Path) -> None:
     """The table as bars."""
-    picture.write(place, "The service beside a naive one", (OURS, NAIVE), table(report), about(report))
+    bar_chart.write_bar_chart(place, "The service beside a naive one", (OURS, NAIVE), table(report), about(report))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from astrodetect.progress import Bar
 from astrodetect.records import DIMENSIONS, Floats, ScoredImage
 from astrodetect.service.vector_indexer import A_COMMIT as INDEXED_AT_A_TIME
 from astrodetect.service.vector_indexer import MOST_FRESH
-from benchmarks import machine
+from benchmarks import hardware
 from database import Database
 
 SPACE = "5f0c3a9be214"
@@ -88,7 +88,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="astrodetect-similar-") as folder:
         report = measure(Path(folder), arguments.vectors)
     if arguments.json:
-        print(json.dumps({"machine": machine.describe()} | asdict(report)))
+        print(json.dumps({"machine": hardware.describe()} | asdict(report)))
         return
     print(f"{report.vectors:,} vectors: filled in {report.fill_s:.0f} s, graph built in {report.build_s:.0f} s")
     print(f"graph {report.index_mb:.0f} MB, table with its other indexes {report.table_mb:.0f} MB")

@@ -19,7 +19,7 @@ from pathlib import Path
 from astrodetect.datasets.simulation import generator
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.settings import ROOT, settings
-from benchmarks import machine
+from benchmarks import hardware
 
 CLASSES = ("SB", "E")
 EPOCHS = 5
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         report = measure(arguments, Path(temporary))
     if arguments.json:
-        print(json.dumps(asdict(report) | {"machine": machine.describe()}))
+        print(json.dumps(asdict(report) | {"machine": hardware.describe()}))
     else:
         print(in_words(report))
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import engine, load, serving
-from benchmarks import http as wire
-from benchmarks.callers import Callers
-from benchmarks.report import Answer, Report
+from benchmarks import http_messages as wire
+from benchmarks.load_generator import LoadGenerator
+from benchmarks.load_report import LoadReport, Response
 
 WAITS_S = {"/slow": 0.2, "/silent": 3.0}
 
@@ -49,10 +49,10 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
-def called(url: str, seconds: float = 0.3, *, callers: int = 3, size: int = 12_000, **options: object) -> Report:
+def called(url: str, seconds: float = 0.3, *, callers: int = 3, size: int = 12_000, **options: object) -> LoadReport:
     """A short run."""
     requests = wire.post(url, [("a.jpg", b"x" * size), ("b.jpg", b"y" * size)])
-    return Callers(url, requests, count=callers, keep=True, **options).run(seconds)  # type: ignore[arg-type]
+    return LoadGenerator(url, requests, count=callers, keep=True, **options).run(seconds)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("path", "size"), [("/detect", 12_000), ("/closing", 12_000), ("/detect", 3_000_000)])
@@ -92,8 +92,8 @@ def test_an_answer_that_never_comes_is_an_error(url: str) -> None:
 
 
 def test_latency_is_of_what_was_due_in_the_window_and_throughput_of_what_was_answered_there() -> None:
-    answers = [Answer(0.0, 1.5, 200, b""), Answer(1.2, 0.4, 200, b""), Answer(1.8, 9.0, 200, b"")]
-    report = Report.of(
+    answers = [Response(0.0, 1.5, 200, b""), Response(1.2, 0.4, 200, b""), Response(1.8, 9.0, 200, b"")]
+    report = LoadReport.of(
         answers,
         window=(1.0, 2.0),
         callers=1,
@@ -110,7 +110,7 @@ def test_latency_is_of_what_was_due_in_the_window_and_throughput_of_what_was_ans
 
 
 def test_a_run_without_answers_has_no_latency_and_is_not_well() -> None:
-    empty = Report.of(
+    empty = LoadReport.of(
         [],
         window=(0.0, 1.0),
         callers=1,

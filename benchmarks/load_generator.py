@@ -10,8 +10,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import http
-from benchmarks.report import Answer, Report
+from benchmarks import http_messages
+from benchmarks.load_report import LoadReport, Response
 
 CHUNK_BYTES = 65536
 CONNECT_WITHIN_S = 2.0
@@ -30,7 +30,7 @@ class Caller:
     received: bytearray = field(default_factory=bytearray)
 
 
-class Callers:
+class LoadGenerator:
     """One run against one service, which gets these requests in turn."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Callers:
         reconnect: bool = False,  # after errors; without it a caller that meets one calls no more
         keep: bool = False,  # every answer, in the report
     ) -> None:
-        self._address, self._requests, self._rate = http.address(url), requests, rate
+        self._address, self._requests, self._rate = http_messages.address(url), requests, rate
         self._timeout_s, self._reconnect, self._keep = timeout_s, reconnect, keep
         self._callers = [Caller() for _ in range(count)]
         self._idle: deque[Caller] = deque()
@@ -52,10 +52,10 @@ class Callers:
         self._started = self._on_way = 0
         self._statuses: Counter[int] = Counter()
         self._errors: Counter[str] = Counter()
-        self._answers: list[Answer] = []
+        self._answers: list[Response] = []
         self._began = self._looked = 0.0
 
-    def run(self, seconds: float, warm_s: float = 0.0) -> Report:
+    def run(self, seconds: float, warm_s: float = 0.0) -> LoadReport:
         """Sends for `warm_s` and then `seconds`, waits for what is on its way, and reports on the `seconds`."""
         with selectors.DefaultSelector() as self._selector:
             cpu, self._began = time.process_time(), time.monotonic()
@@ -68,7 +68,7 @@ class Callers:
             for caller in self._callers:
                 if caller.line:
                     caller.line.close()
-        return Report.of(
+        return LoadReport.of(
             self._answers,
             window=(self._began + warm_s, end),
             callers=len(self._callers),
@@ -141,11 +141,11 @@ class Callers:
         if not chunk:
             raise ConnectionError("closed before the answer")
         caller.received += chunk
-        whole = http.parse(caller.received)
+        whole = http_messages.parse(caller.received)
         if whole is None:
             return
         status, body, closes = whole
-        self._answers.append(Answer(caller.due, time.monotonic() - caller.due, status, body if self._keep else b""))
+        self._answers.append(Response(caller.due, time.monotonic() - caller.due, status, body if self._keep else b""))
         self._statuses[status] += 1
         self._on_way -= 1
         caller.due = None

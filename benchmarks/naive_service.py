@@ -1,7 +1,7 @@
-"""The service that users write in a day, to measure ours beside: FastAPI, Pillow, Keras and one INSERT a request.
+"""The baseline of `benchmarks.serving`, as written in a day: FastAPI, Pillow, Keras, and one INSERT per request.
 
-It is meant to be a competent first version: the model and the connection are opened once, values are passed as
-parameters, nothing is slowed down on purpose. It runs as `uvicorn benchmarks.naive:app` with MODEL and DATABASE_URL.
+A competent first version: model and connection are opened once, values are passed as parameters, nothing is slow on
+purpose. Run it as `uvicorn benchmarks.naive_service:app` with MODEL and DATABASE_URL.
 """
 
 import io

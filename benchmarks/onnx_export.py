@@ -16,7 +16,7 @@ FLOAT, INTEGERS = 1, 7  # kinds of attributes; FLOAT is the type of tensors too
 SCORE = "score"
 
 
-def write(model: Any, path: Path) -> None:
+def write_onnx(model: Any, path: Path) -> None:
     """Writes the network: float32 `pixels` (n, size, size, 3) in 0…255 to `score` (n, 1)."""
     graph = Graph()
     for layer in model.layers:

@@ -11,7 +11,7 @@ OK = 200
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """One answer: when its request was due (time.monotonic), how long it took from then, and what it said."""
 
     due: float
@@ -21,7 +21,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Report:
+class LoadReport:
     """Statuses, errors and the generator's own cost are of the whole run, the other figures without the warm-up."""
 
     callers: int
@@ -37,12 +37,12 @@ class Report:
     unsent: int  # open loop: due, but no caller was free to send them
     cpu_us: float  # of the generator, per request
     cpu_share: float  # of the machine, taken by the generator
-    kept: list[Answer]
+    kept: list[Response]
 
     @classmethod
     def of(
         cls,
-        answers: Sequence[Answer],
+        answers: Sequence[Response],
         *,
         window: tuple[float, float],
         callers: int,

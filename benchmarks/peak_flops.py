@@ -12,7 +12,7 @@ OPERATIONS = 2 * IMAGES * SIDE * SIDE * CHANNELS * CHANNELS * 9 * LAYERS
 INT8_LEVELS = 256
 
 
-def measure(precision: str, seconds: float = 1.0) -> float:
+def measure_peak(precision: str, seconds: float = 1.0) -> float:
     """Operations a second, the best pass of many; a multiplication and an addition count as two."""
     core = openvino.Core()
     hint = "bf16" if precision == "bf16" else "f32"

@@ -15,7 +15,7 @@ WHISKER = 1.5  # interquartile ranges
 AUTOENCODER, KMEANS, DBSCAN, CONSENSUS = "autoencoder", "K-means", "DBSCAN", "consensus"
 
 
-def scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Floats]:
+def study_scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Floats]:
     """How unusual each method calls each image, larger is more; DBSCAN and the consensus say no more than yes or no."""
     from sklearn import cluster  # noqa: PLC0415
     from sklearn.neighbors import NearestNeighbors  # noqa: PLC0415

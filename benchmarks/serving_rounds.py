@@ -13,16 +13,16 @@ import psycopg2
 
 import setup_db
 from astrodetect.db.embedded import server
-from benchmarks import http, machine, model
+from benchmarks import hardware, http_messages, model
 from benchmarks.load import jpegs
-from benchmarks.running import Failed, Running, run, say
+from benchmarks.processes import BenchmarkError, ServiceProcess, print_progress, run_module
 
 OURS, NAIVE = "astrodetect", "naive"
 WARM_S = {1: 0.3, 8: 0.5, 32: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class ServingBenchmark:
     """What both services share: the model's folder, a folder for what they write, a database each."""
 
     models: Path
@@ -44,56 +44,58 @@ class Contest:
                     report = self._load(running[name], running[other], callers, lasting_s)
                     figures[name]["load"][callers] = report
                     figures[name]["answered"] += sum(report["statuses"].values())
-                    say(f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.0f} ms")
+                    print_progress(
+                        f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.0f} ms"
+                    )
             arguments = "--ours", "--json", "--seconds", str(engine_s), "--models", str(self.models)
-            figures["engine"] = json.loads(run("benchmarks.engine", *arguments).splitlines()[-1])
-            say(f"the engine alone: {figures['engine']['images_per_s']:.1f} images/s")
+            figures["engine"] = json.loads(run_module("benchmarks.engine", *arguments).splitlines()[-1])
+            print_progress(f"the engine alone: {figures['engine']['images_per_s']:.1f} images/s")
             for name, service in running.items():
-                peak_mb, pss_mb = machine.memory_mb(service.process.pid)
+                peak_mb, pss_mb = hardware.memory_mb(service.process.pid)
                 figures[name] |= {"peak_rss_mb": peak_mb, "pss_mb": pss_mb}
         for name, before in rows_before.items():
             rows, answered = count_rows(self.urls[name]) - before, figures[name]["answered"]
             if rows != answered:
-                raise Failed(f"{name} gave {answered} answers and logged {rows} rows")
+                raise BenchmarkError(f"{name} gave {answered} answers and logged {rows} rows")
         return figures
 
-    def _service(self, name: str) -> Running:
+    def _service(self, name: str) -> ServiceProcess:
         environment = {"DATABASE_URL": self.urls[name]}
         if name == NAIVE:
             environment |= {"MODEL": str(self.models / f"{model.NAME}.h5")}
-            return Running("benchmarks.naive:app", environment, self.scratch / "naive.log")
+            return ServiceProcess("benchmarks.naive_service:app", environment, self.scratch / "naive.log")
         environment |= {
             "ASTRODETECT_MODELS_DIR": str(self.models),
             "ASTRODETECT_DATA_DIR": str(self.scratch / "data"),
             "ASTRODETECT_MODEL": model.NAME,
         }
-        return Running("main:app", environment, self.scratch / "astrodetect.log")
+        return ServiceProcess("main:app", environment, self.scratch / "astrodetect.log")
 
-    def _starts(self, name: str, service: Running) -> dict[str, float]:
+    def _starts(self, name: str, service: ServiceProcess) -> dict[str, float]:
         """From exec to ready, where it tells, and to the first image's answer."""
         times = {}
         if name == OURS:
-            times["ready_s"] = service.until_answered(http.get(f"{service.url}/health/ready"))
+            times["ready_s"] = service.until_answered(http_messages.get(f"{service.url}/health/ready"))
         image = jpegs(self.models / "images" / "test")[:1]
-        times["first_answer_s"] = service.until_answered(http.post(f"{service.url}/detect", image)[0])
-        say(f"{name}: first answer after {times['first_answer_s']:.2f} s")
+        times["first_answer_s"] = service.until_answered(http_messages.post(f"{service.url}/detect", image)[0])
+        print_progress(f"{name}: first answer after {times['first_answer_s']:.2f} s")
         return times
 
-    def _load(self, service: Running, idle: Running, callers: int, seconds: float) -> dict[str, Any]:
+    def _load(self, service: ServiceProcess, idle: ServiceProcess, callers: int, seconds: float) -> dict[str, Any]:
         """One service under load, the other one idle."""
         arguments: Sequence[str] = (
             f"{service.url}/detect", "--images", str(self.models / "images" / "test"), "--callers", str(callers),
             "--seconds", str(seconds), "--warm", str(WARM_S[callers]), "--json",
         )  # fmt: skip
-        began, idle_before = time.perf_counter(), machine.cpu_s(idle.process.pid)
-        report: dict[str, Any] = json.loads(run("benchmarks.load", *arguments, may_fail=True))
-        idle_s = machine.cpu_s(idle.process.pid) - idle_before
+        began, idle_before = time.perf_counter(), hardware.cpu_s(idle.process.pid)
+        report: dict[str, Any] = json.loads(run_module("benchmarks.load", *arguments, may_fail=True))
+        idle_s = hardware.cpu_s(idle.process.pid) - idle_before
         if set(report["statuses"]) != {"200"} or report["errors"]:
-            raise Failed(
+            raise BenchmarkError(
                 f"{service.app} with {callers} callers: statuses {report['statuses']}, errors {report['errors']}\n"
                 + service.said()
             )
-        return report | {"idle_cpu_share": idle_s / (time.perf_counter() - began) / machine.cores()}
+        return report | {"idle_cpu_share": idle_s / (time.perf_counter() - began) / hardware.cores()}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from astrodetect.settings import ROOT
-from benchmarks import http
+from benchmarks import http_messages
 
 START_WITHIN_S = 180.0
 END_WITHIN_S = 10.0
@@ -21,11 +21,11 @@ LOOK_EVERY_S = 0.005
 OK = 200
 
 
-class Failed(Exception):
+class BenchmarkError(Exception):
     """A run that must not be reported."""
 
 
-class Running:
+class ServiceProcess:
     """`uvicorn APP` on a free port of this machine."""
 
     def __init__(self, app: str, environment: Mapping[str, str], log: Path) -> None:
@@ -47,11 +47,11 @@ class Running:
 
     def until_answered(self, request: bytes) -> float:
         """Seconds from its start to the first 200 to this request."""
-        while ask(self.url, request) != OK:
+        while request_status(self.url, request) != OK:
             if self.process.poll() is not None:
-                raise Failed(f"{self.app} ended with {self.process.returncode}:\n{self.said()}")
+                raise BenchmarkError(f"{self.app} ended with {self.process.returncode}:\n{self.said()}")
             if time.perf_counter() - self._began > START_WITHIN_S:
-                raise Failed(f"{self.app} did not answer with 200 in {START_WITHIN_S:.0f} s:\n{self.said()}")
+                raise BenchmarkError(f"{self.app} did not answer with 200 in {START_WITHIN_S:.0f} s:\n{self.said()}")
             time.sleep(LOOK_EVERY_S)
         return time.perf_counter() - self._began
 
@@ -79,7 +79,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def ending_on_signals() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
     """Every signal to end leaves through every `finally`, Ctrl-C too where a shell started us deaf to it."""
     numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
     before = {number: signal.signal(number, lambda got, _: sys.exit(128 + got)) for number in numbers}
@@ -90,7 +90,7 @@ def ending_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(module: str, *arguments: str, may_fail: bool = False) -> str:
+def run_module(module: str, *arguments: str, may_fail: bool = False) -> str:
     """What `python -m MODULE …` prints; what it says besides goes to our stderr."""
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -99,23 +99,26 @@ def run(module: str, *arguments: str, may_fail: bool = False) -> str:
         process.kill()
         process.wait()
     if process.returncode != 0 and not (may_fail and printed):
-        raise Failed(f"python -m {module} {' '.join(arguments)} ended with {process.returncode}")
+        raise BenchmarkError(f"python -m {module} {' '.join(arguments)} ended with {process.returncode}")
     return printed
 
 
-def say(line: str) -> None:
+def print_progress(line: str) -> None:
     """To whoever watches: stdout is the report's."""
     print(line, file=sys.stderr, flush=True)
 
 
-def ask(url: str, request: bytes) -> int | None:
+def request_status(url: str, request: bytes) -> int | None:
     """The status of one answer, on a connection of its own; None where none came."""
-    with contextlib.suppress(OSError, ValueError), socket.create_connection(http.address(url), ANSWER_WITHIN_S) as line:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection(http_messages.address(url), ANSWER_WITHIN_S) as line,
+    ):
         line.sendall(request)
         received = b""
         while chunk := line.recv(65536):
             received += chunk
-            if whole := http.parse(received):
+            if whole := http_messages.parse(received):
                 return whole[0]
     return None
 

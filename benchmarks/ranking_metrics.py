@@ -17,7 +17,7 @@ Truth = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RankingMetrics:
     """How well a ranking puts what is unusual in front."""
 
     auroc: float
@@ -28,23 +28,23 @@ class Found:
     recall_5_percent: float  # found in the first twentieth
 
 
-def of(unusual: Truth, scores: Floats) -> Found:
+def measure_ranking(unusual: Truth, scores: Floats) -> RankingMetrics:
     """The figures of this ranking."""
     from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415
 
-    hundred = within(unusual, scores, LOOKED_AT)
+    hundred = expected_hits(unusual, scores, LOOKED_AT)
     percent = max(1, round(len(unusual) / 100))
-    return Found(
+    return RankingMetrics(
         auroc=float(roc_auc_score(unusual, scores)),
         auprc=float(average_precision_score(unusual, scores)),
-        top_percent=within(unusual, scores, percent) / percent,
+        top_percent=expected_hits(unusual, scores, percent) / percent,
         per_100=hundred,
         recall_100=hundred / float(unusual.sum()),
-        recall_5_percent=within(unusual, scores, max(1, round(len(unusual) / 20))) / float(unusual.sum()),
+        recall_5_percent=expected_hits(unusual, scores, max(1, round(len(unusual) / 20))) / float(unusual.sum()),
     )
 
 
-def within(unusual: Truth, scores: Floats, first: int) -> float:
+def expected_hits(unusual: Truth, scores: Floats, first: int) -> float:
     """How many unusual images are expected among the first so many, where ties come in any order."""
     levels, place = np.unique(-scores.astype(np.float64), return_inverse=True)
     many = np.bincount(place, minlength=len(levels))
@@ -53,7 +53,7 @@ def within(unusual: Truth, scores: Floats, first: int) -> float:
     return float((hits * taken / many).sum())
 
 
-def with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) -> float:
+def hits_with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) -> float:
     """Unusual images among the first 100 that a person looks at, who labels the first so many of them."""
     given: dict[int, str] = {}
     while len(given) < labels:
@@ -67,6 +67,6 @@ def with_labels(unusual: Truth, vectors: Floats, strength: Floats, labels: int) 
     return float(unusual[list(given)].sum() + unusual[order].sum())
 
 
-def summed_up(rounds: list[Mapping[str, float]], take: Callable[[NDArray[np.float64]], float]) -> dict[str, float]:
+def aggregate(rounds: list[Mapping[str, float]], take: Callable[[NDArray[np.float64]], float]) -> dict[str, float]:
     """Each figure over the rounds."""
     return {name: take(np.array([each[name] for each in rounds])) for name in rounds[0]}
