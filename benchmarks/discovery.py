@@ -23,7 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from astrodetect import images
 from astrodetect.anomalies import consensus
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult
+from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
+from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.feature_matrix import feature_matrix
@@ -99,12 +100,12 @@ def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: b
     """One sky, by everybody."""
     shapes = _shapes(sky.paths)
     features = network.features(sky.paths)
-    ours = Novelty.fit(shapes, sight="shapes", names=tuple(LEARNERS)).look_at_learnt()
+    ours = Novelty.fit(shapes, feature_kind="shapes", names=tuple(FITTABLE_DETECTORS)).score_training_images()
     rankings = _ours(sky.unusual, ours)
     theirs = study_detectors.study_scores(features, epochs=epochs, seed=seed)
     rankings |= {STUDY + name: measure_ranking(sky.unusual, scores) for name, scores in theirs.items()}
     if thorough:
-        seen = Novelty.fit(features, sight="network").look_at_learnt()
+        seen = Novelty.fit(features, feature_kind="network").score_training_images()
         rankings[BLIND] = measure_ranking(sky.unusual, seen.strength)
         fair = study_detectors.study_scores(shapes, epochs=epochs, seed=seed)
         rankings |= {STUDY_ON_OURS + name: measure_ranking(sky.unusual, scores) for name, scores in fair.items()}

@@ -42,7 +42,9 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale:
 
 def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
     """Fit novelty detectors on these images and attach them to the model."""
-    novelty = Novelty.fit(feature_matrix("shapes", images, 1.0, np.empty((len(images), 0), np.float32)), sight="shapes")
+    novelty = Novelty.fit(
+        feature_matrix("shapes", images, 1.0, np.empty((len(images), 0), np.float32)), feature_kind="shapes"
+    )
     store.attach_detectors(folder, name, novelty.save)
 
 

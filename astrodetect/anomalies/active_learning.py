@@ -1,7 +1,7 @@
-"""Labels to a better ranking: what people found interesting, ordinary or an artefact moves what is like it.
+"""Active learning: a Gaussian process turns labels into a better ranking and chooses which images to label next.
 
-A Gaussian process over the whitened space whose mean, where nothing is labelled near, is the unsupervised ranking. It
-knows how sure it is, so what to look at next can balance what is probably interesting with what would teach most.
+Its prior mean is the unsupervised ranking, its kernel an RBF over the whitened vectors; its posterior variance lets the
+review order trade probable interest against information.
 """
 
 from collections.abc import Mapping
@@ -19,77 +19,76 @@ LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
 INTERESTING, ORDINARY, ARTEFACT = LABELS
 REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
-WORTH: dict[str, float] = {
+LABEL_TARGETS: dict[str, float] = {
     INTERESTING: 1.0,
     ORDINARY: -1.0,
-    ARTEFACT: -1.0,
-}  # a streak may be ever so unusual: nobody wants more of them
-SETTLED = 10.0  # the interest of a labelled image, either way: beyond what any other can have
-REACH = 1.0  # how far a label is heard, where the mean distance between images is √2
-NOISE = 0.3  # the variance of labels: people change their minds
-BOLDNESS = 0.3  # standard deviations that an unsure image is given as an advance, to be looked at
-LOWEST, HIGHEST = -1.0, 1.5  # of what the unsupervised ranking says of interest
-USUAL, RISE = -1.0, 1 / 3  # what it says at the mean of all surprises, and a standard deviation above that
-MOST_LABELS = 2000  # learnt from, the newest: the time goes with their square
+    ARTEFACT: -1.0,  # unusual as a satellite trail may be, no more of them should come up
+}
+LABELLED_INTEREST = 10.0  # of a labelled image, times its target: beyond that of any unlabelled one
+LENGTH_SCALE = 1.0  # of the RBF kernel, on vectors divided by √dimensions: their mean distance is √2
+NOISE_VARIANCE = 0.3  # of labels: people are inconsistent
+EXPLORATION = 0.3  # posterior standard deviations added to the mean (upper confidence bound)
+MIN_PRIOR, MAX_PRIOR = -1.0, 1.5
+PRIOR_OFFSET, PRIOR_SLOPE = -1.0, 1 / 3  # the prior at the mean tail score, and per standard deviation above it
+MAX_LABELS = 2000  # the newest; the cost grows with the square of their number
 BLOCK = 4096  # images at a time
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRanking:
-    """What labels make of a set of images."""
+    """Posterior of the interest of each image."""
 
-    interest: Floats  # (n,) larger first; between -1, not worth a look, and 1 or more, worth one; labelled ones SETTLED
-    doubt: Floats  # (n,) the standard deviation of that; 0 of labelled ones
+    interest: Floats  # (n,) posterior mean, from about -1 to 1; ±LABELLED_INTEREST of labelled images
+    uncertainty: Floats  # (n,) posterior standard deviation; 0 of labelled images
 
 
 def rank_by_labels(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> LabelledRanking:
-    """The images by how interesting they are; `labels` by their number, those that were given last at the end."""
-    prior = _prior(strength)
+    """The posterior given the unsupervised `strength` and `labels` by image index, the newest label last."""
+    prior = _prior_mean(strength)
     if not labels:
         return LabelledRanking(prior, np.ones_like(prior))
-    places = np.array(list(labels)[-MOST_LABELS:])
-    worth = np.array([WORTH[labels[place]] for place in places.tolist()])
+    labelled = np.array(list(labels)[-MAX_LABELS:])
+    targets = np.array([LABEL_TARGETS[labels[image]] for image in labelled.tolist()])
     scaled = vectors.astype(np.float64) / np.sqrt(vectors.shape[1])
-    heard = scaled[places]
-    inverse = np.linalg.inv(_alike(heard, heard) + NOISE * np.eye(len(places)))
-    pull = inverse @ (worth - prior[places])
-    interest, doubt = np.empty_like(prior), np.empty_like(prior)
+    inverse = np.linalg.inv(_rbf_kernel(scaled[labelled], scaled[labelled]) + NOISE_VARIANCE * np.eye(len(labelled)))
+    weights = inverse @ (targets - prior[labelled])
+    interest, uncertainty = np.empty_like(prior), np.empty_like(prior)
     for start in range(0, len(prior), BLOCK):
-        some = slice(start, start + BLOCK)
-        alike = _alike(scaled[some], heard)
-        interest[some] = prior[some] + alike @ pull
-        known = np.einsum("nl,lm,nm->n", alike, inverse, alike, optimize=True)
-        doubt[some] = np.sqrt(np.clip(1 - known, 0, 1))
-    for place, label in labels.items():
-        interest[place], doubt[place] = SETTLED * WORTH[label], 0
-    return LabelledRanking(interest, doubt)
+        block = slice(start, start + BLOCK)
+        kernel = _rbf_kernel(scaled[block], scaled[labelled])
+        interest[block] = prior[block] + kernel @ weights
+        explained_variance = np.einsum("nl,lm,nm->n", kernel, inverse, kernel, optimize=True)
+        uncertainty[block] = np.sqrt(np.clip(1 - explained_variance, 0, 1))
+    for image, label in labels.items():
+        interest[image], uncertainty[image] = LABELLED_INTEREST * LABEL_TARGETS[label], 0
+    return LabelledRanking(interest, uncertainty)
 
 
 def review_orders(
     vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int
 ) -> dict[ReviewOrder, list[int]]:
-    """For each way to choose, the numbers of up to `count` images without a label, what to look at first in front."""
+    """The indices of up to `count` unlabelled images in each review order, the first to label in front."""
     ranking = rank_by_labels(vectors, strength, labels)
-    worth: dict[ReviewOrder, NDArray[np.floating]] = {
-        "interest": ranking.interest + BOLDNESS * ranking.doubt,
+    priorities: dict[ReviewOrder, NDArray[np.floating]] = {
+        "interest": ranking.interest + EXPLORATION * ranking.uncertainty,
         "novelty": strength.astype(np.float64),
-        "uncertainty": ranking.doubt - np.abs(ranking.interest),
+        "uncertainty": ranking.uncertainty - np.abs(ranking.interest),
         "random": np.random.default_rng(len(labels)).random(len(strength)),
     }
     count = min(count, len(strength) - len(labels))
-    for order in worth.values():
-        order[list(labels)] = -np.inf
-    return {by: np.argsort(-order, kind="stable")[:count].tolist() for by, order in worth.items()}
+    for priority in priorities.values():
+        priority[list(labels)] = -np.inf
+    return {order: np.argsort(-priority, kind="stable")[:count].tolist() for order, priority in priorities.items()}
 
 
-def _prior(strength: Floats) -> Floats:
-    """What the unsupervised ranking says of interest: by places, so that any scale will do."""
-    places = np.argsort(np.argsort(strength, kind="stable"), kind="stable")
-    surprise = -np.log10(1 - 0.9999 * places / max(len(strength), 1))
-    apart = (surprise - surprise.mean()) / max(float(surprise.std()), 1e-9)
-    return np.asarray(np.clip(USUAL + RISE * apart, LOWEST, HIGHEST))
+def _prior_mean(strength: Floats) -> Floats:
+    """The prior of the interest, from the ranks of `strength` so that its scale does not matter."""
+    ranks = np.argsort(np.argsort(strength, kind="stable"), kind="stable")
+    tail_scores = -np.log10(1 - 0.9999 * ranks / max(len(strength), 1))
+    z_scores = (tail_scores - tail_scores.mean()) / max(float(tail_scores.std()), 1e-9)
+    return np.asarray(np.clip(PRIOR_OFFSET + PRIOR_SLOPE * z_scores, MIN_PRIOR, MAX_PRIOR))
 
 
-def _alike(ones: Floats, others: Floats) -> Floats:
-    apart = np.square(ones).sum(axis=1)[:, None] + np.square(others).sum(axis=1) - 2 * ones @ others.T
-    return np.asarray(np.exp(np.maximum(apart, 0) / (-2 * REACH**2)))
+def _rbf_kernel(a: Floats, b: Floats) -> Floats:
+    squared_distances = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return np.asarray(np.exp(np.maximum(squared_distances, 0) / (-2 * LENGTH_SCALE**2)))

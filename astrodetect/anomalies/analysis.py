@@ -58,17 +58,17 @@ def fit_detectors(
 ) -> FittedDetectors:
     """Fits detectors on the normal images; without any, on the images themselves, each scored leave-one-out."""
     if normal:
-        novelty = Novelty.fit(normal.features, sight=kind, names=names, extra=extra)
-        ordinary = OrdinaryImages(normal, novelty.look_at_learnt().vectors, novelty)
-        return FittedDetectors(novelty, novelty.look(extracted.features), ordinary)
-    novelty = Novelty.fit(extracted.features, sight=kind, names=names, extra=extra)
-    result = novelty.look_at_learnt()
+        novelty = Novelty.fit(normal.features, feature_kind=kind, names=names, extra=extra)
+        ordinary = OrdinaryImages(normal, novelty.score_training_images().vectors, novelty)
+        return FittedDetectors(novelty, novelty.score(extracted.features), ordinary)
+    novelty = Novelty.fit(extracted.features, feature_kind=kind, names=names, extra=extra)
+    result = novelty.score_training_images()
     count = max(MIN_IMAGES, int(ORDINARY_SHARE * len(extracted.features)))
     least_unusual = np.argsort(result.strength, kind="stable")[:count]
     if count > MAX_REFERENCE_IMAGES:  # the detectors' own limit
         least_unusual = np.random.default_rng(SEED).choice(least_unusual, MAX_REFERENCE_IMAGES, replace=False)
     least_unusual.sort()
-    reference = Novelty.fit(extracted.features[least_unusual], sight=kind, names=names, extra=extra)
+    reference = Novelty.fit(extracted.features[least_unusual], feature_kind=kind, names=names, extra=extra)
     ordinary = OrdinaryImages(extracted.subset(least_unusual), result.vectors[least_unusual], reference)
     return FittedDetectors(novelty, result, ordinary)
 
@@ -89,7 +89,7 @@ def fit_novelty(train: Dataset, contract: ImageContract, seed: int, run_batches:
         title="training images",
         max_pixels=configured.max_image_pixels,
     )
-    return Novelty.fit(extracted.features, sight="shapes")
+    return Novelty.fit(extracted.features, feature_kind="shapes")
 
 
 def explain(
@@ -108,11 +108,11 @@ def explain(
 
     def strengths(pixels: Pixels) -> Floats:
         batches = [pixels[at : at + extractor.batch_size] for at in range(0, len(pixels), extractor.batch_size)]
-        return ordinary.novelty.look(np.concatenate([extractor.compute(batch) for batch in batches])).strength
+        return ordinary.novelty.score(np.concatenate([extractor.compute(batch) for batch in batches])).strength
 
     explanations = []
     with Bar("explaining", len(chosen)) as bar:
-        nearest = ReferencePoints(ordinary.vectors).nearest(fitted.result.vectors[list(chosen)]).places
+        nearest = ReferencePoints(ordinary.vectors).nearest(fitted.result.vectors[list(chosen)]).indices
         for image, indices in zip(chosen, nearest.tolist(), strict=True):
             others = [index for index in indices if ordinary.extracted.sha256[index] != extracted.sha256[image]]
             neighbours = [ordinary.extracted.items[index].path for index in others[:NEIGHBOURS]]

@@ -1,4 +1,4 @@
-"""What several detectors say together."""
+"""Combining detectors: agreement and ranks, and tail scores that put scores of different detectors on one scale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,68 +10,63 @@ from numpy.typing import NDArray
 
 from astrodetect.records import Floats
 
+TAIL_SHARE = 0.1  # the share of the largest scores that the exponential tail is fitted to
+MIN_MEAN_EXCESS_SHARE = 1e-3  # of the largest score, for a tail of equal scores
+
 Flags = Mapping[str, NDArray[np.bool_]]
 
 
 def unanimous(flagged: Flags) -> NDArray[np.bool_]:
-    """(n,) whether all of them flag the image."""
+    """(n,) whether all detectors flag the image."""
     return np.asarray(np.all(list(flagged.values()), axis=0))
 
 
 def agreement(flagged: Flags) -> Floats:
-    """(n,) the share of them that flag the image."""
+    """(n,) the share of the detectors that flag the image."""
     return np.asarray(np.mean(list(flagged.values()), axis=0, dtype=np.float32))
 
 
 def ranks(scores: Floats) -> NDArray[np.int64]:
-    """(n,) 1 for the most unusual image; of equal ones the first comes first."""
-    found = np.empty(len(scores), np.int64)
-    found[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return found
+    """(n,) 1 for the most unusual image; ties in their order."""
+    positions = np.empty(len(scores), np.int64)
+    positions[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return positions
 
 
 def average_rank(scores: Mapping[str, Floats]) -> Floats:
-    """(n,) the mean of the detectors' ranks: small where they find an image unusual together."""
-    return np.asarray(np.mean([ranks(each) for each in scores.values()], axis=0, dtype=np.float32))
+    """(n,) the mean of the detectors' ranks; small is unusual."""
+    return np.asarray(np.mean([ranks(detector) for detector in scores.values()], axis=0, dtype=np.float32))
 
 
 def jaccard_indices(flagged: Flags) -> dict[tuple[str, str], float]:
-    """Of each two detectors: of the images that either flags, the share that both do; 1 where neither flags any."""
-    return {
-        (one, other): float((flagged[one] & flagged[other]).sum() / either)
-        if (either := _either(flagged, one, other))
-        else 1.0
-        for one, other in combinations(flagged, 2)
-    }
+    """The Jaccard index of the images that each pair of detectors flags; 1 where neither flags any."""
+    return {(a, b): _jaccard_index(flagged[a], flagged[b]) for a, b in combinations(flagged, 2)}
 
 
-def _either(flagged: Flags, one: str, other: str) -> int:
-    return int((flagged[one] | flagged[other]).sum())
-
-
-TAIL = 0.1  # share of the scores that says how the rest falls off
-LEAST_SLOPE_SHARE = 1e-3  # of the largest score: the tail of scores that are all alike
+def _jaccard_index(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return float((a & b).sum() / union) if union else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TailScore:
-    """−log10 of the share of learnt scores that are larger; beyond them all, as the tail falls off: exponentially."""
+    """−log10 of the empirical tail probability; beyond the largest training score, of an exponential tail."""
 
-    scores: NDArray[np.float64]  # in order, each once
-    surprise: NDArray[np.float64]
+    scores: NDArray[np.float64]  # distinct, ascending
+    tail_scores: NDArray[np.float64]
     slope: float  # per unit of score, beyond the largest
 
     @classmethod
-    def fit(cls, learnt: Floats) -> Self:
-        """By the scores of images learnt from."""
-        ordered = np.sort(learnt.astype(np.float64))
+    def fit(cls, training_scores: Floats) -> Self:
+        """Fit to the scores of the training images."""
+        ordered = np.sort(training_scores.astype(np.float64))
         scores, first, count = np.unique(ordered, return_index=True, return_counts=True)
-        larger = (len(ordered) - first - count / 2) / len(ordered)  # those that are equal count half
-        top = ordered[-max(2, round(TAIL * len(ordered))) :]
-        mean_excess = max(float((top - top[0]).mean()), LEAST_SLOPE_SHARE * (abs(float(ordered[-1])) or 1.0))
-        return cls(scores, -np.log10(larger), float(np.log10(np.e)) / mean_excess)
+        tail_probability = (len(ordered) - first - count / 2) / len(ordered)  # ties count half
+        tail = ordered[-max(2, round(TAIL_SHARE * len(ordered))) :]
+        mean_excess = max(float((tail - tail[0]).mean()), MIN_MEAN_EXCESS_SHARE * (abs(float(ordered[-1])) or 1.0))
+        return cls(scores, -np.log10(tail_probability), float(np.log10(np.e)) / mean_excess)
 
-    def of(self, scores: Floats) -> NDArray[np.float64]:
-        """Larger for a larger score, without bound."""
-        beyond = np.maximum(scores.astype(np.float64) - self.scores[-1], 0)
-        return np.asarray(np.interp(scores, self.scores, self.surprise) + self.slope * beyond)
+    def transform(self, scores: Floats) -> NDArray[np.float64]:
+        """The tail score of each score; monotonic and unbounded."""
+        excess = np.maximum(scores.astype(np.float64) - self.scores[-1], 0)
+        return np.asarray(np.interp(scores, self.scores, self.tail_scores) + self.slope * excess)

@@ -1,4 +1,4 @@
-"""How unusual an image is among those learnt from, by several detectors at once, from what one pass says of it."""
+"""Novelty: an ensemble of detectors fitted on training images, from feature matrix to novelty, strength and flags."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus, serialisation
 from astrodetect.anomalies.consensus import TailScore
-from astrodetect.anomalies.detectors.autoencoder import Autoencoder
-from astrodetect.anomalies.detectors.base import Detector, DetectorInput, FittableDetector, tukey_fence
-from astrodetect.anomalies.detectors.dbscan import Dbscan
-from astrodetect.anomalies.detectors.isolation_forest import IsolationForest
-from astrodetect.anomalies.detectors.kmeans import KMeans
-from astrodetect.anomalies.detectors.knn import Knn
-from astrodetect.anomalies.detectors.lof import Lof
-from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
+from astrodetect.anomalies.detectors.base import Detector, DetectorInput, tukey_fence
+from astrodetect.anomalies.detectors.registry import (
+    DEFAULT_DETECTORS,
+    DETECTORS,
+    FITTABLE_DETECTORS,
+    RANKING_DETECTORS,
+)
 from astrodetect.anomalies.neighbours import ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
@@ -25,46 +24,34 @@ from astrodetect.errors import DataError, ModelError
 from astrodetect.features.feature_matrix import MEASURED_WIDTHS, FeatureKind, feature_matrix
 from astrodetect.records import Floats
 
-LEARNERS: Mapping[str, type[FittableDetector]] = {
-    kind.name: kind for kind in (Lof, Knn, Mahalanobis, IsolationForest, KMeans, Dbscan)
-}
-KINDS: Mapping[str, type[Detector]] = {**LEARNERS, Autoencoder.name: Autoencoder}
-DEFAULT = ("lof", "knn", "mahalanobis")
-RANKING = ("lof",)  # whose surprises are averaged: alone the best, on simulated skies and on Galaxy Zoo
-DIMENSIONS: Mapping[
-    FeatureKind, tuple[int, ...]
-] = {  # of the body, of all shapes, of the features: 64 at most are kept
+BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {  # central object, cutout, network features; at most 64
     "shapes": (20, 40),
     "network": (40,),
     "both": (16, 24, 24),
 }
 MIN_IMAGES = 10
-BATCH_SIZE = 4_096  # images looked at
-MAX_REFERENCE_IMAGES = 20_000  # that detectors compare with: of more, this many drawn by lot
+BATCH_SIZE = 4_096  # images scored at a time
+MAX_REFERENCE_IMAGES = 20_000  # a random sample of a larger training set
 SEED = 0
 FORMAT = 1
 
 
-def feature_blocks(sight: FeatureKind, numbers: int) -> list[FeatureBlock]:
-    """The kinds of numbers that `described` gives, `numbers` in all."""
-    measured = {
-        "shapes": MEASURED_WIDTHS,
-        "both": MEASURED_WIDTHS,
-        "network": (),
-    }[sight]
-    rest = [] if sight == "shapes" else [numbers - sum(measured)]
-    return [FeatureBlock(*each) for each in zip([*measured, *rest], DIMENSIONS[sight], strict=True)]
+def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
+    """The blocks of a feature matrix of this width."""
+    measured = () if kind == "network" else MEASURED_WIDTHS
+    network = () if kind == "shapes" else (width - sum(measured),)
+    return [FeatureBlock(*block) for block in zip((*measured, *network), BLOCK_DIMENSIONS[kind], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class NoveltyResult:
-    """How unusual images are, image by image along the first axis."""
+    """The novelty of a batch of images, along the first axis."""
 
-    novelty: Floats  # 0 to 1: the share of the images learnt from that are less unusual
-    strength: Floats  # what the default ranking sorts by, larger is more unusual; without bound
-    vectors: Floats  # (n, dimensions) where they stand
-    scores: Mapping[str, Floats]  # of each detector, larger is more unusual
-    flagged: Mapping[str, NDArray[np.bool_]]  # by each detector: its score is beyond its threshold
+    novelty: Floats  # 0 to 1: the share of the training images that are less unusual
+    strength: Floats  # what the ranking sorts by: the mean tail score; unbounded
+    vectors: Floats  # (n, dimensions) whitened features
+    scores: Mapping[str, Floats]  # by detector; larger is more unusual
+    flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
 
     @property
     def agreement(self) -> Floats:
@@ -73,22 +60,22 @@ class NoveltyResult:
 
     @property
     def consensus(self) -> NDArray[np.bool_]:
-        """(n,) whether all of them do."""
+        """(n,) whether all detectors flag the image."""
         return consensus.unanimous(self.flagged)
 
-    def __getitem__(self, places: slice) -> "NoveltyResult":
-        """Some of the images."""
+    def __getitem__(self, images: slice) -> "NoveltyResult":
+        """A slice of the batch."""
         return NoveltyResult(
-            self.novelty[places],
-            self.strength[places],
-            self.vectors[places],
-            {name: scores[places] for name, scores in self.scores.items()},
-            {name: flags[places] for name, flags in self.flagged.items()},
+            self.novelty[images],
+            self.strength[images],
+            self.vectors[images],
+            {name: scores[images] for name, scores in self.scores.items()},
+            {name: flags[images] for name, flags in self.flagged.items()},
         )
 
     @staticmethod
-    def joined(parts: Sequence["NoveltyResult"]) -> "NoveltyResult":
-        """The images of all parts, in their order."""
+    def concatenate(parts: Sequence["NoveltyResult"]) -> "NoveltyResult":
+        """Concatenate batches in their order."""
         return NoveltyResult(
             np.concatenate([part.novelty for part in parts]),
             np.concatenate([part.strength for part in parts]),
@@ -99,136 +86,140 @@ class NoveltyResult:
 
 
 class Novelty:
-    """Fitted detectors and the space that they see; immutable, for any number of threads."""
+    """Fitted detectors and their whitened space; immutable and thread-safe."""
 
     def __init__(
         self,
-        sight: FeatureKind,
+        feature_kind: FeatureKind,
         space: WhitenedSpace,
         reference: ReferencePoints,
         detectors: Sequence[Detector],
-        learnt: Mapping[str, Floats],
+        training_scores: Mapping[str, Floats],
     ) -> None:
-        self.sight = sight
+        self.feature_kind = feature_kind
         self.names = tuple(detector.name for detector in detectors)
-        self._space, self._reference, self._detectors, self._learnt = space, reference, tuple(detectors), learnt
+        self._space, self._reference, self._detectors = space, reference, tuple(detectors)
+        self._training_scores = training_scores
         self._limits = {
-            detector.name: tukey_fence(learnt[detector.name]) if detector.limit is None else detector.limit
+            detector.name: tukey_fence(training_scores[detector.name]) if detector.limit is None else detector.limit
             for detector in detectors
         }
-        ranking = [name for name in RANKING if name in learnt] or self.names
-        self._surprises = {name: TailScore.fit(learnt[name]) for name in ranking}
-        self._strengths = np.sort(self._strength(learnt))
-        self._fitted_on: tuple[Floats, NDArray[np.int64]] | None = None
+        ranking = [name for name in RANKING_DETECTORS if name in training_scores] or self.names
+        self._tail_scores = {name: TailScore.fit(training_scores[name]) for name in ranking}
+        self._training_strengths = np.sort(self._strength(training_scores))
+        self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
 
     @property
     def images(self) -> int:
-        """How many images it compares with."""
+        """The number of reference images."""
         return len(self._reference)
 
     @classmethod
     def fit(
         cls,
-        described: Floats,
+        features: Floats,
         *,
-        sight: FeatureKind = "network",
-        names: Sequence[str] = DEFAULT,
+        feature_kind: FeatureKind = "network",
+        names: Sequence[str] = DEFAULT_DETECTORS,
         extra: Sequence[Detector] = (),
     ) -> Self:
-        """From images, described one a row; `extra` are detectors that were fitted on the same elsewhere."""
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415 - what only scores starts without it
+        """Fit the named detectors to a feature matrix; `extra` detectors were already fitted to the same images."""
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415 - scoring starts without it
 
-        if len(described) < MIN_IMAGES:
-            raise DataError(
-                f"{len(described)} images are too few to learn what is usual from: give {MIN_IMAGES} or more"
-            )
-        if unknown := sorted({*names} - {*LEARNERS}):
-            raise DataError(f"no detector is called {unknown[0]}: choose among {', '.join(LEARNERS)}")
-        drawn = np.arange(len(described))
-        if len(described) > MAX_REFERENCE_IMAGES:
-            drawn = np.sort(np.random.default_rng(SEED).choice(drawn, MAX_REFERENCE_IMAGES, replace=False))
-        learnt = described[drawn]
-        with threadpool_limits(1):  # threads that wait for each other cost k-means many times as much
-            space = WhitenedSpace.fit(learnt, feature_blocks(sight, learnt.shape[1]))
-            reference = ReferencePoints(space.of(learnt))
-            seen = DetectorInput(learnt, reference.points, reference, learnt=True)
-            detectors = [*(LEARNERS[name].fit(seen) for name in dict.fromkeys(names)), *extra]
-        fitted = cls(sight, space, reference, detectors, {each.name: each.score(seen) for each in detectors})
-        fitted._fitted_on = described, drawn
+        if len(features) < MIN_IMAGES:
+            raise DataError(f"{len(features)} images are too few to fit detectors: give {MIN_IMAGES} or more")
+        if unknown := sorted({*names} - {*FITTABLE_DETECTORS}):
+            raise DataError(f"no detector is named {unknown[0]}: choose among {', '.join(FITTABLE_DETECTORS)}")
+        rows = np.arange(len(features))
+        if len(features) > MAX_REFERENCE_IMAGES:
+            rows = np.sort(np.random.default_rng(SEED).choice(rows, MAX_REFERENCE_IMAGES, replace=False))
+        sample = features[rows]
+        with threadpool_limits(1):  # contending threads make k-means many times slower
+            space = WhitenedSpace.fit(sample, feature_blocks(feature_kind, sample.shape[1]))
+            reference = ReferencePoints(space.transform(sample))
+            images = DetectorInput(sample, reference.points, reference, leave_one_out=True)
+            detectors = [*(FITTABLE_DETECTORS[name].fit(images) for name in dict.fromkeys(names)), *extra]
+        training_scores = {detector.name: detector.score(images) for detector in detectors}
+        fitted = cls(feature_kind, space, reference, detectors, training_scores)
+        fitted._training_set = features, rows
         return fitted
 
-    def look(self, described: Floats) -> NoveltyResult:
-        """How unusual new images are, each by itself."""
-        if described.shape[1] != self._space.width:
+    def score(self, features: Floats) -> NoveltyResult:
+        """The novelty of new images from their feature matrix; batch composition does not change it."""
+        if features.shape[1] != self._space.width:
             raise ModelError(
-                f"the detectors of this model know images by {self._space.width} numbers, not "
-                f"{described.shape[1]}: {serialisation.REMEDY}"
+                f"the detectors of this model expect {self._space.width} features per image, not "
+                f"{features.shape[1]}: {serialisation.REMEDY}"
             )
-        starts = range(0, max(1, len(described)), BATCH_SIZE)
-        return NoveltyResult.joined([self._look(described[at : at + BATCH_SIZE]) for at in starts])
+        starts = range(0, max(1, len(features)), BATCH_SIZE)
+        return NoveltyResult.concatenate([self._score_batch(features[at : at + BATCH_SIZE]) for at in starts])
 
-    def look_at(self, pixels: NDArray[np.uint8], crop: float, features: Floats) -> NoveltyResult:
-        """How unusual images are whose pixels show the central `crop`, and whose features are these."""
-        return self.look(feature_matrix(self.sight, pixels, crop, features))
+    def score_images(self, pixels: NDArray[np.uint8], crop: float, network_features: Floats) -> NoveltyResult:
+        """The novelty of images whose pixels show the central `crop` of the frame."""
+        return self.score(feature_matrix(self.feature_kind, pixels, crop, network_features))
 
-    def look_at_learnt(self) -> NoveltyResult:
-        """Of the images that it was fitted on, each as if it had not been there; not after `load`."""
-        if self._fitted_on is None:
-            raise RuntimeError("only what was just fitted knows its images")
-        described, drawn = self._fitted_on
-        rest = np.setdiff1d(np.arange(len(described)), drawn)
-        looked = self.look(described[rest])
-        back = np.argsort(np.concatenate([drawn, rest]))
-        scores = {name: np.concatenate([self._learnt[name], looked.scores[name]])[back] for name in self.names}
-        return self._looked(np.concatenate([self._reference.points, looked.vectors])[back], scores)
+    def score_training_images(self) -> NoveltyResult:
+        """The novelty of the training images, each left out of its own neighbourhood; not available after `load`."""
+        if self._training_set is None:
+            raise RuntimeError("training images are known after `fit` only")
+        features, rows = self._training_set
+        others = np.setdiff1d(np.arange(len(features)), rows)
+        other_results = self.score(features[others])
+        order = np.argsort(np.concatenate([rows, others]))
+        scores = {
+            name: np.concatenate([self._training_scores[name], other_results.scores[name]])[order]
+            for name in self.names
+        }
+        return self._result(np.concatenate([self._reference.points, other_results.vectors])[order], scores)
 
     def save(self, path: Path) -> None:
-        """As .npz; the same detectors give the same bytes."""
+        """Write an .npz; equal detectors give equal bytes."""
         parts = {
             "space": self._space,
             "reference": self._reference,
-            **{f"detector.{each.name}": each for each in self._detectors},
-            **{f"learnt.{name}": scores for name, scores in self._learnt.items()},
+            **{f"detector.{detector.name}": detector for detector in self._detectors},
+            **{f"learnt.{name}": scores for name, scores in self._training_scores.items()},
         }
-        found: serialisation.Arrays = {}
+        arrays: serialisation.Arrays = {}
         for name, part in parts.items():
-            found |= serialisation.flatten(part, name)
-        serialisation.write_arrays(path, {"format": FORMAT, "sight": self.sight, "detectors": self.names}, found)
+            arrays |= serialisation.flatten(part, name)
+        metadata = {"format": FORMAT, "sight": self.feature_kind, "detectors": self.names}
+        serialisation.write_arrays(path, metadata, arrays)
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        """From the bytes of what `save` made; anything else is a ModelError."""
+        """Load from the bytes of a saved file; anything else is a ModelError."""
         stored = StoredArrays.read(data)
-        said = stored.said
-        if said.get("format") != FORMAT:
-            raise serialisation.unusable_error("they are of another version of this program")
-        names: Any = said.get("detectors")
-        sight: Any = said.get("sight")
+        metadata = stored.metadata
+        if metadata.get("format") != FORMAT:
+            raise serialisation.unusable_error("their format is that of another version")
+        names: Any = metadata.get("detectors")
+        feature_kind: Any = metadata.get("sight")
         if (
             not isinstance(names, list)
             or not names
-            or not all(isinstance(name, str) and name in KINDS for name in names)
+            or not all(isinstance(name, str) and name in DETECTORS for name in names)
         ):
-            raise serialisation.unusable_error("they are none that this program knows")
-        if sight not in get_args(FeatureKind):
-            raise serialisation.unusable_error("it does not say what they look at")
-        space = WhitenedSpace.read(stored.part("space"))
-        reference = ReferencePoints.read(stored.part("reference"), space.dimensions)
-        detectors = [KINDS[name].read(stored.part("detector").part(name), reference) for name in names]
-        learnt = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
-        return cls(sight, space, reference, detectors, learnt)
+            raise serialisation.unusable_error("their names are unknown")
+        if feature_kind not in get_args(FeatureKind):
+            raise serialisation.unusable_error("their kind of features is unknown")
+        space = WhitenedSpace.read(stored.section("space"))
+        reference = ReferencePoints.read(stored.section("reference"), space.dimensions)
+        detectors = [DETECTORS[name].read(stored.section("detector").section(name), reference) for name in names]
+        training_scores = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
+        return cls(feature_kind, space, reference, detectors, training_scores)
 
-    def _look(self, described: Floats) -> NoveltyResult:
-        vectors = self._space.of(described)
-        seen = DetectorInput(described, vectors, self._reference)
-        return self._looked(vectors, {each.name: each.score(seen) for each in self._detectors})
+    def _score_batch(self, features: Floats) -> NoveltyResult:
+        vectors = self._space.transform(features)
+        images = DetectorInput(features, vectors, self._reference)
+        return self._result(vectors, {detector.name: detector.score(images) for detector in self._detectors})
 
     def _strength(self, scores: Mapping[str, Floats]) -> Floats:
-        each = [surprise.of(scores[name]) for name, surprise in self._surprises.items()]
-        return np.asarray(np.mean(each, axis=0), np.float32)
+        tail_scores = [tail_score.transform(scores[name]) for name, tail_score in self._tail_scores.items()]
+        return np.asarray(np.mean(tail_scores, axis=0), np.float32)
 
-    def _looked(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
+    def _result(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
         strength = self._strength(scores)
-        less = np.searchsorted(self._strengths, strength) / np.float32(self.images)
-        flagged = {name: each > self._limits[name] for name, each in scores.items()}
-        return NoveltyResult(less.astype(np.float32), strength, vectors, scores, flagged)
+        novelty = np.searchsorted(self._training_strengths, strength) / np.float32(self.images)
+        flagged = {name: values > self._limits[name] for name, values in scores.items()}
+        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged)

@@ -1,4 +1,4 @@
-"""The space that the detectors see, in two dimensions: a map on which images that are alike lie together."""
+"""Two-dimensional maps of the whitened space: PCA, t-SNE, and t-SNE in a process of its own at low priority."""
 
 import io
 import math
@@ -22,62 +22,71 @@ from astrodetect.progress import Bar
 from astrodetect.records import Floats
 from astrodetect.settings import ROOT
 
-MAX_IMAGES = 5000  # images on the map of a run: t-SNE takes half a minute for them, and more dots hide each other
+MAX_IMAGES = 5000  # on the map of a run: t-SNE takes half a minute for them, and more dots overlap
 PERPLEXITY = 30.0
-TSNE_STEPS = 1000  # of t-SNE
-ANGLE = 0.8  # how coarsely it sees what is far: at 0.5 20,000 images take half as long again and lie hardly better
-MIN_IMAGES = 8  # images for which neighbours mean something
+TSNE_STEPS = 1000
+ANGLE = 0.8  # Barnes–Hut θ: at 0.5, 20,000 images take half as long again for a hardly better map
+MIN_IMAGES = 8  # for meaningful neighbourhoods
 PCA_METHOD, TSNE_METHOD = "first two principal components", "t-SNE"
+
+COMMAND = (sys.executable, "-m", "astrodetect.anomalies.projection")
+NICENESS = 19  # the lowest priority of os.nice
+PARENT_GONE_STATUS = 1  # the exit status after the parent process ended
+DONE = b"done\n"  # separates the progress lines from the map
+DTYPE = np.dtype("<f4")  # of the vectors and the map on the pipes
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Where images lie on the map."""
+    """Map positions of images."""
 
-    places: NDArray[np.int64]  # which images, ascending
+    indices: NDArray[np.int64]  # of the images on the map, ascending
     xy: Floats  # (m, 2), each axis from 0 to 1
-    method: str  # in words, for people
+    method: str  # in words, for the page
 
 
-def project(vectors: Floats, wanted: Sequence[int], *, seed: int = 0) -> Projection:
-    """A map of all images, or of as many as it takes: those that are `wanted` and others drawn by `seed`."""
+def project(vectors: Floats, required: Sequence[int], *, seed: int = 0) -> Projection:
+    """A map of all images, or of MAX_IMAGES: the `required` ones and a random sample of the others."""
     count = len(vectors)
-    places = np.arange(count)
+    indices = np.arange(count)
     sampled = ""
     if count > MAX_IMAGES:
-        first = np.asarray(wanted[:MAX_IMAGES], np.int64)
-        others = np.random.default_rng(seed).permutation(np.setdiff1d(places, first))
-        places = np.sort(np.concatenate([first, others[: MAX_IMAGES - len(first)]]))
-        sampled = f" of {MAX_IMAGES:,} images: those of the gallery, and others drawn at random"
-    chosen = vectors[places]
-    if not has_neighbours(chosen):
-        return Projection(places, pca_projection(chosen), f"{PCA_METHOD}{sampled}")
-    with Bar("flattening the map", TSNE_STEPS) as bar:
-        xy = tsne_projection(chosen, bar.step, seed=seed)
-    return Projection(places, xy, f"{TSNE_METHOD}{sampled}")
+        first = np.asarray(required[:MAX_IMAGES], np.int64)
+        others = np.random.default_rng(seed).permutation(np.setdiff1d(indices, first))
+        indices = np.sort(np.concatenate([first, others[: MAX_IMAGES - len(first)]]))
+        sampled = f" of {MAX_IMAGES:,} images: those of the gallery and a random sample of the others"
+    selected = vectors[indices]
+    if not has_neighbours(selected):
+        return Projection(indices, pca_projection(selected), f"{PCA_METHOD}{sampled}")
+    with Bar("computing the map", TSNE_STEPS) as bar:
+        xy = tsne_projection(selected, bar.step, seed=seed)
+    return Projection(indices, xy, f"{TSNE_METHOD}{sampled}")
 
 
 def has_neighbours(vectors: Floats) -> bool:
-    """Whether it means something which of these images are near each other."""
+    """Whether there are enough distinct images for a neighbourhood-preserving map."""
     return len(vectors) >= MIN_IMAGES and vectors.shape[1] >= 2 and bool(np.ptp(vectors, axis=0).max() > 0)
 
 
 def pca_projection(vectors: Floats) -> Floats:
-    """(m, 2) where the images lie in the two directions in which they vary most, each axis from 0 to 1."""
-    return _scaled(_widest(vectors))
+    """(m, 2) the first two principal components, each axis scaled to 0 to 1."""
+    return _scale(_principal_components(vectors))
 
 
-def tsne_projection(vectors: Floats, stepped: Callable[[int], None], *, seed: int = 0) -> Floats:
-    """(m, 2) so that neighbours stay neighbours, each axis from 0 to 1; `stepped` is told of steps of STEPS done."""
-    from sklearn.manifold import TSNE as Method  # noqa: PLC0415, N811 - it takes a second to load
+def tsne_projection(vectors: Floats, advance: Callable[[int], None], *, seed: int = 0) -> Floats:
+    """(m, 2) t-SNE initialised with PCA, each axis scaled to 0 to 1; `advance` gets the steps done since its last call.
+
+    There are TSNE_STEPS steps.
+    """
+    from sklearn.manifold import TSNE  # noqa: PLC0415 - takes a second to import
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    start = _widest(vectors)
+    start = _principal_components(vectors)
     start *= 1e-4 / max(start[:, 0].std(), 1e-12)
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    said = _Said(stepped)
-    with threadpool_limits(1), redirect_stdout(said):  # its threads wait for each other: two took twice as long
-        method = Method(
+    output = _StepParser(advance)
+    with threadpool_limits(1), redirect_stdout(output):  # its threads contend: two take twice as long as one
+        tsne = TSNE(
             2,
             perplexity=perplexity,
             init=start.astype(np.float32),
@@ -86,121 +95,114 @@ def tsne_projection(vectors: Floats, stepped: Callable[[int], None], *, seed: in
             random_state=seed,
             verbose=2,
         )
-        found = method.fit_transform(vectors.astype(np.float64))
-    return _scaled(np.asarray(found, np.float64))
+        xy = tsne.fit_transform(vectors.astype(np.float64))
+    return _scale(np.asarray(xy, np.float64))
 
 
-class _Said(io.TextIOBase):
-    """How far scikit-learn is, which it tells nobody but prints."""
+class _StepParser(io.TextIOBase):
+    """Reads the step count from what scikit-learn prints: it has no progress callback."""
 
-    def __init__(self, stepped: Callable[[int], None]) -> None:
-        self._stepped, self._done = stepped, 0
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._done = advance, 0
 
     def write(self, text: str) -> int:
-        if found := re.search(r"Iteration (\d+)", text):
-            done = int(found[1])
-            self._stepped(done - self._done)
+        if match := re.search(r"Iteration (\d+)", text):
+            done = int(match[1])
+            self._advance(done - self._done)
             self._done = done
         return len(text)
 
 
-def _widest(vectors: Floats) -> NDArray[np.float64]:
-    """(m, 2) along the two directions in which they vary most."""
-    off = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    _, axes = np.linalg.eigh(off.T @ off)
+def _principal_components(vectors: Floats) -> NDArray[np.float64]:
+    """(m, 2)"""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centred.T @ centred)
     axes = axes[:, ::-1][:, :2]
-    axes *= np.where(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])] < 0, -1, 1)  # else LAPACK's whim
-    wide = np.zeros((len(off), 2))
-    wide[:, : axes.shape[1]] = off @ axes
-    return wide
+    axes *= np.where(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])] < 0, -1, 1)  # LAPACK's signs vary
+    components = np.zeros((len(centred), 2))
+    components[:, : axes.shape[1]] = centred @ axes
+    return components
 
 
-def _scaled(xy: NDArray[np.float64]) -> Floats:
+def _scale(xy: NDArray[np.float64]) -> Floats:
     low, spread = xy.min(axis=0), np.ptp(xy, axis=0)
     return np.asarray((xy - low) / np.where(spread > 0, spread, 1), np.float32)
 
 
-COMMAND = (sys.executable, "-m", "astrodetect.anomalies.projection")
-NICENESS = 19  # of os.nice: every other process goes before it
-PARENT_GONE_STATUS = 1  # its exit status where whoever started it has gone
-DONE = b"done\n"  # what it says before the map
-KIND = np.dtype("<f4")  # of the numbers between the two
-
-
 class ProjectionProcess:
-    """The process, from its start on; to be stopped by any thread, and by whoever made it in the end."""
+    """t-SNE in a subprocess of the lowest priority; `stop` may be called from any thread, `close` by the owner."""
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would have to be read all the time
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would have to be drained
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            creationflags=getattr(subprocess, "IDLE_PRIORITY_CLASS", 0),  # on Windows, which knows no os.nice
+            creationflags=getattr(subprocess, "IDLE_PRIORITY_CLASS", 0),  # Windows, which has no os.nice
         )
 
-    def of(self, vectors: Floats, told: Callable[[float], None]) -> Floats:
-        """The map of these vectors as `flat.tsne` draws it; `told` hears what share of the work is done."""
+    def project(self, vectors: Floats, report: Callable[[float], None]) -> Floats:
+        """The t-SNE map of the vectors; `report` gets the share of the work done."""
         assert self._process.stdin  # noqa: S101 - it is a pipe
         assert self._process.stdout  # noqa: S101
         try:
-            self._process.stdin.write(b"%d %d\n" % vectors.shape + vectors.astype(KIND).tobytes())
-            self._process.stdin.flush()  # and not closed: its end tells the process that nobody waits any more
+            self._process.stdin.write(b"%d %d\n" % vectors.shape + vectors.astype(DTYPE).tobytes())
+            self._process.stdin.flush()  # and stays open: its end tells the process that its parent is gone
             while (line := self._process.stdout.readline()) != DONE:
-                told(float(line))
-            return np.frombuffer(self._process.stdout.read(), KIND).reshape(len(vectors), 2).astype(np.float32)
+                report(float(line))
+            return np.frombuffer(self._process.stdout.read(), DTYPE).reshape(len(vectors), 2).astype(np.float32)
         except (OSError, ValueError) as error:
-            raise DrawingFailed(self._reason()) from error
+            raise DrawingFailed(self._failure()) from error
 
     def stop(self) -> None:
-        """Ends it, whatever it is at; `of` then fails."""
+        """Kill the process; a running `project` then fails."""
         self._process.kill()
 
     def close(self) -> None:
-        """It is there no more when this returns."""
+        """Kill the process and wait for its end."""
         self.stop()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe:
-                with suppress(OSError):  # what it did not read: EPIPE, on Windows EINVAL
+                with suppress(OSError):  # unread data: EPIPE, on Windows EINVAL
                     pipe.close()
 
-    def _reason(self) -> str:
+    def _failure(self) -> str:
         status = self._process.wait()
         if status < 0:
-            return f"the process that draws the map was ended by signal {-status}: was the memory too little?"
+            return f"the process that computes the map was ended by signal {-status}: it may have run out of memory"
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"the process that draws the map failed: {said[-1] if said else f'status {status}'}"
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"the process that computes the map failed: {lines[-1] if lines else f'status {status}'}"
 
 
 def main() -> None:
-    """Reads vectors, writes how far it is, then the map."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the service, which stops us
+    """The subprocess: read vectors from stdin; write progress, then the map, to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the service, which stops this process
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    given, out = sys.stdin.buffer, sys.stdout.buffer
-    shape = [int(number) for number in given.readline().split()]
-    vectors = np.frombuffer(given.read(math.prod(shape) * KIND.itemsize), KIND).reshape(shape)
-    threading.Thread(target=_end_with, args=(given.fileno(),), daemon=True).start()
+    source, out = sys.stdin.buffer, sys.stdout.buffer
+    shape = [int(number) for number in source.readline().split()]
+    vectors = np.frombuffer(source.read(math.prod(shape) * DTYPE.itemsize), DTYPE).reshape(shape)
+    threading.Thread(target=_exit_with_parent, args=(source.fileno(),), daemon=True).start()
     done = 0
 
-    def stepped(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         out.write(b"%.3f\n" % (done / TSNE_STEPS))
         out.flush()
 
-    xy = tsne_projection(vectors, stepped)
-    out.write(DONE + xy.astype(KIND).tobytes())
+    xy = tsne_projection(vectors, advance)
+    out.write(DONE + xy.astype(DTYPE).tobytes())
     out.flush()
 
 
-def _end_with(given: int) -> None:
-    """A service that was killed ends nobody, but its end of the pipe closes."""
-    os.read(given, 1)
+def _exit_with_parent(descriptor: int) -> None:
+    """Exit when the pipe closes: a killed parent cannot end its children."""
+    os.read(descriptor, 1)
     os._exit(PARENT_GONE_STATUS)
 
 

@@ -1,4 +1,4 @@
-"""What was found about the images of a run, for its table and its page."""
+"""The results of an anomaly search: per-image results, their tables, and the folder they are written to."""
 
 import csv
 import os
@@ -19,47 +19,51 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats
 
+OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
+
+TableFormat = Literal["csv", "parquet"]
+
 
 @dataclass(frozen=True, slots=True)
 class AnomalyResults:
-    """How unusual each image is, where it lies on the map, and what people said of some."""
+    """Novelty, map position and labels of each image of a run."""
 
     paths: Sequence[Path]
-    labels: Sequence[str]  # empty where there is none
+    labels: Sequence[str]  # class labels of the data set; empty where there is none
     sha256: Sequence[str]  # of the files
-    looked: NoveltyResult
-    flat: Projection
-    told: Mapping[int, str]  # image → what a person called it
-    interest: Floats | None  # what was learnt from that; None where nothing was told
-    skipped: Sequence[tuple[Path, str]]  # files that are no images, and why
+    novelty: NoveltyResult
+    projection: Projection
+    review_labels: Mapping[int, str]  # image index → interesting, ordinary or artefact
+    interest: Floats | None  # the posterior interest; None without review labels
+    skipped: Sequence[tuple[Path, str]]  # unreadable files and the reason
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The detectors."""
-        return tuple(self.looked.scores)
+    def detectors(self) -> tuple[str, ...]:
+        """The detectors' names."""
+        return tuple(self.novelty.scores)
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """The images, the first one to look at first."""
-        return order_images(self.looked.strength, self.interest)
+        """Image indices, the most interesting first."""
+        return order_images(self.novelty.strength, self.interest)
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """Of each image its place in that order, from 1."""
-        found = np.empty(len(self), np.int64)
-        found[self.order] = np.arange(1, len(self) + 1)
-        return found
+        """The rank of each image in that order, from 1."""
+        positions = np.empty(len(self), np.int64)
+        positions[self.order] = np.arange(1, len(self) + 1)
+        return positions
 
     def ranks(self) -> dict[str, NDArray[np.int64]]:
-        """Of each detector: which place it gives each image, from 1."""
-        return {name: consensus.ranks(scores) for name, scores in self.looked.scores.items()}
+        """The rank of each image by each detector, from 1."""
+        return {name: consensus.ranks(scores) for name, scores in self.novelty.scores.items()}
 
     def flagged_by(self) -> dict[str, NDArray[np.bool_]]:
-        """By each detector, and by all of them."""
-        return {**self.looked.flagged, "consensus": self.looked.consensus}
+        """Flags of each detector, and `consensus`: flagged by all of them."""
+        return {**self.novelty.flagged, "consensus": self.novelty.consensus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,115 +76,109 @@ class Explanation:
 
 
 def order_images(strength: Floats, interest: Floats | None) -> NDArray[np.int64]:
-    """Images by interest where there is any, and by strength where that is equal."""
+    """Image indices by descending interest where there is any, then by descending strength."""
     return np.lexsort((-strength,) if interest is None else (-strength, -interest))
 
 
-OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
-
-
-def check_output_folder(place: Path) -> None:
-    """Whether results can come here, before any work is done for them: nothing that is not ours is ever removed."""
-    before = _before(place)
-    if before.is_dir() and not place.exists():
-        before.rename(place)  # a process was killed between two renames
-    if place.exists() and not place.is_dir():
-        raise DataError(f"{place} is there and no folder: name another --output")
-    strangers = sorted({path.name for path in place.iterdir()} - OUTPUT_NAMES) if place.is_dir() else []
-    if strangers:
-        raise DataError(f"{place} holds {strangers[0]}, which no run made: move it, or name another --output")
+def check_output_folder(folder: Path) -> None:
+    """Raise a DataError if results cannot be written here; nothing but earlier results is ever removed."""
+    previous = _previous(folder)
+    if previous.is_dir() and not folder.exists():
+        previous.rename(folder)  # the process was killed between the two renames
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} exists and is not a folder: name another --output")
+    foreign = sorted({path.name for path in folder.iterdir()} - OUTPUT_NAMES) if folder.is_dir() else []
+    if foreign:
+        raise DataError(f"{folder} holds {foreign[0]}, which is no result of a run: move it, or name another --output")
 
 
 @contextmanager
-def replace_output_folder(place: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of an earlier run's when all is in it."""
-    staged = place.with_name(f".{place.name}.{os.getpid()}.part")
+def replace_output_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty staging folder that replaces the output folder when the block succeeds."""
+    staged = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         try:
             staged.mkdir(parents=True)
             yield staged
-            check_output_folder(place)
-            if place.is_dir():
-                shutil.rmtree(_before(place), ignore_errors=True)
-                place.rename(_before(place))
-            staged.rename(place)
-            shutil.rmtree(_before(place), ignore_errors=True)
+            check_output_folder(folder)
+            if folder.is_dir():
+                shutil.rmtree(_previous(folder), ignore_errors=True)
+                folder.rename(_previous(folder))
+            staged.rename(folder)
+            shutil.rmtree(_previous(folder), ignore_errors=True)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"cannot write to {place}: {error.strerror or error}") from error
+        raise DataError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def _before(place: Path) -> Path:
-    return place.with_name(f".{place.name}.before")
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
 
 
-TableFormat = Literal["csv", "parquet"]
-
-
-def write_tables(folder: Path, findings: AnomalyResults, kind: TableFormat) -> None:
-    """`anomalies.csv` or `.parquet`, and `ids/` with a list for each detector and one for all of them."""
-    place, columns = folder / f"anomalies.{kind}", _columns(findings)
-    if kind == "parquet":
-        write_parquet(place, _column_types(columns), _rows(findings))
+def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
+    """Write `anomalies.csv` or `.parquet`, and `ids/` with the flagged images of each detector and of the consensus."""
+    path, columns = folder / f"anomalies.{table_format}", _columns(results)
+    if table_format == "parquet":
+        write_parquet(path, _column_types(columns), _rows(results))
     else:
-        _csv(place, columns, _rows(findings))
+        _write_csv(path, columns, _rows(results))
     lists = folder / "ids"
     lists.mkdir()
-    for name, flags in findings.flagged_by().items():
+    for name, flags in results.flagged_by().items():
         with (lists / f"{name}.txt").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            for image in findings.order[flags[findings.order]]:
-                file.write(str(findings.paths[image]).replace("\n", "\\n") + "\n")
+            for image in results.order[flags[results.order]]:
+                file.write(str(results.paths[image]).replace("\n", "\\n") + "\n")
 
 
-def _columns(findings: AnomalyResults) -> list[str]:
-    """What every table has, then three of each detector, then what depends on labels of people, then errors."""
-    each = [column for name in findings.names for column in (name, f"{name}_rank", f"{name}_flag")]
-    ours = [] if findings.interest is None else ["interest", "your_label"]
+def _columns(results: AnomalyResults) -> list[str]:
+    """Common columns, three per detector, map position, those of review labels, digest and error."""
     first = ["rank", "path", "label", "novelty", "strength", "agreement", "consensus"]
-    return [*first, *each, "x", "y", *ours, "image_sha256", "error"]
+    per_detector = [column for name in results.detectors for column in (name, f"{name}_rank", f"{name}_flag")]
+    review = [] if results.interest is None else ["interest", "your_label"]
+    return [*first, *per_detector, "x", "y", *review, "image_sha256", "error"]
 
 
-def _rows(findings: AnomalyResults) -> Iterator[list[Any]]:
-    """The images in the order in which to look at them, then the files that are none, with nothing but the reason."""
-    looked, ranks = findings.looked, findings.ranks()
-    agreement, agreed = looked.agreement, looked.consensus
-    on_map = {int(image): place for place, image in enumerate(findings.flat.places)}
-    for rank, image in enumerate(findings.order.tolist(), start=1):
-        row = [rank, str(findings.paths[image]), findings.labels[image] or None]
-        row += [float(values[image]) for values in (looked.novelty, looked.strength, agreement)]
-        row.append(bool(agreed[image]))
-        for name in findings.names:
-            row += [float(looked.scores[name][image]), int(ranks[name][image]), bool(looked.flagged[name][image])]
-        row += [float(at) for at in findings.flat.xy[on_map[image]]] if image in on_map else [None, None]
-        if findings.interest is not None:
-            row += [float(findings.interest[image]), findings.told.get(image)]
-        yield [*row, findings.sha256[image], None]
-    for path, reason in findings.skipped:
-        yield [None, str(path), *[None] * (len(_columns(findings)) - 3), reason]
+def _rows(results: AnomalyResults) -> Iterator[list[Any]]:
+    """The images in review order, then the unreadable files with the reason only."""
+    novelty, ranks = results.novelty, results.ranks()
+    agreement, unanimous = novelty.agreement, novelty.consensus
+    map_index = {int(image): index for index, image in enumerate(results.projection.indices)}
+    for rank, image in enumerate(results.order.tolist(), start=1):
+        row = [rank, str(results.paths[image]), results.labels[image] or None]
+        row += [float(values[image]) for values in (novelty.novelty, novelty.strength, agreement)]
+        row.append(bool(unanimous[image]))
+        for name in results.detectors:
+            row += [float(novelty.scores[name][image]), int(ranks[name][image]), bool(novelty.flagged[name][image])]
+        row += [float(at) for at in results.projection.xy[map_index[image]]] if image in map_index else [None, None]
+        if results.interest is not None:
+            row += [float(results.interest[image]), results.review_labels.get(image)]
+        yield [*row, results.sha256[image], None]
+    for path, reason in results.skipped:
+        yield [None, str(path), *[None] * (len(_columns(results)) - 3), reason]
 
 
-def _csv(place: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
-    with place.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
-        table.writerows([_said(value) for value in row] for row in rows)
+        table.writerows([_csv_value(value) for value in row] for row in rows)
 
 
-def _said(value: object) -> object:
+def _csv_value(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.7g}" if isinstance(value, float) else value  # as exact as they are
+    return f"{value:.7g}" if isinstance(value, float) else value  # single precision
 
 
 def _column_types(columns: list[str]) -> dict[str, ColumnType]:
     texts = {"path", "label", "your_label", "image_sha256", "error"}
 
-    def kind(name: str) -> ColumnType:
+    def column_type(name: str) -> ColumnType:
         if name in texts:
             return "text"
         if name == "consensus" or name.endswith("_flag"):
             return "boolean"
         return "integer" if name == "rank" or name.endswith("_rank") else "number"
 
-    return {name: kind(name) for name in columns}
+    return {name: column_type(name) for name in columns}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
 from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
 from astrodetect.errors import DataError
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
@@ -70,7 +71,7 @@ def add(verbs: Subparsers) -> None:
         "--detectors",
         type=_detectors,
         metavar="NAME,…",
-        help="of lof, knn, mahalanobis (these are the default), isolation, kmeans, dbscan, autoencoder; or all",
+        help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(DEFAULT_DETECTORS)})",
     )
     option("--labels", type=Path, metavar="LABELS.csv", help="rank by what people said of some images")
     option("--attach", type=model_name, metavar="NAME", help="give this trained model the detectors")
@@ -144,17 +145,17 @@ def find(arguments: argparse.Namespace) -> list[str]:
         paths=paths,
         labels=[item.label for item in seen.items],
         sha256=seen.sha256,
-        looked=looked,
-        flat=projection.project(looked.vectors, gallery),
-        told=labels,
+        novelty=looked,
+        projection=projection.project(looked.vectors, gallery),
+        review_labels=labels,
         interest=interest,
         skipped=[(file.path, file.reason) for file in seen.skipped],
     )
     reasons = analysis.explain(fitted, seen, gallery, extractor, max_pixels=chosen.max_image_pixels)
     about = anomaly_report.RunDescription(
         title=" ".join(place.resolve().name for place in arguments.data),
-        sight=WORDS[extractor.kind].format(seen_by),
-        judged=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
+        features=WORDS[extractor.kind].format(seen_by),
+        comparison=f"judged by {len(normal.items):,} of {arguments.normal.resolve().name}"
         if normal
         else "each judged by the others",
         reader=ThumbnailReader(extractor.contract, chosen.max_image_pixels),
@@ -175,7 +176,9 @@ def _said(findings: "AnomalyResults", seen: "ExtractedFeatures", strays: int, at
     lines = [f"{len(findings):,} images, {seen.computed:,} of them described anew; {len(seen.skipped):,} bad files"]
     lines.append(f"flagged by {flagged}")
     if findings.interest is not None:
-        lines.append(f"ranked by the labels of {len(findings.told):,} images; {strays:,} labels are of none here")
+        lines.append(
+            f"ranked by the labels of {len(findings.review_labels):,} images; {strays:,} labels are of none here"
+        )
     if attached:
         lines.append(f"the model {attached} now carries these detectors: its service tells novelty")
     return lines
@@ -186,9 +189,8 @@ def _fitted(
 ) -> "FittedDetectors":
     """The detectors that are asked for, which the study's autoencoder may be one of."""
     from astrodetect.anomalies import analysis  # noqa: PLC0415
-    from astrodetect.anomalies.novelty import DEFAULT  # noqa: PLC0415
 
-    names, extra = arguments.detectors or DEFAULT, []
+    names, extra = arguments.detectors or DEFAULT_DETECTORS, []
     if AUTOENCODER in names:
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - Keras, where it is asked for
 
@@ -258,9 +260,7 @@ def _adopted(weights: str, crop: float) -> "tuple[Engine, str]":
 
 def _detectors(text: str) -> list[str]:
     """A parser of names of detectors."""
-    from astrodetect.anomalies.novelty import KINDS  # noqa: PLC0415
-
-    names = list(KINDS) if text == ALL else text.split(",")
-    if not set(names) <= set(KINDS) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{ALL}, or some of {', '.join(KINDS)}, each once, not {text}")
+    names = list(DETECTORS) if text == ALL else text.split(",")
+    if not set(names) <= set(DETECTORS) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{ALL}, or some of {', '.join(DETECTORS)}, each once, not {text}")
     return names

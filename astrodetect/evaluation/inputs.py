@@ -59,12 +59,12 @@ class EvaluationInputs:
 
     model: EvaluatedModel
     parts: Sequence[EvaluatedPart]
-    learnt: TrainingFeatures | None = None
+    training: TrainingFeatures | None = None
     views: int = 1  # turns and mirrors of each image, that the outputs are the mean of
     one_view: Floats | None = None  # the last part's probabilities without them
     remarks: Sequence[str] = ()  # about the data: duplicates, leaks
 
     @property
-    def shown(self) -> EvaluatedPart:
+    def detailed(self) -> EvaluatedPart:
         """The part that is shown in detail."""
         return self.parts[-1]

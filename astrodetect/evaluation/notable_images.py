@@ -31,14 +31,14 @@ class NotableImages:
 
 def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
     """At most so many of each kind, in the part that is shown."""
-    model, part = evidence.model, evidence.shown
+    model, part = evidence.model, evidence.detailed
     said, sure = model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
     wrong = np.flatnonzero(said != part.truth)
     errors = [
         NotableImage(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
         for i in wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     ]
-    learnt = evidence.learnt
+    learnt = evidence.training
     distances, neighbours = nearest_by_cosine(part.outputs.features, learnt.features if learnt else None)
     if not distances.size:
         return NotableImages(errors, [], [])
@@ -63,14 +63,14 @@ def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
 
 def predicted_probabilities(evidence: EvaluationInputs) -> Floats:
     """The probability of the class that each image is taken for."""
-    probabilities = evidence.shown.outputs.probabilities
+    probabilities = evidence.detailed.outputs.probabilities
     found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.predict(probabilities)]
     return found
 
 
 def _suspects(evidence: EvaluationInputs, said: Integers, sure: Floats, agree: Reals) -> Integers:
     """Images taken for another class as surely as that class's own are, among neighbours that are labelled so."""
-    truth, probabilities = evidence.shown.truth, evidence.shown.outputs.probabilities
+    truth, probabilities = evidence.detailed.truth, evidence.detailed.outputs.probabilities
     usual = np.array(
         [probabilities[truth == c, c].mean() if (truth == c).any() else 1 for c in range(probabilities.shape[1])]
     )

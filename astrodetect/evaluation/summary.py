@@ -63,7 +63,7 @@ def summarise(evidence: EvaluationInputs) -> Summary:
     model = evidence.model
     one_view = None
     if evidence.one_view is not None:
-        truth = evidence.shown.truth
+        truth = evidence.detailed.truth
         one_view = metrics.headline_metrics(truth, evidence.one_view, model.predict(evidence.one_view))
     return Summary(
         model=model.name,

@@ -140,7 +140,7 @@ def _score(engine: "Engine", detectors: Novelty | None, material: tuple[list[Sco
     if not len(pixels):
         return files
     outputs = engine.run(pixels)
-    novelty = detectors.look_at(pixels, engine.manifest.image.crop, outputs.features) if detectors else None
+    novelty = detectors.score_images(pixels, engine.manifest.image.crop, outputs.features) if detectors else None
     index = iter(range(len(pixels)))
     return [file if file.error else _with_outputs(file, outputs, novelty, next(index)) for file in files]
 

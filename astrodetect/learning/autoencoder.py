@@ -27,7 +27,7 @@ def fit_autoencoder(
     network.compile(
         keras.optimizers.Adam(LEARNING_RATE), "mse", jit_compile="auto" if keras.backend.backend() == "jax" else False
     )
-    standard = scaling.of(features)
+    standard = scaling.transform(features)
     with Bar("autoencoder", epochs) as bar:
         callbacks = [_EpochCallback(bar)]
         network.fit(standard, standard, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)

@@ -41,8 +41,8 @@ class RunDescription:
     """What the run was, in words, and how its images are read."""
 
     title: str
-    sight: str
-    judged: str
+    features: str
+    comparison: str
     reader: ThumbnailReader
 
 
@@ -75,10 +75,12 @@ def write_anomaly_report(
     flagged = findings.flagged_by()
     samples = {detector: _sampled(flags) for detector, flags in flagged.items()}
     small = read_thumbnails(_wanted(findings, reasons, samples), about.reader)
-    xy = np.asarray(findings.flat.xy * (MAP_WIDTH - 2 * MAP_EDGE, MAP_HEIGHT - 2 * MAP_EDGE) + MAP_EDGE, np.float32)
+    xy = np.asarray(
+        findings.projection.xy * (MAP_WIDTH - 2 * MAP_EDGE, MAP_HEIGHT - 2 * MAP_EDGE) + MAP_EDGE, np.float32
+    )
     cards = _cards(findings, reasons, small, xy)
-    marks = class_markers([findings.labels[image] for image in findings.flat.places], xy)
-    pointed = np.argsort(findings.positions[findings.flat.places], kind="stable")  # the most unusual first
+    marks = class_markers([findings.labels[image] for image in findings.projection.indices], xy)
+    pointed = np.argsort(findings.positions[findings.projection.indices], kind="stable")  # the most unusual first
     template = template_environment(TEMPLATES).get_template("anomalies.html")
     text = template.render(
         about=about,
@@ -95,7 +97,7 @@ def write_anomaly_report(
         colours=MARKER_COLOURS,
         points=_points(findings, pointed, xy, marks, len(cards)),
         sheet=thumbnail_sprite(
-            [findings.paths[image] for image in findings.flat.places[pointed[:MOST_TILES]]], about.reader
+            [findings.paths[image] for image in findings.projection.indices[pointed[:MOST_TILES]]], about.reader
         ),
         tile=TILE_PX,
         tiles=(TILES_A_ROW, min(MOST_TILES, len(pointed))),
@@ -118,19 +120,21 @@ def _wanted(
 def _cards(
     findings: AnomalyResults, reasons: Sequence[Explanation], small: Mapping[ThumbnailKey, NamedThumbnail], xy: Floats
 ) -> list[AnomalyCard]:
-    looked, ranks, positions = findings.looked, findings.ranks(), findings.positions
-    on_map = {image: number for number, image in enumerate(findings.flat.places.tolist())}
+    looked, ranks, positions = findings.novelty, findings.ranks(), findings.positions
+    on_map = {image: number for number, image in enumerate(findings.projection.indices.tolist())}
     return [
         AnomalyCard(
             rank=int(positions[image]),
             picture=small[findings.paths[image], SUBJECT_PX],
             label=findings.labels[image],
-            told=findings.told.get(image, ""),
+            told=findings.review_labels.get(image, ""),
             heat="" if reason.heat is None else html.heat_map_overlay(reason.heat),
             neighbours=[small[path, BESIDE_PX] for path in reason.neighbours],
             novelty=float(looked.novelty[image]),
             strength=float(looked.strength[image]),
-            opinions=[(each, int(ranks[each][image]), bool(looked.flagged[each][image])) for each in findings.names],
+            opinions=[
+                (each, int(ranks[each][image]), bool(looked.flagged[each][image])) for each in findings.detectors
+            ],
             at=tuple(xy[on_map[image]].tolist()),
         )
         for reason in reasons
@@ -142,12 +146,12 @@ def _points(
     findings: AnomalyResults, pointed: NDArray[np.int64], xy: Floats, marks: Sequence[Marker], cards: int
 ) -> dict[str, Any]:
     """What a script needs to find the image that is pointed at: points by rank, with their class and their name."""
-    places = findings.flat.places[pointed].tolist()
+    places = findings.projection.indices[pointed].tolist()
     numbers = {mark.name: number for number, mark in enumerate(marks)}
     return {
         "xy": np.rint(xy[pointed]).astype(int).ravel().tolist(),
         "marks": [numbers.get(findings.labels[image], len(marks) - 1) for image in places],
-        "ranks": findings.positions[findings.flat.places[pointed]].tolist(),
+        "ranks": findings.positions[findings.projection.indices[pointed]].tolist(),
         "names": [display_name(findings.paths[image]) for image in places],
         "cards": cards,
     }
@@ -155,10 +159,16 @@ def _points(
 
 def _overlaps(findings: AnomalyResults) -> list[tuple[str, list[float | None]]]:
     """A row for each detector: how far each one before it flags the same images."""
-    found = consensus.jaccard_indices(findings.looked.flagged)
+    found = consensus.jaccard_indices(findings.novelty.flagged)
     return [
-        (one, [found.get((other, one), found.get((one, other))) if one != other else None for other in findings.names])
-        for one in findings.names
+        (
+            one,
+            [
+                found.get((other, one), found.get((one, other))) if one != other else None
+                for other in findings.detectors
+            ],
+        )
+        for one in findings.detectors
     ]
 
 

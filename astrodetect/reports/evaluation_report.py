@@ -35,7 +35,7 @@ LONGEST_VALUE = 300  # characters of a setting
 
 def write_evaluation_report(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
     """Makes NAME.html and NAME.metrics.json, an earlier run's replaced; returns the path of the page."""
-    figures, part = page.with_suffix(".metrics.json"), evidence.shown
+    figures, part = page.with_suffix(".metrics.json"), evidence.detailed
     text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _render(evidence: EvaluationInputs, summary: Summary, previous: PreviousRun 
         model=model,
         evidence=evidence,
         summary=summary,
-        shown=summary.parts[evidence.shown.title],
+        shown=summary.parts[evidence.detailed.title],
         kinds=METRIC_SPECS,
         gains=[kind for kind in METRIC_SPECS if kind.name in GAINS],
         previous=previous,
@@ -82,7 +82,7 @@ def _moment(text: str) -> str:
 
 def _remarks(evidence: EvaluationInputs) -> list[str]:
     learnt_from = evidence.model.data.get("train")
-    own = isinstance(learnt_from, dict) and learnt_from.get("fingerprint") == evidence.shown.fingerprint
+    own = isinstance(learnt_from, dict) and learnt_from.get("fingerprint") == evidence.detailed.fingerprint
     warning = ["The model has learnt from these very images: expect worse figures on others."] if own else []
     return [*warning, *evidence.remarks]
 
@@ -150,7 +150,7 @@ class ThresholdExplorer:
 
 def explore_thresholds(evidence: EvaluationInputs) -> ThresholdExplorer | None:
     """Of a model with a threshold."""
-    model, part = evidence.model, evidence.shown
+    model, part = evidence.model, evidence.detailed
     if model.task != "binary":
         return None
     scores = part.outputs.probabilities[:, 1].astype(np.float64)
@@ -204,7 +204,7 @@ def gallery_cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> l
 
 def confusion_cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
     """The confusion matrix, a row for each true class."""
-    part, classes = evidence.shown, len(evidence.model.classes)
+    part, classes = evidence.detailed, len(evidence.model.classes)
     said, sure = evidence.model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
     members = [[np.flatnonzero((part.truth == t) & (said == s)) for s in range(classes)] for t in range(classes)]
     filled = sum(bool(len(cell)) for row in members for cell in row)
@@ -223,7 +223,7 @@ def confusion_cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
 
 
 def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
-    part = evidence.shown
+    part = evidence.detailed
     path = part.paths[finding.image]
     try:
         pixels = images.read_file(path, evidence.model.image)
@@ -285,8 +285,8 @@ def training_charts(history: Any) -> list[CaptionedChart]:
 
 def discrimination_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
     """ROC and precision–recall: of two classes for the positive one, of more for each against the rest."""
-    model, truth = evidence.model, evidence.shown.truth
-    probabilities = evidence.shown.outputs.probabilities
+    model, truth = evidence.model, evidence.detailed.truth
+    probabilities = evidence.detailed.outputs.probabilities
     counts = np.bincount(truth, minlength=len(model.classes))
     numbers = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MAX_CURVE_CLASSES].tolist()
     shown = []
@@ -329,8 +329,8 @@ def _above(ranking: ScoreRanking) -> tuple[Reals, Reals]:
 
 def calibration_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
     """What probabilities were said, and how often they came true."""
-    model, truth = evidence.model, evidence.shown.truth
-    probabilities = evidence.shown.outputs.probabilities
+    model, truth = evidence.model, evidence.detailed.truth
+    probabilities = evidence.detailed.outputs.probabilities
     sure = metrics.reliability_curve(*metrics.top_label_confidence(truth, probabilities))
     about = "Dots on the dotted line are probabilities that can be taken at their word; bars count images."
     caption = f"The likeliest class: calibration error {sure.error:.3f}, over {metrics.CALIBRATION_BINS} bins. {about}"

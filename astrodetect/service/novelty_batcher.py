@@ -16,7 +16,7 @@ class NoveltyBatcher:
     """A model's detectors, in a thread of their own; `spare` says how long images wait for the network anyway."""
 
     def __init__(self, novelty: Novelty, crop: float, *, spare: Callable[[], float]) -> None:
-        self.needs_features = novelty.sight != "shapes"
+        self.needs_features = novelty.feature_kind != "shapes"
         self._novelty, self._crop = novelty, crop
         self._batcher: Batcher[tuple[Pixels, Floats], NoveltyResult] = Batcher(
             self._look, max_batch=MOST, threads=1, name="looker", max_delay=spare
@@ -32,5 +32,5 @@ class NoveltyBatcher:
 
     def _look(self, images: list[tuple[Pixels, Floats]]) -> list[NoveltyResult]:
         pixels, features = (np.stack(part) for part in zip(*images, strict=True))
-        looked = self._novelty.look_at(pixels, self._crop, features)
+        looked = self._novelty.score_images(pixels, self._crop, features)
         return [looked[place : place + 1] for place in range(len(images))]

@@ -83,7 +83,7 @@ class _Job:
                 raise DrawingFailed("it was stopped")
             drawing = self._drawing = ProjectionProcess()
         try:
-            return drawing.of(vectors, told)
+            return drawing.project(vectors, told)
         finally:
             with self._guard:
                 self._drawing = None

@@ -81,7 +81,7 @@ def read(folder: Path, space: str) -> StoredProjection | None:
     with suppress(OSError, ModelError, KeyError, TypeError, ValueError):
         stored = StoredArrays.read(path(folder, space).read_bytes())
         ids = stored.doubles("ids", None).astype(np.int64).tolist()
-        images, classes, method, drawn = (stored.said[name] for name in ("images", "classes", "method", "drawn"))
+        images, classes, method, drawn = (stored.metadata[name] for name in ("images", "classes", "method", "drawn"))
         if len(images) == len(classes) == len(ids):
             xy, novelty = stored.floats("xy", len(ids), 2), stored.floats("novelty", len(ids))
             return StoredProjection(ids, images, classes, novelty, xy, str(method), dt.datetime.fromisoformat(drawn))

@@ -159,8 +159,8 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):
         pixels = read_file(Path(row["path"]), loaded.manifest.image)[None]
-        looked = novelty.look(
-            feature_matrix(novelty.sight, pixels, loaded.manifest.image.crop, engine.run(pixels).features)
+        looked = novelty.score(
+            feature_matrix(novelty.feature_kind, pixels, loaded.manifest.image.crop, engine.run(pixels).features)
         )
         assert looked.strength[0] == pytest.approx(float(row["strength"]), rel=1e-3)
     assert loaded.manifest.space is not None
@@ -209,11 +209,11 @@ def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky:
         (("{sky}", "--normal", "{sky}/none"), "no such folder or file: {sky}/none"),
         (
             ("{sky}", "--output", "{sky}"),
-            "{sky} holds .simulated.json, which no run made: move it, or name another --output",
+            "{sky} holds .simulated.json, which is no result of a run: move it, or name another --output",
         ),
-        (("{sky}", "--output", "{sky}/E/00001.jpg"), "is there and no folder: name another --output"),
+        (("{sky}", "--output", "{sky}/E/00001.jpg"), "exists and is not a folder: name another --output"),
         (("{sky}/E/notes.txt",), "no usable image in {sky}/E/notes.txt: the first of 1 files, "),
-        (("{sky}/E/00001.jpg",), "1 images are too few to learn what is usual from"),
+        (("{sky}/E/00001.jpg",), "1 images are too few to fit detectors"),
         (("{sky}", "--model", "none"), "no model none yet: "),
         (("{sky}", "--attach", "none"), "no model none yet: "),
         (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model differ"),

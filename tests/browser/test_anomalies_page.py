@@ -30,14 +30,14 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> AnomalyResults:
         images.write_jpeg(path, random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
     rows = random.normal(size=(COUNT, 6)).astype(np.float32)
     rows[:4] *= 9
-    looked = Novelty.fit(rows, sight="network").look_at_learnt()
+    looked = Novelty.fit(rows, feature_kind="network").score_training_images()
     return AnomalyResults(
         paths=paths,
         labels=[CLASSES[number % 3] for number in range(COUNT)],
         sha256=[f"{number:064}" for number in range(COUNT)],
-        looked=looked,
-        flat=project(looked.vectors, list(range(COUNT))),
-        told={},
+        novelty=looked,
+        projection=project(looked.vectors, list(range(COUNT))),
+        review_labels={},
         interest=None,
         skipped=[(folder / "bad.jpg", "the file is empty")],
     )
@@ -80,7 +80,7 @@ def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: Ano
     assert 0 < page.evaluate(f"{SHOWN}.length") == len(fit) < CARDS
     page.evaluate(choose.format("", "label"))
     page.evaluate(choose.format("consensus", "flags"))
-    agreed = int(findings.looked.consensus[first].sum())
+    agreed = int(findings.novelty.consensus[first].sum())
     assert 0 < page.evaluate(f"{SHOWN}.length") == agreed < CARDS
     assert page.evaluate("document.getElementById('left').textContent") == f"{agreed} of {CARDS} shown"
 

@@ -57,7 +57,7 @@ def test_the_slider_counts_what_another_threshold_would_have_said(tabs: Tabs, tw
     own = page.evaluate(counts)
     slide = "slider.value = {}; slider.dispatchEvent(new Event('input'))"
     page.evaluate(slide.format(0.2))
-    found = make_evaluation_inputs(two_classes.parent / "images").shown
+    found = make_evaluation_inputs(two_classes.parent / "images").detailed
     above = found.outputs.probabilities[:, 1] > 0.2
     hits, alarms = int((above & (found.truth == 1)).sum()), int((above & (found.truth == 0)).sum())
     assert page.evaluate(counts) == [hits, alarms, 20 - hits, 20 - alarms]

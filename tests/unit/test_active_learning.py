@@ -48,14 +48,14 @@ def test_labelled_images_settle_at_either_end_and_do_not_come_up_again() -> None
     rest = np.setdiff1d(np.arange(len(strength)), [3, 7, 9])
     assert ranking.interest[7] > ranking.interest[rest].max()
     assert max(ranking.interest[[3, 9]]) < ranking.interest[rest].min()
-    assert not ranking.doubt[[3, 7, 9]].any()
+    assert not ranking.uncertainty[[3, 7, 9]].any()
     for by in active_learning.REVIEW_ORDERS:
         assert set(review_orders(vectors, strength, labels, len(strength))[by]) == set(rest.tolist())
 
 
 def test_a_label_leaves_less_doubt_about_what_is_like_it() -> None:
     vectors, strength = sky()
-    doubt = rank_by_labels(vectors, strength, {int(MERGERS[0]): INTERESTING}).doubt
+    doubt = rank_by_labels(vectors, strength, {int(MERGERS[0]): INTERESTING}).uncertainty
     assert doubt[MERGERS[1:]].max() < doubt[TRAILS].min()
 
 
@@ -83,7 +83,7 @@ def test_more_labels_than_are_learnt_from_and_more_images_than_a_block(monkeypat
     whole = rank_by_labels(vectors, strength, labels).interest
     monkeypatch.setattr(active_learning, "BLOCK", 7)
     np.testing.assert_allclose(rank_by_labels(vectors, strength, labels).interest, whole)
-    monkeypatch.setattr(active_learning, "MOST_LABELS", 5)
+    monkeypatch.setattr(active_learning, "MAX_LABELS", 5)
     newest = rank_by_labels(vectors, strength, labels)
     assert (newest.interest[MERGERS[5:]] > rank_by_labels(vectors, strength, {}).interest[MERGERS[5:]]).all()
-    assert (newest.interest[list(range(50))] == -active_learning.SETTLED).all()
+    assert (newest.interest[list(range(50))] == -active_learning.LABELLED_INTEREST).all()

@@ -9,7 +9,8 @@ import pytest
 
 from astrodetect import images, label_table
 from astrodetect.anomalies import active_learning, analysis, projection, results
-from astrodetect.anomalies.novelty import DEFAULT, Novelty
+from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
@@ -25,15 +26,15 @@ ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", 
 @pytest.fixture
 def findings() -> AnomalyResults:
     rows = np.random.default_rng(0).normal(size=(COUNT, 5)).astype(np.float32)
-    looked = Novelty.fit(rows, sight="network").look_at_learnt()
+    looked = Novelty.fit(rows, feature_kind="network").score_training_images()
     names = [*ODD_NAMES, *(f"{number}.jpg" for number in range(len(ODD_NAMES), COUNT))]
     return AnomalyResults(
         paths=[Path("sky") / name for name in names],
         labels=["E"] * COUNT,
         sha256=["0" * 64] * COUNT,
-        looked=looked,
-        flat=projection.project(looked.vectors, []),
-        told={},
+        novelty=looked,
+        projection=projection.project(looked.vectors, []),
+        review_labels={},
         interest=None,
         skipped=[(Path("sky/bad.jpg"), "the file is empty")],
     )
@@ -45,7 +46,7 @@ def test_every_image_has_its_row_whatever_its_name(findings: AnomalyResults, tmp
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
     assert all(0 <= float(row["x"]) <= 1 and 0 <= float(row["y"]) <= 1 for row in rows[:-1])
-    assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(findings.looked.strength)[::-1])
+    assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(findings.novelty.strength)[::-1])
 
 
 def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) 
 
 def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: AnomalyResults) -> None:
     labels = {3: "interesting", 4: "interesting", 5: "artefact"}
-    interest = active_learning.rank_by_labels(findings.looked.vectors, findings.looked.strength, labels).interest
+    interest = active_learning.rank_by_labels(findings.novelty.vectors, findings.novelty.strength, labels).interest
     order = replace(findings, interest=interest).order.tolist()
-    assert order[:2] == sorted((3, 4), key=lambda image: -findings.looked.strength[image])
+    assert order[:2] == sorted((3, 4), key=lambda image: -findings.novelty.strength[image])
     assert order[-1] == 5
 
 
@@ -77,10 +78,10 @@ def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pyt
     monkeypatch.setattr(projection, "MAX_IMAGES", 30)
     vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
     found, again = (projection.project(vectors, [99, 50, 7]) for _ in range(2))
-    assert len(found.places) == 30
-    assert {99, 50, 7} <= set(found.places.tolist())
+    assert len(found.indices) == 30
+    assert {99, 50, 7} <= set(found.indices.tolist())
     assert "of 30 images" in found.method
-    np.testing.assert_array_equal(found.places, again.places)
+    np.testing.assert_array_equal(found.indices, again.indices)
     np.testing.assert_allclose(found.xy, again.xy)
 
 
@@ -122,7 +123,7 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
     describer = FeatureExtractor("network", ImageContract(size=16), says, "numbers", 8, 1)
-    fitted = analysis.fit_detectors(seen, None, "network", DEFAULT, [])
+    fitted = analysis.fit_detectors(seen, None, "network", DEFAULT_DETECTORS, [])
     paths[7].unlink()
     own, gone = analysis.explain(fitted, seen, [0, 7], describer, max_pixels=10**6)
     assert own.heat is not None
@@ -156,7 +157,7 @@ def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
         (staged / "anomalies.csv").write_text("first")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with (
-        pytest.raises(DataError, match=r"holds notes\.txt, which no run made"),
+        pytest.raises(DataError, match=r"holds notes\.txt, which is no result of a run"),
         results.replace_output_folder(tmp_path / "out"),
     ):
         pass

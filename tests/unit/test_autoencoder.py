@@ -24,7 +24,7 @@ def fitted() -> Autoencoder:
 
 
 def looked(detector: Autoencoder, rows: Floats) -> Floats:
-    return Novelty.fit(images(300), names=(), extra=[detector]).look(rows).scores["autoencoder"]
+    return Novelty.fit(images(300), names=(), extra=[detector]).score(rows).scores["autoencoder"]
 
 
 def test_numpy_says_what_keras_says(fitted: Autoencoder) -> None:
@@ -33,7 +33,7 @@ def test_numpy_says_what_keras_says(fitted: Autoencoder) -> None:
     peer = keras.Sequential([keras.Input((80,)), *layers])
     peer.set_weights([array for pair in zip(fitted.kernels, fitted.biases, strict=True) for array in pair])
     rows = np.concatenate([images(40, 1), 3 * images(10, 2)])
-    standard = fitted.scaling.of(rows)
+    standard = fitted.scaling.transform(rows)
     losses = ((peer.predict(standard, verbose=0) - standard) ** 2).mean(axis=1)
     assert np.allclose(looked(fitted, rows), losses, rtol=1e-5, atol=1e-5)
 
@@ -73,10 +73,10 @@ def test_it_is_kept_with_the_other_detectors_and_flags_beyond_the_whisker_of_wha
     kept = Novelty.load((tmp_path / "kept.npz").read_bytes())
     assert kept.names == ("kmeans", "dbscan", "autoencoder")
     rows = np.concatenate([images(50, 1), 8 * images(10, 2)])
-    together = kept.look(rows)
-    alone = np.concatenate([kept.look(rows[i : i + 1]).scores["autoencoder"] for i in range(60)])
+    together = kept.score(rows)
+    alone = np.concatenate([kept.score(rows[i : i + 1]).scores["autoencoder"] for i in range(60)])
     assert np.allclose(alone, together.scores["autoencoder"], rtol=1e-5)
-    assert np.array_equal(together.scores["autoencoder"], novelty.look(rows).scores["autoencoder"])
+    assert np.array_equal(together.scores["autoencoder"], novelty.score(rows).scores["autoencoder"])
     learnt = looked(fitted, images(300))
     low, high = np.percentile(learnt, (25, 75))
     flagged = together.scores["autoencoder"] > high + 1.5 * (high - low)
@@ -90,10 +90,10 @@ def test_one_that_gives_back_something_else_is_refused(fitted: Autoencoder, tmp_
     novelty = Novelty.fit(images(300), extra=[fitted])
     novelty._detectors = (*novelty._detectors[:-1], cut)
     novelty.save(tmp_path / "cut.npz")
-    with pytest.raises(ModelError, match="gives back something else"):
+    with pytest.raises(ModelError, match="the output of its autoencoder has another width"):
         Novelty.load((tmp_path / "cut.npz").read_bytes())
 
 
 def test_images_that_are_all_alike_say_what_is_needed() -> None:
-    with pytest.raises(DataError, match="all these images are alike"):
+    with pytest.raises(DataError, match="all training images are identical"):
         autoencoder.fit_autoencoder(np.ones((20, 80), np.float32))

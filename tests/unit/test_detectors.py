@@ -27,7 +27,7 @@ def drawn(count: int, dimensions: int, seed: int = 0) -> Floats:
 
 
 def learnt(points: Floats) -> DetectorInput:
-    return DetectorInput(points, points, ReferencePoints(points), learnt=True)
+    return DetectorInput(points, points, ReferencePoints(points), leave_one_out=True)
 
 
 def new(points: Floats, reference: Floats) -> DetectorInput:
@@ -49,11 +49,11 @@ def test_neighbours_are_the_nearest_in_order_and_an_image_is_none_of_its_own(usu
     exact = NearestNeighbors(n_neighbors=20).fit(usual.astype(np.float64))
     distances, places = exact.kneighbors(strangers.astype(np.float64))
     found = ReferencePoints(usual).nearest(strangers)
-    assert np.array_equal(found.places, places)
+    assert np.array_equal(found.indices, places)
     assert np.allclose(found.distances, distances, rtol=1e-5)
     distances, places = exact.kneighbors()
-    among = ReferencePoints(usual).among_others()
-    assert np.array_equal(among.places, places)
+    among = ReferencePoints(usual).leave_one_out()
+    assert np.array_equal(among.indices, places)
     assert np.allclose(among.distances, distances, rtol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_dbscan_calls_noise_what_scikit_learn_calls_noise(usual: Floats) -> None
     points = np.concatenate([usual, 2.5 * drawn(30, 12, seed=4)])
     seen = learnt(points)
     found = Dbscan.fit(seen)
-    peer = DBSCAN(eps=found.radius, min_samples=dbscan.LEAST_COMPANY + 1).fit(points.astype(np.float64))
+    peer = DBSCAN(eps=found.radius, min_samples=dbscan.MIN_NEIGHBOURS + 1).fit(points.astype(np.float64))
     noise = found.score(seen) > 1
     assert 5 < noise.sum() < 40
     assert np.array_equal(noise, peer.labels_ == -1)
@@ -172,7 +172,7 @@ def test_surprise_is_the_logarithm_of_the_share_above_and_goes_on_beyond_all() -
     scores = np.random.default_rng(0).exponential(2, 5000).astype(np.float32)
     surprise = TailScore.fit(scores)
     looked = np.linspace(0.1, 60, 500, dtype=np.float32)
-    found = surprise.of(looked)
+    found = surprise.transform(looked)
     assert (np.diff(found) > 0).all()
     inside = looked < 8
     share = np.array([(scores > each).mean() for each in looked[inside]])
@@ -182,7 +182,7 @@ def test_surprise_is_the_logarithm_of_the_share_above_and_goes_on_beyond_all() -
 
 def test_scores_that_are_all_alike_still_tell_a_larger_one() -> None:
     surprise = TailScore.fit(np.ones(30, np.float32))
-    assert surprise.of(np.array([1, 2], np.float32))[1] > surprise.of(np.array([1], np.float32))[0]
+    assert surprise.transform(np.array([1, 2], np.float32))[1] > surprise.transform(np.array([1], np.float32))[0]
 
 
 def test_the_fence_is_that_of_a_box_plot() -> None:

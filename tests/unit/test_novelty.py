@@ -14,7 +14,8 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
-from astrodetect.anomalies.novelty import LEARNERS, Novelty, NoveltyResult
+from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
+from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.features.feature_matrix import feature_matrix
@@ -41,7 +42,7 @@ def strange(count: int, seed: int = 1) -> Floats:
 
 @pytest.fixture(scope="module")
 def fitted() -> Novelty:
-    return Novelty.fit(images(500), names=tuple(LEARNERS))
+    return Novelty.fit(images(500), names=tuple(FITTABLE_DETECTORS))
 
 
 @pytest.fixture(scope="module")
@@ -65,40 +66,40 @@ def same(one: NoveltyResult, other: NoveltyResult) -> bool:
 def test_what_was_kept_scores_the_same_alone_in_any_company_and_in_any_order(fitted: Novelty, file: bytes) -> None:
     looked_at = np.concatenate([images(40, 2), strange(10)])
     kept = Novelty.load(file)
-    together = fitted.look(looked_at)
-    assert (kept.sight, kept.names, kept.images) == (fitted.sight, fitted.names, 500)
-    assert same(kept.look(looked_at), together)
-    assert same(NoveltyResult.joined([kept.look(looked_at[i : i + 1]) for i in range(50)]), together)
+    together = fitted.score(looked_at)
+    assert (kept.feature_kind, kept.names, kept.images) == (fitted.feature_kind, fitted.names, 500)
+    assert same(kept.score(looked_at), together)
+    assert same(NoveltyResult.concatenate([kept.score(looked_at[i : i + 1]) for i in range(50)]), together)
     order = np.random.default_rng(0).permutation(50)
-    shuffled = kept.look(looked_at[order])
+    shuffled = kept.score(looked_at[order])
     assert np.array_equal(shuffled.strength, together.strength[order])
     assert np.array_equal(shuffled.vectors, together.vectors[order])
-    assert same(together[10:13], fitted.look(looked_at[10:13]))
+    assert same(together[10:13], fitted.score(looked_at[10:13]))
 
 
 def test_many_threads_at_once_see_the_same(file: bytes) -> None:
     kept, looked_at = Novelty.load(file), images(64, 2)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: kept.look(looked_at[i : i + 1]), range(64)))
-    assert same(NoveltyResult.joined(found), kept.look(looked_at))
+        found = list(pool.map(lambda i: kept.score(looked_at[i : i + 1]), range(64)))
+    assert same(NoveltyResult.concatenate(found), kept.score(looked_at))
 
 
 def test_more_images_than_are_looked_at_in_one_go_and_none_at_all(
     fitted: Novelty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = fitted.look(images(50, 2))
+    whole = fitted.score(images(50, 2))
     monkeypatch.setattr(novelty, "BATCH_SIZE", 7)
-    assert same(fitted.look(images(50, 2)), whole)
-    assert len(fitted.look(images(0)).strength) == 0
+    assert same(fitted.score(images(50, 2)), whole)
+    assert len(fitted.score(images(0)).strength) == 0
 
 
 def test_the_same_images_give_the_same_file(file: bytes, tmp_path: Path) -> None:
-    Novelty.fit(images(500), names=tuple(LEARNERS)).save(tmp_path / "again.npz")
+    Novelty.fit(images(500), names=tuple(FITTABLE_DETECTORS)).save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == file
 
 
 def test_novelty_is_the_share_of_the_images_learnt_from_that_are_less_unusual(fitted: Novelty) -> None:
-    learnt, looked = fitted.look_at_learnt(), fitted.look(np.concatenate([images(40, 2), strange(5)]))
+    learnt, looked = fitted.score_training_images(), fitted.score(np.concatenate([images(40, 2), strange(5)]))
     for strength, share in zip(looked.strength, looked.novelty, strict=True):
         assert share == pytest.approx((learnt.strength < strength).mean(), abs=1e-6)
     assert looked.novelty[40:].min() > 0.99
@@ -107,7 +108,7 @@ def test_novelty_is_the_share_of_the_images_learnt_from_that_are_less_unusual(fi
 
 def test_strength_ranks_as_the_local_outlier_factor_also_beyond_all_that_was_learnt(fitted: Novelty) -> None:
     middle, odd = images(1, 3), strange(1)
-    looked = fitted.look(middle + np.linspace(0, 1, 30, dtype=np.float32)[:, None] * (odd - middle))
+    looked = fitted.score(middle + np.linspace(0, 1, 30, dtype=np.float32)[:, None] * (odd - middle))
     assert np.array_equal(np.argsort(looked.strength), np.argsort(looked.scores["lof"]))
     assert (looked.novelty == 1).sum() > 3  # which only strength still tells apart
     assert len(set(looked.strength[looked.novelty == 1].tolist())) == (looked.novelty == 1).sum()
@@ -116,10 +117,10 @@ def test_strength_ranks_as_the_local_outlier_factor_also_beyond_all_that_was_lea
 def test_those_learnt_from_are_judged_as_if_they_had_not_been_there() -> None:
     rows = np.concatenate([images(300), strange(3)])
     fitted = Novelty.fit(rows, names=("lof", "knn"))
-    learnt = fitted.look_at_learnt()
+    learnt = fitted.score_training_images()
     peer = LocalOutlierFactor(n_neighbors=20).fit(learnt.vectors)
     assert np.allclose(learnt.scores["lof"], -peer.negative_outlier_factor_, rtol=1e-3)
-    assert (fitted.look(rows[-3:]).scores["knn"] < learnt.scores["knn"][-3:]).all()  # itself is near
+    assert (fitted.score(rows[-3:]).scores["knn"] < learnt.scores["knn"][-3:]).all()  # itself is near
     assert set(np.argsort(-learnt.strength)[:3]) == {300, 301, 302}
     assert learnt.consensus[-3:].all()
     assert learnt.agreement[:300].mean() < 0.1
@@ -127,14 +128,14 @@ def test_those_learnt_from_are_judged_as_if_they_had_not_been_there() -> None:
 
 def test_only_a_fresh_fit_knows_the_images_learnt_from(file: bytes) -> None:
     with pytest.raises(RuntimeError):
-        Novelty.load(file).look_at_learnt()
+        Novelty.load(file).score_training_images()
 
 
 def test_of_very_many_images_some_are_drawn_and_all_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(novelty, "MAX_REFERENCE_IMAGES", 100)
     rows = np.concatenate([images(400), strange(4)])
     fitted = Novelty.fit(rows)
-    learnt = fitted.look_at_learnt()
+    learnt = fitted.score_training_images()
     assert fitted.images == 100
     assert len(learnt.strength) == 404
     assert learnt.novelty[400:].min() > 0.9
@@ -144,8 +145,8 @@ def test_of_very_many_images_some_are_drawn_and_all_are_judged(monkeypatch: pyte
 def test_numbers_that_are_missing_infinite_or_wild_change_little() -> None:
     rows = images(300)
     rows[5, 3], rows[6, 4], rows[7, 5], rows[8, 6] = np.nan, np.inf, -np.inf, 3e38
-    looked = Novelty.fit(rows).look(np.concatenate([rows[:20], images(50, 2)]))
-    plain = Novelty.fit(images(300)).look(images(50, 2))
+    looked = Novelty.fit(rows).score(np.concatenate([rows[:20], images(50, 2)]))
+    plain = Novelty.fit(images(300)).score(images(50, 2))
     assert np.isfinite(looked.vectors).all()
     assert np.isfinite(looked.strength).all()
     assert np.corrcoef(looked.strength[20:], plain.strength)[0, 1] > 0.8
@@ -154,12 +155,12 @@ def test_numbers_that_are_missing_infinite_or_wild_change_little() -> None:
 def test_the_space_is_white_and_a_wild_number_goes_no_further_than_the_limit() -> None:
     rows = images(400)
     space = WhitenedSpace.fit(rows, [FeatureBlock(WIDTH)])
-    vectors = space.of(rows)
+    vectors = space.transform(rows)
     assert vectors.shape == (400, 40)
     assert np.allclose(np.cov(vectors.T), np.eye(vectors.shape[1]), atol=0.02)
     wild = rows[:1].copy()
     wild[0, 0] = 1e30
-    assert space.blocks[0].scaling.of(wild).max() == CLIP
+    assert space.blocks[0].scaling.transform(wild).max() == CLIP
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 9])
@@ -169,28 +170,28 @@ def test_too_few_images_say_how_many_are_needed(count: int) -> None:
 
 
 def test_ten_images_are_enough() -> None:
-    fitted = Novelty.fit(images(10), names=tuple(LEARNERS))
-    assert fitted.look(strange(1)).novelty[0] == 1
+    fitted = Novelty.fit(images(10), names=tuple(FITTABLE_DETECTORS))
+    assert fitted.score(strange(1)).novelty[0] == 1
 
 
 def test_images_that_are_all_alike_say_what_is_needed() -> None:
-    with pytest.raises(DataError, match="all these images are alike"):
+    with pytest.raises(DataError, match="all training images are identical"):
         Novelty.fit(np.repeat(images(1), 30, axis=0))
 
 
 def test_a_detector_that_there_is_not_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(DataError, match=r"no detector is called magic: choose among lof, knn, .*dbscan"):
+    with pytest.raises(DataError, match=r"no detector is named magic: choose among lof, knn, .*dbscan"):
         Novelty.fit(images(20), names=("lof", "magic"))
 
 
 def test_images_that_are_described_in_another_way_are_refused(fitted: Novelty) -> None:
-    with pytest.raises(ModelError, match="by 60 numbers, not 61: fit them again with"):
-        fitted.look(np.zeros((1, WIDTH + 1), np.float32))
+    with pytest.raises(ModelError, match="expect 60 features per image, not 61: fit them again with"):
+        fitted.score(np.zeros((1, WIDTH + 1), np.float32))
 
 
 def test_the_study_s_three_rank_by_their_average_where_lof_is_not_among_them() -> None:
     fitted = Novelty.fit(images(200), names=("kmeans", "dbscan"))
-    looked = fitted.look(np.concatenate([images(30, 2), strange(5)]))
+    looked = fitted.score(np.concatenate([images(30, 2), strange(5)]))
     assert fitted.names == ("kmeans", "dbscan")
     assert looked.strength[30:].min() > np.median(looked.strength[:30])
 
@@ -202,7 +203,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from astrodetect.anomalies.novelty import Novelty
-Novelty.load(Path({str(tmp_path / "kept.npz")!r}).read_bytes()).look(np.zeros((1, {WIDTH}), np.float32))
+Novelty.load(Path({str(tmp_path / "kept.npz")!r}).read_bytes()).score(np.zeros((1, {WIDTH}), np.float32))
 print([name for name in ("sklearn", "tensorflow", "PIL") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -239,7 +240,7 @@ def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
 
 
 def said(**changes: object) -> bytes:
-    known = {"format": 1, "sight": "shapes", "detectors": list(LEARNERS)} | changes
+    known = {"format": 1, "sight": "shapes", "detectors": list(FITTABLE_DETECTORS)} | changes
     return npy(np.frombuffer(json.dumps(known).encode(), np.uint8))
 
 
@@ -282,7 +283,7 @@ DAMAGE: dict[str, dict[str, bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_file_that_is_not_whole_is_one_clear_line(file: bytes, damage: str) -> None:
-    assert same(Novelty.load(rezipped(file, {})).look(images(3)), Novelty.load(file).look(images(3)))
+    assert same(Novelty.load(rezipped(file, {})).score(images(3)), Novelty.load(file).score(images(3)))
     with pytest.raises(
         ModelError, match=r"^the detectors of this model cannot be used \(.+\): fit them again with .+$"
     ):
@@ -297,7 +298,7 @@ def test_what_is_no_file_of_detectors_is_one_clear_line(content: bytes) -> None:
 
 
 def test_a_file_that_was_cut_or_changed_anywhere_is_refused_or_says_the_same(file: bytes) -> None:
-    whole, refused = Novelty.load(file).look(images(3)), 0
+    whole, refused = Novelty.load(file).score(images(3)), 0
     for at in np.random.default_rng(0).integers(200, len(file), 40).tolist():
         with pytest.raises(ModelError):
             Novelty.load(file[:at])
@@ -306,16 +307,16 @@ def test_a_file_that_was_cut_or_changed_anywhere_is_refused_or_says_the_same(fil
         except ModelError:
             refused += 1
         else:  # a date of the archive's, which nobody reads
-            assert same(found.look(images(3)), whole)
+            assert same(found.score(images(3)), whole)
     assert refused > 30
 
 
 def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are_of() -> None:
     rows = np.concatenate([images(300)[:, :10], 100 * images(300, 1)], axis=1)
-    vectors = WhitenedSpace.fit(rows, [FeatureBlock(10, 5), FeatureBlock(WIDTH, 7)]).of(rows)
+    vectors = WhitenedSpace.fit(rows, [FeatureBlock(10, 5), FeatureBlock(WIDTH, 7)]).transform(rows)
     assert vectors.shape == (300, 12)
     np.testing.assert_array_equal(
-        vectors[:, :5], WhitenedSpace.fit(rows[:, :10], [FeatureBlock(10, 5)]).of(rows[:, :10])
+        vectors[:, :5], WhitenedSpace.fit(rows[:, :10], [FeatureBlock(10, 5)]).transform(rows[:, :10])
     )
 
 

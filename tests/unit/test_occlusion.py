@@ -41,13 +41,13 @@ def test_a_planted_streak_is_where_the_map_says(galaxies: Pixels) -> None:
     learnt = galaxies[PLANTED:]
     rows = shapes(learnt)
     novelty = Novelty.fit(rows)
-    reference = ReferencePoints(novelty.look(rows).vectors)
+    reference = ReferencePoints(novelty.score(rows).vectors)
     near = []
     for number in range(PLANTED):
         row = 6 + 9 * number
         image = streaked(galaxies[number], row)
-        neighbour = reference.nearest(novelty.look(shapes(image[np.newaxis])).vectors, 1).places[0, 0]
-        heat = analysis.occlusion_map(image, learnt[neighbour], lambda some: novelty.look(shapes(some)).strength)
+        neighbour = reference.nearest(novelty.score(shapes(image[np.newaxis])).vectors, 1).indices[0, 0]
+        heat = analysis.occlusion_map(image, learnt[neighbour], lambda some: novelty.score(shapes(some)).strength)
         down, across = np.unravel_index(heat.argmax(), heat.shape)
         near.append(
             abs((down + 0.5) * SIDE / OCCLUSION_GRID - row - 1.5) <= 1.5 * SIDE / OCCLUSION_GRID

@@ -126,7 +126,7 @@ def test_another_process_draws_the_map_and_says_how_far_it_is() -> None:
     shares: list[float] = []
     process = ProjectionProcess(IN_A_HURRY)
     try:
-        xy = process.of(vectors, shares.append)
+        xy = process.project(vectors, shares.append)
     finally:
         process.close()
     assert xy.shape == (40, 2)
@@ -166,7 +166,7 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
 def test_why_it_failed_is_said(command: str, why: str) -> None:
     process = ProjectionProcess((sys.executable, "-c", command))
     with pytest.raises(DrawingFailed, match=why):
-        process.of(np.zeros((2, 2), np.float32), print)
+        process.project(np.zeros((2, 2), np.float32), print)
     process.close()
 
 

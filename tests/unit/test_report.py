@@ -59,16 +59,16 @@ def test_images_that_the_model_has_learnt_from_are_told_of(tmp_path: Path) -> No
     found = make_evaluation_inputs(tmp_path)
     warning = "learnt from these very images"
     assert warning not in written(found, tmp_path / "a.html")
-    same = replace(found, parts=[replace(found.shown, fingerprint="learnt")])
+    same = replace(found, parts=[replace(found.detailed, fingerprint="learnt")])
     assert warning in written(same, tmp_path / "b.html")
 
 
 def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
     page, found = tmp_path / "galaxies.html", make_evaluation_inputs(tmp_path)
     assert "No earlier run" in written(found, page)
-    outputs, truth = found.shown.outputs, found.shown.truth
+    outputs, truth = found.detailed.outputs, found.detailed.truth
     better = np.eye(2, dtype=np.float32)[truth] * 0.8 + 0.1
-    improved = replace(found, parts=[replace(found.shown, outputs=replace(outputs, probabilities=better))])
+    improved = replace(found, parts=[replace(found.detailed, outputs=replace(outputs, probabilities=better))])
     text = written(improved, page)
     assert "on the same images" in text
     assert re.search(r"\+\d+\.\d points, better", text)
@@ -79,7 +79,7 @@ def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
 
 def test_several_views_say_what_they_gained(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path)
-    worse = np.full_like(found.shown.outputs.probabilities, 0.5)
+    worse = np.full_like(found.detailed.outputs.probabilities, 0.5)
     several = replace(found, views=8, one_view=worse)
     text = written(several, tmp_path / "galaxies.html")
     assert "What 8 views gained" in text
@@ -98,11 +98,14 @@ def test_the_page_stays_small_with_many_classes_and_large_noisy_images(tmp_path:
 
 def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, ("a", "b", "c"), 30)
-    some = np.flatnonzero(found.shown.truth != 2)
-    whole = found.shown.outputs
+    some = np.flatnonzero(found.detailed.truth != 2)
+    whole = found.detailed.outputs
     outputs = Outputs(whole.probabilities[some], whole.features[some], whole.maps[some])
     part = replace(
-        found.shown, truth=found.shown.truth[some], paths=[found.shown.paths[i] for i in some.tolist()], outputs=outputs
+        found.detailed,
+        truth=found.detailed.truth[some],
+        paths=[found.detailed.paths[i] for i in some.tolist()],
+        outputs=outputs,
     )
     written(replace(found, parts=[part]), tmp_path / "galaxies.html")
     figures = json.loads((tmp_path / "galaxies.metrics.json").read_text())["parts"]["test"]["figures"]
@@ -112,7 +115,7 @@ def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> 
 
 def test_two_images_are_enough_for_a_report(tmp_path: Path) -> None:
     written(make_evaluation_inputs(tmp_path, count=2), tmp_path / "galaxies.html")
-    written(replace(make_evaluation_inputs(tmp_path, count=1), learnt=None), tmp_path / "galaxies.html")
+    written(replace(make_evaluation_inputs(tmp_path, count=1), training=None), tmp_path / "galaxies.html")
 
 
 def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_an_image_that_is_gone_leaves_a_place_for_it(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, count=6)
-    found.shown.paths[0].unlink()
+    found.detailed.paths[0].unlink()
     assert "no longer there" in written(found, tmp_path / "galaxies.html")
 
 
@@ -141,14 +144,14 @@ def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -
 
 def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, count=40)
-    truth = found.shown.truth.copy()
+    truth = found.detailed.truth.copy()
     probabilities = np.where(np.eye(2, dtype=np.float32)[truth] > 0, np.float32(0.9), np.float32(0.1))
     features = np.eye(2, dtype=np.float32)[truth] + 0.01 * np.random.default_rng(0).random((40, 2), dtype=np.float32)
     features[6] = [-1, -1]
     truth[4] = 1  # mislabelled: among images of class 0, and the model says so
     probabilities[7] = [0.95, 0.05]  # wrong, but among its own
-    outputs = Outputs(probabilities, features, found.shown.outputs.maps)
-    told = replace(found, parts=[replace(found.shown, truth=truth, outputs=outputs)], learnt=None)
+    outputs = Outputs(probabilities, features, found.detailed.outputs.maps)
+    told = replace(found, parts=[replace(found.detailed, truth=truth, outputs=outputs)], training=None)
     seen = notable_images.find_notable_images(told, 5)
     assert [finding.image for finding in seen.errors] == [7, 4]
     assert [finding.image for finding in seen.mislabelled] == [4]
@@ -179,7 +182,7 @@ def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
 def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be_the_first(tmp_path: Path) -> None:
     for classes in (("SB", "E"), ("SB", "E", "S")):
         found = make_evaluation_inputs(tmp_path / str(len(classes)), classes, count=12)
-        outputs = found.shown.outputs
+        outputs = found.detailed.outputs
         said = found.model.predict(outputs.probabilities)
         assert {0, 1} <= {*said.tolist()}
         for number, class_ in enumerate(said):

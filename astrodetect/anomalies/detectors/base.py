@@ -1,4 +1,4 @@
-"""What all detectors of unusual images have in common."""
+"""The protocol of anomaly detectors and what they share: their input and the Tukey fence."""
 
 from functools import cached_property
 from typing import ClassVar, Protocol, Self
@@ -9,50 +9,50 @@ from astrodetect.anomalies.neighbours import NearestNeighbours, ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
-WHISKER = 1.5  # interquartile ranges: how far beyond a quartile is too far
+WHISKER = 1.5  # interquartile ranges
 
 
 class DetectorInput:
-    """What detectors look at: images as described, where they stand, and who stands near, looked up once for all.
+    """Images as detectors get them: features, whitened vectors, and nearest neighbours, which are searched once.
 
-    With `learnt` they are the images of the reference, and each is left out of its own surroundings.
+    With `leave_one_out` the images are the reference points, and no image is its own neighbour.
     """
 
-    def __init__(self, described: Floats, vectors: Floats, reference: ReferencePoints, *, learnt: bool = False) -> None:
-        self.described, self.vectors, self.reference = described, vectors, reference
-        self._learnt = learnt
+    def __init__(
+        self, features: Floats, vectors: Floats, reference: ReferencePoints, *, leave_one_out: bool = False
+    ) -> None:
+        self.features, self.vectors, self.reference = features, vectors, reference
+        self._leave_one_out = leave_one_out
 
     @cached_property
-    def near(self) -> NearestNeighbours:
-        """The nearest images of the reference."""
-        return self.reference.among_others() if self._learnt else self.reference.nearest(self.vectors)
+    def neighbours(self) -> NearestNeighbours:
+        """The nearest reference points of each image."""
+        return self.reference.leave_one_out() if self._leave_one_out else self.reference.nearest(self.vectors)
 
 
 class Detector(Protocol):
-    """Fitted and immutable: a dataclass whose fields are what is stored."""
+    """A fitted, immutable detector: a dataclass whose fields are stored under their names."""
 
     name: ClassVar[str]
-    limit: ClassVar[
-        float | None
-    ]  # the score beyond which it flags; None: an outlier among the scores of what it learnt
+    limit: ClassVar[float | None]  # scores above it are flagged; None: the Tukey fence of the training scores
 
-    def score(self, seen: DetectorInput) -> Floats:
-        """(n,), larger is more unusual."""
+    def score(self, images: DetectorInput) -> Floats:
+        """(n,) anomaly scores; larger is more unusual."""
 
     @classmethod
     def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
-        """As written; a ModelError where it does not fit the reference."""
+        """Load from stored arrays; a ModelError where they do not fit the reference points."""
 
 
 class FittableDetector(Detector, Protocol):
-    """A detector that learns from what is seen alone."""
+    """A detector that is fitted on the reference points."""
 
     @classmethod
-    def fit(cls, seen: DetectorInput) -> Self:
-        """From the images of a reference."""
+    def fit(cls, images: DetectorInput) -> Self:
+        """Fit to the training images."""
 
 
 def tukey_fence(scores: Floats) -> float:
-    """Above it are outliers, as a box plot draws them: Q3 + 1.5 IQR."""
+    """The upper Tukey fence, Q3 + 1.5 IQR."""
     low, high = np.percentile(scores, (25, 75))
     return float(high + WHISKER * (high - low))

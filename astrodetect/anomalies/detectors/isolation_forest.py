@@ -1,4 +1,4 @@
-"""How few random cuts set an image apart from the others."""
+"""Isolation forest (Liu et al. 2008): how few random splits isolate an image."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -12,74 +12,74 @@ from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 TREES = 200
-SAMPLE = 256  # images a tree
-CUTS = 8  # from a tree's root to its leaves at most: as many as halve the sample to one
+SAMPLE = 256  # images per tree
+MAX_DEPTH = 8  # of a tree: log2(SAMPLE)
 SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationForest:
-    """All nodes of all trees in one table, grown by scikit-learn; a leaf leads to itself."""
+    """The nodes of all trees in one table, grown by scikit-learn; a leaf is its own child."""
 
     name: ClassVar[str] = "isolation"
     limit: ClassVar[float | None] = None
 
     roots: NDArray[np.int32]
-    dimension: NDArray[np.int32]
-    cut: NDArray[np.float64]
+    dimension: NDArray[np.int32]  # that the node splits
+    cut: NDArray[np.float64]  # its threshold
     left: NDArray[np.int32]
     right: NDArray[np.int32]
-    path: NDArray[np.float64]  # cuts to a leaf, and to its images by themselves, in those of a usual image
+    path: NDArray[np.float64]  # expected path length of a leaf's images, relative to the average over a sample
 
     @classmethod
-    def fit(cls, seen: DetectorInput) -> Self:
-        """From the images of a reference."""
-        from sklearn import ensemble  # noqa: PLC0415 - what only scores starts without it
+    def fit(cls, images: DetectorInput) -> Self:
+        """Fit to the training images."""
+        from sklearn import ensemble  # noqa: PLC0415 - scoring starts without scikit-learn
 
-        sample = min(SAMPLE, len(seen.vectors))
+        sample = min(SAMPLE, len(images.vectors))
         forest = ensemble.IsolationForest(n_estimators=TREES, max_samples=sample, random_state=SEED)
-        grown = [tree.tree_ for tree in forest.fit(seen.vectors).estimators_]
-        roots = np.cumsum([0, *(tree.node_count for tree in grown[:-1])])
-        dimension = np.concatenate([tree.feature for tree in grown])
-        left = np.concatenate([tree.children_left + root for tree, root in zip(grown, roots, strict=True)])
-        right = np.concatenate([tree.children_right + root for tree, root in zip(grown, roots, strict=True)])
-        cuts = np.concatenate([tree.compute_node_depths() - 1 for tree in grown])
-        members = np.concatenate([tree.n_node_samples for tree in grown])
+        trees = [estimator.tree_ for estimator in forest.fit(images.vectors).estimators_]
+        roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
+        dimension = np.concatenate([tree.feature for tree in trees])
+        left = np.concatenate([tree.children_left + root for tree, root in zip(trees, roots, strict=True)])
+        right = np.concatenate([tree.children_right + root for tree, root in zip(trees, roots, strict=True)])
+        depths = np.concatenate([tree.compute_node_depths() - 1 for tree in trees])
+        sizes = np.concatenate([tree.n_node_samples for tree in trees])
         leaf, own = dimension < 0, np.arange(len(dimension))
         return cls(
             roots.astype(np.int32),
             np.where(leaf, 0, dimension).astype(np.int32),
-            np.concatenate([tree.threshold for tree in grown]),
+            np.concatenate([tree.threshold for tree in trees]),
             np.where(leaf, own, left).astype(np.int32),
             np.where(leaf, own, right).astype(np.int32),
-            (cuts + _usual(members)) / _usual(np.array([sample])),
+            (depths + _average_path_length(sizes)) / _average_path_length(np.array([sample])),
         )
 
     @classmethod
     def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
-        """As written."""
+        """Load from stored arrays."""
         cut = stored.doubles("cut", None)
         nodes = len(cut)
         return cls(
-            stored.places("roots", None, below=nodes),
-            stored.places("dimension", nodes, below=reference.dimensions),
+            stored.indices("roots", None, below=nodes),
+            stored.indices("dimension", nodes, below=reference.dimensions),
             cut,
-            stored.places("left", nodes, below=nodes),
-            stored.places("right", nodes, below=nodes),
+            stored.indices("left", nodes, below=nodes),
+            stored.indices("right", nodes, below=nodes),
             stored.doubles("path", nodes),
         )
 
-    def score(self, seen: DetectorInput) -> Floats:
-        """From 0 to 1: about 0.5 where it takes as many cuts as usual."""
-        at = np.tile(self.roots, (len(seen.vectors), 1))
-        for _ in range(CUTS):
-            low = np.take_along_axis(seen.vectors, self.dimension[at], axis=1) <= self.cut[at]
-            at = np.where(low, self.left[at], self.right[at])
-        return np.asarray(2 ** -self.path[at].mean(axis=1), np.float32)
+    def score(self, images: DetectorInput) -> Floats:
+        """From 0 to 1; about 0.5 for an average path length."""
+        nodes = np.tile(self.roots, (len(images.vectors), 1))
+        for _ in range(MAX_DEPTH):
+            goes_left = np.take_along_axis(images.vectors, self.dimension[nodes], axis=1) <= self.cut[nodes]
+            nodes = np.where(goes_left, self.left[nodes], self.right[nodes])
+        return np.asarray(2 ** -self.path[nodes].mean(axis=1), np.float32)
 
 
-def _usual(members: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How many cuts set one of so many images apart, on the average: the study of isolation forests has the formula."""
-    others = np.maximum(members - 1.0, 1)
-    many = 2 * (np.log(others) + np.euler_gamma) - 2 * others / np.maximum(members, 1)
-    return np.where(members > 2, many, np.where(members == 2, 1.0, 0.0))
+def _average_path_length(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """c(n) of the isolation forest paper: the mean path length of an unsuccessful search in a binary search tree."""
+    others = np.maximum(sizes - 1.0, 1)
+    lengths = 2 * (np.log(others) + np.euler_gamma) - 2 * others / np.maximum(sizes, 1)
+    return np.where(sizes > 2, lengths, np.where(sizes == 2, 1.0, 0.0))

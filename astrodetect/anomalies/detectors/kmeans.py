@@ -1,4 +1,4 @@
-"""How far the middle of the nearest cluster is, as the study has it: too far is unusual, and so is too near."""
+"""k-means: how atypical the distance to the nearest cluster centre is, too small as well as too large."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -11,44 +11,45 @@ from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
 CLUSTERS = 10
-LEAST_MEMBERS = 5  # images a cluster, on the average: of fewer images there are fewer clusters
-SMALLEST_SPREAD = 1e-6  # where all distances are the same
+IMAGES_PER_CLUSTER = 5  # at least, on average: small sets get fewer clusters
+MIN_IQR = 1e-6  # where all distances are equal
 SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class KMeans:
-    """The distance to the nearest centre: by how many interquartile ranges it is off the middle of the quartiles."""
+    """The distance to the nearest centre, in interquartile ranges from the midhinge; flagged beyond either whisker."""
 
     name: ClassVar[str] = "kmeans"
-    limit: ClassVar[float | None] = 0.5 + WHISKER  # beyond either whisker
+    limit: ClassVar[float | None] = 0.5 + WHISKER
 
     centres: Floats
-    middle: float
-    spread: float
+    middle: float  # the midhinge of the training distances, (Q1 + Q3) / 2
+    spread: float  # their interquartile range
 
     @classmethod
-    def fit(cls, seen: DetectorInput) -> Self:
-        """From the images of a reference."""
-        from sklearn import cluster  # noqa: PLC0415 - what only scores starts without it
+    def fit(cls, images: DetectorInput) -> Self:
+        """Fit to the training images."""
+        from sklearn import cluster  # noqa: PLC0415 - scoring starts without scikit-learn
 
-        distinct = len(np.unique(seen.vectors, axis=0))
-        clusters = min(CLUSTERS, distinct, max(1, len(seen.vectors) // LEAST_MEMBERS))
-        found = cluster.KMeans(clusters, n_init=10, random_state=SEED).fit(seen.vectors)
-        centres = found.cluster_centers_.astype(np.float32)
-        low, high = np.percentile(_distance(seen, centres), (25, 75))
-        return cls(centres, float((low + high) / 2), float(max(high - low, SMALLEST_SPREAD)))
+        distinct = len(np.unique(images.vectors, axis=0))
+        clusters = min(CLUSTERS, distinct, max(1, len(images.vectors) // IMAGES_PER_CLUSTER))
+        fitted = cluster.KMeans(clusters, n_init=10, random_state=SEED).fit(images.vectors)
+        centres = fitted.cluster_centers_.astype(np.float32)
+        low, high = np.percentile(_centre_distances(images, centres), (25, 75))
+        return cls(centres, float((low + high) / 2), float(max(high - low, MIN_IQR)))
 
     @classmethod
     def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
-        """As written."""
+        """Load from stored arrays."""
         centres = stored.floats("centres", None, reference.dimensions)
-        return cls(centres, stored.number("middle"), stored.number("spread"))
+        return cls(centres, stored.scalar("middle"), stored.scalar("spread"))
 
-    def score(self, seen: DetectorInput) -> Floats:
-        """0 at a common distance, larger both ways."""
-        return np.asarray(np.abs(_distance(seen, self.centres) - self.middle) / self.spread, np.float32)
+    def score(self, images: DetectorInput) -> Floats:
+        """0 at the midhinge, growing in both directions."""
+        return np.asarray(np.abs(_centre_distances(images, self.centres) - self.middle) / self.spread, np.float32)
 
 
-def _distance(seen: DetectorInput, centres: Floats) -> Floats:
-    return np.asarray(np.stack([np.linalg.norm(seen.vectors - centre, axis=1) for centre in centres]).min(axis=0))
+def _centre_distances(images: DetectorInput, centres: Floats) -> Floats:
+    distances = [np.linalg.norm(images.vectors - centre, axis=1) for centre in centres]
+    return np.asarray(np.stack(distances).min(axis=0))

@@ -1,4 +1,4 @@
-"""How far the nearest images are."""
+"""kNN distance: the mean distance to the k nearest training images."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -15,21 +15,21 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True, slots=True)
 class Knn:
-    """The mean distance to the nearest images."""
+    """Mean kNN distance; it has no parameters beyond the reference points."""
 
     name: ClassVar[str] = "knn"
     limit: ClassVar[float | None] = None
 
     @classmethod
-    def fit(cls, _seen: DetectorInput) -> Self:
-        """It needs no more than the reference."""
+    def fit(cls, _images: DetectorInput) -> Self:
+        """Fit to the training images."""
         return cls()
 
     @classmethod
     def read(cls, _stored: StoredArrays, _reference: ReferencePoints) -> Self:
-        """As written."""
+        """Load from stored arrays."""
         return cls()
 
-    def score(self, seen: DetectorInput) -> Floats:
-        """In units of the space."""
-        return np.asarray(seen.near.distances[:, :NEIGHBOURS].mean(axis=1))
+    def score(self, images: DetectorInput) -> Floats:
+        """The mean distance, in whitened units."""
+        return np.asarray(images.neighbours.distances[:, :NEIGHBOURS].mean(axis=1))

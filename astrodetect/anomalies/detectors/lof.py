@@ -1,4 +1,4 @@
-"""The local outlier factor: how much thinner it is round an image than round its neighbours."""
+"""Local outlier factor (Breunig et al. 2000): the density around an image relative to that of its neighbours."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -10,37 +10,38 @@ from astrodetect.anomalies.neighbours import NearestNeighbours, ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
-LEAST_REACH = 0.5  # of the mean reach: copies of an image are infinitely dense, and would set apart what is beside them
-NOTHING = 1e-10  # as scikit-learn has it, for distances that are all 0
+MIN_REACH = 0.5  # of the mean k-distance: duplicates have infinite density and would flag everything near them
+EPSILON = 1e-10  # as in scikit-learn, against division by zero
 
 
 @dataclass(frozen=True, slots=True)
 class Lof:
-    """Density by the distances to the neighbours, each counted as that neighbour's reach at least."""
+    """LOF with k-distances bounded from below."""
 
     name: ClassVar[str] = "lof"
     limit: ClassVar[float | None] = None
 
-    reach: Floats  # of each image of the reference: how far its last neighbour is
-    density: Floats
+    reach: Floats  # the k-distance of each reference point
+    density: Floats  # its local reachability density
 
     @classmethod
-    def fit(cls, seen: DetectorInput) -> Self:
-        """From the images of a reference."""
-        last = seen.near.distances[:, -1]
-        reach = np.maximum(last, LEAST_REACH * last.mean())
-        return cls(reach, _density(seen.near, reach))
+    def fit(cls, images: DetectorInput) -> Self:
+        """Fit to the training images."""
+        k_distances = images.neighbours.distances[:, -1]
+        reach = np.maximum(k_distances, MIN_REACH * k_distances.mean())
+        return cls(reach, _reachability_density(images.neighbours, reach))
 
     @classmethod
     def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
-        """As written."""
+        """Load from stored arrays."""
         return cls(stored.floats("reach", len(reference)), stored.floats("density", len(reference)))
 
-    def score(self, seen: DetectorInput) -> Floats:
-        """About 1 where it is as dense as round the neighbours, larger where it is thinner."""
-        own = _density(seen.near, self.reach)
-        return np.asarray(self.density[seen.near.places].mean(axis=1) / own, np.float32)
+    def score(self, images: DetectorInput) -> Floats:
+        """The local outlier factor: about 1 for an inlier, larger in sparser surroundings."""
+        density = _reachability_density(images.neighbours, self.reach)
+        return np.asarray(self.density[images.neighbours.indices].mean(axis=1) / density, np.float32)
 
 
-def _density(near: NearestNeighbours, reach: Floats) -> Floats:
-    return np.asarray(1 / (np.maximum(near.distances, reach[near.places]).mean(axis=1) + NOTHING), np.float32)
+def _reachability_density(neighbours: NearestNeighbours, reach: Floats) -> Floats:
+    reachability = np.maximum(neighbours.distances, reach[neighbours.indices])
+    return np.asarray(1 / (reachability.mean(axis=1) + EPSILON), np.float32)

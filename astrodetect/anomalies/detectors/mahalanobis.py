@@ -1,4 +1,4 @@
-"""How far an image is off the middle of all."""
+"""Mahalanobis distance from the training mean."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -14,7 +14,7 @@ from astrodetect.records import Floats
 
 @dataclass(frozen=True, slots=True)
 class Mahalanobis:
-    """Standard deviations off the mean, by a covariance that is shrunk as Ledoit and Wolf do."""
+    """Mahalanobis distance with a Ledoit–Wolf shrunk covariance."""
 
     name: ClassVar[str] = "mahalanobis"
     limit: ClassVar[float | None] = None
@@ -23,21 +23,21 @@ class Mahalanobis:
     precision: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, seen: DetectorInput) -> Self:
-        """From the images of a reference."""
-        from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - what only scores starts without it
+    def fit(cls, images: DetectorInput) -> Self:
+        """Fit to the training images."""
+        from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - scoring starts without scikit-learn
 
-        found = LedoitWolf().fit(seen.vectors.astype(np.float64))
-        return cls(found.location_, found.precision_)
+        covariance = LedoitWolf().fit(images.vectors.astype(np.float64))
+        return cls(covariance.location_, covariance.precision_)
 
     @classmethod
     def read(cls, stored: StoredArrays, reference: ReferencePoints) -> Self:
-        """As written."""
-        wide = reference.dimensions
-        return cls(stored.doubles("mean", wide), stored.doubles("precision", wide, wide))
+        """Load from stored arrays."""
+        dimensions = reference.dimensions
+        return cls(stored.doubles("mean", dimensions), stored.doubles("precision", dimensions, dimensions))
 
-    def score(self, seen: DetectorInput) -> Floats:
+    def score(self, images: DetectorInput) -> Floats:
         """The distance, not its square."""
-        off = seen.vectors - self.mean
-        squares = np.einsum("nd,de,ne->n", off, self.precision, off)
+        centred = images.vectors - self.mean
+        squares = np.einsum("nd,de,ne->n", centred, self.precision, centred)
         return np.asarray(np.sqrt(np.maximum(squares, 0)), np.float32)
