@@ -24,12 +24,13 @@ from astrodetect.service.middleware import request_log
 from astrodetect.service.middleware.auth import SIGN_IN, SIGN_IN_BYTES, ApiKeys, AuthMiddleware, document
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLogMiddleware
+from astrodetect.service.middleware.security_headers import SecurityHeadersMiddleware
 from astrodetect.service.model_schemas import ModelName, ModelPath
 from astrodetect.service.query_params import FiltersParam, LabelId, PageEdgeParam, PredictionId
 from astrodetect.service.review_queue import MOST
 from astrodetect.service.services import Services, open_services, return_large_blocks
 from astrodetect.service.single_detection import detect_one
-from astrodetect.service.web import pages
+from astrodetect.service.web import sections
 from astrodetect.settings import Settings, settings
 from database import Database, database_url
 
@@ -91,7 +92,9 @@ def create_app(chosen: Settings) -> FastAPI:
     add_review(app)
     add_care(app, meters)
     add_docs(app)
-    pages.add(app)
+    for router in sections.ROUTERS:
+        app.include_router(router)
+    app.add_middleware(SecurityHeadersMiddleware)
     document(app, keys)
     return app
 

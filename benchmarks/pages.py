@@ -33,7 +33,16 @@ ROWS, QUICK_ROWS, FEW_ROWS = 1_000_000, 100_000, 1_000
 ROUNDS, QUICK_ROUNDS = 11, 5
 WITH_VECTORS = 20_000  # of the newest: as many as the map and the review take
 READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-PAGES = ("/", "/history", "/history?result=Anomaly+Detected", "/history/{id}", "/review", "/map", "/trained", "/live")
+PAGES = (
+    "/",
+    "/history",
+    "/history?result=Anomaly+Detected",
+    "/history/{id}",
+    "/review",
+    "/map",
+    "/models-page",
+    "/live",
+)
 ANOTHER = "/key"  # the page between two visits
 PAINTED = """new Promise(done => new PerformanceObserver(list => {
     for (const paint of list.getEntriesByName('first-contentful-paint')) done(paint.startTime);

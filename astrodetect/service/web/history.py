@@ -1,74 +1,163 @@
-"""History: every prediction, newest first, page by page, as the filters in the address want it."""
+"""History: every prediction, newest first, page by page, filtered as the query string says."""
 
+import datetime as dt
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
+from pydantic import ValidationError, validate_call
+from starlette.datastructures import QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionPage
+from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
+from astrodetect.service.query_params import LONGEST_NAME, asked_filters
 from astrodetect.service.row_follower import UNUSUAL
-from astrodetect.service.web.history_filters import HistoryFilters
-from astrodetect.service.web.rendering import render, wants_part
+from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
-A_PAGE = 48  # predictions
-DIGITS = re.compile(r"\d{1,19}", re.ASCII)
+PAGE_SIZE = 48  # predictions
+PREDICTION_ID = re.compile(r"\d{1,19}", re.ASCII)
+DATE_FIELDS = "since", "until"
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+ONE_DAY = dt.timedelta(days=1)
+MAX_SHOWN = 40  # characters of a filter's value in messages and chips
+DESCRIPTIONS = {  # of each filter, in the order of the form
+    "result": "{}",
+    "label": "class {}",
+    "name": "name contains “{}”",
+    "min_score": "score from {}",
+    "max_score": "score to {}",
+    "min_novelty": "novelty from {}",
+    "since": "from {}",
+    "until": "to {}",
+    "model": "model {}",
+    "request_id": "request {}",
+}
+ERRORS = {  # what to enter instead
+    "min_score": "is not a score: enter a number from 0 to 1, such as 0.9",
+    "max_score": "is not a score: enter a number from 0 to 1, such as 0.9",
+    "min_novelty": "is not a novelty: enter a number from 0 to 1, such as 0.99",
+    "since": "is not a date: enter one such as 2026-11-21",
+    "until": "is not a date: enter one such as 2026-11-21",
+    "request_id": "is not a request id",
+}
+TOO_LONG = f"is too long: {LONGEST_NAME} characters at most"
+_validate: Callable[..., PredictionFilters] = validate_call(asked_filters)  # the same rules as the API
 router = APIRouter(include_in_schema=False)
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryFilters:
+    """The filters in the query string of a page: as entered, and validated; none apply where one is invalid."""
+
+    entered: Mapping[str, str]
+    validated: PredictionFilters
+    errors: Mapping[str, str] = field(default_factory=dict)  # by the field, a sentence each
+
+    @classmethod
+    def parse(cls, query: QueryParams) -> "HistoryFilters":
+        """From the query string; an empty field filters nothing."""
+        entered = {name: text for name in DESCRIPTIONS if (text := query.get(name, "").strip())}
+        invalid = [name for name in DATE_FIELDS if name in entered and not DATE.match(entered[name])]  # no timestamps
+        try:
+            validated = _validate(**_as_api_query(entered))
+        except ValidationError as error:
+            invalid += [str(detail["loc"][0]) for detail in error.errors()]
+        if not invalid:
+            return cls(entered, validated)
+        errors = {
+            name: f"“{shorten(text, MAX_SHOWN)}” {ERRORS.get(name, TOO_LONG)}."
+            for name, text in entered.items()
+            if name in invalid
+        }
+        return cls(entered, PredictionFilters(), errors)
+
+    @property
+    def chips(self) -> list[tuple[str, str]]:
+        """Each filter's description, and the URL of the page without it."""
+        return [
+            (DESCRIPTIONS[name].format(shorten(text, MAX_SHOWN)), self.url(without=name))
+            for name, text in self.entered.items()
+        ]
+
+    def url(self, path: str = "/history", *, without: str = "", **edge: int | None) -> str:
+        """The URL of a page with these filters except `without`, and with this edge."""
+        query = {
+            name: value for name, value in {**self.entered, **edge}.items() if name != without and value is not None
+        }
+        return f"{path}?{urlencode(query)}" if query else path
+
+    def export_url(self, kind: str) -> str:
+        """The URL of the export of these predictions."""
+        return f"/predictions.{kind}?{urlencode(_as_api_query(self.entered))}".rstrip("?")
+
+
 @router.get("/history")
-def history(request: Request) -> Response:
-    """A page of the log; for htmx its rows alone."""
-    wanted, part, state = HistoryFilters.of(request.query_params), wants_part(request), request.app.state
-    before, after = _edge(request, "before"), _edge(request, "after")
-    here = wanted.address(before=before, after=after)
-    if "" in request.query_params.values() and not part:  # as a form sends what nobody filled in
-        return RedirectResponse(here, 303)
-    page = _page(state.database, wanted, before, after)
-    images = [row.image_sha256 for row in page.predictions if row.image_sha256]
+def show_history(request: Request) -> Response:
+    """A page of predictions; for htmx only its rows."""
+    filters, fragment, state = HistoryFilters.parse(request.query_params), wants_fragment(request), request.app.state
+    before, after = _page_edge(request, "before"), _page_edge(request, "after")
+    url = filters.url(before=before, after=after)
+    if "" in request.query_params.values() and not fragment:  # forms send empty fields too
+        return RedirectResponse(url, 303)
+    page = _read_page(state.database, filters, before, after)
+    hashes = [row.image_sha256 for row in page.predictions if row.image_sha256]
     values = {
-        "wanted": wanted,
+        "filters": filters,
         "page": page,
         "edge": before or after,
-        "part": part,
+        "fragment": fragment,
         "unusual": UNUSUAL,
-        "pictured": state.database.pictured(images),
-        "called": state.database.called(page.predictions),
+        "with_thumbnail": state.database.pictured(hashes),
+        "labels": state.database.called(page.predictions),
     }
-    if part:
-        answer = render(request, "_rows.html", **values)
-        answer.headers["HX-Push-Url"] = "false" if request.headers.get("hx-current-url", "").endswith(here) else here
-        return answer
-    choices = _choices(wanted, list_manifests(state.models.folder))
-    newest = not (wanted.typed or before or after)
-    watched = max((row.id for row in page.predictions), default=0) if newest else None
-    return render(request, "history.html", status=422 if wanted.wrong else 200, watched=watched, **choices, **values)
+    if fragment:
+        response = render(request, "_rows.html", **values)
+        current = request.headers.get("hx-current-url", "").endswith(url)
+        response.headers["HX-Push-Url"] = "false" if current else url
+        return response
+    newest = not (filters.entered or before or after)
+    values["choices"] = _choices(filters, list_manifests(state.models.folder))
+    values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
+    return render(request, "history.html", status=422 if filters.errors else 200, **values)
 
 
-def _page(database: Any, wanted: HistoryFilters, before: int | None, after: int | None) -> PredictionPage:
-    """What is on it; where less than a page is newer than `after`, the newest page."""
-    if wanted.wrong:
+def _as_api_query(entered: Mapping[str, str]) -> dict[str, str]:
+    """The API's query: the form's `until` includes its day, the API's ends before the moment."""
+    query = dict(entered)
+    try:
+        if DATE.fullmatch(query.get("until", "")):
+            query["until"] = (dt.date.fromisoformat(query["until"]) + ONE_DAY).isoformat()
+    except (ValueError, OverflowError):
+        pass  # no date, or the last one representable
+    return query
+
+
+def _read_page(database: Any, filters: HistoryFilters, before: int | None, after: int | None) -> PredictionPage:
+    """The page beside this edge; the newest page where fewer rows than a page are newer than `after`."""
+    if filters.errors:
         return PredictionPage([], None, None)
-    page: PredictionPage = database.predictions(wanted.filters, limit=A_PAGE, before=before, after=after)
-    if after is not None and page.previous_after is None and len(page.predictions) < A_PAGE:
-        page = database.predictions(wanted.filters, limit=A_PAGE)
+    page: PredictionPage = database.predictions(filters.validated, limit=PAGE_SIZE, before=before, after=after)
+    if after is not None and page.previous_after is None and len(page.predictions) < PAGE_SIZE:
+        page = database.predictions(filters.validated, limit=PAGE_SIZE)
     return page
 
 
-def _edge(request: Request, name: str) -> int | None:
-    """The id that the page lies beside; whatever else stands there is no edge."""
+def _page_edge(request: Request, name: str) -> int | None:
+    """The prediction id next to the page; anything else is ignored."""
     text = request.query_params.get(name, "")
-    return int(text) if DIGITS.fullmatch(text) else None
+    return int(text) if PREDICTION_ID.fullmatch(text) else None
 
 
-def _choices(wanted: HistoryFilters, models: Iterable[Manifest]) -> dict[str, list[str]]:
-    """What can be chosen from: what the models here are and say, and what was asked for, which may be older."""
-    found = {"results": {ANOMALY, NO_ANOMALY}, "labels": set[str](), "models": set[str]()}
+def _choices(filters: HistoryFilters, models: Iterable[Manifest]) -> dict[str, list[str]]:
+    """Options of the selects: values of the models on disk, and the entered ones, which may be of older models."""
+    choices = {"results": {ANOMALY, NO_ANOMALY}, "labels": set[str](), "models": set[str]()}
     for model in models:
-        found["models"].add(model.name)
-        found["labels"].update(model.classes)
-    for name, choices in found.items():
-        choices |= {text for field, text in wanted.typed.items() if f"{field}s" == name}
-    return {name: sorted(choices) for name, choices in found.items()}
+        choices["models"].add(model.name)
+        choices["labels"].update(model.classes)
+    for name, values in choices.items():
+        values |= {text for field, text in filters.entered.items() if f"{field}s" == name}
+    return {name: sorted(values) for name, values in choices.items()}

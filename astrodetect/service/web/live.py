@@ -1,4 +1,4 @@
-"""Live: the newest predictions, and the stream that brings the next ones."""
+"""Live: the newest predictions, and the server-sent events with the next ones."""
 
 import datetime as dt
 import json
@@ -16,71 +16,71 @@ from astrodetect.service.feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import MOST_SHOWN, UNUSUAL, stands_out
 from astrodetect.service.web.rendering import TEMPLATE, render
 
-SHOWN = 24  # rows at first: whole lines of 2, 3, 4, 6 or 8
-RETRY_MS = 3000  # until a browser comes back that lost the stream
-YOUNG = dt.timedelta(seconds=10)  # in which a picture may still be on its way
-AWAY = "The log does not answer: trying again."
-STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx passes on each word as it comes
-Only: TypeAlias = Annotated[Literal["", "unusual"], Query()]
+ROWS_SHOWN = 24  # fills lines of 2, 3, 4, 6 or 8 cards
+RETRY_MS = 3000  # of a browser whose stream broke
+THUMBNAIL_DELAY = dt.timedelta(seconds=10)  # within which the thumbnail of a new row may still be written
+DATABASE_DOWN = "The database does not answer; trying again."
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx must not buffer events
+OnlyParam: TypeAlias = Annotated[Literal["", "unusual"], Query()]
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/live")
-def live(request: Request, only: Only = "") -> HTMLResponse:
-    """The newest rows, and how to go on from them."""
+def show_live(request: Request, only: OnlyParam = "") -> HTMLResponse:
+    """The newest rows, and the position at which the stream continues."""
     database = request.app.state.database
-    after = database.newest_id()  # before the rows: one that comes between is shown twice sooner than never
-    rows = _newest(database, only=bool(only))
-    young = dt.datetime.now(dt.UTC) - YOUNG
-    pictured = database.pictured([row.image_sha256 for row in rows if row.image_sha256])
-    cards = [(row, row.timestamp > young or row.image_sha256 in pictured) for row in rows]
+    after = database.newest_id()  # read before the rows: a row between the two is then shown by the stream
+    rows = _newest_rows(database, only=bool(only))
+    recent = dt.datetime.now(dt.UTC) - THUMBNAIL_DELAY
+    with_thumbnail = database.pictured([row.image_sha256 for row in rows if row.image_sha256])
+    cards = [(row, row.timestamp > recent or row.image_sha256 in with_thumbnail) for row in rows]
     base = request.base_url
     return render(request, "live.html", cards=cards, after=after, only=only, stands_out=stands_out, base=base)
 
 
 @router.get("/live/events")
-async def events(
+async def stream_events(
     request: Request,
-    only: Only = "",
+    only: OnlyParam = "",
     after: Annotated[str | None, Query(pattern=SHAPE, max_length=LONGEST)] = None,
     last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=SHAPE, max_length=LONGEST)] = None,
 ) -> Response:
-    """New rows as server-sent events, without a gap after the one that was heard of last."""
-    known = last or after
-    words = request.app.state.feed.watch(EventCursor.read(known) if known else None, only=bool(only))
-    await anext(words)  # where too many watch, the answer has its status
+    """New rows as server-sent events, continuing after the last event received."""
+    position = last or after
+    events = request.app.state.feed.watch(EventCursor.read(position) if position else None, only=bool(only))
+    await anext(events)  # so that a refusal is the status of the response
 
     async def stream() -> AsyncIterator[bytes]:
         yield format_sse_event(retry=RETRY_MS)
-        async for word in words:
-            yield _event(word)
+        async for event in events:
+            yield _format_event(event)
 
-    return EventSourceResponse(stream(), headers=STREAM)
+    return EventSourceResponse(stream(), headers=STREAM_HEADERS)
 
 
-def _newest(database: Any, *, only: bool) -> list[Prediction]:
+def _newest_rows(database: Any, *, only: bool) -> list[Prediction]:
     if not only:
-        return list(database.predictions(PredictionFilters(), limit=SHOWN).predictions)
-    asked = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL))
-    found = {row.id: row for one in asked for row in database.predictions(one, limit=SHOWN).predictions}
-    return sorted(found.values(), key=lambda row: row.id, reverse=True)[:SHOWN]
+        return list(database.predictions(PredictionFilters(), limit=ROWS_SHOWN).predictions)
+    filters = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL))
+    rows = {row.id: row for each in filters for row in database.predictions(each, limit=ROWS_SHOWN).predictions}
+    return sorted(rows.values(), key=lambda row: row.id, reverse=True)[:ROWS_SHOWN]
 
 
-def _event(word: NewRows | StreamEvent) -> bytes:
-    if word is StreamEvent.AWAY:
-        return format_sse_event(event="away", data_str=json.dumps(AWAY))
-    if isinstance(word, StreamEvent):
-        return format_sse_event(comment=word.value)
-    told = {
-        "images": word.images,
-        "out": word.standing_out,
-        "whole": word.whole,
-        "cards": "".join(map(_card, word.rows)),
+def _format_event(event: NewRows | StreamEvent) -> bytes:
+    if event is StreamEvent.AWAY:
+        return format_sse_event(event="away", data_str=json.dumps(DATABASE_DOWN))
+    if isinstance(event, StreamEvent):
+        return format_sse_event(comment=event.value)
+    data = {
+        "images": event.images,
+        "out": event.standing_out,
+        "whole": event.whole,
+        "cards": "".join(map(_render_card, event.rows)),
     }
-    return format_sse_event(event="news", id=str(word.position), data_str=json.dumps(told))
+    return format_sse_event(event="news", id=str(event.position), data_str=json.dumps(data))
 
 
 @lru_cache(maxsize=4 * MOST_SHOWN)
-def _card(row: Prediction) -> str:
-    """Made once for all who watch."""
-    return TEMPLATE.get_template("_live.html").render(row=row, kept=True, out=stands_out(row))
+def _render_card(row: Prediction) -> str:
+    """Rendered once for all clients."""
+    return TEMPLATE.get_template("_live.html").render(row=row, has_thumbnail=True, notable=stands_out(row))

@@ -1,4 +1,4 @@
-"""Models: what answers here, how good it was measured to be, and going back to an earlier version."""
+"""Models: which models serve, how they were evaluated, and rolling back to an earlier version."""
 
 import asyncio
 import hashlib
@@ -18,11 +18,12 @@ from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
-from astrodetect.service.web.rendering import TEMPLATE, render, wants_part
+from astrodetect.service.web.rendering import TEMPLATE, render, wants_fragment
 
-FIGURES = [kind for kind in METRIC_SPECS if kind.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
-# A report is a page that needs nothing else: its script may draw on it, and can do nothing here.
-REPORT_POLICY = "; ".join(
+PATH = "/models-page"  # /models is the API's
+OLD_PATH = "/trained"  # of earlier releases
+METRICS_SHOWN = [spec for spec in METRIC_SPECS if spec.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
+REPORT_POLICY = "; ".join(  # a report is self-contained: its script runs in a sandbox without access to the service
     (
         "default-src 'none'",
         "img-src data:",
@@ -39,10 +40,10 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True, slots=True)
 class VersionEntry:
-    """A version of a model, in its place or an earlier one."""
+    """A version of a model, current or earlier."""
 
     manifest: Manifest
-    reported: bool  # whether an evaluation of it left a page
+    has_report: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,138 +51,163 @@ class ModelEntry:
     """A model as the page shows it."""
 
     name: str
-    default: bool  # it answers where no model is named
-    version: VersionEntry | None  # None where it cannot be read
-    running: Manifest | None  # what answers now; of another version for a moment, or where the new one is broken
-    precision: Precision | None  # that it computes in
+    default: bool  # serves requests that name no model
+    current: VersionEntry | None  # on disk; None if unreadable
+    loaded: Manifest | None  # in memory; differs from the current one while that loads, or if it cannot be loaded
+    precision: Precision | None  # of the loaded one
     problem: str | None
     earlier: list[VersionEntry]
 
     @property
     def up_to_date(self) -> bool:
-        """Whether what answers is what is in place."""
-        return bool(self.running and self.version and self.running.files == self.version.manifest.files)
+        """Whether the current version is the loaded one."""
+        return bool(self.loaded and self.current and self.loaded.files == self.current.manifest.files)
 
 
-@router.get("/trained")
-async def trained(
+@router.get(PATH)
+async def show_models(
     request: Request,
-    seen: str = "",
-    running: str = "",
+    digest: str = "",
+    serving: str = "",
     done: Annotated[str, Query(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
 ) -> Response:
-    """The page; its part is sent only where it is not as it was `seen`."""
-    models: ModelRegistry = request.app.state.models
-    models.look()  # a page that is left open sees a new model come, even where nobody asks for a verdict
-    found = await asyncio.to_thread(_found, models)
-    if not wants_part(request):
-        return _answer(request, found, _in_place(found, done))
-    if _body(found)[1] == seen:
+    """The page; for htmx its part, unless it still has the `digest` of what is shown."""
+    registry: ModelRegistry = request.app.state.models
+    registry.look()  # an open page shows a newly published model even if no request comes in
+    models = await asyncio.to_thread(_list_models, registry)
+    if not wants_fragment(request):
+        return _show(request, models, _rollback_message(models, done))
+    if _render_models(models)[1] == digest:
         return Response(status_code=204)
-    now = _running(found)
-    return _answer(request, found, f"{now} answers now." if running and now not in {"", running} else "")
+    version = _serving_version(models)
+    changed = serving and version not in {"", serving}
+    return _show(request, models, f"Version {version} is serving now." if changed else "")
 
 
-@router.post("/trained/{name}/rollback")
-async def rollback(
+@router.post(f"{PATH}/{{name}}/rollback")
+async def roll_back(
     request: Request, name: ModelPath, version: Annotated[str | None, Form(pattern=VERSION)] = None
 ) -> Response:
-    """Puts an earlier version back, and says so on the page."""
-    models: ModelRegistry = request.app.state.models
-    await models.rollback(name, version)
-    if not wants_part(request):
-        return RedirectResponse(f"/trained?done={name}", 303)
-    found = await asyncio.to_thread(_found, models)
-    return _answer(request, found, _in_place(found, name), focus=True)  # the button that had it is gone
+    """Rolls a model back to an earlier version."""
+    registry: ModelRegistry = request.app.state.models
+    await registry.rollback(name, version)
+    if not wants_fragment(request):
+        return RedirectResponse(f"{PATH}?done={name}", 303)
+    models = await asyncio.to_thread(_list_models, registry)
+    return _show(request, models, _rollback_message(models, name), focus=True)  # the focused button is replaced
 
 
-@router.get("/trained/{name}/report")
-def report(
+@router.get(f"{PATH}/{{name}}/report")
+def show_report(
     request: Request, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION)] = None
 ) -> HTMLResponse:
-    """The evaluation of a model, or of an earlier version of it."""
-    folder = request.app.state.models.folder
-    place = archive.find_version(folder, name, version) if version else folder
+    """The evaluation report of a model, or of an earlier version of it."""
+    registry: ModelRegistry = request.app.state.models
+    folder = archive.find_version(registry.folder, name, version) if version else registry.folder
     try:
-        page = store.report_page(place, read_manifest(place / f"{name}.json"))
-        text = page.read_text(encoding="utf-8") if page else None
-    except (ModelMissing, FileNotFoundError) as missing:  # a version may be let go meanwhile
+        path = store.report_page(folder, read_manifest(folder / f"{name}.json"))
+        text = path.read_text(encoding="utf-8") if path else None
+    except (ModelMissing, FileNotFoundError) as missing:  # an archived version may be deleted meanwhile
         raise ModelUnknown(f"no model {name} here") from missing
     if text is None:
-        raise NotFound(f"this version of {name} was not evaluated: python -m astrodetect evaluate {name} DATA does it")
+        raise NotFound(f"this version of {name} has no report: python -m astrodetect evaluate {name} DATA makes one")
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
-def _found(models: ModelRegistry) -> list[ModelEntry]:
-    """Every model, the one that answers where none is named first."""
-    folder, loaded, failed = models.folder, models.loaded, models.failed
-    in_place, broken = {one.name: one for one in list_manifests(folder)}, invalid_manifests(folder)
-    names = sorted({*in_place, *broken, *loaded}, key=lambda name: (name != models.default_name, name))
+@router.get(OLD_PATH)
+@router.get(f"{OLD_PATH}/{{rest:path}}")
+def redirect_old_path(request: Request) -> RedirectResponse:
+    """The same page under its present path."""
+    path = PATH + request.url.path.removeprefix(OLD_PATH)
+    return RedirectResponse(request.url.replace(scheme="", netloc="", path=path), 308)
+
+
+def _list_models(registry: ModelRegistry) -> list[ModelEntry]:
+    """Every model, the default one first."""
+    folder, loaded, failed = registry.folder, registry.loaded, registry.failed
+    current = {manifest.name: manifest for manifest in list_manifests(folder)}
+    unreadable = invalid_manifests(folder)
+    names = sorted({*current, *unreadable, *loaded}, key=lambda name: (name != registry.default_name, name))
     return [
         ModelEntry(
             name,
-            name == models.default_name,
-            _version(folder, in_place[name]) if name in in_place else None,
+            name == registry.default_name,
+            _version_entry(folder, current[name]) if name in current else None,
             loaded[name].manifest if name in loaded else None,
             loaded[name].precision if name in loaded else None,
-            broken.get(name) or failed.get(name),
-            [_version(place, one) for place, one in archive.earlier_versions(folder, name).items()],
+            unreadable.get(name) or failed.get(name),
+            [_version_entry(path, manifest) for path, manifest in archive.earlier_versions(folder, name).items()],
         )
         for name in names
     ]
 
 
-def _version(place: Path, manifest: Manifest) -> VersionEntry:
-    return VersionEntry(manifest, store.report_page(place, manifest) is not None)
+def _version_entry(folder: Path, manifest: Manifest) -> VersionEntry:
+    return VersionEntry(manifest, store.report_page(folder, manifest) is not None)
 
 
-def _answer(request: Request, found: list[ModelEntry], said: str, *, focus: bool = False) -> HTMLResponse:
-    """The page, or its part for htmx, with what has just happened."""
-    part, (body, seen) = wants_part(request), _body(found)
-    template = "_trained.html" if part else "trained.html"
-    return render(request, template, body=body, seen=seen, running=_running(found), said=said, part=part, focus=focus)
+def _show(request: Request, models: list[ModelEntry], message: str, *, focus: bool = False) -> HTMLResponse:
+    """The page, or its part for htmx, with the outcome of the last action."""
+    fragment, (body, digest) = wants_fragment(request), _render_models(models)
+    return render(
+        request,
+        "_models_poll.html" if fragment else "models.html",
+        body=body,
+        digest=digest,
+        serving=_serving_version(models),
+        message=message,
+        fragment=fragment,
+        focus=focus,
+        models_path=PATH,
+    )
 
 
-def _body(found: list[ModelEntry]) -> tuple[Markup, str]:
-    """What is said of the models, and a sum that tells it from what was said before."""
+def _render_models(models: list[ModelEntry]) -> tuple[Markup, str]:
+    """The list of models, and its digest."""
     text = TEMPLATE.get_template("_models.html").render(
-        models=found, kinds=FIGURES, looks=_looks, serves=_serves, rows=_rows, counts=_counts
+        models=models,
+        metrics=METRICS_SHOWN,
+        describe_input=_describe_input,
+        describe_precision=_describe_precision,
+        settings_of=_settings,
+        data_of=_data,
+        models_path=PATH,
     )
     return Markup(text), hashlib.sha256(text.encode()).hexdigest()[:16]  # noqa: S704 - a template's, escaped
 
 
-def _running(found: list[ModelEntry]) -> str:
-    """The version that answers where no model is named."""
-    return next((one.running.version for one in found if one.default and one.running), "")
+def _serving_version(models: list[ModelEntry]) -> str:
+    """The loaded version of the default model."""
+    return next((model.loaded.version for model in models if model.default and model.loaded), "")
 
 
-def _in_place(found: list[ModelEntry], name: str) -> str:
-    """What a rollback came to."""
-    model = next((one for one in found if one.name == name), None)
-    if model is None or model.version is None:
+def _rollback_message(models: list[ModelEntry], name: str) -> str:
+    """The outcome of a rollback."""
+    model = next((model for model in models if model.name == name), None)
+    if model is None or model.current is None:
         return ""
-    return f"Version {model.version.manifest.version} of {name} is in place."
+    return f"{name} is rolled back to version {model.current.manifest.version}."
 
 
-def _looks(contract: ImageContract) -> str:
-    """What becomes of an image, in words."""
-    part = "the largest square in its middle" if contract.crop == 1 else f"its middle {contract.crop:.0%}, as a square"
-    colours = {contract.RGB: "in colour", "0": "in grey"}.get(contract.bands, f"planes {contract.bands} of FITS")
-    fits = "FITS is refused" if contract.stretch == "none" else f"FITS is shown in a {contract.stretch} stretch"
-    return f"{part}, scaled to {contract.size} × {contract.size} pixels, {colours}; {fits}"
+def _describe_input(contract: ImageContract) -> str:
+    """The preprocessing of an image."""
+    crop = "largest central square" if contract.crop == 1 else f"central square of {contract.crop:.0%}"
+    bands = {contract.RGB: "RGB", "0": "greyscale"}.get(contract.bands, f"FITS planes {contract.bands}")
+    fits = "FITS is refused" if contract.stretch == "none" else f"FITS with {contract.stretch} stretch"
+    return f"{crop}, scaled to {contract.size} × {contract.size} pixels, {bands}; {fits}"
 
 
-def _serves(manifest: Manifest, precision: Precision) -> str:
-    """The arithmetic, and how close it comes to what was trained."""
-    tried = manifest.fidelity.get(precision)
-    if tried is None:
-        return f"{precision}, as it was trained"
-    return f"{precision}: decides {tried.same_decisions:.1%} of {tried.images:,} images as in training"
+def _describe_precision(manifest: Manifest, precision: Precision) -> str:
+    """The arithmetic, and how often its decisions agree with those of the trained model."""
+    fidelity = manifest.fidelity.get(precision)
+    if fidelity is None:
+        return f"{precision}, as trained"
+    return f"{precision}: the same decision as the trained model for {fidelity.same_decisions:.1%} of {fidelity.images:,} images"
 
 
-def _counts(data: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Part of the data, its images, and the sum that tells it from others."""
-    parts = [(title, part) for title, part in data.items() if isinstance(part, dict)]
+def _data(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """For each part of the data: its name, image counts and fingerprint."""
+    parts = [(title, part) for title, part in manifest.data.items() if isinstance(part, dict)]
     return [
         (title, ", ".join(f"{count} {name}" for name, count in images.items()), str(part.get("fingerprint", ""))[:12])
         for title, part in parts
@@ -189,7 +215,9 @@ def _counts(data: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """How it was made, and with what."""
-    said = {name: value for name, value in manifest.settings.items() if name != "history" and value not in (None, [])}
-    return [*as_table_rows(said), *as_table_rows(manifest.versions)]
+def _settings(manifest: Manifest) -> list[tuple[str, str]]:
+    """Training settings and package versions."""
+    settings: dict[str, Any] = {
+        name: value for name, value in manifest.settings.items() if name != "history" and value not in (None, [])
+    }
+    return [*as_table_rows(settings), *as_table_rows(manifest.versions)]

@@ -1,4 +1,4 @@
-"""The page of one prediction: all that is known of it, and what people call its image."""
+"""The page of one prediction: everything known of it, and the labels of its image."""
 
 import json
 from typing import Annotated, Any, TypeAlias
@@ -12,89 +12,98 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Prediction
 from astrodetect.service.query_params import LabelId, PredictionId
-from astrodetect.service.web import reviewer
-from astrodetect.service.web.history_filters import HistoryFilters
+from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
-from astrodetect.service.web.rendering import render, wants_part
+from astrodetect.service.web.rendering import render, wants_fragment
+from astrodetect.service.web.review_session import MAX_REVIEWER_LENGTH, remember_reviewer, reviewer_name
 
-LONGEST = {"note": LONGEST_NOTE, "who": reviewer.LONGEST}
-MOST_OTHERS = 12  # other predictions of the same image
-MOST_LABELS = 20  # that are shown of one image
-Small: TypeAlias = Annotated[bool, Form()]  # whether the labels stand on a card among others
+MAX_LENGTHS = {"note": LONGEST_NOTE, "who": MAX_REVIEWER_LENGTH}  # characters
+MAX_OTHERS = 12  # other predictions of the same image
+MAX_LABELS_SHOWN = 20
+Compact: TypeAlias = Annotated[bool, Form()]  # whether the labels are on an upload card
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/history/{id}")
-def prediction(request: Request, id: PredictionId) -> Response:  # noqa: A002
-    """Everything about one; the way to its neighbours in the log keeps to the filters that led here."""
-    database, wanted = request.app.state.database, HistoryFilters.of(request.query_params)
+def show_prediction(request: Request, id: PredictionId) -> Response:  # noqa: A002
+    """The page of a prediction; its links to the previous and next one keep the filters of the query string."""
+    state, filters = request.app.state, HistoryFilters.parse(request.query_params)
+    database = state.database
     row = database.prediction(id)
-    others = database.of_image(row.image_sha256, limit=MOST_OTHERS + 1) if row.image_sha256 else []
-    newer = database.predictions(wanted.filters, limit=1, after=id).predictions
-    older = database.predictions(wanted.filters, limit=1, before=id).predictions
+    others = database.of_image(row.image_sha256, limit=MAX_OTHERS + 1) if row.image_sha256 else []
+    newer = database.predictions(filters.validated, limit=1, after=id).predictions
+    older = database.predictions(filters.validated, limit=1, before=id).predictions
     return render(
         request,
         "prediction.html",
         row=row,
-        wanted=wanted,
-        sight=ImageView.of(request.app.state, row),
-        others=[other for other in others if other.id != id][:MOST_OTHERS],
+        filters=filters,
+        view=ImageView.load(row, state.album, state.settings),
+        others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
-        **labelled(request, row, small=False),
+        **_label_values(request, row, compact=False),
     )
 
 
 @router.post("/history/{id}/label")
-def label(
+def add_label(
     request: Request,
     id: PredictionId,  # noqa: A002
     *,
     label: Annotated[LabelValue, Form()],
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
-    said_who: Annotated[str | None, Form(alias="who", max_length=reviewer.LONGEST)] = None,
-    small: Small = False,
+    who: Annotated[str | None, Form(max_length=MAX_REVIEWER_LENGTH)] = None,
+    compact: Compact = False,
 ) -> Response:
-    """Keeps what somebody says of the image; a name that is given is remembered."""
-    name = reviewer.name(request) if said_who is None else said_who.strip()
-    given = request.app.state.database.label(id, label, who=name, note=note.strip())
-    answer = _labels(request, id, f"Labelled {given.label}", small=small, name=name)
-    if said_who is not None:
-        reviewer.remember(answer, said_who)
-    return answer
+    """Labels the image of a prediction; a name sent along is remembered in a cookie."""
+    reviewer = reviewer_name(request) if who is None else who.strip()
+    stored = request.app.state.database.label(id, label, who=reviewer, note=note.strip())
+    response = _show_labels(request, id, f"Labelled {stored.label}", compact=compact, reviewer=reviewer)
+    if who is not None:
+        remember_reviewer(response, who)
+    return response
 
 
 @router.post("/labels/{label_id}/undo")
-def undo(
+def remove_label(
     request: Request,
     label_id: LabelId,
     prediction: Annotated[int, Form(ge=1, le=BIGINT_MAX)],
-    small: Small = False,
+    compact: Compact = False,
 ) -> Response:
-    """Takes a labelling back; one that somebody else took back meanwhile has gone as it should."""
+    """Deletes a label; one that is already deleted is no error."""
     try:
-        said = f"No longer labelled {request.app.state.database.unlabel(label_id).label}"
+        message = f"Label {request.app.state.database.unlabel(label_id).label} removed"
     except NotFound:
-        said = "That label had gone already"
-    return _labels(request, prediction, said, small=small, name=reviewer.name(request))
+        message = "That label was already removed"
+    return _show_labels(request, prediction, message, compact=compact, reviewer=reviewer_name(request))
 
 
-def labelled(request: Request, row: Prediction, *, small: bool) -> dict[str, Any]:
-    """What `_labels.html` shows of the image of a prediction."""
+def _label_values(request: Request, row: Prediction, *, compact: bool) -> dict[str, Any]:
+    """What `_labels.html` needs."""
     return {
         "id": row.id,
         "labels": request.app.state.database.labels_of(row),
-        "most": MOST_LABELS,
-        "who": reviewer.name(request),
-        "longest": LONGEST,
-        "small": small,
+        "max_labels": MAX_LABELS_SHOWN,
+        "reviewer": reviewer_name(request),
+        "max_lengths": MAX_LENGTHS,
+        "compact": compact,
     }
 
 
-def _labels(request: Request, id: int, said: str, *, small: bool, name: str | None) -> Response:  # noqa: A002
-    if not wants_part(request):
+def _show_labels(
+    request: Request,
+    id: int,  # noqa: A002
+    message: str,
+    *,
+    compact: bool,
+    reviewer: str | None,
+) -> Response:
+    if not wants_fragment(request):
         return RedirectResponse(f"/history/{id}#labels-{id}", 303)
     row = request.app.state.database.prediction(id)
-    answer = render(request, "_labels.html", **labelled(request, row, small=small) | {"who": name})
-    answer.headers["HX-Trigger"] = json.dumps({"say": said})
-    return answer
+    values = _label_values(request, row, compact=compact) | {"reviewer": reviewer}
+    response = render(request, "_labels.html", **values)
+    response.headers["HX-Trigger"] = json.dumps({"announce": message})
+    return response

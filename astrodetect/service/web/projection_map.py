@@ -1,66 +1,95 @@
-"""The map: every image of the log as a point, those that look alike beside each other."""
+"""Map: the two-dimensional projection of the logged images, coloured by class, label or novelty."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
+from numpy.typing import NDArray
 from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
+from astrodetect.anomalies.active_learning import LABELS, LabelValue
 from astrodetect.anomalies.projection import MIN_IMAGES
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
+from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.projection_jobs import NEWEST, ProjectionJobs, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.web.legend import Legend, legends
-from astrodetect.service.web.rendering import render, wants_part
+from astrodetect.service.web.rendering import render, wants_fragment
 
-FINE = 65_535  # steps of a place across the map: at its closest the script shows a pixel for each two of them
-KEPT_BY_BROWSERS_S = 60
+GRID_STEPS = 65_535  # of a coordinate: at the highest zoom the script draws a pixel for every two
+IMAGE_MAX_AGE_S = 60
+UNLABELLED = "not labelled"
+NOVELTY_STEPS = np.array([0.5, 0.9, 0.99, 1.0], np.float32)  # boundaries of the novelty groups
+LEGENDS_CACHED = 2  # projections: the current one and its successor
 router = APIRouter(include_in_schema=False)
 
 
+@dataclass(frozen=True, slots=True)
+class LegendGroup:
+    """Images with the same marker."""
+
+    name: str
+    count: int
+    colour: str  # a class of page.css
+    shape: str  # an SVG path around the origin, about 8 units wide
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Legend:
+    """A grouping of the images on the map."""
+
+    by: str
+    groups: list[LegendGroup]
+    group_of: NDArray[np.uint8]  # the index of each image's group
+
+
 @router.get("/map")
-def show(request: Request, by: Literal["class", "label", "novelty"] = "class") -> Response:
-    """The page; the first map is drawn when somebody asks to see it."""
-    view = _view(request)
-    found = _legends(request, view.map) if view and view.map else []
-    return _drawn(request, view, render(request, "map.html", by=by, legends=found, **_state(request, view)))
+def show_map(request: Request, by: Literal["class", "label", "novelty"] = "class") -> Response:
+    """The page; the first request for it starts the computation of the first projection."""
+    projection = _projection_state(request)
+    legends = _legends(request, projection.map) if projection and projection.map else []
+    response = render(request, "map.html", by=by, legends=legends, **_map_values(request, projection))
+    return _start_if_due(request, projection, response)
 
 
 @router.post("/map")
-def draw(request: Request) -> Response:
-    """Has the map drawn anew."""
+def recompute_map(request: Request) -> Response:
+    """Starts a new projection."""
     if space := _space(request):
-        _atlas(request).draw(space)
-    if wants_part(request):
-        return render(request, "_map.html", **_state(request, _view(request)))
+        _jobs(request).draw(space)
+    if wants_fragment(request):
+        return render(request, "_map.html", **_map_values(request, _projection_state(request)))
     return RedirectResponse("/map", 303)
 
 
 @router.get("/map/progress")
-def progress(request: Request, shown_: Annotated[str | None, Query(alias="shown")] = None) -> Response:
-    """How far that is; the page asks until it is done, and comes anew where it had no map and there is one."""
-    view = _view(request)
-    answer = render(request, "_map.html", **_state(request, view))
-    if shown_ == "" and view and view.map:
-        answer.headers["HX-Refresh"] = "true"
-    return _drawn(request, view, answer)
+def show_map_progress(request: Request, shown: str | None = None) -> Response:
+    """The state of the computation, polled until it is done; a page that shows no map is reloaded once there is one."""
+    projection = _projection_state(request)
+    response = render(request, "_map.html", **_map_values(request, projection))
+    if shown == "" and projection and projection.map:
+        response.headers["HX-Refresh"] = "true"
+    return _start_if_due(request, projection, response)
 
 
 @router.get("/map/points")
-def points(request: Request) -> Response:
-    """All points, the most unusual first: ids (float64), places (2 × uint16), then the group by each legend (uint8)."""
-    view = _view(request)
-    if view is None or view.map is None:
-        raise NotFound("no map is drawn yet")
-    map_ = view.map
+def send_points(request: Request) -> Response:
+    """All points by descending novelty: ids (float64), coordinates (2 × uint16), the group in each legend (uint8)."""
+    projection = _projection_state(request)
+    if projection is None or projection.map is None:
+        raise NotFound("there is no map yet")
+    stored = projection.map
     parts = [
-        np.array(map_.ids, "<f8"),
-        np.rint(map_.xy * FINE).astype("<u2"),
-        *(legend.of for legend in _legends(request, map_)),
+        np.array(stored.ids, "<f8"),
+        np.rint(stored.xy * GRID_STEPS).astype("<u2"),
+        *(legend.group_of for legend in _legends(request, stored)),
     ]
     body = b"".join(part.tobytes() for part in parts)
     headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
@@ -70,49 +99,108 @@ def points(request: Request) -> Response:
 
 
 @router.get("/map/image/{id}")
-def image(
+def show_map_image(
     request: Request,
     id: PredictionId,  # noqa: A002
-    place: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
-    of: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
+    rank: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
+    total: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
 ) -> Response:
-    """What is shown of a point, which is the one at this place of so many."""
+    """The tooltip of a point: its image, which has this rank by novelty among all points."""
     database = request.app.state.database
     row = database.prediction(id)
     labels = database.labels_of(row)
-    said = labels[0].label if labels else None
-    answer = render(request, "_map_image.html", row=row, label=said, place=place, of=of)
-    answer.headers["Cache-Control"] = f"private, max-age={KEPT_BY_BROWSERS_S}"
-    return answer
+    label = labels[0].label if labels else None
+    response = render(request, "_map_image.html", row=row, label=label, rank=rank, total=total)
+    response.headers["Cache-Control"] = f"private, max-age={IMAGE_MAX_AGE_S}"
+    return response
 
 
-def _atlas(request: Request) -> ProjectionJobs:
-    atlas: ProjectionJobs = request.app.state.atlas
-    return atlas
+@lru_cache(maxsize=LEGENDS_CACHED)
+def legend_by_class(stored: StoredProjection) -> Legend:
+    """The largest classes first; those beyond the number of markers share the last one."""
+    classes = stored.classes
+    counts = Counter(classes)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    index_of = {name: min(index, MAX_MARKED_CLASSES - 1) for index, name in enumerate(names)}
+    shown = names if len(names) <= MAX_MARKED_CLASSES else [*names[: MAX_MARKED_CLASSES - 1], OTHER_CLASSES]
+    markers = [
+        (name, f"mark-{index % MARKER_COLOURS}", MARKER_SHAPES[index % len(MARKER_SHAPES)])
+        for index, name in enumerate(shown)
+    ]
+    return _legend("class", markers, [index_of[name] for name in classes])
+
+
+def legend_by_label(labels: Sequence[LabelValue | None]) -> Legend:
+    """By the current label."""
+    _, square, triangle, _, cross, _ = MARKER_SHAPES
+    markers = [
+        (UNLABELLED, "step-0", _disc(2.2)),
+        *zip(LABELS, ("mark-1", "mark-0", "mark-3"), (triangle, square, cross), strict=True),
+    ]
+    index_of = {None: 0} | {label: index for index, label in enumerate(LABELS, start=1)}
+    return _legend("label", markers, [index_of[label] for label in labels])
+
+
+@lru_cache(maxsize=LEGENDS_CACHED)
+def legend_by_novelty(stored: StoredProjection) -> Legend:
+    """In steps, larger and warmer with novelty, as most images of a survey have a low one."""
+    markers = [
+        ("below 50 %", "step-0", _disc(1.8)),
+        ("50 to 90 %", "step-1", _disc(2.2)),
+        ("90 to 99 %", "step-2", _disc(2.8)),
+        ("99 % and more", "step-3", _disc(3.5)),
+        ("100 %", "step-4", MARKER_SHAPES[2]),
+    ]
+    return _legend("novelty", markers, np.searchsorted(NOVELTY_STEPS, stored.novelty, side="right").tolist())
+
+
+def _legend(by: str, markers: Sequence[tuple[str, str, str]], indices: Sequence[int]) -> Legend:
+    group_of = np.array(indices, np.uint8)
+    counts = np.bincount(group_of, minlength=len(markers)).tolist()
+    groups = [
+        LegendGroup(name, count, colour, shape) for (name, colour, shape), count in zip(markers, counts, strict=True)
+    ]
+    return Legend(by, groups, group_of)
+
+
+def _disc(radius: float) -> str:
+    return f"m-{radius} 0a{radius} {radius} 0 1 0 {2 * radius} 0a{radius} {radius} 0 1 0-{2 * radius} 0"
+
+
+def _legends(request: Request, stored: StoredProjection) -> list[Legend]:
+    labels = _jobs(request).labels(stored)
+    return [legend_by_class(stored), legend_by_label(labels), legend_by_novelty(stored)]
+
+
+def _jobs(request: Request) -> ProjectionJobs:
+    jobs: ProjectionJobs = request.app.state.atlas
+    return jobs
 
 
 def _space(request: Request) -> str | None:
-    """Of the model that serves now; None where it carries no detectors, or the database keeps no vectors."""
+    """The space of the serving model; None if it has no detectors, or the database stores no vectors."""
     return request.app.state.models.space if request.app.state.database.keeps_vectors else None
 
 
-def _view(request: Request) -> ProjectionState | None:
+def _projection_state(request: Request) -> ProjectionState | None:
     space = _space(request)
-    return _atlas(request).view(space) if space else None
+    return _jobs(request).view(space) if space else None
 
 
-def _drawn(request: Request, view: ProjectionState | None, answer: Response) -> Response:
-    """Has the first map drawn, where it is due, once this answer is sent."""
-    if view and view.due:
-        answer.background = BackgroundTask(_atlas(request).draw, view.space)
-    return answer
+def _start_if_due(request: Request, projection: ProjectionState | None, response: Response) -> Response:
+    """Starts the first projection, if it is due, once this response is sent."""
+    if projection and projection.due:
+        response.background = BackgroundTask(_jobs(request).draw, projection.space)
+    return response
 
 
-def _legends(request: Request, map_: StoredProjection) -> list[Legend]:
-    return legends(map_, _atlas(request).labels(map_))
-
-
-def _state(request: Request, view: ProjectionState | None) -> dict[str, Any]:
+def _map_values(request: Request, projection: ProjectionState | None) -> dict[str, Any]:
+    """What `_map.html` needs."""
     state = request.app.state
-    serving, vectors = state.models.default, state.database.keeps_vectors
-    return {"view": view, "serving": serving, "vectors": vectors, "fewest": MIN_IMAGES, "most": NEWEST}
+    return {
+        "projection": projection,
+        "model": state.models.default,
+        "has_vectors": state.database.keeps_vectors,
+        "min_images": MIN_IMAGES,
+        "max_counted": NEWEST,
+    }

@@ -1,74 +1,86 @@
-"""How pages are made: the templates, and how what comes from outside is written on them."""
+"""Rendering of the web pages: templates, text filters, and the static files that pages load."""
 
 import datetime as dt
+import hashlib
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from astrodetect import __version__
+from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
-from astrodetect.service.web import static_files
 
 TEMPLATES = Path(__file__).parent / "templates"
-LONGEST_NAME = 120  # characters of an image's name on a page that lists many; its own page has all of it
-INVISIBLE = {
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Cn",
-    "Zl",
-    "Zp",
-}  # categories of characters that would change the page around them
+MAX_NAME_LENGTH = 120  # characters of an image's name in lists; its own page shows all of it
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that can change the text around them
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # whatever the system maps
+STATIC_FILES = {
+    path.name: path.read_bytes()
+    for path in sorted((Path(__file__).parent / "static").iterdir())
+    if path.suffix in MEDIA_TYPES
+}
+STATIC_URL = f"/static/{hashlib.sha256(b''.join(STATIC_FILES.values())).hexdigest()[:12]}"  # changes with any file
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 TEMPLATE = template_environment(TEMPLATES)
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/static/{version}/{name}")
+async def send_static_file(version: str, name: str) -> Response:
+    """A static file; under the hash of another release it is the current file, and not cached."""
+    if name not in STATIC_FILES:
+        raise NotFound("there is no such file")
+    cache_control = IMMUTABLE if STATIC_URL.endswith(f"/{version}") else "no-cache"
+    headers = {"Cache-Control": cache_control}
+    return Response(STATIC_FILES[name], media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page, or a part of one, with these values."""
-    around = {**_around(request), "status": status}
-    said = TEMPLATE.get_template(template).render(**around, **values)
-    return HTMLResponse(said, status, {"Vary": "HX-Request"})  # or going back shows a part for a page
+    """A page, or a fragment of one, from its template."""
+    text = TEMPLATE.get_template(template).render(**_page_values(request), status=status, **values)
+    return HTMLResponse(text, status, {"Vary": "HX-Request"})  # else "back" shows a cached fragment as the page
 
 
-def wants_part(request: Request) -> bool:
-    """Whether htmx asks, which puts the answer into a page that is there already; going back it wants all of it."""
+def wants_fragment(request: Request) -> bool:
+    """Whether htmx asks for a part of the page; to restore its history it asks for the whole page."""
     headers = request.headers
     return headers.get("hx-request") == "true" and headers.get("hx-history-restore-request") != "true"
 
 
 def error_page(request: Request, status: int, code: str, message: str) -> HTMLResponse:
-    """What went wrong, as a page."""
+    """The page of an error."""
     return render(request, "problem.html", status=status, code=code, message=message)
 
 
 def accepts_html(request: Request) -> bool:
-    """Whether a person waits for the answer, in a browser that will show it as it comes."""
+    """Whether the client is a browser that displays the response."""
     return "text/html" in request.headers.get("accept", "")
 
 
-def plain(text: str) -> str:
-    """The text with everything that cannot be seen, or would turn what stands beside it, written out."""
+def escape_invisible(text: str) -> str:
+    """Replaces control, format and unassigned characters by their code points."""
     return "".join(f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in INVISIBLE else char for char in text)
 
 
-def short(name: str, most: int = LONGEST_NAME) -> str:
-    """An image's name, whatever it holds, shortened in the middle where it is long: its ending often tells it apart."""
-    if len(name) > most:
-        name = f"{name[: most - most // 3 - 1]}…{name[-(most // 3) :]}"
-    return plain(name)
+def shorten(name: str, length: int = MAX_NAME_LENGTH) -> str:
+    """An image's name with invisible characters escaped; a long one is cut in the middle: its end often differs."""
+    if len(name) > length:
+        name = f"{name[: length - length // 3 - 1]}…{name[-(length // 3) :]}"
+    return escape_invisible(name)
 
 
-def when(moment: dt.datetime) -> str:
-    """In UTC, to the second, as astronomers write it."""
+def format_time(moment: dt.datetime) -> str:
+    """UTC, to the second."""
     return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def share(value: float) -> str:
-    """A probability as a percentage that is never rounded to a certainty."""
+def format_share(value: float) -> str:
+    """A fraction as a percentage; only exact 0 and 1 become 0 % and 100 %."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     if 0.999 < value < 1:
@@ -76,14 +88,15 @@ def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _around(request: Request) -> dict[str, Any]:
+def _page_values(request: Request) -> dict[str, Any]:
+    """What `base.html` needs."""
     return {
         "path": request.url.path,
-        "again": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
+        "retry_url": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
         "version": __version__,
-        "keyed": bool(request.app.state.keys),
+        "has_keys": bool(request.app.state.keys),
     }
 
 
-TEMPLATE.globals |= {"static": static_files.PLACE, "mark": static_files.FILES["icon.svg"].decode()}
-TEMPLATE.filters |= {"plain": plain, "short": short, "when": when, "share": share}
+TEMPLATE.globals |= {"static": STATIC_URL, "logo": STATIC_FILES["icon.svg"].decode()}
+TEMPLATE.filters |= {"plain": escape_invisible, "short": shorten, "time": format_time, "share": format_share}

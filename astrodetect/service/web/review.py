@@ -1,153 +1,262 @@
-"""Review: one image after the other, what people call it, and what that has found so far."""
+"""Review: unlabelled images one after the other, to be labelled, and what the labels found so far."""
 
 import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Form, Query, Request
+from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import LABELS, LabelValue, ReviewOrder
+from astrodetect.anomalies.active_learning import INTERESTING, LABELS, LabelValue, ReviewOrder
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LONGEST_NOTE
-from astrodetect.service.web import review_curve, reviewer
-from astrodetect.service.web.rendering import render, wants_part
-from astrodetect.service.web.review_session import WHERE, ReviewSession, ReviewStep
-from astrodetect.service.web.review_view import ReviewView
+from astrodetect.records import Neighbour, Prediction
+from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
+from astrodetect.service.review_queue import ReviewCandidate
+from astrodetect.service.web.image_view import ImageView, find_neighbours
+from astrodetect.service.web.rendering import render, wants_fragment
+from astrodetect.service.web.review_session import (
+    MAX_REVIEWER_LENGTH,
+    REVIEW_PATH,
+    ReviewSession,
+    ReviewStep,
+    remember_reviewer,
+    reviewer_name,
+)
 
-ORDERS: dict[ReviewOrder, tuple[str, str]] = {
-    "interest": ("Interest", "What your labels make likely to be interesting, and what would teach most."),
-    "novelty": ("Novelty", "The most unusual first, whatever the labels say."),
-    "uncertainty": ("Uncertainty", "What the ranking is least sure of: here a label teaches most."),
-    "random": ("Chance", "Drawn by chance: tells how rare interesting images are."),
+LOOKAHEAD = 20  # candidates, of which those with a thumbnail and without another reviewer's lease come first
+RECENT_LABELS = 100
+CHART_MIN_AXIS = 12  # images: on a shorter axis the ticks would fall between integers
+CHART_HEIGHT = 220.0
+CHART_AXES = "labelled", "interesting"
+ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
+    "interest": (
+        "Interest",
+        "By the expected interest under your labels, balanced with what the ranking learns most from.",
+    ),
+    "novelty": ("Novelty", "By novelty, the highest first, whatever the labels."),
+    "uncertainty": ("Uncertainty", "Where the ranking is least certain: these labels improve it most."),
+    "random": ("Random", "A random sample: it estimates how common interesting images are."),
 }
 
-AskedBy: TypeAlias = Annotated[ReviewOrder, Form()]
-AskedId: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
-router = APIRouter(include_in_schema=False, prefix=WHERE)
+OrderField: TypeAlias = Annotated[ReviewOrder, Form()]
+PredictionIdField: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
+router = APIRouter(include_in_schema=False, prefix=REVIEW_PATH)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewItem:
+    """The image under review, with its neighbours."""
+
+    row: Prediction
+    reasons: list[str]
+    view: ImageView
+    neighbours: list[Neighbour]
+    with_thumbnail: AbstractSet[str]  # hashes of the neighbours that have a thumbnail
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewView:
+    """What the page shows; where no image is left, `has_predictions` says whether any was ever logged."""
+
+    note: str | None  # why the order is not the requested one
+    item: ReviewItem | None
+    next_thumbnail: str | None  # the hash of the next image, for preloading
+    labels: Mapping[str, LabelValue]  # the current label by image
+    labels_in_order: list[LabelValue]  # the current labels, in the order in which their images were first labelled
+    skipped: int  # images
+    has_predictions: bool
+
+    @classmethod
+    def load(cls, state: Any, session: ReviewSession, by: ReviewOrder, id: int | None) -> "ReviewView":  # noqa: A002
+        """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
+        database = state.database
+        skipped = {row.image for row in database.of_ids(session.skipped).values()} if session.skipped else set()
+        limit = LOOKAHEAD + len(skipped)
+        batch = state.review.next(by, limit=limit, space=state.models.space, at_once=True)
+        candidates = [entry for entry in batch.candidates if entry.prediction.image not in skipped][:LOOKAHEAD]
+        with_thumbnail = database.pictured([sha for entry in candidates if (sha := entry.prediction.image_sha256)])
+        leased = state.review.turns.taken(session.id)
+        candidates.sort(
+            key=lambda entry: (entry.prediction.image_sha256 not in with_thumbnail, entry.prediction.image in leased)
+        )
+        if id:
+            first = ReviewCandidate(database.prediction(id), [])
+            candidates = [first, *(entry for entry in candidates if entry.prediction.image != first.prediction.image)]
+        if candidates and session.has_cookie:
+            state.review.turns.take(session.id, candidates[0].prediction.image)
+        return cls(
+            note=batch.note,
+            item=_load_item(state, candidates[0]) if candidates else None,
+            next_thumbnail=next(
+                (sha for entry in candidates[1:2] if (sha := entry.prediction.image_sha256) in with_thumbnail), None
+            ),
+            labels=batch.labels,
+            labels_in_order=database.labels_in_order(),
+            skipped=len(skipped),
+            has_predictions=bool(candidates) or database.newest_id() > 0,
+        )
 
 
 @router.get("")
-def review(
+def show_review(
     request: Request,
     by: ReviewOrder = "interest",
     id: Annotated[int | None, Query(ge=1, le=BIGINT_MAX)] = None,  # noqa: A002
 ) -> Response:
-    """The image to look at, or the one that was asked for."""
-    sitting = ReviewSession.of(request)
-    values = _values(request, sitting, by, id)
-    values |= {"who": reviewer.name(request) or "", "longest": reviewer.LONGEST, "begun": sitting.begun}
-    return sitting.keep(render(request, "review.html", **values))
+    """The next image to label, or that of prediction `id`."""
+    session = ReviewSession.read(request)
+    values = _review_values(request, session, by, id)
+    values |= {
+        "reviewer": reviewer_name(request) or "",
+        "max_reviewer_length": MAX_REVIEWER_LENGTH,
+        "has_lease": session.has_cookie,
+    }
+    return session.save(render(request, "review.html", **values))
 
 
 @router.post("/label")
-def label(
+def label_image(
     request: Request,
-    id: AskedId,  # noqa: A002
+    id: PredictionIdField,  # noqa: A002
     label: Annotated[LabelValue, Form()],
-    by: AskedBy = "interest",
+    by: OrderField = "interest",
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
 ) -> Response:
-    """Keeps what was said of an image, and shows the next one."""
-    given = request.app.state.database.label(id, label, who=reviewer.name(request), note=note.strip())
-    done = f"labelled {label}"
-    return _moved_on(request, ReviewSession.of(request).after(ReviewStep("l", given.id)), by, done)
+    """Stores a label and shows the next image."""
+    stored = request.app.state.database.label(id, label, who=reviewer_name(request), note=note.strip())
+    session = ReviewSession.read(request).add(ReviewStep("l", stored.id))
+    return _show_next(request, session, by, f"labelled {label}")
 
 
 @router.post("/skip")
-def skip(request: Request, id: AskedId, by: AskedBy = "interest") -> Response:  # noqa: A002
-    """Shows the next one; this one does not come again in this sitting."""
-    return _moved_on(request, ReviewSession.of(request).after(ReviewStep("s", id)), by, "skipped")
+def skip_image(request: Request, id: PredictionIdField, by: OrderField = "interest") -> Response:  # noqa: A002
+    """Shows the next image; this one does not come again in this session."""
+    return _show_next(request, ReviewSession.read(request).add(ReviewStep("s", id)), by, "skipped")
 
 
 @router.post("/undo")
-def undo(request: Request, by: AskedBy = "interest") -> Response:
-    """Takes the last step of this sitting back, and shows its image again."""
-    sitting = ReviewSession.of(request)
-    if not sitting.steps:
-        return _moved_on(request, sitting, by, "nothing to undo")
-    step, sitting, database = sitting.steps[-1], sitting.undone(), request.app.state.database
+def undo_step(request: Request, by: OrderField = "interest") -> Response:
+    """Undoes the last step of the session and shows its image again."""
+    session = ReviewSession.read(request)
+    if not session.steps:
+        return _show_next(request, session, by, "nothing to undo")
+    step, session, database = session.steps[-1], session.undo(), request.app.state.database
     try:
         if step.kind == "s":
-            return _moved_on(request, sitting, by, "no longer skipped", id=database.prediction(step.id).id)
-        gone = database.unlabel(step.id)
+            return _show_next(request, session, by, "no longer skipped", id=database.prediction(step.id).id)
+        removed = database.unlabel(step.id)
     except NotFound:
-        return _moved_on(request, sitting, by, "what was to be undone had gone already")
-    done = f"no longer labelled {gone.label}"
-    return _moved_on(request, sitting, by, done, id=gone.prediction_id, note=gone.note or "")
+        return _show_next(request, session, by, "that step was already undone")
+    message = f"label {removed.label} removed"
+    return _show_next(request, session, by, message, id=removed.prediction_id, note=removed.note or "")
 
 
 @router.post("/turn")
-def turn(request: Request, id: AskedId) -> Response:  # noqa: A002
-    """Gives the image of a sitting's first page to it alone: a page is also asked for by programs, this is not."""
-    sitting, state = ReviewSession.of(request), request.app.state
-    if sitting.begun:
-        state.review.turns.take(sitting.name, state.database.prediction(id).image)
+def lease_image(request: Request, id: PredictionIdField) -> Response:  # noqa: A002
+    """Leases the image of a session's first page; only browsers that run its scripts ask for this."""
+    session, state = ReviewSession.read(request), request.app.state
+    if session.has_cookie:
+        state.review.turns.take(session.id, state.database.prediction(id).image)
     return Response(status_code=204)
 
 
 @router.post("/again")
-def again(request: Request, by: AskedBy = "interest") -> Response:
-    """Lets those come again that were skipped."""
-    return _moved_on(request, ReviewSession.of(request).again(), by, "those that were skipped come again")
+def restore_skipped(request: Request, by: OrderField = "interest") -> Response:
+    """Returns the skipped images to the queue."""
+    session = ReviewSession.read(request).restore_skipped()
+    return _show_next(request, session, by, "skipped images are in the queue again")
 
 
 @router.post("/name")
-def name(
+def set_reviewer(
     request: Request,
-    who_: Annotated[str, Form(alias="who", max_length=reviewer.LONGEST)] = "",
-    by: AskedBy = "interest",
+    who: Annotated[str, Form(max_length=MAX_REVIEWER_LENGTH)] = "",
+    by: OrderField = "interest",
 ) -> Response:
-    """Remembers who labels here."""
-    said = "labels from here carry your name" if who_.strip() else "labels from here carry no name"
-    answer = Response(headers=_saying(said)) if wants_part(request) else RedirectResponse(f"{WHERE}?by={by}", 303)
-    reviewer.remember(answer, who_)
-    return answer
+    """Remembers the reviewer's name."""
+    message = "your name is stored with your labels" if who.strip() else "no name is stored with your labels"
+    url = f"{REVIEW_PATH}?by={by}"
+    response = Response(headers=_announce(message)) if wants_fragment(request) else RedirectResponse(url, 303)
+    remember_reviewer(response, who)
+    return response
 
 
-def _moved_on(
+def plot_discoveries(labels: Sequence[LabelValue], description: str) -> Markup:
+    """The number of interesting images against the number labelled, in the order of labelling."""
+    interesting = list(accumulate((label == INTERESTING for label in labels), initial=0))
+    axes = ChartAxes((0, max(len(labels), CHART_MIN_AXIS)), (0, max(interesting[-1], CHART_MIN_AXIS)), CHART_HEIGHT)
+    constant_rate = ChartLine("", (0, len(labels)), (0, interesting[-1]), "chance")
+    return line_chart(
+        description, [constant_rate, ChartLine("", range(len(interesting)), interesting)], axes, CHART_AXES
+    )
+
+
+def summarise_discoveries(labels: Sequence[LabelValue]) -> str:
+    """The same as a sentence."""
+    count = labels.count(INTERESTING)
+    text = f"{count:,} interesting of {len(labels):,} labelled: {100 * count / len(labels):.0f} per hundred."
+    if len(labels) > RECENT_LABELS:
+        text += f" Of the last hundred: {labels[-RECENT_LABELS:].count(INTERESTING)}."
+    return text
+
+
+def _load_item(state: Any, candidate: ReviewCandidate) -> ReviewItem:
+    row = candidate.prediction
+    neighbours, with_thumbnail, _ = find_neighbours(state.database, row)
+    view = ImageView.load(row, state.album, state.settings)
+    return ReviewItem(row, candidate.why, view, neighbours, with_thumbnail)
+
+
+def _show_next(
     request: Request,
-    sitting: ReviewSession,
+    session: ReviewSession,
     by: ReviewOrder,
-    done: str,
+    message: str,
     *,
     id: int | None = None,  # noqa: A002
     note: str = "",
 ) -> Response:
-    """The next image, or this one: for htmx at once, elsewhere by a request that can be repeated."""
-    where = f"{WHERE}?by={by}" + (f"&id={id}" if id else "")
-    if not wants_part(request):
-        return sitting.keep(RedirectResponse(where, 303))
-    values = _values(request, sitting, by, id, note)
-    answer = render(request, "_review.html", **values)
-    answer.headers["HX-Replace-Url"] = where
-    answer.headers.update(_saying(f"{done}; {len(values['desk'].labels)} done"))
-    return sitting.keep(answer)
+    """The next image, or that of prediction `id`: for htmx in the response, otherwise after a redirect."""
+    url = f"{REVIEW_PATH}?by={by}" + (f"&id={id}" if id else "")
+    if not wants_fragment(request):
+        return session.save(RedirectResponse(url, 303))
+    values = _review_values(request, session, by, id, note)
+    response = render(request, "_review.html", **values)
+    response.headers["HX-Replace-Url"] = url
+    response.headers.update(_announce(f"{message}; {len(values['review'].labels)} labelled"))
+    return session.save(response)
 
 
-def _saying(words: str) -> dict[str, str]:
-    """Has the page say it, where a screen reader hears it."""
-    return {"HX-Trigger": json.dumps({"say": words[0].upper() + words[1:]})}
+def _announce(message: str) -> dict[str, str]:
+    """The header with which the page shows a message and screen readers read it."""
+    return {"HX-Trigger": json.dumps({"announce": message[0].upper() + message[1:]})}
 
 
-def _values(
+def _review_values(
     request: Request,
-    sitting: ReviewSession,
+    session: ReviewSession,
     by: ReviewOrder,
     id: int | None,  # noqa: A002
     note: str = "",
 ) -> dict[str, Any]:
-    """What the templates show."""
-    desk = ReviewView.laid(request.app.state, sitting, by, id)
-    said = review_curve.in_words(desk.in_order) if desk.in_order else None
+    """What the templates need."""
+    review = ReviewView.load(request.app.state, session, by, id)
+    labels = review.labels_in_order
+    summary = summarise_discoveries(labels) if labels else None
     return {
-        "desk": desk,
+        "review": review,
         "by": by,
-        "orders": ORDERS,
+        "orders": ORDER_DESCRIPTIONS,
         "note": note,
-        "longest_note": LONGEST_NOTE,
-        "can_undo": bool(sitting.steps),
-        "counts": {kind: desk.in_order.count(kind) for kind in LABELS},
-        "curve": review_curve.curve(desk.in_order, said) if said else None,
-        "in_words": said,
+        "max_note_length": LONGEST_NOTE,
+        "can_undo": bool(session.steps),
+        "counts": {label: labels.count(label) for label in LABELS},
+        "chart": plot_discoveries(labels, summary) if summary else None,
+        "summary": summary,
     }

@@ -1,24 +1,28 @@
-"""What one reviewer did, step by step, in a cookie of theirs: what can be undone, and what was skipped."""
+"""What a reviewer's browser remembers in cookies: the steps of the session, and the reviewer's name."""
 
 import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from astrodetect.db.values import BIGINT_MAX
 
-COOKIE = "astrodetect_review"
-WHERE = "/review"
-MOST_STEPS = 150  # that a cookie of 4 KB has room for; from then on the first ones are forgotten
-NEW_BYTES = 8  # of a sitting's name
-SHAPE = re.compile(rf"[0-9a-f]{{{2 * NEW_BYTES}}}(\.[ls][0-9]{{1,19}}){{0,{MOST_STEPS}}}", re.ASCII)
+SESSION_COOKIE = "astrodetect_review"
+REVIEWER_COOKIE = "astrodetect_who"
+REVIEW_PATH = "/review"
+MAX_STEPS = 150  # fit in a cookie of 4 KB; older ones are dropped
+SESSION_ID_BYTES = 8
+SESSION_PATTERN = re.compile(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.[ls][0-9]{{1,19}}){{0,{MAX_STEPS}}}", re.ASCII)
+MAX_REVIEWER_LENGTH = 60  # characters: each may take twelve in a cookie
+REVIEWER_MAX_AGE_S = 365 * 86_400
 
 
 class ReviewStep(NamedTuple):
-    """One thing that was done: `l`, a labelling with this id was given, or `s`, a prediction was skipped."""
+    """One action: `l`, the label with this id was added, or `s`, the prediction with this id was skipped."""
 
     kind: Literal["l", "s"]
     id: int
@@ -26,42 +30,53 @@ class ReviewStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReviewSession:
-    """A reviewer's steps, the last one at the end; `name` tells sittings apart."""
+    """The steps of a reviewer, the newest last, in a session cookie."""
 
-    name: str
+    id: str
     steps: tuple[ReviewStep, ...] = ()
-    begun: bool = True  # False of a new one: whoever asks may be a program, to which nothing must be given
+    has_cookie: bool = True  # False of a new session: the client may be a program, which gets no lease
 
     @classmethod
-    def of(cls, request: Request) -> "ReviewSession":
-        """This browser's, or a new one."""
-        said = request.cookies.get(COOKIE, "")
-        if SHAPE.fullmatch(said):
-            name, *parts = said.split(".")
+    def read(cls, request: Request) -> "ReviewSession":
+        """The session of this browser, or a new one."""
+        cookie = request.cookies.get(SESSION_COOKIE, "")
+        if SESSION_PATTERN.fullmatch(cookie):
+            id_, *parts = cookie.split(".")
             steps = tuple(ReviewStep("l" if part[0] == "l" else "s", int(part[1:])) for part in parts)
             if all(step.id <= BIGINT_MAX for step in steps):
-                return cls(name, steps)
-        return cls(secrets.token_hex(NEW_BYTES), begun=False)
+                return cls(id_, steps)
+        return cls(secrets.token_hex(SESSION_ID_BYTES), has_cookie=False)
 
     @property
     def skipped(self) -> list[int]:
-        """The predictions that were passed over."""
+        """The ids of the skipped predictions."""
         return [step.id for step in self.steps if step.kind == "s"]
 
-    def after(self, step: ReviewStep) -> "ReviewSession":
+    def add(self, step: ReviewStep) -> "ReviewSession":
         """With one more step."""
-        return replace(self, steps=(*self.steps, step)[-MOST_STEPS:], begun=True)
+        return replace(self, steps=(*self.steps, step)[-MAX_STEPS:], has_cookie=True)
 
-    def undone(self) -> "ReviewSession":
-        """Without the last one."""
+    def undo(self) -> "ReviewSession":
+        """Without the last step."""
         return replace(self, steps=self.steps[:-1])
 
-    def again(self) -> "ReviewSession":
-        """As if nothing had been skipped."""
+    def restore_skipped(self) -> "ReviewSession":
+        """Without the skips."""
         return replace(self, steps=tuple(step for step in self.steps if step.kind != "s"))
 
-    def keep(self, answer: Response) -> Response:
-        """Has the browser remember it until it is closed."""
-        said = ".".join([self.name, *(f"{kind}{id_}" for kind, id_ in self.steps)])
-        answer.set_cookie(COOKIE, said, path=WHERE, httponly=True, samesite="strict")
-        return answer
+    def save(self, response: Response) -> Response:
+        """Sets the session cookie, which ends with the browser's session."""
+        value = ".".join([self.id, *(f"{kind}{id_}" for kind, id_ in self.steps)])
+        response.set_cookie(SESSION_COOKIE, value, path=REVIEW_PATH, httponly=True, samesite="strict")
+        return response
+
+
+def reviewer_name(request: Request) -> str | None:
+    """The name stored with this browser's labels, if it gave one."""
+    return unquote(request.cookies.get(REVIEWER_COOKIE, ""))[:MAX_REVIEWER_LENGTH].strip() or None
+
+
+def remember_reviewer(response: Response, name: str) -> None:
+    """Sets the cookie of the reviewer's name; an empty name removes it from later labels."""
+    value = quote(name.strip(), safe="")
+    response.set_cookie(REVIEWER_COOKIE, value, max_age=REVIEWER_MAX_AGE_S, httponly=True, samesite="strict")

@@ -1,4 +1,4 @@
-"""Signing in, where the service has keys: a cookie that no script can read stands for the header that programs send."""
+"""Sign-in: browsers send the API key in an HTTP-only cookie instead of the Authorization header."""
 
 import re
 from typing import Annotated
@@ -10,44 +10,45 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from astrodetect.service.middleware.auth import COOKIE, SIGN_IN
 from astrodetect.service.web.rendering import render
 
-DAY_S = 86_400
-LASTS_S = 30 * DAY_S
-LONGEST_KEY = 1000  # characters
-HERE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,999}")  # an address on this host, whatever a browser makes of its signs
+COOKIE_MAX_AGE_S = 30 * 86_400
+MAX_API_KEY_LENGTH = 1000  # characters
+LOCAL_URL = re.compile(r"/(?![/\\])[!-\[\]-~]{0,999}")  # browsers read // and /\ as the start of another host
 router = APIRouter(include_in_schema=False)
 
 
 @router.get(SIGN_IN)
-def ask(request: Request, to: str = "/") -> HTMLResponse:
-    """Asks for the key."""
-    return _asked(request, to)
+def show_sign_in(request: Request, to: str = "/") -> HTMLResponse:
+    """The form for the key."""
+    return _sign_in_page(request, to)
 
 
 @router.post(SIGN_IN)
 def sign_in(
-    request: Request, key: Annotated[str, Form(max_length=LONGEST_KEY)] = "", to: Annotated[str, Form()] = "/"
+    request: Request,
+    key: Annotated[str, Form(max_length=MAX_API_KEY_LENGTH)] = "",
+    to: Annotated[str, Form()] = "/",
 ) -> Response:
-    """Remembers a key that is known here, and leads to where one was going."""
+    """Sets the cookie if the key is valid, and redirects to the requested page."""
     keys, key = request.app.state.keys, key.strip()
     if not keys.knows(key.encode()):
-        return _asked(request, to, wrong=True)
-    answer = RedirectResponse(_here(to), 303)
-    answer.set_cookie(
+        return _sign_in_page(request, to, invalid=True)
+    response = RedirectResponse(_local_url(to), 303)
+    response.set_cookie(
         COOKIE,
         quote(key, safe=""),
-        max_age=LASTS_S,
+        max_age=COOKIE_MAX_AGE_S,
         httponly=True,
-        samesite="lax" if keys.private else "strict",  # lax lets a link of another site lead in, and no more
+        samesite="lax" if keys.private else "strict",  # lax: links from other sites may open a private page
         secure=request.url.scheme == "https",
     )
-    return answer
+    return response
 
 
-def _asked(request: Request, to: str, *, wrong: bool = False) -> HTMLResponse:
-    status, private = 401 if wrong else 200, request.app.state.keys.private
-    return render(request, "key.html", status=status, wrong=wrong, private=private, to=_here(to))
+def _sign_in_page(request: Request, to: str, *, invalid: bool = False) -> HTMLResponse:
+    status, private = 401 if invalid else 200, request.app.state.keys.private
+    return render(request, "sign_in.html", status=status, invalid=invalid, private=private, to=_local_url(to))
 
 
-def _here(to: str) -> str:
-    """The start for what leads elsewhere."""
-    return to if HERE.fullmatch(to) else "/"
+def _local_url(to: str) -> str:
+    """The URL, or the start page for one of another host."""
+    return to if LOCAL_URL.fullmatch(to) else "/"

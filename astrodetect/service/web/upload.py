@@ -1,122 +1,148 @@
-"""Try: images in, a card for each out; one at a time by a plain form, many with the page's own module."""
+"""Try: uploaded or sample images are scored and shown as cards; one by a plain form, many by the page's script."""
 
 import asyncio
 import logging
 from contextlib import suppress
+from heapq import nsmallest
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Header, Request, UploadFile
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty
+from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
 from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE
 from astrodetect.service.row_follower import UNUSUAL
 from astrodetect.service.single_detection import detect_one
-from astrodetect.service.web import samples
 from astrodetect.service.web.image_view import ImageView
-from astrodetect.service.web.rendering import accepts_html, render, wants_part
+from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
 
-LONGEST_KEY = 100  # characters
-MOST_COUNTED = 100  # images that wait for a look: beyond it their number says nothing
-NOT_NOW = "The log does not answer just now: the picture is on the image's own page later."
+MAX_KEY_LENGTH = 100  # characters of an Idempotency-Key
+MAX_COUNTED = 100  # unlabelled unusual images
+SAMPLE_CLASSES, SAMPLES_PER_CLASS = 2, 3
+VIEW_UNAVAILABLE = "The database does not answer; the thumbnail will be on the image's page."
 log = logging.getLogger("uvicorn.error")
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-def start(request: Request) -> Response:
-    """Where images are dropped, pasted or chosen."""
-    return _page(request)
+def show_upload(request: Request) -> Response:
+    """The start page: the upload form."""
+    return _upload_page(request)
 
 
 @router.post("/try")
-async def attempt(
+async def upload_image(
     request: Request,
     file: UploadFile | None = None,
     model: Annotated[str, Form(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
     sample: Annotated[str | None, Form()] = None,
-    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=LONGEST_KEY)] = None,
+    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=MAX_KEY_LENGTH)] = None,
 ) -> Response:
-    """One image to its card, or to the page with its card; its row is logged before."""
-    part = wants_part(request) or not accepts_html(request)
+    """Scores one image, logs it, and answers with its card, or with the page that shows the card."""
+    fragment = wants_fragment(request) or not accepts_html(request)
     try:
-        name, data = await _sent(request, file, sample)
-        verdict = await detect_one(request, name, data, model=model or None, key=key)
+        name, data = await _read_image(request, file, sample)
+        prediction = await detect_one(request, name, data, model=model or None, key=key)
     except AstrodetectError as error:
-        if part:
+        if fragment:
             raise
         log.warning("%s %s: %s", request.method, request.url.path, error)
-        said = error.public or str(error)
-        return await asyncio.to_thread(_page, request, model, status=error.status, wrong=said)
-    card = await asyncio.to_thread(_card, request, verdict)
-    if part:
+        message = error.public or str(error)
+        return await asyncio.to_thread(_upload_page, request, model, status=error.status, error=message)
+    card = await asyncio.to_thread(_card_values, request, prediction)
+    if fragment:
         return render(request, "_card.html", card=card)
-    return await asyncio.to_thread(_page, request, model, card=card)
+    return await asyncio.to_thread(_upload_page, request, model, card=card)
 
 
 @router.get("/try")
-def again(_: Request) -> Response:
-    """Where the address of an answer is opened anew."""
+def redirect_to_upload(_: Request) -> Response:
+    """The address of a form's response, reloaded."""
     return RedirectResponse("/", 303)
 
 
 @router.get("/try/waiting")
-def waiting(request: Request) -> Response:
-    """How many images wait in Review that are more unusual than nearly all training images."""
-    rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MOST_COUNTED)
+def count_unusual(request: Request) -> Response:
+    """The number of unlabelled images with a high novelty."""
+    rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MAX_COUNTED)
     count = sum((row.novelty or 0.0) >= UNUSUAL for row in rows)
-    return render(request, "_waiting.html", count=count, most=MOST_COUNTED)
+    return render(request, "_unusual_count.html", count=count, max_counted=MAX_COUNTED)
 
 
-async def _sent(request: Request, file: UploadFile | None, sample: str | None) -> tuple[str, bytes]:
-    """The image's name and bytes: one of the samples, or an upload."""
+@router.get("/samples/{name:path}")
+def send_sample(request: Request, name: str) -> FileResponse:
+    """A sample image."""
+    return FileResponse(find_sample(request.app.state.settings.data_dir, name), media_type="image/jpeg")
+
+
+def list_samples(data_dir: Path) -> dict[str, Path]:
+    """A few images of the simulated sample's test set, by `class/file name`; none if it was not made."""
+    test_set = data_dir / "sample" / "test"
+    samples = {}
+    for folder in nsmallest(SAMPLE_CLASSES, (path for path in test_set.glob("*") if path.is_dir())):
+        for path in nsmallest(SAMPLES_PER_CLASS, folder.glob("*.jpg")):
+            samples[f"{folder.name}/{path.name}"] = path
+    return samples
+
+
+def find_sample(data_dir: Path, name: str) -> Path:
+    """The path of a listed sample, or NotFound; no other file can be named."""
+    path = list_samples(data_dir).get(name)
+    if path is None:
+        raise NotFound("there is no such sample image")
+    return path
+
+
+async def _read_image(request: Request, file: UploadFile | None, sample: str | None) -> tuple[str, bytes]:
+    """The name and bytes of the sample or the upload."""
     if sample:
-        path = await asyncio.to_thread(samples.found, request.app.state.settings.data_dir, sample)
+        path = await asyncio.to_thread(find_sample, request.app.state.settings.data_dir, sample)
         return sample, await asyncio.to_thread(path.read_bytes)
     if file is None or not (file.filename or file.size):
         raise ImageEmpty("choose an image first")
     return file.filename or "", await file.read()
 
 
-def _page(
+def _upload_page(
     request: Request,
     model: str = "",
     *,
     status: int = 200,
-    wrong: str | None = None,
+    error: str | None = None,
     card: dict[str, Any] | None = None,
 ) -> HTMLResponse:
     state = request.app.state
-    serving, models = state.models.default_name, [one.name for one in list_manifests(state.models.folder)]
+    default = state.models.default_name
+    models = [manifest.name for manifest in list_manifests(state.models.folder)]
     return render(
         request,
-        "try.html",
+        "upload.html",
         status=status,
-        wrong=wrong,
+        error=error,
         card=card,
-        models=sorted(models, key=lambda name: (name != serving, name)),
-        model=model or serving,
-        serving=serving,
-        samples=list(samples.named(state.settings.data_dir)),
-        largest=state.settings.max_body_bytes,
+        models=sorted(models, key=lambda name: (name != default, name)),
+        model=model or default,
+        samples=list(list_samples(state.settings.data_dir)),
+        max_bytes=state.settings.max_body_bytes,
     )
 
 
-def _card(request: Request, verdict: Prediction | QueuedPrediction) -> dict[str, Any]:
-    """What `_card.html` shows; what only the log knows is left out while it does not answer."""
+def _card_values(request: Request, prediction: Prediction | QueuedPrediction) -> dict[str, Any]:
+    """What `_card.html` needs; without the database there are neither image nor labels."""
     state, stages = request.app.state, request.scope[REQUEST_CONTEXT].stages_s
-    row = verdict.scored if isinstance(verdict, QueuedPrediction) else verdict
-    sight, labels = ImageView(None, None, 1.0, NOT_NOW), None
+    row = prediction.scored if isinstance(prediction, QueuedPrediction) else prediction
+    view, labels = ImageView(None, None, 1.0, VIEW_UNAVAILABLE), None
     with suppress(DatabaseError):
-        sight = ImageView.of(state, row)
-        labels = state.database.labels_of(verdict) if isinstance(verdict, Prediction) else None
+        view = ImageView.load(row, state.album, state.settings)
+        labels = state.database.labels_of(prediction) if isinstance(prediction, Prediction) else None
     return {
         "row": row,
-        "queued": isinstance(verdict, QueuedPrediction),
-        "sight": sight,
+        "queued": isinstance(prediction, QueuedPrediction),
+        "view": view,
         "labels": labels,
         "unusual": UNUSUAL,
         "took_ms": 1000 * sum(seconds for stage, seconds in stages.items() if stage != "read"),

@@ -1,73 +1,76 @@
-// Live: news as it is logged, on the wall where there is one, else as a line that counts it.
-const MOST_CARDS = 60, MINUTE_MS = 60_000, SUM_UP_MS = 5000, TICK_MS = 1000, REFUSED_MS = 10_000, PICTURE_MS = 2000;
-const find = (id) => document.getElementById(id), number = (count) => count.toLocaleString("en");
-const source = document.querySelector("[data-events]"), wall = find("wall"), pause = find("pause");
-const show = (id, text) => { if (wall) find(id).textContent = text; };
-const total = { images: 0, out: 0 }, unsaid = { images: 0, out: 0, at: 0 };
-let after = source.dataset.after, paused = false, arrivals = [], waiting = [], stream;
+// New predictions as they are logged: cards on the Live page, a link with their number on History.
+const MAX_CARDS = 60, MINUTE_MS = 60_000, ANNOUNCE_MS = 5000, UPDATE_MS = 1000, REFUSED_MS = 10_000, THUMBNAIL_MS = 2000;
+const find = (id) => document.getElementById(id), format = (count) => count.toLocaleString("en");
+const source = document.querySelector("[data-events]"), list = find("live-cards"), pauseButton = find("pause");
+const setText = (id, text) => { if (list) find(id).textContent = text; };
+const total = { images: 0, out: 0 }, unannounced = { images: 0, out: 0, time: 0 };
+let after = source.dataset.after, paused = false, arrivals = [], pending = [], stream;
 
-const open = () => {
+const connect = () => {
   stream?.close();
-  show("state", paused ? "Paused: what comes meanwhile appears when you go on." : "Connecting…");
-  if (paused || document.hidden) return; // a browser has few lines to a host
+  setText("state", paused ? "Paused: new predictions appear when you resume." : "Connecting…");
+  if (paused || document.hidden) return; // browsers limit the connections to a host
   const url = new URL(source.dataset.events, location);
   url.searchParams.set("after", after);
-  const line = stream = new EventSource(url);
-  line.addEventListener("away", ({ data }) => show("state", JSON.parse(data)));
-  line.addEventListener("news", ({ data, lastEventId }) => { after = lastEventId; arrive(JSON.parse(data)); });
-  line.addEventListener("error", () => {
-    const refused = line.readyState === EventSource.CLOSED; // else the browser tries again by itself
-    show("state", `The service ${refused ? "has no room for one more watcher" : "does not answer"}: trying again.`);
-    if (refused) setTimeout(() => line === stream && open(), REFUSED_MS);
+  const current = stream = new EventSource(url);
+  current.addEventListener("away", ({ data }) => setText("state", JSON.parse(data)));
+  current.addEventListener("news", ({ data, lastEventId }) => { after = lastEventId; receive(JSON.parse(data)); });
+  current.addEventListener("error", () => {
+    const refused = current.readyState === EventSource.CLOSED; // otherwise the browser reconnects by itself
+    setText("state", `The service ${refused ? "has too many live connections" : "does not answer"}; trying again.`);
+    if (refused) setTimeout(() => current === stream && connect(), REFUSED_MS);
   });
 };
 
-const arrive = (news) => {
-  const made = document.createElement("template");
-  made.innerHTML = news.cards; // by the service, which has escaped what comes from outside
-  const odd = (card) => card.matches(".odd");
-  const known = ({ id }) => find(id) ?? waiting.find((card) => card.id === id);
-  const cards = [...made.content.children], again = cards.filter(known);
-  for (const sum of [total, unsaid]) { sum.images += news.images - again.length; sum.out += news.out - again.filter(odd).length; }
-  arrivals.push([Date.now(), news.images - again.length]);
-  waiting = [...cards.filter((card) => !again.includes(card)), ...waiting].slice(0, MOST_CARDS);
-  show("state", `Watching: what is logged appears here.${news.whole ? "" : " More came than are counted."}`);
-  tick();
+const receive = (event) => {
+  const template = document.createElement("template");
+  template.innerHTML = event.cards; // rendered and escaped by the service
+  const isNotable = (card) => card.matches(".anomalous");
+  const isShown = ({ id }) => find(id) ?? pending.find((card) => card.id === id);
+  const cards = [...template.content.children], repeated = cards.filter(isShown), images = event.images - repeated.length;
+  for (const counter of [total, unannounced]) {
+    counter.images += images;
+    counter.out += event.out - repeated.filter(isNotable).length;
+  }
+  arrivals.push([Date.now(), images]);
+  pending = [...cards.filter((card) => !repeated.includes(card)), ...pending].slice(0, MAX_CARDS);
+  setText("state", `Connected: new predictions appear here.${event.whole ? "" : " Some were too many to count."}`);
+  update();
 };
 
-const tick = () => {
+const update = () => {
   const now = Date.now();
-  arrivals = arrivals.filter(([at]) => now - at < MINUTE_MS);
-  for (const id of ["images", "out"]) show(id, number(total[id]));
-  show("minute", number(arrivals.reduce((sum, [, count]) => sum + count, 0)));
-  if (unsaid.images > 0 && now - unsaid.at > SUM_UP_MS) {
-    show("heard", `${number(unsaid.images)} new, ${number(unsaid.out)} ${unsaid.out === 1 ? "stands" : "stand"} out`);
-    Object.assign(unsaid, { images: 0, out: 0, at: now });
+  arrivals = arrivals.filter(([time]) => now - time < MINUTE_MS);
+  for (const id of ["images", "out"]) setText(id, format(total[id]));
+  setText("minute", format(arrivals.reduce((sum, [, count]) => sum + count, 0)));
+  if (unannounced.images > 0 && now - unannounced.time > ANNOUNCE_MS) {
+    setText("sr-status", `${format(unannounced.images)} new, ${format(unannounced.out)} anomalous or unusual`);
+    Object.assign(unannounced, { images: 0, out: 0, time: now });
   }
-  if (!wall && total.images) {
-    source.textContent = `${number(total.images)} new prediction${total.images === 1 ? "" : "s"}`;
+  if (!list && total.images) {
+    source.textContent = `${format(total.images)} new prediction${total.images === 1 ? "" : "s"}`;
     source.hidden = false;
-  } else if (waiting.length && !wall.matches(":hover, :focus-within")) { // nothing moves under a hand
-    for (const card of waiting) card.classList.add("new");
-    wall.prepend(...waiting.splice(0));
-    while (wall.children.length > MOST_CARDS) wall.lastElementChild.remove();
+  } else if (pending.length && !list.matches(":hover, :focus-within")) { // cards must not move while they are used
+    for (const card of pending) card.classList.add("new");
+    list.prepend(...pending.splice(0));
+    while (list.children.length > MAX_CARDS) list.lastElementChild.remove();
     find("empty").hidden = true;
   }
 };
 
-wall?.addEventListener("error", ({ target }) => { // a picture may come a moment after its row, or never
-  if (target.classList.toggle("late")) setTimeout(() => { target.src += ""; }, PICTURE_MS);
+list?.addEventListener("error", ({ target }) => { // a thumbnail may be stored a moment after its row, or never
+  if (target.classList.toggle("retried")) setTimeout(() => { target.src += ""; }, THUMBNAIL_MS);
   else {
-    target.parentElement.classList.add("gone");
-    target.replaceWith("no picture kept");
+    target.parentElement.classList.add("missing");
+    target.replaceWith("no thumbnail");
   }
 }, true);
-pause?.addEventListener("click", () => {
+pauseButton?.addEventListener("click", () => {
   paused = !paused;
-  pause.firstElementChild.textContent = paused ? "Go on" : "Pause";
-  open();
+  pauseButton.firstElementChild.textContent = paused ? "Resume" : "Pause";
+  connect();
 });
-for (const hidden of wall ? [pause, find("figures")] : []) hidden.hidden = false;
-document.addEventListener("visibilitychange", open);
-setInterval(tick, TICK_MS);
-open();
+for (const element of list ? [pauseButton, find("counters")] : []) element.hidden = false;
+document.addEventListener("visibilitychange", connect);
+setInterval(update, UPDATE_MS);
+connect();

@@ -1,227 +1,227 @@
-// The map: points on a canvas, drawn anew only when something changed. How they look, the legend beside it says.
-import { reason, say } from "./page.js";
+// Map: points on a canvas, redrawn only after a change. Markers and groups are those of the legend.
+import { announce, errorMessage } from "./page.js";
 
-const BYTES = 15, FINE = 65535; // of a point; steps across the map
-const EDGE = 16, NEAR = 14, SLOP = 6, PAN = 60, CLOSEST = 64, SETTLED_MS = 80; // lengths in pixels
+const POINT_BYTES = 15, GRID_STEPS = 65535; // bytes of a point; steps of a coordinate
+const MARGIN = 16, HIT_RADIUS = 14, DRAG_THRESHOLD = 6, PAN_STEP = 60, MAX_SCALE = 64, HOVER_MS = 80; // lengths in pixels
 const find = (id) => document.getElementById(id);
-const canvas = find("atlas"), pin = find("pin"), what = find("what"), legends = find("legends");
-const pen = canvas.getContext("2d");
+const canvas = find("map-canvas"), tooltip = find("tooltip"), tooltipContent = find("tooltip-content"), legends = find("legends");
+const context = canvas.getContext("2d");
 const choices = [...document.querySelectorAll("[data-by]")];
-let ids = [], xy = [], of = [], stamp = "";
-let by = choices.findIndex((choice) => choice.hasAttribute("aria-current")), hidden = [], marks = null, sheet = null;
-let width = 0, height = 0, dots = 1, scale = 1, left = EDGE, top = EDGE, at = -1, frame = 0, asking = 0;
+let ids = [], xy = [], groupOf = [], stamp = "";
+let by = choices.findIndex((choice) => choice.hasAttribute("aria-current")), hidden = [], sprites = null, buffer = null;
+let width = 0, height = 0, density = 1, scale = 1, left = MARGIN, top = MARGIN, selected = -1, frame = 0, hoverTimer = 0;
 
 const clamp = (value, low, high) => Math.max(low, Math.min(value, high));
 const redraw = () => { frame ||= requestAnimationFrame(draw); };
-const across = () => scale * (width - 2 * EDGE) / FINE, down = () => scale * (height - 2 * EDGE) / FINE;
-const spot = (i) => [left + across() * xy[2 * i], top + down() * xy[2 * i + 1]];
-const veiled = (i) => hidden[by][of[by * ids.length + i]];
+const scaleX = () => scale * (width - 2 * MARGIN) / GRID_STEPS, scaleY = () => scale * (height - 2 * MARGIN) / GRID_STEPS;
+const position = (i) => [left + scaleX() * xy[2 * i], top + scaleY() * xy[2 * i + 1]];
+const isHidden = (i) => hidden[by][groupOf[by * ids.length + i]];
 
-// How it is drawn: the pixels of a point are copied, which takes a fiftieth of the time of drawImage
-const mark = (glyph, size, paper) => {
+// Drawing: copying the pixels of a sprite takes a fiftieth of the time of drawImage
+const createSprite = (path, size, background) => {
   const half = Math.ceil(6 * size), side = 2 * half;
-  const ink = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
-  const read = () => ink.getImageData(0, 0, side, side).data.buffer, path = new Path2D(glyph.getAttribute("d"));
-  ink.setTransform(size, 0, 0, size, half, half);
-  Object.assign(ink, { fillStyle: getComputedStyle(glyph).fill, strokeStyle: paper, lineWidth: 0.7 });
-  ink.fill(path);
-  ink.stroke(path);
-  const covered = new Uint8Array(read());
-  Object.assign(ink, { globalCompositeOperation: "destination-over", fillStyle: paper });
-  ink.fillRect(-half, -half, side, side);
-  const inks = new Uint32Array(read()), some = [...inks.keys()].filter((j) => covered[4 * j + 3] > 96);
-  const places = some.map((j) => (j % side) - half + (Math.floor(j / side) - half) * canvas.width);
-  return { half, places: Int32Array.from(places), inks: Uint32Array.from(some, (j) => inks[j]) };
+  const pen = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
+  const read = () => pen.getImageData(0, 0, side, side).data.buffer, shape = new Path2D(path.getAttribute("d"));
+  pen.setTransform(size, 0, 0, size, half, half);
+  Object.assign(pen, { fillStyle: getComputedStyle(path).fill, strokeStyle: background, lineWidth: 0.7 });
+  pen.fill(shape);
+  pen.stroke(shape);
+  const coverage = new Uint8Array(read());
+  Object.assign(pen, { globalCompositeOperation: "destination-over", fillStyle: background });
+  pen.fillRect(-half, -half, side, side);
+  const colours = new Uint32Array(read()), covered = [...colours.keys()].filter((j) => coverage[4 * j + 3] > 96);
+  const offsets = covered.map((j) => (j % side) - half + (Math.floor(j / side) - half) * canvas.width);
+  return { half, offsets: Int32Array.from(offsets), colours: Uint32Array.from(covered, (j) => colours[j]) };
 };
-const inked = () => {
-  const crowded = ids.length > 8000 ? 0.62 : ids.length > 1500 ? 0.8 : 1.05;
-  const size = dots * crowded * (1 + 0.2 * Math.round(Math.log2(scale)));
-  if (marks?.size === size) return marks.of;
-  const paper = getComputedStyle(canvas).backgroundColor, glyphs = legends.children[by].querySelectorAll("path");
-  marks = { size, of: Array.from(glyphs, (glyph) => mark(glyph, size, paper)) };
-  return marks.of;
+const currentSprites = () => {
+  const crowding = ids.length > 8000 ? 0.62 : ids.length > 1500 ? 0.8 : 1.05;
+  const size = density * crowding * (1 + 0.2 * Math.round(Math.log2(scale)));
+  if (sprites?.size === size) return sprites.list;
+  const background = getComputedStyle(canvas).backgroundColor, paths = legends.children[by].querySelectorAll("path");
+  sprites = { size, list: Array.from(paths, (path) => createSprite(path, size, background)) };
+  return sprites.list;
 };
 const draw = () => {
   frame = 0;
-  if (!ids.length || !sheet) return;
-  const looks = inked(), { half } = looks[0], base = by * ids.length, gone = hidden[by];
-  const [ax, ay, x0, y0] = [across(), down(), left, top].map((length) => dots * length);
-  const pixels = new Uint32Array(sheet.data.buffer), { width: wide, height: tall } = canvas;
+  if (!ids.length || !buffer) return;
+  const list = currentSprites(), { half } = list[0], base = by * ids.length, hiddenGroups = hidden[by];
+  const [ax, ay, x0, y0] = [scaleX(), scaleY(), left, top].map((length) => density * length);
+  const pixels = new Uint32Array(buffer.data.buffer), { width: columns, height: rows } = canvas;
   pixels.fill(0);
-  for (let k = 2 * ids.length - 1; k >= 0; k -= 1) { // the first group below all others, the unusual on top
-    const i = k % ids.length, its = of[base + i], x = (x0 + ax * xy[2 * i]) | 0, y = (y0 + ay * xy[2 * i + 1]) | 0;
-    if (gone[its] || (its > 0) === (k >= ids.length)) continue;
-    if (x < half || y < half || x >= wide - half || y >= tall - half) continue;
-    const { places, inks } = looks[its], middle = y * wide + x;
-    for (let j = 0; j < places.length; j += 1) pixels[middle + places[j]] = inks[j];
+  for (let k = 2 * ids.length - 1; k >= 0; k -= 1) { // the first group at the bottom, the highest novelty on top
+    const i = k % ids.length, group = groupOf[base + i], x = (x0 + ax * xy[2 * i]) | 0, y = (y0 + ay * xy[2 * i + 1]) | 0;
+    if (hiddenGroups[group] || (group > 0) === (k >= ids.length)) continue;
+    if (x < half || y < half || x >= columns - half || y >= rows - half) continue;
+    const { offsets, colours } = list[group], centre = y * columns + x;
+    for (let j = 0; j < offsets.length; j += 1) pixels[centre + offsets[j]] = colours[j];
   }
-  pen.putImageData(sheet, 0, 0);
-  if (at < 0) return;
-  const [x, y] = spot(at), ring = new Path2D();
-  ring.arc(dots * x, dots * y, dots * 9, 0, 7);
-  Object.assign(pen, { lineWidth: 2.5 * dots, strokeStyle: getComputedStyle(canvas).color });
-  pen.stroke(ring);
+  context.putImageData(buffer, 0, 0);
+  if (selected < 0) return;
+  const [x, y] = position(selected), ring = new Path2D();
+  ring.arc(density * x, density * y, density * 9, 0, 7);
+  Object.assign(context, { lineWidth: 2.5 * density, strokeStyle: getComputedStyle(canvas).color });
+  context.stroke(ring);
 };
 
-// What is seen of a point
+// Selection and tooltip
 const nearest = (x, y) => {
-  const ax = across(), ay = down();
-  let best = -1, least = NEAR ** 2;
-  for (let i = 0; i < ids.length; i += 1) { // a look at 20,000 takes a fraction of a millisecond
-    const apart = (left + ax * xy[2 * i] - x) ** 2 + (top + ay * xy[2 * i + 1] - y) ** 2;
-    if (apart < least && !veiled(i)) [best, least] = [i, apart];
+  const ax = scaleX(), ay = scaleY();
+  let best = -1, least = HIT_RADIUS ** 2;
+  for (let i = 0; i < ids.length; i += 1) { // 20,000 take a fraction of a millisecond
+    const distance = (left + ax * xy[2 * i] - x) ** 2 + (top + ay * xy[2 * i + 1] - y) ** 2;
+    if (distance < least && !isHidden(i)) [best, least] = [i, distance];
   }
   return best;
 };
-const place = () => {
-  if (at < 0 || pin.hidden) return;
-  const [x, y] = spot(at), { offsetWidth: wide, offsetHeight: tall } = pin;
-  const beside = x + 18 + wide > width ? Math.max(0, x - wide - 18) : x + 18;
-  pin.classList.toggle("high", y > height / 2); // on a phone, where it lies across
-  pin.style.translate = `${beside}px ${clamp(y - tall / 2, 0, Math.max(0, height - tall))}px`;
+const placeTooltip = () => {
+  if (selected < 0 || tooltip.hidden) return;
+  const [x, y] = position(selected), { offsetWidth, offsetHeight } = tooltip;
+  const tooltipX = x + 18 + offsetWidth > width ? Math.max(0, x - offsetWidth - 18) : x + 18;
+  tooltip.classList.toggle("on-top", y > height / 2); // on a phone it spans the width
+  tooltip.style.translate = `${tooltipX}px ${clamp(y - offsetHeight / 2, 0, Math.max(0, height - offsetHeight))}px`;
 };
-const point = (i, delay = SETTLED_MS) => {
-  if (i === at) return;
-  at = i;
-  pin.hidden = true;
-  canvas.classList.toggle("on", i >= 0);
+const select = (i, delay = HOVER_MS) => {
+  if (i === selected) return;
+  selected = i;
+  tooltip.hidden = true;
+  canvas.classList.toggle("hovering", i >= 0);
   redraw();
-  clearTimeout(asking);
-  const address = `/map/image/${ids[i]}?place=${i + 1}&of=${ids.length}`;
-  if (i >= 0) asking = setTimeout(() => htmx.ajax("GET", address, { source: what, target: what }), delay);
+  clearTimeout(hoverTimer);
+  const url = `/map/image/${ids[i]}?rank=${i + 1}&total=${ids.length}`;
+  if (i >= 0) hoverTimer = setTimeout(() => htmx.ajax("GET", url, { source: tooltipContent, target: tooltipContent }), delay);
 };
-const open = () => { if (at >= 0) location.assign(`/history/${ids[at]}`); };
-const walk = (step) => {
-  let i = at < 0 && step < 0 ? ids.length - 1 : at + step;
-  while (i >= 0 && i < ids.length && veiled(i)) i += step;
+const openSelected = () => { if (selected >= 0) location.assign(`/history/${ids[selected]}`); };
+const selectNext = (step) => {
+  let i = selected < 0 && step < 0 ? ids.length - 1 : selected + step;
+  while (i >= 0 && i < ids.length && isHidden(i)) i += step;
   if (i < 0 || i >= ids.length) return;
-  const [x, y] = spot(i);
+  const [x, y] = position(i);
   if (clamp(x, 0, width) !== x || clamp(y, 0, height) !== y) pan(width / 2 - x, height / 2 - y);
-  point(i, 0);
+  select(i, 0);
 };
 
-// How it is moved
-const settle = () => { // its edges never come far in
-  left = clamp(left, width - EDGE - scale * (width - 2 * EDGE), EDGE);
-  top = clamp(top, height - EDGE - scale * (height - 2 * EDGE), EDGE);
-  canvas.classList.toggle("near", scale > 1); // a finger then moves the map, else the page
+// Pan and zoom
+const applyView = () => { // the map always fills the canvas
+  left = clamp(left, width - MARGIN - scale * (width - 2 * MARGIN), MARGIN);
+  top = clamp(top, height - MARGIN - scale * (height - 2 * MARGIN), MARGIN);
+  canvas.classList.toggle("zoomed", scale > 1); // touch then pans the map instead of the page
   redraw();
-  place();
+  placeTooltip();
 };
 const pan = (x, y) => {
   [left, top] = [left + x, top + y];
-  settle();
+  applyView();
 };
 const zoom = (factor, x = width / 2, y = height / 2) => {
-  const next = clamp(scale * factor, 1, CLOSEST), grown = next / scale;
-  [scale, left, top] = [next, x - (x - left) * grown, y - (y - top) * grown];
-  settle();
+  const next = clamp(scale * factor, 1, MAX_SCALE), ratio = next / scale;
+  [scale, left, top] = [next, x - (x - left) * ratio, y - (y - top) * ratio];
+  applyView();
 };
-const fit = () => {
+const resize = () => {
   if (!canvas.clientWidth) return;
-  const [wider, taller] = width ? [canvas.clientWidth / width, canvas.clientHeight / height] : [1, 1];
-  [width, height, dots] = [canvas.clientWidth, canvas.clientHeight, devicePixelRatio];
-  [canvas.width, canvas.height] = [Math.round(width * dots), Math.round(height * dots)];
-  [left, top, marks, sheet] = [left * wider, top * taller, null, pen.createImageData(canvas.width, canvas.height)];
-  settle();
+  const [ratioX, ratioY] = width ? [canvas.clientWidth / width, canvas.clientHeight / height] : [1, 1];
+  [width, height, density] = [canvas.clientWidth, canvas.clientHeight, devicePixelRatio];
+  [canvas.width, canvas.height] = [Math.round(width * density), Math.round(height * density)];
+  [left, top, sprites, buffer] = [left * ratioX, top * ratioY, null, context.createImageData(canvas.width, canvas.height)];
+  applyView();
 };
-const fingers = new Map(), where = (event) => [event.offsetX, event.offsetY];
+const pointers = new Map(), offset = (event) => [event.offsetX, event.offsetY];
 let moved = 0;
-const hears = {
+const handlers = {
   pointerdown: (event) => {
     if (event.button) return;
     canvas.setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, where(event));
-    moved = fingers.size > 1 ? SLOP : 0;
+    pointers.set(event.pointerId, offset(event));
+    moved = pointers.size > 1 ? DRAG_THRESHOLD : 0;
   },
   pointermove: (event) => {
-    const [x, y] = where(event), before = fingers.get(event.pointerId);
-    if (!before) return point(nearest(x, y));
-    const [dx, dy] = [x - before[0], y - before[1]];
-    if (Math.max(moved, Math.hypot(dx, dy)) < SLOP) return;
-    moved = SLOP;
-    fingers.set(event.pointerId, [x, y]);
-    const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
+    const [x, y] = offset(event), previous = pointers.get(event.pointerId);
+    if (!previous) return select(nearest(x, y));
+    const [dx, dy] = [x - previous[0], y - previous[1]];
+    if (Math.max(moved, Math.hypot(dx, dy)) < DRAG_THRESHOLD) return;
+    moved = DRAG_THRESHOLD;
+    pointers.set(event.pointerId, [x, y]);
+    const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
     if (!other) return pan(dx, dy);
-    const span = (from) => Math.max(1, Math.hypot(from[0] - other[0], from[1] - other[1]));
-    zoom(span([x, y]) / span(before), (x + other[0]) / 2, (y + other[1]) / 2);
+    const span = (point) => Math.max(1, Math.hypot(point[0] - other[0], point[1] - other[1]));
+    zoom(span([x, y]) / span(previous), (x + other[0]) / 2, (y + other[1]) / 2);
     pan(dx / 2, dy / 2);
   },
   pointerup: (event) => {
-    if (!fingers.delete(event.pointerId) || moved >= SLOP) return;
-    const i = nearest(...where(event)), opens = i >= 0 && (event.pointerType === "mouse" || i === at);
-    point(i, 0); // a finger shows it first, and opens it the second time
-    if (opens) open();
+    if (!pointers.delete(event.pointerId) || moved >= DRAG_THRESHOLD) return;
+    const i = nearest(...offset(event)), opens = i >= 0 && (event.pointerType === "mouse" || i === selected);
+    select(i, 0); // the first touch selects, the second opens
+    if (opens) openSelected();
   },
-  pointercancel: (event) => fingers.delete(event.pointerId),
-  pointerleave: (event) => { if (event.pointerType === "mouse" && !fingers.size) point(-1); },
+  pointercancel: (event) => pointers.delete(event.pointerId),
+  pointerleave: (event) => { if (event.pointerType === "mouse" && !pointers.size) select(-1); },
   wheel: (event) => {
-    if (event.deltaY > 0 && scale === 1) return; // there is nothing to zoom out of: the page scrolls
+    if (event.deltaY > 0 && scale === 1) return; // already zoomed out: the page scrolls
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.06 : 0.002)), ...where(event));
+    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.06 : 0.002)), ...offset(event));
   },
   keydown: (event) => {
-    const ways = { ArrowLeft: [PAN, 0], ArrowRight: [-PAN, 0], ArrowUp: [0, PAN], ArrowDown: [0, -PAN] };
-    if (event.key in ways) pan(...ways[event.key]);
-    else if (event.key === "Enter") open();
-    else if (event.key === "Escape") point(-1);
+    const pans = { ArrowLeft: [PAN_STEP, 0], ArrowRight: [-PAN_STEP, 0], ArrowUp: [0, PAN_STEP], ArrowDown: [0, -PAN_STEP] };
+    if (event.key in pans) pan(...pans[event.key]);
+    else if (event.key === "Enter") openSelected();
+    else if (event.key === "Escape") select(-1);
     else return;
     event.preventDefault();
   },
 };
-for (const [name, heard] of Object.entries(hears)) canvas.addEventListener(name, heard, { passive: false });
-for (const button of document.querySelectorAll(".steer button")) {
-  const { walk: step, zoom: factor } = button.dataset;
-  button.addEventListener("click", () => (step ? walk(+step) : zoom(factor)));
+for (const [name, handler] of Object.entries(handlers)) canvas.addEventListener(name, handler, { passive: false });
+for (const button of document.querySelectorAll(".map-controls button")) {
+  const { step, zoom: factor } = button.dataset;
+  button.addEventListener("click", () => (step ? selectNext(+step) : zoom(factor)));
 }
 
-// What is told apart, and what is left out
-const colour = () => {
-  marks = null;
-  hidden = Array.from(legends.children, (legend, number) => {
-    legend.hidden = number !== by;
+// Legend: the grouping and the hidden groups
+const applyLegend = () => {
+  sprites = null;
+  hidden = Array.from(legends.children, (legend, index) => {
+    legend.hidden = index !== by;
     return Array.from(legend.querySelectorAll("input"), (input) => !input.checked);
   });
   redraw();
 };
-choices.forEach((choice, number) => choice.addEventListener("click", (event) => {
+choices.forEach((choice, index) => choice.addEventListener("click", (event) => {
   event.preventDefault();
   choices[by].removeAttribute("aria-current");
   choice.setAttribute("aria-current", "true");
   history.replaceState(null, "", choice.href);
-  by = number;
-  colour();
+  by = index;
+  applyLegend();
 }));
-legends.addEventListener("change", colour);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colour);
+legends.addEventListener("change", applyLegend);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyLegend);
 
-// Where points come from, and come from again when a better map is there
+// Loading, again after each new projection
 const load = async () => {
   try {
-    const answer = await fetch("/map/points");
-    if (!answer.ok) return say(reason(answer.status, await answer.text()));
-    const bytes = await answer.arrayBuffer(), count = bytes.byteLength / BYTES;
+    const response = await fetch("/map/points");
+    if (!response.ok) return announce(errorMessage(response.status, await response.text()));
+    const bytes = await response.arrayBuffer(), count = bytes.byteLength / POINT_BYTES;
     ids = new Float64Array(bytes, 0, count);
     xy = new Uint16Array(bytes, 8 * count, 2 * count);
-    of = new Uint8Array(bytes, 12 * count);
-    point(-1);
-    colour();
+    groupOf = new Uint8Array(bytes, 12 * count);
+    select(-1);
+    applyLegend();
     canvas.dataset.points = count;
   } catch {
-    say("The service does not answer: is it still running?");
+    announce("The service does not answer.");
   }
 };
 document.addEventListener("htmx:afterSwap", async ({ detail }) => {
-  if (detail.target === what) {
-    pin.hidden = !detail.pathInfo.requestPath.includes(`/${ids[at]}?`); // the pointer may be elsewhere by now
-    place();
-  } else if (find("drawn").dataset.stamp !== stamp) {
-    stamp = find("drawn").dataset.stamp;
+  if (detail.target === tooltipContent) {
+    tooltip.hidden = !detail.pathInfo.requestPath.includes(`/${ids[selected]}?`); // another point may be selected by now
+    placeTooltip();
+  } else if (find("map-status").dataset.stamp !== stamp) {
+    stamp = find("map-status").dataset.stamp;
     await htmx.ajax("GET", location.href, { target: "#legends", select: "#legends > fieldset", swap: "innerHTML" });
     load();
   }
 });
 
-stamp = find("drawn").dataset.stamp;
-new ResizeObserver(fit).observe(canvas);
+stamp = find("map-status").dataset.stamp;
+new ResizeObserver(resize).observe(canvas);
 load();

@@ -1,52 +1,52 @@
-// What every page does: keys on buttons, heat maps made fainter, and what went wrong said where a screen reader hears it.
-const said = document.getElementById("said");
-let fading = 0;
+// On every page: announcements, error messages, keyboard shortcuts, and the opacity of heat maps.
+const announcement = document.getElementById("announcement");
+let hideTimer = 0;
 
-export const say = (text) => {
-  said.textContent = text;
-  said.classList.add("shown");
-  clearTimeout(fading);
-  fading = setTimeout(() => said.classList.remove("shown"), 8000);
+export const announce = (text) => {
+  announcement.textContent = text;
+  announcement.classList.add("visible");
+  clearTimeout(hideTimer);
+  hideTimer = setTimeout(() => announcement.classList.remove("visible"), 8000);
 };
 
-export const reason = (status, text) => {
+export const errorMessage = (status, text) => {
   try {
     return JSON.parse(text).error.message;
-  } catch { // no answer in our shape: a proxy's, say
-    return `the service answered ${status}`;
+  } catch { // not the service's JSON: a proxy's page, say
+    return `the service answered with status ${status}`;
   }
 };
 
 document.addEventListener("input", ({ target }) => {
-  if (target.matches("input.strength")) {
-    document.documentElement.style.setProperty("--strength", target.value / 100);
-    for (const other of document.querySelectorAll("input.strength")) other.value = target.value;
+  if (target.matches("input.heat-opacity")) {
+    document.documentElement.style.setProperty("--heat-opacity", target.value / 100);
+    for (const slider of document.querySelectorAll("input.heat-opacity")) slider.value = target.value;
   }
 });
 
-// A key on a button, as data-key says: not while somebody writes, and not beside Ctrl or Alt, which are the browser's.
-const keys = document.getElementById("keys");
-const kept = (set) => { // a browser may refuse it
-  try { return set ? localStorage.setItem("keys", set) : localStorage.getItem("keys"); } catch { return null; }
+// Shortcuts: data-key names the key of a control; not while typing, nor with Ctrl or Alt, which belong to the browser.
+const shortcuts = document.getElementById("shortcuts");
+const setting = (value) => { // storage may be disabled
+  try { return value ? localStorage.setItem("keys", value) : localStorage.getItem("keys"); } catch { return null; }
 };
-let keyed = true;
-const turn = (on) => {
-  keyed = on;
-  keys.setAttribute("aria-pressed", on);
-  keys.lastElementChild.textContent = on ? "on" : "off";
-  document.documentElement.classList.toggle("keyless", !on);
+let enabled = true;
+const setEnabled = (on) => {
+  enabled = on;
+  shortcuts.setAttribute("aria-pressed", on);
+  shortcuts.lastElementChild.textContent = on ? "on" : "off";
+  document.documentElement.classList.toggle("shortcuts-off", !on);
 };
-keys.addEventListener("click", () => { turn(!keyed); kept(keyed ? "on" : "off"); });
-turn(kept() !== "off");
-keys.hidden = false;
+shortcuts.addEventListener("click", () => { setEnabled(!enabled); setting(enabled ? "on" : "off"); });
+setEnabled(setting() !== "off");
+shortcuts.hidden = false;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
-  const writing = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
-  if (writing) {
-    if (event.key === "Escape") writing.blur();
+  const input = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
+  if (input) {
+    if (event.key === "Escape") input.blur();
     return;
   }
-  if (!keyed) return;
+  if (!enabled) return;
   const control = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
   if (!control || control.disabled) return;
   event.preventDefault();
@@ -54,7 +54,9 @@ document.addEventListener("keydown", (event) => {
   else control.click();
 });
 
-document.addEventListener("say", ({ detail }) => say(detail.value)); // an answer's header HX-Trigger: {"say": "…"}
-const wrong = (text) => { if (said.textContent !== text || !said.classList.contains("shown")) say(text); }; // once, of what polls
-document.addEventListener("htmx:responseError", ({ detail }) => wrong(reason(detail.xhr.status, detail.xhr.responseText)));
-document.addEventListener("htmx:sendError", () => wrong("The service does not answer: is it still running?"));
+document.addEventListener("announce", ({ detail }) => announce(detail.value)); // the header HX-Trigger: {"announce": "…"}
+const announceError = (text) => { // once while the same error repeats, as it does when polling
+  if (announcement.textContent !== text || !announcement.classList.contains("visible")) announce(text);
+};
+document.addEventListener("htmx:responseError", ({ detail }) => announceError(errorMessage(detail.xhr.status, detail.xhr.responseText)));
+document.addEventListener("htmx:sendError", () => announceError("The service does not answer."));

@@ -1,0 +1,39 @@
+"""The sections of the web pages: their routes, and the navigation of every page."""
+
+from astrodetect.service.web import (
+    history,
+    image_view,
+    live,
+    models,
+    prediction,
+    projection_map,
+    rendering,
+    review,
+    sign_in,
+    upload,
+)
+
+ROUTERS = tuple(
+    module.router
+    for module in (
+        rendering,
+        upload,
+        history,
+        image_view,
+        prediction,
+        review,
+        projection_map,
+        models,
+        live,
+        sign_in,
+    )
+)
+NAVIGATION = (
+    ("/", "Try"),
+    ("/history", "History"),
+    ("/review", "Review"),
+    ("/map", "Map"),
+    (models.PATH, "Models"),
+    ("/live", "Live"),
+)
+rendering.TEMPLATE.globals["navigation"] = NAVIGATION
