@@ -1,4 +1,4 @@
-"""Pictures of every page of a running service, wide and narrow, light and dark:
+"""Screenshots of every page of a running service, wide and narrow, light and dark:
 
 PYTHONPATH=tests python -m browser.screenshots http://127.0.0.1:8000 FOLDER [PATH …]
 """
@@ -10,14 +10,14 @@ from playwright.sync_api import Page
 
 from browser import chromium
 
-PATHS = ("/", "/history", "/history/1", "/review", "/map", "/trained", "/live", "/key", "/nowhere")
-WIDTHS, TALL = (1440, 390), 900
+PATHS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/live", "/key", "/nowhere")
+WIDTHS, HEIGHT = (1440, 390), 900
 NARROW = 600
-SETTLED_MS = 800  # what is drawn after the page has loaded: maps, neighbours, small images
+SETTLE_MS = 800  # for what loads after the page: maps, neighbours, thumbnails
 
 
 def main(url: str, folder: Path, paths: tuple[str, ...]) -> None:
-    """One file for each, named after its page."""
+    """Write one file per page, width and colour scheme."""
     folder.mkdir(parents=True, exist_ok=True)
     with chromium.open_browser() as browser:
         if browser is None:
@@ -26,23 +26,23 @@ def main(url: str, folder: Path, paths: tuple[str, ...]) -> None:
             for scheme in ("light", "dark"):
                 phone = width < NARROW
                 page = browser.new_page(
-                    viewport={"width": width, "height": TALL}, color_scheme=scheme, is_mobile=phone, has_touch=phone
+                    viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, is_mobile=phone, has_touch=phone
                 )
                 for path in paths:
-                    take(page, url.rstrip("/") + path, folder / f"{named(path)}-{width}-{scheme}.png")
+                    capture(page, url.rstrip("/") + path, folder / f"{file_name(path)}-{width}-{scheme}.png")
                 page.close()
 
 
-def take(page: Page, address: str, place: Path) -> None:
-    """The whole page, once it has settled."""
-    page.goto(address, wait_until="load")  # a page of live news never falls silent
-    page.wait_for_timeout(SETTLED_MS)
-    page.screenshot(path=place, full_page=True)
-    sys.stdout.write(f"{place}\n")
+def capture(page: Page, url: str, target: Path) -> None:
+    """Capture the whole page."""
+    page.goto(url, wait_until="load")  # the Live page never becomes idle
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=target, full_page=True)
+    sys.stdout.write(f"{target}\n")
 
 
-def named(path: str) -> str:
-    """A file's name for a page."""
+def file_name(path: str) -> str:
+    """The file name for a page."""
     return path.strip("/").replace("/", "-").replace("?", "-") or "try"
 
 

@@ -1,4 +1,4 @@
-"""The log: filtered, paged, taken along, and each prediction on a page of its own."""
+"""The History page in a browser: filters, pages, downloads, and the pages of predictions."""
 
 import csv
 import json
@@ -9,44 +9,44 @@ import pytest
 from playwright.sync_api import Page, expect
 from programs import Service
 
-from astrodetect.service.web.rendering import plain
+from astrodetect.service.web.rendering import escape_invisible
 from browser.demo_service import HOSTILE, LONG
 from browser.page_checks import sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 TEENS = [f"sky {number}.png" for number in range(19, 9, -1)]  # the newest first
-TURNING = "\u202e\u2066\u2069"  # characters that turn round what stands beside them
-STRENGTH = "getComputedStyle(document.querySelector('.heat')).opacity"
+BIDIRECTIONAL = "\u202e\u2066\u2069"  # characters that change the direction of the text around them
+OPACITY = "getComputedStyle(document.querySelector('.heat-map')).opacity"
 
 
 def names(page: Page) -> list[str]:
     return page.locator("#rows ol .name").all_inner_texts()
 
 
-def test_a_filter_is_in_the_address_and_the_way_back_leads_back(tabs: Tabs, service: Service) -> None:
+def test_filters_are_in_the_url_and_in_the_browser_history(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history")
-    everything = names(page)
+    unfiltered = names(page)
     page.get_by_label("Name contains").fill("sky 1")
     expect(page.locator("#rows ol .name")).to_have_text(TEENS)
     assert "name=sky" in page.url
     assert names(tabs.open(page.url)) == TEENS
-    page.get_by_label("Verdict").select_option("Anomaly Detected")
+    page.get_by_label("Result").select_option("Anomaly Detected")
     expect(page.locator("#rows ol .name")).to_have_text([name for name in TEENS if int(name[4:6]) % 3 == 0])
     page.go_back()
     expect(page.locator("#rows ol .name")).to_have_text(TEENS)
     page.go_back()
-    expect(page.locator("#rows ol .name")).to_have_text(everything)
+    expect(page.locator("#rows ol .name")).to_have_text(unfiltered)
 
 
-def test_a_filter_is_taken_away_again_and_nothing_found_says_so(tabs: Tabs, service: Service) -> None:
+def test_a_filter_without_matches_can_be_removed(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history?name=no+such+name")
-    expect(page.locator("#rows")).to_contain_text("Nothing matches")
+    expect(page.locator("#rows")).to_contain_text("No matches")
     page.locator("#rows .chip").click()
     expect(page.locator("#rows ol .name").first).to_be_visible()
     assert "name" not in page.url
 
 
-def test_pages_follow_each_other_both_ways(tabs: Tabs, service: Service) -> None:
+def test_pages_link_to_older_and_newer_ones(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history")
     first = names(page)
     page.locator("#older").click()
@@ -60,48 +60,48 @@ def test_pages_follow_each_other_both_ways(tabs: Tabs, service: Service) -> None
 
 
 @pytest.mark.parametrize("kind", ["CSV", "JSON"])
-def test_what_is_shown_can_be_taken_along(tabs: Tabs, service: Service, kind: str, tmp_path: Path) -> None:
+def test_filtered_predictions_can_be_downloaded(tabs: Tabs, service: Service, kind: str, tmp_path: Path) -> None:
     page = tabs.open(f"{service.url}/history?name=sky+1")
-    with page.expect_download() as taken:
+    with page.expect_download() as download:
         page.get_by_role("link", name=kind, exact=True).click()
-    taken.value.save_as(tmp_path / "log")
+    download.value.save_as(tmp_path / "log")
     text = (tmp_path / "log").read_text(encoding="utf-8-sig")
     rows = list(csv.DictReader(text.splitlines())) if kind == "CSV" else json.loads(text)
-    found = rows["predictions"] if isinstance(rows, dict) else rows
-    assert sorted(row["image_name"] for row in found) == sorted(TEENS)
+    predictions = rows["predictions"] if isinstance(rows, dict) else rows
+    assert sorted(row["image_name"] for row in predictions) == sorted(TEENS)
 
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_hostile_names_are_shown_and_do_nothing(tabs: Tabs, service: Service, width: int) -> None:
+def test_hostile_names_are_escaped(tabs: Tabs, service: Service, width: int) -> None:
     rows = httpx2.get(f"{service.url}/predictions?limit=1000").json()["predictions"]
     ids = {row["image_name"]: row["id"] for row in rows}
     for name in (*HOSTILE, LONG):
         page = tabs.open(f"{service.url}/history/{ids[name]}", width)
-        assert page.locator(".whole").text_content() == plain(name)
-        assert not set(TURNING) & set(page.content())
+        assert page.locator(".scrollable").text_content() == escape_invisible(name)
+        assert not set(BIDIRECTIONAL) & set(page.content())
         assert sideways_px(page) == 0
         assert page.locator("main script").count() == 0
 
 
-def test_a_prediction_is_labelled_and_the_label_taken_back_from_the_keyboard(tabs: Tabs, service: Service) -> None:
+def test_a_label_is_added_and_removed_from_the_keyboard(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history/30")
     page.keyboard.press("n")
     page.keyboard.type("odd")
     page.keyboard.press("Escape")
     page.keyboard.press("i")
-    said = page.locator("section.labels .said")
-    expect(said).to_contain_text("interesting")
-    expect(said).to_contain_text("odd")
+    labels = page.locator("section.labels .label-list")
+    expect(labels).to_contain_text("interesting")
+    expect(labels).to_contain_text("odd")
     page.keyboard.press("u")
-    expect(said).to_have_count(0)
+    expect(labels).to_have_count(0)
 
 
-def test_the_heat_map_is_made_fainter(tabs: Tabs, service: Service) -> None:
+def test_the_opacity_of_the_heat_map_is_adjustable(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history/30")
-    before = page.evaluate(STRENGTH)
-    page.locator("input.strength").focus()
+    before = page.evaluate(OPACITY)
+    page.locator("input.heat-opacity").focus()
     page.keyboard.press("Home")
-    assert float(page.evaluate(STRENGTH)) == 0 < float(before)
+    assert float(page.evaluate(OPACITY)) == 0 < float(before)
 
 
 def test_filters_and_labels_work_without_scripts(tabs: Tabs, service: Service) -> None:
@@ -111,6 +111,6 @@ def test_filters_and_labels_work_without_scripts(tabs: Tabs, service: Service) -
     assert names(page) == TEENS
     page.get_by_role("link", name=TEENS[0]).click()
     page.get_by_role("button", name="Ordinary").click()
-    assert "ordinary" in page.locator("section.labels .said").inner_text()
-    page.get_by_role("button", name="Take back: ordinary").click()
-    assert page.locator("section.labels .said").count() == 0
+    assert "ordinary" in page.locator("section.labels .label-list").inner_text()
+    page.get_by_role("button", name="Remove label: ordinary").click()
+    assert page.locator("section.labels .label-list").count() == 0

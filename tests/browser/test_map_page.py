@@ -1,4 +1,4 @@
-"""From a point on the map to the image behind it: by hand, from the keyboard, with a finger."""
+"""The Map page in a browser: selecting points by mouse, keyboard and touch."""
 
 import re
 
@@ -8,92 +8,91 @@ from programs import Service
 
 from browser.tabs import LAPTOP, PHONE, Tabs
 
-DRAWN_WITHIN_MS = 120_000
-POLLED_EVERY_MS = 1000
-AWAY = {"error": {"code": "database_unavailable", "message": "PostgreSQL does not answer"}}
-AN_IMAGE = re.compile(r"/history/\d+$")
+MAP_TIMEOUT_MS = 120_000
+POLL_INTERVAL_MS = 1000
+UNAVAILABLE = {"error": {"code": "database_unavailable", "message": "PostgreSQL does not answer"}}
+IMAGE_URL = re.compile(r"/history/\d+$")
 FIRST_POINT = """async () => {
-  const bytes = await (await fetch('/map/points')).arrayBuffer(), edge = 16, box = atlas.getBoundingClientRect();
+  const bytes = await (await fetch('/map/points')).arrayBuffer(), edge = 16;
+  const box = document.getElementById('map-canvas').getBoundingClientRect();
   const [x, y] = new Uint16Array(bytes, 8 * bytes.byteLength / 15, 2);
   return [box.x + edge + (box.width - 2 * edge) * x / 65535, box.y + edge + (box.height - 2 * edge) * y / 65535];
 }"""
 
 
-def drawn(tabs: Tabs, service: Service, width: int = LAPTOP, forgiven: str | None = None) -> Page:
+def open_map(tabs: Tabs, service: Service, width: int = LAPTOP, forgiven: str | None = None) -> Page:
     page = tabs.open(f"{service.url}/map", width, forgiven=forgiven)
-    expect(page.locator("#atlas[data-points]")).to_be_visible(timeout=DRAWN_WITHIN_MS)
-    expect(page.locator("#drawn progress")).to_have_count(0, timeout=DRAWN_WITHIN_MS)
-    page.locator("#atlas").scroll_into_view_if_needed()
+    expect(page.locator("#map-canvas[data-points]")).to_be_visible(timeout=MAP_TIMEOUT_MS)
+    expect(page.locator("#map-status progress")).to_have_count(0, timeout=MAP_TIMEOUT_MS)
+    page.locator("#map-canvas").scroll_into_view_if_needed()
     return page
 
 
-def test_pointing_shows_an_image_and_a_click_opens_its_page(tabs: Tabs, service: Service) -> None:
-    page = drawn(tabs, service)
-    place = page.evaluate(FIRST_POINT)
-    page.mouse.move(*place)
-    shown = page.locator("#what a")
-    expect(shown).to_be_visible()
-    href = shown.get_attribute("href") or ""
+def test_hovering_previews_an_image_and_a_click_opens_its_page(tabs: Tabs, service: Service) -> None:
+    page = open_map(tabs, service)
+    position = page.evaluate(FIRST_POINT)
+    page.mouse.move(*position)
+    link = page.locator("#tooltip-content a")
+    expect(link).to_be_visible()
+    href = link.get_attribute("href") or ""
     page.mouse.down()
     page.mouse.up()
     expect(page).to_have_url(f"{service.url}{href}")
-    assert AN_IMAGE.search(page.url)
+    assert IMAGE_URL.search(page.url)
 
 
-def test_the_map_is_walked_and_left_from_the_keyboard(tabs: Tabs, service: Service) -> None:
-    page = drawn(tabs, service)
-    page.locator("#atlas").focus()
+def test_images_are_selected_and_opened_from_the_keyboard(tabs: Tabs, service: Service) -> None:
+    page = open_map(tabs, service)
+    page.locator("#map-canvas").focus()
     page.keyboard.press("n")
-    told = page.locator("#what")
-    expect(told).to_contain_text("image 1 of ")
+    tooltip = page.locator("#tooltip-content")
+    expect(tooltip).to_contain_text("image 1 of ")
     page.keyboard.press("n")
-    expect(told).to_contain_text("image 2 of ")
+    expect(tooltip).to_contain_text("image 2 of ")
     page.keyboard.press("p")
-    expect(told).to_contain_text("image 1 of ")
+    expect(tooltip).to_contain_text("image 1 of ")
     page.keyboard.press("Escape")
-    expect(page.locator("#pin")).to_be_hidden()
+    expect(page.locator("#tooltip")).to_be_hidden()
     page.keyboard.press("n")
-    expect(told).to_contain_text("image 1 of ")
+    expect(tooltip).to_contain_text("image 1 of ")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(AN_IMAGE)
+    expect(page).to_have_url(IMAGE_URL)
 
 
-def test_on_a_phone_a_first_touch_shows_and_a_second_one_opens(tabs: Tabs, service: Service) -> None:
-    page = drawn(tabs, service, PHONE)
-    place = page.evaluate(FIRST_POINT)
-    page.touchscreen.tap(*place)
-    expect(page.locator("#what a")).to_be_visible()
+def test_on_a_phone_the_first_touch_previews_and_the_second_opens(tabs: Tabs, service: Service) -> None:
+    page = open_map(tabs, service, PHONE)
+    position = page.evaluate(FIRST_POINT)
+    page.touchscreen.tap(*position)
+    expect(page.locator("#tooltip-content a")).to_be_visible()
     assert page.url == f"{service.url}/map"
-    page.touchscreen.tap(*place)
-    expect(page).to_have_url(AN_IMAGE)
+    page.touchscreen.tap(*position)
+    expect(page).to_have_url(IMAGE_URL)
 
 
-def test_how_far_it_is_is_asked_on_after_an_answer_that_failed_and_no_more_when_it_is_done(
-    tabs: Tabs, service: Service
-) -> None:
-    page = drawn(tabs, service, forgiven="503")
-    asked: list[Route] = []
+def test_progress_polling_survives_an_error_and_ends_when_the_map_is_done(tabs: Tabs, service: Service) -> None:
+    page = open_map(tabs, service, forgiven="503")
+    requests: list[Route] = []
 
     def fail_first(route: Route) -> None:
-        asked.append(route)
-        route.fulfill(status=503, json=AWAY) if len(asked) == 1 else route.continue_()
+        requests.append(route)
+        route.fulfill(status=503, json=UNAVAILABLE) if len(requests) == 1 else route.continue_()
 
     page.route("**/map/progress*", fail_first)
-    page.get_by_role("button", name="Draw it again").click()
-    expect(page.locator("#said")).to_have_text(AWAY["error"]["message"])
-    expect(page.locator("#drawn progress")).to_have_count(0, timeout=DRAWN_WITHIN_MS)
-    enough = len(asked)
-    assert enough > 1
-    page.wait_for_timeout(2 * POLLED_EVERY_MS)
-    assert len(asked) == enough
+    page.get_by_role("button", name="Recompute").click()
+    expect(page.locator("#announcement")).to_have_text(UNAVAILABLE["error"]["message"])
+    expect(page.locator("#map-status progress")).to_have_count(0, timeout=MAP_TIMEOUT_MS)
+    count = len(requests)
+    assert count > 1
+    page.wait_for_timeout(2 * POLL_INTERVAL_MS)
+    assert len(requests) == count
 
 
 @pytest.mark.parametrize("key", ["+", "ArrowRight"])
-def test_it_is_zoomed_and_moved_from_the_keyboard(tabs: Tabs, service: Service, key: str) -> None:
-    page = drawn(tabs, service)
-    page.locator("#atlas").focus()
+def test_the_map_is_zoomed_and_panned_from_the_keyboard(tabs: Tabs, service: Service, key: str) -> None:
+    page = open_map(tabs, service)
+    page.locator("#map-canvas").focus()
     page.keyboard.press("+")
-    before = page.locator("#atlas").screenshot()
+    before = page.locator("#map-canvas").screenshot()
     page.keyboard.press(key)
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert page.locator("#atlas").screenshot() != before
+    assert page.locator("#map-canvas").screenshot() != before

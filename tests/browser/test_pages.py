@@ -1,4 +1,4 @@
-"""Every page, whatever it is for: it fits each screen, keeps nobody out, is light, and talks to no other host."""
+"""Every page: layout, accessibility, weight, and no requests to other hosts."""
 
 from typing import Literal
 from urllib.parse import urlsplit
@@ -7,17 +7,17 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 from programs import Service
 
-from astrodetect.service.web import static_files
+from astrodetect.service.web import rendering
 from browser.page_checks import barriers, broken_images, focused, sideways_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
-PAGES = ("/", "/history", "/history/1", "/review", "/map", "/trained", "/live", "/key", "/history/999999")
+PAGES = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/live", "/key", "/history/999999")
 SECTIONS = PAGES[:-2]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-LEAST_BYTES, MOST_BYTES = 10_000, 150_000
-MOST_LINES = 600
+MIN_BYTES, MAX_BYTES = 10_000, 150_000
+MAX_SCRIPT_LINES = 600
 VENDORED = {"htmx.min.js"}
-MOST_STEPS = 400  # from control to control through the longest page
+MAX_TAB_STEPS = 400
 CONTROLS = """[...document.querySelectorAll(`a[href], button, input, select, textarea, summary, [tabindex="0"]`)]
   .filter(control => control.checkVisibility({visibilityProperty: true}) && !control.disabled
     && control.tabIndex >= 0 && !(control.type === 'radio' && !control.checked)).length"""
@@ -25,7 +25,7 @@ CONTROLS = """[...document.querySelectorAll(`a[href], button, input, select, tex
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_fits_the_screen_and_keeps_nobody_out(tabs: Tabs, service: Service, path: str, width: int) -> None:
+def test_a_page_fits_the_screen_and_is_accessible(tabs: Tabs, service: Service, path: str, width: int) -> None:
     page = tabs.open(service.url + path, width, forgiven="status of 404" if path == PAGES[-1] else None)
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
@@ -37,18 +37,18 @@ def test_a_page_fits_the_screen_and_keeps_nobody_out(tabs: Tabs, service: Servic
 
 
 @pytest.mark.parametrize("path", SECTIONS)
-def test_a_page_is_used_from_the_keyboard_and_the_focus_is_seen(tabs: Tabs, service: Service, path: str) -> None:
+def test_every_control_is_reachable_by_keyboard_with_a_visible_focus(tabs: Tabs, service: Service, path: str) -> None:
     page = tabs.open(service.url + path)
-    controls = page.evaluate(CONTROLS)  # others come as they are scrolled to
+    controls = page.evaluate(CONTROLS)  # more load on scrolling
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#main"
     assert focused(page)[1:] == (True, True)
-    reached = walk(page)
+    reached = tab_through(page)
     assert [html for html, shown, outlined in reached if not (shown and outlined)] == []
     assert len(reached) >= controls
 
 
-def test_the_skip_link_leads_past_the_sections(tabs: Tabs, service: Service) -> None:
+def test_the_skip_link_moves_the_focus_to_the_main_content(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -57,47 +57,49 @@ def test_the_skip_link_leads_past_the_sections(tabs: Tabs, service: Service) -> 
     assert page.evaluate("document.getElementById('main').contains(document.activeElement)")
 
 
-def test_what_a_page_will_say_a_screen_reader_hears_from_the_first_time_on(tabs: Tabs, service: Service) -> None:
-    page = tabs.open(f"{service.url}/trained")
-    said = page.get_by_role("status").and_(page.locator("#said"))  # what is not displayed has no role
-    expect(said).to_have_count(1)
-    expect(said).to_be_empty()
+def test_the_announcement_region_is_exposed_to_screen_readers_from_the_start(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/models-page")
+    announcement = page.get_by_role("status").and_(page.locator("#announcement"))  # what is not displayed has no role
+    expect(announcement).to_have_count(1)
+    expect(announcement).to_be_empty()
 
 
 @pytest.mark.parametrize("path", SECTIONS)
-def test_a_page_weighs_little_without_its_images(tabs: Tabs, service: Service, path: str) -> None:
+def test_a_page_without_its_images_is_light(tabs: Tabs, service: Service, path: str) -> None:
     page = tabs.open("about:blank")
     bodies: list[Response] = []
-    page.on("response", lambda answer: bodies.append(answer) if not is_picture(answer) else None)
+    page.on("response", lambda response: bodies.append(response) if not is_picture(response) else None)
     page.goto(service.url + path)
     page.wait_for_load_state("load")
-    assert LEAST_BYTES < sum(len(answer.body()) for answer in bodies) < MOST_BYTES
+    assert MIN_BYTES < sum(len(response.body()) for response in bodies) < MAX_BYTES
 
 
-def is_picture(answer: Response) -> bool:
-    return answer.request.resource_type in ("image", "eventsource")
+def is_picture(response: Response) -> bool:
+    return response.request.resource_type in ("image", "eventsource")
 
 
-def test_the_scripts_that_are_written_here_stay_few() -> None:
-    ours = [said for name, said in static_files.FILES.items() if name.endswith(".js") and name not in VENDORED]
-    assert 0 < sum(len(said.splitlines()) for said in ours) < MOST_LINES
+def test_our_scripts_stay_short() -> None:
+    scripts = [
+        content for name, content in rendering.STATIC_FILES.items() if name.endswith(".js") and name not in VENDORED
+    ]
+    assert 0 < sum(len(script.splitlines()) for script in scripts) < MAX_SCRIPT_LINES
 
 
-def test_every_section_is_one_click_away_and_says_where_one_is(tabs: Tabs, service: Service) -> None:
+def test_the_navigation_links_every_section_and_marks_the_current_one(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/key")
     for name in ("History", "Review", "Map", "Models", "Live", "Try"):
         page.get_by_role("navigation", name="Sections").get_by_role("link", name=name).click()
-        here = page.locator("nav [aria-current=page]")
-        assert here.inner_text() == name
-        assert urlsplit(page.url).path == here.get_attribute("href")
+        current = page.locator("nav [aria-current=page]")
+        assert current.inner_text() == name
+        assert urlsplit(page.url).path == current.get_attribute("href")
 
 
-def walk(page: Page) -> list[tuple[str, bool, bool]]:
-    """Every stop of the Tab key until it leaves the page."""
+def tab_through(page: Page) -> list[tuple[str, bool, bool]]:
+    """Every element that the Tab key focuses, until the focus leaves the page."""
     stops = []
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_TAB_STEPS):
         stops.append(focused(page))
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement === document.body || document.activeElement.matches('a.skip')"):
+        if page.evaluate("document.activeElement === document.body || document.activeElement.matches('a.skip-link')"):
             return stops
     raise AssertionError(f"the focus never leaves the page: {stops[-3:]}")

@@ -1,4 +1,4 @@
-"""Looking through the unusual: labels from the keyboard, taken back, left for later, and told of."""
+"""The Review page in a browser: labels, undo, skipping and shortcuts from the keyboard."""
 
 import csv
 
@@ -17,7 +17,7 @@ def labels(service: Service) -> list[dict[str, str]]:
     return list(csv.DictReader(httpx2.get(f"{service.url}/labels.csv").text.splitlines()))
 
 
-def test_images_are_labelled_skipped_and_taken_back_from_the_keyboard(tabs: Tabs, service: Service) -> None:
+def test_images_are_labelled_skipped_and_restored_from_the_keyboard(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review")
     before, first = len(labels(service)), candidate(page)
     page.keyboard.press("i")
@@ -30,11 +30,11 @@ def test_images_are_labelled_skipped_and_taken_back_from_the_keyboard(tabs: Tabs
     page.keyboard.press("s")
     expect(page.locator("#candidate")).to_have_text(second)
     assert len(labels(service)) == before
-    page.locator("#again").click()
-    expect(page.locator("#again")).to_have_count(0)
+    page.locator("#restore-skipped").click()
+    expect(page.locator("#restore-skipped")).to_have_count(0)
 
 
-def test_a_note_goes_with_the_label_and_its_letters_are_no_keys(tabs: Tabs, service: Service) -> None:
+def test_a_note_is_stored_with_the_label_and_typing_it_triggers_no_shortcut(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review")
     before, first = len(labels(service)), candidate(page)
     page.keyboard.press("n")
@@ -46,15 +46,15 @@ def test_a_note_goes_with_the_label_and_its_letters_are_no_keys(tabs: Tabs, serv
     assert (labels(service)[-1]["label"], labels(service)[-1]["note"]) == ("ordinary", "a ring, is it not?")
 
 
-def test_two_browsers_that_come_for_the_first_time_are_given_different_images(tabs: Tabs, service: Service) -> None:
+def test_two_new_browsers_get_different_images(tabs: Tabs, service: Service) -> None:
     page = tabs.open("about:blank")
-    with page.expect_response("**/review/turn") as told:
+    with page.expect_response("**/review/turn") as response:
         page.goto(f"{service.url}/review")
-    assert told.value.status == 204
+    assert response.value.status == 204
     assert candidate(tabs.open(f"{service.url}/review")) != candidate(page)
 
 
-def test_keys_on_buttons_are_turned_off_for_good_and_on_again(tabs: Tabs, service: Service) -> None:
+def test_shortcuts_can_be_disabled_persistently(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review")
     before, first = len(labels(service)), candidate(page)
     hint, switch = page.locator("#skip kbd"), page.get_by_role("button", name="Single-key shortcuts: on", pressed=True)
@@ -69,32 +69,32 @@ def test_keys_on_buttons_are_turned_off_for_good_and_on_again(tabs: Tabs, servic
         page.reload()
     assert (len(labels(service)), candidate(page)) == (before, first)
     page.goto(f"{service.url}/map")
-    expect(page.locator(".keys")).to_be_hidden()
-    page.locator("#keys").click()
+    expect(page.locator(".key-help")).to_be_hidden()
+    page.locator("#shortcuts").click()
     page.goto(f"{service.url}/review")
     expect(hint).to_be_visible()
     page.keyboard.press("s")
     expect(page.locator("#candidate")).not_to_have_text(first)
 
 
-def test_what_was_found_grows_with_each_label(tabs: Tabs, service: Service) -> None:
+def test_the_label_counts_grow_with_each_label(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review")
     first = candidate(page)
     page.locator("#artefact").click()
     expect(page.locator("#candidate")).not_to_have_text(first)
-    told = page.locator(".found .chip.artefact")
-    expect(told).to_have_count(1)
-    count = int(told.inner_text().split()[0])
+    count_chip = page.locator(".discoveries .chip.artefact")
+    expect(count_chip).to_have_count(1)
+    count = int(count_chip.inner_text().split()[0])
     second = candidate(page)
     page.keyboard.press("a")
     expect(page.locator("#candidate")).not_to_have_text(second)
-    expect(told).to_have_text(f"{count + 1} artefact")
+    expect(count_chip).to_have_text(f"{count + 1} artefact")
 
 
-def test_it_works_without_scripts(tabs: Tabs, service: Service) -> None:
+def test_review_works_without_scripts(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review", java_script_enabled=False)
     before, first = len(labels(service)), candidate(page)
-    assert page.locator("#keys").is_hidden()
+    assert page.locator("#shortcuts").is_hidden()
     page.locator("#interesting").click()
     expect(page.locator("#candidate")).not_to_have_text(first)
     assert len(labels(service)) == before + 1

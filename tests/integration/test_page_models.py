@@ -1,4 +1,4 @@
-"""Models on the page and over HTTP: what answers, how good it is, and going back to an earlier version."""
+"""The Models page and its API: serving versions, metrics, reports and rollback."""
 
 import html
 import json
@@ -46,39 +46,39 @@ def listed(client: TestClient) -> dict[str, Any]:
     return {model["name"]: model for model in client.get("/models").json()}
 
 
-def answering(client: TestClient) -> str:
+def serving_version(client: TestClient) -> str:
     return str(client.post("/detect", files={"file": ("m51.png", png())}).json()["model_version"])
 
 
-def words(page: str) -> str:
+def text_of(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
-def until(client: TestClient, said: str, running: str = "") -> str:
-    """What a page that is left open gets, once it says this; nobody asks for a verdict meanwhile."""
+def poll_until(client: TestClient, text: str, serving: str = "") -> str:
+    """What an open page shows once it contains the text; no prediction is requested meanwhile."""
     give_up = time.monotonic() + 20
-    while said not in (page := words(client.get(f"/trained?running={running}", headers=HTMX).text)):
+    while text not in (page := text_of(client.get(f"/models-page?serving={serving}", headers=HTMX).text)):
         assert time.monotonic() < give_up, page
         time.sleep(0.02)
     return page
 
 
-def test_rolled_back_over_http_the_earlier_version_answers_at_once_and_the_newer_one_waits(
+def test_a_rollback_over_the_api_takes_effect_at_once_and_keeps_the_newer_version(
     versions: list[str], client: TestClient
 ) -> None:
-    assert answering(client) == versions[1]
+    assert serving_version(client) == versions[1]
     answer = client.post(f"/models/{NAME}/rollback")
     assert answer.status_code == 200
-    assert answering(client) == answer.json()["version"] == versions[0]
+    assert serving_version(client) == answer.json()["version"] == versions[0]
     model = listed(client)[NAME]
     assert (model["serving"], model["loaded"], model["problem"]) == (True, True, None)
-    assert [one["version"] for one in model["earlier"]] == [versions[1]]
+    assert [entry["version"] for entry in model["earlier"]] == [versions[1]]
     forward = client.post(f"/models/{NAME}/rollback", json={"version": versions[1]})
-    assert answering(client) == forward.json()["version"] == versions[1]
+    assert serving_version(client) == forward.json()["version"] == versions[1]
     assert client.post(f"/models/{NAME}/rollback", json={"version": versions[1]}).json()["version"] == versions[1]
 
 
-def test_only_versions_that_are_here_are_rolled_back_to(versions: list[str], client: TestClient, folder: Path) -> None:
+def test_a_rollback_accepts_only_archived_versions(versions: list[str], client: TestClient, folder: Path) -> None:
     before = sorted(path.name for path in folder.iterdir())
     for name, body, refusal in (
         ("none", None, (404, "model_unknown")),
@@ -90,144 +90,150 @@ def test_only_versions_that_are_here_are_rolled_back_to(versions: list[str], cli
     ):
         answer = client.post(f"/models/{name}/rollback", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == refusal
-    assert answering(client) == versions[1]
+    assert serving_version(client) == versions[1]
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_what_could_not_answer_is_not_put_in_place(versions: list[str], client: TestClient, folder: Path) -> None:
-    [kept] = (folder / f".{NAME}.earlier").iterdir()
-    manifest = kept / f"{NAME}.json"
+def test_a_version_that_fails_its_canary_is_not_restored(versions: list[str], client: TestClient, folder: Path) -> None:
+    [archived] = (folder / f".{NAME}.earlier").iterdir()
+    manifest = archived / f"{NAME}.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"canary_score": 0.0}))
     answer = client.post(f"/models/{NAME}/rollback")
     assert answer.status_code == 503
     assert "scores its canary" in answer.json()["error"]["message"]
-    assert read_manifest(folder / f"{NAME}.json").version == answering(client) == versions[1]
+    assert read_manifest(folder / f"{NAME}.json").version == serving_version(client) == versions[1]
 
 
-def test_the_page_says_what_answers_and_what_it_wants(versions: list[str], client: TestClient, folder: Path) -> None:
+def test_the_page_describes_each_model(versions: list[str], client: TestClient, folder: Path) -> None:
     colour_models.publish(folder, "kinds")
-    page = client.get("/trained").text
-    first, second = (words(part) for part in page.split("<article")[1:])
-    for said in (
-        "m answers where no model is named",
+    page = client.get("/models-page").text
+    first, second = (text_of(part) for part in page.split("<article")[1:])
+    for text in (
+        "m serving the default model, used when a request names none",
         f"Version {versions[1]}",
-        "lawn, the anomaly, from nebula: a score above 0.5 says lawn",
-        "the largest square in its middle, scaled to 24 × 24 pixels, in colour; FITS is refused",
-        "python -m astrodetect anomalies NORMAL --attach m gives it detectors",
-        "f32, as it was trained",
+        "nebula, lawn; anomaly: lawn, at a score above 0.5",
+        "largest central square, scaled to 24 × 24 pixels, RGB; FITS is refused",
+        "python -m astrodetect anomalies NORMAL --attach m adds them",
+        "f32, as trained",
         f"Roll back to {versions[0]}",
     ):
-        assert said in first
-    assert "kinds on disk loads when it is named" in second
-    assert "nebula, lawn, ocean apart" in second
+        assert text in first
+    assert "kinds on disk loaded when a request names it" in second
+    assert "nebula, lawn, ocean" in second
     assert "Earlier versions" not in second
     client.post("/classify?model=kinds", files={"file": ("m51.png", png())})
-    assert "kinds loaded answers where it is named" in words(client.get("/trained").text)
+    assert "kinds loaded used when a request names it" in text_of(client.get("/models-page").text)
 
 
-def test_a_form_rolls_back_without_scripts(versions: list[str], client: TestClient) -> None:
-    page = client.get("/trained", headers=BROWSER).text
+def test_the_form_rolls_back_without_scripts(versions: list[str], client: TestClient) -> None:
+    page = client.get("/models-page", headers=BROWSER).text
     [action] = re.findall(r'<form method="post" action="([^"]+)"', page)
     [version] = re.findall(r'name="version" value="([^"]+)"', page)
     answer = client.post(action, data={"version": version}, headers=BROWSER)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/trained?done={NAME}")
-    assert f"Version {versions[0]} of m is in place." in words(client.get(answer.headers["location"]).text)
-    assert answering(client) == versions[0]
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/models-page?done={NAME}")
+    assert f"m is rolled back to version {versions[0]}." in text_of(client.get(answer.headers["location"]).text)
+    assert serving_version(client) == versions[0]
 
 
-def test_a_part_for_htmx_says_what_happened_and_an_unchanged_one_is_not_sent(
+def test_htmx_gets_the_outcome_of_a_rollback_and_no_body_while_nothing_changes(
     versions: list[str], client: TestClient
 ) -> None:
-    page = client.get("/trained").text
+    page = client.get("/models-page").text
     [poll] = re.findall(r'hx-get="([^"]+)" hx-trigger="every 5s"', page)
     assert client.get(html.unescape(poll), headers=HTMX).status_code == 204
-    part = client.post(f"/trained/{NAME}/rollback", data={"version": versions[0]}, headers=HTMX)
-    assert part.status_code == 200
-    assert "<html" not in part.text
-    assert re.search(rf'id="done"[^>]*hx-swap-oob="innerHTML">Version {versions[0]} of m is in place', part.text)
-    news = client.get(html.unescape(poll), headers=HTMX).text
-    assert f">{versions[0]} answers now.<" in news
+    fragment = client.post(f"/models-page/{NAME}/rollback", data={"version": versions[0]}, headers=HTMX)
+    assert fragment.status_code == 200
+    assert "<html" not in fragment.text
+    assert re.search(
+        rf'id="outcome"[^>]*hx-swap-oob="innerHTML">m is rolled back to version {versions[0]}', fragment.text
+    )
+    update = client.get(html.unescape(poll), headers=HTMX).text
+    assert f">Version {versions[0]} is serving now.<" in update
 
 
-def test_a_page_left_open_sees_a_new_model_come(client: TestClient, folder: Path) -> None:
-    assert "No model yet" in words(client.get("/trained").text)
+def test_an_open_page_shows_a_newly_published_model(client: TestClient, folder: Path) -> None:
+    assert "No model yet" in text_of(client.get("/models-page").text)
     first = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
-    until(client, "m answers where no model is named")
+    poll_until(client, "m serving the default model, used when a request names none")
     second = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.05)
-    page = until(client, f"{second.version} answers now.", first.version)
+    page = poll_until(client, f"Version {second.version} is serving now.", first.version)
     assert f"Roll back to {first.version}" in page
-    assert answering(client) == second.version
+    assert serving_version(client) == second.version
 
 
-def test_a_model_published_broken_is_told_of_with_what_goes_on(
+def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
     versions: list[str], client: TestClient, folder: Path
 ) -> None:
-    assert answering(client) == versions[1]
+    assert serving_version(client) == versions[1]
     third = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.1)
     (folder / f"{NAME}.bin").write_bytes(b"torn")
-    page = until(client, "goes on answering")
+    page = poll_until(client, "keeps serving")
     assert "m.bin does not match the SHA-256 in its manifest" in page
-    assert answering(client) == versions[1]
+    assert serving_version(client) == versions[1]
     assert "is not the file" in listed(client)[NAME]["problem"]
     assert listed(client)[NAME]["loaded"] is False
     client.post(f"/models/{NAME}/rollback", json={"version": versions[1]})
     assert listed(client)[NAME]["problem"] is None
-    assert third.version not in [one["version"] for one in listed(client)[NAME]["earlier"]]  # it was broken
+    assert third.version not in [entry["version"] for entry in listed(client)[NAME]["earlier"]]  # it was damaged
 
     (folder / f"{NAME}.json").write_text("{")
-    page = words(client.get("/trained").text)
-    assert f"m.json cannot be read: train it again with python train_model.py Version {versions[1]} goes on" in page
-    assert f"{versions[0]} will take the place of the broken one" in page
-    client.post(f"/trained/{NAME}/rollback", data={"version": versions[0]})
-    assert answering(client) == versions[0]
+    page = text_of(client.get("/models-page").text)
+    assert (
+        f"m.json cannot be read: train it again with python train_model.py Version {versions[1]} keeps serving" in page
+    )
+    assert f"{versions[0]} will replace the unreadable version" in page
+    client.post(f"/models-page/{NAME}/rollback", data={"version": versions[0]})
+    assert serving_version(client) == versions[0]
 
 
-def test_a_report_is_shown_where_it_is_of_this_version_and_can_do_nothing_here(
+def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(
     versions: list[str], client: TestClient, folder: Path
 ) -> None:
-    missing = client.get(f"/trained/{NAME}/report", headers=BROWSER)
+    missing = client.get(f"/models-page/{NAME}/report", headers=BROWSER)
     assert missing.status_code == 404
-    assert "python -m astrodetect evaluate m DATA" in words(missing.text)
+    assert "python -m astrodetect evaluate m DATA" in text_of(missing.text)
     (folder / f"{NAME}.html").write_text("<script>1</script>the older one's")
     (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[0]}))
-    assert client.get(f"/trained/{NAME}/report").status_code == 404
+    assert client.get(f"/models-page/{NAME}/report").status_code == 404
     (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[1]}))
-    answer = client.get(f"/trained/{NAME}/report")
+    answer = client.get(f"/models-page/{NAME}/report")
     assert answer.text == "<script>1</script>the older one's"
     policy = answer.headers["content-security-policy"]
     assert policy != CONTENT_SECURITY_POLICY
     assert "sandbox allow-scripts" in policy
     assert "default-src 'none'" in policy
     assert "allow-same-origin" not in policy
-    assert f'href="/trained/{NAME}/report"' in client.get("/trained").text
+    assert f'href="/models-page/{NAME}/report"' in client.get("/models-page").text
     client.post(f"/models/{NAME}/rollback")
-    assert client.get(f"/trained/{NAME}/report").status_code == 404
-    assert client.get(f"/trained/{NAME}/report?version={versions[1]}").text == answer.text
-    for path in ("/trained/none/report", f"/trained/{NAME}/report?version=0123456789ab"):
+    assert client.get(f"/models-page/{NAME}/report").status_code == 404
+    assert client.get(f"/models-page/{NAME}/report?version={versions[1]}").text == answer.text
+    for path in ("/models-page/none/report", f"/models-page/{NAME}/report?version=0123456789ab"):
         program, page = client.get(path), client.get(path, headers=BROWSER)
         assert (program.status_code, program.json()["error"]["code"], page.status_code) == (404, "model_unknown", 404)
 
 
-def test_what_a_manifest_says_is_text_on_the_page(client: TestClient, folder: Path) -> None:
+def test_markup_in_a_manifest_is_escaped(client: TestClient, folder: Path) -> None:
     colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     path = folder / f"{NAME}.json"
     evil = "<script>alert(1)</script>\u202e"
-    said = {"settings": {evil: evil}, "data": {evil: {"images": {evil: 3}, "fingerprint": evil}, "odd": 7}}
-    said |= {"metrics": {evil: {"accuracy": 0.5}}, "recipe": evil, "classes": ["a", evil]}
-    path.write_text(json.dumps(json.loads(path.read_text()) | said))
-    page = client.get("/trained").text
+    manifest_fields = {"settings": {evil: evil}, "data": {evil: {"images": {evil: 3}, "fingerprint": evil}, "odd": 7}}
+    manifest_fields |= {"metrics": {evil: {"accuracy": 0.5}}, "recipe": evil, "classes": ["a", evil]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | manifest_fields))
+    page = client.get("/models-page").text
     assert "alert(1)" in page
     assert "<script>alert" not in page
     assert "\u202e" not in page
     assert re.findall(r"<style|\sstyle=|\son\w+=", page) == []
 
 
-def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, folder: Path) -> None:
+def test_paths_in_the_settings_are_shown_by_their_last_component(client: TestClient, folder: Path) -> None:
     colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
     path = folder / f"{NAME}.json"
-    said = {"settings": {"train": "/home/ada/night-7", "test": "C:\\ada\\sky-2", "seed": 0, "limit": [], "data": None}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | said))
-    page = client.get("/trained").text
+    manifest_fields = {
+        "settings": {"train": "/home/ada/night-7", "test": "C:\\ada\\sky-2", "seed": 0, "limit": [], "data": None}
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | manifest_fields))
+    page = client.get("/models-page").text
     assert "night-7" in page
     assert "sky-2" in page
     assert "ada" not in page
@@ -235,19 +241,26 @@ def test_where_a_model_was_trained_is_told_by_name_alone(client: TestClient, fol
     assert "<dt>limit</dt>" not in page
 
 
-def test_the_page_is_shown_while_an_earlier_version_is_let_go(
+def test_the_page_is_shown_while_an_archived_version_is_deleted(
     versions: list[str], client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed_then, looks = archive.version_folders, 0
+    list_versions, calls = archive.version_folders, 0
 
-    def let_go(*asked: Any) -> dict[str, Path]:
-        nonlocal looks
-        if looks:
+    def delete_meanwhile(*args: Any) -> dict[str, Path]:
+        nonlocal calls
+        if calls:
             shutil.rmtree(folder / f".{NAME}.earlier")
-        looks += 1
-        return listed_then(*asked)
+        calls += 1
+        return list_versions(*args)
 
-    monkeypatch.setattr(archive, "version_folders", let_go)
-    page = client.get("/trained")
+    monkeypatch.setattr(archive, "version_folders", delete_meanwhile)
+    page = client.get("/models-page")
     assert page.status_code == 200
-    assert f"Roll back to {versions[0]}" in words(page.text)
+    assert f"Roll back to {versions[0]}" in text_of(page.text)
+
+
+def test_the_old_address_redirects_with_its_query(client: TestClient) -> None:
+    for path in ("", f"/{NAME}/report"):
+        response = client.get(f"/trained{path}?version=0123456789ab&done=m")
+        assert response.status_code == 308
+        assert response.headers["location"] == f"/models-page{path}?version=0123456789ab&done=m"

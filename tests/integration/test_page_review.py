@@ -1,4 +1,4 @@
-"""The page on which people label: one image after the other, undo, skip, and what it says where nothing is left."""
+"""The Review page: labelling, undo, skipping, leases of images, and its empty states."""
 
 import gc
 import re
@@ -59,85 +59,87 @@ def score(client: TestClient, data: bytes, name: str) -> int:
     return int(client.post("/detect", files={"file": (name, data)}).json()["id"])
 
 
-def at(page: Any) -> int:
-    """The prediction whose image is to be looked at."""
+def candidate_id(page: Any) -> int:
+    """The prediction whose image is to be labelled."""
     assert page.status_code == 200, page.text
     [id_] = re.findall(r'name="id" value="(\d+)"', page.text)
     return int(id_)
 
 
-def given(database_url: str) -> list[tuple[Any, ...]]:
+def stored_labels(database_url: str) -> list[tuple[Any, ...]]:
     return query(database_url, "SELECT prediction_id, label, who, note FROM labels ORDER BY id")
 
 
-def test_without_scripts_every_image_is_labelled_once_and_then_the_page_says_so(
+def test_without_scripts_each_image_is_shown_once_until_all_are_labelled(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
-    page, seen = client.get("/review"), []
+    page, shown = client.get("/review"), []
     for label in ("interesting", "ordinary", "artefact", "ordinary", "interesting"):
-        seen.append(at(page))
-        sent = {"id": str(at(page)), "label": label, "by": "interest", "note": "  a ring? "}
-        answer = client.post("/review/label", data=sent, follow_redirects=False)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/review?by=interest")
-        page = client.get(answer.headers["location"])
-    assert sorted(seen) == ids
-    assert "Everything is labelled" in page.text
-    assert given(database_url)[0] == (seen[0], "interesting", None, "a ring?")
-    assert "2 interesting among 5 looked at: 40 per hundred." in page.text
-    assert re.search(r'<svg class="chart"[^>]*aria-label="2 interesting among 5', page.text)
+        shown.append(candidate_id(page))
+        form = {"id": str(candidate_id(page)), "label": label, "by": "interest", "note": "  a ring? "}
+        response = client.post("/review/label", data=form, follow_redirects=False)
+        assert (response.status_code, response.headers["location"]) == (303, "/review?by=interest")
+        page = client.get(response.headers["location"])
+    assert sorted(shown) == ids
+    assert "All images are labelled" in page.text
+    assert stored_labels(database_url)[0] == (shown[0], "interesting", None, "a ring?")
+    assert "2 interesting of 5 labelled: 40 per hundred." in page.text
+    assert re.search(r'<svg class="chart"[^>]*aria-label="2 interesting of 5', page.text)
 
 
-def test_a_label_brings_the_next_image_in_the_same_answer_and_says_what_was_done(
-    client: TestClient, ids: list[int]
-) -> None:
-    first = at(client.get("/review?by=novelty"))
-    sent = {"id": str(first), "label": "ordinary", "by": "novelty"}
-    part = client.post("/review/label", data=sent, headers=HTMX)
-    assert at(part) in set(ids) - {first}
-    assert "<html" not in part.text
-    assert part.headers["hx-replace-url"] == "/review?by=novelty"
-    assert part.headers["hx-trigger"] == '{"say": "Labelled ordinary; 1 done"}'
+def test_the_response_to_a_label_holds_the_next_image_and_a_message(client: TestClient, ids: list[int]) -> None:
+    first = candidate_id(client.get("/review?by=novelty"))
+    form = {"id": str(first), "label": "ordinary", "by": "novelty"}
+    fragment = client.post("/review/label", data=form, headers=HTMX)
+    assert candidate_id(fragment) in set(ids) - {first}
+    assert "<html" not in fragment.text
+    assert fragment.headers["hx-replace-url"] == "/review?by=novelty"
+    assert fragment.headers["hx-trigger"] == '{"announce": "Labelled ordinary; 1 labelled"}'
 
 
-def test_undo_goes_back_step_by_step_and_shows_each_image_with_its_note(
+def test_undo_reverts_the_steps_in_turn_and_restores_image_and_note(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
-    page, seen = client.get("/review?by=novelty"), []
+    page, shown = client.get("/review?by=novelty"), []
     streak, usual = {"label": "artefact", "note": "a streak"}, {"label": "ordinary"}
-    for path, said in (("label", streak), ("skip", {}), ("label", usual)):
-        seen.append(at(page))
-        page = client.post(f"/review/{path}", data={"id": str(at(page)), "by": "novelty", **said}, headers=HTMX)
-    for expected, left in zip(reversed(seen), (1, 1, 0), strict=True):
+    for path, fields in (("label", streak), ("skip", {}), ("label", usual)):
+        shown.append(candidate_id(page))
+        page = client.post(
+            f"/review/{path}", data={"id": str(candidate_id(page)), "by": "novelty", **fields}, headers=HTMX
+        )
+    for expected, left in zip(reversed(shown), (1, 1, 0), strict=True):
         page = client.post("/review/undo", data={"by": "novelty"}, headers=HTMX)
-        assert (at(page), len(given(database_url))) == (expected, left)
+        assert (candidate_id(page), len(stored_labels(database_url))) == (expected, left)
     assert ">a streak</textarea>" in page.text
     assert re.search(r'id="undo"[^>]* disabled', page.text)
     page = client.post("/review/undo", data={"by": "novelty"}, headers=HTMX)
-    assert page.headers["hx-trigger"] == '{"say": "Nothing to undo; 0 done"}'
+    assert page.headers["hx-trigger"] == '{"announce": "Nothing to undo; 0 labelled"}'
 
 
-def test_an_undo_of_what_somebody_else_took_back_goes_on(client: TestClient, ids: list[int], database_url: str) -> None:
+def test_undo_of_a_label_that_was_removed_elsewhere_continues(
+    client: TestClient, ids: list[int], database_url: str
+) -> None:
     client.post("/review/label", data={"id": str(ids[0]), "label": "ordinary"}, headers=HTMX)
     query(database_url, "DELETE FROM labels")
     page = client.post("/review/undo", headers=HTMX)
-    assert "had gone already" in page.headers["hx-trigger"]
-    assert at(page) in ids
+    assert "already undone" in page.headers["hx-trigger"]
+    assert candidate_id(page) in ids
     assert re.search(r'id="undo"[^>]* disabled', page.text)
 
 
-def test_what_is_skipped_comes_again_only_when_asked_for(client: TestClient, ids: list[int]) -> None:
-    page, seen = client.get("/review?by=random"), []
+def test_skipped_images_return_only_on_request(client: TestClient, ids: list[int]) -> None:
+    page, shown = client.get("/review?by=random"), []
     for _ in ids:
-        seen.append(at(page))
-        page = client.post("/review/skip", data={"id": str(at(page)), "by": "random"})
-    assert sorted(seen) == ids
+        shown.append(candidate_id(page))
+        page = client.post("/review/skip", data={"id": str(candidate_id(page)), "by": "random"})
+    assert sorted(shown) == ids
     assert "Only skipped images are left" in page.text
     assert "5 skipped: show them again" in page.text
     assert "Only skipped" in client.get("/review?by=novelty").text
-    assert at(client.post("/review/again", data={"by": "random"})) in ids
+    assert candidate_id(client.post("/review/again", data={"by": "random"})) in ids
 
 
-def test_a_name_given_once_stands_beside_each_label_and_only_in_that_browser(
+def test_the_reviewer_name_is_stored_with_labels_of_the_same_browser(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
     client.post("/review/name", data={"who": "Åda <b>"})
@@ -145,59 +147,60 @@ def test_a_name_given_once_stands_beside_each_label_and_only_in_that_browser(
     client.post("/review/label", data={"id": str(ids[0]), "label": "ordinary"})
     client.cookies.clear()
     client.post("/review/label", data={"id": str(ids[1]), "label": "ordinary"})
-    assert [row[2] for row in given(database_url)] == ["Åda <b>", None]
-    said = client.post("/review/name", data={"who": " "}, headers=HTMX)
-    assert "no name" in said.headers["hx-trigger"]
+    assert [row[2] for row in stored_labels(database_url)] == ["Åda <b>", None]
+    response = client.post("/review/name", data={"who": " "}, headers=HTMX)
+    assert "No name" in response.headers["hx-trigger"]
     assert client.post("/review/name", data={"who": "x" * 61}).status_code == 422
 
 
-def test_two_reviewers_are_given_different_images(app: Any, client: TestClient, ids: list[int]) -> None:
-    other = TestClient(app)  # another browser: cookies of its own
-    mine = at(client.get("/review?by=novelty"))
-    assert client.post("/review/turn", data={"id": str(mine)}).status_code == 204  # as the page does when it is there
-    others = at(other.get("/review?by=novelty"))
+def test_two_reviewers_get_different_images(app: Any, client: TestClient, ids: list[int]) -> None:
+    other = TestClient(app)  # another browser, with its own cookies
+    mine = candidate_id(client.get("/review?by=novelty"))
+    assert client.post("/review/turn", data={"id": str(mine)}).status_code == 204  # as the page's script does
+    others = candidate_id(other.get("/review?by=novelty"))
     assert mine != others
-    assert at(other.get("/review?by=novelty")) == others
-    assert (at(client.get("/review?by=novelty")), at(other.get("/review?by=novelty"))) == (mine, others)
+    assert candidate_id(other.get("/review?by=novelty")) == others
+    assert (candidate_id(client.get("/review?by=novelty")), candidate_id(other.get("/review?by=novelty"))) == (
+        mine,
+        others,
+    )
     for id_ in set(ids) - {mine}:
         client.post("/review/skip", data={"id": str(id_)})
-    assert at(client.get("/review")) == mine
+    assert candidate_id(client.get("/review")) == mine
     client.post("/review/label", data={"id": str(mine), "label": "ordinary"})
     assert "Only skipped" in client.get("/review").text
-    assert at(other.get("/review?by=novelty")) == others
+    assert candidate_id(other.get("/review?by=novelty")) == others
 
 
-def test_whoever_only_asks_for_the_page_takes_no_image_from_anybody(
-    app: Any, client: TestClient, ids: list[int]
-) -> None:
-    first = at(client.get("/review?by=novelty"))
+def test_a_request_without_cookies_leases_no_image(app: Any, client: TestClient, ids: list[int]) -> None:
+    first = candidate_id(client.get("/review?by=novelty"))
     for _ in range(3):
-        program = TestClient(app)  # which keeps no cookies, such as a monitor
+        program = TestClient(app)  # without cookies, such as a monitor
         page = program.get("/review?by=novelty")
-        assert at(page) == first
+        assert candidate_id(page) == first
         assert f"""hx-post="/review/turn" hx-trigger="load" hx-swap="none" hx-vals='{{"id": {first}}}'""" in page.text
         program.cookies.clear()
         program.post("/review/turn", data={"id": str(first)})
     assert app.state.review.turns.taken("nobody") == set()
     page = client.get("/review?by=novelty")
-    assert (at(page), "/review/turn" in page.text) == (first, False)
+    assert (candidate_id(page), "/review/turn" in page.text) == (first, False)
     assert len(app.state.review.turns.taken("nobody")) == 1
     assert client.post("/review/turn", data={"id": "999"}).status_code == 404
 
 
-def test_what_is_known_of_the_image_stands_beside_it(client: TestClient, ids: list[int]) -> None:
+def test_the_page_shows_the_neighbours_and_the_current_label_of_the_image(client: TestClient, ids: list[int]) -> None:
     client.post(f"/predictions/{ids[0]}/label", json={"label": "artefact"})
     page = client.get(f"/review?id={ids[1]}")
-    assert at(page) == ids[1]
+    assert candidate_id(page) == ids[1]
     assert 'href="/history/2"' in page.text
     assert '<span class="chip artefact">artefact</span>' in page.text  # a neighbour that is labelled
     again = client.get(f"/review?id={ids[0]}")
-    assert "the newest label counts" in again.text
+    assert "A new label replaces it" in again.text
     assert client.get("/review?id=999", headers=BROWSER).status_code == 404
-    assert re.search(r"More unusual than [^.]*training", unescape(client.get("/review").text))
+    assert re.search(r"Novelty above that of [^.]*training", unescape(client.get("/review").text))
 
 
-def test_a_name_that_is_markup_is_text_and_short(client: TestClient, ids: list[int], database_url: str) -> None:
+def test_markup_in_a_name_is_escaped_and_shortened(client: TestClient, ids: list[int], database_url: str) -> None:
     query(database_url, "UPDATE predictions SET image_name = %s", HOSTILE)
     page = client.get("/review").text
     assert "<script>alert" not in page
@@ -206,40 +209,40 @@ def test_a_name_that_is_markup_is_text_and_short(client: TestClient, ids: list[i
     assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in page
 
 
-def test_an_empty_log_leads_to_where_images_come_from(client: TestClient, database_url: str) -> None:
+def test_an_empty_queue_says_how_to_fill_it(client: TestClient, database_url: str) -> None:
     page = client.get("/review")
     assert "No image has been scored yet" in page.text
     assert 'href="/"' in page.text
     query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('old.jpg', 0.5, 'No Anomaly')")
-    assert "none with a novelty" in client.get("/review").text
+    assert "No image has a novelty yet" in client.get("/review").text
 
 
-def test_without_detectors_or_vectors_the_page_says_what_the_order_is(
+def test_without_vectors_the_page_says_why_the_order_differs(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
     query(database_url, "DROP TABLE features")
     client.app.state.database._vectors = False  # type: ignore[attr-defined]
     page = client.get("/review")
-    assert at(page) in ids
+    assert candidate_id(page) in ids
     assert "keeps no vectors" in page.text
 
 
-def test_what_cannot_be_is_refused_and_labels_nothing(client: TestClient, ids: list[int], database_url: str) -> None:
-    for path, sent in (
+def test_invalid_forms_are_refused_and_store_nothing(client: TestClient, ids: list[int], database_url: str) -> None:
+    for path, form in (
         ("/review/label", {"id": str(ids[0]), "label": "odd"}),
         ("/review/label", {"label": "ordinary"}),
         ("/review/label", {"id": str(ids[0]), "label": "ordinary", "note": "x" * 10_001}),
         ("/review/skip", {"id": "0"}),
         ("/review/undo", {"by": "luck"}),
     ):
-        assert client.post(path, data=sent).status_code == 422, sent
+        assert client.post(path, data=form).status_code == 422, form
     assert client.post("/review/label", data={"id": "999", "label": "ordinary"}).status_code == 404
     assert client.get("/review?by=luck", headers=BROWSER).status_code == 422
-    assert given(database_url) == []
+    assert stored_labels(database_url) == []
 
 
 @pytest.mark.parametrize(
-    "said",
+    "cookie",
     [
         "",
         "x",
@@ -249,26 +252,28 @@ def test_what_cannot_be_is_refused_and_labels_nothing(client: TestClient, ids: l
         "0123456789abcdef.s9223372036854775808",
     ],
 )
-def test_a_cookie_that_is_none_of_ours_starts_anew(client: TestClient, said: str) -> None:
-    client.cookies.set(review_session.COOKIE, said)
-    answer = client.get("/review")
-    assert answer.status_code == 200
-    assert re.search(rf"{review_session.COOKIE}=[0-9a-f]{{16}};.*samesite=strict", answer.headers["set-cookie"], re.I)
+def test_an_invalid_session_cookie_starts_a_new_session(client: TestClient, cookie: str) -> None:
+    client.cookies.set(review_session.SESSION_COOKIE, cookie)
+    response = client.get("/review")
+    assert response.status_code == 200
+    assert re.search(
+        rf"{review_session.SESSION_COOKIE}=[0-9a-f]{{16}};.*samesite=strict", response.headers["set-cookie"], re.I
+    )
 
 
-def test_a_long_sitting_fits_its_cookie_and_forgets_its_first_steps(client: TestClient) -> None:
-    sat = review_session.ReviewSession("0123456789abcdef")
+def test_a_long_session_fits_its_cookie_and_drops_its_first_steps(client: TestClient) -> None:
+    session = review_session.ReviewSession("0123456789abcdef")
     for n in range(200):
-        sat = sat.after(review_session.ReviewStep("s", BIGINT_MAX - n))
-    said = ".".join([sat.name, *(f"s{id_}" for id_ in sat.skipped)])
-    assert len(said) < 4000
-    client.cookies.set(review_session.COOKIE, said)
+        session = session.add(review_session.ReviewStep("s", BIGINT_MAX - n))
+    cookie = ".".join([session.id, *(f"s{id_}" for id_ in session.skipped)])
+    assert len(cookie) < 4000
+    client.cookies.set(review_session.SESSION_COOKIE, cookie)
     page = client.post("/review/again", headers=HTMX)
-    assert page.headers["set-cookie"].startswith(f"{review_session.COOKIE}={sat.name};")
-    assert sat.skipped[0] == BIGINT_MAX - 50
+    assert page.headers["set-cookie"].startswith(f"{review_session.SESSION_COOKIE}={session.id};")
+    assert session.skipped[0] == BIGINT_MAX - 50
 
 
-def test_while_postgresql_is_away_the_page_says_so(folder: Path) -> None:
+def test_without_postgresql_the_page_is_an_error(folder: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=folder))) as client:
         page = client.get("/review", headers=BROWSER)

@@ -1,4 +1,4 @@
-"""The start page: an image becomes a card, with a script and without one; what goes wrong is told beside the form."""
+"""The upload page: cards with and without a script, samples, and errors beside the form."""
 
 import gc
 import re
@@ -14,7 +14,7 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect import images
-from astrodetect.service.web import samples
+from astrodetect.service.web import upload
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -53,14 +53,14 @@ def url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-def started(place: Path, url: str, **chosen: Any) -> TestClient:
+def start_client(place: Path, url: str, **chosen: Any) -> TestClient:
     fields = {"models_dir": place / "models", "data_dir": place / "data", "max_body_bytes": LARGEST_BYTES, **chosen}
     return TestClient(create_app(Settings(DATABASE_URL=url, **fields)), follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
 def client(place: Path, url: str) -> Iterator[TestClient]:
-    with started(place, url) as client:
+    with start_client(place, url) as client:
         yield client
     gc.collect()  # an app is a ring of references, and each holds a network
 
@@ -69,113 +69,115 @@ def send(client: TestClient, data: bytes, name: str = "m51.png", headers: Any = 
     return client.post("/try", files={"file": (name, data)}, data=fields, headers=headers)
 
 
-def at(card: Any) -> int:
-    """The prediction that a card leads to."""
+def prediction_id(card: Any) -> int:
+    """The prediction that a card links to."""
     assert card.status_code == 200, card.text
     [id_] = re.findall(r'<h3 class="name"><a href="/history/(\d+)"', card.text)
     return int(id_)
 
 
 def text(page: Any) -> str:
-    """What is read there."""
+    """The text content."""
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page.text)))
 
 
-def test_a_plain_form_is_answered_by_the_page_with_the_card_of_a_logged_row(client: TestClient) -> None:
+def test_a_plain_form_gets_the_page_with_the_card_of_a_logged_row(client: TestClient) -> None:
     page = send(client, sky("lawn", 100), headers=BROWSER)
-    row = client.get(f"/predictions/{at(page)}").json()
+    row = client.get(f"/predictions/{prediction_id(page)}").json()
     assert "<h1>" in page.text
-    assert re.search(r'<li class="card odd">', page.text)
-    said = text(page)
-    for known in (
+    assert re.search(r'<li class="card anomalous">', page.text)
+    content = text(page)
+    for expected in (
         row["result"],
-        f"score {row['score']:.3f}, anomaly above 0.5",
-        "More unusual than",
+        f"score {row['score']:.3f}, threshold 0.5",
+        "Novelty above that of",
         f"{row['model']} {row['model_version']}",
         "influence, not proof",
         "lawn",
         "nebula",
     ):
-        assert known in said, known
-    assert re.search(r"Took \d+ ms", said)
+        assert expected in content, expected
+    assert re.search(r"Time \d+ ms", content)
     assert "<details open>" in page.text
     assert f'href="/history/{row["id"]}/alike"' in page.text
     assert f'action="/history/{row["id"]}/label"' in page.text
 
 
-def test_a_card_shows_the_whole_frame_with_the_heat_map_over_what_the_network_saw(client: TestClient) -> None:
+def test_a_card_shows_the_whole_frame_with_the_heat_map_over_the_network_input(client: TestClient) -> None:
     card = send(client, sky("lawn", 101))
     [frame] = re.findall(r'<svg class="frame" viewBox="0 0 (\d+) (\d+)"', card.text)
     assert int(frame[0]) == 2 * int(frame[1])
     [picture] = re.findall(r'<image href="(/pictures/[0-9a-f]{64})"', card.text)
     assert client.get(picture).headers["content-type"] == "image/jpeg"
     [(x, width)] = re.findall(
-        r'class="heat" href="data:image/png;base64,[^"]+" x="([\d.]+)" .*?width="([\d.]+)"', card.text
+        r'class="heat-map" href="data:image/png;base64,[^"]+" x="([\d.]+)" .*?width="([\d.]+)"', card.text
     )
     assert (float(x), float(width)) == (int(frame[0]) / 4, int(frame[1]))
 
 
-def test_a_script_gets_the_inside_of_the_card_alone_and_what_it_sorts_by(client: TestClient) -> None:
+def test_the_script_gets_the_card_and_its_sort_keys(client: TestClient) -> None:
     card = send(client, sky("lawn", 102))
-    row = client.get(f"/predictions/{at(card)}").json()
+    row = client.get(f"/predictions/{prediction_id(card)}").json()
     assert "<html" not in card.text
     assert "<details>" in card.text
-    [(novelty, marks)] = re.findall(r'data-novelty="([^"]+)" data-marks="([^"]*)"', card.text)
+    [(novelty, flags)] = re.findall(r'data-novelty="([^"]+)" data-flags="([^"]*)"', card.text)
     assert float(novelty) == row["novelty"]
-    assert marks.split() == ["anomaly"] + ["unusual"] * (row["novelty"] >= 0.99)
+    assert flags.split() == ["anomaly"] + ["unusual"] * (row["novelty"] >= 0.99)
     assert "/alike" in card.text
 
 
-def test_the_same_key_again_is_the_same_row(client: TestClient) -> None:
-    sent = PART | {"Idempotency-Key": "1732-0.5"}
-    assert at(send(client, sky("lawn", 103), headers=sent)) == at(send(client, sky("lawn", 103), headers=sent))
+def test_a_repeated_idempotency_key_gives_the_same_row(client: TestClient) -> None:
+    headers = PART | {"Idempotency-Key": "1732-0.5"}
+    assert prediction_id(send(client, sky("lawn", 103), headers=headers)) == prediction_id(
+        send(client, sky("lawn", 103), headers=headers)
+    )
 
 
-def test_an_image_that_is_labelled_says_so_on_its_card(client: TestClient) -> None:
-    id_ = at(send(client, sky("lawn", 104)))
+def test_a_card_shows_the_label_of_its_image(client: TestClient) -> None:
+    id_ = prediction_id(send(client, sky("lawn", 104)))
     client.post(f"/history/{id_}/label", data={"label": "artefact"})
     assert '<span class="chip artefact">artefact</span>' in send(client, sky("lawn", 104)).text
 
 
-def test_what_is_refused_is_told_beside_the_form_and_to_scripts_in_the_one_shape(client: TestClient) -> None:
+def test_errors_are_shown_beside_the_form_and_sent_as_json_to_scripts(client: TestClient) -> None:
     for data, name, status, words in (
         (b"these are words", "x.txt", 415, "Not an image"),
         (b"", "x.png", 422, "The file is empty"),
         (b"", "", 422, "Choose an image first"),
     ):
-        page, part = send(client, data, name, BROWSER), send(client, data, name)
-        assert page.status_code == part.status_code == status
-        assert words in re.findall(r'id="wrong">([^<]*)<', page.text)[0]
-        assert 'aria-describedby="wrong"' in page.text
-        assert words.lower() in part.json()["error"]["message"].lower()
+        page, fragment = send(client, data, name, BROWSER), send(client, data, name)
+        assert page.status_code == fragment.status_code == status
+        assert words in re.findall(r'id="error">([^<]*)<', page.text)[0]
+        assert 'aria-describedby="error"' in page.text
+        assert words.lower() in fragment.json()["error"]["message"].lower()
     nothing = client.post("/try", headers=BROWSER)
     assert nothing.status_code == 422
     assert "Choose an image first" in nothing.text
 
 
-def test_what_is_too_large_is_a_page_for_people_and_stays_json_for_programs(client: TestClient) -> None:
-    page, part = (send(client, b"x" * LARGEST_BYTES, headers=headers) for headers in (BROWSER, PART))
-    assert page.status_code == part.status_code == 413
+def test_a_file_that_is_too_large_is_an_error_page_or_json(client: TestClient) -> None:
+    page, fragment = (send(client, b"x" * LARGEST_BYTES, headers=headers) for headers in (BROWSER, PART))
+    assert page.status_code == fragment.status_code == 413
     assert page.headers["content-type"].startswith("text/html")
     assert f"larger than {LARGEST_BYTES:,} bytes" in page.text
     assert page.headers["connection"] == "close"
-    assert part.json()["error"]["code"] == "body_too_large"
+    assert fragment.json()["error"]["code"] == "body_too_large"
     assert client.get("/try", headers=BROWSER).headers["location"] == "/"
 
 
-def test_the_model_is_chosen_where_there_are_several(client: TestClient) -> None:
+def test_the_model_can_be_chosen_if_there_are_several(client: TestClient) -> None:
     page = client.get("/")
     [choice] = re.findall(r'<select id="model".*?</select>', page.text)
     assert re.findall(r"<option([^>]*)>([^<]+)<", choice) == [(" selected", "resnet50_model"), ("", "colours")]
-    answer = send(client, sky("ocean", 105), headers=BROWSER, model="colours")
-    assert client.get(f"/predictions/{at(answer)}").json()["result"] == "ocean"
-    assert "<option selected>colours</option>" in answer.text
+    response = send(client, sky("ocean", 105), headers=BROWSER, model="colours")
+    assert client.get(f"/predictions/{prediction_id(response)}").json()["result"] == "ocean"
+    assert "<option selected>colours</option>" in response.text
     unknown = send(client, sky("ocean", 105), headers=BROWSER, model="nothing")
-    assert (unknown.status_code, "nothing" in re.findall(r'id="wrong">([^<]*)<', unknown.text)[0]) == (404, True)
+    assert (unknown.status_code, "nothing" in re.findall(r'id="error">([^<]*)<', unknown.text)[0]) == (404, True)
     assert send(client, sky("ocean", 105), model="../x").status_code == 422
 
 
-def test_a_name_that_is_markup_is_text(client: TestClient, url: str) -> None:
+def test_markup_in_a_name_is_escaped(client: TestClient, url: str) -> None:
     for headers in (PART, BROWSER):
         card = send(client, sky("lawn", 106), HOSTILE, headers)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in card.text
@@ -183,71 +185,74 @@ def test_a_name_that_is_markup_is_text(client: TestClient, url: str) -> None:
     assert query(url, "SELECT DISTINCT image_name FROM predictions WHERE image_name LIKE '<s%'") == [(HOSTILE,)]
 
 
-def test_sample_images_are_offered_and_tried_by_their_names_and_no_other_file_is(client: TestClient) -> None:
+def test_only_listed_sample_images_can_be_scored(client: TestClient) -> None:
     offered = re.findall(r'name="sample" value="([^"]+)"', client.get("/").text)
-    assert offered == [f"{kind}/0000{number}.jpg" for kind in ("E", "SB") for number in range(samples.OF_A_CLASS)]
+    assert offered == [f"{kind}/0000{number}.jpg" for kind in ("E", "SB") for number in range(upload.SAMPLES_PER_CLASS)]
     assert images.sniff(client.get(f"/samples/{offered[0]}").content) == "JPEG"
     page = client.post("/try", data={"sample": offered[4]}, headers=BROWSER)
-    assert client.get(f"/predictions/{at(page)}").json()["image_name"] == offered[4]
+    assert client.get(f"/predictions/{prediction_id(page)}").json()["image_name"] == offered[4]
     for name in ("E/00004.jpg", "../secret.jpg", "E/../../../secret.jpg", "..%2Fsecret.jpg", "/etc/passwd", "E"):
         assert client.get(f"/samples/{name}").status_code == 404
         assert client.post("/try", data={"sample": name}, headers=PART).status_code == 404
 
 
-def test_the_neighbours_of_an_image_come_by_themselves_or_as_a_page(client: TestClient) -> None:
-    first, second = at(send(client, sky("nebula", 107), "a.png")), at(send(client, sky("nebula", 108), "b.png"))
-    part = client.get(f"/history/{first}/alike", headers=PART)
-    assert "<html" not in part.text
-    assert f'href="/history/{second}"' in part.text
-    assert f'href="/history/{first}"' not in part.text
+def test_neighbours_are_a_fragment_or_a_page(client: TestClient) -> None:
+    first, second = (
+        prediction_id(send(client, sky("nebula", 107), "a.png")),
+        prediction_id(send(client, sky("nebula", 108), "b.png")),
+    )
+    fragment = client.get(f"/history/{first}/alike", headers=PART)
+    assert "<html" not in fragment.text
+    assert f'href="/history/{second}"' in fragment.text
+    assert f'href="/history/{first}"' not in fragment.text
     page = client.get(f"/history/{first}/alike", headers=BROWSER)
-    assert "<h1>Images like it</h1>" in page.text
+    assert "<h1>Nearest neighbours</h1>" in page.text
     assert f'href="/history/{second}"' in page.text
     assert client.get("/history/999999/alike", headers=BROWSER).status_code == 404
 
 
-def test_where_nobody_knows_what_an_image_is_like_the_reason_stands_in_its_place(client: TestClient) -> None:
-    lacking = at(send(client, sky("ocean", 109), model="colours"))
-    part = client.get(f"/history/{lacking}/alike", headers=PART)
-    assert (part.status_code, "carried no detectors" in part.text) == (200, True)
+def test_missing_neighbours_are_explained(client: TestClient) -> None:
+    without_vector = prediction_id(send(client, sky("ocean", 109), model="colours"))
+    fragment = client.get(f"/history/{without_vector}/alike", headers=PART)
+    assert (fragment.status_code, "had no detectors" in fragment.text) == (200, True)
     database = client.app.state.database  # type: ignore[attr-defined]
     database._vectors = False
     try:
-        assert "lacks pgvector" in client.get(f"/history/{lacking}/alike", headers=PART).text
+        assert "lacks pgvector" in client.get(f"/history/{without_vector}/alike", headers=PART).text
     finally:
         database._vectors = None
 
 
-def test_the_page_leads_on_to_what_is_strange_and_unlabelled(client: TestClient, url: str) -> None:
+def test_the_page_counts_unlabelled_unusual_images(client: TestClient, url: str) -> None:
     query(url, "UPDATE predictions SET novelty = 0.5")
-    assert "Nothing strange waits" in text(client.get("/try/waiting", headers=PART))
-    strange = at(send(client, sky("nebula", 110)))
-    query(url, "UPDATE predictions SET novelty = 0.995 WHERE id = %s", strange)
-    assert "1 strange one waits in Review" in text(client.get("/try/waiting", headers=PART))
-    client.post(f"/predictions/{strange}/label", json={"label": "ordinary"})
-    assert "Nothing strange waits" in text(client.get("/try/waiting", headers=PART))
+    assert "No unlabelled unusual image" in text(client.get("/try/waiting", headers=PART))
+    unusual = prediction_id(send(client, sky("nebula", 110)))
+    query(url, "UPDATE predictions SET novelty = 0.995 WHERE id = %s", unusual)
+    assert "1 unusual image to label in Review" in text(client.get("/try/waiting", headers=PART))
+    client.post(f"/predictions/{unusual}/label", json={"label": "ordinary"})
+    assert "No unlabelled unusual image" in text(client.get("/try/waiting", headers=PART))
 
 
-def test_while_the_log_is_away_the_card_is_whole_but_for_what_only_the_log_knows(place: Path, tmp_path: Path) -> None:
-    with started(place, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
+def test_without_the_database_the_card_lacks_only_links_and_labels(place: Path, tmp_path: Path) -> None:
+    with start_client(place, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
         assert client.get("/", headers=BROWSER).status_code == 200
         card = send(client, sky("lawn", 111))
         assert client.get("/try/waiting", headers=PART).status_code == 503
     assert card.status_code == 200
-    assert "safe on disk" in card.text
-    assert '<image class="heat"' in card.text
+    assert "queued on disk" in card.text
+    assert '<image class="heat-map"' in card.text
     assert "/history/" not in card.text
 
 
-def test_a_service_that_keeps_no_pictures_says_why_there_is_none(place: Path, url: str) -> None:
-    with started(place, url, thumbnail_max_bytes=0) as client:
+def test_a_service_without_thumbnails_says_why(place: Path, url: str) -> None:
+    with start_client(place, url, thumbnail_max_bytes=0) as client:
         card = send(client, sky("lawn", 112))
-    assert "no picture kept" in card.text
+    assert "no thumbnail" in card.text
     assert "ASTRODETECT_THUMBNAIL_MAX_BYTES is 0" in card.text
 
 
-def test_without_a_model_the_page_says_what_makes_one(url: str, tmp_path: Path) -> None:
-    with started(tmp_path, url) as client:
+def test_without_a_model_the_page_says_how_to_train_one(url: str, tmp_path: Path) -> None:
+    with start_client(tmp_path, url) as client:
         page, refused = client.get("/"), send(client, sky("lawn", 113), headers=BROWSER)
     assert "No model is trained yet" in page.text
     assert "python train_model.py" in page.text
@@ -255,6 +260,6 @@ def test_without_a_model_the_page_says_what_makes_one(url: str, tmp_path: Path) 
     assert refused.status_code == 503
 
 
-def test_the_page_has_no_script_or_style_within_it(client: TestClient) -> None:
+def test_the_page_has_no_inline_scripts_or_styles(client: TestClient) -> None:
     for page in (client.get("/"), send(client, sky("lawn", 114), headers=BROWSER)):
         assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", page.text) == []

@@ -202,7 +202,8 @@ def _describe_precision(manifest: Manifest, precision: Precision) -> str:
     fidelity = manifest.fidelity.get(precision)
     if fidelity is None:
         return f"{precision}, as trained"
-    return f"{precision}: the same decision as the trained model for {fidelity.same_decisions:.1%} of {fidelity.images:,} images"
+    agreement = f"{fidelity.same_decisions:.1%} of {fidelity.images:,} images"
+    return f"{precision}: the same decision as the trained model for {agreement}"
 
 
 def _data(manifest: Manifest) -> list[tuple[str, str, str]]:
