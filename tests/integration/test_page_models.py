@@ -170,7 +170,7 @@ def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
     page = poll_until(client, "keeps serving")
     assert "m.bin does not match the SHA-256 in its manifest" in page
     assert serving_version(client) == versions[1]
-    assert "is not the file" in listed(client)[NAME]["problem"]
+    assert "does not match" in listed(client)[NAME]["problem"]
     assert listed(client)[NAME]["loaded"] is False
     client.post(f"/models/{NAME}/rollback", json={"version": versions[1]})
     assert listed(client)[NAME]["problem"] is None
