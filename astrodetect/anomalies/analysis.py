@@ -17,10 +17,10 @@ from astrodetect.errors import ImageError
 from astrodetect.features.extraction import (
     ExtractedFeatures,
     FeatureExtractor,
+    FeatureKind,
     extract_features,
     measured_extractor,
 )
-from astrodetect.features.feature_matrix import FeatureKind
 from astrodetect.progress import Bar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 from astrodetect.settings import settings

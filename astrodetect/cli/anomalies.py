@@ -18,8 +18,7 @@ if TYPE_CHECKING:  # what describes and judges takes its time to load: the other
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.dataset import ListedImage
-    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
-    from astrodetect.features.feature_matrix import FeatureKind
+    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, FeatureKind
     from astrodetect.inference.engine import Engine
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
@@ -200,8 +199,7 @@ def _fitted(
 
 def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """What describes the images, and whose features these are, in words."""
-    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
-    from astrodetect.features.feature_matrix import CENTRAL_SHARE  # noqa: PLC0415
+    from astrodetect.features.extraction import CENTRAL_SHARE, measured_extractor  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
     from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 

@@ -41,7 +41,7 @@ class ScoringTask:
 
     def check(self) -> int:
         """The number of files to score."""
-        resumable_table.check_output(self.output, restart=self.restart)
+        resumable_table.check_table_path(self.output, restart=self.restart)
         image_files.check_paths(self.paths)
         count = sum(1 for _ in image_files.walk_images(self.paths))
         if not count:

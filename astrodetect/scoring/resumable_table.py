@@ -32,7 +32,7 @@ NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file na
 REMEDY = "--restart scores everything again, another --output leaves it alone"
 
 
-def check_output(path: Path, *, restart: bool) -> None:
+def check_table_path(path: Path, *, restart: bool) -> None:
     """Raises DataError if a table cannot be written there, before any work is done."""
     if path.suffix.lower() not in {".csv", ".parquet"}:
         raise DataError(f"the output {path} ends neither in .csv nor in .parquet")

@@ -1,4 +1,4 @@
-"""`python -m astrodetect score` as people run it: processes, signals, a real PostgreSQL."""
+"""`python -m astrodetect score` as a process: signals, errors, and a real PostgreSQL."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ SLOW = """
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many small images, two of them bad."""
+    """Many small images, and two unreadable files."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
     for number in range(IMAGES):
@@ -41,119 +41,123 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object, models: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "astrodetect", "score", *map(str, arguments)]
-    given = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models), **environment}
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models), **environment}
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
-def read(place: Path) -> list[dict[str, str]]:
-    with place.open(newline="") as file:
+def read(output: Path) -> list[dict[str, str]]:
+    with output.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def uncut(sky: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The table of a run that nothing disturbed."""
-    place = tmp_path_factory.mktemp("uncut") / "scores.csv"
-    done = run(sky, "--output", place, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+def uninterrupted(sky: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "scores.csv"
+    done = run(sky, "--output", output, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
-    anomalies = sum(row["result"] == "Anomaly Detected" for row in read(place))
-    assert line.startswith(f"{place}: {IMAGES + 2} files scored, {anomalies} anomalies, 2 bad files, ")
-    return place
+    anomalies = sum(row["result"] == "Anomaly Detected" for row in read(output))
+    assert line.startswith(f"{output}: {IMAGES + 2} files scored, {anomalies} anomalies, 2 bad files, ")
+    return output
 
 
-def test_every_file_has_its_row_and_a_finished_table_is_not_touched(sky: Path, uncut: Path, model_folder: Path) -> None:
-    rows, content = read(uncut), uncut.read_bytes()
+def test_every_file_has_a_row_and_a_finished_table_is_not_overwritten(
+    sky: Path, uninterrupted: Path, model_folder: Path
+) -> None:
+    rows, content = read(uninterrupted), uninterrupted.read_bytes()
     assert [row["path"] for row in rows] == sorted(str(path) for path in sky.rglob("*.*"))
     assert {Path(row["path"]).name for row in rows if row["error"]} == {"bad.jpg", "empty.png"}
     assert len({row["score"] for row in rows}) > DIFFERENT / 2
-    again = run(sky, "--output", uncut, models=model_folder)
+    again = run(sky, "--output", uninterrupted, models=model_folder)
     assert again.returncode == 1
     [line] = again.stderr.splitlines()
-    assert "is there already: --restart" in line
-    assert uncut.read_bytes() == content
+    assert "exists already: --restart" in line
+    assert uninterrupted.read_bytes() == content
 
 
-def test_cut_by_ctrl_c_by_a_kill_and_by_postgresql_it_goes_on_and_each_image_has_one_row(
-    sky: Path, uncut: Path, model_folder: Path, database_url: str, tmp_path: Path
+def test_scoring_interrupted_by_signals_and_by_postgresql_is_resumed_with_one_row_for_each_image(
+    sky: Path, uninterrupted: Path, model_folder: Path, database_url: str, tmp_path: Path
 ) -> None:
-    place, part = tmp_path / "scores.csv", tmp_path / "scores.csv.part"
+    output, part = tmp_path / "scores.csv", tmp_path / "scores.csv.part"
     environment = {"ASTRODETECT_MODELS_DIR": str(model_folder), "DATABASE_URL": database_url}
-    command = ("-m", "astrodetect", "score", str(sky), "--output", str(place), "--log")
+    command = ("-m", "astrodetect", "score", str(sky), "--output", str(output), "--log")
 
-    query(database_url, SLOW)  # so that no processor is done before it is stopped
+    query(database_url, SLOW)  # slow enough to be interrupted on any machine
 
     def written() -> int:
         return part.stat().st_size if part.exists() else 0
 
     for end in ("SIGINT", "SIGKILL", "PostgreSQL"):
-        before = written() + 100  # more than the names of the columns
+        before = written() + 100  # more than the header
         with Program(*command, log=tmp_path / end, environment=environment) as program:
             program.wait_until(lambda: written() > before)  # noqa: B023 - called in this round alone
             if end == "PostgreSQL":
-                lets_in(database_url, lets=False)
+                allow_connections(database_url, allow=False)
             else:
                 program.signal(signal.Signals[end])
             status = program.wait()
         assert status == {"SIGINT": 130, "SIGKILL": -signal.SIGKILL, "PostgreSQL": 1}[end], program.output
         assert end == "SIGKILL" or "the same command goes on where this one was" in program.output.splitlines()[-1]
         assert "Traceback" not in program.output
-        assert not place.exists()
-    assert read(part) == read(uncut)[: len(read(part))]
-    lets_in(database_url, lets=True)
+        assert not output.exists()
+    assert read(part) == read(uninterrupted)[: len(read(part))]
+    allow_connections(database_url, allow=True)
     query(database_url, "DROP TRIGGER slow ON predictions")
-    other = run(sky, "--output", place, models=model_folder, DATABASE_URL=database_url)
+    other = run(sky, "--output", output, models=model_folder, DATABASE_URL=database_url)
     assert other.returncode == 1
     assert "another log (True, now False): --restart" in other.stderr
 
-    done = run(sky, "--output", place, "--log", models=model_folder, DATABASE_URL=database_url)
+    done = run(sky, "--output", output, "--log", models=model_folder, DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
-    assert place.read_bytes() == uncut.read_bytes()
+    assert output.read_bytes() == uninterrupted.read_bytes()
     logged = query(database_url, 'SELECT image_name, score, result FROM predictions ORDER BY image_name COLLATE "C"')
-    assert logged == [(row["path"], float(row["score"]), row["result"]) for row in read(uncut) if not row["error"]]
+    assert logged == [
+        (row["path"], float(row["score"]), row["result"]) for row in read(uninterrupted) if not row["error"]
+    ]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("scores")] == ["scores.csv"]
 
 
-def lets_in(url: str, *, lets: bool) -> None:
-    """Whether connections to the database are taken; those that it has end."""
+def allow_connections(url: str, *, allow: bool) -> None:
+    """Allows or refuses connections to the database, and ends its present ones."""
     database = url.partition("?")[0].rpartition("/")[2]
     server = url.replace(f"/{database}?", "/postgres?", 1)
-    query(server, f"ALTER DATABASE {database} ALLOW_CONNECTIONS {lets}")
+    query(server, f"ALTER DATABASE {database} ALLOW_CONNECTIONS {allow}")
     query(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
 
 
-def test_with_a_model_of_several_classes_the_table_and_the_log_tell_each_ones_probability(
+def test_multiclass_probabilities_are_in_the_table_and_in_the_predictions_log(
     tmp_path: Path, database_url: str
 ) -> None:
     (tmp_path / "sky").mkdir()
     colour_models.publish(tmp_path / "models", "colours")
     for name in colour_models.CLASSES:
         images.write_jpeg(tmp_path / "sky" / f"{name}.jpg", colour_models.image(name))
-    place = tmp_path / "classes.csv"
-    command = (tmp_path / "sky", "--model", "colours", "--output", place, "--log")
+    output = tmp_path / "classes.csv"
+    command = (tmp_path / "sky", "--model", "colours", "--output", output, "--log")
     done = run(*command, models=tmp_path / "models", DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{place}: 3 files scored, 1 nebula, 1 lawn, 1 ocean, 0 bad files")
-    found = {row["path"]: (row["result"], float(row["score"]), float(row["p_ocean"])) for row in read(place)}
+    assert done.stdout.startswith(f"{output}: 3 files scored, 1 nebula, 1 lawn, 1 ocean, 0 bad files")
+    found = {row["path"]: (row["result"], float(row["score"]), float(row["p_ocean"])) for row in read(output)}
     assert [Path(path).stem for path in found] == [result for result, _, _ in found.values()]
     logged = "SELECT image_name, result, score, (probabilities ->> 'ocean')::float FROM predictions"
     assert {row[0]: row[1:] for row in query(database_url, logged)} == found
 
 
-def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "scores.csv"
-    with resumable_table.open_table(place, resumable_table.COLUMNS, {}, restart=False) as table:
+def test_only_one_process_writes_a_table(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    with resumable_table.open_table(output, resumable_table.COLUMNS, {}, restart=False) as table:
         table.resume(iter(()), 1)
         for more in ((), ("--restart",)):
-            second = run(sky, "--output", place, *more, models=model_folder)
+            second = run(sky, "--output", output, *more, models=model_folder)
             assert second.returncode == 1
-            assert f"another process is writing {place}" in second.stderr
+            assert f"another process is writing {output}" in second.stderr
         table.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("{sky}/nowhere",), "no such folder or file: {sky}/nowhere"),
         (("{sky}", "{sky}/1"), "{sky}/1 is inside {sky}"),
@@ -165,20 +169,18 @@ def test_one_process_writes_a_table_at_a_time(sky: Path, model_folder: Path, tmp
         (("{sky}", "--output", "{empty}/o.csv", "--model", "../other"), "argument --model: a name in "),
     ],
 )
-def test_what_cannot_be_scored_is_one_clear_line_and_leaves_nothing(
-    sky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+def test_scoring_errors_are_one_line_and_leave_no_files(
+    sky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        sys.exit(__main__.main(["score", *(one.format(sky=sky, empty=tmp_path) for one in arguments)]))
+        sys.exit(__main__.main(["score", *(argument.format(sky=sky, empty=tmp_path) for argument in arguments)]))
     lines = capsys.readouterr().err.splitlines()
-    assert said.format(sky=sky, empty=tmp_path) in lines[-1]
+    assert message.format(sky=sky, empty=tmp_path) in lines[-1]
     assert (ended.value.code, len(lines)) == (1, 1) or ended.value.code == 2
     assert not list(tmp_path.iterdir())
 
 
-def test_a_postgresql_that_does_not_answer_is_told_before_anything_is_scored(
-    sky: Path, model_folder: Path, tmp_path: Path
-) -> None:
+def test_an_unreachable_postgresql_is_reported_before_scoring(sky: Path, model_folder: Path, tmp_path: Path) -> None:
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
     done = run(sky, "--output", tmp_path / "o.csv", "--log", models=model_folder, DATABASE_URL=url)
     assert done.returncode == 1
@@ -187,7 +189,7 @@ def test_a_postgresql_that_does_not_answer_is_told_before_anything_is_scored(
     assert not list(tmp_path.iterdir())
 
 
-def test_it_starts_without_tensorflow() -> None:
+def test_score_command_does_not_import_tensorflow() -> None:
     imported = (
         "import sys; from astrodetect import __main__; from astrodetect.scoring import batch_scoring;"
         " print({'tensorflow', 'keras'} & set(sys.modules))"

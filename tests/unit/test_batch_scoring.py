@@ -1,4 +1,4 @@
-"""Folder trees to a table of scores: which files, in which order, in how much memory, and what a cut leaves."""
+"""Batch scoring: which files, in which order, in how much memory, and how interrupted runs are resumed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from astrodetect.records import ImageContract, Pixels, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
-ABOUT = {"model": "m", "threshold": 0.5}
+RUN_SETTINGS = {"model": "m", "threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def engine(model_folder: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders in folders, with every kind of file; two are bad."""
+    """Nested folders with every kind of file; two images are unreadable."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
     for name in (
@@ -53,31 +53,29 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(places: list[Path], place: Path, *, restart: bool = False) -> batch_scoring.ScoringTask:
-    return batch_scoring.ScoringTask([str(path) for path in places], place, restart=restart, max_pixels=10**6)
+def task(paths: list[Path], output: Path, *, restart: bool = False) -> batch_scoring.ScoringTask:
+    return batch_scoring.ScoringTask([str(path) for path in paths], output, restart=restart, max_pixels=10**6)
 
 
 def score(task: batch_scoring.ScoringTask, engine: Engine, record: batch_scoring.RecordBatch | None = None) -> str:
     return batch_scoring.score_task(task, engine, total=task.check(), record=record)
 
 
-def rows_in(place: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
-    """The rows without the names of the columns."""
-    with place.open("rb") as file:
-        head, *rows = [row for row, _ in resumable_table._read_rows(file, len(columns))]
-    assert head == columns
+def rows_in(output: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
+    """The rows without the header."""
+    with output.open("rb") as file:
+        header, *rows = [row for row, _ in resumable_table._read_rows(file, len(columns))]
+    assert header == columns
     return rows
 
 
-def test_the_rows_are_those_of_each_image_alone_in_the_order_of_the_paths(
-    sky: Path, engine: Engine, tmp_path: Path
-) -> None:
-    said = score(task([sky], tmp_path / "t.csv"), engine)
+def test_rows_equal_single_image_scores_in_the_order_of_the_paths(sky: Path, engine: Engine, tmp_path: Path) -> None:
+    summary = score(task([sky], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
-    found = [
+    expected = [
         path for path in sky.rglob("*") if path.suffix.lower() in image_files.IMAGE_SUFFIXES and "/." not in str(path)
     ]
-    assert [row[0] for row in rows] == sorted(map(str, found))
+    assert [row[0] for row in rows] == sorted(map(str, expected))
     bad = {str(sky / "a" / "torn.jpg"), str(sky / "c" / "text.png")}
     for path, score_, result, error, *model in rows:
         assert model == [engine.manifest.name, engine.manifest.version]
@@ -91,14 +89,12 @@ def test_the_rows_are_those_of_each_image_alone_in_the_order_of_the_paths(
             assert result == ("Anomaly Detected" if float(score_) > engine.manifest.threshold else "No Anomaly")
             assert error == ""
     anomalies = sum(row[2] == "Anomaly Detected" for row in rows)
-    assert f"{len(rows)} files scored, {anomalies} anomalies, 2 bad files" in said
+    assert f"{len(rows)} files scored, {anomalies} anomalies, 2 bad files" in summary
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_of_each(
-    tmp_path: Path, cut: bool
-) -> None:
+def test_multiclass_table_has_the_most_probable_class_and_every_probability(tmp_path: Path, cut: bool) -> None:
     from pyarrow.parquet import read_table
 
     colour_models.publish(tmp_path, "colours")
@@ -109,7 +105,7 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
         name = colour_models.CLASSES[seed % 3]
         images.write_jpeg(sky / f"{seed:02}-{name}.jpg", colour_models.image(name, seed))
     (sky / "bad.jpg").write_text("no image")
-    places = (tmp_path / "t.csv", tmp_path / "t.parquet")
+    outputs = (tmp_path / "t.csv", tmp_path / "t.parquet")
     logged: dict[str, ScoredImage] = {}
 
     def log(scored: list[ScoredImage], *_: object) -> None:
@@ -118,17 +114,17 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
         keep(scored)
 
     def keep(scored: list[ScoredImage], *_: object) -> None:
-        logged.update({one.image_name: one for one in scored})
+        logged.update({image.image_name: image for image in scored})
 
-    for place in places:
+    for output in outputs:
         if cut:
             logged.clear()
             with pytest.raises(DatabaseUnavailable):
-                score(task([sky], place), engine, log)
-        said = score(task([sky], place), engine, keep)
-        assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in said
+                score(task([sky], output), engine, log)
+        summary = score(task([sky], output), engine, keep)
+        assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in summary
     columns = [*resumable_table.COLUMNS, *(f"p_{name}" for name in colour_models.CLASSES)]
-    *rows, bad = rows_in(places[0], columns)
+    *rows, bad = rows_in(outputs[0], columns)
     assert bad[1:3] == ["", ""]
     assert bad[3]
     assert bad[6:] == ["", "", ""]
@@ -137,20 +133,20 @@ def test_of_several_classes_the_table_has_the_most_probable_and_the_probability_
         assert float(score_) == max(map(float, probabilities)) == logged[path].score
         assert (logged[path].result, logged[path].threshold) == (result, None)
         assert logged[path].probabilities == dict(zip(colour_models.CLASSES, map(float, probabilities), strict=True))
-    table = read_table(places[1])
+    table = read_table(outputs[1])
     assert table.column_names == columns
     assert table.column("p_lawn").to_pylist() == [float(row[7]) if row[7] else None for row in [*rows, bad]]
 
 
-def test_a_file_named_itself_is_scored_whatever_its_name(sky: Path, engine: Engine, tmp_path: Path) -> None:
-    strange = tmp_path / ".no-suffix"
-    shutil.copy(sky / "a.jpg", strange)
-    score(task([strange, sky / "b"], tmp_path / "t.csv"), engine)
+def test_a_file_given_by_name_is_scored_whatever_its_suffix(sky: Path, engine: Engine, tmp_path: Path) -> None:
+    unnamed = tmp_path / ".no-suffix"
+    shutil.copy(sky / "a.jpg", unnamed)
+    score(task([unnamed, sky / "b"], tmp_path / "t.csv"), engine)
     names = [".no-suffix", "1.jpeg", "2.JPG", "4.jpg"]
     assert [Path(row[0]).name for row in rows_in(tmp_path / "t.csv")] == names
 
 
-def test_links_to_images_are_followed_links_to_folders_are_not(sky: Path, tmp_path: Path) -> None:
+def test_walk_follows_links_to_images_but_not_to_folders(sky: Path, tmp_path: Path) -> None:
     (tmp_path / "image.jpg").symlink_to(sky / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
@@ -159,7 +155,7 @@ def test_links_to_images_are_followed_links_to_folders_are_not(sky: Path, tmp_pa
     assert len(list(image_files.walk_images([str(tmp_path / "outside")]))) == 3
 
 
-def test_a_folder_is_read_when_the_walk_comes_to_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_reads_a_folder_only_when_it_reaches_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, names = [], image_files._names
 
     def counted(prefix: str) -> list[str]:
@@ -172,7 +168,7 @@ def test_a_folder_is_read_when_the_walk_comes_to_it(sky: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("here", [".", "./"])
-def test_paths_are_written_as_a_person_would(
+def test_walk_yields_normalised_relative_paths(
     sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(sky)
@@ -180,29 +176,29 @@ def test_paths_are_written_as_a_person_would(
     assert next(image_files.walk_images([here])) == "a.jpg"
 
 
-def test_no_more_images_are_in_memory_than_the_window_holds(sky: Path, engine: Engine) -> None:
-    counting, read, taken, most = threading.Lock(), 0, 0, 0
+def test_images_in_memory_are_bounded_by_the_read_ahead_window(sky: Path, engine: Engine) -> None:
+    lock, read, consumed, most = threading.Lock(), 0, 0, 0
 
     def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
         nonlocal read, most
-        with counting:
+        with lock:
             read += 1
-            most = max(most, read - taken)
+            most = max(most, read - consumed)
         return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
     window = pipeline.BATCHES_PER_STREAM * engine.streams * engine.batch_size
     paths = [str(number) for number in range(3 * window + 1)]
-    seen = []
+    scored = []
     for batch in pipeline.score_files(iter(paths), engine, reader):
-        seen += [file.path for file in batch]
-        with counting:
-            taken += len(batch)
-    assert seen == paths
-    # the batch that was just handed over counts until it is back
+        scored += [file.path for file in batch]
+        with lock:
+            consumed += len(batch)
+    assert scored == paths
+    # the batch that was yielded last counts until it is consumed
     assert engine.batch_size < most <= window + engine.batch_size
 
 
-def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
+def test_closing_score_files_early_stops_its_threads(engine: Engine) -> None:
     def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
         return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
 
@@ -214,7 +210,7 @@ def test_who_leaves_early_leaves_no_thread_behind(engine: Engine) -> None:
     assert threading.active_count() == before
 
 
-def test_a_file_too_large_for_an_image_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_above_the_size_limit_are_not_read_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
     (tmp_path / "large.jpg").write_bytes(bytes(2**20 + 1))
     with pytest.raises(ImageError, match="more than 1 MiB"):
@@ -225,85 +221,86 @@ def rows_of(paths: list[str]) -> list[list[str]]:
     return [[path, "0.25", "No Anomaly", "odd,\n" if "," in path else "", "m", "1"] for path in paths]
 
 
-def test_wherever_the_rows_are_cut_the_table_comes_out_the_same(tmp_path: Path) -> None:
-    place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
+def test_a_table_truncated_at_any_byte_is_resumed_to_the_same_content(tmp_path: Path) -> None:
+    output, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     rows = rows_of(ODD_NAMES)
-    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as whole:
-        whole.resume(iter(ODD_NAMES), 1)
-        whole.add(rows)
-        run, content, counts = whole.run, part.read_bytes(), (whole.rows, whole.results, whole.unreadable)
+    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as complete:
+        complete.resume(iter(ODD_NAMES), 1)
+        complete.add(rows)
+        run, content = complete.run, part.read_bytes()
+        counts = (complete.rows, complete.results, complete.unreadable)
     assert b"\xff.jpg" in content
-    for cut in range(len(content) + 1):
-        part.write_bytes(content[:cut])
+    for length in range(len(content) + 1):
+        part.write_bytes(content[:length])
         paths = iter(ODD_NAMES)
-        with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as again:
-            again.resume(paths, 1)
-            again.add(rows_of(list(paths)))
-            assert (again.rows, again.results, again.unreadable) == counts
-        assert again.run == run
+        with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as resumed:
+            resumed.resume(paths, 1)
+            resumed.add(rows_of(list(paths)))
+            assert (resumed.rows, resumed.results, resumed.unreadable) == counts
+        assert resumed.run == run
         assert part.read_bytes() == content
     assert rows_in(part) == rows
 
 
-def test_a_run_goes_on_after_whole_batches_so_that_no_batch_is_cut_otherwise(tmp_path: Path) -> None:
-    place, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
-    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as first:
+def test_a_run_resumes_after_whole_batches_so_that_batches_are_cut_at_the_same_files(tmp_path: Path) -> None:
+    output, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
+    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as first:
         first.resume(iter(paths), 4)
         first.add(rows_of(paths[:7]))
-    left = iter(paths)
-    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as second:
-        second.resume(left, 4)
+    remaining = iter(paths)
+    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as second:
+        second.resume(remaining, 4)
         assert second.rows == 4
-    assert list(left) == paths[4:]
+    assert list(remaining) == paths[4:]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_cut_run_that_goes_on_gives_what_an_uncut_one_gives(
+def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
     sky: Path, engine: Engine, tmp_path: Path, suffix: str
 ) -> None:
-    uncut, place = tmp_path / f"uncut{suffix}", tmp_path / f"cut{suffix}"
+    uninterrupted, output = tmp_path / f"uninterrupted{suffix}", tmp_path / f"resumed{suffix}"
     logged: dict[uuid.UUID, str] = {}
     calls = 0
 
-    def goes_away(scored: list[ScoredImage], *_: object) -> None:
+    def fail_twice(scored: list[ScoredImage], *_: object) -> None:
         nonlocal calls
         calls += 1
-        logged.update({one.request_id: one.image_name for one in scored})
+        logged.update({image.request_id: image.image_name for image in scored})
         if calls in {2, 3}:
             raise DatabaseUnavailable("gone")
 
-    score(task([sky], uncut), engine)
+    score(task([sky], uninterrupted), engine)
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable):
-            score(task([sky], place), engine, goes_away)
-        assert not place.exists()
-    score(task([sky], place), engine, goes_away)
-    assert place.read_bytes() == uncut.read_bytes()
+            score(task([sky], output), engine, fail_twice)
+        assert not output.exists()
+    score(task([sky], output), engine, fail_twice)
+    assert output.read_bytes() == uninterrupted.read_bytes()
     assert len(logged) == len(set(logged.values())) == sum(1 for _ in image_files.walk_images([str(sky)])) - 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uncut.name, place.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 
 
-def test_a_finished_table_stays_until_the_new_one_is_whole(sky: Path, engine: Engine, tmp_path: Path) -> None:
-    def gone(*_: object) -> None:
+def test_a_finished_table_is_replaced_only_by_a_complete_one(sky: Path, engine: Engine, tmp_path: Path) -> None:
+    def unavailable(*_: object) -> None:
         raise DatabaseUnavailable("gone")
 
-    place = tmp_path / "t.csv"
-    score(task([sky / "b"], place), engine)
-    old = place.read_bytes()
+    output = tmp_path / "t.csv"
+    score(task([sky / "b"], output), engine)
+    before = output.read_bytes()
     with pytest.raises(DataError, match="exists already: --restart"):
-        task([sky], place).check()
+        task([sky], output).check()
     with pytest.raises(DatabaseUnavailable):
-        score(task([sky], place, restart=True), engine, gone)
-    assert place.read_bytes() == old
-    score(task([sky], place), engine, lambda *_: None)  # the new run goes on without being asked to begin again
-    assert len(rows_in(place)) == task([sky], tmp_path / "other.csv").check()
+        score(task([sky], output, restart=True), engine, unavailable)
+    assert output.read_bytes() == before
+    score(task([sky], output), engine, lambda *_: None)  # resumes the new run without --restart
+    assert len(rows_in(output)) == task([sky], tmp_path / "other.csv").check()
 
 
-def test_parquet_holds_what_csv_holds(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_parquet_and_csv_tables_have_the_same_values(sky: Path, engine: Engine, tmp_path: Path) -> None:
     from pyarrow.parquet import read_table
 
-    for place in (tmp_path / "t.csv", tmp_path / "t.parquet"):
-        score(task([sky], place), engine)
+    for output in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        score(task([sky], output), engine)
     columns = read_table(tmp_path / "t.parquet").to_pydict()
     assert list(columns) == resumable_table.COLUMNS
     rows = [
@@ -314,7 +311,7 @@ def test_parquet_holds_what_csv_holds(sky: Path, engine: Engine, tmp_path: Path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="such names exist only there")
-def test_odd_names_come_through(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_unusual_file_names_are_scored_and_logged(sky: Path, engine: Engine, tmp_path: Path) -> None:
     from pyarrow.parquet import read_table
 
     folder = tmp_path / "odd"
@@ -322,77 +319,79 @@ def test_odd_names_come_through(sky: Path, engine: Engine, tmp_path: Path) -> No
     for name in ODD_NAMES:
         shutil.copy(sky / "a.jpg", folder / name)
     logged: list[ScoredImage] = []
-    for place in (tmp_path / "t.csv", tmp_path / "t.parquet"):
-        score(task([folder], place), engine, lambda scored, *_: logged.extend(scored))
+    for output in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        score(task([folder], output), engine, lambda scored, *_: logged.extend(scored))
     paths = [row[0] for row in rows_in(tmp_path / "t.csv")]
     assert paths == sorted(f"{folder}/{name}" for name in ODD_NAMES)
     assert all(Path(path).exists() for path in paths)
     plain = [path.replace("\udcff", "\\xff") for path in paths]
     assert read_table(tmp_path / "t.parquet").column("path").to_pylist() == plain
-    assert len({one.request_id for one in logged}) == len(logged) == 2 * len(ODD_NAMES)
+    assert len({image.request_id for image in logged}) == len(logged) == 2 * len(ODD_NAMES)
 
 
-def test_the_ids_that_rows_are_logged_by_are_those_of_rfc_9562() -> None:
+def test_request_ids_of_logged_rows_are_version_5_uuids() -> None:
     run = uuid.uuid4()
     assert batch_scoring._request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
 
 
 @pytest.fixture
-def cut(tmp_path: Path) -> Path:
-    """The place of a table whose run was cut short."""
-    place = tmp_path / "t.csv"
-    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+def interrupted(tmp_path: Path) -> Path:
+    """The path of a table whose run was interrupted."""
+    output = tmp_path / "t.csv"
+    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
-    return place
+    return output
 
 
 @pytest.mark.parametrize(
-    ("about", "said"),
+    ("settings", "message"),
     [
-        ({**ABOUT, "model": "n"}, "of a run with another model (m, now n): --restart"),
-        ({**ABOUT, "threshold": 0.6}, "another threshold (0.5, now 0.6)"),
+        ({**RUN_SETTINGS, "model": "n"}, "of a run with another model (m, now n): --restart"),
+        ({**RUN_SETTINGS, "threshold": 0.6}, "another threshold (0.5, now 0.6)"),
     ],
 )
-def test_another_run_goes_not_on_where_this_one_was(cut: Path, about: dict[str, object], said: str) -> None:
-    before = resumable_table._part(cut).read_bytes()
+def test_a_run_with_other_settings_does_not_resume_the_table(
+    interrupted: Path, settings: dict[str, object], message: str
+) -> None:
+    before = resumable_table._part(interrupted).read_bytes()
     with (
         pytest.raises(DataError) as refused,
-        resumable_table.open_table(cut, resumable_table.COLUMNS, about, restart=False),
+        resumable_table.open_table(interrupted, resumable_table.COLUMNS, settings, restart=False),
     ):
         pass
-    assert said in str(refused.value)
-    assert resumable_table._part(cut).read_bytes() == before
-    with resumable_table.open_table(cut, resumable_table.COLUMNS, about, restart=True) as table:
+    assert message in str(refused.value)
+    assert resumable_table._part(interrupted).read_bytes() == before
+    with resumable_table.open_table(interrupted, resumable_table.COLUMNS, settings, restart=True) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows == 0
 
 
-def test_images_that_came_or_went_meanwhile_are_told(cut: Path) -> None:
+def test_resuming_is_refused_if_images_were_added_or_removed(interrupted: Path) -> None:
     for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:2]):
         with (
-            resumable_table.open_table(cut, resumable_table.COLUMNS, ABOUT, restart=False) as table,
+            resumable_table.open_table(interrupted, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table,
             pytest.raises(DataError, match=r"were added or removed .* --restart"),
         ):
             table.resume(iter(paths), 1)
 
 
-def test_rows_without_the_notes_on_their_run_are_left_alone(cut: Path) -> None:
-    cut.with_name("t.csv.run").write_text("torn")
+def test_a_partial_table_of_an_unknown_run_is_not_overwritten(interrupted: Path) -> None:
+    interrupted.with_name("t.csv.run").write_text("torn")
     with (
         pytest.raises(DataError, match="--restart"),
-        resumable_table.open_table(cut, resumable_table.COLUMNS, ABOUT, restart=False),
+        resumable_table.open_table(interrupted, resumable_table.COLUMNS, RUN_SETTINGS, restart=False),
     ):
         pass
-    assert resumable_table._part(cut).stat().st_size > 0
+    assert resumable_table._part(interrupted).stat().st_size > 0
 
 
-def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_no_earlier_row(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    place, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
+    output, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     refused = pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large")
-    with refused, resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+    with refused, resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         table.add(rows_of(ODD_NAMES[:3]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (part.stat().st_size + 10, limits[1]))
@@ -400,9 +399,9 @@ def test_a_disk_that_takes_no_more_is_one_clear_line_and_costs_no_row_before(tmp
             table.add(rows_of(ODD_NAMES[3:]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with resumable_table.open_table(place, resumable_table.COLUMNS, ABOUT, restart=False) as table:
+    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
         table.resume(iter(ODD_NAMES), 1)
         assert table.rows >= 3
         table.add(rows_of(ODD_NAMES[table.rows :]))
         table.finish()
-    assert [row[0] for row in rows_in(place)] == ODD_NAMES
+    assert [row[0] for row in rows_in(output)] == ODD_NAMES

@@ -1,4 +1,4 @@
-"""Batches are made of what is there, hold only what is still wanted, and give each caller its own."""
+"""The batcher: batch composition, isolation of errors, cancellation and closing."""
 
 import asyncio
 import threading
@@ -9,97 +9,99 @@ import pytest
 from astrodetect.inference.batching import Batcher, ItemResult
 
 
-class Work:
-    """Doubles numbers once it may; a negative one spoils the batch that it is in."""
+class Doubler:
+    """Doubles numbers once released; a negative number fails its whole batch."""
 
     def __init__(self) -> None:
-        self.may, self.begun = threading.Event(), threading.Event()
+        self.release, self.started = threading.Event(), threading.Event()
         self.batches: list[list[int]] = []
 
     def __call__(self, items: list[int]) -> Sequence[int | Exception]:
         self.batches.append(items)
-        self.begun.set()
-        self.may.wait(10)
+        self.started.set()
+        self.release.wait(10)
         if min(items) < 0:
             raise ValueError(f"bad {items}")
         return [2 * item for item in items]
 
 
-def batcher(work: Work, most: int = 4) -> Batcher[int, int]:
-    return Batcher(work, max_batch=most, threads=1, name="test")
+def make_batcher(process: Doubler, max_batch: int = 4) -> Batcher[int, int]:
+    return Batcher(process, max_batch=max_batch, threads=1, name="test")
 
 
-async def held_up(batcher: Batcher[int, int], work: Work, items: Sequence[int]) -> list[asyncio.Task[ItemResult[int]]]:
-    """The first is at work, the others wait."""
+async def submit_all(
+    batcher: Batcher[int, int], process: Doubler, items: Sequence[int]
+) -> list[asyncio.Task[ItemResult[int]]]:
+    """The first item is being processed, the others are queued."""
     tasks = [asyncio.create_task(batcher.submit(items[0]))]
-    await asyncio.to_thread(work.begun.wait, 10)
+    await asyncio.to_thread(process.started.wait, 10)
     tasks += [asyncio.create_task(batcher.submit(item)) for item in items[1:]]
     while len(batcher) < len(items) - 1:
         await asyncio.sleep(0.001)
     return tasks
 
 
-def test_the_first_goes_alone_and_what_came_meanwhile_goes_together_each_with_its_own_answer() -> None:
-    work = Work()
+def test_items_queued_while_a_batch_runs_form_the_next_batches_and_each_caller_gets_its_own_result() -> None:
+    process = Doubler()
 
     async def run() -> None:
-        under_test = batcher(work)
-        tasks = await held_up(under_test, work, range(8))
-        work.may.set()
-        done = await asyncio.gather(*tasks)
-        assert [one.result for one in done] == [2 * item for item in range(8)]
-        assert [one.batch_size for one in done] == [1] + [4] * 4 + [3] * 3
-        assert all(one.queued_s >= 0 and one.batch_s >= 0 for one in done)
-        under_test.close()
+        batcher = make_batcher(process)
+        tasks = await submit_all(batcher, process, range(8))
+        process.release.set()
+        results = await asyncio.gather(*tasks)
+        assert [result.result for result in results] == [2 * item for item in range(8)]
+        assert [result.batch_size for result in results] == [1] + [4] * 4 + [3] * 3
+        assert all(result.queued_s >= 0 and result.batch_s >= 0 for result in results)
+        batcher.close()
 
     asyncio.run(run())
-    assert work.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    assert process.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
-def test_a_bad_item_fails_alone() -> None:
-    work = Work()
+def test_a_failing_item_does_not_fail_the_others_of_its_batch() -> None:
+    process = Doubler()
 
     async def run() -> None:
-        under_test = batcher(work, most=8)
-        tasks = await held_up(under_test, work, [0, 1, -2, 3, -4])
-        work.may.set()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [one.result for one in found if isinstance(one, ItemResult)] == [0, 2, 6]
-        assert [str(one) for one in found if isinstance(one, ValueError)] == ["bad [-2]", "bad [-4]"]
-        under_test.close()
+        batcher = make_batcher(process, max_batch=8)
+        tasks = await submit_all(batcher, process, [0, 1, -2, 3, -4])
+        process.release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [result.result for result in results if isinstance(result, ItemResult)] == [0, 2, 6]
+        assert [str(error) for error in results if isinstance(error, ValueError)] == ["bad [-2]", "bad [-4]"]
+        batcher.close()
 
     asyncio.run(run())
 
 
-def test_what_its_caller_gave_up_is_never_worked_on() -> None:
-    work = Work()
+def test_items_of_cancelled_callers_are_never_processed() -> None:
+    process = Doubler()
 
     async def run() -> None:
-        under_test = batcher(work, most=8)
-        tasks = await held_up(under_test, work, range(6))
+        batcher = make_batcher(process, max_batch=8)
+        tasks = await submit_all(batcher, process, range(6))
         for task in tasks[1:4]:
             task.cancel()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await under_test.submit(99)
+                await batcher.submit(99)
         await asyncio.sleep(0)
-        work.may.set()
+        process.release.set()
         assert [(await task).result for task in (tasks[0], *tasks[4:])] == [0, 8, 10]
         tasks[0].cancel()
-        under_test.close()
+        batcher.close()
 
     asyncio.run(run())
-    assert work.batches == [[0], [4, 5]]
+    assert process.batches == [[0], [4, 5]]
 
 
-def test_closing_finishes_what_waits() -> None:
-    work = Work()
+def test_closing_the_batcher_processes_queued_items() -> None:
+    process = Doubler()
 
     async def run() -> list[int]:
-        under_test = batcher(work)
-        tasks = await held_up(under_test, work, range(6))
-        work.may.set()
-        await asyncio.to_thread(under_test.close)
+        batcher = make_batcher(process)
+        tasks = await submit_all(batcher, process, range(6))
+        process.release.set()
+        await asyncio.to_thread(batcher.close)
         return [(await task).result for task in tasks]
 
     assert asyncio.run(run()) == [0, 2, 4, 6, 8, 10]

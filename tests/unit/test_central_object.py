@@ -1,4 +1,4 @@
-"""What is measured of the body in the middle is about that body, and about nothing beside it."""
+"""Measurements of the central object describe that object alone."""
 
 import numpy as np
 
@@ -6,58 +6,57 @@ from astrodetect.features import central_object, cutout
 from astrodetect.records import Floats
 
 SIDE = cutout.SIDE_PX
-LEVELS, OUTLINE = 2, 11  # outlines, from the innermost, and numbers of each
-WIDEST = slice(OUTLINE, LEVELS * OUTLINE)
-LENGTH_RATIO, DIFFERS = 1, 4  # in an outline's numbers
-SECOND_CORE, CORES, CORE_DISTANCE = LEVELS * OUTLINE, LEVELS * OUTLINE + 3, LEVELS * OUTLINE + 4
+ISOPHOTES, WIDTH = 2, 11  # isophotes, from the innermost, and columns of each
+OUTER = slice(WIDTH, ISOPHOTES * WIDTH)
+AXIS_RATIO, SHAPE_ASYMMETRY = 1, 4  # columns of an isophote
+SECOND_PEAK, PEAKS, PEAK_SEPARATION = ISOPHOTES * WIDTH, ISOPHOTES * WIDTH + 3, ISOPHOTES * WIDTH + 4
 
 
-def blob(x: float = 0, y: float = 0, wide: float = 6, ratio: float = 1, light: float = 0.6) -> Floats:
-    """A soft ellipse, so far from the middle."""
+def blob(x: float = 0, y: float = 0, width: float = 6, ratio: float = 1, peak: float = 0.6) -> Floats:
+    """An elliptical Gaussian, offset from the centre."""
     at = np.arange(SIDE) - (SIDE - 1) / 2
-    far = ((at[None, :] - x) / wide) ** 2 + ((at[:, None] - y) / (wide * ratio)) ** 2
-    return np.asarray(light * np.exp(-far), np.float32)
+    squared_radius = ((at[None, :] - x) / width) ** 2 + ((at[:, None] - y) / (width * ratio)) ** 2
+    return np.asarray(peak * np.exp(-squared_radius), np.float32)
 
 
-def measured(*planes: Floats) -> Floats:
-    """What is measured of grey images made of these, on a faint sky with a little noise."""
+def measure(*planes: Floats) -> Floats:
+    """Measurements of grey images of these planes, on a faint sky with a little noise."""
     noise = np.random.default_rng(0).normal(0.05, 0.002, (len(planes), SIDE, SIDE))
-    return central_object.measure_central_object(
-        np.repeat((np.stack(planes) + noise)[..., None], 3, axis=-1).astype(np.float32)
-    )
+    stamps = np.repeat((np.stack(planes) + noise)[..., None], 3, axis=-1).astype(np.float32)
+    return central_object.measure_central_object(stamps)
 
 
-def test_there_are_as_many_numbers_as_is_said_and_all_are_finite() -> None:
+def test_measurements_have_the_declared_width_and_are_finite() -> None:
     dark = np.zeros((SIDE, SIDE), np.float32)
-    found = measured(dark, dark + 0.9, blob(), blob(light=0.001))
-    assert found.shape == (4, central_object.OBJECT_FEATURES)
-    assert np.isfinite(found).all()
+    measured = measure(dark, dark + 0.9, blob(), blob(peak=0.001))
+    assert measured.shape == (4, central_object.OBJECT_FEATURES)
+    assert np.isfinite(measured).all()
 
 
-def test_a_star_beside_the_body_changes_nothing_of_its_outline_and_cores() -> None:
-    alone, beside = measured(blob(), blob() + blob(24, -20, 2, light=0.9))
-    own = slice(0, CORE_DISTANCE + 1)
-    np.testing.assert_allclose(alone[own], beside[own], atol=0.15)
+def test_a_neighbouring_star_does_not_change_isophotes_and_peaks() -> None:
+    alone, with_star = measure(blob(), blob() + blob(24, -20, 2, peak=0.9))
+    columns = slice(0, PEAK_SEPARATION + 1)
+    np.testing.assert_allclose(alone[columns], with_star[columns], atol=0.15)
 
 
-def test_a_second_core_is_seen_with_how_bright_and_how_far_it_is() -> None:
-    one, two = measured(blob(), blob(-4, 0, 3) + blob(5, 0, 3, light=0.4))
-    assert one[CORES] == 1
-    assert one[SECOND_CORE] == 0
-    assert two[CORES] == 2
-    assert 0.5 < two[SECOND_CORE] < 0.8
-    assert two[CORE_DISTANCE] > 0.2
+def test_a_second_nucleus_is_counted_with_its_flux_ratio_and_separation() -> None:
+    single, double = measure(blob(), blob(-4, 0, 3) + blob(5, 0, 3, peak=0.4))
+    assert single[PEAKS] == 1
+    assert single[SECOND_PEAK] == 0
+    assert double[PEAKS] == 2
+    assert 0.5 < double[SECOND_PEAK] < 0.8
+    assert double[PEAK_SEPARATION] > 0.2
 
 
-def test_a_long_body_is_told_from_a_round_one_and_a_lopsided_one_from_both() -> None:
-    round_one, long_one, lopsided = measured(blob(), blob(ratio=0.4), blob() + blob(9, 0, 4, light=0.3))
-    assert round_one[WIDEST][LENGTH_RATIO] > 0.9
-    assert long_one[WIDEST][LENGTH_RATIO] < 0.55
-    assert lopsided[WIDEST][DIFFERS] > 0.3
-    assert max(round_one[WIDEST][DIFFERS], long_one[WIDEST][DIFFERS]) < 0.1
+def test_axis_ratio_and_asymmetry_separate_elongated_and_lopsided_objects_from_round_ones() -> None:
+    round_, elongated, lopsided = measure(blob(), blob(ratio=0.4), blob() + blob(9, 0, 4, peak=0.3))
+    assert round_[OUTER][AXIS_RATIO] > 0.9
+    assert elongated[OUTER][AXIS_RATIO] < 0.55
+    assert lopsided[OUTER][SHAPE_ASYMMETRY] > 0.3
+    assert max(round_[OUTER][SHAPE_ASYMMETRY], elongated[OUTER][SHAPE_ASYMMETRY]) < 0.1
 
 
-def test_company_changes_nothing() -> None:
+def test_batch_composition_does_not_change_measurements() -> None:
     planes = [blob(), blob(ratio=0.3), blob(3, 3, 4) + blob(-6, 2, 3)]
     stamps = np.repeat(np.stack(planes)[..., None], 3, axis=-1)
     alone = np.concatenate([central_object.measure_central_object(stamps[i : i + 1]) for i in range(len(stamps))])

@@ -1,8 +1,10 @@
-"""Images to descriptions: each described once, whoever asks, and whatever cuts the work short."""
+"""Feature extraction and its cache: features are computed once, and survive interrupts."""
 
 import shutil
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,13 +19,17 @@ from astrodetect.inference.pipeline import read_ahead
 from astrodetect.records import Floats, ImageContract, Pixels
 
 CONTRACT = ImageContract(size=32, stretch="asinh")
-MOST = 10**6
+MAX_PIXELS = 10**6
 COUNT = 40
+
+Batch = TypeVar("Batch")
+Material = TypeVar("Material")
+Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders, with two bad files."""
+    """Class folders with two unreadable files."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
     for number in range(COUNT):
@@ -36,43 +42,43 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counting(extractor: FeatureExtractor, *, cut_after: int = COUNT) -> tuple[FeatureExtractor, list[int]]:
-    """The same, with a count of what it is asked for; after some images comes Ctrl-C."""
-    asked: list[int] = []
+    """The extractor with batches of 4, and the sizes of computed batches, interrupted after `cut_after` images."""
+    batches: list[int] = []
 
     def compute(pixels: Pixels) -> Floats:
-        if sum(asked) >= cut_after:
+        if sum(batches) >= cut_after:
             raise KeyboardInterrupt
-        asked.append(len(pixels))
+        batches.append(len(pixels))
         return extractor.compute(pixels)
 
-    return replace(extractor, contract=CONTRACT, compute=compute, batch_size=4, streams=1), asked
+    return replace(extractor, contract=CONTRACT, compute=compute, batch_size=4, streams=1), batches
 
 
-def describe(place: Path, describer: FeatureExtractor, folder: Path) -> extraction.ExtractedFeatures:
+def extract(path: Path, extractor: FeatureExtractor, cache: Path) -> extraction.ExtractedFeatures:
     return extraction.extract_features(
-        image_files.list_images([place]), describer, folder, run_batches=read_ahead, title="sky", max_pixels=MOST
+        image_files.list_images([path]), extractor, cache, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
     )
 
 
-def test_a_second_run_over_the_same_images_describes_nothing(sky: Path, tmp_path: Path) -> None:
-    first = describe(sky, extraction.measured_extractor(CONTRACT), tmp_path / "kept")
+def test_features_of_the_same_files_are_computed_once_even_in_another_folder(sky: Path, tmp_path: Path) -> None:
+    first = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path / "cache")
     shutil.copytree(sky, tmp_path / "moved")
-    again, asked = counting(extraction.measured_extractor(CONTRACT))
-    second = describe(tmp_path / "moved", again, tmp_path / "kept")
-    assert asked == []
+    again, computed = counting(extraction.measured_extractor(CONTRACT))
+    second = extract(tmp_path / "moved", again, tmp_path / "cache")
+    assert computed == []
     assert (first.computed, second.computed) == (COUNT, 0)
     np.testing.assert_array_equal(first.features, second.features)
     assert first.sha256 == second.sha256
     assert [item.path.name for item in first.items] == [item.path.name for item in second.items]
 
 
-def test_bad_files_are_listed_with_their_reason(sky: Path, tmp_path: Path) -> None:
-    found = describe(sky, extraction.measured_extractor(CONTRACT), tmp_path)
-    assert {(file.path.name, file.reason.split(":")[0]) for file in found.skipped} == {
+def test_unreadable_files_are_skipped_with_their_reason(sky: Path, tmp_path: Path) -> None:
+    extracted = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path)
+    assert {(file.path.name, file.reason.split(":")[0]) for file in extracted.skipped} == {
         ("bad.jpg", "not an image this service reads"),
         ("empty.png", "the file is empty"),
     }
-    assert len(found.items) == len(found.features) == COUNT
+    assert len(extracted.items) == len(extracted.features) == COUNT
     with pytest.raises(DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not an image"):
         extraction.extract_features(
             [ListedImage(sky / "E" / "bad.jpg", "")],
@@ -80,42 +86,61 @@ def test_bad_files_are_listed_with_their_reason(sky: Path, tmp_path: Path) -> No
             tmp_path,
             run_batches=read_ahead,
             title="sky",
-            max_pixels=MOST,
+            max_pixels=MAX_PIXELS,
         )
 
 
-def test_what_was_described_before_ctrl_c_is_kept(sky: Path, tmp_path: Path) -> None:
-    cut, before = counting(extraction.measured_extractor(CONTRACT), cut_after=12)
+def test_features_computed_before_an_interrupt_are_cached(sky: Path, tmp_path: Path) -> None:
+    interrupted, before = counting(extraction.measured_extractor(CONTRACT), cut_after=12)
     with pytest.raises(KeyboardInterrupt):
-        describe(sky, cut, tmp_path)
-    again, after = counting(extraction.measured_extractor(CONTRACT))
-    found = describe(sky, again, tmp_path)
+        extract(sky, interrupted, tmp_path)
+    resumed, after = counting(extraction.measured_extractor(CONTRACT))
+    extracted = extract(sky, resumed, tmp_path)
     assert sum(before) > 0
-    assert found.computed == sum(after) < COUNT
-    whole = describe(sky, extraction.measured_extractor(CONTRACT), tmp_path / "elsewhere")
-    np.testing.assert_allclose(found.features, whole.features, rtol=1e-3, atol=1e-5)  # batches round apart
+    assert extracted.computed == sum(after) < COUNT
+    whole = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path / "elsewhere")
+    np.testing.assert_allclose(extracted.features, whole.features, rtol=1e-3, atol=1e-5)  # results depend on the batch
 
 
-def test_what_describes_otherwise_has_its_own_descriptions(sky: Path, tmp_path: Path) -> None:
-    describe(sky, extraction.measured_extractor(CONTRACT), tmp_path)
+def test_features_are_computed_by_the_given_batch_runner(sky: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def sequentially(
+        batches: Iterable[Batch], read: Callable[[Batch], Material], compute: Callable[[Material], Result], streams: int
+    ) -> Generator[Result]:
+        for batch in batches:
+            sizes.append(streams)
+            yield compute(read(batch))
+
+    items = image_files.list_images([sky])
+    extractor, computed = counting(extraction.measured_extractor(CONTRACT))
+    extracted = extraction.extract_features(
+        items, extractor, tmp_path, run_batches=sequentially, title="sky", max_pixels=MAX_PIXELS
+    )
+    assert len(sizes) == -(-len(items) // extractor.batch_size)
+    assert extracted.computed == sum(computed) == COUNT
+
+
+def test_another_image_contract_has_its_own_cache(sky: Path, tmp_path: Path) -> None:
+    extract(sky, extraction.measured_extractor(CONTRACT), tmp_path)
     other = extraction.measured_extractor(ImageContract(size=32, crop=0.5, stretch="asinh"))
-    assert describe(sky, other, tmp_path).computed == COUNT
+    assert extract(sky, other, tmp_path).computed == COUNT
 
 
-def test_a_damaged_file_of_descriptions_is_made_again(sky: Path, tmp_path: Path) -> None:
-    describer = extraction.measured_extractor(CONTRACT)
-    describe(sky, describer, tmp_path)
-    for path in (tmp_path / describer.cache_key).glob("*.npy"):
+def test_features_in_a_truncated_cache_file_are_computed_again(sky: Path, tmp_path: Path) -> None:
+    extractor = extraction.measured_extractor(CONTRACT)
+    extract(sky, extractor, tmp_path)
+    for path in (tmp_path / extractor.cache_key).glob("*.npy"):
         path.write_bytes(path.read_bytes()[:1000])
-    assert describe(sky, describer, tmp_path).computed == COUNT
-    assert describe(sky, describer, tmp_path).computed == 0
+    assert extract(sky, extractor, tmp_path).computed == COUNT
+    assert extract(sky, extractor, tmp_path).computed == 0
 
 
-def test_two_that_describe_at_once_both_keep_theirs(tmp_path: Path) -> None:
+def test_concurrent_writers_of_a_feature_cache_do_not_lose_features(tmp_path: Path) -> None:
     digests = [bytes([number]) * 32 for number in range(2)]
-    with FeatureCache(tmp_path, "shapes") as one, FeatureCache(tmp_path, "shapes") as other:
-        one.add(digests[0], np.zeros(3, np.float32))
-        other.add(digests[1], np.ones(3, np.float32))
+    with FeatureCache(tmp_path, "shapes") as first, FeatureCache(tmp_path, "shapes") as second:
+        first.add(digests[0], np.zeros(3, np.float32))
+        second.add(digests[1], np.ones(3, np.float32))
     with FeatureCache(tmp_path, "shapes") as both:
         for value, digest in enumerate(digests):
             row = both.get(digest)
@@ -124,11 +149,13 @@ def test_two_that_describe_at_once_both_keep_theirs(tmp_path: Path) -> None:
         assert both.get(bytes(32 * [9])) is None
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feature_cache_removes_the_least_recently_used_files_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = np.zeros(1000, np.float32)
     for number in range(3):
-        with FeatureCache(tmp_path, str(number)) as some:
-            some.add(bytes([number]) * 32, rows)
+        with FeatureCache(tmp_path, str(number)) as cache:
+            cache.add(bytes([number]) * 32, rows)
     with FeatureCache(tmp_path, "0"):
         pass
     monkeypatch.setattr(extraction, "MAX_CACHE_BYTES", 9000)
@@ -137,7 +164,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytes
     assert [len(list((tmp_path / name).glob("*.npy"))) for name in "012"] == [1, 0, 1]
 
 
-def test_labels_come_from_class_folders_and_tables_alone(sky: Path, tmp_path: Path) -> None:
+def test_listed_images_are_labelled_only_by_class_folders_and_tables(sky: Path, tmp_path: Path) -> None:
     assert {item.label for item in image_files.list_images([sky])} == {"E", "S"}
     assert {item.label for item in image_files.list_images([sky / "E"])} == {""}
     assert {item.label for item in image_files.list_images([sky / "E", sky / "S"])} == {""}
