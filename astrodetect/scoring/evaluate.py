@@ -13,7 +13,6 @@ from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.evaluation.summary import summarise
 from astrodetect.images import ORIENTATIONS, orient
-from astrodetect.inference.engine import load_model
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.progress import Bar
 from astrodetect.records import BatchRunner, Outputs
@@ -38,7 +37,7 @@ def evaluate_and_report(
 
     The outputs of a part are computed only if they are not in `known`.
     """
-    from astrodetect.inference.engine import Engine  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - OpenVINO is slow to import
 
     inputs = evaluate(Engine(load_model(models, name)), parts, train=train, remarks=remarks, known=known)
     return evaluation_report.write_evaluation_report(inputs, summarise(inputs), models / f"{name}.html")
