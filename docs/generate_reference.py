@@ -203,6 +203,34 @@ def recipes() -> str:
     return "\n".join(lines)
 
 
+def packages() -> str:
+    """Every package of `astrodetect`, and the others that it imports."""
+    import grimp  # noqa: PLC0415 - of the development packages
+
+    graph = grimp.build_graph("astrodetect", exclude_type_checking_imports=True)
+    names = sorted(path.parent.name for path in (ROOT / "astrodetect").glob("*/__init__.py"))
+    lines = ["| package | content | imports |", "| --- | --- | --- |"]
+    for name in names:
+        [content] = re.findall(r'^"""(.+?)(?:"""|$)', _source(name), re.MULTILINE)[:1]
+        imported = [other for other in names if other != name and _imports(graph, name, other)]
+        lines.append(f"| `{name}` | {_cell(content.rstrip('.'))} | {', '.join(f'`{other}`' for other in imported)} |")
+    return "\n".join(lines)
+
+
+def _source(package: str) -> str:
+    return (ROOT / "astrodetect" / package / "__init__.py").read_text(encoding="utf-8")
+
+
+def _imports(graph: Any, package: str, other: str) -> bool:
+    targets = _modules(graph, other)
+    return any(graph.find_modules_directly_imported_by(module) & targets for module in _modules(graph, package))
+
+
+def _modules(graph: Any, package: str) -> set[str]:
+    name = f"astrodetect.{package}"
+    return {name, *graph.find_descendants(name)}
+
+
 def decisions() -> str:
     """Date, topic and title of every decision, newest first."""
     rows = []
@@ -240,6 +268,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "errors": errors,
     "recipes": recipes,
+    "packages": packages,
     "decisions": decisions,
 }
 
