@@ -1,4 +1,4 @@
-"""How unusual images are, by their URLs or their bytes: many in one request, each for itself."""
+"""Novelty of many images in one request, uploaded or fetched from URLs; each image has its own result or error."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,136 +14,139 @@ from starlette.requests import Request
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnfit, Overloaded, RequestError
-from astrodetect.service.detection import DetectionService
-from astrodetect.service.disconnect import cancel_on_disconnect
+from astrodetect.service.detection import DetectionService, cancel_on_disconnect
 from astrodetect.service.fetch import Fetcher
-from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
+from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ServedModel
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse
 from astrodetect.service.shutdown import Shutdown
 
-AT_ONCE = 4  # requests; more are refused
-AT_WORK = 4  # images of one request, from their first byte to their row: what is fetched at a time, and held in memory
-MOST_JSON_BYTES = 4_000_000
-UNUSUAL = 0.99  # novelty from which an image is an anomaly, where no autoencoder is there to agree with
+MAX_ANOMALY_REQUESTS = 4  # at a time; more are refused
+FETCHES_IN_FLIGHT = 4  # images of one request that are fetched or held in memory at a time
+MAX_JSON_BYTES = 4_000_000
+NOVELTY_THRESHOLD = 0.99  # from which an image is an anomaly, where the model carries no autoencoder
 
 
-class Asked(BaseModel):
-    """The images of a request, by their URLs."""
+class ImageUrls(BaseModel):
+    """The JSON body of a request: the URLs of its images."""
 
     model_config = ConfigDict(strict=True)
 
     image_paths: Annotated[list[str], FailFast()]
 
 
-class _Wanted(NamedTuple):
+class _ImageSource(NamedTuple):
     name: str
-    data: Callable[[], Awaitable[bytes]]
+    read: Callable[[], Awaitable[bytes]]
 
 
 class AnomalyDetection:
-    """The way in for images that are looked at for what is unusual; each waits for its turn as those in batches do."""
+    """Handles /detect-anomalies; its images wait for free slots, so that requests with a single image go first."""
 
     def __init__(
-        self, detector: DetectionService, drain: Shutdown, fetcher: Fetcher, *, max_images: int, max_file_bytes: int
+        self,
+        detection: DetectionService,
+        shutdown: Shutdown,
+        fetcher: Fetcher,
+        *,
+        max_images: int,
+        max_file_bytes: int,
     ) -> None:
-        self._detector, self._drain, self._fetcher = detector, drain, fetcher
+        self._detection, self._shutdown, self._fetcher = detection, shutdown, fetcher
         self._max_images, self._max_file_bytes = max_images, max_file_bytes
-        self._running = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_ANOMALY_REQUESTS)
 
     def full(self) -> bool:
         """Whether another request would be refused."""
-        return self._running.locked()
+        return self._slots.locked()
 
-    async def answers(self, request: Request, model: str | None) -> list[AnomalyResponse | FailedResponse]:
-        """For every image how unusual it is, or what is wrong with it, in order; one model for all of them."""
+    async def detect(self, request: Request, model: str | None) -> list[AnomalyResponse | FailedResponse]:
+        """The novelty or the error of every image, in order; one model for all of them."""
         if self.full():
-            raise Overloaded(f"{AT_ONCE} such requests are at work: try again soon")
-        trail = request.scope[REQUEST_CONTEXT]
-        async with self._running, self._detector.using(model, trail, anomalies=False) as serving:
-            if serving.looker is None:
+            raise Overloaded(f"{MAX_ANOMALY_REQUESTS} such requests are being processed: try again soon")
+        context = RequestContext.of(request.scope)
+        async with self._slots, self._detection.use_model(model, context, require_binary=False) as serving:
+            if serving.novelty_batcher is None:
                 name = serving.manifest.name
                 raise ModelUnfit(
                     f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"
                 )
-            async with self._wanted(request) as wanted:
-                trail.said["images"] = len(wanted)
-                return await cancel_on_disconnect(request, self._all(wanted, serving))
-
-    def close(self) -> None:
-        """Nothing is at work any more."""
-        self._fetcher.close()
+            async with self._sources(request) as sources:
+                context.fields["images"] = len(sources)
+                return await cancel_on_disconnect(request, self._detect_all(sources, serving))
 
     @asynccontextmanager
-    async def _wanted(self, request: Request) -> AsyncIterator[list[_Wanted]]:
-        """The images of a request that has been read to its end."""
+    async def _sources(self, request: Request) -> AsyncIterator[list[_ImageSource]]:
+        """The images of the request, whose body is read to its end."""
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             async with request.form(max_files=self._max_images) as form:
                 files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
                 if not files:
                     raise RequestError("no file in the form: curl -F file=@a.jpg -F file=@b.jpg")
-                yield [_Wanted(file.filename or "", partial(self._uploaded, file)) for file in files]
+                yield [_ImageSource(file.filename or "", partial(self._read_upload, file)) for file in files]
         else:
-            urls = await self._urls(request)
-            yield [_Wanted(url, partial(self._fetcher.get, url)) for url in urls]
+            urls = await self._read_urls(request)
+            yield [_ImageSource(url, partial(self._fetcher.get, url)) for url in urls]
 
-    async def _urls(self, request: Request) -> list[str]:
+    async def _read_urls(self, request: Request) -> list[str]:
         body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MOST_JSON_BYTES:
-                raise BodyTooLarge(f"more than {MOST_JSON_BYTES:,} bytes of JSON")
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_JSON_BYTES:
+                raise BodyTooLarge(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
         try:
-            urls = Asked.model_validate_json(body).image_paths
+            urls = ImageUrls.model_validate_json(body).image_paths
         except ValidationError as error:
-            wrong = [{**one, "loc": ("body", *(one["loc"] or ("body",)))} for one in error.errors()]
-            raise RequestValidationError(wrong) from error
+            errors = [{**detail, "loc": ("body", *(detail["loc"] or ("body",)))} for detail in error.errors()]
+            raise RequestValidationError(errors) from error
         if not urls:
             raise RequestError("image_paths is empty: it lists the URLs of the images")
         if len(urls) > self._max_images:
             raise RequestError(f"more than {self._max_images:,} images: send the rest in another request")
         return urls
 
-    async def _uploaded(self, file: UploadFile) -> bytes:
+    async def _read_upload(self, file: UploadFile) -> bytes:
         if (file.size or 0) > self._max_file_bytes:
             raise BodyTooLarge(f"the file is larger than {self._max_file_bytes:,} bytes")
         return await file.read()
 
-    async def _all(self, wanted: list[_Wanted], serving: ServedModel) -> list[AnomalyResponse | FailedResponse]:
-        places = asyncio.Semaphore(AT_WORK)
+    async def _detect_all(
+        self, sources: list[_ImageSource], serving: ServedModel
+    ) -> list[AnomalyResponse | FailedResponse]:
+        slots = asyncio.Semaphore(FETCHES_IN_FLIGHT)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(one, serving, places)) for one in wanted]
+            tasks = [group.create_task(self._detect_one(source, serving, slots)) for source in sources]
         return [task.result() for task in tasks]
 
-    async def _one(
-        self, wanted: _Wanted, serving: ServedModel, places: asyncio.Semaphore
+    async def _detect_one(
+        self, source: _ImageSource, serving: ServedModel, slots: asyncio.Semaphore
     ) -> AnomalyResponse | FailedResponse:
         try:
-            async with places:
-                self._drain.check()
-                data = await wanted.data()
-                verdict, looked = await self._detector.one_of_many(serving, wanted.name, data)
+            async with slots:
+                self._shutdown.check()
+                data = await source.read()
+                prediction, novelty = await self._detection.detect_in_batch(serving, source.name, data)
         except AstrodetectError as error:
-            return FailedResponse.of(wanted.name, error)
-        assert looked is not None  # noqa: S101 - this model carries detectors
-        loss, anomaly = loss_and_flag(looked)
-        row = PredictionResponse.of(verdict)
+            return FailedResponse.of(source.name, error)
+        assert novelty is not None  # noqa: S101 - this model carries detectors
+        loss, anomaly = loss_and_flag(novelty)
+        row = PredictionResponse.of(prediction)
         return AnomalyResponse(
-            filename=wanted.name,
+            filename=source.name,
             loss=loss,
             anomaly=anomaly,
-            novelty=float(looked.novelty[0]),
+            novelty=float(novelty.novelty[0]),
             id=row.id,
             logged=row.logged,
             request_id=row.request_id,
         )
 
 
-def loss_and_flag(looked: NoveltyResult) -> tuple[float, bool]:
-    """Of one image, as in the study where there is its autoencoder: that one's loss, and whether all detectors agree.
+def loss_and_flag(novelty: NoveltyResult) -> tuple[float, bool]:
+    """Of one image: the autoencoder's loss, and whether all detectors call it an anomaly, as in the published study.
 
-    Elsewhere what the ranking sorts by, and whether at least 99 % of the images learnt from are less unusual.
+    Without an autoencoder: the strength by which images are ranked, and whether novelty reaches NOVELTY_THRESHOLD.
     """
-    if Autoencoder.name in looked.scores:
-        return float(looked.scores[Autoencoder.name][0]), bool(looked.consensus[0])
-    return float(looked.strength[0]), bool(looked.novelty[0] >= UNUSUAL)
+    if Autoencoder.name in novelty.scores:
+        return float(novelty.scores[Autoencoder.name][0]), bool(novelty.consensus[0])
+    return float(novelty.strength[0]), bool(novelty.novelty[0] >= NOVELTY_THRESHOLD)

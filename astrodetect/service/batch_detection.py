@@ -1,99 +1,256 @@
-"""Many images in one request: all at work together, answered one by one in the order in which they came."""
+"""Many images in one request, as files of a form or in zips: scored together, answered as lines of JSON in order."""
 
 import asyncio
 import contextlib
+import tempfile
+import zipfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass
+from typing import IO
 
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from astrodetect.errors import AstrodetectError, Overloaded, RequestError
+from astrodetect.errors import ArchiveError, AstrodetectError, BodyTooLarge, Overloaded, RequestError
 from astrodetect.service.detection import DetectionService
-from astrodetect.service.middleware.request_log import REQUEST_CONTEXT, RequestContext
+from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ServedModel
 from astrodetect.service.schemas import PredictionResponse, error_line
 from astrodetect.service.shutdown import Shutdown
-from astrodetect.service.uploads import UploadedFile, entries, spooled
 
-AT_ONCE = 2  # requests; more are refused
-AT_WORK = 32  # images of one request: enough for full passes of the network
+MAX_BATCH_REQUESTS = 2  # at a time; more are refused
+IMAGES_IN_FLIGHT = 32  # of one request: enough for full batches of the network
+CHUNK_BYTES = 256 * 1024
+IN_MEMORY_BYTES = 1_000_000  # of a part of a form; a larger one goes to disk
+MAX_UNPACKED_RATIO = 10  # bytes unpacked from a zip, over the largest body of a request
+ZIP_SIGNATURE = b"PK\x03\x04"
+MACOS_FOLDER = "__MACOSX/"  # which macOS adds to zips
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file of the request: its bytes, or its error."""
+
+    name: str
+    data: bytes | AstrodetectError
 
 
 class BatchDetection:
-    """The way in for folders; single images go before, as each of these waits for its turn."""
+    """Handles /detect/batch; its images wait for free slots, so that requests with a single image go first."""
 
     def __init__(
-        self, detector: DetectionService, drain: Shutdown, *, max_file_bytes: int, max_bytes: int, max_images: int
+        self, detection: DetectionService, shutdown: Shutdown, *, max_file_bytes: int, max_bytes: int, max_images: int
     ) -> None:
-        self._detector, self._drain = detector, drain
+        self._detection, self._shutdown = detection, shutdown
         self._max_file_bytes, self._max_bytes, self._max_images = max_file_bytes, max_bytes, max_images
-        self._running = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_BATCH_REQUESTS)
 
     def full(self) -> bool:
         """Whether another request would be refused."""
-        return self._running.locked()
+        return self._slots.locked()
 
     async def lines(self, request: Request, model: str | None) -> AsyncIterator[bytes]:
-        """A line of JSON for every image: its verdict, or what is wrong with it; one model for all of them."""
+        """A line of JSON for every image: its prediction or its error; one model for all of them."""
         if self.full():
-            raise Overloaded(f"{AT_ONCE} batches are at work: try again soon")
-        trail = request.scope[REQUEST_CONTEXT]
-        async with self._running, self._detector.using(model, trail, anomalies=True) as serving:
-            with await spooled(request) as body:
-                found = entries(
+            raise Overloaded(f"{MAX_BATCH_REQUESTS} batches are being processed: try again soon")
+        context = RequestContext.of(request.scope)
+        async with self._slots, self._detection.use_model(model, context, require_binary=True) as serving:
+            with await spool_body(request) as body:
+                files = uploaded_files(
                     body,
                     request.headers.get("content-type", ""),
                     max_file_bytes=self._max_file_bytes,
                     max_bytes=self._max_bytes,
                 )
                 try:
-                    async for line in self._answered(found, serving, trail):
+                    async for line in self._score(files, serving, context):
                         yield line
                 finally:
-                    with contextlib.suppress(ValueError):  # a caller left while a thread reads on: it ends by itself
-                        found.close()
+                    with contextlib.suppress(ValueError):  # a thread still reads it after a disconnect, and ends it
+                        files.close()
 
-    async def _answered(
-        self, found: Generator[UploadedFile, None, None], serving: ServedModel, trail: RequestContext
+    async def _score(
+        self, files: Generator[UploadedFile, None, None], serving: ServedModel, context: RequestContext
     ) -> AsyncIterator[bytes]:
-        at_work: deque[asyncio.Task[bytes]] = deque()
-        taken, wrong = 0, None
+        tasks: deque[asyncio.Task[bytes]] = deque()
+        images, failure = 0, None
         try:
-            while (entry := await asyncio.to_thread(_next, found)) and not wrong:
-                if isinstance(entry, AstrodetectError):
-                    wrong = entry
-                elif taken == self._max_images:
-                    wrong = RequestError(f"more than {self._max_images:,} images: send the rest in another request")
+            while (file := await asyncio.to_thread(_next_file, files)) and not failure:
+                if isinstance(file, AstrodetectError):
+                    failure = file
+                elif images == self._max_images:
+                    failure = RequestError(f"more than {self._max_images:,} images: send the rest in another request")
                 else:
-                    taken += 1
-                    at_work.append(asyncio.create_task(self._line(entry, serving)))
-                if len(at_work) == AT_WORK:
-                    yield await at_work.popleft()
-            while at_work:
-                yield await at_work.popleft()
+                    images += 1
+                    tasks.append(asyncio.create_task(self._line(file, serving)))
+                if len(tasks) == IMAGES_IN_FLIGHT:
+                    yield await tasks.popleft()
+            while tasks:
+                yield await tasks.popleft()
         finally:
-            trail.said["images"] = taken
-            for task in at_work:
+            context.fields["images"] = images
+            for task in tasks:
                 task.cancel()
-        if not taken:
-            raise wrong or RequestError("no file in the request: curl -F file=@a.jpg -F file=@b.jpg, or a zip")
-        if wrong:
-            yield error_line(wrong)
+        if not images:
+            raise failure or RequestError("no file in the request: curl -F file=@a.jpg -F file=@b.jpg, or a zip")
+        if failure:
+            yield error_line(failure)
 
-    async def _line(self, entry: UploadedFile, serving: ServedModel) -> bytes:
+    async def _line(self, file: UploadedFile, serving: ServedModel) -> bytes:
         try:
-            self._drain.check()
-            if isinstance(entry.data, AstrodetectError):
-                raise entry.data
-            judged = await self._detector.one_of_many(serving, entry.name, entry.data)
+            self._shutdown.check()
+            if isinstance(file.data, AstrodetectError):
+                raise file.data
+            result = await self._detection.detect_in_batch(serving, file.name, file.data)
         except AstrodetectError as error:
-            return error_line(error, entry.name)
-        return PredictionResponse.of(judged.verdict).model_dump_json().encode() + b"\n"
+            return error_line(error, file.name)
+        return PredictionResponse.of(result.prediction).model_dump_json().encode() + b"\n"
 
 
-def _next(found: Iterator[UploadedFile]) -> UploadedFile | AstrodetectError | None:
-    """The next one, or what keeps it from being read; None at the end."""
+def _next_file(files: Iterator[UploadedFile]) -> UploadedFile | AstrodetectError | None:
+    """The next file, or the error that keeps it from being read; None at the end."""
     try:
-        return next(found, None)
+        return next(files, None)
     except AstrodetectError as error:
         return error
+
+
+async def spool_body(request: Request) -> IO[bytes]:
+    """The body of the request, in a temporary file."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    try:
+        async for chunk in request.stream():
+            file.write(chunk)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file
+
+
+def uploaded_files(
+    body: IO[bytes], content_type: str, *, max_file_bytes: int, max_bytes: int
+) -> Generator[UploadedFile, None, None]:
+    """Every file of the form, in order; one in a zip is named ZIP/PATH."""
+    for name, part in _parts(body, content_type):
+        with part:
+            signature = part.read(len(ZIP_SIGNATURE))
+            size = part.seek(0, 2)
+            part.seek(0)
+            if signature == ZIP_SIGNATURE:
+                yield from _unzip(name, part, max_file_bytes=max_file_bytes, max_bytes=max_bytes * MAX_UNPACKED_RATIO)
+            elif size > max_file_bytes:
+                yield UploadedFile(name, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
+            else:
+                yield UploadedFile(name, part.read())
+
+
+def _unzip(name: str, file: IO[bytes], *, max_file_bytes: int, max_bytes: int) -> Iterator[UploadedFile]:
+    unpacked = 0
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        yield UploadedFile(name, ArchiveError(f"the zip cannot be read: {error}"))
+        return
+    for member in archive.infolist():
+        path = f"{name}/{member.filename}"
+        hidden = any(part.startswith(".") for part in member.filename.split("/"))
+        if member.is_dir() or hidden or member.filename.startswith(MACOS_FOLDER):
+            continue
+        unpacked += member.file_size
+        if member.file_size > max_file_bytes:
+            yield UploadedFile(path, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
+        elif unpacked > max_bytes:
+            yield UploadedFile(path, BodyTooLarge(f"the zip unpacks to more than {max_bytes:,} bytes"))
+            return
+        else:
+            try:
+                yield UploadedFile(path, archive.read(member))
+            except Exception as error:  # noqa: BLE001 - a damaged zip may raise almost any exception
+                yield UploadedFile(path, ArchiveError(f"cannot be unpacked: {error}"))
+
+
+def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of every part of the form that is a file."""
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise RequestError("send the images as a form: curl -F file=@a.jpg -F file=@b.jpg, or -F file=@many.zip")
+    form = _FormParts()
+    parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
+    try:
+        while chunk := body.read(CHUNK_BYTES):
+            parser.write(chunk)
+            yield from form.pop_finished()
+        parser.finalize()
+        yield from form.pop_finished()
+    except MultipartParseError as error:
+        raise RequestError(f"the form cannot be read: {error}") from error
+    finally:
+        form.close()
+    if not form.ended:
+        raise RequestError("the form is cut short")
+
+
+class _FormParts:
+    """Collects the files of a form from the callbacks of its parser."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._finished: deque[tuple[str, IO[bytes]]] = deque()
+        self._headers: dict[bytes, bytes] = {}
+        self._field = self._value = b""
+        self._name: str | None = None
+        self._content: IO[bytes] | None = None
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            name: getattr(self, name)
+            for name in (
+                "on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_headers_finished",
+                "on_part_data", "on_part_end", "on_end",
+            )
+        }  # fmt: skip
+
+    def pop_finished(self) -> Iterator[tuple[str, IO[bytes]]]:
+        while self._finished:
+            yield self._finished.popleft()
+
+    def close(self) -> None:
+        for _, content in self._finished:
+            content.close()
+        if self._content:
+            self._content.close()
+
+    def on_part_begin(self) -> None:
+        self._headers = {}
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        self._headers[self._field.lower()] = self._value
+        self._field = self._value = b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if b"filename" in options:
+            self._name = options[b"filename"].decode("utf-8", "replace")
+            self._content = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._content:
+            self._content.write(data[start:end])
+
+    def on_part_end(self) -> None:
+        if self._content and self._name is not None:
+            self._content.seek(0)
+            self._finished.append((self._name, self._content))
+        self._content = None
+
+    def on_end(self) -> None:
+        self.ended = True

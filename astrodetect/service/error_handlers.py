@@ -1,4 +1,4 @@
-"""What a request is refused with: our errors, the framework's and faults, all in the one shape."""
+"""Error responses: the project's errors, the framework's and unexpected ones, as JSON or as a page for browsers."""
 
 import http
 import logging
@@ -19,67 +19,71 @@ log = logging.getLogger("uvicorn.error")
 
 
 def add(app: FastAPI) -> None:
-    """Has every error of these routes answered in the one shape."""
-    app.add_exception_handler(AstrodetectError, refuse)
-    app.add_exception_handler(RequestValidationError, refuse_arguments)
-    app.add_exception_handler(HTTPException, refuse_http)
-    app.add_exception_handler(ClientDisconnect, let_go)
-    app.add_exception_handler(Exception, fail)
+    """Registers the handlers of all exceptions."""
+    app.add_exception_handler(AstrodetectError, handle_our_error)
+    app.add_exception_handler(RequestValidationError, handle_invalid_arguments)
+    app.add_exception_handler(HTTPException, handle_http_error)
+    app.add_exception_handler(ClientDisconnect, handle_disconnect)
+    app.add_exception_handler(Exception, handle_unexpected)
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer besides, for the OpenAPI document."""
+    """The error responses of a route, for the OpenAPI document."""
     return {
         status: {"model": schemas.ErrorResponse, "description": http.HTTPStatus(status).phrase} for status in statuses
     }
 
 
-async def refuse(request: Request, error: Exception) -> Response:
-    """One of our errors, in the one shape, or as a page for a person."""
+async def handle_our_error(request: Request, error: Exception) -> Response:
+    """An error of `errors.py`; those with a public message are logged with their own."""
     assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
     if error.public:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    return answer(request, error)
+    return error_response_for(request, error)
 
 
-def answer(request: Request, error: AstrodetectError, *, close: bool = False) -> Response:
-    """The same where no route was reached; `close`: the connection is of no more use, as its body was not read."""
-    said, headers = error.public or str(error), schemas.error_headers(error, close=close)
-    return told(request, error.status, error.code, said, headers)
+def error_response_for(request: Request, error: AstrodetectError, *, close: bool = False) -> Response:
+    """The response to an error; `close` the connection where the request's body was not read."""
+    headers = schemas.error_headers(error, close=close)
+    return _response(request, error.status, error.code, error.public or str(error), headers)
 
 
-async def refuse_arguments(request: Request, error: Exception) -> Response:
-    """Arguments that are missing or out of bounds."""
+async def handle_invalid_arguments(request: Request, error: Exception) -> Response:
+    """Parameters that are missing or invalid."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    said = "; ".join(f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors())
-    if any(found["loc"] == ("body", "file") for found in error.errors()):
-        return told(request, 422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
-    return told(request, 422, "bad_arguments", said)
+    if any(detail["loc"] == ("body", "file") for detail in error.errors()):
+        return _response(request, 422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
+    message = "; ".join(
+        f"{'.'.join(str(part) for part in detail['loc'][1:])}: {detail['msg']}" for detail in error.errors()
+    )
+    return _response(request, 422, "bad_arguments", message)
 
 
-async def refuse_http(request: Request, error: Exception) -> Response:
-    """What the framework refuses: no such path, another method, a form that cannot be parsed."""
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """An error of the framework: unknown path, wrong method, a form that cannot be parsed."""
     assert isinstance(error, HTTPException)  # noqa: S101
     code = http.HTTPStatus(error.status_code).name.lower()
-    return told(request, error.status_code, code, str(error.detail), dict(error.headers or {}))
+    return _response(request, error.status_code, code, str(error.detail), dict(error.headers or {}))
 
 
-async def let_go(_: Request, __: Exception) -> Response:
-    """The caller has left: nobody reads this."""
+async def handle_disconnect(_: Request, __: Exception) -> Response:
+    """The client has disconnected: nobody reads this."""
     return Response(status_code=request_log.CLIENT_CLOSED_REQUEST)
 
 
-async def fail(request: Request, error: Exception) -> Response:
-    """A fault of ours: the log has it (Starlette raises it again), the caller learns no more."""
+async def handle_unexpected(request: Request, error: Exception) -> Response:
+    """A bug: Starlette logs its traceback; the response has no details."""
     log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-    said = "a fault of the service; its log says more"
-    return told(request, 500, "internal_error", said, security_headers.HEADERS)  # made outside of all that adds them
+    message = "an internal error; see the server log"
+    return _response(request, 500, "internal_error", message, security_headers.HEADERS)  # sent outside the middleware
 
 
-def told(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    """A refusal in the one shape, or as a page for a person."""
+def _response(
+    request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None
+) -> Response:
+    """JSON, or a page for a browser."""
     if not accepts_html(request):
-        return schemas.plain_error(status, code, message, headers)
+        return schemas.json_error(status, code, message, headers)
     page = error_page(request, status, code, message)
     page.headers.update(headers or {})
     return page

@@ -47,7 +47,7 @@ class LiveFeed:
         self._follower: RowFollower | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._watchers = 0
-        drain.then(partial(self._loop.call_soon_threadsafe, self._end))
+        drain.on_begin(partial(self._loop.call_soon_threadsafe, self._end))
 
     def __len__(self) -> int:
         """How many watch."""

@@ -1,4 +1,4 @@
-"""What the service measures of itself, for Prometheus."""
+"""Prometheus metrics of the service."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,50 +9,50 @@ IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class Metrics:
-    """The figures of one service."""
+    """The metrics of one application, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._all = CollectorRegistry()
-        ProcessCollector(registry=self._all)
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._requests = self._counter("requests", "Requests answered", "route", "status")
-        self._took = self._histogram("request_seconds", "From a request to its answer", SECONDS, "route")
-        self._stages = self._histogram("stage_seconds", "Parts of a detection", SECONDS, "stage")
-        self._batches = self._histogram("batch_images", "Images in one pass of the network", IMAGES)
+        self._request_seconds = self._histogram("request_seconds", "From a request to its answer", SECONDS, "route")
+        self._stage_seconds = self._histogram("stage_seconds", "Parts of a detection", SECONDS, "stage")
+        self._batch_images = self._histogram("batch_images", "Images in one pass of the network", IMAGES)
         self._refused = self._counter("shed", "Requests refused because too many were at work")
         self._rows = self._counter("rows", "Rows, by where they went", "logged")
 
-    def watch(self, name: str, meaning: str, now: Callable[[], float]) -> None:
-        """A figure that is asked for when somebody looks."""
-        Gauge(f"astrodetect_{name}", meaning, registry=self._all).set_function(now)
+    def add_gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when the metrics are exported."""
+        Gauge(f"astrodetect_{name}", meaning, registry=self._registry).set_function(read)
 
-    def answered(self, route: str, status: int, took_s: float) -> None:
-        """One request."""
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Counts an answered request and its duration."""
         self._requests.labels(route, status).inc()
-        self._took.labels(route).observe(took_s)
+        self._request_seconds.labels(route).observe(seconds)
 
-    def shed(self) -> None:
-        """One request that was refused because too many were at work."""
+    def refused(self) -> None:
+        """Counts a request that was refused because too many were in progress."""
         self._refused.inc()
 
-    def detected(self, stages_s: Mapping[str, float]) -> None:
-        """Where one detection spent its time."""
+    def observe_stages(self, stages_s: Mapping[str, float]) -> None:
+        """The durations of the stages of one detection."""
         for stage, seconds in stages_s.items():
-            self._stages.labels(stage).observe(seconds)
+            self._stage_seconds.labels(stage).observe(seconds)
 
-    def passed(self, images: int) -> None:
-        """One pass of the network."""
-        self._batches.observe(images)
+    def observe_batch(self, images: int) -> None:
+        """The size of a batch that the network ran on."""
+        self._batch_images.observe(images)
 
-    def recorded(self, logged: str, rows: int) -> None:
-        """Rows committed, queued in the outbox, or drained from it."""
+    def count_rows(self, logged: str, rows: int) -> None:
+        """Counts rows committed, queued in the outbox, or drained from it."""
         self._rows.labels(logged).inc(rows)
 
-    def shown(self) -> bytes:
-        """All of it, in Prometheus's text format."""
-        return generate_latest(self._all)
+    def export(self) -> bytes:
+        """All metrics, in Prometheus's text format."""
+        return generate_latest(self._registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"astrodetect_{name}", meaning, labels, registry=self._all)
+        return Counter(f"astrodetect_{name}", meaning, labels, registry=self._registry)
 
     def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"astrodetect_{name}", meaning, labels, buckets=bounds, registry=self._all)
+        return Histogram(f"astrodetect_{name}", meaning, labels, buckets=bounds, registry=self._registry)

@@ -1,4 +1,4 @@
-"""What is asked for in a query string, the same of the API and of the pages."""
+"""Parameters of query strings and paths that several routes and pages share."""
 
 import datetime as dt
 import uuid
@@ -11,22 +11,28 @@ from fastapi.exceptions import RequestValidationError
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.records import PredictionFilters
 
-LONGEST_NAME = 255  # characters, of what is asked for by name
+MAX_FILTER_CHARS = 255
+MAX_MODEL_NAME_CHARS = 100
+MODEL_NAME_PATTERN = r"^\w[\w.-]*$"  # no path traversal
+OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
+VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
 
 
-def asked_filters(
+def prediction_filters(
     *,
     result: Annotated[
-        str | None, Query(max_length=LONGEST_NAME, description="Anomaly Detected, No Anomaly, or a label")
+        str | None, Query(max_length=MAX_FILTER_CHARS, description="Anomaly Detected, No Anomaly, or a label")
     ] = None,
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
-    name: Annotated[str | None, Query(max_length=LONGEST_NAME, description="part of the image's name")] = None,
+    name: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="part of the image's name")] = None,
     since: Annotated[dt.datetime | None, Query(description="from this time on; UTC where it names no zone")] = None,
     until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
     request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
-    model: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the model's name")] = None,
-    label: Annotated[str | None, Query(max_length=LONGEST_NAME, description="the class that it was taken for")] = None,
+    model: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the model's name")] = None,
+    label: Annotated[
+        str | None, Query(max_length=MAX_FILTER_CHARS, description="the class that it was taken for")
+    ] = None,
     min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""
@@ -35,13 +41,13 @@ def asked_filters(
 
 @dataclass(frozen=True, slots=True)
 class PageEdge:
-    """Where a page of the log lies: just below an id, just above one, or at the newest."""
+    """The position of a page of predictions: just below an id, just above one, or at the newest."""
 
     before: int | None
     after: int | None
 
 
-def asked_edge(
+def page_edge(
     *,
     before: Annotated[int | None, Query(ge=1, le=BIGINT_MAX, description="only ids below this one")] = None,
     after: Annotated[int | None, Query(ge=0, lt=BIGINT_MAX, description="only the next ids above this one")] = None,
@@ -54,5 +60,14 @@ def asked_edge(
 
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 LabelId: TypeAlias = PredictionId
-FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(asked_filters)]
-PageEdgeParam: TypeAlias = Annotated[PageEdge, Depends(asked_edge)]
+FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(prediction_filters)]
+PageEdgeParam: TypeAlias = Annotated[PageEdge, Depends(page_edge)]
+ModelPath: TypeAlias = Annotated[str, Path(pattern=MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)]
+ModelName: TypeAlias = Annotated[
+    str | None,
+    Query(
+        pattern=MODEL_NAME_PATTERN,
+        max_length=MAX_MODEL_NAME_CHARS,
+        description="a name from /models; the one that serves if none is given",
+    ),
+]

@@ -17,7 +17,7 @@ from astrodetect.service.review_leases import ReviewLeases
 
 NEWEST = 20_000  # images of the log that are ordered, beside all that are labelled
 GROWN = 0.01  # the share of them by which the log may grow before they are read again
-MOST = 100  # that may be asked for at a time
+MAX_REVIEW_BATCH = 100  # images of one request
 DEEP = 500  # images of each order that are remembered: those that were labelled since, or skipped, are passed over
 PATIENCE_S = 0.05  # that who wants an order at once waits for the newest one
 LIKE = 5  # labelled images that are named as like one

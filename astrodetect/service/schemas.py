@@ -1,4 +1,4 @@
-"""The shapes of the answers, as callers and the OpenAPI document see them; every error has one."""
+"""The JSON of requests, responses and errors, as pydantic models for the OpenAPI document."""
 
 import datetime as dt
 import json
@@ -17,53 +17,9 @@ from astrodetect.labels import LONGEST_NOTE
 from astrodetect.records import Neighbour, Prediction, PredictionPage, QueuedPrediction
 from astrodetect.service.review_queue import ReviewBatch
 
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 CSV = "text/csv; charset=utf-8"
-CSV_FILE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {CSV: {"schema": {"type": "string"}}}, "description": "id, prediction_id, image_name, …"}
-}
-METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}, "description": "Prometheus's text format"}
-}
-NDJSON = "application/x-ndjson"
-LINES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {NDJSON: {"schema": {"type": "string"}}},
-        "description": "a line for each image, in order: its verdict, or its name and an error",
-    }
-}
-FORM_OF_MANY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            }
-        },
-    }
-}
 
-URLS_OR_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image_paths"],
-                    "properties": {"image_paths": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
-                }
-            },
-            **FORM_OF_MANY["requestBody"]["content"],
-        },
-    }
-}
-
-PREDICTION: JsonDict = {
+EXAMPLE_ROW: JsonDict = {
     "result": "Anomaly Detected",
     "score": 0.9834,
     "label": "E",
@@ -83,20 +39,21 @@ PREDICTION: JsonDict = {
 
 
 class PredictionResponse(BaseModel):
-    """A logged verdict: the row of the table `predictions`; `queued` while PostgreSQL is away, and then without id.
+    """A row of the table `predictions`; `queued`, and without an id, while PostgreSQL is down.
 
-    `result` and `score` are an anomaly or not, and how probable one is; of a model of several classes, the label and
-    its probability. What was logged before there were labels has none; `novelty` is of models that carry detectors.
+    `result` and `score`: whether the image is an anomaly, and the probability that it is one; of a model of several
+    classes, the label and its probability. Rows from before there were labels have none. `novelty` needs a model that
+    carries anomaly detectors.
     """
 
-    model_config = ConfigDict(json_schema_extra={"example": PREDICTION}, protected_namespaces=())
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE_ROW}, protected_namespaces=())
 
     result: str
     score: float
     label: str | None = None
     probability: float | None = None  # of the label
     probabilities: dict[str, float] | None = None
-    novelty: float | None = None  # the share of the training images that are less unusual
+    novelty: float | None = None  # share of the training images that are less unusual
     id: int | None
     logged: Literal["committed", "queued"] = "committed"
     image_name: str
@@ -109,7 +66,7 @@ class PredictionResponse(BaseModel):
 
     @classmethod
     def of(cls, row: Prediction | QueuedPrediction) -> "PredictionResponse":
-        """The row as callers see it, or will."""
+        """From a row, or from one that is queued."""
         if isinstance(row, QueuedPrediction):
             return cls(id=None, logged="queued", result=row.scored.result, **asdict(row.scored))
         return cls.model_validate(row, from_attributes=True)
@@ -118,12 +75,12 @@ class PredictionResponse(BaseModel):
     def _most_probable_first(self) -> Self:
         if self.label is not None and self.probabilities:
             self.probability = self.probabilities.get(self.label)
-            self.probabilities = dict(sorted(self.probabilities.items(), key=lambda one: one[1], reverse=True))
+            self.probabilities = dict(sorted(self.probabilities.items(), key=lambda item: item[1], reverse=True))
         return self
 
 
 class AnomalyResponse(BaseModel):
-    """How unusual an image is among those that the model's detectors learnt from; its verdict is in the log."""
+    """The novelty of an image among those that the model's detectors were fitted on; its prediction is recorded too."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -142,22 +99,22 @@ class AnomalyResponse(BaseModel):
     filename: str
     loss: float  # larger is more unusual
     anomaly: bool
-    novelty: float  # the share of those images that are less unusual
+    novelty: float  # share of the training images that are less unusual
     id: int | None
     logged: Literal["committed", "queued"]
     request_id: uuid.UUID | None
 
 
 class PredictionsResponse(BaseModel):
-    """Some of the log, newest first; `next` is where the older ones are, `previous` where the newer ones are.
+    """A page of predictions, newest first; `next` leads to older ones, `previous` to newer ones.
 
-    They are null at the two ends; beside the last of them a page may be empty.
+    They are null at the two ends; the last page may be empty.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "predictions": [PREDICTION],
+                "predictions": [EXAMPLE_ROW],
                 "next": "/predictions?limit=1&before=1842",
                 "previous": "/predictions?limit=1&after=1842",
             }
@@ -169,9 +126,9 @@ class PredictionsResponse(BaseModel):
     previous: str | None
 
     @classmethod
-    def of(cls, page: PredictionPage, asked: URL) -> "PredictionsResponse":
-        """The page as callers see it who asked for this address."""
-        bare = asked.remove_query_params(["before", "after"]).replace(scheme="", netloc="")
+    def of(cls, page: PredictionPage, url: URL) -> "PredictionsResponse":
+        """From a page, and the URL that it was requested by."""
+        bare = url.remove_query_params(["before", "after"]).replace(scheme="", netloc="")
         edges = {"before": page.next_before, "after": page.previous_after}
         older, newer = (
             None if edge is None else str(bare.include_query_params(**{name: edge})) for name, edge in edges.items()
@@ -180,18 +137,21 @@ class PredictionsResponse(BaseModel):
 
 
 class NeighbourResponse(BaseModel):
-    """A logged image that is like another one; the smaller the distance, the more."""
+    """A recorded image, and its distance to the query image in the embedding space."""
 
     distance: float
     prediction: PredictionResponse
 
 
 class SimilarResponse(BaseModel):
-    """The logged images that are most like this one, nearest first, each once."""
+    """The recorded images that are nearest to this one, nearest first, each once."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {"prediction": PREDICTION, "similar": [{"distance": 1.75, "prediction": PREDICTION}]}
+            "example": {
+                "prediction": EXAMPLE_ROW,
+                "similar": [{"distance": 1.75, "prediction": EXAMPLE_ROW}],
+            }
         }
     )
 
@@ -200,16 +160,16 @@ class SimilarResponse(BaseModel):
 
     @classmethod
     def of(cls, row: Prediction, neighbours: list[Neighbour]) -> "SimilarResponse":
-        """The neighbours as callers see them."""
+        """From a row and its neighbours."""
         similar = [
-            NeighbourResponse(distance=one.distance, prediction=PredictionResponse.of(one.prediction))
-            for one in neighbours
+            NeighbourResponse(distance=neighbour.distance, prediction=PredictionResponse.of(neighbour.prediction))
+            for neighbour in neighbours
         ]
         return cls(prediction=PredictionResponse.of(row), similar=similar)
 
 
 class LabelRequest(BaseModel):
-    """What somebody calls the image of a prediction."""
+    """A person's label of the image of a prediction."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
@@ -221,15 +181,15 @@ class LabelRequest(BaseModel):
 
 
 class LabelResponse(BaseModel):
-    """A labelling as it is kept, with the image that it is of."""
+    """A stored label and the image that it belongs to."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
                 "id": 12,
                 "prediction_id": 1842,
-                "image_name": PREDICTION["image_name"],
-                "image_sha256": PREDICTION["image_sha256"],
+                "image_name": EXAMPLE_ROW["image_name"],
+                "image_sha256": EXAMPLE_ROW["image_sha256"],
                 "label": "interesting",
                 "who": "ada",
                 "note": "a ring?",
@@ -249,14 +209,14 @@ class LabelResponse(BaseModel):
 
 
 class CandidateResponse(BaseModel):
-    """An image to look at, and why."""
+    """An image to label, and why it was chosen."""
 
     why: list[str]
     prediction: PredictionResponse
 
 
 class ProgressResponse(BaseModel):
-    """How many images are labelled, and as what; null per 100 before the first."""
+    """Numbers of labelled images, by label; `found_per_100` is null before the first."""
 
     labelled: int
     interesting: int
@@ -266,7 +226,7 @@ class ProgressResponse(BaseModel):
 
 
 class ReviewResponse(BaseModel):
-    """What to look at next, the first one first; `note` says why the order is not the one that was asked for."""
+    """The images to label next, in order; `note` says why the order is not the requested one."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -274,7 +234,10 @@ class ReviewResponse(BaseModel):
                 "by": "interest",
                 "note": None,
                 "next": [
-                    {"why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"], "prediction": PREDICTION}
+                    {
+                        "why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"],
+                        "prediction": EXAMPLE_ROW,
+                    }
                 ],
                 "progress": {"labelled": 50, "interesting": 21, "ordinary": 20, "artefact": 9, "found_per_100": 42.0},
             }
@@ -287,17 +250,18 @@ class ReviewResponse(BaseModel):
     progress: ProgressResponse
 
     @classmethod
-    def of(cls, found: ReviewBatch) -> "ReviewResponse":
-        """The queue as callers see it."""
+    def of(cls, batch: ReviewBatch) -> "ReviewResponse":
+        """From the images that the queue chose."""
         candidates = [
-            CandidateResponse(why=one.why, prediction=PredictionResponse.of(one.prediction)) for one in found.candidates
+            CandidateResponse(why=candidate.why, prediction=PredictionResponse.of(candidate.prediction))
+            for candidate in batch.candidates
         ]
-        progress = ProgressResponse.model_validate(found.progress, from_attributes=True)
-        return cls(by=found.by, note=found.note, next=candidates, progress=progress)
+        progress = ProgressResponse.model_validate(batch.progress, from_attributes=True)
+        return cls(by=batch.by, note=batch.note, next=candidates, progress=progress)
 
 
 class LivenessResponse(BaseModel):
-    """The service is there, or ready."""
+    """The process is running."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"status": "live"}})
 
@@ -305,7 +269,7 @@ class LivenessResponse(BaseModel):
 
 
 class ReadinessResponse(BaseModel):
-    """A prediction would be answered; `queued`: PostgreSQL is away, and `outbox` rows wait for it on disk."""
+    """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"status": "ready", "logged": "committed", "outbox": 0}})
 
@@ -315,14 +279,14 @@ class ReadinessResponse(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """`code` is for programs and stays; `message` is for people."""
+    """`code` is stable, for programs; `message` is for people."""
 
     code: str
     message: str
 
 
 class ErrorResponse(BaseModel):
-    """Every error of this service."""
+    """The body of every error response."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"error": {"code": "image_empty", "message": "the file is empty"}}}
@@ -332,24 +296,24 @@ class ErrorResponse(BaseModel):
 
 
 class FailedResponse(BaseModel):
-    """An image among others that has no answer, and why."""
+    """An image of a batch that has no result, and its error."""
 
     filename: str
     error: ErrorDetail
 
     @classmethod
     def of(cls, name: str, error: AstrodetectError) -> "FailedResponse":
-        """The error in the one shape."""
+        """From an error."""
         return cls(filename=name, error=ErrorDetail(code=error.code, message=error.public or str(error)))
 
 
 def error_response(error: AstrodetectError, *, close: bool = False) -> JSONResponse:
-    """An error in the one shape; `close`: the connection is of no more use, as its body was not read."""
-    return plain_error(error.status, error.code, error.public or str(error), error_headers(error, close=close))
+    """An error as JSON; `close` the connection where the request's body was not read."""
+    return json_error(error.status, error.code, error.public or str(error), error_headers(error, close=close))
 
 
 def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, str]:
-    """What is said of it beside its words."""
+    """The headers of an error response."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.status == 503 else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -359,12 +323,18 @@ def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, 
 
 
 def error_line(error: AstrodetectError, name: str | None = None) -> bytes:
-    """An error in an answer of many lines, and whose it is."""
-    whose = {} if name is None else {"image_name": name}
-    told = {"error": {"code": error.code, "message": error.public or str(error)}}
-    return json.dumps(whose | told).encode() + b"\n"
+    """An error as a line of a batch response, with the name of its image."""
+    image = {} if name is None else {"image_name": name}
+    detail = {"error": {"code": error.code, "message": error.public or str(error)}}
+    return json.dumps(image | detail).encode() + b"\n"
 
 
-def plain_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one shape, for what the framework itself refuses."""
+def json_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as JSON."""
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+def csv_response(columns: str, *other_types: str) -> dict[int | str, dict[str, Any]]:
+    """A CSV file of these columns, or the same in other media types, for the OpenAPI document."""
+    content = {kind: {"schema": {"type": "string"}} for kind in (CSV, *other_types)}
+    return {200: {"content": content, "description": columns}}

@@ -88,10 +88,14 @@ async def open_services(
     """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
     async with AsyncExitStack() as stack:
         shutdown = Shutdown(settings.shutdown_timeout_s)
-        stack.enter_context(shutdown.watch())
+        stack.enter_context(shutdown.handle_signals())
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         models = ModelRegistry(
-            settings.models_dir, settings.model, settings.precision, most=settings.max_models, passed=metrics.passed
+            settings.models_dir,
+            settings.model,
+            settings.precision,
+            max_models=settings.max_models,
+            observe_batch=metrics.observe_batch,
         )
         stack.push_async_callback(models.close)
         try:
@@ -106,7 +110,7 @@ async def open_services(
             )
         )
         outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
-        recorder = stack.enter_context(closing(Recorder(database, outbox, recorded=metrics.recorded)))
+        recorder = stack.enter_context(closing(Recorder(database, outbox, recorded=metrics.count_rows)))
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
         review_queue = stack.enter_context(closing(ReviewQueue(database)))
         projections = stack.enter_context(closing(ProjectionJobs(database, settings.maps_dir)))
@@ -118,14 +122,14 @@ async def open_services(
                     recorder,
                     thumbnails,
                     metrics,
-                    most=settings.max_in_flight,
+                    max_in_flight=settings.max_in_flight,
                     timeout_s=settings.request_timeout_s,
                     max_pixels=settings.max_image_pixels,
-                    picture_px=settings.thumbnail_px,
+                    thumbnail_px=settings.thumbnail_px,
                 )
             )
         )
-        vector_indexer = stack.enter_context(closing(VectorIndexer(database, at_work=detection.at_work)))
+        vector_indexer = stack.enter_context(closing(VectorIndexer(database, at_work=detection.in_flight)))
         batch_detection = BatchDetection(
             detection,
             shutdown,
@@ -146,10 +150,10 @@ async def open_services(
             max_images=settings.max_anomaly_images,
             max_file_bytes=settings.max_body_bytes,
         )
-        metrics.watch("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(outbox))
-        metrics.watch("queue_length", "Images that wait for the network", models.waiting)
-        metrics.watch("watchers", "Pages that watch new predictions come", lambda: len(live_feed))
-        metrics.watch("images_at_work", "Images between their arrival and their answer", detection.at_work)
+        metrics.add_gauge("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(outbox))
+        metrics.add_gauge("queue_length", "Images that wait for the network", models.queue_length)
+        metrics.add_gauge("watchers", "Pages that watch new predictions come", lambda: len(live_feed))
+        metrics.add_gauge("images_at_work", "Images between their arrival and their answer", detection.in_flight)
         yield Services(
             settings=settings,
             metrics=metrics,

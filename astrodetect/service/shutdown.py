@@ -1,4 +1,4 @@
-"""The end of a service: told to go, it takes nothing new, finishes what is at work, and leaves with status 0."""
+"""Graceful shutdown: after a signal no new work is accepted, and work in progress is finished before the exit."""
 
 import signal
 import threading
@@ -10,48 +10,49 @@ from astrodetect.errors import ShuttingDown
 
 
 class Shutdown:
-    """Whether the end has begun."""
+    """Whether the shutdown has begun, and what is called when it begins."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._then: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self.begun = False
 
-    def then(self, act: Callable[[], object]) -> None:
-        """Has this done as it begins, within the signal's handler: only a word to whoever does the work."""
-        self._then.append(act)
+    def on_begin(self, callback: Callable[[], object]) -> None:
+        """Registers a callback; it runs in the signal handler, so it must return at once."""
+        self._callbacks.append(callback)
 
     def check(self) -> None:
-        """Raises ShuttingDown where it has."""
+        """Raises ShuttingDown once the shutdown has begun."""
         if self.begun:
             raise ShuttingDown("the service is shutting down")
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Hears the signals before the server does.
+    def handle_signals(self) -> Iterator[None]:
+        """Handles SIGINT and SIGTERM before uvicorn does.
 
-        uvicorn ends by the signal that it got. It takes Ctrl-C for a wish that was granted, status 0, and a second one
-        for an order to drop everything: SIGTERM means the same from here on, and a time limit gives that order too.
+        uvicorn exits by the signal that it received, except for SIGINT, which it treats as a graceful exit with status
+        0, and a second SIGINT drops the open connections. Here SIGTERM is handled like SIGINT, and `timeout_s` later
+        the second SIGINT is raised.
         """
-        if threading.current_thread() is not threading.main_thread():  # in tests; nobody sends it signals
+        if threading.current_thread() is not threading.main_thread():  # tests; signals go to the main thread alone
             yield
             return
-        theirs = signal.getsignal(signal.SIGINT)
+        server_handler = signal.getsignal(signal.SIGINT)
 
-        def told(_number: int, frame: FrameType | None) -> None:
+        def handle(_number: int, frame: FrameType | None) -> None:
             if not self.begun:
                 self.begun = True
-                last_call = threading.Timer(self._timeout_s, signal.raise_signal, [signal.SIGINT])
-                last_call.daemon = True
-                last_call.start()
-                for act in self._then:
-                    act()
-            if callable(theirs):
-                theirs(signal.SIGINT, frame)
+                timer = threading.Timer(self._timeout_s, signal.raise_signal, [signal.SIGINT])
+                timer.daemon = True
+                timer.start()
+                for callback in self._callbacks:
+                    callback()
+            if callable(server_handler):
+                server_handler(signal.SIGINT, frame)
 
-        before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -1,35 +1,77 @@
-"""Small pictures of what was scored, for the pages: made and kept beside the requests, never in their way."""
+"""Thumbnails and heat maps of scored images: made and written by threads of their own, beside the requests."""
 
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import HeatMap, Pixels, Thumbnail
-from astrodetect.service.bounded_queue import BoundedQueue
 
-MOST_RAW_BYTES = 48 * 2**20  # pixels that wait to become JPEGs: 250 images whose sides have 256 of them
-MOST_HELD_BYTES = 24 * 2**20  # JPEGs and heat maps that were asked for last, and as much that waits for PostgreSQL
-MOST_KNOWN = 20_000  # pictures and heat maps of which is remembered that they were written: 8 MB
-ANEW_S = 86_400.0  # for so long: the log may have let one go, and keeps what comes again as if it were new
-AROUND_BYTES = 512  # of memory that each takes beside its own
-A_COMMIT = 100
-MAKE_S = 0.05  # what comes within this time is made in one go: a thread that wakes for each pays for it
-GATHER_S = 0.25  # what comes within this time becomes one commit
-RETRY_S = 2.0  # while PostgreSQL is away
-PRUNE_S = 300.0  # between two looks whether pictures are too old or too many
+MAX_PIXEL_BYTES = 48 * 2**20  # waiting to be compressed: 250 images with sides of 256 pixels
+MAX_CACHE_BYTES = 24 * 2**20  # of JPEGs and heat maps read last, and as much again that waits for PostgreSQL
+MAX_REMEMBERED = 20_000  # keys that are known to be written: 8 MB
+REMEMBER_S = 86_400.0  # for the database may have pruned one, which is then stored again when its image comes again
+ENTRY_OVERHEAD_BYTES = 512  # of memory
+COMMIT_ENTRIES = 100
+COMPRESS_DELAY_S = 0.05  # to compress several images for one wake-up of the thread
+COMMIT_DELAY_S = 0.25  # to write several entries in one commit
+RETRY_S = 2.0  # while PostgreSQL is down
+PRUNE_S = 300.0  # between deletions of thumbnails that are too old or too many
 
 log = logging.getLogger("uvicorn.error")
-Key = tuple[str, str]  # the image's sum, and of a heat map the model's version
+ThumbnailKey = tuple[str, str]  # the image's SHA-256, and of a heat map the model's version
+
+QueueKey = TypeVar("QueueKey")
+QueueValue = TypeVar("QueueValue")
+
+
+class BoundedQueue(Generic[QueueKey, QueueValue]):
+    """A first-in-first-out queue with keys, of at most `max_bytes`."""
+
+    def __init__(self, max_bytes: int, size: Callable[[QueueValue], int]) -> None:
+        self._max_bytes, self._size = max_bytes, size
+        self._values: OrderedDict[QueueKey, QueueValue] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: QueueKey) -> QueueValue | None:
+        return self._values.get(key)
+
+    def put(self, key: QueueKey, value: QueueValue, *, last: bool = True) -> list[QueueKey]:
+        """Adds a value at the end, or as the first; returns the keys of the oldest ones dropped for it."""
+        self.discard(key)
+        self._values[key] = value
+        self._values.move_to_end(key, last=last)
+        self._bytes += self._size(value)
+        dropped = []
+        while self._bytes > self._max_bytes:
+            dropped.append(self.pop_first()[0])
+        return dropped
+
+    def discard(self, key: QueueKey) -> None:
+        if (value := self._values.pop(key, None)) is not None:
+            self._bytes -= self._size(value)
+
+    def first(self) -> tuple[QueueKey, QueueValue]:
+        """The oldest entry."""
+        return next(iter(self._values.items()))
+
+    def pop_first(self) -> tuple[QueueKey, QueueValue]:
+        """Removes the oldest entry."""
+        key, value = self._values.popitem(last=False)
+        self._bytes -= self._size(value)
+        return key, value
 
 
 class ThumbnailDatabase(Protocol):
-    """What keeps them: `database.Database`."""
+    """The database that stores them: `database.Database`."""
 
     def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None: ...
     def picture(self, image_sha256: str) -> Thumbnail | None: ...
@@ -38,166 +80,174 @@ class ThumbnailDatabase(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Raw:
-    """Pixels of which a picture is to be made, and what models saw in them by then."""
+class _Uncompressed:
+    """The pixels of a thumbnail, and the heat maps of its image so far."""
 
     pixels: Pixels
-    heats: dict[str, HeatMap] = field(default_factory=dict)  # by the model's version
+    heat_maps: dict[str, HeatMap] = field(default_factory=dict)  # by the model's version
 
 
 class ThumbnailStore:
-    """Pictures and heat maps; to `keep` one neither waits nor fails: of what is too much the oldest is let go."""
+    """Stores thumbnails and heat maps; `add` neither blocks nor fails: beyond the limits the oldest are dropped."""
 
     def __init__(self, database: ThumbnailDatabase, *, days: int, max_bytes: int) -> None:
         self._database, self._days, self._max_bytes = database, days, max_bytes
-        self._guard = threading.Lock()
-        self._came, self._made, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._raw: BoundedQueue[str, _Raw] = BoundedQueue(MOST_RAW_BYTES, lambda raw: raw.pixels.nbytes + AROUND_BYTES)
-        self._held: BoundedQueue[Key, Thumbnail | HeatMap] = BoundedQueue(MOST_HELD_BYTES, _size)
-        self._waiting: BoundedQueue[Key, Thumbnail | HeatMap] = BoundedQueue(MOST_HELD_BYTES, _size)
-        self._known: OrderedDict[Key, float] = OrderedDict()  # since when each is written, or waits to be
-        self._maker, self._writer = (
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("album-maker", self._make), ("album-writer", self._write))
+        self._lock = threading.Lock()
+        self._added, self._compressed, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._pixels: BoundedQueue[str, _Uncompressed] = BoundedQueue(
+            MAX_PIXEL_BYTES, lambda entry: entry.pixels.nbytes + ENTRY_OVERHEAD_BYTES
         )
-        self._maker.start()
-        self._writer.start()
+        self._cache: BoundedQueue[ThumbnailKey, Thumbnail | HeatMap] = BoundedQueue(MAX_CACHE_BYTES, _size)
+        self._to_write: BoundedQueue[ThumbnailKey, Thumbnail | HeatMap] = BoundedQueue(MAX_CACHE_BYTES, _size)
+        self._remembered: OrderedDict[ThumbnailKey, float] = OrderedDict()  # when each was written or queued
+        self._compressor = threading.Thread(target=self._compress, name="thumbnail-compressor", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="thumbnail-writer", daemon=True)
+        self._compressor.start()
+        try:
+            self._writer.start()
+        except BaseException:
+            self._stop_compressor()
+            raise
 
-    def wants(self, image_sha256: str) -> bool:
-        """Whether a picture of this image would be new to it, as far as it can tell at once."""
-        with self._guard:
-            known = self._raw.get(image_sha256) is not None or self._knows((image_sha256, ""))
-            return self._max_bytes > 0 and not known
+    def needs(self, image_sha256: str) -> bool:
+        """Whether no thumbnail of this image is stored or queued, as far as is known without asking the database."""
+        with self._lock:
+            stored = self._pixels.get(image_sha256) is not None or self._is_remembered((image_sha256, ""))
+            return self._max_bytes > 0 and not stored
 
-    def keep(self, image_sha256: str, pixels: Pixels | None, heat: HeatMap | None) -> None:
-        """The picture with these pixels, if they are given, and what a model saw in it."""
+    def add(self, image_sha256: str, pixels: Pixels | None, heat_map: HeatMap | None) -> None:
+        """Queues a thumbnail of these pixels, if given, and a heat map."""
         if not self._max_bytes:
             return
-        with self._guard:
-            raw = self._raw.get(image_sha256)
-            if raw is None and pixels is not None:
-                self._raw.put(image_sha256, raw := _Raw(pixels))
-            if heat:
-                key = (image_sha256, heat.model_version)
-                self._held.put(key, heat)
-                if raw:  # a heat map is kept where its picture is, so it comes after that
-                    raw.heats[heat.model_version] = heat
-                elif not self._knows(key):
-                    self._add(key, heat)
-            if raw or self._waiting:
-                self._came.set()
+        with self._lock:
+            uncompressed = self._pixels.get(image_sha256)
+            if uncompressed is None and pixels is not None:
+                self._pixels.put(image_sha256, uncompressed := _Uncompressed(pixels))
+            if heat_map:
+                key = (image_sha256, heat_map.model_version)
+                self._cache.put(key, heat_map)
+                if uncompressed:  # a heat map references its thumbnail's row, so it is written after that
+                    uncompressed.heat_maps[heat_map.model_version] = heat_map
+                elif not self._is_remembered(key):
+                    self._queue(key, heat_map)
+            if uncompressed or self._to_write:
+                self._added.set()
 
-    def picture(self, image_sha256: str) -> Thumbnail | None:
-        """Of the image with this sum, if there is one; DatabaseUnavailable where nobody can know."""
-        with self._guard:
-            held, raw = self._find((image_sha256, "")), self._raw.get(image_sha256)
-        if held is None and raw:
-            return images.picture(image_sha256, raw.pixels)
-        if held is None and (held := self._database.picture(image_sha256)):
-            with self._guard:
-                self._held.put((image_sha256, ""), held)
-        return held if isinstance(held, Thumbnail) else None
+    def thumbnail(self, image_sha256: str) -> Thumbnail | None:
+        """The thumbnail of an image, if there is one; DatabaseUnavailable where only the database can tell."""
+        with self._lock:
+            entry, uncompressed = self._lookup((image_sha256, "")), self._pixels.get(image_sha256)
+        if entry is None and uncompressed:
+            return images.picture(image_sha256, uncompressed.pixels)
+        if entry is None and (entry := self._database.picture(image_sha256)):
+            with self._lock:
+                self._cache.put((image_sha256, ""), entry)
+        return entry if isinstance(entry, Thumbnail) else None
 
-    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
-        """What the model of this version saw in it, if that is kept; DatabaseUnavailable where nobody can know."""
-        with self._guard:
-            held = self._find((image_sha256, model_version))
-        if held is None and (held := self._database.heat(image_sha256, model_version)):
-            with self._guard:
-                self._held.put((image_sha256, model_version), held)
-        return held if isinstance(held, HeatMap) else None
+    def heat_map(self, image_sha256: str, model_version: str) -> HeatMap | None:
+        """The heat map of a model version, if there is one; DatabaseUnavailable where only the database can tell."""
+        with self._lock:
+            entry = self._lookup((image_sha256, model_version))
+        if entry is None and (entry := self._database.heat(image_sha256, model_version)):
+            with self._lock:
+                self._cache.put((image_sha256, model_version), entry)
+        return entry if isinstance(entry, HeatMap) else None
 
     def close(self) -> None:
-        """Keeps what waits, if PostgreSQL is there."""
-        self._closing.set()
-        self._came.set()
-        self._maker.join()
-        self._made.set()
+        """Writes what is queued, unless PostgreSQL is down, and stops the threads."""
+        self._stop_compressor()
+        self._compressed.set()
         self._writer.join()
 
-    def _find(self, key: Key) -> Thumbnail | HeatMap | None:
-        if held := self._held.get(key):
-            self._held.put(key, held)
-        return held or self._waiting.get(key)
+    def _stop_compressor(self) -> None:
+        self._closing.set()
+        self._added.set()
+        self._compressor.join()
 
-    def _knows(self, key: Key) -> bool:
-        since = self._known.get(key)
-        return since is not None and time.monotonic() - since < ANEW_S
+    def _lookup(self, key: ThumbnailKey) -> Thumbnail | HeatMap | None:
+        if entry := self._cache.get(key):
+            self._cache.put(key, entry)
+        return entry or self._to_write.get(key)
 
-    def _add(self, key: Key, one: Thumbnail | HeatMap) -> None:
-        self._held.put(key, one)
-        self._known[key] = time.monotonic()
-        self._known.move_to_end(key)
-        if len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
-        for gone in self._waiting.put(key, one):
-            self._forget(gone)
+    def _is_remembered(self, key: ThumbnailKey) -> bool:
+        since = self._remembered.get(key)
+        return since is not None and time.monotonic() - since < REMEMBER_S
 
-    def _forget(self, key: Key) -> None:
-        """So that it is wanted when it comes again."""
-        self._held.pop(key)
-        self._known.pop(key, None)
+    def _queue(self, key: ThumbnailKey, entry: Thumbnail | HeatMap) -> None:
+        self._cache.put(key, entry)
+        self._remembered[key] = time.monotonic()
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        for dropped in self._to_write.put(key, entry):
+            self._forget(dropped)
 
-    def _make(self) -> None:
-        """Pixels to JPEGs, in a thread of their own: each takes a millisecond."""
-        while not (self._closing.is_set() and not self._raw):
-            self._came.wait()
-            self._closing.wait(MAKE_S)
-            self._came.clear()
-            while self._raw:
-                with self._guard:
-                    image, raw = self._raw.first()
-                made = images.picture(image, raw.pixels)
-                with self._guard:
-                    self._add((image, ""), made)
-                    for version, heat in raw.heats.items():
-                        self._add((image, version), heat)
-                    if self._raw.get(image) is raw:
-                        self._raw.pop(image)
-            self._made.set()
+    def _forget(self, key: ThumbnailKey) -> None:
+        """So that it is stored when its image comes again."""
+        self._cache.discard(key)
+        self._remembered.pop(key, None)
+
+    def _compress(self) -> None:
+        """Runs in a thread of its own: a JPEG takes a millisecond."""
+        while not (self._closing.is_set() and not self._pixels):
+            self._added.wait()
+            self._closing.wait(COMPRESS_DELAY_S)
+            self._added.clear()
+            while self._pixels:
+                with self._lock:
+                    image, uncompressed = self._pixels.first()
+                thumbnail = images.picture(image, uncompressed.pixels)
+                with self._lock:
+                    self._queue((image, ""), thumbnail)
+                    for version, heat_map in uncompressed.heat_maps.items():
+                        self._queue((image, version), heat_map)
+                    if self._pixels.get(image) is uncompressed:
+                        self._pixels.discard(image)
+            self._compressed.set()
 
     def _write(self) -> None:
-        """In a thread of their own too, so that a PostgreSQL that hangs keeps no pixels waiting."""
-        look, said = 0.0, ""
+        """Runs in a thread of its own, so that a database that hangs does not delay the compression."""
+        next_prune, reported = 0.0, ""
         while True:
-            self._made.wait(PRUNE_S)
-            self._made.clear()
-            self._closing.wait(GATHER_S)
+            self._compressed.wait(PRUNE_S)
+            self._compressed.clear()
+            self._closing.wait(COMMIT_DELAY_S)
             try:
-                while self._waiting:
-                    self._write_some()
-                if time.monotonic() >= look:
+                while self._to_write:
+                    self._write_batch()
+                if time.monotonic() >= next_prune:
                     self._database.prune_pictures(days=self._days, max_bytes=self._max_bytes)
-                    look = time.monotonic() + PRUNE_S
-                said = ""
+                    next_prune = time.monotonic() + PRUNE_S
+                reported = ""
             except DatabaseError as error:
                 lost = not isinstance(error, DatabaseUnavailable)
-                if (self._waiting or lost) and str(error) != said:
-                    log.warning("pictures %s: %s", "are lost" if lost else "wait", said := str(error))
+                if (self._to_write or lost) and str(error) != reported:
+                    reported = str(error)
+                    log.warning("thumbnails %s: %s", "are lost" if lost else "wait for the database", reported)
                 self._closing.wait(RETRY_S)
-                self._made.set()
-            if self._closing.is_set() and not self._maker.is_alive():
+                self._compressed.set()
+            if self._closing.is_set() and not self._compressor.is_alive():
                 return
 
-    def _write_some(self) -> None:
-        with self._guard:
-            batch = [self._waiting.take() for _ in range(min(A_COMMIT, len(self._waiting)))]
-        pictures = [one for _, one in batch if isinstance(one, Thumbnail)]
-        heats = [one for _, one in batch if isinstance(one, HeatMap)]
+    def _write_batch(self) -> None:
+        with self._lock:
+            batch = [self._to_write.pop_first() for _ in range(min(COMMIT_ENTRIES, len(self._to_write)))]
+        thumbnails = [entry for _, entry in batch if isinstance(entry, Thumbnail)]
+        heat_maps = [entry for _, entry in batch if isinstance(entry, HeatMap)]
         try:
-            self._database.keep_pictures(pictures, heats)
+            self._database.keep_pictures(thumbnails, heat_maps)
         except DatabaseUnavailable:
-            with self._guard:
-                for key, one in reversed(batch):
-                    for gone in self._waiting.put(key, one, last=False):
-                        self._forget(gone)
+            with self._lock:
+                for key, entry in reversed(batch):
+                    for dropped in self._to_write.put(key, entry, last=False):
+                        self._forget(dropped)
             raise
         except DatabaseError:
-            with self._guard:
+            with self._lock:
                 for key, _ in batch:
                     self._forget(key)
             raise
 
 
-def _size(one: Thumbnail | HeatMap) -> int:
-    return AROUND_BYTES + (len(one.jpeg) if isinstance(one, Thumbnail) else one.places.nbytes)
+def _size(entry: Thumbnail | HeatMap) -> int:
+    return ENTRY_OVERHEAD_BYTES + (len(entry.jpeg) if isinstance(entry, Thumbnail) else entry.places.nbytes)

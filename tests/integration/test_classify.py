@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from astrodetect.settings import Settings
 from main import create_app
 
-CLASSES_TOLD = "model colours tells apart nebula, lawn, ocean: send images to /classify"
+CLASSES_TOLD = "model colours has several classes (nebula, lawn, ocean); /detect needs a binary model. Use /classify."
 
 
 def png(name: str, seed: int = 0) -> bytes:

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.records import ImageContract
-from astrodetect.service.anomaly_detection import AT_WORK, loss_and_flag
+from astrodetect.service.anomaly_detection import FETCHES_IN_FLIGHT, loss_and_flag
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -159,16 +159,16 @@ def test_a_slow_host_is_given_up(start: Start, host: MaliciousServer) -> None:
 
 def test_only_a_few_images_of_a_request_are_fetched_at_a_time(client: TestClient, host: MaliciousServer) -> None:
     answers: list[Any] = []
-    caller = Thread(target=lambda: answers.append(asked(client, [f"{host.url}/held"] * 3 * AT_WORK).json()))
+    caller = Thread(target=lambda: answers.append(asked(client, [f"{host.url}/held"] * 3 * FETCHES_IN_FLIGHT).json()))
     caller.start()
-    while host.asked["/held"] < AT_WORK:
+    while host.asked["/held"] < FETCHES_IN_FLIGHT:
         sleep(0.01)
     sleep(0.3)  # for more to come, if any would
     held = host.asked["/held"]
     host.release.set()
     caller.join()
-    assert held == AT_WORK
-    assert [one["filename"] for one in answers[0]] == [f"{host.url}/held"] * 3 * AT_WORK
+    assert held == FETCHES_IN_FLIGHT
+    assert [one["filename"] for one in answers[0]] == [f"{host.url}/held"] * 3 * FETCHES_IN_FLIGHT
     assert not any("error" in one for one in answers[0])
 
 
@@ -188,10 +188,10 @@ def test_who_leaves_takes_what_is_fetched_along(
         head = f"POST /detect-anomalies HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", service.port)) as line:
             line.sendall(head.encode() + body)
-            service.wait_until(lambda: host.asked["/silent"] == AT_WORK)
+            service.wait_until(lambda: host.asked["/silent"] == FETCHES_IN_FLIGHT)
         service.wait_until(lambda: '"status": 499' in service.output)
         host.stop()
-        assert host.asked["/silent"] == AT_WORK
+        assert host.asked["/silent"] == FETCHES_IN_FLIGHT
 
 
 def test_what_is_wrong_with_the_whole_request_is_its_answer(start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 from programs import query
 from starlette.testclient import TestClient
 
-from astrodetect.service import exports
+from astrodetect.service.routes import predictions
 
 NAMES = ["m51.jpg", "=1+1", "-2.jpg", "+3", "@x", "\tx", 'a "quoted", name\nof two lines', "<script>", "ünï ⛄ \u202e"]
 
@@ -17,7 +17,7 @@ NAMES = ["m51.jpg", "=1+1", "-2.jpg", "+3", "@x", "\tx", 'a "quoted", name\nof t
 @pytest.fixture
 def logged(page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Rows on several pages."""
-    monkeypatch.setattr(exports, "AT_A_TIME", 4)
+    monkeypatch.setattr(predictions, "EXPORT_PAGE_ROWS", 4)
     for n, name in enumerate(NAMES, 1):
         query(
             log_url,

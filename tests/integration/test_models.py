@@ -44,7 +44,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @asynccontextmanager
 async def opened(folder: Path, most: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(folder, DEFAULT, "auto", most=most, passed=lambda _: None)
+    models = ModelRegistry(folder, DEFAULT, "auto", max_models=most, observe_batch=lambda _: None)
     try:
         yield models
     finally:
@@ -111,7 +111,7 @@ def test_a_model_in_use_is_not_let_go(folder: Path) -> None:
     async def scene() -> None:
         async with opened(folder) as models:
             async with models.use("a") as a, models.use("b"):
-                with pytest.raises(Overloaded, match="2 other models are at work"):
+                with pytest.raises(Overloaded, match="2 other models are in use"):
                     await used(models, "c")
                 await used(models)  # the default one has a place of its own
                 done = await a.batcher.submit(colour_models.image("lawn"))
@@ -174,7 +174,7 @@ def test_without_the_default_model_the_others_answer(folder: Path) -> None:
 def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_with_it(
     folder: Path, name: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(models_module, "CHECK_S", 0.0)
 
     async def scene() -> None:
         async with opened(folder) as models:
@@ -194,7 +194,7 @@ def test_a_model_published_anew_takes_over_and_who_began_with_the_old_one_ends_w
 def test_a_model_published_broken_changes_nothing_until_it_is_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(models_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(models_module, "CHECK_S", 0.0)
     monkeypatch.setattr(models_module, "RETRY_S", 0.05)
 
     async def scene() -> None:
@@ -204,7 +204,7 @@ def test_a_model_published_broken_changes_nothing_until_it_is_whole(
             whole = (folder / f"{DEFAULT}.bin").read_bytes()
             (folder / f"{DEFAULT}.bin").write_bytes(b"torn")
             async with asyncio.timeout(20):
-                while "the model loaded before goes on" not in caplog.text:
+                while "the model loaded before stays in use" not in caplog.text:
                     assert await used(models) is before
                     await asyncio.sleep(0.01)
             (folder / f"{DEFAULT}.bin").write_bytes(whole)

@@ -37,7 +37,7 @@ def versions(folder: Path) -> list[str]:
 
 @pytest.fixture
 def client(start: Callable[..., TestClient], folder: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    monkeypatch.setattr(models_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(models_module, "CHECK_S", 0.0)
     folder.mkdir(exist_ok=True)
     return start(model=NAME)
 

@@ -302,9 +302,9 @@ def test_the_openapi_document_shows_examples_and_declares_its_errors(client: Tes
     }
     assert declared["/detect"] == {"200", "400", "403", "404", "408", "409", "413", "415", "422", "503"}
     schemas = document["components"]["schemas"]
-    for name in ("PredictionAnswer", "PredictionsAnswer", "ModelAnswer", "ErrorAnswer"):
+    for name in ("PredictionResponse", "PredictionsResponse", "ModelResponse", "ErrorResponse"):
         assert schemas[name]["example"]
-    assert schemas["PredictionAnswer"]["example"].keys() == schemas["PredictionAnswer"]["properties"].keys()
+    assert schemas["PredictionResponse"]["example"].keys() == schemas["PredictionResponse"]["properties"].keys()
 
 
 def test_the_docs_page_asks_no_other_host(client: TestClient) -> None:

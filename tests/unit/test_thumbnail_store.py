@@ -1,4 +1,4 @@
-"""The album keeps pictures beside the requests: it holds nobody up, forgets the oldest, and outlives an outage."""
+"""The thumbnail store: it blocks no request, drops the oldest, and writes what waited once PostgreSQL is back."""
 
 import threading
 import time
@@ -10,28 +10,28 @@ import pytest
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import HeatMap, Pixels, Thumbnail
-from astrodetect.service import thumbnails as album_module
+from astrodetect.service import thumbnails as thumbnails_module
 from astrodetect.service.thumbnails import ThumbnailStore
 
 
-class Shelf:
-    """A database that can be away."""
+class FakeDatabase:
+    """A database that can be down."""
 
     def __init__(self) -> None:
-        self.tries, self.pruned = 0, (0, 0)
+        self.attempts, self.pruned = 0, (0, 0)
         self.pictures: dict[str, Thumbnail] = {}
         self.heats: dict[tuple[str, str], HeatMap] = {}
-        self.fails: Exception | None = None
+        self.failure: Exception | None = None
         self.written: list[set[tuple[str, str]]] = []
 
     def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
-        self.tries += 1
-        if self.fails:
-            raise self.fails
-        seen = {(one.image_sha256, one.model_version) for one in heats}
-        self.written.append(seen | {(one.image_sha256, "") for one in pictures})
-        self.heats |= {(one.image_sha256, one.model_version): one for one in heats}
-        self.pictures |= {one.image_sha256: one for one in pictures}
+        self.attempts += 1
+        if self.failure:
+            raise self.failure
+        keys = {(heat.image_sha256, heat.model_version) for heat in heats}
+        self.written.append(keys | {(picture.image_sha256, "") for picture in pictures})
+        self.heats |= {(heat.image_sha256, heat.model_version): heat for heat in heats}
+        self.pictures |= {picture.image_sha256: picture for picture in pictures}
 
     def picture(self, image_sha256: str) -> Thumbnail | None:
         return self.pictures.get(image_sha256)
@@ -43,30 +43,30 @@ class Shelf:
         self.pruned = (days, max_bytes)
         return 0
 
-    def until(self, happened: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + 20
-        while not happened():
-            assert time.monotonic() < give_up
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
             time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(album_module, "MAKE_S", 0.0)
-    monkeypatch.setattr(album_module, "GATHER_S", 0.0)
-    monkeypatch.setattr(album_module, "RETRY_S", 0.01)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumbnails_module, "COMPRESS_DELAY_S", 0.0)
+    monkeypatch.setattr(thumbnails_module, "COMMIT_DELAY_S", 0.0)
+    monkeypatch.setattr(thumbnails_module, "RETRY_S", 0.01)
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def database() -> FakeDatabase:
+    return FakeDatabase()
 
 
 @pytest.fixture
-def album(shelf: Shelf) -> Iterator[ThumbnailStore]:
-    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
-    yield album
-    album.close()
+def store(database: FakeDatabase) -> Iterator[ThumbnailStore]:
+    store = ThumbnailStore(database, days=1, max_bytes=10**9)
+    yield store
+    store.close()
 
 
 def pixels(value: int = 0) -> Pixels:
@@ -77,134 +77,134 @@ def heat(image: str) -> HeatMap:
     return HeatMap(image, "1", np.full((2, 2), 9, np.uint8), 1.0)
 
 
-def test_what_was_just_kept_is_shown_at_once_and_is_written_by_the_end(album: ThumbnailStore, shelf: Shelf) -> None:
-    assert album.wants("a")
-    album.keep("a", pixels(), heat("a"))
-    shown, seen = album.picture("a"), album.heat("a", "1")
-    assert shown is not None
-    assert (shown.width, shown.height, shown.jpeg[:2]) == (30, 20, b"\xff\xd8")
-    assert seen is not None
-    assert not album.wants("a")
-    assert (album.picture("b"), album.heat("a", "2")) == (None, None)
-    album.close()
-    assert (shelf.pictures["a"], shelf.heats["a", "1"]) == (shown, seen)
+def test_an_added_thumbnail_is_served_at_once_and_written_before_close_returns(
+    store: ThumbnailStore, database: FakeDatabase
+) -> None:
+    assert store.needs("a")
+    store.add("a", pixels(), heat("a"))
+    thumbnail, heat_map = store.thumbnail("a"), store.heat_map("a", "1")
+    assert thumbnail is not None
+    assert (thumbnail.width, thumbnail.height, thumbnail.jpeg[:2]) == (30, 20, b"\xff\xd8")
+    assert heat_map is not None
+    assert not store.needs("a")
+    assert (store.thumbnail("b"), store.heat_map("a", "2")) == (None, None)
+    store.close()
+    assert (database.pictures["a"], database.heats["a", "1"]) == (thumbnail, heat_map)
 
 
-def test_what_is_known_to_the_database_alone_is_found_there(album: ThumbnailStore, shelf: Shelf) -> None:
-    shelf.pictures["old"], shelf.heats["old", "1"] = Thumbnail("old", b"jpeg", 1, 1), heat("old")
-    assert album.picture("old") == shelf.pictures["old"]
-    assert album.heat("old", "1") is shelf.heats["old", "1"]
-    assert album.wants("old")  # when it is scored again, it stays as if it were new
+def test_a_thumbnail_of_an_earlier_run_is_read_from_the_database(store: ThumbnailStore, database: FakeDatabase) -> None:
+    database.pictures["old"], database.heats["old", "1"] = Thumbnail("old", b"jpeg", 1, 1), heat("old")
+    assert store.thumbnail("old") == database.pictures["old"]
+    assert store.heat_map("old", "1") is database.heats["old", "1"]
+    assert store.needs("old")  # so that the database keeps it as a new one
 
 
-def test_pictures_wait_while_postgresql_is_away(album: ThumbnailStore, shelf: Shelf) -> None:
-    shelf.fails = DatabaseUnavailable("away")
+def test_thumbnails_wait_while_postgresql_is_down(store: ThumbnailStore, database: FakeDatabase) -> None:
+    database.failure = DatabaseUnavailable("down")
     for number in range(5):
-        album.keep(str(number), pixels(number), heat(str(number)))
-    shelf.until(lambda: shelf.tries >= 3)
-    assert not shelf.pictures
-    shelf.fails = None
-    shelf.until(lambda: len(shelf.pictures) == len(shelf.heats) == 5)
+        store.add(str(number), pixels(number), heat(str(number)))
+    database.wait_until(lambda: database.attempts >= 3)
+    assert not database.pictures
+    database.failure = None
+    database.wait_until(lambda: len(database.pictures) == len(database.heats) == 5)
 
 
-def test_a_batch_that_postgresql_refuses_holds_up_no_other(album: ThumbnailStore, shelf: Shelf) -> None:
-    shelf.fails = DatabaseError("refused")
-    album.keep("bad", pixels(), heat("bad"))
-    shelf.until(lambda: album.wants("bad") and shelf.tries == 1)
-    assert album.picture("bad") is None
-    shelf.fails = None
-    album.keep("good", pixels(), None)
-    shelf.until(lambda: "good" in shelf.pictures)
-    album.keep("bad", pixels(), heat("bad"))
-    shelf.until(lambda: {"bad", "good"} == shelf.pictures.keys() and ("bad", "1") in shelf.heats)
+def test_a_batch_that_postgresql_rejects_does_not_block_the_next(store: ThumbnailStore, database: FakeDatabase) -> None:
+    database.failure = DatabaseError("refused")
+    store.add("bad", pixels(), heat("bad"))
+    database.wait_until(lambda: store.needs("bad") and database.attempts == 1)
+    assert store.thumbnail("bad") is None
+    database.failure = None
+    store.add("good", pixels(), None)
+    database.wait_until(lambda: "good" in database.pictures)
+    store.add("bad", pixels(), heat("bad"))
+    database.wait_until(lambda: {"bad", "good"} == database.pictures.keys() and ("bad", "1") in database.heats)
 
 
-def test_what_was_kept_a_day_ago_is_wanted_and_written_anew(
-    album: ThumbnailStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def test_a_thumbnail_written_a_day_ago_is_needed_and_written_again(
+    store: ThumbnailStore, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    album.keep("a", pixels(), heat("a"))
-    shelf.until(lambda: len(shelf.heats) == len(shelf.pictures) == 1)
-    shelf.pictures.clear()
-    shelf.heats.clear()
-    assert not album.wants("a")
-    monkeypatch.setattr(album_module, "ANEW_S", 0.0)
-    assert album.wants("a")
-    album.keep("a", pixels(), heat("a"))
-    shelf.until(lambda: len(shelf.heats) == len(shelf.pictures) == 1)
+    store.add("a", pixels(), heat("a"))
+    database.wait_until(lambda: len(database.heats) == len(database.pictures) == 1)
+    database.pictures.clear()
+    database.heats.clear()
+    assert not store.needs("a")
+    monkeypatch.setattr(thumbnails_module, "REMEMBER_S", 0.0)
+    assert store.needs("a")
+    store.add("a", pixels(), heat("a"))
+    database.wait_until(lambda: len(database.heats) == len(database.pictures) == 1)
 
 
-def test_an_image_that_is_scored_again_writes_nothing(album: ThumbnailStore, shelf: Shelf) -> None:
-    album.keep("a", pixels(), heat("a"))
-    shelf.until(lambda: "a" in shelf.pictures)
-    tries = shelf.tries
+def test_an_image_scored_again_writes_no_thumbnail(store: ThumbnailStore, database: FakeDatabase) -> None:
+    store.add("a", pixels(), heat("a"))
+    database.wait_until(lambda: "a" in database.pictures)
+    attempts = database.attempts
     for _ in range(5):
-        album.keep("a", None, heat("a"))
-    album.keep("b", pixels(), heat("b"))
-    shelf.until(lambda: "b" in shelf.pictures)
-    assert (shelf.tries, shelf.written[-1]) == (tries + 1, {("b", ""), ("b", "1")})
-    album.keep("a", None, HeatMap("a", "2", np.zeros((2, 2), np.uint8), 1.0))
-    shelf.until(lambda: ("a", "2") in shelf.heats)
+        store.add("a", None, heat("a"))
+    store.add("b", pixels(), heat("b"))
+    database.wait_until(lambda: "b" in database.pictures)
+    assert (database.attempts, database.written[-1]) == (attempts + 1, {("b", ""), ("b", "1")})
+    store.add("a", None, HeatMap("a", "2", np.zeros((2, 2), np.uint8), 1.0))
+    database.wait_until(lambda: ("a", "2") in database.heats)
 
 
-def test_beyond_what_it_may_hold_the_oldest_goes_and_is_wanted_again(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def test_beyond_the_byte_limit_the_oldest_thumbnail_is_dropped_and_needed_again(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(album_module, "MOST_HELD_BYTES", 10_000)
-    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
-    shelf.fails = DatabaseUnavailable("away")
+    monkeypatch.setattr(thumbnails_module, "MAX_CACHE_BYTES", 10_000)
+    store = ThumbnailStore(database, days=1, max_bytes=10**9)
+    database.failure = DatabaseUnavailable("down")
     for number in range(40):
-        album.keep(str(number), pixels(), heat(str(number)))
-    shelf.until(lambda: not album._raw)
-    assert album.wants("0")
-    assert not album.wants("39")
-    shelf.fails = None
-    shelf.until(lambda: "39" in shelf.pictures)
-    album.close()
-    assert sum(len(one.jpeg) for one in shelf.pictures.values()) <= 10_000
-    assert len(shelf.pictures) < 40
+        store.add(str(number), pixels(), heat(str(number)))
+    database.wait_until(lambda: not store._pixels)
+    assert store.needs("0")
+    assert not store.needs("39")
+    database.failure = None
+    database.wait_until(lambda: "39" in database.pictures)
+    store.close()
+    assert sum(len(thumbnail.jpeg) for thumbnail in database.pictures.values()) <= 10_000
+    assert len(database.pictures) < 40
 
 
-def test_pixels_that_nobody_has_time_for_are_bounded_in_bytes_and_go_with_their_heat_maps(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def test_uncompressed_pixels_are_bounded_and_dropped_with_their_heat_maps(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_make, make = threading.Event(), images.picture
+    may_compress, compress = threading.Event(), images.picture
 
-    def slow(image_sha256: str, given: Pixels) -> Thumbnail:
-        may_make.wait()
-        return make(image_sha256, given)
+    def slow(image_sha256: str, pixels: Pixels) -> Thumbnail:
+        may_compress.wait()
+        return compress(image_sha256, pixels)
 
     monkeypatch.setattr(images, "picture", slow)
-    monkeypatch.setattr(album_module, "MOST_RAW_BYTES", 10 * pixels().nbytes)
-    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
+    monkeypatch.setattr(thumbnails_module, "MAX_PIXEL_BYTES", 10 * pixels().nbytes)
+    store = ThumbnailStore(database, days=1, max_bytes=10**9)
     for number in range(40):
-        album.keep(str(number), pixels(), heat(str(number)))
-    may_make.set()
-    album.close()
-    assert "39" in shelf.pictures
-    assert len(shelf.pictures) <= 11  # one was being made
-    assert {image for image, _ in shelf.heats} == set(shelf.pictures)
+        store.add(str(number), pixels(), heat(str(number)))
+    may_compress.set()
+    store.close()
+    assert "39" in database.pictures
+    assert len(database.pictures) <= 11  # one was being compressed
+    assert {image for image, _ in database.heats} == set(database.pictures)
 
 
-def test_pictures_that_are_looked_at_take_so_much_memory_and_no_more(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(album_module, "MOST_HELD_BYTES", 10_000)
-    album = ThumbnailStore(shelf, days=1, max_bytes=10**9)
-    shelf.pictures = {str(number): Thumbnail(str(number), bytes(1_000), 1, 1) for number in range(40)}
-    for image in shelf.pictures:
-        album.picture(image)
-    shelf.pictures.clear()
-    held = [number for number in range(40) if album.picture(str(number))]
-    assert held == list(range(40 - len(held), 40))
-    assert 0 < len(held) < 10
-    album.close()
+def test_the_cache_of_thumbnails_read_is_bounded(database: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumbnails_module, "MAX_CACHE_BYTES", 10_000)
+    store = ThumbnailStore(database, days=1, max_bytes=10**9)
+    database.pictures = {str(number): Thumbnail(str(number), bytes(1_000), 1, 1) for number in range(40)}
+    for image in database.pictures:
+        store.thumbnail(image)
+    database.pictures.clear()
+    cached = [number for number in range(40) if store.thumbnail(str(number))]
+    assert cached == list(range(40 - len(cached), 40))
+    assert 0 < len(cached) < 10
+    store.close()
 
 
-def test_where_none_are_kept_none_are_made(shelf: Shelf) -> None:
-    album = ThumbnailStore(shelf, days=1, max_bytes=0)
-    assert not album.wants("a")
-    album.keep("a", None, heat("a"))
-    assert album.heat("a", "1") is None
-    album.close()
-    assert not shelf.heats
-    assert shelf.pruned == (1, 0)  # those of before go
+def test_a_limit_of_zero_bytes_stores_no_thumbnails(database: FakeDatabase) -> None:
+    store = ThumbnailStore(database, days=1, max_bytes=0)
+    assert not store.needs("a")
+    store.add("a", None, heat("a"))
+    assert store.heat_map("a", "1") is None
+    store.close()
+    assert not database.heats
+    assert database.pruned == (1, 0)  # earlier ones are pruned

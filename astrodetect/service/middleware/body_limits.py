@@ -1,4 +1,4 @@
-"""What is settled before a request is parsed, in plain ASGI: how large and slow a body may be, and who is let in."""
+"""Limits on the size and the duration of request bodies, enforced before a body is parsed."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -14,82 +14,84 @@ from astrodetect.service import error_handlers
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """What may come in by one path."""
+    """The limits of one path."""
 
     max_body_bytes: int
-    body_timeout_s: float  # from the request's first line to its body's last byte
-    full: Callable[[Scope], bool] = lambda _: False  # whether to refuse at once, unread
+    body_timeout_s: float  # from the request line to the last byte of the body
+    full: Callable[[Scope], bool] = lambda _: False  # whether to refuse the request unread
 
 
 class BodyLimitMiddleware:
-    """Stands before the routes: they parse a body before anything of theirs can refuse it."""
+    """A middleware, as routes parse the body before their own code can refuse it."""
 
-    def __init__(self, app: ASGIApp, doors: Mapping[str, BodyLimit], other: BodyLimit) -> None:
-        self._app, self._doors, self._other = app, doors, other
+    def __init__(self, app: ASGIApp, limits: Mapping[str, BodyLimit], default: BodyLimit) -> None:
+        self._app, self._limits, self._default = app, limits, default
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, _in_one_line(send))
+            await self._app(scope, receive, _shorten_startup_error(send))
         elif scope["type"] == "http":
-            await self._through(self._doors.get(scope["path"], self._other), scope, receive, send)
+            await self._limited(self._limits.get(scope["path"], self._default), scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _through(self, door: BodyLimit, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads no more of a body than the limit, whatever its Content-Length says or does not say."""
+    async def _limited(self, limit: BodyLimit, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads at most the limit, whatever Content-Length declares."""
         declared = Headers(scope=scope).get("content-length", "0")
-        too_large = BodyTooLarge(f"the request is larger than {door.max_body_bytes:,} bytes")
-        if scope["method"] == "POST" and door.full(scope):  # the server throws the body away: the connection stays good
-            busy = Overloaded("too many requests are at work: try again soon")
-            await error_handlers.answer(Request(scope), busy)(scope, receive, send)
+        too_large = BodyTooLarge(f"the request is larger than {limit.max_body_bytes:,} bytes")
+        if scope["method"] == "POST" and limit.full(
+            scope
+        ):  # uvicorn discards the body, so the connection can stay open
+            overloaded = Overloaded("too many requests are being processed: try again soon")
+            await error_handlers.error_response_for(Request(scope), overloaded)(scope, receive, send)
             return
-        if declared.isdecimal() and int(declared) > door.max_body_bytes:
-            await error_handlers.answer(Request(scope), too_large, close=True)(scope, receive, send)
+        if declared.isdecimal() and int(declared) > limit.max_body_bytes:
+            await error_handlers.error_response_for(Request(scope), too_large, close=True)(scope, receive, send)
             return
 
-        give_up = asyncio.get_running_loop().time() + door.body_timeout_s
-        taken, whole, answering = 0, False, False
-        refusal: AstrodetectError | None = None
+        deadline = asyncio.get_running_loop().time() + limit.body_timeout_s
+        received_bytes, complete, responding = 0, False, False
+        error: AstrodetectError | None = None
 
-        async def bounded_receive() -> Message:
-            nonlocal taken, whole, refusal
-            if whole:
+        async def limited_receive() -> Message:
+            nonlocal received_bytes, complete, error
+            if complete:
                 return await receive()
             try:
-                async with asyncio.timeout_at(give_up):
+                async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                refusal = BodyTooSlow(f"the request took longer than {door.body_timeout_s:g} seconds to come in")
-                raise refusal from None
-            taken += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if taken > door.max_body_bytes:
-                refusal = too_large
-                raise refusal
+                error = BodyTooSlow(f"the request took longer than {limit.body_timeout_s:g} seconds to come in")
+                raise error from None
+            received_bytes += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received_bytes > limit.max_body_bytes:
+                error = too_large
+                raise error
             return message
 
-        async def watched_send(message: Message) -> None:
-            nonlocal answering
-            if refusal is None or answering:  # what the routes make of a body cut short is not the answer
-                answering = True
+        async def guarded_send(message: Message) -> None:
+            nonlocal responding
+            if error is None or responding:  # drops what the routes respond to a truncated body
+                responding = True
                 await send(message)
 
         try:
-            await self._app(scope, bounded_receive, watched_send)
+            await self._app(scope, limited_receive, guarded_send)
         except (BodyTooLarge, BodyTooSlow):
-            if answering:
+            if responding:
                 raise
-        if refusal and not answering:
-            await error_handlers.answer(Request(scope), refusal, close=True)(scope, receive, send)
+        if error and not responding:
+            await error_handlers.error_response_for(Request(scope), error, close=True)(scope, receive, send)
 
 
-def _in_one_line(send: Send) -> Send:
-    """A start that fails is told by its last line: the traceback above it says nothing to who runs the service."""
+def _shorten_startup_error(send: Send) -> Send:
+    """Reduces the traceback of a failed start-up to its last line, the message for the operator."""
 
-    async def told(message: Message) -> None:
+    async def send_last_line(message: Message) -> None:
         if message["type"] == "lifespan.startup.failed":
             lines = message.get("message", "").strip().splitlines()
             message = {**message, "message": lines[-1].partition(": ")[2] or lines[-1] if lines else ""}
         await send(message)
 
-    return told
+    return send_last_line

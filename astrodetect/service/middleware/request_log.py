@@ -1,4 +1,4 @@
-"""One line of JSON for every request, and its figures for the meters."""
+"""A line of JSON and the metrics of every request."""
 
 import datetime as dt
 import json
@@ -14,78 +14,84 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from astrodetect.service.metrics import Metrics
 
 log = logging.getLogger("astrodetect.requests")
-CLIENT_CLOSED_REQUEST = 499  # what a request counts as whose caller left before its answer
-REQUEST_CONTEXT = "astrodetect.trail"
+CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
+REQUEST_CONTEXT = "astrodetect.request_context"  # key in the ASGI scope
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """What a request leaves behind on its way, for its line."""
+    """What the handling of a request adds to its log line."""
 
-    began: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)
     stages_s: dict[str, float] = field(default_factory=dict)
-    said: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scope: Scope) -> "RequestContext":
+        """The context that RequestLogMiddleware put into the scope."""
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        return context
 
 
 class RequestLogMiddleware:
-    """Stands around everything: it sees what callers see."""
+    """Logs and measures requests; it wraps the middleware that may refuse one."""
 
-    def __init__(self, app: ASGIApp, meters: Metrics) -> None:
-        self._app, self._meters = app, meters
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = CLIENT_CLOSED_REQUEST
-        trail = scope[REQUEST_CONTEXT] = RequestContext()
+        context = scope[REQUEST_CONTEXT] = RequestContext()
 
-        async def noted_send(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted_send)
-        except Exception:  # whose answer is made outside
+            await self._app(scope, receive, send_noting_status)
+        except Exception:  # Starlette's outermost handler makes the response
             status = HTTPStatus.INTERNAL_SERVER_ERROR if status == CLIENT_CLOSED_REQUEST else status
             raise
         finally:
-            took = time.perf_counter() - trail.began
+            seconds = time.perf_counter() - context.started
             route = scope.get("route")
-            self._meters.answered(getattr(route, "path", "other"), status, took)
-            log.info("%s", _Line(scope, status, took, trail))
+            self._metrics.observe_request(getattr(route, "path", "other"), status, seconds)
+            log.info("%s", _LogLine(scope, status, seconds, context))
 
 
-class _Line:
-    """Made into text only where somebody keeps the log."""
+class _LogLine:
+    """Formatted only if a handler writes it."""
 
-    def __init__(self, scope: Scope, status: int, took_s: float, trail: RequestContext) -> None:
-        self._scope, self._status, self._took_s, self._trail = scope, status, took_s, trail
+    def __init__(self, scope: Scope, status: int, seconds: float, context: RequestContext) -> None:
+        self._scope, self._status, self._seconds, self._context = scope, status, seconds, context
 
     def __str__(self) -> str:
         client = self._scope.get("client")
-        stages = {f"{name}_ms": _ms(seconds) for name, seconds in self._trail.stages_s.items()}
+        stages = {f"{name}_ms": _ms(seconds) for name, seconds in self._context.stages_s.items()}
         fields = {
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
             "event": "request",
             "method": self._scope["method"],
             "path": self._scope["path"],
             "status": self._status,
-            "ms": _ms(self._took_s),
+            "ms": _ms(self._seconds),
             "client": client[0] if client else None,
         }
-        return json.dumps(fields | stages | self._trail.said, default=str)
+        return json.dumps(fields | stages | self._context.fields, default=str)
 
 
-def open_log() -> None:
-    """Our lines in place of uvicorn's own, on stdout; where a handler was set already, it keeps them."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is wrong with a form is in the answer
-    theirs = logging.getLogger("uvicorn.access")
-    if theirs.handlers:
-        theirs.handlers.clear()
-        theirs.propagate = False
+def configure_logging() -> None:
+    """Replaces uvicorn's access log by JSON lines on stdout; where our log has handlers already, they stay."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response says what is wrong with a form
+    access_log = logging.getLogger("uvicorn.access")
+    if access_log.handlers:
+        access_log.handlers.clear()
+        access_log.propagate = False
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)

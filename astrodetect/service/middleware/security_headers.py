@@ -1,4 +1,4 @@
-"""What a browser is told of every answer: nothing from another host, no script that is not a file of ours."""
+"""Security headers of every response: content from this host alone, and no inline scripts."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,7 +8,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data: blob:",  # heat maps are data, images that are about to be sent are blobs
+        "img-src 'self' data: blob:",  # heat maps are data URIs, images chosen for upload are blobs
         "connect-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",
@@ -24,17 +24,17 @@ HEADERS = {
 
 
 class SecurityHeadersMiddleware:
-    """Adds these headers to every answer that does not bring its own, as that to a fault does: it is made outside."""
+    """Adds HEADERS to responses that have none of their own; the response to an unexpected error is sent outside."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded_send(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, guarded_send if scope["type"] == "http" else send)
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

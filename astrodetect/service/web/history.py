@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
-from astrodetect.service.query_params import LONGEST_NAME, asked_filters
+from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
@@ -44,8 +44,8 @@ ERRORS = {  # what to enter instead
     "until": "is not a date: enter one such as 2026-11-21",
     "request_id": "is not a request id",
 }
-TOO_LONG = f"is too long: {LONGEST_NAME} characters at most"
-_validate: Callable[..., PredictionFilters] = validate_call(asked_filters)  # the same rules as the API
+TOO_LONG = f"is too long: {MAX_FILTER_CHARS} characters at most"
+_validate: Callable[..., PredictionFilters] = validate_call(prediction_filters)  # the same rules as the API
 router = APIRouter(include_in_schema=False)
 
 

@@ -36,10 +36,10 @@ class ImageView:
     @classmethod
     def load(cls, row: Prediction | ScoredImage, thumbnails: ThumbnailStore, settings: Settings) -> "ImageView":
         """What is stored of the image of this prediction, and of this model's heat map."""
-        thumbnail = thumbnails.picture(row.image_sha256) if row.image_sha256 else None
+        thumbnail = thumbnails.thumbnail(row.image_sha256) if row.image_sha256 else None
         if thumbnail is None or row.image_sha256 is None:
             return cls(None, None, 1.0, _why_no_thumbnail(row, settings))
-        heat_map = thumbnails.heat(row.image_sha256, row.model_version) if row.model_version else None
+        heat_map = thumbnails.heat_map(row.image_sha256, row.model_version) if row.model_version else None
         if heat_map is None:
             return cls(thumbnail, None, 1.0, "No heat map of this model version is stored for this image.")
         if not heat_map.places.any():
@@ -56,7 +56,7 @@ def send_thumbnail(request: Request, image_sha256: Annotated[str, Path(pattern=r
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    thumbnail = request.app.state.album.picture(image_sha256)
+    thumbnail = request.app.state.album.thumbnail(image_sha256)
     if thumbnail is None:
         raise NotFound("no thumbnail of this image is stored: none was made, or it was deleted")
     return Response(thumbnail.jpeg, media_type="image/jpeg", headers=headers)

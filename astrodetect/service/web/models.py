@@ -17,7 +17,12 @@ from astrodetect.model_store.manifest import Manifest, Precision, invalid_manife
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
 from astrodetect.service.model_registry import ModelRegistry
-from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE, VERSION, ModelPath
+from astrodetect.service.query_params import (
+    MAX_MODEL_NAME_CHARS,
+    OPTIONAL_MODEL_NAME_PATTERN,
+    VERSION_PATTERN,
+    ModelPath,
+)
 from astrodetect.service.web.rendering import TEMPLATE, render, wants_fragment
 
 PATH = "/models-page"  # /models is the API's
@@ -69,11 +74,11 @@ async def show_models(
     request: Request,
     digest: str = "",
     serving: str = "",
-    done: Annotated[str, Query(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
+    done: Annotated[str, Query(pattern=OPTIONAL_MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)] = "",
 ) -> Response:
     """The page; for htmx its part, unless it still has the `digest` of what is shown."""
     registry: ModelRegistry = request.app.state.models
-    registry.look()  # an open page shows a newly published model even if no request comes in
+    registry.refresh()  # an open page shows a newly published model even if no request comes in
     models = await asyncio.to_thread(_list_models, registry)
     if not wants_fragment(request):
         return _show(request, models, _rollback_message(models, done))
@@ -86,7 +91,7 @@ async def show_models(
 
 @router.post(f"{PATH}/{{name}}/rollback")
 async def roll_back(
-    request: Request, name: ModelPath, version: Annotated[str | None, Form(pattern=VERSION)] = None
+    request: Request, name: ModelPath, version: Annotated[str | None, Form(pattern=VERSION_PATTERN)] = None
 ) -> Response:
     """Rolls a model back to an earlier version."""
     registry: ModelRegistry = request.app.state.models
@@ -99,7 +104,7 @@ async def roll_back(
 
 @router.get(f"{PATH}/{{name}}/report")
 def show_report(
-    request: Request, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION)] = None
+    request: Request, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION_PATTERN)] = None
 ) -> HTMLResponse:
     """The evaluation report of a model, or of an earlier version of it."""
     registry: ModelRegistry = request.app.state.models

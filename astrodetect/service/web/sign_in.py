@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect.service.middleware.auth import COOKIE, SIGN_IN
+from astrodetect.service.middleware.auth import KEY_COOKIE, SIGN_IN_PATH
 from astrodetect.service.web.rendering import render
 
 COOKIE_MAX_AGE_S = 30 * 86_400
@@ -16,13 +16,13 @@ LOCAL_URL = re.compile(r"/(?![/\\])[!-\[\]-~]{0,999}")  # browsers read // and /
 router = APIRouter(include_in_schema=False)
 
 
-@router.get(SIGN_IN)
+@router.get(SIGN_IN_PATH)
 def show_sign_in(request: Request, to: str = "/") -> HTMLResponse:
     """The form for the key."""
     return _sign_in_page(request, to)
 
 
-@router.post(SIGN_IN)
+@router.post(SIGN_IN_PATH)
 def sign_in(
     request: Request,
     key: Annotated[str, Form(max_length=MAX_API_KEY_LENGTH)] = "",
@@ -30,11 +30,11 @@ def sign_in(
 ) -> Response:
     """Sets the cookie if the key is valid, and redirects to the requested page."""
     keys, key = request.app.state.keys, key.strip()
-    if not keys.knows(key.encode()):
+    if not keys.accept(key.encode()):
         return _sign_in_page(request, to, invalid=True)
     response = RedirectResponse(_local_url(to), 303)
     response.set_cookie(
-        COOKIE,
+        KEY_COOKIE,
         quote(key, safe=""),
         max_age=COOKIE_MAX_AGE_S,
         httponly=True,

@@ -13,10 +13,10 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
-from astrodetect.service.middleware.request_log import REQUEST_CONTEXT
-from astrodetect.service.model_schemas import LONGEST_NAME, NAME_OR_NONE
+from astrodetect.service.dependencies import DetectionDep
+from astrodetect.service.middleware.request_log import RequestContext
+from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
 from astrodetect.service.row_follower import UNUSUAL
-from astrodetect.service.single_detection import detect_one
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
 
@@ -37,8 +37,10 @@ def show_upload(request: Request) -> Response:
 @router.post("/try")
 async def upload_image(
     request: Request,
+    detection: DetectionDep,
+    *,
     file: UploadFile | None = None,
-    model: Annotated[str, Form(pattern=NAME_OR_NONE, max_length=LONGEST_NAME)] = "",
+    model: Annotated[str, Form(pattern=OPTIONAL_MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)] = "",
     sample: Annotated[str | None, Form()] = None,
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=MAX_KEY_LENGTH)] = None,
 ) -> Response:
@@ -46,7 +48,7 @@ async def upload_image(
     fragment = wants_fragment(request) or not accepts_html(request)
     try:
         name, data = await _read_image(request, file, sample)
-        prediction = await detect_one(request, name, data, model=model or None, key=key)
+        prediction = await detection.detect(request, name, data, model=model or None, key=key)
     except AstrodetectError as error:
         if fragment:
             raise
@@ -133,7 +135,7 @@ def _upload_page(
 
 def _card_values(request: Request, prediction: Prediction | QueuedPrediction) -> dict[str, Any]:
     """What `_card.html` needs; without the database there are neither image nor labels."""
-    state, stages = request.app.state, request.scope[REQUEST_CONTEXT].stages_s
+    state, stages = request.app.state, RequestContext.of(request.scope).stages_s
     row = prediction.scored if isinstance(prediction, QueuedPrediction) else prediction
     view, labels = ImageView(None, None, 1.0, VIEW_UNAVAILABLE), None
     with suppress(DatabaseError):

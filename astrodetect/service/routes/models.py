@@ -1,33 +1,26 @@
-"""The shapes of the answers about models, and how they are found."""
+"""The trained models: what is known of each, and rolling back to an earlier version."""
 
 import asyncio
 import datetime as dt
 from dataclasses import asdict
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-from fastapi import Path, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from astrodetect.model_store import archive
 from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
+from astrodetect.service.dependencies import ModelsDep
+from astrodetect.service.error_handlers import declared
 from astrodetect.service.model_registry import ModelRegistry
+from astrodetect.service.query_params import VERSION_PATTERN, ModelPath
 
-NAME = r"^\w[\w.-]*$"  # of a model: no path leads elsewhere by it
-NAME_OR_NONE = rf"{NAME}|^$"
-LONGEST_NAME = 100  # characters
-VERSION = r"^[0-9a-f]{12}$"  # of a model: the beginning of a sum
-
-ModelName: TypeAlias = Annotated[
-    str | None,
-    Query(
-        pattern=NAME, max_length=LONGEST_NAME, description="a name from /models; the one that serves if none is given"
-    ),
-]
-ModelPath: TypeAlias = Annotated[str, Path(pattern=NAME, max_length=LONGEST_NAME)]
+MANIFEST_FIELDS = ("name", "version", "task", "recipe", "classes", "positive", "temperature", "metrics", "created")
+router = APIRouter()
 
 
 class EarlierVersionResponse(BaseModel):
-    """A version of a model that a newer one replaced, whole on disk."""
+    """A version of a model that was replaced by a newer one and is still on disk."""
 
     version: str
     created: dt.datetime
@@ -36,10 +29,10 @@ class EarlierVersionResponse(BaseModel):
 
 
 class ModelResponse(BaseModel):
-    """What is known of a model, from its manifest; the one that is `serving` answers where none is named.
+    """A model, from its manifest; the one that is `serving` answers where a request names none.
 
-    `problem` says why it could not be loaded when that was last tried: what was loaded before goes on. `earlier` are
-    the versions that it can be rolled back to, the one replaced last first.
+    `problem` is the error of the last attempt to load it; the version loaded before stays in use. `earlier` are the
+    versions that it can be rolled back to, the one replaced last first.
     """
 
     model_config = ConfigDict(
@@ -89,38 +82,39 @@ class ModelResponse(BaseModel):
 
     @classmethod
     def of(cls, manifest: Manifest, models: ModelRegistry) -> "ModelResponse":
-        """The manifest as callers see it."""
+        """From its manifest and what the registry has in memory."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
-        older = archive.earlier_versions(models.folder, manifest.name).values()
+        earlier = archive.earlier_versions(models.folder, manifest.name).values()
         return cls(
-            **{name: getattr(manifest, name) for name in AS_THEY_ARE},
+            **{name: getattr(manifest, name) for name in MANIFEST_FIELDS},
             serving=in_memory and manifest.name == models.default_name,
             loaded=in_memory,
             problem=models.failed.get(manifest.name),
             threshold=manifest.threshold if manifest.task == "binary" else None,
             image=asdict(manifest.image),
-            earlier=[EarlierVersionResponse.model_validate(one, from_attributes=True) for one in older],
+            earlier=[EarlierVersionResponse.model_validate(version, from_attributes=True) for version in earlier],
         )
 
 
-AS_THEY_ARE = ("name", "version", "task", "recipe", "classes", "positive", "temperature", "metrics", "created")
-
-
 class RollbackRequest(BaseModel):
-    """Which version to go back to."""
+    """The version to roll back to."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": "9be2145f0c3a"}})
 
-    version: str | None = Field(default=None, pattern=VERSION, description="the one that was replaced last, if null")
+    version: str | None = Field(
+        default=None, pattern=VERSION_PATTERN, description="the one that was replaced last, if null"
+    )
 
 
-def listed(models: ModelRegistry) -> list[ModelResponse]:
-    """Every trained model here."""
+@router.get("/models", response_model=list[ModelResponse])
+def models(models: ModelsDep) -> Any:
+    """Every trained model here, which of them serves, and the earlier versions of each."""
     return [ModelResponse.of(manifest, models) for manifest in list_manifests(models.folder)]
 
 
-async def rolled_back(models: ModelRegistry, name: str, said: RollbackRequest | None) -> ModelResponse:
-    """The version that is in place then."""
-    manifest = await models.rollback(name, said.version if said else None)
+@router.post("/models/{name}/rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503))
+async def rollback(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
+    """Puts an earlier version of a model back in its place, whole and without a break."""
+    manifest = await models.rollback(name, body.version if body else None)
     return await asyncio.to_thread(ModelResponse.of, manifest, models)

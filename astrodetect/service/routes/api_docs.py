@@ -1,0 +1,59 @@
+"""The OpenAPI document and its Swagger page at /docs, with scripts from this host alone."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from astrodetect.service.middleware.auth import SAFE_METHODS, ApiKeys
+from astrodetect.service.schemas import ErrorResponse
+
+SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # the page starts Swagger inline
+
+
+def add(app: FastAPI, keys: ApiKeys) -> None:
+    """Adds /docs and its static files, and the keys to the OpenAPI document."""
+    app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url="/swagger/swagger-ui-bundle.js",
+            swagger_css_url="/swagger/swagger-ui.css",
+            swagger_favicon_url="/swagger/favicon-32x32.png",
+        )
+        page.headers["Content-Security-Policy"] = SWAGGER_POLICY
+        return page
+
+    document_keys(app, keys)
+
+
+def document_keys(app: FastAPI, keys: ApiKeys) -> None:
+    """Adds the API keys, and the errors of requests without one, to the OpenAPI document."""
+    generate = app.openapi
+    error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}}
+
+    def refused(status: HTTPStatus) -> dict[str, Any]:
+        return {str(status.value): {"description": status.phrase, "content": error}}
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema:
+            return app.openapi_schema
+        document = generate()
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                if method.upper() not in SAFE_METHODS:
+                    operation["responses"] |= refused(HTTPStatus.FORBIDDEN)
+                if keys.required(method.upper(), path):
+                    operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED)
+                    operation["security"] = [{"key": []}]
+        if keys:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,105 @@
+"""Images in, predictions out: /detect, /classify, /detect/batch and /detect-anomalies."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import APIRouter, Header, Request, UploadFile
+from starlette.responses import Response, StreamingResponse
+
+from astrodetect.records import Prediction, QueuedPrediction
+from astrodetect.service.dependencies import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
+from astrodetect.service.error_handlers import declared
+from astrodetect.service.query_params import ModelName
+from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse
+
+NDJSON = "application/x-ndjson"
+NDJSON_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+        "description": "a line for each image, in order: its prediction, or its name and an error",
+    }
+}
+FILES_FORM: dict[str, Any] = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+        }
+    }
+}
+URLS_JSON: dict[str, Any] = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["image_paths"],
+            "properties": {"image_paths": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+        }
+    }
+}
+ERRORS_OF_AN_IMAGE = declared(400, 404, 408, 409, 413, 415, 422, 503)
+ERRORS_OF_A_BATCH = declared(400, 404, 408, 413, 422, 503)
+
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key, image and model, the same answer",
+    ),
+]
+router = APIRouter()
+
+
+@router.post("/detect", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
+async def detect(
+    request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
+) -> Any:
+    """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
+    name, data = file.filename or "", await file.read()
+    return as_json(await detection.detect(request, name, data, model=model, key=key, require_binary=True))
+
+
+@router.post("/classify", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
+async def classify(
+    request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
+) -> Any:
+    """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
+    name, data = file.filename or "", await file.read()
+    return as_json(await detection.detect(request, name, data, model=model, key=key))
+
+
+@router.post(
+    "/detect/batch",
+    response_class=StreamingResponse,
+    responses=ERRORS_OF_A_BATCH | NDJSON_RESPONSE,
+    openapi_extra={"requestBody": {"required": True, "content": FILES_FORM}},
+)
+async def detect_batch(request: Request, batch_detection: BatchDetectionDep, model: ModelName = None) -> Any:
+    """Scores many images, or zips of them, and answers with a line of JSON for each, in order."""
+    lines = batch_detection.lines(request, model)
+    first = await anext(lines)  # before the response starts, so that an error of the whole request has its status
+
+    async def all_lines() -> AsyncIterator[bytes]:
+        yield first
+        async for line in lines:
+            yield line
+
+    return StreamingResponse(all_lines(), media_type=NDJSON)
+
+
+@router.post(
+    "/detect-anomalies",
+    response_model=list[AnomalyResponse | FailedResponse],
+    responses=ERRORS_OF_A_BATCH,
+    openapi_extra={"requestBody": {"required": True, "content": URLS_JSON | FILES_FORM}},
+)
+async def detect_anomalies(request: Request, anomaly_detection: AnomalyDetectionDep, model: ModelName = None) -> Any:
+    """How unusual is each image? JSON `{"image_paths": [url, …]}`, or a form with many files."""
+    return await anomaly_detection.detect(request, model)
+
+
+def as_json(prediction: Prediction | QueuedPrediction) -> Response:
+    """The response, serialised once: FastAPI would validate it again."""
+    return Response(PredictionResponse.of(prediction).model_dump_json(), media_type="application/json")

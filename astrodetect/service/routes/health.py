@@ -1,0 +1,54 @@
+"""Liveness, readiness and metrics, for those who operate the service."""
+
+import asyncio
+import logging
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from astrodetect.errors import AstrodetectError, NotReady
+from astrodetect.service.dependencies import MetricsDep, ServicesDep
+from astrodetect.service.error_handlers import declared
+from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
+
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+PROMETHEUS_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {PROMETHEUS: {"schema": {"type": "string"}}}, "description": "Prometheus's text format"}
+}
+
+log = logging.getLogger("uvicorn.error")
+router = APIRouter()
+
+
+@router.head("/health/live", include_in_schema=False)
+@router.get("/health/live", response_model=LivenessResponse)
+async def live() -> Any:
+    """The process answers."""
+    return {"status": "live"}
+
+
+@router.head("/health/ready", include_in_schema=False)
+@router.get("/health/ready", response_model=ReadinessResponse, responses=declared(503))
+async def ready(services: ServicesDep) -> Any:
+    """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
+    problems, results = [], {}
+    for name, check in (
+        ("shutdown", lambda: asyncio.to_thread(services.shutdown.check)),
+        ("model", services.models.check),
+        ("recorder", lambda: asyncio.to_thread(services.recorder.check)),
+    ):
+        try:
+            results[name] = await check()
+        except AstrodetectError as error:
+            problems.append(error.public or str(error))
+            log.error("not ready: %s", error)
+    if problems:
+        raise NotReady("; ".join(problems))
+    return {"status": "ready", "logged": results["recorder"], "outbox": len(services.outbox)}
+
+
+@router.get("/metrics", response_class=Response, responses=PROMETHEUS_RESPONSE)
+def metrics(metrics: MetricsDep) -> Any:
+    """Figures for Prometheus."""
+    return Response(metrics.export(), media_type=PROMETHEUS)

@@ -1,0 +1,54 @@
+"""People's labels, and the queue of images to label next."""
+
+from itertools import chain
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import StreamingResponse
+
+from astrodetect import labels
+from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.service.dependencies import DatabaseDep, ModelsDep, ReviewQueueDep
+from astrodetect.service.error_handlers import declared
+from astrodetect.service.query_params import LabelId, PredictionId
+from astrodetect.service.review_queue import MAX_REVIEW_BATCH
+from astrodetect.service.schemas import CSV, LabelRequest, LabelResponse, ReviewResponse, csv_response
+
+router = APIRouter()
+
+
+@router.post(
+    "/predictions/{id}/label", response_model=LabelResponse, status_code=201, responses=declared(404, 422, 503)
+)
+def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
+    """Says what the image of a prediction is; of several labels the newest counts."""
+    return database.label(id, body.label, who=body.who, note=body.note)
+
+
+@router.delete("/labels/{id}", response_model=LabelResponse, responses=declared(404, 422, 503))
+def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
+    """Takes one labelling back, and answers with it."""
+    return database.unlabel(id)
+
+
+@router.get(
+    "/labels.csv",
+    response_class=StreamingResponse,
+    responses=declared(503) | csv_response("id, prediction_id, image_name, …"),
+)
+def labels_csv(database: DatabaseDep) -> Any:
+    """Every labelling, oldest first, as `python -m astrodetect labels import` reads it."""
+    parts = labels.written(database.labels())
+    first = next(parts)  # before the response starts, so that a database error has its status
+    return StreamingResponse(chain([first], parts), media_type=CSV)
+
+
+@router.get("/review/next", response_model=ReviewResponse, responses=declared(422, 503))
+def next_up(
+    review_queue: ReviewQueueDep,
+    models: ModelsDep,
+    by: ReviewOrder = "interest",
+    limit: Annotated[int, Query(ge=1, le=MAX_REVIEW_BATCH)] = 1,
+) -> Any:
+    """The images to look at next, none that is labelled, each once and with why."""
+    return ReviewResponse.of(review_queue.next(by, limit=limit, space=models.space))

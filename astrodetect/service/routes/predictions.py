@@ -1,0 +1,145 @@
+"""The recorded predictions: pages, one row, similar images, and exports streamed row by row."""
+
+import asyncio
+import csv
+import datetime as dt
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from itertools import chain
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import APIRouter, Query, Request, UploadFile
+from starlette.responses import StreamingResponse
+
+from astrodetect.errors import DatabaseUnavailable
+from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
+from astrodetect.service.dependencies import DatabaseDep, DetectionDep
+from astrodetect.service.error_handlers import declared
+from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
+from astrodetect.service.schemas import (
+    CSV,
+    PredictionResponse,
+    PredictionsResponse,
+    SimilarResponse,
+    csv_response,
+)
+from astrodetect.service.services import ServiceDatabase
+
+MAX_PAGE_ROWS = 1000
+MAX_NEIGHBOURS = 100
+EXPORT_PAGE_ROWS = 1000
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadsheet evaluates
+
+ExportFormat: TypeAlias = Literal["csv", "json"]
+NeighbourCount: TypeAlias = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS)]
+router = APIRouter()
+
+
+@router.get("/predictions", response_model=PredictionsResponse, responses=declared(422, 503))
+def predictions(
+    request: Request,
+    database: DatabaseDep,
+    filters: FiltersParam,
+    edge: PageEdgeParam,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = 50,
+) -> Any:
+    """The log, newest first; follow `next` for older ones, `previous` for newer ones."""
+    page = database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
+    return PredictionsResponse.of(page, request.url)
+
+
+@router.get(
+    "/predictions.{kind}",
+    response_class=StreamingResponse,
+    responses=declared(422, 503) | csv_response("id, image_name, score, result, timestamp, …", "application/json"),
+)
+def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
+    """The log as one file, newest first, however long it is; CSV marks what a spreadsheet would compute by a '."""
+    write, media_type = EXPORTS[kind]
+    pages = _pages(database, filters)
+    first = next(pages)  # before the response starts, so that a database error has its status
+    name = f"predictions-{dt.datetime.now(dt.UTC):%Y-%m-%d}.{kind}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(write(chain([first], pages)), media_type=media_type, headers=headers)
+
+
+@router.get("/predictions/{id}", response_model=PredictionResponse, responses=declared(404, 422, 503))
+def prediction(database: DatabaseDep, id: PredictionId) -> Any:  # noqa: A002
+    """One row of the log."""
+    return database.prediction(id)
+
+
+@router.get("/predictions/{id}/similar", response_model=SimilarResponse, responses=declared(404, 409, 422, 503))
+def similar(database: DatabaseDep, id: PredictionId, limit: NeighbourCount = 10) -> Any:  # noqa: A002
+    """The logged images that are most like this one."""
+    prediction = database.prediction(id)
+    return SimilarResponse.of(prediction, database.similar(prediction, limit=limit))
+
+
+@router.post("/similar", response_model=SimilarResponse, responses=declared(400, 404, 408, 409, 413, 415, 422, 503))
+async def similar_to(
+    request: Request,
+    file: UploadFile,
+    *,
+    database: DatabaseDep,
+    detection: DetectionDep,
+    model: ModelName = None,
+    limit: NeighbourCount = 10,
+) -> Any:
+    """Logs an image as /classify does, and answers with the logged images that are most like it."""
+    prediction = await detection.detect(request, file.filename or "", await file.read(), model=model)
+    if isinstance(prediction, QueuedPrediction):
+        raise DatabaseUnavailable("the prediction is queued on disk: similar images are known to PostgreSQL alone")
+    neighbours = await asyncio.to_thread(database.similar, prediction, limit=limit)
+    return SimilarResponse.of(prediction, neighbours)
+
+
+def _pages(database: ServiceDatabase, filters: PredictionFilters) -> Iterator[list[Prediction]]:
+    """All pages, at least one; each begins below the last id of the one before, so that none is slower than another."""
+    before = None
+    while True:
+        page = database.predictions(filters, limit=EXPORT_PAGE_ROWS, before=before)
+        yield page.predictions
+        if (before := page.next_before) is None:
+            return
+
+
+def _write_csv(pages: Iterable[list[Prediction]]) -> Iterator[str]:
+    """Cells that a spreadsheet would evaluate are prefixed by a '; the JSON export has them as they are."""
+    columns = [field.name for field in fields(Prediction)]
+    rows = [columns]
+    for page in pages:
+        rows += [[_cell(getattr(row, column)) for column in columns] for row in page]
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        yield text.getvalue()
+        rows = []
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    text = str(value)
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text
+
+
+def _write_json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
+    """A list of what GET /predictions/{id} answers for each row, a line each."""
+    yield "["
+    separator = "\n"
+    for page in filter(None, pages):
+        yield separator + ",\n".join(PredictionResponse.of(row).model_dump_json() for row in page)
+        separator = ",\n"
+    yield "\n]\n"
+
+
+EXPORTS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
+    "csv": (_write_csv, CSV),
+    "json": (_write_json, "application/json"),
+}
