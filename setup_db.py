@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"setup_db: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        print("stopped: run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 

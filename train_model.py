@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"train_model: {error.filename or arguments.output}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        say("stopped: the same command goes on where this one was")
+        say("stopped: run the same command again to continue")
         return 130
     return 0
 

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in find(arguments):
             print(line)
     except KeyboardInterrupt:
-        print("stopped: the same command goes on where this one was", file=sys.stderr)
+        print("stopped: run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _going_on(arguments: argparse.Namespace) -> str:
-    return f"the same command{' without --restart' if arguments.restart else ''} goes on where this one was"
+    return f"run the same command{' without --restart' if arguments.restart else ''} again to continue"
 
 
 @contextmanager

@@ -190,7 +190,7 @@ def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky:
         program.wait_until(lambda: list(data.rglob("*.npy")))
         program.signal(signal.SIGINT)
         assert program.wait() == 130, program.output
-        assert program.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert program.output.splitlines()[-1] == "stopped: run the same command again to continue"
         assert "Traceback" not in program.output
     assert [path.name for path in before.iterdir()] == ["ids"]
     assert not list(tmp_path.glob(".*"))

@@ -59,7 +59,7 @@ def installed(clone: Path) -> Path:
 
 def lines_to_paste(said: str) -> tuple[str, str]:
     curl = re.search(r"curl -F .*", said)
-    psql = re.search(r"the log of predictions: +(.*)", said)
+    psql = re.search(r"list the predictions: +(.*)", said)
     assert curl, said
     assert psql, said
     return curl[0], psql[1]
@@ -124,7 +124,7 @@ def test_a_sample_that_is_stopped_ends_the_run_and_the_same_command_goes_on(inst
             running.wait_until(partial(more_images, installed, than=before))
             running.signal(signal.SIGINT)
             assert running.wait() == 130, running.output
-        assert running.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert running.output.splitlines()[-1] == "stopped: run the same command again to continue"
         assert "Traceback" not in running.output
     assert not list((installed / "data" / "sample").rglob("*.part"))
 
@@ -166,14 +166,14 @@ def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(cl
         "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
     ) as running:
         assert running.wait() == 1
-    assert "could not be installed: Could not find a version" in running.output.splitlines()[-1]
+    assert "pip failed: Could not find a version" in running.output.splitlines()[-1]
     assert not (clone / ".venv" / run.STAMP.name).exists()
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 14)])
 def test_another_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
     monkeypatch.setattr(sys, "version_info", version)
-    with pytest.raises(run.Failed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
+    with pytest.raises(run.StepFailed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
         run.check_python()
 
 

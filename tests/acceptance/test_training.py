@@ -108,7 +108,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
         training.wait_until(lambda: "the first step takes" in training.output)
         training.signal(signal.SIGINT)
         assert training.wait() == 130, training.output
-        assert training.output.splitlines()[-1] == "stopped: the same command goes on where this one was"
+        assert training.output.splitlines()[-1] == "stopped: run the same command again to continue"
         assert "Traceback" not in training.output
     stopped = json.loads(state.read_text())
     assert stopped["epoch"] == 0
