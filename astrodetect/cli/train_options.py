@@ -19,14 +19,14 @@ EXAMPLES = """examples:
 """
 
 
-def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace:
+def parse_train_options(argv: list[str] | None, description: str | None) -> argparse.Namespace:
     """Parse the command line; options that were left out get the recipe's defaults."""
     parser = argparse.ArgumentParser(
         description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _data(parser.add_argument_group("images"))
-    _model(parser.add_argument_group("model"))
-    _learning(parser.add_argument_group("learning"))
+    _add_image_options(parser.add_argument_group("images"))
+    _add_model_options(parser.add_argument_group("model"))
+    _add_training_options(parser.add_argument_group("training"))
     arguments = parser.parse_args(argv)
     if arguments.positive == arguments.negative:
         parser.error(f"--positive and --negative are both {arguments.positive}: they name two classes")
@@ -52,7 +52,7 @@ def parse(argv: list[str] | None, description: str | None) -> argparse.Namespace
     return arguments
 
 
-def _data(group: "argparse._ArgumentGroup") -> None:
+def _add_image_options(group: "argparse._ArgumentGroup") -> None:
     add, data = group.add_argument, settings().data_dir
     add(
         "--data",
@@ -98,7 +98,7 @@ def _data(group: "argparse._ArgumentGroup") -> None:
     add("--bands", default="RGB", help="planes of a FITS cube for red, green and blue, such as 2,1,0 (default: RGB)")
 
 
-def _model(group: "argparse._ArgumentGroup") -> None:
+def _add_model_options(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     descriptions = "; ".join(f"{recipe.name}: {recipe.description}" for recipe in RECIPES.values())
     add(
@@ -123,7 +123,7 @@ def _model(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def _learning(group: "argparse._ArgumentGroup") -> None:
+def _add_training_options(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add("--epochs", type=int_at_least(1), help=f"maximum number of epochs (default: {_defaults('epochs')})")
     add(

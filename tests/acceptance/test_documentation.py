@@ -76,9 +76,9 @@ def examples(
             case ["echo", *_, redirect, file]:
                 subprocess.run(f"{shlex.join(words[:-2])} {redirect} {file}", shell=True, cwd=tmp_path, check=True)
             case ["python3", "run.py", *arguments]:
-                run.parse() if not arguments else None
+                run.parse_arguments() if not arguments else None
             case ["python", "train_model.py", *arguments]:
-                train_options.parse(arguments, None)
+                train_options.parse_train_options(arguments, None)
             case _:
                 assert words == ["source", ".venv/bin/activate"], f"nothing here runs {words[0]}"
 
@@ -114,7 +114,7 @@ def test_every_documented_command_line_parses() -> None:
         for words in shell_commands(page):
             line = shlex.join(words)
             if words[:2] == ["python", "train_model.py"]:
-                train_options.parse(words[2:], None)
+                train_options.parse_train_options(words[2:], None)
             elif words[:3] == ["python", "-m", "astrodetect"]:
                 program = max((known for known in parsers if line.startswith(known)), key=len)
                 parsers[program].parse_args(words[len(program.split()) :])

@@ -219,7 +219,7 @@ def test_training_says_in_one_line_what_serves_and_what_was_refused() -> None:
         return Fidelity(kept, 0.5, 200, share, 0.1, 0.01, -0.0012, 1.0, 1.0)
 
     def words(precision: Precision, **fidelity: Fidelity) -> str:
-        return train_model.precision_in_words(
+        return train_model.precision_text(
             replace(manifest(), precision=precision, fidelity=fidelity)  # type: ignore[arg-type]
         )
 

@@ -101,17 +101,17 @@ def two_classes(catalogue: Dataset) -> Dataset:
 
 def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
     for recipe in RECIPES.values():
-        arguments = train_options.parse(["--recipe", recipe.name], None)
+        arguments = train_options.parse_train_options(["--recipe", recipe.name], None)
         defaults = ("size", "crop", "weights", "epochs", "patience", "batch_size", "learning_rate")
         assert [getattr(arguments, name) for name in defaults] == [getattr(recipe, name) for name in defaults]
-        assert train_options.parse(["--recipe", recipe.name, "--fine-tune"], None).learning_rate == 1e-4
+        assert train_options.parse_train_options(["--recipe", recipe.name, "--fine-tune"], None).learning_rate == 1e-4
     with pytest.raises(SystemExit):
-        train_options.parse(["--recipe", "transformer"], None)
+        train_options.parse_train_options(["--recipe", "transformer"], None)
 
 
 def test_the_help_of_training_describes_every_recipe_with_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        train_options.parse(["--help"], None)
+        train_options.parse_train_options(["--help"], None)
     text = " ".join(capsys.readouterr().out.split())
     for recipe in RECIPES.values():
         assert f"{recipe.name}: {recipe.description}" in text.replace("- ", "-")
