@@ -1,11 +1,9 @@
-"""The log of predictions in PostgreSQL: a row before an answer, and the history behind it."""
+"""The predictions database: every prediction is recorded before its response; history, labels, vectors, thumbnails."""
 
-import json
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, starmap
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,33 @@ import psycopg2
 from psycopg2.extras import register_uuid
 
 import setup_db
-from astrodetect.anomalies import active_learning
 from astrodetect.db.connections import (
     Connection,
+    Listener,
+    Parameters,
     Pool,
-    ServerSilent,
-    Values,
+    Row,
     as_database_error,
     connect,
     execute_within,
     read_url,
 )
-from astrodetect.db.embedded import server
-from astrodetect.db.listener import Listener
-from astrodetect.db.values import BIGINT_MAX, like_pattern, storable_text, storable_time, to_halfvec
+from astrodetect.db.embedded.server import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.statements import (
+    HEAT_MAPS,
+    IMPORTED_LABELS,
+    PREDICTIONS,
+    THUMBNAILS,
+    VECTORS,
+    column_list,
+    filter_parameters,
+    placeholders,
+    read_statements,
+    row_values,
+)
+from astrodetect.db.values import BIGINT_MAX, storable_text, to_halfvec
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
-from astrodetect.labels import Imported, Label, Labelling
+from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (
     DIMENSIONS,
     EmbeddedImages,
@@ -43,120 +52,101 @@ from astrodetect.records import (
 )
 from astrodetect.settings import Settings
 
-GRACE_S = 1.0  # for PostgreSQL to tell by itself that a statement took too long
-HALVES_FROM = 4  # bytes of a vector as pgvector sends it: their number comes before
-LABELS_AT_A_TIME = 1000
-NEAR = 1000  # rows that are looked at before the indexes are asked: a millisecond
-PICTURES_AT_A_TIME = 1000
-PRUNING = 7_237_867_511_894_022  # of pg_try_advisory_xact_lock: any number that nobody else uses
+GRACE_S = 1.0  # for PostgreSQL's own statement timeout to come first
+HALFVEC_HEADER_BYTES = 4  # of pgvector's binary format: the number of dimensions
+LABEL_BATCH = 1000
+THUMBNAIL_BATCH = 1000
+PRUNING = 7_237_867_511_894_022  # key of pg_try_advisory_xact_lock
 CHANNEL = "predictions"
-CANDIDATES = "400"  # that the search for neighbours holds on to: with pgvector's own 40 it misses more of the true ones
+CANDIDATES = "400"  # hnsw.ef_search: pgvector's default of 40 misses more of the true neighbours
 
-GIVEN = """
-    image_name, score, result, "timestamp", request_id, image_sha256, threshold, model, model_version, label,
-    probabilities, novelty, space"""
-COLUMNS = f"id, {GIVEN}"
-ROW = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-VECTOR = "(%s::uuid, %s::halfvec)"
-LABELLING = "(%s, %s, %s, %s, %s::timestamptz, %s::bigint, %s, %s)"
-PICTURE = "(%s, %s, %s, %s)"
-HEAT = "(%s, %s, %s, %s, %s, %s)"
+INSERTED = column_list(PREDICTIONS)
 SESSION = """
     SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false),
         set_config('hnsw.ef_search', %(candidates)s, false),
-        set_config('hnsw.iterative_scan', 'strict_order', false)"""  # goes on where the nearest are of other spaces
-PARTS = ("filters", "in_name")  # of other statements
-QUERIES = Path(__file__).resolve().parent / "sql" / "queries"
-
-
-def _statements() -> dict[str, str]:
-    """Each by its name, which stands in a line before it."""
-    found: dict[str, str] = {}
-    for path in QUERIES.glob("*.sql"):
-        text = path.read_text(encoding="utf-8").replace("{columns}", COLUMNS).replace("{given}", GIVEN)
-        _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-        found.update(zip(parts[::2], parts[1::2], strict=True))
-    for part in PARTS:
-        found = {name: sql.replace(f"{{{part}}}", "\n" + found[part]) for name, sql in found.items()}
-    return found
-
-
-SQL = _statements()
+        set_config('hnsw.iterative_scan', 'strict_order', false)"""  # continues where the nearest are of other spaces
+SQL = read_statements(
+    Path(__file__).resolve().parent / "sql" / "queries",
+    {"columns": f"id, {INSERTED}", "inserted": INSERTED},
+    ("filters", "name_condition"),
+)
 
 
 @contextmanager
 def database_url(settings: Settings) -> Iterator[str]:
-    """The URL of the database to log to; without DATABASE_URL it is the embedded one, started and set up."""
+    """URL of the predictions database: DATABASE_URL, or the embedded server, started and migrated."""
     if settings.database_url:
-        read_url(settings.database_url.get_secret_value())  # a mistake in it is told at once
+        read_url(settings.database_url.get_secret_value())  # report an invalid URL at once
         yield settings.database_url.get_secret_value()
         return
-    with server.serve(settings.postgres_dir, server.EMBEDDED_DATABASE) as url:
+    with embedded_server(settings.postgres_dir, EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         yield url
 
 
 class Database:
-    """The table `predictions`, for many threads; nothing is opened before it is needed."""
+    """The tables of predictions, labels, vectors and thumbnails, for many threads; connects on first use."""
 
     def __init__(self, url: str, *, connections: int, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
-        self._pool = Pool(self._open, size=connections, timeout_s=timeout_s)
-        self._vectors: bool | None = None  # whether they are kept, as the newest connection found it
+        self._pool = Pool(self._connect, size=connections, timeout_s=timeout_s)
+        self._has_vectors: bool | None = None  # as the newest connection found it
 
     @property
-    def keeps_vectors(self) -> bool:
-        """Whether the database can tell which images are alike."""
-        if self._vectors is None:
+    def stores_vectors(self) -> bool:
+        """Whether the database has pgvector, for the search for similar images."""
+        if self._has_vectors is None:
             self.check()
-        return bool(self._vectors)
+        return bool(self._has_vectors)
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
-        """The rows of these requests, in one commit; a request that has its row already keeps that one."""
-        statement, values = SQL["insert"], list(chain(*map(_values, scored)))
+        """Insert these rows in one commit and return them; a request id that has a row keeps that one."""
+        statement, values = SQL["insert"], row_values(PREDICTIONS, scored)
         vectors = [
-            (one.request_id, text) for one in scored if one.space and (text := to_halfvec(one.vector, DIMENSIONS))
+            (image.request_id, text)
+            for image in scored
+            if image.space and (text := to_halfvec(image.vector, DIMENSIONS))
         ]
-        if vectors and self.keeps_vectors:
+        if vectors and self.stores_vectors:
             statement = SQL["insert_with_vectors"]
             values += chain(*vectors)
-        filled = statement.format(rows=_times(ROW, len(scored)), vectors=_times(VECTOR, len(vectors)))
-        rows = self._run(filled, values)
-        found = {row.request_id: row for row in starmap(Prediction, rows)}
-        missing = [one.request_id for one in scored if one.request_id not in found]
-        if missing:
-            found |= self.of_requests(missing)
-        return [found[one.request_id] for one in scored]
+        rows = placeholders(PREDICTIONS, len(scored))
+        statement = statement.format(rows=rows, vectors=placeholders(VECTORS, len(vectors)))
+        recorded = _by_request_id(self._execute(statement, values))
+        existing = [image.request_id for image in scored if image.request_id not in recorded]
+        if existing:
+            recorded |= self.by_request_ids(existing)
+        return [recorded[image.request_id] for image in scored]
 
-    def of_requests(self, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, Prediction]:
-        """The rows that these requests have."""
-        return {row.request_id: row for row in starmap(Prediction, self._run(SQL["of_requests"], [list(ids)]))}
+    def by_request_ids(self, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, Prediction]:
+        """The predictions of these requests."""
+        return _by_request_id(self._execute(SQL["by_request_ids"], [list(ids)]))
 
-    def prediction(self, id: int) -> Prediction:  # noqa: A002 - its name in the table
-        """One row, or NotFound."""
-        found = self.of_ids([id]) if 0 < id <= BIGINT_MAX else {}
+    def prediction(self, id: int) -> Prediction:  # noqa: A002 - the name of the column
+        """One prediction, or NotFound."""
+        found = self.by_ids([id]) if 0 < id <= BIGINT_MAX else {}
         if not found:
             raise NotFound(f"there is no prediction {id}")
         return found[id]
 
-    def of_ids(self, ids: Sequence[int]) -> dict[int, Prediction]:
-        """Those rows that are there."""
-        return {row.id: row for row in starmap(Prediction, self._run(SQL["of_ids"], {"ids": list(ids)}))}
+    def by_ids(self, ids: Sequence[int]) -> dict[int, Prediction]:
+        """The predictions that exist of these ids."""
+        return {row["id"]: Prediction(**row) for row in self._execute(SQL["by_ids"], {"ids": list(ids)})}
 
     def predictions(
         self, filters: PredictionFilters, *, limit: int, before: int | None = None, after: int | None = None
     ) -> PredictionPage:
-        """The newest `limit` rows, those just older than `before`, or those just newer than `after`; newest first.
+        """A page of the newest predictions, of those just older than `before`, or just newer than `after`.
 
-        From `since` on, before `until`, times without a zone in UTC.
+        Newest first; `since` is inclusive, `until` exclusive; times without a zone are in UTC.
         """
         statement, edge = ("newest", before) if after is None else ("newer", after)
-        values = asked(filters, limit, edge)
-        rows = self._run(SQL[statement], values)
+        parameters = filter_parameters(filters, limit, edge)
+        rows = self._execute(SQL[statement], parameters)
         if len(rows) <= limit and filters != PredictionFilters():
-            rows = self._run(SQL[f"{statement}_of_all"], values)
-        found = [Prediction(*row) for row in rows]
+            rows = self._execute(SQL[f"{statement}_of_all"], parameters)
+        found = [Prediction(**row) for row in rows]
         if after is None:
             page = found[:limit]
             newer = None if before is None else page[0].id if page else before - 1
@@ -165,250 +155,196 @@ class Database:
         return PredictionPage(page, page[-1].id if page else after + 1, page[0].id if len(found) > limit else None)
 
     def newest_id(self) -> int:
-        """Of all rows; 0 where there is none."""
-        return int(self._run(SQL["newest_id"], {})[0][0])
+        """The largest id; 0 of an empty table."""
+        return int(self._scalar("newest_id", {}))
 
-    def since(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
-        """The rows that came after this one, newest first."""
-        return [Prediction(*row) for row in self._run(SQL["since"], {"id": id, "limit": limit})]
+    def newer_than(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
+        """Predictions with larger ids, newest first."""
+        return self._predictions("newer_than", {"id": id, "limit": limit})
 
-    def of_image(self, image_sha256: str, *, limit: int) -> list[Prediction]:
-        """What was said of these bytes, newest first."""
-        return [Prediction(*row) for row in self._run(SQL["of_image"], {"image": image_sha256, "limit": limit})]
+    def by_image(self, image_sha256: str, *, limit: int) -> list[Prediction]:
+        """Predictions of the image with this SHA-256, newest first."""
+        return self._predictions("by_image", {"image": image_sha256, "limit": limit})
 
     def similar(self, prediction: Prediction, *, limit: int) -> list[Neighbour]:
-        """The predictions of the images nearest to this one's, nearest first; or VectorMissing, or VectorsOff."""
-        if not self.keeps_vectors:
+        """The predictions whose vectors are nearest to this one's; VectorMissing or VectorsOff where it has none."""
+        if not self.stores_vectors:
             raise VectorsOff('"more like this" is off: the database lacks pgvector; python setup_db.py says more')
-        place = {"space": prediction.space, "image": prediction.image_sha256}
-        found = self._run(SQL["vector_of"], place)
+        key = {"space": prediction.space, "image": prediction.image_sha256}
+        found = self._execute(SQL["vector_of"], key)
         if not found:
-            raise VectorMissing(f"prediction {prediction.id} has no vector: its model carried no detectors back then")
-        rows = self._run(SQL["nearest"], place | {"vector": found[0][0], "limit": limit})
-        return [Neighbour(Prediction(*row), distance) for *row, distance in rows]
+            raise VectorMissing(f"prediction {prediction.id} has no vector: its model had no detectors then")
+        rows = self._execute(SQL["nearest"], key | {"vector": found[0]["vector"], "limit": limit})
+        return [Neighbour(distance=row.pop("distance"), prediction=Prediction(**row)) for row in rows]
 
-    def fresh_vectors(self) -> int:
-        """How many the graph lacks, so that a search looks at each of them."""
-        return int(self._run(SQL["fresh"], {})[0][0]) if self.keeps_vectors else 0
+    def count_unindexed_vectors(self) -> int:
+        """Vectors that are not in the HNSW graph yet, which a search scans."""
+        return int(self._scalar("count_unindexed", {})) if self.stores_vectors else 0
 
     def index_vectors(self, most: int) -> int:
-        """Adds so many to the graph in one commit, oldest first; how many there were, 0 once it has them all."""
-        return int(self._run(SQL["index"], {"most": most})[0][0]) if self.keeps_vectors else 0
+        """Add up to `most` vectors to the HNSW graph, oldest first, and return how many; 0 when none is left."""
+        return int(self._scalar("index_vectors", {"most": most})) if self.stores_vectors else 0
 
-    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:
-        """So many of the newest images of a space, and all of it that are labelled."""
-        rows = self._run(SQL["crowd"], {"space": space, "newest": newest})
-        ids, images, classes, novelty, halves = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-        flat = np.frombuffer(b"".join(bytes(one[HALVES_FROM:]) for one in halves), ">f2")
-        vectors = flat.astype(np.float32).reshape(-1, DIMENSIONS)
-        width = np.flatnonzero(vectors.any(axis=0)).max(initial=0) + 1  # what lies beyond was added for the table
-        return EmbeddedImages(list(ids), list(images), list(classes), np.array(novelty, np.float32), vectors[:, :width])
+    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:
+        """The `newest` images of a space, plus all labelled ones."""
+        rows = self._execute(SQL["embedded_images"], {"space": space, "newest": newest})
+        halves = b"".join(bytes(row["vector"][HALFVEC_HEADER_BYTES:]) for row in rows)
+        vectors = np.frombuffer(halves, ">f2").astype(np.float32).reshape(-1, DIMENSIONS)
+        width = np.flatnonzero(vectors.any(axis=0)).max(initial=0) + 1  # the rest is padding
+        return EmbeddedImages(
+            ids=[row["prediction_id"] for row in rows],
+            images=[row["image_sha256"] for row in rows],
+            classes=[row["class"] for row in rows],
+            novelty=np.array([row["novelty"] for row in rows], np.float32),
+            vectors=vectors[:, :width],
+        )
 
-    def newcomers(self, space: str, *, after: int, most: int) -> int:
-        """How many images of a space came after the one of this prediction, counted up to `most`."""
-        return int(self._run(SQL["newcomers"], {"space": space, "after": after, "most": most})[0][0])
+    def count_newer_images(self, space: str, *, after: int, most: int) -> int:
+        """How many images of a space were first predicted after this prediction, counted up to `most`."""
+        return int(self._scalar("count_newer_images", {"space": space, "after": after, "most": most}))
 
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]:
-        """The most unusual images that nobody has labelled, each once, also where no space is given: of all of them."""
-        return [Prediction(*row) for row in self._run(SQL["most_novel"], {"space": space, "limit": limit})]
+        """The unlabelled images of the highest novelty, each once, in one space or in all."""
+        return self._predictions("most_novel", {"space": space, "limit": limit})
 
-    def label(self, id: int, label: active_learning.LabelValue, *, who: str | None, note: str | None) -> Label:  # noqa: A002
-        """Says what the image of this prediction is, or NotFound."""
-        said = {
-            "id": id,
-            "label": label,
-            "who": storable_text(who or None),
-            "note": storable_text(note or None),
-        }
-        rows = self._run(SQL["label"], said) if 0 < id <= BIGINT_MAX else []
+    def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel:  # noqa: A002
+        """Label the image of this prediction, or NotFound."""
+        values = {"id": id, "label": label, "who": storable_text(who or None), "note": storable_text(note or None)}
+        rows = self._execute(SQL["add_label"], values) if 0 < id <= BIGINT_MAX else []
         if not rows:
             raise NotFound(f"there is no prediction {id}")
-        return Label(*rows[0])
+        return StoredLabel(**rows[0])
 
-    def unlabel(self, id: int) -> Label:  # noqa: A002
-        """Takes one labelling back, or NotFound."""
-        rows = self._run(SQL["unlabel"], {"id": id}) if 0 < id <= BIGINT_MAX else []
+    def delete_label(self, id: int) -> StoredLabel:  # noqa: A002
+        """Delete one label and return it, or NotFound."""
+        rows = self._execute(SQL["delete_label"], {"id": id}) if 0 < id <= BIGINT_MAX else []
         if not rows:
             raise NotFound(f"there is no label {id}")
-        return Label(*rows[0])
+        return StoredLabel(**rows[0])
 
-    def labels_of(self, prediction: Prediction) -> list[Label]:
-        """What the image of this prediction was called, the newest first: that one counts."""
-        image = {"image": prediction.image_sha256, "prediction_id": prediction.id}
-        return [Label(*row) for row in self._run(SQL["labels_of"], image)]
+    def labels_of_image(self, prediction: Prediction) -> list[StoredLabel]:
+        """The labels of this prediction's image, newest first; the newest is its current one."""
+        key = {"image": prediction.image_sha256, "prediction_id": prediction.id}
+        return [StoredLabel(**row) for row in self._execute(SQL["labels_of_image"], key)]
 
-    def called(self, predictions: Sequence[Prediction]) -> dict[str, active_learning.LabelValue]:
-        """What the images of these predictions are, of those that are labelled, as `image` names them."""
-        images = [row.image_sha256 for row in predictions if row.image_sha256]
-        ids = [row.id for row in predictions if not row.image_sha256]
-        return dict(self._run(SQL["called"], {"images": images, "ids": ids})) if predictions else {}
+    def labels_by_image(self, predictions: Sequence[Prediction]) -> dict[str, LabelValue]:
+        """The current labels of these predictions' images, by `Prediction.image_key`."""
+        images = [prediction.image_sha256 for prediction in predictions if prediction.image_sha256]
+        ids = [prediction.id for prediction in predictions if not prediction.image_sha256]
+        return self._label_map("labels_by_image", {"images": images, "ids": ids}) if predictions else {}
 
-    def labels(self) -> Iterator[list[Label]]:
-        """Every labelling, oldest first, some at a time; at least once."""
-        after = 0
+    def label_pages(self) -> Iterator[list[StoredLabel]]:
+        """Every label, oldest first, in pages; the first page is empty if there is none."""
+        last_id = 0
         while True:
-            page = [Label(*row) for row in self._run(SQL["labels"], {"after": after, "limit": LABELS_AT_A_TIME})]
-            yield page
-            if len(page) < LABELS_AT_A_TIME:
+            rows = self._execute(SQL["labels"], {"after": last_id, "limit": LABEL_BATCH})
+            yield [StoredLabel(**row) for row in rows]
+            if len(rows) < LABEL_BATCH:
                 return
-            after = page[-1].id
+            last_id = rows[-1]["id"]
 
-    def current_labels(self) -> dict[str, active_learning.LabelValue]:
-        """What each labelled image is, by its sum, those that were labelled last at the end."""
-        return dict(self._run(SQL["current_labels"], {}))
+    def current_labels(self) -> dict[str, LabelValue]:
+        """The current label of every labelled image, by `Prediction.image_key`, the newest last."""
+        return self._label_map("current_labels", {})
 
-    def labels_in_order(self) -> list[active_learning.LabelValue]:
-        """What each labelled image is, in the order in which they were first labelled."""
-        return [label for (label,) in self._run(SQL["labels_in_order"], {})]
+    def labels_in_order(self) -> list[LabelValue]:
+        """The current label of every labelled image, in the order in which the images were first labelled."""
+        return [row["label"] for row in self._execute(SQL["labels_in_order"], {})]
 
-    def import_labels(self, labels: Sequence[Labelling]) -> Imported:
-        """Labels the images that are here; one that has this very label already gets no second one."""
+    def import_labels(self, labels: Sequence[Label]) -> ImportCounts:
+        """Add labels of images that have predictions here, except those that are in the table already."""
         new = matched = 0
-        for begin in range(0, len(labels), LABELS_AT_A_TIME):
-            some = labels[begin : begin + LABELS_AT_A_TIME]
-            values = list(chain(*starmap(_labelling, enumerate(some))))
-            [(added, found)] = self._run(SQL["import"].format(rows=_times(LABELLING, len(some))), values)
-            new, matched = new + added, matched + found
-        return Imported(new, known=matched - new, unmatched=len(labels) - matched)
+        for begin in range(0, len(labels), LABEL_BATCH):
+            lines = list(enumerate(labels[begin : begin + LABEL_BATCH]))
+            statement = SQL["import_labels"].format(rows=placeholders(IMPORTED_LABELS, len(lines)))
+            [counts] = self._execute(statement, row_values(IMPORTED_LABELS, lines))
+            new, matched = new + counts["added"], matched + counts["matched"]
+        return ImportCounts(new, known=matched - new, unmatched=len(labels) - matched)
 
-    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
-        """Keeps those that are not kept; no heat map without its picture."""
-        images = {one.image_sha256: (one.image_sha256, one.jpeg, one.width, one.height) for one in pictures}
-        if images:  # in one order everywhere, or two workers could wait for each other
-            values = list(chain(*(images[image] for image in sorted(images))))
-            self._run(SQL["keep_pictures"].format(rows=_times(PICTURE, len(images))), values)
-        maps = {(one.image_sha256, one.model_version): one for one in heats}
+    def save_thumbnails(self, thumbnails: Sequence[Thumbnail], heat_maps: Sequence[HeatMap]) -> None:
+        """Insert those that are missing; a heat map needs the thumbnail of its image."""
+        # Sorted, since two workers that insert in different orders could deadlock.
+        images = {thumbnail.image_sha256: thumbnail for thumbnail in thumbnails}
+        if images:
+            values = row_values(THUMBNAILS, [images[image] for image in sorted(images)])
+            self._execute(SQL["save_thumbnails"].format(rows=placeholders(THUMBNAILS, len(images))), values)
+        maps = {(heat_map.image_sha256, heat_map.model_version): heat_map for heat_map in heat_maps}
         if maps:
-            values = list(chain(*(_heat(maps[key]) for key in sorted(maps))))
-            self._run(SQL["keep_heats"].format(rows=_times(HEAT, len(maps))), values)
+            values = row_values(HEAT_MAPS, [maps[key] for key in sorted(maps)])
+            self._execute(SQL["save_heat_maps"].format(rows=placeholders(HEAT_MAPS, len(maps))), values)
 
-    def picture(self, image_sha256: str) -> Thumbnail | None:
-        """Of the image with this sum, if it is kept."""
-        rows = self._run(SQL["picture"], {"image": storable_text(image_sha256)})
-        return next((Thumbnail(image, bytes(jpeg), *size) for image, jpeg, *size in rows), None)
-
-    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
-        """Where in the image this model saw what it took it for, if that is kept."""
-        asked = {"image": storable_text(image_sha256), "model_version": storable_text(model_version)}
-        for places, width, height, crop in self._run(SQL["heat"], asked):
-            grid = np.frombuffer(bytes(places), np.uint8).reshape(height, width)
-            return HeatMap(image_sha256, model_version, grid, crop)
+    def thumbnail(self, image_sha256: str) -> Thumbnail | None:
+        """The thumbnail of an image, if there is one."""
+        for row in self._execute(SQL["thumbnail"], {"image": storable_text(image_sha256)}):
+            return Thumbnail(**row | {"jpeg": bytes(row["jpeg"])})
         return None
 
-    def pictured(self, images: Sequence[str]) -> set[str]:
-        """Which of these sums have a picture."""
-        return {image for (image,) in self._run(SQL["pictured"], [list(images)])} if images else set()
+    def heat_map(self, image_sha256: str, model_version: str) -> HeatMap | None:
+        """The heat map of an image by this version of a model, if there is one."""
+        key = {"image": storable_text(image_sha256), "model_version": storable_text(model_version)}
+        for row in self._execute(SQL["heat_map"], key):
+            places = np.frombuffer(bytes(row["places"]), np.uint8).reshape(row["height"], row["width"])
+            return HeatMap(image_sha256, model_version, places, row["crop"])
+        return None
 
-    def prune_pictures(self, *, days: int, max_bytes: int) -> int:
-        """Lets go of pictures that are too old or, the oldest first, too much, but of no labelled image's; how many."""
-        excess = int(self._run(SQL["pictures_bytes"], {})[0][0]) - max_bytes
+    def images_with_thumbnails(self, images: Sequence[str]) -> set[str]:
+        """Which of these images (SHA-256) have a thumbnail."""
+        rows = self._execute(SQL["images_with_thumbnails"], [list(images)]) if images else []
+        return {row["image_sha256"] for row in rows}
+
+    def prune_thumbnails(self, *, days: int, max_bytes: int) -> int:
+        """Delete thumbnails that are too old or, oldest first, beyond `max_bytes`, except of labelled images."""
+        excess = int(self._scalar("thumbnail_bytes", {})) - max_bytes
         pruned = 0
         while True:
-            bite = {"days": days, "excess": excess, "most": PICTURES_AT_A_TIME, "lock": PRUNING}
-            [(count, size)] = self._run(SQL["prune"], bite)
-            pruned, excess = pruned + int(count), excess - int(size)
-            if count < PICTURES_AT_A_TIME:
+            parameters = {"days": days, "excess": excess, "most": THUMBNAIL_BATCH, "lock": PRUNING}
+            [deleted] = self._execute(SQL["prune_thumbnails"], parameters)
+            pruned, excess = pruned + int(deleted["count"]), excess - int(deleted["bytes"])
+            if deleted["count"] < THUMBNAIL_BATCH:
                 return pruned
 
     def listen(self) -> Listener:
-        """Tells of new rows, whoever logs them; a connection of its own, or DatabaseUnavailable."""
+        """Notifications of new rows, on a connection of its own; DatabaseUnavailable if there is none."""
         connection = connect(self._url, timeout_s=self._timeout_s, bounded=True)
-        return Listener(connection, CHANNEL, SQL["want_news"], SQL["enough_news"], within_s=self._timeout_s)
+        return Listener(
+            connection, CHANNEL, SQL["enable_notifications"], SQL["disable_notifications"], within_s=self._timeout_s
+        )
 
     def check(self) -> None:
-        """Raises what would go wrong: DatabaseUnavailable or DatabaseNotSetUp."""
-        self._run(SQL["ready"], {})
+        """Raise DatabaseUnavailable or DatabaseNotSetUp if the table cannot be read."""
+        self._execute(SQL["check"], {})
 
     def close(self) -> None:
+        """Close the connections."""
         self._pool.close()
 
-    def _open(self) -> Connection:
+    def _connect(self) -> Connection:
         connection = connect(self._url, timeout_s=self._timeout_s, bounded=True)
         register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         try:
             session = {"timeout": f"{self._timeout_s * 1000:.0f}ms", "candidates": CANDIDATES}
             execute_within(connection, SESSION, session, within_s=self._timeout_s)
-            [(self._vectors,)] = execute_within(connection, SQL["keeps_vectors"], {}, within_s=self._timeout_s)
+            [row] = execute_within(connection, SQL["stores_vectors"], {}, within_s=self._timeout_s)
         except psycopg2.Error as error:
             connection.close()
             raise as_database_error(error) from error
+        self._has_vectors = row["stores_vectors"]
         return connection
 
-    def _run(self, statement: str, values: Values) -> list[tuple[Any, ...]]:
-        """Its rows; where the connection turns out dead, as after a restart, once more on a new one."""
-        for again in (True, False):
-            with self._pool.connection() as connection:
-                try:
-                    return execute_within(connection, statement, values, within_s=self._timeout_s + GRACE_S)
-                except ServerSilent:
-                    self._pool.forget()
-                    raise
-                except psycopg2.Error as error:
-                    if not (connection.closed and again):
-                        raise as_database_error(error) from error
-                    self._pool.forget()
-        raise AssertionError
+    def _execute(self, statement: str, parameters: Parameters) -> list[Row]:
+        return self._pool.execute(statement, parameters, within_s=self._timeout_s + GRACE_S)
+
+    def _scalar(self, statement: str, parameters: Parameters) -> Any:
+        [row] = self._execute(SQL[statement], parameters)
+        [value] = row.values()
+        return value
+
+    def _predictions(self, statement: str, parameters: Parameters) -> list[Prediction]:
+        return [Prediction(**row) for row in self._execute(SQL[statement], parameters)]
+
+    def _label_map(self, statement: str, parameters: Parameters) -> dict[str, LabelValue]:
+        return {row["image"]: row["label"] for row in self._execute(SQL[statement], parameters)}
 
 
-def _times(row: str, count: int) -> str:
-    return ", ".join([row] * count)
-
-
-def _values(scored: ScoredImage) -> tuple[Any, ...]:
-    """In the order of ROW."""
-    return (
-        storable_text(scored.image_name),
-        float(scored.score),
-        storable_text(scored.result),
-        scored.timestamp,
-        scored.request_id,
-        scored.image_sha256,
-        scored.threshold,
-        storable_text(scored.model),
-        storable_text(scored.model_version),
-        storable_text(scored.label),
-        scored.probabilities
-        and json.dumps({storable_text(name): value for name, value in scored.probabilities.items()}),
-        scored.novelty,
-        scored.space,
-    )
-
-
-def _labelling(line: int, labelling: Labelling) -> tuple[Any, ...]:
-    """In the order of LABELLING."""
-    return (
-        line,
-        labelling.label,
-        storable_text(labelling.who),
-        storable_text(labelling.note),
-        storable_time(labelling.timestamp),
-        labelling.prediction_id,
-        storable_text(labelling.image_name),
-        labelling.image_sha256,
-    )
-
-
-def _heat(heat: HeatMap) -> tuple[Any, ...]:
-    """In the order of HEAT."""
-    height, width = heat.places.shape
-    return heat.image_sha256, storable_text(heat.model_version), heat.places.tobytes(), width, height, heat.crop
-
-
-def asked(filters: PredictionFilters, limit: int, edge: int | None) -> dict[str, Any]:
-    """The values of a page up to or from this id; one row more than it has tells whether there is a next one."""
-    return {
-        "edge": None if edge is None else max(-BIGINT_MAX, min(edge, BIGINT_MAX)),
-        "result": storable_text(filters.result),
-        "min_score": filters.min_score,
-        "max_score": filters.max_score,
-        "part": storable_text(filters.name),
-        "pattern": like_pattern(filters.name),
-        "since": storable_time(filters.since),
-        "until": storable_time(filters.until),
-        "request_id": filters.request_id,
-        "model": storable_text(filters.model),
-        "label": storable_text(filters.label),
-        "min_novelty": filters.min_novelty,
-        "limit": limit + 1,
-        "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
-    }
+def _by_request_id(rows: Sequence[Row]) -> dict[uuid.UUID | None, Prediction]:
+    return {row["request_id"]: Prediction(**row) for row in rows}

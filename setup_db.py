@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             given = settings().database_url
             embedded = (
-                stack.enter_context(server.serve(settings().postgres_dir, server.EMBEDDED_DATABASE))
+                stack.enter_context(server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE))
                 if not given
                 else ""
             )
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             if done.without_vectors:
                 print(f'"more like this" is off: {done.without_vectors}; then run this again')
             print("while the service runs, look inside with:" if embedded else "look inside with:")
-            print(f"  {server.psql_line(without_password(url))}")
+            print(f"  {server.psql_command(without_password(url))}")
     except AstrodetectError as error:
         print(f"setup_db: {error}", file=sys.stderr)
         return 1

@@ -98,7 +98,7 @@ def train(arguments: argparse.Namespace) -> Path:
             metrics={},
             data=data.summary,
             settings=json_arguments(arguments) | {"adopted_weights": result.adopted, "history": result.history},
-            versions=provenance.versions(),
+            versions=provenance.software_versions(),
             temperature=temperature,
             threshold=threshold,
         )
@@ -246,7 +246,12 @@ def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
     """Hash of settings, images, initial weights and Keras version: a checkpoint is resumed only if it is the same."""
     path = Path(arguments.weights)
     weights = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-    parts = [json_arguments(arguments), data.summary["train"]["fingerprint"], weights, provenance.versions()["keras"]]
+    parts = [
+        json_arguments(arguments),
+        data.summary["train"]["fingerprint"],
+        weights,
+        provenance.software_versions()["keras"],
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

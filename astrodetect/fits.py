@@ -87,7 +87,7 @@ class _Scale:
         return np.rint(shades).astype(np.uint8)
 
 
-def frame(data: bytes, *, max_pixels: int) -> Frame:
+def read_frame(data: bytes, *, max_pixels: int) -> Frame:
     """The first image in these bytes; damaged ones make astropy raise almost anything."""
     if data.startswith(GZIP):
         data = _unpacked(data, max_pixels * UNPACKED_BYTES_A_PIXEL)

@@ -47,36 +47,36 @@ class Probe:
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     """The format and the declared size, judged as `read` judges them, and no pixel decoded."""
-    kind = sniff(data)
+    kind = detect_format(data)
     with _damaged(kind):
         image = _frame(data, max_pixels) if kind == FITS else _opened(data, kind, max_pixels)
         return Probe(kind, image.width, image.height)
 
 
-def read(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels that the network sees: (size, size, 3), RGB."""
-    kind = sniff(data)
+    kind = detect_format(data)
     with _damaged(kind):
         return _seen(_decoded(data, kind, contract, max_pixels), contract)
 
 
-def read_whole(
+def decode_with_frame(
     data: bytes, contract: ImageContract, side: int, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Pixels]:
     """`read`, and from the same decoding the whole frame, upright: its longer side has at most `side` pixels."""
-    kind = sniff(data)
+    kind = detect_format(data)
     with _damaged(kind):
         image = _decoded(data, kind, contract, max_pixels)
         return _seen(image, contract), _whole(image, side)
 
 
-def read_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """`read` for a file; one that cannot be opened is an ImageError too."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
-    return read(data, contract, max_pixels=max_pixels)
+    return decode(data, contract, max_pixels=max_pixels)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -104,7 +104,7 @@ def write_jpeg(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
 
 
-def thumbnail(pixels: Pixels, side: int) -> bytes:
+def encode_thumbnail(pixels: Pixels, side: int) -> bytes:
     """A small JPEG for a page: its longer side has at most `side` pixels; the same pixels give the same bytes."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -113,20 +113,20 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def picture(image_sha256: str, pixels: Pixels) -> Thumbnail:
+def make_thumbnail(image_sha256: str, pixels: Pixels) -> Thumbnail:
     """The small JPEG that is kept of an image, from the pixels that `read_whole` gave."""
     height, width = pixels.shape[:2]
-    return Thumbnail(image_sha256, thumbnail(pixels, max(height, width)), width, height)
+    return Thumbnail(image_sha256, encode_thumbnail(pixels, max(height, width)), width, height)
 
 
-def png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     """A PNG, which loses nothing."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def sniff(data: bytes) -> str:
+def detect_format(data: bytes) -> str:
     """The format by its first bytes, whatever the file is called."""
     if not data:
         raise ImageEmpty("the file is empty")
@@ -158,7 +158,7 @@ def _opened(data: bytes, kind: str, max_pixels: int) -> Image.Image:
 
 
 def _frame(data: bytes, max_pixels: int) -> fits.Frame:
-    frame = fits.frame(data, max_pixels=max_pixels)
+    frame = fits.read_frame(data, max_pixels=max_pixels)
     _bound(frame.width, frame.height, max_pixels)
     return frame
 

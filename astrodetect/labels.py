@@ -1,121 +1,181 @@
-"""What people call images: as rows of the table `labels`, and as CSV to take elsewhere and back."""
+"""Labels that people give to images: rows of the table `labels`, and CSV files to export and import."""
 
 import csv
 import datetime as dt
 import io
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
-from astrodetect.anomalies import active_learning
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import DataError
 
-LONGEST_NOTE = 10_000  # characters
+LabelValue = Literal["interesting", "ordinary", "artefact"]
+LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
+INTERESTING, ORDINARY, ARTEFACT = LABELS
+COLUMNS = ("id", "prediction_id", "image_name", "image_sha256", "label", "who", "note", "timestamp")
+MAX_NOTE_LENGTH = 10_000  # characters
+
+_CsvRow: TypeAlias = "dict[str | Any, str | Any]"  # of csv.DictReader; missing and surplus fields are None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What somebody called the image of a prediction."""
+    """A label of one image, which is identified by its SHA-256, by one of its predictions or by its path."""
+
+    label: LabelValue
+    prediction_id: int | None = None
+    image_name: str | None = None
+    image_sha256: str | None = None  # not recorded in rows of older versions
+    who: str | None = None
+    note: str | None = None
+    timestamp: dt.datetime | None = None
+    path: str | None = None  # never in the table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLabel(Label):
+    """A label in the table."""
 
     id: int
     prediction_id: int
     image_name: str
-    image_sha256: str | None  # unknown of what an older program logged
-    label: active_learning.LabelValue
-    who: str | None
-    note: str | None
     timestamp: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Labelling:
-    """A label that comes from elsewhere, for the image with this sum, or where there is none for this prediction."""
-
-    label: active_learning.LabelValue
-    who: str | None
-    note: str | None
-    timestamp: dt.datetime | None
-    prediction_id: int | None
-    image_name: str | None
-    image_sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What became of labels from elsewhere."""
+class ImportCounts:
+    """Labels of an import by outcome."""
 
     new: int
-    known: int  # here already
-    unmatched: int  # of images that were never scored here
+    known: int  # in the table already
+    unmatched: int  # of images without a prediction here
 
 
-def written(pages: Iterable[Sequence[Label]]) -> Iterator[str]:
-    """The text of a CSV file, some lines at a time, the first time with those that name the columns.
+def to_csv(pages: Iterable[Sequence[StoredLabel]]) -> Iterator[str]:
+    """A CSV file in parts, one for each page.
 
-    Names stand as they are, also where a spreadsheet would take one for a formula: what is read back must be the same.
+    Names are written literally, even where a spreadsheet would read one as a formula: an import must give the same.
     """
-    rows = [[field.name for field in fields(Label)]]
+    rows: list[Sequence[str]] = [COLUMNS]
     for page in pages:
-        rows += [[_shown(value) for value in astuple(label)] for label in page]
+        rows += [[_cell(getattr(label, column)) for column in COLUMNS] for label in page]
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         yield text.getvalue()
         rows = []
 
 
-def read(path: Path) -> list[Labelling]:
-    """Every label in a CSV file, each once; DataError names the first line that cannot be used."""
+def read_table_labels(path: Path) -> list[Label]:
+    """Labels to import into the table, without duplicates: of images by SHA-256 or prediction id."""
+    labels = _read_csv(path, ("image_sha256", "prediction_id"), _table_label, strict=True)
+    return list(dict.fromkeys(labels))
+
+
+def read_image_labels(path: Path) -> list[Label]:
+    """Labels of image files, by path or SHA-256, in the order of the file."""
+    labels = _read_csv(path, ("path", "image_sha256"), _image_label, strict=False)
+    if not labels:
+        raise DataError(f"{path} holds no label")
+    return labels
+
+
+def match_images(
+    labels: Sequence[Label], paths: Sequence[Path], sha256: Sequence[str]
+) -> tuple[dict[int, LabelValue], int]:
+    """Image index → label, the last one given at the end; and the number of labels of other images."""
+    indices: defaultdict[str, list[int]] = defaultdict(list)
+    for index, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
+        indices[_absolute(path)].append(index)
+        indices[digest].append(index)
+    matched: dict[int, LabelValue] = {}
+    unmatched = 0
+    for label in labels:
+        images = indices.get(label.image_sha256 or _absolute(label.path or ""), [])
+        unmatched += not images
+        for image in images:
+            matched.pop(image, None)
+            matched[image] = label.label
+    if not matched:
+        raise DataError("no label is of an image here: its path or its image_sha256 tells which one is meant")
+    return matched, unmatched
+
+
+def _read_csv(path: Path, keys: tuple[str, str], parse: Callable[[_CsvRow], Label], *, strict: bool) -> list[Label]:
+    """The labels of a file with a column `label` and one of `keys`; DataError names the first line that is invalid.
+
+    Unless `strict`, rows may be ragged and paths may hold bytes that are not UTF-8.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            given = rows.fieldnames or []
-            if "label" not in given or not {"image_sha256", "prediction_id"} & set(given):
-                raise DataError(f"{path}: its first line must name label, and image_sha256 or prediction_id")
-            found: dict[Labelling, None] = {}
+        with path.open(encoding="utf-8-sig", errors="strict" if strict else "surrogateescape", newline="") as file:
+            rows = csv.DictReader(file, strict=strict)
+            if not ({"label"} <= set(rows.fieldnames or ()) and set(keys) & set(rows.fieldnames or ())):
+                raise DataError(f"{path}: its first line must name label, and {keys[0]} or {keys[1]}")
+            labels = []
             for row in rows:
                 try:
-                    found[_labelling(row)] = None
+                    labels.append(parse(_complete(row) if strict else row))
                 except ValueError as error:
-                    raise DataError(f"{path}, line {rows.line_num}: {error}; nothing was imported") from error
+                    raise DataError(f"{path}, line {rows.line_num}: {error}; no label was read") from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    return list(found)
+    return labels
 
 
-def _labelling(row: "dict[str | None, str | None]") -> Labelling:
+def _complete(row: _CsvRow) -> _CsvRow:
     if None in row or None in row.values():
         raise ValueError("more or fewer fields than the first line has")
-    value = {name: text or None for name, text in row.items()}
-    label, digits, sha256 = value.get("label"), value.get("prediction_id"), value.get("image_sha256")
-    if label not in active_learning.LABELS:
-        raise ValueError(f"a label is {', '.join(active_learning.LABELS)}, not {label or 'nothing'}")
+    return row
+
+
+def _table_label(row: _CsvRow) -> Label:
+    row = {column: text or None for column, text in row.items()}
+    label, digits, sha256 = _label_value(row.get("label")), row.get("prediction_id"), row.get("image_sha256")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"an image_sha256 is 64 digits from 0 to f, not {sha256}")
     if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= BIGINT_MAX):
         raise ValueError(f"a prediction_id is a number, not {digits}")
     if not (sha256 or digits):
         raise ValueError("neither an image_sha256 nor a prediction_id")
-    moment = value.get("timestamp")
+    text = row.get("timestamp")
     try:
-        timestamp = dt.datetime.fromisoformat(moment) if moment else None
+        timestamp = dt.datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise ValueError(f"a timestamp is such as 2026-11-21T06:30:00+00:00, not {moment}") from None
-    return Labelling(
-        label,
-        value.get("who"),
-        value.get("note"),
-        timestamp.replace(tzinfo=timestamp.tzinfo or dt.UTC) if timestamp else None,
-        int(digits) if digits else None,
-        value.get("image_name"),
-        sha256,
+        raise ValueError(f"a timestamp is such as 2026-11-21T06:30:00+00:00, not {text}") from None
+    return Label(
+        label=label,
+        prediction_id=int(digits) if digits else None,
+        image_name=row.get("image_name"),
+        image_sha256=sha256,
+        who=row.get("who"),
+        note=row.get("note"),
+        timestamp=timestamp.replace(tzinfo=timestamp.tzinfo or dt.UTC) if timestamp else None,
     )
 
 
-def _shown(value: object) -> str:
+def _image_label(row: _CsvRow) -> Label:
+    label, sha256, path = ((row.get(column) or "").strip() or None for column in ("label", "image_sha256", "path"))
+    return Label(label=_label_value(label), image_sha256=sha256, path=path)
+
+
+def _label_value(text: str | None) -> LabelValue:
+    if text not in LABELS:
+        raise ValueError(f"a label is {', '.join(LABELS)}, not {text or 'nothing'}")
+    return text
+
+
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+
+
+def _absolute(path: str | Path) -> str:
+    """The absolute path, symbolic links not resolved."""
+    return os.path.abspath(path)  # noqa: PTH100

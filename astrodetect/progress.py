@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 PLAIN_LINE_EVERY_S = 5.0
 
 
-class Bar:
+class ProgressBar:
     """A bar for work of a known length; `with Bar("reading", 100) as bar: bar.step()`."""
 
     def __init__(self, title: str, total: int) -> None:
@@ -21,7 +21,7 @@ class Bar:
         self._rich: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         if sys.stderr.isatty():
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._rich = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
@@ -61,9 +61,9 @@ class Bar:
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
     """The items as they come, with a bar that counts them."""
-    with Bar(title, total) as bar:
+    with ProgressBar(title, total) as bar:
         for item in items:
             yield item
             bar.step()

@@ -14,7 +14,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 ASK_WITHIN_S = 5
 
 
-def versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """Of everything that may change a result, this machine's processor and the commit of the code among them."""
     found = {"astrodetect": __version__, "python": platform.python_version()}
     for name in NAMED:

@@ -86,7 +86,7 @@ class Outputs:
         return Outputs(self.probabilities[places], self.features[places], self.maps[places])
 
     @staticmethod
-    def joined(parts: Sequence["Outputs"]) -> "Outputs":
+    def concatenate(parts: Sequence["Outputs"]) -> "Outputs":
         """The images of all parts, in their order."""
         return Outputs(
             np.concatenate([part.probabilities for part in parts]),
@@ -119,7 +119,7 @@ class ScoredImage:
     space: str | None = None  # only vectors of the same one compare
 
     @property
-    def keyed(self) -> bool:
+    def has_client_key(self) -> bool:
         """Whether its id comes from a caller's key, who may ask for it again."""
         return self.request_id.version == KEYED
 
@@ -151,7 +151,7 @@ class Prediction:
     space: str | None
 
     @property
-    def image(self) -> str:
+    def image_key(self) -> str:
         """What its labels go by: the image's sum, and where that is not known the prediction's own id."""
         return self.image_sha256 or str(self.id)
 

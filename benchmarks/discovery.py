@@ -180,7 +180,7 @@ def _shapes(paths: list[Path]) -> Floats:
 
 def _read(paths: list[Path], contract: ImageContract) -> Pixels:
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(partial(images.read_file, contract=contract), paths)))
+        return np.stack(list(pool.map(partial(images.decode_file, contract=contract), paths)))
 
 
 def summary(rounds: list[Round]) -> dict[str, Any]:

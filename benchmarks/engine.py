@@ -171,7 +171,7 @@ def described(engine: Engine) -> dict[str, Any]:
 def read(folder: Path) -> Pixels:
     """The images that callers send, decoded as the service does."""
     contract = read_manifest(folder / f"{model.NAME}.json").image
-    pixels: Pixels = np.stack([images.read_file(path, contract) for path in model.jpegs(folder)])
+    pixels: Pixels = np.stack([images.decode_file(path, contract) for path in model.jpegs(folder)])
     return pixels
 
 

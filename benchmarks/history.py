@@ -115,7 +115,7 @@ def main() -> None:
 
 def measure(folder: Path, rows: int, rounds: int) -> Report:
     """Every page in turns, ours and the naive one."""
-    with server.serve(folder / "postgres", server.EMBEDDED_DATABASE) as url:
+    with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)

@@ -99,7 +99,7 @@ def make(folder: Path, size: int) -> None:
         metrics={"test": metrics.binary_metrics(held.labels, said[:, 1])},
         data={"train": {"images": len(learn)}, "test": {"images": len(held)}},
         settings={"made_by": "benchmarks.model", "backbone": "random"},
-        versions=provenance.versions(),
+        versions=provenance.software_versions(),
     )
     shown = export.HeldOut(pixels["test"], held.labels, said)
     export.export_model(export.TrainedNetwork(model), manifest, folder, shown, calibration_images=pixels["train"])

@@ -81,7 +81,7 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
     with ExitStack() as stack:
         found = {}
         for name, models in ((WITH, knowing), (WITHOUT, plain)):
-            url = stack.enter_context(server.serve(place / "postgres", name))
+            url = stack.enter_context(server.embedded_server(place / "postgres", name))
             setup_db.create_database(url)
             setup_db.migrate(url)
             environment = {
@@ -114,7 +114,7 @@ def settle(url: str) -> None:
     """Until the service has nothing left to index."""
     database = Database(url, connections=1, timeout_s=5.0)
     try:
-        while database.fresh_vectors():
+        while database.count_unindexed_vectors():
             time.sleep(0.2)
     finally:
         database.close()

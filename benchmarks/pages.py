@@ -105,7 +105,7 @@ def served(rows: int) -> Iterator[str]:
     """The address of a service over a log of so many rows."""
     with (
         TemporaryDirectory(prefix="astrodetect-pages-") as place,
-        server.serve(Path(place) / "postgres", server.EMBEDDED_DATABASE) as url,
+        server.embedded_server(Path(place) / "postgres", server.EMBEDDED_DATABASE) as url,
     ):
         setup_db.create_database(url)
         setup_db.migrate(url)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import active_learning
-from astrodetect.anomalies.active_learning import INTERESTING, ORDINARY
+from astrodetect.labels import INTERESTING, ORDINARY
 from astrodetect.records import Floats
 
 LOOKED_AT = 100

@@ -70,7 +70,7 @@ def measure(model_folder: Path, temporary: Path, count: int) -> Report:
     sky = make_images(temporary, count)
     engine = Engine(load_model(model_folder, settings().model, settings().precision))
     some = sorted(sky.rglob("*.jpg"))[: max(engine.batch_size, 64)]
-    pixels = np.stack([images.read_file(path, engine.manifest.image) for path in some])
+    pixels = np.stack([images.decode_file(path, engine.manifest.image) for path in some])
     before = engine_speed(engine, pixels)
     speed, took, memory = verb_speed(model_folder, sky, temporary / "scores.csv", count)
     after = engine_speed(engine, pixels)

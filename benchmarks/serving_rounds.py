@@ -102,7 +102,7 @@ class ServingBenchmark:
 def databases(scratch: Path) -> Iterator[dict[str, str]]:
     """An empty PostgreSQL with a database for each service, ours set up as its user sets it up."""
     folder = scratch / "postgres"
-    with server.serve(folder, NAIVE) as naive, server.serve(folder, OURS) as ours:
+    with server.embedded_server(folder, NAIVE) as naive, server.embedded_server(folder, OURS) as ours:
         for url in (naive, ours):
             setup_db.create_database(url)
         setup_db.migrate(ours)

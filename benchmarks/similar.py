@@ -23,7 +23,7 @@ import numpy as np
 import setup_db
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import DIMENSIONS, Floats, ScoredImage
 from astrodetect.service.vector_indexer import A_COMMIT as INDEXED_AT_A_TIME
 from astrodetect.service.vector_indexer import MOST_FRESH
@@ -108,7 +108,7 @@ def main() -> None:
 def measure(folder: Path, count: int) -> Report:
     """Into an empty database, then fills it, asks, and goes on recording."""
     vectors = clustered(count + MOST_FRESH)
-    with server.serve(folder / "postgres", server.EMBEDDED_DATABASE) as url:
+    with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)
@@ -143,7 +143,7 @@ def clustered(count: int, seed: int = 0) -> Floats:
 def fill(connection: Connection, vectors: Floats, *, first: int, indexed: bool) -> None:
     """One prediction and one vector for each, past the product's own way in, which would take hours."""
     zeros = ",0" * (DIMENSIONS - TRUE_DIMENSIONS)
-    with connection.cursor() as cursor, Bar("filling", len(vectors)) as bar:
+    with connection.cursor() as cursor, ProgressBar("filling", len(vectors)) as bar:
         for begin in range(0, len(vectors), AT_A_TIME):
             some = list(enumerate(vectors[begin : begin + AT_A_TIME].tolist(), first + begin))
             cursor.copy_expert(
@@ -194,7 +194,7 @@ def asked(log: Database, vectors: Floats) -> Asked:
         true = set((np.argpartition(distances, NEAREST)[:NEAREST] + 1).tolist())
         found += len(true & {neighbour.prediction.id for neighbour in neighbours})
     p50, p99 = np.percentile(took_ms[1:], [50, 99])
-    return Asked(log.fresh_vectors(), took_ms[0], float(p50), float(p99), found / (QUERIES * NEAREST))
+    return Asked(log.count_unindexed_vectors(), took_ms[0], float(p50), float(p99), found / (QUERIES * NEAREST))
 
 
 def recorded(log: Database, stored: int, a_commit: int) -> Rows:

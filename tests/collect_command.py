@@ -34,7 +34,7 @@ def assert_true(folder: Path) -> None:
     """Every file decodes; every row is that of its file, and every file has one."""
     files = collected(folder)
     for data in files.values():
-        images.read(data, ImageContract(stretch="linear"))
+        images.decode(data, ImageContract(stretch="linear"))
     sums = {row["path"]: row["sha256"] for row in rows(folder / "catalogue.csv")}
     assert sums == {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     assert len(sums) == len(rows(folder / "catalogue.csv"))

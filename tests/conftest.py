@@ -16,7 +16,7 @@ import pytest
 from programs import query
 
 import setup_db
-from astrodetect.db.embedded.server import serve
+from astrodetect.db.embedded.server import embedded_server
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings
@@ -69,7 +69,7 @@ def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres_server(postgres_folder: Path) -> Iterator[str]:
     """The session's PostgreSQL server: the URL of its database `postgres`."""
-    with serve(postgres_folder, "postgres") as url:
+    with embedded_server(postgres_folder, "postgres") as url:
         query(url, "ALTER SYSTEM SET fsync = off")  # durability is not needed here
         query(url, "SELECT pg_reload_conf()")
         yield url

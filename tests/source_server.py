@@ -63,7 +63,7 @@ class Picture:
 def jpeg(seed: int, side: int) -> bytes:
     """Noise, which no two seeds share."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-    return images.thumbnail(pixels.repeat(8, axis=0).repeat(8, axis=1), side)
+    return images.encode_thumbnail(pixels.repeat(8, axis=0).repeat(8, axis=1), side)
 
 
 @dataclass
@@ -162,7 +162,9 @@ class Sky:
             buffer = io.BytesIO()
             fits.PrimaryHDU(cube).writeto(buffer)
             return "application/fits", buffer.getvalue()
-        return "image/jpeg", images.thumbnail(np.zeros((side, side, 3), np.uint8), side) if beyond else jpeg(seed, side)
+        return "image/jpeg", images.encode_thumbnail(np.zeros((side, side, 3), np.uint8), side) if beyond else jpeg(
+            seed, side
+        )
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,12 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY
 from astrodetect.records import Floats
 
-LabelValue = Literal["interesting", "ordinary", "artefact"]
 ReviewOrder = Literal["interest", "novelty", "uncertainty", "random"]
-LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
-INTERESTING, ORDINARY, ARTEFACT = LABELS
 REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
 LABEL_TARGETS: dict[str, float] = {

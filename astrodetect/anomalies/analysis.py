@@ -21,7 +21,7 @@ from astrodetect.features.extraction import (
     extract_features,
     measured_extractor,
 )
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 from astrodetect.settings import settings
 
@@ -104,14 +104,14 @@ def explain(
     ordinary = fitted.ordinary
 
     def read(path: Path) -> Pixels:
-        return images.read_file(path, extractor.contract, max_pixels=max_pixels)
+        return images.decode_file(path, extractor.contract, max_pixels=max_pixels)
 
     def strengths(pixels: Pixels) -> Floats:
         batches = [pixels[at : at + extractor.batch_size] for at in range(0, len(pixels), extractor.batch_size)]
         return ordinary.novelty.score(np.concatenate([extractor.compute(batch) for batch in batches])).strength
 
     explanations = []
-    with Bar("explaining", len(chosen)) as bar:
+    with ProgressBar("explaining", len(chosen)) as bar:
         nearest = ReferencePoints(ordinary.vectors).nearest(fitted.result.vectors[list(chosen)]).indices
         for image, indices in zip(chosen, nearest.tolist(), strict=True):
             others = [index for index in indices if ordinary.extracted.sha256[index] != extracted.sha256[image]]

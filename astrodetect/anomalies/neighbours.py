@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies.serialisation import StoredArrays
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 from astrodetect.records import Floats
 
 MAX_NEIGHBOURS = 20
@@ -52,7 +52,7 @@ class ReferencePoints:
         starts = range(0, len(self), BLOCK)
         blocks = [
             self._nearest(self.points[at : at + BLOCK], count, first_index=at)
-            for at in track(starts, "comparing the images", len(starts))
+            for at in track_progress(starts, "comparing the images", len(starts))
         ]
         return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.errors import DrawingFailed
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats
 from astrodetect.settings import ROOT
 
@@ -58,7 +58,7 @@ def project(vectors: Floats, required: Sequence[int], *, seed: int = 0) -> Proje
     selected = vectors[indices]
     if not has_neighbours(selected):
         return Projection(indices, pca_projection(selected), f"{PCA_METHOD}{sampled}")
-    with Bar("computing the map", TSNE_STEPS) as bar:
+    with ProgressBar("computing the map", TSNE_STEPS) as bar:
         xy = tsne_projection(selected, bar.step, seed=seed)
     return Projection(indices, xy, f"{TSNE_METHOD}{sampled}")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what describes and judges takes its time to load: the other
     from astrodetect.datasets.dataset import ListedImage
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, FeatureKind
     from astrodetect.inference.engine import Engine
+    from astrodetect.labels import LabelValue
 
 SHAPES_PX, IMAGENET_PX = 128, 224  # sides of what is looked at, where no model of ours says it
 SMALLEST_CROP = 0.1
@@ -97,7 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find(arguments: argparse.Namespace) -> list[str]:
     """From images to results; returns what is said of them."""
-    from astrodetect import label_table  # noqa: PLC0415
     from astrodetect.anomalies import (  # noqa: PLC0415
         active_learning,
         analysis,
@@ -108,6 +108,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
     from astrodetect.datasets import image_files  # noqa: PLC0415
     from astrodetect.features.extraction import extract_features  # noqa: PLC0415
     from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
+    from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
     from astrodetect.reports.html import ThumbnailReader  # noqa: PLC0415
@@ -116,7 +117,7 @@ def find(arguments: argparse.Namespace) -> list[str]:
     results.check_output_folder(arguments.output)
     items = image_files.list_images(arguments.data)
     normal_items = image_files.list_images([arguments.normal]) if arguments.normal else None
-    given = label_table.read(arguments.labels) if arguments.labels else []
+    given = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, seen_by = _extractor(arguments)
 
     def extract(listed: "Sequence[ListedImage]", title: str) -> "ExtractedFeatures":
@@ -134,10 +135,10 @@ def find(arguments: argparse.Namespace) -> list[str]:
     fitted = _fitted(arguments, seen, normal, extractor.kind)
     looked = fitted.result
     paths = [item.path for item in seen.items]
-    labels: dict[int, str] = {}
+    labels: dict[int, LabelValue] = {}
     strays, interest = 0, None
     if given:
-        labels, strays = label_table.matched(given, paths, seen.sha256)
+        labels, strays = match_images(given, paths, seen.sha256)
         interest = active_learning.rank_by_labels(looked.vectors, looked.strength, labels).interest
     gallery = order_images(looked.strength, interest)[: arguments.top].tolist()
     findings = AnomalyResults(

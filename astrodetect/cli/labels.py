@@ -44,9 +44,9 @@ def _export(place: Path) -> int:
     """The file is there whole, or as it was."""
     count = 0
 
-    def pages(database: "Database") -> Iterator[list[labels.Label]]:
+    def pages(database: "Database") -> Iterator[list[labels.StoredLabel]]:
         nonlocal count
-        for page in database.labels():
+        for page in database.label_pages():
             count += len(page)
             yield page
 
@@ -56,7 +56,7 @@ def _export(place: Path) -> int:
             atomic_files.replacing(place) as part,
             part.open("w", encoding="utf-8", newline="") as file,
         ):
-            file.writelines(labels.written(pages(database)))
+            file.writelines(labels.to_csv(pages(database)))
     except OSError as error:
         raise DataError(f"cannot write {place}: {error.strerror or error}") from error
     print(f"{place}: {count:,} labels")
@@ -65,7 +65,7 @@ def _export(place: Path) -> int:
 
 def _import(place: Path) -> int:
     """A file with a bad line is refused before anything is written; a run that was cut short is simply run again."""
-    found = labels.read(place)
+    found = labels.read_table_labels(place)
     with _log() as database:
         done = database.import_labels(found)
     print(f"{place}: {done.new:,} new, {done.known:,} known, {done.unmatched:,} of images that are not in the log")

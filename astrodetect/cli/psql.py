@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = settings().database_url
     if given:
         return _psql(given.get_secret_value(), arguments)
-    with server.serve(settings().postgres_dir, server.EMBEDDED_DATABASE) as url:
+    with server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE) as url:
         return _psql(url, arguments)
 
 
@@ -37,9 +37,9 @@ def _psql(url: str, arguments: argparse.Namespace) -> int:
     parts = read_url(url)
     shown = without_password(url)
     if arguments.show:
-        print(server.psql_line(shown))
+        print(server.psql_command(shown))
         return 0
-    command = [str(server.psql()), shown, *(["-c", arguments.command] if arguments.command else [])]
+    command = [str(server.psql_path()), shown, *(["-c", arguments.command] if arguments.command else [])]
     password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}  # the arguments are for all to see
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query
     try:

@@ -105,7 +105,7 @@ class _Log:
         """A batch, its rows durable on return."""
         self._database.record_many(scored)
         with self._never_mind("some scores are logged without their pictures"):
-            self._database.keep_pictures(pictures, heats)
+            self._database.save_thumbnails(pictures, heats)
         self._kept += len(pictures)
         if self._kept >= PRUNED_EVERY:
             self.prune()
@@ -114,7 +114,7 @@ class _Log:
         """Lets go of what is too old or too much."""
         self._kept, chosen = 0, self._chosen
         with self._never_mind("old pictures stay"):
-            self._database.prune_pictures(days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
+            self._database.prune_thumbnails(days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
 
     @contextmanager
     def _never_mind(self, outcome: str) -> "Iterator[None]":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.errors import DataError, ImageError
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 from astrodetect.records import ImageContract
 
 SAMPLE_COMMAND = "python -m astrodetect simulate"
@@ -112,7 +112,7 @@ def read_dataset(
     items.sort(key=lambda item: class_indices[item.label])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = list(
-            track(
+            track_progress(
                 pool.map(partial(_digest_or_error, contract=contract), (item.path for item in items)),
                 f"reading {title}",
                 len(items),
@@ -230,7 +230,7 @@ def _digest_or_error(path: Path, contract: ImageContract) -> bytes | str:
     """SHA-256 of a readable image's contents, or why it cannot be used."""
     try:
         data = path.read_bytes()
-        images.read(data, contract)
+        images.decode(data, contract)
     except ImageError as error:
         return str(error)
     except OSError as error:

@@ -18,7 +18,7 @@ from astrodetect.datasets.dataset import PARTS, Dataset, ListedImage, list_datas
 from astrodetect.datasets.near_duplicates import ImageSignatures
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SCAN_CONTRACT = ImageContract(size=128, stretch="asinh")
@@ -175,7 +175,7 @@ def scan_images(items: Sequence[ListedImage], *, title: str, crop: float | None 
     no_pixels = np.zeros((0, SCAN_CONTRACT.size, SCAN_CONTRACT.size, 3), np.uint8)
     signatures: list[ImageSignatures] = [near_duplicates.compute_signatures(no_pixels)]
     feature_blocks: list[Floats] = []
-    with Bar(title, len(items)) as bar:
+    with ProgressBar(title, len(items)) as bar:
         for batch in _read_batches(items):
             readable = [result for result in batch if isinstance(result, tuple)]
             unreadable += [result for result in batch if isinstance(result, UnreadableFile)]
@@ -246,7 +246,7 @@ def _scan_file(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFil
     try:
         data = item.path.read_bytes()
         probe = images.probe(data)
-        pixels = images.read(data, SCAN_CONTRACT)
+        pixels = images.decode(data, SCAN_CONTRACT)
     except ImageError as error:
         return UnreadableFile(item, str(error))
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 from astrodetect.records import Floats
 
 FOLDS = 5
@@ -92,7 +92,9 @@ def _out_of_fold(
         ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda fold: _fit_predict(features, targets, *fold), folds)
-        for (_, held_out), (columns, predicted) in zip(folds, track(results, "checking labels", FOLDS), strict=True):
+        for (_, held_out), (columns, predicted) in zip(
+            folds, track_progress(results, "checking labels", FOLDS), strict=True
+        ):
             probabilities[np.ix_(held_out, columns)] = predicted
     return probabilities
 

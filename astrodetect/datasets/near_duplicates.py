@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats
 
 PLANE_PX = 32
@@ -71,7 +71,7 @@ def compute_signatures(pixels: NDArray[np.uint8]) -> ImageSignatures:
 def find_pairs(images: ImageSignatures, title: str = "comparing images") -> list[DuplicatePair]:
     """Pairs of copies; of many copies of one image, enough pairs to connect them all."""
     correlations = {}
-    with Bar(title, len(images)) as bar:
+    with ProgressBar(title, len(images)) as bar:
         for candidates, query_count in _candidate_pairs(images.signatures):
             for start in range(0, len(candidates), PAIR_BLOCK):
                 block = candidates[start : start + PAIR_BLOCK]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from astrodetect import atomic_files
 from astrodetect.datasets.dataset import PARTS, ListedImage
 from astrodetect.errors import DataError
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 
 TABLE_SUFFIX = ".csv"
 
@@ -154,7 +154,7 @@ def _write_folders(items: Sequence[ListedImage], path: Path, *, copy: bool) -> N
 
 
 def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> None:
-    for item in track(items, "writing images", len(items)):
+    for item in track_progress(items, "writing images", len(items)):
         folder = root / item.part / item.label
         if folder.parent.parent != root or not item.label.strip("."):
             raise DataError(f"the class name {item.label} cannot be a folder name: write a .csv instead")

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: opened with limits, shared between threads, and their errors in one clear line."""
+"""Connections to PostgreSQL: with timeouts, a thread-safe pool, LISTEN, and errors as exceptions of this package."""
 
 import math
 import re
@@ -16,13 +16,14 @@ from psycopg2.extensions import POLL_OK, POLL_READ, TRANSACTION_STATUS_IDLE, par
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable
 
 Connection: TypeAlias = "psycopg2.extensions.connection"
-Values: TypeAlias = Mapping[str, Any] | Sequence[Any]
+Parameters: TypeAlias = Mapping[str, Any] | Sequence[Any]
+Row: TypeAlias = dict[str, Any]
 
 EXAMPLE = "postgresql://user:password@host:5432/astrodetect"
-STRAY = "DATABASE_URL holds a stray @: write @ as %40, / as %2F, ? as %3F in user and password"
+UNESCAPED_AT = "DATABASE_URL has an unescaped @: write @ as %40, / as %2F, ? as %3F in user and password"
 SET_UP = "run: python setup_db.py"
 NOT_SET_UP = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME}
-PASSES = {  # the same statement may succeed later
+TRANSIENT = {  # the same statement may succeed later
     errorcodes.QUERY_CANCELED,
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
@@ -38,47 +39,47 @@ PASSES = {  # the same statement may succeed later
 
 
 class ConnectionRefused(DatabaseUnavailable):
-    """A server answered and did not let us in."""
+    """The server answered and refused the connection."""
 
 
 class ServerSilent(DatabaseUnavailable):
-    """A server that has the connection says nothing: it hangs, or the network between does."""
+    """The server holds the connection but sends nothing: it hangs, or the network does."""
 
 
 def read_url(url: str) -> dict[str, str]:
-    """The parts of a PostgreSQL URL; what is wrong with it is said without quoting it, for it may hold a password."""
+    """The parts of a PostgreSQL URL; errors do not quote it, for it may hold a password."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise DatabaseError(f"DATABASE_URL is not a URL: write {EXAMPLE}")
     if scheme not in {"postgresql", "postgres"}:
-        raise DatabaseError(f"DATABASE_URL starts with {scheme}://, but only PostgreSQL will do: write {EXAMPLE}")
+        raise DatabaseError(f"DATABASE_URL starts with {scheme}://, but only PostgreSQL is supported: write {EXAMPLE}")
     authority, _, path = rest.partition("?")[0].partition("/")
     if authority.count("@") > 1 or "@" in path:
-        raise DatabaseError(STRAY)
+        raise DatabaseError(UNESCAPED_AT)
     try:
         parts: dict[str, str] = parse_dsn(url)
-    except (psycopg2.Error, ValueError):  # their text quotes what they could not read
+    except (psycopg2.Error, ValueError):  # their message quotes the URL
         raise DatabaseError(f"DATABASE_URL cannot be read: write {EXAMPLE}") from None
     if "@" in parts.get("host", "").lstrip("@"):
-        raise DatabaseError(STRAY)
+        raise DatabaseError(UNESCAPED_AT)
     if not re.fullmatch(r"[0-9,]*", parts.get("port", "")):
-        raise DatabaseError(f"DATABASE_URL has a port that is no number: write {EXAMPLE}")
+        raise DatabaseError(f"DATABASE_URL has a port that is not a number: write {EXAMPLE}")
     if "dbname" not in parts:
         raise DatabaseError(f"DATABASE_URL names no database: write {EXAMPLE}")
     return parts
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown; psql asks for the password that it lacks."""
+    """The URL without its password, for display; psql asks for it."""
     url = re.sub(r"^(\w+://[^:/@?]*):[^@/?]*@", r"\1@", url)
     url = re.sub(r"(?<=[?&])(?:ssl)?password=[^&]*&?", "", url)
     return url.rstrip("?&")
 
 
-def connect(url: str, *, timeout_s: float, bounded: bool = False, **instead: str) -> Connection:
-    """A connection that commits each statement by itself; what the URL says goes before our limits.
+def connect(url: str, *, timeout_s: float, bounded: bool = False, **overrides: str) -> Connection:
+    """An autocommit connection; parameters in the URL override the limits here.
 
-    Where it is `bounded`, statements go through `ask`.
+    Statements of a `bounded` connection go through `execute_within`.
     """
     limits = {
         "connect_timeout": math.ceil(timeout_s),
@@ -89,10 +90,10 @@ def connect(url: str, *, timeout_s: float, bounded: bool = False, **instead: str
         "application_name": "astrodetect",
         "client_encoding": "UTF8",
     }
-    parts: dict[str, Any] = {**limits, **read_url(url), **instead}
+    parts: dict[str, Any] = {**limits, **read_url(url), **overrides}
     try:
         connection: Connection = psycopg2.connect(**parts, async_=bounded)
-        if bounded:  # libpq leaves its limit for each host to us
+        if bounded:  # libpq does not apply its timeout to asynchronous connections
             _settle(connection, timeout_s * len(parts.get("host", "").split(",")))
         else:
             connection.autocommit = True
@@ -103,47 +104,46 @@ def connect(url: str, *, timeout_s: float, bounded: bool = False, **instead: str
     return connection
 
 
-def execute_within(connection: Connection, statement: str, values: Values, *, within_s: float) -> list[tuple[Any, ...]]:
-    """Its rows, or Silent.
+def execute_within(connection: Connection, statement: str, parameters: Parameters, *, within_s: float) -> list[Row]:
+    """Execute a statement and return its rows by column name; ServerSilent after `within_s`.
 
-    A blocking call would wait for as long as the other side keeps the connection open: TCP's own limits only count
-    bytes that are not acknowledged, and the kernel of a server that hangs, or a proxy, acknowledges them all.
+    A blocking call would wait for as long as the peer keeps the connection open: TCP timeouts only count bytes that
+    are not acknowledged, and the kernel of a hanging server, or a proxy, acknowledges them all.
     """
     with connection.cursor() as cursor:
-        cursor.execute(statement, values)
+        cursor.execute(statement, parameters)
         _settle(connection, within_s)
-        return cursor.fetchall()
+        names = [column.name for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _settle(connection: Connection, within_s: float) -> None:
-    """Until what was begun is done; a connection that stays silent is closed, as its answer may still come."""
-    give_up = time.monotonic() + within_s
+    """Poll until the pending operation ends; a silent connection is closed, since its answer may still come."""
+    deadline = time.monotonic() + within_s
     while (state := connection.poll()) != POLL_OK:
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE)
-            if not selector.select(max(give_up - time.monotonic(), 0)):
+            if not selector.select(max(deadline - time.monotonic(), 0)):
                 connection.close()
                 raise ServerSilent(f"PostgreSQL does not answer: nothing within {within_s:g} seconds")
 
 
 def as_database_error(error: psycopg2.Error) -> DatabaseError:
-    """What PostgreSQL said of a statement, as one of ours."""
+    """psycopg2's error as one of this package."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if error.pgcode in NOT_SET_UP:
         return DatabaseNotSetUp(f"{line}; {SET_UP}")
     if error.pgcode == errorcodes.QUERY_CANCELED:
         return DatabaseUnavailable(f"PostgreSQL took too long: {line}")
-    if error.pgcode in PASSES or (error.pgcode is None and isinstance(error, psycopg2.OperationalError)):
+    if error.pgcode in TRANSIENT or (error.pgcode is None and isinstance(error, psycopg2.OperationalError)):
         return DatabaseUnavailable(f"PostgreSQL does not answer: {line}")
     return DatabaseError(f"PostgreSQL refused: {line}")
 
 
 def _refused(error: Exception, parts: dict[str, Any]) -> DatabaseError:
-    """libpq says one or two lines for every address that it tried, and gives no code: the last answer counts."""
+    """libpq writes one or two lines for each address that it tried, and no error code: the last answer counts."""
     lines = [re.sub(r"^connection to server .*? failed: ", "", line) for line in str(error).strip().splitlines()]
-    answered = [
-        line.partition(": ")[2].strip() for line in lines if re.match(r"\w+: {2}", line)
-    ]  # "FATAL:  password …"
+    answered = [line.partition(": ")[2].strip() for line in lines if re.match(r"\w+: {2}", line)]  # "FATAL:  …"
     host = parts.get("host") or "/"
     where = "the local socket" if host[0] in "/@" else f"{host}:{parts['port']}" if "port" in parts else host
     if not answered:
@@ -154,17 +154,17 @@ def _refused(error: Exception, parts: dict[str, Any]) -> DatabaseError:
 
 
 class Pool:
-    """At most `size` connections, opened when first needed and lent to one thread at a time."""
+    """At most `size` connections, opened on demand, each used by one thread at a time."""
 
-    def __init__(self, open_one: Callable[[], Connection], *, size: int, timeout_s: float) -> None:
-        self._open_one, self._size, self._timeout_s = open_one, size, timeout_s
+    def __init__(self, connect: Callable[[], Connection], *, size: int, timeout_s: float) -> None:
+        self._connect, self._size, self._timeout_s = connect, size, timeout_s
         self._slots = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
         self._closed = False
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """One for this thread alone; kept for the next where it is still good."""
+        """Borrow a connection; it returns to the pool if it is still usable."""
         if not self._slots.acquire(timeout=self._timeout_s):
             raise DatabaseUnavailable(f"all {self._size} connections to PostgreSQL stayed busy")
         try:
@@ -176,26 +176,89 @@ class Pool:
         finally:
             self._slots.release()
 
-    def forget(self) -> None:
-        """The idle ones are as dead as the one that just failed."""
-        with suppress(IndexError):  # threads whose connections died together come here together
+    def discard_idle(self) -> None:
+        """Close the idle connections, which are as dead as the one that just failed."""
+        with suppress(IndexError):  # other threads may be discarding too
             while True:
                 self._idle.pop().close()
 
     def close(self) -> None:
-        """Those that are lent out close as they come back."""
+        """Close the idle connections, and the borrowed ones as they are returned."""
         self._closed = True
-        self.forget()
+        self.discard_idle()
 
     def _take(self) -> Connection:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._open_one()
+            return self._connect()
 
     def _put(self, connection: Connection) -> None:
         status = connection.info.transaction_status
-        if self._closed or status != TRANSACTION_STATUS_IDLE:  # broken, or left in the middle of a statement
+        if self._closed or status != TRANSACTION_STATUS_IDLE:  # broken, or in the middle of a statement
             connection.close()
         else:
             self._idle.append(connection)
+
+    def execute(self, statement: str, parameters: Parameters, *, within_s: float) -> list[Row]:
+        """The rows of a statement; it is repeated once where the connection proves dead, as after a restart."""
+        for may_retry in (True, False):
+            with self.connection() as connection:
+                try:
+                    return execute_within(connection, statement, parameters, within_s=within_s)
+                except ServerSilent:
+                    self.discard_idle()
+                    raise
+                except psycopg2.Error as error:
+                    if not (connection.closed and may_retry):
+                        raise as_database_error(error) from error
+                    self.discard_idle()
+        raise AssertionError
+
+
+class Listener:
+    """LISTEN on a channel while enabled; for one thread, which owns the bounded connection."""
+
+    def __init__(
+        self, connection: Connection, channel: str, enable_sql: str, disable_sql: str, *, within_s: float
+    ) -> None:
+        self._connection, self._within_s = connection, within_s
+        self._enable_sql, self._disable_sql = enable_sql, disable_sql  # tell the notifiers whether anybody listens
+        try:
+            self._execute(f'LISTEN "{channel}"; SELECT 1')
+        except BaseException:
+            connection.close()
+            raise
+
+    def enable(self) -> None:
+        """Receive notifications from now on; pending ones are dropped."""
+        self._execute(self._enable_sql)
+        self._connection.notifies.clear()
+
+    def disable(self) -> None:
+        """Receive no more notifications."""
+        self._execute(self._disable_sql)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether a notification arrived within this time; DatabaseUnavailable if the connection is lost."""
+        try:
+            if not self._connection.notifies:
+                with selectors.DefaultSelector() as selector:  # select.select is limited to descriptors below 1024
+                    selector.register(self._connection, selectors.EVENT_READ)
+                    selector.select(timeout_s)
+                self._connection.poll()
+        except psycopg2.Error as error:
+            raise as_database_error(error) from error
+        notified = bool(self._connection.notifies)
+        self._connection.notifies.clear()
+        return notified
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _execute(self, statement: str) -> None:
+        try:
+            execute_within(self._connection, statement, {}, within_s=self._within_s)
+        except psycopg2.Error as error:
+            raise as_database_error(error) from error

@@ -1,4 +1,4 @@
-"""Values as PostgreSQL can hold them: what it has no way to hold becomes the nearest that it has."""
+"""Python values as PostgreSQL can store them: what it cannot represent becomes the nearest value that it can."""
 
 import datetime as dt
 import math
@@ -8,7 +8,7 @@ from typing import overload
 
 BIGINT_MAX = 2**63 - 1
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-HALF_MAX = 65_504.0  # in half precision
+HALF_MAX = 65_504.0  # largest finite half-precision number
 
 
 @overload
@@ -16,12 +16,12 @@ def storable_text(text: str) -> str: ...
 @overload
 def storable_text(text: None) -> None: ...
 def storable_text(text: str | None) -> str | None:
-    """Text holds neither NUL nor half a character: each becomes the replacement character."""
+    """Text with NUL and lone surrogates replaced by U+FFFD."""
     return None if text is None else UNSTORABLE.sub("\ufffd", text)
 
 
 def storable_time(time: dt.datetime | None) -> dt.datetime | None:
-    """PostgreSQL takes fewer zones than Python; beyond the calendar's ends its last moment will do."""
+    """A time in UTC, clipped to the range of datetime: PostgreSQL accepts fewer time zones than Python."""
     if time is None or time.tzinfo is None:
         return time
     try:
@@ -31,7 +31,7 @@ def storable_time(time: dt.datetime | None) -> dt.datetime | None:
 
 
 def to_halfvec(vector: Sequence[float] | None, dimensions: int) -> str | None:
-    """A vector as pgvector reads it, zeros at its end; None of one that is too long or has what is no number."""
+    """A vector in pgvector's text format, padded with zeros; None if it is too long or not finite."""
     if vector is None or len(vector) > dimensions or not all(map(math.isfinite, vector)):
         return None
     bounded = (f"{max(-HALF_MAX, min(value, HALF_MAX)):.5g}" for value in vector)
@@ -39,5 +39,5 @@ def to_halfvec(vector: Sequence[float] | None, dimensions: int) -> str | None:
 
 
 def like_pattern(part: str | None) -> str | None:
-    """What ILIKE finds every text with that holds this part, taken as it stands."""
+    """ILIKE pattern for texts that contain this part literally."""
     return None if part is None else "%" + re.sub(r"([\\%_])", r"\\\1", storable_text(part)) + "%"

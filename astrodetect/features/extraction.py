@@ -19,7 +19,7 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import ListedImage, SkippedFile
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 
 FeatureKind = Literal["shapes", "network", "both"]
@@ -119,7 +119,7 @@ def extract_features(
     computed = 0
     batches = (items[at : at + extractor.batch_size] for at in range(0, len(items), extractor.batch_size))
     with (
-        Bar(f"extracting features of {title}", len(items)) as bar,
+        ProgressBar(f"extracting features of {title}", len(items)) as bar,
         FeatureCache(cache_folder, extractor.cache_key) as cache,
         closing(
             run_batches(
@@ -167,7 +167,7 @@ def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max
         sha256 = hashlib.sha256(data).digest()
         if (features := cache.get(sha256)) is not None:
             return _File(item, sha256, features)
-        return _File(item, sha256, pixels=images.read(data, contract, max_pixels=max_pixels))
+        return _File(item, sha256, pixels=images.decode(data, contract, max_pixels=max_pixels))
     except ImageError as error:
         return _File(item, error=str(error))
 

@@ -92,7 +92,7 @@ class Engine:
     def run_all(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Inference over any number of images, in batches."""
         size = self.batch_size
-        return Outputs.joined([self.run(pixels[i : i + size]) for i in range(0, len(pixels), size)])
+        return Outputs.concatenate([self.run(pixels[i : i + size]) for i in range(0, len(pixels), size)])
 
     def _check(self) -> None:
         expected, score = self.manifest.expected_canary_score(self.precision), self.canary()

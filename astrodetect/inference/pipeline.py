@@ -111,9 +111,9 @@ def image_reader(max_pixels: int, thumbnail_px: int = 0) -> ImageReader:
         data = images.read_bytes(Path(path))
         sha256 = hashlib.sha256(data).hexdigest()
         if not thumbnail_px:
-            return sha256, images.read(data, contract, max_pixels=max_pixels), None
-        pixels, whole = images.read_whole(data, contract, thumbnail_px, max_pixels=max_pixels)
-        return sha256, pixels, images.picture(sha256, whole)
+            return sha256, images.decode(data, contract, max_pixels=max_pixels), None
+        pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
+        return sha256, pixels, images.make_thumbnail(sha256, whole)
 
     return read
 

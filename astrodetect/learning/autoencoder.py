@@ -6,7 +6,7 @@ from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.errors import DataError
 from astrodetect.learning.keras_runtime import keras
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats
 
 WIDTHS = (1024, 512, 256, 128, 64)  # of the published study, for 2048 features
@@ -28,7 +28,7 @@ def fit_autoencoder(
         keras.optimizers.Adam(LEARNING_RATE), "mse", jit_compile="auto" if keras.backend.backend() == "jax" else False
     )
     standard = scaling.transform(features)
-    with Bar("autoencoder", epochs) as bar:
+    with ProgressBar("autoencoder", epochs) as bar:
         callbacks = [_EpochCallback(bar)]
         network.fit(standard, standard, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)
     weights = [layer.get_weights() for layer in network.layers if isinstance(layer, keras.layers.Dense)]
@@ -45,7 +45,7 @@ def _network(features: int) -> keras.Model:
 class _EpochCallback(keras.callbacks.Callback):
     """Advances the progress bar."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: ProgressBar) -> None:
         super().__init__()
         self._bar = bar
 

@@ -53,7 +53,7 @@ class ImageCache:
     def __getitem__(self, index: int) -> Pixels:
         if (cached := self._decoded[index]) is not None:
             return cached
-        pixels = images.read_file(self.dataset.paths[index], self.contract)
+        pixels = images.decode_file(self.dataset.paths[index], self.contract)
         if self._free_bytes >= pixels.nbytes:
             self._free_bytes -= pixels.nbytes
             self._decoded[index] = pixels

@@ -23,7 +23,7 @@ from astrodetect.learning.keras_runtime import keras
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import NOVELTY, Fidelity, Manifest, Precision, canary
 from astrodetect.model_store.store import INT8, VerifiedModel, staging
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
 CALIBRATION_IMAGES = 100  # for quantisation; more only take longer
@@ -177,7 +177,10 @@ def to_int8(network: Any, pixels: NDArray[np.uint8]) -> Any:
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    with Bar("trying int8", len(pixels)) as bar, contextlib.redirect_stdout(io.StringIO()):  # NNCF prints bars too
+    with (
+        ProgressBar("trying int8", len(pixels)) as bar,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # NNCF prints bars too
 
         def as_batch(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
             bar.step()

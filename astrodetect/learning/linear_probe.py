@@ -23,7 +23,7 @@ from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.export import features_engine
 from astrodetect.learning.keras_runtime import accelerators, keras, pad_to_devices
 from astrodetect.learning.network_training import VALIDATION_LOSS, validation_metrics
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Pixels, as_probabilities
 
 L2_PENALTIES = tuple(10.0**-power for power in np.arange(0.0, 5.01, 0.5))  # per image
@@ -110,7 +110,7 @@ def fit_linear_probe(
     targets = targets * (1 - smoothing) + smoothing / max(2, task.outputs)
     path = RegularisationPath(train_features, targets, task.sample_weights(labels))
     best, history = None, []
-    with Bar("head", len(L2_PENALTIES)) as bar:
+    with ProgressBar("head", len(L2_PENALTIES)) as bar:
         for penalty in L2_PENALTIES:
             head = path.fit(penalty)
             probabilities = head.probabilities(validation_features)
@@ -153,7 +153,7 @@ class _FeatureStore:
         total = views * len(dataset)
         jobs = [range(start, min(total, start + BATCH)) for start in range(0, total, BATCH)]
         features, done = self._open(path, (total, self._width))
-        with Bar(title, total) as bar:
+        with ProgressBar(title, total) as bar:
             bar.step(sum(len(rows) for rows in jobs[:done]))
             remaining = jobs[done:]
             computed = zip(remaining, self._compute(dataset, remaining), strict=True)
@@ -169,7 +169,10 @@ class _FeatureStore:
         def read(rows: range) -> Pixels:
             view_and_image = (divmod(row, len(dataset)) for row in rows)
             return np.stack(
-                [orient(images.read_file(dataset.paths[image], self._contract), view) for view, image in view_and_image]
+                [
+                    orient(images.decode_file(dataset.paths[image], self._contract), view)
+                    for view, image in view_and_image
+                ]
             )
 
         return read_ahead(jobs, read, self._forward, self._concurrency)

@@ -19,7 +19,7 @@ from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augmentation_contract
 from astrodetect.learning.keras_runtime import keras
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, as_probabilities
 
@@ -148,7 +148,7 @@ def fit_network(
                 size=contract.size if stage.augment else None,
             )
             title = f"epoch {state.epoch + 1}/{stage.epochs}"
-            with Bar(title, steps + len(Batches(validation_cache, stage.batch_size))) as bar:
+            with ProgressBar(title, steps + len(Batches(validation_cache, stage.batch_size))) as bar:
                 bar.step(state.step)
                 callback = _TrainingCallback(bar, checkpoint, state, stop_requested)
                 if len(batches):  # none if the run was stopped after the epoch's last batch
@@ -175,7 +175,7 @@ def validation_metrics(validation: Dataset, probabilities: Floats, task: Learnin
     return {**metrics.multiclass_metrics(validation.labels, probabilities, validation.classes), VALIDATION_LOSS: loss}
 
 
-def predict(model: keras.Model, cache: ImageCache, batch_size: int, bar: Bar) -> Floats:
+def predict(model: keras.Model, cache: ImageCache, batch_size: int, bar: ProgressBar) -> Floats:
     """Probabilities (n, classes)."""
     outputs = model.predict(Batches(cache, batch_size), verbose=0, callbacks=[_PredictionCallback(bar)])
     return as_probabilities(np.asarray(outputs, dtype=np.float32)[: len(cache)])
@@ -184,7 +184,7 @@ def predict(model: keras.Model, cache: ImageCache, batch_size: int, bar: Bar) ->
 class _PredictionCallback(keras.callbacks.Callback):
     """Advances the progress bar during prediction."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: ProgressBar) -> None:
         super().__init__()
         self._bar = bar
 
@@ -196,7 +196,7 @@ class _TrainingCallback(keras.callbacks.Callback):
     """Advances the progress bar, saves within a long epoch, and stops between batches on request."""
 
     def __init__(
-        self, bar: Bar, checkpoint: Checkpoint, state: CheckpointState, stop_requested: Callable[[], bool]
+        self, bar: ProgressBar, checkpoint: Checkpoint, state: CheckpointState, stop_requested: Callable[[], bool]
     ) -> None:
         super().__init__()
         self._bar, self._checkpoint, self._state, self._stop_requested = bar, checkpoint, state, stop_requested

@@ -14,7 +14,7 @@ from astrodetect.learning import forest, linear_probe, network, network_training
 from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.export import TrainedModel, TrainedNetwork
 from astrodetect.learning.keras_runtime import accelerators, data_parallel, dtype_policy, keras
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.recipes import RECIPES
 from astrodetect.records import Floats, ImageContract, Pixels
 
@@ -67,14 +67,14 @@ def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
     """All images of a dataset, decoded as the service decodes them."""
     pixels: Pixels = np.empty((len(dataset), contract.size, contract.size, 3), dtype=np.uint8)
     for index, path in enumerate(dataset.paths):
-        pixels[index] = images.read_file(path, contract)
+        pixels[index] = images.decode_file(path, contract)
     return pixels
 
 
 def predict_dataset(model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str) -> Floats:
     """Probabilities (n, classes) of a dataset's images."""
     parts = []
-    with Bar(title, len(dataset)) as bar:
+    with ProgressBar(title, len(dataset)) as bar:
         for start in range(0, len(dataset), READ_BATCH):
             batch = dataset.subset(np.arange(start, min(len(dataset), start + READ_BATCH)))
             parts.append(model.probabilities(read_pixels(batch, contract)))

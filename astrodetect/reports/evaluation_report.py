@@ -226,11 +226,11 @@ def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
     part = evidence.detailed
     path = part.paths[finding.image]
     try:
-        pixels = images.read_file(path, evidence.model.image)
+        pixels = images.decode_file(path, evidence.model.image)
     except ImageError:  # it was there when the network saw it
         picture = None
     else:
-        encoded = base64.b64encode(images.thumbnail(pixels, SIDE_PX)).decode("ascii")
+        encoded = base64.b64encode(images.encode_thumbnail(pixels, SIDE_PX)).decode("ascii")
         picture = f"data:image/jpeg;base64,{encoded}"
     name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
     [said] = evidence.model.predict(part.outputs.probabilities[[finding.image]])

@@ -258,7 +258,7 @@ def _picture(
     health: DatasetHealth, look: ScannedImage, *lines: str, seen_as: ImageContract = SCAN_CONTRACT
 ) -> CaptionedImage:
     try:
-        small = images.thumbnail(images.read_file(look.item.path, seen_as), THUMBNAIL_PX)
+        small = images.encode_thumbnail(images.decode_file(look.item.path, seen_as), THUMBNAIL_PX)
     except ImageError:
         return CaptionedImage("", _name(health, look), lines)
     return CaptionedImage(f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", _name(health, look), lines)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.errors import ImageError
 from astrodetect.inference.decision import to_intensity
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 from astrodetect.records import Floats, ImageContract, Pixels
 
 TILE_PX = 48
@@ -47,7 +47,7 @@ class ThumbnailReader:
     def read(self, path: Path, side: int) -> Pixels | None:
         """Its pixels; None where it can no longer be read."""
         try:
-            return images.read_file(path, replace(self.contract, size=side), max_pixels=self.max_pixels)
+            return images.decode_file(path, replace(self.contract, size=side), max_pixels=self.max_pixels)
         except ImageError:
             return None
 
@@ -83,13 +83,15 @@ def display_name(path: Path) -> str:
 
 
 def _uri(pixels: Pixels) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(images.thumbnail(pixels, max(pixels.shape))).decode('ascii')}"
+    return (
+        f"data:image/jpeg;base64,{base64.b64encode(images.encode_thumbnail(pixels, max(pixels.shape))).decode('ascii')}"
+    )
 
 
 def _each(make: Callable[[One], Made], some: Sequence[One], title: str) -> list[Made]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            return list(track(pool.map(make, some), title, len(some)))
+            return list(track_progress(pool.map(make, some), title, len(some)))
         finally:
             pool.shutdown(cancel_futures=True)
 

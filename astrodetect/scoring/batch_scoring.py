@@ -18,7 +18,7 @@ from astrodetect.inference import pipeline
 from astrodetect.inference.decision import decide, heat_map
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import ANOMALY, BatchRunner, HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import resumable_table
 
@@ -67,7 +67,7 @@ def score_task(
         table.resume(paths, engine.batch_size)
         rows_before, started = table.rows, time.monotonic()
         with (
-            Bar("scoring", total) as bar,
+            ProgressBar("scoring", total) as bar,
             closing(pipeline.score_files(paths, engine, read, novelty, run_batches=run_batches)) as batches,
         ):
             bar.step(rows_before)

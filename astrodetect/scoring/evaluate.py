@@ -14,7 +14,7 @@ from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, Evaluat
 from astrodetect.evaluation.summary import summarise
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.pipeline import read_ahead
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Outputs
 from astrodetect.reports import evaluation_report
 
@@ -79,7 +79,7 @@ def compute_outputs(
     """The network's outputs for each image, averaged over `views` orientations (test-time augmentation)."""
     batches = (dataset.paths[start : start + engine.batch_size] for start in range(0, len(dataset), engine.batch_size))
     outputs = []
-    with Bar(f"evaluating {title}", len(dataset)) as bar:
+    with ProgressBar(f"evaluating {title}", len(dataset)) as bar:
         for batch in run_batches(
             batches,
             lambda paths: _read_images(paths, engine),
@@ -88,7 +88,7 @@ def compute_outputs(
         ):
             outputs.append(batch)
             bar.step(len(batch.probabilities))
-    return Outputs.joined(outputs)
+    return Outputs.concatenate(outputs)
 
 
 def _read_images(paths: Sequence[Path], engine: "Engine") -> NDArray[np.uint8]:
@@ -97,7 +97,7 @@ def _read_images(paths: Sequence[Path], engine: "Engine") -> NDArray[np.uint8]:
 
 def _read_image(path: Path, engine: "Engine") -> NDArray[np.uint8]:
     try:
-        return images.read_file(path, engine.manifest.image)
+        return images.decode_file(path, engine.manifest.image)
     except ImageError as error:
         raise DataError(f"{path}: {error}") from error
 

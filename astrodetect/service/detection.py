@@ -175,8 +175,8 @@ class DetectionService:
     def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels, Pixels | None]:
         sha256 = hashlib.sha256(data).hexdigest()
         if not self._thumbnails.needs(sha256):
-            return sha256, images.read(data, contract, max_pixels=self._max_pixels), None
-        return sha256, *images.read_whole(data, contract, self._thumbnail_px, max_pixels=self._max_pixels)
+            return sha256, images.decode(data, contract, max_pixels=self._max_pixels), None
+        return sha256, *images.decode_with_frame(data, contract, self._thumbnail_px, max_pixels=self._max_pixels)
 
     async def _score_and_record(self, serving: ServedModel, image: _Image, context: RequestContext) -> DetectionResult:
         inference = await serving.infer(image.pixels)

@@ -112,8 +112,8 @@ class LiveFeed:
         """What came after this position; None where another worker told of more than this one's follower saw so far."""
         if last < after.last <= self._database.newest_id():
             return None
-        late = self._database.of_ids(list(after.missing)).values() if after.missing else ()
-        found = self._database.since(after.last, limit=MOST_MISSED + 1)
+        late = self._database.by_ids(list(after.missing)).values() if after.missing else ()
+        found = self._database.newer_than(after.last, limit=MOST_MISSED + 1)
         return found + sorted(late, key=lambda row: row.id, reverse=True)
 
     def _come(self) -> RowFollower:

@@ -78,7 +78,7 @@ class Outbox:
                 raise OutboxFull(f"no row can be kept on disk: {error.strerror}") from error
             self._segments[-1].size += len(data)
             self._rows += len(rows)
-            self._keyed.update((row.request_id, row) for row in rows if row.keyed)
+            self._keyed.update((row.request_id, row) for row in rows if row.has_client_key)
 
     def hand_over(self, most: int, take: Callable[[list[ScoredImage]], object]) -> int:
         """Gives the oldest to `take`, and forgets them unless it raises; how many there were, 0 when there are none."""
@@ -161,7 +161,7 @@ class Outbox:
             for line in file:
                 if row := _row(line):
                     segment.rows += 1
-                    if row.keyed:
+                    if row.has_client_key:
                         self._keyed[row.request_id] = row
                 else:
                     damaged.append(line)

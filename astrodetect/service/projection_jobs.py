@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from astrodetect.anomalies import projection
-from astrodetect.anomalies.active_learning import LabelValue
 from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.errors import AstrodetectError, DrawingFailed
+from astrodetect.labels import LabelValue
 from astrodetect.records import EmbeddedImages, Floats
 from astrodetect.service import projection_store
 from astrodetect.service.projection_progress import ProjectionLock
@@ -28,8 +28,8 @@ log = logging.getLogger("uvicorn.error")
 class EmbeddingDatabase(Protocol):
     """What keeps predictions and labels: `database.Database`."""
 
-    def crowd(self, space: str, *, newest: int) -> EmbeddedImages: ...
-    def newcomers(self, space: str, *, after: int, most: int) -> int: ...
+    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages: ...
+    def count_newer_images(self, space: str, *, after: int, most: int) -> int: ...
     def current_labels(self) -> Mapping[str, LabelValue]: ...
 
 
@@ -116,7 +116,7 @@ class ProjectionJobs:
         told = self._underway.told(space)  # by whichever worker
         working = told is not None or bool(job and job.at_work)  # before the map is looked for: then it is there
         found = self._find(space) or (job.first if job else None) or (self._find(_first(space)) if told else None)
-        new = self._log.newcomers(space, after=found.newest if found else 0, most=NEWEST)
+        new = self._log.count_newer_images(space, after=found.newest if found else 0, most=NEWEST)
         share, left_s = (told.share, told.left_s) if told else (0.0, None)
         return ProjectionState(space, found, new, working, share, left_s, job.failed if job and not working else "")
 
@@ -148,7 +148,7 @@ class ProjectionJobs:
         if before:
             before.join()
         try:
-            crowd = projection_store.ranked(self._log.crowd(job.space, newest=NEWEST))
+            crowd = projection_store.ranked(self._log.embedded_images(job.space, newest=NEWEST))
             if len(crowd.ids) >= projection.MIN_IMAGES:
                 job.first = StoredProjection.first(crowd)
                 self._finish(job, job.first, crowd.vectors)

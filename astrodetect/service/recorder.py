@@ -23,7 +23,7 @@ class PredictionDatabase(Protocol):
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]: ...
     def check(self) -> None: ...
-    def of_requests(self, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID | None, Prediction]: ...
+    def by_request_ids(self, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID | None, Prediction]: ...
 
 
 class Recorder:
@@ -61,7 +61,7 @@ class Recorder:
     def find(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
         """What was recorded under a caller's key; DatabaseUnavailable where nobody can know."""
         waiting = self._outbox.find(request_id)
-        return QueuedPrediction(waiting) if waiting else self._database.of_requests([request_id]).get(request_id)
+        return QueuedPrediction(waiting) if waiting else self._database.by_request_ids([request_id]).get(request_id)
 
     def close(self) -> None:
         """Writes what waits, and gives PostgreSQL one more chance to take what is on disk."""

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from astrodetect.anomalies import active_learning
-from astrodetect.anomalies.active_learning import LabelValue, ReviewOrder
+from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.labels import LABELS, LabelValue
 from astrodetect.records import EmbeddedImages, Prediction
 from astrodetect.service.review_leases import ReviewLeases
 
@@ -32,11 +33,11 @@ class ReviewDatabase(Protocol):
     """What keeps predictions and labels: `database.Database`."""
 
     @property
-    def keeps_vectors(self) -> bool: ...
-    def crowd(self, space: str, *, newest: int) -> EmbeddedImages: ...
+    def stores_vectors(self) -> bool: ...
+    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages: ...
     def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]: ...
-    def of_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
+    def by_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
     def newest_id(self) -> int: ...
 
 
@@ -61,7 +62,7 @@ class LabelProgress:
     def of(cls, labels: Mapping[str, LabelValue]) -> "LabelProgress":
         """Of what each labelled image is."""
         counts = Counter(labels.values())
-        return cls(len(labels), *(counts[label] for label in active_learning.LABELS))
+        return cls(len(labels), *(counts[label] for label in LABELS))
 
     @property
     def found_per_100(self) -> float | None:
@@ -144,7 +145,7 @@ class ReviewQueue:
         `at_once`: if learning from the newest labels takes its time, in the order that is at hand.
         """
         labels = self._log.current_labels()
-        note = NO_DETECTORS if space is None else None if self._log.keeps_vectors else NO_VECTORS
+        note = NO_DETECTORS if space is None else None if self._log.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
             return self._by_novelty(space, note, limit, labels)
         seen = self._at_hand(space, labels) if at_once else self._newest(space, labels)
@@ -152,7 +153,7 @@ class ReviewQueue:
             return self._by_novelty(space, NOT_YET, limit, labels)
         order = seen.order(by, labels)[:limit]
         ids = [seen.crowd.ids[place] for place in order]
-        rows_of = self._log.of_ids(ids)
+        rows_of = self._log.by_ids(ids)
         candidates = [
             ReviewCandidate(rows_of[id_], [_novelty(rows_of[id_]), *seen.likeness(place)])
             for id_, place in zip(ids, order, strict=True)
@@ -183,7 +184,7 @@ class ReviewQueue:
             newest = self._log.newest_id()
             seen = self._seen if self._seen and self._seen.still(space, newest) else None
             seen = seen.under(labels) if seen else None
-            self._seen = seen = seen or _Seen(space, newest, self._log.crowd(space, newest=NEWEST), labels)
+            self._seen = seen = seen or _Seen(space, newest, self._log.embedded_images(space, newest=NEWEST), labels)
             return seen
 
 

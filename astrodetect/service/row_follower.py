@@ -29,8 +29,8 @@ log = logging.getLogger("uvicorn.error")
 class RowListener(Protocol):
     """What hears of new rows: `listening.Listener`."""
 
-    def want(self) -> None: ...
-    def enough(self) -> None: ...
+    def enable(self) -> None: ...
+    def disable(self) -> None: ...
     def wait(self, timeout_s: float) -> bool: ...
     def close(self) -> None: ...
 
@@ -40,8 +40,8 @@ class RowDatabase(Protocol):
 
     def listen(self) -> RowListener: ...
     def newest_id(self) -> int: ...
-    def since(self, id: int, *, limit: int) -> list[Prediction]: ...  # noqa: A002
-    def of_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
+    def newer_than(self, id: int, *, limit: int) -> list[Prediction]: ...  # noqa: A002
+    def by_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
 
 
 def stands_out(row: Prediction) -> bool:
@@ -97,22 +97,22 @@ class RowFollower:
     def _follow(self, ear: RowListener) -> None:
         """Wants to be told only while there is nothing to tell: a flood of rows pays for no more word than is heard."""
         while not self._closing.is_set():
-            ear.want()
+            ear.enable()
             for patience_s in (0.0, COMMIT_S, SILENT_S):
                 give_up = time.monotonic() + patience_s
                 while not self._closing.is_set() and time.monotonic() < give_up and not ear.wait(SLICE_S):
                     pass
                 if self._look():
                     break
-            ear.enough()
+            ear.disable()
             self._closing.wait(PACE_S)
 
     def _look(self) -> bool:
         """Whether anything came."""
         now, began = self.now, time.monotonic()
         last = max(0, self._rows.newest_id() - MOST_SHOWN) if now.last is None else now.last
-        rows = self._rows.since(last, limit=MOST_READ)
-        late = list(self._rows.of_ids(list(self._late)).values()) if self._late else []
+        rows = self._rows.newer_than(last, limit=MOST_READ)
+        late = list(self._rows.by_ids(list(self._late)).values()) if self._late else []
         newest = rows[0].id if rows else last
         came = sorted([*rows, *late], key=lambda row: row.id, reverse=True)
         out = [row for row in came if stands_out(row)]

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from astrodetect.anomalies import active_learning
 from astrodetect.errors import AstrodetectError
-from astrodetect.labels import LONGEST_NOTE
+from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Neighbour, Prediction, PredictionPage, QueuedPrediction
 from astrodetect.service.review_queue import ReviewBatch
 
@@ -175,9 +175,9 @@ class LabelRequest(BaseModel):
         extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
     )
 
-    label: active_learning.LabelValue
+    label: LabelValue
     who: str | None = Field(default=None, max_length=255)
-    note: str | None = Field(default=None, max_length=LONGEST_NOTE)
+    note: str | None = Field(default=None, max_length=MAX_NOTE_LENGTH)
 
 
 class LabelResponse(BaseModel):
@@ -202,7 +202,7 @@ class LabelResponse(BaseModel):
     prediction_id: int
     image_name: str
     image_sha256: str | None
-    label: active_learning.LabelValue
+    label: LabelValue
     who: str | None
     note: str | None
     timestamp: dt.datetime

@@ -73,10 +73,10 @@ class BoundedQueue(Generic[QueueKey, QueueValue]):
 class ThumbnailDatabase(Protocol):
     """The database that stores them: `database.Database`."""
 
-    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None: ...
-    def picture(self, image_sha256: str) -> Thumbnail | None: ...
-    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None: ...
-    def prune_pictures(self, *, days: int, max_bytes: int) -> int: ...
+    def save_thumbnails(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None: ...
+    def thumbnail(self, image_sha256: str) -> Thumbnail | None: ...
+    def heat_map(self, image_sha256: str, model_version: str) -> HeatMap | None: ...
+    def prune_thumbnails(self, *, days: int, max_bytes: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ class ThumbnailStore:
         with self._lock:
             entry, uncompressed = self._lookup((image_sha256, "")), self._pixels.get(image_sha256)
         if entry is None and uncompressed:
-            return images.picture(image_sha256, uncompressed.pixels)
-        if entry is None and (entry := self._database.picture(image_sha256)):
+            return images.make_thumbnail(image_sha256, uncompressed.pixels)
+        if entry is None and (entry := self._database.thumbnail(image_sha256)):
             with self._lock:
                 self._cache.put((image_sha256, ""), entry)
         return entry if isinstance(entry, Thumbnail) else None
@@ -148,7 +148,7 @@ class ThumbnailStore:
         """The heat map of a model version, if there is one; DatabaseUnavailable where only the database can tell."""
         with self._lock:
             entry = self._lookup((image_sha256, model_version))
-        if entry is None and (entry := self._database.heat(image_sha256, model_version)):
+        if entry is None and (entry := self._database.heat_map(image_sha256, model_version)):
             with self._lock:
                 self._cache.put((image_sha256, model_version), entry)
         return entry if isinstance(entry, HeatMap) else None
@@ -196,7 +196,7 @@ class ThumbnailStore:
             while self._pixels:
                 with self._lock:
                     image, uncompressed = self._pixels.first()
-                thumbnail = images.picture(image, uncompressed.pixels)
+                thumbnail = images.make_thumbnail(image, uncompressed.pixels)
                 with self._lock:
                     self._queue((image, ""), thumbnail)
                     for version, heat_map in uncompressed.heat_maps.items():
@@ -216,7 +216,7 @@ class ThumbnailStore:
                 while self._to_write:
                     self._write_batch()
                 if time.monotonic() >= next_prune:
-                    self._database.prune_pictures(days=self._days, max_bytes=self._max_bytes)
+                    self._database.prune_thumbnails(days=self._days, max_bytes=self._max_bytes)
                     next_prune = time.monotonic() + PRUNE_S
                 reported = ""
             except DatabaseError as error:
@@ -235,7 +235,7 @@ class ThumbnailStore:
         thumbnails = [entry for _, entry in batch if isinstance(entry, Thumbnail)]
         heat_maps = [entry for _, entry in batch if isinstance(entry, HeatMap)]
         try:
-            self._database.keep_pictures(thumbnails, heat_maps)
+            self._database.save_thumbnails(thumbnails, heat_maps)
         except DatabaseUnavailable:
             with self._lock:
                 for key, entry in reversed(batch):

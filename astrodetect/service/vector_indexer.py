@@ -17,7 +17,7 @@ log = logging.getLogger("uvicorn.error")
 class VectorDatabase(Protocol):
     """What keeps them: `database.Database`."""
 
-    def fresh_vectors(self) -> int: ...
+    def count_unindexed_vectors(self) -> int: ...
     def index_vectors(self, most: int) -> int: ...
 
 
@@ -48,7 +48,7 @@ class VectorIndexer:
 
     def _catch_up(self) -> None:
         """Until nothing is fresh or images come; among images one commit, and only of what is too much."""
-        if self._at_work() and self._database.fresh_vectors() > MOST_FRESH:
+        if self._at_work() and self._database.count_unindexed_vectors() > MOST_FRESH:
             self._database.index_vectors(A_COMMIT)
         while not self._at_work() and not self._closing.is_set() and self._database.index_vectors(A_COMMIT):
             pass

@@ -1,13 +1,13 @@
--- What database.py asks of the table `features`, where there is one: see vectors.sql.
+-- Statements of database.py on the table `features`, which only databases with pgvector have: see vectors.sql.
 
--- name: keeps_vectors
-SELECT to_regclass('features') IS NOT NULL
+-- name: stores_vectors
+SELECT to_regclass('features') IS NOT NULL AS stores_vectors
 
 -- name: vector_of
-SELECT vector::text FROM features WHERE space = %(space)s AND image_sha256 = %(image)s
+SELECT vector::text AS vector FROM features WHERE space = %(space)s AND image_sha256 = %(image)s
 
 -- name: nearest
--- Those in the graph, and those that are not in it yet.
+-- Nearest in the HNSW graph, and among the vectors that are not in it yet.
 SELECT {columns}, distance
 FROM predictions JOIN (
     (SELECT prediction_id, vector <-> %(vector)s::halfvec AS distance FROM features
@@ -23,29 +23,29 @@ FROM predictions JOIN (
 ORDER BY distance
 LIMIT %(limit)s
 
--- name: fresh
+-- name: count_unindexed
 SELECT count(*) FROM features WHERE NOT indexed
 
--- name: index
-WITH fresh AS (
+-- name: index_vectors
+WITH unindexed AS (
     SELECT prediction_id FROM features WHERE NOT indexed
     ORDER BY prediction_id
     LIMIT %(most)s
-    FOR NO KEY UPDATE SKIP LOCKED), -- another service is at those
+    FOR NO KEY UPDATE SKIP LOCKED), -- another process indexes those
 done AS (
-    UPDATE features SET indexed = true FROM fresh WHERE features.prediction_id = fresh.prediction_id
+    UPDATE features SET indexed = true FROM unindexed WHERE features.prediction_id = unindexed.prediction_id
     RETURNING 1)
 SELECT count(*) FROM done
 
--- name: crowd
+-- name: embedded_images
 WITH chosen AS (
     (SELECT prediction_id FROM features WHERE space = %(space)s ORDER BY prediction_id DESC LIMIT %(newest)s)
     UNION
     (SELECT features.prediction_id FROM features JOIN current_labels USING (image_sha256) WHERE space = %(space)s))
-SELECT prediction_id, features.image_sha256, coalesce(label, result), novelty, halfvec_send(vector)
+SELECT prediction_id, features.image_sha256, coalesce(label, result) AS class, novelty, halfvec_send(vector) AS vector
 FROM chosen JOIN features USING (prediction_id) JOIN predictions ON predictions.id = prediction_id
 ORDER BY prediction_id
 
--- name: newcomers
+-- name: count_newer_images
 SELECT count(*) FROM (
     SELECT FROM features WHERE space = %(space)s AND prediction_id > %(after)s LIMIT %(most)s) AS newer

@@ -1,6 +1,6 @@
--- What database.py asks of the table `labels`.
+-- Statements of database.py on the table `labels`.
 
--- name: label
+-- name: add_label
 WITH given AS (
     INSERT INTO labels (prediction_id, label, who, note)
     SELECT id, %(label)s, %(who)s, %(note)s FROM predictions WHERE id = %(id)s
@@ -8,10 +8,10 @@ WITH given AS (
 SELECT given.id, prediction_id, image_name, image_sha256, given.label, who, note, given."timestamp"
 FROM given JOIN predictions ON predictions.id = prediction_id
 
--- name: unlabel
-WITH gone AS (DELETE FROM labels WHERE id = %(id)s RETURNING *)
-SELECT gone.id, prediction_id, image_name, image_sha256, gone.label, who, note, gone."timestamp"
-FROM gone JOIN predictions ON predictions.id = prediction_id
+-- name: delete_label
+WITH deleted AS (DELETE FROM labels WHERE id = %(id)s RETURNING *)
+SELECT deleted.id, prediction_id, image_name, image_sha256, deleted.label, who, note, deleted."timestamp"
+FROM deleted JOIN predictions ON predictions.id = prediction_id
 
 -- name: labels
 SELECT labels.id, prediction_id, image_name, image_sha256, labels.label, who, note, labels."timestamp"
@@ -20,8 +20,8 @@ WHERE labels.id > %(after)s
 ORDER BY labels.id
 LIMIT %(limit)s
 
--- name: labels_of
--- The newest first, which is the one that counts. An image whose sum is not known has this prediction alone.
+-- name: labels_of_image
+-- Newest first. An image whose SHA-256 was not recorded has this prediction alone.
 WITH given AS MATERIALIZED (
     SELECT labels.* FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = %(image)s
     UNION
@@ -30,8 +30,8 @@ SELECT given.id, prediction_id, image_name, image_sha256, given.label, who, note
 FROM given JOIN predictions ON predictions.id = prediction_id
 ORDER BY given."timestamp" DESC, given.id DESC
 
--- name: called
--- An image whose sum is not known goes by the id of its prediction.
+-- name: labels_by_image
+-- An image whose SHA-256 was not recorded is identified by the id of its prediction.
 SELECT DISTINCT ON (image) image, label
 FROM (
     SELECT image_sha256 AS image, labels.label, labels."timestamp", labels.id
@@ -43,16 +43,16 @@ FROM (
 ORDER BY image, "timestamp" DESC, id DESC
 
 -- name: current_labels
-SELECT coalesce(image_sha256, prediction_id::text), label FROM current_labels ORDER BY "timestamp", id
+SELECT coalesce(image_sha256, prediction_id::text) AS image, label FROM current_labels ORDER BY "timestamp", id
 
 -- name: labels_in_order
-SELECT (array_agg(labels.label ORDER BY labels."timestamp" DESC, labels.id DESC))[1]
+SELECT (array_agg(labels.label ORDER BY labels."timestamp" DESC, labels.id DESC))[1] AS label
 FROM labels JOIN predictions ON predictions.id = prediction_id
 GROUP BY coalesce(image_sha256, predictions.id::text)
 ORDER BY min(labels."timestamp"), min(labels.id)
 
--- name: import
--- The image with this sum, of its predictions the one with this id, else the newest; without a sum the prediction alone.
+-- name: import_labels
+-- By SHA-256, of the image's predictions the one with this id or else the newest; without a SHA-256 by prediction id.
 WITH given (line, label, who, note, "timestamp", prediction_id, image_name, image_sha256) AS (VALUES {rows}),
 matched AS (
     SELECT line, found.id, found.image_sha256, given.label, who, note, given."timestamp"
@@ -77,4 +77,4 @@ added AS (
     GROUP BY id, label, who, note, "timestamp"
     ORDER BY max(line)
     RETURNING id)
-SELECT (SELECT count(*) FROM added), (SELECT count(*) FROM matched)
+SELECT (SELECT count(*) FROM added) AS added, (SELECT count(*) FROM matched) AS matched

@@ -1,14 +1,14 @@
--- What database.py asks of the tables `pictures` and `heat_maps`.
+-- Statements of database.py on the tables `pictures` (thumbnails) and `heat_maps`.
 
--- name: keep_pictures
--- One that is scored again stays as if it were new; a day is near enough.
+-- name: save_thumbnails
+-- An image that is scored again renews the age of its thumbnail, to a day.
 INSERT INTO pictures (image_sha256, jpeg, width, height)
 VALUES {rows}
 ON CONFLICT (image_sha256) DO UPDATE SET "timestamp" = now() WHERE pictures."timestamp" < now() - interval '1 day'
 RETURNING 1
 
--- name: keep_heats
--- Of images whose pictures are kept, and stay until this is done.
+-- name: save_heat_maps
+-- Of images that have a thumbnail, which is locked until the commit.
 INSERT INTO heat_maps (image_sha256, model_version, places, width, height, crop)
 SELECT given.*
 FROM (VALUES {rows}) AS given (image_sha256, model_version, places, width, height, crop)
@@ -18,21 +18,21 @@ FOR KEY SHARE OF pictures
 ON CONFLICT (image_sha256, model_version) DO NOTHING
 RETURNING 1
 
--- name: picture
+-- name: thumbnail
 SELECT image_sha256, jpeg, width, height FROM pictures WHERE image_sha256 = %(image)s
 
--- name: heat
+-- name: heat_map
 SELECT places, width, height, crop FROM heat_maps
 WHERE image_sha256 = %(image)s AND model_version = %(model_version)s
 
--- name: pictured
+-- name: images_with_thumbnails
 SELECT image_sha256 FROM pictures WHERE image_sha256 = ANY (%s)
 
--- name: pictures_bytes
-SELECT coalesce(sum(bytes), 0) FROM pictures
+-- name: thumbnail_bytes
+SELECT coalesce(sum(bytes), 0) AS bytes FROM pictures
 
--- name: prune
--- The oldest go, as far as they are too old or too much, with their heat maps; never those of labelled images. One
+-- name: prune_thumbnails
+-- The oldest, as far as they are too old or beyond the limit, with their heat maps; never those of labelled images. One
 -- process at a time.
 WITH oldest AS MATERIALIZED (
     SELECT image_sha256, bytes, "timestamp" FROM pictures
@@ -40,15 +40,15 @@ WITH oldest AS MATERIALIZED (
       AND NOT EXISTS (
         SELECT FROM labels JOIN predictions ON predictions.id = prediction_id
         WHERE predictions.image_sha256 = pictures.image_sha256)
-      AND (SELECT pg_try_advisory_xact_lock(%(lock)s)) -- asked once
+      AND (SELECT pg_try_advisory_xact_lock(%(lock)s)) -- evaluated once
     ORDER BY "timestamp", image_sha256
     LIMIT %(most)s
-    FOR UPDATE SKIP LOCKED), -- whoever is just keeping more of one would wait for us, and we for them
+    FOR UPDATE SKIP LOCKED), -- or this could deadlock with save_heat_maps
 summed AS (
     SELECT *, sum(bytes) OVER (ORDER BY "timestamp", image_sha256) - bytes AS before FROM oldest),
-gone AS (
+deleted AS (
     DELETE FROM pictures USING summed
     WHERE pictures.image_sha256 = summed.image_sha256
       AND (before < %(excess)s OR summed."timestamp" < now() - make_interval(days => %(days)s))
     RETURNING pictures.bytes)
-SELECT count(*), coalesce(sum(bytes), 0) FROM gone
+SELECT count(*) AS count, coalesce(sum(bytes), 0) AS bytes FROM deleted

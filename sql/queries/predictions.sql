@@ -1,62 +1,62 @@
--- What database.py asks of the table `predictions`. %(name)s is a value, {columns} are those of a row in its own order,
--- {given} the same without its id, {rows} are as many rows of values as there are.
+-- Statements of database.py on the table `predictions`. %(name)s is a parameter, {columns} are all columns, {inserted} all
+-- but the id, {rows} the rows of values to insert.
 
--- name: ready
+-- name: check
 SELECT {columns} FROM predictions LIMIT 0
 
 -- name: insert
-INSERT INTO predictions ({given})
+INSERT INTO predictions ({inserted})
 VALUES {rows}
 ON CONFLICT (request_id) DO NOTHING
 RETURNING {columns}
 
 -- name: insert_with_vectors
 WITH recorded AS (
-    INSERT INTO predictions ({given})
+    INSERT INTO predictions ({inserted})
     VALUES {rows}
     ON CONFLICT (request_id) DO NOTHING
     RETURNING {columns}),
 kept AS (
     INSERT INTO features (prediction_id, space, image_sha256, vector)
-    SELECT recorded.id, space, image_sha256, seen.vector
-    FROM recorded JOIN (VALUES {vectors}) AS seen (request_id, vector) USING (request_id)
-    WHERE NOT EXISTS ( -- a conflict would wait for whoever is just indexing that vector
+    SELECT recorded.id, space, image_sha256, given.vector
+    FROM recorded JOIN (VALUES {vectors}) AS given (request_id, vector) USING (request_id)
+    WHERE NOT EXISTS ( -- a conflict would wait for a transaction that is indexing that vector
         SELECT FROM features WHERE (space, image_sha256) = (recorded.space, recorded.image_sha256))
-    ORDER BY space, image_sha256 -- in this order everywhere, or two commits could wait for each other
+    ORDER BY space, image_sha256 -- in one order everywhere, or two commits could deadlock
     ON CONFLICT (space, image_sha256) DO NOTHING)
 SELECT {columns} FROM recorded
 
--- name: of_requests
+-- name: by_request_ids
 SELECT {columns} FROM predictions WHERE request_id = ANY (%s)
 
--- name: of_ids
+-- name: by_ids
 SELECT {columns} FROM predictions WHERE id = ANY (%(ids)s::bigint[])
 
--- name: of_image
--- PostgreSQL takes it that an image's rows lie evenly over the table, and would go through all of that from its end.
+-- name: by_image
+-- PostgreSQL assumes that an image's rows are spread evenly over the table, and would scan it backwards.
 SELECT {columns} FROM predictions
 WHERE id = ANY (ARRAY(
     SELECT id FROM predictions WHERE image_sha256 = %(image)s ORDER BY id DESC LIMIT %(limit)s))
 ORDER BY id DESC
 
 -- name: newest_id
-SELECT coalesce(max(id), 0) FROM predictions
+SELECT coalesce(max(id), 0) AS id FROM predictions
 
--- name: want_news
+-- name: enable_notifications
 -- Of new rows, on the channel `predictions`: see 0005_pictures.sql.
 SELECT pg_advisory_lock_shared(7237867511894023)
 
--- name: enough_news
+-- name: disable_notifications
 SELECT pg_advisory_unlock_shared(7237867511894023)
 
--- name: since
+-- name: newer_than
 SELECT {columns} FROM predictions
 WHERE id > %(id)s
 ORDER BY id DESC
 LIMIT %(limit)s
 
 -- name: filters
--- psycopg2 puts the values into the text, so PostgreSQL drops the conditions that ask nothing before it plans.
+-- psycopg2 inserts the values into the text, so the planner drops conditions on NULL.
       (%(result)s IS NULL OR result = %(result)s)
   AND (%(min_score)s IS NULL OR score >= %(min_score)s)
   AND (%(max_score)s IS NULL OR score <= %(max_score)s)
@@ -69,7 +69,7 @@ LIMIT %(limit)s
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
 
 -- name: newest
--- Of the few rows next to it: most filters let enough of them through.
+-- Filter the rows next to the edge first: with most filters enough of them match.
 SELECT {columns} FROM (
     SELECT * FROM predictions
     WHERE %(edge)s IS NULL OR id < %(edge)s
@@ -86,8 +86,8 @@ ORDER BY id
 LIMIT %(limit)s
 
 -- name: newest_of_all
--- Block by block, as 0006_history.sql says. Ordered by id + 0, for which no index tempts PostgreSQL to walk from the
--- newest row of all.
+-- Block by block: see 0006_history.sql. Ordered by id + 0, which no index has, or PostgreSQL would scan from the newest
+-- row of the table.
 WITH RECURSIVE blocks (block) AS (
     (SELECT id >> 13 FROM predictions WHERE %(edge)s IS NULL OR id < %(edge)s ORDER BY id DESC LIMIT 1)
     UNION ALL
@@ -96,14 +96,14 @@ WITH RECURSIVE blocks (block) AS (
 SELECT {columns}
 FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block DESC) AS blocks CROSS JOIN LATERAL (
     SELECT * FROM predictions
-    WHERE id >> 13 = blocks.block AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {in_name}
+    WHERE id >> 13 = blocks.block AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {name_condition}
     ORDER BY id + 0 DESC
     LIMIT %(limit)s) AS found
 ORDER BY blocks.block DESC, id DESC
 LIMIT %(limit)s
 
 -- name: newer_of_all
--- The same the other way.
+-- The same in the other direction.
 WITH RECURSIVE blocks (block) AS (
     (SELECT id >> 13 FROM predictions WHERE id > %(edge)s ORDER BY id LIMIT 1)
     UNION ALL
@@ -112,19 +112,19 @@ WITH RECURSIVE blocks (block) AS (
 SELECT {columns}
 FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block) AS blocks CROSS JOIN LATERAL (
     SELECT * FROM predictions
-    WHERE id >> 13 = blocks.block AND id > %(edge)s AND {filters} AND {in_name}
+    WHERE id >> 13 = blocks.block AND id > %(edge)s AND {filters} AND {name_condition}
     ORDER BY id + 0
     LIMIT %(limit)s) AS found
 ORDER BY blocks.block, id
 LIMIT %(limit)s
 
--- name: in_name
+-- name: name_condition
 (%(part)s IS NULL OR length(%(part)s) < 3
     OR name_grams(image_name, id >> 13) COLLATE "C" @> name_grams(%(part)s, blocks.block)
     OR name_grams(image_name, id >> 13) COLLATE "C" @> ARRAY[blocks.block::text])
 
 -- name: most_novel
--- The newest prediction of each image that nobody has labelled, of one space or of each, in the order of the index.
+-- The newest prediction of each unlabelled image, of one space or of each, in the order of the index.
 WITH RECURSIVE spaces (name) AS (
     SELECT coalesce(%(space)s, (SELECT min(space) FROM predictions WHERE novelty IS NOT NULL))
     UNION ALL
@@ -132,15 +132,15 @@ WITH RECURSIVE spaces (name) AS (
     FROM spaces WHERE spaces.name IS NOT NULL AND %(space)s IS NULL)
 SELECT {columns}
 FROM spaces CROSS JOIN LATERAL (
-    SELECT * FROM predictions AS one
+    SELECT * FROM predictions AS candidate
     WHERE novelty IS NOT NULL AND space = spaces.name
       AND NOT EXISTS (
         SELECT FROM predictions
-        WHERE image_sha256 = one.image_sha256 AND id > one.id AND novelty IS NOT NULL
+        WHERE image_sha256 = candidate.image_sha256 AND id > candidate.id AND novelty IS NOT NULL
           AND (%(space)s IS NULL OR space = %(space)s))
-      AND NOT EXISTS (SELECT FROM labels WHERE prediction_id = one.id)
+      AND NOT EXISTS (SELECT FROM labels WHERE prediction_id = candidate.id)
       AND NOT EXISTS (
-        SELECT FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = one.image_sha256)
+        SELECT FROM labels JOIN predictions ON predictions.id = prediction_id WHERE image_sha256 = candidate.image_sha256)
     ORDER BY novelty DESC, id DESC
     LIMIT %(limit)s) AS found
 ORDER BY novelty DESC, id DESC

@@ -17,7 +17,7 @@ from astrodetect import __main__
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.extraction import feature_matrix
-from astrodetect.images import read_file
+from astrodetect.images import decode_file
 from astrodetect.inference.engine import Engine, load_model
 
 KINDS = {"E": 80, "SB": 50, "trail": 6}
@@ -158,7 +158,7 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     assert loaded.novelty is not None
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):
-        pixels = read_file(Path(row["path"]), loaded.manifest.image)[None]
+        pixels = decode_file(Path(row["path"]), loaded.manifest.image)[None]
         looked = novelty.score(
             feature_matrix(novelty.feature_kind, pixels, loaded.manifest.image.crop, engine.run(pixels).features)
         )

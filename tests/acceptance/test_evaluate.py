@@ -78,7 +78,7 @@ def test_eight_views_average_over_rotated_and_mirrored_images(models: Path, sky:
     engine = Engine(load_model(models, "resnet50_model"))
     catalogue = dataset.read_dataset(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
     averaged = evaluate.compute_outputs(catalogue, engine, "one image", 8)
-    pixels = images.read_file(catalogue.paths[0], engine.manifest.image)
+    pixels = images.decode_file(catalogue.paths[0], engine.manifest.image)
     outputs = engine.run_all(np.stack([orient(pixels, view) for view in range(ORIENTATIONS)]))
     assert np.allclose(averaged.probabilities[0], outputs.probabilities.mean(axis=0), atol=1e-3)
     assert np.allclose(averaged.features[0], outputs.features.mean(axis=0), rtol=1e-2, atol=1e-3)

@@ -16,7 +16,7 @@ from PIL import Image
 from programs import ROOT, Program, ServerUser, Service, query
 
 from astrodetect import images
-from astrodetect.db.embedded.server import psql_line
+from astrodetect.db.embedded.server import psql_command
 
 MEMORY_LIMIT_BYTES = 500_000_000
 
@@ -137,6 +137,6 @@ def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, setting: str) ->
 
 
 def test_psql_line_is_pasted_into_a_shell_as_it_stands() -> None:
-    assert psql_line("postgresql://postgres@/a?host=/x y&port=5432").endswith(
+    assert psql_command("postgresql://postgres@/a?host=/x y&port=5432").endswith(
         "'postgresql://postgres@/a?host=/x y&port=5432'"
     )

@@ -81,7 +81,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
 
     opened = keras.models.load_model(models / "resnet50_model.h5")
     paths = [path for name in ("E", "SB") for path in sorted((data / USERS_FOLDER.format("test") / name).iterdir())]
-    pixels = np.stack([images.read_file(path, ImageContract(size=32)) for path in paths])
+    pixels = np.stack([images.decode_file(path, ImageContract(size=32)) for path in paths])
     expected = opened.predict(pixels.astype(np.float32), verbose=0)[:, 0]
     serving = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models)}
     with Service(log=tmp_path / "service.log", environment=serving) as service:
@@ -217,7 +217,7 @@ def test_grey_16_bit_and_png_images_are_trained_on_like_the_rest(data: Path, tmp
     """What the training reads is what the service reads: `images.read`, for any file that it takes."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((30, 30), 40_000, dtype=np.uint16)).save(buffer, "PNG")
-    assert images.read(buffer.getvalue(), ImageContract(size=32)).mean() == 155
+    assert images.decode(buffer.getvalue(), ImageContract(size=32)).mean() == 155
 
 
 def test_help_shows_the_arguments_and_examples() -> None:

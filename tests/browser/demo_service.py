@@ -40,7 +40,7 @@ def picture(seed: int) -> bytes:
     pixels = colour_models.image("nebula" if seed % 3 else "lawn", seed)
     if seed % 5 == 0:
         pixels[colour_models.SIZE // 2] = 255
-    return images.png(pixels.repeat(TIMES, axis=0).repeat(TIMES, axis=1))
+    return images.encode_png(pixels.repeat(TIMES, axis=0).repeat(TIMES, axis=1))
 
 
 def fill(service: Service, database_url: str) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from programs import query
 
 from astrodetect.db.embedded import cluster
-from astrodetect.db.embedded.account import account_for
-from astrodetect.db.embedded.binaries import run
+from astrodetect.db.embedded.binaries import account_for, run_program
 
 CHUNK_BYTES = 65536
 
@@ -28,11 +27,11 @@ class Server:
 
     def stop(self) -> None:
         """As on a restart: its sessions are ended, and connections refused."""
-        cluster.stop(self.folder)
+        cluster.stop_server(self.folder)
 
     def crash(self) -> None:
         """As by a power cut, but for the disk."""
-        run("pg_ctl", self.folder, account_for(self.folder), "stop", "-m", "immediate")
+        run_program("pg_ctl", self.folder, account_for(self.folder), "stop", "-m", "immediate")
 
     def url(self, database: str) -> str:
         return self.address.url(database)

@@ -193,7 +193,7 @@ def test_a_zipped_file_stays_zipped(host: MaliciousServer) -> None:
     [data] = fetched(f"{host.url}/zipped-file", allow=f"127.0.0.1:{host.port}")
     assert data == ZIPPED
     with pytest.raises(ImageUnsupported):
-        images.read(ZIPPED, ImageContract())
+        images.decode(ZIPPED, ImageContract())
 
 
 @pytest.mark.parametrize("path", [*DRIPPED, "/silent"])
@@ -249,7 +249,7 @@ def test_a_bomb_is_refused_by_its_header(host: MaliciousServer) -> None:
     [data] = fetched(f"{host.url}/bomb.png", allow=f"127.0.0.1:{host.port}")
     assert isinstance(data, bytes)
     with pytest.raises(ImageTooManyPixels):
-        images.read(data, ImageContract())
+        images.decode(data, ImageContract())
 
 
 def test_a_host_is_who_its_certificate_says(monkeypatch: pytest.MonkeyPatch) -> None:

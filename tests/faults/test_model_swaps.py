@@ -29,7 +29,7 @@ def request(caller: int, number: int) -> bytes:
 def scores(folder: Path) -> list[float]:
     """What the version in place says of each picture."""
     engine = Engine(load_model(folder, NAME))
-    return [float(engine.run(images.read(data, engine.manifest.image)[None]).scores[0]) for data in PICTURES]
+    return [float(engine.run(images.decode(data, engine.manifest.image)[None]).scores[0]) for data in PICTURES]
 
 
 def test_swapped_under_load_it_refuses_nobody_and_every_row_names_the_version_that_scored_it(

@@ -132,7 +132,7 @@ def test_killed_many_times_it_goes_on_and_asks_for_nothing_twice(tmp_path: Path)
                 program.signal(signal.SIGINT if by_hand else signal.SIGKILL)
                 assert program.wait() == (130 if by_hand else -signal.SIGKILL)
             for data in collected(tmp_path / "sky").values():
-                images.read(data, ImageContract())
+                images.decode(data, ImageContract())
         with Program(*arguments, log=tmp_path / "last.log", environment=server.environment) as program:
             assert program.wait() == 0, program.output
         assert_true(tmp_path / "sky")

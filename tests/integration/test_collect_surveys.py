@@ -46,7 +46,7 @@ def test_galaxy10_is_unpacked_without_loss_into_ten_classes(tmp_path: Path, chun
     for row in found:
         number = int(row["source_id"])
         assert row["path"] == f"{galaxy10.CLASSES[number % 10]}/{number:05}.png"
-        shown = images.read((tmp_path / "out" / row["path"]).read_bytes(), ImageContract(size=32))
+        shown = images.decode((tmp_path / "out" / row["path"]).read_bytes(), ImageContract(size=32))
         assert np.array_equal(shown, pixels[number])
         assert all(0 <= float(row[name]) < 1 for name in ("ra", "dec", "redshift", "pxscale"))
 

@@ -17,9 +17,8 @@ import database
 import setup_db
 from astrodetect.db.connections import connect
 from astrodetect.db.embedded import cluster
-from astrodetect.db.embedded.account import account_for
-from astrodetect.db.embedded.binaries import run
-from astrodetect.db.embedded.server import serve
+from astrodetect.db.embedded.binaries import account_for, run_program
+from astrodetect.db.embedded.server import embedded_server
 from astrodetect.db.values import storable_text
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
 from astrodetect.records import ANOMALY, NO_ANOMALY, Prediction, PredictionFilters, ScoredImage
@@ -127,7 +126,7 @@ def test_after_a_restart_of_postgresql_the_next_call_just_works(
             recorded(log, scored(name))
 
         list(both.map(in_step, ["one", "two"]))
-    done = run("pg_ctl", postgres_folder, account_for(postgres_folder), "restart", "-m", "fast")
+    done = run_program("pg_ctl", postgres_folder, account_for(postgres_folder), "restart", "-m", "fast")
     assert done.returncode == 0
     assert recorded(log, scored("three")).image_name == "three"
     assert recorded(log, scored("four")).image_name == "four"
@@ -143,14 +142,14 @@ def test_a_connection_cut_by_an_administrator_is_replaced(log: Database, databas
 
 def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         setup_db.migrate(url)
         log = Database(url, connections=2, timeout_s=2)
         log.check()
     for call in (log.check, lambda: recorded(log, SCORED), lambda: log.prediction(1)):
         with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL"):
             call()
-    with serve(folder, "postgres"):
+    with embedded_server(folder, "postgres"):
         assert recorded(log, SCORED).image_name == "m51.jpg"
         log.close()
 
@@ -275,17 +274,17 @@ def test_what_came_after_a_row_is_found_and_what_its_image_was_taken_for(log: Da
     rows = [recorded(log, scored(str(number))) for number in range(5)]
     other = recorded(log, replace(scored("other"), image_sha256="cd" * 32))
     assert log.newest_id() == other.id
-    assert log.since(rows[2].id, limit=10) == [other, rows[4], rows[3]]
-    assert log.since(rows[2].id, limit=2) == [other, rows[4]]
-    assert log.since(other.id, limit=10) == []
-    assert log.of_image(SCORED.image_sha256, limit=3) == rows[:1:-1]
+    assert log.newer_than(rows[2].id, limit=10) == [other, rows[4], rows[3]]
+    assert log.newer_than(rows[2].id, limit=2) == [other, rows[4]]
+    assert log.newer_than(other.id, limit=10) == []
+    assert log.by_image(SCORED.image_sha256, limit=3) == rows[:1:-1]
 
 
 def test_new_rows_are_told_of_whoever_logs_them(log: Database, database_url: str) -> None:
     ears = log.listen()
     recorded(log, SCORED)
     assert not ears.wait(0)
-    ears.want()
+    ears.enable()
     recorded(log, scored())
     assert ears.wait(5)
     assert not ears.wait(0)

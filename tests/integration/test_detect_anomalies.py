@@ -33,7 +33,7 @@ Start = Callable[..., TestClient]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors of what is unusual among plain images, and one without."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([images.read(png(seed), CONTRACT) for seed in range(100, 160)])
+    usual = np.stack([images.decode(png(seed), CONTRACT) for seed in range(100, 160)])
     colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, "resnet50_model", usual)
     colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
@@ -116,7 +116,7 @@ def test_an_upload_and_a_url_of_the_same_image_are_as_unusual_and_one_alone_too(
 
 
 def test_what_is_unlike_all_that_was_learnt_from_is_an_anomaly(client: TestClient) -> None:
-    smooth = images.thumbnail(np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8), 64)
+    smooth = images.encode_thumbnail(np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8), 64)
     usual, odd = sent(client, [("usual.png", png(100)), ("odd.jpg", smooth)]).json()
     assert (usual["anomaly"], odd["anomaly"]) == (False, True)
     assert odd["loss"] > usual["loss"]

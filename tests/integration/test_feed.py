@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from programs import query
 
-from astrodetect.db.listener import Listener
+from astrodetect.db.connections import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import feed as feed_module
@@ -43,10 +43,10 @@ class Wire(Database):
         self._check()
         return super().listen()
 
-    def since(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
+    def newer_than(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
         self._check()
         assert self.go_on.wait(PATIENCE_S)
-        return super().since(id, limit=limit)
+        return super().newer_than(id, limit=limit)
 
     def _check(self) -> None:
         if self.cut:
@@ -348,15 +348,15 @@ def test_writers_tell_nobody_unless_somebody_waits(wire: Wire, database_url: str
     with closing(wire.listen()) as listener, closing(wire.listen()) as other:
         query(database_url, MANY.format(1))
         assert not listener.wait(0.2)
-        listener.want()
-        other.want()
+        listener.enable()
+        other.enable()
         query(database_url, MANY.format(1))
         assert listener.wait(PATIENCE_S)
         assert other.wait(PATIENCE_S)
-        other.enough()
+        other.disable()
         query(database_url, MANY.format(1))  # one still waits
         assert listener.wait(PATIENCE_S)
-        listener.enough()
+        listener.disable()
         while listener.wait(0):
             pass
         query(database_url, MANY.format(1))

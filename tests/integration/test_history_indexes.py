@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from astrodetect.db.connections import Connection, connect
+from astrodetect.db.statements import NEAR, filter_parameters
 from astrodetect.records import PredictionFilters
 from benchmarks.history import NAIVE, cases, fill
-from database import NEAR, SQL, Database, asked
+from database import SQL, Database
 
 BLOCK = 8192  # ids, as in sql/0006_history.sql
 ROWS, ALL_ROWS = 4 * BLOCK, 1_000_000
@@ -77,7 +78,7 @@ def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
         assert [row.id for row in older.predictions] == [id_ for id_ in matching if id_ < middle][:LIMIT], what
         assert [row.id for row in newer.predictions] == [id_ for id_ in matching if id_ > middle][-LIMIT:], what
         for statement, edge in (("newest", None), ("newer", 0)):
-            values = asked(filters, LIMIT, edge)
+            values = filter_parameters(filters, LIMIT, edge)
             assert looked_at(connection, statement, values) <= NEAR + LIMIT + 1, what
             if filters != PredictionFilters():
                 assert looked_at(connection, f"{statement}_of_all", values) <= most, what
@@ -102,7 +103,7 @@ def test_the_most_unusual_images_are_found_through_indexes_however_few_their_spa
     assert [row.id for row in found] == list(range(rows + few, rows + 5, -1))
     everywhere = log.most_novel(None, limit=LIMIT)
     assert [row.novelty for row in everywhere] == sorted((row.novelty or 0 for row in everywhere), reverse=True)
-    assert len({row.image for row in everywhere}) == len(everywhere) == LIMIT
+    assert len({row.image_key for row in everywhere}) == len(everywhere) == LIMIT
     for space, most in ((young, 10 * few), (None, 10 * (LIMIT + few))):
         assert looked_at(connection, "most_novel", {"space": space, "limit": LIMIT}) <= most
 

@@ -31,11 +31,11 @@ class Wire(Database):
         self.may = threading.Event()
         self.may.set()
 
-    def fresh_vectors(self) -> int:
+    def count_unindexed_vectors(self) -> int:
         if self.cut:
             self.asked += 1
             raise DatabaseUnavailable("away")
-        return super().fresh_vectors()
+        return super().count_unindexed_vectors()
 
     def index_vectors(self, most: int) -> int:
         self.asked += 1
@@ -109,9 +109,9 @@ def test_what_is_fresh_is_indexed_once_no_image_is_at_work(
     service.images = 1
     begun()
     until(lambda: service.looks > 20)
-    assert wire.fresh_vectors() == 100
+    assert wire.count_unindexed_vectors() == 100
     service.images = 0
-    until(lambda: wire.fresh_vectors() == 0)
+    until(lambda: wire.count_unindexed_vectors() == 0)
 
 
 def test_beyond_a_bound_vectors_are_indexed_among_images_too(
@@ -121,10 +121,10 @@ def test_beyond_a_bound_vectors_are_indexed_among_images_too(
     record(wire, 100)
     service.images = 1
     begun()
-    until(lambda: wire.fresh_vectors() <= 50)
+    until(lambda: wire.count_unindexed_vectors() <= 50)
     looks = service.looks
     until(lambda: service.looks > looks + 20)
-    assert wire.fresh_vectors() == 100 - 2 * indexer_module.A_COMMIT
+    assert wire.count_unindexed_vectors() == 100 - 2 * indexer_module.A_COMMIT
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -138,7 +138,7 @@ def test_an_outage_is_told_of_once_and_indexing_goes_on_after_it(
         until(lambda: wire.asked > 5)
     assert [record.getMessage() for record in caplog.records] == ["vectors wait for their index: away"]
     wire.cut, service.images = False, 0
-    until(lambda: wire.fresh_vectors() == 0)
+    until(lambda: wire.count_unindexed_vectors() == 0)
 
 
 def test_a_restart_of_postgresql_is_survived(wire: Wire, service: Service, begun: Callable[[], VectorIndexer]) -> None:
@@ -146,7 +146,7 @@ def test_a_restart_of_postgresql_is_survived(wire: Wire, service: Service, begun
     until(lambda: wire.asked > 3)
     query(wire._url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'astrodetect'")
     record(wire, 10)
-    until(lambda: wire.fresh_vectors() == 0)
+    until(lambda: wire.count_unindexed_vectors() == 0)
 
 
 def test_where_vectors_are_not_kept_there_is_nothing_to_index(
@@ -155,7 +155,7 @@ def test_where_vectors_are_not_kept_there_is_nothing_to_index(
     query(database_url, "DROP TABLE features; DROP EXTENSION vector")
     monkeypatch.setattr(indexer_module, "PAUSE_S", 0.01)
     wire = Wire(database_url)
-    assert (wire.fresh_vectors(), wire.index_vectors(10)) == (0, 0)
+    assert (wire.count_unindexed_vectors(), wire.index_vectors(10)) == (0, 0)
     with caplog.at_level(logging.WARNING, "uvicorn.error"):
         indexer = VectorIndexer(wire, at_work=service.at_work)
         until(lambda: service.looks > 20)
@@ -174,12 +174,12 @@ def test_the_end_waits_for_one_commit_at_most(wire: Wire, begun: Callable[[], Ve
     until(one._closing.is_set)
     wire.may.set()
     end.join()
-    assert wire.fresh_vectors() == 100 - indexer_module.A_COMMIT
+    assert wire.count_unindexed_vectors() == 100 - indexer_module.A_COMMIT
 
 
 def test_a_service_that_starts_indexes_what_an_earlier_one_left(wire: Wire, database_url: str, tmp_path: Path) -> None:
     record(wire, 10)
     settings = Settings(models_dir=tmp_path, DATABASE_URL=SecretStr(database_url))
     with TestClient(create_app(settings)):
-        until(lambda: wire.fresh_vectors() == 0)
+        until(lambda: wire.count_unindexed_vectors() == 0)
     assert "indexer" not in {thread.name for thread in threading.enumerate()}

@@ -14,7 +14,7 @@ from programs import ROOT, query
 import setup_db
 from astrodetect import labels
 from astrodetect.errors import DataError, NotFound
-from astrodetect.labels import Imported, Label, Labelling
+from astrodetect.labels import ImportCounts, Label, StoredLabel
 from astrodetect.records import Prediction, ScoredImage
 from database import Database
 
@@ -35,12 +35,12 @@ def recorded(log: Database, number: int = 1, name: str = "m51.jpg") -> Predictio
     return row
 
 
-def all_labels(log: Database) -> list[Label]:
-    return [label for page in log.labels() for label in page]
+def all_labels(log: Database) -> list[StoredLabel]:
+    return [label for page in log.label_pages() for label in page]
 
 
 def exported(log: Database, place: Path) -> Path:
-    place.write_text("".join(labels.written(log.labels())), encoding="utf-8", newline="")
+    place.write_text("".join(labels.to_csv(log.label_pages())), encoding="utf-8", newline="")
     return place
 
 
@@ -56,13 +56,13 @@ def test_every_labelling_is_kept_and_the_newest_counts_for_all_predictions_of_it
 ) -> None:
     first, other, again = recorded(log), recorded(log, 2), recorded(log)
     before = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
-    told = log.label(first.id, "interesting", who="ada", note="a ring?")
+    told = log.add_label(first.id, "interesting", who="ada", note="a ring?")
     assert (told.prediction_id, told.image_name, told.image_sha256) == (first.id, "m51.jpg", first.image_sha256)
     assert (told.label, told.who, told.note) == ("interesting", "ada", "a ring?")
     assert before < told.timestamp < dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
-    changed = log.label(again.id, "artefact", who=None, note="")
+    changed = log.add_label(again.id, "artefact", who=None, note="")
     assert (changed.who, changed.note) == (None, None)
-    third = log.label(other.id, "ordinary", who="eve", note=None)
+    third = log.add_label(other.id, "ordinary", who="eve", note=None)
     assert all_labels(log) == [told, changed, third]
     assert list(log.current_labels().items()) == [(first.image_sha256, "artefact"), (other.image_sha256, "ordinary")]
     assert query(database_url, "SELECT label, count(*) FROM current_labels GROUP BY label ORDER BY label") == [
@@ -74,31 +74,31 @@ def test_every_labelling_is_kept_and_the_newest_counts_for_all_predictions_of_it
 @pytest.mark.parametrize("id_", [12345, 0, -1, 2**63, 10**40])
 def test_what_was_never_logged_cannot_be_labelled(log: Database, id_: int) -> None:
     with pytest.raises(NotFound, match=f"there is no prediction {id_}"):
-        log.label(id_, "ordinary", who=None, note=None)
+        log.add_label(id_, "ordinary", who=None, note=None)
 
 
 def test_a_label_can_be_taken_back_and_the_one_before_it_counts_again(log: Database) -> None:
     first, again = recorded(log), recorded(log)
-    told = log.label(first.id, "interesting", who="ada", note="a ring?")
-    wrong = log.label(again.id, "artefact", who=None, note=None)
-    assert log.labels_of(first) == log.labels_of(again) == [wrong, told]
-    assert log.unlabel(wrong.id) == wrong
-    assert log.labels_of(again) == [told]
+    told = log.add_label(first.id, "interesting", who="ada", note="a ring?")
+    wrong = log.add_label(again.id, "artefact", who=None, note=None)
+    assert log.labels_of_image(first) == log.labels_of_image(again) == [wrong, told]
+    assert log.delete_label(wrong.id) == wrong
+    assert log.labels_of_image(again) == [told]
     assert log.current_labels() == {first.image_sha256: "interesting"}
     for id_ in (wrong.id, 0, -1, 2**63):
         with pytest.raises(NotFound, match=f"there is no label {id_}"):
-            log.unlabel(id_)
+            log.delete_label(id_)
 
 
 def test_an_image_whose_sum_is_unknown_has_the_labels_of_its_prediction_alone(log: Database, database_url: str) -> None:
     insert = "INSERT INTO predictions (image_name, score, result) VALUES (%s, 0, 'No Anomaly') RETURNING id"
     [(one,)], [(other,)] = query(database_url, insert, "old.jpg"), query(database_url, insert, "other.jpg")
-    told = log.label(one, "ordinary", who=None, note=None)
-    assert log.labels_of(log.prediction(one)) == [told]
-    assert log.labels_of(log.prediction(other)) == []
+    told = log.add_label(one, "ordinary", who=None, note=None)
+    assert log.labels_of_image(log.prediction(one)) == [told]
+    assert log.labels_of_image(log.prediction(other)) == []
     summed = recorded(log)
-    log.label(summed.id, "artefact", who=None, note=None)
-    called = log.called([log.prediction(one), log.prediction(other), summed])
+    log.add_label(summed.id, "artefact", who=None, note=None)
+    called = log.labels_by_image([log.prediction(one), log.prediction(other), summed])
     assert called == {str(one): "ordinary", summed.image_sha256: "artefact"}
     assert log.current_labels() == called
 
@@ -112,12 +112,12 @@ def test_labels_come_in_the_order_in_which_images_were_first_looked_at(log: Data
         (second, "artefact"),  # a change of mind
         (recorded(log, 1), "interesting"),
     ):
-        log.label(row.id, label, who=None, note=None)  # type: ignore[arg-type]
+        log.add_label(row.id, label, who=None, note=None)  # type: ignore[arg-type]
     assert log.labels_in_order() == ["artefact", "interesting", "artefact"]
 
 
 def test_labels_go_with_their_prediction(log: Database, database_url: str) -> None:
-    log.label(recorded(log).id, "ordinary", who=None, note=None)
+    log.add_label(recorded(log).id, "ordinary", who=None, note=None)
     query(database_url, "DELETE FROM predictions")
     assert all_labels(log) == []
 
@@ -126,12 +126,12 @@ def test_what_was_exported_is_known_here_and_new_in_another_database(
     log: Database, tmp_path: Path, postgres_url: str
 ) -> None:
     for number, name in enumerate(HOSTILE):
-        log.label(recorded(log, number, name).id, "interesting", who=name, note=name)
+        log.add_label(recorded(log, number, name).id, "interesting", who=name, note=name)
     file = exported(log, tmp_path / "labels.csv")
     assert file.read_bytes().decode().startswith(f"{HEADER}\r\n")
-    found = labels.read(file)
+    found = labels.read_table_labels(file)
     assert [(one.image_name, one.who, one.note) for one in found] == [(name, name, name) for name in HOSTILE]
-    assert log.import_labels(found) == Imported(new=0, known=len(HOSTILE), unmatched=0)
+    assert log.import_labels(found) == ImportCounts(new=0, known=len(HOSTILE), unmatched=0)
 
     setup_db.migrate(postgres_url)
     other = Database(postgres_url, connections=1, timeout_s=5)
@@ -139,8 +139,8 @@ def test_what_was_exported_is_known_here_and_new_in_another_database(
     for number in reversed(range(len(HOSTILE) - 1)):
         recorded(other, number, "renamed")
     newest = recorded(other, 0, "again")
-    assert other.import_labels(found) == Imported(new=len(HOSTILE) - 1, known=0, unmatched=1)
-    assert other.import_labels(found) == Imported(new=0, known=len(HOSTILE) - 1, unmatched=1)
+    assert other.import_labels(found) == ImportCounts(new=len(HOSTILE) - 1, known=0, unmatched=1)
+    assert other.import_labels(found) == ImportCounts(new=0, known=len(HOSTILE) - 1, unmatched=1)
     came = all_labels(other)
     assert sorted(one.timestamp for one in came) == [one.timestamp for one in found[:-1]]
     assert newest.id in {one.prediction_id for one in came}
@@ -154,24 +154,24 @@ def test_lines_by_hand_need_no_more_than_an_image_and_a_label(log: Database, tmp
     by_id.write_text(
         f"prediction_id,label,image_name\n{two.id},ordinary,\n{one.id},ordinary,other.jpg\n777,ordinary,\n"
     )
-    assert log.import_labels(labels.read(by_sum)) == Imported(new=1, known=0, unmatched=0)
-    assert log.import_labels(labels.read(by_sum)) == Imported(new=0, known=1, unmatched=0)
-    assert log.import_labels(labels.read(by_id)) == Imported(new=1, known=0, unmatched=2)
-    assert log.import_labels(labels.read(by_id)) == Imported(new=0, known=1, unmatched=2)
+    assert log.import_labels(labels.read_table_labels(by_sum)) == ImportCounts(new=1, known=0, unmatched=0)
+    assert log.import_labels(labels.read_table_labels(by_sum)) == ImportCounts(new=0, known=1, unmatched=0)
+    assert log.import_labels(labels.read_table_labels(by_id)) == ImportCounts(new=1, known=0, unmatched=2)
+    assert log.import_labels(labels.read_table_labels(by_id)) == ImportCounts(new=0, known=1, unmatched=2)
     assert log.current_labels() == {one.image_sha256: "artefact", two.image_sha256: "ordinary"}
 
 
 def test_of_two_lines_for_an_image_the_later_one_counts(log: Database, tmp_path: Path) -> None:
     row, file = recorded(log), tmp_path / "labels.csv"
     file.write_text(f"image_sha256,label\n{row.image_sha256},interesting\n{row.image_sha256},artefact\n")
-    assert log.import_labels(labels.read(file)) == Imported(new=2, known=0, unmatched=0)
+    assert log.import_labels(labels.read_table_labels(file)) == ImportCounts(new=2, known=0, unmatched=0)
     assert log.current_labels() == {row.image_sha256: "artefact"}
 
 
 def test_an_older_label_that_comes_in_late_does_not_count_more_than_a_newer_one(log: Database) -> None:
     row = recorded(log)
-    log.label(row.id, "interesting", who=None, note=None)
-    late = Labelling("artefact", None, None, dt.datetime(2020, 1, 1, tzinfo=dt.UTC), row.id, None, None)
+    log.add_label(row.id, "interesting", who=None, note=None)
+    late = Label(label="artefact", timestamp=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), prediction_id=row.id)
     assert log.import_labels([late]).new == 1
     assert log.current_labels() == {row.image_sha256: "interesting"}
 
@@ -180,9 +180,9 @@ def test_thousands_of_labels_come_and_go_in_parts(log: Database, tmp_path: Path)
     rows = log.record_many(
         [replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4()) for number in range(2000)]
     )
-    given = [Labelling("ordinary", None, None, None, None, None, row.image_sha256) for row in rows]
-    assert log.import_labels(given) == Imported(2000, 0, 0)
-    assert labels.read(exported(log, tmp_path / "x.csv")) == [
+    given = [Label(label="ordinary", image_sha256=row.image_sha256) for row in rows]
+    assert log.import_labels(given) == ImportCounts(2000, 0, 0)
+    assert labels.read_table_labels(exported(log, tmp_path / "x.csv")) == [
         replace(one, prediction_id=row.id, image_name=row.image_name, timestamp=kept.timestamp)
         for one, row, kept in zip(given, rows, all_labels(log), strict=True)
     ]
@@ -211,7 +211,7 @@ def test_of_a_file_with_a_bad_line_nothing_is_imported(
     text = f"prediction_id,label,timestamp\n{row.id},artefact,\n{line}\n"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=said):
-        labels.read(file)
+        labels.read_table_labels(file)
     done = astrodetect(database_url, "labels", "import", str(file))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert said in done.stderr
@@ -223,13 +223,13 @@ def test_a_file_without_the_columns_or_without_a_file_says_so(tmp_path: Path) ->
     for text in ("", "label\n", "image_sha256,labels\n"):
         file.write_text(text)
         with pytest.raises(DataError, match="its first line must name label, and image_sha256 or prediction_id"):
-            labels.read(file)
-    with pytest.raises(DataError, match=r"cannot read .*: No such file"):
-        labels.read(tmp_path / "missing.csv")
+            labels.read_table_labels(file)
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
+        labels.read_table_labels(tmp_path / "missing.csv")
 
 
 def test_the_commands_say_in_a_line_what_became_of_the_labels(log: Database, database_url: str, tmp_path: Path) -> None:
-    log.label(recorded(log).id, "interesting", who="ada", note=None)
+    log.add_label(recorded(log).id, "interesting", who="ada", note=None)
     file = tmp_path / "labels.csv"
     done = astrodetect(database_url, "labels", "export", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: 1 labels\n", "")

@@ -43,7 +43,7 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pixels = colour_models.image("lawn", 1000 + number)
         if number % 2:
             pixels[colour_models.SIZE // 2, :, 1] = 255
-        (folder / f"{number:02}.png").write_bytes(images.png(pixels))
+        (folder / f"{number:02}.png").write_bytes(images.encode_png(pixels))
         found.append(folder / f"{number:02}.png")
     return found
 

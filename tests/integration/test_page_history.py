@@ -217,14 +217,14 @@ def test_the_number_of_statements_does_not_depend_on_the_number_of_rows(
     page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database: Any = page_client.app.state.database  # type: ignore[attr-defined]
-    statements, run = [], database._run
+    statements, run = [], database._execute
 
     def count_and_run(statement: str, values: Any) -> Any:
         if threading.current_thread().name.startswith("AnyIO"):  # a request's, not the thumbnail writer's
             statements.append(statement)
         return run(statement, values)
 
-    monkeypatch.setattr(database, "_run", count_and_run)
+    monkeypatch.setattr(database, "_execute", count_and_run)
     insert_rows(log_url, 1, 1)
     page_client.get("/history")
     count = len(statements)

@@ -214,7 +214,7 @@ def test_without_postgresql_the_map_routes_fail_with_503(start: Start) -> None:
 
 def test_new_images_are_counted_up_to_the_limit(rows: list[Prediction], database_url: str, space: str) -> None:
     log = Database(database_url, connections=1, timeout_s=5)
-    assert log.newcomers(space, after=rows[-4].id, most=100) == 3
-    assert log.newcomers(space, after=0, most=5) == 5
-    assert log.newcomers("another", after=0, most=5) == 0
+    assert log.count_newer_images(space, after=rows[-4].id, most=100) == 3
+    assert log.count_newer_images(space, after=0, most=5) == 5
+    assert log.count_newer_images("another", after=0, most=5) == 0
     log.close()

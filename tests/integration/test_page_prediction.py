@@ -79,7 +79,7 @@ def test_the_thumbnail_is_shown_with_the_heat_map_of_the_same_model_version(
 ) -> None:
     thumbnail = Thumbnail(SHA256, b"jpeg", width=200, height=100)
     heat_map = HeatMap(SHA256, "v2", np.array([[0, 255]], np.uint8), crop=0.5)
-    database(page_client).keep_pictures([thumbnail], [heat_map])
+    database(page_client).save_thumbnails([thumbnail], [heat_map])
     page = page_client.get("/history/3").text
     assert f'<image href="/pictures/{SHA256}" width="200" height="100"/>' in page
     assert re.search(r'class="heat-map" href="data:image/png;base64,\w[^"]*" x="75.0" y="25.0" width="50.0"', page)
@@ -186,7 +186,7 @@ def test_queries_by_image_use_the_index_for_an_image_with_many_old_rows(page_cli
     )
     query(log_url, "VACUUM ANALYZE predictions")
     label_parameters = {"images": ["often", "5001", "5002"], "ids": [7]}
-    for statement, parameters in (("of_image", {"image": "often", "limit": 12}), ("called", label_parameters)):
+    for statement, parameters in (("by_image", {"image": "often", "limit": 12}), ("called", label_parameters)):
         with closing(psycopg2.connect(log_url)) as connection, connection.cursor() as cursor:
             cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + SQL[statement], parameters)
             [([explained],)] = cursor.fetchall()

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors."""
     folder = tmp_path_factory.mktemp("models")
     colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    usual = np.stack([images.read(data, ImageContract(size=colour_models.SIZE)) for data in USUAL])
+    usual = np.stack([images.decode(data, ImageContract(size=colour_models.SIZE)) for data in USUAL])
     colour_models.attach_novelty(folder, "resnet50_model", usual)
     return folder
 

@@ -27,7 +27,7 @@ TIMES = 10
 
 
 def sky(name: str, seed: int) -> bytes:
-    return images.png(colour_models.image(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
+    return images.encode_png(colour_models.image(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_markup_in_a_name_is_escaped(client: TestClient, url: str) -> None:
 def test_only_listed_sample_images_can_be_scored(client: TestClient) -> None:
     offered = re.findall(r'name="sample" value="([^"]+)"', client.get("/").text)
     assert offered == [f"{kind}/0000{number}.jpg" for kind in ("E", "SB") for number in range(upload.SAMPLES_PER_CLASS)]
-    assert images.sniff(client.get(f"/samples/{offered[0]}").content) == "JPEG"
+    assert images.detect_format(client.get(f"/samples/{offered[0]}").content) == "JPEG"
     page = client.post("/try", data={"sample": offered[4]}, headers=BROWSER)
     assert client.get(f"/predictions/{prediction_id(page)}").json()["image_name"] == offered[4]
     for name in ("E/00004.jpg", "../secret.jpg", "E/../../../secret.jpg", "..%2Fsecret.jpg", "/etc/passwd", "E"):

@@ -15,8 +15,8 @@ import pytest
 from programs import ServerUser, query
 
 from astrodetect.db.embedded import cluster
-from astrodetect.db.embedded.binaries import program
-from astrodetect.db.embedded.server import psql, psql_line, serve
+from astrodetect.db.embedded.binaries import program_path
+from astrodetect.db.embedded.server import embedded_server, psql_command, psql_path
 from astrodetect.errors import DatabaseError
 
 as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root needs another account")
@@ -26,7 +26,7 @@ as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="on
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data that every test finds unserved and leaves unserved: making them takes longer than all else."""
     folder = tmp_path_factory.mktemp("made") / "postgres"
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         query(url, "CREATE TABLE kept AS SELECT 'a row' AS line")
     return folder
 
@@ -109,7 +109,7 @@ def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: P
     killed.url()
     server = _server(folder)
     killed.kill()
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT 1") == [(1,)]
         assert _server(folder) == server
     assert _stopped(folder)
@@ -119,7 +119,7 @@ def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, use
     witness = _enter(users, folder)
     query(witness.url(), "CREATE TABLE committed AS SELECT 'another row' AS line")
     _kill_server(folder)
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "TABLE kept UNION ALL TABLE committed") == [("a row",), ("another row",)]
         assert witness.leave() == (0, "")
         assert query(url, "SELECT 1") == [(1,)]
@@ -131,7 +131,7 @@ def test_server_and_user_killed_together_start_again(folder: Path, users: list[S
     killed.url()
     _kill_server(folder)
     killed.kill()
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT line FROM kept") == [("a row",)]
 
 
@@ -151,7 +151,7 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
                 file = folder / name
                 if file.exists():
                     file.write_text(file.read_text().replace(f"{dead}\n", f"{other.pid}\n", 1))
-            with serve(folder, "postgres") as url:
+            with embedded_server(folder, "postgres") as url:
                 assert query(url, "SELECT line FROM kept") == [("a row",)]
             assert other.poll() is None
         finally:
@@ -162,7 +162,7 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
 def test_a_torn_pid_file_is_no_obstacle(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
     (folder / "postmaster.pid").write_text(torn)
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT line FROM kept") == [("a row",)]
 
 
@@ -173,7 +173,7 @@ def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
         time.sleep(0.005)
     killed.kill()
     assert not folder.exists()
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT 1") == [(1,)]
 
 
@@ -192,8 +192,8 @@ def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, 
 
 
 def test_one_process_may_use_it_several_times(folder: Path, users: list[ServerUser]) -> None:
-    with serve(folder, "postgres") as url:
-        with serve(folder, "postgres") as again:
+    with embedded_server(folder, "postgres") as url:
+        with embedded_server(folder, "postgres") as again:
             assert again == url
         passing = _enter(users, folder)  # it would stop the server, had the inner use let go of the lock
         passing.url()
@@ -211,8 +211,8 @@ def test_any_path_will_do_and_psql_takes_the_url_as_pasted(folder: Path, tmp_pat
     parent = tmp_path.joinpath(*names)
     parent.mkdir(parents=True)
     folder = _copy(folder, parent / "postgres")
-    with serve(folder, "postgres") as url:
-        pasted = psql_line(url) + " -X -A -t -c 'TABLE kept'"
+    with embedded_server(folder, "postgres") as url:
+        pasted = psql_command(url) + " -X -A -t -c 'TABLE kept'"
         shown = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)
         assert shown.stdout == "a row\n"
     assert _stopped(folder)
@@ -220,21 +220,23 @@ def test_any_path_will_do_and_psql_takes_the_url_as_pasted(folder: Path, tmp_pat
 
 def test_psql_is_the_embedded_one_where_the_user_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert psql() == program("psql")
-    assert subprocess.run([psql(), "--version"], check=True, capture_output=True, text=True).stdout.startswith("psql")
-    assert str(program("psql")) in psql_line("postgresql://h/d")
+    assert psql_path() == program_path("psql")
+    assert subprocess.run([psql_path(), "--version"], check=True, capture_output=True, text=True).stdout.startswith(
+        "psql"
+    )
+    assert str(program_path("psql")) in psql_command("postgresql://h/d")
 
 
 def test_settings_of_the_shell_do_not_reach_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "6543")
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT line FROM kept") == [("a row",)]
 
 
 def test_upper_and_lower_case_are_known_in_every_script(folder: Path) -> None:
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT 'ÄÖЖΣ' ILIKE 'äöжσ', 'A' = 'a'") == [(True, False)]
 
 
@@ -244,7 +246,7 @@ def test_data_of_another_major_version_is_refused_in_one_line(tmp_path: Path) ->
     (folder / "PG_VERSION").write_text("16\n")
     with (
         pytest.raises(DatabaseError, match=r"was made by PostgreSQL 16, this is 18: move it away$"),
-        serve(folder, "x"),
+        embedded_server(folder, "x"),
     ):
         pass
 
@@ -253,21 +255,27 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     folder = tmp_path / "postgres"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(DatabaseError, match="neither empty nor a PostgreSQL data folder"), serve(folder, "x"):
+    with pytest.raises(DatabaseError, match="neither empty nor a PostgreSQL data folder"), embedded_server(folder, "x"):
         pass
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
 def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DatabaseError, match=r"^cannot use .*file: .+$"), serve(tmp_path / "file" / "postgres", "x"):
+    with (
+        pytest.raises(DatabaseError, match=r"^cannot use .*file: .+$"),
+        embedded_server(tmp_path / "file" / "postgres", "x"),
+    ):
         pass
 
 
 def test_damaged_data_are_reported_with_the_servers_own_words(folder: Path, tmp_path: Path) -> None:
     folder = _copy(folder, tmp_path / "postgres")
     (folder / "global" / "pg_control").unlink()
-    with pytest.raises(DatabaseError, match=r"^PostgreSQL did not start in \S+: .*pg_control.*$"), serve(folder, "x"):
+    with (
+        pytest.raises(DatabaseError, match=r"^PostgreSQL did not start in \S+: .*pg_control.*$"),
+        embedded_server(folder, "x"),
+    ):
         pass
     assert _stopped(folder)
 
@@ -278,7 +286,7 @@ def test_where_there_are_no_unix_sockets_a_password_in_a_private_file_guards_it(
     """What Windows gets."""
     monkeypatch.setattr(cluster, "OVER_TCP", True)
     folder = tmp_path / "postgres"
-    with serve(folder, "postgres") as url:
+    with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT inet_client_addr()::text") == [("127.0.0.1/32",)]
         assert stat.S_IMODE((folder / "pgpass").stat().st_mode) == 0o600
         with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
@@ -293,7 +301,7 @@ def test_as_root_another_account_runs_it_and_folders_above_may_only_be_passed(fo
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     folder = _copy(folder, private / "postgres")
-    with serve(folder, "postgres"):
+    with embedded_server(folder, "postgres"):
         assert Path(f"/proc/{_server(folder)}").stat().st_uid == folder.stat().st_uid != 0
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(private.stat().st_mode) == 0o701

@@ -20,7 +20,8 @@ from astrodetect import images
 from astrodetect.anomalies import active_learning as ranking
 from astrodetect.anomalies.active_learning import REVIEW_ORDERS
 from astrodetect.db.connections import connect
-from astrodetect.labels import Labelling
+from astrodetect.db.statements import IMPORTED_LABELS, placeholders, row_values
+from astrodetect.labels import Label
 from astrodetect.records import ImageContract, Prediction, ScoredImage
 from astrodetect.service import review_queue
 from astrodetect.service.review_queue import NO_DETECTORS, NO_VECTORS, NOT_YET, LabelProgress, ReviewBatch, ReviewQueue
@@ -71,8 +72,8 @@ def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
     before = names(queue.next("interest", limit=16, space=SPACE))
     assert {name.split()[0] for name in before} == {"merger", "trail"}
     for name in ("merger 0", "merger 1"):
-        log.label(sky[name].id, "interesting", who=None, note=None)
-    log.label(sky["trail 0"].id, "artefact", who=None, note=None)
+        log.add_label(sky[name].id, "interesting", who=None, note=None)
+    log.add_label(sky["trail 0"].id, "artefact", who=None, note=None)
     after = queue.next("interest", limit=6, space=SPACE)
     assert {name.split()[0] for name in names(after)} == {"merger"}
     assert after.candidates[0].why == ["novelty 0.990", "most like it: 2 interesting, 1 artefact"]
@@ -87,7 +88,7 @@ def test_every_order_shows_each_image_once_and_none_that_is_labelled(
 ) -> None:
     log.record_many([replace(scored("merger 0", (9.0, 0.0), 0.99), request_id=uuid.uuid4()) for _ in range(3)])
     again = log.record_many([replace(scored("trail 0", (0.0, 9.0), 0.99), request_id=uuid.uuid4())])
-    log.label(again[0].id, "artefact", who=None, note=None)
+    log.add_label(again[0].id, "artefact", who=None, note=None)
     found = names(ReviewQueue(log).next(by, limit=100, space=SPACE))
     assert sorted(found) == sorted(sky.keys() - {"trail 0"})
 
@@ -123,7 +124,7 @@ def test_what_an_older_program_logged_leaves_the_queue_with_its_label(log: Datab
         SPACE,
     )
     assert [row.id for row in log.most_novel(SPACE, limit=10)] == [old]
-    log.label(old, "ordinary", who=None, note=None)
+    log.add_label(old, "ordinary", who=None, note=None)
     assert log.most_novel(SPACE, limit=10) == []
 
 
@@ -133,7 +134,7 @@ def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled
     monkeypatch.setattr(review_queue, "NEWEST", 16)
     queue = ReviewQueue(log)
     assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
-    log.label(sky["usual 0"].id, "ordinary", who=None, note=None)
+    log.add_label(sky["usual 0"].id, "ordinary", who=None, note=None)
     found = queue.next("interest", limit=100, space=SPACE)
     assert len(names(found)) == 16
     assert found.candidates[0].why[1] == "most like it: 1 ordinary"
@@ -167,7 +168,7 @@ def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
     unlabelled = queue.next("interest", limit=6, space=SPACE)
     may_learn.clear()
     first = unlabelled.candidates[0].prediction
-    log.label(first.id, "artefact", who=None, note=None)
+    log.add_label(first.id, "artefact", who=None, note=None)
     assert names(now()) == names(unlabelled)[1:] + names(now())[-1:]
     assert now().labels == {first.image_sha256: "artefact"}
     may_learn.set()
@@ -197,12 +198,12 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
     )
     query(database_url, "INSERT INTO labels (prediction_id, label) SELECT n, 'ordinary' FROM generate_series(1, 99) n")
     query(database_url, "ANALYZE")
-    labelling = database._labelling(0, Labelling("ordinary", None, None, None, None, None, "7"))
+    labelling = row_values(IMPORTED_LABELS, [(0, Label(label="ordinary", image_sha256="7"))])
     statements: list[tuple[str, Any]] = [
         (database.SQL["most_novel"], {"space": SPACE, "limit": 10}),
-        (database.SQL["label"], {"id": 7, "label": "ordinary", "who": None, "note": None}),
-        (database.SQL["import"].format(rows=database.LABELLING), labelling),
-        (database.SQL["of_ids"], {"ids": [1, 2, 3]}),
+        (database.SQL["add_label"], {"id": 7, "label": "ordinary", "who": None, "note": None}),
+        (database.SQL["import_labels"].format(rows=placeholders(IMPORTED_LABELS, 1)), labelling),
+        (database.SQL["by_ids"], {"ids": [1, 2, 3]}),
     ]
     connection = connect(database_url, timeout_s=5)
     for statement, values in statements:
@@ -218,7 +219,7 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([images.read(data, CONTRACT) for data in USUAL])
+    usual = np.stack([images.decode(data, CONTRACT) for data in USUAL])
     colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, "resnet50_model", usual)
     colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)

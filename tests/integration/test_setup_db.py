@@ -13,7 +13,7 @@ from programs import ROOT, query, without_permission_warnings
 
 import setup_db
 from astrodetect.db.embedded import cluster
-from astrodetect.db.embedded.server import serve
+from astrodetect.db.embedded.server import embedded_server
 from astrodetect.errors import DatabaseError
 
 COLUMNS = """
@@ -54,7 +54,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("guarded") / "postgres"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "OVER_TCP", True)
-        with serve(folder, "postgres") as url:
+        with embedded_server(folder, "postgres") as url:
             query(url, "CREATE ROLE owner LOGIN CREATEDB PASSWORD 'open-sesame'")
             query(url, "CREATE ROLE guest LOGIN PASSWORD 'open-sesame'")
             yield url.partition("?")[0].replace("postgres@", "owner:open-sesame@")

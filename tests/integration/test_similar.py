@@ -61,17 +61,17 @@ def test_the_answers_are_the_same_whether_vectors_are_in_the_graph_or_not(log: D
     rows = log.record_many(cloud(300))
     before = [log.similar(row, limit=10) for row in rows]
     assert log.index_vectors(indexed) == indexed
-    assert log.fresh_vectors() == 300 - indexed
+    assert log.count_unindexed_vectors() == 300 - indexed
     assert [log.similar(row, limit=10) for row in rows] == before
     assert log.index_vectors(1000) == 300 - indexed
     assert [log.similar(row, limit=10) for row in rows] == before
-    assert (log.index_vectors(1000), log.fresh_vectors()) == (0, 0)
+    assert (log.index_vectors(1000), log.count_unindexed_vectors()) == (0, 0)
 
 
 def test_an_image_that_comes_again_does_not_wait_until_its_vector_is_indexed(log: Database, database_url: str) -> None:
     log.record_many([placed(1, (0.0,)), placed(2, (1.0,))])
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(database.SQL["index"], {"most": 1})
+        cursor.execute(database.SQL["index_vectors"], {"most": 1})
         [again] = log.record_many([replace(placed(1, (0.0,)), request_id=uuid.uuid4())])  # else this takes too long
         assert near(log, again) == ["2.jpg"]
         assert log.index_vectors(10) == 1  # another service takes what is left

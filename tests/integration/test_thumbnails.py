@@ -67,7 +67,7 @@ def kept(log: Database, count: int, size: int = 1000) -> list[str]:
     """So many pictures of this many bytes, the first of them the oldest by a day each."""
     names = [f"{number:064x}" for number in range(count)]
     for name in names:
-        log.keep_pictures([Thumbnail(name, bytes(size), 2, 1)], [HeatMap(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
+        log.save_thumbnails([Thumbnail(name, bytes(size), 2, 1)], [HeatMap(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
     return names
 
 
@@ -90,12 +90,12 @@ def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map
         assert client.get(f"/pictures/{'0' * 64}").json()["error"]["code"] == "not_found"
         assert client.get("/pictures/..%2Fetc").status_code in {404, 422}
     for data in (alone, together, unusual):
-        picture, heat = log.picture(sum_of(data)), log.heat(sum_of(data), row["model_version"])
+        picture, heat = log.thumbnail(sum_of(data)), log.heat_map(sum_of(data), row["model_version"])
         assert picture is not None
         assert heat is not None
         assert (int(heat.places.max()), heat.crop) == (255, 1.0)
-    assert log.heat(sum_of(alone), "another") is None
-    assert log.pictured([sum_of(alone), "0" * 64]) == {sum_of(alone)}
+    assert log.heat_map(sum_of(alone), "another") is None
+    assert log.images_with_thumbnails([sum_of(alone), "0" * 64]) == {sum_of(alone)}
 
 
 @pytest.mark.parametrize("said", colour_models.TWO_CLASSES)
@@ -119,7 +119,7 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
         )
         batch_scoring.score_task(task, Engine(load_model(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
-        heat = log.heat(sum_of(path.read_bytes()), row["model_version"])
+        heat = log.heat_map(sum_of(path.read_bytes()), row["model_version"])
         assert heat is not None
         assert heat.places[:8, :8].max() == 0
         assert heat.places[8:, 8:].min() > 0
@@ -150,7 +150,7 @@ def test_scores_that_are_logged_without_the_service_have_pictures_too(
     )
     assert done.returncode == 0, done.stderr
     sums = {sum_of(png(seed)) for seed in range(3)}
-    assert log.pictured([*sums]) == sums
+    assert log.images_with_thumbnails([*sums]) == sums
     assert query(database_url, "SELECT count(*) FROM heat_maps WHERE octet_length(places) = width * height") == [(3,)]
 
 
@@ -171,15 +171,15 @@ def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Dat
     names = kept(log, 3)
     with score._log(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
         record([SCORED], [Thumbnail(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
-    assert log.pictured([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
+    assert log.images_with_thumbnails([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
 
 
 def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log: Database, database_url: str) -> None:
     [name] = kept(log, 1)
     query(database_url, "UPDATE pictures SET \"timestamp\" = now() - interval '40 days'")
-    log.keep_pictures([Thumbnail(name, b"other", 9, 9)] * 2, [])
-    assert log.picture(name) == Thumbnail(name, bytes(1000), 2, 1)
-    assert log.prune_pictures(days=MONTH, max_bytes=10**9) == 0
+    log.save_thumbnails([Thumbnail(name, b"other", 9, 9)] * 2, [])
+    assert log.thumbnail(name) == Thumbnail(name, bytes(1000), 2, 1)
+    assert log.prune_thumbnails(days=MONTH, max_bytes=10**9) == 0
 
 
 def test_the_old_go_and_those_of_labelled_images_stay(
@@ -193,10 +193,10 @@ def test_the_old_go_and_those_of_labelled_images_stay(
         names[15],
     )
     [row] = log.record_many([replace(SCORED, image_sha256=names[3])])
-    log.label(row.id, "interesting", who=None, note=None)
-    assert log.prune_pictures(days=MONTH, max_bytes=10**9) == 14
+    log.add_label(row.id, "interesting", who=None, note=None)
+    assert log.prune_thumbnails(days=MONTH, max_bytes=10**9) == 14
     left = {names[3], *names[15:]}
-    assert log.pictured(names) == left
+    assert log.images_with_thumbnails(names) == left
     assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == left
 
 
@@ -206,10 +206,10 @@ def test_of_too_many_bytes_the_oldest_go_first(
     monkeypatch.setattr(database, "PICTURES_AT_A_TIME", 4)
     names = kept(log, 20, size=1000)
     [row] = log.record_many([replace(SCORED, image_sha256=names[0])])
-    log.label(row.id, "artefact", who=None, note=None)
-    assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 12
-    assert log.pictured(names) == {names[0], *names[13:]}
-    assert log.prune_pictures(days=MONTH, max_bytes=8_500) == 0
+    log.add_label(row.id, "artefact", who=None, note=None)
+    assert log.prune_thumbnails(days=MONTH, max_bytes=8_500) == 12
+    assert log.images_with_thumbnails(names) == {names[0], *names[13:]}
+    assert log.prune_thumbnails(days=MONTH, max_bytes=8_500) == 0
 
 
 def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database, database_url: str) -> None:
@@ -217,12 +217,12 @@ def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database,
         return HeatMap(image, "1", np.zeros((2, 3), np.uint8), 0.5)
 
     [name] = kept(log, 1)
-    log.keep_pictures([], [heat(name), heat("0" * 63 + "9"), replace(heat(name), model_version="2")])
+    log.save_thumbnails([], [heat(name), heat("0" * 63 + "9"), replace(heat(name), model_version="2")])
     assert query(database_url, "SELECT image_sha256, model_version FROM heat_maps ORDER BY 2") == [
         (name, "1"),
         (name, "2"),
     ]
-    assert log.prune_pictures(days=MONTH, max_bytes=0) == 1
+    assert log.prune_thumbnails(days=MONTH, max_bytes=0) == 1
     assert query(database_url, "SELECT count(*) FROM heat_maps") == [(0,)]
 
 
@@ -230,11 +230,11 @@ def test_heat_maps_come_while_their_pictures_go(log: Database, database_url: str
     names = kept(log, 200)
     heats = [HeatMap(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
     with ThreadPoolExecutor(2) as threads:
-        gone = threads.submit(log.prune_pictures, days=MONTH, max_bytes=50_000)
+        gone = threads.submit(log.prune_thumbnails, days=MONTH, max_bytes=50_000)
         for begin in range(0, len(heats), 10):
-            log.keep_pictures([], heats[begin : begin + 10])
-        assert gone.result() + log.prune_pictures(days=MONTH, max_bytes=50_000) == 150
-    assert log.pictured(names) == set(names[150:])
+            log.save_thumbnails([], heats[begin : begin + 10])
+        assert gone.result() + log.prune_thumbnails(days=MONTH, max_bytes=50_000) == 150
+    assert log.images_with_thumbnails(names) == set(names[150:])
     assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == set(names[150:])
 
 
@@ -243,7 +243,7 @@ def test_two_services_do_not_prune_at_once(log: Database, database_url: str) -> 
     other = connect(database_url, timeout_s=5)
     with other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [database.PRUNING])
-        assert log.prune_pictures(days=MONTH, max_bytes=0) == 0
+        assert log.prune_thumbnails(days=MONTH, max_bytes=0) == 0
         cursor.execute("SELECT pg_advisory_unlock(%s)", [database.PRUNING])
-        assert log.prune_pictures(days=MONTH, max_bytes=0) == len(names)
+        assert log.prune_thumbnails(days=MONTH, max_bytes=0) == len(names)
     other.close()

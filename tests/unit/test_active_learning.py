@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from astrodetect.anomalies import active_learning
-from astrodetect.anomalies.active_learning import ARTEFACT, INTERESTING, ORDINARY, rank_by_labels, review_orders
+from astrodetect.anomalies.active_learning import rank_by_labels, review_orders
+from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY
 from astrodetect.records import Floats
 
 SIDE = 20  # images in each group of the unusual

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect import images, label_table
+from astrodetect import images
 from astrodetect.anomalies import active_learning, analysis, projection, results
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
 from astrodetect.anomalies.novelty import Novelty
@@ -15,7 +15,7 @@ from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
-from astrodetect.label_table import Told
+from astrodetect.labels import Label, match_images
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.reports.svg_charts import MAX_MARKED_CLASSES, OTHER_CLASSES, class_markers
 
@@ -102,11 +102,15 @@ def test_more_classes_than_marks_share_the_last_one() -> None:
 
 
 def test_labels_of_files_that_lie_elsewhere_now_are_known_by_their_content() -> None:
-    given = [Told("ordinary", "a", "gone.jpg"), Told("interesting", "", "here.jpg"), Told("artefact", "z", "")]
-    labels, strays = label_table.matched(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
-    assert (labels, strays) == ({0: "ordinary", 1: "interesting"}, 1)
+    given = [
+        Label(label="ordinary", image_sha256="a", path="gone.jpg"),
+        Label(label="interesting", path="here.jpg"),
+        Label(label="artefact", image_sha256="z"),
+    ]
+    matched, unmatched = match_images(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
+    assert (matched, unmatched) == ({0: "ordinary", 1: "interesting"}, 1)
     with pytest.raises(DataError, match="no label is of an image here"):
-        label_table.matched(given[2:], [Path("moved.jpg")], ["a"])
+        match_images(given[2:], [Path("moved.jpg")], ["a"])
 
 
 def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> None:

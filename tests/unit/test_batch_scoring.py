@@ -81,10 +81,10 @@ def test_rows_equal_single_image_scores_in_the_order_of_the_paths(sky: Path, eng
         assert model == [engine.manifest.name, engine.manifest.version]
         if path in bad:
             with pytest.raises(ImageError) as alone:
-                images.read_file(Path(path), engine.manifest.image)
+                images.decode_file(Path(path), engine.manifest.image)
             assert (score_, result, error) == ("", "", str(alone.value))
         else:
-            pixels = images.read_file(Path(path), engine.manifest.image)
+            pixels = images.decode_file(Path(path), engine.manifest.image)
             assert float(score_) == pytest.approx(float(engine.run(pixels[np.newaxis]).scores[0]), abs=1e-4)
             assert result == ("Anomaly Detected" if float(score_) > engine.manifest.threshold else "No Anomaly")
             assert error == ""

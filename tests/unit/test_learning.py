@@ -199,14 +199,14 @@ def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monke
     from astrodetect.learning import batches
 
     read: list[Path] = []
-    true = images.read_file
+    true = images.decode_file
     monkeypatch.setattr(batches, "IMAGE_CACHE_BYTES", 10 * SIZE * SIZE * 3)
 
     def counted(path: Path, contract: ImageContract) -> Pixels:
         read.append(path)
         return true(path, contract)
 
-    monkeypatch.setattr(images, "read_file", counted)
+    monkeypatch.setattr(images, "decode_file", counted)
     frames = ImageCache(catalogue, CONTRACT)
     first, second = ([frames[i] for i in range(len(frames))] for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

@@ -25,7 +25,7 @@ def features(pixels: Pixels) -> Floats:
 def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Pixels:
     folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 120, "SB": 80}, seed=3, size=SIDE)
     contract = ImageContract(size=SIDE, crop=0.5)
-    return np.stack([images.read_file(path, contract) for path in sorted(Path(folder).rglob("*.jpg"))])
+    return np.stack([images.decode_file(path, contract) for path in sorted(Path(folder).rglob("*.jpg"))])
 
 
 def with_streak(pixels: Pixels, row: int) -> Pixels:

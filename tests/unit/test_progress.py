@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from astrodetect import progress
-from astrodetect.progress import Bar, track
+from astrodetect.progress import ProgressBar, track_progress
 
 
 class Clock:
@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_elsewhere_a_plain_line_says_every_few_seconds_how_far_it_is(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Bar("reading", 10) as bar:
+    with ProgressBar("reading", 10) as bar:
         for _ in range(10):
             clock.now += 2
             bar.step(note="good")
@@ -41,7 +41,7 @@ def test_elsewhere_a_plain_line_says_every_few_seconds_how_far_it_is(
 
 
 def test_a_slow_first_step_does_not_count_for_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Bar("learning", 5) as bar:
+    with ProgressBar("learning", 5) as bar:
         for wait in (60, 1, 5):
             clock.now += wait
             bar.step()
@@ -57,7 +57,7 @@ def test_on_a_terminal_it_is_a_bar_on_stderr(monkeypatch: pytest.MonkeyPatch) ->
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with Bar("reading", 4) as bar:
+    with ProgressBar("reading", 4) as bar:
         bar.step(4, note="done")
     assert "reading" in terminal.getvalue()
     assert "4/4" in terminal.getvalue()
@@ -65,5 +65,5 @@ def test_on_a_terminal_it_is_a_bar_on_stderr(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_track_hands_on_every_item_and_counts_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
+    assert list(track_progress("abc", "letters", 3)) == ["a", "b", "c"]
     assert capsys.readouterr().err.startswith("letters: 3/3, ")

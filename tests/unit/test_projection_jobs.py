@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from astrodetect.anomalies import projection
-from astrodetect.anomalies.active_learning import LabelValue
 from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.errors import DatabaseUnavailable, DrawingFailed
+from astrodetect.labels import LabelValue
 from astrodetect.records import EmbeddedImages
 from astrodetect.service import projection_jobs, projection_store
 from astrodetect.service.projection_jobs import ProjectionJobs, ProjectionState
@@ -55,13 +55,13 @@ class Sky:
     def __init__(self, count: int = COUNT) -> None:
         self.count = count
 
-    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
+    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         n = min(self.count, newest)
         vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
         novelty = np.linspace(0, 1, n, dtype=np.float32)
         return EmbeddedImages(list(range(1, n + 1)), [f"sum {i}" for i in range(n)], ["E"] * n, novelty, vectors)
 
-    def newcomers(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
+    def count_newer_images(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
         return min(self.count - after, most)
 
     def current_labels(self) -> Mapping[str, LabelValue]:
@@ -71,7 +71,7 @@ class Sky:
 class Away(Sky):
     """A log that does not answer."""
 
-    def crowd(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
+    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
 
 
@@ -361,7 +361,7 @@ def test_two_workers_draw_one_map(started: Callable[..., ProjectionJobs], at_onc
 
 
 def test_few_maps_are_kept(tmp_path: Path) -> None:
-    drawn = StoredProjection.first(projection_store.ranked(Sky().crowd(SPACE, newest=COUNT)))
+    drawn = StoredProjection.first(projection_store.ranked(Sky().embedded_images(SPACE, newest=COUNT)))
     for number in range(projection_store.MOST_KEPT + 3):
         projection_store.write(tmp_path, f"{number:012}", drawn)
         os.utime(projection_store.path(tmp_path, f"{number:012}"), (number, number))

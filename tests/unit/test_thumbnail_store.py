@@ -24,7 +24,7 @@ class FakeDatabase:
         self.failure: Exception | None = None
         self.written: list[set[tuple[str, str]]] = []
 
-    def keep_pictures(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
+    def save_thumbnails(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
         self.attempts += 1
         if self.failure:
             raise self.failure
@@ -33,13 +33,13 @@ class FakeDatabase:
         self.heats |= {(heat.image_sha256, heat.model_version): heat for heat in heats}
         self.pictures |= {picture.image_sha256: picture for picture in pictures}
 
-    def picture(self, image_sha256: str) -> Thumbnail | None:
+    def thumbnail(self, image_sha256: str) -> Thumbnail | None:
         return self.pictures.get(image_sha256)
 
-    def heat(self, image_sha256: str, model_version: str) -> HeatMap | None:
+    def heat_map(self, image_sha256: str, model_version: str) -> HeatMap | None:
         return self.heats.get((image_sha256, model_version))
 
-    def prune_pictures(self, *, days: int, max_bytes: int) -> int:
+    def prune_thumbnails(self, *, days: int, max_bytes: int) -> int:
         self.pruned = (days, max_bytes)
         return 0
 
@@ -169,13 +169,13 @@ def test_beyond_the_byte_limit_the_oldest_thumbnail_is_dropped_and_needed_again(
 def test_uncompressed_pixels_are_bounded_and_dropped_with_their_heat_maps(
     database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_compress, compress = threading.Event(), images.picture
+    may_compress, compress = threading.Event(), images.make_thumbnail
 
     def slow(image_sha256: str, pixels: Pixels) -> Thumbnail:
         may_compress.wait()
         return compress(image_sha256, pixels)
 
-    monkeypatch.setattr(images, "picture", slow)
+    monkeypatch.setattr(images, "make_thumbnail", slow)
     monkeypatch.setattr(thumbnails_module, "MAX_PIXEL_BYTES", 10 * pixels().nbytes)
     store = ThumbnailStore(database, days=1, max_bytes=10**9)
     for number in range(40):

@@ -17,7 +17,7 @@ from astrodetect import images
 from astrodetect.datasets.simulation import galaxies, rare
 from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
 from astrodetect.errors import DataError
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Pixels
 
 RECIPE = 1  # increment whenever a seed gives different pixels
@@ -142,7 +142,7 @@ def _path(folder: Path, number: int) -> Path:
 def _run(tasks: list[RenderTask], workers: int | None) -> None:
     """Run the tasks in a process pool; on Ctrl-C each worker finishes its current task only."""
     workers = min(workers or os.cpu_count() or 1, len(tasks))
-    with Bar("simulating images", sum(len(task.numbers) for task in tasks)) as bar:
+    with ProgressBar("simulating images", sum(len(task.numbers) for task in tasks)) as bar:
         if workers <= 1:
             for task in tasks:
                 bar.step(task.run())

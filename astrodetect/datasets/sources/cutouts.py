@@ -11,7 +11,7 @@ from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError, FetchError, ImageBlank, ImageError
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
@@ -115,14 +115,14 @@ def collect_cutouts(
     client = HttpClient(settings)
 
     def check(data: bytes) -> bytes:
-        if (received := images.sniff(data)) != FORMATS[request.format]:
+        if (received := images.detect_format(data)) != FORMATS[request.format]:
             raise ImageError(f"received {received} instead of {request.format}")
-        pixels = images.read(data, CHECK_CONTRACT, max_pixels=settings.max_image_pixels)
+        pixels = images.decode(data, CHECK_CONTRACT, max_pixels=settings.max_image_pixels)
         if pixels.min() == pixels.max():
             raise ImageBlank("all pixels are equal: the survey has no image here")
         return data
 
-    with Bar(f"cutouts of {request.survey}", len(positions)) as bar:
+    with ProgressBar(f"cutouts of {request.survey}", len(positions)) as bar:
         for position in positions:
             entry = _manifest_entry(position, request, request.url(position, settings))
             if not manifest.already_tried(entry):

@@ -14,7 +14,7 @@ from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import Pixels
 from astrodetect.settings import Settings
 
@@ -55,10 +55,10 @@ def unpack(manifest: CollectionManifest, path: Path, *, limit: int | None) -> No
         if limit is None or counts[entry.label] <= limit:
             selected.append(index)
     missing = np.array([index for index in selected if not manifest.already_tried(entries[index])], dtype=np.int64)
-    with Bar("unpacking", len(selected)) as bar:
+    with ProgressBar("unpacking", len(selected)) as bar:
         bar.step(len(selected) - len(missing))
         for index, pixels in _read_images(path, missing):
-            manifest.save(entries[index], images.png(pixels), f"{index:05}")
+            manifest.save(entries[index], images.encode_png(pixels), f"{index:05}")
             bar.step()
 
 

@@ -16,7 +16,7 @@ import urllib3
 
 from astrodetect import __version__
 from astrodetect.errors import FetchError, ImageBlank, ImageError, ImageTooManyPixels, ImageTooSmall, SourceError
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.settings import Settings
 
 MAX_ATTEMPTS = 5  # per URL
@@ -95,7 +95,10 @@ class HttpClient:
             if response.status_code != requests.codes.partial_content:
                 offset = 0  # the server ignores Range
             total = offset + _remaining_bytes(response)
-            with part.open("ab" if offset else "wb") as file, Bar(f"{part.stem}, MB", total // 1_000_000) as bar:
+            with (
+                part.open("ab" if offset else "wb") as file,
+                ProgressBar(f"{part.stem}, MB", total // 1_000_000) as bar,
+            ):
                 reported_mb = 0
                 for chunk in _read_chunks(response, max_bytes - offset):
                     file.write(chunk)

@@ -16,7 +16,7 @@ import fasteners
 
 from astrodetect import atomic_files, images
 from astrodetect.errors import DataError
-from astrodetect.progress import track
+from astrodetect.progress import track_progress
 
 CATALOGUE, SKIPPED = "catalogue.csv", "skipped.csv"
 SKIPPED_COLUMNS = ("label", "source", "source_id", "url", "reason")
@@ -72,7 +72,7 @@ class CollectionManifest:
 
     def save(self, entry: ManifestEntry, data: bytes, name: str) -> None:
         """Write the image, then its row, so that every row has a complete image."""
-        path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.sniff(data)]}"
+        path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.detect_format(data)]}"
         (self.folder / path.parent).mkdir(exist_ok=True)
         atomic_files.write_bytes(self.folder / path, data)
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
@@ -95,7 +95,7 @@ class CollectionManifest:
         for part in self.folder.glob("**/.*.part"):
             part.unlink()
         rows = _read_rows(self.folder / CATALOGUE)
-        tracked = track(rows, "checking collected images", len(rows)) if rows else ()
+        tracked = track_progress(rows, "checking collected images", len(rows)) if rows else ()
         intact = [entry for entry in tracked if self._is_intact(entry)]
         for entry in intact:
             self._count(entry)

@@ -11,7 +11,7 @@ from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import FetchError, ImageTooSmall
-from astrodetect.progress import Bar
+from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
 
@@ -42,7 +42,7 @@ class NasaLibrary:
     def collect(self, manifest: CollectionManifest, queries: Sequence[SearchQuery], *, limit: int, side: int) -> None:
         """Collect up to `limit` images of each class, of about `side` pixels, that are not collected yet."""
         for query in queries:
-            with Bar(f"{query.label}: {query.words}", limit) as bar:
+            with ProgressBar(f"{query.label}: {query.words}", limit) as bar:
                 bar.step(manifest.counts[query.label])
                 for entry in self._search(query) if manifest.counts[query.label] < limit else ():
                     if manifest.already_tried(entry):
@@ -99,7 +99,7 @@ class NasaLibrary:
         probe = images.probe(data, max_pixels=self._max_pixels)
         if min(probe.width, probe.height) < MIN_SIDE_PX:
             raise ImageTooSmall(f"{probe.width} × {probe.height} pixels: each side needs {MIN_SIDE_PX}")
-        images.read(data, ImageContract(), max_pixels=self._max_pixels)
+        images.decode(data, ImageContract(), max_pixels=self._max_pixels)
         return data
 
 

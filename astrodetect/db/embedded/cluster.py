@@ -1,4 +1,4 @@
-"""One PostgreSQL cluster in one folder: made whole, started whatever a crash left behind, found, stopped."""
+"""One PostgreSQL cluster in one folder: initialised atomically, started whatever a crash left behind, stopped."""
 
 import logging
 import os
@@ -13,8 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from astrodetect.db.embedded.account import Account, account_for, let_in
-from astrodetect.db.embedded.binaries import MAJOR, program, reason, run
+from astrodetect.db.embedded.binaries import (
+    MAJOR,
+    Account,
+    account_for,
+    error_line,
+    grant_access,
+    program_path,
+    run_program,
+)
 from astrodetect.errors import DatabaseError
 
 log = logging.getLogger(__name__)
@@ -22,49 +29,49 @@ log = logging.getLogger(__name__)
 SUPERUSER = "postgres"
 SOCKET_PORT = 5432  # part of the socket's name; no network port is opened
 SOCKET_PATH_BYTES = 100  # sun_path holds 104 on macOS, 108 on Linux
-OVER_TCP = os.name == "nt"  # Python knows no Unix sockets there: 127.0.0.1 and a password in a file instead
-START_WITHIN_S = 60  # recovery after a crash included
+OVER_TCP = os.name == "nt"  # Python has no Unix sockets there: 127.0.0.1, and a password in a file
+START_WITHIN_S = 60  # including crash recovery
 STOP_WITHIN_S = 60
-NO_SUCH_PROCESS = 3  # what `pg_ctl status` returns for a pid file that a killed server left
-BIND_WITHIN_S = 3  # a living server listens this long after it wrote its pid
-ORPHANS_LEAVE_WITHIN_S = 20  # what a killed server leaves behind ends by itself
+NO_SUCH_PROCESS = 3  # exit status of `pg_ctl status` for the pid file of a killed server
+BIND_WITHIN_S = 3  # a live server listens this long after it wrote its pid
+ORPHANS_EXIT_WITHIN_S = 20  # child processes of a killed server exit by themselves
 
 
 def ensure_running(folder: Path) -> None:
-    """Whatever a crash left behind: afterwards the server answers."""
+    """Start the server if it does not answer, after initialising the cluster if there is none."""
     account = account_for(folder)
-    let_in(account, folder, programs=program("postgres").parent.parent)
-    if not _runs(folder, account):
+    grant_access(account, folder, programs=program_path("postgres").parent.parent)
+    if not _is_running(folder, account):
         _initialise(folder, account)
         _start(folder, account)
 
 
-def stop(folder: Path) -> None:
-    """Its own sessions are ended; a server that does not stop is reported, for nothing depends on it."""
+def stop_server(folder: Path) -> None:
+    """Stop the server and end its sessions; a failure is only logged, since nothing depends on it."""
     if (folder / "postmaster.pid").exists():
         socket_folder = ServerAddress.of(folder).socket_folder
-        done = run("pg_ctl", folder, account_for(folder), "stop", "-m", "fast", "-t", str(STOP_WITHIN_S))
+        done = run_program("pg_ctl", folder, account_for(folder), "stop", "-m", "fast", "-t", str(STOP_WITHIN_S))
         if done.returncode != 0:
-            log.warning("the embedded PostgreSQL did not stop: %s", reason(done.stdout))
+            log.warning("the embedded PostgreSQL did not stop: %s", error_line(done.stdout))
         elif socket_folder != folder:
             shutil.rmtree(socket_folder, ignore_errors=True)
 
 
-def _runs(folder: Path, account: Account | None) -> bool:
-    """Whether it answers; a pid file that only seems to speak of a living server is removed."""
+def _is_running(folder: Path, account: Account | None) -> bool:
+    """Whether the server accepts connections; the pid file of a dead server is removed."""
     pid_file = folder / "postmaster.pid"
     began = time.monotonic()
-    while pid_file.exists() and run("pg_ctl", folder, account, "status").returncode != NO_SUCH_PROCESS:
+    while pid_file.exists() and run_program("pg_ctl", folder, account, "status").returncode != NO_SUCH_PROCESS:
         address, waited = ServerAddress.of(folder), time.monotonic() - began
         if address.listens():
             if address.ready:
                 return True
-            if waited > START_WITHIN_S:  # it recovers, for a user who did not live to see it, or it stops
+            if waited > START_WITHIN_S:  # in recovery, started by a process that is gone, or shutting down
                 raise DatabaseError(f"PostgreSQL in {folder} is not ready after {START_WITHIN_S} s: see its server.log")
         elif waited > BIND_WITHIN_S:
-            # The file is torn, or another program has the pid of a server that was killed, which PostgreSQL would take
-            # for that server. Should the server live after all, its shared memory still keeps a second one out.
-            log.info("removing the lock of a server that is gone: %s", pid_file)
+            # The file is torn, or another program has the pid of a killed server and PostgreSQL would take it for
+            # that server. If the server is alive after all, its shared memory still keeps a second one out.
+            log.info("removing the lock file of a dead server: %s", pid_file)
             (address.socket_folder / f".s.PGSQL.{address.port}.lock").unlink(missing_ok=True)
             pid_file.unlink(missing_ok=True)
         time.sleep(0.1)
@@ -72,23 +79,23 @@ def _runs(folder: Path, account: Account | None) -> bool:
 
 
 def _initialise(folder: Path, account: Account | None) -> None:
-    """A new cluster, made beside `folder` and moved there whole."""
+    """Run initdb in a temporary folder beside `folder` and rename it."""
     version = folder / "PG_VERSION"
     if version.exists():
-        if (made_by := version.read_text().strip()) != str(MAJOR):
-            raise DatabaseError(f"{folder} was made by PostgreSQL {made_by}, this is {MAJOR}: move it away")
+        if (major := version.read_text().strip()) != str(MAJOR):
+            raise DatabaseError(f"{folder} was made by PostgreSQL {major}, this is {MAJOR}: move it away")
         return
     if folder.exists() and any(folder.iterdir()):
         raise DatabaseError(f"{folder} is neither empty nor a PostgreSQL data folder: move it away")
-    for half_made in folder.parent.iterdir():
-        if half_made.name.startswith(f"{folder.name}.new-"):
-            shutil.rmtree(half_made, ignore_errors=True)
+    for path in folder.parent.iterdir():
+        if path.name.startswith(f"{folder.name}.new-"):
+            shutil.rmtree(path, ignore_errors=True)
 
     new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
     try:
         data, password = new / "data", new / "password"
         data.mkdir(0o700)
-        auth = ["--auth-local=trust", "--auth-host=reject"]  # who can enter the folder of the socket may connect
+        auth = ["--auth-local=trust", "--auth-host=reject"]  # access to the socket's folder is the permission
         if OVER_TCP:
             auth = ["--auth=scram-sha-256", f"--pwfile={password}"]
             password.touch(0o600)
@@ -96,11 +103,12 @@ def _initialise(folder: Path, account: Account | None) -> None:
         if account:
             for path in new, *new.iterdir():
                 os.chown(path, *account)
-        # The built-in locale gives the same order and the same upper and lower case on every platform.
+        # The built-in locale sorts and changes case alike on every platform.
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        done = run("initdb", data, account, f"--username={SUPERUSER}", "--no-instructions", *auth, *locale)
+        options = [f"--username={SUPERUSER}", "--no-instructions", *auth, *locale]
+        done = run_program("initdb", data, account, *options)
         if done.returncode != 0:
-            raise DatabaseError(f"PostgreSQL could not make {folder}: {reason(done.stdout)}")
+            raise DatabaseError(f"PostgreSQL could not make {folder}: {error_line(done.stdout)}")
         if OVER_TCP:
             password.write_text(f"127.0.0.1:*:*:{SUPERUSER}:{password.read_text()}\n")
             password.rename(data / "pgpass")
@@ -116,25 +124,26 @@ def _start(folder: Path, account: Account | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             options = f"-h 127.0.0.1 -p {free.getsockname()[1]} -c unix_socket_directories="
     else:
-        directory = str(_socket_folder(folder, account)).replace('"', '""')  # PostgreSQL reads a list of quoted names
+        directory = str(_socket_folder(folder, account)).replace('"', '""')  # a list of quoted names
         options = f"-h '' -p {SOCKET_PORT} -k " + shlex.quote(f'"{directory}"')
-    give_up = time.monotonic() + ORPHANS_LEAVE_WITHIN_S
+    deadline = time.monotonic() + ORPHANS_EXIT_WITHIN_S
     server_log = folder / "server.log"
+    arguments = ["start", "-t", str(START_WITHIN_S), "-l", server_log.name, "-o", options]
     while True:
-        said_before = server_log.stat().st_size if server_log.exists() else 0
-        done = run("pg_ctl", folder, account, "start", "-t", str(START_WITHIN_S), "-l", server_log.name, "-o", options)
+        offset = server_log.stat().st_size if server_log.exists() else 0
+        done = run_program("pg_ctl", folder, account, *arguments)
         if done.returncode == 0:
             return
         with server_log.open("rb") if server_log.exists() else tempfile.TemporaryFile() as file:
-            file.seek(said_before)
-            said = reason(file.read().decode(errors="replace") or done.stdout)
-        if "still in use" not in said or time.monotonic() > give_up:
-            raise DatabaseError(f"PostgreSQL did not start in {folder}: {said}")
+            file.seek(offset)
+            cause = error_line(file.read().decode(errors="replace") or done.stdout)
+        if "still in use" not in cause or time.monotonic() > deadline:
+            raise DatabaseError(f"PostgreSQL did not start in {folder}: {cause}")
         time.sleep(0.2)
 
 
 def _socket_folder(folder: Path, account: Account | None) -> Path:
-    """`folder` itself, or a private one with a shorter name."""
+    """`folder` itself, or a private folder with a shorter path where a socket's name would be too long."""
     socket_name = f".s.PGSQL.{SOCKET_PORT}.lock"
     if len(os.fsencode(folder / socket_name)) <= SOCKET_PATH_BYTES and "," not in str(folder):  # libpq splits there
         return folder
@@ -144,17 +153,17 @@ def _socket_folder(folder: Path, account: Account | None) -> Path:
         short = Path("/tmp") / name  # noqa: S108 - its owner is checked below
     short.mkdir(mode=0o700, exist_ok=True)
     if short.lstat().st_uid not in {os.geteuid(), account.uid if account else os.geteuid()}:
-        raise DatabaseError(f"{short} belongs to someone else: remove it, or move {folder} to a shorter path")
+        raise DatabaseError(f"{short} belongs to another user: remove it, or move {folder} to a shorter path")
     short.chmod(0o700)
     if account:
         os.chown(short, *account)
-        let_in(account, short)
+        grant_access(account, short)
     return short
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where the server listens, as it wrote into its pid file."""
+    """Where the server listens, according to its pid file."""
 
     folder: Path
     socket_folder: Path
@@ -163,28 +172,28 @@ class ServerAddress:
 
     @classmethod
     def of(cls, folder: Path) -> "ServerAddress":
+        """Read postmaster.pid; a line that is not written yet is empty."""
         try:
             lines = os.fsdecode((folder / "postmaster.pid").read_bytes()).splitlines()
         except FileNotFoundError:
             lines = []
-        lines += [""] * (8 - len(lines))  # it is written line by line
+        lines += [""] * (8 - len(lines))
         port = int(lines[3]) if lines[3].isdigit() else SOCKET_PORT
         return cls(folder, Path(lines[4] or folder), port, lines[7].strip() == "ready")
 
     def listens(self) -> bool:
-        """What the operating system knows at once, however busy the server is."""
-        kind = socket.AF_INET if OVER_TCP else socket.AF_UNIX
-        with socket.socket(kind) as probe:
+        """Whether the socket accepts connections, which the operating system answers however busy the server is."""
+        family = socket.AF_INET if OVER_TCP else socket.AF_UNIX
+        address = ("127.0.0.1", self.port) if OVER_TCP else str(self.socket_folder / f".s.PGSQL.{self.port}")
+        with socket.socket(family) as probe:
             try:
-                probe.connect(
-                    ("127.0.0.1", self.port) if OVER_TCP else str(self.socket_folder / f".s.PGSQL.{self.port}")
-                )
+                probe.connect(address)
             except OSError:
                 return False
             return True
 
     def url(self, database: str) -> str:
-        """For libpq: every program that speaks to PostgreSQL takes it as it stands."""
+        """URL for libpq, as any PostgreSQL program takes it."""
         name = quote(database, safe="")
         if OVER_TCP:
             passfile = quote(os.fsencode(self.folder / "pgpass"), safe="/:")

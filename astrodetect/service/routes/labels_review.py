@@ -22,13 +22,13 @@ router = APIRouter()
 )
 def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
     """Says what the image of a prediction is; of several labels the newest counts."""
-    return database.label(id, body.label, who=body.who, note=body.note)
+    return database.add_label(id, body.label, who=body.who, note=body.note)
 
 
 @router.delete("/labels/{id}", response_model=LabelResponse, responses=declared(404, 422, 503))
 def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
     """Takes one labelling back, and answers with it."""
-    return database.unlabel(id)
+    return database.delete_label(id)
 
 
 @router.get(
@@ -38,7 +38,7 @@ def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
 )
 def labels_csv(database: DatabaseDep) -> Any:
     """Every labelling, oldest first, as `python -m astrodetect labels import` reads it."""
-    parts = labels.written(database.labels())
+    parts = labels.to_csv(database.label_pages())
     first = next(parts)  # before the response starts, so that a database error has its status
     return StreamingResponse(chain([first], parts), media_type=CSV)
 

@@ -111,8 +111,8 @@ def show_history(request: Request) -> Response:
         "edge": before or after,
         "fragment": fragment,
         "unusual": UNUSUAL,
-        "with_thumbnail": state.database.pictured(hashes),
-        "labels": state.database.called(page.predictions),
+        "with_thumbnail": state.database.images_with_thumbnails(hashes),
+        "labels": state.database.labels_by_image(page.predictions),
     }
     if fragment:
         response = render(request, "_rows.html", **values)

@@ -75,7 +75,7 @@ def show_neighbours(request: Request, id: PredictionId) -> Response:  # noqa: A0
         neighbours=neighbours,
         problem=problem,
         with_thumbnail=with_thumbnail,
-        labels=database.called([neighbour.prediction for neighbour in neighbours]),
+        labels=database.labels_by_image([neighbour.prediction for neighbour in neighbours]),
     )
 
 
@@ -85,7 +85,11 @@ def find_neighbours(database: Any, row: Prediction) -> tuple[list[Neighbour], se
         neighbours = database.similar(row, limit=MAX_NEIGHBOURS)
     except (VectorMissing, VectorsOff) as error:
         return [], set(), NO_NEIGHBOURS[type(error)]
-    return neighbours, database.pictured([neighbour.prediction.image_sha256 for neighbour in neighbours]), None
+    return (
+        neighbours,
+        database.images_with_thumbnails([neighbour.prediction.image_sha256 for neighbour in neighbours]),
+        None,
+    )
 
 
 def _why_no_thumbnail(row: Prediction | ScoredImage, settings: Settings) -> str:

@@ -32,7 +32,7 @@ def show_live(request: Request, only: OnlyParam = "") -> HTMLResponse:
     after = database.newest_id()  # read before the rows: a row between the two is then shown by the stream
     rows = _newest_rows(database, only=bool(only))
     recent = dt.datetime.now(dt.UTC) - THUMBNAIL_DELAY
-    with_thumbnail = database.pictured([row.image_sha256 for row in rows if row.image_sha256])
+    with_thumbnail = database.images_with_thumbnails([row.image_sha256 for row in rows if row.image_sha256])
     cards = [(row, row.timestamp > recent or row.image_sha256 in with_thumbnail) for row in rows]
     base = request.base_url
     return render(request, "live.html", cards=cards, after=after, only=only, stands_out=stands_out, base=base)

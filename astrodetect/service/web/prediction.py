@@ -6,10 +6,9 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import LabelValue
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
-from astrodetect.labels import LONGEST_NOTE
+from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Prediction
 from astrodetect.service.query_params import LabelId, PredictionId
 from astrodetect.service.web.history import HistoryFilters
@@ -17,7 +16,7 @@ from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_session import MAX_REVIEWER_LENGTH, remember_reviewer, reviewer_name
 
-MAX_LENGTHS = {"note": LONGEST_NOTE, "who": MAX_REVIEWER_LENGTH}  # characters
+MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH}  # characters
 MAX_OTHERS = 12  # other predictions of the same image
 MAX_LABELS_SHOWN = 20
 Compact: TypeAlias = Annotated[bool, Form()]  # whether the labels are on an upload card
@@ -30,7 +29,7 @@ def show_prediction(request: Request, id: PredictionId) -> Response:  # noqa: A0
     state, filters = request.app.state, HistoryFilters.parse(request.query_params)
     database = state.database
     row = database.prediction(id)
-    others = database.of_image(row.image_sha256, limit=MAX_OTHERS + 1) if row.image_sha256 else []
+    others = database.by_image(row.image_sha256, limit=MAX_OTHERS + 1) if row.image_sha256 else []
     newer = database.predictions(filters.validated, limit=1, after=id).predictions
     older = database.predictions(filters.validated, limit=1, before=id).predictions
     return render(
@@ -52,13 +51,13 @@ def add_label(
     id: PredictionId,  # noqa: A002
     *,
     label: Annotated[LabelValue, Form()],
-    note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
+    note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
     who: Annotated[str | None, Form(max_length=MAX_REVIEWER_LENGTH)] = None,
     compact: Compact = False,
 ) -> Response:
     """Labels the image of a prediction; a name sent along is remembered in a cookie."""
     reviewer = reviewer_name(request) if who is None else who.strip()
-    stored = request.app.state.database.label(id, label, who=reviewer, note=note.strip())
+    stored = request.app.state.database.add_label(id, label, who=reviewer, note=note.strip())
     response = _show_labels(request, id, f"Labelled {stored.label}", compact=compact, reviewer=reviewer)
     if who is not None:
         remember_reviewer(response, who)
@@ -74,7 +73,7 @@ def remove_label(
 ) -> Response:
     """Deletes a label; one that is already deleted is no error."""
     try:
-        message = f"Label {request.app.state.database.unlabel(label_id).label} removed"
+        message = f"Label {request.app.state.database.delete_label(label_id).label} removed"
     except NotFound:
         message = "That label was already removed"
     return _show_labels(request, prediction, message, compact=compact, reviewer=reviewer_name(request))
@@ -84,7 +83,7 @@ def _label_values(request: Request, row: Prediction, *, compact: bool) -> dict[s
     """What `_labels.html` needs."""
     return {
         "id": row.id,
-        "labels": request.app.state.database.labels_of(row),
+        "labels": request.app.state.database.labels_of_image(row),
         "max_labels": MAX_LABELS_SHOWN,
         "reviewer": reviewer_name(request),
         "max_lengths": MAX_LENGTHS,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import LABELS, LabelValue
 from astrodetect.anomalies.projection import MIN_IMAGES
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
+from astrodetect.labels import LABELS, LabelValue
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.projection_jobs import NEWEST, ProjectionJobs, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
@@ -108,7 +108,7 @@ def show_map_image(
     """The tooltip of a point: its image, which has this rank by novelty among all points."""
     database = request.app.state.database
     row = database.prediction(id)
-    labels = database.labels_of(row)
+    labels = database.labels_of_image(row)
     label = labels[0].label if labels else None
     response = render(request, "_map_image.html", row=row, label=label, rank=rank, total=total)
     response.headers["Cache-Control"] = f"private, max-age={IMAGE_MAX_AGE_S}"
@@ -179,7 +179,7 @@ def _jobs(request: Request) -> ProjectionJobs:
 
 def _space(request: Request) -> str | None:
     """The space of the serving model; None if it has no detectors, or the database stores no vectors."""
-    return request.app.state.models.space if request.app.state.database.keeps_vectors else None
+    return request.app.state.models.space if request.app.state.database.stores_vectors else None
 
 
 def _projection_state(request: Request) -> ProjectionState | None:
@@ -200,7 +200,7 @@ def _map_values(request: Request, projection: ProjectionState | None) -> dict[st
     return {
         "projection": projection,
         "model": state.models.default,
-        "has_vectors": state.database.keeps_vectors,
+        "has_vectors": state.database.stores_vectors,
         "min_images": MIN_IMAGES,
         "max_counted": NEWEST,
     }

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Form, Query, Request
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.anomalies.active_learning import INTERESTING, LABELS, LabelValue, ReviewOrder
+from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
-from astrodetect.labels import LONGEST_NOTE
+from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
 from astrodetect.service.review_queue import ReviewCandidate
@@ -76,20 +76,28 @@ class ReviewView:
     def load(cls, state: Any, session: ReviewSession, by: ReviewOrder, id: int | None) -> "ReviewView":  # noqa: A002
         """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
         database = state.database
-        skipped = {row.image for row in database.of_ids(session.skipped).values()} if session.skipped else set()
+        skipped = {row.image_key for row in database.by_ids(session.skipped).values()} if session.skipped else set()
         limit = LOOKAHEAD + len(skipped)
         batch = state.review.next(by, limit=limit, space=state.models.space, at_once=True)
-        candidates = [entry for entry in batch.candidates if entry.prediction.image not in skipped][:LOOKAHEAD]
-        with_thumbnail = database.pictured([sha for entry in candidates if (sha := entry.prediction.image_sha256)])
+        candidates = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped][:LOOKAHEAD]
+        with_thumbnail = database.images_with_thumbnails(
+            [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
+        )
         leased = state.review.turns.taken(session.id)
         candidates.sort(
-            key=lambda entry: (entry.prediction.image_sha256 not in with_thumbnail, entry.prediction.image in leased)
+            key=lambda entry: (
+                entry.prediction.image_sha256 not in with_thumbnail,
+                entry.prediction.image_key in leased,
+            )
         )
         if id:
             first = ReviewCandidate(database.prediction(id), [])
-            candidates = [first, *(entry for entry in candidates if entry.prediction.image != first.prediction.image)]
+            candidates = [
+                first,
+                *(entry for entry in candidates if entry.prediction.image_key != first.prediction.image_key),
+            ]
         if candidates and session.has_cookie:
-            state.review.turns.take(session.id, candidates[0].prediction.image)
+            state.review.turns.take(session.id, candidates[0].prediction.image_key)
         return cls(
             note=batch.note,
             item=_load_item(state, candidates[0]) if candidates else None,
@@ -126,10 +134,10 @@ def label_image(
     id: PredictionIdField,  # noqa: A002
     label: Annotated[LabelValue, Form()],
     by: OrderField = "interest",
-    note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
+    note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
 ) -> Response:
     """Stores a label and shows the next image."""
-    stored = request.app.state.database.label(id, label, who=reviewer_name(request), note=note.strip())
+    stored = request.app.state.database.add_label(id, label, who=reviewer_name(request), note=note.strip())
     session = ReviewSession.read(request).add(ReviewStep("l", stored.id))
     return _show_next(request, session, by, f"labelled {label}")
 
@@ -150,7 +158,7 @@ def undo_step(request: Request, by: OrderField = "interest") -> Response:
     try:
         if step.kind == "s":
             return _show_next(request, session, by, "no longer skipped", id=database.prediction(step.id).id)
-        removed = database.unlabel(step.id)
+        removed = database.delete_label(step.id)
     except NotFound:
         return _show_next(request, session, by, "that step was already undone")
     message = f"label {removed.label} removed"
@@ -162,7 +170,7 @@ def lease_image(request: Request, id: PredictionIdField) -> Response:  # noqa: A
     """Leases the image of a session's first page; only browsers that run its scripts ask for this."""
     session, state = ReviewSession.read(request), request.app.state
     if session.has_cookie:
-        state.review.turns.take(session.id, state.database.prediction(id).image)
+        state.review.turns.take(session.id, state.database.prediction(id).image_key)
     return Response(status_code=204)
 
 
@@ -254,7 +262,7 @@ def _review_values(
         "by": by,
         "orders": ORDER_DESCRIPTIONS,
         "note": note,
-        "max_note_length": LONGEST_NOTE,
+        "max_note_length": MAX_NOTE_LENGTH,
         "can_undo": bool(session.steps),
         "counts": {label: labels.count(label) for label in LABELS},
         "chart": plot_discoveries(labels, summary) if summary else None,

@@ -140,7 +140,7 @@ def _card_values(request: Request, prediction: Prediction | QueuedPrediction) ->
     view, labels = ImageView(None, None, 1.0, VIEW_UNAVAILABLE), None
     with suppress(DatabaseError):
         view = ImageView.load(row, state.album, state.settings)
-        labels = state.database.labels_of(prediction) if isinstance(prediction, Prediction) else None
+        labels = state.database.labels_of_image(prediction) if isinstance(prediction, Prediction) else None
     return {
         "row": row,
         "queued": isinstance(prediction, QueuedPrediction),

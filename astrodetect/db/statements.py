@@ -1,0 +1,136 @@
+"""SQL: statements read from files, and the columns of the tables with their values for a record to insert.
+
+A new column of `predictions` needs a migration in sql/, a line in PREDICTIONS, and a field of the same name in
+records.Prediction (and in records.ScoredImage, if its value comes from there).
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from astrodetect.db.values import BIGINT_MAX, like_pattern, storable_text, storable_time
+from astrodetect.labels import Label
+from astrodetect.records import HeatMap, PredictionFilters, ScoredImage, Thumbnail
+
+T = TypeVar("T")
+
+NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """A column of a table, and its value for a record to insert."""
+
+    name: str
+    value: Callable[[T], Any]
+    type: str = ""  # where PostgreSQL cannot infer it
+
+
+def column_list(columns: Sequence[Column[T]]) -> str:
+    """The columns' names, as SELECT and INSERT take them."""
+    return ", ".join(f'"{column.name}"' for column in columns)
+
+
+def placeholders(columns: Sequence[Column[T]], count: int) -> str:
+    """Parameters of `count` rows, for VALUES."""
+    row = ", ".join(f"%s::{column.type}" if column.type else "%s" for column in columns)
+    return ", ".join([f"({row})"] * count)
+
+
+def row_values(columns: Sequence[Column[T]], records: Sequence[T]) -> list[Any]:
+    """The values of these rows, in the order of `placeholders`."""
+    getters = [column.value for column in columns]
+    return [value(record) for record in records for value in getters]
+
+
+def read_statements(folder: Path, fragments: Mapping[str, str], conditions: Sequence[str]) -> dict[str, str]:
+    """Statements of the folder's .sql files, by the name in a line `-- name: NAME` before each.
+
+    `{fragment}` is replaced by its text, and a statement that is named in `conditions` is inserted into the others.
+    """
+    statements: dict[str, str] = {}
+    for path in folder.glob("*.sql"):
+        text = path.read_text(encoding="utf-8")
+        for name, fragment in fragments.items():
+            text = text.replace(f"{{{name}}}", fragment)
+        _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+        statements.update(zip(parts[::2], parts[1::2], strict=True))
+    for condition in conditions:
+        inserted = "\n" + statements[condition]
+        statements = {name: sql.replace(f"{{{condition}}}", inserted) for name, sql in statements.items()}
+    return statements
+
+
+def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) -> dict[str, Any]:
+    """Parameters of a page before or after the id `edge`; one row beyond `limit` shows whether there is a next page."""
+    return {
+        "edge": None if edge is None else max(-BIGINT_MAX, min(edge, BIGINT_MAX)),
+        "result": storable_text(filters.result),
+        "min_score": filters.min_score,
+        "max_score": filters.max_score,
+        "part": storable_text(filters.name),
+        "pattern": like_pattern(filters.name),
+        "since": storable_time(filters.since),
+        "until": storable_time(filters.until),
+        "request_id": filters.request_id,
+        "model": storable_text(filters.model),
+        "label": storable_text(filters.label),
+        "min_novelty": filters.min_novelty,
+        "limit": limit + 1,
+        "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
+    }
+
+
+def _probabilities(scored: ScoredImage) -> str | None:
+    if not scored.probabilities:
+        return None
+    return json.dumps({storable_text(name): value for name, value in scored.probabilities.items()})
+
+
+PREDICTIONS: list[Column[ScoredImage]] = [  # all but the id
+    Column("image_name", lambda scored: storable_text(scored.image_name)),
+    Column("score", lambda scored: float(scored.score)),
+    Column("result", lambda scored: storable_text(scored.result)),
+    Column("timestamp", lambda scored: scored.timestamp),
+    Column("request_id", lambda scored: scored.request_id),
+    Column("image_sha256", lambda scored: scored.image_sha256),
+    Column("threshold", lambda scored: scored.threshold),
+    Column("model", lambda scored: storable_text(scored.model)),
+    Column("model_version", lambda scored: storable_text(scored.model_version)),
+    Column("label", lambda scored: storable_text(scored.label)),
+    Column("probabilities", _probabilities),
+    Column("novelty", lambda scored: scored.novelty),
+    Column("space", lambda scored: scored.space),
+]
+VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
+    Column("request_id", lambda vector: vector[0], "uuid"),
+    Column("vector", lambda vector: vector[1], "halfvec"),
+]
+IMPORTED_LABELS: list[Column[tuple[int, Label]]] = [  # with their position in the file
+    Column("line", lambda line: line[0]),
+    Column("label", lambda line: line[1].label),
+    Column("who", lambda line: storable_text(line[1].who)),
+    Column("note", lambda line: storable_text(line[1].note)),
+    Column("timestamp", lambda line: storable_time(line[1].timestamp), "timestamptz"),
+    Column("prediction_id", lambda line: line[1].prediction_id, "bigint"),
+    Column("image_name", lambda line: storable_text(line[1].image_name)),
+    Column("image_sha256", lambda line: line[1].image_sha256),
+]
+THUMBNAILS: list[Column[Thumbnail]] = [
+    Column("image_sha256", lambda thumbnail: thumbnail.image_sha256),
+    Column("jpeg", lambda thumbnail: thumbnail.jpeg),
+    Column("width", lambda thumbnail: thumbnail.width),
+    Column("height", lambda thumbnail: thumbnail.height),
+]
+HEAT_MAPS: list[Column[HeatMap]] = [
+    Column("image_sha256", lambda heat_map: heat_map.image_sha256),
+    Column("model_version", lambda heat_map: storable_text(heat_map.model_version)),
+    Column("places", lambda heat_map: heat_map.places.tobytes()),
+    Column("width", lambda heat_map: heat_map.places.shape[1]),
+    Column("height", lambda heat_map: heat_map.places.shape[0]),
+    Column("crop", lambda heat_map: heat_map.crop),
+]
