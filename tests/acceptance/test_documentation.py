@@ -156,6 +156,14 @@ def test_documentation_lines_are_short_and_links_lead_somewhere(page: Path) -> N
     assert not [target for target in targets if target and not (page.parent / target).exists()]
 
 
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"], ids=name)
+def test_named_source_files_exist(page: Path) -> None:
+    paths = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", page.read_text(encoding="utf-8"))
+    placeholders = ("NAME", "NNNN", "data/", "models/", "templates/")
+    paths = [path for path in paths if not any(word in path for word in placeholders)]
+    assert not [path for path in paths if not any((top / path).exists() for top in (ROOT, ROOT / "astrodetect"))]
+
+
 def test_readme_is_short_and_its_code_map_is_the_tree() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= LONGEST_README
