@@ -1,4 +1,4 @@
-"""New predictions for pages that watch: each learns what came since it last heard, and a slow one holds no memory."""
+"""The live feed: each client receives what was recorded since its last event, at its own pace and without a backlog."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,148 +8,154 @@ from functools import partial
 
 from astrodetect.errors import DatabaseError, Overloaded
 from astrodetect.records import Prediction
-from astrodetect.service.event_cursor import EventCursor
-from astrodetect.service.row_follower import MOST_SHOWN, FollowerState, RowDatabase, RowFollower, stands_out
+from astrodetect.service.row_follower import (
+    MAX_NEWEST,
+    EventCursor,
+    FollowerState,
+    RowDatabase,
+    RowFollower,
+    is_highlighted,
+)
 from astrodetect.service.shutdown import Shutdown
 
-MOST_MISSED = 1000  # rows that whoever comes back is told of
-HEARTBEAT_S = 15.0  # between two words at most, so that proxies keep the line and watchers who left are noticed
-RETRY_S = 2.0  # until what could not be read is read again
-LINGER_S = 10.0  # rows are followed on after the last watcher left: a page that is loaded again comes back at once
+MAX_MISSED = 1000  # rows counted for a client that reconnects
+HEARTBEAT_S = 15.0  # so that proxies keep the connection open and disconnects are noticed
+RETRY_S = 2.0  # until missed rows that could not be read are read again
+LINGER_S = 10.0  # the follower goes on after the last client left, which reconnects when its page is reloaded
 
 
 class StreamEvent(Enum):
-    """What a watcher is told beside news."""
+    """An event without rows."""
 
-    QUIET = "nothing for a while"
-    AWAY = "PostgreSQL does not answer"
+    HEARTBEAT = "nothing for a while"
+    UNAVAILABLE = "PostgreSQL does not answer"
 
 
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """What came since a watcher last heard."""
+    """The rows since the client's last event."""
 
     images: int
-    standing_out: int
-    rows: tuple[Prediction, ...]  # the newest of them, newest first, of all or of those that stand out
-    position: EventCursor  # where to go on from
-    whole: bool = True  # False where more came than are counted
+    highlighted: int
+    rows: tuple[Prediction, ...]  # the newest of them, newest first: of all, or of the highlighted ones
+    cursor: EventCursor  # where to continue
+    complete: bool = True  # False where there were more than are counted
 
 
 class LiveFeed:
-    """One follower for all watchers, while there are any: a service that nobody watches does nothing for it."""
+    """One row follower for all clients, which runs only while there are any."""
 
-    def __init__(self, database: RowDatabase, drain: Shutdown, *, most: int) -> None:
-        self._database, self._most = database, most
-        self._drain, self._ended = drain, False
+    def __init__(self, database: RowDatabase, shutdown: Shutdown, *, max_clients: int) -> None:
+        self._database, self._max_clients = database, max_clients
+        self._shutdown, self._ended = shutdown, False
         self._loop = asyncio.get_running_loop()
-        self._pulse = asyncio.Event()
+        self._changed = asyncio.Event()
         self._follower: RowFollower | None = None
-        self._resting: asyncio.TimerHandle | None = None
-        self._watchers = 0
-        drain.on_begin(partial(self._loop.call_soon_threadsafe, self._end))
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._clients = 0
+        shutdown.on_begin(partial(self._loop.call_soon_threadsafe, self._end))
 
     def __len__(self) -> int:
-        """How many watch."""
-        return self._watchers
+        """The number of clients."""
+        return self._clients
 
-    async def watch(self, after: EventCursor | None, *, only: bool) -> AsyncIterator[NewRows | StreamEvent]:
-        """What comes after this position, from now on where none is given; the rows of `only` those that stand out.
+    async def watch(self, after: EventCursor | None, *, highlighted_only: bool) -> AsyncIterator[NewRows | StreamEvent]:
+        """The events after a cursor, or from now on; with the rows of all images, or of the highlighted ones.
 
-        Overloaded where too many watch. It ends when the service does.
+        Overloaded where there are too many clients. It ends when the service shuts down.
         """
-        follower = self._come()
+        follower = self._add_client()
         try:
-            yield StreamEvent.QUIET
-            seen: FollowerState | None = None
-            away = False
+            yield StreamEvent.HEARTBEAT
+            sent: FollowerState | None = None
+            unavailable = False
             while not self._ended:
-                pulse, now = self._pulse, follower.now
-                word = await self._word(now, seen, after, only)
-                if isinstance(word, NewRows):
-                    if word.images or away or seen is None:
-                        yield word
-                    seen, away = now, False
-                elif word is StreamEvent.AWAY and not away:
-                    yield word
-                    away = True
-                if not await _within(RETRY_S if away else HEARTBEAT_S, pulse):
-                    yield StreamEvent.QUIET
+                changed, state = self._changed, follower.state
+                event = await self._next_event(state, sent, after, highlighted_only)
+                if isinstance(event, NewRows):
+                    if event.images or unavailable or sent is None:
+                        yield event
+                    sent, unavailable = state, False
+                elif event is StreamEvent.UNAVAILABLE and not unavailable:
+                    yield event
+                    unavailable = True
+                if not await _wait(changed, RETRY_S if unavailable else HEARTBEAT_S):
+                    yield StreamEvent.HEARTBEAT
         finally:
-            self._go()
+            self._remove_client()
 
     def close(self) -> None:
-        """Ends what is watched, and the following."""
+        """Ends the streams and stops the follower."""
         self._end()
-        if self._resting:
-            self._resting.cancel()
+        if self._linger_timer:
+            self._linger_timer.cancel()
         if self._follower:
             self._follower.close()
 
-    async def _word(
-        self, now: FollowerState, seen: FollowerState | None, after: EventCursor | None, only: bool
+    async def _next_event(
+        self, state: FollowerState, sent: FollowerState | None, after: EventCursor | None, highlighted_only: bool
     ) -> NewRows | StreamEvent:
-        if now.away or now.last is None:
-            return StreamEvent.AWAY if now.away else StreamEvent.QUIET
-        if seen:
-            images, out = now.images - seen.images, now.standing_out - seen.standing_out
-            rows = now.newest_out[:out] if only else now.newest[:images]
-            return NewRows(images, out, rows, now.position)
+        if state.unavailable or state.last is None:
+            return StreamEvent.UNAVAILABLE if state.unavailable else StreamEvent.HEARTBEAT
+        if sent:
+            images, highlighted = state.images - sent.images, state.highlighted - sent.highlighted
+            rows = state.newest_highlighted[:highlighted] if highlighted_only else state.newest[:images]
+            return NewRows(images, highlighted, rows, state.cursor)
         if after is None:
-            return NewRows(0, 0, (), now.position)
+            return NewRows(0, 0, (), state.cursor)
         try:
-            found = await asyncio.to_thread(self._missed, after, now.last)
+            found = await asyncio.to_thread(self._read_missed, after, state.last)
         except DatabaseError:
-            return StreamEvent.AWAY
+            return StreamEvent.UNAVAILABLE
         if found is None:
-            return StreamEvent.QUIET
-        missed = [row for row in found[:MOST_MISSED] if row.id <= now.last and row.id not in now.missing]
-        out_of_it = [row for row in missed if stands_out(row)]
-        rows = tuple((out_of_it if only else missed)[:MOST_SHOWN])
-        return NewRows(len(missed), len(out_of_it), rows, now.position, whole=len(found) <= MOST_MISSED)
+            return StreamEvent.HEARTBEAT
+        missed = [row for row in found[:MAX_MISSED] if row.id <= state.last and row.id not in state.missing]
+        missed_highlighted = [row for row in missed if is_highlighted(row)]
+        rows = tuple((missed_highlighted if highlighted_only else missed)[:MAX_NEWEST])
+        return NewRows(len(missed), len(missed_highlighted), rows, state.cursor, complete=len(found) <= MAX_MISSED)
 
-    def _missed(self, after: EventCursor, last: int) -> list[Prediction] | None:
-        """What came after this position; None where another worker told of more than this one's follower saw so far."""
+    def _read_missed(self, after: EventCursor, last: int) -> list[Prediction] | None:
+        """The rows after a cursor; None where another process issued a cursor that this follower has not reached."""
         if last < after.last <= self._database.newest_id():
             return None
         late = self._database.by_ids(list(after.missing)).values() if after.missing else ()
-        found = self._database.newer_than(after.last, limit=MOST_MISSED + 1)
-        return found + sorted(late, key=lambda row: row.id, reverse=True)
+        rows = self._database.newer_than(after.last, limit=MAX_MISSED + 1)
+        return rows + sorted(late, key=lambda row: row.id, reverse=True)
 
-    def _come(self) -> RowFollower:
-        self._drain.check()
-        if self._watchers >= self._most:
-            raise Overloaded(f"{self._most} pages watch already, as many as may: close one, or try again later")
-        self._watchers += 1
-        if self._resting:
-            self._resting.cancel()
-            self._resting = None
+    def _add_client(self) -> RowFollower:
+        self._shutdown.check()
+        if self._clients >= self._max_clients:
+            raise Overloaded(f"{self._max_clients} live pages are open, the maximum: close one, or try again later")
+        self._clients += 1
+        if self._linger_timer:
+            self._linger_timer.cancel()
+            self._linger_timer = None
         if self._follower is None:
             self._follower = RowFollower(self._database, partial(self._loop.call_soon_threadsafe, self._wake))
         return self._follower
 
-    def _go(self) -> None:
-        self._watchers -= 1
-        if not self._watchers and not self._ended:
-            self._resting = self._loop.call_later(LINGER_S, self._rest)
+    def _remove_client(self) -> None:
+        self._clients -= 1
+        if not self._clients and not self._ended:
+            self._linger_timer = self._loop.call_later(LINGER_S, self._stop_follower)
 
-    def _rest(self) -> None:
-        follower, self._follower, self._resting = self._follower, None, None
+    def _stop_follower(self) -> None:
+        follower, self._follower, self._linger_timer = self._follower, None, None
         if follower:
             self._loop.run_in_executor(None, follower.close)
 
     def _wake(self) -> None:
-        self._pulse.set()
-        self._pulse = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _end(self) -> None:
         self._ended = True
         self._wake()
 
 
-async def _within(seconds: float, pulse: asyncio.Event) -> bool:
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            return await pulse.wait()
+            return await event.wait()
     except TimeoutError:
         return False

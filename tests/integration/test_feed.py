@@ -1,4 +1,4 @@
-"""What pages that watch are told: every new row, whoever logged it, once, and what they missed."""
+"""The live feed: every new row once, whichever process recorded it, and the rows missed while disconnected."""
 
 import asyncio
 import threading
@@ -14,14 +14,13 @@ from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import feed as feed_module
 from astrodetect.service import row_follower
-from astrodetect.service.event_cursor import EventCursor
-from astrodetect.service.feed import MOST_MISSED, LiveFeed, NewRows, StreamEvent
-from astrodetect.service.row_follower import MOST_READ, MOST_SHOWN
+from astrodetect.service.feed import MAX_MISSED, LiveFeed, NewRows, StreamEvent
+from astrodetect.service.row_follower import MAX_NEWEST, MAX_READ, EventCursor
 from astrodetect.service.shutdown import Shutdown
 from database import Database
 
-Words = AsyncIterator[NewRows | StreamEvent]
-PATIENCE_S = 30
+Events = AsyncIterator[NewRows | StreamEvent]
+TIMEOUT_S = 30
 ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, %s, %s, %s)"
 MANY = (
     "INSERT INTO predictions (image_name, score, result)"
@@ -30,14 +29,14 @@ MANY = (
 )
 
 
-class Wire(Database):
-    """The real thing, on a wire that can be cut."""
+class BreakableDatabase(Database):
+    """A real database whose connection can be cut, and whose reads can be held up."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, connections=2, timeout_s=5)
         self.cut = False
-        self.go_on = threading.Event()
-        self.go_on.set()
+        self.may_read = threading.Event()
+        self.may_read.set()
 
     def listen(self) -> Listener:
         self._check()
@@ -45,317 +44,323 @@ class Wire(Database):
 
     def newer_than(self, id: int, *, limit: int) -> list[Prediction]:  # noqa: A002
         self._check()
-        assert self.go_on.wait(PATIENCE_S)
+        assert self.may_read.wait(TIMEOUT_S)
         return super().newer_than(id, limit=limit)
 
     def _check(self) -> None:
         if self.cut:
-            raise DatabaseUnavailable("away")
+            raise DatabaseUnavailable("down")
 
 
 @pytest.fixture
-def wire(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    for name in ("PACE_S", "COMMIT_S", "RETRY_S", "SLICE_S"):
+def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BreakableDatabase]:
+    for name in ("READ_INTERVAL_S", "COMMIT_S", "RETRY_S", "STOP_CHECK_S"):
         monkeypatch.setattr(row_follower, name, 0.01)
     monkeypatch.setattr(feed_module, "RETRY_S", 0.01)
-    wire = Wire(database_url)
-    yield wire
-    wire.close()
+    database = BreakableDatabase(database_url)
+    yield database
+    database.close()
 
 
-def played(wire: Wire, scene: Callable[[LiveFeed], Awaitable[None]], *, most: int = 10) -> None:
-    """A scene in front of a feed of its own."""
+def run_scenario(
+    database: BreakableDatabase, scenario: Callable[[LiveFeed], Awaitable[None]], *, max_clients: int = 10
+) -> None:
+    """Runs a scenario with a feed of its own."""
 
-    async def all_of_it() -> None:
-        feed = LiveFeed(wire, Shutdown(1), most=most)
+    async def run() -> None:
+        feed = LiveFeed(database, Shutdown(1), max_clients=max_clients)
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await scene(feed)
+            async with asyncio.timeout(TIMEOUT_S):
+                await scenario(feed)
         finally:
             feed.close()
 
-    asyncio.run(all_of_it())
+    asyncio.run(run())
 
 
 @asynccontextmanager
 async def watching(
-    feed: LiveFeed, after: int | EventCursor | None = None, *, only: bool = False
-) -> AsyncIterator[Words]:
-    """Until the first word that is not for the wire alone."""
-    words = feed.watch(EventCursor(after) if isinstance(after, int) else after, only=only)
-    assert await anext(words) is StreamEvent.QUIET
+    feed: LiveFeed, after: int | EventCursor | None = None, *, highlighted_only: bool = False
+) -> AsyncIterator[Events]:
+    """A client of the feed, after its first heartbeat."""
+    events = feed.watch(EventCursor(after) if isinstance(after, int) else after, highlighted_only=highlighted_only)
+    assert await anext(events) is StreamEvent.HEARTBEAT
     try:
-        yield words
+        yield events
     finally:
-        await words.aclose()  # type: ignore[attr-defined]
+        await events.aclose()  # type: ignore[attr-defined]
 
 
-async def news(words: Words) -> NewRows:
-    """The next, past heartbeats."""
-    async for word in words:
-        if isinstance(word, NewRows):
-            return word
+async def next_rows(events: Events) -> NewRows:
+    """The next event with rows, past heartbeats."""
+    async for event in events:
+        if isinstance(event, NewRows):
+            return event
     raise AssertionError("ended")
 
 
-async def heard(words: Words, images: int) -> tuple[int, list[str]]:
-    """So many images, in one piece or more: how many stood out, and the names of those shown, oldest first."""
-    out, names = 0, []  # type: int, list[str]
+async def receive(events: Events, images: int) -> tuple[int, list[str]]:
+    """So many images, in one event or more: the number of highlighted ones, and the names shown, oldest first."""
+    highlighted, names = 0, []  # type: int, list[str]
     while images > 0:
-        word = await news(words)
-        images, out = images - word.images, out + word.standing_out
-        names += reversed(named(word))
+        event = await next_rows(events)
+        images, highlighted = images - event.images, highlighted + event.highlighted
+        names += reversed(names_of(event))
     assert images == 0
-    return out, names
+    return highlighted, names
 
 
-def named(word: NewRows) -> list[str]:
-    return [row.image_name for row in word.rows]
+def names_of(event: NewRows) -> list[str]:
+    return [row.image_name for row in event.rows]
 
 
 def scored(name: str) -> ScoredImage:
     return ScoredImage(name, "0" * 64, 0.9, 0.5, "m", "1")
 
 
-def test_rows_of_every_program_are_told_once(wire: Wire, database_url: str) -> None:
-    async def scene(feed: LiveFeed) -> None:
+def test_rows_of_every_program_are_sent_once(database: BreakableDatabase, database_url: str) -> None:
+    async def scenario(feed: LiveFeed) -> None:
         query(database_url, ROW, "before", 0.1, "No Anomaly", None)
-        async with watching(feed) as words, watching(feed, only=True) as only:
-            assert await news(words) == await news(only) == NewRows(0, 0, (), EventCursor(1))
-            await asyncio.to_thread(wire.record_many, [scored("service")])
-            assert await heard(words, 1) == await heard(only, 1) == (1, ["service"])
+        async with watching(feed) as events, watching(feed, highlighted_only=True) as highlighted:
+            assert await next_rows(events) == await next_rows(highlighted) == NewRows(0, 0, (), EventCursor(1))
+            await asyncio.to_thread(database.record_many, [scored("service")])
+            assert await receive(events, 1) == await receive(highlighted, 1) == (1, ["service"])
             for name, novelty in (("usual", 0.5), ("unusual", 0.995)):  # as psql would
                 await asyncio.to_thread(query, database_url, ROW, name, 0.1, "No Anomaly", novelty)
-            assert await heard(words, 2) == (1, ["usual", "unusual"])
-            assert await heard(only, 2) == (1, ["unusual"])
+            assert await receive(events, 2) == (1, ["usual", "unusual"])
+            assert await receive(highlighted, 2) == (1, ["unusual"])
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_whoever_comes_back_is_told_what_was_missed(wire: Wire, database_url: str) -> None:
-    async def scene(feed: LiveFeed) -> None:
-        query(database_url, MANY.format(MOST_SHOWN + 10))
-        async with watching(feed, after=8) as words, watching(feed, after=8, only=True) as only:
-            missed = await news(words)
-            assert (missed.images, missed.standing_out, missed.position, missed.whole) == (
+def test_a_client_that_reconnects_receives_the_rows_it_missed(database: BreakableDatabase, database_url: str) -> None:
+    async def scenario(feed: LiveFeed) -> None:
+        query(database_url, MANY.format(MAX_NEWEST + 10))
+        async with watching(feed, after=8) as events, watching(feed, after=8, highlighted_only=True) as highlighted:
+            missed = await next_rows(events)
+            assert (missed.images, missed.highlighted, missed.cursor, missed.complete) == (
                 22,
                 11,
                 EventCursor(30),
                 True,
             )
             assert [row.id for row in missed.rows] == list(range(30, 10, -1))
-            assert [row.id for row in (await news(only)).rows] == list(range(30, 8, -2))
+            assert [row.id for row in (await next_rows(highlighted)).rows] == list(range(30, 8, -2))
             query(database_url, MANY.format(1))
-            again = await news(words)
-            assert (again.images, [row.id for row in again.rows], again.position) == (1, [31], EventCursor(31))
+            again = await next_rows(events)
+            assert (again.images, [row.id for row in again.rows], again.cursor) == (1, [31], EventCursor(31))
 
     async def after_too_many(feed: LiveFeed) -> None:
-        query(database_url, MANY.format(MOST_MISSED))
-        async with watching(feed, after=8) as words:
-            missed = await news(words)
-            assert (missed.images, missed.whole, len(missed.rows)) == (MOST_MISSED, False, MOST_SHOWN)
+        query(database_url, MANY.format(MAX_MISSED))
+        async with watching(feed, after=8) as events:
+            missed = await next_rows(events)
+            assert (missed.images, missed.complete, len(missed.rows)) == (MAX_MISSED, False, MAX_NEWEST)
 
-    played(wire, scene)
-    played(wire, after_too_many)
+    run_scenario(database, scenario)
+    run_scenario(database, after_too_many)
 
 
-def test_of_rows_that_come_faster_than_they_are_read_all_count_and_the_newest_are_shown(
-    wire: Wire, database_url: str
+def test_under_load_all_rows_are_counted_and_the_newest_are_sent(
+    database: BreakableDatabase, database_url: str
 ) -> None:
-    async def scene(feed: LiveFeed) -> None:
-        async with watching(feed) as words, watching(feed) as slow:
-            await news(slow)
-            await news(words)
-            for count in (3 * MOST_READ, 5, 100):
+    async def scenario(feed: LiveFeed) -> None:
+        async with watching(feed) as events, watching(feed) as slow:
+            await next_rows(slow)
+            await next_rows(events)
+            for count in (3 * MAX_READ, 5, 100):
                 await asyncio.to_thread(query, database_url, MANY.format(count))
-                while (await news(words)).position.last < wire.newest_id():
+                while (await next_rows(events)).cursor.last < database.newest_id():
                     pass
-            late = await news(slow)  # has not read meanwhile, and is told at once
-            assert late.images == 3 * MOST_READ + 105
-            assert named(late) == [str(n) for n in range(100, 100 - MOST_SHOWN, -1)]
+            late = await next_rows(slow)  # has read nothing meanwhile
+            assert late.images == 3 * MAX_READ + 105
+            assert names_of(late) == [str(n) for n in range(100, 100 - MAX_NEWEST, -1)]
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_a_row_that_is_committed_after_one_with_a_larger_id_is_told_too(wire: Wire, database_url: str) -> None:
-    async def scene(feed: LiveFeed) -> None:
+def test_a_row_committed_after_one_with_a_larger_id_is_sent(database: BreakableDatabase, database_url: str) -> None:
+    async def scenario(feed: LiveFeed) -> None:
         query(database_url, MANY.format(3))
         with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
-            async with watching(feed) as words:
-                await news(words)
+            async with watching(feed) as events:
+                await next_rows(events)
                 cursor.execute(ROW, ("slow", 0.1, "No Anomaly", None))
                 query(database_url, ROW, "quick", 0.1, "No Anomaly", None)
-                word = await news(words)
-                left = word.position
-                assert (named(word), left) == (["quick"], EventCursor(5, frozenset({4})))
-                async with watching(feed, after=left) as another:
-                    assert (await news(another)).images == 0
+                event = await next_rows(events)
+                before = event.cursor
+                assert (names_of(event), before) == (["quick"], EventCursor(5, frozenset({4})))
+                async with watching(feed, after=before) as another:
+                    assert (await next_rows(another)).images == 0
                     other.commit()
-                    word = await news(words)
-                    assert (named(word), word.position) == (["slow"], EventCursor(5))
-                    assert named(await news(another)) == ["slow"]
-                async with watching(feed, after=left) as back:
-                    assert named(await news(back)) == ["slow"]
+                    event = await next_rows(events)
+                    assert (names_of(event), event.cursor) == (["slow"], EventCursor(5))
+                    assert names_of(await next_rows(another)) == ["slow"]
+                async with watching(feed, after=before) as back:
+                    assert names_of(await next_rows(back)) == ["slow"]
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_whoever_comes_back_over_an_id_that_never_came_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
-    async def scene(feed: LiveFeed) -> None:
-        async with watching(feed, only=True) as words:
-            await news(words)
+def test_a_missing_id_in_the_cursor_repeats_no_row(database: BreakableDatabase, database_url: str) -> None:
+    async def scenario(feed: LiveFeed) -> None:
+        async with watching(feed, highlighted_only=True) as events:
+            await next_rows(events)
             query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
             await asyncio.to_thread(query, database_url, MANY.format(100))
-            told = 0
-            while told < 100:
-                word = await news(words)
-                told += word.images
-        assert (told, word.position) == (100, EventCursor(101, frozenset({1})))
-        async with watching(feed, after=word.position, only=True) as back:
-            again = await news(back)
-            assert (again.images, again.rows, again.position) == (0, (), word.position)
+            images = 0
+            while images < 100:
+                event = await next_rows(events)
+                images += event.images
+        assert (images, event.cursor) == (100, EventCursor(101, frozenset({1})))
+        async with watching(feed, after=event.cursor, highlighted_only=True) as back:
+            again = await next_rows(back)
+            assert (again.images, again.rows, again.cursor) == (0, (), event.cursor)
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_whoever_comes_from_a_worker_that_was_faster_is_told_nothing_twice(wire: Wire, database_url: str) -> None:
-    async def scene(feed: LiveFeed) -> None:
+def test_a_cursor_of_a_faster_worker_repeats_no_row(database: BreakableDatabase, database_url: str) -> None:
+    async def scenario(feed: LiveFeed) -> None:
         query(database_url, MANY.format(3))
-        async with watching(feed) as words:
-            await news(words)
-            wire.go_on.clear()
+        async with watching(feed) as events:
+            await next_rows(events)
+            database.may_read.clear()
             query(database_url, MANY.format(1))
             async with watching(feed, after=4) as another:
-                told = asyncio.ensure_future(news(another))
+                rows = asyncio.ensure_future(next_rows(another))
                 await asyncio.sleep(0.1)
-                wire.go_on.set()
-                assert (await told).images == 0
+                database.may_read.set()
+                assert (await rows).images == 0
                 query(database_url, MANY.format(1))
-                assert [row.id for row in (await news(another)).rows] == [5]
+                assert [row.id for row in (await next_rows(another)).rows] == [5]
             query(database_url, "TRUNCATE predictions RESTART IDENTITY CASCADE")
             async with watching(feed, after=1000) as anew:
-                assert (await news(anew)).images == 0
+                assert (await next_rows(anew)).images == 0
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_a_watcher_is_told_of_an_outage_and_of_what_came_meanwhile(
-    wire: Wire, database_url: str, caplog: pytest.LogCaptureFixture
+def test_clients_are_notified_of_an_outage_and_receive_the_rows_recorded_meanwhile(
+    database: BreakableDatabase, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def told(words: Words, what: StreamEvent) -> None:
-        async for word in words:
-            if word is what:
+    async def wait_for(events: Events, expected: StreamEvent) -> None:
+        async for event in events:
+            if event is expected:
                 return
 
-    async def scene(feed: LiveFeed) -> None:
-        async with watching(feed) as words:
-            await news(words)
-            wire.cut = True
+    async def scenario(feed: LiveFeed) -> None:
+        async with watching(feed) as events:
+            await next_rows(events)
+            database.cut = True
             query(database_url, MANY.format(1))
-            await told(words, StreamEvent.AWAY)
+            await wait_for(events, StreamEvent.UNAVAILABLE)
             async with watching(feed, after=0) as another:
-                await told(another, StreamEvent.AWAY)
-                await told(another, StreamEvent.QUIET)
-                wire.cut = False
-                assert (await news(another)).images == (await news(words)).images == 1
+                await wait_for(another, StreamEvent.UNAVAILABLE)
+                await wait_for(another, StreamEvent.HEARTBEAT)
+                database.cut = False
+                assert (await next_rows(another)).images == (await next_rows(events)).images == 1
             drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             query(database_url, f"{drop} AND pid <> pg_backend_pid()")  # as on a restart
             query(database_url, MANY.format(2))
-            await heard(words, 2)
+            await receive(events, 2)
 
-    played(wire, scene)
-    assert [record.getMessage() for record in caplog.records][:1] == ["new rows are not heard of: away"]
-
-
-def test_a_feed_that_cannot_begin_says_so_and_begins_once_it_can(wire: Wire) -> None:
-    async def scene(feed: LiveFeed) -> None:
-        wire.cut = True
-        async with watching(feed, after=0) as words:
-            assert await anext(words) is StreamEvent.AWAY
-            wire.cut = False
-            assert (await news(words)).images == 0
-
-    played(wire, scene)
+    run_scenario(database, scenario)
+    assert [record.getMessage() for record in caplog.records][:1] == ["new rows are not followed: down"]
 
 
-def test_so_many_may_watch_and_places_become_free(wire: Wire) -> None:
-    async def scene(feed: LiveFeed) -> None:
+def test_a_feed_opened_during_an_outage_starts_after_it(database: BreakableDatabase) -> None:
+    async def scenario(feed: LiveFeed) -> None:
+        database.cut = True
+        async with watching(feed, after=0) as events:
+            assert await anext(events) is StreamEvent.UNAVAILABLE
+            database.cut = False
+            assert (await next_rows(events)).images == 0
+
+    run_scenario(database, scenario)
+
+
+def test_the_number_of_clients_is_limited_and_slots_are_freed(database: BreakableDatabase) -> None:
+    async def scenario(feed: LiveFeed) -> None:
         async with watching(feed):
             async with watching(feed):
                 assert len(feed) == 2
-                with pytest.raises(Overloaded, match="2 pages watch already"):
-                    await anext(feed.watch(None, only=False))
-            async with watching(feed) as words:
-                await news(words)
+                with pytest.raises(Overloaded, match="2 live pages are open"):
+                    await anext(feed.watch(None, highlighted_only=False))
+            async with watching(feed) as events:
+                await next_rows(events)
 
-    played(wire, scene, most=2)
+    run_scenario(database, scenario, max_clients=2)
 
 
-def test_rows_are_followed_only_while_somebody_watches(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_followed_only_while_there_are_clients(
+    database: BreakableDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feed_module, "LINGER_S", 0.01)
 
-    def following_now() -> int:
-        return sum(thread.name == "follower" for thread in threading.enumerate())
+    def count_followers() -> int:
+        return sum(thread.name == "row-follower" for thread in threading.enumerate())
 
-    async def scene(feed: LiveFeed) -> None:
-        assert following_now() == 0
+    async def scenario(feed: LiveFeed) -> None:
+        assert count_followers() == 0
         for _ in range(2):
             async with watching(feed) as one, watching(feed) as other:
-                assert await news(one) == await news(other)
-                assert following_now() == 1
-            while following_now():
+                assert await next_rows(one) == await next_rows(other)
+                assert count_followers() == 1
+            while count_followers():
                 await asyncio.sleep(0.01)
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_a_quiet_log_is_told_of_by_heartbeats_and_the_end_ends_it(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_feed_sends_heartbeats_and_ends_with_the_service(
+    database: BreakableDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.05)
 
-    async def scene(feed: LiveFeed) -> None:
-        async with watching(feed) as words:
-            await news(words)
-            assert [await anext(words) for _ in range(3)] == [StreamEvent.QUIET] * 3
+    async def scenario(feed: LiveFeed) -> None:
+        async with watching(feed) as events:
+            await next_rows(events)
+            assert [await anext(events) for _ in range(3)] == [StreamEvent.HEARTBEAT] * 3
             feed.close()
-            assert [word async for word in words if isinstance(word, NewRows)] == []
+            assert [event async for event in events if isinstance(event, NewRows)] == []
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_ids_that_never_come_are_looked_out_for_a_while_only(
-    wire: Wire, database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_missing_ids_are_awaited_for_a_limited_time(
+    database: BreakableDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_follower, "LATE_S", 0.05)
-    monkeypatch.setattr(row_follower, "SILENT_S", 0.01)
+    monkeypatch.setattr(row_follower, "MAX_SILENCE_S", 0.01)
 
-    async def scene(feed: LiveFeed) -> None:
-        async with watching(feed) as words:
-            await news(words)
+    async def scenario(feed: LiveFeed) -> None:
+        async with watching(feed) as events:
+            await next_rows(events)
             query(database_url, "SELECT nextval(pg_get_serial_sequence('predictions', 'id'))")
             query(database_url, MANY.format(1))
-            assert (await news(words)).position == EventCursor(2, frozenset({1}))
-            asked: Sequence[int] = [1]
-            while asked:
-                asked = list(follower.now.missing) if (follower := feed._follower) else []
+            assert (await next_rows(events)).cursor == EventCursor(2, frozenset({1}))
+            missing: Sequence[int] = [1]
+            while missing:
+                missing = list(follower.state.missing) if (follower := feed._follower) else []
                 await asyncio.sleep(0.01)
             query(database_url, MANY.format(1))
-            assert (await news(words)).position == EventCursor(3)
+            assert (await next_rows(events)).cursor == EventCursor(3)
 
-    played(wire, scene)
+    run_scenario(database, scenario)
 
 
-def test_writers_tell_nobody_unless_somebody_waits(wire: Wire, database_url: str) -> None:
-    with closing(wire.listen()) as listener, closing(wire.listen()) as other:
+def test_writers_notify_only_while_a_listener_waits(database: BreakableDatabase, database_url: str) -> None:
+    with closing(database.listen()) as listener, closing(database.listen()) as other:
         query(database_url, MANY.format(1))
         assert not listener.wait(0.2)
         listener.enable()
         other.enable()
         query(database_url, MANY.format(1))
-        assert listener.wait(PATIENCE_S)
-        assert other.wait(PATIENCE_S)
+        assert listener.wait(TIMEOUT_S)
+        assert other.wait(TIMEOUT_S)
         other.disable()
         query(database_url, MANY.format(1))  # one still waits
-        assert listener.wait(PATIENCE_S)
+        assert listener.wait(TIMEOUT_S)
         listener.disable()
         while listener.wait(0):
             pass

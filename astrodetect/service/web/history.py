@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
-from astrodetect.service.row_follower import UNUSUAL
+from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
 PAGE_SIZE = 48  # predictions
@@ -110,7 +110,7 @@ def show_history(request: Request) -> Response:
         "page": page,
         "edge": before or after,
         "fragment": fragment,
-        "unusual": UNUSUAL,
+        "unusual": UNUSUAL_NOVELTY,
         "with_thumbnail": state.database.images_with_thumbnails(hashes),
         "labels": state.database.labels_by_image(page.predictions),
     }

@@ -11,9 +11,15 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
 from astrodetect.records import ANOMALY, Prediction, PredictionFilters
-from astrodetect.service.event_cursor import LONGEST, SHAPE, EventCursor
 from astrodetect.service.feed import NewRows, StreamEvent
-from astrodetect.service.row_follower import MOST_SHOWN, UNUSUAL, stands_out
+from astrodetect.service.row_follower import (
+    CURSOR_PATTERN,
+    MAX_CURSOR_CHARS,
+    MAX_NEWEST,
+    UNUSUAL_NOVELTY,
+    EventCursor,
+    is_highlighted,
+)
 from astrodetect.service.web.rendering import TEMPLATE, render
 
 ROWS_SHOWN = 24  # fills lines of 2, 3, 4, 6 or 8 cards
@@ -35,19 +41,23 @@ def show_live(request: Request, only: OnlyParam = "") -> HTMLResponse:
     with_thumbnail = database.images_with_thumbnails([row.image_sha256 for row in rows if row.image_sha256])
     cards = [(row, row.timestamp > recent or row.image_sha256 in with_thumbnail) for row in rows]
     base = request.base_url
-    return render(request, "live.html", cards=cards, after=after, only=only, stands_out=stands_out, base=base)
+    return render(request, "live.html", cards=cards, after=after, only=only, is_highlighted=is_highlighted, base=base)
 
 
 @router.get("/live/events")
 async def stream_events(
     request: Request,
     only: OnlyParam = "",
-    after: Annotated[str | None, Query(pattern=SHAPE, max_length=LONGEST)] = None,
-    last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=SHAPE, max_length=LONGEST)] = None,
+    after: Annotated[str | None, Query(pattern=CURSOR_PATTERN, max_length=MAX_CURSOR_CHARS)] = None,
+    last: Annotated[
+        str | None, Header(alias="Last-Event-ID", pattern=CURSOR_PATTERN, max_length=MAX_CURSOR_CHARS)
+    ] = None,
 ) -> Response:
     """New rows as server-sent events, continuing after the last event received."""
     position = last or after
-    events = request.app.state.feed.watch(EventCursor.read(position) if position else None, only=bool(only))
+    events = request.app.state.feed.watch(
+        EventCursor.parse(position) if position else None, highlighted_only=bool(only)
+    )
     await anext(events)  # so that a refusal is the status of the response
 
     async def stream() -> AsyncIterator[bytes]:
@@ -61,26 +71,26 @@ async def stream_events(
 def _newest_rows(database: Any, *, only: bool) -> list[Prediction]:
     if not only:
         return list(database.predictions(PredictionFilters(), limit=ROWS_SHOWN).predictions)
-    filters = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL))
+    filters = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL_NOVELTY))
     rows = {row.id: row for each in filters for row in database.predictions(each, limit=ROWS_SHOWN).predictions}
     return sorted(rows.values(), key=lambda row: row.id, reverse=True)[:ROWS_SHOWN]
 
 
 def _format_event(event: NewRows | StreamEvent) -> bytes:
-    if event is StreamEvent.AWAY:
+    if event is StreamEvent.UNAVAILABLE:
         return format_sse_event(event="away", data_str=json.dumps(DATABASE_DOWN))
     if isinstance(event, StreamEvent):
         return format_sse_event(comment=event.value)
     data = {
         "images": event.images,
-        "out": event.standing_out,
-        "whole": event.whole,
+        "out": event.highlighted,
+        "whole": event.complete,
         "cards": "".join(map(_render_card, event.rows)),
     }
-    return format_sse_event(event="news", id=str(event.position), data_str=json.dumps(data))
+    return format_sse_event(event="news", id=str(event.cursor), data_str=json.dumps(data))
 
 
-@lru_cache(maxsize=4 * MOST_SHOWN)
+@lru_cache(maxsize=4 * MAX_NEWEST)
 def _render_card(row: Prediction) -> str:
     """Rendered once for all clients."""
-    return TEMPLATE.get_template("_live.html").render(row=row, has_thumbnail=True, notable=stands_out(row))
+    return TEMPLATE.get_template("_live.html").render(row=row, has_thumbnail=True, notable=is_highlighted(row))

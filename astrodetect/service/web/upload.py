@@ -16,7 +16,7 @@ from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.dependencies import DetectionDep
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
-from astrodetect.service.row_follower import UNUSUAL
+from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
 
@@ -71,7 +71,7 @@ def redirect_to_upload(_: Request) -> Response:
 def count_unusual(request: Request) -> Response:
     """The number of unlabelled images with a high novelty."""
     rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MAX_COUNTED)
-    count = sum((row.novelty or 0.0) >= UNUSUAL for row in rows)
+    count = sum((row.novelty or 0.0) >= UNUSUAL_NOVELTY for row in rows)
     return render(request, "_unusual_count.html", count=count, max_counted=MAX_COUNTED)
 
 
@@ -146,6 +146,6 @@ def _card_values(request: Request, prediction: Prediction | QueuedPrediction) ->
         "queued": isinstance(prediction, QueuedPrediction),
         "view": view,
         "labels": labels,
-        "unusual": UNUSUAL,
+        "unusual": UNUSUAL_NOVELTY,
         "took_ms": 1000 * sum(seconds for stage, seconds in stages.items() if stage != "read"),
     }
