@@ -20,6 +20,7 @@ from astrodetect.cli import train_options
 from astrodetect.datasets.simulation import generator
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.service.schemas import PredictionResponse
+from astrodetect.settings import Settings
 from docs import generate_reference
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -122,6 +123,22 @@ def test_every_documented_command_line_parses() -> None:
 
 def test_generated_reference_is_up_to_date() -> None:
     assert not [name(page) for page in generate_reference.outdated()], "run python docs/generate_reference.py"
+
+
+def test_documented_settings_are_those_of_settings() -> None:
+    settings = {f"ASTRODETECT_{field}".upper() for field in Settings.model_fields}
+    for page in PAGES:
+        named = set(re.findall(r"ASTRODETECT_[A-Z0-9_]*[A-Z0-9](?!_…)\b", page.read_text(encoding="utf-8")))
+        assert not named - settings, name(page)
+
+
+def test_documented_requests_are_routes_of_the_service() -> None:
+    routes = [re.sub(r"\{\w+\}", "[^/]+", path) for path in generate_reference.openapi()["paths"]]
+    for page in PAGES:
+        for words in shell_commands(page):
+            for url in (word for word in words if word.startswith(SERVICE)):
+                path = url.removeprefix(SERVICE).partition("?")[0]
+                assert any(re.fullmatch(route, path) for route in routes), f"{name(page)}: {url}"
 
 
 def documented(page: str, heading: str) -> list[str]:
