@@ -85,6 +85,18 @@ def database_url(settings: Settings) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def open_database(settings: Settings, *, connections: int) -> Iterator["Database"]:
+    """The database of the settings, checked, and closed at the end."""
+    with database_url(settings) as url:
+        database = Database(url, connections=connections, timeout_s=settings.database_timeout_s)
+        try:
+            database.check()
+            yield database
+        finally:
+            database.close()
+
+
 class Database:
     """The tables of predictions, labels, vectors and thumbnails, for many threads; connects on first use."""
 

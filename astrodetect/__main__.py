@@ -1,4 +1,4 @@
-"""`python -m astrodetect VERB …`: each verb is a file in `verbs/`."""
+"""`python -m astrodetect COMMAND …`: each command is a module in `cli/`."""
 
 import argparse
 import sys
@@ -6,27 +6,27 @@ import sys
 from astrodetect.cli import anomalies, collect, evaluate, explore, labels, models, psql, score, simulate, split
 from astrodetect.errors import AstrodetectError
 
-VERBS = (collect, simulate, explore, split, evaluate, models, score, anomalies, labels, psql)
+COMMANDS = (collect, simulate, explore, split, evaluate, models, score, anomalies, labels, psql)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the verb: 0 done, 1 could not, 2 wrong usage, 130 after Ctrl-C."""
+    """Run a command; the exit code is 0 on success, 1 on failure, 2 for wrong usage, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m astrodetect",
-        description="What is in these images, and which of them are strange?",
-        epilog="exit codes: 0 done, 1 could not, 2 wrong usage, 130 stopped by Ctrl-C",
+        description="Classify sky images and find the unusual ones.",
+        epilog="exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C",
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in VERBS:
-        verb.add(verbs)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.verb(arguments))
+        return int(arguments.command(arguments))
     except AstrodetectError as error:
         print(f"astrodetect: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: start the same command again", file=sys.stderr)
+        print("interrupted: run the same command again", file=sys.stderr)
         return 130
 
 

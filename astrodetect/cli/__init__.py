@@ -1,4 +1,4 @@
-"""The verbs of `python -m astrodetect`: one a file, arguments → calls → one printed result.
+"""The commands of `python -m astrodetect`, one per module: `add_parser` declares the options, `run` executes it.
 
-Each has `add`, which describes its command line, and `run`, which does it and returns the exit code.
+`astrodetect/__main__.py` lists the modules. `run` returns the exit code.
 """

@@ -1,10 +1,10 @@
-"""What the command lines of the verbs share."""
+"""Command parsers and option types shared by the commands."""
 
 import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from astrodetect.settings import settings
 
@@ -12,72 +12,76 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def command_parser(
-    verbs: Subparsers,
+    subparsers: Subparsers,
     name: str,
-    meaning: str,
+    description: str,
     examples: str,
-    run: Callable[[argparse.Namespace], int],
-) -> Callable[..., Any]:
-    """Describes a verb; returns what adds its arguments. The first line of the meaning stands in the list of verbs."""
-    first, _, _ = meaning.partition("\n")
-    parser = verbs.add_parser(
-        name, help=first, description=meaning, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    run: Callable[[argparse.Namespace], int] | None = None,
+) -> argparse.ArgumentParser:
+    """Add the parser of a command; the first line of its description is shown in the list of commands."""
+    summary, _, _ = description.partition("\n")
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(verb=run)
-    return parser.add_argument
+    if run:
+        parser.set_defaults(command=run)
+    return parser
 
 
-def int_between(least: int, most: int) -> Callable[[str], int]:
-    """A parser of whole numbers within bounds."""
+def int_between(low: int, high: int) -> Callable[[str], int]:
+    """Option type: an integer within bounds."""
 
-    def whole_number(text: str) -> int:
-        found = int(text)
-        if not least <= found <= most:
-            raise argparse.ArgumentTypeError(f"from {least} to {most}, not {text}")
-        return found
+    def integer(text: str) -> int:
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"from {low} to {high}, not {text}")
+        return int(text)
 
-    return whole_number
+    return integer
+
+
+def int_at_least(low: int) -> Callable[[str], int]:
+    """Option type: an integer with a lower bound."""
+
+    def integer(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"at least {low}, not {text}")
+        return int(text)
+
+    return integer
+
+
+def float_between(low: float, high: float) -> Callable[[str], float]:
+    """Option type: a number within bounds."""
+
+    def number(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise argparse.ArgumentTypeError(f"between {low:g} and {high:g}, not {text}")
+        return float(text)
+
+    return number
 
 
 def model_name(text: str) -> str:
-    """A parser of names of trained models."""
+    """Option type: the name of a trained model."""
     if not re.fullmatch(r"[\w.-]+", text):
-        raise argparse.ArgumentTypeError(f"a name in {settings().models_dir}, not {text}")
+        raise argparse.ArgumentTypeError(f"the name of a model in {settings().models_dir}, not {text}")
     return text
 
 
 def class_name(text: str) -> str:
-    """A parser of names of class folders."""
+    """Option type: the name of a class folder."""
     if not text.strip(".") or Path(text).name != text:
-        raise argparse.ArgumentTypeError(f"the name of a folder with images, not {text!r}")
+        raise argparse.ArgumentTypeError(f"the name of a class folder, not {text!r}")
     return text
 
 
 def class_count(text: str) -> tuple[str, int]:
-    """A parser of CLASS=N."""
+    """Option type: CLASS=N."""
     name, _, digits = text.rpartition("=")
     if not name or not digits.isdecimal():
         raise argparse.ArgumentTypeError(f"CLASS=N such as merger=5, not {text}")
     return name, int(digits)
-
-
-def int_at_least(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers that are not smaller."""
-
-    def whole_number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"at least {least}, not {text}")
-        return int(text)
-
-    return whole_number
-
-
-def float_between(least: float, most: float) -> Callable[[str], float]:
-    """A parser of numbers within bounds."""
-
-    def number_within(text: str) -> float:
-        if not least <= float(text) <= most:
-            raise argparse.ArgumentTypeError(f"between {least:g} and {most:g}, not {text}")
-        return float(text)
-
-    return number_within

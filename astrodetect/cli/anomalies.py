@@ -32,7 +32,7 @@ WORDS = {
     "network": "described by {}",
     "both": "described by shapes and colours in the middle of the frame and by {}",
 }
-MEANING = """which images are unusual, ranked and explained, as a page to read and a table
+DESCRIPTION = """which images are unusual, ranked and explained, as a page to read and a table
 
 DATA is a folder with a folder for each class, or parts that have, a .csv of path,label[,part], any other folder of
 images, or several; labels colour the map and are never learnt from. What is usual is learnt from --normal, or from DATA
@@ -55,34 +55,44 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "anomalies", MEANING, EXAMPLES, run)
-    option("data", nargs="+", type=Path, metavar="DATA", help="images, labelled or not")
-    option("--normal", type=Path, metavar="DATA", help="images to learn what is usual from (default: the same)")
-    option("--model", type=model_name, metavar="NAME", help="prepare images as this trained model wants them")
-    option("--weights", metavar="FILE.h5", help="see images by a ResNet50 with these weights, or with imagenet's")
-    option(
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "anomalies", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="images, labelled or not")
+    parser.add_argument(
+        "--normal", type=Path, metavar="DATA", help="images to learn what is usual from (default: the same)"
+    )
+    parser.add_argument(
+        "--model", type=model_name, metavar="NAME", help="prepare images as this trained model wants them"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE.h5", help="see images by a ResNet50 with these weights, or with imagenet's"
+    )
+    parser.add_argument(
         "--features",
         choices=("shapes", "network", "both"),
         help="what is compared (default: shapes; network with --weights)",
     )
-    option(
+    parser.add_argument(
         "--detectors",
         type=_detectors,
         metavar="NAME,…",
         help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(DEFAULT_DETECTORS)})",
     )
-    option("--labels", type=Path, metavar="LABELS.csv", help="rank by what people said of some images")
-    option("--attach", type=model_name, metavar="NAME", help="give this trained model the detectors")
-    option(
+    parser.add_argument("--labels", type=Path, metavar="LABELS.csv", help="rank by what people said of some images")
+    parser.add_argument("--attach", type=model_name, metavar="NAME", help="give this trained model the detectors")
+    parser.add_argument(
         "--crop",
         type=float_between(SMALLEST_CROP, 1.0),
         help="central share of the frame to look at, without a model (default: 0.5 for shapes, 1 for a network)",
     )
-    option("--top", type=int_between(1, MOST_IN_THE_GALLERY), default=60, help="images in the gallery (default: 60)")
-    option("--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="(default: anomalies, here)")
-    option("--format", choices=("csv", "parquet"), default="csv", help="of the table (default: csv)")
+    parser.add_argument(
+        "--top", type=int_between(1, MOST_IN_THE_GALLERY), default=60, help="images in the gallery (default: 60)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="(default: anomalies, here)"
+    )
+    parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the table (default: csv)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
-"""Collects images from NASA's library, Galaxy10 or sky surveys into class folders."""
+"""`collect`: collect images from NASA's library, Galaxy10 or sky surveys into class folders."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, int_between
 from astrodetect.errors import DataError
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from astrodetect.datasets.sources.manifest import CollectionManifest
     from astrodetect.datasets.sources.nasa import SearchQuery
 
-MOST_IMAGES = 1_000_000
-SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 64, 2048  # what the services of cutouts give
-SMALLEST_PXSCALE, LARGEST_PXSCALE = 0.01, 100.0  # arcseconds
-MEANING = """collect images from the network into class folders
+MAX_IMAGES = 1_000_000
+MIN_CUTOUT_PX, MAX_CUTOUT_PX = 64, 2048  # limits of the cutout services
+MIN_PXSCALE, MAX_PXSCALE = 0.01, 100.0  # arcseconds
+DESCRIPTION = """collect images from the network into class folders
 
-Each image stands in OUTPUT/CLASS with its row in OUTPUT/catalogue.csv: where it came from, under which terms, its
-sha256. What cannot be used is listed in OUTPUT/skipped.csv with the reason. Requests are sent one at a time, three a
-second at most (ASTRODETECT_COLLECT_REQUESTS_PER_S), and again where that may help. After Ctrl-C or a crash the same
-command goes on where it was; what is there and whole is not asked for again.
+Images are saved to OUTPUT/CLASS; OUTPUT/catalogue.csv records the source, licence and SHA-256 of each. Unusable images
+are listed in OUTPUT/skipped.csv with the reason. Requests are sent one at a time, at most three per second
+(ASTRODETECT_COLLECT_REQUESTS_PER_S), and retried after transient errors. After Ctrl-C or a crash, run the same command
+again to resume: collected images are not requested again.
 """
 EXAMPLES = """examples:
   python -m astrodetect collect nasa --class galaxy="spiral galaxy" --class nebula=nebula --limit 200
@@ -45,16 +45,9 @@ CUTOUTS_EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command lines, one a source."""
-    first, _, _ = MEANING.partition("\n")
-    parser = verbs.add_parser(
-        "collect",
-        help=first,
-        description=MEANING,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options of every source."""
+    parser = command_parser(subparsers, "collect", DESCRIPTION, EXAMPLES)
     sources = parser.add_subparsers(required=True, metavar="SOURCE")
     _add_nasa(sources)
     _add_galaxy10(sources)
@@ -62,119 +55,134 @@ def add(verbs: Subparsers) -> None:
 
 
 def _add_nasa(sources: Subparsers) -> None:
-    option = command_parser(sources, "nasa", "search NASA's image and video library", NASA_EXAMPLES, nasa)
-    option(
+    parser = command_parser(sources, "nasa", "search NASA's image and video library", NASA_EXAMPLES, collect_nasa)
+    parser.add_argument(
         "--class",
         dest="queries",
         action="append",
         required=True,
         type=_query,
         metavar="CLASS=WORDS",
-        help="what to search for and the class it is, repeatable; an image found twice stays in the first class",
+        help="class and search words; repeatable; an image found for two classes is saved in the first",
     )
-    option("--limit", type=int_between(1, MOST_IMAGES), default=100, metavar="N", help="images a class (default: 100)")
-    option(
+    _add_limit(parser, "images per class (default: 100)", default=100)
+    parser.add_argument(
         "--side",
         type=int_between(1, 100_000),
         default=640,
         metavar="PX",
-        help="longer side that is wanted, pixels: 640, 1280 and 1920 are usually there (default: 640)",
+        help="preferred longer side in pixels; usually 640, 1280 and 1920 are available (default: 640)",
     )
-    _add_output(option, "nasa")
+    _add_output(parser, "nasa")
 
 
 def _add_galaxy10(sources: Subparsers) -> None:
-    option = command_parser(
-        sources, "galaxy10", "Galaxy10 DECaLS: 17,736 galaxies in ten classes", GALAXY10_EXAMPLES, galaxy10
-    )
-    option("--file", type=Path, help="Galaxy10_DECals.h5 if it is here (default: it is fetched, 2.5 GB)")
-    option("--limit", type=int_between(1, MOST_IMAGES), metavar="N", help="images a class (default: all)")
-    _add_output(option, "galaxy10")
+    description = "Galaxy10 DECaLS: 17,736 galaxies in ten classes"
+    parser = command_parser(sources, "galaxy10", description, GALAXY10_EXAMPLES, collect_galaxy10)
+    parser.add_argument("--file", type=Path, help="local Galaxy10_DECals.h5 (default: download it, 2.5 GB)")
+    _add_limit(parser, "images per class (default: all)")
+    _add_output(parser, "galaxy10")
 
 
 def _add_cutouts(sources: Subparsers) -> None:
-    meaning = "images of a survey around the positions in a CSV file"
-    option = command_parser(sources, "cutouts", meaning, CUTOUTS_EXAMPLES, cutouts)
-    option("catalogue", type=Path, metavar="CATALOGUE.csv", help="RA and Dec in degrees, a label and a name if it has")
-    option("--source", required=True, choices=("legacy", "sdss", "hips"), help="who cuts")
-    option("--format", choices=("jpg", "fits"), default="jpg", help="fits: of legacy and hips (default: jpg)")
-    option(
+    description = "survey images around the positions in a CSV file"
+    parser = command_parser(sources, "cutouts", description, CUTOUTS_EXAMPLES, collect_cutouts)
+    parser.add_argument(
+        "catalogue", type=Path, metavar="CATALOGUE.csv", help="RA and Dec in degrees, optionally a label and a name"
+    )
+    parser.add_argument("--source", required=True, choices=("legacy", "sdss", "hips"), help="cutout service")
+    parser.add_argument(
+        "--format", choices=("jpg", "fits"), default="jpg", help="fits: with legacy and hips (default: jpg)"
+    )
+    parser.add_argument(
         "--side",
-        type=int_between(SMALLEST_SIDE_PX, LARGEST_SIDE_PX),
+        type=int_between(MIN_CUTOUT_PX, MAX_CUTOUT_PX),
         default=256,
         metavar="PX",
-        help="of a cutout, pixels (default: 256)",
+        help="side of a cutout in pixels (default: 256)",
     )
-    option("--pxscale", type=_pxscale, metavar="ARCSEC", help="of a pixel (default: legacy 0.262, sdss 0.396, hips 1)")
-    option("--layer", help="of legacy, or the survey of hips (default: ls-dr10, CDS/P/DSS2/color, in FITS …/red)")
+    parser.add_argument(
+        "--pxscale",
+        type=_pxscale,
+        metavar="ARCSEC",
+        help="pixel scale (default: legacy 0.262, sdss 0.396, hips 1)",
+    )
+    parser.add_argument(
+        "--layer", help="layer of legacy, or HiPS identifier (default: ls-dr10, CDS/P/DSS2/color, for FITS …/red)"
+    )
     for column in ("ra", "dec", "label", "name"):
-        option(f"--{column}", metavar="COLUMN", help="by its usual names where it is not given")
-    option("--limit", type=int_between(1, MOST_IMAGES), metavar="N", help="only the first rows (default: all)")
-    _add_output(option, "cutouts")
+        parser.add_argument(f"--{column}", metavar="COLUMN", help="column name (default: found by its usual names)")
+    _add_limit(parser, "only the first N rows (default: all)")
+    _add_output(parser, "cutouts")
 
 
-def nasa(arguments: argparse.Namespace) -> int:
-    """Collects what NASA's library finds."""
-    from astrodetect.datasets.sources.nasa import NasaLibrary  # noqa: PLC0415 - the other verbs need no network
+def collect_nasa(arguments: argparse.Namespace) -> int:
+    """Collect search results of NASA's library."""
+    from astrodetect.datasets.sources.nasa import NasaLibrary  # noqa: PLC0415 - not needed by the other commands
 
-    with _ledger(arguments.output) as ledger:
-        NasaLibrary(settings()).collect(ledger, arguments.queries, limit=arguments.limit, side=arguments.side)
+    with _open_output(arguments.output) as manifest:
+        NasaLibrary(settings()).collect(manifest, arguments.queries, limit=arguments.limit, side=arguments.side)
     return 0
 
 
-def galaxy10(arguments: argparse.Namespace) -> int:
-    """Unpacks Galaxy10, fetched first where it is not here."""
-    from astrodetect.datasets.sources import galaxy10  # noqa: PLC0415 - as above
+def collect_galaxy10(arguments: argparse.Namespace) -> int:
+    """Unpack Galaxy10, downloaded if there is no local file."""
+    from astrodetect.datasets.sources import galaxy10  # noqa: PLC0415
 
-    with _ledger(arguments.output) as ledger:
-        file = arguments.file or galaxy10.download_galaxy10(arguments.output, settings())
-        galaxy10.unpack(ledger, file, limit=arguments.limit)
+    with _open_output(arguments.output) as manifest:
+        path = arguments.file or galaxy10.download_galaxy10(arguments.output, settings())
+        galaxy10.unpack(manifest, path, limit=arguments.limit)
     return 0
 
 
-def cutouts(arguments: argparse.Namespace) -> int:
-    """Collects cutouts of a survey."""
-    from astrodetect.datasets.sources import cutouts  # noqa: PLC0415 - as above
+def collect_cutouts(arguments: argparse.Namespace) -> int:
+    """Collect cutouts of a survey."""
+    from astrodetect.datasets.sources import cutouts  # noqa: PLC0415
 
-    survey, kind = cutouts.SURVEYS[arguments.source], arguments.format
-    if kind not in survey.layers:
-        raise DataError(f"{arguments.source} has no {kind}: leave --format out, or take another --source")
+    survey, image_format = cutouts.SURVEYS[arguments.source], arguments.format
+    if image_format not in survey.layers:
+        raise DataError(f"{arguments.source} has no {image_format}: leave --format out, or choose another --source")
     columns = {name: getattr(arguments, name) for name in ("ra", "dec", "label", "name")}
-    places = cutouts.read_positions(arguments.catalogue, **columns)[: arguments.limit]
-    layer, pxscale = arguments.layer or survey.layers[kind], arguments.pxscale or survey.pxscale
-    cut = cutouts.CutoutRequest(arguments.source, kind, arguments.side, pxscale, layer)
-    with _ledger(arguments.output) as ledger:
-        cutouts.collect_cutouts(ledger, places, cut, settings())
+    positions = cutouts.read_positions(arguments.catalogue, **columns)[: arguments.limit]
+    layer, pxscale = arguments.layer or survey.layers[image_format], arguments.pxscale or survey.pxscale
+    request = cutouts.CutoutRequest(arguments.source, image_format, arguments.side, pxscale, layer)
+    with _open_output(arguments.output) as manifest:
+        cutouts.download_cutouts(manifest, positions, request, settings())
     return 0
 
 
 @contextmanager
-def _ledger(folder: Path) -> "Iterator[CollectionManifest]":
-    """What is collected into the folder, told at the end."""
-    from astrodetect.datasets.sources import manifest  # noqa: PLC0415 - as above
+def _open_output(folder: Path) -> "Iterator[CollectionManifest]":
+    """The manifest of the output folder; prints a summary at the end."""
+    from astrodetect.datasets.sources.manifest import SKIPPED, open_manifest  # noqa: PLC0415
 
     try:
-        with manifest.open_manifest(folder) as book:
-            yield book
+        with open_manifest(folder) as manifest:
+            yield manifest
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
-    said = [f"{label} {count}" for label, count in sorted(book.counts.items())]
-    if book.in_other_class:
-        said.append(f"{book.in_other_class} found for another class too: each stays in its first")
-    if book.skipped:
-        said.append(f"{book.skipped} skipped, the reasons in {folder / manifest.SKIPPED}")
-    print("; ".join(said) or "nothing was found", file=sys.stderr)
-    if not book.counts:
-        raise DataError(f"no image came into {folder}")
+    summary = [f"{label} {count}" for label, count in sorted(manifest.counts.items())]
+    if manifest.in_other_class:
+        summary.append(f"{manifest.in_other_class} also found for another class: each is saved in its first class only")
+    if manifest.skipped:
+        summary.append(f"{manifest.skipped} skipped, see {folder / SKIPPED}")
+    print("; ".join(summary) or "no images found", file=sys.stderr)
+    if not manifest.counts:
+        raise DataError(f"no image was collected into {folder}")
     print(folder)
 
 
-def _add_output(option: Callable[..., Any], source: str) -> None:
-    option("--output", type=Path, default=settings().data_dir / source, help=f"where to (default: data/{source})")
+def _add_output(parser: argparse.ArgumentParser, source: str) -> None:
+    folder = settings().data_dir / source
+    parser.add_argument("--output", type=Path, default=folder, help=f"output folder (default: data/{source})")
+
+
+def _add_limit(parser: argparse.ArgumentParser, description: str, *, default: int | None = None) -> None:
+    parser.add_argument("--limit", type=int_between(1, MAX_IMAGES), default=default, metavar="N", help=description)
 
 
 def _query(text: str) -> "SearchQuery":
-    from astrodetect.datasets.sources.nasa import SearchQuery  # noqa: PLC0415 - as above
+    from astrodetect.datasets.sources.nasa import SearchQuery  # noqa: PLC0415
 
     label, equals, words = (part.strip() for part in text.partition("="))
     if not (label and equals and words):
@@ -183,7 +191,6 @@ def _query(text: str) -> "SearchQuery":
 
 
 def _pxscale(text: str) -> float:
-    found = float(text)
-    if not SMALLEST_PXSCALE <= found <= LARGEST_PXSCALE:
-        raise argparse.ArgumentTypeError(f"from {SMALLEST_PXSCALE} to {LARGEST_PXSCALE} arcseconds, not {text}")
-    return found
+    if not MIN_PXSCALE <= float(text) <= MAX_PXSCALE:
+        raise argparse.ArgumentTypeError(f"from {MIN_PXSCALE} to {MAX_PXSCALE} arcseconds, not {text}")
+    return float(text)

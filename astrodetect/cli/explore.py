@@ -1,4 +1,4 @@
-"""Says in what state labelled images are."""
+"""`explore`: quality control of labelled images."""
 
 import argparse
 import json
@@ -13,61 +13,66 @@ if TYPE_CHECKING:
     from astrodetect.datasets.health import ScanResult
     from astrodetect.records import Floats
 
-SMALLEST_CROP = 0.1
+MIN_CROP = 0.1
 BY_SHAPES = "shapes and colours measured in the middle of the images"
-MEANING = """in what state labelled images are: counts, damage, copies, leaks, doubtful labels, as a page to read
+DESCRIPTION = """check labelled images: counts, unreadable files, duplicates, leaks, doubtful labels; writes a report
 
-DATA has a folder for each class, or parts (train, validation, test) that have, or is a .csv of path,label[,part].
-Copies are found re-encoded, resized, a little cropped, brighter or darker, turned or mirrored. A label is doubted
-where what was learnt from the other images speaks for another class: by shapes and colours in the middle of the image
-or, with --model, by the features of a trained model. A model that has learnt from the same images remembers their
-labels and doubts few of them. Beside the page, explore.json lists everything for programs.
+DATA has one folder per class, or parts (train, validation, test) with class folders, or is a .csv of path,label[,part].
+Duplicates are found even if re-encoded, resized, slightly cropped, brighter or darker, rotated or mirrored. A label is
+doubtful if a classifier trained on the other images (cross-validation) is confident of another class. It uses shapes
+and colours in the middle of the image or, with --model, the features of a trained model; a model trained on the same
+images has memorised their labels and finds few errors. explore.json, beside the report, lists everything for programs.
 """
 EXAMPLES = """examples:
   python -m astrodetect explore data/sample
-  python -m astrodetect explore my/images --output state --model resnet50_model
+  python -m astrodetect explore my/images --output report --model resnet50_model
   python -m astrodetect explore my/catalogue.csv --json | jq .verdict
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "explore", MEANING, EXAMPLES, run)
-    option("data", type=Path, metavar="DATA", help="labelled images")
-    option("--output", type=Path, metavar="FOLDER", help="where the page goes (default: explore, here)")
-    option(
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "explore", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the report (default: ./explore)")
+    parser.add_argument(
         "--crop",
-        type=float_between(SMALLEST_CROP, 1.0),
+        type=float_between(MIN_CROP, 1.0),
         default=0.5,
         help="central share of the frame in which shapes are measured (default: 0.5)",
     )
-    option("--model", type=model_name, metavar="NAME", help="doubt labels by the features of this trained model")
-    option("--json", action="store_true", help="print what was found as JSON, and write a page only with --output")
+    parser.add_argument(
+        "--model", type=model_name, metavar="NAME", help="check labels with the features of this trained model"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON; writes a report only with --output"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Looks at the images, writes the page and says where it is."""
-    from astrodetect.datasets import health  # noqa: PLC0415 - the other verbs need none of this
-    from astrodetect.reports import health_report  # noqa: PLC0415 - the other verbs need none of this
+    """Check the images, write the report and print the recommendations."""
+    from astrodetect.datasets import health  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.reports import health_report  # noqa: PLC0415
 
     model = arguments.model
-    by = f"the features of the model {model}" if model else BY_SHAPES
-    found = health.examine(arguments.data, crop=arguments.crop, features=_asked(model) if model else None)
+    features = _model_features(model) if model else None
+    doubts_by = f"the features of the model {model}" if model else BY_SHAPES
+    result = health.examine(arguments.data, crop=arguments.crop, features=features)
     if arguments.json:
-        print(json.dumps(health_report.health_as_json(found, by=by)))
+        print(json.dumps(health_report.health_as_json(result, by=doubts_by)))
         if not arguments.output:
             return 0
     else:
-        for line in health_report.recommendations(found):
+        for line in health_report.recommendations(result):
             print(f"{line.found}: {line.do}")
-    place = health_report.write_health_report(found, arguments.output or Path("explore"), by=by)
+    report = health_report.write_health_report(result, arguments.output or Path("explore"), by=doubts_by)
     if not arguments.json:
-        print(place)
+        print(report)
     return 0
 
 
-def _asked(model: str) -> "Callable[[ScanResult], Floats]":
-    """What tells the features that a model sees in images; a model that cannot be used is told before they are read."""
+def _model_features(model: str) -> "Callable[[ScanResult], Floats]":
+    """A function that computes the model's features of scanned images; the model is loaded at once."""
     import numpy as np  # noqa: PLC0415
 
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
@@ -75,11 +80,11 @@ def _asked(model: str) -> "Callable[[ScanResult], Floats]":
     from astrodetect.scoring import evaluate  # noqa: PLC0415
     from astrodetect.settings import settings  # noqa: PLC0415
 
-    chosen = settings()
-    engine = Engine(load_model(chosen.models_dir, model, chosen.precision))
+    config = settings()
+    engine = Engine(load_model(config.models_dir, model, config.precision))
 
-    def features(seen: "ScanResult") -> "Floats":
-        paths = [look.item.path for look in seen.images]
+    def features(scan: "ScanResult") -> "Floats":
+        paths = [image.item.path for image in scan.images]
         return evaluate.compute_outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
     return features

@@ -1,8 +1,7 @@
-"""Takes what people called images out of the log, and into it."""
+"""`labels`: export and import the labels that people gave to images."""
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,13 @@ from astrodetect.settings import settings
 if TYPE_CHECKING:
     from database import Database
 
-MEANING = """export what people called images, or import it
+DESCRIPTION = """export the labels of images to a CSV file, or import them
 
-The columns of the file: id, prediction_id, image_name, image_sha256, label, who, note, timestamp. What is imported
-needs label (interesting, ordinary or artefact), and image_sha256 or prediction_id. A label goes to the newest
-prediction of the image with that sum, whichever database it comes from; only where there is no sum, to the prediction
-of that id, and of that name where there is one. What is there already is passed over; of a file with a bad line nothing
-is imported. Names that begin with = + - or @ stand as they are: open the file as text, not as formulas.
+Columns: id, prediction_id, image_name, image_sha256, label, who, note, timestamp. An import needs label (interesting,
+ordinary or artefact), and image_sha256 or prediction_id. A label is assigned to the newest prediction of the image with
+that SHA-256, whichever database it comes from; without a SHA-256, to the prediction with that id (and that name, if
+given). Labels that exist already are skipped; a file with an invalid line is not imported at all. Names that begin with
+= + - or @ are written unchanged: spreadsheets must open the file as text.
 """
 EXAMPLES = """examples:
   python -m astrodetect labels export labels.csv
@@ -28,20 +27,22 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "labels", MEANING, EXAMPLES, run)
-    option("what", choices=("export", "import"), metavar="export|import", help="out of the log, or into it")
-    option("file", type=Path, metavar="FILE.csv")
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "labels", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("action", choices=("export", "import"), metavar="export|import")
+    parser.add_argument("file", type=Path, metavar="FILE.csv")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports or imports, and says how many."""
-    return _export(arguments.file) if arguments.what == "export" else _import(arguments.file)
+    """Export or import, and print the number of labels."""
+    return _export(arguments.file) if arguments.action == "export" else _import(arguments.file)
 
 
-def _export(place: Path) -> int:
-    """The file is there whole, or as it was."""
+def _export(path: Path) -> int:
+    """Replace the file atomically."""
+    from database import open_database  # noqa: PLC0415 - slow to import, not needed by the other commands
+
     count = 0
 
     def pages(database: "Database") -> Iterator[list[labels.StoredLabel]]:
@@ -52,35 +53,26 @@ def _export(place: Path) -> int:
 
     try:
         with (
-            _log() as database,
-            atomic_files.replacing(place) as part,
-            part.open("w", encoding="utf-8", newline="") as file,
+            open_database(settings(), connections=1) as database,
+            atomic_files.replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             file.writelines(labels.to_csv(pages(database)))
     except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror or error}") from error
-    print(f"{place}: {count:,} labels")
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    print(f"{path}: {count:,} labels")
     return 0
 
 
-def _import(place: Path) -> int:
-    """A file with a bad line is refused before anything is written; a run that was cut short is simply run again."""
-    found = labels.read_table_labels(place)
-    with _log() as database:
-        done = database.import_labels(found)
-    print(f"{place}: {done.new:,} new, {done.known:,} known, {done.unmatched:,} of images that are not in the log")
+def _import(path: Path) -> int:
+    """Import all labels of the file, or none if a line is invalid; importing again has no effect."""
+    from database import open_database  # noqa: PLC0415
+
+    rows = labels.read_table_labels(path)
+    with open_database(settings(), connections=1) as database:
+        imported = database.import_labels(rows)
+    print(
+        f"{path}: {imported.new:,} new, {imported.known:,} known, "
+        f"{imported.unmatched:,} of images without a prediction in the database"
+    )
     return 0
-
-
-@contextmanager
-def _log() -> "Iterator[Database]":
-    """The log of the settings."""
-    from database import Database, database_url  # noqa: PLC0415 - this file is a program, but needs it for this alone
-
-    with database_url(settings()) as url:
-        database = Database(url, connections=1, timeout_s=settings().database_timeout_s)
-        try:
-            database.check()
-            yield database
-        finally:
-            database.close()

@@ -1,4 +1,4 @@
-"""Lists the trained models, and goes back to earlier versions of them."""
+"""`models`: list trained models and roll back to earlier versions."""
 
 import argparse
 import sys
@@ -15,52 +15,60 @@ from astrodetect.settings import settings
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
 
-MEANING = """which trained models there are, and going back to an earlier version of one
+DESCRIPTION = """list trained models, or roll one back to an earlier version
 
-Each model keeps the three versions that newer ones replaced last, whole. `rollback` puts one of them in its place: the
-one that was replaced last, unless another is named. The version that it replaces becomes an earlier one, so the same
-command leads forward again. A running service takes it over by itself, without a break; what could not answer is left
-where it is. New detectors (anomalies --attach) belong to the version that they were given to.
+Each model keeps its last three replaced versions. `rollback` restores one of them: the last one unless VERSION is
+given. The version that it replaces is kept as an earlier one, so the same command undoes a rollback. A running service
+loads the restored version by itself without downtime. A version that cannot be loaded is not restored. Detectors
+(anomalies --attach) belong to the version that they were attached to.
 """
 EXAMPLES = """examples:
   python -m astrodetect models
   python -m astrodetect models rollback resnet50_model
   python -m astrodetect models rollback resnet50_model 5f0c3a9be214
 """
-FIGURES = {"accuracy": ("accuracy", "{:.2%}"), "balanced_accuracy": ("balanced", "{:.2%}"), "auc": ("AUC", "{:.4f}")}
-MEGABYTE = 1_000_000
+METRIC_FORMATS = {
+    "accuracy": ("accuracy", "{:.2%}"),
+    "balanced_accuracy": ("balanced", "{:.2%}"),
+    "auc": ("AUC", "{:.4f}"),
+}
+BYTES_PER_MB = 1_000_000
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "models", MEANING, EXAMPLES, run)
-    option("what", nargs="?", choices=("list", "rollback"), default="list", metavar="list|rollback")
-    option("name", nargs="?", type=model_name, metavar="NAME", help=f"a model in {settings().models_dir.name}")
-    option("version", nargs="?", metavar="VERSION", help="(default: the one that was replaced last)")
-    option("--json", action="store_true", help="for programs")
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "models", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("action", nargs="?", choices=("list", "rollback"), default="list", metavar="list|rollback")
+    parser.add_argument(
+        "name", nargs="?", type=model_name, metavar="NAME", help=f"name of a model in {settings().models_dir.name}"
+    )
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="(default: the version that was replaced last)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Says what there is, or what is in place now."""
-    return _list(arguments) if arguments.what == "list" else _rollback(arguments)
+    """List the models, or roll one back and print the version in place."""
+    return _list(arguments) if arguments.action == "list" else _rollback(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from astrodetect.model_store import archive  # noqa: PLC0415 - the other verbs need none of this
+    from astrodetect.model_store import archive  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.model_store.manifest import invalid_manifests, list_manifests, read_manifest  # noqa: PLC0415
 
     folder = settings().models_dir
-    found = [one for one in list_manifests(folder) if arguments.name in {None, one.name}]
-    broken = {name: why for name, why in invalid_manifests(folder).items() if arguments.name in {None, name}}
-    if not found and not broken:
-        read_manifest(folder / f"{arguments.name or settings().model}.json")  # says what makes one
-    described = [_described(one, folder, archive.earlier_versions(folder, one.name)) for one in found]
+    manifests = [manifest for manifest in list_manifests(folder) if arguments.name in {None, manifest.name}]
+    invalid = {name: error for name, error in invalid_manifests(folder).items() if arguments.name in {None, name}}
+    if not manifests and not invalid:
+        read_manifest(folder / f"{arguments.name or settings().model}.json")  # raises, with the command to train it
+    models = [
+        _model_as_json(manifest, folder, archive.earlier_versions(folder, manifest.name)) for manifest in manifests
+    ]
     if arguments.json:
-        print(to_json(described, inf_nan_mode="null", indent=2).decode())
+        print(to_json(models, inf_nan_mode="null", indent=2).decode())
     else:
-        print("\n".join(line for model in described for line in _in_words(model)))
-    for why in broken.values():
-        print(f"models: {why}", file=sys.stderr)
+        print("\n".join(line for model in models for line in _model_lines(model)))
+    for error in invalid.values():
+        print(f"models: {error}", file=sys.stderr)
     return 0
 
 
@@ -72,35 +80,35 @@ def _rollback(arguments: argparse.Namespace) -> int:
     folder, name = settings().models_dir, arguments.name
     if name is None:
         raise DataError("which model? python -m astrodetect models lists them")
-    before = {one.name: one.version for one in list_manifests(folder)}.get(name)
-    now = store.rollback(
+    before = {manifest.name: manifest.version for manifest in list_manifests(folder)}.get(name)
+    restored = store.rollback(
         folder, name, arguments.version, precision=settings().precision, has_bf16=has_bf16, trial=Engine
     )
     if arguments.json:
-        described = _described(now, folder, archive.earlier_versions(folder, name))
-        print(to_json(described, inf_nan_mode="null", indent=2).decode())
+        model = _model_as_json(restored, folder, archive.earlier_versions(folder, name))
+        print(to_json(model, inf_nan_mode="null", indent=2).decode())
         return 0
-    print(f"{name}: version {now.version} {'was in place' if before == now.version else 'is back in place'}")
-    if before not in {None, now.version}:
-        print(f"to go forward again: python -m astrodetect models rollback {name} {before}")
+    print(f"{name}: version {restored.version} {'was already in place' if before == restored.version else 'restored'}")
+    if before not in {None, restored.version}:
+        print(f"to undo: python -m astrodetect models rollback {name} {before}")
     return 0
 
 
-def _described(manifest: "Manifest", folder: Path, older: "dict[Path, Manifest]") -> dict[str, Any]:
+def _model_as_json(manifest: "Manifest", folder: Path, earlier: "dict[Path, Manifest]") -> dict[str, Any]:
     return {
         "name": manifest.name,
         "default": manifest.name == settings().model,
-        **_version(manifest),
+        **_version_as_json(manifest),
         "task": manifest.task,
         "classes": manifest.classes,
         "image": asdict(manifest.image),
         "detectors": manifest.space is not None,
         "bytes": sum((folder / file).stat().st_size for file in manifest.files if (folder / file).is_file()),
-        "earlier": [_version(one) for one in older.values()],
+        "earlier": [_version_as_json(version) for version in earlier.values()],
     }
 
 
-def _version(manifest: "Manifest") -> dict[str, Any]:
+def _version_as_json(manifest: "Manifest") -> dict[str, Any]:
     return {
         "version": manifest.version,
         "created": manifest.created,
@@ -109,23 +117,24 @@ def _version(manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _in_words(model: dict[str, Any]) -> list[str]:
-    """What it is called, what it is, and a line for each earlier version."""
-    tells = f"{model['recipe']}: {' or '.join(model['classes'])}{', and novelty' * model['detectors']}"
-    serves = "  answers where no model is named" * model["default"]
+def _model_lines(model: dict[str, Any]) -> list[str]:
+    """Name and version, description, and a line for each earlier version."""
+    outputs = f"{model['recipe']}: {' or '.join(model['classes'])}{', and novelty' * model['detectors']}"
+    default = "  default model" * model["default"]
     return [
-        f"{model['name']}  {_of(model)}{serves}",
-        f"  {tells}; {model['bytes'] / MEGABYTE:.0f} MB",
-        *(f"  earlier  {_of(one)}" for one in model["earlier"]),
+        f"{model['name']}  {_version_line(model)}{default}",
+        f"  {outputs}; {model['bytes'] / BYTES_PER_MB:.0f} MB",
+        *(f"  earlier  {_version_line(version)}" for version in model["earlier"]),
     ]
 
 
-def _of(version: dict[str, Any]) -> str:
-    said = (version["version"], f"{version['created'][:10]} {version['created'][11:16]} UTC", _figures(version))
-    return "  ".join(part for part in said if part)
+def _version_line(version: dict[str, Any]) -> str:
+    fields = (version["version"], f"{version['created'][:10]} {version['created'][11:16]} UTC", _test_metrics(version))
+    return "  ".join(field for field in fields if field)
 
 
-def _figures(version: dict[str, Any]) -> str:
-    """Those of the test images, which were not learnt from."""
+def _test_metrics(version: dict[str, Any]) -> str:
     test = version["metrics"].get("test", {})
-    return ", ".join(f"{words} {form.format(test[name])}" for name, (words, form) in FIGURES.items() if name in test)
+    return ", ".join(
+        f"{label} {form.format(test[name])}" for name, (label, form) in METRIC_FORMATS.items() if name in test
+    )

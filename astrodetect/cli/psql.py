@@ -1,4 +1,4 @@
-"""Opens psql on the log of predictions."""
+"""`psql`: open psql on the predictions database."""
 
 import argparse
 import os
@@ -10,6 +10,10 @@ from astrodetect.db.connections import read_url, without_password
 from astrodetect.db.embedded import server
 from astrodetect.settings import settings
 
+DESCRIPTION = """open psql on the predictions database
+
+Without DATABASE_URL the embedded PostgreSQL is started if the service is not running.
+"""
 EXAMPLES = """examples:
   python -m astrodetect psql
   python -m astrodetect psql -c "SELECT * FROM predictions ORDER BY id DESC LIMIT 10"
@@ -17,32 +21,33 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "psql", "open psql on the predictions database", EXAMPLES, run)
-    option("-c", dest="command", metavar="SQL", help="run this and leave")
-    option("--show", action="store_true", help="print the psql command for the running service instead")
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "psql", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("-c", dest="sql", metavar="SQL", help="run this statement and exit")
+    parser.add_argument("--show", action="store_true", help="print the psql command instead of running it")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Opens psql on the log; the embedded PostgreSQL runs for as long as that takes."""
-    given = settings().database_url
-    if given:
-        return _psql(given.get_secret_value(), arguments)
+    """Run psql; the embedded PostgreSQL is kept running until it exits."""
+    database_url = settings().database_url
+    if database_url:
+        return _psql(database_url.get_secret_value(), arguments)
     with server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE) as url:
         return _psql(url, arguments)
 
 
 def _psql(url: str, arguments: argparse.Namespace) -> int:
     parts = read_url(url)
-    shown = without_password(url)
+    public_url = without_password(url)
     if arguments.show:
-        print(server.psql_command(shown))
+        print(server.psql_command(public_url))
         return 0
-    command = [str(server.psql_path()), shown, *(["-c", arguments.command] if arguments.command else [])]
-    password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}  # the arguments are for all to see
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query
+    command = [str(server.psql_path()), public_url, *(["-c", arguments.sql] if arguments.sql else [])]
+    # The password goes into the environment: command lines are visible to all users.
+    password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}
+    previous = signal.signal(signal.SIGINT, lambda *_: None)  # psql handles Ctrl-C: it cancels the query
     try:
         return subprocess.run(command, env={**os.environ, **password}, check=False).returncode
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

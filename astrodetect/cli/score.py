@@ -1,4 +1,4 @@
-"""Scores folders of images into a table."""
+"""`score`: score folders of images into a table."""
 
 import argparse
 import sys
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from astrodetect.scoring.batch_scoring import RecordBatch
     from database import Database
 
-PRUNED_EVERY = 10_000  # pictures
+PRUNE_INTERVAL = 10_000  # thumbnails
 
-MEANING = """score folders of images without the service, into one table
+DESCRIPTION = """score folders of images without the service, into one table
 
-Every .jpg, .jpeg, .png and .webp under a FOLDER is scored, in the order of the paths; hidden names and links to folders
-are passed over. A file that is named itself is scored whatever its name. An image that cannot be read has a row with
-the reason. The columns: path, score, result, error, model, model_version; of a model of several classes the result is
-the most probable class, the score its probability, and p_CLASS that of each. A path that is not UTF-8 stands in CSV as
-its bytes are (Python reads it with errors="surrogateescape") and in Parquet with \\xff for each such byte.
+Every JPEG, PNG, WebP and FITS file under a FOLDER is scored, sorted by path; hidden names and links to folders are
+skipped. A file given by name is scored whatever its suffix. An unreadable image has a row with the reason in `error`.
+Columns: path, score, result, error, model, model_version; for a model of several classes, result is the most probable
+class, score its probability and p_CLASS the probability of each class. Paths that are not UTF-8 are written to CSV as
+raw bytes (read it with errors="surrogateescape") and to Parquet with \\xff for each invalid byte.
 
-Rows come to OUTPUT.part as the run goes. After Ctrl-C or a crash the same command goes on where that one was.
+Rows are appended to OUTPUT.part. After Ctrl-C or a crash, run the same command again to resume.
 """
 EXAMPLES = """examples:
   python -m astrodetect score data/sample/test
@@ -36,92 +36,93 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "score", MEANING, EXAMPLES, run)
-    option("folders", nargs="+", metavar="FOLDER", help="a folder tree of images, or one image")
-    table = Path("scores.csv")
-    option("--output", type=Path, default=table, help="a .csv or a .parquet (default: scores.csv, here)")
-    option("--restart", action="store_true", help="from the first image, over what an earlier run left or finished")
-    option("--model", type=model_name, metavar="NAME", help=f"a trained model (default: {settings().model})")
-    option("--log", action="store_true", help="log each score in the table `predictions` too, once")
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "score", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="folder of images, searched recursively, or one image"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("scores.csv"), help="a .csv or .parquet file (default: ./scores.csv)"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="start from the first image and overwrite an earlier OUTPUT"
+    )
+    parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
+    parser.add_argument("--log", action="store_true", help="also record each score in the table `predictions`, once")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores folders of images into a table, and says what came out."""
+    """Score the images and print a summary."""
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
 
-    chosen = settings()
-    picture_px = chosen.thumbnail_px if chosen.thumbnail_max_bytes else 0
+    config = settings()
+    thumbnail_px = config.thumbnail_px if config.thumbnail_max_bytes else 0
     task = batch_scoring.ScoringTask(
-        arguments.folders, arguments.output, arguments.restart, chosen.max_image_pixels, picture_px
+        arguments.folders, arguments.output, arguments.restart, config.max_image_pixels, thumbnail_px
     )
     total = task.check()
     # After the quick checks, since importing OpenVINO takes a second.
     from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
 
-    loaded = load_model(chosen.models_dir, arguments.model or chosen.model, chosen.precision)
+    loaded = load_model(config.models_dir, arguments.model or config.model, config.precision)
     engine = Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     try:
-        with _log(chosen) if arguments.log else nullcontext() as record:
+        with open_recorder(config) if arguments.log else nullcontext() as record:
             try:
                 print(batch_scoring.score_task(task, engine, total=total, record=record, novelty=novelty))
             except DatabaseError as error:
-                raise type(error)(f"{error}; {_going_on(arguments)}") from error
+                raise type(error)(f"{error}; {_how_to_resume(arguments)}") from error
     except KeyboardInterrupt:
-        print(f"stopped: {_going_on(arguments)}", file=sys.stderr)
+        print(f"interrupted: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     return 0
 
 
-def _going_on(arguments: argparse.Namespace) -> str:
-    return f"run the same command{' without --restart' if arguments.restart else ''} again to continue"
+def _how_to_resume(arguments: argparse.Namespace) -> str:
+    return f"run the same command {' without --restart' if arguments.restart else ''} again to continue"
 
 
 @contextmanager
-def _log(chosen: Settings) -> "Iterator[RecordBatch]":
-    """Where rows of `predictions` are written."""
-    from database import Database, database_url  # noqa: PLC0415 - this file is a program, but needs it for this alone
+def open_recorder(config: Settings) -> "Iterator[RecordBatch]":
+    """A function that records batches in the table `predictions`."""
+    from database import open_database  # noqa: PLC0415 - imported here because most runs do not need it
 
-    with database_url(chosen) as url:
-        database = Database(url, connections=1, timeout_s=chosen.database_timeout_s)
-        try:
-            database.check()
-            log = _Log(database, chosen)
-            yield log.record
-            log.prune()
-        finally:
-            database.close()
+    with open_database(config, connections=1) as database:
+        recorder = _PredictionsRecorder(database, config)
+        yield recorder.record
+        recorder.prune()
 
 
-class _Log:
-    """Writes rows with their pictures, which take no more room than the service lets them."""
+class _PredictionsRecorder:
+    """Records scores with their thumbnails, within the limits of the settings on thumbnails."""
 
-    def __init__(self, database: "Database", chosen: Settings) -> None:
-        self._database, self._chosen, self._kept, self._said = database, chosen, 0, False
+    def __init__(self, database: "Database", config: Settings) -> None:
+        self._database, self._config = database, config
+        self._since_pruning, self._warned = 0, False
 
-    def record(self, scored: "list[ScoredImage]", pictures: "list[Thumbnail]", heats: "list[HeatMap]") -> None:
-        """A batch, its rows durable on return."""
+    def record(self, scored: "list[ScoredImage]", thumbnails: "list[Thumbnail]", heat_maps: "list[HeatMap]") -> None:
+        """Record a batch; its rows are committed on return."""
         self._database.record_many(scored)
-        with self._never_mind("some scores are logged without their pictures"):
-            self._database.save_thumbnails(pictures, heats)
-        self._kept += len(pictures)
-        if self._kept >= PRUNED_EVERY:
+        with self._warn_once("some scores are recorded without thumbnails"):
+            self._database.save_thumbnails(thumbnails, heat_maps)
+        self._since_pruning += len(thumbnails)
+        if self._since_pruning >= PRUNE_INTERVAL:
             self.prune()
 
     def prune(self) -> None:
-        """Lets go of what is too old or too much."""
-        self._kept, chosen = 0, self._chosen
-        with self._never_mind("old pictures stay"):
-            self._database.prune_thumbnails(days=chosen.thumbnail_days, max_bytes=chosen.thumbnail_max_bytes)
+        """Delete thumbnails that are too old or exceed the size limit."""
+        self._since_pruning = 0
+        with self._warn_once("old thumbnails were not deleted"):
+            self._database.prune_thumbnails(days=self._config.thumbnail_days, max_bytes=self._config.thumbnail_max_bytes)
 
     @contextmanager
-    def _never_mind(self, outcome: str) -> "Iterator[None]":
-        """What goes wrong with pictures is said, once; the run goes on."""
+    def _warn_once(self, consequence: str) -> "Iterator[None]":
+        """Thumbnails are optional: report the first database error and continue."""
         try:
             yield
         except DatabaseError as error:
-            if not self._said:
-                print(f"{outcome}: {error}", file=sys.stderr)
-            self._said = True
+            if not self._warned:
+                print(f"{consequence}: {error}", file=sys.stderr)
+            self._warned = True

@@ -1,4 +1,4 @@
-"""Makes simulated sky images."""
+"""`simulate`: generate labelled sky images."""
 
 import argparse
 from pathlib import Path
@@ -9,41 +9,48 @@ from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
-MOST_IMAGES = 10_000_000  # of a class in one go
-LARGEST_SIZE_PX = 4096
-LARGEST_SEED = 2**31 - 1
+MAX_IMAGES = 10_000_000  # per class
+MAX_SIZE_PX = 4096
+MAX_SEED = 2**31 - 1
 
 EXAMPLES = """examples:
   python -m astrodetect simulate
   python -m astrodetect simulate data/sample --train 700 --test 200 --classes E SB
-  python -m astrodetect simulate data/odd --count E=990 --count merger=5 --count lens=5 --seed 7
+  python -m astrodetect simulate data/rare --count E=990 --count merger=5 --count lens=5 --seed 7
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "simulate", "make labelled sky images, as a survey would show them", EXAMPLES, run)
-    many = int_between(0, MOST_IMAGES)
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "simulate", "simulate labelled survey images", EXAMPLES, run)
+    count = int_between(0, MAX_IMAGES)
     sample = settings().data_dir / "sample"
-    option("folder", type=Path, nargs="?", default=sample, help="where to (default: data/sample)")
-    option("--train", type=many, default=700, help="images a class in FOLDER/train (default: 700)")
-    option("--test", type=many, default=200, help="images a class in FOLDER/test (default: 200)")
-    kinds = ", ".join(generator.CLASSES)
-    option("--classes", nargs="+", default=["E", "SB"], metavar="CLASS", help=f"of {kinds} (default: E SB)")
-    option(
-        "--count", action="append", type=_count, metavar="CLASS=N", help="instead: N images in FOLDER/CLASS, repeatable"
+    parser.add_argument("folder", type=Path, nargs="?", default=sample, help="output folder (default: data/sample)")
+    parser.add_argument("--train", type=count, default=700, help="images per class in FOLDER/train (default: 700)")
+    parser.add_argument("--test", type=count, default=200, help="images per class in FOLDER/test (default: 200)")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=["E", "SB"],
+        metavar="CLASS",
+        help=f"from {', '.join(generator.CLASSES)} (default: E SB)",
     )
-    option(
+    parser.add_argument(
+        "--count", action="append", type=_count, metavar="CLASS=N", help="instead: N images in FOLDER/CLASS; repeatable"
+    )
+    parser.add_argument(
         "--size",
-        type=int_between(images.MIN_SIDE_PX, LARGEST_SIZE_PX),
+        type=int_between(images.MIN_SIDE_PX, MAX_SIZE_PX),
         default=227,
-        help="side of an image, pixels (default: 227)",
+        help="side of an image in pixels (default: 227)",
     )
-    option("--seed", type=int_between(0, LARGEST_SEED), default=0, help="the same seed, the same images (default: 0)")
+    parser.add_argument(
+        "--seed", type=int_between(0, MAX_SEED), default=0, help="random seed; determines the images (default: 0)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Makes simulated sky images, and says where."""
+    """Generate the images and print the folder."""
     folder, seed, size = arguments.folder, arguments.seed, arguments.size
     try:
         if arguments.count:
@@ -59,4 +66,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _count(text: str) -> tuple[str, int]:
     name, count = class_count(text)
-    return name, int_between(0, MOST_IMAGES)(str(count))
+    return name, int_between(0, MAX_IMAGES)(str(count))

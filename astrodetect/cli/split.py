@@ -1,4 +1,4 @@
-"""Deals labelled images out to train, validation and test."""
+"""`split`: split labelled images into train, validation and test."""
 
 import argparse
 import sys
@@ -8,16 +8,16 @@ from pathlib import Path
 from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between
 from astrodetect.errors import DataError
 
-MOST_IMAGES = 100_000_000  # of a class
-LARGEST_SEED = 2**31 - 1
-UNREADABLE_SHOWN = 10
-MEANING = """deal labelled images out to train, validation and test, copies of one picture together
+MAX_IMAGES = 100_000_000  # per class
+MAX_SEED = 2**31 - 1
+UNREADABLE_LISTED = 10
+DESCRIPTION = """split labelled images into train, validation and test, with duplicates in one part
 
-DATA has a folder for each class, or parts that have (they are dealt out anew), or is a .csv of path,label[,group].
-Every class is dealt out in the same shares. Copies of one picture (re-encoded, resized, turned, mirrored …) and images
-of one `group` stay in one part, so that nothing that is learnt from is tested on. Files that are no images are left
-out and told. OUTPUT becomes a folder of train/CLASS, validation/CLASS and test/CLASS, or a catalogue where it ends in
-.csv. The same seed and data give the same split.
+DATA has one folder per class, or parts with class folders (they are split anew), or is a .csv of path,label[,group].
+Every class is split in the same proportions. Duplicates (re-encoded, resized, rotated, mirrored …) and images of one
+`group` stay in one part, so that no test image is trained on. Unreadable files are reported and left out. OUTPUT
+becomes a folder of train/CLASS, validation/CLASS and test/CLASS, or a table if it ends in .csv. The same seed and data
+give the same split.
 """
 EXAMPLES = """examples:
   python -m astrodetect split my/images --output data/mine
@@ -26,32 +26,38 @@ EXAMPLES = """examples:
 """
 
 
-def add(verbs: Subparsers) -> None:
-    """Its command line."""
-    option = command_parser(verbs, "split", MEANING, EXAMPLES, run)
-    option("data", type=Path, metavar="DATA", help="labelled images")
-    option("--output", type=Path, required=True, metavar="FOLDER|FILE.csv", help="where to; not there yet")
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "split", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER|FILE.csv", help="output; must not exist yet"
+    )
     share = float_between(0.0, 0.9)
-    option("--validation", type=share, default=0.15, help="share of each class (default: 0.15)")
-    option("--test", type=share, default=0.15, help="share of each class (default: 0.15)")
-    option(
+    parser.add_argument("--validation", type=share, default=0.15, help="share of each class (default: 0.15)")
+    parser.add_argument("--test", type=share, default=0.15, help="share of each class (default: 0.15)")
+    parser.add_argument(
         "--limit",
         action="append",
         type=_limit,
         default=[],
         metavar="[CLASS=]N",
-        help="most images of that class, or of every class that has no limit of its own; repeatable",
+        help="maximum number of images of a class, or of every class without a limit of its own; repeatable",
     )
-    option("--seed", type=int_between(0, LARGEST_SEED), default=0, help="the same seed, the same split (default: 0)")
-    option("--copy", action="store_true", help="copy the images; else they are hard links where the disk allows")
+    parser.add_argument(
+        "--seed", type=int_between(0, MAX_SEED), default=0, help="random seed; determines the split (default: 0)"
+    )
+    parser.add_argument(
+        "--copy", action="store_true", help="copy the images (default: hard links where the file system allows)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Splits the images, and says what came out."""
-    from astrodetect.datasets import dataset, health, splits  # noqa: PLC0415 - the other verbs need none of this
+    """Split the images and print the number of images in each part."""
+    from astrodetect.datasets import dataset, health, splits  # noqa: PLC0415 - not needed by the other commands
 
     if arguments.validation + arguments.test >= 1:
-        raise DataError("--validation and --test leave nothing to learn from")
+        raise DataError("--validation and --test leave no training images: their sum must be below 1")
     splits.check_output(arguments.output)
     limits = dict(arguments.limit)
     plan = splits.SplitPlan(
@@ -61,25 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
         limits=limits,
         seed=arguments.seed,
     )
-    seen = health.scan_dataset(arguments.data)
-    for file in seen.unreadable[:UNREADABLE_SHOWN]:
+    scan = health.scan_dataset(arguments.data)
+    for file in scan.unreadable[:UNREADABLE_LISTED]:
         print(f"left out {file.item.path}: {file.reason}", file=sys.stderr)
-    if len(seen.unreadable) > UNREADABLE_SHOWN:
-        print(f"left out {len(seen.unreadable) - UNREADABLE_SHOWN} more that cannot be read", file=sys.stderr)
-    items = [look.item for look in seen.images]
-    groups, copies = health.group_duplicates(seen)
-    dealt = splits.split_images(items, groups, plan)
-    splits.write_split(dealt, arguments.output, copy=arguments.copy)
-    counts = Counter((item.part, item.label) for item in dealt)
+    if len(scan.unreadable) > UNREADABLE_LISTED:
+        print(f"left out {len(scan.unreadable) - UNREADABLE_LISTED} more unreadable files", file=sys.stderr)
+    groups, duplicate_groups = health.group_duplicates(scan)
+    items = splits.split_images([image.item for image in scan.images], groups, plan)
+    splits.write_split(items, arguments.output, copy=arguments.copy)
+    counts = Counter((item.part, item.label) for item in items)
     for part in dataset.PARTS:
-        said = ", ".join(f"{count} {label}" for (of, label), count in sorted(counts.items()) if of == part)
-        print(f"{part}: {said or 'nothing'}")
-    print(f"pictures that are there more than once: {len(copies)}, each in one part")
+        of_part = ", ".join(f"{count} {label}" for (name, label), count in sorted(counts.items()) if name == part)
+        print(f"{part}: {of_part or 'no images'}")
+    print(f"groups of duplicates: {len(duplicate_groups)}, each in one part")
     print(arguments.output)
     return 0
 
 
 def _limit(text: str) -> tuple[str, int]:
-    """A parser of N and CLASS=N."""
-    name, count = class_count(text) if "=" in text else ("", int_between(0, MOST_IMAGES)(text))
+    """Option type: N or CLASS=N."""
+    name, count = class_count(text) if "=" in text else ("", int_between(0, MAX_IMAGES)(text))
     return name, count

@@ -88,7 +88,7 @@ def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
         (("explore", "{}/none"), "no folder"),
         (("explore", "{}/none.csv"), "cannot be read: No such file"),
         (("explore", "{}"), "contains no images"),
-        (("split", "{}", "--output", "{}/out", "--validation", "0.6", "--test", "0.6"), "nothing to learn from"),
+        (("split", "{}", "--output", "{}/out", "--validation", "0.6", "--test", "0.6"), "leave no training images"),
         (("explore", "{}", "--model", "none"), "no model none yet"),
     ],
 )

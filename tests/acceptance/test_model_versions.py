@@ -38,10 +38,10 @@ def test_every_model_is_listed_with_its_earlier_versions_and_what_is_wrong_with_
     assert done.returncode == 0
     first, second, *earlier, other, last = done.stdout.splitlines()
     assert first.startswith(f"m  {versions[2]}  20")
-    assert first.endswith("answers where no model is named")
+    assert first.endswith("default model")
     assert second.strip() == "colour: nebula or lawn; 0 MB"
     assert [line.split()[:2] for line in earlier] == [["earlier", versions[1]], ["earlier", versions[0]]]
-    assert (other.split()[0], "answers where" in other) == ("other", False)
+    assert (other.split()[0], "default model" in other) == ("other", False)
     assert last.strip() == "colour: nebula or lawn or ocean; 0 MB"
     assert done.stderr == "models: torn.json cannot be read: train it again with python train_model.py\n"
 
@@ -57,11 +57,11 @@ def test_programs_get_the_same_as_json(tmp_path: Path, versions: list[str]) -> N
 def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, versions: list[str]) -> None:
     done = models(tmp_path, "rollback", "m", versions[0])
     assert done.stdout.splitlines() == [
-        f"m: version {versions[0]} is back in place",
-        f"to go forward again: python -m astrodetect models rollback m {versions[2]}",
+        f"m: version {versions[0]} restored",
+        f"to undo: python -m astrodetect models rollback m {versions[2]}",
     ]
     assert load_model(tmp_path, "m").manifest.version == versions[0]
-    assert models(tmp_path, "rollback", "m", versions[0]).stdout == f"m: version {versions[0]} was in place\n"
+    assert models(tmp_path, "rollback", "m", versions[0]).stdout == f"m: version {versions[0]} was already in place\n"
     assert json.loads(models(tmp_path, "rollback", "m", "--json").stdout)["version"] == versions[2]
 
 

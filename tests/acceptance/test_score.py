@@ -166,7 +166,7 @@ def test_only_one_process_writes_a_table(sky: Path, model_folder: Path, tmp_path
         (("{sky}", "--output", "scores.txt"), "ends neither in .csv nor in .parquet"),
         (("{sky}", "--output", "{sky}/nowhere/scores.csv"), "no folder {sky}/nowhere for the output"),
         (("{sky}", "--output", "{empty}/o.csv", "--model", "other"), "no model other yet: "),
-        (("{sky}", "--output", "{empty}/o.csv", "--model", "../other"), "argument --model: a name in "),
+        (("{sky}", "--output", "{empty}/o.csv", "--model", "../other"), "argument --model: the name of a model in "),
     ],
 )
 def test_scoring_errors_are_one_line_and_leave_no_files(

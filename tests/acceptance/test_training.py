@@ -202,7 +202,7 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         (("--data", "tests"), "has no parts train and test"),
         (("--limit", "Z=3"), "no class Z to limit"),
         (("--stretch", "asinh", "--bands", "r"), "bands such as"),
-        (("--negative", ".."), "the name of a folder"),
+        (("--negative", ".."), "the name of a class folder"),
         (("--learning-rate", "nan"), "between 0 and 1"),
         (("--output", "README.md/m.h5"), "README.md"),
     ],

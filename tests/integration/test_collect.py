@@ -76,7 +76,7 @@ def test_every_reachable_image_comes_once_whatever_the_network_does_and_the_rest
     assert "not an image" in skipped["broken"]
     assert "404" in skipped["missing"]
     assert "no image among" in skipped["film"]
-    assert "4 found for another class too" in done.stderr
+    assert "4 also found for another class" in done.stderr
     assert "4 skipped" in done.stderr
 
     assert sky.rude == []  # nobody was asked before Retry-After was over
@@ -222,7 +222,7 @@ def test_nothing_found_is_one_clear_line(tmp_path: Path) -> None:
     with SourceServer(Sky()) as server:
         done = collect(server, "nasa", "--class", "a=nothing", "--output", tmp_path)
     assert done.returncode == 1
-    assert "no image came" in done.stderr.splitlines()[-1]
+    assert "no image was collected" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

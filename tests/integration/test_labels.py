@@ -235,7 +235,7 @@ def test_the_commands_say_in_a_line_what_became_of_the_labels(log: Database, dat
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: 1 labels\n", "")
     assert file.read_bytes().splitlines()[0].decode() == HEADER
     query(database_url, "DELETE FROM labels")
-    for said in ("1 new, 0 known, 0 of images that are not in the log", "0 new, 1 known, 0 of images"):
+    for said in ("1 new, 0 known, 0 of images without a prediction", "0 new, 1 known, 0 of images"):
         done = astrodetect(database_url, "labels", "import", str(file))
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"{file}: {said}")

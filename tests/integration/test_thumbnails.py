@@ -113,7 +113,7 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
         row = client.post("/detect", files={"file": alone.read_bytes()}).json()
     assert row["label"] == said
     settings = Settings(DATABASE_URL=database_url)
-    with score._log(settings) as record:
+    with score.open_recorder(settings) as record:
         task = batch_scoring.ScoringTask(
             [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
         )
@@ -158,7 +158,7 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
     database_url: str, log: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query(database_url, "DROP TABLE pictures CASCADE")
-    with score._log(Settings(DATABASE_URL=database_url)) as record:
+    with score.open_recorder(Settings(DATABASE_URL=database_url)) as record:
         for number in range(2):
             scored = replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4())
             record([scored], [Thumbnail(scored.image_sha256, b"jpeg", 1, 1)], [])
@@ -169,7 +169,7 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
 
 def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Database) -> None:
     names = kept(log, 3)
-    with score._log(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
+    with score.open_recorder(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
         record([SCORED], [Thumbnail(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
     assert log.images_with_thumbnails([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
 

@@ -108,7 +108,7 @@ def read_positions(
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def collect_cutouts(
+def download_cutouts(
     manifest: CollectionManifest, positions: Sequence[SkyPosition], request: CutoutRequest, settings: Settings
 ) -> None:
     """Collect a cutout of each position into the folder of its label; collected cutouts are not requested again."""
