@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.errors import DatabaseError
-from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 PRUNE_INTERVAL = 10_000  # thumbnails
 
-DESCRIPTION = """score folders of images without the service, into one table
+DESCRIPTION = """score folders of images into one table, without the service
 
 Every JPEG, PNG, WebP and FITS file under a FOLDER is scored, sorted by path; hidden names and links to folders are
 skipped. A file given by name is scored whatever its suffix. An unreadable image has a row with the reason in `error`.
@@ -54,7 +53,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the images and print a summary."""
-    from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
+    from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.scoring import batch_scoring  # noqa: PLC0415
 
     config = settings()
     thumbnail_px = config.thumbnail_px if config.thumbnail_max_bytes else 0

@@ -60,7 +60,7 @@ def test_it_leaves_a_ranked_table_lists_and_a_page(
     sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
 ) -> None:
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[0] == f"{COUNT} images, {COUNT} of them described anew; 1 bad files"
+    assert first.stdout.splitlines()[0] == f"{COUNT} images, features newly computed for {COUNT}; 1 bad files"
     assert first.stdout.splitlines()[-1] == "anomalies/anomalies.html"
     place = workplace / "anomalies"
     assert {path.name for path in place.iterdir()} == OUTPUTS
@@ -96,7 +96,7 @@ def test_a_second_run_describes_nothing_and_replaces_the_first(
     before = table.read_bytes()
     table.write_text("torn")
     again = run(sky, "--top", 3, folder=workplace)
-    assert again.stdout.splitlines()[0] == f"{COUNT} images, 0 of them described anew; 1 bad files"
+    assert again.stdout.splitlines()[0] == f"{COUNT} images, features newly computed for 0; 1 bad files"
     assert table.read_bytes() == before
     assert {path.name for path in (workplace).iterdir()} == {"anomalies", "data"}
 
@@ -112,7 +112,9 @@ def test_what_is_usual_is_learnt_from_a_normal_set(sky: Path, workplace: Path) -
     table = parquet.read_table(workplace / "by-normal" / "anomalies.parquet").to_pydict()
     assert len(table["rank"]) == KINDS["trail"] + KINDS["SB"]
     assert table["consensus"][0] is True
-    assert f"judged by {KINDS['E']} of E" in (workplace / "by-normal" / "anomalies.html").read_text(encoding="utf-8")
+    assert f"compared with {KINDS['E']} of E" in (workplace / "by-normal" / "anomalies.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_labels_move_what_is_like_them(sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
@@ -128,7 +130,7 @@ def test_labels_move_what_is_like_them(sky: Path, workplace: Path, first: "subpr
         table.writerow(["nowhere.jpg", "", "interesting"])
     done = run(sky, "--labels", labels, "--top", 2, "--output", "labelled", folder=workplace)
     assert done.returncode == 0, done.stderr
-    assert "ranked by the labels of 3 images; 1 labels are of none here" in done.stdout
+    assert "ranked by the labels of 3 images; 1 labels match no image" in done.stdout
     found = read(workplace / "labelled" / "anomalies.csv")[:COUNT]
     assert (found[0]["path"], found[0]["your_label"]) == (rows[2]["path"], "interesting")
     assert {row["path"] for row in found[-2:]} == {rows[0]["path"], rows[1]["path"]}
@@ -153,7 +155,7 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
         "--output", "attached", folder=workplace, ASTRODETECT_MODELS_DIR=str(models),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "the model resnet50_model now carries these detectors" in done.stdout
+    assert "the model resnet50_model now has these detectors" in done.stdout
     loaded = load_model(models, "resnet50_model")
     assert loaded.novelty is not None
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
@@ -216,13 +218,13 @@ def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky:
         (("{sky}/E/00001.jpg",), "1 images are too few to fit detectors"),
         (("{sky}", "--model", "none"), "no model none yet: "),
         (("{sky}", "--attach", "none"), "no model none yet: "),
-        (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model differ"),
-        (("{sky}", "--model", "one", "--crop", "0.5"), "a model says itself what it looks at: leave --crop out"),
-        (("{sky}", "--weights", "none.h5"), "no file of weights none.h5: name a Keras .h5, or imagenet"),
+        (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model must name one model"),
+        (("{sky}", "--model", "one", "--crop", "0.5"), "the crop of a trained model is fixed: leave --crop out"),
+        (("{sky}", "--weights", "none.h5"), "no weights file none.h5: give a Keras .h5 file, or imagenet"),
         (("{sky}", "--weights", "none.h5", "--features", "shapes"), "--weights are a network of their own: "),
         (("{sky}", "--labels", "{sky}/none.csv"), "{sky}/none.csv cannot be read: No such file"),
         (("{sky}", "--labels", "{sky}/E/notes.txt"), "its first line must name label, and path or image_sha256"),
-        (("{sky}", "--detectors", "lof,eye"), "all, or some of lof, knn, mahalanobis, "),
+        (("{sky}", "--detectors", "lof,eye"), "all, or a list of lof, knn, mahalanobis, "),
         (("{sky}", "--top", "0"), "from 1 to 1000, not 0"),
     ],
 )
