@@ -164,7 +164,7 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
             record([scored], [Thumbnail(scored.image_sha256, b"jpeg", 1, 1)], [])
     assert query(database_url, "SELECT count(*) FROM predictions") == [(2,)]
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("some scores are logged without their pictures: ")
+    assert line.startswith("some scores are recorded without thumbnails: ")
 
 
 def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Database) -> None:
