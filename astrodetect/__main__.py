@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m astrodetect",
         description="Classify sky images and find the unusual ones.",
-        epilog="exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C",
+        epilog="exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"astrodetect: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again", file=sys.stderr)
+        print("stopped: run the same command again to continue", file=sys.stderr)
         return 130
 
 

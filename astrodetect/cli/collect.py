@@ -23,7 +23,7 @@ DESCRIPTION = """collect images from the network into class folders
 Images are saved to OUTPUT/CLASS; OUTPUT/catalogue.csv records the source, licence and SHA-256 of each. Unusable images
 are listed in OUTPUT/skipped.csv with the reason. Requests are sent one at a time, at most three per second
 (ASTRODETECT_COLLECT_REQUESTS_PER_S), and retried after transient errors. After Ctrl-C or a crash, run the same command
-again to resume: collected images are not requested again.
+again to continue: collected images are not requested again.
 """
 EXAMPLES = """examples:
   python -m astrodetect collect nasa --class galaxy="spiral galaxy" --class nebula=nebula --limit 200

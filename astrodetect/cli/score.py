@@ -26,7 +26,7 @@ Columns: path, score, result, error, model, model_version; for a model of severa
 class, score its probability and p_CLASS the probability of each class. Paths that are not UTF-8 are written to CSV as
 raw bytes (read it with errors="surrogateescape") and to Parquet with \\xff for each invalid byte.
 
-Rows are appended to OUTPUT.part. After Ctrl-C or a crash, run the same command again to resume.
+Rows are appended to OUTPUT.part. After Ctrl-C or a crash, run the same command again to continue.
 """
 EXAMPLES = """examples:
   python -m astrodetect score data/sample/test
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             except DatabaseError as error:
                 raise type(error)(f"{error}; {_how_to_resume(arguments)}") from error
     except KeyboardInterrupt:
-        print(f"interrupted: {_how_to_resume(arguments)}", file=sys.stderr)
+        print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     return 0
 
@@ -115,7 +115,9 @@ class _PredictionsRecorder:
         """Delete thumbnails that are too old or exceed the size limit."""
         self._since_pruning = 0
         with self._warn_once("old thumbnails were not deleted"):
-            self._database.prune_thumbnails(days=self._config.thumbnail_days, max_bytes=self._config.thumbnail_max_bytes)
+            self._database.prune_thumbnails(
+                days=self._config.thumbnail_days, max_bytes=self._config.thumbnail_max_bytes
+            )
 
     @contextmanager
     def _warn_once(self, consequence: str) -> "Iterator[None]":

@@ -117,7 +117,7 @@ class HttpClient:
                 backoff = min(self._backoff_s * 2.0 ** (number - 1), MAX_BACKOFF_S)
                 time.sleep(max(failed.retry_after_s, backoff * random.uniform(0.5, 1)))  # noqa: S311 - jitter
         if self._unanswered >= MAX_UNANSWERED_URLS * MAX_ATTEMPTS:
-            raise SourceError(f"{_host(url)} does not answer ({failed}): run the same command again later to resume")
+            raise SourceError(f"{_host(url)} does not answer ({failed}): run the same command again later to continue")
         raise FetchError(f"{failed} ({MAX_ATTEMPTS} attempts)")
 
     @contextlib.contextmanager
