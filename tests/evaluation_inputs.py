@@ -1,4 +1,4 @@
-"""Evidence to make reports from: real image files, and outputs that are right as often as is wanted."""
+"""Evaluation inputs for tests of reports: real image files and noisy outputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def make_evaluation_inputs(
     side: int = SIZE_PX,
     **more: Any,
 ) -> EvaluationInputs:
-    """`count` images of a part called test, of which some are told wrongly."""
+    """`count` images of a part called test, some of them misclassified."""
     random = np.random.default_rng(0)
     truth = np.arange(count) % len(classes)
     paths = []

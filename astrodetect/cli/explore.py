@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     else:
         for line in health_report.recommendations(result):
-            print(f"{line.found}: {line.do}")
+            print(f"{line.finding}: {line.action}")
     report = health_report.write_health_report(result, arguments.output or Path("explore"), by=doubts_by)
     if not arguments.json:
         print(report)

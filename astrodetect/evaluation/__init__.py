@@ -1,1 +1,1 @@
-"""Truth and scores to numbers and pictures."""
+"""Evaluation: ground truth and model outputs to metrics, intervals and calibration."""

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and the threshold that an anomaly's score has to pass."""
+"""Temperature scaling, and choosing the decision threshold."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,18 +9,19 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from astrodetect.errors import DataError
-from astrodetect.evaluation.metrics import SMALLEST_PROBABILITY
+from astrodetect.evaluation.metrics import SMALLEST_PROBABILITY, Integers
 from astrodetect.records import Floats
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-# How far from 1 a temperature is expected to be, as a factor. Few images that are all told rightly would have it go to
-# zero, and every score with it to 0 or 1; a few hundred images outweigh this.
-EXPECTED_FACTOR = 2.0
+# Standard deviation, as a factor, of a log-normal prior around 1. A few images without an error would drive the
+# temperature to 0 and every score to 0 or 1; a few hundred images outweigh the prior.
+PRIOR_FACTOR = 2.0
 THRESHOLD_RULES = "a number from 0 to 1, f1, balanced, recall=0.95 or precision=0.9"
+THRESHOLD_STEPS = 1000  # of the counts that the report's threshold explorer gets
 
 
-def fit_temperature(truth: NDArray[np.int64], logits: Floats) -> float:
-    """What to divide logits by, so that their probabilities surprise least on images that were not learnt from.
+def fit_temperature(truth: Integers, logits: Floats) -> float:
+    """The temperature that minimises the negative log-likelihood of held-out images.
 
     `logits` are (n, classes), or (n,) of the positive class.
     """
@@ -29,24 +30,37 @@ def fit_temperature(truth: NDArray[np.int64], logits: Floats) -> float:
         rows = np.stack([np.zeros_like(rows), rows], axis=1)
     rows = rows - rows[np.arange(len(truth)), truth][:, np.newaxis]
 
-    def surprise(log_temperature: float) -> float:
-        of_truth = log_softmax(rows * np.exp(-log_temperature), axis=1)[np.arange(len(truth)), truth]
-        return float(-of_truth.sum() + (log_temperature / np.log(EXPECTED_FACTOR)) ** 2 / 2)
+    def negative_log_posterior(log_temperature: float) -> float:
+        log_likelihoods = log_softmax(rows * np.exp(-log_temperature), axis=1)[np.arange(len(truth)), truth]
+        return float(-log_likelihoods.sum() + (log_temperature / np.log(PRIOR_FACTOR)) ** 2 / 2)
 
-    found = minimize_scalar(surprise, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
-    return float(np.exp(found.x))
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
+    return float(np.exp(minimize_scalar(negative_log_posterior, bounds=bounds, method="bounded").x))
+
+
+def to_logits(probabilities: Floats) -> Floats:
+    """Finite logits whose softmax gives these probabilities (n, classes)."""
+    return np.asarray(np.log(probabilities.clip(SMALLEST_PROBABILITY, 1)))
+
+
+def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
+    """The probabilities after dividing their logits by the temperature."""
+    return np.asarray(softmax(to_logits(probabilities) / temperature, axis=1), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRule:
-    """How a threshold is chosen: as `value` itself, for the best figure of a kind, or for `value` of a kind."""
+    """How a threshold is chosen: a fixed number, the best F1 or balanced accuracy, or a required recall or precision.
+
+    `value` is the number or the requirement.
+    """
 
     kind: Literal["number", "f1", "balanced", "recall", "precision"]
     value: float = 0.0
 
 
 def parse_threshold_rule(text: str) -> ThresholdRule:
-    """The rule that a text such as 0.3, f1 or recall=0.95 asks for; a ValueError says what can be asked."""
+    """Parse a rule such as 0.3, f1 or recall=0.95; a ValueError lists the rules."""
     kind, equals, digits = text.partition("=")
     if not equals and kind in ("f1", "balanced"):
         return ThresholdRule(kind)  # type: ignore[arg-type] # mypy does not narrow a str by its values
@@ -61,55 +75,83 @@ def parse_threshold_rule(text: str) -> ThresholdRule:
     raise ValueError(f"{THRESHOLD_RULES}, not {text}")
 
 
-def choose_threshold(rule: str, truth: NDArray[np.int64], scores: Floats) -> float:
+def choose_threshold(rule: str, truth: Integers, scores: Floats) -> float:
     """The threshold that the rule chooses on these images, half-way between two of their scores."""
-    asked = parse_threshold_rule(rule)
-    if asked.kind == "number":
-        return asked.value
+    parsed = parse_threshold_rule(rule)
+    if parsed.kind == "number":
+        return parsed.value
     positives = int((truth == 1).sum())
     negatives = len(truth) - positives
     if not positives or not negatives:
         raise DataError(f"a threshold by {rule} needs images of both classes: give a number instead")
-    places, hits, false_alarms = _cuts(truth, scores)
-    recall = hits / positives
-    precision = hits / np.maximum(hits + false_alarms, 1)
-    central = -np.abs(places - 0.5)  # of equals, the one closest to the middle
-    if asked.kind == "f1":
-        best = np.lexsort((central, 2 * hits / (hits + false_alarms + positives)))[-1]
-    elif asked.kind == "balanced":
-        best = np.lexsort((central, hits * negatives - false_alarms * positives))[-1]
+    thresholds, true_positives, false_positives = _candidate_thresholds(truth, scores)
+    recall = true_positives / positives
+    precision = true_positives / np.maximum(true_positives + false_positives, 1)
+    centrality = -np.abs(thresholds - 0.5)  # breaks ties towards 0.5
+    if parsed.kind == "f1":
+        best = np.lexsort((centrality, 2 * true_positives / (true_positives + false_positives + positives)))[-1]
+    elif parsed.kind == "balanced":
+        best = np.lexsort((centrality, true_positives * negatives - false_positives * positives))[-1]
     else:
-        wanted, other = (recall, precision) if asked.kind == "recall" else (precision, recall)
-        best = np.lexsort((central, wanted, np.where(wanted >= asked.value, other, -1.0)))[-1]
-        if wanted[best] < asked.value:
-            most = np.lexsort((other, wanted))[-1]
-            other_name = "precision" if asked.kind == "recall" else "recall"
+        required, other = (recall, precision) if parsed.kind == "recall" else (precision, recall)
+        best = np.lexsort((centrality, required, np.where(required >= parsed.value, other, -1.0)))[-1]
+        if required[best] < parsed.value:
+            highest = np.lexsort((other, required))[-1]
+            other_name = "precision" if parsed.kind == "recall" else "recall"
             raise DataError(
-                f"no threshold gives {asked.kind} {asked.value:g} on these {len(truth)} images: "
-                f"at most {wanted[most]:.3f} can be reached, at a {other_name} of {other[most]:.3f}"
+                f"no threshold gives {parsed.kind} {parsed.value:g} on these {len(truth)} images: "
+                f"the highest is {required[highest]:.3f}, at a {other_name} of {other[highest]:.3f}"
             )
-    return float(places[best])
+    return float(thresholds[best])
 
 
-def _cuts(truth: NDArray[np.int64], scores: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Every threshold that makes a difference, and how many positive and negative images score above each."""
-    values, place = np.unique(scores, return_inverse=True)
+def _candidate_thresholds(truth: Integers, scores: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """A threshold between each two neighbouring scores, and the true and false positives above it."""
+    values, value_indices = np.unique(scores, return_inverse=True)
     edges = np.concatenate([[0], values, [1]]).astype(np.float32)
     lower, upper = edges[:-1], edges[1:]
     middle: Floats = (lower + upper) / np.float32(2)
-    middle = np.where(middle < upper, middle, lower)  # of neighbours among floats, the upper one has to be above
-    above = [np.bincount(place[truth == number], minlength=len(values))[::-1].cumsum()[::-1] for number in (1, 0)]
-    hits, false_alarms = (np.append(counts, 0) for counts in above)
-    apart = upper > lower  # no threshold is below a score of 0
-    apart[-1] = True  # above all scores, be they 1
-    return middle[apart], hits[apart], false_alarms[apart]
+    middle = np.where(middle < upper, middle, lower)  # between adjacent floats, the upper one must stay above
+    above = [np.bincount(value_indices[truth == index], minlength=len(values))[::-1].cumsum()[::-1] for index in (1, 0)]
+    true_positives, false_positives = (np.append(counts, 0) for counts in above)
+    distinct = upper > lower  # no threshold is below a score of 0
+    distinct[-1] = True  # above all scores, even 1
+    return middle[distinct], true_positives[distinct], false_positives[distinct]
 
 
-def to_logits(probabilities: Floats) -> Floats:
-    """What a softmax turns into these probabilities (n, classes); those of nothing and of certainty stay finite."""
-    return np.asarray(np.log(probabilities.clip(SMALLEST_PROBABILITY, 1)))
+@dataclass(frozen=True, slots=True)
+class ThresholdCounts:
+    """Image counts from which the outcome of any threshold on a grid follows.
+
+    `positives[k]` images of the positive class score above (k - 1) / THRESHOLD_STEPS and not above k / THRESHOLD_STEPS.
+    """
+
+    threshold: float  # of the model
+    positives: list[int]
+    negatives: list[int]
+    true_positives: int  # at the model's threshold, which need not be on the grid
+    false_positives: int
+
+    @property
+    def false_negatives(self) -> int:
+        """Positive images not above the model's threshold."""
+        return sum(self.positives) - self.true_positives
+
+    @property
+    def true_negatives(self) -> int:
+        """Negative images not above the model's threshold."""
+        return sum(self.negatives) - self.false_positives
 
 
-def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
-    """The probabilities whose logits are divided by the temperature."""
-    return np.asarray(softmax(to_logits(probabilities) / temperature, axis=1), dtype=np.float32)
+def count_by_threshold(truth: Integers, scores: Floats, threshold: float) -> ThresholdCounts:
+    """Count the images of each class between the thresholds of the grid."""
+    positive, negative = (scores[truth == index].astype(np.float64) for index in (1, 0))
+    positives, negatives = (
+        np.bincount(
+            np.ceil(own * THRESHOLD_STEPS).astype(int).clip(0, THRESHOLD_STEPS), minlength=THRESHOLD_STEPS + 1
+        ).tolist()
+        for own in (positive, negative)
+    )
+    return ThresholdCounts(
+        threshold, positives, negatives, int((positive > threshold).sum()), int((negative > threshold).sum())
+    )

@@ -1,4 +1,4 @@
-"""What a report is made from: a model, labelled images, and what the model said of them."""
+"""The inputs of an evaluation: a model, labelled images, and the model's outputs for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from astrodetect.records import Floats, ImageContract, Outputs
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """The model as its manifest describes it."""
+    """What the manifest says of the model."""
 
     name: str
     version: str
@@ -21,7 +21,7 @@ class EvaluatedModel:
     classes: Sequence[str]
     threshold: float  # of a binary model
     temperature: float
-    precision: str  # of the arithmetic that the images were looked at with
+    precision: str  # numeric precision of inference
     image: ImageContract
     created: str
     data: dict[str, Any]
@@ -29,25 +29,25 @@ class EvaluatedModel:
     versions: dict[str, Any]
 
     def predict(self, probabilities: Floats) -> Integers:
-        """The class that each image is taken for."""
+        """The predicted class of each image."""
         return metrics.predict_classes(probabilities, self.threshold if self.task == "binary" else None)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPart:
-    """Labelled images of one part of the data, and the outputs for them."""
+    """Labelled images of one part of a data set, and the model's outputs for them."""
 
     title: str
     paths: Sequence[Path]
     truth: Integers
     fingerprint: str
     outputs: Outputs
-    skipped: int = 0  # files beside them that are no usable images
+    skipped: int = 0  # unreadable files
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFeatures:
-    """Images that the model has learnt from, to tell what is unlike them."""
+    """Network features of training images, which unusual images are compared with."""
 
     truth: Integers
     features: Floats
@@ -55,16 +55,16 @@ class TrainingFeatures:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInputs:
-    """Everything that the report is about; the last part is the one that it shows in detail."""
+    """Everything a report is made from; the last part is shown in detail."""
 
     model: EvaluatedModel
     parts: Sequence[EvaluatedPart]
     training: TrainingFeatures | None = None
-    views: int = 1  # turns and mirrors of each image, that the outputs are the mean of
-    one_view: Floats | None = None  # the last part's probabilities without them
-    remarks: Sequence[str] = ()  # about the data: duplicates, leaks
+    views: int = 1  # flips and rotations that the outputs are averaged over
+    one_view: Floats | None = None  # the last part's probabilities without averaging
+    remarks: Sequence[str] = ()  # on the data: duplicates, leaks
 
     @property
     def detailed(self) -> EvaluatedPart:
-        """The part that is shown in detail."""
+        """The part shown in detail."""
         return self.parts[-1]

@@ -1,4 +1,4 @@
-"""How well scores and probabilities tell classes apart, in figures that people quote."""
+"""Classification and calibration metrics, with 95 % intervals: Wilson for shares, bootstrap for the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,170 +8,161 @@ from numpy.typing import NDArray
 
 from astrodetect.records import Floats
 
-SMALLEST_PROBABILITY = 1e-7
-CALIBRATION_BINS = 15  # of equal width, of the probabilities whose calibration is looked at
+SMALLEST_PROBABILITY = 1e-7  # log loss is clipped there
+CALIBRATION_BINS = 15  # of equal width
 
-Integers = NDArray[np.int64]  # of classes, image by image
+CONFIDENCE = 0.95
+Z = 1.959964  # the standard normal quantile for it
+RESAMPLES = 500  # bootstrap
+SEED = 0  # equal images give equal intervals
+
+Integers = NDArray[np.int64]  # class indices, one per image
 Reals = NDArray[np.float64]
 
 
 def binary_metrics(truth: Integers, scores: Floats, threshold: float = 0.5) -> dict[str, float]:
-    """The headline figures of a model with a threshold; what the classes at hand cannot tell is NaN."""
+    """The headline metrics of a binary model; NaN where a class has no image."""
     probabilities = np.stack([1 - scores, scores], axis=1)
     return headline_metrics(truth, probabilities, predict_classes(probabilities, threshold))
 
 
 def multiclass_metrics(truth: Integers, probabilities: Floats, names: Sequence[str]) -> dict[str, float]:
-    """The headline figures of a model of any number of classes, and the recall of each."""
-    said = predict_classes(probabilities)
-    found = confusion(truth, said, len(names))
-    recalls = zip(names, recall(found).tolist(), strict=True)
-    return headline_metrics(truth, probabilities, said) | {f"recall_{name}": value for name, value in recalls}
+    """The headline metrics of a model of any number of classes, and the recall of each."""
+    predicted = predict_classes(probabilities)
+    recalls = zip(names, recall(confusion(truth, predicted, len(names))).tolist(), strict=True)
+    return headline_metrics(truth, probabilities, predicted) | {f"recall_{name}": value for name, value in recalls}
 
 
-def headline_metrics(truth: Integers, probabilities: Floats, said: Integers) -> dict[str, float]:
-    """The figures that open a report: `said` is the class that each image is taken for."""
-    found = confusion(truth, said, probabilities.shape[1])
+def headline_metrics(truth: Integers, probabilities: Floats, predicted: Integers) -> dict[str, float]:
+    """The metrics at the top of a report."""
+    matrix = confusion(truth, predicted, probabilities.shape[1])
     return {
         "images": float(len(truth)),
-        "accuracy": float((said == truth).mean()),
-        "balanced_accuracy": float(recall(found).mean()),
+        "accuracy": float((predicted == truth).mean()),
+        "balanced_accuracy": float(recall(matrix).mean()),
         "auc": float(np.mean([ranking.auc() for ranking in class_rankings(truth, probabilities)])),
         "log_loss": float(negative_log_likelihood(truth, probabilities).mean()),
-        "macro_f1": float(f1(found).mean()),
+        "macro_f1": float(f1(matrix).mean()),
         "brier": float(brier_scores(truth, probabilities).mean()),
         "ece": reliability_curve(*top_label_confidence(truth, probabilities)).error,
     }
 
 
 def predict_classes(probabilities: Floats, threshold: float | None = None) -> Integers:
-    """The class that each image is taken for: the likeliest, or the second of two where its score is above."""
-    said = probabilities.argmax(axis=1) if threshold is None else probabilities[:, 1] > threshold
-    return said.astype(np.int64)
+    """The most probable class of each image; with a threshold, the second of two where its score is above it."""
+    predicted = probabilities.argmax(axis=1) if threshold is None else probabilities[:, 1] > threshold
+    return predicted.astype(np.int64)
 
 
-def confusion(truth: Integers, said: Integers, classes: int) -> Reals:
-    """How many images of each class (row) are taken for each class (column)."""
-    cells = np.bincount(truth * classes + said, minlength=classes**2)
+def confusion(truth: Integers, predicted: Integers, classes: int) -> Reals:
+    """The confusion matrix: a row per true class, a column per predicted class."""
+    cells = np.bincount(truth * classes + predicted, minlength=classes**2)
     return cells.reshape(classes, classes).astype(np.float64)
 
 
-def recall(found: Reals) -> Reals:
-    """Of each class's images, the share that is found; NaN where it has none."""
-    return _share(np.diagonal(found, axis1=-2, axis2=-1), found.sum(axis=-1))
+def recall(matrix: Reals) -> Reals:
+    """The recall of each class; NaN for a class without images."""
+    return _share(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1))
 
 
-def precision(found: Reals) -> Reals:
-    """Of what is taken for each class, the share that is one; NaN where nothing is."""
-    return _share(np.diagonal(found, axis1=-2, axis2=-1), found.sum(axis=-2))
+def precision(matrix: Reals) -> Reals:
+    """The precision of each class; NaN for a class that is never predicted."""
+    return _share(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-2))
 
 
-def f1(found: Reals) -> Reals:
-    """Each class's harmonic mean of precision and recall; NaN where no image is one or is taken for one."""
-    right = np.diagonal(found, axis1=-2, axis2=-1)
-    return _share(2 * right, found.sum(axis=-1) + found.sum(axis=-2))
+def f1(matrix: Reals) -> Reals:
+    """The F1 score of each class; NaN for a class without images that is never predicted."""
+    correct = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _share(2 * correct, matrix.sum(axis=-1) + matrix.sum(axis=-2))
 
 
 def auc(truth: Integers, scores: Floats) -> float:
-    """The chance that a positive image scores above a negative one, ties counting half."""
+    """The area under the ROC curve of a binary score; ties count half."""
     return ScoreRanking(truth == 1, scores).auc()
 
 
 class ScoreRanking:
-    """Images in the order of a score, to be asked more than once how many of one kind stand above the others."""
+    """Images sorted by a score once, for AUC and ROC curves under several weightings."""
 
     def __init__(self, positive: NDArray[np.bool_], scores: Floats) -> None:
-        self.values, self._places = np.unique(scores, return_inverse=True)
+        self.values, self._value_indices = np.unique(scores, return_inverse=True)
         self._positive = positive
 
     def counts(self, weights: Reals | None = None) -> tuple[Reals, Reals]:
-        """How many positive and how many negative images have each of the values, which rise."""
-        weight = np.ones(len(self._places)) if weights is None else weights
-        many = len(self.values)
-        return _sums(self._places, weight * self._positive, many), _sums(self._places, weight * ~self._positive, many)
+        """The numbers of positive and of negative images at each distinct score, ascending."""
+        weight = np.ones(len(self._value_indices)) if weights is None else weights
+        size = len(self.values)
+        return (
+            _weighted_counts(self._value_indices, weight * self._positive, size),
+            _weighted_counts(self._value_indices, weight * ~self._positive, size),
+        )
 
     def auc(self, weights: Reals | None = None) -> float:
-        """The chance that a positive image scores above a negative one; NaN where either is missing."""
+        """The area under the ROC curve; NaN without positive or without negative images."""
         positives, negatives = self.counts(weights)
         below = np.cumsum(negatives) - negatives / 2  # ties count half
         return float(_share((positives * below).sum(), positives.sum() * negatives.sum()))
 
 
 def class_rankings(truth: Integers, probabilities: Floats) -> list[ScoreRanking]:
-    """Of two classes by the score of the second; of more, each one against the rest."""
-    numbers = range(probabilities.shape[1])
-    return [
-        ScoreRanking(truth == number, probabilities[:, number]) for number in (numbers if len(numbers) > 2 else (1,))
-    ]
+    """Rankings by the score of the second of two classes, or of each of several against the rest."""
+    classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else (1,)
+    return [ScoreRanking(truth == index, probabilities[:, index]) for index in classes]
 
 
 def log_loss(truth: Integers, scores: Floats) -> float:
-    """The mean surprise at the truth, in nats; a sure error costs much, never infinity."""
+    """The mean negative log-likelihood of a binary score, in nats."""
     return float(negative_log_likelihood(truth, np.stack([1 - scores, scores], axis=1)).mean())
 
 
 def negative_log_likelihood(truth: Integers, probabilities: Floats) -> Reals:
-    """At the truth of each image, in nats."""
-    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    return np.asarray(-np.log(of_truth.clip(SMALLEST_PROBABILITY, 1)))
+    """The negative log-likelihood of each image's true class, in nats; finite."""
+    true_class = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    return np.asarray(-np.log(true_class.clip(SMALLEST_PROBABILITY, 1)))
 
 
 def brier_scores(truth: Integers, probabilities: Floats) -> Reals:
-    """Of each image's probabilities, added over the classes and halved, so that two classes have Brier's own score."""
-    wanted = np.eye(probabilities.shape[1])[truth]
-    return np.asarray(((probabilities - wanted) ** 2).sum(axis=1) / 2)
+    """The Brier score of each image, halved so that two classes give the binary Brier score."""
+    one_hot = np.eye(probabilities.shape[1])[truth]
+    return np.asarray(((probabilities - one_hot) ** 2).sum(axis=1) / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityCurve:
-    """Probabilities beside how often they came true, in bins of equal width; NaN where a bin is empty."""
+    """Mean predicted probability against observed frequency, in bins of equal width; NaN in empty bins."""
 
     counts: Reals
-    said: Reals  # the mean probability in each bin
-    came_true: Reals  # the share
+    mean_probability: Reals
+    frequency: Reals
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of the two, each image counting the same."""
+        """The expected calibration error."""
         filled = self.counts > 0
-        apart = np.abs(self.said - self.came_true)[filled]
-        return float(_share((self.counts[filled] * apart).sum(), self.counts.sum()))
+        gaps = np.abs(self.mean_probability - self.frequency)[filled]
+        return float(_share((self.counts[filled] * gaps).sum(), self.counts.sum()))
 
 
-def reliability_curve(probabilities: Floats, true: NDArray[np.bool_], weights: Reals | None = None) -> ReliabilityCurve:
-    """How far these probabilities can be taken at their word."""
-    weight = np.ones(len(true)) if weights is None else weights
+def reliability_curve(
+    probabilities: Floats, correct: NDArray[np.bool_], weights: Reals | None = None
+) -> ReliabilityCurve:
+    """Bin the probabilities of events that came true or not."""
+    weight = np.ones(len(correct)) if weights is None else weights
     bins = np.clip((probabilities * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
-    counts, said, came_true = (_sums(bins, weight * value, CALIBRATION_BINS) for value in (1.0, probabilities, true))
-    return ReliabilityCurve(counts, _share(said, counts), _share(came_true, counts))
+    counts, probability_sums, correct_counts = (
+        _weighted_counts(bins, weight * value, CALIBRATION_BINS) for value in (1.0, probabilities, correct)
+    )
+    return ReliabilityCurve(counts, _share(probability_sums, counts), _share(correct_counts, counts))
 
 
 def top_label_confidence(truth: Integers, probabilities: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """The probability of each image's likeliest class, and whether that is the true one: what the calibration error of
-    every model is measured on, whatever its threshold."""
+    """The probability of the most probable class, and whether it is the true one; independent of any threshold."""
     return probabilities.max(axis=1), predict_classes(probabilities) == truth
-
-
-def _sums(places: Integers, values: Reals, many: int) -> Reals:
-    """What the values at each of `many` places add up to."""
-    return np.bincount(places, values, minlength=many).astype(np.float64)
-
-
-def _share(part: Reals, whole: Reals) -> Reals:
-    """NaN, without a warning, where there is nothing to share."""
-    shares: Reals = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
-    return shares
-
-
-SHARE = 0.95
-DEVIATIONS = 1.959964  # of a normal distribution, that hold this share
-RESAMPLES = 500  # drawn with replacement, for figures without a formula
-SEED = 0  # the same images, the same intervals
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and where it would be with 95 of 100 other samples of images."""
+    """A metric with its 95 % interval."""
 
     value: float
     low: float
@@ -180,7 +171,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """How well one class is told from the others."""
+    """Precision, recall and F1 of one class."""
 
     name: str
     images: int
@@ -190,77 +181,84 @@ class ClassMetrics:
 
 
 def wilson_interval(part: float, whole: float) -> Estimate:
-    """A share of images; the interval stays within 0 and 1, and is wide where there are few."""
+    """A share with its Wilson score interval."""
     if not whole:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    share, spread = float(part / whole), DEVIATIONS**2 / whole
+    share, spread = float(part / whole), Z**2 / whole
     middle = (share + spread / 2) / (1 + spread)
-    half = DEVIATIONS * np.sqrt(share * (1 - share) / whole + spread / whole / 4) / (1 + spread)
+    half = Z * np.sqrt(share * (1 - share) / whole + spread / whole / 4) / (1 + spread)
     return Estimate(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
-def estimate_headline_metrics(truth: Integers, probabilities: Floats, said: Integers) -> dict[str, Estimate]:
-    """What `binary` and `classes` give, by the same names."""
-    values = headline_metrics(truth, probabilities, said)
-    found = confusion(truth, said, probabilities.shape[1])
-    confusions = _resampled(found)
-    drawn = {
-        "balanced_accuracy": recall(confusions).mean(axis=-1),
-        "macro_f1": f1(confusions).mean(axis=-1),
-        **_scores_resampled(truth, probabilities),
+def estimate_headline_metrics(truth: Integers, probabilities: Floats, predicted: Integers) -> dict[str, Estimate]:
+    """The headline metrics with their intervals, by the same names."""
+    values = headline_metrics(truth, probabilities, predicted)
+    matrix = confusion(truth, predicted, probabilities.shape[1])
+    matrices = _bootstrap_confusion(matrix)
+    resampled = {
+        "balanced_accuracy": recall(matrices).mean(axis=-1),
+        "macro_f1": f1(matrices).mean(axis=-1),
+        **_bootstrap_scores(truth, probabilities),
     }
-    figures = {name: _figure(values[name], drawn[name]) for name in drawn}
-    return {"accuracy": wilson_interval(np.trace(found), len(truth)), **figures}
+    estimates = {name: _percentile_interval(values[name], resampled[name]) for name in resampled}
+    return {"accuracy": wilson_interval(np.trace(matrix), len(truth)), **estimates}
 
 
-def per_class_metrics(found: Reals, names: Sequence[str]) -> list[ClassMetrics]:
+def per_class_metrics(matrix: Reals, names: Sequence[str]) -> list[ClassMetrics]:
     """Precision, recall and F1 of each class of a confusion matrix."""
-    right, are, said = np.diag(found), found.sum(axis=1), found.sum(axis=0)
-    f1_scores, drawn = f1(found), f1(_resampled(found))
+    correct, actual, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    f1_scores, resampled = f1(matrix), f1(_bootstrap_confusion(matrix))
     return [
         ClassMetrics(
             name,
-            int(are[i]),
-            wilson_interval(right[i], said[i]),
-            wilson_interval(right[i], are[i]),
-            _figure(f1_scores[i], drawn[:, i]),
+            int(actual[i]),
+            wilson_interval(correct[i], predicted[i]),
+            wilson_interval(correct[i], actual[i]),
+            _percentile_interval(f1_scores[i], resampled[:, i]),
         )
         for i, name in enumerate(names)
     ]
 
 
-def _resampled(found: Reals) -> Reals:
-    """The confusion matrices of as many images drawn with replacement from these."""
-    random, images = np.random.default_rng(SEED), found.sum()
-    drawn = random.multinomial(int(images), found.ravel() / images, RESAMPLES)
-    return drawn.reshape(RESAMPLES, *found.shape).astype(np.float64)
+def _bootstrap_confusion(matrix: Reals) -> Reals:
+    """(RESAMPLES, classes, classes) confusion matrices of bootstrap samples."""
+    random, images = np.random.default_rng(SEED), matrix.sum()
+    counts = random.multinomial(int(images), matrix.ravel() / images, RESAMPLES)
+    return counts.reshape(RESAMPLES, *matrix.shape).astype(np.float64)
 
 
-def _scores_resampled(truth: Integers, probabilities: Floats) -> dict[str, list[float]]:
-    """The figures that depend on more than the confusion matrix."""
+def _bootstrap_scores(truth: Integers, probabilities: Floats) -> dict[str, list[float]]:
+    """Bootstrap values of the metrics that need more than the confusion matrix."""
     random, images = np.random.default_rng(SEED), len(truth)
     rankings = class_rankings(truth, probabilities)
-    surprise, squares = (
-        negative_log_likelihood(truth, probabilities),
-        brier_scores(truth, probabilities),
-    )
-    sureness, right = top_label_confidence(truth, probabilities)
-    drawn: dict[str, list[float]] = {"auc": [], "log_loss": [], "brier": [], "ece": []}
+    log_losses, brier = negative_log_likelihood(truth, probabilities), brier_scores(truth, probabilities)
+    confidence, correct = top_label_confidence(truth, probabilities)
+    resampled: dict[str, list[float]] = {"auc": [], "log_loss": [], "brier": [], "ece": []}
     for _ in range(RESAMPLES):
         weights = np.bincount(random.integers(0, images, images), minlength=images).astype(np.float64)
-        drawn["auc"].append(float(np.mean([ranking.auc(weights) for ranking in rankings])))
-        drawn["log_loss"].append(float(weights @ surprise / images))
-        drawn["brier"].append(float(weights @ squares / images))
-        drawn["ece"].append(reliability_curve(sureness, right, weights).error)
-    # Chance makes bins look off, and a draw from a sample has it twice: what that adds is taken away.
-    added = float(np.mean(drawn["ece"])) - reliability_curve(sureness, right).error
-    drawn["ece"] = [max(0.0, error - added) for error in drawn["ece"]]
-    return drawn
+        resampled["auc"].append(float(np.mean([ranking.auc(weights) for ranking in rankings])))
+        resampled["log_loss"].append(float(weights @ log_losses / images))
+        resampled["brier"].append(float(weights @ brier / images))
+        resampled["ece"].append(reliability_curve(confidence, correct, weights).error)
+    # Sampling noise biases the calibration error upwards, and resampling doubles it: subtract the added bias.
+    bias = float(np.mean(resampled["ece"])) - reliability_curve(confidence, correct).error
+    resampled["ece"] = [max(0.0, error - bias) for error in resampled["ece"]]
+    return resampled
 
 
-def _figure(value: float, drawn: Sequence[float] | Reals) -> Estimate:
-    known = np.asarray(drawn)[~np.isnan(drawn)]  # a draw may hold no image of a class
-    if np.isnan(value) or not len(known):
+def _percentile_interval(value: float, resampled: Sequence[float] | Reals) -> Estimate:
+    defined = np.asarray(resampled)[~np.isnan(resampled)]  # a sample may lack a class
+    if np.isnan(value) or not len(defined):
         return Estimate(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(known, [(1 - SHARE) / 2, (1 + SHARE) / 2])
+    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(value), float(low), float(high))
+
+
+def _weighted_counts(indices: Integers, weights: Reals, size: int) -> Reals:
+    return np.bincount(indices, weights, minlength=size).astype(np.float64)
+
+
+def _share(part: Reals, whole: Reals) -> Reals:
+    """part / whole, NaN where whole is 0."""
+    shares: Reals = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return shares

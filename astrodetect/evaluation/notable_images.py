@@ -1,4 +1,4 @@
-"""Which images a person should look at, and why."""
+"""Images to review: the most confident errors, the most unusual images, and probable label errors."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from astrodetect.evaluation.metrics import Integers, Reals
 from astrodetect.records import Floats
 
 NEIGHBOURS = 5
-BLOCK = 512  # images whose distances to all others are held at once
+BLOCK = 512  # images whose similarities to all others are held at once
 
 
 @dataclass(frozen=True, slots=True)
 class NotableImage:
-    """An image, by its number in its part, and what is remarkable about it."""
+    """An image, by its index in its part, and why it is notable."""
 
     image: int
     remark: str
@@ -22,84 +22,96 @@ class NotableImage:
 
 @dataclass(frozen=True, slots=True)
 class NotableImages:
-    """The images to look at, the most remarkable first."""
+    """Images to review, the most notable first."""
 
     errors: list[NotableImage]
     unusual: list[NotableImage]
     mislabelled: list[NotableImage]
 
 
-def find_notable_images(evidence: EvaluationInputs, most: int) -> NotableImages:
-    """At most so many of each kind, in the part that is shown."""
-    model, part = evidence.model, evidence.detailed
-    said, sure = model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
-    wrong = np.flatnonzero(said != part.truth)
+def find_notable_images(inputs: EvaluationInputs, limit: int) -> NotableImages:
+    """At most `limit` images of each kind, of the part shown in detail."""
+    model, part = inputs.model, inputs.detailed
+    predicted, confidence = model.predict(part.outputs.probabilities), predicted_probabilities(inputs)
+    wrong = np.flatnonzero(predicted != part.truth)
     errors = [
-        NotableImage(int(i), f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}")
-        for i in wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+        NotableImage(int(i), _outcome(inputs, predicted, confidence, int(i)))
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     ]
-    learnt = evidence.training
-    distances, neighbours = nearest_by_cosine(part.outputs.features, learnt.features if learnt else None)
+    training = inputs.training
+    distances, neighbours = nearest_by_cosine(part.outputs.features, training.features if training else None)
     if not distances.size:
         return NotableImages(errors, [], [])
-    far = distances.mean(axis=1)
-    places = np.argsort(np.argsort(far)) / len(far)
+    mean_distances = distances.mean(axis=1)
+    percentiles = np.argsort(np.argsort(mean_distances)) / len(mean_distances)
     unusual = [
-        NotableImage(int(i), f"distance {far[i]:.3f}, past {places[i]:.1%} of the images")
-        for i in np.argsort(-far, kind="stable")[:most]
+        NotableImage(
+            int(i), f"distance {mean_distances[i]:.3f}, larger than that of {percentiles[i]:.1%} of the images"
+        )
+        for i in np.argsort(-mean_distances, kind="stable")[:limit]
     ]
-    agree = ((learnt.truth if learnt else part.truth)[neighbours] == said[:, np.newaxis]).sum(axis=1)
+    neighbour_labels = (training.truth if training else part.truth)[neighbours]
+    agreeing = (neighbour_labels == predicted[:, np.newaxis]).sum(axis=1)
     count = neighbours.shape[1]
     mislabelled = [
         NotableImage(
             int(i),
-            f"labelled {model.classes[part.truth[i]]}, said {model.classes[said[i]]} by {sure[i]:.3f}; "
-            f"{agree[i]} of the {count} most like it are labelled so",
+            f"{_outcome(inputs, predicted, confidence, int(i))}; "
+            f"{agreeing[i]} of the {count} nearest images have that label",
         )
-        for i in _suspects(evidence, said, sure, agree / count)[:most]
+        for i in _label_errors(inputs, predicted, confidence, agreeing / count)[:limit]
     ]
     return NotableImages(errors, unusual, mislabelled)
 
 
-def predicted_probabilities(evidence: EvaluationInputs) -> Floats:
-    """The probability of the class that each image is taken for."""
-    probabilities = evidence.detailed.outputs.probabilities
-    found: Floats = probabilities[np.arange(len(probabilities)), evidence.model.predict(probabilities)]
-    return found
+def predicted_probabilities(inputs: EvaluationInputs) -> Floats:
+    """The probability of each image's predicted class."""
+    probabilities = inputs.detailed.outputs.probabilities
+    confidence: Floats = probabilities[np.arange(len(probabilities)), inputs.model.predict(probabilities)]
+    return confidence
 
 
-def _suspects(evidence: EvaluationInputs, said: Integers, sure: Floats, agree: Reals) -> Integers:
-    """Images taken for another class as surely as that class's own are, among neighbours that are labelled so."""
-    truth, probabilities = evidence.detailed.truth, evidence.detailed.outputs.probabilities
-    usual = np.array(
+def _outcome(inputs: EvaluationInputs, predicted: Integers, confidence: Floats, image: int) -> str:
+    classes = inputs.model.classes
+    label, prediction = classes[inputs.detailed.truth[image]], classes[predicted[image]]
+    return f"labelled {label}, predicted {prediction} ({confidence[image]:.3f})"
+
+
+def _label_errors(inputs: EvaluationInputs, predicted: Integers, confidence: Floats, agreement: Reals) -> Integers:
+    """Confident learning: images predicted as another class as confidently as that class's own, like their neighbours.
+
+    Sorted by confidence times the neighbours' agreement.
+    """
+    truth, probabilities = inputs.detailed.truth, inputs.detailed.outputs.probabilities
+    class_confidence = np.array(
         [probabilities[truth == c, c].mean() if (truth == c).any() else 1 for c in range(probabilities.shape[1])]
     )
-    suspects = np.flatnonzero((said != truth) & (sure >= usual[said]) & (agree > 0.5))
-    return suspects[np.argsort(-(sure * agree)[suspects], kind="stable")]
+    suspects = np.flatnonzero((predicted != truth) & (confidence >= class_confidence[predicted]) & (agreement > 0.5))
+    return suspects[np.argsort(-(confidence * agreement)[suspects], kind="stable")]
 
 
-def nearest_by_cosine(features: Floats, among: Floats | None) -> tuple[Floats, Integers]:
-    """The distances to the nearest neighbours, and their numbers; None means among the images themselves.
+def nearest_by_cosine(features: Floats, reference: Floats | None) -> tuple[Floats, Integers]:
+    """Distances and indices of the nearest neighbours among unit vectors; without a reference, among each other.
 
-    Features are compared by their direction: how bright they are as a whole tells little of what is in the image.
+    The length of a feature vector tells brightness more than content.
     """
-    own = _directions(features)
-    others = own if among is None else _directions(among)
-    count = min(NEIGHBOURS, len(others) - (among is None))
+    own = _unit_vectors(features)
+    others = own if reference is None else _unit_vectors(reference)
+    count = min(NEIGHBOURS, len(others) - (reference is None))
     distances = np.empty((len(own), count), dtype=np.float32)
     neighbours = np.empty((len(own), count), dtype=np.int64)
     for start in range(0, len(own), BLOCK) if count else ():
-        likeness = own[start : start + BLOCK] @ others.T
-        rows = np.arange(len(likeness))
-        if among is None:
-            likeness[rows, start + rows] = -np.inf  # nobody is a neighbour of itself
-        found = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
-        neighbours[start + rows] = found
-        closeness = np.take_along_axis(likeness, found, axis=1)
-        distances[start + rows] = np.sqrt(np.maximum(2 - 2 * closeness, 0))
+        similarity = own[start : start + BLOCK] @ others.T
+        rows = np.arange(len(similarity))
+        if reference is None:
+            similarity[rows, start + rows] = -np.inf  # exclude the image itself
+        nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+        neighbours[start + rows] = nearest
+        cosine = np.take_along_axis(similarity, nearest, axis=1)
+        distances[start + rows] = np.sqrt(np.maximum(2 - 2 * cosine, 0))
     return distances, neighbours
 
 
-def _directions(features: Floats) -> Floats:
+def _unit_vectors(features: Floats) -> Floats:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, np.float32(1e-12)))

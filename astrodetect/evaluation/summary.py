@@ -1,4 +1,4 @@
-"""The figures of a report as a file beside it: what another program reads, and what the next run is compared with."""
+"""The evaluation summary: metrics of each part as JSON for other programs and the next run, and as text."""
 
 import datetime as dt
 import json
@@ -12,22 +12,64 @@ from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, Evaluat
 from astrodetect.evaluation.metrics import ClassMetrics, Estimate
 
 FORMAT = 1
+MIN_DIFFERENCE = 0.0005  # smaller ones do not show in three decimals
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A headline metric: its name, what it means and how it is formatted."""
+
+    name: str
+    title: str
+    meaning: str
+    percent: bool = False
+    less_is_better: bool = False
+
+    def text(self, value: float | None) -> str:
+        """The formatted value."""
+        if value is None or math.isnan(value):
+            return "–"
+        return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}"
+
+    def difference(self, now: float, before: float | None) -> str:
+        """The formatted change, and whether it is an improvement."""
+        if before is None or math.isnan(now) or math.isnan(before):
+            return "–"
+        change = now - before
+        text = f"{100 * change:+.1f} points" if self.percent else f"{change:+.3f}"
+        if abs(change) < MIN_DIFFERENCE:
+            return "the same"
+        return f"{text.replace('-', '−')}, {'better' if (change < 0) == self.less_is_better else 'worse'}"
+
+
+METRIC_SPECS = (
+    MetricSpec("accuracy", "Accuracy", "share of images classified correctly", percent=True),
+    MetricSpec("balanced_accuracy", "Balanced accuracy", "mean recall of the classes", percent=True),
+    MetricSpec("macro_f1", "Macro F1", "mean F1 score of the classes"),
+    MetricSpec("auc", "AUC", "area under the ROC curve, averaged over the classes"),
+    MetricSpec("log_loss", "Log loss", "mean negative log-likelihood of the true class, nats", less_is_better=True),
+    MetricSpec("brier", "Brier score", "mean squared error of the probabilities", less_is_better=True),
+    MetricSpec(
+        "ece", "Calibration error", "expected calibration error of the most probable class", less_is_better=True
+    ),
+)
+VIEW_METRICS = ("accuracy", "auc", "log_loss")  # for which one view is compared with several
 
 
 @dataclass(frozen=True, slots=True)
 class PartMetrics:
-    """What was measured on one part of the data."""
+    """The metrics of one part of the data; its fields are those of the JSON."""
 
     images: int
     fingerprint: str
     figures: dict[str, Estimate]
     classes: list[ClassMetrics]
-    confusion: list[list[int]]  # a row for each true class, a column for each that is said
+    confusion: list[list[int]]  # a row per true class, a column per predicted class
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that was measured, by parts of the data; `one_view` is there where the others are of several views."""
+    """The metrics of all parts; its fields are those of the JSON. `one_view` is set if several views were averaged."""
 
     model: str
     version: str
@@ -43,13 +85,13 @@ class Summary:
     format: int = FORMAT
 
     def as_json(self) -> str:
-        """One document; what is not known is null."""
+        """A JSON document in which NaN is null."""
         return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousRun:
-    """The figures of an earlier run on the part of the same name."""
+    """The metrics of an earlier run on the part of the same name."""
 
     version: str
     created: str
@@ -58,13 +100,13 @@ class PreviousRun:
     figures: dict[str, float]
 
 
-def summarise(evidence: EvaluationInputs) -> Summary:
-    """Measures every part."""
-    model = evidence.model
+def summarise(inputs: EvaluationInputs) -> Summary:
+    """Compute the metrics of every part."""
+    model = inputs.model
     one_view = None
-    if evidence.one_view is not None:
-        truth = evidence.detailed.truth
-        one_view = metrics.headline_metrics(truth, evidence.one_view, model.predict(evidence.one_view))
+    if inputs.one_view is not None:
+        truth = inputs.detailed.truth
+        one_view = metrics.headline_metrics(truth, inputs.one_view, model.predict(inputs.one_view))
     return Summary(
         model=model.name,
         version=model.version,
@@ -72,38 +114,67 @@ def summarise(evidence: EvaluationInputs) -> Summary:
         classes=list(model.classes),
         threshold=model.threshold if model.task == "binary" else None,
         precision=model.precision,
-        views=evidence.views,
-        parts={part.title: _measured(model, part) for part in evidence.parts},
+        views=inputs.views,
+        parts={part.title: _part_metrics(model, part) for part in inputs.parts},
         one_view=one_view,
-        remarks=list(evidence.remarks),
+        remarks=list(inputs.remarks),
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
 
 
-def _measured(model: EvaluatedModel, part: EvaluatedPart) -> PartMetrics:
+def _part_metrics(model: EvaluatedModel, part: EvaluatedPart) -> PartMetrics:
     probabilities = part.outputs.probabilities
-    said = model.predict(probabilities)
-    found = metrics.confusion(part.truth, said, len(model.classes))
+    predicted = model.predict(probabilities)
+    matrix = metrics.confusion(part.truth, predicted, len(model.classes))
     return PartMetrics(
         images=len(part.truth),
         fingerprint=part.fingerprint,
-        figures=metrics.estimate_headline_metrics(part.truth, probabilities, said),
-        classes=metrics.per_class_metrics(found, model.classes),
-        confusion=found.astype(int).tolist(),
+        figures=metrics.estimate_headline_metrics(part.truth, probabilities, predicted),
+        classes=metrics.per_class_metrics(matrix, model.classes),
+        confusion=matrix.astype(int).tolist(),
     )
 
 
 def read_previous(path: Path, part: str, fingerprint: str) -> PreviousRun | None:
-    """What an earlier run left here of this part of the data, if one did."""
+    """The metrics of this part in an earlier run's JSON, if there is one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        measured = found["parts"][part]
-        figures = {name: figure["value"] for name, figure in measured["figures"].items()}
-        known = {name: float(value) for name, value in figures.items() if value is not None}
-        same = measured["fingerprint"] == fingerprint
-        return PreviousRun(str(found["version"]), str(found["created"]), int(found["views"]), same, known)
+        document = json.loads(path.read_text(encoding="utf-8"))
+        part_metrics = document["parts"][part]
+        values = {name: estimate["value"] for name, estimate in part_metrics["figures"].items()}
+        return PreviousRun(
+            str(document["version"]),
+            str(document["created"]),
+            int(document["views"]),
+            part_metrics["fingerprint"] == fingerprint,
+            {name: float(value) for name, value in values.items() if value is not None},
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # there is none, or it is of another program: nothing to compare with
+        return None  # missing, or not a summary
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The headline metrics as text, line by line, and the effect of averaging views."""
+    lines = []
+    for title, part in summary.parts.items():
+        lines.append(f"{title}: {part.images} images")
+        lines += [
+            f"  {spec.title}: {spec.text(part.figures[spec.name].value)} ({interval_text(spec, part.figures)})"
+            for spec in METRIC_SPECS
+        ]
+    if summary.one_view is not None:
+        detailed = list(summary.parts.values())[-1]
+        for spec in METRIC_SPECS:
+            if spec.name in VIEW_METRICS:
+                before, after = summary.one_view[spec.name], detailed.figures[spec.name].value
+                change = spec.difference(after, before)
+                lines.append(f"{summary.views} views: {spec.title} {spec.text(before)} → {spec.text(after)} ({change})")
+    return lines
+
+
+def interval_text(spec: MetricSpec, figures: dict[str, Estimate]) -> str:
+    """The formatted interval of a metric."""
+    estimate = figures[spec.name]
+    return f"{spec.text(estimate.low)} to {spec.text(estimate.high)}"
 
 
 def _finite(value: Any) -> Any:
@@ -112,70 +183,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-SMALLEST_CHANGE = 0.0005  # that is seen in a figure as it is written
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """A headline figure: what it is called and what it means."""
-
-    name: str
-    title: str
-    meaning: str
-    percent: bool = False
-    less_is_better: bool = False
-
-    def text(self, value: float | None) -> str:
-        """The figure in words."""
-        if value is None or math.isnan(value):
-            return "–"
-        return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}"
-
-    def difference(self, now: float, before: float | None) -> str:
-        """How it changed, and whether for the better."""
-        if before is None or math.isnan(now) or math.isnan(before):
-            return "–"
-        change = now - before
-        text = f"{100 * change:+.1f} points" if self.percent else f"{change:+.3f}"
-        if abs(change) < SMALLEST_CHANGE:
-            return "the same"
-        return f"{text.replace('-', '−')}, {'better' if (change < 0) == self.less_is_better else 'worse'}"
-
-
-METRIC_SPECS = (
-    MetricSpec("accuracy", "Accuracy", "images told rightly", percent=True),
-    MetricSpec("balanced_accuracy", "Balanced accuracy", "the same, each class counting alike", percent=True),
-    MetricSpec("macro_f1", "Macro F1", "precision and recall in one, each class counting alike"),
-    MetricSpec("auc", "AUC", "chance that an image of a class scores above one of another"),
-    MetricSpec("log_loss", "Log loss", "mean surprise at the truth, nats", less_is_better=True),
-    MetricSpec("brier", "Brier score", "mean squared error of the probabilities", less_is_better=True),
-    MetricSpec("ece", "Calibration error", "how far the likeliest class's probability is off", less_is_better=True),
-)
-GAINS = ("accuracy", "auc", "log_loss")  # what several views are asked to improve
-
-
-def summary_lines(summary: Summary) -> list[str]:
-    """The headline figures line by line, and what several views gained."""
-    lines = []
-    for title, part in summary.parts.items():
-        lines.append(f"{title}: {part.images} images")
-        lines += [
-            f"  {kind.title}: {kind.text(part.figures[kind.name].value)} ({interval_text(kind, part.figures)})"
-            for kind in METRIC_SPECS
-        ]
-    if summary.one_view is not None:
-        shown = list(summary.parts.values())[-1]
-        for kind in METRIC_SPECS:
-            if kind.name in GAINS:
-                before, after = summary.one_view[kind.name], shown.figures[kind.name].value
-                said = kind.difference(after, before)
-                lines.append(f"{summary.views} views: {kind.title} {kind.text(before)} → {kind.text(after)} ({said})")
-    return lines
-
-
-def interval_text(kind: MetricSpec, figures: dict[str, Estimate]) -> str:
-    """From where to where the figure may be."""
-    figure = figures[kind.name]
-    return f"{kind.text(figure.low)} to {kind.text(figure.high)}"

@@ -1,1 +1,1 @@
-"""HTML reports."""
+"""Self-contained HTML reports: Jinja templates, SVG charts and thumbnails."""

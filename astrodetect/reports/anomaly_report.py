@@ -1,4 +1,4 @@
-"""What was found as one page to read: it needs nothing else and asks nobody for anything."""
+"""The anomaly report: a self-contained page with a gallery, a map and the detectors' agreement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.results import AnomalyResults, Explanation
 from astrodetect.records import Floats
-from astrodetect.reports import html
 from astrodetect.reports.html import (
+    REPORT_TEMPLATES,
     TILE_PX,
-    TILES_A_ROW,
+    TILES_PER_ROW,
     NamedThumbnail,
     ThumbnailKey,
     ThumbnailReader,
     display_name,
+    heat_map_overlay,
     read_thumbnails,
     template_environment,
     thumbnail_sprite,
 )
-from astrodetect.reports.svg_charts import MARKER_COLOURS, Marker, class_markers
+from astrodetect.reports.svg_charts import Marker, class_markers
 
-TEMPLATES = Path(__file__).parent / "templates"
-STYLE = TEMPLATES / "report.css"  # shared by all reports
-SUBJECT_PX, BESIDE_PX, SAMPLE_PX = 192, 96, 80  # sides of the images on it
-SAMPLES = 12  # images of each detector
-SEED = 0  # they are drawn by
-MOST_TILES = 2000  # images that are seen where the map is pointed at: a megabyte
-SKIPPED_SHOWN = 200
-MAP_WIDTH, MAP_HEIGHT, MAP_EDGE = 1000, 640, 14
+STYLE = REPORT_TEMPLATES / "report.css"  # shared with the evaluation report
+CARD_PX, NEIGHBOUR_PX, SAMPLE_PX = 192, 96, 80  # sides of the images
+SAMPLES = 12  # images per detector
+SAMPLE_SEED = 0
+MAX_TILES = 2000  # images with a preview on the map: a megabyte
+MAX_SKIPPED = 200
+MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 640, 14
 
 
 @dataclass(frozen=True, slots=True)
 class RunDescription:
-    """What the run was, in words, and how its images are read."""
+    """What the run compared, in words, and how its images are read."""
 
     title: str
     features: str
@@ -48,131 +48,127 @@ class RunDescription:
 
 @dataclass(frozen=True, slots=True)
 class AnomalyCard:
-    """One image of the gallery."""
+    """An image of the gallery."""
 
     rank: int
     picture: NamedThumbnail
     label: str
-    told: str
+    review_label: str
     heat: str
     neighbours: list[NamedThumbnail]
     novelty: float
     strength: float
-    opinions: list[tuple[str, int, bool]]  # a detector, its rank of the image, whether it flags it
-    at: tuple[float, float]  # on the map
+    detector_ranks: list[tuple[str, int, bool]]  # detector, its rank of the image, whether it flags it
+    position: tuple[float, float]  # on the map
 
     @property
     def flags(self) -> list[str]:
-        """Who flags it, `consensus` where all do."""
-        found = [detector for detector, _, flags in self.opinions if flags]
-        return [*found, "consensus"] if len(found) == len(self.opinions) else found
+        """The detectors that flag it, and `consensus` if all do."""
+        names = [detector for detector, _, flagged in self.detector_ranks if flagged]
+        return [*names, "consensus"] if len(names) == len(self.detector_ranks) else names
 
 
 def write_anomaly_report(
-    place: Path, findings: AnomalyResults, reasons: Sequence[Explanation], about: RunDescription
+    path: Path, results: AnomalyResults, explanations: Sequence[Explanation], run: RunDescription
 ) -> None:
-    """Makes the page; `reasons` are of the images of its gallery, which are all on the map."""
-    flagged = findings.flagged_by()
-    samples = {detector: _sampled(flags) for detector, flags in flagged.items()}
-    small = read_thumbnails(_wanted(findings, reasons, samples), about.reader)
-    xy = np.asarray(
-        findings.projection.xy * (MAP_WIDTH - 2 * MAP_EDGE, MAP_HEIGHT - 2 * MAP_EDGE) + MAP_EDGE, np.float32
+    """Write the page; `explanations` are of the gallery's images, all of which are on the map."""
+    flagged = results.flagged_by()
+    samples = {detector: _sample(flags) for detector, flags in flagged.items()}
+    thumbnails = read_thumbnails(_thumbnail_keys(results, explanations, samples), run.reader)
+    map_size = (MAP_WIDTH - 2 * MAP_MARGIN, MAP_HEIGHT - 2 * MAP_MARGIN)
+    xy = np.asarray(results.projection.xy * map_size + MAP_MARGIN, np.float32)
+    cards = _cards(results, explanations, thumbnails, xy)
+    on_map = results.projection.indices
+    markers = class_markers([results.labels[image] for image in on_map], xy)
+    by_rank = np.argsort(results.positions[on_map], kind="stable")  # the most unusual first
+    text = (
+        template_environment(REPORT_TEMPLATES)
+        .get_template("anomalies.html")
+        .render(
+            run=run,
+            results=results,
+            style=Markup(STYLE.read_text(encoding="utf-8")),  # noqa: S704 - our own
+            cards=cards,
+            counts={detector: int(flags.sum()) for detector, flags in flagged.items()},
+            overlaps=_overlap_rows(results),
+            samples=[
+                (detector, int(flagged[detector].sum()), [thumbnails[results.paths[i], SAMPLE_PX] for i in sample])
+                for detector, sample in samples.items()
+            ],
+            markers=markers,
+            points=_points(results, by_rank, xy, markers, len(cards)),
+            sprite=thumbnail_sprite([results.paths[image] for image in on_map[by_rank[:MAX_TILES]]], run.reader),
+            tile=TILE_PX,
+            tiles=(TILES_PER_ROW, min(MAX_TILES, len(by_rank))),
+            size=(MAP_WIDTH, MAP_HEIGHT),
+            skipped=[(display_name(file), reason) for file, reason in results.skipped[:MAX_SKIPPED]],
+        )
     )
-    cards = _cards(findings, reasons, small, xy)
-    marks = class_markers([findings.labels[image] for image in findings.projection.indices], xy)
-    pointed = np.argsort(findings.positions[findings.projection.indices], kind="stable")  # the most unusual first
-    template = template_environment(TEMPLATES).get_template("anomalies.html")
-    text = template.render(
-        about=about,
-        findings=findings,
-        style=Markup(STYLE.read_text(encoding="utf-8")),  # noqa: S704 - our own
-        cards=cards,
-        counts={detector: int(flags.sum()) for detector, flags in flagged.items()},
-        overlaps=_overlaps(findings),
-        samples=[
-            (detector, int(flagged[detector].sum()), [small[findings.paths[image], SAMPLE_PX] for image in some])
-            for detector, some in samples.items()
-        ],
-        marks=marks,
-        colours=MARKER_COLOURS,
-        points=_points(findings, pointed, xy, marks, len(cards)),
-        sheet=thumbnail_sprite(
-            [findings.paths[image] for image in findings.projection.indices[pointed[:MOST_TILES]]], about.reader
-        ),
-        tile=TILE_PX,
-        tiles=(TILES_A_ROW, min(MOST_TILES, len(pointed))),
-        size=(MAP_WIDTH, MAP_HEIGHT),
-        skipped=[(display_name(path), reason) for path, reason in findings.skipped[:SKIPPED_SHOWN]],
-    )
-    place.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
-def _wanted(
-    findings: AnomalyResults, reasons: Sequence[Explanation], samples: Mapping[str, list[int]]
+def _thumbnail_keys(
+    results: AnomalyResults, explanations: Sequence[Explanation], samples: Mapping[str, list[int]]
 ) -> list[ThumbnailKey]:
     return [
-        *((findings.paths[reason.image], SUBJECT_PX) for reason in reasons),
-        *((path, BESIDE_PX) for reason in reasons for path in reason.neighbours),
-        *((findings.paths[image], SAMPLE_PX) for some in samples.values() for image in some),
+        *((results.paths[explanation.image], CARD_PX) for explanation in explanations),
+        *((path, NEIGHBOUR_PX) for explanation in explanations for path in explanation.neighbours),
+        *((results.paths[image], SAMPLE_PX) for sample in samples.values() for image in sample),
     ]
 
 
 def _cards(
-    findings: AnomalyResults, reasons: Sequence[Explanation], small: Mapping[ThumbnailKey, NamedThumbnail], xy: Floats
+    results: AnomalyResults,
+    explanations: Sequence[Explanation],
+    thumbnails: Mapping[ThumbnailKey, NamedThumbnail],
+    xy: Floats,
 ) -> list[AnomalyCard]:
-    looked, ranks, positions = findings.novelty, findings.ranks(), findings.positions
-    on_map = {image: number for number, image in enumerate(findings.projection.indices.tolist())}
+    novelty, ranks, positions = results.novelty, results.ranks(), results.positions
+    map_index = {image: index for index, image in enumerate(results.projection.indices.tolist())}
     return [
         AnomalyCard(
             rank=int(positions[image]),
-            picture=small[findings.paths[image], SUBJECT_PX],
-            label=findings.labels[image],
-            told=findings.review_labels.get(image, ""),
-            heat="" if reason.heat is None else html.heat_map_overlay(reason.heat),
-            neighbours=[small[path, BESIDE_PX] for path in reason.neighbours],
-            novelty=float(looked.novelty[image]),
-            strength=float(looked.strength[image]),
-            opinions=[
-                (each, int(ranks[each][image]), bool(looked.flagged[each][image])) for each in findings.detectors
+            picture=thumbnails[results.paths[image], CARD_PX],
+            label=results.labels[image],
+            review_label=results.review_labels.get(image, ""),
+            heat="" if explanation.heat is None else heat_map_overlay(explanation.heat),
+            neighbours=[thumbnails[path, NEIGHBOUR_PX] for path in explanation.neighbours],
+            novelty=float(novelty.novelty[image]),
+            strength=float(novelty.strength[image]),
+            detector_ranks=[
+                (name, int(ranks[name][image]), bool(novelty.flagged[name][image])) for name in results.detectors
             ],
-            at=tuple(xy[on_map[image]].tolist()),
+            position=tuple(xy[map_index[image]].tolist()),
         )
-        for reason in reasons
-        for image in (reason.image,)
+        for explanation in explanations
+        for image in (explanation.image,)
     ]
 
 
 def _points(
-    findings: AnomalyResults, pointed: NDArray[np.int64], xy: Floats, marks: Sequence[Marker], cards: int
+    results: AnomalyResults, by_rank: NDArray[np.int64], xy: Floats, markers: Sequence[Marker], cards: int
 ) -> dict[str, Any]:
-    """What a script needs to find the image that is pointed at: points by rank, with their class and their name."""
-    places = findings.projection.indices[pointed].tolist()
-    numbers = {mark.name: number for number, mark in enumerate(marks)}
+    """The map's points for the page's script, by rank: position, class, rank and name."""
+    images = results.projection.indices[by_rank]
+    marker_index = {marker.name: index for index, marker in enumerate(markers)}
     return {
-        "xy": np.rint(xy[pointed]).astype(int).ravel().tolist(),
-        "marks": [numbers.get(findings.labels[image], len(marks) - 1) for image in places],
-        "ranks": findings.positions[findings.projection.indices[pointed]].tolist(),
-        "names": [display_name(findings.paths[image]) for image in places],
+        "xy": np.rint(xy[by_rank]).astype(int).ravel().tolist(),
+        "marks": [marker_index.get(results.labels[image], len(markers) - 1) for image in images.tolist()],
+        "ranks": results.positions[images].tolist(),
+        "names": [display_name(results.paths[image]) for image in images.tolist()],
         "cards": cards,
     }
 
 
-def _overlaps(findings: AnomalyResults) -> list[tuple[str, list[float | None]]]:
-    """A row for each detector: how far each one before it flags the same images."""
-    found = consensus.jaccard_indices(findings.novelty.flagged)
+def _overlap_rows(results: AnomalyResults) -> list[tuple[str, list[float | None]]]:
+    """A row per detector: its Jaccard index with each detector, None with itself."""
+    indices = consensus.jaccard_indices(results.novelty.flagged)
     return [
-        (
-            one,
-            [
-                found.get((other, one), found.get((one, other))) if one != other else None
-                for other in findings.detectors
-            ],
-        )
-        for one in findings.detectors
+        (name, [indices.get((other, name), indices.get((name, other))) for other in results.detectors])
+        for name in results.detectors
     ]
 
 
-def _sampled(flags: NDArray[np.bool_]) -> list[int]:
-    found = np.flatnonzero(flags)
-    some: list[int] = np.random.default_rng(SEED).permutation(found)[:SAMPLES].tolist()
-    return some
+def _sample(flags: NDArray[np.bool_]) -> list[int]:
+    sample: list[int] = np.random.default_rng(SAMPLE_SEED).permutation(np.flatnonzero(flags))[:SAMPLES].tolist()
+    return sample

@@ -1,7 +1,7 @@
-"""The evaluation report: one page that needs nothing else, and its figures in a file beside it."""
+"""The evaluation report: a self-contained page, with its metrics as JSON beside it."""
 
-import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -11,14 +11,20 @@ from markupsafe import Markup
 
 from astrodetect import atomic_files, images
 from astrodetect.errors import DataError, ImageError
-from astrodetect.evaluation import metrics, notable_images
+from astrodetect.evaluation import calibration, metrics
 from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import Reals, ScoreRanking
-from astrodetect.evaluation.notable_images import NotableImage, predicted_probabilities
-from astrodetect.evaluation.summary import GAINS, METRIC_SPECS, PreviousRun, Summary, interval_text, read_previous
-from astrodetect.inference import decision
-from astrodetect.reports import html
-from astrodetect.reports.html import template_environment
+from astrodetect.evaluation.notable_images import NotableImage, find_notable_images, predicted_probabilities
+from astrodetect.evaluation.summary import (
+    METRIC_SPECS,
+    VIEW_METRICS,
+    PreviousRun,
+    Summary,
+    interval_text,
+    read_previous,
+)
+from astrodetect.inference.decision import class_evidence
+from astrodetect.reports.html import REPORT_TEMPLATES, heat_map_overlay, jpeg_uri, template_environment
 from astrodetect.reports.svg_charts import (
     ChartAxes,
     ChartLine,
@@ -28,157 +34,111 @@ from astrodetect.reports.svg_charts import (
     score_histogram,
 )
 
-TEMPLATES = Path(__file__).parent / "templates"
-MOST_IN_A_GALLERY = 24
-LONGEST_VALUE = 300  # characters of a setting
+MAX_GALLERY_IMAGES = 24
+MAX_CELL_IMAGES, MAX_IMAGES_OF_ALL_CELLS = 12, 240  # behind the cells of the confusion matrix
+THUMBNAIL_PX = 112
+MAX_VALUE_LENGTH = 300  # characters of a setting
+MAX_CURVE_CLASSES = 12  # the largest classes, with a ROC and a precision–recall curve
+SELECTION_LOSS = "watched_loss"  # of the training history, by which the epoch was chosen; else log_loss
+UNIT_AXES = ChartAxes((0, 1), (0, 1))
+TRAINING_CHART_HEIGHT = 250.0
+HISTOGRAM_BARS = 40
 
 
-def write_evaluation_report(evidence: EvaluationInputs, summary: Summary, page: Path) -> Path:
-    """Makes NAME.html and NAME.metrics.json, an earlier run's replaced; returns the path of the page."""
-    figures, part = page.with_suffix(".metrics.json"), evidence.detailed
-    text = _render(evidence, summary, read_previous(figures, part.title, part.fingerprint))
+def write_evaluation_report(inputs: EvaluationInputs, summary: Summary, page: Path) -> Path:
+    """Write NAME.html and NAME.metrics.json, replacing those of an earlier run; returns the path of the page."""
+    metrics_path, part = page.with_suffix(".metrics.json"), inputs.detailed
+    text = _render(inputs, summary, read_previous(metrics_path, part.title, part.fingerprint))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(page, text)
-        atomic_files.write_text(figures, summary.as_json())
+        atomic_files.write_text(metrics_path, summary.as_json())
     except OSError as error:
         raise DataError(f"cannot write the report to {error.filename or page}: {error.strerror}") from error
     return page
 
 
-def _render(evidence: EvaluationInputs, summary: Summary, previous: PreviousRun | None) -> str:
-    templates = template_environment(TEMPLATES)
-    templates.filters["moment"] = _moment
-    templates.globals.update(interval=interval_text, whisker=interval_bar, finite=math.isfinite)
-    found = notable_images.find_notable_images(evidence, MOST_IN_A_GALLERY)
-    model = evidence.model
+def _render(inputs: EvaluationInputs, summary: Summary, previous: PreviousRun | None) -> str:
+    templates = template_environment(REPORT_TEMPLATES)
+    templates.filters["moment"] = _format_time
+    templates.globals.update(interval=interval_text, interval_bar=interval_bar, finite=math.isfinite)
+    notable = find_notable_images(inputs, MAX_GALLERY_IMAGES)
+    model = inputs.model
+    explorer = _threshold_counts(inputs)
     return templates.get_template("report.html").render(
         model=model,
-        evidence=evidence,
+        inputs=inputs,
         summary=summary,
-        shown=summary.parts[evidence.detailed.title],
-        kinds=METRIC_SPECS,
-        gains=[kind for kind in METRIC_SPECS if kind.name in GAINS],
+        part=summary.parts[inputs.detailed.title],
+        specs=METRIC_SPECS,
+        view_specs=[spec for spec in METRIC_SPECS if spec.name in VIEW_METRICS],
         previous=previous,
-        remarks=_remarks(evidence),
-        counts=_counts(evidence),
-        cells=confusion_cells(evidence),
-        errors=gallery_cards(evidence, found.errors),
-        unusual=gallery_cards(evidence, found.unusual),
-        mislabelled=gallery_cards(evidence, found.mislabelled),
+        remarks=_remarks(inputs),
+        counts=_image_counts(inputs),
+        cells=confusion_cells(inputs),
+        errors=gallery_cards(inputs, notable.errors),
+        unusual=gallery_cards(inputs, notable.unusual),
+        mislabelled=gallery_cards(inputs, notable.mislabelled),
         training=training_charts(model.settings.get("history")),
-        discrimination=discrimination_charts(evidence),
-        calibration=calibration_charts(evidence),
-        chooser=explore_thresholds(evidence),
+        discrimination=discrimination_charts(inputs),
+        calibration=calibration_charts(inputs),
+        explorer=explorer,
+        histogram=_histogram(inputs) if explorer else None,
         settings=as_table_rows({name: value for name, value in model.settings.items() if name != "history"}),
         versions=as_table_rows(model.versions),
     )
 
 
-def _moment(text: str) -> str:
-    """As people read it; everything that is kept is in UTC."""
+def _format_time(text: str) -> str:
+    """An ISO 8601 time, always in UTC, for reading."""
     return f"{text[:10]} {text[11:16]} UTC"
 
 
-def _remarks(evidence: EvaluationInputs) -> list[str]:
-    learnt_from = evidence.model.data.get("train")
-    own = isinstance(learnt_from, dict) and learnt_from.get("fingerprint") == evidence.detailed.fingerprint
-    warning = ["The model has learnt from these very images: expect worse figures on others."] if own else []
-    return [*warning, *evidence.remarks]
+def _remarks(inputs: EvaluationInputs) -> list[str]:
+    train = inputs.model.data.get("train")
+    trained_on = isinstance(train, dict) and train.get("fingerprint") == inputs.detailed.fingerprint
+    warning = ["The model was trained on these very images: expect worse metrics on others."] if trained_on else []
+    return [*warning, *inputs.remarks]
 
 
-def _counts(evidence: EvaluationInputs) -> list[tuple[str, list[int], int]]:
-    """Images of each class, and files left out: in the manifest's parts, then in those that were looked at here."""
+def _image_counts(inputs: EvaluationInputs) -> list[tuple[str, list[int], int]]:
+    """Images of each class and unreadable files: of the parts at training, then of those evaluated here."""
     rows = []
-    for title, part in evidence.model.data.items():
-        images = part.get("images") if isinstance(part, dict) else None
-        if isinstance(images, dict):
-            counts = [int(images.get(name, 0)) for name in evidence.model.classes]
-            rows.append((f"{title}, when it was trained", counts, len(part.get("skipped", ()))))
-    for looked_at in evidence.parts:
-        counts = np.bincount(looked_at.truth, minlength=len(evidence.model.classes)).tolist()
-        rows.append((f"{looked_at.title}, evaluated here", counts, looked_at.skipped))
+    for title, part in inputs.model.data.items():
+        counts = part.get("images") if isinstance(part, dict) else None
+        if isinstance(counts, dict):
+            class_counts = [int(counts.get(name, 0)) for name in inputs.model.classes]
+            rows.append((f"{title}, at training", class_counts, len(part.get("skipped", ()))))
+    for evaluated in inputs.parts:
+        class_counts = np.bincount(evaluated.truth, minlength=len(inputs.model.classes)).tolist()
+        rows.append((f"{evaluated.title}, evaluated here", class_counts, evaluated.skipped))
     return rows
 
 
 def as_table_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as text, nested ones by the whole way to them; pages are open to all, so no place on a disk."""
+    """Names and values as text, nested names joined by dots; of paths only the last component, for pages are public."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
             rows += [(f"{name}.{inner}", text) for inner, text in as_table_rows(value)]
         else:
-            rows.append((name.replace("_", " "), str(_without_places(value))[:LONGEST_VALUE]))
+            rows.append((name.replace("_", " "), str(_without_folders(value))[:MAX_VALUE_LENGTH]))
     return rows
 
 
-def _without_places(value: Any) -> Any:
-    """Of a place on the disk its last name, whichever system it was on."""
+def _without_folders(value: Any) -> Any:
+    """The last component of an absolute POSIX or Windows path."""
     if isinstance(value, list | tuple):
-        return [_without_places(one) for one in value]
+        return [_without_folders(item) for item in value]
     for path in (PurePosixPath(str(value)), PureWindowsPath(str(value))):
         if path.is_absolute():
             return path.name
     return value
 
 
-STEPS = 1000  # of the threshold, from 0 to 1
-BARS = 40  # of the histogram
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdExplorer:
-    """`positives[k]` images of the positive class score above (k - 1) / STEPS and not above k / STEPS."""
-
-    threshold: float
-    positives: list[int]
-    negatives: list[int]
-    hits: int  # above the model's own threshold
-    false_alarms: int
-    figure: Markup
-
-    @property
-    def misses(self) -> int:
-        """Positive images that are not above it."""
-        return sum(self.positives) - self.hits
-
-    @property
-    def passed(self) -> int:
-        """Other images that are not above it."""
-        return sum(self.negatives) - self.false_alarms
-
-
-def explore_thresholds(evidence: EvaluationInputs) -> ThresholdExplorer | None:
-    """Of a model with a threshold."""
-    model, part = evidence.model, evidence.detailed
-    if model.task != "binary":
-        return None
-    scores = part.outputs.probabilities[:, 1].astype(np.float64)
-    by_class = [scores[part.truth == number] for number in (1, 0)]
-    positives, negatives = (
-        np.bincount(np.ceil(own * STEPS).astype(int).clip(0, STEPS), minlength=STEPS + 1) for own in by_class
-    )
-    above, below = (np.histogram(own, BARS, (0, 1))[0].astype(np.float64) for own in by_class)
-    names = (model.classes[1], model.classes[0])
-    said = f"Histogram of scores: {names[0]} upwards, {names[1]} downwards, the threshold as a line"
-    return ThresholdExplorer(
-        threshold=model.threshold,
-        positives=positives.tolist(),
-        negatives=negatives.tolist(),
-        hits=int((by_class[0] > model.threshold).sum()),
-        false_alarms=int((by_class[1] > model.threshold).sum()),
-        figure=score_histogram(said, (above, below), names, model.threshold),
-    )
-
-
-SIDE_PX = 112
-MOST_IN_CELLS = 240  # images behind the cells of the confusion matrix, all together
-MOST_IN_A_CELL = 12
-
-
 @dataclass(frozen=True, slots=True)
 class GalleryCard:
-    """An image with its heat map; without pixels where it can no longer be read."""
+    """An image with its heat map; `picture` is None if the file can no longer be read."""
 
     name: str
     remark: str
@@ -188,155 +148,169 @@ class GalleryCard:
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCell:
-    """Images of one class that are taken for one class: how many there are, and the surest of them."""
+    """A cell of the confusion matrix, with its most confident images."""
 
     truth: int
-    said: int
+    predicted: int
     count: int
     share: float  # of the images of the true class
     cards: list[GalleryCard]
 
 
-def gallery_cards(evidence: EvaluationInputs, findings: list[NotableImage]) -> list[GalleryCard]:
-    """The images of these findings."""
-    return [_card(evidence, finding) for finding in findings]
+def gallery_cards(inputs: EvaluationInputs, notable: Sequence[NotableImage]) -> list[GalleryCard]:
+    """The cards of notable images."""
+    return [_card(inputs, image) for image in notable]
 
 
-def confusion_cells(evidence: EvaluationInputs) -> list[list[ConfusionCell]]:
-    """The confusion matrix, a row for each true class."""
-    part, classes = evidence.detailed, len(evidence.model.classes)
-    said, sure = evidence.model.predict(part.outputs.probabilities), predicted_probabilities(evidence)
-    members = [[np.flatnonzero((part.truth == t) & (said == s)) for s in range(classes)] for t in range(classes)]
+def confusion_cells(inputs: EvaluationInputs) -> list[list[ConfusionCell]]:
+    """The confusion matrix, a row per true class."""
+    part, classes = inputs.detailed, len(inputs.model.classes)
+    predicted, confidence = inputs.model.predict(part.outputs.probabilities), predicted_probabilities(inputs)
+    members = [[np.flatnonzero((part.truth == t) & (predicted == p)) for p in range(classes)] for t in range(classes)]
     filled = sum(bool(len(cell)) for row in members for cell in row)
-    each = min(MOST_IN_A_CELL, max(1, MOST_IN_CELLS // max(filled, 1)))
-    left = MOST_IN_CELLS
+    per_cell = min(MAX_CELL_IMAGES, max(1, MAX_IMAGES_OF_ALL_CELLS // max(filled, 1)))
+    remaining = MAX_IMAGES_OF_ALL_CELLS
     matrix = []
     for t, row in enumerate(members):
-        total, shown_row = sum(map(len, row)), []
-        for s, cell in enumerate(row):
-            chosen = cell[np.argsort(-sure[cell], kind="stable")][: min(each, left)]
-            left -= len(chosen)
-            found = [NotableImage(int(i), f"said by {sure[i]:.3f}") for i in chosen]
-            shown_row.append(ConfusionCell(t, s, len(cell), len(cell) / max(total, 1), gallery_cards(evidence, found)))
-        matrix.append(shown_row)
+        total, cells = sum(map(len, row)), []
+        for p, cell in enumerate(row):
+            shown = cell[np.argsort(-confidence[cell], kind="stable")][: min(per_cell, remaining)]
+            remaining -= len(shown)
+            notable = [NotableImage(int(i), f"predicted with {confidence[i]:.3f}") for i in shown]
+            cells.append(ConfusionCell(t, p, len(cell), len(cell) / max(total, 1), gallery_cards(inputs, notable)))
+        matrix.append(cells)
     return matrix
 
 
-def _card(evidence: EvaluationInputs, finding: NotableImage) -> GalleryCard:
-    part = evidence.detailed
-    path = part.paths[finding.image]
+def _card(inputs: EvaluationInputs, notable: NotableImage) -> GalleryCard:
+    part = inputs.detailed
+    path = part.paths[notable.image]
     try:
-        pixels = images.decode_file(path, evidence.model.image)
-    except ImageError:  # it was there when the network saw it
+        pixels = images.decode_file(path, inputs.model.image)
+    except ImageError:  # deleted since it was evaluated
         picture = None
     else:
-        encoded = base64.b64encode(images.encode_thumbnail(pixels, SIDE_PX)).decode("ascii")
-        picture = f"data:image/jpeg;base64,{encoded}"
-    name = "/".join(path.parts[-2:])  # the class folder and the file: no more of this machine's paths
-    [said] = evidence.model.predict(part.outputs.probabilities[[finding.image]])
-    places = decision.class_evidence(part.outputs.maps[finding.image], said, binary=evidence.model.task == "binary")
-    return GalleryCard(name, finding.remark, picture, html.heat_map_overlay(places))
-
-
-MAX_CURVE_CLASSES = 12  # that have curves of their own: those with most images
-WATCHED = "watched_loss"  # the figure of a history by which the epoch was chosen; log_loss where it has none
-UNIT = ChartAxes((0, 1), (0, 1))
-LOW = 250.0  # the height of the figures of training
+        picture = jpeg_uri(images.encode_thumbnail(pixels, THUMBNAIL_PX))
+    name = "/".join(path.parts[-2:])  # class folder and file only: pages are public
+    [predicted] = inputs.model.predict(part.outputs.probabilities[[notable.image]])
+    evidence = class_evidence(part.outputs.maps[notable.image], predicted, binary=inputs.model.task == "binary")
+    return GalleryCard(name, notable.remark, picture, heat_map_overlay(evidence))
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedChart:
-    """A figure and what one sees in it."""
+    """A chart with its caption."""
 
     figure: Markup
     caption: str
 
 
 def training_charts(history: Any) -> list[CaptionedChart]:
-    """How losses and figures went from epoch to epoch, and which one was chosen."""
+    """Losses and validation metrics by epoch, and the epoch that was chosen."""
     epochs = [epoch for epoch in history if isinstance(epoch, dict)] if isinstance(history, list) else []
-    watched = next((name for name in (WATCHED, "log_loss") if epochs and name in epochs[0]), None)
-    if len(epochs) < 2 or watched is None:
+    selection = next((name for name in (SELECTION_LOSS, "log_loss") if epochs and name in epochs[0]), None)
+    if len(epochs) < 2 or selection is None:
         return []
-    chosen = 1 + min(range(len(epochs)), key=lambda place: epochs[place].get(watched, math.inf))
+    chosen = 1 + min(range(len(epochs)), key=lambda index: epochs[index].get(selection, math.inf))
 
     def line(name: str, title: str, kind: str) -> ChartLine:
         values = [float(epoch.get(name, math.nan)) for epoch in epochs]
-        return ChartLine(
-            f"{title} ({'solid' if kind == 'first' else 'dashed'})", range(1, len(epochs) + 1), values, kind
-        )
+        style = "solid" if kind == "first" else "dashed"
+        return ChartLine(f"{title} ({style})", range(1, len(epochs) + 1), values, kind)
 
-    losses = (
-        line("train_loss", "of the images learnt from", "first"),
-        line(watched, "of the validation images", "second"),
-    )
+    losses = (line("train_loss", "training images", "first"), line(selection, "validation images", "second"))
     shares = (line("accuracy", "accuracy", "first"), line("auc", "AUC", "second"))
-    shown = []
+    charts = []
     for title, lines in (("loss", losses), ("validation images", shares)):
         values = np.array([line.y for line in lines])
         if np.isnan(values).all():
             continue
         low, high = (0.0, 1.05 * np.nanmax(values)) if lines is losses else (np.floor(10 * np.nanmin(values)) / 10, 1.0)
-        axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), LOW)
+        axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), TRAINING_CHART_HEIGHT)
         caption = f"{title.capitalize()}: {' and '.join(line.title for line in lines)}; epoch {chosen} was chosen."
-        shown.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
-    return shown
+        charts.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
+    return charts
 
 
-def discrimination_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
-    """ROC and precision–recall: of two classes for the positive one, of more for each against the rest."""
-    model, truth = evidence.model, evidence.detailed.truth
-    probabilities = evidence.detailed.outputs.probabilities
+def discrimination_charts(inputs: EvaluationInputs) -> list[CaptionedChart]:
+    """ROC and precision–recall curves, of the positive class of two or of each of several against the rest."""
+    model, truth = inputs.model, inputs.detailed.truth
+    probabilities = inputs.detailed.outputs.probabilities
     counts = np.bincount(truth, minlength=len(model.classes))
-    numbers = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MAX_CURVE_CLASSES].tolist()
-    shown = []
-    for number in numbers:
-        name, ranking = model.classes[number], ScoreRanking(truth == number, probabilities[:, number])
+    classes = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MAX_CURVE_CLASSES].tolist()
+    charts = []
+    for index in classes:
+        name, ranking = model.classes[index], ScoreRanking(truth == index, probabilities[:, index])
         positives, negatives = ranking.counts()
         if positives.sum() and negatives.sum():
-            shown += [_roc(name, ranking), _precision_recall(name, ranking)]
-    return shown
+            charts += [_roc_chart(name, ranking), _precision_recall_chart(name, ranking)]
+    return charts
 
 
-def _roc(name: str, ranking: ScoreRanking) -> CaptionedChart:
-    hits, alarms = _above(ranking)
-    lines = [ChartLine("", (0, 1), (0, 1), "chance"), ChartLine(name, alarms / alarms[-1], hits / hits[-1])]
-    caption = f"{name}: AUC {ranking.auc():.4f}. Dotted: chance."
-    figure = line_chart(
-        f"ROC of {caption}", lines, UNIT, ("false alarms, share of others", "found, share of the class")
-    )
-    return CaptionedChart(figure, f"ROC of {caption}")
-
-
-def _precision_recall(name: str, ranking: ScoreRanking) -> CaptionedChart:
-    hits, alarms = (counts[1:] for counts in _above(ranking))
-    recall, precision = hits / hits[-1], hits / (hits + alarms)
-    mean = float((np.diff(recall, prepend=0) * precision).sum())
-    base = hits[-1] / (hits[-1] + alarms[-1])
+def _roc_chart(name: str, ranking: ScoreRanking) -> CaptionedChart:
+    true_positives, false_positives = _cumulative_counts(ranking)
     lines = [
-        ChartLine("", (0, 1), (base, base), "chance"),
+        ChartLine("", (0, 1), (0, 1), "chance"),
+        ChartLine(name, false_positives / false_positives[-1], true_positives / true_positives[-1]),
+    ]
+    caption = f"ROC of {name}: AUC {ranking.auc():.4f}. Dotted: chance."
+    return CaptionedChart(line_chart(caption, lines, UNIT_AXES, ("false positive rate", "true positive rate")), caption)
+
+
+def _precision_recall_chart(name: str, ranking: ScoreRanking) -> CaptionedChart:
+    true_positives, false_positives = (counts[1:] for counts in _cumulative_counts(ranking))
+    recall, precision = true_positives / true_positives[-1], true_positives / (true_positives + false_positives)
+    average_precision = float((np.diff(recall, prepend=0) * precision).sum())
+    base_rate = true_positives[-1] / (true_positives[-1] + false_positives[-1])
+    lines = [
+        ChartLine("", (0, 1), (base_rate, base_rate), "chance"),
         ChartLine(name, np.append(0, recall), np.append(precision[0], precision)),
     ]
-    caption = f"Precision and recall of {name}: average precision {mean:.4f}. Dotted: chance."
-    return CaptionedChart(line_chart(caption, lines, UNIT, ("recall", "precision")), caption)
+    caption = f"Precision and recall of {name}: average precision {average_precision:.4f}. Dotted: chance."
+    return CaptionedChart(line_chart(caption, lines, UNIT_AXES, ("recall", "precision")), caption)
 
 
-def _above(ranking: ScoreRanking) -> tuple[Reals, Reals]:
-    """How many images of the class and of the others are above each cut, from none to all."""
+def _cumulative_counts(ranking: ScoreRanking) -> tuple[Reals, Reals]:
+    """True and false positives at each threshold, from none to all."""
     positives, negatives = ranking.counts()
     return np.append(0, positives[::-1].cumsum()), np.append(0, negatives[::-1].cumsum())
 
 
-def calibration_charts(evidence: EvaluationInputs) -> list[CaptionedChart]:
-    """What probabilities were said, and how often they came true."""
-    model, truth = evidence.model, evidence.detailed.truth
-    probabilities = evidence.detailed.outputs.probabilities
-    sure = metrics.reliability_curve(*metrics.top_label_confidence(truth, probabilities))
-    about = "Dots on the dotted line are probabilities that can be taken at their word; bars count images."
-    caption = f"The likeliest class: calibration error {sure.error:.3f}, over {metrics.CALIBRATION_BINS} bins. {about}"
-    shown = [CaptionedChart(reliability_diagram(caption, sure, "probability of the likeliest class"), caption)]
+def calibration_charts(inputs: EvaluationInputs) -> list[CaptionedChart]:
+    """Reliability diagrams of the most probable class and, of a binary model, of the score."""
+    model, truth = inputs.model, inputs.detailed.truth
+    probabilities = inputs.detailed.outputs.probabilities
+    curve = metrics.reliability_curve(*metrics.top_label_confidence(truth, probabilities))
+    legend = "Dots on the dotted line are calibrated probabilities; bars count images."
+    caption = (
+        f"The most probable class: expected calibration error {curve.error:.3f} over {metrics.CALIBRATION_BINS} bins. "
+        f"{legend}"
+    )
+    diagram = reliability_diagram(caption, curve, "probability of the most probable class")
+    charts = [CaptionedChart(diagram, caption)]
     if model.task == "binary":
-        scores = metrics.reliability_curve(probabilities[:, 1], truth == 1)
-        caption = f"The score, as a probability of {model.classes[1]}: calibration error {scores.error:.3f}. {about}"
-        shown.append(CaptionedChart(reliability_diagram(caption, scores, f"score ({model.classes[1]})"), caption))
-    return shown
+        curve = metrics.reliability_curve(probabilities[:, 1], truth == 1)
+        caption = (
+            f"The score, as the probability of {model.classes[1]}: expected calibration error {curve.error:.3f}. "
+            f"{legend}"
+        )
+        charts.append(CaptionedChart(reliability_diagram(caption, curve, f"score ({model.classes[1]})"), caption))
+    return charts
+
+
+def _threshold_counts(inputs: EvaluationInputs) -> calibration.ThresholdCounts | None:
+    if inputs.model.task != "binary":
+        return None
+    scores = inputs.detailed.outputs.probabilities[:, 1]
+    return calibration.count_by_threshold(inputs.detailed.truth, scores, inputs.model.threshold)
+
+
+def _histogram(inputs: EvaluationInputs) -> Markup:
+    model, truth = inputs.model, inputs.detailed.truth
+    scores = inputs.detailed.outputs.probabilities[:, 1].astype(np.float64)
+    positives, negatives = (
+        np.histogram(scores[truth == index], HISTOGRAM_BARS, (0, 1))[0].astype(np.float64) for index in (1, 0)
+    )
+    names = (model.classes[1], model.classes[0])
+    label = f"Histogram of scores: {names[0]} upwards, {names[1]} downwards, the threshold as a line"
+    return score_histogram(label, (positives, negatives), names, model.threshold)

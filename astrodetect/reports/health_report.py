@@ -1,6 +1,5 @@
-"""The state of a data set as one page to read, and as JSON beside it."""
+"""The health report of a data set: a self-contained page, and everything it found as JSON beside it."""
 
-import base64
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -13,125 +12,117 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.health import SCAN_CONTRACT, DatasetHealth, DoubtfulLabel, DuplicateGroup, ScannedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract
-from astrodetect.reports.html import template_environment
+from astrodetect.reports.html import REPORT_TEMPLATES, jpeg_uri, template_environment
 
-TEMPLATES = Path(__file__).parent / "templates"
-PAGE, FIGURES = "explore.html", "explore.json"
-# What the page shows at most, some 3 kB an image; the JSON lists everything.
-COPIES_SHOWN, MEMBERS_SHOWN = 30, 5  # groups in each section, images in each
-DOUBTS_SHOWN = 120
-SAMPLES, CLASSES_SAMPLED = 12, 24  # images a class, classes
-UNREADABLE_SHOWN = 200
-SIZES_SHOWN = 8
+PAGE_NAME, JSON_NAME = "explore.html", "explore.json"
+# Limits of the page, about 3 kB per image; the JSON lists everything.
+MAX_GROUPS, MAX_GROUP_IMAGES = 30, 5  # duplicate groups per section, images per group
+MAX_DOUBTFUL = 120
+SAMPLES, MAX_SAMPLED_CLASSES = 12, 24  # images per class, classes
+MAX_UNREADABLE = 200
+MAX_TALLY_ROWS = 8
 THUMBNAIL_PX = 104
-BINS = 40
-UNBALANCED = 3.0  # the largest class to the smallest, from which it is told
-DOUBTED_AS = replace(SCAN_CONTRACT, crop=0.6)  # the galaxy itself
-FEW = 50  # images of a class, below which it is told
+HISTOGRAM_BINS = 40
+MAX_IMBALANCE = 3.0  # ratio of the largest to the smallest class above which it is reported
+FEW_IMAGES = 50  # of a class, below which it is reported
+DOUBTFUL_CONTRACT = replace(SCAN_CONTRACT, crop=0.6)  # shows the galaxy itself
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One line of the verdict: what was found, and what to do about it."""
+    """A problem of the data set and what to do about it."""
 
-    found: str
-    do: str
-    anchor: str  # the section that shows it
+    finding: str
+    action: str
+    anchor: str  # the section of the page that shows it
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """A small image with its captions."""
+    """A thumbnail with its captions."""
 
-    data: str  # a data URI; empty where the file has gone meanwhile
+    data: str  # a data URI; empty if the file can no longer be read
     caption: str
     lines: tuple[str, ...] = ()
 
 
 def write_health_report(health: DatasetHealth, folder: Path, *, by: str) -> Path:
-    """Writes both into the folder and returns the page; `by` says what the labels were judged by."""
+    """Write the page and the JSON; returns the path of the page. `by` names the features labels were checked with."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_text(folder / FIGURES, json.dumps(health_as_json(health, by=by), indent=1) + "\n")
-        atomic_files.write_text(folder / PAGE, _render(health, by))
+        atomic_files.write_text(folder / JSON_NAME, json.dumps(health_as_json(health, by=by), indent=1) + "\n")
+        atomic_files.write_text(folder / PAGE_NAME, _render(health, by))
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
-    return folder / PAGE
+    return folder / PAGE_NAME
 
 
 def recommendations(health: DatasetHealth) -> list[Recommendation]:
-    """What to do, the most important first; nothing where nothing stands in the way."""
-    lines = []
+    """The problems of the data set, the most important first."""
+    items = []
     if leaks := health.leaks:
-        parts = " and ".join(sorted({look.item.part for copies in leaks for look in health.members(copies)}))
-        found = f"{_many(len(leaks), 'picture is', 'pictures are')} in more than one of {parts}"
-        lines.append(
-            Recommendation(found, "figures of the test part would flatter: split anew, copies together", "leaks")
-        )
+        parts = " and ".join(sorted({image.item.part for group in leaks for image in health.members(group)}))
+        finding = f"{_counted(len(leaks), 'image is', 'images are')} in more than one of {parts}"
+        action = "metrics of the test part would be too good: split again, keeping copies together"
+        items.append(Recommendation(finding, action, "leaks"))
     if conflicts := health.conflicts:
-        found = f"{_many(len(conflicts), 'picture bears', 'pictures bear')} more than one label"
-        lines.append(Recommendation(found, "decide for one, and remove the others", "conflicts"))
-    if bad := len(health.unreadable):
-        lines.append(
-            Recommendation(
-                f"{_many(bad, 'file', 'files')} cannot be read",
-                "fetch again or remove; training passes over",
-                "unreadable",
-            )
-        )
-    if doubts := len(health.doubtful_labels):
-        found = f"{_many(doubts, 'label is', 'labels are')} doubtful ({doubts / len(health.scan):.1%})"
-        lines.append(Recommendation(found, "look at them, the surest first", "doubts"))
-    if spare := sum(len(copies.indices) - 1 for copies in health.duplicates):
-        lines.append(
-            Recommendation(f"{_many(spare, 'image is', 'images are')} there again", "keep one of each", "duplicates")
-        )
-    return lines + _of_counts(health)
+        finding = f"{_counted(len(conflicts), 'image has', 'images have')} more than one label"
+        items.append(Recommendation(finding, "choose one label, and remove the other copies", "conflicts"))
+    if unreadable := len(health.unreadable):
+        finding = f"{_counted(unreadable, 'file', 'files')} cannot be read"
+        items.append(Recommendation(finding, "fetch again or remove; training skips them", "unreadable"))
+    if doubtful := len(health.doubtful_labels):
+        share = doubtful / len(health.scan)
+        finding = f"{_counted(doubtful, 'label is', 'labels are')} doubtful ({share:.1%})"
+        items.append(Recommendation(finding, "review them, the most doubtful first", "doubts"))
+    if redundant := sum(len(group.indices) - 1 for group in health.duplicates):
+        finding = f"{_counted(redundant, 'image is a duplicate', 'images are duplicates')}"
+        items.append(Recommendation(finding, "keep one of each", "duplicates"))
+    return items + _class_count_recommendations(health)
 
 
-def _of_counts(health: DatasetHealth) -> list[Recommendation]:
-    lines, counts = [], health.counts()
+def _class_count_recommendations(health: DatasetHealth) -> list[Recommendation]:
+    items, counts = [], health.counts()
     for part in health.parts:
         by_class = {name: counts.get((part, name), 0) for name in health.classes}
-        most, least = max(by_class, key=lambda name: by_class[name]), min(by_class, key=lambda name: by_class[name])
+        largest = max(by_class, key=lambda name: by_class[name])
+        smallest = min(by_class, key=lambda name: by_class[name])
         where = f" in {part}" if part else ""
-        if by_class[least] == 0:
-            lines.append(Recommendation(f"no image of {least}{where}", "add some, or leave the class out", "counts"))
-        elif by_class[most] > UNBALANCED * by_class[least]:
-            times = by_class[most] / by_class[least]
-            found = f"{times:.0f} times as many {most} as {least}{where}"
-            lines.append(
-                Recommendation(found, "balance with split --limit, or let training weigh the classes", "counts")
-            )
-        if part != "test" and 0 < by_class[least] < FEW:
-            lines.append(Recommendation(f"only {by_class[least]} images of {least}{where}", "add more", "counts"))
+        if by_class[smallest] == 0:
+            finding = f"no image of {smallest}{where}"
+            items.append(Recommendation(finding, "add some, or leave the class out", "counts"))
+        elif by_class[largest] > MAX_IMBALANCE * by_class[smallest]:
+            ratio = by_class[largest] / by_class[smallest]
+            finding = f"{ratio:.0f} times as many {largest} as {smallest}{where}"
+            action = "balance with split --limit, or let training weight the classes"
+            items.append(Recommendation(finding, action, "counts"))
+        if part != "test" and 0 < by_class[smallest] < FEW_IMAGES:
+            items.append(Recommendation(f"only {by_class[smallest]} images of {smallest}{where}", "add more", "counts"))
     if "test" not in health.parts:
-        lines.append(
-            Recommendation("no part is kept for a test", "make one with python -m astrodetect split", "counts")
-        )
-    return lines
+        items.append(Recommendation("there is no test part", "make one with python -m astrodetect split", "counts"))
+    return items
 
 
 def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
-    """Everything that was found, for programs; images go by their paths, seen from the data set."""
+    """Everything that was found; images by their paths relative to the data set."""
     counts = health.counts()
 
-    def copies(found: Sequence[DuplicateGroup]) -> list[dict[str, object]]:
+    def as_json(groups: Sequence[DuplicateGroup]) -> list[dict[str, object]]:
         return [
             {
                 "kind": group.kind,
                 "images": [
-                    {"path": _name(health, look), "label": look.item.label, "part": look.item.part}
-                    for look in health.members(group)
+                    {"path": _relative(health, image.item.path), "label": image.item.label, "part": image.item.part}
+                    for image in health.members(group)
                 ],
             }
-            for group in found
+            for group in groups
         ]
 
     return {
         "data": str(health.path),
         "images": len(health.scan),
-        "verdict": [{"found": line.found, "do": line.do} for line in recommendations(health)],
+        "verdict": [{"found": item.finding, "do": item.action} for item in recommendations(health)],
         "counts": [
             {"part": part, "label": name, "images": counts.get((part, name), 0)}
             for part in health.parts for name in health.classes
@@ -145,158 +136,156 @@ def health_as_json(health: DatasetHealth, *, by: str) -> dict[str, object]:
             }
             for file in health.unreadable
         ],
-        "leaks": copies(health.leaks),
-        "conflicts": copies(health.conflicts),
-        "copies": copies(health.duplicate_groups),
+        "leaks": as_json(health.leaks),
+        "conflicts": as_json(health.conflicts),
+        "copies": as_json(health.duplicate_groups),
         "doubts_by": by,
         "doubts": [
             {
-                "path": _name(health, doubt.image),
-                "label": doubt.image.item.label,
-                "part": doubt.image.item.part,
-                "suggested": doubt.suggested,
-                "probability": round(doubt.probability, 4),
-                "own_probability": round(doubt.label_probability, 4),
+                "path": _relative(health, doubtful.image.item.path),
+                "label": doubtful.image.item.label,
+                "part": doubtful.image.item.part,
+                "suggested": doubtful.suggested,
+                "probability": round(doubtful.probability, 4),
+                "own_probability": round(doubtful.label_probability, 4),
             }
-            for doubt in health.doubtful_labels
+            for doubtful in health.doubtful_labels
         ],
         "files": [
             {
-                "path": _name(health, look),
-                "label": look.item.label,
-                "part": look.item.part,
-                "sha256": look.sha256,
-                "kind": look.kind,
-                "width": look.width,
-                "height": look.height,
-                "brightness": round(look.brightness, 4),
-                "contrast": round(look.contrast, 4),
+                "path": _relative(health, image.item.path),
+                "label": image.item.label,
+                "part": image.item.part,
+                "sha256": image.sha256,
+                "kind": image.kind,
+                "width": image.width,
+                "height": image.height,
+                "brightness": round(image.brightness, 4),
+                "contrast": round(image.contrast, 4),
             }
-            for look in health.scan.images
+            for image in health.scan.images
         ],
     }  # fmt: skip
 
 
 def _render(health: DatasetHealth, by: str) -> str:
-    counts, seen = health.counts(), health.scan.images
+    counts, scanned = health.counts(), health.scan.images
     largest = max(counts.values())
     return (
-        template_environment(TEMPLATES)
+        template_environment(REPORT_TEMPLATES)
         .get_template("health.html")
         .render(
             name=health.path.name or str(health.path),
-            images=len(seen),
-            verdict=recommendations(health),
+            images=len(scanned),
+            recommendations=recommendations(health),
             parts=health.parts,
             rows=[
                 (name, [(counts.get((part, name), 0), counts.get((part, name), 0) / largest) for part in health.parts])
                 for name in health.classes
             ],
-            sizes=_tally((f"{look.width} × {look.height}" for look in seen), SIZES_SHOWN),
-            kinds=_tally((look.kind for look in seen), SIZES_SHOWN),
-            spreads=[
-                ("Brightness", "the mean of an image's pixels, black 0, white 1", _spread(health, "brightness")),
-                ("Contrast", "the standard deviation of an image's pixels", _spread(health, "contrast")),
+            sizes=_tally(f"{image.width} × {image.height}" for image in scanned),
+            kinds=_tally(image.kind for image in scanned),
+            distributions=[
+                ("Brightness", "mean of the pixels, black 0, white 1", _histograms(health, "brightness")),
+                ("Contrast", "standard deviation of the pixels", _histograms(health, "contrast")),
             ],
             sections=[
-                (anchor, title, meaning, len(found), [_pictures(health, group) for group in found[:COPIES_SHOWN]])
-                for anchor, title, meaning, found in (
-                    ("leaks", "In more than one part", "What is learnt from is also tested on.", health.leaks),
-                    ("conflicts", "More than one label", "The same picture lies in several classes.", health.conflicts),
-                    ("duplicates", "There again", "The same picture, one class, one part.", health.duplicates),
+                (anchor, title, meaning, len(groups), [_group(health, group) for group in groups[:MAX_GROUPS]])
+                for anchor, title, meaning, groups in (
+                    ("leaks", "In more than one part", "Training images are also tested on.", health.leaks),
+                    ("conflicts", "More than one label", "The same image is in several classes.", health.conflicts),
+                    ("duplicates", "Duplicates", "The same image, in one class and one part.", health.duplicates),
                 )
             ],
             by=by,
-            doubted=len(health.doubtful_labels),
-            doubts=[_doubted(health, doubt) for doubt in health.doubtful_labels[:DOUBTS_SHOWN]],
+            doubtful_count=len(health.doubtful_labels),
+            doubtful=[_doubtful_image(health, doubtful) for doubtful in health.doubtful_labels[:MAX_DOUBTFUL]],
             unreadable=[
-                (_relative(health, file.item.path), file.reason) for file in health.unreadable[:UNREADABLE_SHOWN]
+                (_relative(health, file.item.path), file.reason) for file in health.unreadable[:MAX_UNREADABLE]
             ],
-            unreadables=len(health.unreadable),
+            unreadable_count=len(health.unreadable),
             samples=_samples(health),
-            figures=FIGURES,
+            json_name=JSON_NAME,
         )
     )
 
 
 def _samples(health: DatasetHealth) -> list[tuple[str, list[CaptionedImage]]]:
-    """Some images of each class, evenly out of their order."""
-    found = []
-    for name in health.classes[:CLASSES_SAMPLED]:
-        members = [look for look in health.scan.images if look.item.label == name]
-        found.append((name, [_picture(health, look) for look in _spaced(members, SAMPLES)]))
-    return found
+    """Evenly spaced images of each class."""
+    samples = []
+    for name in health.classes[:MAX_SAMPLED_CLASSES]:
+        members = [image for image in health.scan.images if image.item.label == name]
+        samples.append((name, [_captioned_image(health, image) for image in _evenly_spaced(members, SAMPLES)]))
+    return samples
 
 
-def _pictures(health: DatasetHealth, copies: DuplicateGroup) -> tuple[str, int, list[CaptionedImage]]:
-    members = health.members(copies)
-    shown = sorted(members, key=lambda look: (look.item.part, look.item.label))
-    pictures = [
-        _picture(health, look, " · ".join(filter(None, (look.item.part, look.item.label))))
-        for look in _spaced(shown, MEMBERS_SHOWN)
+def _group(health: DatasetHealth, group: DuplicateGroup) -> tuple[str, int, list[CaptionedImage]]:
+    """(kind, number of images not shown, thumbnails) of a duplicate group."""
+    members = sorted(health.members(group), key=lambda image: (image.item.part, image.item.label))
+    thumbnails = [
+        _captioned_image(health, image, " · ".join(filter(None, (image.item.part, image.item.label))))
+        for image in _evenly_spaced(members, MAX_GROUP_IMAGES)
     ]
-    return copies.kind, len(members) - len(pictures), pictures
+    return group.kind, len(members) - len(thumbnails), thumbnails
 
 
-def _spaced(seen: Sequence[ScannedImage], most: int) -> list[ScannedImage]:
-    """The first, the last and some between."""
-    count = min(most, len(seen))
-    return [seen[round(place)] for place in np.linspace(0, len(seen) - 1, count)] if count else []
+def _evenly_spaced(scanned: Sequence[ScannedImage], limit: int) -> list[ScannedImage]:
+    """At most `limit` images, the first and the last among them."""
+    count = min(limit, len(scanned))
+    return [scanned[round(position)] for position in np.linspace(0, len(scanned) - 1, count)] if count else []
 
 
-def _doubted(health: DatasetHealth, doubt: DoubtfulLabel) -> CaptionedImage:
-    return _picture(
+def _doubtful_image(health: DatasetHealth, doubtful: DoubtfulLabel) -> CaptionedImage:
+    return _captioned_image(
         health,
-        doubt.image,
-        f"labelled {doubt.image.item.label} ({doubt.label_probability:.0%})",
-        f"looks like {doubt.suggested} ({doubt.probability:.0%})",
-        seen_as=DOUBTED_AS,
+        doubtful.image,
+        f"labelled {doubtful.image.item.label} ({doubtful.label_probability:.0%})",
+        f"looks like {doubtful.suggested} ({doubtful.probability:.0%})",
+        contract=DOUBTFUL_CONTRACT,
     )
 
 
-def _picture(
-    health: DatasetHealth, look: ScannedImage, *lines: str, seen_as: ImageContract = SCAN_CONTRACT
+def _captioned_image(
+    health: DatasetHealth, image: ScannedImage, *lines: str, contract: ImageContract = SCAN_CONTRACT
 ) -> CaptionedImage:
+    name = _relative(health, image.item.path)
     try:
-        small = images.encode_thumbnail(images.decode_file(look.item.path, seen_as), THUMBNAIL_PX)
+        thumbnail = images.encode_thumbnail(images.decode_file(image.item.path, contract), THUMBNAIL_PX)
     except ImageError:
-        return CaptionedImage("", _name(health, look), lines)
-    return CaptionedImage(f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", _name(health, look), lines)
+        return CaptionedImage("", name, lines)
+    return CaptionedImage(jpeg_uri(thumbnail), name, lines)
 
 
-def _spread(health: DatasetHealth, what: str) -> list[tuple[str, str, str]]:
-    """(class, outline of its histogram in a box of BINS × 20, what it says in words)."""
-    found = []
+def _histograms(health: DatasetHealth, attribute: str) -> list[tuple[str, str, str]]:
+    """(class, SVG path of its histogram in a box of HISTOGRAM_BINS × 20, quantiles in words)."""
+    histograms = []
     for name in health.classes:
-        values = np.array([getattr(look, what) for look in health.scan.images if look.item.label == name])
+        values = np.array([getattr(image, attribute) for image in health.scan.images if image.item.label == name])
         if not len(values):
             continue
-        heights, _ = np.histogram(values, BINS, (0, 1))
+        heights, _ = np.histogram(values, HISTOGRAM_BINS, (0, 1))
         tops = 20 - 19 * heights / heights.max()
-        steps = " ".join(f"V{top:.1f}H{number + 1}" for number, top in enumerate(tops))
-        low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-        found.append((name, f"M0 20{steps}V20Z", f"median {middle:.2f}; nine in ten from {low:.2f} to {high:.2f}"))
-    return found
+        steps = " ".join(f"V{top:.1f}H{index + 1}" for index, top in enumerate(tops))
+        low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
+        words = f"median {median:.2f}; 90 % between {low:.2f} and {high:.2f}"
+        histograms.append((name, f"M0 20{steps}V20Z", words))
+    return histograms
 
 
-def _tally(values: Iterable[str], most: int) -> list[tuple[str, int]]:
+def _tally(values: Iterable[str]) -> list[tuple[str, int]]:
+    """The most frequent values with their counts, and the rest together."""
     names, counts = np.unique(list(values), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = [(str(names[place]), int(counts[place])) for place in order[:most]]
+    shown = [(str(names[index]), int(counts[index])) for index in order[:MAX_TALLY_ROWS]]
     rest = int(counts.sum()) - sum(count for _, count in shown)
-    return shown + ([(f"{len(names) - most} others", rest)] if rest else [])
-
-
-def _name(health: DatasetHealth, look: ScannedImage) -> str:
-    return _relative(health, look.item.path)
+    return shown + ([(f"{len(names) - MAX_TALLY_ROWS} others", rest)] if rest else [])
 
 
 def _relative(health: DatasetHealth, path: Path) -> str:
-    home = health.path.parent if health.path.is_file() else health.path
-    return (
-        Path(os.path.relpath(path, home)).as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
-    )
+    root = health.path.parent if health.path.is_file() else health.path
+    relative = Path(os.path.relpath(path, root)).as_posix()
+    return relative.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _many(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"

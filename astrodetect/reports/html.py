@@ -1,4 +1,4 @@
-"""Small images for a page, cut as the detectors see them."""
+"""What the report pages share: the Jinja environment, and thumbnails and heat maps as data URIs."""
 
 import base64
 import math
@@ -21,79 +21,84 @@ from astrodetect.inference.decision import to_intensity
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats, ImageContract, Pixels
 
+REPORT_TEMPLATES = Path(__file__).parent / "templates"
 TILE_PX = 48
-TILES_A_ROW = 50
+TILES_PER_ROW = 50
 HEAT_COLOUR = (255, 128, 0)  # orange contrasts with a dark sky; the opacity is the evidence
 
-One = TypeVar("One")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def template_environment(templates: Path) -> Environment:
+    """Jinja for a folder of templates: values are escaped, undefined ones are an error."""
+    return Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def display_name(path: Path) -> str:
+    """The file with its folder only, so that a page does not reveal paths of this machine."""
+    return "/".join(path.parts[-2:]).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedThumbnail:
-    """A small image with the name of its file."""
+    """A thumbnail with the name of its file."""
 
     name: str
-    data: str  # a data URI; empty where the file has gone meanwhile
+    data: str  # a data URI; empty if the file can no longer be read
 
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailReader:
-    """Reads images as the detectors see them, at any size."""
+    """Reads images with the contract of the detectors, at any size."""
 
     contract: ImageContract
     max_pixels: int
 
     def read(self, path: Path, side: int) -> Pixels | None:
-        """Its pixels; None where it can no longer be read."""
+        """The pixels; None if the file can no longer be read."""
         try:
             return images.decode_file(path, replace(self.contract, size=side), max_pixels=self.max_pixels)
         except ImageError:
             return None
 
 
-ThumbnailKey = tuple[Path, int]  # a file, and the side in pixels
+ThumbnailKey = tuple[Path, int]  # a file and the side in pixels
 
 
-def read_thumbnails(wanted: Iterable[ThumbnailKey], reader: ThumbnailReader) -> dict[ThumbnailKey, NamedThumbnail]:
-    """Each of them, once."""
-    some = sorted(set(wanted))
+def read_thumbnails(keys: Iterable[ThumbnailKey], reader: ThumbnailReader) -> dict[ThumbnailKey, NamedThumbnail]:
+    """Read each distinct thumbnail once, in parallel."""
+    distinct = sorted(set(keys))
 
-    def picture(one: ThumbnailKey) -> NamedThumbnail:
-        pixels = reader.read(*one)
-        return NamedThumbnail(display_name(one[0]), "" if pixels is None else _uri(pixels))
+    def thumbnail(key: ThumbnailKey) -> NamedThumbnail:
+        path, side = key
+        pixels = reader.read(path, side)
+        return NamedThumbnail(display_name(path), "" if pixels is None else _pixels_uri(pixels))
 
-    return dict(zip(some, _each(picture, some, "drawing the gallery"), strict=True))
+    return dict(zip(distinct, _parallel_map(thumbnail, distinct, "drawing the gallery"), strict=True))
 
 
 def thumbnail_sprite(paths: Sequence[Path], reader: ThumbnailReader) -> str:
-    """Many tiny images as one, TILES_A_ROW side by side: a data URI."""
-    whole = np.zeros((max(1, math.ceil(len(paths) / TILES_A_ROW)) * TILE_PX, TILES_A_ROW * TILE_PX, 3), np.uint8)
-    tiles = _each(lambda path: reader.read(path, TILE_PX), paths, "drawing the map")
-    for number, pixels in enumerate(tiles):
+    """Tiles of all images in one image, TILES_PER_ROW per row, as a data URI."""
+    rows = max(1, math.ceil(len(paths) / TILES_PER_ROW))
+    sprite = np.zeros((rows * TILE_PX, TILES_PER_ROW * TILE_PX, 3), np.uint8)
+    tiles = _parallel_map(lambda path: reader.read(path, TILE_PX), paths, "drawing the map")
+    for index, pixels in enumerate(tiles):
         if pixels is not None:
-            down, across = (TILE_PX * at for at in divmod(number, TILES_A_ROW))
-            whole[down : down + TILE_PX, across : across + TILE_PX] = pixels
-    return _uri(whole)
+            top, left = (TILE_PX * position for position in divmod(index, TILES_PER_ROW))
+            sprite[top : top + TILE_PX, left : left + TILE_PX] = pixels
+    return _pixels_uri(sprite)
 
 
-def display_name(path: Path) -> str:
-    """Its folder and its own name: no more of this machine's paths."""
-    return "/".join(path.parts[-2:]).encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _uri(pixels: Pixels) -> str:
-    return (
-        f"data:image/jpeg;base64,{base64.b64encode(images.encode_thumbnail(pixels, max(pixels.shape))).decode('ascii')}"
-    )
-
-
-def _each(make: Callable[[One], Made], some: Sequence[One], title: str) -> list[Made]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            return list(track_progress(pool.map(make, some), title, len(some)))
-        finally:
-            pool.shutdown(cancel_futures=True)
+def jpeg_uri(jpeg: bytes) -> str:
+    """A JPEG as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def heat_map_overlay(evidence: Floats | NDArray[np.uint8]) -> str:
@@ -102,6 +107,10 @@ def heat_map_overlay(evidence: Floats | NDArray[np.uint8]) -> str:
     rgba[..., :3] = HEAT_COLOUR
     rgba[..., 3] = to_intensity(evidence)
     return "data:image/png;base64," + base64.b64encode(_png(rgba)).decode("ascii")
+
+
+def _pixels_uri(pixels: Pixels) -> str:
+    return jpeg_uri(images.encode_thumbnail(pixels, max(pixels.shape)))
 
 
 def _png(rgba: NDArray[np.uint8]) -> bytes:
@@ -116,12 +125,9 @@ def _png(rgba: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
-def template_environment(templates: Path) -> Environment:
-    """For the templates of this folder."""
-    return Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _parallel_map(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            return list(track_progress(pool.map(function, items), title, len(items)))
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Figures as text: SVG that takes its colours from the page, so that it is as readable in the dark and on paper."""
+"""SVG charts as text, coloured by the page's CSS, so that they follow its colour scheme and print well."""
 
 import math
 from collections import Counter
@@ -11,15 +11,28 @@ from markupsafe import Markup, escape
 from astrodetect.evaluation.metrics import Estimate, Reals, ReliabilityCurve, wilson_interval
 from astrodetect.records import Floats
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 14.0, 12.0, 42.0  # of a figure and its margins
-SQUARE = WIDTH - LEFT - RIGHT + TOP + BOTTOM  # the height that makes both axes as long
-MOST_POINTS = 200  # of a line: more cannot be seen
-FEW_POINTS = 30  # of a line that shows each of them
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 14.0, 12.0, 42.0  # of a chart and its margins
+SQUARE = WIDTH - LEFT - RIGHT + TOP + BOTTOM  # the height that gives both axes the same length
+MAX_LINE_POINTS = 200  # more cannot be told apart
+MAX_DOTS = 30  # on a line of more points, dots are left out
+
+MAX_MARKED_CLASSES = 24  # the largest classes with a marker of their own
+OTHER_CLASSES = "others"
+MARKER_COLOURS = 8
+# Relative SVG path steps around the marker's centre, about 8 units wide.
+MARKER_SHAPES = (
+    "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",  # disc
+    "m-3.2-3.2h6.4v6.4h-6.4z",  # square
+    "m0-4.4l4.2 7.4h-8.4z",  # triangle
+    "m0-4.6l4.6 4.6l-4.6 4.6l-4.6-4.6z",  # diamond
+    "m-1.3-4.2h2.6v2.9h2.9v2.6h-2.9v2.9h-2.6v-2.9h-2.9v-2.6h2.9z",  # cross
+    "m0 4.4l4.2-7.4h-8.4z",  # triangle pointing down
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ChartLine:
-    """A line through points; `kind` is the class that styles it: first, second or chance."""
+    """A line through points; `kind` is its CSS class: first, second or chance."""
 
     title: str
     x: Sequence[float] | Reals
@@ -29,36 +42,36 @@ class ChartLine:
 
 @dataclass(frozen=True, slots=True)
 class ChartAxes:
-    """Where values stand in a figure."""
+    """The ranges of both axes and the mapping from values to chart coordinates."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     height: float = SQUARE
     bottom: float = BOTTOM
 
-    def across(self, value: float) -> float:
-        """From the left edge of the figure."""
+    def x_at(self, value: float) -> float:
+        """The horizontal coordinate of a value, from the left edge."""
         return LEFT + (value - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT)
 
-    def down(self, value: float) -> float:
-        """From its upper edge."""
+    def y_at(self, value: float) -> float:
+        """The vertical coordinate of a value, from the top edge."""
         return (
             self.height
             - self.bottom
             - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - self.bottom - TOP)
         )
 
-    def drawn(self, x_title: str, y_title: str) -> str:
-        """The frame, its ticks and what they measure."""
+    def render(self, x_title: str, y_title: str) -> str:
+        """Grid lines, tick labels and axis titles."""
         floor = self.height - self.bottom
         parts = []
         for value in _ticks(*self.x):
-            at = self.across(value)
-            parts.append(f'<text class="tick" x="{at:.1f}" y="{floor + 15:.1f}" text-anchor="middle">{value:g}</text>')
+            x = self.x_at(value)
+            parts.append(f'<text class="tick" x="{x:.1f}" y="{floor + 15:.1f}" text-anchor="middle">{value:g}</text>')
         for value in _ticks(*self.y):
-            at = self.down(value)
-            parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
+            y = self.y_at(value)
+            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
         middle = (TOP + floor) / 2
         parts.append(
             f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{floor + 34:.1f}" text-anchor="middle">{x_title}</text>'
@@ -68,136 +81,83 @@ class ChartAxes:
 
 
 def line_chart(
-    said: str, lines: Sequence[ChartLine], axes: ChartAxes, titles: tuple[str, str], *, chosen: float | None = None
+    label: str, lines: Sequence[ChartLine], axes: ChartAxes, titles: tuple[str, str], *, chosen: float | None = None
 ) -> Markup:
-    """Lines on axes; `said` is what is read to those who do not see it; `chosen` marks a place on the x axis."""
-    parts = [axes.drawn(*titles)]
+    """Lines on axes; `label` is the accessible name, `chosen` an x value to mark."""
+    parts = [axes.render(*titles)]
     if chosen is not None:
-        at = axes.across(chosen)
-        anchor, shift = ("end", -5) if at > WIDTH / 2 else ("start", 5)
-        parts.append(f'<path class="chosen" d="M{at:.1f} {TOP}V{axes.height - axes.bottom}"/>')
-        parts.append(f'<text x="{at + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">chosen</text>')
+        x = axes.x_at(chosen)
+        anchor, shift = ("end", -5) if x > WIDTH / 2 else ("start", 5)
+        parts.append(f'<path class="chosen" d="M{x:.1f} {TOP}V{axes.height - axes.bottom}"/>')
+        parts.append(f'<text x="{x + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">chosen</text>')
     parts.extend(_line(line, axes) for line in lines)
-    return _svg(said, axes.height, parts)
+    return _svg(label, axes.height, parts)
 
 
-def reliability_diagram(said: str, found: ReliabilityCurve, title: str) -> Markup:
-    """What came true of what was said, bin by bin with intervals, and how many images each bin holds."""
+def reliability_diagram(label: str, curve: ReliabilityCurve, title: str) -> Markup:
+    """Observed frequency with Wilson intervals against mean probability, over a histogram of the images."""
     axes = ChartAxes((0, 1), (0, 1), SQUARE + 52, BOTTOM + 52)
-    parts = [axes.drawn(title, "came true"), _line(ChartLine("", (0, 1), (0, 1), "chance"), axes)]
-    bins, most = len(found.counts), max(found.counts.max(), 1)
-    for place, (count, mean, share) in enumerate(zip(found.counts, found.said, found.came_true, strict=True)):
+    parts = [axes.render(title, "observed frequency"), _line(ChartLine("", (0, 1), (0, 1), "chance"), axes)]
+    bins, highest = len(curve.counts), max(curve.counts.max(), 1)
+    for index, (count, probability, frequency) in enumerate(
+        zip(curve.counts, curve.mean_probability, curve.frequency, strict=True)
+    ):
         if not count:
             continue
-        spread, at, middle = wilson_interval(share * count, count), axes.across(mean), axes.across((place + 0.5) / bins)
-        parts.append(f'<path class="whisker" d="M{at:.1f} {axes.down(spread.low):.1f}V{axes.down(spread.high):.1f}"/>')
-        parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{axes.down(share):.1f}" r="3.5"/>')
-        tall, floor = 26 * count / most, axes.height - 14
-        parts.append(f'<rect class="bar" x="{middle - 8:.1f}" y="{floor - tall:.1f}" width="16" height="{tall:.1f}"/>')
+        interval = wilson_interval(frequency * count, count)
+        x, middle = axes.x_at(probability), axes.x_at((index + 0.5) / bins)
+        parts.append(
+            f'<path class="whisker" d="M{x:.1f} {axes.y_at(interval.low):.1f}V{axes.y_at(interval.high):.1f}"/>'
+        )
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{axes.y_at(frequency):.1f}" r="3.5"/>')
+        bar, floor = 26 * count / highest, axes.height - 14
+        parts.append(f'<rect class="bar" x="{middle - 8:.1f}" y="{floor - bar:.1f}" width="16" height="{bar:.1f}"/>')
         parts.append(f'<text class="count" x="{middle:.1f}" y="{floor + 11}" text-anchor="middle">{count:.0f}</text>')
-    return _svg(said, axes.height, parts)
+    return _svg(label, axes.height, parts)
 
 
-def score_histogram(said: str, sides: tuple[Reals, Reals], names: tuple[str, str], threshold: float) -> Markup:
-    """Scores of the positive images upwards and of the others downwards; square roots, so that few are seen too."""
-    positives, negatives = sides
+def score_histogram(label: str, counts: tuple[Reals, Reals], names: tuple[str, str], threshold: float) -> Markup:
+    """Positive images upwards and negative ones downwards, on a square-root scale, with a movable threshold line."""
+    positives, negatives = counts
     axes = ChartAxes((0, 1), (-1, 1), 220.0)
-    most = math.sqrt(max(positives.max(), negatives.max(), 1))
-    wide = (WIDTH - LEFT - RIGHT) / len(positives)
-    middle, parts = axes.down(0), []
-    for place, (above, below) in enumerate(zip(positives, negatives, strict=True)):
-        x = axes.across(place / len(positives))
-        for count, kind in ((above, "bar"), (-below, "bar other")):
+    highest = math.sqrt(max(positives.max(), negatives.max(), 1))
+    width = (WIDTH - LEFT - RIGHT) / len(positives)
+    middle, parts = axes.y_at(0), []
+    for index, (positive, negative) in enumerate(zip(positives, negatives, strict=True)):
+        x = axes.x_at(index / len(positives))
+        for count, kind in ((positive, "bar"), (-negative, "bar other")):
             if count:
-                edge = axes.down(math.copysign(math.sqrt(abs(count)) / most, count))
+                edge = axes.y_at(math.copysign(math.sqrt(abs(count)) / highest, count))
                 box = f'y="{min(edge, middle):.1f}" height="{abs(edge - middle):.1f}"'
-                parts.append(f'<rect class="{kind}" x="{x + 0.5:.1f}" width="{wide - 1:.1f}" {box}/>')
+                parts.append(f'<rect class="{kind}" x="{x + 0.5:.1f}" width="{width - 1:.1f}" {box}/>')
     floor = axes.height - axes.bottom
     for value in _ticks(0, 1):
-        at = axes.across(value)
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{floor + 15}" text-anchor="middle">{value:g}</text>')
+        x = axes.x_at(value)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {middle:.1f}H{WIDTH - RIGHT}"/>')
-    for at, name in zip(((TOP + middle) / 2, (middle + floor) / 2), names, strict=True):
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{escape(_short(name))}</text>')
+    for y, name in zip(((TOP + middle) / 2, (middle + floor) / 2), names, strict=True):
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(_shorten(name))}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{floor + 34}" text-anchor="middle">score</text>')
-    ends = f'data-left="{axes.across(0)}" data-right="{axes.across(1)}" d="M0 {TOP}V{floor}"'
-    parts.append(f'<path id="mark" class="chosen" {ends} transform="translate({axes.across(threshold):.1f} 0)"/>')
-    return _svg(said, axes.height, parts)
+    ends = f'data-left="{axes.x_at(0)}" data-right="{axes.x_at(1)}" d="M0 {TOP}V{floor}"'
+    parts.append(f'<path id="mark" class="chosen" {ends} transform="translate({axes.x_at(threshold):.1f} 0)"/>')
+    return _svg(label, axes.height, parts)
 
 
-def interval_bar(figure: Estimate) -> Markup:
-    """A share with its interval on a line from 0 to 1; the number stands beside it for those who read."""
-    if math.isnan(figure.value):
+def interval_bar(estimate: Estimate) -> Markup:
+    """A share and its interval on a line from 0 to 1, hidden from screen readers, which get the number beside it."""
+    if math.isnan(estimate.value):
         return Markup("")
     parts = [
         '<path class="grid" d="M2 7H98"/>',
-        f'<path class="whisker" d="M{2 + 96 * figure.low:.1f} 7H{2 + 96 * figure.high:.1f}"/>',
-        f'<circle class="dot" cx="{2 + 96 * figure.value:.1f}" cy="7" r="2.5"/>',
+        f'<path class="whisker" d="M{2 + 96 * estimate.low:.1f} 7H{2 + 96 * estimate.high:.1f}"/>',
+        f'<circle class="dot" cx="{2 + 96 * estimate.value:.1f}" cy="7" r="2.5"/>',
     ]
     return Markup(f'<svg class="spark" viewBox="0 0 100 14" aria-hidden="true">{"".join(parts)}</svg>')  # noqa: S704
 
 
-def _svg(said: str, height: float, parts: Sequence[str]) -> Markup:
-    inside = "".join(parts)
-    return Markup(  # noqa: S704 - numbers, and names that were escaped
-        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(said)}">{inside}</svg>'
-    )
-
-
-def _line(line: ChartLine, axes: ChartAxes) -> str:
-    x, y = _thinned(np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float))
-    points = [(axes.across(a), axes.down(b)) for a, b in zip(x, y, strict=True)]
-    parts = [f'<path class="line {line.kind}" d="M{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>']
-    if len(points) <= FEW_POINTS and line.kind != "chance":
-        parts += [f'<circle class="dot {line.kind}" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
-    return "".join(parts)
-
-
-def _thinned(x: Reals, y: Reals) -> tuple[Reals, Reals]:
-    """The points that are as far from each other as can be seen."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
-    if len(x) > MOST_POINTS:  # what is between the corners of steps is on their lines
-        level = [(np.diff(values[:-1]) == 0) & (np.diff(values[1:]) == 0) for values in (x, y)]
-        corners = np.pad(~(level[0] | level[1]), 1, constant_values=True)
-        x, y = x[corners], y[corners]
-    if len(x) <= MOST_POINTS:
-        return x, y
-    way = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS)).clip(max=len(x) - 1))
-    return x[kept], y[kept]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Some four round numbers."""
-    rough = (high - low) / 4
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _short(name: str, most: int = 6) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-MAX_MARKED_CLASSES = 24  # with a mark of their own, the largest ones; the others share one
-OTHER_CLASSES = "others"
-MARKER_COLOURS = 8
-# Drawn from the middle of the mark, some 8 units wide; each step is relative, so that a mark can stand anywhere.
-MARKER_SHAPES = (
-    "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",  # a disc
-    "m-3.2-3.2h6.4v6.4h-6.4z",  # a square
-    "m0-4.4l4.2 7.4h-8.4z",  # a triangle
-    "m0-4.6l4.6 4.6l-4.6 4.6l-4.6-4.6z",  # a diamond
-    "m-1.3-4.2h2.6v2.9h2.9v2.6h-2.9v2.9h-2.6v-2.9h-2.9v-2.6h2.9z",  # a cross
-    "m0 4.4l4.2-7.4h-8.4z",  # a triangle on its tip
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """One class of points: its name, how many there are, and their marks as one path."""
+    """The markers of one class on a map, as one SVG path."""
 
     name: str
     count: int
@@ -207,16 +167,60 @@ class Marker:
 
 
 def class_markers(labels: Sequence[str], xy: Floats) -> list[Marker]:
-    """A mark for each class, the largest first; `xy` (n, 2) is where its points stand."""
-    counted = Counter(labels)
-    names = sorted(counted, key=lambda name: (-counted[name], name))
+    """The markers of each class, distinct in shape and colour, the largest class first; `xy` (n, 2) are positions."""
+    counts = Counter(labels)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
     own = names if len(names) <= MAX_MARKED_CLASSES else names[: MAX_MARKED_CLASSES - 1]
-    groups = {name: [place for place, label in enumerate(labels) if label == name] for name in own}
-    if rest := [place for place, label in enumerate(labels) if label not in groups]:
-        groups[OTHER_CLASSES] = rest
-    found = []
-    for number, (name, places) in enumerate(groups.items()):
+    groups = {name: [index for index, label in enumerate(labels) if label == name] for name in own}
+    if others := [index for index, label in enumerate(labels) if label not in groups]:
+        groups[OTHER_CLASSES] = others
+    markers = []
+    for number, (name, indices) in enumerate(groups.items()):
         shape = MARKER_SHAPES[number % len(MARKER_SHAPES)]
-        path = "".join(f"M{x:.0f} {y:.0f}{shape}" for x, y in xy[places].tolist())
-        found.append(Marker(name, len(places), number % MARKER_COLOURS, shape, path))
-    return found
+        path = "".join(f"M{x:.0f} {y:.0f}{shape}" for x, y in xy[indices].tolist())
+        markers.append(Marker(name, len(indices), number % MARKER_COLOURS, shape, path))
+    return markers
+
+
+def _svg(label: str, height: float, parts: Sequence[str]) -> Markup:
+    content = "".join(parts)
+    return Markup(  # noqa: S704 - numbers and escaped names
+        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(label)}">{content}</svg>'
+    )
+
+
+def _line(line: ChartLine, axes: ChartAxes) -> str:
+    x, y = _thin_out(np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float))
+    points = [(axes.x_at(a), axes.y_at(b)) for a, b in zip(x, y, strict=True)]
+    parts = [f'<path class="line {line.kind}" d="M{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>']
+    if len(points) <= MAX_DOTS and line.kind != "chance":
+        parts += [f'<circle class="dot {line.kind}" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
+    return "".join(parts)
+
+
+def _thin_out(x: Reals, y: Reals) -> tuple[Reals, Reals]:
+    """At most MAX_LINE_POINTS finite points, evenly along the line."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if len(x) > MAX_LINE_POINTS:  # of a step curve, the corners suffice
+        level = [(np.diff(values[:-1]) == 0) & (np.diff(values[1:]) == 0) for values in (x, y)]
+        corners = np.pad(~(level[0] | level[1]), 1, constant_values=True)
+        x, y = x[corners], y[corners]
+    if len(x) <= MAX_LINE_POINTS:
+        return x, y
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    indices = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MAX_LINE_POINTS)).clip(max=len(x) - 1))
+    return x[indices], y[indices]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four round numbers."""
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _shorten(name: str, length: int = 6) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

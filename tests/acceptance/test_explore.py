@@ -35,7 +35,7 @@ def test_explore_writes_a_page_and_says_where(sky: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     *verdict, place = done.stdout.splitlines()
-    assert verdict[0].startswith("1 picture bears more than one label: ")
+    assert verdict[0].startswith("1 image has more than one label: ")
     assert (tmp_path / place).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert json.loads((tmp_path / "explore" / "explore.json").read_text())["images"] == 72
 

@@ -1,4 +1,4 @@
-"""The page of unusual images as an astronomer opens it."""
+"""The anomaly report in a browser."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from browser.tabs import LAPTOP, PHONE, Tabs
 
 COUNT, CARDS = 60, 12
 CLASSES = ("E", "a class of galaxies with a long name", "<b>SB</b>")
-SHOWN = "[...document.querySelectorAll('.found > li')].filter(card => card.offsetHeight)"
+SHOWN = "[...document.querySelectorAll('.results > li')].filter(card => card.offsetHeight)"
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> AnomalyResults:
-    """Real images and detectors, over numbers of which some are far off."""
+    """Real images and detectors, on feature vectors of which some are outliers."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     paths = [folder / f"{number:03} & Sons.jpg" for number in range(COUNT)]
     for path in paths:
@@ -62,15 +62,13 @@ def place(findings: AnomalyResults, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
-    tabs: Tabs, place: Path, width: int, scheme: str
-) -> None:
+def test_anomaly_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
     page = alone(tabs, place, width, scheme)
-    wide = "[...document.querySelectorAll('.found > li')].filter(card => card.scrollWidth > card.clientWidth).length"
+    wide = "[...document.querySelectorAll('.results > li')].filter(card => card.scrollWidth > card.clientWidth).length"
     assert page.evaluate(wide) == 0
 
 
-def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: AnomalyResults) -> None:
+def test_gallery_filters_show_matching_cards(tabs: Tabs, place: Path, findings: AnomalyResults) -> None:
     page = tabs.open(place)
     choose = "(s => {{ s.value = {!r}; s.dispatchEvent(new Event('change')) }})(document.querySelector('[data-by={}]'))"
     assert page.evaluate(f"{SHOWN}.length") == CARDS
@@ -82,14 +80,14 @@ def test_filters_leave_the_cards_that_fit(tabs: Tabs, place: Path, findings: Ano
     page.evaluate(choose.format("consensus", "flags"))
     agreed = int(findings.novelty.consensus[first].sum())
     assert 0 < page.evaluate(f"{SHOWN}.length") == agreed < CARDS
-    assert page.evaluate("document.getElementById('left').textContent") == f"{agreed} of {CARDS} shown"
+    assert page.evaluate("document.getElementById('shown-count').textContent") == f"{agreed} of {CARDS} shown"
 
 
-def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
+def test_map_keyboard_navigation_steps_by_rank_and_opens_cards(
     tabs: Tabs, place: Path, findings: AnomalyResults
 ) -> None:
     page = tabs.open(place)
-    page.evaluate("document.getElementById('atlas').focus()")
+    page.evaluate("document.getElementById('projection').focus()")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     second = findings.paths[findings.order[1]].name
@@ -104,7 +102,7 @@ def test_the_map_is_walked_from_the_keyboard_and_leads_to_the_cards(
     assert page.evaluate("document.activeElement.id") == "card-1"
 
 
-def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
+def test_map_pointer_shows_a_preview_except_of_hidden_classes(
     tabs: Tabs, place: Path, findings: AnomalyResults
 ) -> None:
     page = tabs.open(place)
@@ -116,20 +114,20 @@ def test_pointing_at_the_map_shows_the_image_and_a_class_can_be_left_out(
     })()"""
     first = findings.order[0]
     assert page.evaluate(point).endswith(findings.paths[first].name)
-    page.evaluate("document.querySelectorAll('.key input').forEach(box => box.click())")
+    page.evaluate("document.querySelectorAll('.legend input').forEach(box => box.click())")
     assert page.evaluate(point) == ""
 
 
-def test_the_overlays_can_be_made_fainter_and_taken_away(tabs: Tabs, place: Path) -> None:
+def test_occlusion_map_opacity_and_visibility_can_be_changed(tabs: Tabs, place: Path) -> None:
     page = tabs.open(place)
-    look = "(s => [s.display, s.opacity])(getComputedStyle(document.querySelector('.found .heat')))"
+    look = "(s => [s.display, s.opacity])(getComputedStyle(document.querySelector('.results .heat')))"
     page.evaluate("strength.value = 80; strength.dispatchEvent(new Event('input'))")
     assert page.evaluate(look)[1] == "0.8"
     page.evaluate("document.getElementById('heat').click()")
     assert page.evaluate(look)[0] == "none"
 
 
-def test_a_card_that_a_filter_hides_is_shown_when_it_is_gone_to(tabs: Tabs, place: Path) -> None:
+def test_linked_card_is_shown_even_if_filtered_out(tabs: Tabs, place: Path) -> None:
     page = tabs.open(place)
     page.evaluate(
         "document.querySelector('[data-by=flags]').value = 'consensus';"

@@ -1,4 +1,4 @@
-"""The evaluation report as an astronomer opens it."""
+"""The evaluation report in a browser."""
 
 from pathlib import Path
 
@@ -29,13 +29,11 @@ def two_classes(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
-    tabs: Tabs, place: Path, width: int, scheme: str
-) -> None:
+def test_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
     alone(tabs, place, width, scheme)
 
 
-def test_a_cell_of_the_confusion_matrix_opens_its_images_from_the_keyboard(tabs: Tabs, place: Path) -> None:
+def test_confusion_cell_opens_and_closes_from_the_keyboard(tabs: Tabs, place: Path) -> None:
     page = tabs.open(place)
     shown = "[...document.querySelectorAll('.cell')].filter(cell => cell.offsetHeight).map(cell => cell.id)"
     assert page.evaluate(shown) == []
@@ -51,9 +49,10 @@ def test_a_cell_of_the_confusion_matrix_opens_its_images_from_the_keyboard(tabs:
     assert page.evaluate("document.activeElement.id") == "at-0-0"
 
 
-def test_the_slider_counts_what_another_threshold_would_have_said(tabs: Tabs, two_classes: Path) -> None:
+def test_threshold_slider_shows_the_counts_of_another_threshold(tabs: Tabs, two_classes: Path) -> None:
     page = tabs.open(two_classes)
-    counts = "['hits', 'alarms', 'misses', 'passed'].map(id => Number(document.getElementById(id).textContent))"
+    ids = ["true-positives", "false-positives", "false-negatives", "true-negatives"]
+    counts = f"{ids}.map(id => Number(document.getElementById(id).textContent))"
     own = page.evaluate(counts)
     slide = "slider.value = {}; slider.dispatchEvent(new Event('input'))"
     page.evaluate(slide.format(0.2))
@@ -62,12 +61,12 @@ def test_the_slider_counts_what_another_threshold_would_have_said(tabs: Tabs, tw
     hits, alarms = int((above & (found.truth == 1)).sum()), int((above & (found.truth == 0)).sum())
     assert page.evaluate(counts) == [hits, alarms, 20 - hits, 20 - alarms]
     assert page.evaluate("document.getElementById('recall').textContent") == f"{hits / 20:.3f}"
-    page.evaluate("document.getElementById('own').click()")
+    page.evaluate("document.getElementById('model-threshold').click()")
     assert page.evaluate(counts) == own
     assert own != [hits, alarms, 20 - hits, 20 - alarms]
 
 
-def test_heat_maps_can_be_made_fainter_and_taken_away(tabs: Tabs, two_classes: Path) -> None:
+def test_heat_map_opacity_and_visibility_can_be_changed(tabs: Tabs, two_classes: Path) -> None:
     page = tabs.open(two_classes)
     look = "(s => [s.display, s.opacity])(getComputedStyle(document.querySelector('#images .heat')))"
     page.evaluate("strength.value = 80; strength.dispatchEvent(new Event('input'))")

@@ -106,7 +106,7 @@ def test_the_verdict_begins_with_leaks_and_names_what_cannot_be_read(data: Path)
     found = health.examine(data)
     lines = health_report.recommendations(found)
     assert [line.anchor for line in lines[:3]] == ["leaks", "conflicts", "unreadable"]
-    assert lines[0].found == "1 picture is in more than one of test and train"
+    assert lines[0].finding == "1 image is in more than one of test and train"
     assert [file.item.path.name for file in found.unreadable] == ["cut.jpg"]
 
 

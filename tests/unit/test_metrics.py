@@ -1,4 +1,4 @@
-"""Figures that people quote."""
+"""Classification metrics and their intervals."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from astrodetect.evaluation import metrics
 from astrodetect.records import Floats
 
 
-def test_auc_is_the_chance_that_a_positive_scores_above_a_negative() -> None:
+def test_auc_is_the_probability_that_a_positive_scores_above_a_negative() -> None:
     random = np.random.default_rng(3)
     truth = random.integers(0, 2, 200)
     scores = (truth * 0.3 + random.random(200)).round(1).astype(np.float32)  # rounded: many ties
@@ -20,7 +20,7 @@ def test_auc_is_the_chance_that_a_positive_scores_above_a_negative() -> None:
     assert metrics.auc(truth, scores) == pytest.approx(np.mean(above))
 
 
-def test_balanced_accuracy_counts_each_class_the_same() -> None:
+def test_balanced_accuracy_weights_each_class_equally() -> None:
     truth = np.array([1] + [0] * 9)
     figures = metrics.binary_metrics(truth, np.zeros(10, dtype=np.float32))
     assert figures["accuracy"] == pytest.approx(0.9)
@@ -28,13 +28,13 @@ def test_balanced_accuracy_counts_each_class_the_same() -> None:
     assert figures["auc"] == pytest.approx(0.5)
 
 
-def test_a_score_at_the_threshold_is_no_anomaly() -> None:
+def test_score_equal_to_the_threshold_is_no_anomaly() -> None:
     truth = np.array([0, 1])
     assert metrics.binary_metrics(truth, np.array([0.5, 0.5], dtype=np.float32))["accuracy"] == pytest.approx(0.5)
     assert metrics.binary_metrics(truth, np.array([0.5, 0.51], dtype=np.float32))["accuracy"] == pytest.approx(1.0)
 
 
-def test_log_loss_is_the_mean_surprise_and_stays_finite() -> None:
+def test_log_loss_is_the_mean_negative_log_likelihood_and_finite() -> None:
     truth = np.array([1, 0])
     assert metrics.log_loss(truth, np.array([0.8, 0.4], dtype=np.float32)) == pytest.approx(
         -(np.log(0.8) + np.log(0.6)) / 2, rel=1e-6
@@ -42,14 +42,14 @@ def test_log_loss_is_the_mean_surprise_and_stays_finite() -> None:
     assert np.isfinite(metrics.log_loss(truth, np.array([0.0, 1.0], dtype=np.float32)))
 
 
-def test_one_class_alone_has_no_auc() -> None:
+def test_auc_of_one_class_alone_is_nan() -> None:
     assert np.isnan(metrics.auc(np.array([1, 1]), np.array([0.1, 0.9], dtype=np.float32)))
 
 
 THREE = ("elliptical", "spiral", "edge")
 
 
-def test_several_classes_have_the_figures_that_two_have_and_the_recall_of_each() -> None:
+def test_multiclass_metrics_are_those_of_two_classes_and_the_recall_of_each() -> None:
     truth = np.array([0, 0, 1, 1, 2, 2])
     probabilities = np.array(
         [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]],
@@ -66,7 +66,7 @@ def test_several_classes_have_the_figures_that_two_have_and_the_recall_of_each()
     )  # each class against the rest; the first has a tie
 
 
-def test_two_classes_are_told_alike_by_scores_and_by_probabilities() -> None:
+def test_binary_metrics_equal_multiclass_metrics_of_two_classes() -> None:
     random = np.random.default_rng(0)
     truth, scores = random.integers(0, 2, 300), random.random(300, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
@@ -77,21 +77,21 @@ def test_two_classes_are_told_alike_by_scores_and_by_probabilities() -> None:
     assert figures["brier"] == pytest.approx(np.mean((scores - truth) ** 2))
 
 
-def test_the_calibration_error_is_how_far_said_and_true_are_apart() -> None:
+def test_calibration_error_is_the_gap_between_probability_and_frequency() -> None:
     right = np.arange(1000) % 10 < 7
     found = metrics.reliability_curve(np.full(1000, 0.9, dtype=np.float32), right)
     assert found.error == pytest.approx(0.2, abs=1e-6)
     assert metrics.reliability_curve(np.full(1000, 0.7, dtype=np.float32), right).error == pytest.approx(0, abs=1e-6)
 
 
-def test_a_class_without_images_gives_no_figure_rather_than_a_wrong_one() -> None:
+def test_metrics_of_a_class_without_images_are_nan() -> None:
     figures = metrics.multiclass_metrics(np.array([0, 1]), np.eye(3, dtype=np.float32)[:2], THREE)
     assert figures["recall_edge"] != figures["recall_edge"]
     assert np.isnan([figures["auc"], figures["balanced_accuracy"], figures["macro_f1"]]).all()
     assert figures["accuracy"] == 1
 
 
-def test_wilson_s_interval_stays_within_bounds_and_narrows() -> None:
+def test_wilson_interval_stays_within_bounds_and_narrows() -> None:
     few, many = metrics.wilson_interval(10, 10), metrics.wilson_interval(1000, 1000)
     assert few.low == pytest.approx(0.7225, abs=1e-4)  # as tables of it have
     assert [few.high, many.high] == pytest.approx([1, 1])
@@ -101,7 +101,7 @@ def test_wilson_s_interval_stays_within_bounds_and_narrows() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_intervals_hold_the_figures_of_most_other_samples(classes: int) -> None:
+def test_intervals_cover_the_metrics_of_most_other_samples(classes: int) -> None:
     random = np.random.default_rng(1)
 
     def sample(count: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
@@ -119,7 +119,7 @@ def test_intervals_hold_the_figures_of_most_other_samples(classes: int) -> None:
 
 
 @pytest.mark.parametrize("count", [30, 300])
-def test_every_figure_lies_in_its_interval(count: int) -> None:
+def test_every_metric_lies_in_its_interval(count: int) -> None:
     random = np.random.default_rng(3)
     scores = random.random(count, dtype=np.float32)
     truth = (random.random(count) < scores).astype(np.int64)  # well calibrated: the hardest error to place
@@ -128,14 +128,14 @@ def test_every_figure_lies_in_its_interval(count: int) -> None:
         assert figure.low <= figure.value <= figure.high, name
 
 
-def test_the_same_images_have_the_same_intervals() -> None:
+def test_intervals_are_deterministic() -> None:
     truth, scores = np.arange(50) % 2, np.linspace(0, 1, 50, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
     said = metrics.predict_classes(two, 0.5)
     assert metrics.estimate_headline_metrics(truth, two, said) == metrics.estimate_headline_metrics(truth, two, said)
 
 
-def test_each_class_has_its_precision_recall_and_f1() -> None:
+def test_per_class_metrics_have_precision_recall_and_f1() -> None:
     first, second = metrics.per_class_metrics(np.array([[8.0, 2.0], [0.0, 10.0]]), ("SB", "E"))
     assert (first.precision.value, first.recall.value) == (1, 0.8)
     assert second.precision.value == pytest.approx(10 / 12)

@@ -1,4 +1,4 @@
-"""The evaluation report and the figures beside it."""
+"""The evaluation report and the JSON summary beside it."""
 
 import base64
 import json
@@ -23,8 +23,8 @@ from astrodetect.reports import evaluation_report, html
 LARGEST_PAGE = 4_000_000
 
 
-def written(found: EvaluationInputs, page: Path) -> str:
-    assert evaluation_report.write_evaluation_report(found, summarise(found), page) == page
+def write_report(inputs: EvaluationInputs, page: Path) -> str:
+    assert evaluation_report.write_evaluation_report(inputs, summarise(inputs), page) == page
     return page.read_text(encoding="utf-8")
 
 
@@ -32,71 +32,76 @@ def section(text: str, name: str) -> str:
     return text.split(f'<section id="{name}">')[1].split("</section>", maxsplit=1)[0]
 
 
-def test_the_figures_beside_the_page_are_those_of_the_page(tmp_path: Path) -> None:
-    text = written(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
+def test_json_summary_and_page_have_the_same_metrics(tmp_path: Path) -> None:
+    text = write_report(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
     found = json.loads((tmp_path / "galaxies.metrics.json").read_text())
     accuracy = found["parts"]["test"]["figures"]["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     assert f"{100 * accuracy['value']:.1f} %" in text.split('class="hero"')[1].split("</dl>")[0]
-    [[passed, alarms], [misses, hits]] = found["parts"]["test"]["confusion"]
-    for name, count in (("passed", passed), ("alarms", alarms), ("misses", misses), ("hits", hits)):
+    [[tn, fp], [fn, tp]] = found["parts"]["test"]["confusion"]
+    for name, count in (
+        ("true-negatives", tn),
+        ("false-positives", fp),
+        ("false-negatives", fn),
+        ("true-positives", tp),
+    ):
         assert f'id="{name}">{count}<' in text
-    assert passed + hits == round(40 * accuracy["value"])
+    assert tn + tp == round(40 * accuracy["value"])
 
 
-def test_the_page_says_what_the_model_was_made_of_and_from(tmp_path: Path) -> None:
-    text = written(
+def test_report_shows_remarks_provenance_data_and_training_history(tmp_path: Path) -> None:
+    text = write_report(
         make_evaluation_inputs(tmp_path, remarks=["3 images are in train & test"]), tmp_path / "galaxies.html"
     )
     assert "3 images are in train &amp; test" in text
     assert "abc1234" in section(text, "origin")
     assert re.search(r"<dt>seed</dt><dd>7</dd>", section(text, "origin"))
-    assert re.search(r"train, when it was trained.*100.*100.*200.*>1<", section(text, "data"))
+    assert re.search(r"train, at training.*100.*100.*200.*>1<", section(text, "data"))
     assert "epoch 2 was chosen" in section(text, "curves")
 
 
-def test_images_that_the_model_has_learnt_from_are_told_of(tmp_path: Path) -> None:
+def test_report_warns_if_the_model_was_trained_on_the_evaluated_images(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path)
-    warning = "learnt from these very images"
-    assert warning not in written(found, tmp_path / "a.html")
+    warning = "trained on these very images"
+    assert warning not in write_report(found, tmp_path / "a.html")
     same = replace(found, parts=[replace(found.detailed, fingerprint="learnt")])
-    assert warning in written(same, tmp_path / "b.html")
+    assert warning in write_report(same, tmp_path / "b.html")
 
 
-def test_a_second_run_stands_beside_the_first(tmp_path: Path) -> None:
+def test_report_compares_with_the_previous_run(tmp_path: Path) -> None:
     page, found = tmp_path / "galaxies.html", make_evaluation_inputs(tmp_path)
-    assert "No earlier run" in written(found, page)
+    assert "There is no earlier run" in write_report(found, page)
     outputs, truth = found.detailed.outputs, found.detailed.truth
     better = np.eye(2, dtype=np.float32)[truth] * 0.8 + 0.1
     improved = replace(found, parts=[replace(found.detailed, outputs=replace(outputs, probabilities=better))])
-    text = written(improved, page)
+    text = write_report(improved, page)
     assert "on the same images" in text
     assert re.search(r"\+\d+\.\d points, better", text)
     assert re.search(r"−0\.\d{3}, better", text)  # log loss: less is better
     (tmp_path / "galaxies.metrics.json").write_text("[]")
-    assert "No earlier run" in written(found, page)
+    assert "There is no earlier run" in write_report(found, page)
 
 
-def test_several_views_say_what_they_gained(tmp_path: Path) -> None:
+def test_report_and_summary_show_the_effect_of_averaging_views(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path)
     worse = np.full_like(found.detailed.outputs.probabilities, 0.5)
     several = replace(found, views=8, one_view=worse)
-    text = written(several, tmp_path / "galaxies.html")
-    assert "What 8 views gained" in text
+    text = write_report(several, tmp_path / "galaxies.html")
+    assert "Effect of averaging 8 views" in text
     lines = summary_lines(summarise(several))
     assert any(re.match(r"8 views: Log loss 0\.693 → 0\.\d{3} \(−0\.\d{3}, better\)", line) for line in lines)
     assert not any("views" in line for line in summary_lines(summarise(found)))
 
 
-def test_the_page_stays_small_with_many_classes_and_large_noisy_images(tmp_path: Path) -> None:
+def test_report_size_is_bounded_for_many_classes_and_large_noisy_images(tmp_path: Path) -> None:
     classes = tuple(f"class {number}" for number in range(20))
-    text = written(make_evaluation_inputs(tmp_path, classes, 600, side=227), tmp_path / "galaxies.html")
+    text = write_report(make_evaluation_inputs(tmp_path, classes, 600, side=227), tmp_path / "galaxies.html")
     assert len(text) < LARGEST_PAGE
     assert text.count('class="cell"') > 20
     assert 'id="threshold"' not in text  # several classes have none
 
 
-def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> None:
+def test_report_of_a_part_without_images_of_one_class(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, ("a", "b", "c"), 30)
     some = np.flatnonzero(found.detailed.truth != 2)
     whole = found.detailed.outputs
@@ -107,42 +112,42 @@ def test_a_part_that_lacks_a_class_has_a_report_all_the_same(tmp_path: Path) -> 
         paths=[found.detailed.paths[i] for i in some.tolist()],
         outputs=outputs,
     )
-    written(replace(found, parts=[part]), tmp_path / "galaxies.html")
+    write_report(replace(found, parts=[part]), tmp_path / "galaxies.html")
     figures = json.loads((tmp_path / "galaxies.metrics.json").read_text())["parts"]["test"]["figures"]
     assert figures["auc"]["value"] is None
     assert figures["accuracy"]["value"] > 0.3
 
 
-def test_two_images_are_enough_for_a_report(tmp_path: Path) -> None:
-    written(make_evaluation_inputs(tmp_path, count=2), tmp_path / "galaxies.html")
-    written(replace(make_evaluation_inputs(tmp_path, count=1), training=None), tmp_path / "galaxies.html")
+def test_report_of_two_images_and_of_one(tmp_path: Path) -> None:
+    write_report(make_evaluation_inputs(tmp_path, count=2), tmp_path / "galaxies.html")
+    write_report(replace(make_evaluation_inputs(tmp_path, count=1), training=None), tmp_path / "galaxies.html")
 
 
-def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+def test_class_names_are_escaped_in_the_report(tmp_path: Path) -> None:
     classes = ("<b>x", 'y"&')
-    text = written(make_evaluation_inputs(tmp_path, classes), tmp_path / "galaxies.html")
+    text = write_report(make_evaluation_inputs(tmp_path, classes), tmp_path / "galaxies.html")
     assert "<b>x" not in text
     assert "&lt;b&gt;x" in text
 
 
-def test_an_image_that_is_gone_leaves_a_place_for_it(tmp_path: Path) -> None:
+def test_report_has_a_placeholder_for_a_deleted_image(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, count=6)
     found.detailed.paths[0].unlink()
-    assert "no longer there" in written(found, tmp_path / "galaxies.html")
+    assert "file missing" in write_report(found, tmp_path / "galaxies.html")
 
 
-def test_images_are_named_by_class_and_file_and_no_more_of_their_path(tmp_path: Path) -> None:
-    assert str(tmp_path) not in written(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
+def test_report_shows_no_folders_above_the_class_folder(tmp_path: Path) -> None:
+    assert str(tmp_path) not in write_report(make_evaluation_inputs(tmp_path), tmp_path / "galaxies.html")
 
 
-def test_a_place_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -> None:
+def test_unwritable_report_path_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = make_evaluation_inputs(tmp_path)
     with pytest.raises(DataError, match="cannot write the report to"):
         evaluation_report.write_evaluation_report(found, summarise(found), tmp_path / "file" / "galaxies.html")
 
 
-def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(tmp_path: Path) -> None:
+def test_notable_images_sort_errors_by_confidence_and_need_agreeing_neighbours_for_label_errors(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, count=40)
     truth = found.detailed.truth.copy()
     probabilities = np.where(np.eye(2, dtype=np.float32)[truth] > 0, np.float32(0.9), np.float32(0.1))
@@ -159,7 +164,7 @@ def test_the_surest_error_comes_first_and_a_doubted_label_needs_its_neighbours(t
     assert seen.unusual[0].image == 6
 
 
-def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
+def test_nearest_by_cosine_does_not_depend_on_the_block_size() -> None:
     features = np.random.default_rng(0).normal(size=(notable_images.BLOCK + 100, 8)).astype(np.float32)
     distances, neighbours = notable_images.nearest_by_cosine(features, None)
     own = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -170,7 +175,7 @@ def test_neighbours_are_found_block_by_block_as_all_at_once() -> None:
     assert (neighbours != np.arange(len(features))[:, np.newaxis]).all()
 
 
-def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
+def test_heat_map_is_transparent_without_evidence() -> None:
     uri = html.heat_map_overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     at = data.index(b"IDAT")
@@ -179,7 +184,7 @@ def test_a_heat_map_is_clearest_where_nothing_speaks_for_the_class() -> None:
     assert [rows[4], rows[8], rows[13], rows[17]] == [0, 0, 127, 255]
 
 
-def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be_the_first(tmp_path: Path) -> None:
+def test_card_heat_map_shows_evidence_for_the_predicted_class_of_two_or_more(tmp_path: Path) -> None:
     for classes in (("SB", "E"), ("SB", "E", "S")):
         found = make_evaluation_inputs(tmp_path / str(len(classes)), classes, count=12)
         outputs = found.detailed.outputs
@@ -191,7 +196,7 @@ def test_a_card_shows_what_speaks_for_the_class_that_is_said_which_of_two_may_be
             assert card.heat == html.heat_map_overlay(sign * outputs.maps[number])
 
 
-def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were_on(tmp_path: Path) -> None:
+def test_report_shows_only_the_last_component_of_posix_and_windows_paths(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path)
     said = {
         "train": "/home/ada/night-7",
@@ -200,7 +205,7 @@ def test_places_on_a_disk_are_told_by_their_last_name_whichever_system_they_were
         "nested": {"adopted_weights": "/home/ada/zoo.h5"},
         "recipe": "a/b",
     }
-    text = written(replace(found, model=replace(found.model, settings=said)), tmp_path / "galaxies.html")
+    text = write_report(replace(found, model=replace(found.model, settings=said)), tmp_path / "galaxies.html")
     for name in ("night-7", "galaxies.h5", "sky-1", "sky-2", "zoo.h5", "a/b"):
         assert name in section(text, "origin")
     assert "ada" not in section(text, "origin")

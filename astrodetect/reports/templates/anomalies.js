@@ -1,113 +1,113 @@
-// What the page does beyond showing itself: how strong the overlays are, which cards are seen, and the map.
+// The opacity of the occlusion maps, the filters of the gallery, and the map.
 (() => {
   "use strict";
-  const by = (id) => document.getElementById(id);
+  const byId = (id) => document.getElementById(id);
   for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
-  by("preview").hidden = true;
+  byId("preview").hidden = true;
 
-  by("strength").addEventListener("input", (event) => {
+  byId("strength").addEventListener("input", (event) => {
     document.body.style.setProperty("--strength", event.target.value / 100);
   });
 
-  const cards = [...document.querySelectorAll(".found > li")];
-  const choices = [...document.querySelectorAll("select[data-by]")];
-  const filter = () => {
+  const cards = [...document.querySelectorAll(".results > li")];
+  const filters = [...document.querySelectorAll("select[data-by]")];
+  const applyFilters = () => {
     for (const card of cards) {
-      card.hidden = choices.some(({ value, dataset }) => value && !fits(card.dataset[dataset.by], value, dataset.by));
+      card.hidden = filters.some(({ value, dataset }) => value && !matches(card.dataset[dataset.by], value, dataset.by));
     }
     const shown = cards.filter((card) => !card.hidden).length;
-    by("left").textContent = shown < cards.length ? `${shown} of ${cards.length} shown` : "";
+    byId("shown-count").textContent = shown < cards.length ? `${shown} of ${cards.length} shown` : "";
   };
-  const fits = (has, wanted, name) => (name === "flags" ? has.split(" ").includes(wanted) : has === wanted);
-  for (const choice of choices) choice.addEventListener("change", filter);
+  const matches = (actual, selected, name) => (name === "flags" ? actual.split(" ").includes(selected) : actual === selected);
+  for (const select of filters) select.addEventListener("change", applyFilters);
 
-  const unhide = () => { // a card that is gone to is seen, whatever the filters say
-    const card = document.querySelector(".found > li:target");
+  const showTarget = () => { // a card that is linked to is shown even if filtered out
+    const card = document.querySelector(".results > li:target");
     if (!card) return;
     if (card.hidden) {
-      for (const choice of choices) choice.value = "";
-      filter();
+      for (const select of filters) select.value = "";
+      applyFilters();
       card.scrollIntoView();
     }
     card.focus({ preventScroll: true });
   };
-  window.addEventListener("hashchange", unhide);
+  window.addEventListener("hashchange", showTarget);
 
-  const atlas = by("atlas"), here = by("here"), preview = by("preview");
-  const { xy, marks, ranks, names, cards: last } = JSON.parse(by("points").textContent);
-  const TILE = Number(preview.dataset.tile), ACROSS = Number(preview.dataset.across), TILES = Number(preview.dataset.tiles);
-  const NEAR = 14; // screen pixels from the pointer
-  const seen = new Set(marks);
-  let at = -1;
+  const chart = byId("projection"), cursor = byId("cursor"), preview = byId("preview");
+  const { xy, marks, ranks, names, cards: lastRank } = JSON.parse(byId("points").textContent);
+  const TILE = Number(preview.dataset.tile), COLUMNS = Number(preview.dataset.across), TILES = Number(preview.dataset.tiles);
+  const POINTER_RADIUS = 14; // screen pixels from the pointer
+  const visible = new Set(marks);
+  let current = -1;
 
-  const point = (number) => {
-    at = number;
-    preview.hidden = number < 0;
-    here.setAttribute("cx", number < 0 ? -99 : xy[2 * number]);
-    here.setAttribute("cy", number < 0 ? -99 : xy[2 * number + 1]);
-    if (number < 0) return;
+  const select = (index) => {
+    current = index;
+    preview.hidden = index < 0;
+    cursor.setAttribute("cx", index < 0 ? -99 : xy[2 * index]);
+    cursor.setAttribute("cy", index < 0 ? -99 : xy[2 * index + 1]);
+    if (index < 0) return;
     const tile = preview.firstElementChild;
-    tile.hidden = number >= TILES;
-    tile.style.backgroundPosition = `-${(number % ACROSS) * TILE}px -${Math.floor(number / ACROSS) * TILE}px`;
-    tile.setAttribute("aria-label", names[number]);
-    preview.lastElementChild.textContent = `${ranks[number]}: ${names[number]}`;
-    const scale = atlas.clientWidth / atlas.viewBox.baseVal.width;
-    const [x, y] = [xy[2 * number] * scale, xy[2 * number + 1] * scale];
+    tile.hidden = index >= TILES;
+    tile.style.backgroundPosition = `-${(index % COLUMNS) * TILE}px -${Math.floor(index / COLUMNS) * TILE}px`;
+    tile.setAttribute("aria-label", names[index]);
+    preview.lastElementChild.textContent = `${ranks[index]}: ${names[index]}`;
+    const scale = chart.clientWidth / chart.viewBox.baseVal.width;
+    const [x, y] = [xy[2 * index] * scale, xy[2 * index + 1] * scale];
     const { offsetWidth: width, offsetHeight: height } = preview;
-    preview.style.left = `${x + 16 + width > atlas.clientWidth ? Math.max(0, x - width - 16) : x + 16}px`;
-    preview.style.top = `${Math.max(0, Math.min(y - height / 2, atlas.clientHeight - height))}px`;
+    preview.style.left = `${x + 16 + width > chart.clientWidth ? Math.max(0, x - width - 16) : x + 16}px`;
+    preview.style.top = `${Math.max(0, Math.min(y - height / 2, chart.clientHeight - height))}px`;
   };
   const nearest = (event) => {
-    const box = atlas.getBoundingClientRect();
-    const scale = atlas.viewBox.baseVal.width / box.width;
+    const box = chart.getBoundingClientRect();
+    const scale = chart.viewBox.baseVal.width / box.width;
     const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-    let best = -1, least = (NEAR * scale) ** 2;
+    let best = -1, smallest = (POINTER_RADIUS * scale) ** 2;
     for (let i = 0; i < marks.length; i += 1) {
-      const apart = (xy[2 * i] - x) ** 2 + (xy[2 * i + 1] - y) ** 2;
-      if (apart < least && seen.has(marks[i])) [best, least] = [i, apart];
+      const squared = (xy[2 * i] - x) ** 2 + (xy[2 * i + 1] - y) ** 2;
+      if (squared < smallest && visible.has(marks[i])) [best, smallest] = [i, squared];
     }
     return best;
   };
-  const go = () => {
-    if (at < 0 || ranks[at] > last) return;
-    if (location.hash === `#card-${ranks[at]}`) unhide();
-    location.hash = `card-${ranks[at]}`;
+  const openCard = () => {
+    if (current < 0 || ranks[current] > lastRank) return;
+    if (location.hash === `#card-${ranks[current]}`) showTarget();
+    location.hash = `card-${ranks[current]}`;
   };
-  const walk = (step) => {
-    for (let i = at + step; i >= 0 && i < marks.length; i += step) {
-      if (seen.has(marks[i])) return point(i);
+  const step = (direction) => {
+    for (let i = current + direction; i >= 0 && i < marks.length; i += direction) {
+      if (visible.has(marks[i])) return select(i);
     }
   };
 
-  atlas.addEventListener("pointermove", (event) => point(nearest(event)));
-  atlas.addEventListener("pointerleave", () => point(-1));
-  atlas.addEventListener("blur", () => point(-1));
-  atlas.addEventListener("click", (event) => {
+  chart.addEventListener("pointermove", (event) => select(nearest(event)));
+  chart.addEventListener("pointerleave", () => select(-1));
+  chart.addEventListener("blur", () => select(-1));
+  chart.addEventListener("click", (event) => {
     event.preventDefault();
-    point(nearest(event));
-    go();
+    select(nearest(event));
+    openCard();
   });
-  atlas.addEventListener("keydown", (event) => {
-    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
-    if (event.key in steps) walk(steps[event.key]);
-    else if (event.key === "Enter") go();
-    else if (event.key === "Escape") point(-1);
+  chart.addEventListener("keydown", (event) => {
+    const directions = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+    if (event.key in directions) step(directions[event.key]);
+    else if (event.key === "Enter") openCard();
+    else if (event.key === "Escape") select(-1);
     else return;
     event.preventDefault();
   });
-  for (const choice of document.querySelectorAll(".key input")) {
+  for (const choice of document.querySelectorAll(".legend input")) {
     choice.addEventListener("change", () => {
       const mark = Number(choice.dataset.mark);
-      if (choice.checked) seen.add(mark);
-      else seen.delete(mark);
-      atlas.querySelector(`path[data-mark="${mark}"]`).style.display = choice.checked ? "" : "none";
+      if (choice.checked) visible.add(mark);
+      else visible.delete(mark);
+      chart.querySelector(`path[data-mark="${mark}"]`).style.display = choice.checked ? "" : "none";
     });
   }
-  for (const link of document.querySelectorAll(".to-map")) { // the map opens where the image is
+  for (const link of document.querySelectorAll(".to-map")) { // moves the map's cursor to the image
     link.addEventListener("click", () => {
       const rank = Number(link.parentElement.id.slice("card-".length));
-      point(ranks.indexOf(rank));
-      atlas.focus({ preventScroll: true });
+      select(ranks.indexOf(rank));
+      chart.focus({ preventScroll: true });
     });
   }
 })();

@@ -1,10 +1,10 @@
-// What the page does beyond showing itself: a threshold to try, the strength of the heat maps, Escape to close a cell.
+// The threshold slider, the opacity of the heat maps, and Escape to close a cell of the confusion matrix.
 (() => {
   "use strict";
-  const by = (id) => document.getElementById(id);
+  const byId = (id) => document.getElementById(id);
   for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
 
-  by("strength").addEventListener("input", (event) => {
+  byId("strength").addEventListener("input", (event) => {
     document.body.style.setProperty("--strength", event.target.value / 100);
   });
 
@@ -14,31 +14,32 @@
   });
   window.addEventListener("hashchange", () => document.querySelector(":target")?.focus({ preventScroll: true }));
 
-  if (!by("scores")) return;
-  const { positives, negatives, own, ownCounts } = JSON.parse(by("scores").textContent);
+  if (!byId("scores")) return;
+  const { positives, negatives, threshold: ownThreshold, truePositives, falsePositives } = JSON.parse(byId("scores").textContent);
   const steps = positives.length - 1;
   const sum = (counts, from = 0) => counts.slice(from).reduce((total, count) => total + count, 0);
   const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "–");
 
-  const show = (threshold, hits, alarms) => {
-    const misses = sum(positives) - hits;
-    const passed = sum(negatives) - alarms;
+  const show = (threshold, tp, fp) => {
+    const fn = sum(positives) - tp;
+    const tn = sum(negatives) - fp;
     const values = {
-      at: String(Number(threshold.toPrecision(4))), hits, alarms, misses, passed,
-      precision: share(hits, hits + alarms), recall: share(hits, hits + misses),
-      f1: share(2 * hits, 2 * hits + misses + alarms), accuracy: share(hits + passed, hits + passed + misses + alarms),
+      "slider-value": String(Number(threshold.toPrecision(4))),
+      "true-positives": tp, "false-positives": fp, "false-negatives": fn, "true-negatives": tn,
+      precision: share(tp, tp + fp), recall: share(tp, tp + fn),
+      f1: share(2 * tp, 2 * tp + fn + fp), accuracy: share(tp + tn, tp + tn + fn + fp),
     };
-    for (const [id, value] of Object.entries(values)) by(id).textContent = value;
-    const mark = by("mark");
+    for (const [id, value] of Object.entries(values)) byId(id).textContent = value;
+    const mark = byId("mark");
     const left = Number(mark.dataset.left);
     mark.setAttribute("transform", `translate(${left + threshold * (mark.dataset.right - left)} 0)`);
   };
-  by("slider").addEventListener("input", (event) => {
-    const place = Math.round(event.target.value * steps); // a score is above place / steps from the next bin on
-    show(place / steps, sum(positives, place + 1), sum(negatives, place + 1));
+  byId("slider").addEventListener("input", (event) => {
+    const index = Math.round(event.target.value * steps); // scores above index / steps are in the bins after it
+    show(index / steps, sum(positives, index + 1), sum(negatives, index + 1));
   });
-  by("own").addEventListener("click", () => {
-    by("slider").value = own;
-    show(own, ...ownCounts);
+  byId("model-threshold").addEventListener("click", () => {
+    byId("slider").value = ownThreshold;
+    show(ownThreshold, truePositives, falsePositives);
   });
 })();
