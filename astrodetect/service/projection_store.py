@@ -1,4 +1,4 @@
-"""A map of images of the log, and how it is kept on disk."""
+"""Projections on disk, one file for each embedding space."""
 
 import datetime as dt
 from contextlib import suppress
@@ -13,71 +13,77 @@ from astrodetect.anomalies.serialisation import Arrays, StoredArrays
 from astrodetect.errors import ModelError
 from astrodetect.records import EmbeddedImages, Floats
 
-MOST_KEPT = 8  # maps on disk, of as many spaces
+MAX_FILES = 8  # of as many embedding spaces
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredProjection:
-    """Where images of a space lie, the most unusual first."""
+    """The positions of the images of an embedding space, in descending order of novelty."""
 
-    ids: list[int]  # of their first predictions
-    images: list[str]  # their sums
+    ids: list[int]  # of the images' first predictions
+    images: list[str]  # SHA-256
     classes: list[str]
     novelty: Floats
     xy: Floats  # (n, 2), each axis from 0 to 1
-    method: str  # in words, for people
+    method: str  # for people
     drawn: dt.datetime
 
     @classmethod
-    def first(cls, crowd: EmbeddedImages) -> "StoredProjection":
-        """What there is at once of images that are in this order."""
-        xy = projection.pca_projection(crowd.vectors)
-        return cls(
-            crowd.ids, crowd.images, crowd.classes, crowd.novelty, xy, projection.PCA_METHOD, dt.datetime.now(dt.UTC)
-        )
+    def from_pca(cls, images: EmbeddedImages) -> "StoredProjection":
+        """The first two principal components, in the order of the images."""
+        xy = projection.pca_projection(images.vectors)
+        drawn = dt.datetime.now(dt.UTC)
+        return cls(images.ids, images.images, images.classes, images.novelty, xy, projection.PCA_METHOD, drawn)
 
     @property
     def stamp(self) -> str:
-        """Tells it from every other one."""
+        """Identifies this projection among those of its space."""
         return self.drawn.isoformat()
 
     @property
-    def rough(self) -> bool:
-        """Whether a better one can be had, in time."""
+    def preliminary(self) -> bool:
+        """Whether a t-SNE projection can replace it."""
         return self.method == projection.PCA_METHOD
 
     @property
     def newest(self) -> int:
-        """The prediction of the newest image on it."""
+        """The largest prediction id."""
         return max(self.ids)
 
 
-def ranked(crowd: EmbeddedImages) -> EmbeddedImages:
-    """The same images, the most unusual first."""
-    order = np.argsort(-crowd.novelty, kind="stable")
-    ids, images, classes = ([of[place] for place in order.tolist()] for of in (crowd.ids, crowd.images, crowd.classes))
-    return EmbeddedImages(ids, images, classes, crowd.novelty[order], crowd.vectors[order])
+def sort_by_novelty(images: EmbeddedImages) -> EmbeddedImages:
+    """The same images in descending order of novelty."""
+    order = np.argsort(-images.novelty, kind="stable")
+    ids, sha256s, classes = (
+        [values[i] for i in order.tolist()] for values in (images.ids, images.images, images.classes)
+    )
+    return EmbeddedImages(ids, sha256s, classes, images.novelty[order], images.vectors[order])
 
 
 def path(folder: Path, space: str) -> Path:
-    """Where the map of a space is kept."""
+    """The file of a space."""
     return folder / f"{space}.npz"
 
 
-def write(folder: Path, space: str, map_: StoredProjection) -> None:
-    """Whole or not at all; of too many the oldest go."""
+def write_projection(folder: Path, space: str, stored: StoredProjection) -> None:
+    """Writes a projection atomically, and deletes the oldest files beyond MAX_FILES."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"images": map_.images, "classes": map_.classes, "method": map_.method, "drawn": map_.drawn.isoformat()}
-    found: Arrays = {"ids": np.array(map_.ids, np.float64), "novelty": map_.novelty, "xy": map_.xy}
+    metadata = {
+        "images": stored.images,
+        "classes": stored.classes,
+        "method": stored.method,
+        "drawn": stored.drawn.isoformat(),
+    }
+    arrays: Arrays = {"ids": np.array(stored.ids, np.float64), "novelty": stored.novelty, "xy": stored.xy}
     with atomic_files.replacing(path(folder, space)) as part:
-        serialisation.write_arrays(part, said, found)
-    kept = sorted(folder.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime)
-    for old in kept[:-MOST_KEPT]:
+        serialisation.write_arrays(part, metadata, arrays)
+    files = sorted(folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
+    for old in files[:-MAX_FILES]:
         old.unlink()
 
 
-def read(folder: Path, space: str) -> StoredProjection | None:
-    """None of a file that is not there, or damaged: another one is drawn."""
+def read_projection(folder: Path, space: str) -> StoredProjection | None:
+    """The projection of a space; None where the file is missing or damaged, and it is computed again."""
     with suppress(OSError, ModelError, KeyError, TypeError, ValueError):
         stored = StoredArrays.read(path(folder, space).read_bytes())
         ids = stored.doubles("ids", None).astype(np.int64).tolist()

@@ -1,4 +1,4 @@
-"""The map of the log: drawn by another process, kept on disk, and never in anybody's way."""
+"""Projections of the recorded images: computed by another process, stored on disk, shared by service processes."""
 
 import datetime as dt
 import errno
@@ -27,9 +27,9 @@ from astrodetect.service.projection_store import StoredProjection
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
-WITHIN_S = 60.0
-IN_A_HURRY = (sys.executable, "-c", "from astrodetect.anomalies import projection as p; p.NICENESS = 0; p.main()")
-HOLDS = (  # a lock, until nobody listens any more
+TIMEOUT_S = 60.0
+FAST = (sys.executable, "-c", "from astrodetect.anomalies import projection as p; p.NICENESS = 0; p.main()")
+LOCK_HOLDER = (  # until its standard input is closed
     sys.executable,
     "-c",
     "import sys, fasteners\n"
@@ -38,7 +38,7 @@ HOLDS = (  # a lock, until nobody listens any more
     "    sys.stdin.read()\n",
 )
 ENDLESS = (sys.executable, "-c", "import sys; print('0.25', flush=True); sys.stdin.read()")
-AT_ONCE = (  # draws what it is sent: the first two numbers of each vector
+INSTANT = (  # the first two numbers of each vector
     sys.executable,
     "-c",
     "import sys\n"
@@ -49,8 +49,8 @@ AT_ONCE = (  # draws what it is sent: the first two numbers of each vector
 )
 
 
-class Sky:
-    """A log with as many images in every space."""
+class FakeDatabase:
+    """The same number of images in every space."""
 
     def __init__(self, count: int = COUNT) -> None:
         self.count = count
@@ -68,63 +68,63 @@ class Sky:
         return {"sum 3": "artefact", "sum gone": "ordinary"}
 
 
-class Away(Sky):
-    """A log that does not answer."""
+class UnavailableDatabase(FakeDatabase):
+    """A database that does not answer."""
 
     def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
 
 
-class Windows:
-    """A pipe to a process that has ended, as Windows closes it."""
+class WindowsPipe:
+    """A pipe to a process that has ended: on Windows, closing it raises."""
 
     def close(self) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
-def draws_for_ever(folder: Path) -> None:
-    """A worker of its own."""
+def compute_forever(folder: Path) -> None:
+    """Another service process."""
     pytest.MonkeyPatch().setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(ENDLESS))
-    ProjectionJobs(Sky(), folder).draw(SPACE)
-    time.sleep(2 * WITHIN_S)
+    ProjectionJobs(FakeDatabase(), folder).start(SPACE)
+    time.sleep(2 * TIMEOUT_S)
 
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., ProjectionJobs]]:
-    """Makes atlases in one folder, and closes them."""
-    made = []
+    """Opens jobs on one folder, and closes them."""
+    opened = []
 
-    def start(log: Sky | None = None) -> ProjectionJobs:
-        made.append(ProjectionJobs(log or Sky(), tmp_path / "maps"))
-        return made[-1]
+    def start(database: FakeDatabase | None = None) -> ProjectionJobs:
+        opened.append(ProjectionJobs(database or FakeDatabase(), tmp_path / "maps"))
+        return opened[-1]
 
     yield start
-    for one in made:
-        one.close()
+    for jobs in opened:
+        jobs.close()
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(AT_ONCE))
+def instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(INSTANT))
 
 
-def until(atlas_: ProjectionJobs, true_of: Callable[[ProjectionState], bool], space: str = SPACE) -> ProjectionState:
-    give_up = time.monotonic() + WITHIN_S
-    while not true_of(view := atlas_.view(space)):
-        assert time.monotonic() < give_up, view
+def wait_for(jobs: ProjectionJobs, condition: Callable[[ProjectionState], bool], space: str = SPACE) -> ProjectionState:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition(state := jobs.state(space)):
+        assert time.monotonic() < deadline, state
         time.sleep(0.01)
-    return view
+    return state
 
 
-def idle(view: ProjectionState) -> bool:
-    return not view.working
+def idle(state: ProjectionState) -> bool:
+    return not state.running
 
 
-def test_another_process_draws_the_map_and_says_how_far_it_is() -> None:
+def test_another_process_computes_the_projection_and_reports_its_progress() -> None:
     random = np.random.default_rng(0)
     vectors = np.concatenate([random.normal(centre, 0.1, (20, 6)) for centre in (0, 5)]).astype(np.float32)
     shares: list[float] = []
-    process = ProjectionProcess(IN_A_HURRY)
+    process = ProjectionProcess(FAST)
     try:
         xy = process.project(vectors, shares.append)
     finally:
@@ -138,19 +138,19 @@ def test_another_process_draws_the_map_and_says_how_far_it_is() -> None:
     assert np.linalg.norm(middles[0] - middles[-1]) > np.linalg.norm(xy - middles, axis=1).max()
 
 
-def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
+def test_the_process_has_the_lowest_priority_and_ends_with_its_parent() -> None:
     process = ProjectionProcess()
     child = process._process
     assert child.stdin
     rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)  # some seconds of work
     child.stdin.write(b"%d %d\n" % rows.shape + rows.tobytes())
     child.stdin.flush()
-    give_up = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     while psutil.Process(child.pid).nice() != projection.NICENESS:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     child.stdin.close()
-    assert child.wait(WITHIN_S) == projection.PARENT_GONE_STATUS
+    assert child.wait(TIMEOUT_S) == projection.PARENT_GONE_STATUS
     process.close()
 
 
@@ -163,214 +163,225 @@ def test_it_lets_others_go_before_it_and_ends_with_whoever_started_it() -> None:
         ("print('what?', flush=True)", "failed"),
     ],
 )
-def test_why_it_failed_is_said(command: str, why: str) -> None:
+def test_the_error_of_the_process_is_reported(command: str, why: str) -> None:
     process = ProjectionProcess((sys.executable, "-c", command))
     with pytest.raises(DrawingFailed, match=why):
         process.project(np.zeros((2, 2), np.float32), print)
     process.close()
 
 
-def test_a_pipe_that_broke_is_closed_on_every_system() -> None:
+def test_a_broken_pipe_is_closed_on_every_system() -> None:
     process = ProjectionProcess(ENDLESS)
     stdin = process._process.stdin
     assert stdin
-    process._process.stdin = Windows()  # type: ignore[assignment]
+    process._process.stdin = WindowsPipe()  # type: ignore[assignment]
     process.close()
     assert process._process.poll() is not None
     stdin.close()
 
 
-def test_a_map_is_there_at_once_and_a_better_one_later(
+def test_a_pca_projection_is_shown_until_t_sne_is_done(
     started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
+    may_start = threading.Event()
 
-    def later() -> ProjectionProcess:
-        assert go_on.wait(WITHIN_S)
-        return ProjectionProcess(AT_ONCE)
+    def delayed() -> ProjectionProcess:
+        assert may_start.wait(TIMEOUT_S)
+        return ProjectionProcess(INSTANT)
 
-    monkeypatch.setattr(projection_jobs, "ProjectionProcess", later)
-    ours = started()
-    assert ours.view(SPACE).due
-    ours.draw(SPACE)
-    view = until(ours, lambda view: view.map is not None)
-    assert view.map
-    assert (view.working, view.due, view.map.method, view.map.rough) == (True, False, projection.PCA_METHOD, True)
-    assert view.map.ids == list(range(COUNT, 0, -1))  # the most unusual first
-    go_on.set()
-    better = until(ours, idle).map
-    assert better
-    assert (better.method, better.ids) == (projection.TSNE_METHOD, view.map.ids)
-    assert better.stamp != view.map.stamp
-    assert ours.labels(better) == [None] * (COUNT - 4) + ["artefact"] + [None] * 3
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", delayed)
+    jobs = started()
+    assert jobs.state(SPACE).due
+    jobs.start(SPACE)
+    state = wait_for(jobs, lambda state: state.stored is not None)
+    assert state.stored
+    assert (state.running, state.due, state.stored.method, state.stored.preliminary) == (
+        True,
+        False,
+        projection.PCA_METHOD,
+        True,
+    )
+    assert state.stored.ids == list(range(COUNT, 0, -1))  # the most unusual first
+    may_start.set()
+    final = wait_for(jobs, idle).stored
+    assert final
+    assert (final.method, final.ids) == (projection.TSNE_METHOD, state.stored.ids)
+    assert final.stamp != state.stored.stamp
+    assert jobs.labels(final) == [None] * (COUNT - 4) + ["artefact"] + [None] * 3
 
 
-def test_a_map_outlives_the_service_and_says_what_is_new_since(
-    started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path
+def test_a_stored_projection_outlives_the_service_and_counts_new_images(
+    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
 ) -> None:
     first = started()
-    first.draw(SPACE)
-    drawn = until(first, idle).map
-    view = started(Sky(COUNT + 5)).view(SPACE)
+    first.start(SPACE)
+    drawn = wait_for(first, idle).stored
+    state = started(FakeDatabase(COUNT + 5)).state(SPACE)
     assert drawn
-    assert view.map
-    assert view.map.stamp == drawn.stamp
-    np.testing.assert_array_equal(view.map.xy, drawn.xy)
-    assert (view.new, view.working, view.due) == (5, False, False)
-    assert started().view(OTHER).map is None
+    assert state.stored
+    assert state.stored.stamp == drawn.stamp
+    np.testing.assert_array_equal(state.stored.xy, drawn.xy)
+    assert (state.new_images, state.running, state.due) == (5, False, False)
+    assert started().state(OTHER).stored is None
     assert [path.name for path in (tmp_path / "maps").glob("*.part")] == []
 
 
-def test_a_damaged_file_is_drawn_again(started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path) -> None:
+def test_a_damaged_file_is_computed_again(
+    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+) -> None:
     (tmp_path / "maps").mkdir()
-    place = projection_store.path(tmp_path / "maps", SPACE)
+    path = projection_store.path(tmp_path / "maps", SPACE)
     for content in (b"", b"PK\x03\x04", b"x" * 1000):
-        place.write_bytes(content)
-        assert started().view(SPACE).due
-    ours = started()
-    ours.draw(SPACE)
-    assert until(ours, idle).map
-    place.write_bytes(place.read_bytes()[:-40])
-    assert started().view(SPACE).due
+        path.write_bytes(content)
+        assert started().state(SPACE).due
+    jobs = started()
+    jobs.start(SPACE)
+    assert wait_for(jobs, idle).stored
+    path.write_bytes(path.read_bytes()[:-40])
+    assert started().state(SPACE).due
 
 
-def test_closing_ends_what_is_at_work(started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+def test_close_stops_the_computation(started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = []
 
     def endless() -> ProjectionProcess:
-        made.append(ProjectionProcess(ENDLESS))
-        return made[-1]
+        processes.append(ProjectionProcess(ENDLESS))
+        return processes[-1]
 
     monkeypatch.setattr(projection_jobs, "ProjectionProcess", endless)
-    ours = started()
-    ours.draw(SPACE)
-    assert until(ours, lambda view: view.share > 0).share == 0.25
-    ours.draw(SPACE)
-    assert len(made) == 1  # it goes on
-    ours.draw(OTHER)  # another model serves now: only its map counts
-    until(ours, lambda view: view.share > 0, OTHER)
-    assert [one._process.poll() is None for one in made] == [False, True]
-    ours.close()
-    assert all(one._process.poll() is not None for one in made)
+    jobs = started()
+    jobs.start(SPACE)
+    assert wait_for(jobs, lambda state: state.progress > 0).progress == 0.25
+    jobs.start(SPACE)
+    assert len(processes) == 1  # not started again
+    jobs.start(OTHER)  # another default model: only its projection is needed
+    wait_for(jobs, lambda state: state.progress > 0, OTHER)
+    assert [process._process.poll() is None for process in processes] == [False, True]
+    jobs.close()
+    assert all(process._process.poll() is not None for process in processes)
 
 
-def test_what_failed_says_why_and_keeps_the_map_that_there_is(
-    started: Callable[..., ProjectionJobs], at_once: None, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_computation_reports_why_and_keeps_the_stored_projection(
+    started: Callable[..., ProjectionJobs], instant: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = started(Away())
-    away.draw(SPACE)
-    assert until(away, idle) == ProjectionState(SPACE, None, COUNT, failed=DatabaseUnavailable.public or "")
-    assert not away.view(SPACE).due  # or each look would try again
-    ours = started()
-    ours.draw(SPACE)
-    before = until(ours, idle).map
+    failing = started(UnavailableDatabase())
+    failing.start(SPACE)
+    assert wait_for(failing, idle) == ProjectionState(SPACE, None, COUNT, error=DatabaseUnavailable.public or "")
+    assert not failing.state(SPACE).due  # no retry at every request
+    jobs = started()
+    jobs.start(SPACE)
+    before = wait_for(jobs, idle).stored
     monkeypatch.setattr(
         projection_jobs,
         "ProjectionProcess",
         lambda: ProjectionProcess((sys.executable, "-c", "raise SystemExit('oh')")),
     )
-    ours.draw(SPACE)
-    view = until(ours, idle)
+    jobs.start(SPACE)
+    state = wait_for(jobs, idle)
     assert before
-    assert view.map
-    assert "oh" in view.failed
-    assert view.map.stamp == before.stamp
+    assert state.stored
+    assert "oh" in state.error
+    assert state.stored.stamp == before.stamp
 
 
 @pytest.mark.parametrize("error", [OSError("/secret/place"), NotADirectoryError(errno.ENOTDIR, "No way", "/secret")])
-def test_places_on_the_disk_are_nobodys_business(
+def test_errors_shown_to_users_have_no_paths(
     started: Callable[..., ProjectionJobs],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: OSError,
 ) -> None:
-    def refused() -> ProjectionProcess:
+    def failing() -> ProjectionProcess:
         raise error
 
-    monkeypatch.setattr(projection_jobs, "ProjectionProcess", refused)
-    ours = started()
-    ours.draw(SPACE)
-    view = until(ours, idle)
-    assert view.failed == (error.strerror or "the disk does not take it")
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", failing)
+    jobs = started()
+    jobs.start(SPACE)
+    state = wait_for(jobs, idle)
+    assert state.error == (error.strerror or "the disk cannot be written")
     assert "/secret" in caplog.text
 
 
-def test_a_folder_that_is_none_says_so_and_not_where_it_is(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_reported_without_its_path(tmp_path: Path) -> None:
     (tmp_path / "maps").write_bytes(b"")
-    ours = ProjectionJobs(Sky(), tmp_path / "maps")
-    ours.draw(SPACE)
-    view = until(ours, idle)
-    ours.close()
-    assert view.failed
-    assert str(tmp_path) not in view.failed
+    jobs = ProjectionJobs(FakeDatabase(), tmp_path / "maps")
+    jobs.start(SPACE)
+    state = wait_for(jobs, idle)
+    jobs.close()
+    assert state.error
+    assert str(tmp_path) not in state.error
 
 
-def test_few_maps_are_remembered(started: Callable[..., ProjectionJobs], at_once: None) -> None:
-    ours = started()
+def test_few_projections_are_cached(started: Callable[..., ProjectionJobs], instant: None) -> None:
+    jobs = started()
     for number in range(4):
-        ours.draw(f"{number:012}")
-        until(ours, idle, f"{number:012}")
-    assert len(ours._known) == projection_jobs.MOST_KNOWN
+        jobs.start(f"{number:012}")
+        wait_for(jobs, idle, f"{number:012}")
+    assert len(jobs._cache) == projection_jobs.MAX_CACHED
     for number in range(4):
-        assert ours.view(f"{number:012}").map
-    assert list(ours._known) == [f"{number:012}" for number in (2, 3)]
+        assert jobs.state(f"{number:012}").stored
+    assert list(jobs._cache) == [f"{number:012}" for number in (2, 3)]
 
 
-def test_another_worker_tells_how_far_the_map_is_until_it_is_killed(
-    started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path
+def test_the_progress_of_another_process_is_shown_until_it_is_killed(
+    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
 ) -> None:
-    worker = multiprocessing.get_context("spawn").Process(target=draws_for_ever, args=(tmp_path / "maps",))
+    worker = multiprocessing.get_context("spawn").Process(target=compute_forever, args=(tmp_path / "maps",))
     worker.start()
     try:
-        ours = started()
-        view = until(ours, lambda view: view.share > 0)
-        assert view.map
-        assert (view.working, view.due, view.share, view.map.rough) == (True, False, 0.25, True)
-        assert view.left_s is not None
-        assert ours.view(SPACE).map is view.map  # and is not read again each time
-        assert not ours.view(OTHER).working
-        assert started().view(SPACE).working  # whoever looks takes the right to draw from nobody
+        jobs = started()
+        state = wait_for(jobs, lambda state: state.progress > 0)
+        assert state.stored
+        assert (state.running, state.due, state.progress, state.stored.preliminary) == (True, False, 0.25, True)
+        assert state.remaining_s is not None
+        assert jobs.state(SPACE).stored is state.stored  # read once
+        assert not jobs.state(OTHER).running
+        assert started().state(SPACE).running  # reading takes the lock from no process
     finally:
         worker.kill()
         worker.join()
-    view = until(ours, idle)
-    assert (view.map, view.due) == (None, True)
-    ours.draw(SPACE)
-    drawn = until(ours, idle).map
+    state = wait_for(jobs, idle)
+    assert (state.stored, state.due) == (None, True)
+    jobs.start(SPACE)
+    drawn = wait_for(jobs, idle).stored
     assert drawn
-    assert not drawn.rough
+    assert not drawn.preliminary
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [".lock", f"{SPACE}.npz"]
 
 
-def test_two_workers_draw_one_map(started: Callable[..., ProjectionJobs], at_once: None, tmp_path: Path) -> None:
+def test_two_processes_compute_one_projection(
+    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+) -> None:
     folder = tmp_path / "maps"
     folder.mkdir()
-    worker = subprocess.Popen([*HOLDS, folder / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    worker = subprocess.Popen([*LOCK_HOLDER, folder / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with worker:
         assert worker.stdout
         assert worker.stdout.readline() == b"held\n"
-        ours = started()
-        ours.draw(SPACE)
-        first = until(ours, lambda view: view.map is not None).map
+        jobs = started()
+        jobs.start(SPACE)
+        first = wait_for(jobs, lambda state: state.stored is not None).stored
         assert first
-        projection_store.write(folder, SPACE, replace(first, method="theirs", drawn=dt.datetime.now(dt.UTC)))
-        assert ours.view(SPACE).working
-    view = until(ours, idle)
-    assert view.map
-    assert view.map.method == "theirs"
+        projection_store.write_projection(folder, SPACE, replace(first, method="other", drawn=dt.datetime.now(dt.UTC)))
+        assert jobs.state(SPACE).running
+    state = wait_for(jobs, idle)
+    assert state.stored
+    assert state.stored.method == "other"
 
 
-def test_few_maps_are_kept(tmp_path: Path) -> None:
-    drawn = StoredProjection.first(projection_store.ranked(Sky().embedded_images(SPACE, newest=COUNT)))
-    for number in range(projection_store.MOST_KEPT + 3):
-        projection_store.write(tmp_path, f"{number:012}", drawn)
+def test_few_projections_are_stored(tmp_path: Path) -> None:
+    drawn = StoredProjection.from_pca(
+        projection_store.sort_by_novelty(FakeDatabase().embedded_images(SPACE, newest=COUNT))
+    )
+    for number in range(projection_store.MAX_FILES + 3):
+        projection_store.write_projection(tmp_path, f"{number:012}", drawn)
         os.utime(projection_store.path(tmp_path, f"{number:012}"), (number, number))
-    kept = sorted(int(path.stem) for path in tmp_path.glob("*.npz"))
-    assert kept == list(range(3, projection_store.MOST_KEPT + 3))
+    numbers = sorted(int(path.stem) for path in tmp_path.glob("*.npz"))
+    assert numbers == list(range(3, projection_store.MAX_FILES + 3))
 
 
-def test_few_images_are_no_map(started: Callable[..., ProjectionJobs]) -> None:
-    ours = started(Sky(projection.MIN_IMAGES - 1))
-    assert not ours.view(SPACE).due
-    ours.draw(SPACE)
-    assert until(ours, idle).map is None
+def test_few_images_have_no_projection(started: Callable[..., ProjectionJobs]) -> None:
+    jobs = started(FakeDatabase(projection.MIN_IMAGES - 1))
+    assert not jobs.state(SPACE).due
+    jobs.start(SPACE)
+    assert wait_for(jobs, idle).stored is None

@@ -18,7 +18,7 @@ from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
-from astrodetect.service.projection_jobs import NEWEST, ProjectionJobs, ProjectionState
+from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionJobs, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -54,7 +54,7 @@ class Legend:
 def show_map(request: Request, by: Literal["class", "label", "novelty"] = "class") -> Response:
     """The page; the first request for it starts the computation of the first projection."""
     projection = _projection_state(request)
-    legends = _legends(request, projection.map) if projection and projection.map else []
+    legends = _legends(request, projection.stored) if projection and projection.stored else []
     response = render(request, "map.html", by=by, legends=legends, **_map_values(request, projection))
     return _start_if_due(request, projection, response)
 
@@ -63,7 +63,7 @@ def show_map(request: Request, by: Literal["class", "label", "novelty"] = "class
 def recompute_map(request: Request) -> Response:
     """Starts a new projection."""
     if space := _space(request):
-        _jobs(request).draw(space)
+        _jobs(request).start(space)
     if wants_fragment(request):
         return render(request, "_map.html", **_map_values(request, _projection_state(request)))
     return RedirectResponse("/map", 303)
@@ -74,7 +74,7 @@ def show_map_progress(request: Request, shown: str | None = None) -> Response:
     """The state of the computation, polled until it is done; a page that shows no map is reloaded once there is one."""
     projection = _projection_state(request)
     response = render(request, "_map.html", **_map_values(request, projection))
-    if shown == "" and projection and projection.map:
+    if shown == "" and projection and projection.stored:
         response.headers["HX-Refresh"] = "true"
     return _start_if_due(request, projection, response)
 
@@ -83,9 +83,9 @@ def show_map_progress(request: Request, shown: str | None = None) -> Response:
 def send_points(request: Request) -> Response:
     """All points by descending novelty: ids (float64), coordinates (2 × uint16), the group in each legend (uint8)."""
     projection = _projection_state(request)
-    if projection is None or projection.map is None:
+    if projection is None or projection.stored is None:
         raise NotFound("there is no map yet")
-    stored = projection.map
+    stored = projection.stored
     parts = [
         np.array(stored.ids, "<f8"),
         np.rint(stored.xy * GRID_STEPS).astype("<u2"),
@@ -184,13 +184,13 @@ def _space(request: Request) -> str | None:
 
 def _projection_state(request: Request) -> ProjectionState | None:
     space = _space(request)
-    return _jobs(request).view(space) if space else None
+    return _jobs(request).state(space) if space else None
 
 
 def _start_if_due(request: Request, projection: ProjectionState | None, response: Response) -> Response:
     """Starts the first projection, if it is due, once this response is sent."""
     if projection and projection.due:
-        response.background = BackgroundTask(_jobs(request).draw, projection.space)
+        response.background = BackgroundTask(_jobs(request).start, projection.space)
     return response
 
 
@@ -202,5 +202,5 @@ def _map_values(request: Request, projection: ProjectionState | None) -> dict[st
         "model": state.models.default,
         "has_vectors": state.database.stores_vectors,
         "min_images": MIN_IMAGES,
-        "max_counted": NEWEST,
+        "max_counted": MAX_PROJECTED,
     }
