@@ -1,4 +1,4 @@
-"""Creates the database and brings its tables up to date: the numbered files of sql/ in order, each exactly once."""
+"""Create the predictions database and apply the migrations: the numbered files of sql/, in order, each exactly once."""
 
 import argparse
 import hashlib
@@ -18,13 +18,13 @@ from astrodetect.settings import settings
 
 MIGRATIONS = Path(__file__).resolve().parent / "sql"
 VECTORS = MIGRATIONS / "vectors.sql"
-MAINTENANCE_DATABASE = "postgres"  # every server has it
+MAINTENANCE_DATABASE = "postgres"  # exists on every server
 OLDEST_POSTGRES = 13
-OLDEST_PGVECTOR = (0, 7)  # the first with half precision
+OLDEST_PGVECTOR = (0, 7)  # the first with halfvec
 CONNECT_WITHIN_S = 10.0
-LOCK = 7_237_867_511_894_021  # of pg_advisory_lock: any number that nobody else uses
+LOCK = 7_237_867_511_894_021  # key of pg_advisory_lock
 
-BOOKKEEPING = """
+MIGRATIONS_TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
         version    integer PRIMARY KEY,
         name       text NOT NULL,
@@ -32,7 +32,7 @@ BOOKKEEPING = """
         applied_at timestamptz NOT NULL DEFAULT now()
     )"""
 
-PGVECTOR = """
+VECTOR_SUPPORT = """
     SELECT to_regclass('features') IS NOT NULL,
         (SELECT coalesce(installed_version, default_version) FROM pg_available_extensions WHERE name = 'vector')"""
 
@@ -45,7 +45,7 @@ Running it again changes nothing. Rows are never deleted."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Sets up the database of the settings and says what was done."""
+    """Set up the database of the settings and print what was done."""
     parser = argparse.ArgumentParser(
         prog="setup_db.py",
         description="Create the predictions database and bring its tables up to date. "
@@ -56,21 +56,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.parse_args(argv)
     try:
         with ExitStack() as stack:
-            given = settings().database_url
+            configured = settings().database_url
             embedded = (
                 stack.enter_context(server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE))
-                if not given
+                if not configured
                 else ""
             )
-            url = given.get_secret_value() if given else embedded
+            url = configured.get_secret_value() if configured else embedded
             if create_database(url):
                 print(f"created database {read_url(url)['dbname']}")
-            done = migrate(url)
-            for name in done.applied:
+            result = migrate(url)
+            for name in result.applied:
                 print(f"applied {name}")
             print(f"up to date: {len(_migrations())} migrations")
-            if done.without_vectors:
-                print(f'"more like this" is off: {done.without_vectors}; then run this again')
+            if result.without_vectors:
+                print(f'"more like this" is off: {result.without_vectors}; then run this again')
             print("while the service runs, look inside with:" if embedded else "look inside with:")
             print(f"  {server.psql_command(without_password(url))}")
     except AstrodetectError as error:
@@ -83,13 +83,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def create_database(url: str) -> bool:
-    """Makes the database that `url` names where it is missing, and says whether it did."""
+    """Create the database of `url` if it is missing; returns whether it was."""
     try:
         connect(url, timeout_s=CONNECT_WITHIN_S).close()
-    except (
-        DatabaseNotSetUp,
-        ConnectionRefused,
-    ) as refused:  # a server that speaks another language only seems to refuse us
+    except (DatabaseNotSetUp, ConnectionRefused) as refused:  # refused may mean missing, in another language
         return _create(url, refused)
     return False
 
@@ -103,12 +100,12 @@ def _create(url: str, refused: DatabaseError) -> bool:
     try:
         require_version(maintenance.server_version)
         with maintenance.cursor() as cursor:
-            # template0 takes any encoding, and image names come in all scripts.
+            # Image names may be in any script; template0 allows any encoding.
             create = sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0")
             cursor.execute(create.format(sql.Identifier(name)))
     except psycopg2.Error as error:
         if error.pgcode in {errorcodes.DUPLICATE_DATABASE, errorcodes.UNIQUE_VIOLATION}:
-            if isinstance(refused, DatabaseNotSetUp):  # another process was faster
+            if isinstance(refused, DatabaseNotSetUp):  # another process has just created it
                 return False
             raise refused from None
         if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
@@ -124,41 +121,42 @@ def _create(url: str, refused: DatabaseError) -> bool:
 
 @dataclass(frozen=True)
 class Migrated:
-    """The names of the files that were applied, and why no vectors are kept, where none are."""
+    """The migrations that were applied, and why vectors are not stored, where they are not."""
 
     applied: list[str]
     without_vectors: str | None
 
 
 def migrate(url: str) -> Migrated:
-    """Applies what the database lacks, one transaction each; one process at a time does."""
+    """Apply missing migrations, one transaction each; processes take turns by an advisory lock."""
     connection = connect(url, timeout_s=CONNECT_WITHIN_S)
     try:
         require_version(connection.server_version)
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-            raise DatabaseError(f"the database is encoded in {encoding}, and image names come in all scripts: use UTF8")
+            raise DatabaseError(
+                f"the database is encoded in {encoding}, and image names may be in any script: use UTF8"
+            )
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])  # released as the connection closes
-            cursor.execute(BOOKKEEPING)
+            cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])  # released when the connection closes
+            cursor.execute(MIGRATIONS_TABLE)
             cursor.execute("SELECT version, name, sha256 FROM schema_migrations ORDER BY version")
             recorded = {version: (name, digest) for version, name, digest in cursor.fetchall()}
             missing = _missing(_migrations(), recorded)
-            for step in missing:
-                _apply(cursor, step)
+            for migration in missing:
+                _apply(cursor, migration)
             without_vectors = _add_vectors(cursor)
     except psycopg2.Error as error:
         raise as_database_error(error) from error
     finally:
         connection.close()
-    return Migrated([step.name for step in missing], without_vectors)
+    return Migrated([migration.name for migration in missing], without_vectors)
 
 
 def require_version(server_version: int) -> None:
-    """PostgreSQL as libpq numbers it, such as 130004."""
+    """DatabaseError if the server is too old; `server_version` is libpq's, such as 130004."""
     if server_version // 10_000 < OLDEST_POSTGRES:
         raise DatabaseError(
-            f"PostgreSQL {server_version // 10_000} is too old: it gets no more fixes, and nothing here is tested "
-            f"below {OLDEST_POSTGRES}"
+            f"PostgreSQL {server_version // 10_000} is too old: the oldest supported version is {OLDEST_POSTGRES}"
         )
 
 
@@ -174,45 +172,45 @@ class _Migration:
 
 
 def _migrations() -> list[_Migration]:
-    """Read with universal line ends, so that a checkout on Windows has the same sums."""
+    """Read with universal newlines, so that a checkout on Windows has the same SHA-256."""
     files = sorted(path for path in MIGRATIONS.glob("*.sql") if re.match(r"\d{4}_", path.name))
     return [_Migration(int(path.name[:4]), path.stem, path.read_text(encoding="utf-8")) for path in files]
 
 
-def _missing(known: list[_Migration], recorded: dict[int, tuple[str, str]]) -> list[_Migration]:
-    versions = {step.version for step in known}
+def _missing(migrations: list[_Migration], recorded: dict[int, tuple[str, str]]) -> list[_Migration]:
+    versions = {migration.version for migration in migrations}
     if newer := [name for version, (name, _) in sorted(recorded.items()) if version not in versions]:
         raise DatabaseError(f"the database is newer than this program, it has {newer[-1]}: update the program")
-    for step in known:
-        if step.version in recorded and recorded[step.version][1] != step.sha256:
+    for migration in migrations:
+        if migration.version in recorded and recorded[migration.version][1] != migration.sha256:
             raise DatabaseError(
-                f"sql/{step.name}.sql is not the file that was applied to this database: restore it, "
+                f"sql/{migration.name}.sql is not the file that was applied to this database: restore it, "
                 "and put changes into a new one"
             )
-    return [step for step in known if step.version not in recorded]
+    return [migration for migration in migrations if migration.version not in recorded]
 
 
-def _apply(cursor: "psycopg2.extensions.cursor", step: _Migration) -> None:
+def _apply(cursor: "psycopg2.extensions.cursor", migration: _Migration) -> None:
     record = "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)"
     try:
         cursor.execute("BEGIN")
-        cursor.execute(step.text)
-        cursor.execute(record, [step.version, step.name, step.sha256])
+        cursor.execute(migration.text)
+        cursor.execute(record, [migration.version, migration.name, migration.sha256])
         cursor.execute("COMMIT")
     except psycopg2.Error as error:
-        raise DatabaseError(f"sql/{step.name}.sql: {as_database_error(error)}") from error
+        raise DatabaseError(f"sql/{migration.name}.sql: {as_database_error(error)}") from error
 
 
 def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
-    """Makes what keeps vectors, where it is not there and the server can; or says what is in the way."""
-    cursor.execute(PGVECTOR)
-    [(there, version)] = cursor.fetchall()
-    if there:
+    """Create the table of vectors if it is missing; returns what prevents it, if anything."""
+    cursor.execute(VECTOR_SUPPORT)
+    [(exists, version)] = cursor.fetchall()
+    if exists:
         return None
     if version is None:
         return "the server has no pgvector: let an administrator install it"
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_PGVECTOR:
-        return f"its pgvector {version} has no half precision: let an administrator bring it to 0.7 or newer"
+        return f"its pgvector {version} has no halfvec: let an administrator update it to 0.7 or newer"
     try:
         cursor.execute("BEGIN")
         cursor.execute(VECTORS.read_text(encoding="utf-8"))

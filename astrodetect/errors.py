@@ -1,213 +1,231 @@
-"""Everything that can go wrong, once: each class carries its HTTP status and its code; the message says what to do."""
+"""The exceptions of the package, each with its HTTP status and error code; the message says what to do."""
 
 from typing import ClassVar
 
 
 class AstrodetectError(Exception):
-    """The root: whatever is raised on purpose is one of these, with a message of one clear line."""
+    """Base class of every exception that is raised on purpose, with a message of one line."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    public: ClassVar[str | None] = None  # what callers over HTTP are told, where the message may name hosts and paths
-    retry_after_s: ClassVar[int] = 5  # what a caller with a 503 is told: PostgreSQL may be back, a model trained
+    public: ClassVar[str | None] = None  # message for HTTP clients, where the exception's may name hosts and paths
+    retry_after_s: ClassVar[int] = 5  # of a 503
 
 
 class RequestError(AstrodetectError):
-    """The request itself cannot be answered."""
+    """The request is invalid."""
 
     status = 400
     code = "bad_request"
 
 
 class BodyTooLarge(RequestError):
+    """The request body exceeds its limit."""
+
     status = 413
     code = "body_too_large"
 
 
 class BodyTooSlow(RequestError):
+    """The request body did not arrive in time."""
+
     status = 408
     code = "body_too_slow"
 
 
-class KeyConflict(RequestError):
-    """An Idempotency-Key that came before with other bytes."""
+class IdempotencyConflict(RequestError):
+    """The Idempotency-Key was used before for another image."""
 
     status = 409
     code = "idempotency_key_conflict"
 
 
 class ArchiveError(RequestError):
-    """A zip that cannot be read."""
+    """The uploaded zip archive cannot be read."""
 
     status = 422
     code = "archive_unusable"
 
 
-class KeyRefused(RequestError):
-    """No key, or none that is known here."""
+class InvalidApiKey(RequestError):
+    """The API key is missing or unknown."""
 
     status = 401
     code = "key_refused"
 
 
-class CrossSite(RequestError):
-    """A page of another site has a browser send what that site may not read."""
+class CrossSiteRequest(RequestError):
+    """A browser sent a state-changing request on behalf of another site."""
 
     status = 403
     code = "cross_site"
 
 
 class FetchRefused(RequestError):
-    """A URL that is not asked: it is none, or leads where this service does not go."""
+    """The URL is invalid, or the service may not fetch from it."""
 
     status = 422
     code = "fetch_refused"
 
 
 class HostNotPublic(FetchRefused):
-    """Its host has no address on the public internet, or none at all: callers are not told which."""
+    """The URL's host has no public address, or none at all: clients are not told which."""
 
     code = "host_not_public"
 
 
 class FetchFailed(AstrodetectError):
-    """A URL was asked, and what came is no file."""
+    """The URL's host did not return a file."""
 
     status = 502
     code = "fetch_failed"
 
 
 class FetchTooSlow(FetchFailed):
+    """The file at the URL did not arrive in time."""
+
     status = 504
     code = "fetch_too_slow"
 
 
 class FetchTooLarge(FetchFailed):
+    """The file at the URL exceeds the limit."""
+
     status = 413
     code = "fetch_too_large"
 
 
 class ImageError(AstrodetectError):
-    """These bytes give no pixels."""
+    """The image cannot be decoded."""
 
     status = 422
     code = "image_corrupt"
 
 
 class ImageEmpty(ImageError):
+    """The file has no bytes."""
+
     code = "image_empty"
 
 
 class ImageTooSmall(ImageError):
+    """A side of the image is too short."""
+
     code = "image_too_small"
 
 
 class ImageBlank(ImageError):
-    """Well-formed, and nothing is on it."""
+    """The image is valid but has no content."""
 
     code = "image_blank"
 
 
 class ImageTooManyPixels(ImageError):
+    """The image exceeds the limit of pixels."""
+
     status = 413
     code = "image_too_many_pixels"
 
 
 class ImageUnsupported(ImageError):
+    """The file is in no supported image format."""
+
     status = 415
     code = "image_unsupported"
 
 
 class DataError(AstrodetectError):
-    """The folders of images cannot be used as they are."""
+    """A data set, table or output path cannot be used."""
 
     status = 422
     code = "data_unusable"
 
 
-class DrawingFailed(AstrodetectError):
-    """The map of the log cannot be drawn."""
+class ProjectionFailed(AstrodetectError):
+    """The map of the predictions cannot be computed."""
 
     code = "drawing_failed"
 
 
 class SourceError(AstrodetectError):
-    """A source of images on the network does not answer, or not as it should."""
+    """An online source of images is unavailable or returns invalid data."""
 
     status = 502
     code = "source_unusable"
 
 
-class FetchError(SourceError):
-    """One address of a source gives nothing that can be used; others may."""
+class SourceUrlError(SourceError):
+    """One URL of a source is unusable; others may work."""
 
     code = "source_address_unusable"
 
 
 class ModelError(AstrodetectError):
-    """A model is there but cannot be trusted or used."""
+    """The model is invalid or cannot be used."""
 
     status = 503
     code = "model_invalid"
 
 
 class ModelMissing(ModelError):
+    """No model has been trained yet."""
+
     code = "model_missing"
 
 
 class ModelUnknown(ModelError):
-    """A caller named a model that is not here."""
+    """There is no model of the requested name."""
 
     status = 404
     code = "model_unknown"
 
 
-class ModelUnfit(ModelError):
-    """A caller asked a model for what models of its kind do not tell."""
+class ModelUnsuitable(ModelError):
+    """The requested model cannot answer this kind of request."""
 
     status = 422
     code = "model_unfit"
 
 
 class DatabaseError(AstrodetectError):
-    """PostgreSQL refused what was asked of it."""
+    """PostgreSQL rejected a statement or a setting."""
 
     status = 503
     code = "database_error"
-    public = "the log of predictions refused: the service's own log says why"
+    public = "the predictions database rejected the request: see the server log"
 
 
 class DatabaseUnavailable(DatabaseError):
-    """PostgreSQL does not answer; the same call may succeed later."""
+    """PostgreSQL does not answer; the same request may succeed later."""
 
     code = "database_unavailable"
-    public = "the log of predictions does not answer: try again soon"
+    public = "the predictions database does not answer: try again soon"
 
 
 class DatabaseNotSetUp(DatabaseError):
-    """PostgreSQL answers, but its tables are not the ones this version needs."""
+    """The database has no tables, or not those of this version."""
 
     code = "database_not_set_up"
-    public = "the log of predictions is not set up: run python setup_db.py"
+    public = "the predictions database is not set up: run python setup_db.py"
 
 
 class OutboxFull(DatabaseUnavailable):
-    """PostgreSQL is away, and no more rows can be kept until it is back."""
+    """PostgreSQL is unavailable and the outbox, which stores rows meanwhile, is full."""
 
     code = "outbox_full"
-    public = "the log of predictions does not answer and no more rows can be kept for it: try again later"
+    public = "the predictions database does not answer and its outbox is full: try again later"
 
 
 class Overloaded(AstrodetectError):
-    """More work than can be done in time."""
+    """There are more requests than can be answered in time."""
 
     status = 503
     code = "overloaded"
     retry_after_s = 1
 
 
-class Expired(AstrodetectError):
-    """An answer that would come too late to be of use."""
+class DeadlineExceeded(AstrodetectError):
+    """The request's deadline passed before it was answered."""
 
     status = 503
     code = "expired"
@@ -215,33 +233,35 @@ class Expired(AstrodetectError):
 
 
 class ShuttingDown(AstrodetectError):
-    """The service is on its way out."""
+    """The service is shutting down."""
 
     status = 503
     code = "shutting_down"
 
 
 class VectorsOff(AstrodetectError):
-    """The database keeps no vectors, which everything but "more like this" can do without."""
+    """The database has no pgvector, which only the search for similar images needs."""
 
     status = 503
     code = "vectors_off"
 
 
 class VectorMissing(AstrodetectError):
-    """A prediction that was logged without its vector."""
+    """The prediction was recorded without a vector."""
 
     status = 409
     code = "vector_missing"
 
 
 class NotReady(AstrodetectError):
-    """The service lives, but something that it needs is missing."""
+    """The service runs, but a component that it needs is unavailable."""
 
     status = 503
     code = "not_ready"
 
 
 class NotFound(AstrodetectError):
+    """There is no such record or page."""
+
     status = 404
     code = "not_found"

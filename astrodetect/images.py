@@ -1,6 +1,6 @@
-"""Bytes to pixels, for training and service alike: sniff, bound, decode, turn upright, crop, resize.
+"""The image decoder of training and service: detect the format, check the size, decode, crop, resize, turn upright.
 
-The only file that decodes, so that what the network saw in training is what it sees in service.
+The only module that decodes, so that training and inference see the same pixels.
 """
 
 import contextlib
@@ -20,58 +20,58 @@ from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, Image
 from astrodetect.records import ImageContract, Pixels, Thumbnail
 
 MIN_SIDE_PX = 16
-SPARE = 2  # a JPEG is decoded to at least this many times the size that it is scaled to
+JPEG_DRAFT_FACTOR = 2  # a JPEG is decoded at no less than this many times its final size
 MAX_FILE_BYTES = 512 * 2**20  # larger files are no images, and would fill the memory
 ORIENTATIONS = 8  # four rotations by 90°, and four of the mirror image
-MAX_PIXELS = 4096 * 4096  # where the caller names no limit of its own
+MAX_PIXELS = 4096 * 4096  # default limit
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 FITS = "FITS"
-GAP = 2.0  # pixels are averaged in whole blocks down to so many times a thumbnail's size, which is fast
+REDUCING_GAP = 2.0  # of Pillow: integer reduction to this many times a thumbnail's size before resampling
 JPEG_QUALITY = 92
 THUMBNAIL_QUALITY = 80
-SMOOTH_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be averaged as they are
-WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit greys, which Pillow would clip and not scale
+CONTINUOUS_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be interpolated
+WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
 
-Image.MAX_IMAGE_PIXELS = None  # the bound below stands before anything is decoded, and raises our own error
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata harms no pixel
+Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of unusual metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the first bytes of an image declare."""
+    """What the header of an image declares."""
 
-    kind: str  # JPEG, PNG, WEBP or FITS
-    width: int  # pixels, as stored: before EXIF turns it
+    format: str  # JPEG, PNG, WEBP or FITS
+    width: int  # pixels, as stored: before EXIF rotation
     height: int
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
-    """The format and the declared size, judged as `read` judges them, and no pixel decoded."""
-    kind = detect_format(data)
-    with _damaged(kind):
-        image = _frame(data, max_pixels) if kind == FITS else _opened(data, kind, max_pixels)
-        return Probe(kind, image.width, image.height)
+    """Format and declared size, checked as by `decode`, without decoding pixels."""
+    image_format = detect_format(data)
+    with _translate_errors(image_format):
+        image = _open_fits(data, max_pixels) if image_format == FITS else _open_picture(data, image_format, max_pixels)
+        return Probe(image_format, image.width, image.height)
 
 
 def decode(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """The pixels that the network sees: (size, size, 3), RGB."""
-    kind = detect_format(data)
-    with _damaged(kind):
-        return _seen(_decoded(data, kind, contract, max_pixels), contract)
+    """The pixels for the network: (size, size, 3), RGB."""
+    image_format = detect_format(data)
+    with _translate_errors(image_format):
+        return _crop(_decode_image(data, image_format, contract, max_pixels), contract)
 
 
 def decode_with_frame(
     data: bytes, contract: ImageContract, side: int, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Pixels]:
-    """`read`, and from the same decoding the whole frame, upright: its longer side has at most `side` pixels."""
-    kind = detect_format(data)
-    with _damaged(kind):
-        image = _decoded(data, kind, contract, max_pixels)
-        return _seen(image, contract), _whole(image, side)
+    """`decode`, and the whole frame, upright, with a longer side of at most `side` pixels."""
+    image_format = detect_format(data)
+    with _translate_errors(image_format):
+        image = _decode_image(data, image_format, contract, max_pixels)
+        return _crop(image, contract), _scale_frame(image, side)
 
 
 def decode_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """`read` for a file; one that cannot be opened is an ImageError too."""
+    """`decode` a file; ImageError also where it cannot be opened."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -99,13 +99,13 @@ def orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def write_jpeg(path: Path, pixels: Pixels) -> None:
-    """Writes the whole file or none of it; the same pixels give the same bytes."""
+    """Write a file atomically; the same pixels give the same bytes."""
     with atomic_files.replacing(path, sync=False) as part:
         Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
 
 
 def encode_thumbnail(pixels: Pixels, side: int) -> bytes:
-    """A small JPEG for a page: its longer side has at most `side` pixels; the same pixels give the same bytes."""
+    """A small JPEG with a longer side of at most `side` pixels; the same pixels give the same bytes."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -114,20 +114,20 @@ def encode_thumbnail(pixels: Pixels, side: int) -> bytes:
 
 
 def make_thumbnail(image_sha256: str, pixels: Pixels) -> Thumbnail:
-    """The small JPEG that is kept of an image, from the pixels that `read_whole` gave."""
+    """The thumbnail to store of an image, from the frame of `decode_with_frame`."""
     height, width = pixels.shape[:2]
     return Thumbnail(image_sha256, encode_thumbnail(pixels, max(height, width)), width, height)
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """A PNG, which loses nothing."""
+    """A PNG, without loss."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def detect_format(data: bytes) -> str:
-    """The format by its first bytes, whatever the file is called."""
+    """The format, from the first bytes."""
     if not data:
         raise ImageEmpty("the file is empty")
     if data.startswith(b"\xff\xd8\xff"):
@@ -138,92 +138,92 @@ def detect_format(data: bytes) -> str:
         return "WEBP"
     if data.startswith((fits.MAGIC, fits.GZIP)):
         return FITS
-    raise ImageUnsupported("not an image this service reads: send JPEG, PNG, WebP or FITS")
+    raise ImageUnsupported("not a supported image: send JPEG, PNG, WebP or FITS")
 
 
-def _decoded(data: bytes, kind: str, contract: ImageContract, max_pixels: int) -> Image.Image:
-    if kind == FITS:
-        return _stretched(data, contract, max_pixels)
-    image = _opened(data, kind, max_pixels)
-    needed = math.ceil(SPARE * contract.size / contract.crop)
-    image.draft(None, (needed, needed))  # of a large JPEG, no more detail than is needed is decoded
+def _decode_image(data: bytes, image_format: str, contract: ImageContract, max_pixels: int) -> Image.Image:
+    if image_format == FITS:
+        return _decode_fits(data, contract, max_pixels)
+    image = _open_picture(data, image_format, max_pixels)
+    needed = math.ceil(JPEG_DRAFT_FACTOR * contract.size / contract.crop)
+    image.draft(None, (needed, needed))  # decode large JPEGs at reduced resolution
     image.load()
     return image
 
 
-def _opened(data: bytes, kind: str, max_pixels: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=[kind])
-    _bound(image.width, image.height, max_pixels)
+def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[image_format])
+    _check_size(image.width, image.height, max_pixels)
     return image
 
 
-def _frame(data: bytes, max_pixels: int) -> fits.Frame:
+def _open_fits(data: bytes, max_pixels: int) -> fits.Frame:
     frame = fits.read_frame(data, max_pixels=max_pixels)
-    _bound(frame.width, frame.height, max_pixels)
+    _check_size(frame.width, frame.height, max_pixels)
     return frame
 
 
-def _stretched(data: bytes, contract: ImageContract, max_pixels: int) -> Image.Image:
+def _decode_fits(data: bytes, contract: ImageContract, max_pixels: int) -> Image.Image:
     if contract.stretch == "none":
-        raise ImageUnsupported("FITS, which this model was not trained to see: train one with --stretch asinh")
-    return Image.fromarray(_frame(data, max_pixels).pixels(contract))
+        raise ImageUnsupported("this model was not trained on FITS: train one with --stretch asinh")
+    return Image.fromarray(_open_fits(data, max_pixels).pixels(contract))
 
 
 @contextlib.contextmanager
-def _damaged(kind: str) -> Iterator[None]:
-    """Whatever a decoder makes of damaged bytes is an ImageError."""
+def _translate_errors(image_format: str) -> Iterator[None]:
+    """Any exception of a decoder becomes an ImageError."""
     try:
         yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"damaged {kind}: its header cannot be read") from error
-    except Exception as error:  # damaged bytes make decoders raise almost anything
-        raise ImageError(f"damaged {kind}: {_first_line(error)}") from error
+        raise ImageError(f"damaged {image_format}: its header cannot be read") from error
+    except Exception as error:  # decoders may raise anything for damaged bytes
+        raise ImageError(f"damaged {image_format}: {_first_line(error)}") from error
 
 
-def _bound(width: int, height: int, max_pixels: int) -> None:
-    """Judges the size that the header declares, before any pixel is decoded."""
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    """Check the size that the header declares, before pixels are decoded."""
     size = f"{width} × {height} pixels"
     if width * height > max_pixels:
-        raise ImageTooManyPixels(f"{size}: at most {max_pixels:,} pixels are read")
+        raise ImageTooManyPixels(f"{size}: the limit is {max_pixels:,} pixels")
     if min(width, height) < MIN_SIDE_PX:
         raise ImageTooSmall(f"{size}: each side needs at least {MIN_SIDE_PX}")
 
 
-def _seen(image: Image.Image, contract: ImageContract) -> Pixels:
-    """The centred square."""
+def _crop(image: Image.Image, contract: ImageContract) -> Pixels:
+    """The centred square, scaled."""
     side = min(image.size) * contract.crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _scaled(image, (contract.size, contract.size), (left, top, left + side, top + side))
+    return _scale(image, (contract.size, contract.size), (left, top, left + side, top + side))
 
 
-def _whole(image: Image.Image, side: int) -> Pixels:
-    """All of it, never enlarged."""
+def _scale_frame(image: Image.Image, side: int) -> Pixels:
+    """The whole frame, never enlarged."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return _scaled(image, size, (0, 0, *image.size), reducing_gap=GAP)
+    return _scale(image, size, (0, 0, *image.size), reducing_gap=REDUCING_GAP)
 
 
-def _scaled(
+def _scale(
     image: Image.Image,
     size: tuple[int, int],
     box: tuple[float, float, float, float],
     *,
     reducing_gap: float | None = None,
 ) -> Pixels:
-    """Upright RGB. All but the scaling is left for after it, when the image is small."""
+    """Scale first, then convert to RGB and rotate upright, which is cheaper on the small image."""
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if image.mode in WIDE_GREY_MODES:
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) // 257).astype(np.uint8))
-    elif image.mode not in SMOOTH_MODES:
+    elif image.mode not in CONTINUOUS_MODES:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if box != (0, 0, *size):
         image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=reducing_gap)
-    return np.asarray(_to_rgb(_turned(image, orientation)), dtype=np.uint8)
+    return np.asarray(_to_rgb(_rotate(image, orientation)), dtype=np.uint8)
 
 
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
+def _rotate(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == UPRIGHT:
         return image
     image.getexif()[ORIENTATION] = orientation
@@ -231,7 +231,7 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:  # the sky behind a transparent place is black
+    if image.has_transparency_data:  # transparent pixels become black
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upper.size, (0, 0, 0, 255)), upper).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,4 +1,4 @@
-"""How far long work is: one bar on a terminal, a plain line every few seconds elsewhere, always on stderr."""
+"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ PLAIN_LINE_EVERY_S = 5.0
 
 
 class ProgressBar:
-    """A bar for work of a known length; `with Bar("reading", 100) as bar: bar.step()`."""
+    """Progress of a known number of steps; `with Bar("reading", 100) as bar: bar.step()`."""
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done, self._note = title, total, 0, ""
-        self._started = self._said = self._first_at = time.monotonic()
-        self._first = 0  # steps that the first report counted
+        self._started = self._reported_at = self._first_at = time.monotonic()
+        self._first = 0  # steps of the first call
         self._rich: Progress | None = None
         self._task: TaskID | None = None
 
@@ -30,7 +30,7 @@ class ProgressBar:
         return self
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done; `note` stands behind the bar until the next one."""
+        """Count `count` more steps; `note` is shown until the next one."""
         now = time.monotonic()
         if not self._done:
             self._first, self._first_at = count, now
@@ -38,12 +38,12 @@ class ProgressBar:
         self._note = note or self._note
         if self._rich is not None and self._task is not None:
             self._rich.update(self._task, advance=count, note=self._note)
-        elif now - self._said >= PLAIN_LINE_EVERY_S:
-            self._said = now
+        elif now - self._reported_at >= PLAIN_LINE_EVERY_S:
+            self._reported_at = now
             print(self._line() + self._time_left(now), file=sys.stderr, flush=True)
 
     def _time_left(self, now: float) -> str:
-        """By the rate since the first step, which is often much slower than the rest."""
+        """From the rate after the first step, which is often much slower than the rest."""
         counted = self._done - self._first
         return f", {(self._total - self._done) * (now - self._first_at) / counted:.0f} s left" if counted else ""
 
@@ -54,15 +54,15 @@ class ProgressBar:
         if self._rich is not None:
             self._rich.stop()
         else:
-            took = time.monotonic() - self._started
-            print(f"{self._line()}, {took:.1f} s", file=sys.stderr, flush=True)
+            elapsed = time.monotonic() - self._started
+            print(f"{self._line()}, {elapsed:.1f} s", file=sys.stderr, flush=True)
 
 
 T = TypeVar("T")
 
 
 def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """The items as they come, with a bar that counts them."""
+    """Iterate over the items and report progress."""
     with ProgressBar(title, total) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""Where a result comes from: the versions, the machine and the commit that made it."""
+"""Provenance of a result: package versions, hardware, operating system and commit."""
 
 import os
 import platform
@@ -9,40 +9,40 @@ from pathlib import Path
 from astrodetect import __version__
 from astrodetect.settings import ROOT
 
-NAMED = ("tensorflow", "keras", "jax", "openvino", "nncf", "numpy", "scikit-learn", "pillow")
+PACKAGES = ("tensorflow", "keras", "jax", "openvino", "nncf", "numpy", "scikit-learn", "pillow")
 CPU_INFO = Path("/proc/cpuinfo")
-ASK_WITHIN_S = 5
+GIT_TIMEOUT_S = 5
 
 
 def software_versions() -> dict[str, str]:
-    """Of everything that may change a result, this machine's processor and the commit of the code among them."""
-    found = {"astrodetect": __version__, "python": platform.python_version()}
-    for name in NAMED:
+    """Versions of everything that may change a result, with the hardware and the commit."""
+    versions = {"astrodetect": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found | {"commit": _commit(), "hardware": _hardware(), "system": platform.platform(terse=True)}
+    return versions | {"commit": _commit(), "hardware": _hardware(), "system": platform.platform(terse=True)}
 
 
 def _hardware() -> str:
-    named = platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
     if CPU_INFO.exists():
         models = [line.partition(":")[2].strip() for line in CPU_INFO.read_text().splitlines() if "model name" in line]
-        named = models[0] if models else named
-    return f"{os.cpu_count()} × {named}"
+        processor = models[0] if models else processor
+    return f"{os.cpu_count()} × {processor}"
 
 
 def _commit() -> str:
-    """The commit, and whether files differ from it; empty outside of a clone."""
+    """The commit, with -dirty if files differ; empty outside a clone."""
     try:
-        asked = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607 - wherever it is
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607 - its folder differs
             capture_output=True,
             text=True,
-            timeout=ASK_WITHIN_S,
+            timeout=GIT_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return asked.stdout.strip()
+    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""The values that flow between the parts."""
+"""The records that pass between packages."""
 
 import datetime as dt
 import re
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 ANOMALY = "Anomaly Detected"
 NO_ANOMALY = "No Anomaly"
-KEYED = 5  # the version of ids that are made from names; all others are random
+NAME_BASED_UUID = 5  # the version of request ids made from an Idempotency-Key; all others are random
 
-DIMENSIONS = 64  # of a vector at most
+DIMENSIONS = 64  # of a stored vector; shorter ones are padded with zeros
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
@@ -41,18 +41,18 @@ class BatchRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageContract:
-    """How an image becomes what the network sees: a centred square of the frame, scaled to `size`.
+    """Preprocessing of images for a model: a centred square of the frame, scaled to `size`.
 
-    What cannot be done is a ValueError. `bands` and `stretch` say how FITS is shown; pictures are shown as they are.
+    Invalid values raise ValueError. `bands` and `stretch` apply to FITS only.
     """
 
     RGB: ClassVar[str] = "RGB"
     STRETCHES: ClassVar[tuple[str, ...]] = ("none", "asinh", "zscale", "linear")
 
-    size: int = 227  # pixels, each way
-    crop: float = 1.0  # share of the shorter side that is looked at
-    bands: str = RGB  # or numbers of planes: "2,1,0", or "0" for grey
-    stretch: str = "none"  # FITS is refused
+    size: int = 227  # pixels
+    crop: float = 1.0  # side of the square, as a share of the shorter side of the frame
+    bands: str = RGB  # or plane numbers: "2,1,0", or "0" for grey
+    stretch: str = "none"  # "none" rejects FITS
     resample: str = "bilinear"
 
     def __post_init__(self) -> None:
@@ -70,24 +70,24 @@ class ImageContract:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one pass of the network says of a batch, image by image along the first axis."""
+    """Outputs of the network for a batch of n images."""
 
-    probabilities: Floats  # (n, classes), each row adds up to 1
+    probabilities: Floats  # (n, classes), each row sums to 1
     features: Floats  # (n, features): 2048 of a ResNet50
-    maps: Floats  # (n, h, w) class activation: what each place adds for the class that is said; of two, for the second
+    maps: Floats  # (n, h, w), class activation maps of the predicted class; of binary models, of the positive class
 
     @property
     def scores(self) -> Floats:
-        """Of a model of two classes: the probability of the second one, the positive one."""
+        """Probability of the second class, which is the positive class of a binary model."""
         return self.probabilities[:, 1]
 
-    def __getitem__(self, places: slice) -> "Outputs":
-        """Some of the images."""
-        return Outputs(self.probabilities[places], self.features[places], self.maps[places])
+    def __getitem__(self, images: slice) -> "Outputs":
+        """A slice of the batch."""
+        return Outputs(self.probabilities[images], self.features[images], self.maps[images])
 
     @staticmethod
     def concatenate(parts: Sequence["Outputs"]) -> "Outputs":
-        """The images of all parts, in their order."""
+        """One batch of all parts, in order."""
         return Outputs(
             np.concatenate([part.probabilities for part in parts]),
             np.concatenate([part.features for part in parts]),
@@ -95,37 +95,37 @@ class Outputs:
         )
 
 
-def as_probabilities(said: Floats) -> Floats:
-    """What a head says, one probability of the second class or one of each class, as (n, classes)."""
-    return said if said.shape[1] > 1 else np.concatenate([1 - said, said], axis=1)
+def as_probabilities(outputs: Floats) -> Floats:
+    """Probabilities (n, classes) from a head's outputs: of each class, or of the second one alone."""
+    return outputs if outputs.shape[1] > 1 else np.concatenate([1 - outputs, outputs], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """A verdict on one image, before it has its row."""
+    """The result for one image, before it is a row of the table."""
 
     image_name: str
     image_sha256: str
     score: float
-    threshold: float | None  # None of a model of several classes
+    threshold: float | None  # None for models of several classes
     model: str
     model_version: str
     request_id: uuid.UUID = field(default_factory=uuid.uuid4)
     timestamp: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
-    label: str | None = None  # the class that the image is taken for; None in what earlier versions left in the outbox
+    label: str | None = None  # the predicted class; None in the outboxes of earlier versions
     probabilities: Mapping[str, float] | None = None  # of each class
     novelty: float | None = None  # 0 to 1: the share of the training images that are less unusual
-    vector: tuple[float, ...] | None = None  # where the image stands among others, in a space
-    space: str | None = None  # only vectors of the same one compare
+    vector: tuple[float, ...] | None = None  # the whitened features, for the search for similar images
+    space: str | None = None  # identifies the detectors: only vectors of one space are comparable
 
     @property
     def has_client_key(self) -> bool:
-        """Whether its id comes from a caller's key, who may ask for it again."""
-        return self.request_id.version == KEYED
+        """Whether the request id comes from an Idempotency-Key, so that the client may repeat the request."""
+        return self.request_id.version == NAME_BASED_UUID
 
     @property
     def result(self) -> str:
-        """The verdict in the words that the log uses: an anomaly or not, or which of several classes."""
+        """The value of the column `result`: anomaly or not, or the predicted class."""
         if self.threshold is None:
             return str(self.label)
         return ANOMALY if self.score > self.threshold else NO_ANOMALY
@@ -133,7 +133,7 @@ class ScoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A row of the table `predictions`; what an older program logged lacks the later columns."""
+    """A row of the table `predictions`; columns that were added later are None in older rows."""
 
     id: int
     image_name: str
@@ -146,41 +146,41 @@ class Prediction:
     model: str | None
     model_version: str | None
     label: str | None
-    probabilities: Mapping[str, float] | None = field(hash=False)  # no dict has a hash
+    probabilities: Mapping[str, float] | None = field(hash=False)  # a dict is not hashable
     novelty: float | None
     space: str | None
 
     @property
     def image_key(self) -> str:
-        """What its labels go by: the image's sum, and where that is not known the prediction's own id."""
+        """Key of the image's labels: its SHA-256, or the prediction's id where that was not recorded."""
         return self.image_sha256 or str(self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedPrediction:
-    """A verdict that is safe on disk, and becomes a row when PostgreSQL is back."""
+    """A prediction in the outbox, which becomes a row when PostgreSQL is available."""
 
     scored: ScoredImage
 
     @property
     def request_id(self) -> uuid.UUID:
-        """As a row has it."""
+        """As in the row."""
         return self.scored.request_id
 
     @property
     def image_sha256(self) -> str:
-        """As a row has it."""
+        """As in the row."""
         return self.scored.image_sha256
 
     @property
     def model(self) -> str:
-        """As a row has it."""
+        """As in the row."""
         return self.scored.model
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A prediction whose image is like another one; the smaller the distance, the more."""
+    """A similar image's prediction, with the Euclidean distance of its vector."""
 
     prediction: Prediction
     distance: float
@@ -188,7 +188,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small JPEG of an image, the whole frame upright."""
+    """A small JPEG of the whole frame, upright."""
 
     image_sha256: str
     jpeg: bytes
@@ -198,33 +198,33 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeatMap:
-    """Where in an image a model saw what it took it for."""
+    """The class activation map of an image for the predicted class, as bytes."""
 
     image_sha256: str
     model_version: str
-    places: NDArray[np.uint8]  # (height, width): 255 where most speaks for the class
-    crop: float  # share of the frame's shorter side that they cover, from its centre
+    places: NDArray[np.uint8]  # (height, width), 255 at the maximum
+    crop: float  # side of the centred square that it covers, as a share of the frame's shorter side
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImages:
-    """Images of one space, image by image along the first axis."""
+    """The images of one space (n)."""
 
-    ids: list[int]  # of the first prediction of each
-    images: list[str]  # their sums
-    classes: list[str]  # what each was taken for
+    ids: list[int]  # of each image's first prediction
+    images: list[str]  # SHA-256
+    classes: list[str]  # predicted
     novelty: Floats
     vectors: Floats  # (n, dimensions)
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionFilters:
-    """Which predictions are asked for; None asks nothing."""
+    """Conditions on predictions; None is no condition."""
 
     result: str | None = None
     min_score: float | None = None
     max_score: float | None = None
-    name: str | None = None  # part of the image's name, whatever the case
+    name: str | None = None  # a part of the image's name, ignoring case
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     request_id: uuid.UUID | None = None
@@ -235,7 +235,7 @@ class PredictionFilters:
 
 @dataclass(frozen=True, slots=True)
 class PredictionPage:
-    """Some predictions, newest first; the ids to go on from: None on the last page, and on the newest."""
+    """A page of predictions, newest first, and the ids to continue from: None on the oldest and on the newest page."""
 
     predictions: list[Prediction]
     next_before: int | None

@@ -1,4 +1,4 @@
-"""Every setting: its name, default, unit and one line of meaning. Set in the environment or in `.env`."""
+"""Settings of the programs, from environment variables or `.env`: name, default, unit and meaning."""
 
 from functools import cache
 from pathlib import Path
@@ -14,80 +14,84 @@ HTTP = r"^https?://.*[^/]$"
 
 
 class Settings(BaseSettings):
-    """`DATABASE_URL` goes by its usual name; every other setting by ASTRODETECT_ and its own."""
+    """Every setting but `DATABASE_URL` has the prefix ASTRODETECT_."""
 
     model_config = SettingsConfigDict(env_prefix="ASTRODETECT_", env_file=ROOT / ".env", extra="ignore")
 
     database_url: SecretStr | None = Field(
-        default=None, validation_alias="DATABASE_URL", description="PostgreSQL to log to; the embedded one where unset"
+        default=None,
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL for the predictions; the embedded one where unset",
     )
-    database_connections: int = Field(default=8, ge=1, le=100, description="connections held open at most")
-    database_timeout_s: float = Field(
-        default=5.0, gt=0, description="longest wait for a connection or a statement, seconds"
-    )
+    database_connections: int = Field(default=8, ge=1, le=100, description="maximum number of connections")
+    database_timeout_s: float = Field(default=5.0, gt=0, description="timeout of a connection or a statement, seconds")
 
-    data_dir: Path = Field(default=ROOT / "data", description="images and the embedded PostgreSQL's files")
-    models_dir: Path = Field(default=ROOT / "models", description="trained models")
-    model: str = Field(
-        "resnet50_model", pattern=r"^[\w.-]+$", description="the model that serves: a name in models_dir"
+    data_dir: Path = Field(
+        default=ROOT / "data", description="folder of images, caches, the outbox and the embedded PostgreSQL"
     )
+    models_dir: Path = Field(default=ROOT / "models", description="folder of trained models")
+    model: str = Field("resnet50_model", pattern=r"^[\w.-]+$", description="name of the default model in models_dir")
 
     precision: Literal["auto", "int8", "bf16", "f32"] = Field(
-        default="auto", description="arithmetic of the network: auto takes what the model's own check allows"
+        default="auto",
+        description="arithmetic of the network; auto is the one chosen by measurement at the end of training",
     )
 
-    max_models: int = Field(
-        default=4, ge=1, le=100, description="models that callers name, loaded at a time, beside the one that serves"
-    )
+    max_models: int = Field(default=4, ge=1, le=100, description="loaded models besides the default one")
     max_in_flight: int = Field(
-        default=128, ge=1, le=10_000, description="images at work at a time; more are refused with 503"
+        default=128, ge=1, le=10_000, description="images processed at a time; more are rejected with 503"
     )
     request_timeout_s: float = Field(
         default=15.0,
         gt=0,
-        description="longest time for an image's bytes to come in, and again for its answer, seconds",
+        description="timeout for reading an image's bytes, and again for answering, seconds",
     )
     max_watchers: int = Field(
-        default=100, ge=1, le=10_000, description="pages that watch new predictions come; more are refused with 503"
+        default=100, ge=1, le=10_000, description="clients of the live feed at a time; more are rejected with 503"
     )
-    shutdown_timeout_s: float = Field(
-        default=20.0, gt=0, description="longest wait for requests at work when the service is told to end, seconds"
-    )
+    shutdown_timeout_s: float = Field(default=20.0, gt=0, description="wait for running requests at shutdown, seconds")
     outbox_max_bytes: int = Field(
-        default=256_000_000, ge=10_000, description="rows kept on disk at most while PostgreSQL is away, bytes"
+        default=256_000_000,
+        ge=10_000,
+        description="maximum size of the outbox, which stores rows while PostgreSQL is unavailable, bytes",
     )
 
-    thumbnail_px: int = Field(
-        default=256, ge=16, le=1024, description="small pictures kept with the log, their longer side, pixels"
-    )
+    thumbnail_px: int = Field(default=256, ge=16, le=1024, description="longer side of the stored thumbnails, pixels")
     thumbnail_days: int = Field(
-        default=365, ge=1, le=36_500, description="how long they are kept; those of labelled images stay, days"
+        default=365, ge=1, le=36_500, description="age at which thumbnails of unlabelled images are deleted, days"
     )
     thumbnail_max_bytes: int = Field(
-        default=2_000_000_000, ge=0, description="all of them together at most, the oldest go; 0 keeps none, bytes"
+        default=2_000_000_000,
+        ge=0,
+        description="maximum size of all thumbnails, the oldest are deleted; 0 stores none, bytes",
     )
 
-    max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="largest request body, bytes")
+    max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="maximum request body, bytes")
     max_batch_bytes: int = Field(
-        default=1_000_000_000, ge=1_000, description="largest body of a request to /detect/batch, bytes"
+        default=1_000_000_000, ge=1_000, description="maximum body of a request to /detect/batch, bytes"
     )
-    max_batch_images: int = Field(default=10_000, ge=1, description="most images in a request to /detect/batch")
-    max_image_pixels: int = Field(default=4096 * 4096, ge=10_000, description="largest image, width × height in pixels")
+    max_batch_images: int = Field(
+        default=10_000, ge=1, description="maximum number of images in a request to /detect/batch"
+    )
+    max_image_pixels: int = Field(
+        default=4096 * 4096, ge=10_000, description="maximum size of an image, width × height in pixels"
+    )
 
     max_anomaly_images: int = Field(
-        default=100, ge=1, le=1_000, description="most images in a request to /detect-anomalies"
+        default=100, ge=1, le=1_000, description="maximum number of images in a request to /detect-anomalies"
     )
     fetch_timeout_s: float = Field(
-        default=10.0, gt=0, description="longest time for an image to come from its URL, redirects and all, seconds"
+        default=10.0, gt=0, description="timeout for fetching an image from a URL, including redirects, seconds"
     )
     fetch_allow: str = Field(
-        default="", description="hosts that may be asked for images beside public ones: names, *.names, blocks, :port"
+        default="",
+        description="hosts to fetch from besides public ones: names, *.names, address blocks, each with :port",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="what callers send as a bearer key to every POST; several with commas"
+        default=None, description="bearer key required for every POST; several separated by commas"
     )
     private: bool = Field(
-        default=False, description="reading needs a key too, on every path but /key, /static and /health"
+        default=False, description="require the key for reading too, except on /key, /static and /health"
     )
 
     nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
@@ -104,59 +108,59 @@ class Settings(BaseSettings):
         "https://alasky.cds.unistra.fr/hips-image-services", pattern=HTTP, description="cutouts of any HiPS survey"
     )
     collect_requests_per_s: float = Field(
-        default=3.0, gt=0, description="requests to a source of images, one at a time, per second at most"
+        default=3.0, gt=0, description="maximum rate of requests to a source of images, per second"
     )
-    collect_timeout_s: float = Field(default=30.0, gt=0, description="longest silence of a source, seconds")
+    collect_timeout_s: float = Field(default=30.0, gt=0, description="timeout of a source without data, seconds")
     collect_backoff_s: float = Field(
-        default=1.0, ge=0, description="wait before a failed request is sent again, doubled each time, seconds"
+        default=1.0, ge=0, description="wait before a failed request is repeated, doubled each time, seconds"
     )
-    collect_max_bytes: int = Field(default=50_000_000, ge=1_000, description="largest file that is collected, bytes")
+    collect_max_bytes: int = Field(default=50_000_000, ge=1_000, description="maximum size of a collected file, bytes")
 
     @field_validator("fetch_allow")
     @classmethod
-    def _hosts(cls, said: str) -> str:
-        AllowedHosts.of(said)
-        return said
+    def _valid_hosts(cls, text: str) -> str:
+        AllowedHosts.parse(text)
+        return text
 
     @field_validator("private")
     @classmethod
-    def _keyed(cls, said: bool, info: ValidationInfo) -> bool:
+    def _private_with_key(cls, private: bool, info: ValidationInfo) -> bool:
         keys = info.data.get("api_key")
-        if said and not (keys and any(map(str.strip, keys.get_secret_value().split(",")))):
-            raise ValueError("needs a key to ask for: set ASTRODETECT_API_KEY")
-        return said
+        if private and not (keys and any(map(str.strip, keys.get_secret_value().split(",")))):
+            raise ValueError("needs an API key: set ASTRODETECT_API_KEY")
+        return private
 
     @property
     def postgres_dir(self) -> Path:
-        """Where the embedded PostgreSQL keeps its files."""
+        """Folder of the embedded PostgreSQL cluster."""
         return self.data_dir / "postgres"
 
     @property
     def descriptions_dir(self) -> Path:
-        """Where images' descriptions are kept, so that no image is described twice."""
+        """Folder of the feature cache."""
         return self.data_dir / "cache" / "descriptions"
 
     @property
     def maps_dir(self) -> Path:
-        """Where maps of the log are kept."""
+        """Folder of the computed maps of predictions."""
         return self.data_dir / "maps"
 
     @property
     def outbox_dir(self) -> Path:
-        """Where rows wait while PostgreSQL is away."""
+        """Folder of rows that wait for PostgreSQL."""
         return self.data_dir / "outbox"
 
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once; a wrong one ends it with a line that names it."""
+    """The settings of this process, read once; SystemExit names invalid ones."""
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"{_named(found['loc'])}: {found['msg']}" for found in error.errors())
-        raise SystemExit(f"a setting cannot be used: {wrong}") from error
+        problems = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+        raise SystemExit(f"invalid setting: {problems}") from error
 
 
-def _named(place: tuple[int | str, ...]) -> str:
-    name = str(place[0])
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0])
     return name if name == "DATABASE_URL" else f"ASTRODETECT_{name}".upper()

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.errors import DrawingFailed
+from astrodetect.errors import ProjectionFailed
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats
 from astrodetect.settings import ROOT
@@ -154,7 +154,7 @@ class ProjectionProcess:
                 report(float(line))
             return np.frombuffer(self._process.stdout.read(), DTYPE).reshape(len(vectors), 2).astype(np.float32)
         except (OSError, ValueError) as error:
-            raise DrawingFailed(self._failure()) from error
+            raise ProjectionFailed(self._failure()) from error
 
     def stop(self) -> None:
         """Kill the process; a running `project` then fails."""

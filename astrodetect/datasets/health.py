@@ -256,7 +256,7 @@ def _scan_file(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFil
         item=item,
         sha256=hashlib.sha256(data).hexdigest(),
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        kind=probe.kind,
+        kind=probe.format,
         width=probe.width,
         height=probe.height,
         brightness=float(values.mean()),

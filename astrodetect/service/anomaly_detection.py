@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty import NoveltyResult
-from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnfit, Overloaded, RequestError
+from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnsuitable, Overloaded, RequestError
 from astrodetect.service.detection import DetectionService, cancel_on_disconnect
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.middleware.request_log import RequestContext
@@ -68,7 +68,7 @@ class AnomalyDetection:
         async with self._slots, self._detection.use_model(model, context, require_binary=False) as serving:
             if serving.novelty_batcher is None:
                 name = serving.manifest.name
-                raise ModelUnfit(
+                raise ModelUnsuitable(
                     f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"
                 )
             async with self._sources(request) as sources:

@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
-from astrodetect.errors import DatabaseUnavailable, Expired, KeyConflict, ModelUnfit, Overloaded
+from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, IdempotencyConflict, ModelUnsuitable, Overloaded
 from astrodetect.inference import decision
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import KEYED, ImageContract, Pixels, Prediction, QueuedPrediction
+from astrodetect.records import NAME_BASED_UUID, ImageContract, Pixels, Prediction, QueuedPrediction
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
@@ -147,7 +147,7 @@ class DetectionService:
                 async with asyncio.timeout(self._timeout_s):
                     yield
             except TimeoutError:
-                raise Expired(f"not done within {self._timeout_s:g} seconds: try again soon") from None
+                raise DeadlineExceeded(f"not done within {self._timeout_s:g} seconds: try again soon") from None
             finally:
                 self._in_flight -= 1
 
@@ -160,7 +160,7 @@ class DetectionService:
         decoded = await asyncio.get_running_loop().run_in_executor(decoder, self._decode, data, contract)
         image = _Image(name, request_id, *decoded)
         context.stages_s["decode"] = time.perf_counter() - started
-        if request_id.version != KEYED:
+        if request_id.version != NAME_BASED_UUID:
             return await self._score_and_record(serving, image, context)
         async with self._key_locks.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first request
             earlier = await asyncio.to_thread(self._find_recorded, request_id)
@@ -169,7 +169,7 @@ class DetectionService:
             )
         recorded = result.prediction
         if (recorded.image_sha256, recorded.model) != (image.sha256, serving.manifest.name):
-            raise KeyConflict("this Idempotency-Key was used before with another image or model: use a new one")
+            raise IdempotencyConflict("this Idempotency-Key was used before with another image or model: use a new one")
         return result
 
     def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels, Pixels | None]:
@@ -230,7 +230,7 @@ async def _disconnected(request: Request) -> None:
 
 def _require_binary(manifest: Manifest) -> None:
     if manifest.task != "binary":
-        raise ModelUnfit(
+        raise ModelUnsuitable(
             f"model {manifest.name} has several classes ({', '.join(manifest.classes)}); "
             "/detect needs a binary model. Use /classify."
         )

@@ -15,7 +15,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import h11
 
 from astrodetect import __version__
-from astrodetect.allowed_hosts import AllowedHosts, IpAddress, literal
+from astrodetect.allowed_hosts import AllowedHosts, IpAddress, parse_literal
 from astrodetect.errors import FetchFailed, FetchRefused, FetchTooLarge, FetchTooSlow, HostNotPublic
 
 MOST_REDIRECTS = 3
@@ -181,7 +181,7 @@ class Fetcher:
         """The addresses of its host, all of them allowed."""
         refused = HostNotPublic("the host has no public address, or its port is neither 80 nor 443")
         try:
-            address = literal(target.host)
+            address = parse_literal(target.host)
             loop = asyncio.get_running_loop()
             said = [] if address else await loop.run_in_executor(self._resolver, self._resolve, target.host)
             addresses = [address] if address else [ip_address(one) for one in said]

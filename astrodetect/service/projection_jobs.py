@@ -16,7 +16,7 @@ import fasteners
 from astrodetect import atomic_files
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection import ProjectionProcess
-from astrodetect.errors import AstrodetectError, DrawingFailed
+from astrodetect.errors import AstrodetectError, ProjectionFailed
 from astrodetect.labels import LabelValue
 from astrodetect.records import EmbeddedImages, Floats
 from astrodetect.service import projection_store
@@ -146,15 +146,15 @@ class _Job:
         self._thread.start()
 
     def pause(self) -> None:
-        """Waits LOCK_RETRY_S; DrawingFailed once the job is stopped."""
+        """Waits LOCK_RETRY_S; ProjectionFailed once the job is stopped."""
         if self._stopped.wait(LOCK_RETRY_S):
-            raise DrawingFailed("it was stopped")
+            raise ProjectionFailed("it was stopped")
 
     def project(self, vectors: Floats, report: Callable[[float], None]) -> Floats:
-        """The t-SNE projection, computed by another process; DrawingFailed once the job is stopped."""
+        """The t-SNE projection, computed by another process; ProjectionFailed once the job is stopped."""
         with self._lock:
             if self._stopped.is_set():
-                raise DrawingFailed("it was stopped")
+                raise ProjectionFailed("it was stopped")
             process = self._process = ProjectionProcess()
         try:
             return process.project(vectors, report)

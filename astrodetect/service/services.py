@@ -137,7 +137,7 @@ async def open_services(
             max_images=settings.max_batch_images,
         )
         fetcher = Fetcher(
-            AllowedHosts.of(settings.fetch_allow),
+            AllowedHosts.parse(settings.fetch_allow),
             max_bytes=settings.max_body_bytes,
             timeout_s=settings.fetch_timeout_s,
         )

@@ -79,7 +79,7 @@ def fetched(
 
     async def all_of_them() -> list[bytes | AstrodetectError]:
         fetcher = Fetcher(
-            AllowedHosts.of(allow), max_bytes=MOST_BYTES, timeout_s=timeout_s, resolve=resolve or Resolver()
+            AllowedHosts.parse(allow), max_bytes=MOST_BYTES, timeout_s=timeout_s, resolve=resolve or Resolver()
         )
         try:
             found = await asyncio.gather(*(fetcher.get(url) for url in urls), return_exceptions=True)
@@ -274,7 +274,7 @@ def test_a_host_that_speaks_no_tls_is_told(host: MaliciousServer) -> None:
 
 def test_who_leaves_takes_the_connection_along(host: MaliciousServer) -> None:
     async def scene() -> None:
-        fetcher = Fetcher(AllowedHosts.of(f"127.0.0.1:{host.port}"), max_bytes=MOST_BYTES, timeout_s=PATIENT_S)
+        fetcher = Fetcher(AllowedHosts.parse(f"127.0.0.1:{host.port}"), max_bytes=MOST_BYTES, timeout_s=PATIENT_S)
         tasks = [asyncio.create_task(fetcher.get(f"{host.url}/{path}")) for path in ("silent", "drip")]
         while not (host.asked["/silent"] and host.asked["/drip"]):
             await asyncio.sleep(0.01)

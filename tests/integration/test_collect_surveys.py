@@ -100,7 +100,7 @@ def test_cutouts_come_once_and_places_without_an_image_are_listed(tmp_path: Path
         skipped = rows(tmp_path / "out" / "skipped.csv")
         assert {row["reason"] for row in skipped} <= {
             "all pixels are equal: the survey has no image here",
-            "FITS without a value: every pixel is blank",
+            "FITS without values: every pixel is undefined",
         }
         assert len(skipped) == 3
         before, sky.fault_rate = sky.asked.copy(), 0

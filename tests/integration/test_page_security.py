@@ -238,5 +238,5 @@ def test_a_private_service_needs_a_key_in_its_settings(monkeypatch: pytest.Monke
     monkeypatch.setenv("ASTRODETECT_PRIVATE", "true")
     if keys is not None:
         monkeypatch.setenv("ASTRODETECT_API_KEY", keys)
-    with pytest.raises(SystemExit, match=r"^a setting cannot be used: ASTRODETECT_PRIVATE: .*ASTRODETECT_API_KEY$"):
+    with pytest.raises(SystemExit, match=r"^invalid setting: ASTRODETECT_PRIVATE: .*ASTRODETECT_API_KEY$"):
         settings()

@@ -75,11 +75,13 @@ def test_features_of_the_same_files_are_computed_once_even_in_another_folder(sky
 def test_unreadable_files_are_skipped_with_their_reason(sky: Path, tmp_path: Path) -> None:
     extracted = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path)
     assert {(file.path.name, file.reason.split(":")[0]) for file in extracted.skipped} == {
-        ("bad.jpg", "not an image this service reads"),
+        ("bad.jpg", "not a supported image"),
         ("empty.png", "the file is empty"),
     }
     assert len(extracted.items) == len(extracted.features) == COUNT
-    with pytest.raises(DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not an image"):
+    with pytest.raises(
+        DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not a supported image"
+    ):
         extraction.extract_features(
             [ListedImage(sky / "E" / "bad.jpg", "")],
             extraction.measured_extractor(CONTRACT),

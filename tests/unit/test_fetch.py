@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from astrodetect.allowed_hosts import AllowedHosts, is_public, literal
+from astrodetect.allowed_hosts import AllowedHosts, is_public, parse_literal
 from astrodetect.errors import FetchRefused
 from astrodetect.service.fetch import Target
 from astrodetect.settings import settings
@@ -62,7 +62,7 @@ def test_what_is_on_the_internet_is_asked_at_its_usual_ports_alone(address: str)
     ],
 )
 def test_what_is_listed_is_asked_too(listed: str, name: str, address: str, port: int, permitted: bool) -> None:
-    assert AllowedHosts.of(listed).permits(name, ip_address(address), port) is permitted
+    assert AllowedHosts.parse(listed).permits(name, ip_address(address), port) is permitted
 
 
 @pytest.mark.parametrize("wrong", ["10.0.0.0/99", "http://images.local", "images.local/path", "a b", "[::1", "host:x"])
@@ -77,14 +77,14 @@ def test_a_list_that_means_nothing_ends_the_start_with_a_line_that_names_it(
 @pytest.mark.parametrize("odd", ["2130706433", "0x7f.1", "0x7f000001", "127.1", "0177.0.0.1", "1.2.3.4.5", "256.0.0.1"])
 def test_addresses_in_odd_notations_are_no_hosts(odd: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        literal(odd)
+        parse_literal(odd)
 
 
 def test_a_name_is_no_address() -> None:
-    assert literal("example.org") is None
-    assert literal("1e100.net") is None
-    assert str(literal("8.8.8.8")) == "8.8.8.8"
-    assert str(literal("2606:4700::1111")) == "2606:4700::1111"
+    assert parse_literal("example.org") is None
+    assert parse_literal("1e100.net") is None
+    assert str(parse_literal("8.8.8.8")) == "8.8.8.8"
+    assert str(parse_literal("2606:4700::1111")) == "2606:4700::1111"
 
 
 @pytest.mark.parametrize(

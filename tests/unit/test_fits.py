@@ -126,7 +126,7 @@ def test_a_plane_without_values_is_black_and_an_image_without_any_is_refused(str
     pixels = images.decode(encoded(np.stack([galaxy(32, 32), empty, galaxy(32, 32)])), contract(stretch))
     assert pixels[..., 1].max() == 0
     assert pixels[..., 0].max() > 200
-    with pytest.raises(ImageError, match="every pixel is blank"):
+    with pytest.raises(ImageError, match="every pixel is undefined"):
         images.decode(encoded(empty), contract(stretch))
 
 
@@ -220,7 +220,7 @@ def test_a_gzip_is_unpacked_up_to_a_limit() -> None:
     assert len(bomb) < 10_000
     with pytest.raises(ImageTooManyPixels, match="more than 1,200,000 bytes"):
         images.decode(bomb, contract(), max_pixels=100_000)
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         images.decode(gzip.compress(data)[:-40], contract())
     with pytest.raises(ImageUnsupported, match="no FITS"):
         images.decode(gzip.compress(b"<html>"), contract())

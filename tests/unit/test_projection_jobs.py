@@ -18,7 +18,7 @@ import pytest
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection import ProjectionProcess
-from astrodetect.errors import DatabaseUnavailable, DrawingFailed
+from astrodetect.errors import DatabaseUnavailable, ProjectionFailed
 from astrodetect.labels import LabelValue
 from astrodetect.records import EmbeddedImages
 from astrodetect.service import projection_jobs, projection_store
@@ -165,7 +165,7 @@ def test_the_process_has_the_lowest_priority_and_ends_with_its_parent() -> None:
 )
 def test_the_error_of_the_process_is_reported(command: str, why: str) -> None:
     process = ProjectionProcess((sys.executable, "-c", command))
-    with pytest.raises(DrawingFailed, match=why):
+    with pytest.raises(ProjectionFailed, match=why):
         process.project(np.zeros((2, 2), np.float32), print)
     process.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
-from astrodetect.errors import DataError, FetchError, ImageBlank, ImageError
+from astrodetect.errors import DataError, ImageBlank, ImageError, SourceUrlError
 from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
@@ -128,7 +128,7 @@ def download_cutouts(
             if not manifest.already_tried(entry):
                 try:
                     data = client.get(entry.url, check)
-                except FetchError as error:
+                except SourceUrlError as error:
                     manifest.skip(entry, str(error))
                 else:
                     manifest.save(entry, data, f"{position.name}-{entry.source_id[:FILE_ID_DIGITS]}")

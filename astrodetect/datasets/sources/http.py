@@ -15,7 +15,7 @@ import requests
 import urllib3
 
 from astrodetect import __version__
-from astrodetect.errors import FetchError, ImageBlank, ImageError, ImageTooManyPixels, ImageTooSmall, SourceError
+from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageTooSmall, SourceError, SourceUrlError
 from astrodetect.progress import ProgressBar
 from astrodetect.settings import Settings
 
@@ -63,7 +63,7 @@ class HttpClient:
             try:
                 return read(data)
             except PERMANENT_ERRORS as error:
-                raise FetchError(str(error)) from error
+                raise SourceUrlError(str(error)) from error
             except (ImageError, ValueError) as error:
                 raise _TransientError(str(error)) from error
 
@@ -77,7 +77,7 @@ class HttpClient:
             try:
                 self._with_retries(url, lambda: self._resume(url, part, max_bytes))
                 break
-            except FetchError:
+            except SourceUrlError:
                 if _size(part) <= size_before:
                     raise
         with part.open("rb") as file:
@@ -118,7 +118,7 @@ class HttpClient:
                 time.sleep(max(failed.retry_after_s, backoff * random.uniform(0.5, 1)))  # noqa: S311 - jitter
         if self._unanswered >= MAX_UNANSWERED_URLS * MAX_ATTEMPTS:
             raise SourceError(f"{_host(url)} does not answer ({failed}): run the same command again later to continue")
-        raise FetchError(f"{failed} ({MAX_ATTEMPTS} attempts)")
+        raise SourceUrlError(f"{failed} ({MAX_ATTEMPTS} attempts)")
 
     @contextlib.contextmanager
     def _request(self, url: str, start: int = 0) -> Iterator[requests.Response]:
@@ -137,7 +137,7 @@ class HttpClient:
                 raise _TransientError(f"answered {status}", _retry_after_s(response.headers.get("Retry-After", "")))
             self._unanswered = 0
             if not (response.ok or (start and status == requests.codes.requested_range_not_satisfiable)):
-                raise FetchError(f"answered {status}")
+                raise SourceUrlError(f"answered {status}")
             yield response
 
 
@@ -150,12 +150,12 @@ def build_url(url: str, **parameters: object) -> str:
 def _read_chunks(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
     too_large = f"more than {max_bytes:,} bytes"
     if _remaining_bytes(response) > max_bytes:
-        raise FetchError(too_large)
+        raise SourceUrlError(too_large)
     received, deadline = 0, time.monotonic() + MAX_RESPONSE_S
     while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
         received += len(chunk)
         if received > max_bytes:
-            raise FetchError(too_large)
+            raise SourceUrlError(too_large)
         if time.monotonic() > deadline:
             raise _TransientError(f"incomplete after {MAX_RESPONSE_S:.0f} s")
         yield chunk
@@ -172,7 +172,7 @@ def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-        raise FetchError(f"invalid redirect or URL: {type(error).__name__}") from error
+        raise SourceUrlError(f"invalid redirect or URL: {type(error).__name__}") from error
     except requests.Timeout as error:
         raise _TransientError("did not answer in time") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient, build_url
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
-from astrodetect.errors import FetchError, ImageTooSmall
+from astrodetect.errors import ImageTooSmall, SourceUrlError
 from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
@@ -49,7 +49,7 @@ class NasaLibrary:
                         continue
                     try:
                         url, data = self._fetch(entry, side)
-                    except FetchError as error:
+                    except SourceUrlError as error:
                         manifest.skip(entry, str(error))
                     else:
                         manifest.save(replace(entry, url=url), data, entry.source_id)
@@ -83,11 +83,11 @@ class NasaLibrary:
         urls = self._client.get(
             entry.url, lambda data: [self._absolute(entry.url, href) for href in _parse_files(data)]
         )
-        failure = FetchError("no image among its files")
+        failure = SourceUrlError("no image among its files")
         for url in _by_preference(urls, side):
             try:
                 return url, self._client.get(url, self._check)
-            except FetchError as error:
+            except SourceUrlError as error:
                 failure = error
         raise failure
 

@@ -11,7 +11,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from astrodetect.errors import AstrodetectError, CrossSite, KeyRefused
+from astrodetect.errors import AstrodetectError, CrossSiteRequest, InvalidApiKey
 from astrodetect.service.schemas import error_response
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # need no key, unless the service is private
@@ -63,15 +63,15 @@ class AuthMiddleware:
     def _check(self, scope: Scope) -> AstrodetectError | None:
         headers, method = Headers(scope=scope), scope["method"]
         if method not in SAFE_METHODS and _is_cross_site(headers):
-            return CrossSite("cross-site requests are refused")
+            return CrossSiteRequest("cross-site requests are refused")
         if self._keys.required(method, scope["path"]) and not self._keys.accept(_request_key(headers)):
-            return KeyRefused("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
+            return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
         return None
 
 
 def _refuse(scope: Scope, error: AstrodetectError, *, close: bool) -> Response:
     """The error as JSON; a browser without a key is redirected to the sign-in page."""
-    if isinstance(error, KeyRefused) and "text/html" in Headers(scope=scope).get("accept", ""):
+    if isinstance(error, InvalidApiKey) and "text/html" in Headers(scope=scope).get("accept", ""):
         return RedirectResponse(_sign_in_url(scope), HTTPStatus.SEE_OTHER, {"Connection": "close"} if close else None)
     return error_response(error, close=close)
 
