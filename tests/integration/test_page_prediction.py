@@ -186,7 +186,7 @@ def test_queries_by_image_use_the_index_for_an_image_with_many_old_rows(page_cli
     )
     query(log_url, "VACUUM ANALYZE predictions")
     label_parameters = {"images": ["often", "5001", "5002"], "ids": [7]}
-    for statement, parameters in (("by_image", {"image": "often", "limit": 12}), ("called", label_parameters)):
+    for statement, parameters in (("by_image", {"image": "often", "limit": 12}), ("labels_by_image", label_parameters)):
         with closing(psycopg2.connect(log_url)) as connection, connection.cursor() as cursor:
             cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + SQL[statement], parameters)
             [([explained],)] = cursor.fetchall()

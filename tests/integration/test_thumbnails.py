@@ -185,7 +185,7 @@ def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log
 def test_the_old_go_and_those_of_labelled_images_stay(
     log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "PICTURES_AT_A_TIME", 4)
+    monkeypatch.setattr(database, "THUMBNAIL_BATCH", 4)
     names = kept(log, 20)
     query(
         database_url,
@@ -203,7 +203,7 @@ def test_the_old_go_and_those_of_labelled_images_stay(
 def test_of_too_many_bytes_the_oldest_go_first(
     log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "PICTURES_AT_A_TIME", 4)
+    monkeypatch.setattr(database, "THUMBNAIL_BATCH", 4)
     names = kept(log, 20, size=1000)
     [row] = log.record_many([replace(SCORED, image_sha256=names[0])])
     log.add_label(row.id, "artefact", who=None, note=None)
