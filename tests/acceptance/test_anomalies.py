@@ -176,7 +176,7 @@ def test_other_weights_are_read_as_training_reads_them(sky: Path, workplace: Pat
     (workplace / "torn.h5").write_bytes(weights.read_bytes()[:1000])
     torn = run(sky, "--weights", "torn.h5", folder=workplace)
     assert (torn.returncode, torn.stdout) == (1, "")
-    assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is no Keras .h5 file of weights by layer"
+    assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is not a Keras .h5 file of weights by layer"
 
 
 def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky: Path, tmp_path: Path) -> None:
