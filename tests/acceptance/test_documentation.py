@@ -59,19 +59,20 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def examples(
     tmp_path: Path, folder: Path, database_url: str, start: Callable[[], TestClient]
-) -> Iterator[Callable[[list[str]], None]]:
+) -> Iterator[Callable[[list[str]], str]]:
     """Runs a command of an example as in the repository after `python3 run.py`, at a small size."""
     generator.make_sample(tmp_path / "data" / "sample", 1, 3, seed=0, size=64)
     client = start()
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(folder)}
 
-    def run_example(words: list[str]) -> None:
+    def run_example(words: list[str]) -> str:
         match words:
             case ["python", "-m", "astrodetect", *arguments]:
                 smaller = [FEWER.get(word, word) for word in arguments]
                 smaller += ["--top", "2"] if arguments[0] == "anomalies" else []
                 done = run_here(main, *smaller, folder=tmp_path, environment=environment)
                 assert done.returncode == 0, done.stderr
+                return done.stdout
             case ["curl", *arguments]:
                 request(client, tmp_path, arguments)
             case ["echo", *_, redirect, file]:
@@ -82,6 +83,7 @@ def examples(
                 train_options.parse_train_options(arguments, None)
             case _:
                 assert words == ["source", ".venv/bin/activate"], f"nothing here runs {words[0]}"
+        return ""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run.py"])
@@ -102,11 +104,16 @@ def request(client: TestClient, folder: Path, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", IN_ORDER, ids=name)
-def test_shell_examples_run_in_order(page: Path, examples: Callable[[list[str]], None]) -> None:
+def test_shell_examples_run_in_order(page: Path, examples: Callable[[list[str]], str]) -> None:
     commands = shell_commands(page)
     assert commands
-    for words in commands:
-        examples(words)
+    printed = {masked(line) for words in commands for line in examples(words).splitlines()}
+    shown = re.findall(r"^```\n(\d+ images.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert {masked(line) for text in shown for line in text.splitlines()} <= printed
+
+
+def masked(line: str) -> str:
+    return re.sub(r"\d[\d,]*", "N", line)
 
 
 def test_every_documented_command_line_parses() -> None:
