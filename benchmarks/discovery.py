@@ -1,9 +1,9 @@
-"""`python -m benchmarks.discovery [DATA --unusual CLASS …]`: what each detector, and a person with labels, finds.
+"""`python -m benchmarks.discovery [DATA --unusual CLASS …]`: how well detectors and active learning find anomalies.
 
-Without DATA, skies are simulated: ellipticals and discs, and of mergers, rings, lenses and satellite trails 1 % each.
-DATA has a folder for each class, or parts that have; the classes named are the unusual ones. Every seed has other
-skies, or another draw of four fifths of the images. The study's methods are shown what they were made for, the pooled
-features of a ResNet50 (untrained unless --model or --weights names one), and, to be fair, also what ours are shown.
+Without DATA, images are simulated: ellipticals and discs, with 1 % each of mergers, rings, lenses and satellite trails.
+DATA has a folder for each class, or parts that have; --unusual names the anomalous classes. Every seed simulates other
+images, or draws another four fifths of DATA. The study's methods get the input that they were made for, the pooled
+features of a ResNet50 (untrained unless --model or --weights names one), and, for fairness, our measured features too.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from astrodetect.settings import ROOT, settings
 from benchmarks import bar_chart, hardware, study_detectors
 from benchmarks.ranking_metrics import RankingMetrics, Truth, hits_with_labels, measure_ranking
 
-USUAL = {"E": 40, "SB": 30, "S": 20, "edge": 10}  # shares, in hundredths of the usual images
+USUAL = {"E": 40, "SB": 30, "S": 20, "edge": 10}  # percent of the normal images
 UNUSUAL = ("merger", "ring", "lens", "trail")
-SHARE = 0.01  # of each, for one usual image
-IMAGES, QUICK_IMAGES = 2000, 800  # usual ones
+SHARE = 0.01  # of each class, per normal image
+IMAGES, QUICK_IMAGES = 2000, 800  # normal ones
 SIDE_PX = 128
-AT_ONCE = 32  # images described
+FEATURE_BATCH = 32  # images
 DRAWN = 0.8  # of the images in a folder, for each seed
 EPOCHS, QUICK_EPOCHS = 50, 8  # of the study's autoencoder
-NETWORK = ImageContract(size=64, crop=0.7)  # what the untrained ResNet50 sees
+NETWORK = ImageContract(size=64, crop=0.7)  # input of the untrained ResNet50
 LABELS = (10, 50, 100)
 DEFAULT, CONSENSUS, AVERAGE, BLIND = "default ranking", "all agree", "rank average", "default ranking, on the network"
 STUDY, STUDY_ON_OURS = "study: ", "study on our shapes: "
@@ -51,8 +51,8 @@ PICTURE = ROOT / "docs" / "discovery.svg"
 
 
 @dataclass(frozen=True, slots=True)
-class Sky:
-    """Images to search, and which of them are unusual."""
+class LabelledImages:
+    """Images, and which of them are anomalies."""
 
     paths: list[Path]
     unusual: Truth
@@ -60,35 +60,35 @@ class Sky:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was found with one seed: by each ranking, and with so many labels among the first 100 looked at."""
+    """The metrics of one seed: of each ranking, and hits among the first 100 per number of labels."""
 
     rankings: Mapping[str, RankingMetrics]
     labelled: Mapping[str, float]
     images: int
     unusual: int
-    noise: float  # the share of the usual images that our DBSCAN calls noise
+    noise: float  # share of the normal images that our DBSCAN calls noise
 
 
 def main() -> None:
-    """Searches with every seed, and prints a table or JSON."""
+    """Measure with every seed; print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
     add = parser.add_argument
     add("data", type=Path, nargs="?")
     add("--unusual", nargs="+", default=[], metavar="CLASS")
     add("--seeds", type=int, default=5)
-    add("--model", help="a trained model, whose features the study's methods see")
+    add("--model", help="a trained model, whose features the study's methods get")
     add("--weights", help="imagenet, or a Keras .h5 file of a ResNet50, for those features")
-    add("--quick", action="store_true", help="one small simulated sky, and a shorter training of the autoencoder")
-    add("--picture", action="store_true", help=f"draws {PICTURE.relative_to(ROOT)}")
+    add("--quick", action="store_true", help="one small simulated set, and fewer epochs of the autoencoder")
+    add("--picture", action="store_true", help=f"draw {PICTURE.relative_to(ROOT)}")
     add("--json", action="store_true")
     arguments = parser.parse_args()
     if bool(arguments.data) != bool(arguments.unusual):
         parser.error("DATA and --unusual go together")
     began, epochs = time.monotonic(), QUICK_EPOCHS if arguments.quick else EPOCHS
-    sight = _Network(arguments.model, arguments.weights)
+    network = _Network(arguments.model, arguments.weights)
     rounds = []
     for seed, sky in _skies(arguments):
-        rounds.append(search(sky, sight, epochs=epochs, seed=seed, thorough=not arguments.quick))
+        rounds.append(search(sky, network, epochs=epochs, seed=seed, thorough=not arguments.quick))
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if arguments.picture:
         draw(rounds)
@@ -96,8 +96,8 @@ def main() -> None:
     print(json.dumps(figures) if arguments.json else table(rounds))
 
 
-def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: bool) -> Round:
-    """One sky, by everybody."""
+def search(sky: LabelledImages, network: "_Network", *, epochs: int, seed: int, thorough: bool) -> Round:
+    """All rankings of one set of images."""
     shapes = _shapes(sky.paths)
     features = network.features(sky.paths)
     ours = Novelty.fit(shapes, feature_kind="shapes", names=tuple(FITTABLE_DETECTORS)).score_training_images()
@@ -105,8 +105,8 @@ def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: b
     theirs = study_detectors.study_scores(features, epochs=epochs, seed=seed)
     rankings |= {STUDY + name: measure_ranking(sky.unusual, scores) for name, scores in theirs.items()}
     if thorough:
-        seen = Novelty.fit(features, feature_kind="network").score_training_images()
-        rankings[BLIND] = measure_ranking(sky.unusual, seen.strength)
+        on_network = Novelty.fit(features, feature_kind="network").score_training_images()
+        rankings[BLIND] = measure_ranking(sky.unusual, on_network.strength)
         fair = study_detectors.study_scores(shapes, epochs=epochs, seed=seed)
         rankings |= {STUDY_ON_OURS + name: measure_ranking(sky.unusual, scores) for name, scores in fair.items()}
     labelled = {str(labels): hits_with_labels(sky.unusual, ours.vectors, ours.strength, labels) for labels in LABELS}
@@ -114,25 +114,25 @@ def search(sky: Sky, network: "_Network", *, epochs: int, seed: int, thorough: b
     return Round(rankings, labelled, len(sky.paths), int(sky.unusual.sum()), noise)
 
 
-def _ours(unusual: Truth, looked: NoveltyResult) -> dict[str, RankingMetrics]:
-    chosen = {name: looked.scores[name] for name in ("lof", "knn", "mahalanobis")}
+def _ours(unusual: Truth, result: NoveltyResult) -> dict[str, RankingMetrics]:
+    averaged = {name: result.scores[name] for name in ("lof", "knn", "mahalanobis")}
     return {
-        DEFAULT: measure_ranking(unusual, looked.strength),
-        AVERAGE: measure_ranking(unusual, -consensus.average_rank(chosen)),
-        CONSENSUS: measure_ranking(unusual, looked.consensus.astype(np.float32)),
-        **{name: measure_ranking(unusual, scores) for name, scores in looked.scores.items()},
+        DEFAULT: measure_ranking(unusual, result.strength),
+        AVERAGE: measure_ranking(unusual, -consensus.average_rank(averaged)),
+        CONSENSUS: measure_ranking(unusual, result.consensus.astype(np.float32)),
+        **{name: measure_ranking(unusual, scores) for name, scores in result.scores.items()},
     }
 
 
-def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
+def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, LabelledImages]]:
     if arguments.data:
-        found = dataset.list_dataset(arguments.data)
-        labels = np.array([item.label for item in found])
+        items = dataset.list_dataset(arguments.data)
+        labels = np.array([item.label for item in items])
         if missing := sorted({*arguments.unusual} - {*labels.tolist()}):
             sys.exit(f"{arguments.data} has no class {missing[0]}")
         for seed in range(arguments.seeds):
-            drawn = np.random.default_rng(seed).permutation(len(found))[: round(DRAWN * len(found))]
-            yield seed, Sky([found[i].path for i in drawn], np.isin(labels[drawn], arguments.unusual))
+            drawn = np.random.default_rng(seed).permutation(len(items))[: round(DRAWN * len(items))]
+            yield seed, LabelledImages([items[i].path for i in drawn], np.isin(labels[drawn], arguments.unusual))
         return
     usual, seeds = (QUICK_IMAGES, 1) if arguments.quick else (IMAGES, arguments.seeds)
     counts = {name: usual * share // 100 for name, share in USUAL.items()} | dict.fromkeys(
@@ -141,8 +141,11 @@ def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, Sky]]:
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             generator.make_dataset(Path(folder), counts, seed=seed, size=SIDE_PX)
-            found = dataset.list_dataset(Path(folder))
-            yield seed, Sky([item.path for item in found], np.array([item.label in UNUSUAL for item in found]))
+            items = dataset.list_dataset(Path(folder))
+            yield (
+                seed,
+                LabelledImages([item.path for item in items], np.array([item.label in UNUSUAL for item in items])),
+            )
 
 
 class _Network:
@@ -159,7 +162,7 @@ class _Network:
 
 
 def _untrained(weights: str | None) -> Engine:
-    from astrodetect.learning import network  # noqa: PLC0415 - TensorFlow takes its time
+    from astrodetect.learning import network  # noqa: PLC0415 - takes seconds to load
     from astrodetect.learning.export import features_engine  # noqa: PLC0415
 
     network.set_seed(0)
@@ -172,9 +175,12 @@ def _untrained(weights: str | None) -> Engine:
 
 
 def _shapes(paths: list[Path]) -> Floats:
-    seen, nothing = _read(paths, ImageContract(size=SIDE_PX)), np.empty((0, 0), np.float32)
+    pixels, no_network = _read(paths, ImageContract(size=SIDE_PX)), np.empty((0, 0), np.float32)
     with threadpool_limits(1, user_api="blas"):
-        parts = [feature_matrix("shapes", seen[at : at + AT_ONCE], 1.0, nothing) for at in range(0, len(seen), AT_ONCE)]
+        parts = [
+            feature_matrix("shapes", pixels[start : start + FEATURE_BATCH], 1.0, no_network)
+            for start in range(0, len(pixels), FEATURE_BATCH)
+        ]
     return np.concatenate(parts)
 
 
@@ -184,10 +190,10 @@ def _read(paths: list[Path], contract: ImageContract) -> Pixels:
 
 
 def summary(rounds: list[Round]) -> dict[str, Any]:
-    """The headline, and each figure's mean, lowest and highest over the seeds."""
+    """The main results as means over the seeds, and all rounds."""
     rankings = {
         name: {
-            figure: [getattr(each.rankings[name], figure) for each in rounds]
+            figure: [getattr(round_.rankings[name], figure) for round_ in rounds]
             for figure in RankingMetrics.__dataclass_fields__
         }
         for name in rounds[0].rankings
@@ -201,19 +207,19 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         ),
         "found_per_100_default": float(np.mean(rankings[DEFAULT]["per_100"])),
         **{
-            f"found_per_100_{labels}_labels": float(np.mean([each.labelled[str(labels)] for each in rounds]))
+            f"found_per_100_{labels}_labels": float(np.mean([round_.labelled[str(labels)] for round_ in rounds]))
             for labels in LABELS
         },
         "images": rounds[0].images,
         "unusual": rounds[0].unusual,
-        "dbscan_noise": float(np.mean([each.noise for each in rounds])),
-        "rounds": [asdict(each) for each in rounds],
+        "dbscan_noise": float(np.mean([round_.noise for round_ in rounds])),
+        "rounds": [asdict(round_) for round_ in rounds],
     }
 
 
 def table(rounds: list[Round]) -> str:
-    """Rows of mean (lowest to highest), the best ranking first, then what labels add."""
-    names = sorted(rounds[0].rankings, key=lambda name: -np.mean([each.rankings[name].auprc for each in rounds]))
+    """Markdown: mean (lowest to highest) of each ranking, best first, then hits per number of labels."""
+    names = sorted(rounds[0].rankings, key=lambda name: -np.mean([round_.rankings[name].auprc for round_ in rounds]))
     first = rounds[0]
     lines = [
         f"{len(rounds)} seeds, {first.images} images, {first.unusual} unusual; mean (lowest to highest)",
@@ -223,7 +229,7 @@ def table(rounds: list[Round]) -> str:
     ]
     for name in names:
         cells = [
-            _cell([getattr(each.rankings[name], figure) for each in rounds], form)
+            _cell([getattr(round_.rankings[name], figure) for round_ in rounds], form)
             for figure, form in (
                 ("auprc", ".3f"),
                 ("auroc", ".3f"),
@@ -233,10 +239,12 @@ def table(rounds: list[Round]) -> str:
             )
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| labels among the first 100 looked at | found in them |", "| --- | --- |"]
-    lines.append(f"| 0 | {_cell([each.rankings[DEFAULT].per_100 for each in rounds], '.1f')} |")
-    lines += [f"| {labels} | {_cell([each.labelled[str(labels)] for each in rounds], '.1f')} |" for labels in LABELS]
-    lines += ["", f"DBSCAN calls {np.mean([each.noise for each in rounds]):.1%} of the usual images noise."]
+    lines += ["", "| labels among the first 100 reviewed | anomalies in them |", "| --- | --- |"]
+    lines.append(f"| 0 | {_cell([round_.rankings[DEFAULT].per_100 for round_ in rounds], '.1f')} |")
+    lines += [
+        f"| {labels} | {_cell([round_.labelled[str(labels)] for round_ in rounds], '.1f')} |" for labels in LABELS
+    ]
+    lines += ["", f"DBSCAN calls {np.mean([round_.noise for round_ in rounds]):.1%} of the normal images noise."]
     return "\n".join(lines)
 
 
@@ -247,14 +255,14 @@ def _cell(values: list[float], form: str) -> str:
 
 
 def draw(rounds: list[Round]) -> None:
-    """The default ranking beside each of the study's methods."""
-    ours = float(np.mean([each.rankings[DEFAULT].auprc for each in rounds]))
+    """Chart the default ranking against each of the study's methods."""
+    ours = float(np.mean([round_.rankings[DEFAULT].auprc for round_ in rounds]))
     rows = []
     for name in rounds[0].rankings:
         if name.startswith((STUDY, STUDY_ON_OURS)):
-            other = float(np.mean([each.rankings[name].auprc for each in rounds]))
-            said = name.replace(STUDY_ON_OURS, "shown ours: ")
-            rows.append((said, 100 * ours, 100 * other, f"{ours / other:.1f}×"))
+            other = float(np.mean([round_.rankings[name].auprc for round_ in rounds]))
+            label = name.replace(STUDY_ON_OURS, "on our features: ")
+            rows.append((label, 100 * ours, 100 * other, f"{ours / other:.1f}×"))
     note = "AUPRC in hundredths, mean over seeds; python -m benchmarks.discovery --picture"
     bar_chart.write_bar_chart(
         PICTURE, "Unusual objects: our default ranking beside the study's methods", ("ours", "study"), rows, note

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.engine`: images/s of our engine and of its peers on one network, in turns, one call at a time.
+"""`python -m benchmarks.engine`: images/s of our engine and of other runtimes, on the same network, in turns.
 
-`--ours` measures our engine alone, as busy as it can be kept: the ceiling that `benchmarks.serving` compares with.
+`--ours` measures our engine alone at full load: the upper bound that `benchmarks.serving` compares with.
 """
 
 import argparse
@@ -33,51 +33,51 @@ Score = Callable[[Pixels], Any]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--size", type=int, default=model.SIZE, help="side of what the network sees, pixels (default: 227)")
+    add("--size", type=int, default=model.SIZE, help="side of the network's input, pixels (default: 227)")
     add("--quick", action="store_true", help="fewer and shorter rounds")
     add("--json", action="store_true", help="one JSON object")
-    add("--ours", action="store_true", help="our engine alone, kept as busy as it can be")
+    add("--ours", action="store_true", help="our engine alone, at full load")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of --ours (default: auto)")
     add("--seconds", type=float, default=3.0, help="of --ours (default: 3)")
-    add("--models", type=Path, help="a folder that benchmarks.model made (default: it is made)")
+    add("--models", type=Path, help="a folder of benchmarks.model (default: created)")
     arguments = parser.parse_args(argv)
     folder = arguments.models or model.prepare(arguments.size)
     pixels = read(folder)
     if arguments.ours:
         engine = Engine(load_model(folder, model.NAME, precision=arguments.precision))
-        figures = {"images_per_s": saturated(engine, pixels, arguments.seconds)} | described(engine)
+        figures = {"images_per_s": saturated(engine, pixels, arguments.seconds)} | engine_settings(engine)
         print(json.dumps(figures) if arguments.json else figures)
         return 0
     rounds, seconds = (3, 0.4) if arguments.quick else (7, 1.0)
     report = measure(folder, pixels, rounds, seconds) | {"size": arguments.size, "machine": hardware.describe()}
-    print(json.dumps(report) if arguments.json else in_words(report))
+    print(json.dumps(report) if arguments.json else as_text(report))
     return 0
 
 
 def measure(folder: Path, pixels: Pixels, rounds: int, seconds: float) -> dict[str, Any]:
-    """Medians over the rounds; every peer has its turn in each."""
-    peers, missing = everyone(folder)
+    """Medians over the rounds, in each of which all runtimes take turns."""
+    peers, missing = load_runtimes(folder)
     expected = np.asarray(peers["Keras predict"](pixels[:8])).reshape(-1)
     differences = {}
     for name, score in peers.items():
-        found = np.asarray(score(pixels[:8])).reshape(-1)
-        differences[name] = float(np.abs(found - expected).max())
+        scores = np.asarray(score(pixels[:8])).reshape(-1)
+        differences[name] = float(np.abs(scores - expected).max())
         if not name.endswith(("bf16", "int8")) and not differences[name] < SAME_ARITHMETIC:
-            raise SystemExit(f"{name} scores the images otherwise than Keras, by {differences[name]:.3f}: not measured")
+            raise SystemExit(f"{name} differs from Keras by {differences[name]:.3f}: not measured")
         for batch in BATCHES:
-            score(pixels[:batch])  # what is compiled or allocated for this size is not counted
-    found_per_s: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in BATCHES} for name in peers}
+            score(pixels[:batch])  # warm-up for this batch size
+    rates_per_s: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in BATCHES} for name in peers}
     for _ in range(rounds):
         for batch in BATCHES:
             for name, score in peers.items():
-                found_per_s[name][batch].append(per_s(score, pixels[:batch], seconds))
+                rates_per_s[name][batch].append(per_s(score, pixels[:batch], seconds))
     limits: dict[str, float] = {precision: peak_flops.measure_peak(precision) / 1e9 for precision in PRECISIONS}
     gflop = GFLOP_AT_227 * (pixels.shape[1] / 227) ** 2
     rows = []
-    for name, by_batch in found_per_s.items():
+    for name, by_batch in rates_per_s.items():
         medians = {batch: statistics.median(rates) for batch, rates in by_batch.items()}
         precision = name.split()[-1] if name.startswith("OpenVINO") else "f32"
         share = gflop * max(medians.values()) / limits[precision]
@@ -86,19 +86,19 @@ def measure(folder: Path, pixels: Pixels, rounds: int, seconds: float) -> dict[s
 
 
 def in_parts(engine: Engine) -> Score:
-    """A batch as the service and `score` hand it over: in parts of the engine's own size, from as many threads."""
+    """Score as the service does: in batches of the engine's size, from as many threads as it has streams."""
     pool = ThreadPoolExecutor(engine.streams)
 
     def score(pixels: Pixels) -> Any:
         parts = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
-        return np.concatenate([found.scores for found in pool.map(engine.run, parts)])
+        return np.concatenate([outputs.scores for outputs in pool.map(engine.run, parts)])
 
     return score
 
 
-def everyone(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
-    """Name → scores of a batch, and who is not here, with the reason."""
-    import keras  # noqa: PLC0415 - TensorFlow, which `--ours` does without
+def load_runtimes(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
+    """Scoring function by runtime, and the runtimes that are missing, with the reason."""
+    import keras  # noqa: PLC0415 - TensorFlow, which `--ours` does not need
     import tensorflow as tf  # noqa: PLC0415
 
     network = keras.models.load_model(folder / f"{model.NAME}.h5", compile=False)
@@ -136,7 +136,7 @@ def everyone(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
 
 
 def per_s(score: Score, pixels: Pixels, seconds: float) -> float:
-    """Images/s of one call after another."""
+    """Images/s of successive calls."""
     began, done = time.perf_counter(), 0
     while (took := time.perf_counter() - began) < seconds or not done:
         score(pixels)
@@ -145,7 +145,7 @@ def per_s(score: Score, pixels: Pixels, seconds: float) -> float:
 
 
 def saturated(engine: Engine, pixels: Pixels, seconds: float) -> float:
-    """Images/s of full batches on as many threads as the engine has streams."""
+    """Images/s of full batches from as many threads as the engine has streams."""
     batches = [pixels[np.arange(at, at + engine.batch_size) % len(pixels)] for at in range(len(pixels))]
     for batch in batches[: engine.streams]:
         engine.run(batch)
@@ -163,20 +163,20 @@ def saturated(engine: Engine, pixels: Pixels, seconds: float) -> float:
         return sum(done) / (time.perf_counter() - began)
 
 
-def described(engine: Engine) -> dict[str, Any]:
-    """How it runs."""
+def engine_settings(engine: Engine) -> dict[str, Any]:
+    """Precision, streams and batch size."""
     return {"precision": engine.precision, "streams": engine.streams, "batch": engine.batch_size}
 
 
 def read(folder: Path) -> Pixels:
-    """The images that callers send, decoded as the service does."""
+    """The held-out images, decoded as the service decodes them."""
     contract = read_manifest(folder / f"{model.NAME}.json").image
     pixels: Pixels = np.stack([images.decode_file(path, contract) for path in model.jpegs(folder)])
     return pixels
 
 
-def in_words(report: dict[str, Any]) -> str:
-    """The table."""
+def as_text(report: dict[str, Any]) -> str:
+    """A table."""
     first = report["rows"][0]["per_s"]
     lines = [f"{'images/s (× Keras predict)':28}" + "".join(f"{f'batch {batch}':>16}" for batch in first)]
     lines[0] += f"{'of peak':>10}{'from Keras':>12}"

@@ -1,4 +1,4 @@
-"""What the figures were taken on, and what processes take of it."""
+"""The machine that a benchmark ran on, and the memory and CPU time of processes."""
 
 import datetime as dt
 import os
@@ -9,7 +9,18 @@ from typing import Any
 
 import psutil
 
-TELLING = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+)
 VERSIONED = ("tensorflow", "keras", "openvino", "onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
 
 
@@ -23,22 +34,22 @@ def describe() -> dict[str, Any]:
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "processor": fields.get("model name") or platform.processor() or platform.machine(),
-        "instructions": [flag for flag in TELLING if flag in flags],
+        "instructions": [flag for flag in CPU_FLAGS if flag in flags],
         "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "busy_before": psutil.cpu_percent(0.5) / 100,  # share of the machine that others take
+        "busy_before": psutil.cpu_percent(0.5) / 100,  # CPU share of other processes
         "system": platform.platform(),
         "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
     }
 
 
 def cores() -> int:
-    """How many processors there are."""
+    """The number of logical processors."""
     return os.cpu_count() or 1
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Peak RSS and present PSS of a process and its descendants, each summed; both are plain RSS outside Linux."""
+    """Peak RSS and present PSS of a process and its descendants, each summed; plain RSS outside Linux."""
     peak = pss = 0.0
     for process in family(pid):
         status = dict(
@@ -51,7 +62,7 @@ def memory_mb(pid: int) -> tuple[float, float]:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process and its descendants so far."""
+    """CPU time of a process and its descendants."""
     return sum(sum(process.cpu_times()[:2]) for process in family(pid))
 
 
@@ -62,7 +73,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def read(path: Path) -> str:
-    """What it says; nothing where there is no such file."""
+    """The file's text; empty if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

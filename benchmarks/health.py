@@ -1,7 +1,7 @@
-"""`python -m benchmarks.health [FOLDER]`: faults are planted into labelled images, and the data check looks for them.
+"""`python -m benchmarks.health [FOLDER]`: recall and precision of the dataset health check on injected faults.
 
-FOLDER has a folder for each class; without one, galaxies are simulated. A fifth of the images is the test part. Wrong
-labels that a set of real images had before count as found wrongly, so that those figures are upper bounds.
+FOLDER has a folder for each class; without it galaxies are simulated. A fifth of the images is the test part. Label
+errors that real images had before count as false positives, so precision on them is a lower bound.
 """
 
 import argparse
@@ -23,32 +23,32 @@ from benchmarks import hardware
 
 WRONG, COPIES, CORRUPT, LEAKS, TEST = 0.05, 0.03, 0.01, 0.02, 0.2  # shares of the images
 SIMULATED = ("E", "SB")
-MANY_FROM = 400  # images that are simulated for the timing; the others are parts of them
+MANY_FROM = 400  # images simulated for the timing; the others are derived from them
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was planted of a kind, and what was found."""
+    """A kind of fault: how many were injected and detected."""
 
     kind: str
     planted: int
-    found: int  # of those
-    wrongly: int  # found, and not planted
+    found: int  # true positives
+    wrongly: int  # false positives
 
     @property
     def recall(self) -> float:
-        """Of the planted ones."""
+        """Share of the injected faults that were found."""
         return self.found / max(1, self.planted)
 
     @property
     def precision(self) -> float:
-        """Of what was found."""
+        """Share of the findings that were injected."""
         return self.found / max(1, self.found + self.wrongly)
 
 
 @dataclass(slots=True)
 class Planted:
-    """The names of the images with faults."""
+    """The names of the images with injected faults."""
 
     wrong: set[str]
     copies: set[frozenset[str]]
@@ -74,7 +74,7 @@ QUALITY = 80
 
 
 def main() -> None:
-    """Plants, looks, and prints a table or JSON."""
+    """Inject faults, run the check, and print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.health", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="class folders (default: simulated galaxies)")
     parser.add_argument("--classes", nargs="+", help="of the folder (default: all)")
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
-    """Copies the images into train and test with faults among them; the names say which image is which."""
+    """Copy the images into parts train and test and inject faults; the file names identify the images."""
     random = np.random.default_rng(seed)
     paths = [path for name in classes for path in sorted((source / name).iterdir()) if path.is_file()]
     order = [paths[place] for place in random.permutation(len(paths))]
@@ -149,7 +149,7 @@ def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
 
 
 def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
-    """What was planted beside what was found; copies of an image with a wrong label are as wrong as it is."""
+    """Compare findings with injected faults; a copy of a mislabelled image counts as mislabelled too."""
     wrong = set(planted.wrong)
     for pair in planted.copies | planted.leaks:
         if pair & planted.wrong:
@@ -158,8 +158,8 @@ def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
     def sets(groups: list[health.DuplicateGroup]) -> set[frozenset[str]]:
         return {frozenset(look.item.path.name for look in found.members(group)) for group in groups}
 
-    def fault(kind: str, expected: set[object], seen: set[object]) -> Fault:
-        return Fault(kind, len(expected), len(expected & seen), len(seen - expected))
+    def fault(kind: str, expected: set[object], detected: set[object]) -> Fault:
+        return Fault(kind, len(expected), len(expected & detected), len(detected - expected))
 
     doubted: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels}
     surest: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels[: len(wrong)]}
@@ -173,7 +173,7 @@ def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
 
 
 def _copy(original: Path, folder: Path, turn: int, mark: str) -> Path:
-    """Every second one byte for byte, the others changed, each in another way."""
+    """Copy every second image byte for byte, and the others with one of CHANGES."""
     twin = folder / f"{mark}{original.name}"
     if turn % 2 == 0:
         shutil.copyfile(original, twin)
@@ -190,8 +190,8 @@ def _simulated(folder: Path, count: int, size: int) -> Path:
 
 
 def _many(home: Path, count: int, size: int) -> Path:
-    """Images that differ: a few are simulated, and the others are those with noise of their own."""
-    source = _simulated(home / "some", min(count, MANY_FROM), size)
+    """Different images: a few simulated ones, repeated with shifts and noise."""
+    source = _simulated(home / "simulated", min(count, MANY_FROM), size)
     paths = [path for name in SIMULATED for path in sorted((source / name).iterdir())]
     some = [(path.parent.name, np.asarray(Image.open(path), np.float32)) for path in paths]
     random = np.random.default_rng(0)

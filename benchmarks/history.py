@@ -1,9 +1,9 @@
-"""`python -m benchmarks.history`: the history's pages over a million predictions, by every filter, beside a naive way.
+"""`python -m benchmarks.history`: latency of the history page's queries over a million predictions, for every filter.
 
-A PostgreSQL of its own is filled, and asked through database.py, as the pages ask. What matches lies as it does in a
-log that grew over two years: an early model and an early survey are in the oldest rows alone, novelty came with the
-first detectors and went with them, some rows waited on disk. The naive way is what is written first: an index on each
-column, one WHERE for all filters, ILIKE, and OFFSET for the pages behind. Both in turns, in the same run.
+A PostgreSQL of its own is filled and queried through database.py, as the pages do. The rows are distributed as in a
+log that grew over two years: an early model and an early survey only in the oldest rows, novelty only in the older
+half, some rows late because they waited in the outbox. The naive baseline has an index per column, one WHERE for all
+filters, ILIKE, and OFFSET pagination. Both take turns in the same run.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from database import Database
 ROWS, QUICK_ROWS = 1_000_000, 100_000
 ROUNDS, QUICK_ROUNDS = 15, 5
 PAGE = 50
-HALF = 0.5  # of all rows have the result that is paged through
-DEPTHS = (0.1, 0.5, 0.9)  # shares of the log that lie before a page deep inside
+HALF = 0.5  # of all rows have the result that the deep pages filter by
+DEPTHS = (0.1, 0.5, 0.9)  # position of deep pages, as a share of the log
 NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
-APART = dt.timedelta(seconds=63)  # so that a million take two years
-LATE = dt.timedelta(days=2)  # at most, of what waited on disk
+APART = dt.timedelta(seconds=63)  # between rows: a million take two years
+LATE = dt.timedelta(days=2)  # maximum delay of rows from the outbox
 FILL = """
     INSERT INTO predictions (id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model,
         model_version, label, probabilities, novelty, space)
@@ -57,7 +57,7 @@ FILL = """
         FROM generate_series(1, %(rows)s) AS n) AS made
     ORDER BY n"""
 NAIVE_INDEXES = ("image_name", "score", "result", '"timestamp"', "model", "label", "novelty")
-NAIVE = {  # each filter as it is first written
+NAIVE = {  # filters of the naive baseline
     "result": "result = %(result)s",
     "min_score": "score >= %(min_score)s",
     "max_score": "score <= %(max_score)s",
@@ -72,7 +72,7 @@ NAIVE = {  # each filter as it is first written
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How long a page took, each way; milliseconds."""
+    """Latency of a page, ours and naive, in milliseconds."""
 
     what: str
     rows: int
@@ -84,7 +84,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out."""
+    """The results."""
 
     rows: int
     fill_s: float
@@ -94,7 +94,7 @@ class Report:
 
 
 def main() -> None:
-    """Measures, and prints a table or JSON."""
+    """Measure; print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, {QUICK_ROUNDS} rounds")
     parser.add_argument("--json", action="store_true")
@@ -106,15 +106,15 @@ def main() -> None:
         return
     print(f"{report.rows:,} rows in {report.fill_s:.0f} s: {report.table_mb:.0f} MB, indexes {report.index_mb:.0f} MB")
     print("| page of 50 | rows | p50, ms | p99, ms | naive p50, ms | naive p99, ms | better |\n|" + " --- |" * 7)
-    for one in report.asked:
+    for case in report.asked:
         print(
-            f"| {one.what} | {one.rows} | {one.p50_ms:.1f} | {one.p99_ms:.1f} | {one.naive_p50_ms:.1f} | "
-            f"{one.naive_p99_ms:.1f} | {one.naive_p50_ms / one.p50_ms:.1f}× |"
+            f"| {case.what} | {case.rows} | {case.p50_ms:.1f} | {case.p99_ms:.1f} | {case.naive_p50_ms:.1f} | "
+            f"{case.naive_p99_ms:.1f} | {case.naive_p50_ms / case.p50_ms:.1f}× |"
         )
 
 
 def measure(folder: Path, rows: int, rounds: int) -> Report:
-    """Every page in turns, ours and the naive one."""
+    """Measure every page, ours and naive in turns."""
     with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
@@ -151,7 +151,7 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
 
 
 def fill(connection: Connection, rows: int) -> None:
-    """A log of so many rows, as the service leaves it."""
+    """Fill `predictions` with so many rows, as the service would have."""
     values = {"rows": rows, "now": NOW, "apart": APART, "late": LATE, "none": dt.timedelta()}
     with connection.cursor() as cursor:
         cursor.execute(FILL, values)
@@ -160,7 +160,7 @@ def fill(connection: Connection, rows: int) -> None:
 
 
 def cases(rows: int) -> dict[str, PredictionFilters]:
-    """What people ask for, from nothing to all of it, and what only the oldest rows have."""
+    """Filters of every selectivity, and such that match only the oldest rows."""
     span = rows * APART
     begin = NOW - span
     return {
@@ -204,33 +204,33 @@ def cases(rows: int) -> dict[str, PredictionFilters]:
 def in_turns(
     log: Database, connection: Connection, what: str, filters: PredictionFilters, skip: int, *, rounds: int
 ) -> Asked:
-    """One page so many rows into the log, ours by its key and the naive one by its offset."""
-    chosen = {name: value for name, value in asdict(filters).items() if value is not None}
+    """Measure one page after `skip` rows: ours by keyset, naive by OFFSET."""
+    active = {name: value for name, value in asdict(filters).items() if value is not None}
     before = None
     if skip:
-        rows = naive(connection, chosen, skip - 1, 1)
+        rows = naive(connection, active, skip - 1, 1)
         before = int(rows[0][0])
-    ours_ms, theirs_ms = [], []
+    ours_ms, naive_ms = [], []
     for _ in range(rounds):
         began = time.perf_counter()
         page = log.predictions(filters, limit=PAGE, before=before)
         ours_ms.append((time.perf_counter() - began) * 1000)
         began = time.perf_counter()
-        rows = naive(connection, chosen, skip, PAGE)
-        theirs_ms.append((time.perf_counter() - began) * 1000)
+        rows = naive(connection, active, skip, PAGE)
+        naive_ms.append((time.perf_counter() - began) * 1000)
         if [row.id for row in page.predictions] != [int(row[0]) for row in rows]:
-            raise AssertionError(f"{what}: the two ways do not agree")
-    figures = [float(figure) for some in (ours_ms, theirs_ms) for figure in np.percentile(some, [50, 99])]
-    return Asked(what, len(page.predictions), *figures)
+            raise AssertionError(f"{what}: the results differ")
+    percentiles = [float(value) for times in (ours_ms, naive_ms) for value in np.percentile(times, [50, 99])]
+    return Asked(what, len(page.predictions), *percentiles)
 
 
-def naive(connection: Connection, chosen: dict[str, Any], offset: int, limit: int) -> list[tuple[Any, ...]]:
-    """The page as it is first written."""
-    where = " AND ".join(NAIVE[name] for name in chosen) or "true"
+def naive(connection: Connection, active: dict[str, Any], offset: int, limit: int) -> list[tuple[Any, ...]]:
+    """A page of the naive baseline."""
+    where = " AND ".join(NAIVE[name] for name in active) or "true"
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT * FROM naive WHERE {where} ORDER BY id DESC LIMIT {limit} OFFSET {offset}",  # noqa: S608
-            chosen,
+            active,
         )
         return cursor.fetchall()
 

@@ -1,4 +1,4 @@
-"""Callers of the service: non-blocking sockets in one thread, whose requests are bytes made before."""
+"""Load generator: non-blocking sockets in one thread, sending prebuilt requests."""
 
 import contextlib
 import math
@@ -16,22 +16,22 @@ from benchmarks.load_report import LoadReport, Response
 CHUNK_BYTES = 65536
 CONNECT_WITHIN_S = 2.0
 RECONNECT_AFTER_S = 0.05
-LOOK_EVERY_S = 0.5  # for answers that are overdue
+CHECK_EVERY_S = 0.5  # for timeouts
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One connection, with at most one request on its way."""
+    """One connection, with at most one request in flight."""
 
-    line: socket.socket | None = None
+    sock: socket.socket | None = None
     unsent: bytes = b""
-    due: float | None = None  # of the request on its way
+    due: float | None = None  # of the request in flight
     received: bytearray = field(default_factory=bytearray)
 
 
 class LoadGenerator:
-    """One run against one service, which gets these requests in turn."""
+    """One run against one service, sending the requests in turn."""
 
     def __init__(
         self,
@@ -41,22 +41,22 @@ class LoadGenerator:
         count: int,
         rate: float | None = None,  # requests/s; None: closed loop
         timeout_s: float = 60.0,
-        reconnect: bool = False,  # after errors; without it a caller that meets one calls no more
-        keep: bool = False,  # every answer, in the report
+        reconnect: bool = False,  # after errors; otherwise a caller stops at its first error
+        keep: bool = False,  # every response, in the report
     ) -> None:
         self._address, self._requests, self._rate = http_messages.address(url), requests, rate
         self._timeout_s, self._reconnect, self._keep = timeout_s, reconnect, keep
         self._callers = [Caller() for _ in range(count)]
         self._idle: deque[Caller] = deque()
-        self._down: deque[tuple[float, Caller]] = deque()  # with the time to try again
-        self._started = self._on_way = 0
+        self._disconnected: deque[tuple[float, Caller]] = deque()  # with the time to reconnect at
+        self._started = self._in_flight = 0
         self._statuses: Counter[int] = Counter()
         self._errors: Counter[str] = Counter()
         self._answers: list[Response] = []
-        self._began = self._looked = 0.0
+        self._began = self._checked_at = 0.0
 
     def run(self, seconds: float, warm_s: float = 0.0) -> LoadReport:
-        """Sends for `warm_s` and then `seconds`, waits for what is on its way, and reports on the `seconds`."""
+        """Send for `warm_s` and then `seconds`, wait for requests in flight, and report on the `seconds`."""
         with selectors.DefaultSelector() as self._selector:
             cpu, self._began = time.process_time(), time.monotonic()
             for caller in self._callers:
@@ -66,8 +66,8 @@ class LoadGenerator:
                 pass
             took, cpu = time.monotonic() - self._began, time.process_time() - cpu
             for caller in self._callers:
-                if caller.line:
-                    caller.line.close()
+                if caller.sock:
+                    caller.sock.close()
         return LoadReport.of(
             self._answers,
             window=(self._began + warm_s, end),
@@ -82,19 +82,19 @@ class LoadGenerator:
         )
 
     def _turn(self, now: float, end: float) -> bool:
-        """Sends what is due, waits for what comes first, reads it; False where nothing is left to do."""
-        until = now + LOOK_EVERY_S
+        """Send due requests, wait for the next event and handle it; False once the run is over."""
+        until = now + CHECK_EVERY_S
         if now < end:
-            while self._down and self._down[0][0] <= now:
-                self._connect(self._down.popleft()[1])
+            while self._disconnected and self._disconnected[0][0] <= now:
+                self._connect(self._disconnected.popleft()[1])
             while self._idle and self._due(now) > 0:
                 self._start(self._idle.popleft(), now)
-            if not (self._on_way or self._idle or self._down):
-                return False  # every caller met an error
-            until = min(until, end, self._down[0][0] if self._down else end)
+            if not (self._in_flight or self._idle or self._disconnected):
+                return False  # every caller stopped after an error
+            until = min(until, end, self._disconnected[0][0] if self._disconnected else end)
             if self._rate and self._idle:
                 until = min(until, self._began + self._started / self._rate)
-        elif not self._on_way:
+        elif not self._in_flight:
             return False
         for ready, events in self._selector.select(max(until - now, 0)):
             caller: Caller = ready.data
@@ -105,49 +105,49 @@ class LoadGenerator:
                     self._read(caller)
             except (OSError, ValueError) as error:
                 self._fail(caller, type(error).__name__)
-        if now - self._looked > LOOK_EVERY_S:
-            self._give_up_overdue(now)
+        if now - self._checked_at > CHECK_EVERY_S:
+            self._time_out_overdue(now)
         return True
 
     def _due(self, now: float) -> int:
-        """How many requests are due and not sent; in a closed loop one more always is."""
+        """The number of requests due and not sent; in a closed loop always 1."""
         return 1 + int((now - self._began) * self._rate) - self._started if self._rate else 1
 
     def _start(self, caller: Caller, now: float) -> None:
         caller.due = self._began + self._started / self._rate if self._rate else now
         caller.unsent = self._requests[self._started % len(self._requests)]
         self._started += 1
-        self._on_way += 1
+        self._in_flight += 1
         try:
             self._send(caller)
         except OSError as error:
             self._fail(caller, type(error).__name__)
 
     def _send(self, caller: Caller) -> None:
-        assert caller.line is not None  # noqa: S101 - it is registered, or idle
-        was_waiting = self._selector.get_key(caller.line).events & WRITE
+        assert caller.sock is not None  # noqa: S101 - it is registered, or idle
+        was_waiting = self._selector.get_key(caller.sock).events & WRITE
         with contextlib.suppress(BlockingIOError):
-            caller.unsent = caller.unsent[caller.line.send(caller.unsent) :]
+            caller.unsent = caller.unsent[caller.sock.send(caller.unsent) :]
         if bool(caller.unsent) != bool(was_waiting):
-            self._selector.modify(caller.line, READ | WRITE if caller.unsent else READ, caller)
+            self._selector.modify(caller.sock, READ | WRITE if caller.unsent else READ, caller)
 
     def _read(self, caller: Caller) -> None:
-        assert caller.line is not None  # noqa: S101 - it is registered
-        chunk = caller.line.recv(CHUNK_BYTES)
-        if caller.due is None:  # the service closes a connection that was idle
+        assert caller.sock is not None  # noqa: S101 - it is registered
+        chunk = caller.sock.recv(CHUNK_BYTES)
+        if caller.due is None:  # the service closed an idle connection
             self._close(caller)
             self._connect(caller)
             return
         if not chunk:
-            raise ConnectionError("closed before the answer")
+            raise ConnectionError("closed before the response")
         caller.received += chunk
-        whole = http_messages.parse(caller.received)
-        if whole is None:
+        response = http_messages.parse(caller.received)
+        if response is None:
             return
-        status, body, closes = whole
+        status, body, closes = response
         self._answers.append(Response(caller.due, time.monotonic() - caller.due, status, body if self._keep else b""))
         self._statuses[status] += 1
-        self._on_way -= 1
+        self._in_flight -= 1
         caller.due = None
         caller.received.clear()
         if closes or caller.unsent:
@@ -156,38 +156,38 @@ class LoadGenerator:
         else:
             self._idle.append(caller)
 
-    def _give_up_overdue(self, now: float) -> None:
-        self._looked = now
+    def _time_out_overdue(self, now: float) -> None:
+        self._checked_at = now
         for caller in self._callers:
             if caller.due is not None and now - caller.due > self._timeout_s:
-                self._fail(caller, "no answer in time")
+                self._fail(caller, "no response in time")
 
     def _connect(self, caller: Caller) -> None:
         try:
-            caller.line = socket.create_connection(self._address, CONNECT_WITHIN_S)
+            caller.sock = socket.create_connection(self._address, CONNECT_WITHIN_S)
         except OSError as error:
             self._fail(caller, type(error).__name__)
             return
-        caller.line.setblocking(False)
-        caller.line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._selector.register(caller.line, READ, caller)
+        caller.sock.setblocking(False)
+        caller.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._selector.register(caller.sock, READ, caller)
         self._idle.append(caller)
 
     def _close(self, caller: Caller) -> None:
         with contextlib.suppress(ValueError):
             self._idle.remove(caller)
-        if caller.line:
-            self._selector.unregister(caller.line)
-            caller.line.close()
-        caller.line, caller.unsent = None, b""
+        if caller.sock:
+            self._selector.unregister(caller.sock)
+            caller.sock.close()
+        caller.sock, caller.unsent = None, b""
         caller.received.clear()
 
-    def _fail(self, caller: Caller, what: str) -> None:
-        """The request on its way, if one is, has no answer; one that could not connect had none to send."""
-        self._errors[what] += 1
+    def _fail(self, caller: Caller, reason: str) -> None:
+        """Count an error of the caller, drop its request in flight if there is one, and reconnect if enabled."""
+        self._errors[reason] += 1
         self._close(caller)
         if caller.due is not None:
-            self._on_way -= 1
+            self._in_flight -= 1
             caller.due = None
         if self._reconnect:
-            self._down.append((time.monotonic() + RECONNECT_AFTER_S, caller))
+            self._disconnected.append((time.monotonic() + RECONNECT_AFTER_S, caller))

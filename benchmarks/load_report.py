@@ -1,4 +1,4 @@
-"""What a run of the load generator saw."""
+"""The report of a run of the load generator."""
 
 import json
 import math
@@ -12,20 +12,20 @@ OK = 200
 
 @dataclass(slots=True)
 class Response:
-    """One answer: when its request was due (time.monotonic), how long it took from then, and what it said."""
+    """One response: when its request was due (time.monotonic), its latency from then, status and body."""
 
     due: float
     latency_s: float
     status: int
-    body: bytes  # empty unless answers are kept
+    body: bytes  # empty unless responses are kept
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """Statuses, errors and the generator's own cost are of the whole run, the other figures without the warm-up."""
+    """Statuses, errors and the generator's CPU time are of the whole run, the other metrics exclude the warm-up."""
 
     callers: int
-    rate: float | None  # asked for; None: closed loop
+    rate: float | None  # requested; None: closed loop
     seconds: float
     answers: int
     per_s: float
@@ -33,7 +33,7 @@ class LoadReport:
     p90_ms: float
     p99_ms: float
     statuses: dict[int, int]
-    errors: dict[str, int]  # what happened → requests that got no answer, and failures to connect
+    errors: dict[str, int]  # requests without a response, and failed connections, by reason
     unsent: int  # open loop: due, but no caller was free to send them
     cpu_us: float  # of the generator, per request
     cpu_share: float  # of the machine, taken by the generator
@@ -54,9 +54,9 @@ class LoadReport:
         cpu_share: float,
         keep: bool,
     ) -> Self:
-        """Throughput of what was answered inside the window; latency of what fell due there, however late it came.
+        """Throughput of responses received in the window; latency of requests due in it, however late their response.
 
-        Counting the latencies of early answers alone would hide the longest waits.
+        Latencies of received responses alone would hide the longest waits.
         """
         begin, end = window
         counted = sum(begin <= answer.due + answer.latency_s < end for answer in answers)
@@ -79,17 +79,17 @@ class LoadReport:
         )
 
     @property
-    def all_well(self) -> bool:
-        """Whether there were requests, and each was answered with 200."""
+    def ok(self) -> bool:
+        """Whether there were requests, and every response was 200."""
         return set(self.statuses) == {OK} and not self.errors
 
     def figures(self) -> dict[str, Any]:
-        """For JSON: everything but the answers."""
+        """For JSON: everything but the responses."""
         return {name: value for name, value in asdict(self).items() if name != "kept"}
 
-    def in_words(self) -> str:
-        """For people."""
-        wrong = "" if self.all_well else f"\nNOT ALL WELL: statuses {self.statuses}, errors {self.errors}"
+    def as_text(self) -> str:
+        """Three lines."""
+        wrong = "" if self.ok else f"\nFAILED: statuses {self.statuses}, errors {self.errors}"
         missed = f", {self.unsent} due but not sent" if self.unsent else ""
         return (
             f"{self.per_s:.1f} requests/s from {self.callers} callers, {self.answers} answers in {self.seconds:g} s"
@@ -97,8 +97,8 @@ class LoadReport:
             f"the generator took {self.cpu_us:.0f} µs a request, {self.cpu_share:.1%} of the machine{wrong}"
         )
 
-    def write_answers(self, path: Path) -> None:
-        """One line of JSON each, in the order in which they came."""
+    def write_responses(self, path: Path) -> None:
+        """Write the responses as JSON Lines, in order of arrival."""
         with path.open("w", encoding="utf-8") as file:
             for answer in self.kept:
                 line = {"due": answer.due, "latency_s": answer.latency_s, "status": answer.status}
@@ -106,5 +106,5 @@ class LoadReport:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that this share does not exceed; NaN of nothing."""
+    """The smallest value that this share of the values does not exceed; NaN if there are none."""
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.nan

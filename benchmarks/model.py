@@ -1,12 +1,10 @@
-"""`python -m benchmarks.model`: a model to measure speed with, made in seconds and without trained weights.
+"""`python -m benchmarks.model`: a model for measuring speed, created in seconds without training.
 
-What it is: the project's own ResNet50, exported and checked by the project's own code, so its files, its arithmetic
-and its memory are those of any model that serves. Its backbone is random: batch normalisation is calibrated on
-simulated skies, and only the head is fitted, by ridge regression on the pooled features. Random features see little
-but light, so its question is an easy one: is the sky of this image dark, or flooded with moonlight? That is enough
-for scores on both sides of the threshold, and for int8 to be earned or refused honestly on images held out.
-
-What it is not: a classifier of galaxies. Nothing about accuracy follows from it.
+A ResNet50 exported and checked by the project's own code, so that files, arithmetic and memory are those of any served
+model. The backbone is random, with batch normalisation calibrated on simulated images; only the head is fitted, by
+ridge regression on the pooled features. Random features respond mostly to brightness, so the classes are dark and
+moonlit skies. That suffices for scores on both sides of the threshold, and for a meaningful fidelity check of int8 on
+held-out images. Nothing about accuracy on galaxies follows from it.
 """
 
 import argparse
@@ -32,13 +30,13 @@ if TYPE_CHECKING:
 NAME = "resnet50_model"
 SIZE = 227
 CLASSES = ("dark", "moonlit")
-LEARNT, HELD = 16, 20  # images a class
+TRAIN_IMAGES, TEST_IMAGES = 16, 20  # per class
 CALIBRATING_BATCH, CALIBRATING_BATCHES = 8, 3
-BRANCH_SCALE = 0.2  # of each residual branch: the more of it, the more a random network of 50 layers is chaos
+BRANCH_SCALE = 0.2  # of each residual branch: larger ones make a random network of 50 layers chaotic
 RIDGE = 100.0
-SURE = 3.0  # the logit that the head is fitted to
-MOONLIGHT = (0.1, 0.9)  # share of the way to white
-RECIPE = (
+TARGET_LOGIT = 3.0  # that the head is fitted to
+MOONLIGHT = (0.1, 0.9)  # blended towards white
+SOURCES = (
     "benchmarks/model.py",
     "astrodetect/model_store/*.py",
     "astrodetect/images.py",
@@ -49,7 +47,7 @@ VERSIONED = ("tensorflow", "keras", "openvino", "nncf", "numpy", "pillow")
 
 
 def prepare(size: int = SIZE) -> Path:
-    """The models folder with the bundle, made where this recipe with these versions has not made it yet."""
+    """The models folder with the model, created unless these sources and versions have created it before."""
     home = settings().data_dir / "benchmark"
     folder = home / f"{size}-{key()}"
     if not (folder / f"{NAME}.json").exists():
@@ -61,23 +59,23 @@ def prepare(size: int = SIZE) -> Path:
 
 
 def jpegs(folder: Path) -> list[Path]:
-    """The held-out images of a prepared folder, both classes in turn: what callers send."""
+    """The held-out images of a prepared folder, classes alternating."""
     by_class = [sorted((folder / "images" / "test" / name).glob("*.jpg")) for name in CLASSES]
     return [path for pair in zip(*by_class, strict=True) for path in pair]
 
 
 def key() -> str:
-    """A name for this recipe: another where the files it follows or the versions it uses have changed."""
+    """Hash of the sources and package versions that the model depends on."""
     digest = hashlib.sha256()
-    for path in (path for pattern in RECIPE for path in sorted(ROOT.glob(pattern))):
+    for path in (path for pattern in SOURCES for path in sorted(ROOT.glob(pattern))):
         digest.update(path.read_bytes())
     digest.update("".join(version(name) for name in VERSIONED).encode())
     return digest.hexdigest()[:12]
 
 
 def make(folder: Path, size: int) -> None:
-    """Images, network, head and bundle."""
-    for part, count, seed in (("train", LEARNT, 1), ("test", HELD, 2)):
+    """Create images, network and head, and export the model."""
+    for part, count, seed in (("train", TRAIN_IMAGES, 1), ("test", TEST_IMAGES, 2)):
         write_images(folder / "images" / part, count, seed)
     learn, held = (dataset.read_dataset(folder / "images" / part, CLASSES, title=part) for part in ("train", "test"))
 
@@ -91,22 +89,22 @@ def make(folder: Path, size: int) -> None:
     model = network.build("resnet50", size, PixelStatistics(tuple(mean.tolist()), tuple(variance.tolist())), 1)
     calibrate(model, pixels["train"], np.random.default_rng(0).permutation(len(learn)))
     fit_head(model, features(model, pixels["train"]), learn.labels)
-    said = export.TrainedNetwork(model).probabilities(pixels["test"])
+    probabilities = export.TrainedNetwork(model).probabilities(pixels["test"])
     manifest = Manifest(
         name=NAME,
         classes=list(CLASSES),
         image=contract,
-        metrics={"test": metrics.binary_metrics(held.labels, said[:, 1])},
+        metrics={"test": metrics.binary_metrics(held.labels, probabilities[:, 1])},
         data={"train": {"images": len(learn)}, "test": {"images": len(held)}},
         settings={"made_by": "benchmarks.model", "backbone": "random"},
         versions=provenance.software_versions(),
     )
-    shown = export.HeldOut(pixels["test"], held.labels, said)
-    export.export_model(export.TrainedNetwork(model), manifest, folder, shown, calibration_images=pixels["train"])
+    held_out = export.HeldOut(pixels["test"], held.labels, probabilities)
+    export.export_model(export.TrainedNetwork(model), manifest, folder, held_out, calibration_images=pixels["train"])
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:
-    """`count` JPEGs of each class: ellipticals and barred spirals, under a dark sky and under a moonlit one."""
+    """`count` JPEGs of each class: ellipticals and barred spirals on a dark or a moonlit sky."""
     for moonlit, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -117,7 +115,7 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 
 def flood(sky: Pixels, random: np.random.Generator) -> Pixels:
-    """The same image under moonlight, stronger towards one side."""
+    """Brighten the image with a gradient, as moonlight does."""
     size = len(sky)
     angle, strength = random.uniform(0, 2 * np.pi), random.uniform(*MOONLIGHT)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
@@ -127,7 +125,7 @@ def flood(sky: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def calibrate(model: "keras.Model", pixels: Pixels, order: Any) -> None:
-    """Opens the residual branches, and sets each batch normalisation to the mean of what some batches show it."""
+    """Scale the residual branches, and set the moving statistics of batch normalisation from a few batches."""
     from astrodetect.learning.network import LAST_NORM_OF_BLOCK  # noqa: PLC0415
 
     layers = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
@@ -136,34 +134,36 @@ def calibrate(model: "keras.Model", pixels: Pixels, order: Any) -> None:
             layer.gamma.assign(np.full(layer.gamma.shape, BRANCH_SCALE, np.float32))
     for done in range(CALIBRATING_BATCHES):
         for layer in layers:
-            layer.momentum = done / (done + 1)  # the running mean of all batches so far
+            layer.momentum = done / (done + 1)  # running mean over the batches so far
         batch = order[done * CALIBRATING_BATCH : (done + 1) * CALIBRATING_BATCH]
         model(pixels[batch].astype(np.float32), training=True)
 
 
 def features(model: "keras.Model", pixels: Pixels) -> Floats:
-    """The pooled features, as the service will see them."""
+    """The pooled features."""
     import keras  # noqa: PLC0415
 
     pooled = keras.Model(model.input, model.get_layer("features").output)
     return np.asarray(pooled.predict(pixels.astype(np.float32), batch_size=8, verbose=0))
 
 
-def fit_head(model: "keras.Model", seen: Floats, labels: Any) -> None:
-    """Ridge regression from standardised features to logits of ±SURE, written into the head as it stands."""
-    mean, spread = seen.mean(0), seen.std(0) + 1e-3
-    standard = (seen - mean) / spread
-    wanted = np.where(labels == 1, SURE, -SURE)
-    # Far fewer images than features: the dual form solves a system as small as the images are few.
-    kernel = standard.T @ np.linalg.solve(standard @ standard.T + RIDGE * np.eye(len(seen)), wanted) / spread
-    bias = wanted.mean() - mean @ kernel
+def fit_head(model: "keras.Model", pooled_features: Floats, labels: Any) -> None:
+    """Ridge regression from standardised features to logits of ±TARGET_LOGIT, written into the head."""
+    mean, spread = pooled_features.mean(0), pooled_features.std(0) + 1e-3
+    standard = (pooled_features - mean) / spread
+    targets = np.where(labels == 1, TARGET_LOGIT, -TARGET_LOGIT)
+    # Far fewer images than features: the dual form solves the smaller system.
+    kernel = (
+        standard.T @ np.linalg.solve(standard @ standard.T + RIDGE * np.eye(len(pooled_features)), targets) / spread
+    )
+    bias = targets.mean() - mean @ kernel
     model.get_layer("score").set_weights([kernel[:, np.newaxis].astype(np.float32), np.array([bias], np.float32)])
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the folder."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description="Make the model to measure with.")
-    parser.add_argument("--size", type=int, default=SIZE, help="side of what the network sees, pixels (default: 227)")
+    """Print the folder."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description="Create a model to benchmark.")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of the network's input, pixels (default: 227)")
     print(prepare(parser.parse_args(argv).size))
 
 

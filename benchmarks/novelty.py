@@ -1,8 +1,8 @@
-"""`python -m benchmarks.novelty`: what novelty costs `/detect`, as a share of its throughput.
+"""`python -m benchmarks.novelty`: the cost of novelty scores, as a share of the throughput of `/detect`.
 
-The same model twice, with detectors and without, each in a service of its own with a database of its own; both are up,
-and one is under load at a time, in turns. No image comes twice, so that every one leaves a vector; between two loads
-the graph takes in what is fresh, which would else take its time from the other's turn.
+Two services with the same model, with novelty detectors and without, and a database each; both run, and take turns
+under load. No image is sent twice, so that each stores a vector; between loads the pending vectors are indexed, so that
+this does not slow the other service's turn.
 """
 
 import argparse
@@ -30,57 +30,57 @@ from benchmarks.processes import ServiceProcess, print_progress, run_module
 from database import Database
 
 WITH, WITHOUT = "with_novelty", "without"
-LEARNT = 400  # simulated images that the detectors know
+TRAIN_IMAGES = 400  # simulated, that the detectors are fitted to
 SENT = 6000  # images, each sent once
 CALLERS = 32
 SEED = 11  # of the simulated images
 
 
 def main() -> None:
-    """Measures and prints a line, or JSON."""
+    """Measure; print a line or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.novelty", description=__doc__)
     add = parser.add_argument
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=8.0, help="of load, each service in each round (default: 8)")
     add("--json", action="store_true")
     arguments = parser.parse_args()
-    found: dict[str, list[float]] = {WITH: [], WITHOUT: []}
+    rates: dict[str, list[float]] = {WITH: [], WITHOUT: []}
     with tempfile.TemporaryDirectory() as place, services(Path(place)) as running:
-        shares = send(Path(place), arguments.rounds)
+        shares = write_images(Path(place), arguments.rounds)
         for number, images in enumerate(shares):
             for name in (WITH, WITHOUT) if number % 2 else (WITHOUT, WITH):
                 side = running[name]
-                found[name].append(load(side.service, images, arguments.seconds))
-                settle(side.url)
-                print_progress(f"{name}: {found[name][-1]:.1f} requests/s")
-    medians = {name: statistics.median(rates) for name, rates in found.items()}
-    ratios = [one / other for one, other in zip(found[WITH], found[WITHOUT], strict=True)]
+                rates[name].append(load(side.service, images, arguments.seconds))
+                wait_until_indexed(side.url)
+                print_progress(f"{name}: {rates[name][-1]:.1f} requests/s")
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = [ours / other for ours, other in zip(rates[WITH], rates[WITHOUT], strict=True)]
     cost = 1 - statistics.median(ratios)
     figures: dict[str, Any] = {"cost": cost, "ratios": ratios, "medians": medians, "machine": hardware.describe()}
-    said = f"{medians[WITH]:.1f} requests/s with novelty, {medians[WITHOUT]:.1f} without: it costs {cost:.1%}"
-    print(json.dumps(figures) if arguments.json else said)
+    text = f"{medians[WITH]:.1f} requests/s with novelty, {medians[WITHOUT]:.1f} without: it costs {cost:.1%}"
+    print(json.dumps(figures) if arguments.json else text)
 
 
-class Side(NamedTuple):
-    """A service, and the database that it logs to."""
+class LoggedService(NamedTuple):
+    """A service and the URL of its database."""
 
     service: ServiceProcess
     url: str
 
 
 @contextmanager
-def services(place: Path) -> Iterator[dict[str, Side]]:
-    """One whose model carries detectors, one whose model does not."""
+def services(place: Path) -> Iterator[dict[str, LoggedService]]:
+    """A service whose model has novelty detectors, and one whose model has none."""
     plain = model.prepare()
-    knowing = place / "models"
-    shutil.copytree(plain, knowing)
-    sky = generator.make_dataset(place / "sky", {"E": LEARNT // 2, "SB": LEARNT // 2}, seed=SEED)
+    with_detectors = place / "models"
+    shutil.copytree(plain, with_detectors)
+    sky = generator.make_dataset(place / "sky", {"E": TRAIN_IMAGES // 2, "SB": TRAIN_IMAGES // 2}, seed=SEED)
     contract = read_manifest(plain / f"{model.NAME}.json").image
     catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
-    store.attach_detectors(knowing, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
+    store.attach_detectors(with_detectors, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
     with ExitStack() as stack:
-        found = {}
-        for name, models in ((WITH, knowing), (WITHOUT, plain)):
+        services_by_name = {}
+        for name, models in ((WITH, with_detectors), (WITHOUT, plain)):
             url = stack.enter_context(server.embedded_server(place / "postgres", name))
             setup_db.create_database(url)
             setup_db.migrate(url)
@@ -91,27 +91,27 @@ def services(place: Path) -> Iterator[dict[str, Side]]:
                 "ASTRODETECT_MODEL": model.NAME,
             }
             service = stack.enter_context(ServiceProcess("main:app", environment, place / f"{name}.log"))
-            service.until_answered(http_messages.get(f"{service.url}/health/ready"))
-            found[name] = Side(service, url)
-        yield found
+            service.wait_for_response(http_messages.get(f"{service.url}/health/ready"))
+            services_by_name[name] = LoggedService(service, url)
+        yield services_by_name
 
 
-def send(place: Path, rounds: int) -> list[Path]:
-    """A folder of images for each round, none like any other: what follows a JPEG's end is nobody's pixels."""
+def write_images(place: Path, rounds: int) -> list[Path]:
+    """A folder of distinct images for each round: bytes after a JPEG's end make files differ, not pixels."""
     skies = jpegs(place / "sky")
-    found = []
+    folders = []
     for number in range(rounds):
         folder = place / f"round-{number}"
         folder.mkdir()
         for image in range(SENT // rounds):
             _, data = skies[image % len(skies)]
             (folder / f"{image}.jpg").write_bytes(data + f"{number} {image}".encode())
-        found.append(folder)
-    return found
+        folders.append(folder)
+    return folders
 
 
-def settle(url: str) -> None:
-    """Until the service has nothing left to index."""
+def wait_until_indexed(url: str) -> None:
+    """Wait until the service has indexed all vectors."""
     database = Database(url, connections=1, timeout_s=5.0)
     try:
         while database.count_unindexed_vectors():
@@ -121,7 +121,7 @@ def settle(url: str) -> None:
 
 
 def load(service: ServiceProcess, images: Path, seconds: float) -> float:
-    """Requests/s of many callers at once."""
+    """Requests/s with CALLERS concurrent callers."""
     arguments = (
         f"{service.url}/detect", "--images", str(images), "--callers", str(CALLERS), "--seconds", str(seconds),
         "--warm", "1", "--json",

@@ -1,8 +1,7 @@
-"""Our Keras network as an ONNX file, so that ONNX Runtime can be measured on the same weights.
+"""Export of our Keras ResNet50 to ONNX, so that ONNX Runtime can be measured on the same weights.
 
-Keras exports to ONNX through tf2onnx alone, which wants older packages than ours. The network has a dozen kinds of
-layers, and ONNX's format is plain protocol buffers, so they are written here; `benchmarks.engine` sees that the
-scores are Keras's.
+Keras exports to ONNX only through tf2onnx, which needs older packages than ours. The network has a dozen layer types
+and ONNX files are protocol buffers, so they are written here; `benchmarks.engine` checks that the scores equal Keras's.
 """
 
 import struct
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 
 OPSET, IR_VERSION = 17, 8
-FLOAT, INTEGERS = 1, 7  # kinds of attributes; FLOAT is the type of tensors too
+FLOAT, INTEGERS = 1, 7  # attribute types; FLOAT is also the tensor type
 SCORE = "score"
 
 
 def write_onnx(model: Any, path: Path) -> None:
-    """Writes the network: float32 `pixels` (n, size, size, 3) in 0…255 to `score` (n, 1)."""
+    """Write the network: float32 `pixels` (n, size, size, 3) in 0…255 to `score` (n, 1)."""
     graph = Graph()
     for layer in model.layers:
         graph.add(layer)
@@ -30,18 +29,18 @@ def write_onnx(model: Any, path: Path) -> None:
 
 
 class Graph:
-    """Nodes and tensors, gathered layer by layer; inside, channels come first as ONNX has them."""
+    """Nodes and tensors, added layer by layer; channels first, as in ONNX."""
 
     def __init__(self) -> None:
         self.nodes: list[bytes] = []
         self.tensors: list[bytes] = []
         self._names: dict[int, str] = {}  # of Keras's symbolic tensors
-        self._pads: dict[str, list[int]] = {}  # what stands around a tensor, for whoever reads it
+        self._pads: dict[str, list[int]] = {}  # pending zero padding of a tensor, for the next node
 
     def add(self, layer: Any) -> None:
-        """The nodes of one layer."""
+        """Add the nodes of one layer."""
         kind = type(layer).__name__
-        given = [] if kind == "InputLayer" else [self._names[id(one)] for one in as_list(layer.input)]
+        inputs = [] if kind == "InputLayer" else [self._names[id(tensor)] for tensor in as_list(layer.input)]
         self._names[id(layer.output)] = name = f"{layer.name}.out"
         weights = [np.asarray(weight) for weight in layer.get_weights()]
         match kind:
@@ -49,53 +48,53 @@ class Graph:
                 self._node("Transpose", ["pixels"], name, perm=[0, 3, 1, 2])
             case "Normalization":
                 mean, spread = (array.reshape(1, 3, 1, 1) for array in (weights[0], np.sqrt(weights[1])))
-                self._node("Sub", [given[0], self._tensor(f"{name}.mean", mean)], f"{name}.centred")
+                self._node("Sub", [inputs[0], self._tensor(f"{name}.mean", mean)], f"{name}.centred")
                 self._node("Div", [f"{name}.centred", self._tensor(f"{name}.spread", spread)], name)
             case "ZeroPadding2D":
                 (top, bottom), (left, right) = layer.padding
-                self._names[id(layer.output)] = given[0]
-                self._pads[given[0]] = [top, left, bottom, right]
+                self._names[id(layer.output)] = inputs[0]
+                self._pads[inputs[0]] = [top, left, bottom, right]
             case "Conv2D":
                 kernel = self._tensor(f"{name}.kernel", weights[0].transpose(3, 2, 0, 1))
                 biases = [self._tensor(f"{name}.bias", bias) for bias in weights[1:]]
                 half = (layer.kernel_size[0] - 1) // 2 if layer.padding == "same" else 0
-                pads = self._pads.get(given[0], [half] * 4)
-                self._node("Conv", [given[0], kernel, *biases], name, strides=list(layer.strides), pads=pads)
+                pads = self._pads.get(inputs[0], [half] * 4)
+                self._node("Conv", [inputs[0], kernel, *biases], name, strides=list(layer.strides), pads=pads)
             case "BatchNormalization":
                 tensors = [self._tensor(f"{name}.{at}", array) for at, array in enumerate(weights)]
-                self._node("BatchNormalization", [*given, *tensors], name, epsilon=float(layer.epsilon))
+                self._node("BatchNormalization", [*inputs, *tensors], name, epsilon=float(layer.epsilon))
             case "Activation" if layer.activation.__name__ == "relu":
-                self._node("Relu", given, name)
-            case "MaxPooling2D":  # what is padded are zeros, and the values are none below: ReLU has been there
+                self._node("Relu", inputs, name)
+            case "MaxPooling2D":  # zero padding is exact: values after ReLU are not negative
                 self._node(
                     "MaxPool",
-                    given,
+                    inputs,
                     name,
                     kernel_shape=list(layer.pool_size),
                     strides=list(layer.strides),
-                    pads=self._pads.get(given[0], [0] * 4),
+                    pads=self._pads.get(inputs[0], [0] * 4),
                 )
             case "Add":
-                self._node("Add", given, name)
+                self._node("Add", inputs, name)
             case "GlobalAveragePooling2D":
-                self._node("GlobalAveragePool", given, f"{name}.square")
+                self._node("GlobalAveragePool", inputs, f"{name}.square")
                 self._node("Flatten", [f"{name}.square"], name)
             case "Dropout":
-                self._names[id(layer.output)] = given[0]
+                self._names[id(layer.output)] = inputs[0]
             case "Dense" if layer.activation.__name__ == "sigmoid":
                 tensors = [self._tensor(f"{name}.{at}", array) for at, array in enumerate(weights)]
-                self._node("Gemm", [*given, *tensors], f"{name}.logit")
+                self._node("Gemm", [*inputs, *tensors], f"{name}.logit")
                 self._node("Sigmoid", [f"{name}.logit"], SCORE)
             case _:
                 raise ValueError(f"no ONNX for the layer {layer.name} ({kind})")
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: list[int] | float) -> None:
-        body = b"".join(text(1, one) for one in inputs) + text(2, output) + text(3, output) + text(4, kind)
-        for name, given in attributes.items():
-            if isinstance(given, float):
-                content = b"\x15" + struct.pack("<f", given) + number(20, FLOAT)
+        body = b"".join(text(1, tensor) for tensor in inputs) + text(2, output) + text(3, output) + text(4, kind)
+        for name, attribute in attributes.items():
+            if isinstance(attribute, float):
+                content = b"\x15" + struct.pack("<f", attribute) + number(20, FLOAT)
             else:
-                content = b"".join(number(8, one) for one in given) + number(20, INTEGERS)
+                content = b"".join(number(8, integer) for integer in attribute) + number(20, INTEGERS)
             body += chunk(5, text(1, name) + content)
         self.nodes.append(body)
 
@@ -107,35 +106,35 @@ class Graph:
 
 
 def value(name: str, shape: tuple[int | str, ...]) -> bytes:
-    """The description of an input or an output."""
-    dimensions = b"".join(chunk(1, text(2, one) if isinstance(one, str) else number(1, one)) for one in shape)
+    """ValueInfo of an input or output."""
+    dimensions = b"".join(chunk(1, text(2, size) if isinstance(size, str) else number(1, size)) for size in shape)
     return text(1, name) + chunk(2, chunk(1, number(1, FLOAT) + chunk(2, dimensions)))
 
 
-def number(field: int, given: int) -> bytes:
-    """A field of protocol buffers that is a whole number, not below zero."""
-    return varint(field << 3) + varint(given)
+def number(field: int, integer: int) -> bytes:
+    """A protocol buffer field with a non-negative integer."""
+    return varint(field << 3) + varint(integer)
 
 
-def text(field: int, given: str) -> bytes:
-    """A field that is a text."""
-    return chunk(field, given.encode())
+def text(field: int, string: str) -> bytes:
+    """A field with a string."""
+    return chunk(field, string.encode())
 
 
 def chunk(field: int, content: bytes) -> bytes:
-    """A field that is bytes, or a message of its own."""
+    """A field with bytes or a nested message."""
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
-def varint(given: int) -> bytes:
-    """Seven bits at a time, the lowest first."""
-    made = bytearray()
-    while given > 0x7F:
-        made.append(given & 0x7F | 0x80)
-        given >>= 7
-    return bytes([*made, given])
+def varint(integer: int) -> bytes:
+    """Base-128 varint."""
+    encoded = bytearray()
+    while integer > 0x7F:
+        encoded.append(integer & 0x7F | 0x80)
+        integer >>= 7
+    return bytes([*encoded, integer])
 
 
-def as_list(given: Any) -> list[Any]:
-    """Of one or of several inputs."""
-    return list(given) if isinstance(given, list | tuple) else [given]
+def as_list(value: Any) -> list[Any]:
+    """A list of one or several tensors."""
+    return list(value) if isinstance(value, list | tuple) else [value]

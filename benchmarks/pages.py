@@ -1,8 +1,8 @@
-"""`PYTHONPATH=tests python -m benchmarks.pages`: how soon each page is painted over a million predictions.
+"""`PYTHONPATH=tests python -m benchmarks.pages`: first contentful paint of each page over a million predictions.
 
-A PostgreSQL of its own is filled as `benchmarks.history` fills it, the newest images with vectors, and the service runs
-over it with the models that are in place. A real browser opens each page with nothing in its cache, and once more after
-another page; beside it the same pages over a small log, in turns, in the same run.
+A PostgreSQL of its own is filled as in `benchmarks.history`, with vectors for the newest images, and served with the
+installed models. A real browser opens each page with an empty cache, and again after another page; the same pages over
+a small table take turns in the same run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.similar import execute
 
 ROWS, QUICK_ROWS, FEW_ROWS = 1_000_000, 100_000, 1_000
 ROUNDS, QUICK_ROUNDS = 11, 5
-WITH_VECTORS = 20_000  # of the newest: as many as the map and the review take
+WITH_VECTORS = 20_000  # of the newest rows: as many as map and review use
 READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 PAGES = (
     "/",
@@ -53,26 +53,26 @@ VECTORS = """
     SELECT id, %s, image_sha256, (
         SELECT array_agg(random() + 0 * (part + prediction.id)) FROM generate_series(1, 64) AS part)::real[]::halfvec
     FROM predictions AS prediction ORDER BY id DESC LIMIT %s"""
-TOLD = """
+SCORES = """
     UPDATE predictions SET space = %s, novelty = random()
     WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT %s)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """How soon a page was painted first, and its answer began; milliseconds."""
+    """First contentful paint and start of the response of a page, in milliseconds."""
 
     path: str
-    first: float  # after the start of the service, before the others
+    first: float  # the first visit after the service started
     painted_p50: float
     painted_worst: float
-    again_p50: float  # by a browser that has been there
+    again_p50: float  # with a warm cache
     answered_p50: float
-    few_painted_p50: float  # over the small log
+    few_painted_p50: float  # over the small table
 
 
 def main() -> None:
-    """Measures, and prints a table or JSON."""
+    """Measure; print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, {QUICK_ROUNDS} rounds")
     parser.add_argument("--json", action="store_true")
@@ -82,9 +82,11 @@ def main() -> None:
         browser = stack.enter_context(chromium.open_browser())
         if browser is None:
             raise SystemExit(chromium.SKIPPED)
-        many, few = (stack.enter_context(served(count)) for count in (rows, FEW_ROWS))
+        many, few = (stack.enter_context(serve_rows(count)) for count in (rows, FEW_ROWS))
         pages = [
-            measured(browser, path, many + path.format(id=rows - 7), few + path.format(id=FEW_ROWS - 7), rounds=rounds)
+            measure_page(
+                browser, path, many + path.format(id=rows - 7), few + path.format(id=FEW_ROWS - 7), rounds=rounds
+            )
             for path in PAGES
         ]
     if arguments.json:
@@ -101,30 +103,30 @@ def main() -> None:
 
 
 @contextmanager
-def served(rows: int) -> Iterator[str]:
-    """The address of a service over a log of so many rows."""
+def serve_rows(rows: int) -> Iterator[str]:
+    """URL of a service over a table of so many rows."""
     with (
         TemporaryDirectory(prefix="astrodetect-pages-") as place,
         server.embedded_server(Path(place) / "postgres", server.EMBEDDED_DATABASE) as url,
     ):
         setup_db.create_database(url)
         setup_db.migrate(url)
-        print_progress(f"filling a log with {rows:,} rows")
+        print_progress(f"filling a table with {rows:,} rows")
         with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
             fill(connection, rows)
-            space = next((one.space for one in list_manifests(settings().models_dir) if one.space), None)
-            cursor.execute(TOLD, [space, WITH_VECTORS])
+            space = next((manifest.space for manifest in list_manifests(settings().models_dir) if manifest.space), None)
+            cursor.execute(SCORES, [space, WITH_VECTORS])
             cursor.execute(VECTORS, [space, WITH_VECTORS])
             execute(connection, "VACUUM ANALYZE")
         environment = {"DATABASE_URL": url, "ASTRODETECT_DATA_DIR": place}
         with ServiceProcess("main:app", environment, Path(place) / "log") as service:
-            service.until_answered(READY)
+            service.wait_for_response(READY)
             yield service.url
 
 
-def measured(browser: Browser, path: str, many: str, few: str, *, rounds: int) -> Page:
-    """One page over both logs in turns."""
-    figures = [(*opened(browser, many), opened(browser, few)[0]) for _ in range(rounds + 1)]
+def measure_page(browser: Browser, path: str, many: str, few: str, *, rounds: int) -> Page:
+    """Measure one page over both tables in turns."""
+    figures = [(*open_page(browser, many), open_page(browser, few)[0]) for _ in range(rounds + 1)]
     painted, again, answered, painted_few = np.array(figures[1:]).T
     return Page(
         path,
@@ -137,22 +139,22 @@ def measured(browser: Browser, path: str, many: str, few: str, *, rounds: int) -
     )
 
 
-def opened(browser: Browser, address: str) -> tuple[float, float, float]:
-    """When the page was painted in a context that knew nothing yet, when after another page, and when it answered."""
+def open_page(browser: Browser, address: str) -> tuple[float, float, float]:
+    """Milliseconds to first paint with an empty cache, with a warm cache, and to the start of the response."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     try:
         page = context.new_page()
-        answered = visited(page, address)
+        answered = visit(page, address)
         painted = page.evaluate(PAINTED)
-        visited(page, urljoin(address, ANOTHER))
-        visited(page, address)
+        visit(page, urljoin(address, ANOTHER))
+        visit(page, address)
         return painted, page.evaluate(PAINTED), answered
     finally:
         context.close()
 
 
-def visited(page: Tab, address: str) -> float:
-    """When its answer began."""
+def visit(page: Tab, address: str) -> float:
+    """Milliseconds to the start of the response."""
     answer = page.goto(address, wait_until="load")
     if answer is None or not answer.ok:
         raise BenchmarkError(f"{address} answered {answer.status if answer else 'nothing'}")

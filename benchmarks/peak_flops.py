@@ -1,4 +1,4 @@
-"""The most arithmetic that this processor's cores reach together: large convolutions through OpenVINO."""
+"""Measured peak FLOP/s of the CPU: large convolutions in OpenVINO."""
 
 import time
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 
 from astrodetect.inference.engine import openvino
 
-IMAGES, CHANNELS, SIDE, LAYERS = 16, 256, 28, 4  # of a kind that ResNet50 has, with nothing between them
+IMAGES, CHANNELS, SIDE, LAYERS = 16, 256, 28, 4  # a shape of ResNet50's, with nothing in between
 OPERATIONS = 2 * IMAGES * SIDE * SIDE * CHANNELS * CHANNELS * 9 * LAYERS
 INT8_LEVELS = 256
 
 
 def measure_peak(precision: str, seconds: float = 1.0) -> float:
-    """Operations a second, the best pass of many; a multiplication and an addition count as two."""
+    """Operations per second of the fastest pass; a multiply-add counts as two."""
     core = openvino.Core()
     hint = "bf16" if precision == "bf16" else "f32"
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
@@ -28,16 +28,16 @@ def measure_peak(precision: str, seconds: float = 1.0) -> float:
 
 
 def network(*, quantised: bool) -> Any:
-    """A chain of 3×3 convolutions with ReLU, in 8 bits where `quantised`."""
+    """A chain of 3×3 convolutions with ReLU; int8 if `quantised`."""
     from openvino import opset13 as ops  # noqa: PLC0415 - after astrodetect.inference, which keeps it from calling home
 
     random = np.random.default_rng(0)
-    given = ops.parameter([IMAGES, CHANNELS, SIDE, SIDE], np.float32)
-    flow: Any = given
+    inputs = ops.parameter([IMAGES, CHANNELS, SIDE, SIDE], np.float32)
+    activation: Any = inputs
     for _ in range(LAYERS):
         kernel = ops.constant(random.normal(0, 0.02, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32))
         if quantised:
-            flow = ops.fake_quantize(flow, *(np.float32(edge) for edge in (0, 2.55, 0, 2.55)), INT8_LEVELS)
+            activation = ops.fake_quantize(activation, *(np.float32(edge) for edge in (0, 2.55, 0, 2.55)), INT8_LEVELS)
             kernel = ops.fake_quantize(kernel, *(np.float32(edge) for edge in (-0.1, 0.1, -0.1, 0.1)), INT8_LEVELS - 1)
-        flow = ops.relu(ops.convolution(flow, kernel, [1, 1], [1, 1], [1, 1], [1, 1]))
-    return openvino.Model([flow], [given])
+        activation = ops.relu(ops.convolution(activation, kernel, [1, 1], [1, 1], [1, 1], [1, 1]))
+    return openvino.Model([activation], [inputs])

@@ -1,4 +1,4 @@
-"""A service as a process of its own, ended with this one."""
+"""Subprocesses of benchmarks: services and other benchmarks, terminated with this process."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ from benchmarks import http_messages
 START_WITHIN_S = 180.0
 END_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 60.0
-LOOK_EVERY_S = 0.005
+POLL_EVERY_S = 0.005
 OK = 200
 
 
 class BenchmarkError(Exception):
-    """A run that must not be reported."""
+    """The run failed and has no report."""
 
 
 class ServiceProcess:
-    """`uvicorn APP` on a free port of this machine."""
+    """`uvicorn APP` on a free port."""
 
     def __init__(self, app: str, environment: Mapping[str, str], log: Path) -> None:
         self.app, self._log = app, log
@@ -42,25 +42,25 @@ class ServiceProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                start_new_session=True,  # Ctrl-C comes to us alone, and we end all of it
+                start_new_session=True,  # Ctrl-C reaches this process only, which terminates the group
             )
 
-    def until_answered(self, request: bytes) -> float:
-        """Seconds from its start to the first 200 to this request."""
+    def wait_for_response(self, request: bytes) -> float:
+        """Seconds from its start until this request is answered with 200."""
         while request_status(self.url, request) != OK:
             if self.process.poll() is not None:
-                raise BenchmarkError(f"{self.app} ended with {self.process.returncode}:\n{self.said()}")
+                raise BenchmarkError(f"{self.app} ended with {self.process.returncode}:\n{self.log_tail()}")
             if time.perf_counter() - self._began > START_WITHIN_S:
-                raise BenchmarkError(f"{self.app} did not answer with 200 in {START_WITHIN_S:.0f} s:\n{self.said()}")
-            time.sleep(LOOK_EVERY_S)
+                raise BenchmarkError(f"{self.app} sent no 200 in {START_WITHIN_S:.0f} s:\n{self.log_tail()}")
+            time.sleep(POLL_EVERY_S)
         return time.perf_counter() - self._began
 
-    def said(self, lines: int = 20) -> str:
-        """The end of its log."""
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def end(self) -> None:
-        """Asked, then made to; descendants too."""
+        """Terminate, then kill, descendants too."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -80,50 +80,50 @@ class ServiceProcess:
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Every signal to end leaves through every `finally`, Ctrl-C too where a shell started us deaf to it."""
+    """Exit through `finally` blocks on SIGINT, SIGTERM and SIGHUP, also where a shell started us ignoring SIGINT."""
     numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
-    before = {number: signal.signal(number, lambda got, _: sys.exit(128 + got)) for number in numbers}
+    previous = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def run_module(module: str, *arguments: str, may_fail: bool = False) -> str:
-    """What `python -m MODULE …` prints; what it says besides goes to our stderr."""
+    """Run `python -m MODULE …` and return its stdout; its stderr is ours."""
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        printed, _ = process.communicate()
+        output, _ = process.communicate()
     finally:
         process.kill()
         process.wait()
-    if process.returncode != 0 and not (may_fail and printed):
+    if process.returncode != 0 and not (may_fail and output):
         raise BenchmarkError(f"python -m {module} {' '.join(arguments)} ended with {process.returncode}")
-    return printed
+    return output
 
 
 def print_progress(line: str) -> None:
-    """To whoever watches: stdout is the report's."""
+    """Print to stderr: stdout is for the report."""
     print(line, file=sys.stderr, flush=True)
 
 
 def request_status(url: str, request: bytes) -> int | None:
-    """The status of one answer, on a connection of its own; None where none came."""
+    """The status of the response to one request on a new connection; None if there is none."""
     with (
         contextlib.suppress(OSError, ValueError),
-        socket.create_connection(http_messages.address(url), ANSWER_WITHIN_S) as line,
+        socket.create_connection(http_messages.address(url), ANSWER_WITHIN_S) as connection,
     ):
-        line.sendall(request)
+        connection.sendall(request)
         received = b""
-        while chunk := line.recv(65536):
+        while chunk := connection.recv(65536):
             received += chunk
-            if whole := http_messages.parse(received):
-                return whole[0]
+            if response := http_messages.parse(received):
+                return response[0]
     return None
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.recipes DATA --classes …`: every recipe on the same labelled images, as a table.
+"""`python -m benchmarks.recipes DATA --classes …`: test metrics of every recipe on the same labelled images.
 
-DATA has folders `train` and `test`, with a folder for each class. Each recipe is a whole `train_model.py` from
-scratch, with what it prints on stderr; the figures are those of what serves, on the test images.
+DATA has folders `train` and `test`, with a folder for each class. Each recipe is trained from scratch by
+`train_model.py`, whose output goes to stderr; the metrics are of the exported network.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SIZE, EPOCHS, RATE = 64, 12, 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of a recipe."""
+    """The test metrics of a recipe."""
 
     recipe: str
     accuracy: float
@@ -30,19 +30,24 @@ class Row:
     macro_f1: float
     auc: float
     calibration_error: float
-    training_s: float  # the whole command
-    serves: str  # the precision
+    training_s: float  # of the whole command
+    serves: str  # the serving precision
 
 
 def main() -> None:
-    """Trains with every recipe, and prints a table or JSON."""
+    """Train every recipe; print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__)
     add = parser.add_argument
     add("data", type=Path)
     add("--classes", nargs="+", default=["all"])
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--crop", type=float, default=1.0)
-    add("--epochs", type=int, default=EPOCHS, help="of the large networks (default: 12); cnn has its own 80")
+    add(
+        "--epochs",
+        type=int,
+        default=EPOCHS,
+        help="of networks with a backbone (default: 12); cnn has 80",
+    )
     add("--class-weights", default="none")
     add("--json", action="store_true")
     arguments = parser.parse_args()
@@ -55,7 +60,7 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace, recipe: str, folder: Path) -> Row:
-    """One recipe, from scratch."""
+    """Train one recipe from scratch."""
     output = folder / f"{recipe}.h5"
     data = arguments.data
     command = ["train_model.py", "--train", str(data / "train"), "--test", str(data / "test"), "--recipe", recipe]
@@ -69,21 +74,21 @@ def train(arguments: argparse.Namespace, recipe: str, folder: Path) -> Row:
     subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr, check=True)
     took = time.monotonic() - began
     manifest = read_manifest(output.with_suffix(".json"))
-    figures = manifest.metrics["test"]
+    metrics = manifest.metrics["test"]
     return Row(
         recipe,
-        figures["accuracy"],
-        figures["balanced_accuracy"],
-        figures["macro_f1"],
-        figures["auc"],
-        figures["ece"],
+        metrics["accuracy"],
+        metrics["balanced_accuracy"],
+        metrics["macro_f1"],
+        metrics["auc"],
+        metrics["ece"],
         took,
         manifest.precision,
     )
 
 
 def table(rows: list[Row]) -> str:
-    """As Markdown."""
+    """A Markdown table."""
     lines = ["| recipe | accuracy | balanced | macro F1 | AUC | calibration error | training |", "| --- " * 7 + "|"]
     lines += [
         f"| {row.recipe} | {row.accuracy:.1%} | {row.balanced_accuracy:.1%} | {row.macro_f1:.3f} | {row.auc:.3f} "

@@ -1,10 +1,9 @@
-"""`python -m benchmarks.serving`: our service beside the one that users write in a day, in one run on one machine.
+"""`python -m benchmarks.serving`: our service against a naive one (`naive_service.py`), in the same run on one machine.
 
 Both serve the same model to the same callers, with one worker, and log to the same embedded PostgreSQL, a database
-each, fsync on. Both are up all the time but only one is under load at a time, in turns; what the idle one takes of
-the machine meanwhile is in the report. A start counts from exec to the first answered image, for both. The engine's
-own images/s are taken in the same run, while both services are idle. An answer other than 200, or a row that is
-missing, fails the whole run: nothing is reported.
+each, fsync on. Both run all the time but only one is under load, in turns; the CPU share of the idle one is in the
+report. Start-up is measured from exec to the first scored image. The engine's own images/s are measured in the same
+run, while both services are idle. A status other than 200, or a missing row, fails the whole run without a report.
 """
 
 import argparse
@@ -22,20 +21,23 @@ from benchmarks import bar_chart, hardware, model
 from benchmarks.processes import BenchmarkError, exit_on_signals, print_progress, run_module
 from benchmarks.serving_rounds import NAIVE, OURS, ServingBenchmark, databases
 
-QUICK_S, FULL_S = {1: 2.0, 32: 4.0}, {1: 4.0, 8: 5.0, 32: 10.0}  # callers → seconds; the naive one's 32 wait long
+QUICK_S, FULL_S = (
+    {1: 2.0, 32: 4.0},
+    {1: 4.0, 8: 5.0, 32: 10.0},
+)  # seconds by callers; the naive service is slow at 32
 ROUNDS = 3
-LOAD_FIGURES = ("per_s", "p50_ms", "p99_ms")
+LOAD_METRICS = ("per_s", "p50_ms", "p99_ms")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and prints; 1 where a service failed, 130 after Ctrl-C."""
+    """Measure and print: exit code 0 done, 1 failed, 130 interrupted."""
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=summary)
     add = parser.add_argument
-    add("--size", type=int, default=model.SIZE, help="side of what the network sees, pixels (default: 227)")
+    add("--size", type=int, default=model.SIZE, help="side of the network's input, pixels (default: 227)")
     add("--quick", action="store_true", help="one short round, in less than a minute")
-    add("--json", action="store_true", help="one JSON object, and nothing else on stdout")
-    add("--picture", type=Path, help="where the picture goes (default: benchmark/serving.svg in the data folder)")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--picture", type=Path, help="path of the chart (default: benchmark/serving.svg in the data folder)")
     arguments = parser.parse_args(argv)
     try:
         with exit_on_signals():
@@ -45,56 +47,56 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    place = arguments.picture or settings().data_dir / "benchmark" / "serving.svg"
-    draw(report, place)
-    print_progress(f"picture: {place}")
-    print(json.dumps(report) if arguments.json else in_words(report))
+    chart = arguments.picture or settings().data_dir / "benchmark" / "serving.svg"
+    draw(report, chart)
+    print_progress(f"chart: {chart}")
+    print(json.dumps(report) if arguments.json else as_text(report))
     return 0
 
 
 def measure(size: int, *, quick: bool) -> dict[str, Any]:
-    """The whole run."""
+    """All rounds."""
     began = time.monotonic()
     print_progress("preparing the model")
     models = Path(run_module("benchmarks.model", "--size", str(size)).splitlines()[-1])
     prepared_s = time.monotonic() - began
-    about = hardware.describe()
+    machine = hardware.describe()
     with (
         tempfile.TemporaryDirectory(prefix="astrodetect-benchmark-", ignore_cleanup_errors=True) as scratch,
         databases(Path(scratch)) as urls,
     ):
-        contest = ServingBenchmark(models, Path(scratch), urls)
+        benchmark = ServingBenchmark(models, Path(scratch), urls)
         if quick:
-            rounds = [contest.round(QUICK_S, engine_s=2.0)]
+            rounds = [benchmark.run_round(QUICK_S, engine_s=2.0)]
         else:
-            rounds = [contest.round(FULL_S, engine_s=5.0) for _ in range(ROUNDS)]
-    return summary_of(rounds) | {
+            rounds = [benchmark.run_round(FULL_S, engine_s=5.0) for _ in range(ROUNDS)]
+    return summarise(rounds) | {
         "size": size,
         "quick": quick,
         "rounds": rounds,
-        "machine": about,
+        "machine": machine,
         "prepared_s": prepared_s,
         "took_s": time.monotonic() - began,
     }
 
 
-def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds, and how many times better than naive ours is."""
+def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the rounds, and ratios of ours to naive, above 1 where ours is better."""
 
     def median(*keys: str | int) -> float:
         values: list[float] = []
-        for figures in rounds:
-            found: Any = figures
+        for results in rounds:
+            value: Any = results
             for key in keys:
-                found = found[key]
-            values.append(found)
+                value = value[key]
+            values.append(value)
         return statistics.median(values)
 
     callers = tuple(rounds[0][OURS]["load"])
     services = {}
     for name in (NAIVE, OURS):
         services[name] = {key: median(name, key) for key in ("first_answer_s", "peak_rss_mb", "pss_mb")}
-        services[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_FIGURES for n in callers}
+        services[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_METRICS for n in callers}
     ours, naive = services[OURS], services[NAIVE]
     ours["ready_s"] = median(OURS, "ready_s")
     ratios = {f"throughput_ratio_{n}": ours[f"per_s_{n}"] / naive[f"per_s_{n}"] for n in callers}
@@ -103,7 +105,7 @@ def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     engine = {"images_per_s": median("engine", "images_per_s")} | {
         key: rounds[-1]["engine"][key] for key in ("precision", "streams", "batch")
     }
-    loads = [load for found in rounds for name in (NAIVE, OURS) for load in found[name]["load"].values()]
+    loads = [load for results in rounds for name in (NAIVE, OURS) for load in results[name]["load"].values()]
     return ratios | {
         "memory_ratio": naive["peak_rss_mb"] / ours["peak_rss_mb"],
         "ready_ratio": naive["first_answer_s"] / ours["first_answer_s"],
@@ -119,7 +121,7 @@ def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> list[bar_chart.Row]:
-    """What is measured, ours, naive, and how many times better ours is."""
+    """Rows of quantity, ours, naive and ratio."""
     ours, naive = report["services"][OURS], report["services"][NAIVE]
 
     def row(name: str, key: str, ratio: str) -> bar_chart.Row:
@@ -133,14 +135,14 @@ def table(report: dict[str, Any]) -> list[bar_chart.Row]:
     return rows
 
 
-def in_words(report: dict[str, Any]) -> str:
-    """The table, and what belongs to it."""
+def as_text(report: dict[str, Any]) -> str:
+    """The table with notes."""
     lines = [f"{'':24}{OURS:>14}{NAIVE:>14}{'better':>10}"]
     lines += [f"{name:24}{ours:>14,.1f}{naive:>14,.1f}{better:>10}" for name, ours, naive, better in table(report)]
     ours, naive, engine = report["services"][OURS], report["services"][NAIVE], report["engine"]
     lines += [
-        f"memory after the load, each page shared out (PSS): {ours['pss_mb']:,.0f} and {naive['pss_mb']:,.0f} MB; "
-        f"ours says ready after {ours['ready_s']:.2f} s",
+        f"memory after the load, PSS: {ours['pss_mb']:,.0f} and {naive['pss_mb']:,.0f} MB; "
+        f"ours is ready after {ours['ready_s']:.2f} s",
         f"our engine alone: {engine['images_per_s']:.1f} images/s in {engine['precision']}, {engine['streams']} "
         f"streams of {engine['batch']}; with 32 callers the service reaches {report['engine_share']:.0%} of it",
         f"of the machine, the load generator took at most {report['generator_cpu_share']:.1%}, "
@@ -151,18 +153,18 @@ def in_words(report: dict[str, Any]) -> str:
 
 
 def about(report: dict[str, Any]) -> str:
-    """Where and when."""
-    at = report["machine"]
+    """Machine, rounds and date."""
+    machine = report["machine"]
     return (
-        f"ResNet50 at {report['size']} px, {at['cores']} cores of {at['processor']}, "
-        f"{'one quick round' if report['quick'] else f'medians of {ROUNDS} rounds'}, {at['date'][:10]}; "
-        f"others took {at['busy_before']:.0%} of the machine before"
+        f"ResNet50 at {report['size']} px, {machine['cores']} cores of {machine['processor']}, "
+        f"{'one quick round' if report['quick'] else f'medians of {ROUNDS} rounds'}, {machine['date'][:10]}; "
+        f"others took {machine['busy_before']:.0%} of the machine before"
     )
 
 
-def draw(report: dict[str, Any], place: Path) -> None:
-    """The table as bars."""
-    bar_chart.write_bar_chart(place, "The service beside a naive one", (OURS, NAIVE), table(report), about(report))
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Write the table as a bar chart."""
+    bar_chart.write_bar_chart(path, "Our service and a naive one", (OURS, NAIVE), table(report), about(report))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One round of ours beside the naive service: start both, load them in turns, see what they took, end them."""
+"""A round of `benchmarks.serving`: start our service and the naive one, load them in turns, measure, stop them."""
 
 import contextlib
 import json
@@ -23,41 +23,41 @@ WARM_S = {1: 0.3, 8: 0.5, 32: 1.0}
 
 @dataclass(frozen=True, slots=True)
 class ServingBenchmark:
-    """What both services share: the model's folder, a folder for what they write, a database each."""
+    """The model folder, a scratch folder, and a database for each service."""
 
     models: Path
     scratch: Path
     urls: dict[str, str]
 
-    def round(self, seconds: dict[int, float], engine_s: float) -> dict[str, Any]:
-        """The figures of one round, by service; and the engine's own, while both are idle."""
-        figures: dict[str, Any] = {NAIVE: {}, OURS: {}}
+    def run_round(self, seconds: dict[int, float], engine_s: float) -> dict[str, Any]:
+        """The measurements of one round by service, and of the engine alone while both are idle."""
+        results: dict[str, Any] = {NAIVE: {}, OURS: {}}
         rows_before = {name: count_rows(self.urls[name]) for name in (NAIVE, OURS)}
         with contextlib.ExitStack() as stack:
             running = {}
             for name in (NAIVE, OURS):
                 running[name] = stack.enter_context(self._service(name))
-                figures[name] |= self._starts(name, running[name])
-                figures[name] |= {"load": {}, "answered": 1}
+                results[name] |= self._measure_start(name, running[name])
+                results[name] |= {"load": {}, "answered": 1}
             for callers, lasting_s in seconds.items():
                 for name, other in ((NAIVE, OURS), (OURS, NAIVE)):
                     report = self._load(running[name], running[other], callers, lasting_s)
-                    figures[name]["load"][callers] = report
-                    figures[name]["answered"] += sum(report["statuses"].values())
+                    results[name]["load"][callers] = report
+                    results[name]["answered"] += sum(report["statuses"].values())
                     print_progress(
                         f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.0f} ms"
                     )
             arguments = "--ours", "--json", "--seconds", str(engine_s), "--models", str(self.models)
-            figures["engine"] = json.loads(run_module("benchmarks.engine", *arguments).splitlines()[-1])
-            print_progress(f"the engine alone: {figures['engine']['images_per_s']:.1f} images/s")
+            results["engine"] = json.loads(run_module("benchmarks.engine", *arguments).splitlines()[-1])
+            print_progress(f"the engine alone: {results['engine']['images_per_s']:.1f} images/s")
             for name, service in running.items():
                 peak_mb, pss_mb = hardware.memory_mb(service.process.pid)
-                figures[name] |= {"peak_rss_mb": peak_mb, "pss_mb": pss_mb}
+                results[name] |= {"peak_rss_mb": peak_mb, "pss_mb": pss_mb}
         for name, before in rows_before.items():
-            rows, answered = count_rows(self.urls[name]) - before, figures[name]["answered"]
+            rows, answered = count_rows(self.urls[name]) - before, results[name]["answered"]
             if rows != answered:
-                raise BenchmarkError(f"{name} gave {answered} answers and logged {rows} rows")
-        return figures
+                raise BenchmarkError(f"{name} sent {answered} responses and logged {rows} rows")
+        return results
 
     def _service(self, name: str) -> ServiceProcess:
         environment = {"DATABASE_URL": self.urls[name]}
@@ -71,18 +71,18 @@ class ServingBenchmark:
         }
         return ServiceProcess("main:app", environment, self.scratch / "astrodetect.log")
 
-    def _starts(self, name: str, service: ServiceProcess) -> dict[str, float]:
-        """From exec to ready, where it tells, and to the first image's answer."""
+    def _measure_start(self, name: str, service: ServiceProcess) -> dict[str, float]:
+        """Seconds from exec to ready (ours only) and to the first scored image."""
         times = {}
         if name == OURS:
-            times["ready_s"] = service.until_answered(http_messages.get(f"{service.url}/health/ready"))
+            times["ready_s"] = service.wait_for_response(http_messages.get(f"{service.url}/health/ready"))
         image = jpegs(self.models / "images" / "test")[:1]
-        times["first_answer_s"] = service.until_answered(http_messages.post(f"{service.url}/detect", image)[0])
+        times["first_answer_s"] = service.wait_for_response(http_messages.post(f"{service.url}/detect", image)[0])
         print_progress(f"{name}: first answer after {times['first_answer_s']:.2f} s")
         return times
 
     def _load(self, service: ServiceProcess, idle: ServiceProcess, callers: int, seconds: float) -> dict[str, Any]:
-        """One service under load, the other one idle."""
+        """Load one service while the other is idle."""
         arguments: Sequence[str] = (
             f"{service.url}/detect", "--images", str(self.models / "images" / "test"), "--callers", str(callers),
             "--seconds", str(seconds), "--warm", str(WARM_S[callers]), "--json",
@@ -93,14 +93,14 @@ class ServingBenchmark:
         if set(report["statuses"]) != {"200"} or report["errors"]:
             raise BenchmarkError(
                 f"{service.app} with {callers} callers: statuses {report['statuses']}, errors {report['errors']}\n"
-                + service.said()
+                + service.log_tail()
             )
         return report | {"idle_cpu_share": idle_s / (time.perf_counter() - began) / hardware.cores()}
 
 
 @contextlib.contextmanager
 def databases(scratch: Path) -> Iterator[dict[str, str]]:
-    """An empty PostgreSQL with a database for each service, ours set up as its user sets it up."""
+    """An empty PostgreSQL with a database for each service; ours is migrated."""
     folder = scratch / "postgres"
     with server.embedded_server(folder, NAIVE) as naive, server.embedded_server(folder, OURS) as ours:
         for url in (naive, ours):
@@ -110,11 +110,11 @@ def databases(scratch: Path) -> Iterator[dict[str, str]]:
 
 
 def count_rows(url: str) -> int:
-    """What the log holds; nothing before there is one."""
+    """Rows of `predictions`; 0 if there is no such table."""
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('predictions') IS NOT NULL")
         if cursor.fetchone() != (True,):
             return 0
         cursor.execute("SELECT count(*) FROM predictions")
-        found = cursor.fetchone()
-        return int(found[0]) if found else 0
+        row = cursor.fetchone()
+        return int(row[0]) if row else 0

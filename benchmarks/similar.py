@@ -1,9 +1,9 @@
-"""`python -m benchmarks.similar`: "more like this" over many logged images, and what their vectors cost a row.
+"""`python -m benchmarks.similar`: latency and recall of "more like this", and the cost of vectors when rows are logged.
 
-A PostgreSQL of its own is filled with clustered vectors of 40 dimensions, and asked through database.py, as the service
-asks: with every vector in the graph, and again with as many beside it as the service leaves there under load. Recall is
-against every distance computed. Rows are recorded with and without vectors, into an empty table and into the full one,
-so many to a commit as callers at the same time make.
+A PostgreSQL of its own is filled with clustered vectors of 40 dimensions and queried through database.py, as the
+service does: with all vectors in the HNSW index, and with as many pending as the service leaves under load. Recall is
+against exact search. Rows are logged with and without vectors, into an empty and into the full table, with as many per
+commit as concurrent callers cause.
 """
 
 import argparse
@@ -31,34 +31,34 @@ from benchmarks import hardware
 from database import Database
 
 SPACE = "5f0c3a9be214"
-TRUE_DIMENSIONS = 40  # the others are zeros, as for the detectors' own
+TRUE_DIMENSIONS = 40  # the others are zeros, as in the detectors' vectors
 CLUSTERS = 1000
-SPREAD = 0.5  # of a cluster, where the centres have 1
+SPREAD = 0.5  # standard deviation within a cluster; that of the centres is 1
 QUERIES = 200
 NEAREST = 10
 AT_A_TIME = 20_000  # rows of a COPY
-BUILD_MEMORY = "2GB"  # maintenance_work_mem: the whole graph fits
-BUILD_WORKERS = 0  # beside the one that builds
-RECORD_S = 3.0  # for each measurement of rows
-RECORDED = 50_000  # different images that are recorded, at most
+BUILD_MEMORY = "2GB"  # maintenance_work_mem: the whole index fits
+BUILD_WORKERS = 0  # parallel workers
+RECORD_S = 3.0  # per measurement of logging
+RECORDED = 50_000  # distinct images, at most
 A_COMMIT = (8, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How fast rows are recorded."""
+    """Throughput of logging."""
 
     stored: int
     a_commit: int
-    without: float  # rows a second
+    without: float  # rows/s
     with_vectors: float
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How fast and how well questions are answered."""
+    """Latency and recall of queries."""
 
-    fresh: int  # vectors that are not in the graph
+    fresh: int  # vectors that are not in the index
     first_ms: float
     p50_ms: float
     p99_ms: float
@@ -67,20 +67,20 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out."""
+    """The results."""
 
     vectors: int
     fill_s: float
-    build_s: float  # of the graph, at once
-    index_mb: float  # the graph
+    build_s: float  # of the index, in one go
+    index_mb: float  # of the index
     table_mb: float
     asked: list[Asked]
-    index_ms: float  # a vector that enters the graph later
+    index_ms: float  # per vector that is indexed later
     rows: list[Rows]
 
 
 def main() -> None:
-    """Measures, and prints a table or JSON."""
+    """Measure; print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.similar", description=__doc__)
     parser.add_argument("--vectors", type=int, default=50_000)
     parser.add_argument("--json", action="store_true")
@@ -90,14 +90,14 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"machine": hardware.describe()} | asdict(report)))
         return
-    print(f"{report.vectors:,} vectors: filled in {report.fill_s:.0f} s, graph built in {report.build_s:.0f} s")
-    print(f"graph {report.index_mb:.0f} MB, table with its other indexes {report.table_mb:.0f} MB")
-    for one in report.asked:
+    print(f"{report.vectors:,} vectors: filled in {report.fill_s:.0f} s, index built in {report.build_s:.0f} s")
+    print(f"index {report.index_mb:.0f} MB, table with its other indexes {report.table_mb:.0f} MB")
+    for case in report.asked:
         print(
-            f"more like this, {one.fresh:>6,} fresh: p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, "
-            f"first {one.first_ms:.0f} ms; recall@{NEAREST} {one.recall_at_10:.4f} over {QUERIES} questions"
+            f"more like this, {case.fresh:>6,} fresh: p50 {case.p50_ms:.1f} ms, p99 {case.p99_ms:.1f} ms, "
+            f"first {case.first_ms:.0f} ms; recall@{NEAREST} {case.recall_at_10:.4f} over {QUERIES} queries"
         )
-    print(f"a vector enters the graph in {report.index_ms:.2f} ms, {INDEXED_AT_A_TIME} a commit")
+    print(f"a vector is indexed in {report.index_ms:.2f} ms, {INDEXED_AT_A_TIME} per commit")
     for rows in report.rows:
         print(
             f"{rows.stored:>9,} stored, {rows.a_commit:>2} rows a commit: {rows.without:6.0f} rows/s without vectors, "
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def measure(folder: Path, count: int) -> Report:
-    """Into an empty database, then fills it, asks, and goes on recording."""
+    """Log into an empty database, fill it, query, and log again."""
     vectors = clustered(count + MOST_FRESH)
     with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
@@ -132,7 +132,7 @@ def measure(folder: Path, count: int) -> Report:
 
 
 def clustered(count: int, seed: int = 0) -> Floats:
-    """As half precision has them; the clusters are the same for all seeds."""
+    """Random vectors in clusters, rounded to half precision; the clusters are the same for all seeds."""
     centres = np.random.default_rng(0).normal(size=(CLUSTERS, TRUE_DIMENSIONS)).astype(np.float32)
     generator = np.random.default_rng([1, seed])
     vectors = generator.normal(scale=SPREAD, size=(count, TRUE_DIMENSIONS)).astype(np.float32)
@@ -141,16 +141,16 @@ def clustered(count: int, seed: int = 0) -> Floats:
 
 
 def fill(connection: Connection, vectors: Floats, *, first: int, indexed: bool) -> None:
-    """One prediction and one vector for each, past the product's own way in, which would take hours."""
+    """COPY a prediction and a feature row for each vector; the service's own INSERTs would take hours."""
     zeros = ",0" * (DIMENSIONS - TRUE_DIMENSIONS)
     with connection.cursor() as cursor, ProgressBar("filling", len(vectors)) as bar:
         for begin in range(0, len(vectors), AT_A_TIME):
-            some = list(enumerate(vectors[begin : begin + AT_A_TIME].tolist(), first + begin))
+            rows = list(enumerate(vectors[begin : begin + AT_A_TIME].tolist(), first + begin))
             cursor.copy_expert(
                 "COPY predictions (id, image_name, score, result, image_sha256, novelty, space, request_id) FROM STDIN",
                 io.StringIO(
                     "".join(
-                        f"{n}\t{n}.jpg\t0.1\tNo Anomaly\t{n:064x}\t0.5\t{SPACE}\t{uuid.UUID(int=n)}\n" for n, _ in some
+                        f"{n}\t{n}.jpg\t0.1\tNo Anomaly\t{n:064x}\t0.5\t{SPACE}\t{uuid.UUID(int=n)}\n" for n, _ in rows
                     )
                 ),
             )
@@ -158,16 +158,17 @@ def fill(connection: Connection, vectors: Floats, *, first: int, indexed: bool) 
                 "COPY features (prediction_id, space, image_sha256, vector, indexed) FROM STDIN",
                 io.StringIO(
                     "".join(
-                        f"{n}\t{SPACE}\t{n:064x}\t[{','.join(map(str, one))}{zeros}]\t{indexed}\n" for n, one in some
+                        f"{n}\t{SPACE}\t{n:064x}\t[{','.join(map(str, vector))}{zeros}]\t{indexed}\n"
+                        for n, vector in rows
                     )
                 ),
             )
-            bar.step(len(some))
+            bar.step(len(rows))
     execute(connection, f"ALTER TABLE predictions ALTER id RESTART WITH {first + len(vectors)}")
 
 
 def build(connection: Connection) -> None:
-    """The graph of sql/vectors.sql."""
+    """Build the HNSW index of sql/vectors.sql."""
     execute(connection, f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
     execute(connection, f"SET max_parallel_maintenance_workers = {BUILD_WORKERS}")
     execute(connection, setup_db.VECTORS.read_text(encoding="utf-8"))
@@ -175,13 +176,13 @@ def build(connection: Connection) -> None:
 
 
 def index(log: Database) -> None:
-    """What is fresh, as the service does in idle moments."""
+    """Index pending vectors, as the service does when idle."""
     while log.index_vectors(INDEXED_AT_A_TIME):
         pass
 
 
 def asked(log: Database, vectors: Floats) -> Asked:
-    """About some of all that are stored."""
+    """Query the neighbours of a sample of the stored vectors."""
     squares = (vectors**2).sum(axis=1)
     took_ms, found = [], 0
     for place in np.random.default_rng(1).choice(len(vectors), QUERIES, replace=False):
@@ -198,11 +199,11 @@ def asked(log: Database, vectors: Floats) -> Asked:
 
 
 def recorded(log: Database, stored: int, a_commit: int) -> Rows:
-    """Rows a second, with vectors and without."""
+    """Rows/s with vectors and without."""
     rates = []
     for vectors in (None, clustered(RECORDED, seed=stored + a_commit)):
         done, began = 0, time.perf_counter()
-        scored = some_scored(a_commit, vectors)
+        scored = scored_batches(a_commit, vectors)
         while (took := time.perf_counter() - began) < RECORD_S:
             log.record_many(next(scored))
             done += a_commit
@@ -210,26 +211,28 @@ def recorded(log: Database, stored: int, a_commit: int) -> Rows:
     return Rows(stored, a_commit, *rates)
 
 
-def some_scored(a_commit: int, vectors: Floats | None) -> Iterator[list[ScoredImage]]:
-    """Ever new images."""
-    one = ScoredImage("sky.jpg", "", 0.1, 0.5, "m", "1", label="SB", probabilities={"E": 0.1, "SB": 0.9}, novelty=0.5)
-    places = itertools.repeat(None) if vectors is None else map(tuple, map(np.ndarray.tolist, vectors))
-    while some := list(itertools.islice(places, a_commit)):
+def scored_batches(a_commit: int, vectors: Floats | None) -> Iterator[list[ScoredImage]]:
+    """Batches of new images."""
+    template = ScoredImage(
+        "sky.jpg", "", 0.1, 0.5, "m", "1", label="SB", probabilities={"E": 0.1, "SB": 0.9}, novelty=0.5
+    )
+    vectors_or_none = itertools.repeat(None) if vectors is None else map(tuple, map(np.ndarray.tolist, vectors))
+    while batch := list(itertools.islice(vectors_or_none, a_commit)):
         yield [
-            replace(one, image_sha256=uuid.uuid4().hex * 2, request_id=uuid.uuid4(), vector=place, space=SPACE)
-            for place in some
+            replace(template, image_sha256=uuid.uuid4().hex * 2, request_id=uuid.uuid4(), vector=vector, space=SPACE)
+            for vector in batch
         ]
 
 
 def execute(connection: Connection, statement: str) -> list[tuple[float, ...]]:
-    """Its rows."""
+    """Execute a statement and return its rows."""
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Seconds that `work` takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

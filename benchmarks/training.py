@@ -1,9 +1,9 @@
-"""`python -m benchmarks.training`: a head on a frozen ResNet50, beside the way that Keras's tutorial shows.
+"""`python -m benchmarks.training`: a head on a frozen ResNet50, compared with Keras's transfer-learning tutorial.
 
-The tutorial's way: image_dataset_from_directory, the frozen network with a new head on it, compile, fit for five
-epochs, evaluate. Ours: `python train_model.py --weights FILE`, which also calibrates, quantises, publishes and reports.
-Both start from the same weights, see the same folders, and are whole processes, from start to end. Larger folders are
-ours alone: the tutorial's time for them follows from its rate, which does not change with their number.
+The tutorial: image_dataset_from_directory, the frozen network with a new head, compile, fit for five epochs, evaluate.
+Ours: `python train_model.py --weights FILE`, which also calibrates, quantises, publishes and reports. Both are whole
+processes with the same initial weights and images. Only ours runs on the larger data set: the tutorial's time is
+extrapolated from its rate, which does not depend on the number of images.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from benchmarks import hardware
 
 CLASSES = ("SB", "E")
 EPOCHS = 5
-DIFFERENT = 2000  # images of a class that are simulated for training; a larger folder has links to them
-TEST = 250  # images of a class
+DIFFERENT = 2000  # images per class simulated for training; a larger folder links to them
+TEST = 250  # images per class
 TUTORIAL = """
 import sys, time
 began = time.time()
@@ -53,61 +53,61 @@ print(model.evaluate(images(test, shuffle=False), verbose=0)[1], ready - began, 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out."""
+    """The results."""
 
     size: int
-    images: int  # both learnt from
+    images: int  # that both train on
     tutorial_s: float
     tutorial_accuracy: float
     ours_s: float
     ours_accuracy: float
     ratio: float
-    many: int  # ours alone learnt from
+    many: int  # that only ours trains on
     many_s: float
-    many_tutorial_s: float  # as its rate has it
+    many_tutorial_s: float  # extrapolated
     many_ratio: float
 
 
 def main() -> None:
-    """Measures, and prints a table or JSON."""
+    """Measure; print text or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     add = parser.add_argument
-    add("--images", type=int, default=2000, help="that both learn from (default: 2000)")
-    add("--many", type=int, default=20_000, help="that ours learns from besides (default: 20000)")
-    add("--size", type=int, default=64, help="side of what the network sees, pixels (default: 64)")
+    add("--images", type=int, default=2000, help="that both train on (default: 2000)")
+    add("--many", type=int, default=20_000, help="that only ours trains on (default: 20000)")
+    add("--size", type=int, default=64, help="side of the network's input, pixels (default: 64)")
     weights = settings().models_dir / f"{settings().model}.h5"
     add(
         "--weights",
         type=Path,
         default=weights,
-        help="a ResNet50 of train_model.py's for that size (default: models/resnet50_model.h5)",
+        help="a ResNet50 of train_model.py for that size (default: models/resnet50_model.h5)",
     )
     add("--json", action="store_true")
     arguments = parser.parse_args()
     if not arguments.weights.exists():
-        sys.exit(f"no {arguments.weights}: python3 run.py makes one, or name another with --weights")
+        sys.exit(f"no {arguments.weights}: create one with python3 run.py, or name another with --weights")
     with tempfile.TemporaryDirectory() as temporary:
         report = measure(arguments, Path(temporary))
     if arguments.json:
         print(json.dumps(asdict(report) | {"machine": hardware.describe()}))
     else:
-        print(in_words(report))
+        print(as_text(report))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Report:
-    """Both ways on some images, ours on many."""
+    """Both on the smaller data set, ours on the larger."""
     generator.make_dataset(folder / "test", dict.fromkeys(CLASSES, TEST), seed=2)
     drawn = min(DIFFERENT, max(arguments.images, arguments.many) // 2)
     generator.make_dataset(folder / "all", dict.fromkeys(CLASSES, drawn), seed=1)
-    some = linked(folder / "all", folder / "some", arguments.images // 2)
-    many = linked(folder / "all", folder / "many", arguments.many // 2)
+    few = link_images(folder / "all", folder / "few", arguments.images // 2)
+    many = link_images(folder / "all", folder / "many", arguments.many // 2)
     began = time.monotonic()
-    shown = run(
+    output = run(
         [
             sys.executable,
             "-c",
             TUTORIAL,
-            str(some),
+            str(few),
             str(folder / "test"),
             str(arguments.weights),
             str(arguments.size),
@@ -115,8 +115,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Report:
         ]
     )
     tutorial_s = time.monotonic() - began
-    accuracy, start_s, fit_s = map(float, shown.split()[-3:])
-    ours_s, ours_accuracy = ours(arguments, some, folder)
+    accuracy, start_s, fit_s = map(float, output.split()[-3:])
+    ours_s, ours_accuracy = ours(arguments, few, folder)
     many_s, _ = ours(arguments, many, folder)
     many_tutorial_s = start_s + fit_s * arguments.many / arguments.images
     return Report(
@@ -134,18 +134,18 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Report:
     )
 
 
-def linked(source: Path, place: Path, count: int) -> Path:
-    """A folder with so many images of each class, the same ones again and again where there are fewer."""
+def link_images(source: Path, target: Path, count: int) -> Path:
+    """A folder with so many images per class, repeating images if there are fewer."""
     for name in CLASSES:
-        (place / name).mkdir(parents=True)
-        found = sorted((source / name).rglob("*.jpg"))
+        (target / name).mkdir(parents=True)
+        paths = sorted((source / name).rglob("*.jpg"))
         for number in range(count):
-            os.link(found[number % len(found)], place / name / f"{number:06}.jpg")
-    return place
+            os.link(paths[number % len(paths)], target / name / f"{number:06}.jpg")
+    return target
 
 
 def ours(arguments: argparse.Namespace, train: Path, folder: Path) -> tuple[float, float]:
-    """The seconds of the whole command, and the accuracy on the test images."""
+    """Seconds of the whole command, and accuracy on the test images."""
     output = folder / f"{train.name}.h5"
     command = ["train_model.py", "--train", str(train), "--test", str(folder / "test"), "--size", str(arguments.size)]
     began = time.monotonic()
@@ -155,20 +155,20 @@ def ours(arguments: argparse.Namespace, train: Path, folder: Path) -> tuple[floa
 
 
 def run(command: list[str]) -> str:
-    """What it prints; where it fails, so does this."""
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False, text=True)
-    if done.returncode:
+    """Run a command and return its stdout; exit if it fails."""
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False, text=True)
+    if result.returncode:
         sys.exit(f"failed: {' '.join(command[:3])}")
-    return done.stdout
+    return result.stdout
 
 
-def in_words(report: Report) -> str:
-    """A few lines."""
+def as_text(report: Report) -> str:
+    """Two lines."""
     return (
-        f"{report.images} images at {report.size} px: the tutorial's way {report.tutorial_s:.0f} s "
-        f"({report.tutorial_accuracy:.1%} right), ours {report.ours_s:.0f} s ({report.ours_accuracy:.1%}): "
+        f"{report.images} images at {report.size} px: the tutorial {report.tutorial_s:.0f} s "
+        f"({report.tutorial_accuracy:.1%} accuracy), ours {report.ours_s:.0f} s ({report.ours_accuracy:.1%}): "
         f"{report.ratio:.1f} times faster\n"
-        f"{report.many} images: ours {report.many_s:.0f} s, the tutorial's {report.many_tutorial_s:.0f} s by its rate: "
+        f"{report.many} images: ours {report.many_s:.0f} s, the tutorial {report.many_tutorial_s:.0f} s, extrapolated: "
         f"{report.many_ratio:.1f} times faster"
     )
 

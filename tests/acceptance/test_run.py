@@ -1,5 +1,5 @@
-"""`python3 run.py` in a clone of its own, as a newcomer runs it. The packages of this test run stand in for an
-installation: fetching gigabytes again is what the first lines of CI's own log show."""
+"""`python3 run.py` in a clone, as a newcomer runs it. The packages of this test run stand in for an installation: CI
+installs them anew in its first step."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from programs import ROOT, Program, free_port
 
 import run
 
-DEBIANS_WORDS = """\
+DEBIAN_VENV_MESSAGE = """\
 The virtual environment was not created successfully because ensurepip is not
 available.  On Debian/Ubuntu systems, you need to install the python3-venv
 package using the following command.
@@ -26,7 +26,7 @@ package using the following command.
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The files that git tracks or would, and nothing that this checkout made."""
+    """The files that git tracks or would, without what this checkout generated."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     try:
         names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -57,11 +57,11 @@ def installed(clone: Path) -> Path:
     return clone
 
 
-def lines_to_paste(said: str) -> tuple[str, str]:
-    curl = re.search(r"curl -F .*", said)
-    psql = re.search(r"list the predictions: +(.*)", said)
-    assert curl, said
-    assert psql, said
+def commands_to_paste(output: str) -> tuple[str, str]:
+    curl = re.search(r"curl -F .*", output)
+    psql = re.search(r"list the predictions: +(.*)", output)
+    assert curl, output
+    assert psql, output
     return curl[0], psql[1]
 
 
@@ -69,7 +69,7 @@ def shell(line: str) -> str:
     return subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
 
 
-def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_run_serves_and_its_commands_to_paste_work(installed: Path, model_folder: Path, tmp_path: Path) -> None:
     models = installed / "models"
     models.mkdir()
     for path in model_folder.iterdir():
@@ -81,14 +81,14 @@ def test_it_serves_and_what_it_says_to_paste_works(installed: Path, model_folder
     with Program("run.py", "--port", port, folder=installed, log=tmp_path / "log") as running:
         running.wait_until(lambda: "Ctrl-C stops" in running.output)
         assert "Traceback" not in running.output
-        curl, psql = lines_to_paste(running.output)
+        curl, psql = commands_to_paste(running.output)
         assert sky in curl
         answer = shell(curl)
         assert '"result":' in answer
         assert Path(sky).name in shell(psql)
         page = re.search(r"In a browser: (.*)", running.output)
         assert page, running.output
-        assert "What is in these images?" in shell(f"curl -s {page[1]}")
+        assert "Classify images" in shell(f"curl -s {page[1]}")
         running.signal(signal.SIGINT)
         assert running.wait() == 0, running.output
     assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
@@ -113,11 +113,11 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def more_images(folder: Path, *, than: int) -> bool:
-    """Whether the sample has grown."""
+    """Whether the sample has more images than before."""
     return len(images_in(folder)) > than
 
 
-def test_a_sample_that_is_stopped_ends_the_run_and_the_same_command_goes_on(installed: Path, tmp_path: Path) -> None:
+def test_an_interrupted_sample_ends_the_run_and_the_same_command_continues_it(installed: Path, tmp_path: Path) -> None:
     for start in (1, 2):
         before = len(images_in(installed))
         with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / f"log{start}") as running:
@@ -129,7 +129,7 @@ def test_a_sample_that_is_stopped_ends_the_run_and_the_same_command_goes_on(inst
     assert not list((installed / "data" / "sample").rglob("*.part"))
 
 
-def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_installed(clone: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with Program("run.py", "--port", str(port), folder=clone, log=tmp_path / "log") as running:
@@ -140,16 +140,16 @@ def test_a_taken_port_is_told_before_anything_else(clone: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
-def test_what_is_no_port_is_told(port: str, tmp_path: Path) -> None:
+def test_an_invalid_port_is_a_usage_error(port: str, tmp_path: Path) -> None:
     with Program("run.py", "--port", port, log=tmp_path / "log") as running:
         assert running.wait() == 2
     assert "argument --port" in running.output.splitlines()[-1]
 
 
-def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) -> None:
+def test_a_missing_venv_module_is_reported_in_one_line(clone: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "venv.py").write_text(f"print({DEBIANS_WORDS!r}); raise SystemExit(1)")
+    (broken / "venv.py").write_text(f"print({DEBIAN_VENV_MESSAGE!r}); raise SystemExit(1)")
     environment = {"PYTHONPATH": str(broken)}
     with Program(
         "run.py", "--port", str(free_port()), folder=clone, log=tmp_path / "log", environment=environment
@@ -159,7 +159,7 @@ def test_a_missing_venv_module_is_one_clear_line(clone: Path, tmp_path: Path) ->
     assert "Traceback" not in running.output
 
 
-def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(clone: Path, tmp_path: Path) -> None:
+def test_a_failed_installation_is_reported_in_one_line_and_repeated_next_time(clone: Path, tmp_path: Path) -> None:
     (clone / "requirements.txt").write_text("astrodetect-has-no-such-package==1.0\n")
     environment = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     with Program(
@@ -171,14 +171,16 @@ def test_a_failed_installation_is_one_clear_line_and_the_next_one_starts_over(cl
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 14)])
-def test_another_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
+def test_an_unsupported_python_is_told_which_versions_are_supported(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]
+) -> None:
     monkeypatch.setattr(sys, "version_info", version)
     with pytest.raises(run.StepFailed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
         run.check_python()
 
 
 @pytest.mark.parametrize(
-    ("asked", "needs"),
+    ("selected", "needs"),
     [
         ([], True),
         (["-x", "-k", "pages"], True),
@@ -188,5 +190,5 @@ def test_another_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPa
         (["tests/acceptance/test_run.py::test_it"], False),
     ],
 )
-def test_a_browser_is_looked_for_where_tests_of_pages_are_asked_for(asked: list[str], *, needs: bool) -> None:
-    assert run.needs_browser(asked) is needs
+def test_a_browser_is_needed_if_page_tests_are_selected(selected: list[str], *, needs: bool) -> None:
+    assert run.needs_browser(selected) is needs

@@ -24,7 +24,7 @@ from astrodetect.records import ImageContract
 
 SMALL = ("--size", "32", "--batch-size", "8")
 EPOCHS = "12"  # more than pass before a kill comes
-USERS_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
+DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for part, count, seed in (("train", 24, 1), ("test", 8, 2)):
         place = generator.make_dataset(
-            folder / USERS_FOLDER.format(part), {"E": count, "S": 2, "SB": count}, seed=seed, workers=1
+            folder / DEFAULT_FOLDER.format(part), {"E": count, "S": 2, "SB": count}, seed=seed, workers=1
         )
         for path in sorted((place / "E").iterdir())[:6]:
             Image.open(path).resize((224, 224)).convert("L").save(path)
-    (folder / USERS_FOLDER.format("train") / "SB" / "cut.jpg").write_bytes(path.read_bytes()[:900])
-    (folder / USERS_FOLDER.format("train") / "E" / "empty.jpg").touch()
+    (folder / DEFAULT_FOLDER.format("train") / "SB" / "cut.jpg").write_bytes(path.read_bytes()[:900])
+    (folder / DEFAULT_FOLDER.format("train") / "E" / "empty.jpg").touch()
     return folder
 
 
@@ -54,24 +54,24 @@ def environment(data: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agrees_with(
+def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_service_scores_alike(
     environment: dict[str, str], data: Path, tmp_path: Path, database_url: str
 ) -> None:
     with Program("train_model.py", *SMALL, "--epochs", "1", log=tmp_path / "log", environment=environment) as training:
         assert training.wait() == 0, training.output
-    said = training.output
-    assert re.search(r"skipped .*cut\.jpg: damaged JPEG", said)
-    assert re.search(r"skipped .*empty\.jpg: the file is empty", said)
-    assert "training images: 24 SB, 24 E" in said
-    [unreachable] = [line for line in said.splitlines() if "ImageNet weights cannot be fetched" in line]
+    output = training.output
+    assert re.search(r"skipped .*cut\.jpg: damaged JPEG", output)
+    assert re.search(r"skipped .*empty\.jpg: the file is empty", output)
+    assert "training images: 24 SB, 24 E" in output
+    [unreachable] = [line for line in output.splitlines() if "ImageNet weights cannot be fetched" in line]
     assert "starting from scratch" in unreachable
-    assert "Traceback" not in said
-    assert "Warning" not in said
-    figures = r"accuracy \d+\.\d+%, balanced accuracy \d+\.\d+%, AUC [01]\.\d+"
-    assert re.search(rf"^validation \(4 images\): {figures}$", said, re.MULTILINE)
-    assert re.search(rf"^test \(16 images\): {figures}$", said, re.MULTILINE)
+    assert "Traceback" not in output
+    assert "Warning" not in output
+    metrics = r"accuracy \d+\.\d+%, balanced accuracy \d+\.\d+%, AUC [01]\.\d+"
+    assert re.search(rf"^validation \(4 images\): {metrics}$", output, re.MULTILINE)
+    assert re.search(rf"^test \(16 images\): {metrics}$", output, re.MULTILINE)
     models = tmp_path / "models"
-    assert said.splitlines()[-1] == str(models / "resnet50_model.h5")
+    assert output.splitlines()[-1] == str(models / "resnet50_model.h5")
     assert {path.name for path in models.iterdir() if not path.name.startswith(".")} == {
         f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin", "html", "metrics.json", "novelty.npz")
     }
@@ -80,7 +80,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
     assert len(manifest["data"]["train"]["skipped"]) == 2
 
     opened = keras.models.load_model(models / "resnet50_model.h5")
-    paths = [path for name in ("E", "SB") for path in sorted((data / USERS_FOLDER.format("test") / name).iterdir())]
+    paths = [path for name in ("E", "SB") for path in sorted((data / DEFAULT_FOLDER.format("test") / name).iterdir())]
     pixels = np.stack([images.decode_file(path, ImageContract(size=32)) for path in paths])
     expected = opened.predict(pixels.astype(np.float32), verbose=0)[:, 0]
     serving = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models)}
@@ -90,7 +90,7 @@ def test_the_users_folders_become_a_model_that_keras_opens_and_the_service_agree
     assert np.abs(np.array(served) - expected).max() <= 0.01
 
 
-def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
+def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     models, state = tmp_path / "models", tmp_path / "models/.cnn.training/stage-1/state.json"
@@ -134,7 +134,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("recipe", ["cnn", "forest"])
-def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: Path) -> None:
+def test_cnn_and_forest_train_on_several_classes(recipe: str, tmp_path: Path) -> None:
     """From parted folders, with limits and class weights, to a calibrated bundle, with a report beside it."""
     parted = tmp_path / "sky"
     for part, count, seed in (("train", 14, 1), ("validation", 4, 2), ("test", 4, 3)):
@@ -160,11 +160,11 @@ def test_every_recipe_tells_any_number_of_classes_apart(recipe: str, tmp_path: P
     assert json.loads((output.parent / "kinds.metrics.json").read_text())
 
 
-def test_the_same_seed_and_images_give_the_same_figures(data: Path, tmp_path: Path) -> None:
-    figures = []
+def test_the_same_seed_and_images_give_the_same_metrics(data: Path, tmp_path: Path) -> None:
+    metrics = []
     for run in range(2):
         output = tmp_path / str(run) / "same.h5"
-        train, test = (str(data / USERS_FOLDER.format(part)) for part in ("train", "test"))
+        train, test = (str(data / DEFAULT_FOLDER.format(part)) for part in ("train", "test"))
         command = ("--train", train, "--test", test, "--recipe", "cnn", "--size", "40", "--epochs", "2", "--seed", "3")
         threshold = ("--threshold", "balanced")
         with Program(
@@ -172,23 +172,23 @@ def test_the_same_seed_and_images_give_the_same_figures(data: Path, tmp_path: Pa
         ) as training:
             assert training.wait() == 0, training.output
         manifest = read_manifest(output.with_suffix(".json"))
-        figures.append((manifest.metrics, manifest.temperature, manifest.threshold))
-    assert figures[0] == figures[1]
-    assert figures[0][2] != 0.5
+        metrics.append((manifest.metrics, manifest.temperature, manifest.threshold))
+    assert metrics[0] == metrics[1]
+    assert metrics[0][2] != 0.5
 
 
-def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Path) -> None:
+def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(tmp_path: Path) -> None:
     with Program(
         "train_model.py", log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(tmp_path / "none")}
     ) as training:
         assert training.wait() == 1
     [line] = training.output.splitlines()
-    assert USERS_FOLDER.format("train") in line
+    assert DEFAULT_FOLDER.format("train") in line
     assert "python -m astrodetect simulate" in line
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--epochs", "0"), "at least 1"),
         (("--crop", "2"), "between 0.1 and 1"),
@@ -207,20 +207,22 @@ def test_missing_folders_are_one_line_that_says_how_to_get_a_sample(tmp_path: Pa
         (("--output", "README.md/m.h5"), "README.md"),
     ],
 )
-def test_wrong_arguments_are_one_clear_line(environment: dict[str, str], arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_training_options_are_reported_in_one_line(
+    environment: dict[str, str], arguments: tuple[str, ...], message: str
+) -> None:
     done = run_here(train_model.main, *SMALL, *arguments, environment=environment)
     assert done.returncode in {1, 2}
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
 
 
-def test_grey_16_bit_and_png_images_are_trained_on_like_the_rest(data: Path, tmp_path: Path) -> None:
+def test_a_grey_16_bit_png_is_decoded_to_8_bits_for_training(data: Path, tmp_path: Path) -> None:
     """What the training reads is what the service reads: `images.read`, for any file that it takes."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((30, 30), 40_000, dtype=np.uint16)).save(buffer, "PNG")
     assert images.decode(buffer.getvalue(), ImageContract(size=32)).mean() == 155
 
 
-def test_help_shows_the_arguments_and_examples() -> None:
+def test_training_help_shows_options_and_examples() -> None:
     done = subprocess.run(
         [sys.executable, "train_model.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""The benchmarks' own tools: the load generator sees what happens, and says so."""
+"""The benchmarks' own tools: the load generator and its report."""
 
 import http.server
 import math
@@ -56,27 +56,27 @@ def called(url: str, seconds: float = 0.3, *, callers: int = 3, size: int = 12_0
 
 
 @pytest.mark.parametrize(("path", "size"), [("/detect", 12_000), ("/closing", 12_000), ("/detect", 3_000_000)])
-def test_every_request_gets_its_own_answer(url: str, path: str, size: int) -> None:
+def test_the_load_generator_matches_every_request_with_its_response(url: str, path: str, size: int) -> None:
     report = called(url + path, size=size)
-    assert report.all_well
+    assert report.ok
     assert len(report.kept) == sum(report.statuses.values()) > 3
     whole = len(wire.post(url + path, [("a.jpg", b"x" * size)])[0].partition(b"\r\n\r\n")[2])
-    assert {answer.body for answer in report.kept} == {str(whole).encode()}
+    assert {response.body for response in report.kept} == {str(whole).encode()}
 
 
-def test_an_answer_other_than_200_is_not_all_well(url: str) -> None:
+def test_a_status_other_than_200_fails_the_load_report(url: str) -> None:
     report = called(f"{url}/busy")
     assert set(report.statuses) == {503}
-    assert not report.all_well
-    assert "NOT ALL WELL" in report.in_words()
+    assert not report.ok
+    assert "FAILED" in report.as_text()
 
 
-def test_callers_that_are_hung_up_on_stop_or_go_on_as_asked(url: str) -> None:
+def test_callers_stop_or_reconnect_after_a_closed_connection(url: str) -> None:
     assert sum(called(f"{url}/hangup").errors.values()) == 3
     assert sum(called(f"{url}/hangup", reconnect=True).errors.values()) > 3
 
 
-def test_an_open_loop_sends_what_is_due_and_counts_waiting_from_then(url: str) -> None:
+def test_an_open_loop_sends_at_its_rate_and_counts_latency_from_the_due_time(url: str) -> None:
     steady = called(f"{url}/detect", 1.0, rate=50)
     assert sum(steady.statuses.values()) + steady.unsent == 50
     swamped = called(f"{url}/slow", 0.6, callers=1, rate=20)
@@ -85,13 +85,13 @@ def test_an_open_loop_sends_what_is_due_and_counts_waiting_from_then(url: str) -
     assert latest.latency_s > 0.3  # 0.2 s of work, and the wait for the only caller
 
 
-def test_an_answer_that_never_comes_is_an_error(url: str) -> None:
+def test_a_response_that_never_comes_is_an_error(url: str) -> None:
     report = called(f"{url}/silent", callers=1, timeout_s=0.1)
-    assert report.errors == {"no answer in time": 1}
-    assert not report.all_well
+    assert report.errors == {"no response in time": 1}
+    assert not report.ok
 
 
-def test_latency_is_of_what_was_due_in_the_window_and_throughput_of_what_was_answered_there() -> None:
+def test_latency_counts_requests_due_in_the_window_and_throughput_responses_in_it() -> None:
     answers = [Response(0.0, 1.5, 200, b""), Response(1.2, 0.4, 200, b""), Response(1.8, 9.0, 200, b"")]
     report = LoadReport.of(
         answers,
@@ -109,7 +109,7 @@ def test_latency_is_of_what_was_due_in_the_window_and_throughput_of_what_was_ans
     assert (report.p50_ms, report.p99_ms) == (400.0, 9000.0)
 
 
-def test_a_run_without_answers_has_no_latency_and_is_not_well() -> None:
+def test_a_load_report_without_responses_has_no_latency_and_fails() -> None:
     empty = LoadReport.of(
         [],
         window=(0.0, 1.0),
@@ -123,7 +123,7 @@ def test_a_run_without_answers_has_no_latency_and_is_not_well() -> None:
         keep=False,
     )
     assert math.isnan(empty.p50_ms)
-    assert not empty.all_well
+    assert not empty.ok
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_run_without_answers_has_no_latency_and_is_not_well() -> None:
         (b"HTTP/1.1 204 No Content\r\n\r\n", (204, b"", False)),
     ],
 )
-def test_answers_are_told_apart(received: bytes, parsed: tuple[int, bytes, bool] | None) -> None:
+def test_http_responses_are_parsed_once_complete(received: bytes, parsed: tuple[int, bytes, bool] | None) -> None:
     assert wire.parse(received) == parsed
 
 
@@ -144,7 +144,7 @@ def test_answers_are_told_apart(received: bytes, parsed: tuple[int, bytes, bool]
     ("program", "arguments"),
     [(serving.main, ["--size", "big"]), (engine.main, ["--precision", "f8"]), (load.main, ["--callers", "2"])],
 )
-def test_arguments_that_make_no_sense_are_told_before_anything_runs(program: object, arguments: list[str]) -> None:
+def test_invalid_benchmark_options_are_usage_errors(program: object, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         program(arguments)  # type: ignore[operator]
     assert ended.value.code == 2

@@ -26,7 +26,7 @@ from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SIZE = 32
-STANDARD = PixelStatistics((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
+STATISTICS = PixelStatistics((20.0, 22.0, 24.0), (400.0, 410.0, 420.0))
 CONTRACT = ImageContract(size=SIZE)
 TASK = LearningTask(1, (1.0, 1.0))
 
@@ -34,7 +34,7 @@ TASK = LearningTask(1, (1.0, 1.0))
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     network.set_seed(1)
-    return network.build("resnet50", SIZE, STANDARD, 1)
+    return network.build("resnet50", SIZE, STATISTICS, 1)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +57,15 @@ def scores(model: keras.Model, pixels: Floats) -> Floats:
 
 
 def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
-    seen = pixels.astype(np.uint8)
-    return export.HeldOut(seen, np.arange(len(seen)) % 2, export.TrainedNetwork(model).probabilities(seen))
+    decoded = pixels.astype(np.uint8)
+    return export.HeldOut(decoded, np.arange(len(decoded)) % 2, export.TrainedNetwork(model).probabilities(decoded))
 
 
 def manifest(name: str = "m") -> Manifest:
     return Manifest(name=name, classes=["SB", "E"], image=CONTRACT, metrics={}, data={}, settings={}, versions={})
 
 
-def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
+def test_an_exported_model_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
@@ -78,7 +78,7 @@ def test_what_is_published_opens_in_keras_and_serves_the_same_scores(
     assert np.abs(served.features - features.predict(pixels, verbose=0)).max() < 1e-3
 
 
-def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+def test_the_mean_of_the_activation_map_gives_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     served = Engine(load_model(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
@@ -86,7 +86,7 @@ def test_the_activation_map_adds_up_to_the_score(model: keras.Model, pixels: Flo
     assert np.abs(1 / (1 + np.exp(-logits)) - served.scores).max() < 1e-5
 
 
-def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+def test_batch_composition_does_not_change_scores(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     engine = Engine(load_model(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
@@ -94,7 +94,7 @@ def test_the_company_an_image_is_in_changes_no_score(model: keras.Model, pixels:
     assert np.abs(together - alone).max() < 1e-5
 
 
-def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+def test_a_network_whose_canary_score_differs_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     true = load_model(tmp_path, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
@@ -106,7 +106,7 @@ def test_a_network_that_is_not_itself_is_refused(model: keras.Model, pixels: Flo
         Engine(VerifiedModel(true.manifest, b"<net/>", true.weights))
 
 
-def test_a_model_that_would_serve_other_scores_is_not_published(
+def test_a_model_whose_exported_scores_differ_is_not_published(
     model: keras.Model, pixels: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "MAX_SCORE_DIFFERENCE", -1.0)
@@ -115,7 +115,7 @@ def test_a_model_that_would_serve_other_scores_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+def test_backbone_weights_load_from_a_model_of_ours(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     model.save(tmp_path / "own.h5", include_optimizer=False)
     network.set_seed(2)
     other = network.build("resnet50", SIZE, PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 1)
@@ -124,17 +124,19 @@ def test_our_own_models_lend_their_backbone(model: keras.Model, pixels: Floats, 
     assert np.abs(scores(other, pixels) - scores(model, pixels)).max() < 1e-6
 
 
-def test_weights_as_keras_publishes_them_see_the_colours_they_learnt_from(pixels: Floats, tmp_path: Path) -> None:
+def test_weights_published_by_keras_get_their_bgr_kernel_and_normalisation_converted(
+    pixels: Floats, tmp_path: Path
+) -> None:
     published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="avg")
     published.save(tmp_path / "published.h5", include_optimizer=False)
     expected = published.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
-    ours = network.build("resnet50", SIZE, STANDARD, 1)
+    ours = network.build("resnet50", SIZE, STATISTICS, 1)
     network.load_weights_file(ours, "resnet50", tmp_path / "published.h5")
     features = keras.Model(ours.input, ours.get_layer("features").output).predict(pixels, verbose=0)
     assert np.abs(features - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_a_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_weights_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass
@@ -142,17 +144,17 @@ def test_a_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> Non
     small.save(tmp_path / "small.h5", include_optimizer=False)
     for name in ("gone.h5", "text.h5", "empty.h5", "small.h5"):
         with pytest.raises(ModelError) as refused:
-            network.load_weights_file(network.build("resnet50", SIZE, STANDARD, 1), "resnet50", tmp_path / name)
+            network.load_weights_file(network.build("resnet50", SIZE, STATISTICS, 1), "resnet50", tmp_path / name)
         assert "\n" not in str(refused.value)
 
 
-def test_a_frozen_backbone_leaves_the_head_to_learn() -> None:
-    frozen = network.build("resnet50", SIZE, STANDARD, 1)
+def test_with_a_frozen_backbone_only_the_head_is_trainable() -> None:
+    frozen = network.build("resnet50", SIZE, STATISTICS, 1)
     network.freeze(frozen, 1.0)
     assert [tuple(weight.shape) for weight in frozen.trainable_weights] == [(2048, 1), (1,)]
 
 
-def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Dataset) -> None:
+def test_an_epoch_has_every_image_once_and_can_start_at_any_batch(catalogue: Dataset) -> None:
     def epoch(start: int = 0, number: int = 3, *, augment: bool = True) -> list[tuple[Floats, Floats]]:
         frames = ImageCache(catalogue, CONTRACT)
         batches = Epoch(frames, 4, TASK, seed=1, epoch=number, start=start, size=SIZE if augment else None)
@@ -166,13 +168,13 @@ def test_an_epoch_sees_every_image_once_and_can_start_anywhere(catalogue: Datase
     assert not np.array_equal(whole[0][0], epoch(augment=False)[0][0])
 
 
-def test_batches_keep_the_order_of_the_catalogue(catalogue: Dataset) -> None:
+def test_batches_keep_the_order_of_the_dataset(catalogue: Dataset) -> None:
     batches = Batches(ImageCache(catalogue, CONTRACT), 8, TASK)
     labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
     assert np.array_equal(labels, catalogue.labels)
 
 
-def test_varied_skies_are_the_same_sky_turned_mirrored_moved_and_scaled_a_little() -> None:
+def test_augmentation_rotates_shifts_and_zooms_within_its_limits() -> None:
     """A bright dot off the middle goes round on a ring, and more or less keeps its light and its colour."""
     frame = np.zeros((60, 60, 3), dtype=np.uint8)
     frame[36:40, 28:32] = (200, 100, 50)
@@ -190,12 +192,12 @@ def test_varied_skies_are_the_same_sky_turned_mirrored_moved_and_scaled_a_little
     assert np.histogram(angles, bins=8, range=(-np.pi, np.pi))[0].min() > 0
 
 
-def test_frames_to_turn_are_wider_at_the_same_scale_where_the_picture_has_more() -> None:
+def test_images_for_augmentation_are_larger_at_the_same_scale_if_the_frame_allows() -> None:
     assert augmentation_contract(ImageContract(size=64, crop=0.5)) == ImageContract(size=96, crop=0.75)
     assert augmentation_contract(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
 
 
-def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_cache_decodes_once_what_fits_in_memory(catalogue: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from astrodetect.learning import batches
 
     read: list[Path] = []
@@ -213,17 +215,17 @@ def test_frames_are_decoded_once_as_far_as_memory_goes(catalogue: Dataset, monke
     assert len(read) == 2 * len(catalogue) - 10
 
 
-def test_several_classes_are_answered_one_by_one_and_weigh_what_they_should() -> None:
+def test_targets_of_several_classes_are_one_hot_and_weighted_by_class() -> None:
     task = LearningTask(3, (1.0, 2.0, 4.0))
     assert task.targets(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert task.sample_weights(np.array([2, 0, 1])).tolist() == [4, 1, 2]
 
 
-def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
+def test_a_checkpoint_restores_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     def compiled() -> keras.Model:
-        made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
-        made.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
-        return made
+        small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        small.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+        return small
 
     x, y = np.random.default_rng(0).random((8, 4)), np.zeros((8, 1))
     first = compiled()
@@ -232,8 +234,7 @@ def test_a_checkpoint_brings_back_weights_and_optimiser(model: keras.Model, pixe
     checkpoint = Checkpoint(tmp_path / "run")
     state = checkpoint.save(first, CheckpointState("this", epoch=1, step=2, best_epoch=1), best=True)
     second = compiled()
-    found = checkpoint.load("this")
-    assert found == state
+    assert checkpoint.load("this") == state
     assert checkpoint.load("another") is None
     checkpoint.restore(second, state)
     first.train_on_batch(x, y)
@@ -272,7 +273,7 @@ def stops_at(time_asked: int) -> Iterator[Callable[[], bool]]:
 
 
 @pytest.mark.parametrize(("stop", "where"), [(1, (0, 1)), (4, (0, 4)), (5, (0, 5)), (6, (1, 0)), (8, (1, 2))])
-def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
+def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(
     catalogue: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
 ) -> None:
     whole = small_fit(catalogue, Checkpoint(tmp_path / "whole"))
@@ -290,14 +291,14 @@ def test_a_run_cut_short_anywhere_ends_as_one_that_was_not(
         assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
 
 
-def test_a_run_that_diverges_says_so_and_leaves_nothing_to_go_on_from(catalogue: Dataset, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_reported_and_its_checkpoint_removed(catalogue: Dataset, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "run")
     with pytest.raises(ModelError, match="lower --learning-rate"):
         small_fit(catalogue, checkpoint, learning_rate=float("nan"))
     assert checkpoint.load("run") is None
 
 
-def test_a_checkpoint_keeps_no_more_than_the_last_and_the_best(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_only_the_last_and_the_best_weights(tmp_path: Path) -> None:
     tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     checkpoint = Checkpoint(tmp_path)
     state = CheckpointState("run")
@@ -311,7 +312,7 @@ def test_a_checkpoint_keeps_no_more_than_the_last_and_the_best(tmp_path: Path) -
     ]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "this"', json.dumps({"run": "this", "stranger": 1})])
-def test_a_torn_checkpoint_is_no_checkpoint(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "this"', json.dumps({"run": "this", "unknown": 1})])
+def test_a_truncated_checkpoint_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     assert Checkpoint(tmp_path).load("this") is None

@@ -1,4 +1,4 @@
-"""Low precision serves where it decides as Keras does, and nowhere else."""
+"""Low precision: quantisation, measured fidelity, and which precision serves."""
 
 import io
 import re
@@ -38,40 +38,44 @@ def pixels() -> NDArray[np.uint8]:
 def model(pixels: NDArray[np.uint8]) -> keras.Model:
     """Tells dark from bright: a random network whose head was set by hand."""
     network.set_seed(1)
-    made = network.build("resnet50", SIZE, PixelStatistics((80.0,) * 3, (2000.0,) * 3), 1)
-    features = keras.Model(made.input, made.get_layer("features").output).predict(pixels.astype(np.float32), verbose=0)
+    built = network.build("resnet50", SIZE, PixelStatistics((80.0,) * 3, (2000.0,) * 3), 1)
+    features = keras.Model(built.input, built.get_layer("features").output).predict(
+        pixels.astype(np.float32), verbose=0
+    )
     dark, bright = features[::2].mean(axis=0), features[1::2].mean(axis=0)
     kernel = 8 * (bright - dark) / np.square(bright - dark).sum()
-    made.get_layer("score").set_weights([kernel[:, np.newaxis], np.array([-kernel @ (bright + dark) / 2])])
-    return made
+    built.get_layer("score").set_weights([kernel[:, np.newaxis], np.array([-kernel @ (bright + dark) / 2])])
+    return built
 
 
 @pytest.fixture(scope="module")
-def held(model: keras.Model, pixels: NDArray[np.uint8]) -> export.HeldOut:
+def held_out(model: keras.Model, pixels: NDArray[np.uint8]) -> export.HeldOut:
     return export.HeldOut(pixels, np.arange(len(pixels)) % 2, export.TrainedNetwork(model).probabilities(pixels))
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, str]:
-    """What publishing said, and where."""
+def printed() -> dict[str, str]:
+    """What publishing printed, by stream."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def folder(
-    model: keras.Model, held: export.HeldOut, said: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    model: keras.Model, held_out: export.HeldOut, printed: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """With a published model that has all three precisions."""
     folder = tmp_path_factory.mktemp("models")
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        export.export_model(export.TrainedNetwork(model), manifest(), folder, held, calibration_images=held.pixels[:8])
-    said.update(out=out.getvalue(), err=err.getvalue())
+        export.export_model(
+            export.TrainedNetwork(model), manifest(), folder, held_out, calibration_images=held_out.pixels[:8]
+        )
+    printed.update(out=out.getvalue(), err=err.getvalue())
     return folder
 
 
 @pytest.fixture(scope="module")
-def exact(folder: Path, held: export.HeldOut) -> Outputs:
-    return Engine(load_model(folder, "m", "f32")).run(held.pixels)
+def exact(folder: Path, held_out: export.HeldOut) -> Outputs:
+    return Engine(load_model(folder, "m", "f32")).run(held_out.pixels)
 
 
 def manifest() -> Manifest:
@@ -79,29 +83,29 @@ def manifest() -> Manifest:
     return Manifest(name="m", classes=["SB", "E"], image=image, metrics={}, data={}, settings={}, versions={})
 
 
-def one_sided(network: Any, _pixels: NDArray[np.uint8]) -> Any:
-    """As if quantising had cost the network its judgement: whatever it sees is a little bright."""
+def biased(network: Any, _pixels: NDArray[np.uint8]) -> Any:
+    """Stands in for a failed quantisation: adds a large bias to the logit."""
     head = next(node for node in network.get_ordered_ops() if node.get_type_name() == "Sigmoid")
     moved = openvino.opset13.add(head.input(0).get_source_output(), np.float32(20.0))
     head.input(0).replace_source_output(moved.output(0))
     return network
 
 
-def test_int8_that_decides_as_keras_does_is_what_serves(folder: Path, held: export.HeldOut) -> None:
+def test_int8_with_the_same_decisions_as_keras_serves(folder: Path, held_out: export.HeldOut) -> None:
     loaded = load_model(folder, "m")
     assert loaded.precision == loaded.manifest.precision == "int8"
-    served = Engine(loaded).run(held.pixels)
-    assert np.array_equal(served.scores > 0.5, held.probabilities[:, 1] > 0.5)
+    served = Engine(loaded).run(held_out.pixels)
+    assert np.array_equal(served.scores > 0.5, held_out.probabilities[:, 1] > 0.5)
     measured = loaded.manifest.fidelity["int8"]
-    assert (measured.kept, measured.images, measured.same_decisions) == (True, len(held.pixels), 1.0)
+    assert (measured.kept, measured.images, measured.same_decisions) == (True, len(held_out.pixels), 1.0)
     assert measured.largest_difference == pytest.approx(
-        float(np.abs(served.scores - held.probabilities[:, 1]).max()), abs=1e-5
+        float(np.abs(served.scores - held_out.probabilities[:, 1]).max()), abs=1e-5
     )
     assert 0 < measured.mean_difference <= measured.largest_difference < 0.2
     assert export.MIN_R_SQUARED <= min(measured.features, measured.maps) < 1
 
 
-def test_only_the_network_that_serves_is_held_in_memory(folder: Path) -> None:
+def test_only_the_network_of_the_serving_precision_is_loaded(folder: Path) -> None:
     for precision, stem in (("int8", "m.int8"), ("bf16", "m"), ("f32", "m")):
         loaded = load_model(folder, "m", precision)  # type: ignore[arg-type]
         assert loaded.xml == (folder / f"{stem}.xml").read_bytes()
@@ -110,33 +114,35 @@ def test_only_the_network_that_serves_is_held_in_memory(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_company_an_image_is_in_changes_no_answer(folder: Path, held: export.HeldOut, precision: Precision) -> None:
+def test_batch_composition_does_not_change_outputs_in_any_precision(
+    folder: Path, held_out: export.HeldOut, precision: Precision
+) -> None:
     engine = Engine(load_model(folder, "m", precision))
-    alone = [engine.run(held.pixels[[i]]) for i in range(12)]
+    alone = [engine.run(held_out.pixels[[i]]) for i in range(12)]
     for count in range(2, 9):
         for first in range(0, 12 - count + 1):
-            together = engine.run(held.pixels[first : first + count])
+            together = engine.run(held_out.pixels[first : first + count])
             for place in range(count):
                 assert abs(together.scores[place] - alone[first + place].scores[0]) <= 1e-5
                 assert np.abs(together.features[place] - alone[first + place].features[0]).max() <= 1e-4
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_callers_at_once_get_their_own_answers(folder: Path, held: export.HeldOut, precision: Precision) -> None:
+def test_concurrent_callers_get_their_own_outputs(folder: Path, held_out: export.HeldOut, precision: Precision) -> None:
     engine = Engine(load_model(folder, "m", precision))
-    parts = [held.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
+    parts = [held_out.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
     with ThreadPoolExecutor(2 * engine.streams) as pool:
-        found = list(pool.map(engine.run, parts))
-    for part, outputs in zip(parts, found, strict=True):
+        results = list(pool.map(engine.run, parts))
+    for part, outputs in zip(parts, results, strict=True):
         expected = engine.run(part)
         assert np.abs(outputs.scores - expected.scores).max() <= 1e-5
         assert np.abs(outputs.maps - expected.maps).max() <= 1e-4
 
 
 @pytest.mark.parametrize(("has_bf16", "serves"), [(True, "bf16"), (False, "f32")])
-def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
+def test_int8_with_other_decisions_is_refused_and_the_next_precision_serves(
     folder: Path,
-    held: export.HeldOut,
+    held_out: export.HeldOut,
     exact: Outputs,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,11 +150,11 @@ def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
     has_bf16: bool,
     serves: Precision,
 ) -> None:
-    monkeypatch.setattr(export, "to_int8", one_sided)
+    monkeypatch.setattr(export, "to_int8", biased)
     monkeypatch.setattr(export, "has_bf16", lambda: has_bf16)
     for file in ("m.xml", "m.bin"):
         shutil.copy(folder / file, tmp_path)
-    chosen = export.choose_precision(manifest(), tmp_path / "m.xml", exact, held, held.pixels[:2])
+    chosen = export.choose_precision(manifest(), tmp_path / "m.xml", exact, held_out, held_out.pixels[:2])
     refused = chosen.fidelity["int8"]
     assert (refused.kept, refused.same_decisions) == (False, 0.5)
     assert chosen.precision == serves
@@ -156,28 +162,28 @@ def test_int8_that_decides_otherwise_is_refused_and_the_next_best_serves(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml"]
 
 
-def test_decisions_ranking_and_explanations_must_all_stay(
-    folder: Path, held: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
+def test_low_precision_must_keep_decisions_auc_and_explanations(
+    folder: Path, held_out: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     low = load_model(folder, "m", "int8")
-    assert export.measure_fidelity(low, exact, held).kept
+    assert export.measure_fidelity(low, exact, held_out).kept
     for limit, value in (("MIN_SAME_DECISIONS", 1.01), ("MAX_AUC_CHANGE", -1.0), ("MIN_R_SQUARED", 1.01)):
         with monkeypatch.context() as patch:
             patch.setattr(export, limit, value)
-            assert not export.measure_fidelity(low, exact, held).kept, limit
+            assert not export.measure_fidelity(low, exact, held_out).kept, limit
 
 
-def test_what_is_left_of_features_and_maps_is_measured_against_what_tells_them_apart() -> None:
+def test_r_squared_measures_the_error_against_the_variation_between_images() -> None:
     random = np.random.default_rng(0)
     features = (100 + random.normal(size=(50, 8))).astype(np.float32)  # a cosine between any two is above 0.999
     assert export.r_squared(features, features) == 1
     assert export.r_squared(np.broadcast_to(features.mean(axis=0), features.shape), features) == pytest.approx(0)
     maps = random.normal(size=(50, 4, 4)).astype(np.float32)
-    maps[0] = 0  # what is found there has any direction, and is as good as nothing
+    maps[0] = 0  # an empty map, whose cosine similarity is undefined
     assert export.r_squared(maps + np.float32(0.01), maps) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_first_convolution_the_head_and_the_later_sums_stay_in_float(folder: Path) -> None:
+def test_the_first_convolution_the_head_and_the_later_residual_additions_stay_in_float(folder: Path) -> None:
     loaded = load_model(folder, "m")
     nodes = openvino.Core().read_model(loaded.xml, loaded.weights).get_ordered_ops()
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
@@ -192,7 +198,7 @@ def inputs(node: Any) -> list[str]:
     return [str(entry.get_source_output().get_node().get_type_name()) for entry in node.inputs()]
 
 
-def test_each_precision_answers_for_its_own_canary(folder: Path) -> None:
+def test_each_precision_is_checked_against_its_own_canary_score(folder: Path) -> None:
     true = load_model(folder, "m", "int8")
     Engine(replace(true, manifest=replace(true.manifest, canary_score=0.987)))  # float32's, which does not serve
     other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.expected_canary_score("int8") + 0.1)
@@ -200,7 +206,7 @@ def test_each_precision_answers_for_its_own_canary(folder: Path) -> None:
         Engine(replace(true, manifest=replace(true.manifest, fidelity={"int8": other})))
 
 
-def test_an_int8_network_with_other_weights_is_refused(folder: Path) -> None:
+def test_an_int8_network_with_corrupted_weights_is_refused(folder: Path) -> None:
     true = load_model(folder, "m", "int8")
     spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
     spoilt[len(spoilt) // 4 :] = 1
@@ -209,12 +215,12 @@ def test_an_int8_network_with_other_weights_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_quantising_says_how_far_it_is_and_nothing_else(said: dict[str, str]) -> None:
-    assert said["out"] == ""
-    assert re.fullmatch(r"(trying int8: \d/8.*\n)*trying int8: 8/8, [\d.]+ s\n", said["err"])
+def test_quantisation_prints_its_progress_and_nothing_else(printed: dict[str, str]) -> None:
+    assert printed["out"] == ""
+    assert re.fullmatch(r"(trying int8: \d/8.*\n)*trying int8: 8/8, [\d.]+ s\n", printed["err"])
 
 
-def test_training_says_in_one_line_what_serves_and_what_was_refused() -> None:
+def test_the_precision_that_serves_and_those_refused_are_printed_in_one_line() -> None:
     def tried(share: float, *, kept: bool) -> Fidelity:
         return Fidelity(kept, 0.5, 200, share, 0.1, 0.01, -0.0012, 1.0, 1.0)
 
