@@ -124,13 +124,13 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     for name, limit in arguments.limit:
         training_images = training_images.limit_class(name, limit, arguments.seed)
     test = read_part("test", test_source, classes, contract, "test" if parts else None)
-    summary = {"train": summarise(training_images), "test": summarise(test)}
+    summary = {"train": part_summary(training_images), "test": part_summary(test)}
     for name, count in training_images.counts().items():
         if count < MIN_IMAGES_PER_CLASS:
             raise DataError(f"{source / name} has {count} readable images: at least {MIN_IMAGES_PER_CLASS} are needed")
     if "validation" in parts:
         validation = read_part("validation", source, classes, contract, "validation")
-        summary["validation"] = summarise(validation)
+        summary["validation"] = part_summary(validation)
         return TrainingData(training_images, validation, test, summary)
     train_part, validation = training_images.split(arguments.validation, arguments.seed)
     return TrainingData(train_part, validation, test, summary)
@@ -255,7 +255,7 @@ def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def summarise(part: Dataset) -> dict[str, Any]:
+def part_summary(part: Dataset) -> dict[str, Any]:
     """The manifest's entry for a part of the data."""
     skipped = [{"path": str(skipped.path), "reason": skipped.reason} for skipped in part.skipped]
     return {"images": part.counts(), "fingerprint": part.fingerprint, "skipped": skipped}
