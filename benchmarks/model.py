@@ -153,9 +153,7 @@ def fit_head(model: "keras.Model", pooled_features: Floats, labels: Any) -> None
     standard = (pooled_features - mean) / spread
     targets = np.where(labels == 1, TARGET_LOGIT, -TARGET_LOGIT)
     # Far fewer images than features: the dual form solves the smaller system.
-    kernel = (
-        standard.T @ np.linalg.solve(standard @ standard.T + RIDGE * np.eye(len(labels)), targets) / spread
-    )
+    kernel = standard.T @ np.linalg.solve(standard @ standard.T + RIDGE * np.eye(len(labels)), targets) / spread
     bias = targets.mean() - mean @ kernel
     model.get_layer("score").set_weights([kernel[:, np.newaxis].astype(np.float32), np.array([bias], np.float32)])
 
