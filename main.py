@@ -39,7 +39,6 @@ def create_app(settings: Settings) -> FastAPI:
             )
             async with open_services(settings, metrics, api_keys, connect) as services:
                 attach(app, services)
-                fill_state(app, services)
                 yield
 
     app = FastAPI(
@@ -50,7 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load their scripts from another host
         redoc_url=None,
     )
-    app.state.keys = api_keys
     default, by_path = body_limits(settings)
     app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
     app.add_middleware(AuthMiddleware, keys=api_keys)
@@ -63,16 +61,6 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_middleware(SecurityHeadersMiddleware)
     return app
-
-
-def fill_state(app: FastAPI, services: Services) -> None:
-    """For the pages, until they ask for the parts of `Services` themselves."""
-    state = app.state
-    state.settings, state.drain, state.models = services.settings, services.shutdown, services.models
-    state.database, state.review, state.outbox = services.database, services.review_queue, services.outbox
-    state.recorder, state.atlas, state.album = services.recorder, services.projections, services.thumbnails
-    state.detector, state.indexer, state.feed = services.detection, services.vector_indexer, services.live_feed
-    state.batches, state.strange = services.batch_detection, services.anomaly_detection
 
 
 def body_limits(settings: Settings) -> tuple[BodyLimit, dict[str, BodyLimit]]:

@@ -216,7 +216,7 @@ def test_labels_of_rows_without_a_sha256_are_shown(page_client: TestClient, rows
 def test_the_number_of_statements_does_not_depend_on_the_number_of_rows(
     page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database: Any = page_client.app.state.database  # type: ignore[attr-defined]
+    database: Any = page_client.app.state.services.database  # type: ignore[attr-defined]
     statements, run = [], database._execute
 
     def count_and_run(statement: str, values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import closing
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
@@ -12,6 +13,7 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect.records import HeatMap, Thumbnail
+from astrodetect.service.dependencies import attach
 from astrodetect.service.web import prediction
 from database import SQL
 
@@ -38,7 +40,7 @@ def predictions(page_client: TestClient, log_url: str) -> None:
 
 
 def database(client: TestClient) -> Any:
-    return client.app.state.database  # type: ignore[attr-defined]
+    return client.app.state.services.database  # type: ignore[attr-defined]
 
 
 def stored_labels(log_url: str) -> list[tuple[Any, ...]]:
@@ -95,12 +97,14 @@ def test_the_page_says_why_there_is_no_thumbnail(page_client: TestClient, predic
     assert "deleted after 365 days" in page_client.get("/history/2").text
     query(log_url, "UPDATE predictions SET image_sha256 = NULL WHERE id = 2")
     assert "no SHA-256 of the image" in page_client.get("/history/2").text
-    settings = page_client.app.state.settings  # type: ignore[attr-defined]
-    page_client.app.state.settings = settings.model_copy(update={"thumbnail_max_bytes": 0})  # type: ignore[attr-defined]
+    app: Any = page_client.app
+    services = app.state.services
+    settings = services.settings.model_copy(update={"thumbnail_max_bytes": 0})
+    attach(app, replace(services, settings=settings))
     try:
         assert "stores no thumbnails" in page_client.get("/history/2").text
     finally:
-        page_client.app.state.settings = settings  # type: ignore[attr-defined]
+        attach(app, services)
 
 
 def test_rows_of_older_programs_have_a_page(page_client: TestClient, log_url: str) -> None:

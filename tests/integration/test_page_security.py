@@ -72,7 +72,7 @@ def test_error_pages_have_the_headers_of_the_json_errors(start: Start, monkeypat
 
     client = start()
     app: Any = client.app
-    monkeypatch.setattr(app.state.database, "prediction", refuse)
+    monkeypatch.setattr(app.state.services.database, "prediction", refuse)
     for method, path, status, header in (
         ("PUT", "/models-page", 405, "allow"),
         ("GET", "/predictions/1", 503, "retry-after"),
@@ -88,7 +88,7 @@ def test_responses_to_internal_errors_have_the_security_headers(start: Start, mo
         raise ZeroDivisionError
 
     app: Any = start().app
-    monkeypatch.setattr(app.state.database, "prediction", fail)
+    monkeypatch.setattr(app.state.services.database, "prediction", fail)
     client = TestClient(app, raise_server_exceptions=False)
     for headers in (BROWSER, {}):
         response = client.get("/predictions/1", headers=headers)

@@ -215,7 +215,7 @@ def test_missing_neighbours_are_explained(client: TestClient) -> None:
     without_vector = prediction_id(send(client, sky("ocean", 109), model="colours"))
     fragment = client.get(f"/history/{without_vector}/alike", headers=PART)
     assert (fragment.status_code, "had no detectors" in fragment.text) == (200, True)
-    database = client.app.state.database  # type: ignore[attr-defined]
+    database = client.app.state.services.database  # type: ignore[attr-defined]
     database._vectors = False
     try:
         assert "lacks pgvector" in client.get(f"/history/{without_vector}/alike", headers=PART).text

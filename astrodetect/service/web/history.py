@@ -14,8 +14,10 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
+from astrodetect.service.dependencies import DatabaseDep, ModelsDep
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
+from astrodetect.service.services import ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
 PAGE_SIZE = 48  # predictions
@@ -96,23 +98,23 @@ class HistoryFilters:
 
 
 @router.get("/history")
-def show_history(request: Request) -> Response:
+def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> Response:
     """A page of predictions; for htmx only its rows."""
-    filters, fragment, state = HistoryFilters.parse(request.query_params), wants_fragment(request), request.app.state
+    filters, fragment = HistoryFilters.parse(request.query_params), wants_fragment(request)
     before, after = _page_edge(request, "before"), _page_edge(request, "after")
     url = filters.url(before=before, after=after)
     if "" in request.query_params.values() and not fragment:  # forms send empty fields too
         return RedirectResponse(url, 303)
-    page = _read_page(state.database, filters, before, after)
+    page = _read_page(database, filters, before, after)
     hashes = [row.image_sha256 for row in page.predictions if row.image_sha256]
-    values = {
+    values: dict[str, Any] = {
         "filters": filters,
         "page": page,
         "edge": before or after,
         "fragment": fragment,
         "unusual": UNUSUAL_NOVELTY,
-        "with_thumbnail": state.database.images_with_thumbnails(hashes),
-        "labels": state.database.labels_by_image(page.predictions),
+        "with_thumbnail": database.images_with_thumbnails(hashes),
+        "labels": database.labels_by_image(page.predictions),
     }
     if fragment:
         response = render(request, "_rows.html", **values)
@@ -120,7 +122,7 @@ def show_history(request: Request) -> Response:
         response.headers["HX-Push-Url"] = "false" if current else url
         return response
     newest = not (filters.entered or before or after)
-    values["choices"] = _choices(filters, list_manifests(state.models.folder))
+    values["choices"] = _choices(filters, list_manifests(models.folder))
     values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
     return render(request, "history.html", status=422 if filters.errors else 200, **values)
 
@@ -136,11 +138,13 @@ def _as_api_query(entered: Mapping[str, str]) -> dict[str, str]:
     return query
 
 
-def _read_page(database: Any, filters: HistoryFilters, before: int | None, after: int | None) -> PredictionPage:
+def _read_page(
+    database: ServiceDatabase, filters: HistoryFilters, before: int | None, after: int | None
+) -> PredictionPage:
     """The page beside this edge; the newest page where fewer rows than a page are newer than `after`."""
     if filters.errors:
         return PredictionPage([], None, None)
-    page: PredictionPage = database.predictions(filters.validated, limit=PAGE_SIZE, before=before, after=after)
+    page = database.predictions(filters.validated, limit=PAGE_SIZE, before=before, after=after)
     if after is not None and page.previous_after is None and len(page.predictions) < PAGE_SIZE:
         page = database.predictions(filters.validated, limit=PAGE_SIZE)
     return page

@@ -1,8 +1,9 @@
 """What pages show of a scored image besides its row: thumbnail, heat map and nearest neighbours."""
 
 import datetime as dt
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
@@ -10,7 +11,9 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError, NotFound, VectorMissing, VectorsOff
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
 from astrodetect.reports.html import heat_map_overlay
+from astrodetect.service.dependencies import DatabaseDep, ThumbnailsDep
 from astrodetect.service.query_params import PredictionId
+from astrodetect.service.services import ServiceDatabase
 from astrodetect.service.thumbnails import ThumbnailStore
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.settings import Settings
@@ -48,7 +51,9 @@ class ImageView:
 
 
 @router.get("/pictures/{image_sha256}")
-def send_thumbnail(request: Request, image_sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]) -> Response:
+def send_thumbnail(
+    request: Request, thumbnails: ThumbnailsDep, image_sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+) -> Response:
     """The thumbnail of an image by its SHA-256, as JPEG, or NotFound."""
     headers = {
         "Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}, immutable",
@@ -56,16 +61,15 @@ def send_thumbnail(request: Request, image_sha256: Annotated[str, Path(pattern=r
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    thumbnail = request.app.state.album.thumbnail(image_sha256)
+    thumbnail = thumbnails.thumbnail(image_sha256)
     if thumbnail is None:
         raise NotFound("no thumbnail of this image is stored: none was made, or it was deleted")
     return Response(thumbnail.jpeg, media_type="image/jpeg", headers=headers)
 
 
 @router.get("/history/{id}/alike")
-def show_neighbours(request: Request, id: PredictionId) -> Response:  # noqa: A002
+def show_neighbours(request: Request, database: DatabaseDep, id: PredictionId) -> Response:  # noqa: A002
     """The nearest neighbours of an image among the logged ones; for htmx only the list."""
-    database = request.app.state.database
     row = database.prediction(id)
     neighbours, with_thumbnail, problem = find_neighbours(database, row)
     return render(
@@ -79,17 +83,14 @@ def show_neighbours(request: Request, id: PredictionId) -> Response:  # noqa: A0
     )
 
 
-def find_neighbours(database: Any, row: Prediction) -> tuple[list[Neighbour], set[str], str | None]:
+def find_neighbours(database: ServiceDatabase, row: Prediction) -> tuple[list[Neighbour], AbstractSet[str], str | None]:
     """The nearest neighbours of an image, the hashes of those that have a thumbnail, and why there are none."""
     try:
         neighbours = database.similar(row, limit=MAX_NEIGHBOURS)
     except (VectorMissing, VectorsOff) as error:
         return [], set(), NO_NEIGHBOURS[type(error)]
-    return (
-        neighbours,
-        database.images_with_thumbnails([neighbour.prediction.image_sha256 for neighbour in neighbours]),
-        None,
-    )
+    hashes = [sha for neighbour in neighbours if (sha := neighbour.prediction.image_sha256)]
+    return neighbours, database.images_with_thumbnails(hashes), None
 
 
 def _why_no_thumbnail(row: Prediction | ScoredImage, settings: Settings) -> str:

@@ -4,13 +4,14 @@ import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
 from astrodetect.records import ANOMALY, Prediction, PredictionFilters
+from astrodetect.service.dependencies import DatabaseDep, LiveFeedDep
 from astrodetect.service.feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import (
     CURSOR_PATTERN,
@@ -20,6 +21,7 @@ from astrodetect.service.row_follower import (
     EventCursor,
     is_highlighted,
 )
+from astrodetect.service.services import ServiceDatabase
 from astrodetect.service.web.rendering import TEMPLATE, render
 
 ROWS_SHOWN = 24  # fills lines of 2, 3, 4, 6 or 8 cards
@@ -32,9 +34,8 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/live")
-def show_live(request: Request, only: OnlyParam = "") -> HTMLResponse:
+def show_live(request: Request, database: DatabaseDep, only: OnlyParam = "") -> HTMLResponse:
     """The newest rows, and the position at which the stream continues."""
-    database = request.app.state.database
     after = database.newest_id()  # read before the rows: a row between the two is then shown by the stream
     rows = _newest_rows(database, only=bool(only))
     recent = dt.datetime.now(dt.UTC) - THUMBNAIL_DELAY
@@ -46,7 +47,7 @@ def show_live(request: Request, only: OnlyParam = "") -> HTMLResponse:
 
 @router.get("/live/events")
 async def stream_events(
-    request: Request,
+    feed: LiveFeedDep,
     only: OnlyParam = "",
     after: Annotated[str | None, Query(pattern=CURSOR_PATTERN, max_length=MAX_CURSOR_CHARS)] = None,
     last: Annotated[
@@ -55,9 +56,7 @@ async def stream_events(
 ) -> Response:
     """New rows as server-sent events, continuing after the last event received."""
     position = last or after
-    events = request.app.state.feed.watch(
-        EventCursor.parse(position) if position else None, highlighted_only=bool(only)
-    )
+    events = feed.watch(EventCursor.parse(position) if position else None, highlighted_only=bool(only))
     await anext(events)  # so that a refusal is the status of the response
 
     async def stream() -> AsyncIterator[bytes]:
@@ -68,9 +67,9 @@ async def stream_events(
     return EventSourceResponse(stream(), headers=STREAM_HEADERS)
 
 
-def _newest_rows(database: Any, *, only: bool) -> list[Prediction]:
+def _newest_rows(database: ServiceDatabase, *, only: bool) -> list[Prediction]:
     if not only:
-        return list(database.predictions(PredictionFilters(), limit=ROWS_SHOWN).predictions)
+        return database.predictions(PredictionFilters(), limit=ROWS_SHOWN).predictions
     filters = (PredictionFilters(result=ANOMALY), PredictionFilters(min_novelty=UNUSUAL_NOVELTY))
     rows = {row.id: row for each in filters for row in database.predictions(each, limit=ROWS_SHOWN).predictions}
     return sorted(rows.values(), key=lambda row: row.id, reverse=True)[:ROWS_SHOWN]
@@ -93,4 +92,4 @@ def _format_event(event: NewRows | StreamEvent) -> bytes:
 @lru_cache(maxsize=4 * MAX_NEWEST)
 def _render_card(row: Prediction) -> str:
     """Rendered once for all clients."""
-    return TEMPLATE.get_template("_live.html").render(row=row, has_thumbnail=True, notable=is_highlighted(row))
+    return TEMPLATE.get_template("_live.html").render(row=row, has_thumbnail=True, highlighted=is_highlighted(row))

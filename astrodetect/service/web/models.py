@@ -16,6 +16,7 @@ from astrodetect.model_store import archive, store
 from astrodetect.model_store.manifest import Manifest, Precision, invalid_manifests, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
+from astrodetect.service.dependencies import ModelsDep
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import (
     MAX_MODEL_NAME_CHARS,
@@ -72,12 +73,12 @@ class ModelEntry:
 @router.get(PATH)
 async def show_models(
     request: Request,
+    registry: ModelsDep,
     digest: str = "",
     serving: str = "",
     done: Annotated[str, Query(pattern=OPTIONAL_MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)] = "",
 ) -> Response:
     """The page; for htmx its part, unless it still has the `digest` of what is shown."""
-    registry: ModelRegistry = request.app.state.models
     registry.refresh()  # an open page shows a newly published model even if no request comes in
     models = await asyncio.to_thread(_list_models, registry)
     if not wants_fragment(request):
@@ -91,10 +92,12 @@ async def show_models(
 
 @router.post(f"{PATH}/{{name}}/rollback")
 async def roll_back(
-    request: Request, name: ModelPath, version: Annotated[str | None, Form(pattern=VERSION_PATTERN)] = None
+    request: Request,
+    registry: ModelsDep,
+    name: ModelPath,
+    version: Annotated[str | None, Form(pattern=VERSION_PATTERN)] = None,
 ) -> Response:
     """Rolls a model back to an earlier version."""
-    registry: ModelRegistry = request.app.state.models
     await registry.rollback(name, version)
     if not wants_fragment(request):
         return RedirectResponse(f"{PATH}?done={name}", 303)
@@ -104,10 +107,9 @@ async def roll_back(
 
 @router.get(f"{PATH}/{{name}}/report")
 def show_report(
-    request: Request, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION_PATTERN)] = None
+    registry: ModelsDep, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION_PATTERN)] = None
 ) -> HTMLResponse:
     """The evaluation report of a model, or of an earlier version of it."""
-    registry: ModelRegistry = request.app.state.models
     folder = archive.find_version(registry.folder, name, version) if version else registry.folder
     try:
         path = store.report_page(folder, read_manifest(folder / f"{name}.json"))

@@ -10,7 +10,9 @@ from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Prediction
+from astrodetect.service.dependencies import DatabaseDep, SettingsDep, ThumbnailsDep
 from astrodetect.service.query_params import LabelId, PredictionId
+from astrodetect.service.services import ServiceDatabase
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -24,10 +26,15 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/history/{id}")
-def show_prediction(request: Request, id: PredictionId) -> Response:  # noqa: A002
+def show_prediction(
+    request: Request,
+    database: DatabaseDep,
+    thumbnails: ThumbnailsDep,
+    settings: SettingsDep,
+    id: PredictionId,  # noqa: A002
+) -> Response:
     """The page of a prediction; its links to the previous and next one keep the filters of the query string."""
-    state, filters = request.app.state, HistoryFilters.parse(request.query_params)
-    database = state.database
+    filters = HistoryFilters.parse(request.query_params)
     row = database.prediction(id)
     others = database.by_image(row.image_sha256, limit=MAX_OTHERS + 1) if row.image_sha256 else []
     newer = database.predictions(filters.validated, limit=1, after=id).predictions
@@ -37,17 +44,18 @@ def show_prediction(request: Request, id: PredictionId) -> Response:  # noqa: A0
         "prediction.html",
         row=row,
         filters=filters,
-        view=ImageView.load(row, state.album, state.settings),
+        view=ImageView.load(row, thumbnails, settings),
         others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
-        **_label_values(request, row, compact=False),
+        **_label_values(request, database, row, compact=False),
     )
 
 
 @router.post("/history/{id}/label")
 def add_label(
     request: Request,
+    database: DatabaseDep,
     id: PredictionId,  # noqa: A002
     *,
     label: Annotated[LabelValue, Form()],
@@ -57,8 +65,8 @@ def add_label(
 ) -> Response:
     """Labels the image of a prediction; a name sent along is remembered in a cookie."""
     reviewer = reviewer_name(request) if who is None else who.strip()
-    stored = request.app.state.database.add_label(id, label, who=reviewer, note=note.strip())
-    response = _show_labels(request, id, f"Labelled {stored.label}", compact=compact, reviewer=reviewer)
+    stored = database.add_label(id, label, who=reviewer, note=note.strip())
+    response = _show_labels(request, database, id, f"Labelled {stored.label}", compact=compact, reviewer=reviewer)
     if who is not None:
         remember_reviewer(response, who)
     return response
@@ -67,23 +75,24 @@ def add_label(
 @router.post("/labels/{label_id}/undo")
 def remove_label(
     request: Request,
+    database: DatabaseDep,
     label_id: LabelId,
     prediction: Annotated[int, Form(ge=1, le=BIGINT_MAX)],
     compact: Compact = False,
 ) -> Response:
     """Deletes a label; one that is already deleted is no error."""
     try:
-        message = f"Label {request.app.state.database.delete_label(label_id).label} removed"
+        message = f"Label {database.delete_label(label_id).label} removed"
     except NotFound:
         message = "That label was already removed"
-    return _show_labels(request, prediction, message, compact=compact, reviewer=reviewer_name(request))
+    return _show_labels(request, database, prediction, message, compact=compact, reviewer=reviewer_name(request))
 
 
-def _label_values(request: Request, row: Prediction, *, compact: bool) -> dict[str, Any]:
+def _label_values(request: Request, database: ServiceDatabase, row: Prediction, *, compact: bool) -> dict[str, Any]:
     """What `_labels.html` needs."""
     return {
         "id": row.id,
-        "labels": request.app.state.database.labels_of_image(row),
+        "labels": database.labels_of_image(row),
         "max_labels": MAX_LABELS_SHOWN,
         "reviewer": reviewer_name(request),
         "max_lengths": MAX_LENGTHS,
@@ -93,6 +102,7 @@ def _label_values(request: Request, row: Prediction, *, compact: bool) -> dict[s
 
 def _show_labels(
     request: Request,
+    database: ServiceDatabase,
     id: int,  # noqa: A002
     message: str,
     *,
@@ -101,8 +111,8 @@ def _show_labels(
 ) -> Response:
     if not wants_fragment(request):
         return RedirectResponse(f"/history/{id}#labels-{id}", 303)
-    row = request.app.state.database.prediction(id)
-    values = _label_values(request, row, compact=compact) | {"reviewer": reviewer}
+    row = database.prediction(id)
+    values = _label_values(request, database, row, compact=compact) | {"reviewer": reviewer}
     response = render(request, "_labels.html", **values)
     response.headers["HX-Trigger"] = json.dumps({"announce": message})
     return response

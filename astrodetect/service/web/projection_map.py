@@ -18,9 +18,11 @@ from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
-from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionJobs, ProjectionState
+from astrodetect.service.dependencies import DatabaseDep, ServicesDep
+from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
+from astrodetect.service.services import Services
 from astrodetect.service.web.rendering import render, wants_fragment
 
 GRID_STEPS = 65_535  # of a coordinate: at the highest zoom the script draws a pixel for every two
@@ -51,45 +53,45 @@ class Legend:
 
 
 @router.get("/map")
-def show_map(request: Request, by: Literal["class", "label", "novelty"] = "class") -> Response:
+def show_map(request: Request, services: ServicesDep, by: Literal["class", "label", "novelty"] = "class") -> Response:
     """The page; the first request for it starts the computation of the first projection."""
-    projection = _projection_state(request)
-    legends = _legends(request, projection.stored) if projection and projection.stored else []
-    response = render(request, "map.html", by=by, legends=legends, **_map_values(request, projection))
-    return _start_if_due(request, projection, response)
+    projection = _projection_state(services)
+    legends = _legends(services, projection.stored) if projection and projection.stored else []
+    response = render(request, "map.html", by=by, legends=legends, **_map_values(services, projection))
+    return _start_if_due(services, projection, response)
 
 
 @router.post("/map")
-def recompute_map(request: Request) -> Response:
+def recompute_map(request: Request, services: ServicesDep) -> Response:
     """Starts a new projection."""
-    if space := _space(request):
-        _jobs(request).start(space)
+    if space := _space(services):
+        services.projections.start(space)
     if wants_fragment(request):
-        return render(request, "_map.html", **_map_values(request, _projection_state(request)))
+        return render(request, "_map.html", **_map_values(services, _projection_state(services)))
     return RedirectResponse("/map", 303)
 
 
 @router.get("/map/progress")
-def show_map_progress(request: Request, shown: str | None = None) -> Response:
+def show_map_progress(request: Request, services: ServicesDep, shown: str | None = None) -> Response:
     """The state of the computation, polled until it is done; a page that shows no map is reloaded once there is one."""
-    projection = _projection_state(request)
-    response = render(request, "_map.html", **_map_values(request, projection))
+    projection = _projection_state(services)
+    response = render(request, "_map.html", **_map_values(services, projection))
     if shown == "" and projection and projection.stored:
         response.headers["HX-Refresh"] = "true"
-    return _start_if_due(request, projection, response)
+    return _start_if_due(services, projection, response)
 
 
 @router.get("/map/points")
-def send_points(request: Request) -> Response:
+def send_points(request: Request, services: ServicesDep) -> Response:
     """All points by descending novelty: ids (float64), coordinates (2 × uint16), the group in each legend (uint8)."""
-    projection = _projection_state(request)
+    projection = _projection_state(services)
     if projection is None or projection.stored is None:
         raise NotFound("there is no map yet")
     stored = projection.stored
     parts = [
         np.array(stored.ids, "<f8"),
         np.rint(stored.xy * GRID_STEPS).astype("<u2"),
-        *(legend.group_of for legend in _legends(request, stored)),
+        *(legend.group_of for legend in _legends(services, stored)),
     ]
     body = b"".join(part.tobytes() for part in parts)
     headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
@@ -101,12 +103,12 @@ def send_points(request: Request) -> Response:
 @router.get("/map/image/{id}")
 def show_map_image(
     request: Request,
+    database: DatabaseDep,
     id: PredictionId,  # noqa: A002
     rank: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
     total: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
 ) -> Response:
     """The tooltip of a point: its image, which has this rank by novelty among all points."""
-    database = request.app.state.database
     row = database.prediction(id)
     labels = database.labels_of_image(row)
     label = labels[0].label if labels else None
@@ -167,40 +169,34 @@ def _disc(radius: float) -> str:
     return f"m-{radius} 0a{radius} {radius} 0 1 0 {2 * radius} 0a{radius} {radius} 0 1 0-{2 * radius} 0"
 
 
-def _legends(request: Request, stored: StoredProjection) -> list[Legend]:
-    labels = _jobs(request).labels(stored)
+def _legends(services: Services, stored: StoredProjection) -> list[Legend]:
+    labels = services.projections.labels(stored)
     return [legend_by_class(stored), legend_by_label(labels), legend_by_novelty(stored)]
 
 
-def _jobs(request: Request) -> ProjectionJobs:
-    jobs: ProjectionJobs = request.app.state.atlas
-    return jobs
-
-
-def _space(request: Request) -> str | None:
+def _space(services: Services) -> str | None:
     """The space of the serving model; None if it has no detectors, or the database stores no vectors."""
-    return request.app.state.models.space if request.app.state.database.stores_vectors else None
+    return services.models.space if services.database.stores_vectors else None
 
 
-def _projection_state(request: Request) -> ProjectionState | None:
-    space = _space(request)
-    return _jobs(request).state(space) if space else None
+def _projection_state(services: Services) -> ProjectionState | None:
+    space = _space(services)
+    return services.projections.state(space) if space else None
 
 
-def _start_if_due(request: Request, projection: ProjectionState | None, response: Response) -> Response:
+def _start_if_due(services: Services, projection: ProjectionState | None, response: Response) -> Response:
     """Starts the first projection, if it is due, once this response is sent."""
     if projection and projection.due:
-        response.background = BackgroundTask(_jobs(request).start, projection.space)
+        response.background = BackgroundTask(services.projections.start, projection.space)
     return response
 
 
-def _map_values(request: Request, projection: ProjectionState | None) -> dict[str, Any]:
+def _map_values(services: Services, projection: ProjectionState | None) -> dict[str, Any]:
     """What `_map.html` needs."""
-    state = request.app.state
     return {
         "projection": projection,
-        "model": state.models.default,
-        "has_vectors": state.database.stores_vectors,
+        "model": services.models.default,
+        "has_vectors": services.database.stores_vectors,
         "min_images": MIN_IMAGES,
         "max_counted": MAX_PROJECTED,
     }

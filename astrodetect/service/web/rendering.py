@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from astrodetect import __version__
 from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
+from astrodetect.service.dependencies import services_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_NAME_LENGTH = 120  # characters of an image's name in lists; its own page shows all of it
@@ -94,7 +95,7 @@ def _page_values(request: Request) -> dict[str, Any]:
         "path": request.url.path,
         "retry_url": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
         "version": __version__,
-        "has_keys": bool(request.app.state.keys),
+        "has_keys": bool(services_of(request).api_keys),
     }
 
 

@@ -17,7 +17,9 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
+from astrodetect.service.dependencies import ServicesDep
 from astrodetect.service.review_queue import ReviewCandidate
+from astrodetect.service.services import Services
 from astrodetect.service.web.image_view import ImageView, find_neighbours
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_session import (
@@ -73,17 +75,23 @@ class ReviewView:
     has_predictions: bool
 
     @classmethod
-    def load(cls, state: Any, session: ReviewSession, by: ReviewOrder, id: int | None) -> "ReviewView":  # noqa: A002
+    def load(
+        cls,
+        services: Services,
+        session: ReviewSession,
+        by: ReviewOrder,
+        id: int | None,  # noqa: A002
+    ) -> "ReviewView":
         """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
-        database = state.database
+        database, leases = services.database, services.review_queue.turns
         skipped = {row.image_key for row in database.by_ids(session.skipped).values()} if session.skipped else set()
         limit = LOOKAHEAD + len(skipped)
-        batch = state.review.next(by, limit=limit, space=state.models.space, at_once=True)
+        batch = services.review_queue.next(by, limit=limit, space=services.models.space, at_once=True)
         candidates = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped][:LOOKAHEAD]
         with_thumbnail = database.images_with_thumbnails(
             [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
         )
-        leased = state.review.turns.taken(session.id)
+        leased = leases.taken(session.id)
         candidates.sort(
             key=lambda entry: (
                 entry.prediction.image_sha256 not in with_thumbnail,
@@ -97,10 +105,10 @@ class ReviewView:
                 *(entry for entry in candidates if entry.prediction.image_key != first.prediction.image_key),
             ]
         if candidates and session.has_cookie:
-            state.review.turns.take(session.id, candidates[0].prediction.image_key)
+            leases.take(session.id, candidates[0].prediction.image_key)
         return cls(
             note=batch.note,
-            item=_load_item(state, candidates[0]) if candidates else None,
+            item=_load_item(services, candidates[0]) if candidates else None,
             next_thumbnail=next(
                 (sha for entry in candidates[1:2] if (sha := entry.prediction.image_sha256) in with_thumbnail), None
             ),
@@ -114,12 +122,13 @@ class ReviewView:
 @router.get("")
 def show_review(
     request: Request,
+    services: ServicesDep,
     by: ReviewOrder = "interest",
     id: Annotated[int | None, Query(ge=1, le=BIGINT_MAX)] = None,  # noqa: A002
 ) -> Response:
     """The next image to label, or that of prediction `id`."""
     session = ReviewSession.read(request)
-    values = _review_values(request, session, by, id)
+    values = _review_values(services, session, by, id)
     values |= {
         "reviewer": reviewer_name(request) or "",
         "max_reviewer_length": MAX_REVIEWER_LENGTH,
@@ -131,54 +140,61 @@ def show_review(
 @router.post("/label")
 def label_image(
     request: Request,
+    services: ServicesDep,
+    *,
     id: PredictionIdField,  # noqa: A002
     label: Annotated[LabelValue, Form()],
     by: OrderField = "interest",
     note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
 ) -> Response:
     """Stores a label and shows the next image."""
-    stored = request.app.state.database.add_label(id, label, who=reviewer_name(request), note=note.strip())
+    stored = services.database.add_label(id, label, who=reviewer_name(request), note=note.strip())
     session = ReviewSession.read(request).add(ReviewStep("l", stored.id))
-    return _show_next(request, session, by, f"labelled {label}")
+    return _show_next(request, services, session, by, f"labelled {label}")
 
 
 @router.post("/skip")
-def skip_image(request: Request, id: PredictionIdField, by: OrderField = "interest") -> Response:  # noqa: A002
+def skip_image(
+    request: Request,
+    services: ServicesDep,
+    id: PredictionIdField,  # noqa: A002
+    by: OrderField = "interest",
+) -> Response:
     """Shows the next image; this one does not come again in this session."""
-    return _show_next(request, ReviewSession.read(request).add(ReviewStep("s", id)), by, "skipped")
+    return _show_next(request, services, ReviewSession.read(request).add(ReviewStep("s", id)), by, "skipped")
 
 
 @router.post("/undo")
-def undo_step(request: Request, by: OrderField = "interest") -> Response:
+def undo_step(request: Request, services: ServicesDep, by: OrderField = "interest") -> Response:
     """Undoes the last step of the session and shows its image again."""
     session = ReviewSession.read(request)
     if not session.steps:
-        return _show_next(request, session, by, "nothing to undo")
-    step, session, database = session.steps[-1], session.undo(), request.app.state.database
+        return _show_next(request, services, session, by, "nothing to undo")
+    step, session, database = session.steps[-1], session.undo(), services.database
     try:
         if step.kind == "s":
-            return _show_next(request, session, by, "no longer skipped", id=database.prediction(step.id).id)
+            return _show_next(request, services, session, by, "no longer skipped", id=database.prediction(step.id).id)
         removed = database.delete_label(step.id)
     except NotFound:
-        return _show_next(request, session, by, "that step was already undone")
+        return _show_next(request, services, session, by, "that step was already undone")
     message = f"label {removed.label} removed"
-    return _show_next(request, session, by, message, id=removed.prediction_id, note=removed.note or "")
+    return _show_next(request, services, session, by, message, id=removed.prediction_id, note=removed.note or "")
 
 
 @router.post("/turn")
-def lease_image(request: Request, id: PredictionIdField) -> Response:  # noqa: A002
+def lease_image(request: Request, services: ServicesDep, id: PredictionIdField) -> Response:  # noqa: A002
     """Leases the image of a session's first page; only browsers that run its scripts ask for this."""
-    session, state = ReviewSession.read(request), request.app.state
+    session = ReviewSession.read(request)
     if session.has_cookie:
-        state.review.turns.take(session.id, state.database.prediction(id).image_key)
+        services.review_queue.turns.take(session.id, services.database.prediction(id).image_key)
     return Response(status_code=204)
 
 
 @router.post("/again")
-def restore_skipped(request: Request, by: OrderField = "interest") -> Response:
+def restore_skipped(request: Request, services: ServicesDep, by: OrderField = "interest") -> Response:
     """Returns the skipped images to the queue."""
     session = ReviewSession.read(request).restore_skipped()
-    return _show_next(request, session, by, "skipped images are in the queue again")
+    return _show_next(request, services, session, by, "skipped images are in the queue again")
 
 
 @router.post("/name")
@@ -214,15 +230,16 @@ def summarise_discoveries(labels: Sequence[LabelValue]) -> str:
     return text
 
 
-def _load_item(state: Any, candidate: ReviewCandidate) -> ReviewItem:
+def _load_item(services: Services, candidate: ReviewCandidate) -> ReviewItem:
     row = candidate.prediction
-    neighbours, with_thumbnail, _ = find_neighbours(state.database, row)
-    view = ImageView.load(row, state.album, state.settings)
+    neighbours, with_thumbnail, _ = find_neighbours(services.database, row)
+    view = ImageView.load(row, services.thumbnails, services.settings)
     return ReviewItem(row, candidate.why, view, neighbours, with_thumbnail)
 
 
 def _show_next(
     request: Request,
+    services: Services,
     session: ReviewSession,
     by: ReviewOrder,
     message: str,
@@ -234,7 +251,7 @@ def _show_next(
     url = f"{REVIEW_PATH}?by={by}" + (f"&id={id}" if id else "")
     if not wants_fragment(request):
         return session.save(RedirectResponse(url, 303))
-    values = _review_values(request, session, by, id, note)
+    values = _review_values(services, session, by, id, note)
     response = render(request, "_review.html", **values)
     response.headers["HX-Replace-Url"] = url
     response.headers.update(_announce(f"{message}; {len(values['review'].labels)} labelled"))
@@ -247,14 +264,14 @@ def _announce(message: str) -> dict[str, str]:
 
 
 def _review_values(
-    request: Request,
+    services: Services,
     session: ReviewSession,
     by: ReviewOrder,
     id: int | None,  # noqa: A002
     note: str = "",
 ) -> dict[str, Any]:
     """What the templates need."""
-    review = ReviewView.load(request.app.state, session, by, id)
+    review = ReviewView.load(services, session, by, id)
     labels = review.labels_in_order
     summary = summarise_discoveries(labels) if labels else None
     return {

@@ -7,7 +7,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect.service.middleware.auth import KEY_COOKIE, SIGN_IN_PATH
+from astrodetect.service.dependencies import ApiKeysDep
+from astrodetect.service.middleware.auth import KEY_COOKIE, SIGN_IN_PATH, ApiKeys
 from astrodetect.service.web.rendering import render
 
 COOKIE_MAX_AGE_S = 30 * 86_400
@@ -17,21 +18,22 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(SIGN_IN_PATH)
-def show_sign_in(request: Request, to: str = "/") -> HTMLResponse:
+def show_sign_in(request: Request, keys: ApiKeysDep, to: str = "/") -> HTMLResponse:
     """The form for the key."""
-    return _sign_in_page(request, to)
+    return _sign_in_page(request, keys, to)
 
 
 @router.post(SIGN_IN_PATH)
 def sign_in(
     request: Request,
+    keys: ApiKeysDep,
     key: Annotated[str, Form(max_length=MAX_API_KEY_LENGTH)] = "",
     to: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sets the cookie if the key is valid, and redirects to the requested page."""
-    keys, key = request.app.state.keys, key.strip()
+    key = key.strip()
     if not keys.accept(key.encode()):
-        return _sign_in_page(request, to, invalid=True)
+        return _sign_in_page(request, keys, to, invalid=True)
     response = RedirectResponse(_local_url(to), 303)
     response.set_cookie(
         KEY_COOKIE,
@@ -44,9 +46,9 @@ def sign_in(
     return response
 
 
-def _sign_in_page(request: Request, to: str, *, invalid: bool = False) -> HTMLResponse:
-    status, private = 401 if invalid else 200, request.app.state.keys.private
-    return render(request, "sign_in.html", status=status, invalid=invalid, private=private, to=_local_url(to))
+def _sign_in_page(request: Request, keys: ApiKeys, to: str, *, invalid: bool = False) -> HTMLResponse:
+    values = {"invalid": invalid, "private": keys.private, "to": _local_url(to)}
+    return render(request, "sign_in.html", status=401 if invalid else 200, **values)
 
 
 def _local_url(to: str) -> str:

@@ -13,10 +13,11 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
-from astrodetect.service.dependencies import DetectionDep
+from astrodetect.service.dependencies import DatabaseDep, ModelsDep, ServicesDep, SettingsDep
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
+from astrodetect.service.services import Services
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
 
@@ -29,15 +30,15 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-def show_upload(request: Request) -> Response:
+def show_upload(request: Request, services: ServicesDep) -> Response:
     """The start page: the upload form."""
-    return _upload_page(request)
+    return _upload_page(request, services)
 
 
 @router.post("/try")
 async def upload_image(
     request: Request,
-    detection: DetectionDep,
+    services: ServicesDep,
     *,
     file: UploadFile | None = None,
     model: Annotated[str, Form(pattern=OPTIONAL_MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)] = "",
@@ -47,18 +48,18 @@ async def upload_image(
     """Scores one image, logs it, and answers with its card, or with the page that shows the card."""
     fragment = wants_fragment(request) or not accepts_html(request)
     try:
-        name, data = await _read_image(request, file, sample)
-        prediction = await detection.detect(request, name, data, model=model or None, key=key)
+        name, data = await _read_image(services.settings.data_dir, file, sample)
+        prediction = await services.detection.detect(request, name, data, model=model or None, key=key)
     except AstrodetectError as error:
         if fragment:
             raise
         log.warning("%s %s: %s", request.method, request.url.path, error)
         message = error.public or str(error)
-        return await asyncio.to_thread(_upload_page, request, model, status=error.status, error=message)
-    card = await asyncio.to_thread(_card_values, request, prediction)
+        return await asyncio.to_thread(_upload_page, request, services, model, status=error.status, error=message)
+    card = await asyncio.to_thread(_card_values, request, services, prediction)
     if fragment:
         return render(request, "_card.html", card=card)
-    return await asyncio.to_thread(_upload_page, request, model, card=card)
+    return await asyncio.to_thread(_upload_page, request, services, model, card=card)
 
 
 @router.get("/try")
@@ -68,17 +69,17 @@ def redirect_to_upload(_: Request) -> Response:
 
 
 @router.get("/try/waiting")
-def count_unusual(request: Request) -> Response:
+def count_unusual(request: Request, database: DatabaseDep, models: ModelsDep) -> Response:
     """The number of unlabelled images with a high novelty."""
-    rows = request.app.state.database.most_novel(request.app.state.models.space, limit=MAX_COUNTED)
+    rows = database.most_novel(models.space, limit=MAX_COUNTED)
     count = sum((row.novelty or 0.0) >= UNUSUAL_NOVELTY for row in rows)
     return render(request, "_unusual_count.html", count=count, max_counted=MAX_COUNTED)
 
 
 @router.get("/samples/{name:path}")
-def send_sample(request: Request, name: str) -> FileResponse:
+def send_sample(settings: SettingsDep, name: str) -> FileResponse:
     """A sample image."""
-    return FileResponse(find_sample(request.app.state.settings.data_dir, name), media_type="image/jpeg")
+    return FileResponse(find_sample(settings.data_dir, name), media_type="image/jpeg")
 
 
 def list_samples(data_dir: Path) -> dict[str, Path]:
@@ -99,10 +100,10 @@ def find_sample(data_dir: Path, name: str) -> Path:
     return path
 
 
-async def _read_image(request: Request, file: UploadFile | None, sample: str | None) -> tuple[str, bytes]:
+async def _read_image(data_dir: Path, file: UploadFile | None, sample: str | None) -> tuple[str, bytes]:
     """The name and bytes of the sample or the upload."""
     if sample:
-        path = await asyncio.to_thread(find_sample, request.app.state.settings.data_dir, sample)
+        path = await asyncio.to_thread(find_sample, data_dir, sample)
         return sample, await asyncio.to_thread(path.read_bytes)
     if file is None or not (file.filename or file.size):
         raise ImageEmpty("choose an image first")
@@ -111,15 +112,15 @@ async def _read_image(request: Request, file: UploadFile | None, sample: str | N
 
 def _upload_page(
     request: Request,
+    services: Services,
     model: str = "",
     *,
     status: int = 200,
     error: str | None = None,
     card: dict[str, Any] | None = None,
 ) -> HTMLResponse:
-    state = request.app.state
-    default = state.models.default_name
-    models = [manifest.name for manifest in list_manifests(state.models.folder)]
+    default = services.models.default_name
+    models = [manifest.name for manifest in list_manifests(services.models.folder)]
     return render(
         request,
         "upload.html",
@@ -128,24 +129,24 @@ def _upload_page(
         card=card,
         models=sorted(models, key=lambda name: (name != default, name)),
         model=model or default,
-        samples=list(list_samples(state.settings.data_dir)),
-        max_bytes=state.settings.max_body_bytes,
+        samples=list(list_samples(services.settings.data_dir)),
+        max_bytes=services.settings.max_body_bytes,
     )
 
 
-def _card_values(request: Request, prediction: Prediction | QueuedPrediction) -> dict[str, Any]:
+def _card_values(request: Request, services: Services, prediction: Prediction | QueuedPrediction) -> dict[str, Any]:
     """What `_card.html` needs; without the database there are neither image nor labels."""
-    state, stages = request.app.state, RequestContext.of(request.scope).stages_s
+    stages_s = RequestContext.of(request.scope).stages_s
     row = prediction.scored if isinstance(prediction, QueuedPrediction) else prediction
     view, labels = ImageView(None, None, 1.0, VIEW_UNAVAILABLE), None
     with suppress(DatabaseError):
-        view = ImageView.load(row, state.album, state.settings)
-        labels = state.database.labels_of_image(prediction) if isinstance(prediction, Prediction) else None
+        view = ImageView.load(row, services.thumbnails, services.settings)
+        labels = services.database.labels_of_image(prediction) if isinstance(prediction, Prediction) else None
     return {
         "row": row,
         "queued": isinstance(prediction, QueuedPrediction),
         "view": view,
         "labels": labels,
         "unusual": UNUSUAL_NOVELTY,
-        "took_ms": 1000 * sum(seconds for stage, seconds in stages.items() if stage != "read"),
+        "took_ms": 1000 * sum(seconds for stage, seconds in stages_s.items() if stage != "read"),
     }

@@ -25,12 +25,12 @@ const connect = () => {
 const receive = (event) => {
   const template = document.createElement("template");
   template.innerHTML = event.cards; // rendered and escaped by the service
-  const isNotable = (card) => card.matches(".anomalous");
+  const isHighlighted = (card) => card.matches(".anomalous");
   const isShown = ({ id }) => find(id) ?? pending.find((card) => card.id === id);
   const cards = [...template.content.children], repeated = cards.filter(isShown), images = event.images - repeated.length;
   for (const counter of [total, unannounced]) {
     counter.images += images;
-    counter.out += event.out - repeated.filter(isNotable).length;
+    counter.out += event.out - repeated.filter(isHighlighted).length;
   }
   arrivals.push([Date.now(), images]);
   pending = [...cards.filter((card) => !repeated.includes(card)), ...pending].slice(0, MAX_CARDS);
