@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the main metrics and the path of the report."""
-    from astrodetect.evaluation.summary import summarise, summary_lines  # noqa: PLC0415
+    from astrodetect.evaluation.summary import summarise_evaluation, summary_lines  # noqa: PLC0415
     from astrodetect.inference.engine import load_model  # noqa: PLC0415
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - slow to import: after the quick checks
 
     inputs = evaluate.evaluate(Engine(loaded), {title: images}, views=arguments.views)
-    summary = summarise(inputs)
+    summary = summarise_evaluation(inputs)
     report = evaluation_report.write_evaluation_report(
         inputs, summary, arguments.output or config.models_dir / f"{manifest.name}.html"
     )

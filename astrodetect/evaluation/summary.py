@@ -100,7 +100,7 @@ class PreviousRun:
     figures: dict[str, float]
 
 
-def summarise(inputs: EvaluationInputs) -> Summary:
+def summarise_evaluation(inputs: EvaluationInputs) -> Summary:
     """Compute the metrics of every part."""
     model = inputs.model
     one_view = None

@@ -17,8 +17,8 @@ from astrodetect.reports.html import (
     TILE_PX,
     TILES_PER_ROW,
     NamedThumbnail,
-    ThumbnailKey,
     ThumbnailReader,
+    ThumbnailRequest,
     display_name,
     heat_map_overlay,
     read_thumbnails,
@@ -74,7 +74,7 @@ def write_anomaly_report(
     """Write the page; `explanations` are of the gallery's images, all of which are on the map."""
     flagged = results.flagged_by()
     samples = {detector: _sample(flags) for detector, flags in flagged.items()}
-    thumbnails = read_thumbnails(_thumbnail_keys(results, explanations, samples), run.reader)
+    thumbnails = read_thumbnails(_thumbnail_requests(results, explanations, samples), run.reader)
     map_size = (MAP_WIDTH - 2 * MAP_MARGIN, MAP_HEIGHT - 2 * MAP_MARGIN)
     xy = np.asarray(results.projection.xy * map_size + MAP_MARGIN, np.float32)
     cards = _cards(results, explanations, thumbnails, xy)
@@ -107,9 +107,9 @@ def write_anomaly_report(
     path.write_text(text, encoding="utf-8")
 
 
-def _thumbnail_keys(
+def _thumbnail_requests(
     results: AnomalyResults, explanations: Sequence[Explanation], samples: Mapping[str, list[int]]
-) -> list[ThumbnailKey]:
+) -> list[ThumbnailRequest]:
     return [
         *((results.paths[explanation.image], CARD_PX) for explanation in explanations),
         *((path, NEIGHBOUR_PX) for explanation in explanations for path in explanation.neighbours),
@@ -120,7 +120,7 @@ def _thumbnail_keys(
 def _cards(
     results: AnomalyResults,
     explanations: Sequence[Explanation],
-    thumbnails: Mapping[ThumbnailKey, NamedThumbnail],
+    thumbnails: Mapping[ThumbnailRequest, NamedThumbnail],
     xy: Floats,
 ) -> list[AnomalyCard]:
     novelty, ranks, positions = results.novelty, results.ranks(), results.positions

@@ -26,8 +26,8 @@ TILE_PX = 48
 TILES_PER_ROW = 50
 HEAT_COLOUR = (255, 128, 0)  # orange contrasts with a dark sky; the opacity is the evidence
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def template_environment(templates: Path) -> Environment:
@@ -69,15 +69,17 @@ class ThumbnailReader:
             return None
 
 
-ThumbnailKey = tuple[Path, int]  # a file and the side in pixels
+ThumbnailRequest = tuple[Path, int]  # a file and the side in pixels
 
 
-def read_thumbnails(keys: Iterable[ThumbnailKey], reader: ThumbnailReader) -> dict[ThumbnailKey, NamedThumbnail]:
+def read_thumbnails(
+    requests: Iterable[ThumbnailRequest], reader: ThumbnailReader
+) -> dict[ThumbnailRequest, NamedThumbnail]:
     """Read each distinct thumbnail once, in parallel."""
-    distinct = sorted(set(keys))
+    distinct = sorted(set(requests))
 
-    def thumbnail(key: ThumbnailKey) -> NamedThumbnail:
-        path, side = key
+    def thumbnail(request: ThumbnailRequest) -> NamedThumbnail:
+        path, side = request
         pixels = reader.read(path, side)
         return NamedThumbnail(display_name(path), "" if pixels is None else _pixels_uri(pixels))
 
@@ -125,7 +127,7 @@ def _png(rgba: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
-def _parallel_map(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
+def _parallel_map(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> list[_Result]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             return list(track_progress(pool.map(function, items), title, len(items)))

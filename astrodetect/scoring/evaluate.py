@@ -11,7 +11,7 @@ from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
-from astrodetect.evaluation.summary import summarise
+from astrodetect.evaluation.summary import summarise_evaluation
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.progress import ProgressBar
@@ -40,7 +40,7 @@ def evaluate_and_report(
     from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - OpenVINO is slow to import
 
     inputs = evaluate(Engine(load_model(models, name)), parts, train=train, remarks=remarks, known=known)
-    return evaluation_report.write_evaluation_report(inputs, summarise(inputs), models / f"{name}.html")
+    return evaluation_report.write_evaluation_report(inputs, summarise_evaluation(inputs), models / f"{name}.html")
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""`python -m astrodetect anomalies` as people run it: some of it as a process, the rest within this one."""
+"""`python -m astrodetect anomalies`: the first run as a process, the others within this one."""
 
 import csv
 import json
@@ -20,8 +20,8 @@ from astrodetect.features.extraction import feature_matrix
 from astrodetect.images import decode_file
 from astrodetect.inference.engine import Engine, load_model
 
-KINDS = {"E": 80, "SB": 50, "trail": 6}
-COUNT = sum(KINDS.values())
+CLASS_COUNTS = {"E": 80, "SB": 50, "trail": 6}
+COUNT = sum(CLASS_COUNTS.values())
 OUTPUTS = {"anomalies.csv", "anomalies.html", "ids"}
 
 
@@ -38,7 +38,7 @@ def read(place: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
-    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", KINDS, seed=1, size=64)
+    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", CLASS_COUNTS, seed=1, size=64)
     (folder / "E" / "notes.txt").write_text("seen by eye")
     return folder
 
@@ -56,7 +56,7 @@ def first(sky: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=workplace, env=given, capture_output=True, text=True, check=False)
 
 
-def test_it_leaves_a_ranked_table_lists_and_a_page(
+def test_anomalies_writes_a_ranked_table_lists_and_a_report(
     sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
 ) -> None:
     assert first.returncode == 0, first.stderr
@@ -80,7 +80,7 @@ def test_it_leaves_a_ranked_table_lists_and_a_page(
     assert (place / "ids" / "consensus.txt").read_text().splitlines() == agreed
 
 
-def test_the_page_needs_nothing_else(workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
+def test_anomaly_report_is_self_contained(workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
     text = (workplace / "anomalies" / "anomalies.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert "default-src 'none'" in text
@@ -89,7 +89,7 @@ def test_the_page_needs_nothing_else(workplace: Path, first: "subprocess.Complet
     assert len(json.loads(re.findall(r'id="points">(.*?)</script>', text)[0])["names"]) == COUNT
 
 
-def test_a_second_run_describes_nothing_and_replaces_the_first(
+def test_second_run_uses_the_feature_cache_and_replaces_the_output(
     sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
 ) -> None:
     table = workplace / "anomalies" / "anomalies.csv"
@@ -101,7 +101,7 @@ def test_a_second_run_describes_nothing_and_replaces_the_first(
     assert {path.name for path in (workplace).iterdir()} == {"anomalies", "data"}
 
 
-def test_what_is_usual_is_learnt_from_a_normal_set(sky: Path, workplace: Path) -> None:
+def test_anomalies_relative_to_a_normal_set(sky: Path, workplace: Path) -> None:
     done = run(
         sky / "trail", sky / "SB", "--normal", sky / "E", "--output", "by-normal", "--format", "parquet", "--top", 2,
         folder=workplace,
@@ -110,14 +110,14 @@ def test_what_is_usual_is_learnt_from_a_normal_set(sky: Path, workplace: Path) -
     from pyarrow import parquet
 
     table = parquet.read_table(workplace / "by-normal" / "anomalies.parquet").to_pydict()
-    assert len(table["rank"]) == KINDS["trail"] + KINDS["SB"]
+    assert len(table["rank"]) == CLASS_COUNTS["trail"] + CLASS_COUNTS["SB"]
     assert table["consensus"][0] is True
-    assert f"compared with {KINDS['E']} of E" in (workplace / "by-normal" / "anomalies.html").read_text(
+    assert f"compared with {CLASS_COUNTS['E']} of E" in (workplace / "by-normal" / "anomalies.html").read_text(
         encoding="utf-8"
     )
 
 
-def test_labels_move_what_is_like_them(sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
+def test_labels_change_the_ranking(sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
     rows = read(workplace / "anomalies" / "anomalies.csv")[:COUNT]
     labels = workplace / "labels.csv"
     with labels.open("w", newline="") as file:
@@ -138,7 +138,7 @@ def test_labels_move_what_is_like_them(sky: Path, workplace: Path, first: "subpr
     assert interest == sorted(interest, reverse=True)
 
 
-def test_the_study_has_its_three_detectors_and_their_consensus(sky: Path, workplace: Path) -> None:
+def test_study_detectors_and_their_consensus(sky: Path, workplace: Path) -> None:
     done = run(sky, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
     assert done.returncode == 0, done.stderr
     lists = {path.stem: set(path.read_text().splitlines()) for path in (workplace / "study" / "ids").iterdir()}
@@ -146,7 +146,7 @@ def test_the_study_has_its_three_detectors_and_their_consensus(sky: Path, workpl
     assert lists["consensus"] == lists["autoencoder"] & lists["kmeans"] & lists["dbscan"]
 
 
-def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
+def test_attached_detectors_score_as_the_command_did(
     sky: Path, workplace: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     models = shutil.copytree(model_folder, tmp_path / "models")
@@ -168,7 +168,7 @@ def test_a_model_carries_the_detectors_and_tells_what_the_command_told(
     assert loaded.manifest.space is not None
 
 
-def test_other_weights_are_read_as_training_reads_them(sky: Path, workplace: Path, model_folder: Path) -> None:
+def test_anomalies_with_external_weights(sky: Path, workplace: Path, model_folder: Path) -> None:
     weights = model_folder / "resnet50_model.h5"
     some = [sky / "trail", *sorted((sky / "SB").glob("*.jpg"))[:5]]
     done = run(*some, "--weights", weights, "--top", 1, "--output", "weights", folder=workplace)
@@ -179,7 +179,7 @@ def test_other_weights_are_read_as_training_reads_them(sky: Path, workplace: Pat
     assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is not a Keras .h5 file of weights by layer"
 
 
-def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky: Path, tmp_path: Path) -> None:
+def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()
     for number, path in enumerate(sorted(sky.rglob("*.jpg")) * 6):
@@ -228,7 +228,7 @@ def test_after_ctrl_c_the_same_command_goes_on_and_an_earlier_result_stands(sky:
         (("{sky}", "--top", "0"), "from 1 to 1000, not 0"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_line_and_leaves_nothing(  # noqa: PLR0917 - fixtures
+def test_invalid_anomalies_arguments_are_one_line_errors_and_write_nothing(  # noqa: PLR0917 - fixtures
     sky: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from evaluation_inputs import make_evaluation_inputs
 
-from astrodetect.evaluation.summary import summarise
+from astrodetect.evaluation.summary import summarise_evaluation
 from astrodetect.reports import evaluation_report
 from browser.page_checks import alone
 from browser.tabs import LAPTOP, PHONE, Tabs
@@ -18,13 +18,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     found = make_evaluation_inputs(
         folder / "images", request.param, count=120, remarks=["3 images are in train and in test"]
     )
-    return evaluation_report.write_evaluation_report(found, summarise(found), folder / "galaxies.html")
+    return evaluation_report.write_evaluation_report(found, summarise_evaluation(found), folder / "galaxies.html")
 
 
 @pytest.fixture
 def two_classes(tmp_path: Path) -> Path:
     found = make_evaluation_inputs(tmp_path / "images")
-    return evaluation_report.write_evaluation_report(found, summarise(found), tmp_path / "galaxies.html")
+    return evaluation_report.write_evaluation_report(found, summarise_evaluation(found), tmp_path / "galaxies.html")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""What was found: its order, its map, its table, and the ordinary images that unusual ones are seen against."""
+"""Anomaly results: ranking, map, tables, nearest ordinary images and the output folder."""
 
 import csv
 from dataclasses import replace
@@ -24,75 +24,77 @@ ODD_NAMES = ("comma,.jpg", 'quote".jpg', "line\nend.jpg", "=1+1.jpg", "é.jpg", 
 
 
 @pytest.fixture
-def findings() -> AnomalyResults:
+def run_results() -> AnomalyResults:
     rows = np.random.default_rng(0).normal(size=(COUNT, 5)).astype(np.float32)
-    looked = Novelty.fit(rows, feature_kind="network").score_training_images()
+    novelty = Novelty.fit(rows, feature_kind="network").score_training_images()
     names = [*ODD_NAMES, *(f"{number}.jpg" for number in range(len(ODD_NAMES), COUNT))]
     return AnomalyResults(
         paths=[Path("sky") / name for name in names],
         labels=["E"] * COUNT,
         sha256=["0" * 64] * COUNT,
-        novelty=looked,
-        projection=projection.project(looked.vectors, []),
+        novelty=novelty,
+        projection=projection.project(novelty.vectors, []),
         review_labels={},
         interest=None,
         skipped=[(Path("sky/bad.jpg"), "the file is empty")],
     )
 
 
-def test_every_image_has_its_row_whatever_its_name(findings: AnomalyResults, tmp_path: Path) -> None:
-    results.write_tables(tmp_path, findings, "csv")
+def test_results_table_has_a_row_per_image_with_any_file_name(run_results: AnomalyResults, tmp_path: Path) -> None:
+    results.write_tables(tmp_path, run_results, "csv")
     with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
-    assert {row["path"] for row in rows} == {str(path) for path in findings.paths} | {"sky/bad.jpg"}
+    assert {row["path"] for row in rows} == {str(path) for path in run_results.paths} | {"sky/bad.jpg"}
     assert all(0 <= float(row["x"]) <= 1 and 0 <= float(row["y"]) <= 1 for row in rows[:-1])
-    assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(findings.novelty.strength)[::-1])
+    assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(run_results.novelty.strength)[::-1])
 
 
-def test_csv_and_parquet_say_the_same(findings: AnomalyResults, tmp_path: Path) -> None:
+def test_csv_and_parquet_have_the_same_values(run_results: AnomalyResults, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     for kind in ("csv", "parquet"):
         (tmp_path / kind).mkdir()
-        results.write_tables(tmp_path / kind, findings, kind)
+        results.write_tables(tmp_path / kind, run_results, kind)
     with (tmp_path / "csv" / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     columns = parquet.read_table(tmp_path / "parquet" / "anomalies.parquet").to_pydict()
     assert list(columns) == list(rows[0])
     for name in ("rank", "lof_rank", "knn", "novelty"):
-        said = [float(row[name]) if row[name] else None for row in rows]
-        assert said[:-1] == pytest.approx(columns[name][:-1], rel=1e-6)
-        assert columns[name][-1] is said[-1] is None
+        csv_values = [float(row[name]) if row[name] else None for row in rows]
+        assert csv_values[:-1] == pytest.approx(columns[name][:-1], rel=1e-6)
+        assert columns[name][-1] is csv_values[-1] is None
     assert [row["consensus"] for row in rows[:-1]] == [str(value).lower() for value in columns["consensus"][:-1]]
 
 
-def test_the_labelled_come_first_or_last_and_the_stronger_first_among_equals(findings: AnomalyResults) -> None:
+def test_labelled_images_rank_first_or_last_and_ties_by_strength(run_results: AnomalyResults) -> None:
     labels = {3: "interesting", 4: "interesting", 5: "artefact"}
-    interest = active_learning.rank_by_labels(findings.novelty.vectors, findings.novelty.strength, labels).interest
-    order = replace(findings, interest=interest).order.tolist()
-    assert order[:2] == sorted((3, 4), key=lambda image: -findings.novelty.strength[image])
+    interest = active_learning.rank_by_labels(
+        run_results.novelty.vectors, run_results.novelty.strength, labels
+    ).interest
+    order = replace(run_results, interest=interest).order.tolist()
+    assert order[:2] == sorted((3, 4), key=lambda image: -run_results.novelty.strength[image])
     assert order[-1] == 5
 
 
-def test_a_large_set_is_mapped_in_part_and_the_gallery_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projection_of_a_large_set_is_sampled_and_includes_required_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "MAX_IMAGES", 30)
     vectors = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
-    found, again = (projection.project(vectors, [99, 50, 7]) for _ in range(2))
-    assert len(found.indices) == 30
-    assert {99, 50, 7} <= set(found.indices.tolist())
-    assert "of 30 images" in found.method
-    np.testing.assert_array_equal(found.indices, again.indices)
-    np.testing.assert_allclose(found.xy, again.xy)
+    first, second = (projection.project(vectors, [99, 50, 7]) for _ in range(2))
+    assert len(first.indices) == 30
+    assert {99, 50, 7} <= set(first.indices.tolist())
+    assert "of 30 images" in first.method
+    np.testing.assert_array_equal(first.indices, second.indices)
+    np.testing.assert_allclose(first.xy, second.xy)
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 4), (30, 1)])
-def test_few_images_and_few_dimensions_have_a_map_too(shape: tuple[int, int]) -> None:
-    found = projection.project(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
-    assert found.xy.shape == (shape[0], 2)
-    assert np.isfinite(found.xy).all()
+def test_projection_of_few_images_or_dimensions(shape: tuple[int, int]) -> None:
+    projected = projection.project(np.random.default_rng(2).normal(size=shape).astype(np.float32), [0])
+    assert projected.xy.shape == (shape[0], 2)
+    assert np.isfinite(projected.xy).all()
 
 
-def test_more_classes_than_marks_share_the_last_one() -> None:
+def test_classes_beyond_the_marker_limit_share_one_marker() -> None:
     labels = [f"class {number // 2}" for number in range(4 * MAX_MARKED_CLASSES)]
     marks = class_markers(labels, np.zeros((len(labels), 2), np.float32))
     assert len(marks) == MAX_MARKED_CLASSES
@@ -101,19 +103,19 @@ def test_more_classes_than_marks_share_the_last_one() -> None:
     assert len({(mark.colour, mark.shape) for mark in marks}) == MAX_MARKED_CLASSES
 
 
-def test_labels_of_files_that_lie_elsewhere_now_are_known_by_their_content() -> None:
-    given = [
+def test_labels_match_moved_files_by_sha256() -> None:
+    rows = [
         Label(label="ordinary", image_sha256="a", path="gone.jpg"),
         Label(label="interesting", path="here.jpg"),
         Label(label="artefact", image_sha256="z"),
     ]
-    matched, unmatched = match_images(given, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
+    matched, unmatched = match_images(rows, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
     assert (matched, unmatched) == ({0: "ordinary", 1: "interesting"}, 1)
     with pytest.raises(DataError, match="no label is of an image here"):
-        match_images(given[2:], [Path("moved.jpg")], ["a"])
+        match_images(rows[2:], [Path("moved.jpg")], ["a"])
 
 
-def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> None:
+def test_explanations_exclude_copies_and_survive_deleted_files(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(COUNT, 5)).astype(np.float32)
     rows[1] = rows[0]
@@ -136,19 +138,19 @@ def test_a_copy_of_an_image_is_not_shown_as_what_is_usual(tmp_path: Path) -> Non
     assert gone.heat is None
 
 
-def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    place = tmp_path / "out"
+def test_output_folder_is_replaced_atomically(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
     for text in ("first", "second"):
-        with results.replace_output_folder(place) as staged:
+        with results.replace_output_folder(folder) as staged:
             (staged / "anomalies.csv").write_text(text)
-    with pytest.raises(KeyboardInterrupt), results.replace_output_folder(place) as staged:  # noqa: PT012 - Ctrl-C in the midst
+    with pytest.raises(KeyboardInterrupt), results.replace_output_folder(folder) as staged:  # noqa: PT012 - Ctrl-C in the midst
         (staged / "anomalies.csv").write_text("third")
         raise KeyboardInterrupt
-    assert (place / "anomalies.csv").read_text() == "second"
+    assert (folder / "anomalies.csv").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None:
+def test_output_folder_is_restored_after_a_kill_between_renames(tmp_path: Path) -> None:
     before = tmp_path / ".out.before"
     before.mkdir()
     (before / "anomalies.csv").write_text("first")
@@ -156,7 +158,7 @@ def test_what_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None
     assert (tmp_path / "out" / "anomalies.csv").read_text() == "first"
 
 
-def test_what_others_put_there_is_never_removed(tmp_path: Path) -> None:
+def test_output_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     with results.replace_output_folder(tmp_path / "out") as staged:
         (staged / "anomalies.csv").write_text("first")
     (tmp_path / "out" / "notes.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""The study's autoencoder: Keras fits it, NumPy scores with it, and both say the same."""
+"""The study's autoencoder: fitted by Keras, scored by NumPy, with the same results."""
 
 from pathlib import Path
 
@@ -23,26 +23,26 @@ def fitted() -> Autoencoder:
     return autoencoder.fit_autoencoder(images(300), epochs=20)
 
 
-def looked(detector: Autoencoder, rows: Floats) -> Floats:
+def reconstruction_errors(detector: Autoencoder, rows: Floats) -> Floats:
     return Novelty.fit(images(300), names=(), extra=[detector]).score(rows).scores["autoencoder"]
 
 
-def test_numpy_says_what_keras_says(fitted: Autoencoder) -> None:
+def test_numpy_reconstruction_error_matches_keras(fitted: Autoencoder) -> None:
     widths = [kernel.shape[1] for kernel in fitted.kernels]
     layers = [keras.layers.Dense(width, activation="relu") for width in widths[:-1]] + [keras.layers.Dense(widths[-1])]
-    peer = keras.Sequential([keras.Input((80,)), *layers])
-    peer.set_weights([array for pair in zip(fitted.kernels, fitted.biases, strict=True) for array in pair])
+    network = keras.Sequential([keras.Input((80,)), *layers])
+    network.set_weights([array for pair in zip(fitted.kernels, fitted.biases, strict=True) for array in pair])
     rows = np.concatenate([images(40, 1), 3 * images(10, 2)])
     standard = fitted.scaling.transform(rows)
-    losses = ((peer.predict(standard, verbose=0) - standard) ** 2).mean(axis=1)
-    assert np.allclose(looked(fitted, rows), losses, rtol=1e-5, atol=1e-5)
+    losses = ((network.predict(standard, verbose=0) - standard) ** 2).mean(axis=1)
+    assert np.allclose(reconstruction_errors(fitted, rows), losses, rtol=1e-5, atol=1e-5)
 
 
-def test_it_learns_what_is_usual(fitted: Autoencoder) -> None:
+def test_autoencoder_reconstructs_inliers_better_than_noise(fitted: Autoencoder) -> None:
     random = np.random.default_rng(5).normal(size=(20, 80)).astype(np.float32) * images(300).std(axis=0)
-    usual = looked(fitted, images(100, 1))
-    assert usual.mean() < 0.8  # 1 is what answering with the mean would lose
-    assert looked(fitted, random).mean() > 1.3 * usual.mean()
+    inliers = reconstruction_errors(fitted, images(100, 1))
+    assert inliers.mean() < 0.8  # 1 is the error of predicting the mean
+    assert reconstruction_errors(fitted, random).mean() > 1.3 * inliers.mean()
 
 
 @pytest.mark.parametrize(
@@ -53,39 +53,39 @@ def test_it_learns_what_is_usual(fitted: Autoencoder) -> None:
         (40, [20, 40]),
     ],
 )
-def test_its_widths_are_the_study_s_below_that_of_the_description(width: int, widths: list[int]) -> None:
+def test_autoencoder_layer_widths_are_those_of_the_study_below_the_feature_width(width: int, widths: list[int]) -> None:
     found = autoencoder.fit_autoencoder(images(16, width=width), epochs=1)
     assert [kernel.shape[1] for kernel in found.kernels] == widths
     assert [len(bias) for bias in found.biases] == widths
 
 
-def test_the_same_seed_gives_the_same_one_and_another_another() -> None:
-    one, again, other = (autoencoder.fit_autoencoder(images(64), epochs=2, seed=seed) for seed in (4, 4, 5))
-    assert all(np.array_equal(a, b) for a, b in zip(one.kernels, again.kernels, strict=True))
-    assert not np.array_equal(one.kernels[0], other.kernels[0])
+def test_autoencoder_depends_only_on_the_seed() -> None:
+    first, same_seed, other_seed = (autoencoder.fit_autoencoder(images(64), epochs=2, seed=seed) for seed in (4, 4, 5))
+    assert all(np.array_equal(a, b) for a, b in zip(first.kernels, same_seed.kernels, strict=True))
+    assert not np.array_equal(first.kernels[0], other_seed.kernels[0])
 
 
-def test_it_is_kept_with_the_other_detectors_and_flags_beyond_the_whisker_of_what_it_learnt(
+def test_autoencoder_is_saved_with_other_detectors_and_flags_beyond_the_tukey_fence(
     fitted: Autoencoder, tmp_path: Path
 ) -> None:
     novelty = Novelty.fit(images(300), names=("kmeans", "dbscan"), extra=[fitted])
     novelty.save(tmp_path / "kept.npz")
-    kept = Novelty.load((tmp_path / "kept.npz").read_bytes())
-    assert kept.names == ("kmeans", "dbscan", "autoencoder")
+    loaded = Novelty.load((tmp_path / "kept.npz").read_bytes())
+    assert loaded.names == ("kmeans", "dbscan", "autoencoder")
     rows = np.concatenate([images(50, 1), 8 * images(10, 2)])
-    together = kept.score(rows)
-    alone = np.concatenate([kept.score(rows[i : i + 1]).scores["autoencoder"] for i in range(60)])
+    together = loaded.score(rows)
+    alone = np.concatenate([loaded.score(rows[i : i + 1]).scores["autoencoder"] for i in range(60)])
     assert np.allclose(alone, together.scores["autoencoder"], rtol=1e-5)
     assert np.array_equal(together.scores["autoencoder"], novelty.score(rows).scores["autoencoder"])
-    learnt = looked(fitted, images(300))
-    low, high = np.percentile(learnt, (25, 75))
+    training = reconstruction_errors(fitted, images(300))
+    low, high = np.percentile(training, (25, 75))
     flagged = together.scores["autoencoder"] > high + 1.5 * (high - low)
     assert np.array_equal(together.flagged["autoencoder"], flagged)
     assert flagged[50:].all()
     assert not flagged[:50].all()
 
 
-def test_one_that_gives_back_something_else_is_refused(fitted: Autoencoder, tmp_path: Path) -> None:
+def test_autoencoder_with_another_output_width_is_refused(fitted: Autoencoder, tmp_path: Path) -> None:
     cut = Autoencoder(fitted.scaling, fitted.kernels[:-1], fitted.biases[:-1])
     novelty = Novelty.fit(images(300), extra=[fitted])
     novelty._detectors = (*novelty._detectors[:-1], cut)
@@ -94,6 +94,6 @@ def test_one_that_gives_back_something_else_is_refused(fitted: Autoencoder, tmp_
         Novelty.load((tmp_path / "cut.npz").read_bytes())
 
 
-def test_images_that_are_all_alike_say_what_is_needed() -> None:
+def test_autoencoder_refuses_identical_images() -> None:
     with pytest.raises(DataError, match="all training images are identical"):
         autoencoder.fit_autoencoder(np.ones((20, 80), np.float32))

@@ -1,4 +1,4 @@
-"""Each detector of the unusual: as scikit-learn has it, one image alone as in company, and of plain data little."""
+"""Detectors agree with scikit-learn, do not depend on batch composition, and flag few inliers."""
 
 import numpy as np
 import pytest
@@ -19,100 +19,106 @@ from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
 from astrodetect.anomalies.neighbours import ReferencePoints
 from astrodetect.records import Floats
 
-KINDS: list[type[FittableDetector]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
+DETECTORS: list[type[FittableDetector]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
 
 
-def drawn(count: int, dimensions: int, seed: int = 0) -> Floats:
+def normal_sample(count: int, dimensions: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
 
 
-def learnt(points: Floats) -> DetectorInput:
+def training_input(points: Floats) -> DetectorInput:
     return DetectorInput(points, points, ReferencePoints(points), leave_one_out=True)
 
 
-def new(points: Floats, reference: Floats) -> DetectorInput:
+def new_input(points: Floats, reference: Floats) -> DetectorInput:
     return DetectorInput(points, points, ReferencePoints(reference))
 
 
 @pytest.fixture(scope="module")
-def usual() -> Floats:
-    return drawn(700, 12)
+def inliers() -> Floats:
+    return normal_sample(700, 12)
 
 
 @pytest.fixture(scope="module")
-def strangers() -> Floats:
-    """Some like the usual ones, some far off."""
-    return np.concatenate([drawn(60, 12, seed=1), 4 * drawn(20, 12, seed=2), 300 * drawn(3, 12, seed=3)])
+def outliers() -> Floats:
+    """New inliers, moderate outliers and extreme ones."""
+    return np.concatenate(
+        [normal_sample(60, 12, seed=1), 4 * normal_sample(20, 12, seed=2), 300 * normal_sample(3, 12, seed=3)]
+    )
 
 
-def test_neighbours_are_the_nearest_in_order_and_an_image_is_none_of_its_own(usual: Floats, strangers: Floats) -> None:
-    exact = NearestNeighbors(n_neighbors=20).fit(usual.astype(np.float64))
-    distances, places = exact.kneighbors(strangers.astype(np.float64))
-    found = ReferencePoints(usual).nearest(strangers)
-    assert np.array_equal(found.indices, places)
-    assert np.allclose(found.distances, distances, rtol=1e-5)
-    distances, places = exact.kneighbors()
-    among = ReferencePoints(usual).leave_one_out()
-    assert np.array_equal(among.indices, places)
-    assert np.allclose(among.distances, distances, rtol=1e-5)
+def test_neighbours_match_scikit_learn_with_and_without_leave_one_out(inliers: Floats, outliers: Floats) -> None:
+    exact = NearestNeighbors(n_neighbors=20).fit(inliers.astype(np.float64))
+    distances, indices = exact.kneighbors(outliers.astype(np.float64))
+    nearest = ReferencePoints(inliers).nearest(outliers)
+    assert np.array_equal(nearest.indices, indices)
+    assert np.allclose(nearest.distances, distances, rtol=1e-5)
+    distances, indices = exact.kneighbors()
+    leave_one_out = ReferencePoints(inliers).leave_one_out()
+    assert np.array_equal(leave_one_out.indices, indices)
+    assert np.allclose(leave_one_out.distances, distances, rtol=1e-5)
 
 
-def test_lof_says_what_scikit_learn_says_of_new_images_and_of_those_learnt(usual: Floats, strangers: Floats) -> None:
-    seen = learnt(usual)
-    found = Lof.fit(seen)
-    peer = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(usual.astype(np.float64))
-    assert np.allclose(found.score(new(strangers, usual)), -peer.score_samples(strangers.astype(np.float64)), rtol=1e-4)
-    assert np.allclose(found.score(seen), -peer.negative_outlier_factor_, rtol=1e-4)
+def test_lof_matches_scikit_learn_on_new_and_training_images(inliers: Floats, outliers: Floats) -> None:
+    training = training_input(inliers)
+    fitted = Lof.fit(training)
+    reference = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(inliers.astype(np.float64))
+    assert np.allclose(
+        fitted.score(new_input(outliers, inliers)), -reference.score_samples(outliers.astype(np.float64)), rtol=1e-4
+    )
+    assert np.allclose(fitted.score(training), -reference.negative_outlier_factor_, rtol=1e-4)
 
 
-def test_knn_is_the_mean_distance_to_the_five_nearest(usual: Floats, strangers: Floats) -> None:
-    seen = learnt(usual)
-    peer = NearestNeighbors(n_neighbors=5).fit(usual)
-    assert np.allclose(Knn.fit(seen).score(new(strangers, usual)), peer.kneighbors(strangers)[0].mean(1), rtol=1e-4)
-    assert np.allclose(Knn.fit(seen).score(seen), peer.kneighbors()[0].mean(1), rtol=1e-4)
+def test_knn_score_is_the_mean_distance_to_the_five_nearest(inliers: Floats, outliers: Floats) -> None:
+    training = training_input(inliers)
+    reference = NearestNeighbors(n_neighbors=5).fit(inliers)
+    assert np.allclose(
+        Knn.fit(training).score(new_input(outliers, inliers)), reference.kneighbors(outliers)[0].mean(1), rtol=1e-4
+    )
+    assert np.allclose(Knn.fit(training).score(training), reference.kneighbors()[0].mean(1), rtol=1e-4)
 
 
-def test_mahalanobis_says_what_scikit_learn_says(usual: Floats, strangers: Floats) -> None:
-    peer = LedoitWolf().fit(usual.astype(np.float64))
-    found = Mahalanobis.fit(learnt(usual)).score(new(strangers, usual))
-    assert np.allclose(found**2, peer.mahalanobis(strangers.astype(np.float64)), rtol=1e-4)
+def test_mahalanobis_matches_scikit_learn(inliers: Floats, outliers: Floats) -> None:
+    reference = LedoitWolf().fit(inliers.astype(np.float64))
+    scores = Mahalanobis.fit(training_input(inliers)).score(new_input(outliers, inliers))
+    assert np.allclose(scores**2, reference.mahalanobis(outliers.astype(np.float64)), rtol=1e-4)
 
 
-def test_the_isolation_forest_says_what_scikit_learn_says(usual: Floats, strangers: Floats) -> None:
-    peer = IsolationForest(
+def test_isolation_forest_matches_scikit_learn(inliers: Floats, outliers: Floats) -> None:
+    reference = IsolationForest(
         n_estimators=isolation_forest.TREES, max_samples=isolation_forest.SAMPLE, random_state=isolation_forest.SEED
     )
-    found = isolation_forest.IsolationForest.fit(learnt(usual)).score(new(strangers, usual))
-    assert np.allclose(found, -peer.fit(usual).score_samples(strangers), rtol=1e-5)
+    scores = isolation_forest.IsolationForest.fit(training_input(inliers)).score(new_input(outliers, inliers))
+    assert np.allclose(scores, -reference.fit(inliers).score_samples(outliers), rtol=1e-5)
 
 
-def test_kmeans_flags_what_is_too_far_from_its_centre_and_what_is_too_near(usual: Floats) -> None:
-    found = KMeans.fit(learnt(usual))
-    near = np.sqrt(((usual[:, None] - found.centres) ** 2).sum(-1)).min(1)
-    low, high = np.percentile(near, (25, 75))
-    looked = np.concatenate([found.centres, 5 * usual[:50], usual])
-    away = np.sqrt(((looked[:, None] - found.centres) ** 2).sum(-1)).min(1)
-    outside = (away < low - 1.5 * (high - low)) | (away > high + 1.5 * (high - low))
+def test_kmeans_flags_distances_beyond_both_whiskers(inliers: Floats) -> None:
+    fitted = KMeans.fit(training_input(inliers))
+    training_distances = np.sqrt(((inliers[:, None] - fitted.centres) ** 2).sum(-1)).min(1)
+    low, high = np.percentile(training_distances, (25, 75))
+    images = np.concatenate([fitted.centres, 5 * inliers[:50], inliers])
+    distances = np.sqrt(((images[:, None] - fitted.centres) ** 2).sum(-1)).min(1)
+    outside = (distances < low - 1.5 * (high - low)) | (distances > high + 1.5 * (high - low))
     assert outside[: kmeans.CLUSTERS].all()
     assert outside[kmeans.CLUSTERS : kmeans.CLUSTERS + 50].all()
     assert not outside[kmeans.CLUSTERS + 50 :].all()
-    assert np.array_equal(found.score(new(looked, usual)) > 2, outside)
+    assert np.array_equal(fitted.score(new_input(images, inliers)) > 2, outside)
 
 
-def test_dbscan_calls_noise_what_scikit_learn_calls_noise(usual: Floats) -> None:
-    points = np.concatenate([usual, 2.5 * drawn(30, 12, seed=4)])
-    seen = learnt(points)
-    found = Dbscan.fit(seen)
-    peer = DBSCAN(eps=found.radius, min_samples=dbscan.MIN_NEIGHBOURS + 1).fit(points.astype(np.float64))
-    noise = found.score(seen) > 1
+def test_dbscan_noise_matches_scikit_learn(inliers: Floats) -> None:
+    points = np.concatenate([inliers, 2.5 * normal_sample(30, 12, seed=4)])
+    training = training_input(points)
+    fitted = Dbscan.fit(training)
+    reference = DBSCAN(eps=fitted.radius, min_samples=dbscan.MIN_NEIGHBOURS + 1).fit(points.astype(np.float64))
+    noise = fitted.score(training) > 1
     assert 5 < noise.sum() < 40
-    assert np.array_equal(noise, peer.labels_ == -1)
+    assert np.array_equal(noise, reference.labels_ == -1)
 
 
 @pytest.mark.parametrize("count", [60, 500, 3000])
 @pytest.mark.parametrize("dimensions", [2, 10, 40])
 @pytest.mark.parametrize("kind", ["one blob", "blobs", "uneven blobs", "uniform"])
-def test_dbscan_calls_at_most_a_few_percent_of_plain_data_noise(count: int, dimensions: int, kind: str) -> None:
+def test_dbscan_flags_at_most_a_few_percent_of_data_without_outliers(count: int, dimensions: int, kind: str) -> None:
     random = np.random.default_rng(count + dimensions)
     points = random.normal(size=(count, dimensions))
     if kind == "uniform":
@@ -121,75 +127,82 @@ def test_dbscan_calls_at_most_a_few_percent_of_plain_data_noise(count: int, dime
         member = random.integers(0, 4, count)
         spread = np.array([0.3, 1, 1, 2] if kind == "uneven blobs" else [1, 1, 1, 1])
         points = points * spread[member, None] + 6 * random.normal(size=(4, dimensions))[member]
-    seen = learnt(points.astype(np.float32))
-    found = Dbscan.fit(seen)
-    assert (found.score(seen) > 1).mean() <= 0.035
+    training = training_input(points.astype(np.float32))
+    fitted = Dbscan.fit(training)
+    assert (fitted.score(training) > 1).mean() <= 0.035
 
 
-def test_dbscan_measures_to_the_nearest_core_image_where_all_neighbours_are_noise(usual: Floats) -> None:
-    crowd = 100 + 30 * drawn(neighbours.MAX_NEIGHBOURS, 12, seed=5)  # noise, nearer to a stranger than any core image
-    points = np.concatenate([usual, crowd])
-    found = Dbscan.fit(learnt(points))
-    assert not set(found.core.tolist()) & set(range(len(usual), len(points)))
-    stranger = np.full((1, 12), 150, np.float32)
-    away = np.linalg.norm(points[found.core] - stranger, axis=1).min()
-    assert found.score(new(stranger, points))[0] == pytest.approx(away / found.radius, rel=1e-5)
+def test_dbscan_searches_all_core_points_if_all_neighbours_are_noise(inliers: Floats) -> None:
+    # Noise, nearer to the isolated point than any core point.
+    noise_points = 100 + 30 * normal_sample(neighbours.MAX_NEIGHBOURS, 12, seed=5)
+    points = np.concatenate([inliers, noise_points])
+    fitted = Dbscan.fit(training_input(points))
+    assert not set(fitted.core.tolist()) & set(range(len(inliers), len(points)))
+    isolated = np.full((1, 12), 150, np.float32)
+    distances = np.linalg.norm(points[fitted.core] - isolated, axis=1).min()
+    assert fitted.score(new_input(isolated, points))[0] == pytest.approx(distances / fitted.radius, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_image_alone_scores_as_in_any_company(
-    kind: type[FittableDetector], usual: Floats, strangers: Floats
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_batch_composition_does_not_change_detector_scores(
+    detector: type[FittableDetector], inliers: Floats, outliers: Floats
 ) -> None:
-    found = kind.fit(learnt(usual))
-    together = found.score(new(strangers, usual))
-    alone = np.concatenate([found.score(new(strangers[i : i + 1], usual)) for i in range(len(strangers))])
-    backwards = found.score(new(strangers[::-1].copy(), usual))[::-1]
+    fitted = detector.fit(training_input(inliers))
+    together = fitted.score(new_input(outliers, inliers))
+    alone = np.concatenate([fitted.score(new_input(outliers[i : i + 1], inliers)) for i in range(len(outliers))])
+    backwards = fitted.score(new_input(outliers[::-1].copy(), inliers))[::-1]
     assert np.array_equal(alone, together)
     assert np.array_equal(backwards, together)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_far_from_all_scores_above_the_usual(kind: type[FittableDetector], usual: Floats) -> None:
-    found = kind.fit(learnt(usual))
-    assert found.score(new(8 + drawn(20, 12, seed=6), usual)).min() > np.percentile(found.score(learnt(usual)), 99)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_distant_images_score_above_inliers(detector: type[FittableDetector], inliers: Floats) -> None:
+    fitted = detector.fit(training_input(inliers))
+    assert fitted.score(new_input(8 + normal_sample(20, 12, seed=6), inliers)).min() > np.percentile(
+        fitted.score(training_input(inliers)), 99
+    )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("points", [drawn(10, 3), np.concatenate([np.repeat(drawn(1, 5), 40, axis=0), drawn(60, 5)])])
-def test_few_images_and_copies_of_one_give_numbers(kind: type[FittableDetector], points: Floats) -> None:
-    found = kind.fit(learnt(points))
-    for seen in (learnt(points), new(points, points), new(9 * points, points)):
-        assert np.isfinite(found.score(seen)).all()
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "points", [normal_sample(10, 3), np.concatenate([np.repeat(normal_sample(1, 5), 40, axis=0), normal_sample(60, 5)])]
+)
+def test_detector_scores_are_finite_for_few_images_and_duplicates(
+    detector: type[FittableDetector], points: Floats
+) -> None:
+    fitted = detector.fit(training_input(points))
+    for images in (training_input(points), new_input(points, points), new_input(9 * points, points)):
+        assert np.isfinite(fitted.score(images)).all()
 
 
-def test_copies_of_an_image_do_not_make_those_beside_them_the_most_unusual(usual: Floats) -> None:
-    points = np.concatenate([usual, np.repeat(usual[:1], 40, axis=0), np.full((1, 12), 6, np.float32)])
-    scores = Lof.fit(learnt(points)).score(learnt(points))
+def test_lof_does_not_flag_images_near_duplicates(inliers: Floats) -> None:
+    points = np.concatenate([inliers, np.repeat(inliers[:1], 40, axis=0), np.full((1, 12), 6, np.float32)])
+    scores = Lof.fit(training_input(points)).score(training_input(points))
     assert scores.argmax() == len(points) - 1
 
 
-def test_surprise_is_the_logarithm_of_the_share_above_and_goes_on_beyond_all() -> None:
+def test_tail_score_is_the_log_tail_probability_with_exponential_extrapolation() -> None:
     scores = np.random.default_rng(0).exponential(2, 5000).astype(np.float32)
-    surprise = TailScore.fit(scores)
-    looked = np.linspace(0.1, 60, 500, dtype=np.float32)
-    found = surprise.transform(looked)
-    assert (np.diff(found) > 0).all()
-    inside = looked < 8
-    share = np.array([(scores > each).mean() for each in looked[inside]])
-    assert np.allclose(found[inside], -np.log10(share), atol=0.02)
-    assert found[-1] == pytest.approx(60 / 2 * np.log10(np.e), rel=0.1)  # as an exponential law goes on
+    tail_score = TailScore.fit(scores)
+    new_scores = np.linspace(0.1, 60, 500, dtype=np.float32)
+    transformed = tail_score.transform(new_scores)
+    assert (np.diff(transformed) > 0).all()
+    inside = new_scores < 8
+    share = np.array([(scores > score).mean() for score in new_scores[inside]])
+    assert np.allclose(transformed[inside], -np.log10(share), atol=0.02)
+    assert transformed[-1] == pytest.approx(60 / 2 * np.log10(np.e), rel=0.1)  # the exponential tail
 
 
-def test_scores_that_are_all_alike_still_tell_a_larger_one() -> None:
-    surprise = TailScore.fit(np.ones(30, np.float32))
-    assert surprise.transform(np.array([1, 2], np.float32))[1] > surprise.transform(np.array([1], np.float32))[0]
+def test_tail_score_of_equal_training_scores_is_monotonic() -> None:
+    tail_score = TailScore.fit(np.ones(30, np.float32))
+    assert tail_score.transform(np.array([1, 2], np.float32))[1] > tail_score.transform(np.array([1], np.float32))[0]
 
 
-def test_the_fence_is_that_of_a_box_plot() -> None:
+def test_tukey_fence_is_q3_plus_one_and_a_half_iqr() -> None:
     assert tukey_fence(np.arange(101, dtype=np.float32)) == 75 + 1.5 * 50
 
 
-def test_consensus_counts_ranks_and_compares() -> None:
+def test_consensus_agreement_jaccard_indices_and_ranks() -> None:
     flagged = {"a": np.array([True, True, False, False]), "b": np.array([True, False, True, False])}
     assert consensus.unanimous(flagged).tolist() == [True, False, False, False]
     assert consensus.agreement(flagged).tolist() == [1, 0.5, 0.5, 0]
@@ -199,5 +212,5 @@ def test_consensus_counts_ranks_and_compares() -> None:
     assert consensus.average_rank(scores).tolist() == [1, 2.5, 2.5]
 
 
-def test_detectors_that_flag_nothing_agree() -> None:
+def test_jaccard_index_of_no_flags_is_one() -> None:
     assert consensus.jaccard_indices({"a": np.zeros(3, bool), "b": np.zeros(3, bool)}) == {("a", "b"): 1}

@@ -1,4 +1,4 @@
-"""How unusual an image is: the same alone as in company, before and after it was kept, and of no damaged file."""
+"""Novelty scores: independent of batch composition, unchanged by saving and loading; damaged files are refused."""
 
 import io
 import json
@@ -25,7 +25,7 @@ WIDTH = 60
 
 
 def images(count: int, seed: int = 0) -> Floats:
-    """Descriptions that vary in few ways, on scales of their own, and one number that never varies."""
+    """Feature rows of low rank with noise, on different scales, and one constant feature."""
     random = np.random.default_rng(seed)
     ways = np.random.default_rng(99).normal(size=(12, WIDTH))
     rows = random.normal(size=(count, 12)) @ ways + 0.1 * random.normal(size=(count, WIDTH))
@@ -34,9 +34,9 @@ def images(count: int, seed: int = 0) -> Floats:
     return np.asarray(rows, np.float32)
 
 
-def strange(count: int, seed: int = 1) -> Floats:
+def outliers(count: int, seed: int = 1) -> Floats:
     rows = images(count, seed)
-    rows[:, ::2] = images(count, seed + 100)[:, ::2]  # halves that do not belong together
+    rows[:, ::2] = images(count, seed + 100)[:, ::2]  # features of two unrelated images, interleaved
     return rows
 
 
@@ -47,112 +47,112 @@ def fitted() -> Novelty:
 
 @pytest.fixture(scope="module")
 def file(fitted: Novelty, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    place = tmp_path_factory.mktemp("kept") / "model.novelty.npz"
+    place = tmp_path_factory.mktemp("saved") / "model.novelty.npz"
     fitted.save(place)
     return place.read_bytes()
 
 
-def same(one: NoveltyResult, other: NoveltyResult) -> bool:
+def equal(a: NoveltyResult, b: NoveltyResult) -> bool:
     return (
-        np.array_equal(one.novelty, other.novelty)
-        and np.array_equal(one.strength, other.strength)
-        and np.array_equal(one.vectors, other.vectors)
-        and list(one.scores) == list(other.scores)
-        and all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
-        and all(np.array_equal(one.flagged[name], other.flagged[name]) for name in one.flagged)
+        np.array_equal(a.novelty, b.novelty)
+        and np.array_equal(a.strength, b.strength)
+        and np.array_equal(a.vectors, b.vectors)
+        and list(a.scores) == list(b.scores)
+        and all(np.array_equal(a.scores[name], b.scores[name]) for name in a.scores)
+        and all(np.array_equal(a.flagged[name], b.flagged[name]) for name in a.flagged)
     )
 
 
-def test_what_was_kept_scores_the_same_alone_in_any_company_and_in_any_order(fitted: Novelty, file: bytes) -> None:
-    looked_at = np.concatenate([images(40, 2), strange(10)])
-    kept = Novelty.load(file)
-    together = fitted.score(looked_at)
-    assert (kept.feature_kind, kept.names, kept.images) == (fitted.feature_kind, fitted.names, 500)
-    assert same(kept.score(looked_at), together)
-    assert same(NoveltyResult.concatenate([kept.score(looked_at[i : i + 1]) for i in range(50)]), together)
+def test_batch_composition_order_and_saving_do_not_change_scores(fitted: Novelty, file: bytes) -> None:
+    rows_to_score = np.concatenate([images(40, 2), outliers(10)])
+    loaded = Novelty.load(file)
+    together = fitted.score(rows_to_score)
+    assert (loaded.feature_kind, loaded.names, loaded.images) == (fitted.feature_kind, fitted.names, 500)
+    assert equal(loaded.score(rows_to_score), together)
+    assert equal(NoveltyResult.concatenate([loaded.score(rows_to_score[i : i + 1]) for i in range(50)]), together)
     order = np.random.default_rng(0).permutation(50)
-    shuffled = kept.score(looked_at[order])
+    shuffled = loaded.score(rows_to_score[order])
     assert np.array_equal(shuffled.strength, together.strength[order])
     assert np.array_equal(shuffled.vectors, together.vectors[order])
-    assert same(together[10:13], fitted.score(looked_at[10:13]))
+    assert equal(together[10:13], fitted.score(rows_to_score[10:13]))
 
 
-def test_many_threads_at_once_see_the_same(file: bytes) -> None:
-    kept, looked_at = Novelty.load(file), images(64, 2)
+def test_concurrent_scoring_gives_the_same_scores(file: bytes) -> None:
+    loaded, rows_to_score = Novelty.load(file), images(64, 2)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: kept.score(looked_at[i : i + 1]), range(64)))
-    assert same(NoveltyResult.concatenate(found), kept.score(looked_at))
+        results = list(pool.map(lambda i: loaded.score(rows_to_score[i : i + 1]), range(64)))
+    assert equal(NoveltyResult.concatenate(results), loaded.score(rows_to_score))
 
 
-def test_more_images_than_are_looked_at_in_one_go_and_none_at_all(
+def test_scores_do_not_depend_on_the_batch_size_and_no_images_score_nothing(
     fitted: Novelty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fitted.score(images(50, 2))
     monkeypatch.setattr(novelty, "BATCH_SIZE", 7)
-    assert same(fitted.score(images(50, 2)), whole)
+    assert equal(fitted.score(images(50, 2)), whole)
     assert len(fitted.score(images(0)).strength) == 0
 
 
-def test_the_same_images_give_the_same_file(file: bytes, tmp_path: Path) -> None:
+def test_saved_file_is_deterministic(file: bytes, tmp_path: Path) -> None:
     Novelty.fit(images(500), names=tuple(FITTABLE_DETECTORS)).save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == file
 
 
-def test_novelty_is_the_share_of_the_images_learnt_from_that_are_less_unusual(fitted: Novelty) -> None:
-    learnt, looked = fitted.score_training_images(), fitted.score(np.concatenate([images(40, 2), strange(5)]))
-    for strength, share in zip(looked.strength, looked.novelty, strict=True):
-        assert share == pytest.approx((learnt.strength < strength).mean(), abs=1e-6)
-    assert looked.novelty[40:].min() > 0.99
-    assert looked.novelty[:40].mean() == pytest.approx(0.5, abs=0.15)
+def test_novelty_is_the_share_of_training_images_that_are_less_unusual(fitted: Novelty) -> None:
+    training, result = fitted.score_training_images(), fitted.score(np.concatenate([images(40, 2), outliers(5)]))
+    for strength, share in zip(result.strength, result.novelty, strict=True):
+        assert share == pytest.approx((training.strength < strength).mean(), abs=1e-6)
+    assert result.novelty[40:].min() > 0.99
+    assert result.novelty[:40].mean() == pytest.approx(0.5, abs=0.15)
 
 
-def test_strength_ranks_as_the_local_outlier_factor_also_beyond_all_that_was_learnt(fitted: Novelty) -> None:
-    middle, odd = images(1, 3), strange(1)
-    looked = fitted.score(middle + np.linspace(0, 1, 30, dtype=np.float32)[:, None] * (odd - middle))
-    assert np.array_equal(np.argsort(looked.strength), np.argsort(looked.scores["lof"]))
-    assert (looked.novelty == 1).sum() > 3  # which only strength still tells apart
-    assert len(set(looked.strength[looked.novelty == 1].tolist())) == (looked.novelty == 1).sum()
+def test_strength_ranks_as_lof_beyond_the_training_scores_too(fitted: Novelty) -> None:
+    middle, odd = images(1, 3), outliers(1)
+    result = fitted.score(middle + np.linspace(0, 1, 30, dtype=np.float32)[:, None] * (odd - middle))
+    assert np.array_equal(np.argsort(result.strength), np.argsort(result.scores["lof"]))
+    assert (result.novelty == 1).sum() > 3  # which only strength still tells apart
+    assert len(set(result.strength[result.novelty == 1].tolist())) == (result.novelty == 1).sum()
 
 
-def test_those_learnt_from_are_judged_as_if_they_had_not_been_there() -> None:
-    rows = np.concatenate([images(300), strange(3)])
+def test_training_images_are_scored_leave_one_out() -> None:
+    rows = np.concatenate([images(300), outliers(3)])
     fitted = Novelty.fit(rows, names=("lof", "knn"))
-    learnt = fitted.score_training_images()
-    peer = LocalOutlierFactor(n_neighbors=20).fit(learnt.vectors)
-    assert np.allclose(learnt.scores["lof"], -peer.negative_outlier_factor_, rtol=1e-3)
-    assert (fitted.score(rows[-3:]).scores["knn"] < learnt.scores["knn"][-3:]).all()  # itself is near
-    assert set(np.argsort(-learnt.strength)[:3]) == {300, 301, 302}
-    assert learnt.consensus[-3:].all()
-    assert learnt.agreement[:300].mean() < 0.1
+    training = fitted.score_training_images()
+    reference = LocalOutlierFactor(n_neighbors=20).fit(training.vectors)
+    assert np.allclose(training.scores["lof"], -reference.negative_outlier_factor_, rtol=1e-3)
+    assert (fitted.score(rows[-3:]).scores["knn"] < training.scores["knn"][-3:]).all()  # itself is near
+    assert set(np.argsort(-training.strength)[:3]) == {300, 301, 302}
+    assert training.consensus[-3:].all()
+    assert training.agreement[:300].mean() < 0.1
 
 
-def test_only_a_fresh_fit_knows_the_images_learnt_from(file: bytes) -> None:
+def test_loaded_detectors_cannot_score_their_training_images(file: bytes) -> None:
     with pytest.raises(RuntimeError):
         Novelty.load(file).score_training_images()
 
 
-def test_of_very_many_images_some_are_drawn_and_all_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_training_sets_are_sampled_but_scored_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(novelty, "MAX_REFERENCE_IMAGES", 100)
-    rows = np.concatenate([images(400), strange(4)])
+    rows = np.concatenate([images(400), outliers(4)])
     fitted = Novelty.fit(rows)
-    learnt = fitted.score_training_images()
+    training = fitted.score_training_images()
     assert fitted.images == 100
-    assert len(learnt.strength) == 404
-    assert learnt.novelty[400:].min() > 0.9
-    assert learnt.scores["knn"].min() > 0  # none is its own neighbour, drawn or not
+    assert len(training.strength) == 404
+    assert training.novelty[400:].min() > 0.9
+    assert training.scores["knn"].min() > 0  # none is its own neighbour, drawn or not
 
 
-def test_numbers_that_are_missing_infinite_or_wild_change_little() -> None:
+def test_missing_infinite_and_extreme_features_change_little() -> None:
     rows = images(300)
     rows[5, 3], rows[6, 4], rows[7, 5], rows[8, 6] = np.nan, np.inf, -np.inf, 3e38
-    looked = Novelty.fit(rows).score(np.concatenate([rows[:20], images(50, 2)]))
+    result = Novelty.fit(rows).score(np.concatenate([rows[:20], images(50, 2)]))
     plain = Novelty.fit(images(300)).score(images(50, 2))
-    assert np.isfinite(looked.vectors).all()
-    assert np.isfinite(looked.strength).all()
-    assert np.corrcoef(looked.strength[20:], plain.strength)[0, 1] > 0.8
+    assert np.isfinite(result.vectors).all()
+    assert np.isfinite(result.strength).all()
+    assert np.corrcoef(result.strength[20:], plain.strength)[0, 1] > 0.8
 
 
-def test_the_space_is_white_and_a_wild_number_goes_no_further_than_the_limit() -> None:
+def test_whitened_space_has_unit_covariance_and_clips_extreme_features() -> None:
     rows = images(400)
     space = WhitenedSpace.fit(rows, [FeatureBlock(WIDTH)])
     vectors = space.transform(rows)
@@ -164,53 +164,53 @@ def test_the_space_is_white_and_a_wild_number_goes_no_further_than_the_limit() -
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 9])
-def test_too_few_images_say_how_many_are_needed(count: int) -> None:
+def test_too_few_images_error_says_how_many_are_needed(count: int) -> None:
     with pytest.raises(DataError, match=f"^{count} images are too few .* give 10 or more$"):
         Novelty.fit(images(count))
 
 
-def test_ten_images_are_enough() -> None:
+def test_ten_images_can_be_fitted() -> None:
     fitted = Novelty.fit(images(10), names=tuple(FITTABLE_DETECTORS))
-    assert fitted.score(strange(1)).novelty[0] == 1
+    assert fitted.score(outliers(1)).novelty[0] == 1
 
 
-def test_images_that_are_all_alike_say_what_is_needed() -> None:
+def test_identical_training_images_are_refused() -> None:
     with pytest.raises(DataError, match="all training images are identical"):
         Novelty.fit(np.repeat(images(1), 30, axis=0))
 
 
-def test_a_detector_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+def test_unknown_detector_error_lists_the_detectors() -> None:
     with pytest.raises(DataError, match=r"no detector is named magic: choose among lof, knn, .*dbscan"):
         Novelty.fit(images(20), names=("lof", "magic"))
 
 
-def test_images_that_are_described_in_another_way_are_refused(fitted: Novelty) -> None:
+def test_feature_matrix_of_another_width_is_refused(fitted: Novelty) -> None:
     with pytest.raises(ModelError, match="expect 60 features per image, not 61: fit them again with"):
         fitted.score(np.zeros((1, WIDTH + 1), np.float32))
 
 
-def test_the_study_s_three_rank_by_their_average_where_lof_is_not_among_them() -> None:
+def test_strength_averages_all_detectors_without_lof() -> None:
     fitted = Novelty.fit(images(200), names=("kmeans", "dbscan"))
-    looked = fitted.score(np.concatenate([images(30, 2), strange(5)]))
+    result = fitted.score(np.concatenate([images(30, 2), outliers(5)]))
     assert fitted.names == ("kmeans", "dbscan")
-    assert looked.strength[30:].min() > np.median(looked.strength[:30])
+    assert result.strength[30:].min() > np.median(result.strength[:30])
 
 
 def test_scoring_starts_without_scikit_learn(file: bytes, tmp_path: Path) -> None:
-    (tmp_path / "kept.npz").write_bytes(file)
+    (tmp_path / "saved.npz").write_bytes(file)
     program = f"""
 import sys
 from pathlib import Path
 import numpy as np
 from astrodetect.anomalies.novelty import Novelty
-Novelty.load(Path({str(tmp_path / "kept.npz")!r}).read_bytes()).score(np.zeros((1, {WIDTH}), np.float32))
+Novelty.load(Path({str(tmp_path / "saved.npz")!r}).read_bytes()).score(np.zeros((1, {WIDTH}), np.float32))
 print([name for name in ("sklearn", "tensorflow", "PIL") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_shapes_are_measured_in_the_same_middle_of_the_frame_however_much_of_it_the_network_sees() -> None:
+def test_shape_features_do_not_depend_on_the_crop_of_the_network() -> None:
     frame = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
     features = np.ones((2, 5), np.float32)
     whole = feature_matrix("shapes", frame, 1.0, features)
@@ -221,8 +221,8 @@ def test_shapes_are_measured_in_the_same_middle_of_the_frame_however_much_of_it_
     assert np.array_equal(both, np.concatenate([whole, features], axis=1))
 
 
-def rezipped(file: bytes, changes: Mapping[str, bytes | None]) -> bytes:
-    """With other entries in place of some, or without them."""
+def with_entries(file: bytes, changes: Mapping[str, bytes | None]) -> bytes:
+    """The archive with some entries replaced, or removed where None."""
     with zipfile.ZipFile(io.BytesIO(file)) as archive:
         entries: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
     made = io.BytesIO()
@@ -239,13 +239,13 @@ def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
     return made.getvalue()
 
 
-def said(**changes: object) -> bytes:
-    known = {"format": 1, "sight": "shapes", "detectors": list(FITTABLE_DETECTORS)} | changes
-    return npy(np.frombuffer(json.dumps(known).encode(), np.uint8))
+def metadata(**changes: object) -> bytes:
+    values = {"format": 1, "sight": "shapes", "detectors": list(FITTABLE_DETECTORS)} | changes
+    return npy(np.frombuffer(json.dumps(values).encode(), np.uint8))
 
 
 class Trap:
-    """Told on when it is unpickled."""
+    """Sets `sprung` when it is unpickled."""
 
     sprung = False
 
@@ -260,58 +260,58 @@ HUGE = (
 )
 DAMAGE: dict[str, dict[str, bytes | None]] = {
     "an array is missing": {"reference.points.npy": None},
-    "what it says is missing": {"said.npy": None},
-    "what it says is no JSON": {"said.npy": npy(np.zeros(4, np.uint8))},
-    "what it says is a list": {"said.npy": npy(np.frombuffer(b"[]", np.uint8))},
-    "another format": {"said.npy": said(format=2)},
-    "no sight": {"said.npy": said(sight="smell")},
-    "no detectors": {"said.npy": said(detectors=[])},
-    "detectors unknown": {"said.npy": said(detectors=["lof", {}])},
-    "an autoencoder that is not there": {"said.npy": said(detectors=["autoencoder"])},
+    "metadata is missing": {"said.npy": None},
+    "metadata is no JSON": {"said.npy": npy(np.zeros(4, np.uint8))},
+    "metadata is a list": {"said.npy": npy(np.frombuffer(b"[]", np.uint8))},
+    "another format": {"said.npy": metadata(format=2)},
+    "unknown feature kind": {"said.npy": metadata(sight="smell")},
+    "no detectors": {"said.npy": metadata(detectors=[])},
+    "unknown detectors": {"said.npy": metadata(detectors=["lof", {}])},
+    "autoencoder arrays are missing": {"said.npy": metadata(detectors=["autoencoder"])},
     "another shape": {"space.blocks.0.axes.npy": npy(np.ones((WIDTH + 1, 3)))},
-    "another kind": {"learnt.lof.npy": npy(np.ones(500))},
-    "no numbers": {"learnt.lof.npy": npy(np.full(500, np.nan, np.float32))},
-    "nothing": {"space.blocks.0.scaling.mean.npy": npy(np.ones(0))},
-    "words": {"learnt.lof.npy": npy(np.array(["a"] * 500))},
+    "another dtype": {"learnt.lof.npy": npy(np.ones(500))},
+    "not finite": {"learnt.lof.npy": npy(np.full(500, np.nan, np.float32))},
+    "empty array": {"space.blocks.0.scaling.mean.npy": npy(np.ones(0))},
+    "strings": {"learnt.lof.npy": npy(np.array(["a"] * 500))},
     "objects": {"learnt.lof.npy": npy(np.array([Trap()]), pickled=True)},
-    "a length that is not there": {"learnt.lof.npy": HUGE},
-    "no array": {"learnt.lof.npy": b"hello"},
-    "places outside": {"detector.dbscan.core.npy": npy(np.array([500], np.int32))},
-    "places below": {"detector.dbscan.core.npy": npy(np.array([-1], np.int32))},
+    "header claims a huge shape": {"learnt.lof.npy": HUGE},
+    "not an array": {"learnt.lof.npy": b"hello"},
+    "index too large": {"detector.dbscan.core.npy": npy(np.array([500], np.int32))},
+    "negative index": {"detector.dbscan.core.npy": npy(np.array([-1], np.int32))},
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_that_is_not_whole_is_one_clear_line(file: bytes, damage: str) -> None:
-    assert same(Novelty.load(rezipped(file, {})).score(images(3)), Novelty.load(file).score(images(3)))
+def test_damaged_detector_file_is_a_one_line_error(file: bytes, damage: str) -> None:
+    assert equal(Novelty.load(with_entries(file, {})).score(images(3)), Novelty.load(file).score(images(3)))
     with pytest.raises(
         ModelError, match=r"^the detectors of this model cannot be used \(.+\): fit them again with .+$"
     ):
-        Novelty.load(rezipped(file, DAMAGE[damage]))
+        Novelty.load(with_entries(file, DAMAGE[damage]))
     assert not Trap.sprung
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])
-def test_what_is_no_file_of_detectors_is_one_clear_line(content: bytes) -> None:
+def test_other_data_than_a_detector_file_is_a_one_line_error(content: bytes) -> None:
     with pytest.raises(ModelError, match="no file of detectors, or a damaged one"):
         Novelty.load(content)
 
 
-def test_a_file_that_was_cut_or_changed_anywhere_is_refused_or_says_the_same(file: bytes) -> None:
+def test_truncated_or_changed_file_is_refused_or_scores_the_same(file: bytes) -> None:
     whole, refused = Novelty.load(file).score(images(3)), 0
     for at in np.random.default_rng(0).integers(200, len(file), 40).tolist():
         with pytest.raises(ModelError):
             Novelty.load(file[:at])
         try:
-            found = Novelty.load(file[:at] + bytes([file[at] ^ 0xFF]) + file[at + 1 :])
+            loaded = Novelty.load(file[:at] + bytes([file[at] ^ 0xFF]) + file[at + 1 :])
         except ModelError:
             refused += 1
-        else:  # a date of the archive's, which nobody reads
-            assert same(found.score(images(3)), whole)
+        else:  # a timestamp of the archive, which is not read
+            assert equal(loaded.score(images(3)), whole)
     assert refused > 30
 
 
-def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are_of() -> None:
+def test_whitened_blocks_have_the_requested_dimensions() -> None:
     rows = np.concatenate([images(300)[:, :10], 100 * images(300, 1)], axis=1)
     vectors = WhitenedSpace.fit(rows, [FeatureBlock(10, 5), FeatureBlock(WIDTH, 7)]).transform(rows)
     assert vectors.shape == (300, 12)
@@ -320,8 +320,8 @@ def test_blocks_have_as_many_dimensions_as_is_said_however_many_numbers_they_are
     )
 
 
-def test_a_bomb_is_refused_by_what_it_declares(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = rezipped(file, {"bomb.npy": bytes(50_000_000)})
+def test_zip_bomb_is_refused_by_its_declared_size(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = with_entries(file, {"bomb.npy": bytes(50_000_000)})
     assert len(bomb) < 5_000_000
     monkeypatch.setattr(serialisation, "MAX_BYTES", 20_000_000)
 

@@ -16,7 +16,7 @@ from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
 from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.notable_images import NotableImage
-from astrodetect.evaluation.summary import summarise, summary_lines
+from astrodetect.evaluation.summary import summarise_evaluation, summary_lines
 from astrodetect.records import Outputs
 from astrodetect.reports import evaluation_report, html
 
@@ -24,7 +24,7 @@ LARGEST_PAGE = 4_000_000
 
 
 def write_report(inputs: EvaluationInputs, page: Path) -> str:
-    assert evaluation_report.write_evaluation_report(inputs, summarise(inputs), page) == page
+    assert evaluation_report.write_evaluation_report(inputs, summarise_evaluation(inputs), page) == page
     return page.read_text(encoding="utf-8")
 
 
@@ -88,9 +88,9 @@ def test_report_and_summary_show_the_effect_of_averaging_views(tmp_path: Path) -
     several = replace(found, views=8, one_view=worse)
     text = write_report(several, tmp_path / "galaxies.html")
     assert "Effect of averaging 8 views" in text
-    lines = summary_lines(summarise(several))
+    lines = summary_lines(summarise_evaluation(several))
     assert any(re.match(r"8 views: Log loss 0\.693 → 0\.\d{3} \(−0\.\d{3}, better\)", line) for line in lines)
-    assert not any("views" in line for line in summary_lines(summarise(found)))
+    assert not any("views" in line for line in summary_lines(summarise_evaluation(found)))
 
 
 def test_report_size_is_bounded_for_many_classes_and_large_noisy_images(tmp_path: Path) -> None:
@@ -144,7 +144,9 @@ def test_unwritable_report_path_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = make_evaluation_inputs(tmp_path)
     with pytest.raises(DataError, match="cannot write the report to"):
-        evaluation_report.write_evaluation_report(found, summarise(found), tmp_path / "file" / "galaxies.html")
+        evaluation_report.write_evaluation_report(
+            found, summarise_evaluation(found), tmp_path / "file" / "galaxies.html"
+        )
 
 
 def test_notable_images_sort_errors_by_confidence_and_need_agreeing_neighbours_for_label_errors(tmp_path: Path) -> None:
