@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+BatchItem = TypeVar("BatchItem")
 ItemOutput = TypeVar("ItemOutput")
 
 
@@ -23,13 +23,13 @@ class ItemResult(Generic[ItemOutput]):
 
 
 @dataclass(slots=True)
-class _QueuedItem(Generic[Item, ItemOutput]):
-    item: Item
+class _QueuedItem(Generic[BatchItem, ItemOutput]):
+    item: BatchItem
     future: "asyncio.Future[ItemResult[ItemOutput]]"
     since: float = field(default_factory=time.perf_counter)
 
 
-class Batcher(Generic[Item, ItemOutput]):
+class Batcher(Generic[BatchItem, ItemOutput]):
     """Calls `process` with batches of queued items: what queues up while a thread is busy forms its next batch.
 
     `process` returns one output per item, in order. An exception among its outputs, or raised for a batch of one, is
@@ -39,7 +39,7 @@ class Batcher(Generic[Item, ItemOutput]):
 
     def __init__(
         self,
-        process: Callable[[list[Item]], Sequence[ItemOutput | Exception]],
+        process: Callable[[list[BatchItem]], Sequence[ItemOutput | Exception]],
         *,
         max_batch: int,
         threads: int,
@@ -47,7 +47,7 @@ class Batcher(Generic[Item, ItemOutput]):
         max_delay: Callable[[], float] = lambda: 0.0,  # seconds to wait for more items after the first
     ) -> None:
         self._process, self._max_batch, self._max_delay = process, max_batch, max_delay
-        self._queue: queue.SimpleQueue[_QueuedItem[Item, ItemOutput] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_QueuedItem[BatchItem, ItemOutput] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -56,9 +56,9 @@ class Batcher(Generic[Item, ItemOutput]):
         """The length of the queue."""
         return self._queue.qsize()
 
-    async def submit(self, item: Item) -> ItemResult[ItemOutput]:
+    async def submit(self, item: BatchItem) -> ItemResult[ItemOutput]:
         """The item's result; if cancelled while queued, the item is never processed."""
-        queued = _QueuedItem[Item, ItemOutput](item, asyncio.get_running_loop().create_future())
+        queued = _QueuedItem[BatchItem, ItemOutput](item, asyncio.get_running_loop().create_future())
         self._queue.put(queued)
         return await queued.future
 
@@ -77,9 +77,9 @@ class Batcher(Generic[Item, ItemOutput]):
             loop = batch[0].future.get_loop()
             loop.call_soon_threadsafe(_deliver, batch, outputs, started, batch_s)
 
-    def _next_batch(self) -> list[_QueuedItem[Item, ItemOutput]]:
+    def _next_batch(self) -> list[_QueuedItem[BatchItem, ItemOutput]]:
         """At least one item that was not cancelled; empty when the batcher is closed."""
-        batch: list[_QueuedItem[Item, ItemOutput]] = []
+        batch: list[_QueuedItem[BatchItem, ItemOutput]] = []
         deadline: float | None = None
         while len(batch) < self._max_batch:
             try:
@@ -96,7 +96,7 @@ class Batcher(Generic[Item, ItemOutput]):
                 deadline = deadline or time.monotonic() + self._max_delay()
         return batch
 
-    def _outputs(self, items: list[Item]) -> Sequence[ItemOutput | Exception]:
+    def _outputs(self, items: list[BatchItem]) -> Sequence[ItemOutput | Exception]:
         try:
             return self._process(items)
         except Exception as error:  # noqa: BLE001 - any error is raised for the item that caused it
@@ -106,7 +106,7 @@ class Batcher(Generic[Item, ItemOutput]):
 
 
 def _deliver(
-    batch: list[_QueuedItem[Item, ItemOutput]],
+    batch: list[_QueuedItem[BatchItem, ItemOutput]],
     outputs: Sequence[ItemOutput | Exception],
     started: float,
     batch_s: float,
