@@ -1,4 +1,4 @@
-"""Runs `collect` as its user does, and looks at what came."""
+"""Run `collect` and read the collected files and their manifest."""
 
 import csv
 import hashlib
@@ -19,22 +19,22 @@ def collect(server: SourceServer, *arguments: object, **environment: str) -> "su
     return run_here(main, "collect", *arguments, environment=server.environment | environment)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def collected(folder: Path) -> dict[str, bytes]:
-    """The images in class folders, by path: what training would read."""
-    found = (path for path in folder.glob("*/*") if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+def collected_files(folder: Path) -> dict[str, bytes]:
+    """Contents of the images in class folders, by relative path."""
+    paths = (path for path in folder.glob("*/*") if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def assert_true(folder: Path) -> None:
-    """Every file decodes; every row is that of its file, and every file has one."""
-    files = collected(folder)
+def assert_consistent(folder: Path) -> None:
+    """Check that every file can be decoded and has exactly one row with its SHA-256."""
+    files = collected_files(folder)
     for data in files.values():
         images.decode(data, ImageContract(stretch="linear"))
-    sums = {row["path"]: row["sha256"] for row in rows(folder / "catalogue.csv")}
-    assert sums == {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-    assert len(sums) == len(rows(folder / "catalogue.csv"))
+    digests = {row["path"]: row["sha256"] for row in read_rows(folder / "catalogue.csv")}
+    assert digests == {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    assert len(digests) == len(read_rows(folder / "catalogue.csv"))

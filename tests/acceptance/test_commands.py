@@ -1,4 +1,4 @@
-"""`python -m astrodetect VERB` as people type it."""
+"""`python -m astrodetect COMMAND` from the command line: simulate and psql."""
 
 import os
 import subprocess
@@ -18,25 +18,25 @@ def astrodetect(*arguments: str, **environment: str) -> "subprocess.CompletedPro
     )
 
 
-def test_simulate_makes_a_sample_and_says_where(tmp_path: Path) -> None:
+def test_simulate_writes_a_sample_and_prints_the_folder(tmp_path: Path) -> None:
     sky = tmp_path / "sky"
     done = astrodetect("simulate", str(sky), "--train", "2", "--test", "1", "--classes", "E", "ring")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(sky)]
-    found = {path.relative_to(sky).as_posix() for path in sky.rglob("*.jpg")}
+    files = {path.relative_to(sky).as_posix() for path in sky.rglob("*.jpg")}
     parts = {"train": (1, 2), "test": (1,)}
-    assert found == {
+    assert files == {
         f"{part}/{name}/0000{n}.jpg" for part, numbers in parts.items() for name in ("E", "ring") for n in numbers
     }
 
 
-def test_simulate_counts_each_class_as_asked(tmp_path: Path) -> None:
+def test_simulate_writes_the_requested_count_of_each_class(tmp_path: Path) -> None:
     assert astrodetect("simulate", str(tmp_path), "--count", "E=2", "--count", "lens=1").returncode == 0
     assert {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir() if path.is_dir()} == {"E": 2, "lens": 1}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--size", "0"), "from 16 to 4096"),
         (("--seed", "-1"), "from 0 to"),
@@ -46,16 +46,16 @@ def test_simulate_counts_each_class_as_asked(tmp_path: Path) -> None:
         (("--classes", "quasar"), "no simulated class is called 'quasar'"),
     ],
 )
-def test_what_cannot_be_simulated_is_one_clear_line_and_makes_nothing(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
+def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = run_here(main, "simulate", tmp_path / "sky", *arguments)
     assert done.returncode in {1, 2}
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "sky").exists()
 
 
-def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path) -> None:
+def test_simulate_into_an_existing_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "sky").write_text("in the way")
     done = astrodetect("simulate", str(tmp_path / "sky"))
     assert done.returncode == 1
@@ -63,13 +63,13 @@ def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path) -> None:
     assert "cannot write to" in line
 
 
-def test_psql_looks_into_the_log(database_url: str) -> None:
+def test_psql_queries_the_predictions_table(database_url: str) -> None:
     done = astrodetect("psql", "-c", "SELECT count(*) AS rows FROM predictions", DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert "(1 row)" in done.stdout
 
 
-def test_psql_shows_no_password_and_refuses_what_is_no_url() -> None:
+def test_psql_hides_the_password_and_refuses_an_invalid_url() -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     shown = astrodetect("psql", "--show", DATABASE_URL=url)
     assert "someone@127.0.0.1:1/astrodetect" in shown.stdout

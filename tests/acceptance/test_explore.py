@@ -1,4 +1,4 @@
-"""`python -m astrodetect explore` and `split` as people run them: once as a process, else within this one."""
+"""`python -m astrodetect explore` and `split`: once as a process, otherwise in this process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ run = partial(run_here, main)
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with a copy, a conflict and a bad file among them."""
+    """Class folders with a duplicate, a label conflict and an unreadable file."""
     folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
     (folder / "E" / "again.jpg").write_bytes((folder / "E" / "00001.jpg").read_bytes())
     (folder / "SB" / "also.jpg").write_bytes((folder / "E" / "00002.jpg").read_bytes())
@@ -28,27 +28,27 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_explore_writes_a_page_and_says_where(sky: Path, tmp_path: Path) -> None:
+def test_explore_writes_a_report_and_prints_its_path(sky: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "astrodetect", "explore", str(sky)]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    *verdict, place = done.stdout.splitlines()
-    assert verdict[0].startswith("1 image has more than one label: ")
+    *recommendations, place = done.stdout.splitlines()
+    assert recommendations[0].startswith("1 image has more than one label: ")
     assert (tmp_path / place).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert json.loads((tmp_path / "explore" / "explore.json").read_text())["images"] == 72
 
 
-def test_explore_prints_json_alone_where_it_is_asked_to(sky: Path, tmp_path: Path) -> None:
+def test_explore_json_prints_only_json_and_writes_no_report(sky: Path, tmp_path: Path) -> None:
     done = run("explore", sky, "--json", folder=tmp_path)
-    found = json.loads(done.stdout)
-    assert [file["path"] for file in found["unreadable"]] == ["SB/notes.txt"]
-    assert {image["path"] for image in found["conflicts"][0]["images"]} == {"E/00002.jpg", "SB/also.jpg"}
+    results = json.loads(done.stdout)
+    assert [file["path"] for file in results["unreadable"]] == ["SB/notes.txt"]
+    assert {image["path"] for image in results["conflicts"][0]["images"]} == {"E/00002.jpg", "SB/also.jpg"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_labels_are_judged_by_what_a_model_sees(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_explore_checks_labels_with_the_features_of_a_model(sky: Path, model_folder: Path, tmp_path: Path) -> None:
     done = run(
         "explore",
         sky,
@@ -65,7 +65,7 @@ def test_labels_are_judged_by_what_a_model_sees(sky: Path, model_folder: Path, t
     )
 
 
-def test_a_split_has_no_leak_and_is_read_as_it_was_made(sky: Path, tmp_path: Path) -> None:
+def test_split_has_no_leaks_and_is_read_as_parts(sky: Path, tmp_path: Path) -> None:
     done = run("split", sky, "--output", tmp_path / "out", "--limit", "E=30")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
@@ -75,7 +75,7 @@ def test_a_split_has_no_leak_and_is_read_as_it_was_made(sky: Path, tmp_path: Pat
     assert health.examine(tmp_path / "out").leaks == []
 
 
-def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
+def test_split_with_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
     for name in ("one.csv", "two.csv"):
         assert run("split", sky, "--output", tmp_path / name, "--seed", "3").returncode == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
@@ -83,7 +83,7 @@ def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("explore", "{}/none"), "no folder"),
         (("explore", "{}/none.csv"), "cannot be read: No such file"),
@@ -92,9 +92,9 @@ def test_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
         (("explore", "{}", "--model", "none"), "no model none yet"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_explore_and_split_errors_are_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     given = {"ASTRODETECT_MODELS_DIR": str(tmp_path)}
     done = run(*(argument.format(tmp_path) for argument in arguments), environment=given)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert said in line
+    assert message in line

@@ -1,4 +1,4 @@
-"""`python -m astrodetect models` as people type it."""
+"""`python -m astrodetect models`: listing and rollback."""
 
 import json
 import subprocess
@@ -21,19 +21,17 @@ def models(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def versions(tmp_path: Path) -> list[str]:
     """Of the model m, the newest last; there is another model beside it, and one that is broken."""
-    found = [
+    published = [
         colour_models.publish(tmp_path, "m", colour_models.TWO_CLASSES, scale=sure).version
         for sure in (0.02, 0.05, 0.1)
     ]
     colour_models.publish(tmp_path, "other")
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "m.metrics.json").write_text("{}")  # figures of an evaluation: no model
-    return found
+    return published
 
 
-def test_every_model_is_listed_with_its_earlier_versions_and_what_is_wrong_with_it(
-    tmp_path: Path, versions: list[str]
-) -> None:
+def test_models_lists_every_model_with_earlier_versions_and_errors(tmp_path: Path, versions: list[str]) -> None:
     done = models(tmp_path)
     assert done.returncode == 0
     first, second, *earlier, other, last = done.stdout.splitlines()
@@ -46,15 +44,15 @@ def test_every_model_is_listed_with_its_earlier_versions_and_what_is_wrong_with_
     assert done.stderr == "models: torn.json cannot be read: train it again with python train_model.py\n"
 
 
-def test_programs_get_the_same_as_json(tmp_path: Path, versions: list[str]) -> None:
+def test_models_json_lists_the_same_models(tmp_path: Path, versions: list[str]) -> None:
     model, other = json.loads(models(tmp_path, "--json").stdout)
     assert (model["name"], model["version"], model["default"]) == ("m", versions[2], True)
-    assert [one["version"] for one in model["earlier"]] == [versions[1], versions[0]]
+    assert [version["version"] for version in model["earlier"]] == [versions[1], versions[0]]
     assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in store.NETWORK)
     assert (other["name"], other["default"], other["earlier"]) == ("other", False, [])
 
 
-def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, versions: list[str]) -> None:
+def test_rollback_prints_the_restored_version_and_how_to_undo_it(tmp_path: Path, versions: list[str]) -> None:
     done = models(tmp_path, "rollback", "m", versions[0])
     assert done.stdout.splitlines() == [
         f"m: version {versions[0]} restored",
@@ -66,7 +64,7 @@ def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "which model?"),
         (("none",), "no model none here"),
@@ -74,25 +72,25 @@ def test_rolling_back_says_what_is_in_place_and_the_way_forward(tmp_path: Path, 
         (("m", "0123456789ab"), "model m has no earlier version 0123456789ab: it has"),
     ],
 )
-def test_what_cannot_be_rolled_back_is_one_clear_line(
-    tmp_path: Path, versions: list[str], arguments: tuple[str, ...], said: str
+def test_rollback_errors_are_one_line(
+    tmp_path: Path, versions: list[str], arguments: tuple[str, ...], message: str
 ) -> None:
     done = models(tmp_path, "rollback", *arguments)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith(f"astrodetect: {said}")
+    assert line.startswith(f"astrodetect: {message}")
     assert load_model(tmp_path, "m").manifest.version == versions[2]
 
 
-def test_without_a_model_it_says_what_makes_one(tmp_path: Path) -> None:
+def test_models_without_any_model_prints_the_training_command(tmp_path: Path) -> None:
     done = models(tmp_path)
     assert done.returncode == 1
     assert "python train_model.py makes one" in done.stderr
 
 
-def test_what_could_not_answer_is_not_put_in_place(tmp_path: Path, versions: list[str]) -> None:
-    [kept] = [place for place in (tmp_path / ".m.earlier").iterdir() if place.name.endswith(versions[1])]
-    manifest = kept / "m.json"
+def test_rollback_refuses_a_version_that_fails_its_canary(tmp_path: Path, versions: list[str]) -> None:
+    [archived] = [place for place in (tmp_path / ".m.earlier").iterdir() if place.name.endswith(versions[1])]
+    manifest = archived / "m.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"canary_score": 0.0}))
     done = models(tmp_path, "rollback", "m")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`collect` against local sources with a network's faults: every image once, none corrupt, none asked for twice."""
+"""`collect` from local sources with network faults: every image once, none corrupt, none requested twice."""
 
 import random
 import signal
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from collect_command import assert_true, collect, collected, rows
+from collect_command import assert_consistent, collect, collected_files, read_rows
 from programs import Program, free_port
-from source_server import Fault, Picture, Sky, SourceServer, jpeg
+from source_server import Fault, LibraryImage, SourceServer, SourceState, jpeg
 
 from astrodetect import images
 from astrodetect.datasets.sources import manifest
@@ -21,57 +21,57 @@ from astrodetect.settings import Settings
 QUERIES = ("--class", "galaxy=spiral galaxy", "--class", "nebula=nebula")
 
 
-def library(many: int = 40) -> Sky:
-    """Two classes with duplicates over pages and over classes, and what cannot be had."""
-    galaxies = [Picture(f"PIA{number:05}", number) for number in range(many)]
+def nasa_library(count: int = 40) -> SourceState:
+    """Two classes with duplicates across pages and classes, and unusable images."""
+    galaxies = [LibraryImage(f"PIA{number:05}", number) for number in range(count)]
     galaxies[1:1] = galaxies[:1] * 9  # on the second page too
     galaxies += [
-        Picture('an id / of "NASA\'s", ü', 1001),
-        Picture(".hidden", 1002),
-        Picture("x" * 200, 1003),
-        Picture("old", 1004, sizes=("orig", "thumb")),
-        Picture("gone sizes", 1005, lacking=("small", "medium")),
-        Picture("tiny", 1006, side=24),
-        Picture("broken", 1007, broken=True),
-        Picture("missing", 1008, missing=True),
-        Picture("film", 1009, sizes=()),
+        LibraryImage('an id / of "NASA\'s", ü', 1001),
+        LibraryImage(".hidden", 1002),
+        LibraryImage("x" * 200, 1003),
+        LibraryImage("old", 1004, sizes=("orig", "thumb")),
+        LibraryImage("gone sizes", 1005, missing_sizes=("small", "medium")),
+        LibraryImage("tiny", 1006, side=24),
+        LibraryImage("broken", 1007, broken=True),
+        LibraryImage("missing", 1008, missing=True),
+        LibraryImage("film", 1009, sizes=()),
     ]
-    nebulae = [Picture(f"hubble-{number}", 5000 + number) for number in range(many // 2)]
-    return Sky({"spiral galaxy": galaxies, "nebula": [*galaxies[3:5], *nebulae, *galaxies[20:22]]})
+    nebulae = [LibraryImage(f"hubble-{number}", 5000 + number) for number in range(count // 2)]
+    return SourceState({"spiral galaxy": galaxies, "nebula": [*galaxies[3:5], *nebulae, *galaxies[20:22]]})
 
 
-REFUSED = {"tiny", "broken", "missing", "film"}
+UNUSABLE = {"tiny", "broken", "missing", "film"}
 
 
-def wanted(sky: Sky) -> dict[str, str]:
-    """id → class of what can be had."""
+def expected_labels(state: SourceState) -> dict[str, str]:
+    """id → class of the usable images."""
     labels = {"nebula": "nebula", "spiral galaxy": "galaxy"}
-    found = {picture.id: labels[words] for words in labels for picture in sky.pictures[words]}
-    return {name: label for name, label in found.items() if name not in REFUSED}
+    by_id = {image.id: labels[words] for words in labels for image in state.results_by_query[words]}
+    return {name: label for name, label in by_id.items() if name not in UNUSABLE}
 
 
-def test_every_reachable_image_comes_once_whatever_the_network_does_and_the_rest_is_listed(tmp_path: Path) -> None:
-    sky = library()
-    sky.fault_rate = 0.3
-    with SourceServer(sky) as server:
+def test_collect_saves_every_image_once_despite_network_faults_and_lists_the_unusable(tmp_path: Path) -> None:
+    state = nasa_library()
+    state.fault_rate = 0.3
+    with SourceServer(state) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path)]
-    assert set(sky.faults) == set(Fault)
-    assert_true(tmp_path)
-    found = rows(tmp_path / "catalogue.csv")
-    assert {row["source_id"]: row["label"] for row in found} == wanted(sky)
-    for row in found:
-        picture = sky.by_id[row["source_id"]]
-        size = "orig" if picture.id == "old" else "large" if picture.id == "gone sizes" else "small"
-        assert (tmp_path / row["path"]).read_bytes() == picture.file(size)
-        assert row["title"] == f'The "{picture.id}", seen'
+    assert set(state.faults) == set(Fault)
+    assert_consistent(tmp_path)
+    found_rows = read_rows(tmp_path / "catalogue.csv")
+    assert {row["source_id"]: row["label"] for row in found_rows} == expected_labels(state)
+    for row in found_rows:
+        image = state.by_id[row["source_id"]]
+        size = "orig" if image.id == "old" else "large" if image.id == "gone sizes" else "small"
+        assert (tmp_path / row["path"]).read_bytes() == image.file(size)
+        assert row["title"] == f'The "{image.id}", seen'
         assert row["url"].startswith(server.url)
         assert (row["source"], row["center"]) == ("nasa", "JPL")
         assert row["license"]
         assert row["fetched"]
-    skipped = {row["source_id"]: row["reason"] for row in rows(tmp_path / "skipped.csv")}
-    assert set(skipped) == REFUSED
+    skipped = {row["source_id"]: row["reason"] for row in read_rows(tmp_path / "skipped.csv")}
+    assert set(skipped) == UNUSABLE
     assert "each side needs 64" in skipped["tiny"]
     assert "not an image" in skipped["broken"]
     assert "404" in skipped["missing"]
@@ -79,126 +79,126 @@ def test_every_reachable_image_comes_once_whatever_the_network_does_and_the_rest
     assert "4 also found for another class" in done.stderr
     assert "4 skipped" in done.stderr
 
-    assert sky.rude == []  # nobody was asked before Retry-After was over
-    assert sky.most_at_once == 1
-    [agent] = sky.agents
+    assert state.early_requests == []
+    assert state.max_concurrent == 1
+    [agent] = state.user_agents
     assert agent.startswith("astrodetect/")
 
 
-def test_a_source_that_wants_to_be_left_alone_is(tmp_path: Path) -> None:
-    sky = library()
-    sky.fault_rate, sky.kinds, sky.wait_s = 1, (Fault.WAIT,), 3600
-    with SourceServer(sky) as server:
+def test_collect_stops_when_a_source_asks_for_a_long_pause(tmp_path: Path) -> None:
+    state = nasa_library()
+    state.fault_rate, state.fault_kinds, state.retry_after_s = 1, (Fault.RETRY_AFTER_S,), 3600
+    with SourceServer(state) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "asks for no request for 3600 s" in done.stderr.splitlines()[-1]
-    assert sky.asked.total() == 1
+    assert state.requests.total() == 1
 
 
-def test_requests_are_never_sent_faster_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_client_keeps_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     requests, per_s = 6, 20.0
-    with SourceServer(library()) as server:
+    with SourceServer(nasa_library()) as server:
         monkeypatch.setenv("ASTRODETECT_COLLECT_REQUESTS_PER_S", str(per_s))
-        remote, began = HttpClient(Settings()), time.monotonic()
+        client, start = HttpClient(Settings()), time.monotonic()
         for _ in range(requests):
-            assert remote.get(f"{server.url}/image/PIA00000~small.jpg", bytes)
-        assert time.monotonic() - began >= (requests - 1) / per_s
+            assert client.get(f"{server.url}/image/PIA00000~small.jpg", bytes)
+        assert time.monotonic() - start >= (requests - 1) / per_s
 
 
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize(
     "body", ["[]", "null", '{"collection": 7}', '{"collection": {"items": [7], "links": [7]}}', "{"]
 )
-def test_an_answer_of_another_shape_is_one_clear_line(tmp_path: Path, body: str, status: int) -> None:
-    sky = library(1)
-    sky.search = (status, body.encode())
-    with SourceServer(sky) as server:
+def test_collect_with_unexpected_json_is_a_one_line_error(tmp_path: Path, body: str, status: int) -> None:
+    state = nasa_library(1)
+    state.search = (status, body.encode())
+    with SourceServer(state) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "5 attempts" in done.stderr if status == 200 else "answered 404" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_killed_many_times_it_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
-    sky, moments, kills = library(60), random.Random(3), 6
-    sky.fault_rate = 0.1
+def test_collect_resumes_after_kills_and_requests_nothing_twice(tmp_path: Path) -> None:
+    state, moments, kills = nasa_library(60), random.Random(3), 6
+    state.fault_rate = 0.1
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SourceServer(sky) as server:
+    with SourceServer(state) as server:
         for kill in range(kills):
-            goal = sky.asked.total() + moments.randrange(1, 25)
+            goal = state.requests.total() + moments.randrange(1, 25)
             with Program(*arguments, log=tmp_path / f"{kill}.log", environment=server.environment) as program:
-                program.wait_until(lambda: sky.asked.total() >= goal)  # noqa: B023 - at once
-                by_hand = kill % 4 == 3
-                program.signal(signal.SIGINT if by_hand else signal.SIGKILL)
-                assert program.wait() == (130 if by_hand else -signal.SIGKILL)
-            for data in collected(tmp_path / "sky").values():
+                program.wait_until(lambda: state.requests.total() >= goal)  # noqa: B023 - at once
+                interrupted = kill % 4 == 3
+                program.signal(signal.SIGINT if interrupted else signal.SIGKILL)
+                assert program.wait() == (130 if interrupted else -signal.SIGKILL)
+            for data in collected_files(tmp_path / "sky").values():
                 images.decode(data, ImageContract())
         with Program(*arguments, log=tmp_path / "last.log", environment=server.environment) as program:
             assert program.wait() == 0, program.output
-        assert_true(tmp_path / "sky")
-        found = [row["source_id"] for row in rows(tmp_path / "sky" / "catalogue.csv")]
-        assert Counter(found) == Counter(wanted(sky).keys())
-        pictures = {path: count for path, count in sky.served.items() if path.startswith("/image/")}
-        refused = sum(count for path, count in pictures.items() if "tiny" in path or "broken" in path)
-        assert sum(pictures.values()) - refused <= len(found) + kills
+        assert_consistent(tmp_path / "sky")
+        source_ids = [row["source_id"] for row in read_rows(tmp_path / "sky" / "catalogue.csv")]
+        assert Counter(source_ids) == Counter(expected_labels(state).keys())
+        downloads = {path: count for path, count in state.served.items() if path.startswith("/image/")}
+        unusable = sum(count for path, count in downloads.items() if "tiny" in path or "broken" in path)
+        assert sum(downloads.values()) - unusable <= len(source_ids) + kills
         assert not list((tmp_path / "sky").glob("**/.*.part"))
 
-        asked = sky.asked.copy()
+        requests = state.requests.copy()
         assert collect(server, "nasa", *QUERIES, "--limit", 20, "--output", tmp_path / "sky").returncode == 0
-        assert sky.asked == asked  # the classes are full
+        assert state.requests == requests  # the classes are full
 
 
-def test_what_a_crash_tore_or_someone_spoilt_is_mended(tmp_path: Path) -> None:
-    sky = library(10)
-    with SourceServer(sky) as server:
+def test_collect_repairs_torn_rows_and_damaged_or_missing_files(tmp_path: Path) -> None:
+    state = nasa_library(10)
+    with SourceServer(state) as server:
         assert collect(server, "nasa", *QUERIES, "--output", tmp_path).returncode == 0
-        whole = sorted((row["path"], row["sha256"]) for row in rows(tmp_path / "catalogue.csv"))
-        book = tmp_path / "catalogue.csv"
-        book.write_bytes(book.read_bytes()[:-40])
-        (tmp_path / whole[2][0]).write_bytes(b"\xff\xd8\xff spoilt")
-        (tmp_path / whole[3][0]).unlink()
+        original_rows = sorted((row["path"], row["sha256"]) for row in read_rows(tmp_path / "catalogue.csv"))
+        catalogue = tmp_path / "catalogue.csv"
+        catalogue.write_bytes(catalogue.read_bytes()[:-40])
+        (tmp_path / original_rows[2][0]).write_bytes(b"\xff\xd8\xff spoilt")
+        (tmp_path / original_rows[3][0]).unlink()
         (tmp_path / "galaxy" / ".x.jpg.part").write_bytes(b"half")
-        sky.served.clear()
+        state.served.clear()
         assert collect(server, "nasa", *QUERIES, "--output", tmp_path).returncode == 0
-        assert sorted((row["path"], row["sha256"]) for row in rows(book)) == whole
-        assert_true(tmp_path)
+        assert sorted((row["path"], row["sha256"]) for row in read_rows(catalogue)) == original_rows
+        assert_consistent(tmp_path)
         assert not (tmp_path / "galaxy" / ".x.jpg.part").exists()
-        again = [
-            path for path in sky.served if path.startswith("/image/") and "tiny" not in path and "broken" not in path
+        requested_again = [
+            path for path in state.served if path.startswith("/image/") and "tiny" not in path and "broken" not in path
         ]
-        assert len(again) == 3
+        assert len(requested_again) == 3
 
 
-def test_a_limit_counts_each_class(tmp_path: Path) -> None:
-    with SourceServer(library()) as server:
+def test_collect_limit_applies_to_each_class(tmp_path: Path) -> None:
+    with SourceServer(nasa_library()) as server:
         assert collect(server, "nasa", *QUERIES, "--limit", 5, "--output", tmp_path).returncode == 0
-        assert Counter(row["label"] for row in rows(tmp_path / "catalogue.csv")) == {"galaxy": 5, "nebula": 5}
+        assert Counter(row["label"] for row in read_rows(tmp_path / "catalogue.csv")) == {"galaxy": 5, "nebula": 5}
         assert collect(server, "nasa", *QUERIES, "--limit", 8, "--output", tmp_path).returncode == 0
-        assert Counter(row["label"] for row in rows(tmp_path / "catalogue.csv")) == {"galaxy": 8, "nebula": 8}
+        assert Counter(row["label"] for row in read_rows(tmp_path / "catalogue.csv")) == {"galaxy": 8, "nebula": 8}
 
 
 @pytest.mark.parametrize(("side", "size"), [(1, "small"), (700, "medium"), (1920, "large"), (9000, "large")])
-def test_the_side_that_is_wanted_chooses_the_file(tmp_path: Path, side: int, size: str) -> None:
-    sky = Sky({"m": [Picture("one", 1)]})
-    with SourceServer(sky) as server:
+def test_collect_side_selects_the_file_size(tmp_path: Path, side: int, size: str) -> None:
+    state = SourceState({"m": [LibraryImage("one", 1)]})
+    with SourceServer(state) as server:
         assert collect(server, "nasa", "--class", "a=m", "--side", side, "--output", tmp_path).returncode == 0
-    assert [path for path in sky.served if path.startswith("/image/")] == [f"/image/one~{size}.jpg"]
+    assert [path for path in state.served if path.startswith("/image/")] == [f"/image/one~{size}.jpg"]
 
 
-def test_too_large_a_file_gives_way_to_a_smaller_one(tmp_path: Path) -> None:
-    sky = Sky({"m": [Picture("one", 1, side=256)]})
-    with SourceServer(sky) as server:
+def test_collect_falls_back_to_a_smaller_file_over_the_size_limit(tmp_path: Path) -> None:
+    state = SourceState({"m": [LibraryImage("one", 1, side=256)]})
+    with SourceServer(state) as server:
         limit = str(len(jpeg(1, 512)) - 1)
         done = collect(
             server, "nasa", "--class", "a=m", "--side", 1920, "--output", tmp_path, ASTRODETECT_COLLECT_MAX_BYTES=limit
         )
     assert done.returncode == 0, done.stderr
-    [row] = rows(tmp_path / "catalogue.csv")
+    [row] = read_rows(tmp_path / "catalogue.csv")
     assert row["url"].endswith("~medium.jpg")
 
 
-def test_a_source_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
-    with SourceServer(Sky()) as server:
+def test_collect_from_an_unavailable_source_is_a_one_line_error(tmp_path: Path) -> None:
+    with SourceServer(SourceState()) as server:
         away = {"ASTRODETECT_NASA_URL": f"http://127.0.0.1:{free_port()}"}
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path, **away)
     assert done.returncode == 1
@@ -207,26 +207,26 @@ def test_a_source_that_is_away_is_one_clear_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_source_that_falls_silent_ends_the_run(tmp_path: Path) -> None:
-    place = tmp_path / "places.csv"
-    place.write_text("ra,dec\n" + "".join(f"{number},0\n" for number in range(300)))
-    with SourceServer(Sky()) as server:
+def test_collect_ends_when_a_source_stops_answering(tmp_path: Path) -> None:
+    catalogue = tmp_path / "places.csv"
+    catalogue.write_text("ra,dec\n" + "".join(f"{number},0\n" for number in range(300)))
+    with SourceServer(SourceState()) as server:
         away = {"ASTRODETECT_SDSS_URL": f"http://127.0.0.1:{free_port()}"}
-        done = collect(server, "cutouts", place, "--source", "sdss", "--output", tmp_path / "out", **away)
+        done = collect(server, "cutouts", catalogue, "--source", "sdss", "--output", tmp_path / "out", **away)
     assert done.returncode == 1
     assert "does not answer" in done.stderr.splitlines()[-1]
-    assert len(rows(tmp_path / "out" / "skipped.csv")) == 4
+    assert len(read_rows(tmp_path / "out" / "skipped.csv")) == 4
 
 
-def test_nothing_found_is_one_clear_line(tmp_path: Path) -> None:
-    with SourceServer(Sky()) as server:
+def test_collect_without_results_is_a_one_line_error(tmp_path: Path) -> None:
+    with SourceServer(SourceState()) as server:
         done = collect(server, "nasa", "--class", "a=nothing", "--output", tmp_path)
     assert done.returncode == 1
     assert "no image was collected" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (("nasa",), 2, "--class"),
         (("nasa", "--class", "galaxy"), 2, "CLASS=WORDS"),
@@ -238,27 +238,27 @@ def test_nothing_found_is_one_clear_line(tmp_path: Path) -> None:
         (("galaxy10", "--file", "gone.h5"), 1, "no such file"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_line(
-    tmp_path: Path, arguments: Sequence[str], status: int, said: str
+def test_invalid_collect_options_are_a_one_line_error(
+    tmp_path: Path, arguments: Sequence[str], status: int, message: str
 ) -> None:
-    with SourceServer(Sky()) as server:
+    with SourceServer(SourceState()) as server:
         done = collect(server, *arguments, "--output", tmp_path)
     assert done.returncode == status
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_two_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_collections_into_one_folder_are_refused(tmp_path: Path) -> None:
     arguments = ("-m", "astrodetect", "collect", "nasa", *QUERIES, "--output", str(tmp_path / "sky"))
-    with SourceServer(library()) as server, manifest.open_manifest(tmp_path / "sky"):
+    with SourceServer(nasa_library()) as server, manifest.open_manifest(tmp_path / "sky"):
         with Program(*arguments, log=tmp_path / "log", environment=server.environment) as program:
             assert program.wait() == 1
         assert "another process collects" in program.output.splitlines()[-1]
 
 
-def test_another_csv_of_that_name_is_left_alone(tmp_path: Path) -> None:
+def test_collect_does_not_overwrite_a_foreign_catalogue_csv(tmp_path: Path) -> None:
     (tmp_path / "catalogue.csv").write_text("my,own\n1,2\n")
-    with SourceServer(library()) as server:
+    with SourceServer(nasa_library()) as server:
         done = collect(server, "nasa", *QUERIES, "--output", tmp_path)
     assert done.returncode == 1
     assert "is not a catalogue" in done.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Class folders to a catalogue."""
+"""Reading class folders into a Dataset."""
 
 from pathlib import Path
 
@@ -20,65 +20,65 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_number_of_a_class_is_its_place_and_not_its_letter(data: Path) -> None:
-    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
-    assert catalogue.counts() == {"SB": 20, "E": 10}
-    assert {path.parent.name: int(label) for path, label in zip(catalogue.paths, catalogue.labels, strict=True)} == {
+def test_class_indices_follow_the_given_order_of_classes(data: Path) -> None:
+    labelled = dataset.read_dataset(data, ("SB", "E"), title="images")
+    assert labelled.counts() == {"SB": 20, "E": 10}
+    assert {path.parent.name: int(label) for path, label in zip(labelled.paths, labelled.labels, strict=True)} == {
         "SB": 0,
         "E": 1,
     }
 
 
-def test_what_is_no_image_is_named_with_its_reason(data: Path) -> None:
-    whole = (data / "E" / "0.jpg").read_bytes()
-    (data / "E" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+def test_unreadable_files_are_listed_with_the_reason(data: Path) -> None:
+    contents = (data / "E" / "0.jpg").read_bytes()
+    (data / "E" / "cut.jpg").write_bytes(contents[: len(contents) // 2])
     (data / "SB" / "empty.jpg").touch()
     (data / "SB" / "notes.txt").write_text("seen by eye")
     (data / "SB" / ".DS_Store").write_text("not looked at")
-    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
-    found = {skipped.path.name: skipped.reason for skipped in catalogue.skipped}
-    assert found.keys() == {"cut.jpg", "empty.jpg", "notes.txt"}
-    assert found["empty.jpg"] == "the file is empty"
-    assert found["cut.jpg"].startswith("damaged JPEG")
-    assert len(catalogue) == 30
+    labelled = dataset.read_dataset(data, ("SB", "E"), title="images")
+    reasons = {skipped.path.name: skipped.reason for skipped in labelled.skipped}
+    assert reasons.keys() == {"cut.jpg", "empty.jpg", "notes.txt"}
+    assert reasons["empty.jpg"] == "the file is empty"
+    assert reasons["cut.jpg"].startswith("damaged JPEG")
+    assert len(labelled) == 30
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"),
+    ("classes", "message"),
     [
         (("SB", "E2"), "no folder .*E2"),
         (("SB", "none"), "contains no image$"),
         (("SB", "text"), r"2 files cannot be read; the first, 0\.txt: "),
     ],
 )
-def test_a_missing_or_empty_class_is_one_clear_line(data: Path, classes: tuple[str, str], said: str) -> None:
+def test_missing_or_empty_class_is_a_one_line_error(data: Path, classes: tuple[str, str], message: str) -> None:
     (data / "none").mkdir()
     (data / "text").mkdir()
     for number in range(2):
         (data / "text" / f"{number}.txt").write_text("no image")
-    with pytest.raises(DataError, match=said) as refused:
+    with pytest.raises(DataError, match=message) as error:
         dataset.read_dataset(data, classes, title="images")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_is_of_places_and_bytes(data: Path) -> None:
+def test_dataset_fingerprint_depends_on_paths_and_contents(data: Path) -> None:
     def fingerprint() -> str:
         return dataset.read_dataset(data, ("SB", "E"), title="images").fingerprint
 
-    before = fingerprint()
-    assert fingerprint() == before
+    original = fingerprint()
+    assert fingerprint() == original
     (data / "E" / "0.jpg").rename(data / "E" / "renamed.jpg")
     renamed = fingerprint()
-    assert renamed != before
+    assert renamed != original
     (data / "E" / "renamed.jpg").write_bytes((data / "E" / "1.jpg").read_bytes())
-    assert fingerprint() not in {before, renamed}
+    assert fingerprint() not in {original, renamed}
 
 
-def test_a_split_shares_nothing_keeps_every_class_and_follows_its_seed(data: Path) -> None:
-    catalogue = dataset.read_dataset(data, ("SB", "E"), title="images")
-    rest, held = catalogue.split(0.2, seed=5)
-    assert held.counts() == {"SB": 4, "E": 2}
-    assert set(rest.paths) | set(held.paths) == set(catalogue.paths)
-    assert not set(rest.paths) & set(held.paths)
-    assert catalogue.split(0.2, seed=5)[1].paths == held.paths
-    assert catalogue.split(0.2, seed=6)[1].paths != held.paths
+def test_stratified_split_is_disjoint_and_reproducible_and_keeps_every_class(data: Path) -> None:
+    labelled = dataset.read_dataset(data, ("SB", "E"), title="images")
+    rest, held_out = labelled.split(0.2, seed=5)
+    assert held_out.counts() == {"SB": 4, "E": 2}
+    assert set(rest.paths) | set(held_out.paths) == set(labelled.paths)
+    assert not set(rest.paths) & set(held_out.paths)
+    assert labelled.split(0.2, seed=5)[1].paths == held_out.paths
+    assert labelled.split(0.2, seed=6)[1].paths != held_out.paths

@@ -1,4 +1,4 @@
-"""Simulated skies: the same bytes every time, classes that differ in shape and not in colour or brightness."""
+"""Simulated images: reproducible; classes differ in shape, not in colour or brightness."""
 
 import os
 import subprocess
@@ -15,17 +15,17 @@ from astrodetect.datasets.simulation.generator import CLASSES, make_dataset, mak
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
 
-MANY = 60
+COUNT = 60
 
 
 @pytest.fixture(scope="module")
 def ellipticals() -> list[Pixels]:
-    return [render_image("E", seed) for seed in range(MANY)]
+    return [render_image("E", seed) for seed in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
 def barred() -> list[Pixels]:
-    return [render_image("SB", seed) for seed in range(MANY)]
+    return [render_image("SB", seed) for seed in range(COUNT)]
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -38,7 +38,7 @@ def _middle(pixels: Pixels) -> NDArray[np.float64]:
 
 
 def _asymmetry(pixels: Pixels) -> float:
-    """How much of the light does not lie on ellipses: what is left of the middle after its elliptical profile."""
+    """Fraction of the central light that an elliptical profile does not explain."""
     light = pixels[57:170, 57:170].mean(axis=2).astype(float)
     y, x = np.indices(light.shape)
     bright = np.where(light > np.median(light), light, 0)
@@ -54,7 +54,7 @@ def _asymmetry(pixels: Pixels) -> float:
 
 
 def _best_threshold(first: list[float], second: list[float]) -> float:
-    """The share that the best single threshold tells apart."""
+    """Accuracy of the best single threshold."""
     best = 0.0
     for cut in first + second:
         right = sum(value <= cut for value in first) + sum(value > cut for value in second)
@@ -63,7 +63,7 @@ def _best_threshold(first: list[float], second: list[float]) -> float:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_class_is_a_dark_sky_with_something_on_it(kind: str) -> None:
+def test_every_class_shows_an_object_on_a_dark_unclipped_sky(kind: str) -> None:
     for seed in range(3):
         pixels = render_image(kind, seed)
         assert pixels.shape == (227, 227, 3)
@@ -74,21 +74,21 @@ def test_every_class_is_a_dark_sky_with_something_on_it(kind: str) -> None:
         assert len(np.unique(pixels)) > 50
 
 
-def test_an_ordinary_sky_is_nearly_black(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
+def test_sky_background_of_ordinary_galaxies_is_nearly_black(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
     medians = [float(np.median(pixels)) for pixels in ellipticals + barred]
     assert np.median(medians) < 15
     assert max(medians) < 45
 
 
 @pytest.mark.parametrize("size", [64, 300])
-def test_another_size_shows_the_same_sky(size: int) -> None:
+def test_rendered_size_does_not_change_the_field(size: int) -> None:
     pixels = render_image("SB", 1, size)
     assert pixels.shape == (size, size, 3)
     whole = render_image("SB", 1)
     assert np.allclose(pixels.mean(axis=(0, 1)), whole.mean(axis=(0, 1)), rtol=0.05)
 
 
-def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
+def test_rendering_is_reproducible_across_processes_and_threads() -> None:
     code = (
         "import hashlib; from astrodetect.datasets.simulation.generator import CLASSES, render_image;"
         "print(hashlib.sha256(b''.join(render_image(k, 7).tobytes() for k in CLASSES)).hexdigest())"
@@ -106,12 +106,12 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
     assert len(runs) == 1
 
 
-def test_every_seed_gives_another_image() -> None:
+def test_seed_and_class_determine_the_image() -> None:
     assert len({render_image("E", seed).tobytes() for seed in range(10)}) == 10
     assert render_image("E", 0).tobytes() != render_image("SB", 0).tobytes()
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_the_images(tmp_path: Path) -> None:
     for workers in (1, 2):
         make_dataset(tmp_path / str(workers), {"E": 20, "ring": 3}, seed=5, size=64, workers=workers)
     alone = _files(tmp_path / "1")
@@ -119,29 +119,31 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     assert _files(tmp_path / "2") == alone
 
 
-def test_train_and_test_share_no_image(tmp_path: Path) -> None:
+def test_simulated_train_and_test_share_no_image(tmp_path: Path) -> None:
     make_sample(tmp_path, 12, 8, seed=3, size=64, workers=1)
     train, test = _files(tmp_path / "train"), _files(tmp_path / "test")
     assert (len(train), len(test)) == (24, 16)
     assert len(set(train.values()) | set(test.values())) == 40
 
 
-def test_neighbouring_seeds_share_no_image(tmp_path: Path) -> None:
+def test_samples_of_neighbouring_seeds_share_no_image(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_sample(tmp_path / str(seed), 4, 4, classes=("E",), seed=seed, size=64, workers=1)
     assert len(set(_files(tmp_path).values())) == 16
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_simulation_resumes_with_the_missing_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = _files(make_dataset(tmp_path / "whole", {"E": 6}, seed=1, size=64, workers=1))
     write = images.write_jpeg
-    made: list[str] = []
+    written: list[str] = []
 
     def interrupted_at(last: int) -> Callable[[Path, Pixels], None]:
         def write_jpeg(path: Path, pixels: Pixels) -> None:
-            if len(made) == last:
+            if len(written) == last:
                 raise KeyboardInterrupt
-            made.append(path.name)
+            written.append(path.name)
             write(path, pixels)
 
         return write_jpeg
@@ -151,11 +153,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
         make_dataset(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
     monkeypatch.setattr(images, "write_jpeg", interrupted_at(100))
     make_dataset(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
-    assert made == [f"{n:05}.jpg" for n in range(1, 7)]  # none of them twice
+    assert written == [f"{n:05}.jpg" for n in range(1, 7)]  # each once
     assert _files(tmp_path / "halves") == whole
 
 
-def test_a_folder_made_from_another_seed_is_refused(tmp_path: Path) -> None:
+def test_folder_simulated_with_another_seed_is_refused(tmp_path: Path) -> None:
     make_dataset(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
     with pytest.raises(DataError, match="another seed"):
         make_dataset(tmp_path, {"E": 2}, seed=2, size=64, workers=1)
@@ -164,12 +166,12 @@ def test_a_folder_made_from_another_seed_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "attempt", [lambda _: render_image("X", 0), lambda folder: make_dataset(folder, {"X": 1}, seed=0)]
 )
-def test_an_unknown_class_is_refused_in_one_line(tmp_path: Path, attempt: Callable[[Path], object]) -> None:
-    with pytest.raises(DataError) as refused:
+def test_unknown_simulated_class_is_a_one_line_error(tmp_path: Path, attempt: Callable[[Path], object]) -> None:
+    with pytest.raises(DataError) as error:
         attempt(tmp_path / "new")
-    assert "'X'" in str(refused.value)
-    assert "SB" in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert "'X'" in str(error.value)
+    assert "SB" in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "new").exists()
 
 
@@ -189,7 +191,7 @@ def test_barred_spirals_and_ellipticals_differ_in_shape(ellipticals: list[Pixels
     ],
     ids=["brightness", "brightness of the middle", "brightest pixel", "colour"],
 )
-def test_neither_brightness_nor_colour_tells_them_apart(
+def test_brightness_and_colour_do_not_separate_barred_spirals_from_ellipticals(
     ellipticals: list[Pixels], barred: list[Pixels], measure: Callable[[Pixels], float]
 ) -> None:
     values = [[float(measure(pixels)) for pixels in group] for group in (ellipticals, barred)]

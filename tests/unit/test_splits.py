@@ -1,4 +1,4 @@
-"""Images dealt out to parts."""
+"""Stratified splits into train, validation and test."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,54 +18,54 @@ def listed(**counts: int) -> list[ListedImage]:
     ]
 
 
-def alone(items: list[ListedImage]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def no_duplicates(items: list[ListedImage]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.arange(len(items))
 
 
-def test_every_class_is_dealt_out_in_the_same_shares_and_nothing_is_lost() -> None:
+def test_split_is_stratified_and_complete() -> None:
     items = listed(E=200, SB=40)
-    dealt = splits.split_images(items, alone(items), SplitPlan(validation=0.2, test=0.1))
-    assert Counter((item.label, item.part) for item in dealt) == {
+    assigned = splits.split_images(items, no_duplicates(items), SplitPlan(validation=0.2, test=0.1))
+    assert Counter((item.label, item.part) for item in assigned) == {
         ("E", "train"): 140, ("E", "validation"): 40, ("E", "test"): 20,
         ("SB", "train"): 28, ("SB", "validation"): 8, ("SB", "test"): 4,
     }  # fmt: skip
-    assert {item.path for item in dealt} == {item.path for item in items}
+    assert {item.path for item in assigned} == {item.path for item in items}
 
 
-def test_the_same_seed_gives_the_same_split_and_another_one_another() -> None:
+def test_seed_determines_the_split() -> None:
     items = listed(E=100, SB=100)
-    assert splits.split_images(items, alone(items), SplitPlan(seed=4)) == splits.split_images(
-        items, alone(items), SplitPlan(seed=4)
+    assert splits.split_images(items, no_duplicates(items), SplitPlan(seed=4)) == splits.split_images(
+        items, no_duplicates(items), SplitPlan(seed=4)
     )
-    assert splits.split_images(items, alone(items), SplitPlan(seed=4)) != splits.split_images(
-        items, alone(items), SplitPlan(seed=5)
+    assert splits.split_images(items, no_duplicates(items), SplitPlan(seed=4)) != splits.split_images(
+        items, no_duplicates(items), SplitPlan(seed=5)
     )
 
 
-def test_copies_and_groups_stay_together_also_through_each_other() -> None:
+def test_duplicates_and_groups_stay_in_one_part_transitively() -> None:
     items = listed(E=60, SB=60)
-    alike = alone(items)
-    alike[[0, 1, 70]] = 0
-    for place in (70, 71, 72):
-        items[place] = ListedImage(items[place].path, "SB", group="night 1")
-    dealt = splits.split_images(items, alike, SplitPlan(validation=0.3, test=0.3))
-    together = {items[place].path for place in (0, 1, 70, 71, 72)}
-    assert len({item.part for item in dealt if item.path in together}) == 1
-    assert len({item.group for item in dealt if item.path in together}) == 1
-    assert {item.group for item in dealt if item.path not in together} == {""}
+    duplicate_groups = no_duplicates(items)
+    duplicate_groups[[0, 1, 70]] = 0
+    for index in (70, 71, 72):
+        items[index] = ListedImage(items[index].path, "SB", group="night 1")
+    assigned = splits.split_images(items, duplicate_groups, SplitPlan(validation=0.3, test=0.3))
+    connected = {items[index].path for index in (0, 1, 70, 71, 72)}
+    assert len({item.part for item in assigned if item.path in connected}) == 1
+    assert len({item.group for item in assigned if item.path in connected}) == 1
+    assert {item.group for item in assigned if item.path not in connected} == {""}
 
 
-def test_limits_are_of_a_class_or_of_all_the_others() -> None:
+def test_split_limits_apply_per_class_or_to_all_other_classes() -> None:
     items = listed(E=100, SB=50, S=10)
-    dealt = splits.split_images(items, alone(items), SplitPlan(limit=30, limits={"E": 20}))
-    assert Counter(item.label for item in dealt) == {"E": 20, "SB": 30, "S": 10}
+    assigned = splits.split_images(items, no_duplicates(items), SplitPlan(limit=30, limits={"E": 20}))
+    assert Counter(item.label for item in assigned) == {"E": 20, "SB": 30, "S": 10}
     with pytest.raises(DataError, match="no class is called galaxy: the classes are E, S, SB"):
-        splits.split_images(items, alone(items), SplitPlan(limits={"galaxy": 3}))
+        splits.split_images(items, no_duplicates(items), SplitPlan(limits={"galaxy": 3}))
 
 
 @pytest.fixture
-def dealt(tmp_path: Path) -> list[ListedImage]:
-    """Two images of one name among them."""
+def assigned(tmp_path: Path) -> list[ListedImage]:
+    """Three images, two of them with the same file name."""
     items = []
     for number, name in enumerate(("a/1.jpg", "b/1.jpg", "a/2.jpg")):
         path = tmp_path / "source" / name
@@ -75,33 +75,33 @@ def dealt(tmp_path: Path) -> list[ListedImage]:
     return items
 
 
-def test_folders_get_every_image_by_a_name_of_its_own(dealt: list[ListedImage], tmp_path: Path) -> None:
-    splits.write_split(dealt, tmp_path / "out", copy=False)
-    made = sorted((tmp_path / "out" / "train" / "E").iterdir())
-    assert {path.read_bytes() for path in made} == {b"\0", b"\1", b"\2"}
-    assert all(path.stat().st_nlink == 2 for path in made)
-    splits.write_split(dealt, tmp_path / "copies", copy=True)
+def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[ListedImage], tmp_path: Path) -> None:
+    splits.write_split(assigned, tmp_path / "out", copy=False)
+    files = sorted((tmp_path / "out" / "train" / "E").iterdir())
+    assert {path.read_bytes() for path in files} == {b"\0", b"\1", b"\2"}
+    assert all(path.stat().st_nlink == 2 for path in files)
+    splits.write_split(assigned, tmp_path / "copies", copy=True)
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "copies" / "train" / "E").iterdir())
 
 
-def test_a_table_is_read_back_as_it_was_dealt(dealt: list[ListedImage], tmp_path: Path) -> None:
-    splits.write_split(dealt, tmp_path / "out.csv", copy=False)
-    found = dataset.list_dataset(tmp_path / "out.csv")
-    assert [(item.path.resolve(), item.label, item.part, item.group) for item in found] == [
-        (item.path, item.label, item.part, item.group) for item in dealt
+def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
+    splits.write_split(assigned, tmp_path / "out.csv", copy=False)
+    listed_again = dataset.list_dataset(tmp_path / "out.csv")
+    assert [(item.path.resolve(), item.label, item.part, item.group) for item in listed_again] == [
+        (item.path, item.label, item.part, item.group) for item in assigned
     ]
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(dealt: list[ListedImage], tmp_path: Path) -> None:
-    dealt[1].path.unlink()
-    before = set(tmp_path.iterdir())
+def test_failed_write_of_a_split_leaves_no_files(assigned: list[ListedImage], tmp_path: Path) -> None:
+    assigned[1].path.unlink()
+    existing = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot write"):
-        splits.write_split(dealt, tmp_path / "out", copy=False)
-    assert set(tmp_path.iterdir()) == before
+        splits.write_split(assigned, tmp_path / "out", copy=False)
+    assert set(tmp_path.iterdir()) == existing
 
 
 @pytest.mark.parametrize("name", ["full", "there.csv", "none/there"])
-def test_what_is_there_is_never_written_over(name: str, tmp_path: Path) -> None:
+def test_split_never_overwrites_existing_files(name: str, tmp_path: Path) -> None:
     (tmp_path / "full" / "E").mkdir(parents=True)
     (tmp_path / "there.csv").touch()
     (tmp_path / "empty").mkdir()
