@@ -1,5 +1,6 @@
 """Network, weights, batches, checkpoint and export, on networks small enough for a test."""
 
+import ast
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -316,3 +317,13 @@ def test_a_checkpoint_keeps_only_the_last_and_the_best_weights(tmp_path: Path) -
 def test_a_truncated_checkpoint_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     assert Checkpoint(tmp_path).load("this") is None
+
+
+def test_only_keras_runtime_imports_keras_and_tensorflow() -> None:
+    importers = set()
+    for path in Path(export.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            importers |= {path.name for name in names if name.split(".")[0] in {"keras", "tensorflow"}}
+    assert importers == {"keras_runtime.py"}
