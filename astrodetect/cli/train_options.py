@@ -73,7 +73,7 @@ def _add_image_options(group: "argparse._ArgumentGroup") -> None:
         type=class_name,
         nargs="+",
         metavar="CLASS",
-        help="instead: two or more classes, or all; the model has several classes then",
+        help="instead of those two: two or more classes to distinguish, or all",
     )
     add(
         "--limit",
