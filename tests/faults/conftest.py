@@ -9,15 +9,15 @@ import pytest
 from programs import Service, query
 
 import setup_db
-from faults.postgres_process import Log, Server
+from faults.postgres_process import PostgresServer, PredictionsDatabase
 from faults.service_state import Start
 
 _number = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("faults") / "postgres")
+def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path_factory.mktemp("faults") / "postgres")
     query(server.url("postgres"), "ALTER SYSTEM SET fsync = off")  # processes are killed here, not machines
     query(server.url("postgres"), "SELECT pg_reload_conf()")
     query(server.url("postgres"), "CREATE DATABASE set_up")
@@ -27,16 +27,16 @@ def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def log(_one_server: Server) -> Iterator[Log]:
+def log(_one_server: PostgresServer) -> Iterator[PredictionsDatabase]:
     """A database as setup_db leaves it."""
     name = f"faults_{next(_number)}"
     query(_one_server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE set_up")
-    yield Log(_one_server, name)
+    yield PredictionsDatabase(_one_server, name)
     _one_server.start()
 
 
 @pytest.fixture
-def start(log: Log, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
+def start(log: PredictionsDatabase, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts the service on that database, with these settings, and waits until it is ready."""
     with ExitStack() as stack:
 

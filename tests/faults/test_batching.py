@@ -5,7 +5,7 @@ import random
 import pytest
 
 from faults.clients import Answer, in_turn, picture, sha256, together, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, metric
 
 BAD = {"empty": (b"", 422), "text": (b"<html>", 415), "torn": (picture(1)[:300], 422), "tiny": (picture(1, 8), 422)}
@@ -16,7 +16,9 @@ def is_of(answer: Answer, number: int, data: bytes) -> bool:
     return (answer.said["image_name"], answer.said["image_sha256"]) == (f"{number}.jpg", sha256(data))
 
 
-def test_an_image_has_the_same_score_alone_and_in_any_company(log: Log, start: Start, full: bool) -> None:
+def test_an_image_has_the_same_score_alone_and_in_any_company(
+    log: PredictionsDatabase, start: Start, full: bool
+) -> None:
     images, crowds = (1000, (2, 3, 5, 8, 13, 21, 32)) if full else (150, (2, 7, 32))
     pictures = [picture(seed) for seed in range(images)]
     requests = [upload(f"{number}.jpg", data) for number, data in enumerate(pictures)]
@@ -36,7 +38,7 @@ def test_an_image_has_the_same_score_alone_and_in_any_company(log: Log, start: S
     assert len(log.requests()) == images * (1 + len(crowds))
 
 
-def test_a_bad_image_among_good_ones_fails_alone(log: Log, start: Start, full: bool) -> None:
+def test_a_bad_image_among_good_ones_fails_alone(log: PredictionsDatabase, start: Start, full: bool) -> None:
     service, rounds = start(), 100 if full else 3
     pictures = [picture(seed) for seed in range(32)]
     for number in range(rounds):

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from faults.clients import Answer, Line, in_turn, laborious, picture, sha256, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, metric
 
 IN_PASSES = 64  # images that may be between the network and their row at any one time, at most
@@ -17,7 +17,7 @@ PICTURES = [picture(seed) for seed in range(16)]
 
 
 def test_those_who_left_reach_no_network_and_those_who_stayed_have_their_answers(
-    log: Log, start: Start, full: bool
+    log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
     leaving, staying = (1000, 1000) if full else (240, 60)
     service = start(max_in_flight=4000, request_timeout_s=60)

@@ -1,7 +1,7 @@
 """An Idempotency-Key: one row and one answer, however often and whenever it comes."""
 
 from faults.clients import picture, together, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, asked, drained
 
 REPEATS = 100
@@ -10,7 +10,7 @@ M101 = upload("m101.jpg", picture(101), key="night-7/m101")
 
 
 def test_a_key_makes_one_row_and_one_answer_at_once_after_a_restart_and_while_postgresql_is_away(
-    log: Log, start: Start
+    log: PredictionsDatabase, start: Start
 ) -> None:
     service = start()
     first, *others = together(service.port, [M51] * REPEATS)

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import chain
 
 from faults.clients import LoadClients, picture, sha256, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, drained, outbox_files
 
 PICTURES = [picture(seed) for seed in range(16)]
@@ -22,7 +22,9 @@ def keyed(caller: int, number: int) -> bytes:
     return upload(name, PICTURES[(caller + number) % len(PICTURES)], key=name)
 
 
-def test_killed_under_load_at_random_moments_it_loses_no_acknowledged_row(log: Log, start: Start, full: bool) -> None:
+def test_killed_under_load_at_random_moments_it_loses_no_acknowledged_row(
+    log: PredictionsDatabase, start: Start, full: bool
+) -> None:
     kills, moments = 200 if full else 8, random.Random(17)
     away = {kill for kill in range(kills) if kill % 5 in (2, 3)}  # PostgreSQL is not there when the process is killed
     service = start()

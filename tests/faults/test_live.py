@@ -10,7 +10,7 @@ import httpx2
 from programs import Service, query
 
 from faults.clients import picture
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, metric
 
 ROW = "INSERT INTO predictions (image_name, score, result) VALUES ('<b>psql</b>', 0.1, 'No Anomaly')"
@@ -44,7 +44,9 @@ def begun(events: Events) -> str:
     return id
 
 
-def test_two_services_tell_of_each_others_rows_of_an_outage_and_of_their_end(log: Log, start: Start) -> None:
+def test_two_services_tell_of_each_others_rows_of_an_outage_and_of_their_end(
+    log: PredictionsDatabase, start: Start
+) -> None:
     one, other = start(wait=False, shutdown_timeout_s=600), start(wait=False, max_watchers=1)
     for service in (one, other):
         service.wait_until(service.ready)

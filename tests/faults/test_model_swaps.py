@@ -12,7 +12,7 @@ from programs import Service, query
 from astrodetect import images
 from astrodetect.inference.engine import Engine, load_model
 from faults.clients import Call, LoadClients, picture, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, drained
 
 NAME = "swapped"
@@ -33,7 +33,7 @@ def scores(folder: Path) -> list[float]:
 
 
 def test_swapped_under_load_it_refuses_nobody_and_every_row_names_the_version_that_scored_it(
-    log: Log, start: Start, tmp_path: Path, full: bool
+    log: PredictionsDatabase, start: Start, tmp_path: Path, full: bool
 ) -> None:
     swaps, folder = 20 if full else 4, tmp_path / "models"
     sures = {

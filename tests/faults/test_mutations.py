@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 from faults.clients import BOUNDARY, END, FORM, part, picture, post, together, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, asked
 
 KINDS = ("JPEG", "PNG", "WEBP")
@@ -59,7 +59,9 @@ def forms(dice: random.Random, data: bytes) -> Iterator[bytes]:
         yield post(path, body, {"Content-Type": kind})
 
 
-def test_mutated_images_and_broken_forms_are_answered_with_2xx_or_4xx(log: Log, start: Start, full: bool) -> None:
+def test_mutated_images_and_broken_forms_are_answered_with_2xx_or_4xx(
+    log: PredictionsDatabase, start: Start, full: bool
+) -> None:
     count, dice = 20_000 if full else 400, random.Random(5)
     service = start()
     originals = [picture(seed, kind=kind) for seed in range(5) for kind in KINDS]

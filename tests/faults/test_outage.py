@@ -7,7 +7,7 @@ import pytest
 from programs import Service
 
 from faults.clients import LoadClients, in_turn, picture, upload
-from faults.postgres_process import Log, Wire
+from faults.postgres_process import PredictionsDatabase, TcpProxy
 from faults.service_state import Start, asked, drained, metric, outbox_files, readiness
 
 PICTURES = [picture(seed) for seed in range(16)]
@@ -17,7 +17,7 @@ def request(caller: int, number: int) -> bytes:
     return upload(f"{caller}-{number}.jpg", PICTURES[(caller + number) % len(PICTURES)])
 
 
-def has_each_answer_once_in_order(log: Log, crowd: LoadClients) -> None:
+def has_each_answer_once_in_order(log: PredictionsDatabase, crowd: LoadClients) -> None:
     """The table holds what was answered, all of it and nothing more."""
     assert not crowd.lost
     assert {call.answer.status for call in crowd.calls} == {200}
@@ -39,7 +39,9 @@ def comes_back(service: Service) -> None:
     assert metric(service, "astrodetect_outbox_rows") == 0
 
 
-def test_postgresql_away_under_load_costs_no_answer_and_no_row(log: Log, start: Start, full: bool) -> None:
+def test_postgresql_away_under_load_costs_no_answer_and_no_row(
+    log: PredictionsDatabase, start: Start, full: bool
+) -> None:
     callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 1.5)
     service = start()
     with LoadClients(service.port, request, callers) as crowd:
@@ -65,13 +67,15 @@ def test_postgresql_away_under_load_costs_no_answer_and_no_row(log: Log, start: 
 
 
 @pytest.fixture
-def wire(log: Log) -> Iterator[Wire]:
-    wire = Wire(log.server)
+def wire(log: PredictionsDatabase) -> Iterator[TcpProxy]:
+    wire = TcpProxy(log.server)
     yield wire
     wire.close()
 
 
-def test_a_postgresql_that_hangs_costs_no_answer_and_no_row(wire: Wire, log: Log, start: Start, full: bool) -> None:
+def test_a_postgresql_that_hangs_costs_no_answer_and_no_row(
+    wire: TcpProxy, log: PredictionsDatabase, start: Start, full: bool
+) -> None:
     callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 3.5)
     service = start(url=wire.url(log.database), database_timeout_s=1)
     with LoadClients(service.port, request, callers) as crowd:
@@ -86,7 +90,9 @@ def test_a_postgresql_that_hangs_costs_no_answer_and_no_row(wire: Wire, log: Log
     assert "queued" in {call.answer.said["logged"] for call in crowd.calls}
 
 
-def test_a_full_outbox_is_refused_in_time_and_what_was_acknowledged_is_there(log: Log, start: Start) -> None:
+def test_a_full_outbox_is_refused_in_time_and_what_was_acknowledged_is_there(
+    log: PredictionsDatabase, start: Start
+) -> None:
     service = start(outbox_max_bytes=10_000)
     log.server.stop()
     answers = in_turn(service.port, [request(0, number) for number in range(80)], callers=4)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from faults.clients import LOST, Answer, Line, LoadClients, in_turn, laborious, p99, part, picture, post, upload
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, metric
 
 IN_FLIGHT = 8
@@ -24,7 +24,7 @@ def request(caller: int, number: int) -> bytes:
 
 
 def test_ten_times_the_capacity_is_refused_at_once_and_what_is_accepted_is_right_and_in_time(
-    log: Log, start: Start, full: bool
+    log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
     measured_s, overloaded_s, times, slack_s = (20.0, 60.0, 2.0, 0.0) if full else (1.5, 5.0, 3.0, 0.5)
     service = start(max_in_flight=IN_FLIGHT)
@@ -77,7 +77,7 @@ async def trickle(port: int) -> tuple[Answer, float]:
     return answer.result(), time.monotonic() - began
 
 
-def test_slow_bodies_starve_nobody_and_are_cut(log: Log, start: Start) -> None:
+def test_slow_bodies_starve_nobody_and_are_cut(log: PredictionsDatabase, start: Start) -> None:
     service = start(request_timeout_s=TIMEOUT_S)
 
     async def slow() -> list[tuple[Answer, float]]:

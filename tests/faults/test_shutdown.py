@@ -9,7 +9,7 @@ import pytest
 from programs import Service
 
 from faults.clients import Answer, Line, in_turn, laborious, part, picture, post, upload, uploads
-from faults.postgres_process import Log
+from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, drained, metric, outbox_files
 
 IN_FLIGHT = 50
@@ -34,7 +34,7 @@ def has_ended_well(service: Service) -> None:
     assert "Traceback" not in service.output
 
 
-def test_every_request_in_flight_is_answered_and_has_its_row(log: Log, start: Start) -> None:
+def test_every_request_in_flight_is_answered_and_has_its_row(log: PredictionsDatabase, start: Start) -> None:
     service = start()
 
     async def scene() -> list[Answer]:
@@ -59,7 +59,7 @@ def test_every_request_in_flight_is_answered_and_has_its_row(log: Log, start: St
     assert sorted(log.requests()) == sorted(answer.said["request_id"] for answer in answers)
 
 
-def test_a_request_with_many_images_ends_whole_with_a_line_for_each(log: Log, start: Start) -> None:
+def test_a_request_with_many_images_ends_whole_with_a_line_for_each(log: PredictionsDatabase, start: Start) -> None:
     service = start()
 
     async def scene() -> bytes:
@@ -82,7 +82,9 @@ def test_a_request_with_many_images_ends_whole_with_a_line_for_each(log: Log, st
     assert sorted(log.requests()) == sorted(line["request_id"] for line in lines if "error" not in line)
 
 
-def test_rows_in_the_outbox_outlive_the_end_or_are_handed_over_before_it(log: Log, start: Start) -> None:
+def test_rows_in_the_outbox_outlive_the_end_or_are_handed_over_before_it(
+    log: PredictionsDatabase, start: Start
+) -> None:
     def queued(service: Service) -> list[str]:
         answers = in_turn(service.port, [upload("a.jpg", PICTURE)] * 5)
         assert {(answer.status, answer.said["logged"]) for answer in answers} == {(200, "queued")}
@@ -112,7 +114,9 @@ def test_rows_in_the_outbox_outlive_the_end_or_are_handed_over_before_it(log: Lo
 
 
 @pytest.mark.parametrize(("signals", "limit_s"), [(2, 600), (1, 1)])
-def test_a_second_sigterm_or_the_time_limit_ends_it_at_once(log: Log, start: Start, signals: int, limit_s: int) -> None:
+def test_a_second_sigterm_or_the_time_limit_ends_it_at_once(
+    log: PredictionsDatabase, start: Start, signals: int, limit_s: int
+) -> None:
     """Though a caller is there whose body never ends."""
     service = start(request_timeout_s=600, shutdown_timeout_s=limit_s)
     request = post("/detect", part("slow.jpg", b"\xff\xd8"), {"Expect": "100-continue"}, length=100_000)

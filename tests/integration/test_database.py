@@ -1,4 +1,4 @@
-"""The log of predictions in a real PostgreSQL."""
+"""The predictions database in a real PostgreSQL."""
 
 import datetime as dt
 import itertools
@@ -49,8 +49,8 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
-def recorded(log: Database, one: ScoredImage) -> Prediction:
-    [row] = log.record_many([one])
+def recorded(log: Database, scored: ScoredImage) -> Prediction:
+    [row] = log.record_many([scored])
     return row
 
 
@@ -58,7 +58,7 @@ def names(log: Database, filters: PredictionFilters) -> list[str]:
     return [prediction.image_name for prediction in log.predictions(filters, limit=100).predictions]
 
 
-def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str) -> None:
+def test_recorded_predictions_are_returned_and_found(log: Database, database_url: str) -> None:
     row = recorded(log, SCORED)
     assert log.prediction(row.id) == row
     assert (row.image_name, row.score, row.result, row.threshold) == ("m51.jpg", 0.9, ANOMALY, 0.5)
@@ -69,7 +69,7 @@ def test_what_is_recorded_is_answered_and_found(log: Database, database_url: str
     assert query(database_url, five) == [(row.id, "m51.jpg", 0.9, ANOMALY, row.timestamp)]
 
 
-def test_one_of_several_classes_is_recorded_with_the_probability_of_each(log: Database, database_url: str) -> None:
+def test_the_probabilities_of_several_classes_are_recorded(log: Database, database_url: str) -> None:
     both = log.record_many([SEVERAL, SCORED])
     assert log.predictions(PredictionFilters(), limit=10).predictions == both[::-1]
     assert (both[0].result, both[0].label, both[0].threshold) == ("nebula", "nebula", None)
@@ -79,7 +79,7 @@ def test_one_of_several_classes_is_recorded_with_the_probability_of_each(log: Da
     assert query(database_url, by_hand) == [(0.7,)]
 
 
-def test_no_class_name_makes_an_error(log: Database) -> None:
+def test_any_class_name_can_be_recorded(log: Database) -> None:
     for name in ("nul\0nul", "half \ud83d", "", "x" * 1_000, "{}", "a: b, c"):
         row = recorded(log, replace(SEVERAL, label=name, probabilities={name: 1.0}, request_id=uuid.uuid4()))
         assert (row.label, row.result, row.probabilities) == (
@@ -90,14 +90,14 @@ def test_no_class_name_makes_an_error(log: Database) -> None:
         assert names(log, PredictionFilters(label=name)) == ["m42.jpg"]
 
 
-def test_the_same_request_makes_one_row_however_often_it_comes(log: Database, database_url: str) -> None:
+def test_a_request_id_that_is_recorded_twice_has_one_row(log: Database, database_url: str) -> None:
     with ThreadPoolExecutor(8) as crowd:
         rows = list(crowd.map(lambda _: recorded(log, SCORED), range(50)))
     assert len(set(rows)) == 1
     assert query(database_url, "SELECT count(*) FROM predictions") == [(1,)]
 
 
-def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> None:
+def test_rows_of_older_versions_are_part_of_the_history(postgres_url: str) -> None:
     query(
         postgres_url,
         "CREATE TABLE predictions (id SERIAL PRIMARY KEY, image_name TEXT, score FLOAT, result TEXT,"
@@ -115,7 +115,7 @@ def test_rows_of_an_older_program_are_part_of_the_history(postgres_url: str) -> 
     log.close()
 
 
-def test_after_a_restart_of_postgresql_the_next_call_just_works(
+def test_the_next_call_after_a_restart_of_postgresql_succeeds(
     log: Database, postgres_folder: Path, database_url: str
 ) -> None:
     with ThreadPoolExecutor(2) as both:  # so that both connections are open, and idle, when it goes
@@ -133,14 +133,14 @@ def test_after_a_restart_of_postgresql_the_next_call_just_works(
     assert query(database_url, "SELECT count(*) FROM predictions") == [(4,)]
 
 
-def test_a_connection_cut_by_an_administrator_is_replaced(log: Database, database_url: str) -> None:
+def test_a_terminated_connection_is_replaced(log: Database, database_url: str) -> None:
     first = recorded(log, SCORED)
     end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
     query(database_url, end_others + " AND pid <> pg_backend_pid()")
     assert recorded(log, SCORED) == first
 
 
-def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Path) -> None:
+def test_calls_fail_while_postgresql_is_unavailable_and_succeed_afterwards(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     with embedded_server(folder, "postgres") as url:
         setup_db.migrate(url)
@@ -154,14 +154,14 @@ def test_while_postgresql_is_away_calls_say_so_and_afterwards_work(tmp_path: Pat
         log.close()
 
 
-def test_a_server_that_accepts_and_stays_silent_is_given_up() -> None:
+def test_connecting_to_a_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         log = Database(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1, timeout_s=1)
         with pytest.raises(DatabaseUnavailable, match="timeout expired"):
             log.check()
 
 
-def test_a_statement_that_takes_too_long_is_given_up(database_url: str) -> None:
+def test_a_slow_statement_times_out(database_url: str) -> None:
     log = Database(database_url, connections=1, timeout_s=1)
     log.check()
     blocker = connect(database_url, timeout_s=5)
@@ -175,7 +175,7 @@ def test_a_statement_that_takes_too_long_is_given_up(database_url: str) -> None:
     log.close()
 
 
-def test_a_crowd_shares_the_connections_it_may_open(log: Database, database_url: str) -> None:
+def test_many_threads_share_the_pool(log: Database, database_url: str) -> None:
     with ThreadPoolExecutor(16) as crowd:
         rows = list(crowd.map(lambda number: recorded(log, scored(str(number))), range(200)))
     assert len({row.id for row in rows}) == 200
@@ -185,7 +185,7 @@ def test_a_crowd_shares_the_connections_it_may_open(log: Database, database_url:
     assert query(database_url, ours)[0][0] in {1, 2}
 
 
-def test_when_all_connections_stay_busy_the_wait_ends(database_url: str) -> None:
+def test_waiting_for_a_busy_pool_times_out(database_url: str) -> None:
     log = Database(database_url, connections=1, timeout_s=0.5)
     with (
         log._pool.connection(),
@@ -196,7 +196,7 @@ def test_when_all_connections_stay_busy_the_wait_ends(database_url: str) -> None
     log.close()
 
 
-def test_a_database_that_is_not_set_up_says_how(postgres_url: str) -> None:
+def test_the_error_of_an_empty_database_names_setup_db(postgres_url: str) -> None:
     log = Database(postgres_url, connections=1, timeout_s=5)
     with pytest.raises(DatabaseNotSetUp, match=r"run: python setup_db\.py"):
         log.check()
@@ -211,7 +211,7 @@ def test_a_database_that_is_not_set_up_says_how(postgres_url: str) -> None:
         missing.check()
 
 
-def test_what_postgresql_refuses_is_one_of_our_errors(log: Database, database_url: str) -> None:
+def test_rejected_statements_raise_database_error(log: Database, database_url: str) -> None:
     query(database_url, "ALTER TABLE predictions ADD CHECK (score < 0.5)")
     with pytest.raises(DatabaseError, match=r"^PostgreSQL refused: .*violates check constraint") as caught:
         recorded(log, SCORED)
@@ -219,7 +219,7 @@ def test_what_postgresql_refuses_is_one_of_our_errors(log: Database, database_ur
     assert recorded(log, scored(score=0.1)).result == NO_ANOMALY
 
 
-def test_a_read_only_standby_counts_as_away(log: Database, database_url: str) -> None:
+def test_a_read_only_standby_raises_database_unavailable(log: Database, database_url: str) -> None:
     [(name,)] = query(database_url, "SELECT current_database()")
     query(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailable, match="read-only"):
@@ -227,26 +227,26 @@ def test_a_read_only_standby_counts_as_away(log: Database, database_url: str) ->
 
 
 @pytest.mark.parametrize("id_", [0, -1, 12345, 2**63, 10**40, -(10**40)])
-def test_an_id_that_no_row_has_is_not_found(log: Database, id_: int) -> None:
+def test_an_unknown_id_raises_not_found(log: Database, id_: int) -> None:
     with pytest.raises(NotFound, match=f"there is no prediction {id_}"):
         log.prediction(id_)
 
 
-def test_paging_shows_every_row_once_newest_first_while_new_ones_come(log: Database) -> None:
+def test_pages_hold_every_row_once_while_rows_are_added(log: Database) -> None:
     ids = [recorded(log, scored(str(number))).id for number in range(23)]
-    seen: list[int] = []
+    ids_of_pages: list[int] = []
     before: int | None = None
     while True:
         page = log.predictions(PredictionFilters(), limit=5, before=before)
-        seen += [prediction.id for prediction in page.predictions]
+        ids_of_pages += [prediction.id for prediction in page.predictions]
         recorded(log, scored("late"))
         if page.next_before is None:
             break
         before = page.next_before
-    assert seen == sorted(ids, reverse=True)
+    assert ids_of_pages == sorted(ids, reverse=True)
 
 
-def test_the_last_full_page_has_no_next_one(log: Database) -> None:
+def test_a_full_last_page_has_no_next_page(log: Database) -> None:
     for _ in range(4):
         recorded(log, scored())
     first = log.predictions(PredictionFilters(), limit=2)
@@ -254,7 +254,7 @@ def test_the_last_full_page_has_no_next_one(log: Database) -> None:
     assert (len(last.predictions), last.next_before) == (2, None)
 
 
-def test_paging_goes_back_the_way_it_came(log: Database) -> None:
+def test_pages_can_be_read_backwards(log: Database) -> None:
     for number in range(12):
         recorded(log, scored(str(number), 0.9 if number % 2 else 0.1))
     for filters in (PredictionFilters(), PredictionFilters(result=ANOMALY)):
@@ -269,7 +269,7 @@ def test_paging_goes_back_the_way_it_came(log: Database) -> None:
             assert (back.previous_after is None) == (newer is pages[0])
 
 
-def test_what_came_after_a_row_is_found_and_what_its_image_was_taken_for(log: Database) -> None:
+def test_newer_rows_and_the_rows_of_an_image_are_found(log: Database) -> None:
     assert log.newest_id() == 0
     rows = [recorded(log, scored(str(number))) for number in range(5)]
     other = recorded(log, replace(scored("other"), image_sha256="cd" * 32))
@@ -280,7 +280,7 @@ def test_what_came_after_a_row_is_found_and_what_its_image_was_taken_for(log: Da
     assert log.by_image(SCORED.image_sha256, limit=3) == rows[:1:-1]
 
 
-def test_new_rows_are_told_of_whoever_logs_them(log: Database, database_url: str) -> None:
+def test_every_insert_notifies_listeners(log: Database, database_url: str) -> None:
     ears = log.listen()
     recorded(log, SCORED)
     assert not ears.wait(0)
@@ -302,12 +302,12 @@ def test_new_rows_are_told_of_whoever_logs_them(log: Database, database_url: str
 
 
 @pytest.mark.parametrize(("before", "count"), [(10**30, 1), (-(10**30), 0)])
-def test_any_number_may_be_paged_from(log: Database, before: int, count: int) -> None:
+def test_a_page_can_start_at_any_number(log: Database, before: int, count: int) -> None:
     recorded(log, SCORED)
     assert len(log.predictions(PredictionFilters(), limit=5, before=before).predictions) == count
 
 
-def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) -> None:
+def test_each_filter_returns_the_matching_rows(log: Database, database_url: str) -> None:
     for name, score in [("a", 0.1), ("b", 0.5), ("c", 0.9)]:
         recorded(log, scored(name, score))
     query(database_url, "UPDATE predictions SET timestamp = make_timestamptz(2024, 1, id::int, 0, 0, 0, 'UTC')")
@@ -336,7 +336,7 @@ def test_each_filter_keeps_what_it_asks_for(log: Database, database_url: str) ->
 
 
 @pytest.mark.parametrize("part", ["100%", "a_b", "c\\d", "GRÖSSE", "'; DROP TABLE predictions; --", "\0", "\ud800"])
-def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part: str) -> None:
+def test_the_name_filter_matches_characters_literally(log: Database, part: str) -> None:
     recorded(log, scored(f"before {part.lower()} after"))
     recorded(log, scored("1000 axb c/d grosse"))
     assert names(log, PredictionFilters(name=part)) == [f"before {storable_text(part.lower())} after"]
@@ -358,17 +358,17 @@ def test_the_name_filter_takes_every_character_as_it_stands(log: Database, part:
     ],
     ids=["nul", "surrogate", "undecodable", "percent", "quotes", "empty", "long", "galaxy", "lines", "path"],
 )
-def test_no_name_makes_an_error(log: Database, name: str) -> None:
+def test_any_image_name_can_be_recorded(log: Database, name: str) -> None:
     row = recorded(log, scored(name))
     assert row.image_name == storable_text(name)
     assert log.prediction(row.id) == row
 
 
-def test_only_what_postgresql_cannot_hold_is_replaced() -> None:
+def test_only_unstorable_characters_are_replaced() -> None:
     assert storable_text("a\0b\ud800c🌌\ufffd") == "a\ufffdb\ufffdc🌌\ufffd"
 
 
-def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) -> None:
+def test_without_database_url_the_embedded_database_is_started_and_migrated(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     with database.database_url(settings) as url:
         log = Database(url, connections=1, timeout_s=5)
@@ -381,7 +381,7 @@ def test_without_database_url_the_embedded_one_comes_up_ready(tmp_path: Path) ->
     assert not cluster.ServerAddress.of(settings.postgres_dir).listens()
 
 
-def test_database_url_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+def test_database_url_is_used_unchanged(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
     with database.database_url(Settings()) as url:
         assert url == database_url

@@ -1,4 +1,4 @@
-"""The history's first page looks at few rows, whatever is asked for and however the log lies; 1,000,000 with --full."""
+"""A page of the history reads few rows, whatever the filters and the order of rows; 1,000,000 rows with --full."""
 
 import json
 from collections.abc import Iterator
@@ -33,28 +33,28 @@ def filled(database_url: str, rows: int) -> Iterator[tuple[Database, Connection]
 
 
 def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parts of a plan that look into the table."""
+    """The nodes of a query plan that read the table."""
     if plan.get("Relation Name") == "predictions":
         yield plan
     for part in plan.get("Plans", []):
         yield from scans(part)
 
 
-def looked_at(connection: Connection, statement: str, values: dict[str, Any]) -> int:
-    """How many rows PostgreSQL took up."""
+def rows_read(connection: Connection, statement: str, values: dict[str, Any]) -> int:
+    """How many rows of the table PostgreSQL read."""
     with connection.cursor() as cursor:
         cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL[statement], values)
-        [(said,)] = cursor.fetchall()
+        [(plan_json,)] = cursor.fetchall()
     count = 0
-    for scan in scans((json.loads(said) if isinstance(said, str) else said)[0]["Plan"]):
+    for scan in scans((json.loads(plan_json) if isinstance(plan_json, str) else plan_json)[0]["Plan"]):
         assert scan["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
-        thrown_away = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
-        count += (scan["Actual Rows"] + thrown_away) * scan["Actual Loops"]
+        removed = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
+        count += (scan["Actual Rows"] + removed) * scan["Actual Loops"]
     return int(count)
 
 
 def ids(connection: Connection, filters: PredictionFilters) -> list[int]:
-    """All that match, newest first, as PostgreSQL finds them without any of this."""
+    """The ids of all matching rows, newest first, by a plain query."""
     where = " AND ".join(NAIVE[name] for name in NAIVE if getattr(filters, name) is not None) or "true"
     values = {name: getattr(filters, name) for name in NAIVE}
     with connection.cursor() as cursor:
@@ -62,7 +62,7 @@ def ids(connection: Connection, filters: PredictionFilters) -> list[int]:
         return [id_ for (id_,) in cursor.fetchall()]
 
 
-def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
+def test_every_filter_uses_indexes_in_both_directions_and_reads_few_rows(
     filled: tuple[Database, Connection], rows: int
 ) -> None:
     log, connection = filled
@@ -79,12 +79,12 @@ def test_every_filter_finds_its_rows_both_ways_through_indexes_and_looks_at_few(
         assert [row.id for row in newer.predictions] == [id_ for id_ in matching if id_ > middle][-LIMIT:], what
         for statement, edge in (("newest", None), ("newer", 0)):
             values = filter_parameters(filters, LIMIT, edge)
-            assert looked_at(connection, statement, values) <= NEAR + LIMIT + 1, what
+            assert rows_read(connection, statement, values) <= NEAR + LIMIT + 1, what
             if filters != PredictionFilters():
-                assert looked_at(connection, f"{statement}_of_all", values) <= most, what
+                assert rows_read(connection, f"{statement}_of_all", values) <= most, what
 
 
-def test_the_most_unusual_images_are_found_through_indexes_however_few_their_space_has(
+def test_the_most_novel_images_are_found_through_indexes_in_any_space(
     filled: tuple[Database, Connection], rows: int
 ) -> None:
     log, connection = filled
@@ -99,16 +99,16 @@ def test_the_most_unusual_images_are_found_through_indexes_however_few_their_spa
         cursor.execute(
             "INSERT INTO labels (prediction_id, label) SELECT %s + n, 'ordinary' FROM generate_series(1, 5) n", [rows]
         )
-    found = log.most_novel(young, limit=LIMIT)
-    assert [row.id for row in found] == list(range(rows + few, rows + 5, -1))
+    predictions = log.most_novel(young, limit=LIMIT)
+    assert [row.id for row in predictions] == list(range(rows + few, rows + 5, -1))
     everywhere = log.most_novel(None, limit=LIMIT)
     assert [row.novelty for row in everywhere] == sorted((row.novelty or 0 for row in everywhere), reverse=True)
     assert len({row.image_key for row in everywhere}) == len(everywhere) == LIMIT
     for space, most in ((young, 10 * few), (None, 10 * (LIMIT + few))):
-        assert looked_at(connection, "most_novel", {"space": space, "limit": LIMIT}) <= most
+        assert rows_read(connection, "most_novel", {"space": space, "limit": LIMIT}) <= most
 
 
-def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str) -> None:
+def test_names_of_any_length_and_script_are_found_by_their_parts(database_url: str) -> None:
     connection = connect(database_url, timeout_s=5)
     with connection.cursor() as cursor:
         names = ["a", "", "ΓΑΛΑΞΊΑΣ 銀河系.JPG", "x" * 199 + "needle", "b" * 100_000 + "needle", "100%_\\"]
@@ -117,7 +117,7 @@ def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str
             " SELECT name, 0, 'No Anomaly' FROM unnest(%s) WITH ORDINALITY AS given (name, n) ORDER BY n",
             [names],
         )
-        cursor.execute(  # further than is looked at without an index
+        cursor.execute(  # beyond the rows that are filtered without an index
             "INSERT INTO predictions (image_name, score, result)"
             " SELECT 'sky', 0, 'No Anomaly' FROM generate_series(1, %s)",
             [2 * NEAR],
@@ -144,7 +144,7 @@ def test_long_short_and_foreign_names_are_found_by_their_parts(database_url: str
     log.close()
 
 
-def test_ids_far_apart_and_at_the_ends_of_their_range_are_paged_through(database_url: str) -> None:
+def test_sparse_and_extreme_ids_are_paged_through(database_url: str) -> None:
     connection = connect(database_url, timeout_s=5)
     ends = [-(2**62), -1, 0, 8191, 8192, 2**40, 2**63 - 1]
     with connection.cursor() as cursor:
@@ -156,11 +156,11 @@ def test_ids_far_apart_and_at_the_ends_of_their_range_are_paged_through(database
     log = Database(database_url, connections=1, timeout_s=5)
     filters = PredictionFilters(max_score=0.5)
     assert [row.id for row in log.predictions(filters, limit=10).predictions] == ends[::-1]
-    found: list[int] = []
+    found_ids: list[int] = []
     after: int | None = -(2**63)
     while after is not None:
         page = log.predictions(filters, limit=2, after=after)
-        found += [row.id for row in page.predictions[::-1]]
+        found_ids += [row.id for row in page.predictions[::-1]]
         after = page.previous_after
-    assert found == ends
+    assert found_ids == ends
     log.close()

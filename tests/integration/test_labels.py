@@ -1,4 +1,4 @@
-"""What people call images: kept, counted, taken out as CSV and brought in again."""
+"""Labels of images: stored, exported as CSV and imported."""
 
 import datetime as dt
 import subprocess
@@ -39,9 +39,9 @@ def all_labels(log: Database) -> list[StoredLabel]:
     return [label for page in log.label_pages() for label in page]
 
 
-def exported(log: Database, place: Path) -> Path:
-    place.write_text("".join(labels.to_csv(log.label_pages())), encoding="utf-8", newline="")
-    return place
+def exported(log: Database, path: Path) -> Path:
+    path.write_text("".join(labels.to_csv(log.label_pages())), encoding="utf-8", newline="")
+    return path
 
 
 def astrodetect(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -51,19 +51,23 @@ def astrodetect(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]"
     )  # fmt: skip
 
 
-def test_every_labelling_is_kept_and_the_newest_counts_for_all_predictions_of_its_image(
+def test_every_label_is_stored_and_the_newest_is_current_for_all_predictions_of_its_image(
     log: Database, database_url: str
 ) -> None:
     first, other, again = recorded(log), recorded(log, 2), recorded(log)
     before = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
-    told = log.add_label(first.id, "interesting", who="ada", note="a ring?")
-    assert (told.prediction_id, told.image_name, told.image_sha256) == (first.id, "m51.jpg", first.image_sha256)
-    assert (told.label, told.who, told.note) == ("interesting", "ada", "a ring?")
-    assert before < told.timestamp < dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
-    changed = log.add_label(again.id, "artefact", who=None, note="")
-    assert (changed.who, changed.note) == (None, None)
-    third = log.add_label(other.id, "ordinary", who="eve", note=None)
-    assert all_labels(log) == [told, changed, third]
+    first_label = log.add_label(first.id, "interesting", who="ada", note="a ring?")
+    assert (first_label.prediction_id, first_label.image_name, first_label.image_sha256) == (
+        first.id,
+        "m51.jpg",
+        first.image_sha256,
+    )
+    assert (first_label.label, first_label.who, first_label.note) == ("interesting", "ada", "a ring?")
+    assert before < first_label.timestamp < dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    second_label = log.add_label(again.id, "artefact", who=None, note="")
+    assert (second_label.who, second_label.note) == (None, None)
+    third_label = log.add_label(other.id, "ordinary", who="eve", note=None)
+    assert all_labels(log) == [first_label, second_label, third_label]
     assert list(log.current_labels().items()) == [(first.image_sha256, "artefact"), (other.image_sha256, "ordinary")]
     assert query(database_url, "SELECT label, count(*) FROM current_labels GROUP BY label ORDER BY label") == [
         ("artefact", 1),
@@ -72,38 +76,38 @@ def test_every_labelling_is_kept_and_the_newest_counts_for_all_predictions_of_it
 
 
 @pytest.mark.parametrize("id_", [12345, 0, -1, 2**63, 10**40])
-def test_what_was_never_logged_cannot_be_labelled(log: Database, id_: int) -> None:
+def test_an_unknown_prediction_cannot_be_labelled(log: Database, id_: int) -> None:
     with pytest.raises(NotFound, match=f"there is no prediction {id_}"):
         log.add_label(id_, "ordinary", who=None, note=None)
 
 
-def test_a_label_can_be_taken_back_and_the_one_before_it_counts_again(log: Database) -> None:
+def test_deleting_a_label_restores_the_previous_one(log: Database) -> None:
     first, again = recorded(log), recorded(log)
-    told = log.add_label(first.id, "interesting", who="ada", note="a ring?")
-    wrong = log.add_label(again.id, "artefact", who=None, note=None)
-    assert log.labels_of_image(first) == log.labels_of_image(again) == [wrong, told]
-    assert log.delete_label(wrong.id) == wrong
-    assert log.labels_of_image(again) == [told]
+    first_label = log.add_label(first.id, "interesting", who="ada", note="a ring?")
+    second_label = log.add_label(again.id, "artefact", who=None, note=None)
+    assert log.labels_of_image(first) == log.labels_of_image(again) == [second_label, first_label]
+    assert log.delete_label(second_label.id) == second_label
+    assert log.labels_of_image(again) == [first_label]
     assert log.current_labels() == {first.image_sha256: "interesting"}
-    for id_ in (wrong.id, 0, -1, 2**63):
+    for id_ in (second_label.id, 0, -1, 2**63):
         with pytest.raises(NotFound, match=f"there is no label {id_}"):
             log.delete_label(id_)
 
 
-def test_an_image_whose_sum_is_unknown_has_the_labels_of_its_prediction_alone(log: Database, database_url: str) -> None:
+def test_an_image_without_sha256_has_the_labels_of_its_prediction_alone(log: Database, database_url: str) -> None:
     insert = "INSERT INTO predictions (image_name, score, result) VALUES (%s, 0, 'No Anomaly') RETURNING id"
-    [(one,)], [(other,)] = query(database_url, insert, "old.jpg"), query(database_url, insert, "other.jpg")
-    told = log.add_label(one, "ordinary", who=None, note=None)
-    assert log.labels_of_image(log.prediction(one)) == [told]
+    [(unhashed,)], [(other,)] = query(database_url, insert, "old.jpg"), query(database_url, insert, "other.jpg")
+    first_label = log.add_label(unhashed, "ordinary", who=None, note=None)
+    assert log.labels_of_image(log.prediction(unhashed)) == [first_label]
     assert log.labels_of_image(log.prediction(other)) == []
-    summed = recorded(log)
-    log.add_label(summed.id, "artefact", who=None, note=None)
-    called = log.labels_by_image([log.prediction(one), log.prediction(other), summed])
-    assert called == {str(one): "ordinary", summed.image_sha256: "artefact"}
-    assert log.current_labels() == called
+    hashed = recorded(log)
+    log.add_label(hashed.id, "artefact", who=None, note=None)
+    current = log.labels_by_image([log.prediction(unhashed), log.prediction(other), hashed])
+    assert current == {str(unhashed): "ordinary", hashed.image_sha256: "artefact"}
+    assert log.current_labels() == current
 
 
-def test_labels_come_in_the_order_in_which_images_were_first_looked_at(log: Database) -> None:
+def test_labels_in_order_follow_the_first_label_of_each_image(log: Database) -> None:
     first, second, third = recorded(log, 1), recorded(log, 2), recorded(log, 3)
     for row, label in (
         (second, "interesting"),
@@ -116,13 +120,13 @@ def test_labels_come_in_the_order_in_which_images_were_first_looked_at(log: Data
     assert log.labels_in_order() == ["artefact", "interesting", "artefact"]
 
 
-def test_labels_go_with_their_prediction(log: Database, database_url: str) -> None:
+def test_labels_are_deleted_with_their_prediction(log: Database, database_url: str) -> None:
     log.add_label(recorded(log).id, "ordinary", who=None, note=None)
     query(database_url, "DELETE FROM predictions")
     assert all_labels(log) == []
 
 
-def test_what_was_exported_is_known_here_and_new_in_another_database(
+def test_exported_labels_are_known_here_and_new_in_another_database(
     log: Database, tmp_path: Path, postgres_url: str
 ) -> None:
     for number, name in enumerate(HOSTILE):
@@ -130,7 +134,7 @@ def test_what_was_exported_is_known_here_and_new_in_another_database(
     file = exported(log, tmp_path / "labels.csv")
     assert file.read_bytes().decode().startswith(f"{HEADER}\r\n")
     found = labels.read_table_labels(file)
-    assert [(one.image_name, one.who, one.note) for one in found] == [(name, name, name) for name in HOSTILE]
+    assert [(label.image_name, label.who, label.note) for label in found] == [(name, name, name) for name in HOSTILE]
     assert log.import_labels(found) == ImportCounts(new=0, known=len(HOSTILE), unmatched=0)
 
     setup_db.migrate(postgres_url)
@@ -141,13 +145,13 @@ def test_what_was_exported_is_known_here_and_new_in_another_database(
     newest = recorded(other, 0, "again")
     assert other.import_labels(found) == ImportCounts(new=len(HOSTILE) - 1, known=0, unmatched=1)
     assert other.import_labels(found) == ImportCounts(new=0, known=len(HOSTILE) - 1, unmatched=1)
-    came = all_labels(other)
-    assert sorted(one.timestamp for one in came) == [one.timestamp for one in found[:-1]]
-    assert newest.id in {one.prediction_id for one in came}
+    imported = all_labels(other)
+    assert sorted(label.timestamp for label in imported) == [label.timestamp for label in found[:-1]]
+    assert newest.id in {label.prediction_id for label in imported}
     other.close()
 
 
-def test_lines_by_hand_need_no_more_than_an_image_and_a_label(log: Database, tmp_path: Path) -> None:
+def test_an_import_needs_only_an_image_and_a_label(log: Database, tmp_path: Path) -> None:
     one, two = recorded(log, 1), recorded(log, 2)
     by_sum, by_id = tmp_path / "sum.csv", tmp_path / "id.csv"
     by_sum.write_text(f"\ufefflabel,image_sha256\nartefact,{one.image_sha256}\n\nartefact,{one.image_sha256}\n")
@@ -161,14 +165,14 @@ def test_lines_by_hand_need_no_more_than_an_image_and_a_label(log: Database, tmp
     assert log.current_labels() == {one.image_sha256: "artefact", two.image_sha256: "ordinary"}
 
 
-def test_of_two_lines_for_an_image_the_later_one_counts(log: Database, tmp_path: Path) -> None:
+def test_the_later_of_two_imported_labels_of_an_image_is_current(log: Database, tmp_path: Path) -> None:
     row, file = recorded(log), tmp_path / "labels.csv"
     file.write_text(f"image_sha256,label\n{row.image_sha256},interesting\n{row.image_sha256},artefact\n")
     assert log.import_labels(labels.read_table_labels(file)) == ImportCounts(new=2, known=0, unmatched=0)
     assert log.current_labels() == {row.image_sha256: "artefact"}
 
 
-def test_an_older_label_that_comes_in_late_does_not_count_more_than_a_newer_one(log: Database) -> None:
+def test_an_imported_older_label_does_not_replace_a_newer_one(log: Database) -> None:
     row = recorded(log)
     log.add_label(row.id, "interesting", who=None, note=None)
     late = Label(label="artefact", timestamp=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), prediction_id=row.id)
@@ -176,7 +180,7 @@ def test_an_older_label_that_comes_in_late_does_not_count_more_than_a_newer_one(
     assert log.current_labels() == {row.image_sha256: "interesting"}
 
 
-def test_thousands_of_labels_come_and_go_in_parts(log: Database, tmp_path: Path) -> None:
+def test_thousands_of_labels_are_imported_and_exported_in_batches(log: Database, tmp_path: Path) -> None:
     rows = log.record_many(
         [replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4()) for number in range(2000)]
     )
@@ -189,7 +193,7 @@ def test_thousands_of_labels_come_and_go_in_parts(log: Database, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("1,weird,ab", "line 3: a label is interesting, ordinary, artefact, not weird"),
         ("1,,", "line 3: a label is interesting, ordinary, artefact, not nothing"),
@@ -203,22 +207,22 @@ def test_thousands_of_labels_come_and_go_in_parts(log: Database, tmp_path: Path)
         ("1,ordinary,\udcff", "not a CSV file in UTF-8"),
     ],
 )
-def test_of_a_file_with_a_bad_line_nothing_is_imported(
-    log: Database, database_url: str, tmp_path: Path, line: str, said: str
+def test_a_file_with_an_invalid_line_is_not_imported(
+    log: Database, database_url: str, tmp_path: Path, line: str, message: str
 ) -> None:
     row = recorded(log)
     file = tmp_path / "labels.csv"
     text = f"prediction_id,label,timestamp\n{row.id},artefact,\n{line}\n"
     file.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         labels.read_table_labels(file)
     done = astrodetect(database_url, "labels", "import", str(file))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert said in done.stderr
+    assert message in done.stderr
     assert all_labels(log) == []
 
 
-def test_a_file_without_the_columns_or_without_a_file_says_so(tmp_path: Path) -> None:
+def test_a_file_without_the_columns_or_a_missing_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     for text in ("", "label\n", "image_sha256,labels\n"):
         file.write_text(text)
@@ -228,17 +232,17 @@ def test_a_file_without_the_columns_or_without_a_file_says_so(tmp_path: Path) ->
         labels.read_table_labels(tmp_path / "missing.csv")
 
 
-def test_the_commands_say_in_a_line_what_became_of_the_labels(log: Database, database_url: str, tmp_path: Path) -> None:
+def test_export_and_import_print_one_line_of_counts(log: Database, database_url: str, tmp_path: Path) -> None:
     log.add_label(recorded(log).id, "interesting", who="ada", note=None)
     file = tmp_path / "labels.csv"
     done = astrodetect(database_url, "labels", "export", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: 1 labels\n", "")
     assert file.read_bytes().splitlines()[0].decode() == HEADER
     query(database_url, "DELETE FROM labels")
-    for said in ("1 new, 0 known, 0 of images without a prediction", "0 new, 1 known, 0 of images"):
+    for message in ("1 new, 0 known, 0 of images without a prediction", "0 new, 1 known, 0 of images"):
         done = astrodetect(database_url, "labels", "import", str(file))
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(f"{file}: {said}")
+        assert done.stdout.startswith(f"{file}: {message}")
     done = astrodetect(database_url, "labels", "export", str(tmp_path / "no" / "labels.csv"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert list(tmp_path.iterdir()) == [file]

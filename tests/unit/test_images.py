@@ -1,4 +1,4 @@
-"""Bytes to pixels: the same way everywhere, and nothing but our own errors on the way."""
+"""The decoder: every format to the same pixels, and ImageError for everything else."""
 
 import io
 import struct
@@ -30,7 +30,7 @@ def gradient(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("size", [(227, 227), (224, 224), (64, 64), (400, 300), (16, 2000)])
-def test_every_size_and_format_becomes_what_the_network_sees(kind: str, size: tuple[int, int]) -> None:
+def test_every_size_and_format_is_decoded_to_the_contract(kind: str, size: tuple[int, int]) -> None:
     pixels = images.decode(encoded(gradient(*size), kind), ImageContract(size=227))
     assert pixels.shape == (227, 227, 3)
     assert pixels.dtype == np.uint8
@@ -38,12 +38,12 @@ def test_every_size_and_format_becomes_what_the_network_sees(kind: str, size: tu
     assert pixels[-20:, :, 1].mean() >= pixels[:20, :, 1].mean()  # not upside down
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_final_size_is_unchanged() -> None:
     image = gradient(64, 64)
     assert np.array_equal(images.decode(encoded(image), WHOLE), np.asarray(image))
 
 
-def test_a_crop_looks_at_the_centre_alone() -> None:
+def test_crop_uses_the_centre_only() -> None:
     image = gradient(200, 200)
     image.paste((255, 0, 255), (0, 0, 200, 49))
     image.paste((255, 0, 255), (0, 0, 49, 200))
@@ -51,20 +51,20 @@ def test_a_crop_looks_at_the_centre_alone() -> None:
     assert np.array_equal(centre, np.asarray(image.crop((50, 50, 150, 150))))
 
 
-def test_grey_is_the_same_in_every_band() -> None:
+def test_grey_images_have_equal_channels() -> None:
     pixels = images.decode(encoded(gradient(64, 64).convert("L"), "JPEG"), WHOLE)
     assert np.array_equal(pixels[..., 0], pixels[..., 1])
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
     assert pixels.std() > 10
 
 
-def test_sixteen_bit_greys_are_scaled_and_not_clipped() -> None:
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     wide = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     pixels = images.decode(encoded(Image.fromarray(wide)), WHOLE)
     assert np.array_equal(pixels[..., 0], wide // 257)
 
 
-def test_what_is_transparent_shows_black_sky() -> None:
+def test_transparent_pixels_become_black() -> None:
     image = gradient(64, 64).convert("RGBA")
     image.putalpha(Image.new("L", (64, 64), 0))
     assert images.decode(encoded(image), WHOLE).max() == 0
@@ -80,18 +80,18 @@ def test_cmyk_keeps_its_colours() -> None:
     assert np.abs(pixels.astype(int) - (200, 20, 20)).max() < 12
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_a_camera_turned_by_exif_gives_upright_pixels(turn: int) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = turn
+    exif[0x0112] = orientation
     upright = gradient(64, 64)
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → the transposition that a camera applied
-    stored = upright.transpose(Image.Transpose(undo[turn])) if turn in undo else upright
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation in undo else upright
     pixels = images.decode(encoded(stored, "PNG", exif=exif), WHOLE)
     assert np.array_equal(pixels, np.asarray(upright))
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_the_first_frame_of_an_animation_is_decoded() -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ((250, 0, 0), (0, 250, 0))]
     data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert tuple(images.decode(data, WHOLE)[32, 32]) == (250, 0, 0)
@@ -100,23 +100,23 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 @pytest.mark.parametrize(
     "kind", ["GIF", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "DDS", "SGI"]
 )
-def test_no_other_picture_is_read_whatever_the_name_says(kind: str) -> None:
+def test_other_image_formats_are_rejected_whatever_their_file_name(kind: str) -> None:
     with pytest.raises(ImageUnsupported, match="send JPEG, PNG, WebP or FITS"):
         images.decode(encoded(gradient(64, 64), kind), WHOLE)
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"\0" * 100, b"\xff\xd8", b"RIFF\0\0\0\0WAVE", b"%!PS-Adobe"])
-def test_bytes_that_are_no_image_are_told_apart(data: bytes) -> None:
+def test_bytes_that_are_no_image_raise_image_unsupported(data: bytes) -> None:
     with pytest.raises(ImageUnsupported):
         images.decode(data, WHOLE)
 
 
-def test_an_empty_file_is_told_apart() -> None:
+def test_an_empty_file_raises_image_empty() -> None:
     with pytest.raises(ImageEmpty, match="the file is empty"):
         images.decode(b"", WHOLE)
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_a_decompression_bomb_is_rejected_from_its_header() -> None:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -125,7 +125,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         images.decode(data, WHOLE)
 
 
-def test_the_callers_limit_of_pixels_counts() -> None:
+def test_the_limit_of_pixels_is_a_parameter() -> None:
     data = encoded(gradient(200, 100))
     assert images.decode(data, WHOLE, max_pixels=20_000).shape == (64, 64, 3)
     with pytest.raises(ImageTooManyPixels):
@@ -133,27 +133,27 @@ def test_the_callers_limit_of_pixels_counts() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (15, 64)])
-def test_slivers_are_refused(size: tuple[int, int]) -> None:
+def test_narrow_images_are_rejected(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooSmall, match="at least 16"):
         images.decode(encoded(gradient(*size)), WHOLE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_a_truncated_image_is_refused_and_not_half_read(kind: str) -> None:
+def test_truncated_images_are_rejected(kind: str) -> None:
     data = encoded(gradient(200, 200), kind)
     with pytest.raises(ImageError, match=f"damaged {kind}"):
         images.decode(data[: len(data) * 2 // 3], WHOLE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_whatever_the_bytes_only_our_errors_leave(kind: str) -> None:
+def test_random_bytes_raise_image_errors_only(kind: str) -> None:
     random = np.random.default_rng(7)
     good = np.frombuffer(encoded(gradient(48, 40), kind), dtype=np.uint8)
     refused = 0
     for _ in range(700):
         data = good.copy()
-        for place in random.integers(8 if kind == "PNG" else 3, len(data), size=random.integers(1, 20)):
-            data[place] = random.integers(256)
+        for position in random.integers(8 if kind == "PNG" else 3, len(data), size=random.integers(1, 20)):
+            data[position] = random.integers(256)
         cut = int(random.integers(len(data) // 2, len(data) + 1))
         try:
             pixels = images.decode(data[:cut].tobytes(), WHOLE)
@@ -164,12 +164,12 @@ def test_whatever_the_bytes_only_our_errors_leave(kind: str) -> None:
     assert refused > 100
 
 
-def test_a_file_that_cannot_be_opened_is_an_image_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_raises_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot be read"):
         images.decode_file(tmp_path / "gone.jpg", WHOLE)
 
 
-def test_a_jpeg_is_written_whole_and_always_the_same(tmp_path: Path) -> None:
+def test_write_jpeg_is_atomic_and_deterministic(tmp_path: Path) -> None:
     pixels = np.asarray(gradient(64, 64))
     for name in ("a.jpg", "b.jpg"):
         images.write_jpeg(tmp_path / name, pixels)
@@ -179,12 +179,12 @@ def test_a_jpeg_is_written_whole_and_always_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_a_probe_tells_format_and_size(kind: str) -> None:
+def test_probe_returns_format_and_size(kind: str) -> None:
     assert images.probe(encoded(gradient(400, 300), kind)) == images.Probe(kind, 400, 300)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_probe_decodes_nothing(kind: str) -> None:
+def test_probe_does_not_decode_pixels(kind: str) -> None:
     data = encoded(gradient(400, 300), kind)
     cut = data[: len(data) // 2]
     assert images.probe(cut) == images.Probe(kind, 400, 300)
@@ -192,7 +192,7 @@ def test_a_probe_decodes_nothing(kind: str) -> None:
         images.decode(cut, WHOLE)
 
 
-def test_a_probe_judges_as_reading_does() -> None:
+def test_probe_rejects_what_decode_rejects() -> None:
     with pytest.raises(ImageTooManyPixels):
         images.probe(encoded(gradient(200, 100)), max_pixels=19_999)
     with pytest.raises(ImageTooSmall):
@@ -201,7 +201,7 @@ def test_a_probe_judges_as_reading_does() -> None:
         images.probe(b"<html>")
 
 
-def test_a_thumbnail_is_a_small_jpeg_that_keeps_the_shape() -> None:
+def test_a_thumbnail_is_a_small_jpeg_of_the_same_aspect_ratio() -> None:
     pixels = np.asarray(gradient(400, 200))
     data = images.encode_thumbnail(pixels, 96)
     assert images.probe(data) == images.Probe("JPEG", 96, 48)
@@ -218,36 +218,36 @@ def test_a_thumbnail_is_a_small_jpeg_that_keeps_the_shape() -> None:
         *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
     ],
 )
-@pytest.mark.parametrize("turn", [1, 6])
-def test_a_picture_beside_them_changes_no_pixel_that_the_network_sees(kind: str, mode: str, turn: int) -> None:
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_decoding_the_frame_too_does_not_change_the_network_pixels(kind: str, mode: str, orientation: int) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.asarray(gradient(700, 500).convert("L"), dtype=np.uint16) * 200)
     else:
         image = gradient(700, 500).convert(mode)
     exif = Image.Exif()
-    exif[images.ORIENTATION] = turn
+    exif[images.ORIENTATION] = orientation
     data = encoded(image, kind, exif=exif)
     for contract in (ImageContract(size=100), ImageContract(size=64, crop=0.5), ImageContract(size=500)):
         pixels, whole = images.decode_with_frame(data, contract, 256)
         assert np.array_equal(pixels, images.decode(data, contract))
-        assert whole.shape == ((183, 256, 3) if turn == 1 else (256, 183, 3))
+        assert whole.shape == ((183, 256, 3) if orientation == 1 else (256, 183, 3))
 
 
-def test_a_picture_shows_the_whole_frame_upright_and_is_never_enlarged() -> None:
+def test_the_frame_is_whole_upright_and_never_enlarged() -> None:
     image = gradient(400, 200)
     exif = Image.Exif()
     exif[images.ORIENTATION] = 3
     _, whole = images.decode_with_frame(encoded(image.rotate(180), exif=exif), ImageContract(size=32, crop=0.2), 100)
-    shown = np.asarray(image.resize((100, 50), Image.Resampling.BOX), dtype=int)
+    expected = np.asarray(image.resize((100, 50), Image.Resampling.BOX), dtype=int)
     assert whole.shape == (50, 100, 3)
-    assert np.abs(whole.astype(int) - shown).max() <= 8
+    assert np.abs(whole.astype(int) - expected).max() <= 8
     _, small = images.decode_with_frame(encoded(gradient(40, 20)), WHOLE, 256)
     assert np.array_equal(small, np.asarray(gradient(40, 20)))
     _, thin = images.decode_with_frame(encoded(gradient(16, 2000)), WHOLE, 100)
     assert thin.shape == (100, 1, 3)
 
 
-def test_a_picture_says_nothing_of_where_and_when_it_was_taken() -> None:
+def test_thumbnails_have_no_exif_metadata() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a secret"
     exif.get_ifd(0x8825)[1] = "N"

@@ -1,4 +1,4 @@
-"""A model on disk is whole and true, or it is not loaded."""
+"""Models are published atomically, verified when loaded, and rolled back to complete earlier versions."""
 
 import itertools
 import json
@@ -36,10 +36,10 @@ def manifest(precision: Precision = "f32") -> Manifest:
     )
 
 
-def publish(folder: Path, word: str, precision: Precision = "f32") -> None:
+def publish(folder: Path, content: str, precision: Precision = "f32") -> None:
     with store.staging(folder, "m") as staged:
         for name in (*FILES, *(INT8_FILES if precision == "int8" else ())):
-            (staged / name).write_text(f"{word} {name}")
+            (staged / name).write_text(f"{content} {name}")
         store.publish(staged, folder, manifest(precision))
 
 
@@ -48,18 +48,18 @@ def served(folder: Path) -> tuple[bytes, bytes]:
     return loaded.xml, loaded.weights
 
 
-def shelved(folder: Path) -> list[str]:
+def earlier_versions(folder: Path) -> list[str]:
     return [manifest.version for manifest in archive.earlier_versions(folder, "m").values()]
 
 
-def in_place(folder: Path) -> str:
-    """The word of the model that serves, all of whose files are its own."""
-    word = served(folder)[0].decode().split()[0]
-    assert served(folder) == (f"{word} m.xml".encode(), f"{word} m.bin".encode())
-    return word
+def current_content(folder: Path) -> str:
+    """The content of the current model, all of whose files belong together."""
+    content = served(folder)[0].decode().split()[0]
+    assert served(folder) == (f"{content} m.xml".encode(), f"{content} m.bin".encode())
+    return content
 
 
-def put_back(folder: Path, name: str, version: str | None = None) -> Manifest:
+def roll_back(folder: Path, name: str, version: str | None = None) -> Manifest:
     return store.rollback(folder, name, version, precision="f32", has_bf16=lambda: False, trial=lambda _: None)
 
 
@@ -68,14 +68,14 @@ def names(folder: Path) -> list[str]:
 
 
 def report(folder: Path, text: str) -> None:
-    """What an evaluation of the model in place leaves."""
+    """Write the files of an evaluation of the current model."""
     version = read_manifest(folder / "m.json").version
     for name, content in (("m.html", text), ("m.metrics.json", json.dumps({"version": version}))):
         (folder / ".part").write_text(content)
         (folder / ".part").replace(folder / name)
 
 
-def test_what_is_published_is_loaded(tmp_path: Path) -> None:
+def test_load_returns_the_published_model(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     assert served(tmp_path) == (b"old m.xml", b"old m.bin")
     publish(tmp_path, "new")
@@ -85,7 +85,7 @@ def test_what_is_published_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str) -> None:
+def test_load_rejects_a_file_with_another_sha256(tmp_path: Path, name: str) -> None:
     publish(tmp_path, "old")
     (tmp_path / name).write_text("other")
     with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
@@ -95,24 +95,24 @@ def test_a_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str
         load_model(tmp_path, "m")
 
 
-def test_each_precision_loads_its_own_network(tmp_path: Path) -> None:
+def test_each_precision_loads_its_own_network_files(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
-    for asked, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
-        loaded = load_model(tmp_path, "m", asked)  # type: ignore[arg-type]
+    for requested, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
+        loaded = load_model(tmp_path, "m", requested)  # type: ignore[arg-type]
         assert (loaded.precision, loaded.xml) == (precision, f"old {stem}.xml".encode())
         assert loaded.weights == f"old {stem}.bin".encode()
 
 
 @pytest.mark.parametrize("name", INT8_FILES)
-def test_an_int8_file_that_is_not_the_vouched_one_is_refused(tmp_path: Path, name: str) -> None:
+def test_load_rejects_an_int8_file_with_another_sha256(tmp_path: Path, name: str) -> None:
     publish(tmp_path, "old", "int8")
     (tmp_path / name).write_text("other")
-    for asked in ("auto", "int8", "f32"):
+    for requested in ("auto", "int8", "f32"):
         with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
-            load_model(tmp_path, "m", asked)
+            load_model(tmp_path, "m", requested)
 
 
-def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> None:
+def test_publishing_without_int8_removes_the_older_int8_files(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     publish(tmp_path, "new")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
@@ -120,7 +120,7 @@ def test_a_new_model_without_int8_takes_the_older_ones_away(tmp_path: Path) -> N
         load_model(tmp_path, "m", "int8")
 
 
-def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_loaded_only_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, "old", "bf16")
     monkeypatch.setattr(engine, "has_bf16", lambda: True)
     assert load_model(tmp_path, "m").precision == load_model(tmp_path, "m", "bf16").precision == "bf16"
@@ -130,7 +130,7 @@ def test_bf16_serves_where_the_processor_has_it(tmp_path: Path, monkeypatch: pyt
         load_model(tmp_path, "m", "bf16")
 
 
-def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) -> None:
+def test_a_manifest_without_precision_loads_in_float32(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     path = tmp_path / "m.json"
     fields = json.loads(path.read_text())
@@ -142,14 +142,14 @@ def test_a_manifest_from_before_low_precision_serves_in_float32(tmp_path: Path) 
 
 
 class Killed(BaseException):
-    """As `kill -9` would: nothing after it has an effect, not even a cleaning up."""
+    """Simulates `kill -9`: nothing after it has an effect, not even clean-up."""
 
 
-def dies_after(steps: int, work: Callable[[], object]) -> bool:
-    """Whether it was killed; every step that changes the disk counts."""
+def is_killed_after(steps: int, work: Callable[[], object]) -> bool:
+    """Run `work`, killed after so many changes of the disk; whether it was killed."""
     left = steps
 
-    def dying(real: Callable[..., object]) -> Callable[..., object]:
+    def counting(real: Callable[..., object]) -> Callable[..., object]:
         def step(*arguments: object, **options: object) -> object:
             nonlocal left
             if left <= 0:
@@ -161,9 +161,9 @@ def dies_after(steps: int, work: Callable[[], object]) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         for method in ("replace", "rename", "rmdir", "unlink", "write_text", "hardlink_to"):
-            patch.setattr(Path, method, dying(getattr(Path, method)))
-        patch.setattr(atomic_files, "sync_file", dying(atomic_files.sync_file))
-        patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+            patch.setattr(Path, method, counting(getattr(Path, method)))
+        patch.setattr(atomic_files, "sync_file", counting(atomic_files.sync_file))
+        patch.setattr(shutil, "rmtree", counting(shutil.rmtree))
         try:
             work()
         except Killed:
@@ -171,144 +171,144 @@ def dies_after(steps: int, work: Callable[[], object]) -> bool:
     return False
 
 
-WORKS: dict[str, tuple[str, int, Callable[[Path], object]]] = {  # what serves then, how many versions are let go
+OPERATIONS: dict[str, tuple[str, int, Callable[[Path], object]]] = {  # content afterwards, versions deleted
     "publishing": ("new", 1, lambda folder: publish(folder, "new")),
-    "rolling back": ("oldest", 0, lambda folder: put_back(folder, "m", shelved(folder)[-1])),
+    "rolling back": ("oldest", 0, lambda folder: roll_back(folder, "m", earlier_versions(folder)[-1])),
 }
 
 
-@pytest.mark.parametrize("work", WORKS)
-def test_wherever_it_is_cut_short_the_old_or_the_new_model_is_whole_and_so_is_every_earlier_one(
-    tmp_path: Path, work: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_interruption_at_any_step_leaves_a_complete_model_and_complete_earlier_versions(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes, (after, let_go, does) = [], WORKS[work]
-    monkeypatch.setattr(atomic_files, "sync_file", lambda _: None)  # hundreds of times
-    for word in ("dropped", "oldest", "older", "newer", "now"):
-        publish(tmp_path / "all", word, "int8" if word == "newer" else "f32")
-        if word == "oldest":
+    outcomes, (after, deleted, operation) = [], OPERATIONS[name]
+    monkeypatch.setattr(atomic_files, "sync_file", lambda _: None)  # called hundreds of times
+    for content in ("dropped", "oldest", "older", "newer", "now"):
+        publish(tmp_path / "all", content, "int8" if content == "newer" else "f32")
+        if content == "oldest":
             report(tmp_path / "all", "the oldest one's")
     for steps in itertools.count():
         folder = tmp_path / str(steps)
         shutil.copytree(tmp_path / "all", folder, copy_function=os.link)
-        before = {load_model(folder, "m").manifest.version, *shelved(folder)}
-        killed = dies_after(steps, lambda folder=folder: does(folder))  # type: ignore[misc]
-        outcomes.append(in_place(folder))
+        before = {load_model(folder, "m").manifest.version, *earlier_versions(folder)}
+        killed = is_killed_after(steps, lambda folder=folder: operation(folder))  # type: ignore[misc]
+        outcomes.append(current_content(folder))
         version = load_model(folder, "m").manifest.version
-        assert version not in shelved(folder)
-        assert len(before - {version, *shelved(folder)}) <= let_go
-        for other in shelved(folder)[: archive.KEPT]:
-            assert put_back(folder, "m", other) == load_model(folder, "m").manifest
+        assert version not in earlier_versions(folder)
+        assert len(before - {version, *earlier_versions(folder)}) <= deleted
+        for other in earlier_versions(folder)[: archive.KEPT]:
+            assert roll_back(folder, "m", other) == load_model(folder, "m").manifest
             assert load_model(folder, "m").manifest.version == other
         publish(folder, "next")
-        assert in_place(folder) == "next"
+        assert current_content(folder) == "next"
         assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
         assert len(list((folder / ".m.earlier").iterdir())) == archive.KEPT
         if not killed:
             break
-    turn = outcomes.index(after)
-    assert 10 < turn < len(outcomes) - 5
-    assert outcomes == ["now"] * turn + [after] * (len(outcomes) - turn)
+    commit = outcomes.index(after)
+    assert 10 < commit < len(outcomes) - 5
+    assert outcomes == ["now"] * commit + [after] * (len(outcomes) - commit)
 
 
-def test_the_last_few_versions_are_kept_the_one_replaced_last_first(tmp_path: Path) -> None:
+def test_the_most_recent_earlier_versions_are_kept_newest_first(tmp_path: Path) -> None:
     published = []
-    for word in "abcde":
-        publish(tmp_path, word)
+    for content in "abcde":
+        publish(tmp_path, content)
         published.append(load_model(tmp_path, "m").manifest.version)
-    assert shelved(tmp_path) == published[-2::-1][: archive.KEPT] == [published[3], published[2], published[1]]
+    assert earlier_versions(tmp_path) == published[-2::-1][: archive.KEPT] == [published[3], published[2], published[1]]
 
 
-def test_rolling_back_brings_a_version_back_whole_and_leaves_the_way_forward(tmp_path: Path) -> None:
+def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     old = load_model(tmp_path, "m").manifest
-    store.attach_detectors(tmp_path, "m", lambda place: place.write_text("what is usual"))
+    store.attach_detectors(tmp_path, "m", lambda path: path.write_text("what is usual"))
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
     new = load_model(tmp_path, "m").manifest
-    assert store.report_page(tmp_path, new) is None  # the page there is of the old one
+    assert store.report_page(tmp_path, new) is None  # the page is of the old version
     report(tmp_path, "the new one's")
 
-    assert put_back(tmp_path, "m").version == old.version
+    assert roll_back(tmp_path, "m").version == old.version
     loaded = load_model(tmp_path, "m")
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert store.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
     assert list(archive.earlier_versions(tmp_path, "m").values()) == [new]
 
-    assert put_back(tmp_path, "m") == new
+    assert roll_back(tmp_path, "m") == new
     assert load_model(tmp_path, "m").novelty is None
     assert (tmp_path / "m.html").read_text() == "the new one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
-    assert shelved(tmp_path) == [old.version]
+    assert earlier_versions(tmp_path) == [old.version]
 
 
-def test_a_report_that_no_newer_one_replaced_is_still_there_after_rolling_back(tmp_path: Path) -> None:
+def test_rollback_keeps_the_report_of_the_restored_version(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
-    put_back(tmp_path, "m")
+    roll_back(tmp_path, "m")
     assert (tmp_path / "m.html").read_text() == "the old one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
 
 
-def test_earlier_versions_take_no_room_of_their_own_until_their_place_is_taken(tmp_path: Path) -> None:
+def test_earlier_versions_are_hard_links(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     inode = (tmp_path / "m.h5").stat().st_ino
     publish(tmp_path, "new")
-    [kept] = archive.version_folders(tmp_path, "m").values()
-    assert (kept / "m.h5").stat().st_ino == inode
-    put_back(tmp_path, "m")
+    [folder] = archive.version_folders(tmp_path, "m").values()
+    assert (folder / "m.h5").stat().st_ino == inode
+    roll_back(tmp_path, "m")
     assert (tmp_path / "m.h5").stat().st_ino == inode
 
 
-def test_where_the_disk_has_no_links_the_versions_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_versions_are_copies_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(Path, "hardlink_to", refused)
     publish(tmp_path, "old")
     publish(tmp_path, "new")
-    put_back(tmp_path, "m")
-    assert in_place(tmp_path) == "old"
+    roll_back(tmp_path, "m")
+    assert current_content(tmp_path) == "old"
 
 
-def test_new_detectors_and_the_same_weights_again_are_no_other_version(tmp_path: Path) -> None:
+def test_new_detectors_or_the_same_weights_make_no_new_version(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     publish(tmp_path, "old")
-    store.attach_detectors(tmp_path, "m", lambda place: place.write_text("what is usual"))
-    assert shelved(tmp_path) == []
+    store.attach_detectors(tmp_path, "m", lambda path: path.write_text("what is usual"))
+    assert earlier_versions(tmp_path) == []
     version = load_model(tmp_path, "m").manifest.version
-    assert put_back(tmp_path, "m", version).version == version  # asked for twice it is there once
-    assert shelved(tmp_path) == []
+    assert roll_back(tmp_path, "m", version).version == version  # archived once only
+    assert earlier_versions(tmp_path) == []
 
 
-def test_what_cannot_be_rolled_back_to_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+def test_rollback_to_an_unknown_or_damaged_version_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelUnknown, match=r"^no model m here$"):
-        put_back(tmp_path, "m")
+        roll_back(tmp_path, "m")
     assert list(tmp_path.iterdir()) == []
     publish(tmp_path, "old")
     with pytest.raises(ModelUnknown, match="model m has no earlier version: publishing"):
-        put_back(tmp_path, "m")
+        roll_back(tmp_path, "m")
     publish(tmp_path, "new")
     with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
-        put_back(tmp_path, "m", "../x")
-    [kept] = archive.version_folders(tmp_path, "m").values()
-    (kept / "m.bin").write_text("torn")
+        roll_back(tmp_path, "m", "../x")
+    [folder] = archive.version_folders(tmp_path, "m").values()
+    (folder / "m.bin").write_text("torn")
     with pytest.raises(ModelError, match=r"m\.bin does not match the SHA-256 in its manifest"):
-        put_back(tmp_path, "m")
-    assert in_place(tmp_path) == "new"
+        roll_back(tmp_path, "m")
+    assert current_content(tmp_path) == "new"
 
 
-def test_a_broken_model_is_rolled_back_from_and_not_kept(tmp_path: Path) -> None:
+def test_rollback_from_a_damaged_model_does_not_archive_it(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     publish(tmp_path, "new")
     (tmp_path / "m.json").write_text("{}")
-    put_back(tmp_path, "m")
-    assert in_place(tmp_path) == "old"
-    assert shelved(tmp_path) == []
+    roll_back(tmp_path, "m")
+    assert current_content(tmp_path) == "old"
+    assert earlier_versions(tmp_path) == []
 
 
-def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_model_names_the_training_command(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match=r"python train_model\.py makes one"):
         load_model(tmp_path, "m")
 
@@ -331,7 +331,7 @@ def test_no_model_says_what_makes_one(tmp_path: Path) -> None:
         {"fidelity": {"int8": {"kept": True}}},
     ],
 )
-def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
     publish(tmp_path, "old")
     path = tmp_path / "m.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -341,14 +341,14 @@ def test_a_manifest_of_another_kind_is_refused_in_one_line(tmp_path: Path, chang
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff"])
-def test_a_damaged_manifest_is_refused_and_not_listed(tmp_path: Path, text: str) -> None:
+def test_a_damaged_manifest_is_rejected_and_not_listed(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError):
         load_model(tmp_path, "m")
     assert list(list_manifests(tmp_path)) == []
 
 
-def test_the_canary_is_the_same_for_ever() -> None:
+def test_the_canary_image_never_changes() -> None:
     image = canary(8)
     assert image.shape == (8, 8, 3)
     assert np.array_equal(image, canary(8))

@@ -1,4 +1,4 @@
-"""How far long work is, on a terminal and elsewhere."""
+"""Progress on a terminal and elsewhere."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ from astrodetect.progress import ProgressBar, track_progress
 
 
 class Clock:
-    """A clock that the test turns."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_elsewhere_a_plain_line_says_every_few_seconds_how_far_it_is(
+def test_without_a_terminal_progress_is_a_line_every_few_seconds(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ProgressBar("reading", 10) as bar:
@@ -40,7 +40,7 @@ def test_elsewhere_a_plain_line_says_every_few_seconds_how_far_it_is(
     ]
 
 
-def test_a_slow_first_step_does_not_count_for_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_first_step_does_not_affect_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("learning", 5) as bar:
         for wait in (60, 1, 5):
             clock.now += wait
@@ -49,7 +49,7 @@ def test_a_slow_first_step_does_not_count_for_the_time_left(clock: Clock, capsys
     assert lines == ["learning: 1/5", "learning: 3/5, 6 s left", "learning: 3/5, 66.0 s"]
 
 
-def test_on_a_terminal_it_is_a_bar_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_progress_is_a_bar_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -64,6 +64,6 @@ def test_on_a_terminal_it_is_a_bar_on_stderr(monkeypatch: pytest.MonkeyPatch) ->
     assert "done" in terminal.getvalue()
 
 
-def test_track_hands_on_every_item_and_counts_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_track_progress_yields_and_counts_every_item(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track_progress("abc", "letters", 3)) == ["a", "b", "c"]
     assert capsys.readouterr().err.startswith("letters: 3/3, ")
