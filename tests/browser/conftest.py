@@ -1,4 +1,4 @@
-"""A browser, tabs whose pages may complain of nothing, and a service with something in its log."""
+"""Fixtures of the page tests: a browser, tabs that must not log errors, and a demo service."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,8 +10,8 @@ from programs import Service
 from browser import chromium, demo_service
 from browser.tabs import Tabs
 
-APPEARS_WITHIN_MS = 30_000  # what a test waits for, on a machine that has other work
-expect.set_options(timeout=APPEARS_WITHIN_MS)
+EXPECT_TIMEOUT_MS = 30_000  # generous, for busy machines
+expect.set_options(timeout=EXPECT_TIMEOUT_MS)
 
 
 @pytest.fixture(scope="package")
@@ -25,24 +25,24 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def tabs(browser: Browser) -> Iterator[Tabs]:
-    """Tabs; what a page complains of fails the test."""
+    """Opens tabs; console errors and requests to other hosts fail the test."""
     with ExitStack() as contexts:
         tabs = Tabs(browser, contexts)
         yield tabs
-    assert tabs.complaints == []
+    assert tabs.errors == []
 
 
 @pytest.fixture(scope="package")
 def log_url(new_database: Callable[[], str]) -> str:
-    """The database of the service's log."""
+    """The database of the demo service."""
     return new_database()
 
 
 @pytest.fixture(scope="package")
 def service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One for all tests, which may add to its log."""
-    place = tmp_path_factory.mktemp("service")
-    with Service(log=place / "log", environment=demo_service.environment(log_url, place)) as service:
+    """The demo service, shared by all tests, which may add predictions."""
+    folder = tmp_path_factory.mktemp("service")
+    with Service(log=folder / "log", environment=demo_service.environment(log_url, folder)) as service:
         service.wait_until(service.ready)
         demo_service.fill(service, log_url)
         yield service

@@ -1,4 +1,4 @@
-"""A service with something to look at: two models, detectors, an earlier version, and a log of real uploads."""
+"""A demo service for the page tests: two models, detectors, an earlier version, and predictions of uploaded images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,44 +9,44 @@ from programs import Service, query
 
 from astrodetect import images
 
-MODEL, OTHER = "resnet50_model", "colours"
-USUAL, ROWS = 40, 60
-TIMES = 16  # wider and higher than the network's own images: as large as a cutout of a survey
-LONG = "galaxy " * 1_450 + ".png"  # 10 KB: more than a form may have, not more than other programs may log
-HOSTILE = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&amp;'.png")
+BINARY_MODEL, MULTICLASS_MODEL = "resnet50_model", "colours"
+TRAINING_IMAGES, PREDICTIONS = 40, 60
+UPSCALING = 16  # to the size of a survey cutout
+LONG_NAME = "galaxy " * 1_450 + ".png"  # 10 KB: beyond the limit of an upload's form, but other programs may log it
+HOSTILE_NAMES = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&amp;'.png")
 
 
-def models(folder: Path) -> Path:
-    """Fills a folder: a model that knows nebulae, and one of three classes, which replaced one that was less sure."""
-    usual = np.stack([colour_models.image("nebula", seed) for seed in range(USUAL)])
-    colour_models.publish(folder, MODEL, colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, MODEL, usual)
-    for sure in (0.01, 0.02):
-        colour_models.publish(folder, OTHER, scale=sure)
+def publish_models(folder: Path) -> Path:
+    """Publish a binary model with detectors fitted on nebulae, and two versions of a model of three classes."""
+    training_images = np.stack([colour_models.image("nebula", seed) for seed in range(TRAINING_IMAGES)])
+    colour_models.publish(folder, BINARY_MODEL, colour_models.TWO_CLASSES)
+    colour_models.attach_novelty(folder, BINARY_MODEL, training_images)
+    for scale in (0.01, 0.02):
+        colour_models.publish(folder, MULTICLASS_MODEL, scale=scale)
     return folder
 
 
-def environment(database_url: str, place: Path) -> Mapping[str, str]:
-    """What such a service is started with."""
+def environment(database_url: str, folder: Path) -> Mapping[str, str]:
+    """The environment variables of the service."""
     return {
         "DATABASE_URL": database_url,
-        "ASTRODETECT_DATA_DIR": str(place / "data"),
-        "ASTRODETECT_MODELS_DIR": str(models(place / "models")),
+        "ASTRODETECT_DATA_DIR": str(folder / "data"),
+        "ASTRODETECT_MODELS_DIR": str(publish_models(folder / "models")),
     }
 
 
-def picture(seed: int) -> bytes:
-    """A PNG: every third is a lawn, which the model takes for an anomaly; every fifth has a streak."""
+def demo_image(seed: int) -> bytes:
+    """A PNG file: every third is a lawn, which the model classifies as an anomaly; every fifth has a streak."""
     pixels = colour_models.image("nebula" if seed % 3 else "lawn", seed)
     if seed % 5 == 0:
         pixels[colour_models.SIZE // 2] = 255
-    return images.encode_png(pixels.repeat(TIMES, axis=0).repeat(TIMES, axis=1))
+    return images.encode_png(pixels.repeat(UPSCALING, axis=0).repeat(UPSCALING, axis=1))
 
 
 def fill(service: Service, database_url: str) -> None:
-    """Uploads: usual and unusual images, and some whose names are out for mischief."""
-    for number, name in enumerate(
-        [*HOSTILE, LONG[:100], *(f"sky {number:02}.png" for number in range(len(HOSTILE) + 1, ROWS))]
-    ):
-        service.detect(picture(number), name).raise_for_status()
-    query(database_url, "UPDATE predictions SET image_name = %s WHERE image_name = %s", LONG, LONG[:100])
+    """Upload ordinary and unusual images, some with hostile names."""
+    names = [*HOSTILE_NAMES, LONG_NAME[:100]]
+    names += [f"sky {number:02}.png" for number in range(len(names), PREDICTIONS)]
+    for number, name in enumerate(names):
+        service.detect(demo_image(number), name).raise_for_status()
+    query(database_url, "UPDATE predictions SET image_name = %s WHERE image_name = %s", LONG_NAME, LONG_NAME[:100])

@@ -1,4 +1,4 @@
-"""Tabs that hear what pages complain of, and whom they ask."""
+"""Opens browser tabs and records their console errors and requests."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,47 +8,47 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 LAPTOP, PHONE = 1440, 390  # pixels of width
-NARROW = 600
-TALL = 900
-LOUD = {"error", "warning"}
-HERE = {None, "", "127.0.0.1"}  # data and files have no host
+MAX_PHONE_WIDTH = 600
+HEIGHT = 900
+RECORDED_LEVELS = {"error", "warning"}
+LOCAL_HOSTS = {None, "", "127.0.0.1"}  # data and file URLs have no host
 
 
 class Tabs:
-    """Opens pages; whatever they complained of is in `complaints` but for what a test forgives them."""
+    """Opens pages; `errors` holds their console messages and requests to other hosts, except those a test ignores."""
 
     def __init__(self, browser: Browser, contexts: ExitStack) -> None:
         self._browser, self._contexts = browser, contexts
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
+        self.errors: list[str] = []
+        self.requests: list[str] = []  # URLs
 
-    def open(self, place: Path | str, width: int = LAPTOP, *, forgiven: str | None = None, **options: Any) -> Page:
-        """The page at a path or an address, in a context of its own with these options of Playwright's."""
-        phone = width < NARROW
+    def open(self, target: Path | str, width: int = LAPTOP, *, ignore: str | None = None, **options: Any) -> Page:
+        """Open a file or URL in a new context with Playwright's options; errors containing `ignore` are allowed."""
+        phone = width < MAX_PHONE_WIDTH
         context = self._contexts.enter_context(
             self._browser.new_context(
-                viewport={"width": width, "height": TALL}, is_mobile=phone, has_touch=phone, **options
+                viewport={"width": width, "height": HEIGHT}, is_mobile=phone, has_touch=phone, **options
             )
         )
-        self._watch(context, forgiven)
+        self._record(context, ignore)
         page = context.new_page()
-        page.goto(place.resolve().as_uri() if isinstance(place, Path) else place)
+        page.goto(target.resolve().as_uri() if isinstance(target, Path) else target)
         return page
 
-    def _watch(self, context: BrowserContext, forgiven: str | None) -> None:
-        def complain(said: str) -> None:
-            if forgiven is None or forgiven not in said:
-                self.complaints.append(said)
+    def _record(self, context: BrowserContext, ignore: str | None) -> None:
+        def add_error(message: str) -> None:
+            if ignore is None or ignore not in message:
+                self.errors.append(message)
 
-        def heard(message: ConsoleMessage) -> None:
-            if message.type in LOUD:  # what the content security policy refuses is said there too
-                complain(f"{message.type}: {message.text} ({message.location['url']})")
+        def on_console(message: ConsoleMessage) -> None:
+            if message.type in RECORDED_LEVELS:  # violations of the content security policy included
+                add_error(f"{message.type}: {message.text} ({message.location['url']})")
 
-        def asks(request: Request) -> None:
-            self.asked.append(request.url)
-            if urlsplit(request.url).hostname not in HERE:
-                complain(f"asks another host: {request.url}")
+        def on_request(request: Request) -> None:
+            self.requests.append(request.url)
+            if urlsplit(request.url).hostname not in LOCAL_HOSTS:
+                add_error(f"request to another host: {request.url}")
 
-        context.on("console", heard)
-        context.on("weberror", lambda error: complain(f"error: {error.error}"))
-        context.on("request", asks)
+        context.on("console", on_console)
+        context.on("weberror", lambda error: add_error(f"error: {error.error}"))
+        context.on("request", on_request)

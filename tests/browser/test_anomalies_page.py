@@ -13,7 +13,7 @@ from astrodetect.records import ImageContract
 from astrodetect.reports import anomaly_report as pages
 from astrodetect.reports.anomaly_report import RunDescription
 from astrodetect.reports.html import ThumbnailReader
-from browser.page_checks import alone
+from browser.page_checks import open_standalone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 COUNT, CARDS = 60, 12
@@ -63,7 +63,7 @@ def place(findings: AnomalyResults, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 def test_anomaly_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
-    page = alone(tabs, place, width, scheme)
+    page = open_standalone(tabs, place, width, scheme)
     wide = "[...document.querySelectorAll('.results > li')].filter(card => card.scrollWidth > card.clientWidth).length"
     assert page.evaluate(wide) == 0
 

@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 from programs import Service
 
 from astrodetect.service.web.rendering import escape_invisible
-from browser.demo_service import HOSTILE, LONG
-from browser.page_checks import sideways_px
+from browser.demo_service import HOSTILE_NAMES, LONG_NAME
+from browser.page_checks import horizontal_overflow_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 TEENS = [f"sky {number}.png" for number in range(19, 9, -1)]  # the newest first
@@ -75,11 +75,11 @@ def test_filtered_predictions_can_be_downloaded(tabs: Tabs, service: Service, ki
 def test_hostile_names_are_escaped(tabs: Tabs, service: Service, width: int) -> None:
     rows = httpx2.get(f"{service.url}/predictions?limit=1000").json()["predictions"]
     ids = {row["image_name"]: row["id"] for row in rows}
-    for name in (*HOSTILE, LONG):
+    for name in (*HOSTILE_NAMES, LONG_NAME):
         page = tabs.open(f"{service.url}/history/{ids[name]}", width)
         assert page.locator(".scrollable").text_content() == escape_invisible(name)
         assert not set(BIDIRECTIONAL) & set(page.content())
-        assert sideways_px(page) == 0
+        assert horizontal_overflow_px(page) == 0
         assert page.locator("main script").count() == 0
 
 

@@ -20,8 +20,8 @@ FIRST_POINT = """async () => {
 }"""
 
 
-def open_map(tabs: Tabs, service: Service, width: int = LAPTOP, forgiven: str | None = None) -> Page:
-    page = tabs.open(f"{service.url}/map", width, forgiven=forgiven)
+def open_map(tabs: Tabs, service: Service, width: int = LAPTOP, ignore: str | None = None) -> Page:
+    page = tabs.open(f"{service.url}/map", width, ignore=ignore)
     expect(page.locator("#map-canvas[data-points]")).to_be_visible(timeout=MAP_TIMEOUT_MS)
     expect(page.locator("#map-status progress")).to_have_count(0, timeout=MAP_TIMEOUT_MS)
     page.locator("#map-canvas").scroll_into_view_if_needed()
@@ -70,7 +70,7 @@ def test_on_a_phone_the_first_touch_previews_and_the_second_opens(tabs: Tabs, se
 
 
 def test_progress_polling_survives_an_error_and_ends_when_the_map_is_done(tabs: Tabs, service: Service) -> None:
-    page = open_map(tabs, service, forgiven="503")
+    page = open_map(tabs, service, ignore="503")
     requests: list[Route] = []
 
     def fail_first(route: Route) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, Response, expect
 from programs import Service
 
 from astrodetect.service.web import rendering
-from browser.page_checks import barriers, broken_images, focused, sideways_px
+from browser.page_checks import accessibility_violations, broken_images, focused_element, horizontal_overflow_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 PAGES = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/live", "/key", "/history/999999")
@@ -26,12 +26,12 @@ CONTROLS = """[...document.querySelectorAll(`a[href], button, input, select, tex
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_fits_the_screen_and_is_accessible(tabs: Tabs, service: Service, path: str, width: int) -> None:
-    page = tabs.open(service.url + path, width, forgiven="status of 404" if path == PAGES[-1] else None)
+    page = tabs.open(service.url + path, width, ignore="status of 404" if path == PAGES[-1] else None)
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
         page.reload()
-        assert (scheme, sideways_px(page)) == (scheme, 0)
-        assert (scheme, barriers(page)) == (scheme, [])
+        assert (scheme, horizontal_overflow_px(page)) == (scheme, 0)
+        assert (scheme, accessibility_violations(page)) == (scheme, [])
     assert broken_images(page) == []
     assert page.locator("h1").count() == 1
 
@@ -42,9 +42,9 @@ def test_every_control_is_reachable_by_keyboard_with_a_visible_focus(tabs: Tabs,
     controls = page.evaluate(CONTROLS)  # more load on scrolling
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#main"
-    assert focused(page)[1:] == (True, True)
+    assert focused_element(page)[1:] == (True, True)
     reached = tab_through(page)
-    assert [html for html, shown, outlined in reached if not (shown and outlined)] == []
+    assert [html for html, visible, outlined in reached if not (visible and outlined)] == []
     assert len(reached) >= controls
 
 
@@ -68,13 +68,13 @@ def test_the_announcement_region_is_exposed_to_screen_readers_from_the_start(tab
 def test_a_page_without_its_images_is_light(tabs: Tabs, service: Service, path: str) -> None:
     page = tabs.open("about:blank")
     bodies: list[Response] = []
-    page.on("response", lambda response: bodies.append(response) if not is_picture(response) else None)
+    page.on("response", lambda response: bodies.append(response) if not is_image(response) else None)
     page.goto(service.url + path)
     page.wait_for_load_state("load")
     assert MIN_BYTES < sum(len(response.body()) for response in bodies) < MAX_BYTES
 
 
-def is_picture(response: Response) -> bool:
+def is_image(response: Response) -> bool:
     return response.request.resource_type in ("image", "eventsource")
 
 
@@ -98,7 +98,7 @@ def tab_through(page: Page) -> list[tuple[str, bool, bool]]:
     """Every element that the Tab key focuses, until the focus leaves the page."""
     stops = []
     for _ in range(MAX_TAB_STEPS):
-        stops.append(focused(page))
+        stops.append(focused_element(page))
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement === document.body || document.activeElement.matches('a.skip-link')"):
             return stops

@@ -7,7 +7,7 @@ from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.evaluation.summary import summarise_evaluation
 from astrodetect.reports import evaluation_report
-from browser.page_checks import alone
+from browser.page_checks import open_standalone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 
@@ -30,7 +30,7 @@ def two_classes(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 def test_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
-    alone(tabs, place, width, scheme)
+    open_standalone(tabs, place, width, scheme)
 
 
 def test_confusion_cell_opens_and_closes_from_the_keyboard(tabs: Tabs, place: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import FilePayload, JSHandle, Locator, Page, Route, expect
 from programs import Service
 
-from browser.demo_service import HOSTILE, LONG, picture
+from browser.demo_service import HOSTILE_NAMES, LONG_NAME, demo_image
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 REFUSED = "/try"  # browsers log failed responses as console errors
@@ -28,7 +28,11 @@ BAD = {3: b"these are words", 7: b""}
 def files(count: int, first: int) -> list[FilePayload]:
     """PNG files, the fourth and eighth of which are invalid."""
     return [
-        {"name": f"drop {number:03}.jpg", "mimeType": "image/jpeg", "buffer": BAD.get(number, picture(first + number))}
+        {
+            "name": f"drop {number:03}.jpg",
+            "mimeType": "image/jpeg",
+            "buffer": BAD.get(number, demo_image(first + number)),
+        }
         for number in range(count)
     ]
 
@@ -63,7 +67,7 @@ def test_one_image_is_scored_without_scripts(tabs: Tabs, service: Service, width
 
 
 def test_without_scripts_an_invalid_file_is_reported_beside_the_form(tabs: Tabs, service: Service) -> None:
-    page = tabs.open(service.url, java_script_enabled=False, forgiven=REFUSED)
+    page = tabs.open(service.url, java_script_enabled=False, ignore=REFUSED)
     page.locator("#file").set_input_files(files(4, 0)[3:])
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#error")).to_contain_text("Not an image")
@@ -74,7 +78,7 @@ def test_dropped_files_get_cards_in_order_and_invalid_ones_an_error(
     tabs: Tabs, service: Service, *, full: bool
 ) -> None:
     count = MANY if full else FEW
-    page = tabs.open(service.url, forgiven=REFUSED)
+    page = tabs.open(service.url, ignore=REFUSED)
     dropped = transfer(page, files(count, 4000))
     page.evaluate(MEASURE_LONG_TASKS)
     page.locator(".drop-zone").dispatch_event("drop", {"dataTransfer": dropped})
@@ -88,7 +92,7 @@ def test_dropped_files_get_cards_in_order_and_invalid_ones_an_error(
 
 
 def test_cards_can_be_filtered_and_sorted(tabs: Tabs, service: Service) -> None:
-    page = tabs.open(service.url, forgiven=REFUSED)
+    page = tabs.open(service.url, ignore=REFUSED)
     drop(page, files(8, 4000))
     expect(page.locator("#summary")).to_contain_text("8 of 8")
     page.locator("#show").select_option("failed")
@@ -122,7 +126,7 @@ def test_several_files_are_chosen_and_labelled_on_their_cards(tabs: Tabs, servic
 
 
 def test_an_upload_retried_after_a_broken_connection_is_logged_once(tabs: Tabs, service: Service) -> None:
-    page = tabs.open(service.url, forgiven=REFUSED)
+    page = tabs.open(service.url, ignore=REFUSED)
     lost: list[Route] = []
 
     def lose(route: Route) -> None:
@@ -147,8 +151,10 @@ def newest_id(service: Service) -> int:
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 def test_hostile_names_are_escaped(tabs: Tabs, service: Service, width: int) -> None:
-    page = tabs.open(service.url, width, forgiven=REFUSED)
-    payloads = [FilePayload(name=name, mimeType="image/png", buffer=picture(5300)) for name in (*HOSTILE, LONG)]
+    page = tabs.open(service.url, width, ignore=REFUSED)
+    payloads = [
+        FilePayload(name=name, mimeType="image/png", buffer=demo_image(5300)) for name in (*HOSTILE_NAMES, LONG_NAME)
+    ]
     drop(page, payloads)
     expect(page.locator("#summary")).to_contain_text("4 of 4")
     expect(cards(page)).to_have_count(4)

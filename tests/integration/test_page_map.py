@@ -22,7 +22,7 @@ from database import Database
 
 NAME, COUNT = "resnet50_model", 24
 POINT_BYTES = 15
-WITHIN_S = 60.0
+TIMEOUT_S = 60.0
 BROWSER = {"Accept": "text/html"}
 HTMX = {"HX-Request": "true", "Accept": "text/html"}
 HOSTILE = "<script>alert(1)</script>\u202egpj.png"
@@ -41,9 +41,9 @@ Start = Callable[..., TestClient]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
+    training_images = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
     colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, NAME, usual)
+    colour_models.attach_novelty(folder, NAME, training_images)
     colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
     return folder
 
@@ -82,10 +82,10 @@ def scored(number: int, space: str) -> ScoredImage:
 
 def finished_map(client: TestClient) -> str:
     """The page, once the map is computed."""
-    give_up = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     client.get("/map", headers=BROWSER)
     while "hx-get" in client.get("/map/progress", headers=HTMX).text:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     return client.get("/map", headers=BROWSER).text
 
@@ -179,9 +179,9 @@ def test_a_map_outlives_a_restart(start: Start, rows: list[Prediction], monkeypa
 
 def test_polling_starts_the_projection_where_none_is_running(start: Start, rows: list[Prediction]) -> None:
     client = start()
-    give_up = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     while "hx-get" in client.get("/map/progress?shown=", headers=HTMX).text:  # the page itself is not requested
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert f"{COUNT} images by {projection.TSNE_METHOD}" in client.get("/map", headers=BROWSER).text
 

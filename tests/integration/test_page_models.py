@@ -67,9 +67,9 @@ def test_a_rollback_over_the_api_takes_effect_at_once_and_keeps_the_newer_versio
     versions: list[str], client: TestClient
 ) -> None:
     assert serving_version(client) == versions[1]
-    answer = client.post(f"/models/{NAME}/rollback")
-    assert answer.status_code == 200
-    assert serving_version(client) == answer.json()["version"] == versions[0]
+    response = client.post(f"/models/{NAME}/rollback")
+    assert response.status_code == 200
+    assert serving_version(client) == response.json()["version"] == versions[0]
     model = listed(client)[NAME]
     assert (model["serving"], model["loaded"], model["problem"]) == (True, True, None)
     assert [entry["version"] for entry in model["earlier"]] == [versions[1]]
@@ -88,8 +88,8 @@ def test_a_rollback_accepts_only_archived_versions(versions: list[str], client: 
         ("..%2Fm", None, (404, "not_found")),
         (".m", None, (422, "bad_arguments")),
     ):
-        answer = client.post(f"/models/{name}/rollback", json=body)
-        assert (answer.status_code, answer.json()["error"]["code"]) == refusal
+        response = client.post(f"/models/{name}/rollback", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == refusal
     assert serving_version(client) == versions[1]
     assert sorted(path.name for path in folder.iterdir()) == before
 
@@ -98,9 +98,9 @@ def test_a_version_that_fails_its_canary_is_not_restored(versions: list[str], cl
     [archived] = (folder / f".{NAME}.earlier").iterdir()
     manifest = archived / f"{NAME}.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"canary_score": 0.0}))
-    answer = client.post(f"/models/{NAME}/rollback")
-    assert answer.status_code == 503
-    assert "scores its canary" in answer.json()["error"]["message"]
+    response = client.post(f"/models/{NAME}/rollback")
+    assert response.status_code == 503
+    assert "scores its canary" in response.json()["error"]["message"]
     assert read_manifest(folder / f"{NAME}.json").version == serving_version(client) == versions[1]
 
 
@@ -129,9 +129,9 @@ def test_the_form_rolls_back_without_scripts(versions: list[str], client: TestCl
     page = client.get("/models-page", headers=BROWSER).text
     [action] = re.findall(r'<form method="post" action="([^"]+)"', page)
     [version] = re.findall(r'name="version" value="([^"]+)"', page)
-    answer = client.post(action, data={"version": version}, headers=BROWSER)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/models-page?done={NAME}")
-    assert f"m is rolled back to version {versions[0]}." in text_of(client.get(answer.headers["location"]).text)
+    response = client.post(action, data={"version": version}, headers=BROWSER)
+    assert (response.status_code, response.headers["location"]) == (303, f"/models-page?done={NAME}")
+    assert f"m is rolled back to version {versions[0]}." in text_of(client.get(response.headers["location"]).text)
     assert serving_version(client) == versions[0]
 
 
@@ -196,9 +196,9 @@ def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(
     (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[0]}))
     assert client.get(f"/models-page/{NAME}/report").status_code == 404
     (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[1]}))
-    answer = client.get(f"/models-page/{NAME}/report")
-    assert answer.text == "<script>1</script>the older one's"
-    policy = answer.headers["content-security-policy"]
+    response = client.get(f"/models-page/{NAME}/report")
+    assert response.text == "<script>1</script>the older one's"
+    policy = response.headers["content-security-policy"]
     assert policy != CONTENT_SECURITY_POLICY
     assert "sandbox allow-scripts" in policy
     assert "default-src 'none'" in policy
@@ -206,7 +206,7 @@ def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(
     assert f'href="/models-page/{NAME}/report"' in client.get("/models-page").text
     client.post(f"/models/{NAME}/rollback")
     assert client.get(f"/models-page/{NAME}/report").status_code == 404
-    assert client.get(f"/models-page/{NAME}/report?version={versions[1]}").text == answer.text
+    assert client.get(f"/models-page/{NAME}/report?version={versions[1]}").text == response.text
     for path in ("/models-page/none/report", f"/models-page/{NAME}/report?version=0123456789ab"):
         program, page = client.get(path), client.get(path, headers=BROWSER)
         assert (program.status_code, program.json()["error"]["code"], page.status_code) == (404, "model_unknown", 404)

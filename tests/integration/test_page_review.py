@@ -23,7 +23,7 @@ from main import create_app
 
 HTMX = {"HX-Request": "true"}
 BROWSER = {"Accept": "text/html"}
-USUAL = [png(seed) for seed in range(300, 320)]
+TRAINING_IMAGES = [png(seed) for seed in range(300, 320)]
 HOSTILE = '<script>alert(1)</script>\u202egpj.png"' + "x" * 10_000
 
 
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors."""
     folder = tmp_path_factory.mktemp("models")
     colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    usual = np.stack([images.decode(data, ImageContract(size=colour_models.SIZE)) for data in USUAL])
-    colour_models.attach_novelty(folder, "resnet50_model", usual)
+    pixels = np.stack([images.decode(data, ImageContract(size=colour_models.SIZE)) for data in TRAINING_IMAGES])
+    colour_models.attach_novelty(folder, "resnet50_model", pixels)
     return folder
 
 
@@ -52,7 +52,7 @@ def client(app: Any) -> Iterator[TestClient]:
 @pytest.fixture
 def ids(client: TestClient) -> list[int]:
     """Five images in the log."""
-    return [score(client, data, f"{n}.png") for n, data in enumerate(USUAL[:5])]
+    return [score(client, data, f"{n}.png") for n, data in enumerate(TRAINING_IMAGES[:5])]
 
 
 def score(client: TestClient, data: bytes, name: str) -> int:

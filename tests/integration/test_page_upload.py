@@ -20,32 +20,32 @@ from main import create_app
 
 PART = {"HX-Request": "true"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-USUAL = range(20)
-LARGEST_BYTES = 100_000
+TRAINING_SEEDS = range(20)
+MAX_BYTES = 100_000
 HOSTILE = "<script>alert(1)</script>\u202egpj.png"
-TIMES = 10
+UPSCALING = 10
 
 
 def sky(name: str, seed: int) -> bytes:
-    return images.encode_png(colour_models.image(name, seed).repeat(TIMES, axis=0).repeat(2 * TIMES, axis=1))
+    return images.encode_png(colour_models.image(name, seed).repeat(UPSCALING, axis=0).repeat(2 * UPSCALING, axis=1))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, another one of three classes, and a sample."""
-    place = tmp_path_factory.mktemp("service")
-    colour_models.publish(place / "models", "resnet50_model", colour_models.TWO_CLASSES)
+    folder = tmp_path_factory.mktemp("service")
+    colour_models.publish(folder / "models", "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.attach_novelty(
-        place / "models", "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in USUAL])
+        folder / "models", "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in TRAINING_SEEDS])
     )
-    colour_models.publish(place / "models", "colours")
+    colour_models.publish(folder / "models", "colours")
     for kind in ("E", "SB"):
-        folder = place / "data" / "sample" / "test" / kind
-        folder.mkdir(parents=True)
+        class_folder = folder / "data" / "sample" / "test" / kind
+        class_folder.mkdir(parents=True)
         for number in range(5):
-            images.write_jpeg(folder / f"{number:05}.jpg", colour_models.image("lawn", number))
-    (place / "data" / "secret.jpg").write_bytes(sky("lawn", 1))
-    return place
+            images.write_jpeg(class_folder / f"{number:05}.jpg", colour_models.image("lawn", number))
+    (folder / "data" / "secret.jpg").write_bytes(sky("lawn", 1))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,14 @@ def url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-def start_client(place: Path, url: str, **chosen: Any) -> TestClient:
-    fields = {"models_dir": place / "models", "data_dir": place / "data", "max_body_bytes": LARGEST_BYTES, **chosen}
+def start_client(folder: Path, url: str, **overrides: Any) -> TestClient:
+    fields = {"models_dir": folder / "models", "data_dir": folder / "data", "max_body_bytes": MAX_BYTES, **overrides}
     return TestClient(create_app(Settings(DATABASE_URL=url, **fields)), follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
-def client(place: Path, url: str) -> Iterator[TestClient]:
-    with start_client(place, url) as client:
+def client(folder: Path, url: str) -> Iterator[TestClient]:
+    with start_client(folder, url) as client:
         yield client
     gc.collect()  # an app is a ring of references, and each holds a network
 
@@ -156,10 +156,10 @@ def test_errors_are_shown_beside_the_form_and_sent_as_json_to_scripts(client: Te
 
 
 def test_a_file_that_is_too_large_is_an_error_page_or_json(client: TestClient) -> None:
-    page, fragment = (send(client, b"x" * LARGEST_BYTES, headers=headers) for headers in (BROWSER, PART))
+    page, fragment = (send(client, b"x" * MAX_BYTES, headers=headers) for headers in (BROWSER, PART))
     assert page.status_code == fragment.status_code == 413
     assert page.headers["content-type"].startswith("text/html")
-    assert f"larger than {LARGEST_BYTES:,} bytes" in page.text
+    assert f"larger than {MAX_BYTES:,} bytes" in page.text
     assert page.headers["connection"] == "close"
     assert fragment.json()["error"]["code"] == "body_too_large"
     assert client.get("/try", headers=BROWSER).headers["location"] == "/"
@@ -233,8 +233,8 @@ def test_the_page_counts_unlabelled_unusual_images(client: TestClient, url: str)
     assert "No unlabelled unusual image" in text(client.get("/try/waiting", headers=PART))
 
 
-def test_without_the_database_the_card_lacks_only_links_and_labels(place: Path, tmp_path: Path) -> None:
-    with start_client(place, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
+def test_without_the_database_the_card_lacks_only_links_and_labels(folder: Path, tmp_path: Path) -> None:
+    with start_client(folder, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
         assert client.get("/", headers=BROWSER).status_code == 200
         card = send(client, sky("lawn", 111))
         assert client.get("/try/waiting", headers=PART).status_code == 503
@@ -244,8 +244,8 @@ def test_without_the_database_the_card_lacks_only_links_and_labels(place: Path, 
     assert "/history/" not in card.text
 
 
-def test_a_service_without_thumbnails_says_why(place: Path, url: str) -> None:
-    with start_client(place, url, thumbnail_max_bytes=0) as client:
+def test_a_service_without_thumbnails_says_why(folder: Path, url: str) -> None:
+    with start_client(folder, url, thumbnail_max_bytes=0) as client:
         card = send(client, sky("lawn", 112))
     assert "no thumbnail" in card.text
     assert "ASTRODETECT_THUMBNAIL_MAX_BYTES is 0" in card.text

@@ -39,7 +39,7 @@ CHART_AXES = "labelled", "interesting"
 ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
     "interest": (
         "Interest",
-        "By the expected interest under your labels, balanced with what the ranking learns most from.",
+        "Probably interesting by your labels so far, and images whose label would improve the ranking.",
     ),
     "novelty": ("Novelty", "By novelty, the highest first, whatever the labels."),
     "uncertainty": ("Uncertainty", "Where the ranking is least certain: these labels improve it most."),
