@@ -1,9 +1,11 @@
-"""What to look at next: the queue of images for people to label, ordered anew by every label."""
+"""The queue of images for people to label, reordered with every label, and the leases of images under review."""
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,23 +16,23 @@ from astrodetect.anomalies import active_learning
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.records import EmbeddedImages, Prediction
-from astrodetect.service.review_leases import ReviewLeases
 
-NEWEST = 20_000  # images of the log that are ordered, beside all that are labelled
-GROWN = 0.01  # the share of them by which the log may grow before they are read again
+MAX_RANKED = 20_000  # the newest images, in addition to all labelled ones
+MAX_GROWTH = 0.01  # share of them by which the table may grow before they are read again
 MAX_REVIEW_BATCH = 100  # images of one request
-DEEP = 500  # images of each order that are remembered: those that were labelled since, or skipped, are passed over
-PATIENCE_S = 0.05  # that who wants an order at once waits for the newest one
-LIKE = 5  # labelled images that are named as like one
-NO_DETECTORS = "the model that serves carries no detectors, so this is the order of what others said"
-NOT_YET = "this order is still being worked out, so the most unusual come first until it is there"
-NO_VECTORS = "the database keeps no vectors, so labels move nothing: python setup_db.py says more"
+ORDER_LENGTH = 500  # images of each order kept: some of them are labelled or skipped before the next ranking
+RANKING_WAIT_S = 0.05  # for the newest ranking, where a page wants an image at once
+NEIGHBOURS_NAMED = 5  # labelled ones, in the reasons
+LEASE_S = 120.0
+NO_DETECTORS = "the default model has no anomaly detectors: sorted by the novelty that other models recorded"
+NOT_YET = "this order is being computed: sorted by novelty until it is ready"
+NO_VECTORS = "the database stores no vectors, so labels do not change the order: python setup_db.py says more"
 
 log = logging.getLogger("uvicorn.error")
 
 
 class ReviewDatabase(Protocol):
-    """What keeps predictions and labels: `database.Database`."""
+    """The database of predictions and labels: `database.Database`."""
 
     @property
     def stores_vectors(self) -> bool: ...
@@ -43,7 +45,7 @@ class ReviewDatabase(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReviewCandidate:
-    """An image to look at, and why."""
+    """An image to label, and why it was chosen."""
 
     prediction: Prediction
     why: list[str]
@@ -51,7 +53,7 @@ class ReviewCandidate:
 
 @dataclass(frozen=True, slots=True)
 class LabelProgress:
-    """How many images are labelled, and as what."""
+    """Numbers of labelled images, by label."""
 
     labelled: int
     interesting: int
@@ -60,137 +62,165 @@ class LabelProgress:
 
     @classmethod
     def of(cls, labels: Mapping[str, LabelValue]) -> "LabelProgress":
-        """Of what each labelled image is."""
+        """From the label of each image."""
         counts = Counter(labels.values())
         return cls(len(labels), *(counts[label] for label in LABELS))
 
     @property
     def found_per_100(self) -> float | None:
-        """Interesting ones of a hundred looked at."""
+        """Interesting images per hundred labelled ones."""
         return 100 * self.interesting / self.labelled if self.labelled else None
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewBatch:
-    """The images to look at next, the first one first."""
+    """The images to label next, in order."""
 
     by: ReviewOrder
-    note: str | None  # why the order is not the one that was asked for
+    note: str | None  # why the order is not the requested one
     candidates: list[ReviewCandidate]
-    labels: Mapping[str, LabelValue]  # what each labelled image is, by its sum
+    labels: Mapping[str, LabelValue]  # by image
 
     @property
     def progress(self) -> LabelProgress:
-        """How far people have come."""
+        """The numbers of labelled images."""
         return LabelProgress.of(self.labels)
 
 
-class _Seen:
-    """Images as they stand in the log, what they were labelled, and the orders that follow from that."""
+class ReviewLeases:
+    """The images under review, so that two reviewers do not get the same one; of this process, for all threads."""
 
-    def __init__(self, space: str, newest: int, crowd: EmbeddedImages, labels: Mapping[str, LabelValue]) -> None:
-        self.space, self.crowd, self.labels = space, crowd, labels
-        self._newest = newest  # prediction
-        lengths = np.linalg.norm(crowd.vectors, axis=1)  # tell apart what is beyond all training images
-        self._strength = np.empty(len(lengths), np.float32)
-        self._strength[np.lexsort((lengths, crowd.novelty))] = np.arange(len(lengths))
-        place_of = {image: place for place, image in enumerate(crowd.images)}
-        self._labelled = {place_of[image]: label for image, label in labels.items() if image in place_of}
-        self._orders = self._ordered()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: dict[str, tuple[str, float]] = {}
 
-    def still(self, space: str, newest: int) -> bool:
-        """Whether the log has not grown by much."""
-        return self.space == space and newest - self._newest <= GROWN * len(self.crowd.ids)
+    def held_by_others(self, session: str) -> AbstractSet[str]:
+        """The images leased by other sessions."""
+        with self._lock:
+            self._expire()
+            return {image for other, (image, _) in self._leases.items() if other != session}
 
-    def under(self, labels: Mapping[str, LabelValue]) -> "_Seen | None":
-        """The same images with these labels; None where one is of an image from before them."""
+    def lease(self, session: str, image: str) -> None:
+        """Leases an image to a session for LEASE_S, in place of its previous one."""
+        with self._lock:
+            self._leases[session] = image, time.monotonic() + LEASE_S
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for session in [session for session, (_, until) in self._leases.items() if until < now]:
+            del self._leases[session]
+
+
+class _Ranking:
+    """Images of an embedding space, their labels, and the review orders that follow from these."""
+
+    def __init__(self, space: str, newest_id: int, images: EmbeddedImages, labels: Mapping[str, LabelValue]) -> None:
+        self.space, self.images, self.labels = space, images, labels
+        self._newest_id = newest_id
+        norms = np.linalg.norm(images.vectors, axis=1)  # break ties: novelty is 1 beyond all training images
+        self._strength = np.empty(len(norms), np.float32)
+        self._strength[np.lexsort((norms, images.novelty))] = np.arange(len(norms))
+        index_of = {image: index for index, image in enumerate(images.images)}
+        self._labelled = {index_of[image]: label for image, label in labels.items() if image in index_of}
+        self._orders = self._compute_orders()
+
+    def is_current(self, space: str, newest_id: int) -> bool:
+        """Whether the table has grown by at most MAX_GROWTH since."""
+        return self.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
+
+    def with_labels(self, labels: Mapping[str, LabelValue]) -> "_Ranking | None":
+        """The same images with new labels; None where one of these belongs to an image that is not among them."""
         if labels == self.labels:
             return self
-        if labels.keys() - self.labels.keys() - set(self.crowd.images):
+        if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        return _Seen(self.space, self._newest, self.crowd, labels)
+        return _Ranking(self.space, self._newest_id, self.images, labels)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
-        """The places of those to look at next, less what is labelled by now."""
-        return [place for place in self._orders[by] if self.crowd.images[place] not in labels]
+        """The indices of the images to label next, without those labelled since."""
+        return [index for index in self._orders[by] if self.images.images[index] not in labels]
 
-    def _ordered(self) -> Mapping[ReviewOrder, list[int]]:
-        if not self.crowd.ids:
-            return {by: [] for by in active_learning.REVIEW_ORDERS}
-        return active_learning.review_orders(self.crowd.vectors, self._strength, self._labelled, DEEP)
-
-    def likeness(self, place: int) -> list[str]:
-        """What the labelled images are that are most like this one."""
+    def nearest_labels(self, index: int) -> list[str]:
+        """The labels of the nearest labelled images, in words."""
         if not self._labelled:
             return []
-        places = np.array(list(self._labelled))
-        apart = np.linalg.norm(self.crowd.vectors[places] - self.crowd.vectors[place], axis=1)
-        nearest = Counter(self._labelled[near] for near in places[np.argsort(apart)[:LIKE]].tolist())
-        return ["most like it: " + ", ".join(f"{count} {label}" for label, count in nearest.most_common())]
+        labelled = np.array(list(self._labelled))
+        distances = np.linalg.norm(self.images.vectors[labelled] - self.images.vectors[index], axis=1)
+        nearest = labelled[np.argsort(distances)[:NEIGHBOURS_NAMED]].tolist()
+        counts = Counter(self._labelled[neighbour] for neighbour in nearest)
+        return ["most like it: " + ", ".join(f"{count} {label}" for label, count in counts.most_common())]
+
+    def _compute_orders(self) -> Mapping[ReviewOrder, list[int]]:
+        if not self.images.ids:
+            return {by: [] for by in active_learning.REVIEW_ORDERS}
+        return active_learning.review_orders(self.images.vectors, self._strength, self._labelled, ORDER_LENGTH)
 
 
 class ReviewQueue:
-    """The queue, for many threads; what it read from the log is kept until labels or enough new images come."""
+    """Chooses the images to label next, for many threads; rankings are reused until labels or new images come."""
 
-    def __init__(self, log: ReviewDatabase) -> None:
-        self._log, self._guard = log, threading.Lock()
-        self.turns = ReviewLeases()
-        self._seen: _Seen | None = None
-        self._behind = ThreadPoolExecutor(1, thread_name_prefix="review")
-        self._coming: Future[_Seen] | None = None
+    def __init__(self, database: ReviewDatabase) -> None:
+        self._database, self._lock = database, threading.Lock()
+        self.leases = ReviewLeases()
+        self._ranking: _Ranking | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="review")
+        self._next_ranking: Future[_Ranking] | None = None
 
     def next(self, by: ReviewOrder, *, limit: int, space: str | None, at_once: bool = False) -> ReviewBatch:
-        """What to look at, of the space that the model serving now sees; nothing that is labelled comes again.
+        """Unlabelled images of the default model's embedding space, in this order.
 
-        `at_once`: if learning from the newest labels takes its time, in the order that is at hand.
+        `at_once`: in an earlier ranking, where the one with the newest labels takes more than RANKING_WAIT_S.
         """
-        labels = self._log.current_labels()
-        note = NO_DETECTORS if space is None else None if self._log.stores_vectors else NO_VECTORS
+        labels = self._database.current_labels()
+        note = NO_DETECTORS if space is None else None if self._database.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
             return self._by_novelty(space, note, limit, labels)
-        seen = self._at_hand(space, labels) if at_once else self._newest(space, labels)
-        if seen is None:
+        ranking = self._available_ranking(space, labels) if at_once else self._newest_ranking(space, labels)
+        if ranking is None:
             return self._by_novelty(space, NOT_YET, limit, labels)
-        order = seen.order(by, labels)[:limit]
-        ids = [seen.crowd.ids[place] for place in order]
-        rows_of = self._log.by_ids(ids)
+        order = ranking.order(by, labels)[:limit]
+        ids = [ranking.images.ids[index] for index in order]
+        rows = self._database.by_ids(ids)
         candidates = [
-            ReviewCandidate(rows_of[id_], [_novelty(rows_of[id_]), *seen.likeness(place)])
-            for id_, place in zip(ids, order, strict=True)
-            if id_ in rows_of
+            ReviewCandidate(rows[id_], [_novelty(rows[id_]), *ranking.nearest_labels(index)])
+            for id_, index in zip(ids, order, strict=True)
+            if id_ in rows
         ]
         return ReviewBatch(by, None, candidates, labels)
 
     def close(self) -> None:
-        """Nothing is at work any more."""
-        self._behind.shutdown(cancel_futures=True)
+        """Waits for the ranking that is being computed."""
+        self._executor.shutdown(cancel_futures=True)
 
     def _by_novelty(
         self, space: str | None, note: str | None, limit: int, labels: Mapping[str, LabelValue]
     ) -> ReviewBatch:
-        rows = self._log.most_novel(space, limit=limit)
+        rows = self._database.most_novel(space, limit=limit)
         return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
-    def _at_hand(self, space: str, labels: Mapping[str, LabelValue]) -> _Seen | None:
-        if self._coming is None or self._coming.done():
-            self._coming = self._behind.submit(self._newest, space, labels)
-            self._coming.add_done_callback(_told)
-        wait([self._coming], PATIENCE_S)
-        seen = self._seen
-        return seen if seen and seen.space == space else None
+    def _available_ranking(self, space: str, labels: Mapping[str, LabelValue]) -> _Ranking | None:
+        if self._next_ranking is None or self._next_ranking.done():
+            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels)
+            self._next_ranking.add_done_callback(_log_failure)
+        wait([self._next_ranking], RANKING_WAIT_S)
+        ranking = self._ranking
+        return ranking if ranking and ranking.space == space else None
 
-    def _newest(self, space: str, labels: Mapping[str, LabelValue]) -> _Seen:
-        with self._guard:  # one reads and computes, for all
-            newest = self._log.newest_id()
-            seen = self._seen if self._seen and self._seen.still(space, newest) else None
-            seen = seen.under(labels) if seen else None
-            self._seen = seen = seen or _Seen(space, newest, self._log.embedded_images(space, newest=NEWEST), labels)
-            return seen
+    def _newest_ranking(self, space: str, labels: Mapping[str, LabelValue]) -> _Ranking:
+        with self._lock:  # computed once for all requests that wait
+            newest_id = self._database.newest_id()
+            ranking = self._ranking if self._ranking and self._ranking.is_current(space, newest_id) else None
+            ranking = ranking.with_labels(labels) if ranking else None
+            if ranking is None:
+                images = self._database.embedded_images(space, newest=MAX_RANKED)
+                ranking = _Ranking(space, newest_id, images, labels)
+            self._ranking = ranking
+            return ranking
 
 
-def _told(made: Future[_Seen]) -> None:
-    if not made.cancelled() and (error := made.exception()):
-        log.error("the order of the queue stays as it was: %s", error)
+def _log_failure(ranking: Future[_Ranking]) -> None:
+    if not ranking.cancelled() and (error := ranking.exception()):
+        log.error("the review queue was not reordered: %s", error)
 
 
 def _novelty(row: Prediction) -> str:

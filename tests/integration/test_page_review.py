@@ -181,10 +181,10 @@ def test_a_request_without_cookies_leases_no_image(app: Any, client: TestClient,
         assert f"""hx-post="/review/turn" hx-trigger="load" hx-swap="none" hx-vals='{{"id": {first}}}'""" in page.text
         program.cookies.clear()
         program.post("/review/turn", data={"id": str(first)})
-    assert app.state.services.review_queue.turns.taken("nobody") == set()
+    assert app.state.services.review_queue.leases.held_by_others("nobody") == set()
     page = client.get("/review?by=novelty")
     assert (candidate_id(page), "/review/turn" in page.text) == (first, False)
-    assert len(app.state.services.review_queue.turns.taken("nobody")) == 1
+    assert len(app.state.services.review_queue.leases.held_by_others("nobody")) == 1
     assert client.post("/review/turn", data={"id": "999"}).status_code == 404
 
 
@@ -221,10 +221,10 @@ def test_without_vectors_the_page_says_why_the_order_differs(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
     query(database_url, "DROP TABLE features")
-    client.app.state.services.database._vectors = False  # type: ignore[attr-defined]
+    client.app.state.services.database._has_vectors = False  # type: ignore[attr-defined]
     page = client.get("/review")
     assert candidate_id(page) in ids
-    assert "keeps no vectors" in page.text
+    assert "stores no vectors" in page.text
 
 
 def test_invalid_forms_are_refused_and_store_nothing(client: TestClient, ids: list[int], database_url: str) -> None:

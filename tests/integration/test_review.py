@@ -1,4 +1,4 @@
-"""What to look at next: the queue over a real log, and its routes beside those of "more like this" and labels."""
+"""The review queue over a real database, and the routes of labels, review and similar images."""
 
 import gc
 import threading
@@ -43,14 +43,14 @@ def log(database_url: str) -> Iterator[Database]:
 
 
 def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SPACE) -> ScoredImage:
-    """One image, summed by its name."""
+    """A scored image whose SHA-256 follows from its name."""
     sha256 = name.encode().hex().rjust(64, "0")
     return ScoredImage(name, sha256, 0.1, 0.5, "m", "1", novelty=novelty, vector=vector, space=space)
 
 
 @pytest.fixture
 def sky(log: Database) -> dict[str, Prediction]:
-    """Usual images, and two groups of unusual ones, each alike: mergers and trails."""
+    """Usual images, and two clusters of unusual ones: mergers and trails."""
     random = np.random.default_rng(0)
     around = {"usual": (0.0, 0.0), "merger": (9.0, 0.0), "trail": (0.0, 9.0)}
     found = [
@@ -61,13 +61,11 @@ def sky(log: Database) -> dict[str, Prediction]:
     return {row.image_name: row for row in log.record_many(found)}
 
 
-def names(found: ReviewBatch) -> list[str]:
-    return [candidate.prediction.image_name for candidate in found.candidates]
+def names(batch: ReviewBatch) -> list[str]:
+    return [candidate.prediction.image_name for candidate in batch.candidates]
 
 
-def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
-    log: Database, sky: dict[str, Prediction]
-) -> None:
+def test_labels_move_similar_images_up_or_down_the_queue(log: Database, sky: dict[str, Prediction]) -> None:
     queue = ReviewQueue(log)
     before = names(queue.next("interest", limit=16, space=SPACE))
     assert {name.split()[0] for name in before} == {"merger", "trail"}
@@ -83,9 +81,7 @@ def test_labels_bring_more_of_what_is_interesting_and_less_of_artefacts(
 
 
 @pytest.mark.parametrize("by", REVIEW_ORDERS)
-def test_every_order_shows_each_image_once_and_none_that_is_labelled(
-    log: Database, sky: dict[str, Prediction], by: Any
-) -> None:
+def test_every_review_order_has_each_unlabelled_image_once(log: Database, sky: dict[str, Prediction], by: Any) -> None:
     log.record_many([replace(scored("merger 0", (9.0, 0.0), 0.99), request_id=uuid.uuid4()) for _ in range(3)])
     again = log.record_many([replace(scored("trail 0", (0.0, 9.0), 0.99), request_id=uuid.uuid4())])
     log.add_label(again[0].id, "artefact", who=None, note=None)
@@ -93,10 +89,10 @@ def test_every_order_shows_each_image_once_and_none_that_is_labelled(
     assert sorted(found) == sorted(sky.keys() - {"trail 0"})
 
 
-def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
+def test_the_novelty_order_covers_all_recorded_images(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review_queue, "NEWEST", 5)
+    monkeypatch.setattr(review_queue, "MAX_RANKED", 5)
     log.record_many([scored("odd", (5.0, 5.0), 0.995), scored("other's", (5.0, 5.0), 1.0, OTHER)])
     log.record_many([scored(f"late {n}", (0.0, 0.0), 0.1) for n in range(10)])
     found = ReviewQueue(log).next("novelty", limit=3, space=SPACE)
@@ -104,7 +100,7 @@ def test_by_novelty_the_most_unusual_of_all_that_was_ever_logged_comes_first(
     assert found.candidates[0].why == ["novelty 0.995"]
 
 
-def test_an_image_that_several_detectors_know_comes_once_where_none_serves(log: Database) -> None:
+def test_an_image_scored_by_several_detectors_is_listed_once(log: Database) -> None:
     log.record_many([scored("odd", (5.0, 5.0), 1.0, OTHER), scored("plain", (0.0, 0.0), 0.3, OTHER)])
     log.record_many([scored("odd", (5.0, 5.0), 0.9), scored("usual", (0.0, 0.0), 0.5)])
     assert [(row.image_name, row.novelty) for row in log.most_novel(None, limit=10)] == [
@@ -116,7 +112,7 @@ def test_an_image_that_several_detectors_know_comes_once_where_none_serves(log: 
     assert [row.novelty for row in log.most_novel(None, limit=1)] == [0.9]
 
 
-def test_what_an_older_program_logged_leaves_the_queue_with_its_label(log: Database, database_url: str) -> None:
+def test_a_row_without_sha256_leaves_the_queue_once_labelled(log: Database, database_url: str) -> None:
     [(old,)] = query(
         database_url,
         "INSERT INTO predictions (image_name, score, result, novelty, space)"
@@ -128,10 +124,10 @@ def test_what_an_older_program_logged_leaves_the_queue_with_its_label(log: Datab
     assert log.most_novel(SPACE, limit=10) == []
 
 
-def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled(
+def test_the_queue_ranks_the_newest_images_with_all_labels(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review_queue, "NEWEST", 16)
+    monkeypatch.setattr(review_queue, "MAX_RANKED", 16)
     queue = ReviewQueue(log)
     assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
     log.add_label(sky["usual 0"].id, "ordinary", who=None, note=None)
@@ -140,7 +136,7 @@ def test_the_queue_holds_the_newest_images_and_learns_from_all_that_are_labelled
     assert found.candidates[0].why[1] == "most like it: 1 ordinary"
 
 
-def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Prediction]) -> None:
+def test_new_images_enter_the_queue(log: Database, sky: dict[str, Prediction]) -> None:
     queue = ReviewQueue(log)
     assert "odd" not in names(queue.next("interest", limit=10, space=SPACE))
     log.record_many([scored("odd", (50.0, 50.0), 1.0)])
@@ -148,37 +144,37 @@ def test_new_images_come_up_in_their_turn(log: Database, sky: dict[str, Predicti
     assert names(queue.next("interest", limit=1, space=OTHER)) == []
 
 
-def test_who_wants_an_image_at_once_does_not_wait_until_labels_are_learnt_from(
+def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
     log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_learn, orders = threading.Event(), ranking.review_orders
 
-    def slow(*given: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
         may_learn.wait()
-        return orders(*given)
+        return orders(*arguments)
 
     monkeypatch.setattr(ranking, "review_orders", slow)
     queue = ReviewQueue(log)
 
-    def now() -> ReviewBatch:
+    def next_at_once() -> ReviewBatch:
         return queue.next("interest", limit=6, space=SPACE, at_once=True)
 
-    assert (now().by, now().note) == ("novelty", NOT_YET)
+    assert (next_at_once().by, next_at_once().note) == ("novelty", NOT_YET)
     may_learn.set()
     unlabelled = queue.next("interest", limit=6, space=SPACE)
     may_learn.clear()
     first = unlabelled.candidates[0].prediction
     log.add_label(first.id, "artefact", who=None, note=None)
-    assert names(now()) == names(unlabelled)[1:] + names(now())[-1:]
-    assert now().labels == {first.image_sha256: "artefact"}
+    assert names(next_at_once()) == names(unlabelled)[1:] + names(next_at_once())[-1:]
+    assert next_at_once().labels == {first.image_sha256: "artefact"}
     may_learn.set()
-    learnt = queue.next("interest", limit=6, space=SPACE)
-    assert names(learnt)[0].split()[0] != first.image_name.split()[0]
-    assert names(now()) == names(learnt)
+    relearnt = queue.next("interest", limit=6, space=SPACE)
+    assert names(relearnt)[0].split()[0] != first.image_name.split()[0]
+    assert names(next_at_once()) == names(relearnt)
     queue.close()
 
 
-def test_where_nothing_can_be_learnt_the_order_is_that_of_novelty_and_says_so(
+def test_without_detectors_or_vectors_the_queue_is_sorted_by_novelty(
     log: Database, sky: dict[str, Prediction], database_url: str
 ) -> None:
     found = ReviewQueue(log).next("interest", limit=2, space=None)
@@ -234,69 +230,71 @@ def client(database_url: str, folder: Path) -> Iterator[TestClient]:
     gc.collect()  # an app is a ring of references, and each holds a network
 
 
-def sent(client: TestClient, path: str, data: bytes, name: str = "m51.png") -> Any:
+def send(client: TestClient, path: str, data: bytes, name: str = "m51.png") -> Any:
     return client.post(path, files={"file": (name, data)})
 
 
-def refused(answer: Any, status: int, code: str) -> str:
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
-    return str(answer.json()["error"]["message"])
+def error_message(response: Any, status: int, code: str) -> str:
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+    return str(response.json()["error"]["message"])
 
 
-def test_what_is_like_an_image_is_found_by_its_id_and_by_upload(client: TestClient) -> None:
-    rows = [sent(client, "/detect", data, f"{n}.png").json() for n, data in enumerate(USUAL[:12])]
+def test_similar_images_are_found_by_id_and_by_upload(client: TestClient) -> None:
+    rows = [send(client, "/detect", data, f"{n}.png").json() for n, data in enumerate(USUAL[:12])]
     assert all(0 <= row["novelty"] <= 1 for row in rows)
     found = client.get(f"/predictions/{rows[3]['id']}/similar").json()
     assert found["prediction"] == rows[3]
-    distances = [one["distance"] for one in found["similar"]]
+    distances = [neighbour["distance"] for neighbour in found["similar"]]
     assert (len(distances), distances) == (10, sorted(distances))
-    assert all(one["prediction"] in rows and one["prediction"] != rows[3] for one in found["similar"])
-    uploaded = sent(client, "/similar?limit=3", USUAL[3], "again.png").json()
+    assert all(neighbour["prediction"] in rows and neighbour["prediction"] != rows[3] for neighbour in found["similar"])
+    uploaded = send(client, "/similar?limit=3", USUAL[3], "again.png").json()
     assert uploaded["prediction"]["id"] == 13
     assert uploaded["similar"] == found["similar"][:3]
     assert client.get("/predictions", params={"min_novelty": 1.0, "name": "again"}).json()["next"] is None
 
 
-def test_what_cannot_be_told_says_why(client: TestClient, database_url: str) -> None:
-    refused(client.get("/predictions/77/similar"), 404, "not_found")
+def test_similar_reports_why_there_is_no_answer(client: TestClient, database_url: str) -> None:
+    error_message(client.get("/predictions/77/similar"), 404, "not_found")
     for limit in (0, 101):
-        refused(client.get(f"/predictions/1/similar?limit={limit}"), 422, "bad_arguments")
-    refused(client.get("/predictions/0/similar"), 422, "bad_arguments")
-    plain = sent(client, "/classify?model=plain", USUAL[0]).json()
+        error_message(client.get(f"/predictions/1/similar?limit={limit}"), 422, "bad_arguments")
+    error_message(client.get("/predictions/0/similar"), 422, "bad_arguments")
+    plain = send(client, "/classify?model=plain", USUAL[0]).json()
     assert plain["novelty"] is None
-    assert "no detectors" in refused(client.get(f"/predictions/{plain['id']}/similar"), 409, "vector_missing")
-    refused(sent(client, "/similar?model=plain", USUAL[0]), 409, "vector_missing")
-    refused(sent(client, "/similar", b"<html>"), 415, "image_unsupported")
-    refused(client.post("/similar"), 422, "file_missing")
+    assert "no detectors" in error_message(client.get(f"/predictions/{plain['id']}/similar"), 409, "vector_missing")
+    error_message(send(client, "/similar?model=plain", USUAL[0]), 409, "vector_missing")
+    error_message(send(client, "/similar", b"<html>"), 415, "image_unsupported")
+    error_message(client.post("/similar"), 422, "file_missing")
 
 
-def test_without_pgvector_everything_else_works(database_url: str, folder: Path) -> None:
+def test_without_pgvector_all_other_routes_work(database_url: str, folder: Path) -> None:
     query(database_url, "DROP TABLE features; DROP EXTENSION vector")
     with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
-        row = sent(client, "/detect", USUAL[0]).json()
+        row = send(client, "/detect", USUAL[0]).json()
         assert row["novelty"] is not None
-        answer = client.get(f"/predictions/{row['id']}/similar")
-        assert "python setup_db.py" in refused(answer, 503, "vectors_off")
-        assert int(answer.headers["retry-after"]) > 0
+        response = client.get(f"/predictions/{row['id']}/similar")
+        assert "python setup_db.py" in error_message(response, 503, "vectors_off")
+        assert int(response.headers["retry-after"]) > 0
         found = client.get("/review/next").json()
         assert (found["by"], found["note"], found["next"][0]["prediction"]) == ("novelty", NO_VECTORS, row)
     gc.collect()
 
 
-def test_a_label_moves_the_queue_and_is_in_the_file(client: TestClient) -> None:
-    ids = [sent(client, "/detect", data, f"={n}.png").json()["id"] for n, data in enumerate(USUAL[:6])]
+def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
+    ids = [send(client, "/detect", data, f"={n}.png").json()["id"] for n, data in enumerate(USUAL[:6])]
     first = client.get("/review/next").json()
     assert first["progress"] == {"labelled": 0, "interesting": 0, "ordinary": 0, "artefact": 0, "found_per_100": None}
     [candidate] = first["next"]
     assert candidate["prediction"]["id"] in ids
-    said = {"label": "interesting", "who": "ada", "note": "a ring?"}
-    told = client.post(f"/predictions/{candidate['prediction']['id']}/label", json=said)
-    assert told.status_code == 201
-    label = told.json()
-    assert {name: label[name] for name in said} == said
+    body = {"label": "interesting", "who": "ada", "note": "a ring?"}
+    response = client.post(f"/predictions/{candidate['prediction']['id']}/label", json=body)
+    assert response.status_code == 201
+    label = response.json()
+    assert {name: label[name] for name in body} == body
     for by in REVIEW_ORDERS:
         found = client.get("/review/next", params={"by": by, "limit": 100}).json()
-        assert sorted(one["prediction"]["id"] for one in found["next"]) == sorted(set(ids) - {label["prediction_id"]})
+        assert sorted(candidate["prediction"]["id"] for candidate in found["next"]) == sorted(
+            set(ids) - {label["prediction_id"]}
+        )
         assert found["progress"] == {
             "labelled": 1,
             "interesting": 1,
@@ -311,29 +309,29 @@ def test_a_label_moves_the_queue_and_is_in_the_file(client: TestClient) -> None:
     assert line.startswith(f"{label['id']},{label['prediction_id']},{label['image_name']},{label['image_sha256']},")
 
 
-@pytest.mark.parametrize("said", [{"label": "odd"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
-def test_a_label_that_is_none_is_refused_and_one_that_was_a_mistake_taken_back(client: TestClient, said: Any) -> None:
-    row = sent(client, "/detect", USUAL[0]).json()
-    refused(client.post(f"/predictions/{row['id']}/label", json=said), 422, "bad_arguments")
-    refused(client.post("/predictions/77/label", json={"label": "ordinary"}), 404, "not_found")
+@pytest.mark.parametrize("body", [{"label": "odd"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
+def test_an_invalid_label_is_refused_and_a_label_can_be_deleted(client: TestClient, body: Any) -> None:
+    row = send(client, "/detect", USUAL[0]).json()
+    error_message(client.post(f"/predictions/{row['id']}/label", json=body), 422, "bad_arguments")
+    error_message(client.post("/predictions/77/label", json={"label": "ordinary"}), 404, "not_found")
     assert client.get("/labels.csv").text.count("\n") == 1
     label = client.post(f"/predictions/{row['id']}/label", json={"label": "ordinary"}).json()
     assert client.delete(f"/labels/{label['id']}").json() == label
-    refused(client.delete(f"/labels/{label['id']}"), 404, "not_found")
+    error_message(client.delete(f"/labels/{label['id']}"), 404, "not_found")
     assert client.get("/labels.csv").text.count("\n") == 1
-    refused(client.get("/review/next?by=luck"), 422, "bad_arguments")
+    error_message(client.get("/review/next?by=luck"), 422, "bad_arguments")
 
 
-def test_while_postgresql_is_away_they_say_so(folder: Path) -> None:
+def test_review_routes_answer_503_while_postgresql_is_down(folder: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=folder))) as client:
-        for answer in (
+        for response in (
             client.get("/predictions/1/similar"),
             client.post("/predictions/1/label", json={"label": "ordinary"}),
             client.get("/labels.csv"),
             client.get("/review/next"),
-            sent(client, "/similar", USUAL[0]),
+            send(client, "/similar", USUAL[0]),
         ):
-            refused(answer, 503, "database_unavailable")
+            error_message(response, 503, "database_unavailable")
         assert client.get("/health/ready").json()["outbox"] == 1
     gc.collect()

@@ -186,7 +186,7 @@ def lease_image(request: Request, services: ServicesDep, id: PredictionIdField) 
     """Leases the image of a session's first page; only browsers that run its scripts ask for this."""
     session = ReviewSession.read(request)
     if session.has_cookie:
-        services.review_queue.turns.take(session.id, services.database.prediction(id).image_key)
+        services.review_queue.leases.lease(session.id, services.database.prediction(id).image_key)
     return Response(status_code=204)
 
 
