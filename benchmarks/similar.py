@@ -25,8 +25,7 @@ from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import server
 from astrodetect.progress import ProgressBar
 from astrodetect.records import DIMENSIONS, Floats, ScoredImage
-from astrodetect.service.vector_indexer import A_COMMIT as INDEXED_AT_A_TIME
-from astrodetect.service.vector_indexer import MOST_FRESH
+from astrodetect.service.vector_indexer import COMMIT_VECTORS, MAX_UNINDEXED
 from benchmarks import hardware
 from database import Database
 
@@ -97,7 +96,7 @@ def main() -> None:
             f"more like this, {case.fresh:>6,} fresh: p50 {case.p50_ms:.1f} ms, p99 {case.p99_ms:.1f} ms, "
             f"first {case.first_ms:.0f} ms; recall@{NEAREST} {case.recall_at_10:.4f} over {QUERIES} queries"
         )
-    print(f"a vector is indexed in {report.index_ms:.2f} ms, {INDEXED_AT_A_TIME} per commit")
+    print(f"a vector is indexed in {report.index_ms:.2f} ms, {COMMIT_VECTORS} per commit")
     for rows in report.rows:
         print(
             f"{rows.stored:>9,} stored, {rows.a_commit:>2} rows a commit: {rows.without:6.0f} rows/s without vectors, "
@@ -107,7 +106,7 @@ def main() -> None:
 
 def measure(folder: Path, count: int) -> Report:
     """Log into an empty database, fill it, query, and log again."""
-    vectors = clustered(count + MOST_FRESH)
+    vectors = clustered(count + MAX_UNINDEXED)
     with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
@@ -128,7 +127,7 @@ def measure(folder: Path, count: int) -> Report:
             index_s = timed(lambda: index(log))
             answered.append(asked(log, vectors))
             rows += [recorded(log, len(vectors), a_commit) for a_commit in A_COMMIT]
-    return Report(count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MOST_FRESH, rows)
+    return Report(count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MAX_UNINDEXED, rows)
 
 
 def clustered(count: int, seed: int = 0) -> Floats:
@@ -177,7 +176,7 @@ def build(connection: Connection) -> None:
 
 def index(log: Database) -> None:
     """Index pending vectors, as the service does when idle."""
-    while log.index_vectors(INDEXED_AT_A_TIME):
+    while log.index_vectors(COMMIT_VECTORS):
         pass
 
 

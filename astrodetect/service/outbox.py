@@ -1,8 +1,8 @@
-"""Rows kept on disk while PostgreSQL is away: durable when `append` returns, handed over oldest first.
+"""A queue of rows on disk, for while PostgreSQL is down: durable when `append` returns, drained oldest first.
 
-A folder of segments, each a file of lines: a checksum and a row as JSON. Every start begins a new segment, so a line
-that a crash tore is never written on. A segment is deleted once its rows are handed over; after a crash those of the
-oldest may be handed over again, which their request ids make harmless.
+A folder of segments, each a file of lines: a checksum and a row as JSON. Every start begins a new segment, so that
+nothing is appended to a line truncated by a crash. A segment is deleted once its rows are drained; after a crash those
+of the oldest may be drained again, which their request ids make harmless.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from astrodetect import atomic_files
 from astrodetect.errors import OutboxFull
 from astrodetect.records import ScoredImage
 
-SEGMENT_BYTES = 4_000_000  # handed over again after a crash at most
-ROOM_BYTES = 3_000  # more than any row needs, but for names of novel length
+SEGMENT_BYTES = 4_000_000  # at most this much is drained again after a crash
+MAX_ROW_BYTES = 3_000  # more than any row needs, unless its name is very long
 SUFFIX = ".rows"
-DAMAGED = "damaged"  # lines whose checksum is wrong are kept in a file of this name
+DAMAGED_FILE = "damaged"  # lines with a wrong checksum
 
 log = logging.getLogger("uvicorn.error")
 
@@ -37,86 +37,94 @@ log = logging.getLogger("uvicorn.error")
 @dataclass(slots=True)
 class _Segment:
     path: Path
-    size: int = 0  # bytes that are known to be on the disk
+    size: int = 0  # bytes known to be on disk
     rows: int = 0
 
 
 class Outbox:
-    """A queue of rows on disk, for many threads that append and one that drains; no other process shares its folder."""
+    """The queue, for many threads that append and one that drains; each process has a folder of its own."""
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._keyed: dict[uuid.UUID, ScoredImage] = {}
-        self._folder, self._locks, paths = _claim(folder)
-        self._segments = deque(segment for path in paths if (segment := self._recovered(path)))
+        self._folder_locks: list[fasteners.InterProcessLock] = []
+        try:
+            self._folder, paths = _claim_folder(folder, self._folder_locks)
+            self._segments = deque(segment for path in paths if (segment := self._recover(path)))
+        except BaseException:
+            self._release_folder()
+            raise
         self._numbers = itertools.count(1 + max((int(path.stem) for path in paths), default=0))
-        self._offset = 0  # into the oldest segment: what lies before it is handed over
-        self._rows = sum(segment.rows for segment in self._segments)
-        self._file: FileIO | None = None  # of the newest segment, where this process made it
-        if self._rows:
+        self._offset = 0  # into the oldest segment: what lies before it is drained
+        self._row_count = sum(segment.rows for segment in self._segments)
+        self._file: FileIO | None = None  # of the newest segment, if this process began it
+        if self._row_count:
             log.warning("%d rows of an earlier run wait for PostgreSQL", len(self))
 
     def __len__(self) -> int:
-        return self._rows
+        return self._row_count
 
     @property
     def full(self) -> bool:
-        """Whether a row may find no room."""
-        with self._guard:
-            return self._held() + ROOM_BYTES > self._max_bytes
+        """Whether another row may not fit."""
+        with self._lock:
+            return self._bytes() + MAX_ROW_BYTES > self._max_bytes
 
     def append(self, rows: Sequence[ScoredImage]) -> None:
-        """Keeps them all; or raises OutboxFull and keeps none."""
-        data = b"".join(_line(row) for row in rows)
-        with self._guard:
-            if self._held() + len(data) > self._max_bytes:
-                raise OutboxFull(f"{self._held():,} bytes of rows wait for PostgreSQL: no more are kept")
+        """Queues all rows, or raises OutboxFull and queues none."""
+        data = b"".join(_format_line(row) for row in rows)
+        with self._lock:
+            if self._bytes() + len(data) > self._max_bytes:
+                raise OutboxFull(f"{self._bytes():,} bytes of rows wait for PostgreSQL, the maximum")
             try:
                 self._write(data)
             except OSError as error:
-                raise OutboxFull(f"no row can be kept on disk: {error.strerror}") from error
+                raise OutboxFull(f"the outbox cannot be written: {error.strerror}") from error
             self._segments[-1].size += len(data)
-            self._rows += len(rows)
+            self._row_count += len(rows)
             self._keyed.update((row.request_id, row) for row in rows if row.has_client_key)
 
-    def hand_over(self, most: int, take: Callable[[list[ScoredImage]], object]) -> int:
-        """Gives the oldest to `take`, and forgets them unless it raises; how many there were, 0 when there are none."""
-        with self._guard:
+    def drain(self, max_rows: int, write: Callable[[list[ScoredImage]], object]) -> int:
+        """Calls `write` with the oldest rows and removes them unless it raises; returns their number."""
+        with self._lock:
             if not self._segments:
                 return 0
             oldest = self._segments[0]
-            begin, end = self._offset, oldest.size
+            start, end = self._offset, oldest.size
         rows: list[ScoredImage] = []
         with oldest.path.open("rb") as file:
-            file.seek(begin)
-            while len(rows) < most and file.tell() < end:
-                if row := _row(file.readline()):
+            file.seek(start)
+            while len(rows) < max_rows and file.tell() < end:
+                if row := _parse_line(file.readline()):
                     rows.append(row)
-            reached = file.tell()
+            position = file.tell()
         if rows:
-            take(rows)
-        with self._guard:
-            self._offset = reached
+            write(rows)
+        with self._lock:
+            self._offset = position
             for row in rows:
                 self._keyed.pop(row.request_id, None)
             if self._offset >= oldest.size:
                 self._drop_oldest()
-            self._rows -= len(rows)
+            self._row_count -= len(rows)
         return len(rows)
 
     def find(self, request_id: uuid.UUID) -> ScoredImage | None:
-        """The row that waits here under a caller's key."""
+        """The queued row with this request id, made from an idempotency key."""
         return self._keyed.get(request_id)
 
     def close(self) -> None:
-        """Lets another process have the folder."""
-        with self._guard:
+        """Releases the folder."""
+        with self._lock:
             self._end_segment()
-            while self._locks:
-                self._locks.pop().release()
+            self._release_folder()
 
-    def _held(self) -> int:
+    def _release_folder(self) -> None:
+        while self._folder_locks:
+            self._folder_locks.pop().release()
+
+    def _bytes(self) -> int:
         return sum(segment.size for segment in self._segments)
 
     def _write(self, data: bytes) -> None:
@@ -131,7 +139,7 @@ class Outbox:
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), self._segments[-1].size)
-            self._end_segment()  # what the disk holds beyond that is not known: the next rows go to a new one
+            self._end_segment()  # its contents beyond that are unknown
             raise
 
     def _begin_segment(self) -> None:
@@ -154,20 +162,20 @@ class Outbox:
         self._segments.popleft().path.unlink(missing_ok=True)
         self._offset = 0
 
-    def _recovered(self, path: Path) -> _Segment | None:
-        """What an earlier process left; what cannot be read of it is kept aside and told of."""
+    def _recover(self, path: Path) -> _Segment | None:
+        """A segment of an earlier process; its damaged lines are moved to DAMAGED_FILE and reported."""
         segment, damaged = _Segment(path, size=path.stat().st_size), []
         with path.open("rb") as file:
             for line in file:
-                if row := _row(line):
+                if row := _parse_line(line):
                     segment.rows += 1
                     if row.has_client_key:
                         self._keyed[row.request_id] = row
                 else:
                     damaged.append(line)
         if damaged:
-            log.error("%s: %d lines were torn by a crash and are left out", path, len(damaged))
-            with (self._folder / DAMAGED).open("ab") as file:
+            log.error("%s: %d lines were damaged by a crash and are left out", path, len(damaged))
+            with (self._folder / DAMAGED_FILE).open("ab") as file:
                 file.writelines(damaged)
         if not segment.rows:
             path.unlink()
@@ -175,36 +183,35 @@ class Outbox:
         return segment
 
 
-def _claim(folder: Path) -> tuple[Path, list[fasteners.InterProcessLock], list[Path]]:
-    """The first place that no other process has, its lock, and what earlier processes left in every such place."""
-    mine: Path | None = None
-    locks: list[fasteners.InterProcessLock] = []
-    found: list[Path] = []
+def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tuple[Path, list[Path]]:
+    """The first subfolder that no other process has locked, and the segments in all such; `locks` gets their locks."""
+    claimed: Path | None = None
+    segments: list[Path] = []
     for number in itertools.count():
-        place = folder / str(number)
-        if mine and not place.exists():
-            return mine, locks, sorted(found, key=lambda path: int(path.stem))
-        place.mkdir(parents=True, exist_ok=True)
-        lock = fasteners.InterProcessLock(place / "lock")
+        folder = parent / str(number)
+        if claimed and not folder.exists():
+            return claimed, sorted(segments, key=lambda path: int(path.stem))
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = fasteners.InterProcessLock(folder / "lock")
         if lock.acquire(blocking=False):
-            mine = mine or place
+            claimed = claimed or folder
             locks.append(lock)
-            found += place.glob(f"*{SUFFIX}")
+            segments += folder.glob(f"*{SUFFIX}")
         else:
             lock.lockfile.close()
     raise AssertionError
 
 
-def _line(row: ScoredImage) -> bytes:
+def _format_line(row: ScoredImage) -> bytes:
     fields = asdict(row)
-    if row.vector:  # half precision, in which the log keeps it, has fewer digits
+    if row.vector:  # PostgreSQL stores half precision, which has fewer digits
         fields["vector"] = [float(f"{value:.5g}") for value in row.vector]
     text = json.dumps(fields, default=str).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _row(line: bytes) -> ScoredImage | None:
-    """The row in a whole line; None for any other."""
+def _parse_line(line: bytes) -> ScoredImage | None:
+    """The row of a complete line; None for a damaged one."""
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
         return None

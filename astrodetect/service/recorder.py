@@ -1,4 +1,4 @@
-"""A row before an answer: what waits together becomes one commit, and while PostgreSQL is away it waits on disk."""
+"""Records predictions in PostgreSQL, many in one commit, or in the outbox on disk while PostgreSQL is down."""
 
 import logging
 import threading
@@ -12,14 +12,14 @@ from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
 from astrodetect.service.outbox import Outbox
 
-MOST_ROWS = 500  # a commit; more gain nothing
-RETRY_S = 1.0  # between two looks whether PostgreSQL is back
+MAX_COMMIT_ROWS = 500  # more gain nothing
+RETRY_S = 1.0  # while PostgreSQL is down
 
 log = logging.getLogger("uvicorn.error")
 
 
 class PredictionDatabase(Protocol):
-    """What keeps the rows: `database.Database`."""
+    """The database of the predictions: `database.Database`."""
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]: ...
     def check(self) -> None: ...
@@ -27,98 +27,103 @@ class PredictionDatabase(Protocol):
 
 
 class Recorder:
-    """Writes rows in the order in which they came, each durable when `record` returns."""
+    """Records predictions in the order of the calls; each is durable when `record` returns."""
 
-    def __init__(self, database: PredictionDatabase, outbox: Outbox, *, recorded: Callable[[str, int], None]) -> None:
-        self._database, self._outbox, self._recorded = database, outbox, recorded
-        self._closing, self._filled = threading.Event(), threading.Event()
-        self._filled.set()  # an earlier process may have left rows
+    def __init__(self, database: PredictionDatabase, outbox: Outbox, *, count_rows: Callable[[str, int], None]) -> None:
+        self._database, self._outbox, self._count_rows = database, outbox, count_rows
+        self._closing, self._outbox_filled = threading.Event(), threading.Event()
+        self._outbox_filled.set()  # by an earlier process, perhaps
         self._writer: Batcher[ScoredImage, Prediction | QueuedPrediction] = Batcher(
-            self._write, max_batch=MOST_ROWS, threads=1, name="recorder"
+            self._write, max_batch=MAX_COMMIT_ROWS, threads=1, name="recorder"
         )
-        self._drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
-        self._drainer.start()
+        self._drainer = threading.Thread(target=self._drain, name="outbox-drainer", daemon=True)
+        try:
+            self._drainer.start()
+        except BaseException:
+            self._writer.close()
+            raise
 
     @property
-    def away(self) -> bool:
-        """Whether rows go to the disk."""
+    def queueing(self) -> bool:
+        """Whether new rows go to the outbox."""
         return len(self._outbox) > 0
 
     async def record(self, scored: ScoredImage) -> ItemResult[Prediction | QueuedPrediction]:
-        """Its row; or its promise, while PostgreSQL is away or rows from before still wait."""
+        """The row; or the queued one, while PostgreSQL is down or earlier rows are still queued."""
         return await self._writer.submit(scored)
 
     def check(self) -> Literal["committed", "queued"]:
-        """What would become of a row now; raises what would keep it from being kept at all."""
+        """Where a row would be recorded now; raises the error that would keep it from being recorded at all."""
         if self._outbox.full:
             raise OutboxFull("the outbox is full")
         try:
             self._database.check()
         except DatabaseUnavailable:
             return "queued"
-        return "queued" if self.away else "committed"
+        return "queued" if self.queueing else "committed"
 
     def find(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
-        """What was recorded under a caller's key; DatabaseUnavailable where nobody can know."""
-        waiting = self._outbox.find(request_id)
-        return QueuedPrediction(waiting) if waiting else self._database.by_request_ids([request_id]).get(request_id)
+        """The prediction with this request id; DatabaseUnavailable where only the database can tell."""
+        queued = self._outbox.find(request_id)
+        return QueuedPrediction(queued) if queued else self._database.by_request_ids([request_id]).get(request_id)
 
     def close(self) -> None:
-        """Writes what waits, and gives PostgreSQL one more chance to take what is on disk."""
+        """Writes the rows that wait, tries to drain the outbox once more, and closes it."""
         self._writer.close()
         self._closing.set()
-        self._filled.set()
+        self._outbox_filled.set()
         self._drainer.join()
         if len(self._outbox):
-            log.warning("%d rows stay in the outbox: the next start hands them to PostgreSQL", len(self._outbox))
+            log.warning("%d rows stay in the outbox: the next start writes them to PostgreSQL", len(self._outbox))
         self._outbox.close()
 
     def _write(self, rows: list[ScoredImage]) -> Sequence[Prediction | QueuedPrediction | Exception]:
-        if not self.away:  # only this thread fills the outbox: empty now, it stays so
+        if not self.queueing:  # only this thread fills the outbox: it stays empty meanwhile
             try:
                 predictions = self._database.record_many(rows)
             except DatabaseUnavailable as error:
                 log.error("rows go to the outbox: %s", error)
             else:
-                self._recorded("committed", len(rows))
+                self._count_rows("committed", len(rows))
                 return predictions
         try:
             self._outbox.append(rows)
         except OutboxFull as full:
             return [full] * len(rows)
-        self._filled.set()
-        self._recorded("queued", len(rows))
+        self._outbox_filled.set()
+        self._count_rows("queued", len(rows))
         return [QueuedPrediction(row) for row in rows]
 
     def _drain(self) -> None:
-        """In a thread of its own, so that a PostgreSQL that hangs keeps no caller waiting."""
+        """Runs in a thread of its own, so that a database that hangs delays no request."""
         while True:
-            self._filled.wait()
-            self._filled.clear()
-            drained, said = 0, ""
-            while self.away:
+            self._outbox_filled.wait()
+            self._outbox_filled.clear()
+            drained, reported = 0, ""
+            while self.queueing:
                 try:
-                    drained += self._outbox.hand_over(MOST_ROWS, self._deliver)
+                    drained += self._outbox.drain(MAX_COMMIT_ROWS, self._record_queued)
                 except DatabaseError as error:
-                    if not isinstance(error, DatabaseUnavailable) and str(error) != said:
-                        log.error("the outbox cannot be emptied: %s", said := str(error))
+                    if not isinstance(error, DatabaseUnavailable) and str(error) != reported:
+                        reported = str(error)
+                        log.error("the outbox cannot be drained: %s", reported)
                     if self._closing.is_set():
                         return
-                    self._closing.wait(RETRY_S)  # cut short by the end, which looks once more
+                    self._closing.wait(RETRY_S)  # `close` ends the wait, and one more attempt follows
             if drained:
-                log.warning("PostgreSQL is back: %d rows from the outbox are in the table", drained)
+                log.warning("PostgreSQL is back: %d rows of the outbox were written", drained)
             if self._closing.is_set():
                 return
 
-    def _deliver(self, rows: list[ScoredImage]) -> None:
-        """Into the table; where another request took a row's key meanwhile, the row is kept under a new id."""
+    def _record_queued(self, rows: list[ScoredImage]) -> None:
+        """Writes rows of the outbox; one whose idempotency key was used elsewhere meanwhile gets a new request id."""
         predictions = self._database.record_many(rows)
-        late = [
+        conflicting = [
             replace(row, request_id=uuid.uuid5(row.request_id, f"{row.image_sha256} {row.model}"))
-            for row, kept in zip(rows, predictions, strict=True)
-            if (kept.image_sha256, kept.model) != (row.image_sha256, row.model)
+            for row, recorded in zip(rows, predictions, strict=True)
+            if (recorded.image_sha256, recorded.model) != (row.image_sha256, row.model)
         ]
-        if late:
-            log.error("%d rows came under keys that another service gave away meanwhile: kept as new ids", len(late))
-            self._database.record_many(late)
-        self._recorded("drained", len(rows))
+        if conflicting:
+            log.error("%d queued rows had keys that another service used meanwhile: new request ids", len(conflicting))
+            self._database.record_many(conflicting)
+        self._count_rows("drained", len(rows))

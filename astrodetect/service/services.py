@@ -109,7 +109,7 @@ async def open_services(
             )
         )
         outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
-        recorder = stack.enter_context(closing(Recorder(database, outbox, recorded=metrics.count_rows)))
+        recorder = stack.enter_context(closing(Recorder(database, outbox, count_rows=metrics.count_rows)))
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
         review_queue = stack.enter_context(closing(ReviewQueue(database)))
         projections = stack.enter_context(closing(ProjectionJobs(database, settings.maps_dir)))
@@ -128,7 +128,7 @@ async def open_services(
                 )
             )
         )
-        vector_indexer = stack.enter_context(closing(VectorIndexer(database, at_work=detection.in_flight)))
+        vector_indexer = stack.enter_context(closing(VectorIndexer(database, in_flight=detection.in_flight)))
         batch_detection = BatchDetection(
             detection,
             shutdown,

@@ -1,4 +1,4 @@
-"""Vectors enter the graph that finds what is alike once there is time: beside a row it would cost more than the row."""
+"""Moves new vectors into the HNSW index while the service is idle: indexing costs more than inserting the row."""
 
 import logging
 import threading
@@ -7,48 +7,48 @@ from typing import Protocol
 
 from astrodetect.errors import DatabaseError
 
-A_COMMIT = 32  # vectors: an eighth of a second where a million are stored
-PAUSE_S = 1.0  # between two looks whether there is anything to do, and time to
-MOST_FRESH = 20_000  # a search looks at each of them, which takes it 4 to 9 ms more
+COMMIT_VECTORS = 32  # an eighth of a second in an index of a million
+CHECK_INTERVAL_S = 1.0
+MAX_UNINDEXED = 20_000  # each search scans them, which takes 4 to 9 ms
 
 log = logging.getLogger("uvicorn.error")
 
 
 class VectorDatabase(Protocol):
-    """What keeps them: `database.Database`."""
+    """The database of the vectors: `database.Database`."""
 
     def count_unindexed_vectors(self) -> int: ...
     def index_vectors(self, most: int) -> int: ...
 
 
 class VectorIndexer:
-    """A thread that indexes what is fresh while no image is at work."""
+    """A thread that indexes new vectors while no image is being processed."""
 
-    def __init__(self, database: VectorDatabase, *, at_work: Callable[[], int]) -> None:
-        self._database, self._at_work = database, at_work
+    def __init__(self, database: VectorDatabase, *, in_flight: Callable[[], int]) -> None:
+        self._database, self._in_flight = database, in_flight
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="indexer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="vector-indexer", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """What is still fresh is found so by the next start."""
+        """Stops the thread; the next start indexes the rest."""
         self._closing.set()
         self._thread.join()
 
-    def _go_on(self) -> None:
-        said = False
-        while not self._closing.wait(PAUSE_S):
+    def _run(self) -> None:
+        reported = False
+        while not self._closing.wait(CHECK_INTERVAL_S):
             try:
-                self._catch_up()
-                said = False
+                self._index()
+                reported = False
             except DatabaseError as error:
-                if not said:
-                    log.warning("vectors wait for their index: %s", error)
-                said = True
+                if not reported:
+                    log.warning("vectors wait to be indexed: %s", error)
+                reported = True
 
-    def _catch_up(self) -> None:
-        """Until nothing is fresh or images come; among images one commit, and only of what is too much."""
-        if self._at_work() and self._database.count_unindexed_vectors() > MOST_FRESH:
-            self._database.index_vectors(A_COMMIT)
-        while not self._at_work() and not self._closing.is_set() and self._database.index_vectors(A_COMMIT):
+    def _index(self) -> None:
+        """Indexes until none is left or images arrive; while images arrive, one commit, beyond MAX_UNINDEXED."""
+        if self._in_flight() and self._database.count_unindexed_vectors() > MAX_UNINDEXED:
+            self._database.index_vectors(COMMIT_VECTORS)
+        while not self._in_flight() and not self._closing.is_set() and self._database.index_vectors(COMMIT_VECTORS):
             pass

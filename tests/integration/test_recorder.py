@@ -1,4 +1,4 @@
-"""A row before an answer, many rows a commit, and none lost or doubled while PostgreSQL is away."""
+"""The recorder: many rows in one commit, and none lost or duplicated by an outage of PostgreSQL."""
 
 import asyncio
 import threading
@@ -19,20 +19,20 @@ from astrodetect.service.recorder import Recorder
 from database import Database
 
 
-class Wire(Database):
-    """The real thing, on a wire that can be cut, before a statement arrives or before its answer does."""
+class BreakableDatabase(Database):
+    """A real database whose connection can be cut, before a statement arrives or before its result does."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, connections=2, timeout_s=5)
         self.cut: str | None = None
         self.commits: list[int] = []
-        self.may = threading.Event()
-        self.may.set()
+        self.may_write = threading.Event()
+        self.may_write.set()
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
-        self.may.wait(10)
+        self.may_write.wait(10)
         if self.cut == "before":
-            raise DatabaseUnavailable("away")
+            raise DatabaseUnavailable("down")
         rows = super().record_many(scored)
         if self.cut == "after":
             raise DatabaseUnavailable("no answer")
@@ -41,25 +41,27 @@ class Wire(Database):
 
 
 @pytest.fixture
-def wire(database_url: str) -> Iterator[Wire]:
-    wire = Wire(database_url)
-    yield wire
-    wire.close()
+def database(database_url: str) -> Iterator[BreakableDatabase]:
+    database = BreakableDatabase(database_url)
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def opened(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recorder]]:
+def opened(
+    database: BreakableDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Recorder]]:
     monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
-    held: list[Recorder] = []
+    recorders: list[Recorder] = []
 
-    def open_one(max_bytes: int = 1_000_000) -> Recorder:
-        held.append(Recorder(wire, Outbox(tmp_path, max_bytes=max_bytes), recorded=lambda *_: None))
-        return held[-1]
+    def open_recorder(max_bytes: int = 1_000_000) -> Recorder:
+        recorders.append(Recorder(database, Outbox(tmp_path, max_bytes=max_bytes), count_rows=lambda *_: None))
+        return recorders[-1]
 
-    yield open_one
-    wire.may.set()
-    for one in held:
-        one.close()
+    yield open_recorder
+    database.may_write.set()
+    for recorder in recorders:
+        recorder.close()
 
 
 def row(name: object, *, key: str | None = None, sha: str = "ab") -> ScoredImage:
@@ -71,115 +73,119 @@ def names(url: str) -> list[str]:
     return [name for (name,) in query(url, "SELECT image_name FROM predictions ORDER BY id")]
 
 
-async def recorded(recorder: Recorder, rows: Sequence[ScoredImage]) -> list[Prediction | QueuedPrediction]:
+async def record(recorder: Recorder, rows: Sequence[ScoredImage]) -> list[Prediction | QueuedPrediction]:
     return [done.result for done in await asyncio.gather(*map(recorder.record, rows))]
 
 
-async def until(happened: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not happened():
+        while not condition():
             await asyncio.sleep(0.005)
 
 
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scene)
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
 
 
-def test_rows_that_wait_together_share_a_commit_and_are_there_when_they_are_answered(
-    opened: Callable[..., Recorder], wire: Wire, database_url: str
+def test_rows_that_wait_together_share_a_commit_and_are_stored_when_record_returns(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         recorder = opened()
-        wire.may.clear()
+        database.may_write.clear()
         rows = [row(number) for number in range(100)]
-        answers = asyncio.create_task(recorded(recorder, rows))
+        answers = asyncio.create_task(record(recorder, rows))
         await asyncio.sleep(0.05)
-        wire.may.set()
-        for found, asked in zip(await answers, rows, strict=True):
-            assert isinstance(found, Prediction)
-            assert (found.image_name, found.request_id, found.timestamp) == (
-                asked.image_name,
-                asked.request_id,
-                asked.timestamp,
+        database.may_write.set()
+        for prediction, scored in zip(await answers, rows, strict=True):
+            assert isinstance(prediction, Prediction)
+            assert (prediction.image_name, prediction.request_id, prediction.timestamp) == (
+                scored.image_name,
+                scored.request_id,
+                scored.timestamp,
             )
         assert names(database_url) == [str(number) for number in range(100)]
-        assert len(wire.commits) <= 3
+        assert len(database.commits) <= 3
 
-    run(scene())
+    run(scenario())
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
-def test_an_outage_costs_no_answer_and_leaves_each_row_once_in_order(
-    opened: Callable[..., Recorder], wire: Wire, database_url: str, cut: str
+def test_an_outage_fails_no_request_and_each_row_is_stored_once_in_order(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str, cut: str
 ) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         recorder = opened()
-        await recorded(recorder, [row(0), row(1)])
-        wire.cut = cut
-        assert all(isinstance(one, QueuedPrediction) for one in await recorded(recorder, [row(2), row(3)]))
-        assert recorder.away
-        assert all(isinstance(one, QueuedPrediction) for one in await recorded(recorder, [row(4)]))
-        wire.cut = None
-        await until(lambda: not recorder.away)
-        assert all(isinstance(one, Prediction) for one in await recorded(recorder, [row(5)]))
+        await record(recorder, [row(0), row(1)])
+        database.cut = cut
+        assert all(isinstance(row, QueuedPrediction) for row in await record(recorder, [row(2), row(3)]))
+        assert recorder.queueing
+        assert all(isinstance(row, QueuedPrediction) for row in await record(recorder, [row(4)]))
+        database.cut = None
+        await wait_until(lambda: not recorder.queueing)
+        assert all(isinstance(row, Prediction) for row in await record(recorder, [row(5)]))
         assert names(database_url) == [str(number) for number in range(6)]
 
-    run(scene())
+    run(scenario())
 
 
-def test_rows_of_an_earlier_process_come_first(opened: Callable[..., Recorder], wire: Wire, database_url: str) -> None:
-    async def scene() -> None:
-        wire.cut = "before"
+def test_queued_rows_of_an_earlier_process_are_written_first(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
+) -> None:
+    async def scenario() -> None:
+        database.cut = "before"
         first = opened()
-        await recorded(first, [row(number) for number in range(1200)])
+        await record(first, [row(number) for number in range(1200)])
         first.close()
-        wire.cut = None
+        database.cut = None
         second = opened()
-        await recorded(second, [row("new")])
-        await until(lambda: not second.away)
+        await record(second, [row("new")])
+        await wait_until(lambda: not second.queueing)
         assert names(database_url) == [*map(str, range(1200)), "new"]
 
-    run(scene())
+    run(scenario())
 
 
-def test_a_key_is_known_while_its_row_waits_and_after(opened: Callable[..., Recorder], wire: Wire) -> None:
-    async def scene() -> None:
+def test_a_row_is_found_by_its_key_while_queued_and_after(
+    opened: Callable[..., Recorder], database: BreakableDatabase
+) -> None:
+    async def scenario() -> None:
         recorder, keyed = opened(), row("m51", key="one")
         assert recorder.find(keyed.request_id) is None
-        wire.cut = "before"
-        await recorded(recorder, [keyed])
+        database.cut = "before"
+        await record(recorder, [keyed])
         assert recorder.find(keyed.request_id) == QueuedPrediction(keyed)
-        wire.cut = None
-        await until(lambda: not recorder.away)
+        database.cut = None
+        await wait_until(lambda: not recorder.queueing)
         found = recorder.find(keyed.request_id)
         assert isinstance(found, Prediction)
         assert found.image_name == "m51"
 
-    run(scene())
+    run(scenario())
 
 
-def test_a_key_that_another_service_gave_away_during_the_outage_costs_no_row(
-    opened: Callable[..., Recorder], wire: Wire, database_url: str
+def test_a_key_used_by_another_service_during_an_outage_loses_no_row(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
-    async def scene() -> None:
-        recorder, ours = opened(), row("ours", key="one")
-        wire.cut = "before"
-        await recorded(recorder, [ours, row("next")])
-        theirs = replace(ours, image_name="theirs", image_sha256="cd" * 32)
-        Database.record_many(wire, [theirs])
-        wire.cut = None
-        await until(lambda: not recorder.away)
-        assert sorted(names(database_url)) == ["next", "ours", "theirs"]
+    async def scenario() -> None:
+        recorder, own = opened(), row("own", key="one")
+        database.cut = "before"
+        await record(recorder, [own, row("next")])
+        other = replace(own, image_name="other", image_sha256="cd" * 32)
+        Database.record_many(database, [other])
+        database.cut = None
+        await wait_until(lambda: not recorder.queueing)
+        assert sorted(names(database_url)) == ["next", "other", "own"]
 
-    run(scene())
+    run(scenario())
 
 
-def test_a_full_outbox_is_said_and_what_it_holds_is_kept(
-    opened: Callable[..., Recorder], wire: Wire, database_url: str
+def test_a_full_outbox_is_reported_and_its_rows_are_kept(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         recorder = opened(max_bytes=800)
-        wire.cut = "before"
+        database.cut = "before"
         answers = [answer for number in range(5) for answer in await attempts(recorder, [row(number)])]
         assert [type(answer) for answer in answers] == [
             QueuedPrediction,
@@ -190,34 +196,34 @@ def test_a_full_outbox_is_said_and_what_it_holds_is_kept(
         ]
         with pytest.raises(OutboxFull):
             recorder.check()
-        wire.cut = None
-        await until(lambda: not recorder.away)
+        database.cut = None
+        await wait_until(lambda: not recorder.queueing)
         assert names(database_url) == ["0", "1"]
 
-    run(scene())
+    run(scenario())
 
 
-def test_a_row_that_postgresql_refuses_fails_alone(
-    opened: Callable[..., Recorder], wire: Wire, database_url: str
+def test_a_row_that_postgresql_rejects_fails_alone(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         query(database_url, "ALTER TABLE predictions ADD CHECK (image_name <> 'bad')")
         recorder = opened()
-        wire.may.clear()
+        database.may_write.clear()
         answers = asyncio.create_task(attempts(recorder, [row("good"), row("bad"), row("too")]))
         await asyncio.sleep(0.05)
-        wire.may.set()
+        database.may_write.set()
         good, bad, too = await answers
         assert isinstance(good, Prediction)
         assert isinstance(too, Prediction)
         assert isinstance(bad, DatabaseError)
         assert names(database_url) == ["good", "too"]
 
-    run(scene())
+    run(scenario())
 
 
 async def attempts(
     recorder: Recorder, rows: Sequence[ScoredImage]
 ) -> list[Prediction | QueuedPrediction | BaseException]:
-    found = await asyncio.gather(*map(recorder.record, rows), return_exceptions=True)
-    return [one if isinstance(one, BaseException) else one.result for one in found]
+    results = await asyncio.gather(*map(recorder.record, rows), return_exceptions=True)
+    return [result if isinstance(result, BaseException) else result.result for result in results]

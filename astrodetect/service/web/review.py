@@ -83,7 +83,7 @@ class ReviewView:
         id: int | None,  # noqa: A002
     ) -> "ReviewView":
         """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
-        database, leases = services.database, services.review_queue.turns
+        database, leases = services.database, services.review_queue.leases
         skipped = {row.image_key for row in database.by_ids(session.skipped).values()} if session.skipped else set()
         limit = LOOKAHEAD + len(skipped)
         batch = services.review_queue.next(by, limit=limit, space=services.models.space, at_once=True)
@@ -91,7 +91,7 @@ class ReviewView:
         with_thumbnail = database.images_with_thumbnails(
             [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
         )
-        leased = leases.taken(session.id)
+        leased = leases.held_by_others(session.id)
         candidates.sort(
             key=lambda entry: (
                 entry.prediction.image_sha256 not in with_thumbnail,
@@ -105,7 +105,7 @@ class ReviewView:
                 *(entry for entry in candidates if entry.prediction.image_key != first.prediction.image_key),
             ]
         if candidates and session.has_cookie:
-            leases.take(session.id, candidates[0].prediction.image_key)
+            leases.lease(session.id, candidates[0].prediction.image_key)
         return cls(
             note=batch.note,
             item=_load_item(services, candidates[0]) if candidates else None,
