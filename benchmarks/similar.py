@@ -127,7 +127,9 @@ def measure(folder: Path, count: int) -> Report:
             index_s = timed(lambda: index(log))
             answered.append(asked(log, vectors))
             rows += [recorded(log, len(vectors), a_commit) for a_commit in A_COMMIT]
-    return Report(count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MAX_UNINDEXED, rows)
+    return Report(
+        count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MAX_UNINDEXED, rows
+    )
 
 
 def clustered(count: int, seed: int = 0) -> Floats:

@@ -90,7 +90,7 @@ def test_rows_of_an_outbox_are_handed_over(folder: Path) -> None:
     outbox = Outbox(folder / "outbox", max_bytes=10**6)
     rows: list[ScoredImage] = []
     assert len(outbox) == 3
-    while outbox.hand_over(10, rows.extend):
+    while outbox.drain(10, rows.extend):
         pass
     outbox.close()
     oldest, keyed, newest = rows
