@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg2
 from psycopg2.extras import register_uuid
 
 import setup_db
+from astrodetect.db import statements
 from astrodetect.db.connections import (
     Connection,
     Listener,
@@ -24,18 +25,6 @@ from astrodetect.db.connections import (
     read_url,
 )
 from astrodetect.db.embedded.server import EMBEDDED_DATABASE, embedded_server
-from astrodetect.db.statements import (
-    HEAT_MAPS,
-    IMPORTED_LABELS,
-    PREDICTIONS,
-    THUMBNAILS,
-    VECTORS,
-    column_list,
-    filter_parameters,
-    placeholders,
-    read_statements,
-    row_values,
-)
 from astrodetect.db.values import BIGINT_MAX, storable_text, to_halfvec
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
@@ -52,6 +41,8 @@ from astrodetect.records import (
 )
 from astrodetect.settings import Settings
 
+T = TypeVar("T")
+
 GRACE_S = 1.0  # for PostgreSQL's own statement timeout to come first
 HALFVEC_HEADER_BYTES = 4  # of pgvector's binary format: the number of dimensions
 LABEL_BATCH = 1000
@@ -60,16 +51,11 @@ PRUNING = 7_237_867_511_894_022  # key of pg_try_advisory_xact_lock
 CHANNEL = "predictions"
 CANDIDATES = "400"  # hnsw.ef_search: pgvector's default of 40 misses more of the true neighbours
 
-INSERTED = column_list(PREDICTIONS)
 SESSION = """
     SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false),
         set_config('hnsw.ef_search', %(candidates)s, false),
         set_config('hnsw.iterative_scan', 'strict_order', false)"""  # continues where the nearest are of other spaces
-SQL = read_statements(
-    Path(__file__).resolve().parent / "sql" / "queries",
-    {"columns": f"id, {INSERTED}", "inserted": INSERTED},
-    ("filters", "name_condition"),
-)
+SQL = statements.read_statements(Path(__file__).resolve().parent / "sql" / "queries")
 
 
 @contextmanager
@@ -114,17 +100,14 @@ class Database:
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
         """Insert these rows in one commit and return them; a request id that has a row keeps that one."""
-        statement, values = SQL["insert"], row_values(PREDICTIONS, scored)
-        vectors = [
-            (image.request_id, text)
-            for image in scored
-            if image.space and (text := to_halfvec(image.vector, DIMENSIONS))
-        ]
+        statement, values = SQL["insert"], statements.row_values(statements.PREDICTIONS, scored)
+        halfvecs = [(image.request_id, to_halfvec(image.vector, DIMENSIONS)) for image in scored if image.space]
+        vectors = [(request_id, halfvec) for request_id, halfvec in halfvecs if halfvec]
         if vectors and self.stores_vectors:
             statement = SQL["insert_with_vectors"]
             values += chain(*vectors)
-        rows = placeholders(PREDICTIONS, len(scored))
-        statement = statement.format(rows=rows, vectors=placeholders(VECTORS, len(vectors)))
+        rows = statements.placeholders(statements.PREDICTIONS, len(scored))
+        statement = statement.format(rows=rows, vectors=statements.placeholders(statements.VECTORS, len(vectors)))
         recorded = _by_request_id(self._execute(statement, values))
         existing = [image.request_id for image in scored if image.request_id not in recorded]
         if existing:
@@ -137,10 +120,10 @@ class Database:
 
     def prediction(self, id: int) -> Prediction:  # noqa: A002 - the name of the column
         """One prediction, or NotFound."""
-        found = self.by_ids([id]) if 0 < id <= BIGINT_MAX else {}
-        if not found:
+        predictions = self.by_ids([id]) if 0 < id <= BIGINT_MAX else {}
+        if not predictions:
             raise NotFound(f"there is no prediction {id}")
-        return found[id]
+        return predictions[id]
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Prediction]:
         """The predictions that exist of these ids."""
@@ -154,17 +137,19 @@ class Database:
         Newest first; `since` is inclusive, `until` exclusive; times without a zone are in UTC.
         """
         statement, edge = ("newest", before) if after is None else ("newer", after)
-        parameters = filter_parameters(filters, limit, edge)
+        parameters = statements.filter_parameters(filters, limit, edge)
         rows = self._execute(SQL[statement], parameters)
         if len(rows) <= limit and filters != PredictionFilters():
             rows = self._execute(SQL[f"{statement}_of_all"], parameters)
-        found = [Prediction(**row) for row in rows]
+        predictions = [Prediction(**row) for row in rows]
         if after is None:
-            page = found[:limit]
+            page = predictions[:limit]
             newer = None if before is None else page[0].id if page else before - 1
-            return PredictionPage(page, page[-1].id if len(found) > limit else None, newer)
-        page = found[:limit][::-1]
-        return PredictionPage(page, page[-1].id if page else after + 1, page[0].id if len(found) > limit else None)
+            return PredictionPage(page, page[-1].id if len(predictions) > limit else None, newer)
+        page = predictions[:limit][::-1]
+        return PredictionPage(
+            page, page[-1].id if page else after + 1, page[0].id if len(predictions) > limit else None
+        )
 
     def newest_id(self) -> int:
         """The largest id; 0 of an empty table."""
@@ -183,10 +168,10 @@ class Database:
         if not self.stores_vectors:
             raise VectorsOff('"more like this" is off: the database lacks pgvector; python setup_db.py says more')
         key = {"space": prediction.space, "image": prediction.image_sha256}
-        found = self._execute(SQL["vector_of"], key)
-        if not found:
+        vectors = self._execute(SQL["vector_of"], key)
+        if not vectors:
             raise VectorMissing(f"prediction {prediction.id} has no vector: its model had no detectors then")
-        rows = self._execute(SQL["nearest"], key | {"vector": found[0]["vector"], "limit": limit})
+        rows = self._execute(SQL["nearest"], key | {"vector": vectors[0]["vector"], "limit": limit})
         return [Neighbour(distance=row.pop("distance"), prediction=Prediction(**row)) for row in rows]
 
     def count_unindexed_vectors(self) -> int:
@@ -267,9 +252,8 @@ class Database:
         """Add labels of images that have predictions here, except those that are in the table already."""
         new = matched = 0
         for begin in range(0, len(labels), LABEL_BATCH):
-            lines = list(enumerate(labels[begin : begin + LABEL_BATCH]))
-            statement = SQL["import_labels"].format(rows=placeholders(IMPORTED_LABELS, len(lines)))
-            [counts] = self._execute(statement, row_values(IMPORTED_LABELS, lines))
+            batch = list(enumerate(labels[begin : begin + LABEL_BATCH]))
+            [counts] = self._insert("import_labels", statements.IMPORTED_LABELS, batch)
             new, matched = new + counts["added"], matched + counts["matched"]
         return ImportCounts(new, known=matched - new, unmatched=len(labels) - matched)
 
@@ -277,13 +261,9 @@ class Database:
         """Insert those that are missing; a heat map needs the thumbnail of its image."""
         # Sorted, since two workers that insert in different orders could deadlock.
         images = {thumbnail.image_sha256: thumbnail for thumbnail in thumbnails}
-        if images:
-            values = row_values(THUMBNAILS, [images[image] for image in sorted(images)])
-            self._execute(SQL["save_thumbnails"].format(rows=placeholders(THUMBNAILS, len(images))), values)
+        self._insert("save_thumbnails", statements.THUMBNAILS, [images[image] for image in sorted(images)])
         maps = {(heat_map.image_sha256, heat_map.model_version): heat_map for heat_map in heat_maps}
-        if maps:
-            values = row_values(HEAT_MAPS, [maps[key] for key in sorted(maps)])
-            self._execute(SQL["save_heat_maps"].format(rows=placeholders(HEAT_MAPS, len(maps))), values)
+        self._insert("save_heat_maps", statements.HEAT_MAPS, [maps[key] for key in sorted(maps)])
 
     def thumbnail(self, image_sha256: str) -> Thumbnail | None:
         """The thumbnail of an image, if there is one."""
@@ -345,6 +325,12 @@ class Database:
 
     def _execute(self, statement: str, parameters: Parameters) -> list[Row]:
         return self._pool.execute(statement, parameters, within_s=self._timeout_s + GRACE_S)
+
+    def _insert(self, statement: str, columns: Sequence[statements.Column[T]], records: Sequence[T]) -> list[Row]:
+        if not records:
+            return []
+        rows = statements.placeholders(columns, len(records))
+        return self._execute(SQL[statement].format(rows=rows), statements.row_values(columns, records))
 
     def _scalar(self, statement: str, parameters: Parameters) -> Any:
         [row] = self._execute(SQL[statement], parameters)

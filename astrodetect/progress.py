@@ -12,7 +12,7 @@ PLAIN_LINE_EVERY_S = 5.0
 
 
 class ProgressBar:
-    """Progress of a known number of steps; `with Bar("reading", 100) as bar: bar.step()`."""
+    """Progress of a known number of steps; `with ProgressBar("reading", 100) as bar: bar.step()`."""
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done, self._note = title, total, 0, ""

@@ -7,7 +7,7 @@ records.Prediction (and in records.ScoredImage, if its value comes from there).
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ from astrodetect.records import HeatMap, PredictionFilters, ScoredImage, Thumbna
 
 T = TypeVar("T")
 
+SHARED = ("filters", "name_condition")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -47,21 +48,21 @@ def row_values(columns: Sequence[Column[T]], records: Sequence[T]) -> list[Any]:
     return [value(record) for record in records for value in getters]
 
 
-def read_statements(folder: Path, fragments: Mapping[str, str], conditions: Sequence[str]) -> dict[str, str]:
+def read_statements(folder: Path) -> dict[str, str]:
     """Statements of the folder's .sql files, by the name in a line `-- name: NAME` before each.
 
-    `{fragment}` is replaced by its text, and a statement that is named in `conditions` is inserted into the others.
+    `{columns}` are all columns of `predictions`, `{inserted}` all but the id; a statement of SHARED is inserted into
+    others by its name.
     """
+    inserted = column_list(PREDICTIONS)
     statements: dict[str, str] = {}
     for path in folder.glob("*.sql"):
-        text = path.read_text(encoding="utf-8")
-        for name, fragment in fragments.items():
-            text = text.replace(f"{{{name}}}", fragment)
+        text = path.read_text(encoding="utf-8").replace("{columns}", f"id, {inserted}").replace("{inserted}", inserted)
         _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
         statements.update(zip(parts[::2], parts[1::2], strict=True))
-    for condition in conditions:
-        inserted = "\n" + statements[condition]
-        statements = {name: sql.replace(f"{{{condition}}}", inserted) for name, sql in statements.items()}
+    for name in SHARED:
+        condition = "\n" + statements[name]
+        statements = {other: sql.replace(f"{{{name}}}", condition) for other, sql in statements.items()}
     return statements
 
 

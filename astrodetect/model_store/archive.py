@@ -14,12 +14,12 @@ PART, GONE = ".part", ".gone"  # a version being copied; a version being deleted
 
 def earlier_versions(folder: Path, name: str) -> dict[Path, Manifest]:
     """The versions that a model can be rolled back to, by their folder, the most recent first."""
-    current, found = _current_version(folder, name), {}
+    current, earlier = _current_version(folder, name), {}
     for version, path in version_folders(folder, name).items():
         with contextlib.suppress(ModelError):  # another process may be deleting it
             if version != current:
-                found[path] = read_manifest(path / f"{name}.json")
-    return found
+                earlier[path] = read_manifest(path / f"{name}.json")
+    return earlier
 
 
 def find_version(folder: Path, name: str, version: str | None = None) -> Path:
@@ -41,8 +41,8 @@ def find_version(folder: Path, name: str, version: str | None = None) -> Path:
 
 def version_folders(folder: Path, name: str) -> dict[str, Path]:
     """Version → folder, the most recent first."""
-    found = [(path.name.partition("."), path) for path in _archive(folder, name).glob("*.*")]
-    numbered = [(int(number), version, path) for (number, _, version), path in found if number.isdecimal()]
+    named = [(path.name.partition("."), path) for path in _archive(folder, name).glob("*.*")]
+    numbered = [(int(number), version, path) for (number, _, version), path in named if number.isdecimal()]
     return {version: path for _, version, path in sorted(numbered, reverse=True)}
 
 

@@ -68,12 +68,12 @@ def run_program(name: str, data: Path, account: Account | None, *options: str) -
     return subprocess.CompletedProcess(done.args, done.returncode, output)
 
 
-def error_line(output: str) -> str:
+def failure_cause(output: str) -> str:
     """The line of a program's output that names the cause: its first error, or else its last complaint."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
     for line in lines:
-        if found := re.search(r"\b(?:FATAL|PANIC|error): +", line):
-            return line[found.end() :]
+        if match := re.search(r"\b(?:FATAL|PANIC|error): +", line):
+            return line[match.end() :]
     return next((line for line in reversed(lines) if "could not" in line), lines[-1])
 
 

@@ -17,7 +17,7 @@ from astrodetect.db.embedded.binaries import (
     MAJOR,
     Account,
     account_for,
-    error_line,
+    failure_cause,
     grant_access,
     program_path,
     run_program,
@@ -52,7 +52,7 @@ def stop_server(folder: Path) -> None:
         socket_folder = ServerAddress.of(folder).socket_folder
         done = run_program("pg_ctl", folder, account_for(folder), "stop", "-m", "fast", "-t", str(STOP_WITHIN_S))
         if done.returncode != 0:
-            log.warning("the embedded PostgreSQL did not stop: %s", error_line(done.stdout))
+            log.warning("the embedded PostgreSQL did not stop: %s", failure_cause(done.stdout))
         elif socket_folder != folder:
             shutil.rmtree(socket_folder, ignore_errors=True)
 
@@ -108,7 +108,7 @@ def _initialise(folder: Path, account: Account | None) -> None:
         options = [f"--username={SUPERUSER}", "--no-instructions", *auth, *locale]
         done = run_program("initdb", data, account, *options)
         if done.returncode != 0:
-            raise DatabaseError(f"PostgreSQL could not make {folder}: {error_line(done.stdout)}")
+            raise DatabaseError(f"PostgreSQL could not make {folder}: {failure_cause(done.stdout)}")
         if OVER_TCP:
             password.write_text(f"127.0.0.1:*:*:{SUPERUSER}:{password.read_text()}\n")
             password.rename(data / "pgpass")
@@ -136,7 +136,7 @@ def _start(folder: Path, account: Account | None) -> None:
             return
         with server_log.open("rb") if server_log.exists() else tempfile.TemporaryFile() as file:
             file.seek(offset)
-            cause = error_line(file.read().decode(errors="replace") or done.stdout)
+            cause = failure_cause(file.read().decode(errors="replace") or done.stdout)
         if "still in use" not in cause or time.monotonic() > deadline:
             raise DatabaseError(f"PostgreSQL did not start in {folder}: {cause}")
         time.sleep(0.2)
