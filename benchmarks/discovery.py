@@ -27,7 +27,7 @@ from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.extraction import feature_matrix
+from astrodetect.features.feature_matrix import feature_matrix
 from astrodetect.inference.engine import Engine, load_model
 from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels

@@ -14,13 +14,8 @@ from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED
 from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset, ListedImage
 from astrodetect.errors import ImageError
-from astrodetect.features.extraction import (
-    ExtractedFeatures,
-    FeatureExtractor,
-    FeatureKind,
-    extract_features,
-    measured_extractor,
-)
+from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, extract_features, measured_extractor
+from astrodetect.features.feature_matrix import FeatureKind
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 from astrodetect.settings import settings

@@ -21,7 +21,7 @@ from astrodetect.anomalies.neighbours import ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
-from astrodetect.features.extraction import MEASURED_WIDTHS, FeatureKind, feature_matrix
+from astrodetect.features.feature_matrix import MEASURED_WIDTHS, FeatureKind, feature_matrix
 from astrodetect.records import Floats
 
 BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {  # central object, cutout, network features; at most 64

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.dataset import ListedImage
-    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, FeatureKind
+    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
+    from astrodetect.features.feature_matrix import FeatureKind
     from astrodetect.inference.engine import Engine
     from astrodetect.labels import LabelValue
 
@@ -222,7 +223,8 @@ def _fit_detectors(
 
 def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """The feature extractor of the options, and a description of where its network features come from."""
-    from astrodetect.features.extraction import CENTRAL_SHARE, measured_extractor  # noqa: PLC0415
+    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
+    from astrodetect.features.feature_matrix import CENTRAL_SHARE  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
     from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +19,15 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import ListedImage, SkippedFile
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
+from astrodetect.features.feature_matrix import CENTRAL_SHARE, FeatureKind, feature_matrix
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 
-FeatureKind = Literal["shapes", "network", "both"]
-
-CENTRAL_SHARE = 0.5  # of the frame's side: the centre that is measured
-MEASURED_WIDTHS: tuple[int, ...] = (central_object.OBJECT_FEATURES, cutout.STRUCTURE_FEATURES)  # columns of each block
 MEASURED_BATCH = 32  # images
 MAX_CACHE_BYTES = 4_000_000_000  # of all extractors together
 IMAGES_PER_FILE = 512
 ABANDONED_S = 3600.0  # age at which an unfinished file is that of a killed process
 DIGEST, FEATURES = "sha256", "row"  # fields of the cache's arrays
-
-
-def feature_matrix(
-    kind: FeatureKind, pixels: NDArray[np.uint8], crop: float, network_features: Floats | None = None
-) -> Floats:
-    """(n, d) feature vectors of images whose pixels show the central `crop` of the frame; "shapes" needs no network."""
-    if kind != "shapes" and network_features is None:
-        raise ValueError(f"feature kind {kind} needs the network's features")
-    if kind == "network":
-        return np.asarray(network_features)
-    stamps = cutout.cut_stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
-    measured = [central_object.measure_central_object(stamps), cutout.measure_structure(stamps)]
-    if kind == "both":
-        measured.append(np.asarray(network_features))
-    return np.concatenate(measured, axis=1)
 
 
 @dataclass(frozen=True, slots=True)

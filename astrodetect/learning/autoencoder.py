@@ -21,7 +21,7 @@ def fit_autoencoder(
     """Fit to features (images, features) after standardisation; deterministic per seed and machine."""
     scaling = Standardisation.fit(features)
     if not scaling.scale.any():
-        raise DataError("all these images are alike: the autoencoder needs images that differ")
+        raise DataError("all training images are identical: the autoencoder needs images that differ")
     keras.utils.set_random_seed(seed)
     network = _network(scaling.width)
     network.compile(
