@@ -1,1 +1,1 @@
-"""Features to how unusual, and why."""
+"""Unusual objects: descriptions to novelty, rankings, labels and explanations."""

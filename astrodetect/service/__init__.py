@@ -1,1 +1,1 @@
-"""What HTTP needs beside its routes."""
+"""The HTTP service: detection, model registry, recording, review queue, routes, middleware and pages."""
