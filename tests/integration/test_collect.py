@@ -73,7 +73,7 @@ def test_collect_saves_every_image_once_despite_network_faults_and_lists_the_unu
     skipped = {row["source_id"]: row["reason"] for row in read_rows(tmp_path / "skipped.csv")}
     assert set(skipped) == UNUSABLE
     assert "each side needs 64" in skipped["tiny"]
-    assert "not an image" in skipped["broken"]
+    assert "not a supported image" in skipped["broken"]
     assert "404" in skipped["missing"]
     assert "no image among" in skipped["film"]
     assert "4 also found for another class" in done.stderr

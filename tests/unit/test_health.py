@@ -134,5 +134,5 @@ def test_uniform_images_are_duplicates_only_if_equal(tmp_path: Path) -> None:
 def test_data_set_without_readable_image_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "E").mkdir()
     (tmp_path / "E" / "0.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"none of the files .*0\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"none of the files .*0\.jpg: not a supported image"):
         health.examine(tmp_path)
