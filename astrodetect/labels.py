@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import DataError
+from astrodetect.records import BIGINT_MAX
 
 LabelValue = Literal["interesting", "ordinary", "artefact"]
 LABELS: tuple[LabelValue, ...] = get_args(LabelValue)

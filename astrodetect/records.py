@@ -19,6 +19,8 @@ DIMENSIONS = 64  # of a stored vector; shorter ones are padded with zeros
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
 
+BIGINT_MAX = 2**63 - 1  # largest id in PostgreSQL
+
 _Batch = TypeVar("_Batch")
 _Material = TypeVar("_Material")
 _BatchResult = TypeVar("_BatchResult")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from astrodetect.db.values import BIGINT_MAX, like_pattern, storable_text, storable_time
+from astrodetect.db.values import like_pattern, storable_text, storable_time
 from astrodetect.labels import Label
-from astrodetect.records import HeatMap, PredictionFilters, ScoredImage, Thumbnail
+from astrodetect.records import BIGINT_MAX, HeatMap, PredictionFilters, ScoredImage, Thumbnail
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import overload
 
-BIGINT_MAX = 2**63 - 1
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
 

@@ -8,8 +8,7 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, Path, Query
 from fastapi.exceptions import RequestValidationError
 
-from astrodetect.db.values import BIGINT_MAX
-from astrodetect.records import PredictionFilters
+from astrodetect.records import BIGINT_MAX, PredictionFilters
 
 MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Protocol
 
-from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import DatabaseError
-from astrodetect.records import ANOMALY, Prediction
+from astrodetect.records import ANOMALY, BIGINT_MAX, Prediction
 
 MAX_NEWEST = 20  # rows kept in the state
 MAX_READ = 500  # rows of one read; beyond it their number is estimated from the ids

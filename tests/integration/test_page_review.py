@@ -15,8 +15,7 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect import images
-from astrodetect.db.values import BIGINT_MAX
-from astrodetect.records import ImageContract
+from astrodetect.records import BIGINT_MAX, ImageContract
 from astrodetect.service.web import review_session
 from astrodetect.settings import Settings
 from main import create_app

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from astrodetect.db.values import BIGINT_MAX
+from astrodetect.records import BIGINT_MAX
 from astrodetect.service.row_follower import CURSOR_PATTERN, MAX_CURSOR_CHARS, MAX_CURSOR_IDS, EventCursor
 
 

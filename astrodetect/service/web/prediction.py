@@ -6,10 +6,9 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
-from astrodetect.records import Prediction
+from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.dependencies import DatabaseDep, SettingsDep, ThumbnailsDep
 from astrodetect.service.query_params import LabelId, PredictionId
 from astrodetect.service.services import ServiceDatabase

@@ -14,9 +14,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.projection import MIN_IMAGES
-from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, LabelValue
+from astrodetect.records import BIGINT_MAX
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.dependencies import DatabaseDep, ServicesDep
 from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionState

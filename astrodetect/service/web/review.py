@@ -12,10 +12,9 @@ from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.db.values import BIGINT_MAX
 from astrodetect.errors import NotFound
 from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
-from astrodetect.records import Neighbour, Prediction
+from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
 from astrodetect.service.dependencies import ServicesDep
 from astrodetect.service.review_queue import ReviewCandidate

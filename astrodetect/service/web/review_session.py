@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from astrodetect.db.values import BIGINT_MAX
+from astrodetect.records import BIGINT_MAX
 
 SESSION_COOKIE = "astrodetect_review"
 REVIEWER_COOKIE = "astrodetect_who"
