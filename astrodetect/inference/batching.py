@@ -48,9 +48,15 @@ class Batcher(Generic[BatchItem, ItemOutput]):
     ) -> None:
         self._process, self._max_batch, self._max_delay = process, max_batch, max_delay
         self._queue: queue.SimpleQueue[_QueuedItem[BatchItem, ItemOutput] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        try:
+            for i in range(threads):
+                thread = threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """The length of the queue."""

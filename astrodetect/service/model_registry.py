@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -201,8 +201,9 @@ class ModelRegistry:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         loaded, self._loaded = self._loaded, {}
-        for serving in loaded.values():
-            await asyncio.to_thread(serving.close)
+        async with AsyncExitStack() as stack:  # closes all of them, even if one fails
+            for serving in loaded.values():
+                stack.push_async_callback(asyncio.to_thread, serving.close)
 
     async def _load(self, name: str) -> None:
         """Waits for one load shared by all requests; it goes on where a request is cancelled, for the next one."""

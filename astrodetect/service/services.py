@@ -104,9 +104,7 @@ async def open_services(
 
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(
-            closing(
-                ThumbnailStore(database, days=settings.thumbnail_days, max_bytes=settings.thumbnail_max_bytes),
-            )
+            closing(ThumbnailStore(database, days=settings.thumbnail_days, max_bytes=settings.thumbnail_max_bytes))
         )
         outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
         recorder = stack.enter_context(closing(Recorder(database, outbox, count_rows=metrics.count_rows)))
@@ -136,12 +134,15 @@ async def open_services(
             max_bytes=settings.max_batch_bytes,
             max_images=settings.max_batch_images,
         )
-        fetcher = Fetcher(
-            AllowedHosts.parse(settings.fetch_allow),
-            max_bytes=settings.max_body_bytes,
-            timeout_s=settings.fetch_timeout_s,
+        fetcher = stack.enter_context(
+            closing(
+                Fetcher(
+                    AllowedHosts.parse(settings.fetch_allow),
+                    max_bytes=settings.max_body_bytes,
+                    timeout_s=settings.fetch_timeout_s,
+                )
+            )
         )
-        stack.callback(fetcher.close)
         anomaly_detection = AnomalyDetection(
             detection,
             shutdown,
