@@ -19,7 +19,7 @@ from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.settings import Settings
 
 THUMBNAIL_MAX_AGE_S = 86_400
-MAX_NEIGHBOURS = 6
+NEIGHBOURS_SHOWN = 6
 NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
     VectorsOff: "No neighbours: the database lacks pgvector. python setup_db.py says how to install it.",
@@ -86,7 +86,7 @@ def show_neighbours(request: Request, database: DatabaseDep, id: PredictionId) -
 def find_neighbours(database: ServiceDatabase, row: Prediction) -> tuple[list[Neighbour], AbstractSet[str], str | None]:
     """The nearest neighbours of an image, the hashes of those that have a thumbnail, and why there are none."""
     try:
-        neighbours = database.similar(row, limit=MAX_NEIGHBOURS)
+        neighbours = database.similar(row, limit=NEIGHBOURS_SHOWN)
     except (VectorMissing, VectorsOff) as error:
         return [], set(), NO_NEIGHBOURS[type(error)]
     hashes = [sha for neighbour in neighbours if (sha := neighbour.prediction.image_sha256)]

@@ -26,7 +26,7 @@ from astrodetect.service.query_params import (
 )
 from astrodetect.service.web.rendering import TEMPLATE, render, wants_fragment
 
-PATH = "/models-page"  # /models is the API's
+MODELS_PATH = "/models-page"  # /models is the API's
 OLD_PATH = "/trained"  # of earlier releases
 METRICS_SHOWN = [spec for spec in METRIC_SPECS if spec.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
 REPORT_POLICY = "; ".join(  # a report is self-contained: its script runs in a sandbox without access to the service
@@ -70,7 +70,7 @@ class ModelEntry:
         return bool(self.loaded and self.current and self.loaded.files == self.current.manifest.files)
 
 
-@router.get(PATH)
+@router.get(MODELS_PATH)
 async def show_models(
     request: Request,
     registry: ModelsDep,
@@ -90,7 +90,7 @@ async def show_models(
     return _show(request, models, f"Version {version} is serving now." if changed else "")
 
 
-@router.post(f"{PATH}/{{name}}/rollback")
+@router.post(f"{MODELS_PATH}/{{name}}/rollback")
 async def roll_back(
     request: Request,
     registry: ModelsDep,
@@ -100,12 +100,12 @@ async def roll_back(
     """Rolls a model back to an earlier version."""
     await registry.rollback(name, version)
     if not wants_fragment(request):
-        return RedirectResponse(f"{PATH}?done={name}", 303)
+        return RedirectResponse(f"{MODELS_PATH}?done={name}", 303)
     models = await asyncio.to_thread(_list_models, registry)
     return _show(request, models, _rollback_message(models, name), focus=True)  # the focused button is replaced
 
 
-@router.get(f"{PATH}/{{name}}/report")
+@router.get(f"{MODELS_PATH}/{{name}}/report")
 def show_report(
     registry: ModelsDep, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION_PATTERN)] = None
 ) -> HTMLResponse:
@@ -125,7 +125,7 @@ def show_report(
 @router.get(f"{OLD_PATH}/{{rest:path}}")
 def redirect_old_path(request: Request) -> RedirectResponse:
     """The same page under its present path."""
-    path = PATH + request.url.path.removeprefix(OLD_PATH)
+    path = MODELS_PATH + request.url.path.removeprefix(OLD_PATH)
     return RedirectResponse(request.url.replace(scheme="", netloc="", path=path), 308)
 
 
@@ -165,7 +165,7 @@ def _show(request: Request, models: list[ModelEntry], message: str, *, focus: bo
         message=message,
         fragment=fragment,
         focus=focus,
-        models_path=PATH,
+        models_path=MODELS_PATH,
     )
 
 
@@ -178,7 +178,7 @@ def _render_models(models: list[ModelEntry]) -> tuple[Markup, str]:
         describe_precision=_describe_precision,
         settings_of=_settings,
         data_of=_data,
-        models_path=PATH,
+        models_path=MODELS_PATH,
     )
     return Markup(text), hashlib.sha256(text.encode()).hexdigest()[:16]  # noqa: S704 - a template's, escaped
 

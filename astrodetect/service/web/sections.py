@@ -33,7 +33,7 @@ NAVIGATION = (
     ("/history", "History"),
     ("/review", "Review"),
     ("/map", "Map"),
-    (models.PATH, "Models"),
+    (models.MODELS_PATH, "Models"),
     ("/live", "Live"),
 )
 rendering.TEMPLATE.globals["navigation"] = NAVIGATION
