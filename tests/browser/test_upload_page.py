@@ -70,7 +70,7 @@ def test_without_scripts_an_invalid_file_is_reported_beside_the_form(tabs: Tabs,
     page = tabs.open(service.url, java_script_enabled=False, ignore=REFUSED)
     page.locator("#file").set_input_files(files(4, 0)[3:])
     page.get_by_role("button", name="Classify").click()
-    expect(page.locator("#error")).to_contain_text("Not an image")
+    expect(page.locator("#error")).to_contain_text("Not a supported image")
     assert page.locator("#file").is_visible()
 
 
@@ -86,7 +86,7 @@ def test_dropped_files_get_cards_in_order_and_invalid_ones_an_error(
     names = cards(page).locator(".name").all_text_contents()  # cards outside the viewport are not laid out
     assert names == [f"drop {number:03}.jpg" for number in range(count)]
     assert scored_cards(page).count() == count - len(BAD)
-    expect(cards(page).nth(3)).to_contain_text("Not an image")
+    expect(cards(page).nth(3)).to_contain_text("Not a supported image")
     expect(cards(page).nth(7)).to_contain_text("empty")
     print(f"{count} images; the page was busy for {page.evaluate('longest'):.0f} ms at a time at most")  # noqa: T201
 

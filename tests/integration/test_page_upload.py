@@ -141,7 +141,7 @@ def test_a_card_shows_the_label_of_its_image(client: TestClient) -> None:
 
 def test_errors_are_shown_beside_the_form_and_sent_as_json_to_scripts(client: TestClient) -> None:
     for data, name, status, words in (
-        (b"these are words", "x.txt", 415, "Not an image"),
+        (b"these are words", "x.txt", 415, "Not a supported image"),
         (b"", "x.png", 422, "The file is empty"),
         (b"", "", 422, "Choose an image first"),
     ):
@@ -216,11 +216,11 @@ def test_missing_neighbours_are_explained(client: TestClient) -> None:
     fragment = client.get(f"/history/{without_vector}/alike", headers=PART)
     assert (fragment.status_code, "had no detectors" in fragment.text) == (200, True)
     database = client.app.state.services.database  # type: ignore[attr-defined]
-    database._vectors = False
+    database._has_vectors = False
     try:
         assert "lacks pgvector" in client.get(f"/history/{without_vector}/alike", headers=PART).text
     finally:
-        database._vectors = None
+        database._has_vectors = None
 
 
 def test_the_page_counts_unlabelled_unusual_images(client: TestClient, url: str) -> None:
