@@ -70,7 +70,7 @@ def test_anomalies_writes_a_ranked_table_lists_and_a_report(
     assert strengths == sorted(strengths, reverse=True)
     assert {row["path"] for row in good} == {str(path) for path in sky.rglob("*.jpg")}
     assert (Path(bad["path"]).name, bad["rank"]) == ("notes.txt", "")
-    assert bad["error"].startswith("not an image")
+    assert bad["error"].startswith("not a supported image")
     places = [int(row["rank"]) for row in good if row["label"] == "trail"]
     assert sum(places) / len(places) < COUNT / 4
     for name in ("lof", "knn", "mahalanobis"):
@@ -196,12 +196,12 @@ def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: P
         assert "Traceback" not in program.output
     assert [path.name for path in before.iterdir()] == ["ids"]
     assert not list(tmp_path.glob(".*"))
-    kept = len(list(data.rglob("*.npy")))
+    cached = len(list(data.rglob("*.npy")))
     done = run(many, "--output", before, "--top", 1, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    anew = int(done.stdout.split(" images, ")[1].split()[0].replace(",", ""))
-    assert kept >= 1
-    assert anew <= 6 * COUNT - 512
+    computed = int(done.stdout.split("computed for ")[1].split(";")[0].replace(",", ""))
+    assert cached >= 1
+    assert computed <= 6 * COUNT - 512
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: P
         (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model must name one model"),
         (("{sky}", "--model", "one", "--crop", "0.5"), "the crop of a trained model is fixed: leave --crop out"),
         (("{sky}", "--weights", "none.h5"), "no weights file none.h5: give a Keras .h5 file, or imagenet"),
-        (("{sky}", "--weights", "none.h5", "--features", "shapes"), "--weights are a network of their own: "),
+        (("{sky}", "--weights", "none.h5", "--features", "shapes"), "--weights selects a network of its own: "),
         (("{sky}", "--labels", "{sky}/none.csv"), "{sky}/none.csv cannot be read: No such file"),
         (("{sky}", "--labels", "{sky}/E/notes.txt"), "its first line must name label, and path or image_sha256"),
         (("{sky}", "--detectors", "lof,eye"), "all, or a list of lof, knn, mahalanobis, "),

@@ -119,7 +119,7 @@ def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
     assert page == models / "resnet50_model.html"
     assert list(metrics_of(page)) == ["validation", "test"]
     text = page.read_text()
-    assert "images that it learnt from" in text
+    assert "to the nearest training images" in text
     assert "a leak" in text
 
 
