@@ -25,7 +25,7 @@ from astrodetect.db.connections import (
     read_url,
 )
 from astrodetect.db.embedded.server import EMBEDDED_DATABASE, embedded_server
-from astrodetect.db.values import storable_text, to_halfvec
+from astrodetect.db.statements import storable_text, to_halfvec
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (

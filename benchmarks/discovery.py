@@ -22,12 +22,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from astrodetect import images
-from astrodetect.anomalies import consensus
+from astrodetect.anomalies import novelty
 from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.features.central_object import feature_matrix
 from astrodetect.inference.engine import Engine, load_model
 from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -118,7 +118,7 @@ def _ours(unusual: Truth, result: NoveltyResult) -> dict[str, RankingMetrics]:
     averaged = {name: result.scores[name] for name in ("lof", "knn", "mahalanobis")}
     return {
         DEFAULT: measure_ranking(unusual, result.strength),
-        AVERAGE: measure_ranking(unusual, -consensus.average_rank(averaged)),
+        AVERAGE: measure_ranking(unusual, -novelty.average_rank(averaged)),
         CONSENSUS: measure_ranking(unusual, result.consensus.astype(np.float32)),
         **{name: measure_ranking(unusual, scores) for name, scores in result.scores.items()},
     }

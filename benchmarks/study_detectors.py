@@ -37,8 +37,7 @@ def study_scores(features: Floats, *, epochs: int, seed: int) -> Mapping[str, Fl
 
 def reconstruction_errors(features: Floats, *, epochs: int, seed: int) -> Floats:
     """Reconstruction errors of an autoencoder fitted to the same features."""
-    from astrodetect.anomalies.detectors.base import DetectorInput  # noqa: PLC0415
-    from astrodetect.anomalies.neighbours import ReferencePoints  # noqa: PLC0415
+    from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints  # noqa: PLC0415
     from astrodetect.learning import autoencoder  # noqa: PLC0415
 
     fitted = autoencoder.fit_autoencoder(features, epochs=epochs, seed=seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.features.central_object import feature_matrix
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine, openvino
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest

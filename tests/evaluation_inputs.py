@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrodetect import images
-from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
+from astrodetect.evaluation.summary import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
 from astrodetect.records import ImageContract, Outputs
 
 SIZE_PX = 32

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies.detectors.base import Detector
-from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
 from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset, ListedImage
 from astrodetect.errors import ImageError
+from astrodetect.features.central_object import FeatureKind
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, extract_features, measured_extractor
-from astrodetect.features.feature_matrix import FeatureKind
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 from astrodetect.settings import settings

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import consensus
+from astrodetect.anomalies import novelty
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.errors import DataError
@@ -59,7 +59,7 @@ class AnomalyResults:
 
     def ranks(self) -> dict[str, NDArray[np.int64]]:
         """The rank of each image by each detector, from 1."""
-        return {name: consensus.ranks(scores) for name, scores in self.novelty.scores.items()}
+        return {name: novelty.ranks(scores) for name, scores in self.novelty.scores.items()}
 
     def flagged_by(self) -> dict[str, NDArray[np.bool_]]:
         """Flags of each detector, and `consensus`: flagged by all of them."""

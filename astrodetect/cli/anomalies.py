@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
 from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
+from astrodetect.datasets import dataset
 from astrodetect.errors import DataError
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
@@ -18,8 +19,8 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.dataset import ListedImage
+    from astrodetect.features.central_object import FeatureKind
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
-    from astrodetect.features.feature_matrix import FeatureKind
     from astrodetect.inference.engine import Engine
     from astrodetect.labels import LabelValue
 
@@ -118,7 +119,6 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         results,
     )
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
-    from astrodetect.datasets import image_files  # noqa: PLC0415
     from astrodetect.features.extraction import extract_features  # noqa: PLC0415
     from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
@@ -128,8 +128,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
 
     config = settings()
     results.check_output_folder(arguments.output)
-    items = image_files.list_images(arguments.data)
-    normal_items = image_files.list_images([arguments.normal]) if arguments.normal else None
+    items = dataset.list_images(arguments.data)
+    normal_items = dataset.list_images([arguments.normal]) if arguments.normal else None
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, feature_source = _extractor(arguments)
 
@@ -223,8 +223,8 @@ def _fit_detectors(
 
 def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """The feature extractor of the options, and a description of where its network features come from."""
+    from astrodetect.features.central_object import CENTRAL_SHARE  # noqa: PLC0415
     from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
-    from astrodetect.features.feature_matrix import CENTRAL_SHARE  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
     from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 

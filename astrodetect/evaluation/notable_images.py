@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import Integers, Reals
+from astrodetect.evaluation.summary import EvaluationInputs
 from astrodetect.records import Floats
 
 NEIGHBOURS = 5

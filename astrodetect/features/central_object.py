@@ -1,12 +1,21 @@
 """Morphology and colours of the central object alone: segmented, so that neighbouring sources do not count."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from astrodetect.features.cutout import SIDE_PX, border_pixels, gaussian_blur, sky_level
+from astrodetect.features.cutout import (
+    SIDE_PX,
+    STRUCTURE_FEATURES,
+    border_pixels,
+    cut_stamps,
+    gaussian_blur,
+    measure_structure,
+    sky_level,
+)
 from astrodetect.records import Floats
 
 OBJECT_FEATURES = 37  # columns of `measure_central_object`
@@ -183,3 +192,24 @@ def _colours(bands: Floats, weight: Floats) -> list[Floats]:
         asymmetry = np.einsum("np,np->n", np.abs(colour - colour[:, ::-1]), weight)
         columns += [mean, np.sqrt(np.maximum(square - mean**2, 0)), asymmetry]
     return columns
+
+
+FeatureKind = Literal["shapes", "network", "both"]
+
+CENTRAL_SHARE = 0.5  # of the frame's side: the centre that is measured
+MEASURED_WIDTHS: tuple[int, ...] = (OBJECT_FEATURES, STRUCTURE_FEATURES)  # columns of each block
+
+
+def feature_matrix(
+    kind: FeatureKind, pixels: NDArray[np.uint8], crop: float, network_features: Floats | None = None
+) -> Floats:
+    """(n, d) feature vectors of images whose pixels show the central `crop` of the frame; "shapes" needs no network."""
+    if kind != "shapes" and network_features is None:
+        raise ValueError(f"feature kind {kind} needs the network's features")
+    if kind == "network":
+        return np.asarray(network_features)
+    stamps = cut_stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
+    measured = [measure_central_object(stamps), measure_structure(stamps)]
+    if kind == "both":
+        measured.append(np.asarray(network_features))
+    return np.concatenate(measured, axis=1)

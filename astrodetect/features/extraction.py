@@ -19,7 +19,7 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import ListedImage, SkippedFile
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
-from astrodetect.features.feature_matrix import CENTRAL_SHARE, FeatureKind, feature_matrix
+from astrodetect.features.central_object import CENTRAL_SHARE, FeatureKind, feature_matrix
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from astrodetect import images
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ImageError
+from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key
-from astrodetect.features.feature_matrix import FeatureKind, feature_matrix
 from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, Thumbnail
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import consensus
+from astrodetect.anomalies import novelty
 from astrodetect.anomalies.results import AnomalyResults, Explanation
 from astrodetect.records import Floats
 from astrodetect.reports.html import (
@@ -162,7 +162,7 @@ def _points(
 
 def _overlap_rows(results: AnomalyResults) -> list[tuple[str, list[float | None]]]:
     """A row per detector: its Jaccard index with each detector, None with itself."""
-    indices = consensus.jaccard_indices(results.novelty.flagged)
+    indices = novelty.jaccard_indices(results.novelty.flagged)
     return [
         (name, [indices.get((other, name), indices.get((name, other))) for other in results.detectors])
         for name in results.detectors

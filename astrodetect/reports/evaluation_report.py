@@ -12,12 +12,12 @@ from markupsafe import Markup
 from astrodetect import atomic_files, images
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation import calibration, metrics
-from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.metrics import Reals, ScoreRanking
 from astrodetect.evaluation.notable_images import NotableImage, find_notable_images, predicted_probabilities
 from astrodetect.evaluation.summary import (
     METRIC_SPECS,
     VIEW_METRICS,
+    EvaluationInputs,
     PreviousRun,
     Summary,
     interval_text,

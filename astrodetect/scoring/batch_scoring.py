@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.datasets import image_files
+from astrodetect.datasets import dataset
 from astrodetect.inference import pipeline
 from astrodetect.inference.decision import decide, heat_map
 from astrodetect.inference.pipeline import ScoredFile
@@ -42,10 +42,10 @@ class ScoringTask:
     def check(self) -> int:
         """The number of files to score."""
         resumable_table.check_table_path(self.output, restart=self.restart)
-        image_files.check_paths(self.paths)
-        count = sum(1 for _ in image_files.walk_images(self.paths))
+        dataset.check_paths(self.paths)
+        count = sum(1 for _ in dataset.walk_images(self.paths))
         if not count:
-            raise image_files.no_images(self.paths)
+            raise dataset.no_images(self.paths)
         return count
 
 
@@ -63,7 +63,7 @@ def score_task(
     columns = _columns(engine.manifest, with_novelty=novelty is not None)
     read = pipeline.image_reader(task.max_pixels, task.thumbnail_px if record else 0)
     with resumable_table.open_table(task.output, columns, settings, restart=task.restart) as table:
-        paths = image_files.walk_images(task.paths)
+        paths = dataset.walk_images(task.paths)
         table.resume(paths, engine.batch_size)
         rows_before, started = table.rows, time.monotonic()
         with (

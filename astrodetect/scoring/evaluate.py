@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import DataError, ImageError
-from astrodetect.evaluation.inputs import EvaluatedModel, EvaluatedPart, EvaluationInputs, TrainingFeatures
-from astrodetect.evaluation.summary import summarise_evaluation
+from astrodetect.evaluation.summary import (
+    EvaluatedModel,
+    EvaluatedPart,
+    EvaluationInputs,
+    TrainingFeatures,
+    summarise_evaluation,
+)
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.progress import ProgressBar

@@ -16,7 +16,7 @@ from programs import ROOT, Program, run_here
 from astrodetect import __main__
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.features.central_object import feature_matrix
 from astrodetect.images import decode_file
 from astrodetect.inference.engine import Engine, load_model
 

@@ -19,7 +19,7 @@ from astrodetect.db.connections import connect
 from astrodetect.db.embedded import cluster
 from astrodetect.db.embedded.binaries import account_for, run_program
 from astrodetect.db.embedded.server import embedded_server
-from astrodetect.db.values import storable_text
+from astrodetect.db.statements import storable_text
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
 from astrodetect.records import ANOMALY, NO_ANOMALY, Prediction, PredictionFilters, ScoredImage
 from astrodetect.settings import Settings

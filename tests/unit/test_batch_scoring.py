@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import image_files
+from astrodetect.datasets import dataset
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_model
@@ -73,7 +73,7 @@ def test_rows_equal_single_image_scores_in_the_order_of_the_paths(sky: Path, eng
     summary = score(task([sky], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
     expected = [
-        path for path in sky.rglob("*") if path.suffix.lower() in image_files.IMAGE_SUFFIXES and "/." not in str(path)
+        path for path in sky.rglob("*") if path.suffix.lower() in dataset.IMAGE_SUFFIXES and "/." not in str(path)
     ]
     assert [row[0] for row in rows] == sorted(map(str, expected))
     bad = {str(sky / "a" / "torn.jpg"), str(sky / "c" / "text.png")}
@@ -150,20 +150,20 @@ def test_walk_follows_links_to_images_but_not_to_folders(sky: Path, tmp_path: Pa
     (tmp_path / "image.jpg").symlink_to(sky / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(image_files.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    assert list(dataset.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
     (tmp_path / "outside").symlink_to(sky / "b")
-    assert len(list(image_files.walk_images([str(tmp_path / "outside")]))) == 3
+    assert len(list(dataset.walk_images([str(tmp_path / "outside")]))) == 3
 
 
 def test_walk_reads_a_folder_only_when_it_reaches_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, names = [], image_files._names
+    read, names = [], dataset._names
 
     def counted(prefix: str) -> list[str]:
         read.append(prefix)
         return names(prefix)
 
-    monkeypatch.setattr(image_files, "_names", counted)
-    next(image_files.walk_images([str(sky)]))
+    monkeypatch.setattr(dataset, "_names", counted)
+    next(dataset.walk_images([str(sky)]))
     assert read == [f"{sky}{os.sep}"]
 
 
@@ -172,8 +172,8 @@ def test_walk_yields_normalised_relative_paths(
     sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(sky)
-    assert list(image_files.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
-    assert next(image_files.walk_images([here])) == "a.jpg"
+    assert list(dataset.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
+    assert next(dataset.walk_images([here])) == "a.jpg"
 
 
 def test_images_in_memory_are_bounded_by_the_read_ahead_window(sky: Path, engine: Engine) -> None:
@@ -276,7 +276,7 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         assert not output.exists()
     score(task([sky], output), engine, fail_twice)
     assert output.read_bytes() == uninterrupted.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in image_files.walk_images([str(sky)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in dataset.walk_images([str(sky)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 
 

@@ -7,16 +7,15 @@ from sklearn.covariance import LedoitWolf
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
-from astrodetect.anomalies import consensus, neighbours
-from astrodetect.anomalies.consensus import TailScore
-from astrodetect.anomalies.detectors import dbscan, isolation_forest, kmeans
-from astrodetect.anomalies.detectors.base import DetectorInput, FittableDetector, tukey_fence
+from astrodetect.anomalies import novelty
+from astrodetect.anomalies.detectors import base, dbscan, isolation_forest, kmeans
+from astrodetect.anomalies.detectors.base import DetectorInput, FittableDetector, ReferencePoints, tukey_fence
 from astrodetect.anomalies.detectors.dbscan import Dbscan
 from astrodetect.anomalies.detectors.kmeans import KMeans
 from astrodetect.anomalies.detectors.knn import Knn
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
-from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.novelty import TailScore
 from astrodetect.records import Floats
 
 DETECTORS: list[type[FittableDetector]] = [Lof, Knn, Mahalanobis, isolation_forest.IsolationForest, KMeans, Dbscan]
@@ -134,7 +133,7 @@ def test_dbscan_flags_at_most_a_few_percent_of_data_without_outliers(count: int,
 
 def test_dbscan_searches_all_core_points_if_all_neighbours_are_noise(inliers: Floats) -> None:
     # Noise, nearer to the isolated point than any core point.
-    noise_points = 100 + 30 * normal_sample(neighbours.MAX_NEIGHBOURS, 12, seed=5)
+    noise_points = 100 + 30 * normal_sample(base.MAX_NEIGHBOURS, 12, seed=5)
     points = np.concatenate([inliers, noise_points])
     fitted = Dbscan.fit(training_input(points))
     assert not set(fitted.core.tolist()) & set(range(len(inliers), len(points)))
@@ -204,13 +203,13 @@ def test_tukey_fence_is_q3_plus_one_and_a_half_iqr() -> None:
 
 def test_consensus_agreement_jaccard_indices_and_ranks() -> None:
     flagged = {"a": np.array([True, True, False, False]), "b": np.array([True, False, True, False])}
-    assert consensus.unanimous(flagged).tolist() == [True, False, False, False]
-    assert consensus.agreement(flagged).tolist() == [1, 0.5, 0.5, 0]
-    assert consensus.jaccard_indices(flagged) == {("a", "b"): pytest.approx(1 / 3)}
+    assert novelty.unanimous(flagged).tolist() == [True, False, False, False]
+    assert novelty.agreement(flagged).tolist() == [1, 0.5, 0.5, 0]
+    assert novelty.jaccard_indices(flagged) == {("a", "b"): pytest.approx(1 / 3)}
     scores = {"a": np.array([3, 1, 2], np.float32), "b": np.array([30, 20, 20], np.float32)}
-    assert consensus.ranks(scores["a"]).tolist() == [1, 3, 2]
-    assert consensus.average_rank(scores).tolist() == [1, 2.5, 2.5]
+    assert novelty.ranks(scores["a"]).tolist() == [1, 3, 2]
+    assert novelty.average_rank(scores).tolist() == [1, 2.5, 2.5]
 
 
 def test_jaccard_index_of_no_flags_is_one() -> None:
-    assert consensus.jaccard_indices({"a": np.zeros(3, bool), "b": np.zeros(3, bool)}) == {("a", "b"): 1}
+    assert novelty.jaccard_indices({"a": np.zeros(3, bool), "b": np.zeros(3, bool)}) == {("a", "b"): 1}

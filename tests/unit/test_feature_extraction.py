@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import image_files
+from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features import extraction
@@ -56,7 +56,7 @@ def counting(extractor: FeatureExtractor, *, cut_after: int = COUNT) -> tuple[Fe
 
 def extract(path: Path, extractor: FeatureExtractor, cache: Path) -> extraction.ExtractedFeatures:
     return extraction.extract_features(
-        image_files.list_images([path]), extractor, cache, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
+        dataset.list_images([path]), extractor, cache, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
     )
 
 
@@ -114,7 +114,7 @@ def test_features_are_computed_by_the_given_batch_runner(sky: Path, tmp_path: Pa
             sizes.append(streams)
             yield compute(read(batch))
 
-    items = image_files.list_images([sky])
+    items = dataset.list_images([sky])
     extractor, computed = counting(extraction.measured_extractor(CONTRACT))
     extracted = extraction.extract_features(
         items, extractor, tmp_path, run_batches=sequentially, title="sky", max_pixels=MAX_PIXELS
@@ -167,12 +167,12 @@ def test_feature_cache_removes_the_least_recently_used_files_first(
 
 
 def test_listed_images_are_labelled_only_by_class_folders_and_tables(sky: Path, tmp_path: Path) -> None:
-    assert {item.label for item in image_files.list_images([sky])} == {"E", "S"}
-    assert {item.label for item in image_files.list_images([sky / "E"])} == {""}
-    assert {item.label for item in image_files.list_images([sky / "E", sky / "S"])} == {""}
+    assert {item.label for item in dataset.list_images([sky])} == {"E", "S"}
+    assert {item.label for item in dataset.list_images([sky / "E"])} == {""}
+    assert {item.label for item in dataset.list_images([sky / "E", sky / "S"])} == {""}
     (tmp_path / "some.csv").write_text(f"path,label\n{sky / 'E' / '00.jpg'},odd\n")
-    assert [(item.path.name, item.label) for item in image_files.list_images([tmp_path / "some.csv"])] == [
+    assert [(item.path.name, item.label) for item in dataset.list_images([tmp_path / "some.csv"])] == [
         ("00.jpg", "odd")
     ]
     with pytest.raises(DataError, match="no such folder or file"):
-        image_files.list_images([tmp_path / "nowhere"])
+        dataset.list_images([tmp_path / "nowhere"])

@@ -18,7 +18,7 @@ from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
-from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.features.central_object import feature_matrix
 from astrodetect.records import Floats
 
 WIDTH = 60

@@ -7,10 +7,10 @@ import pytest
 
 from astrodetect import images
 from astrodetect.anomalies.analysis import OCCLUSION_GRID, occlusion_map
-from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.detectors.base import ReferencePoints
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.feature_matrix import feature_matrix
+from astrodetect.features.central_object import feature_matrix
 from astrodetect.records import Floats, ImageContract, Pixels
 
 SIDE = 64

@@ -14,9 +14,8 @@ from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
-from astrodetect.evaluation.inputs import EvaluationInputs
 from astrodetect.evaluation.notable_images import NotableImage
-from astrodetect.evaluation.summary import summarise_evaluation, summary_lines
+from astrodetect.evaluation.summary import EvaluationInputs, summarise_evaluation, summary_lines
 from astrodetect.records import Outputs
 from astrodetect.reports import evaluation_report, html
 

@@ -5,8 +5,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import DetectorInput
-from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays, unusable_error
 from astrodetect.anomalies.whitening import Standardisation
 from astrodetect.records import Floats

@@ -6,8 +6,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.detectors.base import DetectorInput
-from astrodetect.anomalies.neighbours import ReferencePoints
+from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 

@@ -5,8 +5,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from astrodetect.anomalies.detectors.base import DetectorInput
-from astrodetect.anomalies.neighbours import NearestNeighbours, ReferencePoints
+from astrodetect.anomalies.detectors.base import DetectorInput, NearestNeighbours, ReferencePoints
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.records import Floats
 
