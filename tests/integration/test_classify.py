@@ -121,7 +121,7 @@ def test_names_that_are_none_are_refused_and_leave_nothing(client: TestClient, d
 def test_a_broken_model_is_told_in_one_line_and_the_others_go_on(client: TestClient, models: Path) -> None:
     (models / "colours.bin").write_bytes(b"torn")
     (models / "metrics.json").write_text("[]")
-    assert "colours.bin is not the file" in refused(classify(client, png("ocean")), 503, "model_invalid")
+    assert "colours.bin does not match" in refused(classify(client, png("ocean")), 503, "model_invalid")
     assert "is not a manifest" in refused(classify(client, png("ocean"), "metrics"), 503, "model_invalid")
     assert classify(client, png("ocean"), model=None).status_code == 200
 

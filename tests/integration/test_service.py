@@ -105,7 +105,7 @@ def test_too_many_pixels_are_refused(database_url: str, model_folder: Path) -> N
     settings = Settings(DATABASE_URL=database_url, models_dir=model_folder, max_image_pixels=10_000)
     with TestClient(create_app(settings)) as client:
         message = refused(detect(client, png((101, 100))), 413, "image_too_many_pixels")
-        assert "at most 10,000 pixels" in message
+        assert "the limit is 10,000 pixels" in message
         assert detect(client, png((100, 100))).status_code == 200
 
 
