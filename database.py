@@ -24,7 +24,7 @@ from astrodetect.db.connections import (
     execute_within,
     read_url,
 )
-from astrodetect.db.embedded.server import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
 from astrodetect.db.statements import storable_text, to_halfvec
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel

@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 
 from astrodetect.db.connections import ConnectionRefused, as_database_error, connect, read_url, without_password
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
 from astrodetect.settings import settings
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             configured = settings().database_url
             embedded = (
-                stack.enter_context(server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE))
+                stack.enter_context(lifetime.embedded_server(settings().postgres_dir, lifetime.EMBEDDED_DATABASE))
                 if not configured
                 else ""
             )
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             if result.without_vectors:
                 print(f'"more like this" is off: {result.without_vectors}; then run this again')
             print("while the service runs, look inside with:" if embedded else "look inside with:")
-            print(f"  {server.psql_command(without_password(url))}")
+            print(f"  {lifetime.psql_command(without_password(url))}")
     except AstrodetectError as error:
         print(f"setup_db: {error}", file=sys.stderr)
         return 1

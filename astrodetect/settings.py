@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from astrodetect.allowed_hosts import AllowedHosts
+from astrodetect.fetch_policy import AllowedHosts
 
 ROOT = Path(__file__).resolve().parent.parent
 HTTP = r"^https?://.*[^/]$"

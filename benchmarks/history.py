@@ -20,7 +20,7 @@ import numpy as np
 
 import setup_db
 from astrodetect.db.connections import Connection, connect
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters
 from benchmarks import hardware
 from benchmarks.similar import execute, timed
@@ -115,7 +115,7 @@ def main() -> None:
 
 def measure(folder: Path, rows: int, rounds: int) -> Report:
     """Measure every page, ours and naive in turns."""
-    with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
+    with lifetime.embedded_server(folder / "postgres", lifetime.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)

@@ -20,7 +20,7 @@ import setup_db
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import read_manifest
@@ -81,7 +81,7 @@ def services(place: Path) -> Iterator[dict[str, LoggedService]]:
     with ExitStack() as stack:
         services_by_name = {}
         for name, models in ((WITH, with_detectors), (WITHOUT, plain)):
-            url = stack.enter_context(server.embedded_server(place / "postgres", name))
+            url = stack.enter_context(lifetime.embedded_server(place / "postgres", name))
             setup_db.create_database(url)
             setup_db.migrate(url)
             environment = {

@@ -21,7 +21,7 @@ from playwright.sync_api import Page as Tab
 
 import setup_db
 from astrodetect.db.connections import connect
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.settings import settings
 from benchmarks import hardware
@@ -107,7 +107,7 @@ def serve_rows(rows: int) -> Iterator[str]:
     """URL of a service over a table of so many rows."""
     with (
         TemporaryDirectory(prefix="astrodetect-pages-") as place,
-        server.embedded_server(Path(place) / "postgres", server.EMBEDDED_DATABASE) as url,
+        lifetime.embedded_server(Path(place) / "postgres", lifetime.EMBEDDED_DATABASE) as url,
     ):
         setup_db.create_database(url)
         setup_db.migrate(url)

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 
 import setup_db
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from benchmarks import hardware, http_messages, model
 from benchmarks.load import jpegs
 from benchmarks.processes import BenchmarkError, ServiceProcess, print_progress, run_module
@@ -102,7 +102,7 @@ class ServingBenchmark:
 def databases(scratch: Path) -> Iterator[dict[str, str]]:
     """An empty PostgreSQL with a database for each service; ours is migrated."""
     folder = scratch / "postgres"
-    with server.embedded_server(folder, NAIVE) as naive, server.embedded_server(folder, OURS) as ours:
+    with lifetime.embedded_server(folder, NAIVE) as naive, lifetime.embedded_server(folder, OURS) as ours:
         for url in (naive, ours):
             setup_db.create_database(url)
         setup_db.migrate(ours)

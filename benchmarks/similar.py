@@ -22,7 +22,7 @@ import numpy as np
 
 import setup_db
 from astrodetect.db.connections import Connection, connect
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.progress import ProgressBar
 from astrodetect.records import DIMENSIONS, Floats, ScoredImage
 from astrodetect.service.vector_indexer import COMMIT_VECTORS, MAX_UNINDEXED
@@ -107,7 +107,7 @@ def main() -> None:
 def measure(folder: Path, count: int) -> Report:
     """Log into an empty database, fill it, query, and log again."""
     vectors = clustered(count + MAX_UNINDEXED)
-    with server.embedded_server(folder / "postgres", server.EMBEDDED_DATABASE) as url:
+    with lifetime.embedded_server(folder / "postgres", lifetime.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
         setup_db.migrate(url)
         log = Database(url, connections=1, timeout_s=60)

@@ -16,7 +16,7 @@ import pytest
 from programs import query
 
 import setup_db
-from astrodetect.db.embedded.server import embedded_server
+from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings

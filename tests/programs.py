@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVER_USER_SCRIPT = """
 import sys
 from pathlib import Path
-from astrodetect.db.embedded.server import embedded_server
+from astrodetect.db.embedded.lifetime import embedded_server
 with embedded_server(Path(sys.argv[1]), "postgres") as url:
     print(url, flush=True)
     sys.stdin.read()

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from astrodetect.model_store import archive  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.model_store import versions  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.model_store.manifest import invalid_manifests, list_manifests, read_manifest  # noqa: PLC0415
 
     folder = settings().models_dir
@@ -61,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not manifests and not invalid:
         read_manifest(folder / f"{arguments.name or settings().model}.json")  # raises, with the command to train it
     models = [
-        _model_as_json(manifest, folder, archive.earlier_versions(folder, manifest.name)) for manifest in manifests
+        _model_as_json(manifest, folder, versions.earlier_versions(folder, manifest.name)) for manifest in manifests
     ]
     if arguments.json:
         print(to_json(models, inf_nan_mode="null", indent=2).decode())
@@ -74,7 +74,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _rollback(arguments: argparse.Namespace) -> int:
     from astrodetect.inference.engine import Engine, has_bf16  # noqa: PLC0415
-    from astrodetect.model_store import archive, store  # noqa: PLC0415
+    from astrodetect.model_store import store, versions  # noqa: PLC0415
     from astrodetect.model_store.manifest import list_manifests  # noqa: PLC0415
 
     folder, name = settings().models_dir, arguments.name
@@ -85,7 +85,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         folder, name, arguments.version, precision=settings().precision, has_bf16=has_bf16, trial=Engine
     )
     if arguments.json:
-        model = _model_as_json(restored, folder, archive.earlier_versions(folder, name))
+        model = _model_as_json(restored, folder, versions.earlier_versions(folder, name))
         print(to_json(model, inf_nan_mode="null", indent=2).decode())
         return 0
     print(f"{name}: version {restored.version} {'was already in place' if before == restored.version else 'restored'}")

@@ -7,7 +7,7 @@ import subprocess
 
 from astrodetect.cli._options import Subparsers, command_parser
 from astrodetect.db.connections import read_url, without_password
-from astrodetect.db.embedded import server
+from astrodetect.db.embedded import lifetime
 from astrodetect.settings import settings
 
 DESCRIPTION = """open psql on the predictions database
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     database_url = settings().database_url
     if database_url:
         return _psql(database_url.get_secret_value(), arguments)
-    with server.embedded_server(settings().postgres_dir, server.EMBEDDED_DATABASE) as url:
+    with lifetime.embedded_server(settings().postgres_dir, lifetime.EMBEDDED_DATABASE) as url:
         return _psql(url, arguments)
 
 
@@ -41,9 +41,9 @@ def _psql(url: str, arguments: argparse.Namespace) -> int:
     parts = read_url(url)
     public_url = without_password(url)
     if arguments.show:
-        print(server.psql_command(public_url))
+        print(lifetime.psql_command(public_url))
         return 0
-    command = [str(server.psql_path()), public_url, *(["-c", arguments.sql] if arguments.sql else [])]
+    command = [str(lifetime.psql_path()), public_url, *(["-c", arguments.sql] if arguments.sql else [])]
     # The password goes into the environment: command lines are visible to all users.
     password = {"PGPASSWORD": parts["password"]} if "password" in parts else {}
     previous = signal.signal(signal.SIGINT, lambda *_: None)  # psql handles Ctrl-C: it cancels the query

@@ -18,7 +18,7 @@ import fasteners
 
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError
-from astrodetect.model_store import archive
+from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import METRICS, NOVELTY, RETRAIN, Manifest, Precision, read_manifest
 from astrodetect.recipes import FOREST
 
@@ -93,7 +93,7 @@ def rollback(
 
     Nothing changes if `trial` raises a ModelError for the model that would be served.
     """
-    path = archive.find_version(folder, name, version)  # before the lock, whose file would remain
+    path = versions.find_version(folder, name, version)  # before the lock, whose file would remain
     try:
         with exclusive_lock(folder, name):
             finish_interrupted(folder, name)
@@ -103,7 +103,7 @@ def rollback(
             trial(verify(path, manifest, precision, has_bf16))
             with staging(folder, name) as staged:
                 for file in (*manifest.files, *report_files(path, manifest)):
-                    archive.link(path / file, staged / file)
+                    versions.link(path / file, staged / file)
                 return _commit(staged, folder, manifest)
     except OSError as error:
         raise ModelError(f"model {name} cannot be rolled back: {error.strerror or error}") from error
@@ -219,7 +219,7 @@ def _commit(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     _archive_current(folder, manifest)
     staged.rename(_ready(folder, manifest.name))
     finish_interrupted(folder, manifest.name)
-    archive.prune(folder, manifest.name, manifest.version)
+    versions.prune(folder, manifest.name, manifest.version)
     return manifest
 
 
@@ -233,7 +233,7 @@ def _archive_current(folder: Path, new: Manifest) -> None:
     except ModelError:
         return
     files = (*current.files, *report_files(folder, current), f"{current.name}.json")
-    archive.keep(folder, current.name, current.version, files)
+    versions.keep(folder, current.name, current.version, files)
 
 
 def _checksums(staged: Path) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _render(inputs: EvaluationInputs, summary: Summary, previous: PreviousRun | 
     notable = find_notable_images(inputs, MAX_GALLERY_IMAGES)
     model = inputs.model
     explorer = _threshold_counts(inputs)
-    return templates.get_template("report.html").render(
+    return templates.get_template("evaluation.html").render(
         model=model,
         inputs=inputs,
         summary=summary,

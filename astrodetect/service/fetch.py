@@ -15,8 +15,8 @@ from urllib.parse import quote, urljoin, urlsplit
 import h11
 
 from astrodetect import __version__
-from astrodetect.allowed_hosts import AllowedHosts, IpAddress, parse_literal
 from astrodetect.errors import FetchFailed, FetchRefused, FetchTooLarge, FetchTooSlow, HostNotPublic
+from astrodetect.fetch_policy import AllowedHosts, IpAddress, parse_literal
 
 MOST_REDIRECTS = 3
 REDIRECTS = {301, 302, 303, 307, 308}

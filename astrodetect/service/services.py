@@ -9,8 +9,8 @@ from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
-from astrodetect.allowed_hosts import AllowedHosts
 from astrodetect.errors import ModelMissing
+from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
 from astrodetect.service.anomaly_detection import AnomalyDetection

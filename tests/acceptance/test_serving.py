@@ -16,7 +16,7 @@ from PIL import Image
 from programs import ROOT, Program, ServerUser, Service, query
 
 from astrodetect import images
-from astrodetect.db.embedded.server import psql_command
+from astrodetect.db.embedded.lifetime import psql_command
 
 MEMORY_LIMIT_BYTES = 500_000_000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from programs import query
 
-from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded import server_process
 from astrodetect.db.embedded.binaries import account_for, run_program
 
 CHUNK_BYTES = 65536
@@ -22,12 +22,12 @@ class PostgresServer:
         self.start()
 
     def start(self) -> None:
-        cluster.ensure_running(self.folder)
-        self.address = cluster.ServerAddress.of(self.folder)
+        server_process.ensure_running(self.folder)
+        self.address = server_process.ServerAddress.of(self.folder)
 
     def stop(self) -> None:
         """Shut down: sessions are ended and connections refused."""
-        cluster.stop_server(self.folder)
+        server_process.stop_server(self.folder)
 
     def crash(self) -> None:
         """Stop without writing buffers, as in a power cut."""

@@ -12,7 +12,6 @@ import pytest
 from malicious_server import CERTIFICATE, DRIPPED, ENDLESS, ZIPPED, MaliciousServer, png
 
 from astrodetect import images
-from astrodetect.allowed_hosts import AllowedHosts
 from astrodetect.errors import (
     AstrodetectError,
     FetchFailed,
@@ -23,6 +22,7 @@ from astrodetect.errors import (
     ImageTooManyPixels,
     ImageUnsupported,
 )
+from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.records import ImageContract
 from astrodetect.service.fetch import Fetcher
 

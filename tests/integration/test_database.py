@@ -16,9 +16,9 @@ from programs import query
 import database
 import setup_db
 from astrodetect.db.connections import connect
-from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded import server_process
 from astrodetect.db.embedded.binaries import account_for, run_program
-from astrodetect.db.embedded.server import embedded_server
+from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.db.statements import storable_text
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
 from astrodetect.records import ANOMALY, NO_ANOMALY, Prediction, PredictionFilters, ScoredImage
@@ -378,7 +378,7 @@ def test_without_database_url_the_embedded_database_is_started_and_migrated(tmp_
         log = Database(url, connections=1, timeout_s=5)
         assert log.prediction(row.id) == row
         log.close()
-    assert not cluster.ServerAddress.of(settings.postgres_dir).listens()
+    assert not server_process.ServerAddress.of(settings.postgres_dir).listens()
 
 
 def test_database_url_is_used_unchanged(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from malicious_server import png
 from starlette.testclient import TestClient
 
-from astrodetect.model_store import archive
+from astrodetect.model_store import versions as archive
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.service import model_registry as models_module
 from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY

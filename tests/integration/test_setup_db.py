@@ -12,8 +12,8 @@ import pytest
 from programs import ROOT, query, without_permission_warnings
 
 import setup_db
-from astrodetect.db.embedded import cluster
-from astrodetect.db.embedded.server import embedded_server
+from astrodetect.db.embedded import server_process
+from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.errors import DatabaseError
 
 COLUMNS = """
@@ -53,7 +53,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over TCP with password authentication: the URL of its user `owner`."""
     folder = tmp_path_factory.mktemp("guarded") / "postgres"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "OVER_TCP", True)
+        patch.setattr(server_process, "OVER_TCP", True)
         with embedded_server(folder, "postgres") as url:
             query(url, "CREATE ROLE owner LOGIN CREATEDB PASSWORD 'open-sesame'")
             query(url, "CREATE ROLE guest LOGIN PASSWORD 'open-sesame'")

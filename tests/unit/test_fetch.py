@@ -4,8 +4,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from astrodetect.allowed_hosts import AllowedHosts, is_public, parse_literal
 from astrodetect.errors import FetchRefused
+from astrodetect.fetch_policy import AllowedHosts, is_public, parse_literal
 from astrodetect.service.fetch import Target
 from astrodetect.settings import settings
 

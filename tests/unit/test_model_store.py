@@ -14,7 +14,7 @@ from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
 from astrodetect.inference.engine import load_model
-from astrodetect.model_store import archive, store
+from astrodetect.model_store import store, versions
 from astrodetect.model_store.manifest import Manifest, Precision, canary, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 
@@ -49,7 +49,7 @@ def served(folder: Path) -> tuple[bytes, bytes]:
 
 
 def earlier_versions(folder: Path) -> list[str]:
-    return [manifest.version for manifest in archive.earlier_versions(folder, "m").values()]
+    return [manifest.version for manifest in versions.earlier_versions(folder, "m").values()]
 
 
 def current_content(folder: Path) -> str:
@@ -196,13 +196,13 @@ def test_an_interruption_at_any_step_leaves_a_complete_model_and_complete_earlie
         version = load_model(folder, "m").manifest.version
         assert version not in earlier_versions(folder)
         assert len(before - {version, *earlier_versions(folder)}) <= deleted
-        for other in earlier_versions(folder)[: archive.KEPT]:
+        for other in earlier_versions(folder)[: versions.KEPT]:
             assert roll_back(folder, "m", other) == load_model(folder, "m").manifest
             assert load_model(folder, "m").manifest.version == other
         publish(folder, "next")
         assert current_content(folder) == "next"
         assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
-        assert len(list((folder / ".m.earlier").iterdir())) == archive.KEPT
+        assert len(list((folder / ".m.earlier").iterdir())) == versions.KEPT
         if not killed:
             break
     commit = outcomes.index(after)
@@ -215,7 +215,9 @@ def test_the_most_recent_earlier_versions_are_kept_newest_first(tmp_path: Path) 
     for content in "abcde":
         publish(tmp_path, content)
         published.append(load_model(tmp_path, "m").manifest.version)
-    assert earlier_versions(tmp_path) == published[-2::-1][: archive.KEPT] == [published[3], published[2], published[1]]
+    assert (
+        earlier_versions(tmp_path) == published[-2::-1][: versions.KEPT] == [published[3], published[2], published[1]]
+    )
 
 
 def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path:
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert store.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
-    assert list(archive.earlier_versions(tmp_path, "m").values()) == [new]
+    assert list(versions.earlier_versions(tmp_path, "m").values()) == [new]
 
     assert roll_back(tmp_path, "m") == new
     assert load_model(tmp_path, "m").novelty is None
@@ -255,7 +257,7 @@ def test_earlier_versions_are_hard_links(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     inode = (tmp_path / "m.h5").stat().st_ino
     publish(tmp_path, "new")
-    [folder] = archive.version_folders(tmp_path, "m").values()
+    [folder] = versions.version_folders(tmp_path, "m").values()
     assert (folder / "m.h5").stat().st_ino == inode
     roll_back(tmp_path, "m")
     assert (tmp_path / "m.h5").stat().st_ino == inode
@@ -292,7 +294,7 @@ def test_rollback_to_an_unknown_or_damaged_version_changes_nothing(tmp_path: Pat
     publish(tmp_path, "new")
     with pytest.raises(ModelUnknown, match=r"no earlier version \.\./x: it has [0-9a-f]{12}$"):
         roll_back(tmp_path, "m", "../x")
-    [folder] = archive.version_folders(tmp_path, "m").values()
+    [folder] = versions.version_folders(tmp_path, "m").values()
     (folder / "m.bin").write_text("torn")
     with pytest.raises(ModelError, match=r"m\.bin does not match the SHA-256 in its manifest"):
         roll_back(tmp_path, "m")

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from astrodetect.model_store import archive
+from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
 from astrodetect.service.dependencies import ModelsDep
 from astrodetect.service.error_handlers import declared
@@ -85,7 +85,7 @@ class ModelResponse(BaseModel):
         """From its manifest and what the registry has in memory."""
         loaded = models.loaded.get(manifest.name)
         in_memory = loaded is not None and loaded.manifest.files == manifest.files
-        earlier = archive.earlier_versions(models.folder, manifest.name).values()
+        earlier = versions.earlier_versions(models.folder, manifest.name).values()
         return cls(
             **{name: getattr(manifest, name) for name in MANIFEST_FIELDS},
             serving=in_memory and manifest.name == models.default_name,

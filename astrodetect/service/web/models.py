@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import ModelMissing, ModelUnknown, NotFound
 from astrodetect.evaluation.summary import METRIC_SPECS
-from astrodetect.model_store import archive, store
+from astrodetect.model_store import store, versions
 from astrodetect.model_store.manifest import Manifest, Precision, invalid_manifests, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
@@ -110,7 +110,7 @@ def show_report(
     registry: ModelsDep, name: ModelPath, version: Annotated[str | None, Query(pattern=VERSION_PATTERN)] = None
 ) -> HTMLResponse:
     """The evaluation report of a model, or of an earlier version of it."""
-    folder = archive.find_version(registry.folder, name, version) if version else registry.folder
+    folder = versions.find_version(registry.folder, name, version) if version else registry.folder
     try:
         path = store.report_page(folder, read_manifest(folder / f"{name}.json"))
         text = path.read_text(encoding="utf-8") if path else None
@@ -143,7 +143,7 @@ def _list_models(registry: ModelRegistry) -> list[ModelEntry]:
             loaded[name].manifest if name in loaded else None,
             loaded[name].precision if name in loaded else None,
             unreadable.get(name) or failed.get(name),
-            [_version_entry(path, manifest) for path, manifest in archive.earlier_versions(folder, name).items()],
+            [_version_entry(path, manifest) for path, manifest in versions.earlier_versions(folder, name).items()],
         )
         for name in names
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
-from astrodetect.db.embedded import cluster
+from astrodetect.db.embedded import server_process
 from astrodetect.db.embedded.binaries import program_path
 from astrodetect.errors import DatabaseError
 
@@ -45,7 +45,7 @@ def embedded_server(folder: Path, database: str) -> Iterator[str]:
     with _exclusive(folder):
         _enter(folder)
         try:
-            cluster.ensure_running(folder)
+            server_process.ensure_running(folder)
         except OSError as error:
             _leave(folder)
             raise DatabaseError(f"cannot use {error.filename or folder}: {error.strerror or error}") from error
@@ -53,7 +53,7 @@ def embedded_server(folder: Path, database: str) -> Iterator[str]:
             _leave(folder)
             raise
     try:
-        yield cluster.ServerAddress.of(folder).url(database)
+        yield server_process.ServerAddress.of(folder).url(database)
     finally:
         with _exclusive(folder):
             _leave(folder)
@@ -113,7 +113,7 @@ def _leave(folder: Path) -> None:
     user.lock.release_read_lock()
     if user.lock.acquire_write_lock(blocking=False):  # no other process uses it
         try:
-            cluster.stop_server(folder)
+            server_process.stop_server(folder)
         finally:
             user.lock.release_write_lock()
     else:
