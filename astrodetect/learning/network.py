@@ -73,7 +73,7 @@ def _application(backbone: Backbone, **options: Any) -> keras.Model:
 
 
 def _small_cnn(normalised: keras.KerasTensor) -> keras.KerasTensor:
-    """A small convolutional network on grey images; `convert.py` makes its activation map."""
+    """A small convolutional network on grey images; `activation_maps.py` makes its map."""
     layers = keras.layers
     x = layers.Conv2D(1, 1, use_bias=False, trainable=False, name="grey")(normalised)
     x = layers.Conv2D(16, 5, strides=2, padding="same", activation="relu", name="conv1")(x)

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
-from astrodetect.service.feed import LiveFeed
+from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.auth import ApiKeys
 from astrodetect.service.model_registry import ModelRegistry

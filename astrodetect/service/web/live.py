@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from astrodetect.records import ANOMALY, Prediction, PredictionFilters
 from astrodetect.service.dependencies import DatabaseDep, LiveFeedDep
-from astrodetect.service.feed import NewRows, StreamEvent
+from astrodetect.service.live_feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import (
     CURSOR_PATTERN,
     MAX_CURSOR_CHARS,

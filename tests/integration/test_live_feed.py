@@ -12,9 +12,9 @@ from programs import query
 from astrodetect.db.connections import Listener
 from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.records import Prediction, ScoredImage
-from astrodetect.service import feed as feed_module
+from astrodetect.service import live_feed as feed_module
 from astrodetect.service import row_follower
-from astrodetect.service.feed import MAX_MISSED, LiveFeed, NewRows, StreamEvent
+from astrodetect.service.live_feed import MAX_MISSED, LiveFeed, NewRows, StreamEvent
 from astrodetect.service.row_follower import MAX_NEWEST, MAX_READ, EventCursor
 from astrodetect.service.shutdown import Shutdown
 from database import Database
