@@ -1,4 +1,4 @@
-"""A body is read no further than the limit, however it comes."""
+"""Request bodies are read up to the limit, whatever they declare."""
 
 import asyncio
 import json
@@ -13,23 +13,23 @@ LIMIT = 100_000
 CHUNK = 30_000
 
 
-class Caller:
-    """Sends chunks without end, and keeps what is answered."""
+class Client:
+    """Sends chunks without end, and keeps the response."""
 
     def __init__(self) -> None:
         self.sent = 0
-        self.answered: list[Message] = []
+        self.response: list[Message] = []
 
     async def receive(self) -> Message:
         self.sent += CHUNK
         return {"type": "http.request", "body": b"x" * CHUNK, "more_body": True}
 
     async def send(self, message: Message) -> None:
-        self.answered.append(message)
+        self.response.append(message)
 
 
-async def greedy(scope: Scope, receive: Receive, send: Send) -> None:
-    """An app that reads on for ever, and, as FastAPI does, makes a 400 of what stops it."""
+async def endless_reader(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that reads for ever, and, like FastAPI, responds 400 to an exception."""
     try:
         while True:
             await receive()
@@ -39,22 +39,22 @@ async def greedy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("declared", [None, "10", "nonsense", str(LIMIT)])
-def test_an_endless_body_is_cut_at_the_limit_whatever_it_declares(declared: str | None) -> None:
-    caller = Caller()
+def test_an_endless_body_is_cut_at_the_limit(declared: str | None) -> None:
+    client = Client()
     headers = [(b"content-length", declared.encode())] if declared else []
     asyncio.run(
-        BodyLimitMiddleware(greedy, {}, BodyLimit(LIMIT, 60))(
-            {"type": "http", "method": "POST", "path": "/", "headers": headers}, caller.receive, caller.send
+        BodyLimitMiddleware(endless_reader, {}, BodyLimit(LIMIT, 60))(
+            {"type": "http", "method": "POST", "path": "/", "headers": headers}, client.receive, client.send
         )
     )
-    assert caller.sent <= LIMIT + CHUNK
-    assert caller.answered[0]["status"] == 413
-    assert json.loads(caller.answered[1]["body"])["error"]["code"] == "body_too_large"
+    assert client.sent <= LIMIT + CHUNK
+    assert client.response[0]["status"] == 413
+    assert json.loads(client.response[1]["body"])["error"]["code"] == "body_too_large"
 
 
-def test_a_body_that_declares_too_much_is_not_read_at_all() -> None:
-    caller = Caller()
+def test_a_body_that_declares_too_much_is_not_read() -> None:
+    client = Client()
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", str(LIMIT + 1).encode())]}
-    asyncio.run(BodyLimitMiddleware(greedy, {}, BodyLimit(LIMIT, 60))(scope, caller.receive, caller.send))
-    assert caller.sent == 0
-    assert caller.answered[0]["status"] == 413
+    asyncio.run(BodyLimitMiddleware(endless_reader, {}, BodyLimit(LIMIT, 60))(scope, client.receive, client.send))
+    assert client.sent == 0
+    assert client.response[0]["status"] == 413

@@ -1,4 +1,4 @@
-"""Which URLs are asked for an image, and of whom: judged before anything is sent."""
+"""Which URLs and hosts images may be fetched from, decided before anything is sent."""
 
 from ipaddress import ip_address
 
@@ -21,7 +21,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_what_is_not_on_the_internet_is_not_public(address: str) -> None:
+def test_addresses_outside_the_internet_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
     assert not AllowedHosts().permits("example.org", ip_address(address), 443)
 
@@ -29,7 +29,7 @@ def test_what_is_not_on_the_internet_is_not_public(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::1", "64:ff9b::808:808"]
 )
-def test_what_is_on_the_internet_is_asked_at_its_usual_ports_alone(address: str) -> None:
+def test_public_addresses_are_permitted_at_ports_80_and_443_alone(address: str) -> None:
     assert is_public(ip_address(address))
     assert AllowedHosts().permits("example.org", ip_address(address), 443)
     assert AllowedHosts().permits("example.org", ip_address(address), 80)
@@ -61,26 +61,26 @@ def test_what_is_on_the_internet_is_asked_at_its_usual_ports_alone(address: str)
         ("example.org:8080", "example.org", "8.8.8.8", 8080, True),
     ],
 )
-def test_what_is_listed_is_asked_too(listed: str, name: str, address: str, port: int, permitted: bool) -> None:
+def test_listed_hosts_and_blocks_are_permitted(
+    listed: str, name: str, address: str, port: int, permitted: bool
+) -> None:
     assert AllowedHosts.parse(listed).permits(name, ip_address(address), port) is permitted
 
 
 @pytest.mark.parametrize("wrong", ["10.0.0.0/99", "http://images.local", "images.local/path", "a b", "[::1", "host:x"])
-def test_a_list_that_means_nothing_ends_the_start_with_a_line_that_names_it(
-    wrong: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_list_of_hosts_ends_the_start_with_a_message(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASTRODETECT_FETCH_ALLOW", f"good.local, {wrong}")
     with pytest.raises(SystemExit, match=r"ASTRODETECT_FETCH_ALLOW: .* is neither a host nor a block of addresses"):
         settings()
 
 
 @pytest.mark.parametrize("odd", ["2130706433", "0x7f.1", "0x7f000001", "127.1", "0177.0.0.1", "1.2.3.4.5", "256.0.0.1"])
-def test_addresses_in_odd_notations_are_no_hosts(odd: str) -> None:
+def test_addresses_in_unusual_notations_are_refused(odd: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_literal(odd)
 
 
-def test_a_name_is_no_address() -> None:
+def test_a_host_name_is_not_an_address() -> None:
     assert parse_literal("example.org") is None
     assert parse_literal("1e100.net") is None
     assert str(parse_literal("8.8.8.8")) == "8.8.8.8"
@@ -98,30 +98,30 @@ def test_a_name_is_no_address() -> None:
         "http://example.org/" + "x" * 2_000,
     ],
 )  # fmt: skip
-def test_what_is_no_plain_url_is_refused_in_a_line_that_does_not_repeat_it(url: str) -> None:
+def test_an_unacceptable_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(FetchRefused) as refused:
-        Target.of(url)
+        Target.parse(url)
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
 
 
-def test_a_url_is_asked_as_it_is_meant() -> None:
-    cutout = Target.of("https://www.legacysurvey.org/viewer/cutout.jpg?ra=1.5&dec=-2&layer=ls-dr10#here")
+def test_a_url_is_parsed_and_encoded() -> None:
+    cutout = Target.parse("https://www.legacysurvey.org/viewer/cutout.jpg?ra=1.5&dec=-2&layer=ls-dr10#here")
     assert (cutout.host, cutout.port, cutout.secure) == ("www.legacysurvey.org", 443, True)
     assert cutout.path == "/viewer/cutout.jpg?ra=1.5&dec=-2&layer=ls-dr10"
-    odd = Target.of("HTTP://Bücher.Example.:8080/Größe/a%20b.png?q=ä")
+    odd = Target.parse("HTTP://Bücher.Example.:8080/Größe/a%20b.png?q=ä")
     assert (odd.host, odd.port, odd.secure) == ("xn--bcher-kva.example", 8080, False)
     assert odd.path == "/Gr%C3%B6%C3%9Fe/a%20b.png?q=%C3%A4"
-    assert Target.of("http://[2606:4700::1111]").path == "/"
-    assert dict(Target.of("http://[2606:4700::1111]:81").request().headers)[b"host"] == b"[2606:4700::1111]:81"
+    assert Target.parse("http://[2606:4700::1111]").path == "/"
+    assert dict(Target.parse("http://[2606:4700::1111]:81").request().headers)[b"host"] == b"[2606:4700::1111]:81"
 
 
-def test_digits_of_another_script_are_digits() -> None:
-    assert Target.of("http://①②⑦.⓪.⓪.①/").host == "127.0.0.1"
+def test_digits_of_other_scripts_are_normalised() -> None:
+    assert Target.parse("http://①②⑦.⓪.⓪.①/").host == "127.0.0.1"
 
 
-def test_a_redirect_is_judged_as_a_url_is() -> None:
-    start = Target.of("https://example.org/a/b?c")
+def test_a_redirect_is_checked_like_a_url() -> None:
+    start = Target.parse("https://example.org/a/b?c")
     assert start.redirected("../d").url == "https://example.org/d"
     assert start.redirected("//other.org/x").host == "other.org"
     for wrong in ("http://example.org/", "file:///etc/passwd", "https://a:b@example.org/", "http://[", "a b"):
