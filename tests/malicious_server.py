@@ -1,4 +1,4 @@
-"""A host of images that means harm, on a local port; it knows what it got rid of, and whether its callers let go."""
+"""A malicious image host on a local port; it counts requests and bytes, and checks that connections are closed."""
 
 import contextlib
 import gzip
@@ -18,14 +18,14 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
-CERTIFICATE = Path(__file__).with_name("sky.test.pem")  # and its key, of this name alone; nobody else trusts it
+CERTIFICATE = Path(__file__).with_name("sky.test.pem")  # with its key; for the name sky.test, self-signed
 BLOCK = b"\0" * 65_536
 DRIP_S = 0.01
-LET_GO_WITHIN_S = 20.0
+RELEASE_TIMEOUT_S = 20.0
 
 
 def png(seed: int = 0, side: int = 40) -> bytes:
-    """Noise, which no two seeds share."""
+    """Noise, different for each seed."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -33,125 +33,125 @@ def png(seed: int = 0, side: int = 40) -> bytes:
 
 def bomb() -> bytes:
     """A PNG of a few bytes that declares 50,000 × 50,000 pixels."""
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1_000))
-    framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
+    encoded = (b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1_000))
+    framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in encoded)
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """A whole one, with this Content-Length or a true one."""
+def response(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """A complete response, with a true Content-Length or another one."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def chunked(body: bytes) -> bytes:
-    """A whole answer without a length, after a hint that nobody asked for."""
-    pieces = (body[at : at + 100] for at in range(0, len(body), 100))
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    return b"HTTP/1.1 103 Early Hints\r\n\r\n" + CHUNKED + chunks + b"0\r\n\r\n"
+    """A chunked response after an unexpected 103."""
+    chunks = (body[at : at + 100] for at in range(0, len(body), 100))
+    encoded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return b"HTTP/1.1 103 Early Hints\r\n\r\n" + CHUNKED + encoded + b"0\r\n\r\n"
 
 
-OPEN = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OPEN + b"Transfer-Encoding: chunked\r\n\r\n"
-ZIPPED = gzip.compress(b"\0" * 50_000_000)
-WHOLE = {
+STATUS_LINE = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = STATUS_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
+GZIPPED = gzip.compress(b"\0" * 50_000_000)
+COMPLETE = {
     "/chunked.png": chunked(png()),
-    "/bomb.png": answer(bomb()),
-    "/zipped": answer(ZIPPED, "Content-Encoding: gzip"),
-    "/zipped-file": answer(ZIPPED),
-    "/short": answer(png(), length=90_000),
-    "/twice": answer(png(), "Content-Length: 7"),
+    "/bomb.png": response(bomb()),
+    "/zipped": response(GZIPPED, "Content-Encoding: gzip"),
+    "/zipped-file": response(GZIPPED),
+    "/short": response(png(), length=90_000),
+    "/twice": response(png(), "Content-Length: 7"),
     "/garbage": b"SSH-2.0-OpenSSH_9.9\r\n",
     "/nothing": b"",
 }
-ENDLESS = {  # how each begins, and what it repeats
-    "/huge": (answer(b"", length=10_000_000_000), BLOCK),
-    "/endless": (OPEN + b"\r\n", BLOCK),
+ENDLESS = {  # the start, and what is repeated
+    "/huge": (response(b"", length=10_000_000_000), BLOCK),
+    "/endless": (STATUS_LINE + b"\r\n", BLOCK),
     "/endless-chunks": (CHUNKED, b"%x\r\n%b\r\n" % (len(BLOCK), BLOCK)),
     "/tiny-chunks": (CHUNKED, b"1\r\n\0\r\n" * 1_000),
     "/wordy-chunks": (CHUNKED, b"1;%b\r\n\0\r\n" % (b"x" * 1_000)),
-    "/endless-header": (OPEN + b"X: ", b"x" * 65_536),
-    "/endless-headers": (OPEN, b"X: x\r\n" * 1_000),
+    "/endless-header": (STATUS_LINE + b"X: ", b"x" * 65_536),
+    "/endless-headers": (STATUS_LINE, b"X: x\r\n" * 1_000),
     "/endless-hints": (b"", b"HTTP/1.1 103 Early Hints\r\nX: x\r\n\r\n" * 1_000),
 }
-DRIPPED = {"/drip": answer(b"", length=100_000), "/drip-headers": OPEN + b"X: ", "/drip-status": b""}
+DRIPPING = {"/drip": response(b"", length=100_000), "/drip-headers": STATUS_LINE + b"X: ", "/drip-status": b""}
 
 
-def said(path: str, query: dict[str, str], asked: bytes) -> Iterator[bytes]:
-    """What is sent, piece by piece, for as long as somebody takes it."""
+def response_chunks(path: str, query: dict[str, str], request_head: bytes) -> Iterator[bytes]:
+    """The response in chunks, for as long as the client reads."""
     if path in ENDLESS:
-        start, piece = ENDLESS[path]
+        start, chunk = ENDLESS[path]
         yield start
         while True:
-            yield piece
-    if path in DRIPPED:
-        yield DRIPPED[path]
+            yield chunk
+    if path in DRIPPING:
+        yield DRIPPING[path]
         while True:
             time.sleep(DRIP_S)
             yield b"x"
     match path:
         case "/sky.png" | "/held":
-            yield answer(png(int(query.get("seed", "0"))))
+            yield response(png(int(query.get("seed", "0"))))
         case "/echo":
-            yield answer(asked)
+            yield response(request_head)
         case "/to":
-            yield answer(b"", f"Location: {query['url']}", status="302 Found")
+            yield response(b"", f"Location: {query['url']}", status="302 Found")
         case "/again":
-            left = int(query["left"])
-            where = f"/again?left={left - 1}" if left > 1 else "/sky.png"
-            yield answer(b"", f"Location: {where}", status="307 Temporary Redirect")
+            remaining = int(query["left"])
+            location = f"/again?left={remaining - 1}" if remaining > 1 else "/sky.png"
+            yield response(b"", f"Location: {location}", status="307 Temporary Redirect")
         case "/status":
-            yield answer(png(), status=query["is"])
+            yield response(png(), status=query["is"])
         case _:
-            yield WHOLE.get(path, answer(b"no", status="404 Not Found"))
+            yield COMPLETE.get(path, response(b"no", status="404 Not Found"))
 
 
 class MaliciousServer:
-    """`with Hostile() as host:` serves on a free port; its end waits until every caller has let go."""
+    """`with MaliciousServer() as host:` serves on a free port; the exit waits until every connection is closed."""
 
     def __init__(self, address: str = "127.0.0.1", *, port: int = 0, secure: bool = False) -> None:
-        self.sent, self.asked = Counter[str](), Counter[str]()
-        self.release = threading.Event()  # what was asked for at /held is answered from then on
+        self.sent, self.requests = Counter[str](), Counter[str]()
+        self.release = threading.Event()  # lets the requests to /held be answered
         self._tls = None
         if secure:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(CERTIFICATE)
         self._listener = socket.create_server((address, port))
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # inherited by what is accepted
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # inherited by accepted connections
         self.port = int(self._listener.getsockname()[1])
         self.url = f"{'https' if secure else 'http'}://{address}:{self.port}"
-        self._threads = [threading.Thread(target=self._accept, name="hostile")]
+        self._threads = [threading.Thread(target=self._accept, name="malicious")]
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # the listener is closed
             while True:
                 connection, _ = self._listener.accept()
-                thread = threading.Thread(target=self._serve, args=(connection,), name="hostile-connection")
+                thread = threading.Thread(target=self._serve, args=(connection,), name="malicious-connection")
                 self._threads.append(thread)
                 thread.start()
 
     def _serve(self, plain: socket.socket) -> None:
-        self.asked["connections"] += 1
-        with contextlib.suppress(OSError), plain, self._secured(plain) as connection:  # until the caller lets go
+        self.requests["connections"] += 1
+        with contextlib.suppress(OSError), plain, self._secured(plain) as connection:  # until the client closes it
             head = b""
             while b"\r\n\r\n" not in head:
                 if not (data := connection.recv(65_536)):
                     return
                 head += data
-                if head.startswith(b"\x16"):  # TLS, of which this host knows nothing
-                    connection.sendall(answer(b"", status="400 Bad Request"))
+                if head.startswith(b"\x16"):  # TLS, which this host does not speak
+                    connection.sendall(response(b"", status="400 Bad Request"))
                     return
             url = urlsplit(head.split(b" ")[1].decode("ascii"))
-            self.asked[url.path] += 1
+            self.requests[url.path] += 1
             if url.path == "/silent":
                 connection.recv(1)
                 return
             if url.path == "/held":
-                self.release.wait(LET_GO_WITHIN_S)
+                self.release.wait(RELEASE_TIMEOUT_S)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            for piece in said(url.path, query, head):
-                connection.sendall(piece)
-                self.sent[url.path] += len(piece)
+            for chunk in response_chunks(url.path, query, head):
+                connection.sendall(chunk)
+                self.sent[url.path] += len(chunk)
 
     def _secured(self, plain: socket.socket) -> socket.socket:
         return self._tls.wrap_socket(plain, server_side=True) if self._tls else plain
@@ -164,10 +164,10 @@ class MaliciousServer:
         self.stop()
 
     def stop(self) -> None:
-        """Waits until every caller has let go."""
-        with contextlib.suppress(OSError):  # stopped before
+        """Waits until every connection is closed."""
+        with contextlib.suppress(OSError):  # already stopped
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(LET_GO_WITHIN_S)
-            assert not thread.is_alive(), "somebody holds on to a connection"
+            thread.join(RELEASE_TIMEOUT_S)
+            assert not thread.is_alive(), "a connection is still open"

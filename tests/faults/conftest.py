@@ -1,4 +1,4 @@
-"""A PostgreSQL that may be stopped, and services that may be killed."""
+"""A PostgreSQL that tests may stop, and services that they may kill."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _number = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     server = PostgresServer(tmp_path_factory.mktemp("faults") / "postgres")
     query(server.url("postgres"), "ALTER SYSTEM SET fsync = off")  # processes are killed here, not machines
     query(server.url("postgres"), "SELECT pg_reload_conf()")
@@ -27,12 +27,12 @@ def _one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSe
 
 
 @pytest.fixture
-def log(_one_server: PostgresServer) -> Iterator[PredictionsDatabase]:
+def log(_server: PostgresServer) -> Iterator[PredictionsDatabase]:
     """A database as setup_db leaves it."""
     name = f"faults_{next(_number)}"
-    query(_one_server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE set_up")
-    yield PredictionsDatabase(_one_server, name)
-    _one_server.start()
+    query(_server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE set_up")
+    yield PredictionsDatabase(_server, name)
+    _server.start()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def start(log: PredictionsDatabase, model_folder: Path, tmp_path: Path) -> Itera
     """Starts the service on that database, with these settings, and waits until it is ready."""
     with ExitStack() as stack:
 
-        def start_one(*, wait: bool = True, url: str = log.url, **chosen: object) -> Service:
+        def start_service(*, wait: bool = True, url: str = log.url, **chosen: object) -> Service:
             environment = {f"ASTRODETECT_{name}".upper(): str(value) for name, value in chosen.items()}
             environment = {"ASTRODETECT_MODELS_DIR": str(model_folder)} | environment | {"DATABASE_URL": url}
             service = Service(log=tmp_path / f"log{next(_number)}", environment=environment)
@@ -49,4 +49,4 @@ def start(log: PredictionsDatabase, model_folder: Path, tmp_path: Path) -> Itera
                 service.wait_until(service.ready)
             return service
 
-        yield start_one
+        yield start_service

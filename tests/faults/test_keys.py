@@ -1,43 +1,41 @@
-"""An Idempotency-Key: one row and one answer, however often and whenever it comes."""
+"""An Idempotency-Key gives one row and one response, however often and whenever it is sent."""
 
-from faults.clients import picture, together, upload
+from faults.clients import send_at_once, small_image, upload_request
 from faults.postgres_process import PredictionsDatabase
-from faults.service_state import Start, asked, drained
+from faults.service_state import Start, outbox_is_empty, send
 
 REPEATS = 100
-M51 = upload("m51.jpg", picture(51), key="night-7/m51")
-M101 = upload("m101.jpg", picture(101), key="night-7/m101")
+M51 = upload_request("m51.jpg", small_image(51), key="night-7/m51")
+M101 = upload_request("m101.jpg", small_image(101), key="night-7/m101")
 
 
-def test_a_key_makes_one_row_and_one_answer_at_once_after_a_restart_and_while_postgresql_is_away(
-    log: PredictionsDatabase, start: Start
-) -> None:
+def test_a_key_gives_one_row_across_repeats_restarts_and_outages(log: PredictionsDatabase, start: Start) -> None:
     service = start()
-    first, *others = together(service.port, [M51] * REPEATS)
+    first, *others = send_at_once(service.port, [M51] * REPEATS)
     assert first.status == 200
-    assert {answer.body for answer in others} == {first.body}
-    assert log.requests() == [first.said["request_id"]]
-    conflict = asked(service, upload("m51.jpg", picture(52), key="night-7/m51"))
-    assert (conflict.status, conflict.code) == (409, "idempotency_key_conflict")
+    assert {response.body for response in others} == {first.body}
+    assert log.requests() == [first.json["request_id"]]
+    conflict = send(service, upload_request("m51.jpg", small_image(52), key="night-7/m51"))
+    assert (conflict.status, conflict.error_code) == (409, "idempotency_key_conflict")
     service.process.kill()
 
     service = start()
-    assert asked(service, M51).body == first.body
+    assert send(service, M51).body == first.body
 
     log.server.stop()
-    one, *more = together(service.port, [M101] * REPEATS)
-    assert (one.status, one.said["logged"]) == (200, "queued")
-    assert {answer.body for answer in more} == {one.body}
-    assert asked(service, M51).said["request_id"] == first.said["request_id"]
-    conflict = asked(service, upload("m101.jpg", picture(102), key="night-7/m101"))
-    assert (conflict.status, conflict.code) == (409, "idempotency_key_conflict")
+    queued, *repeats = send_at_once(service.port, [M101] * REPEATS)
+    assert (queued.status, queued.json["logged"]) == (200, "queued")
+    assert {response.body for response in repeats} == {queued.body}
+    assert send(service, M51).json["request_id"] == first.json["request_id"]
+    conflict = send(service, upload_request("m101.jpg", small_image(102), key="night-7/m101"))
+    assert (conflict.status, conflict.error_code) == (409, "idempotency_key_conflict")
     service.process.kill()
 
-    service = start()  # what it queued it knows from the disk
-    assert asked(service, M101).body == one.body
+    service = start()  # finds the queued row in the outbox
+    assert send(service, M101).body == queued.body
     log.server.start()
-    service.wait_until(lambda: drained(service))
-    assert log.requests() == [first.said["request_id"], one.said["request_id"]]
-    assert asked(service, M51).body == first.body
-    then = asked(service, M101).said
-    assert then == one.said | {"id": then["id"], "logged": "committed"}
+    service.wait_until(lambda: outbox_is_empty(service))
+    assert log.requests() == [first.json["request_id"], queued.json["request_id"]]
+    assert send(service, M51).body == first.body
+    committed = send(service, M101).json
+    assert committed == queued.json | {"id": committed["id"], "logged": "committed"}

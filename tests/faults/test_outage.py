@@ -1,4 +1,4 @@
-"""PostgreSQL away: predictions are answered all the same, and every one has its row afterwards, in order."""
+"""PostgreSQL down: predictions are served, and every one has its row afterwards, in order."""
 
 import time
 from collections.abc import Iterator
@@ -6,104 +6,104 @@ from collections.abc import Iterator
 import pytest
 from programs import Service
 
-from faults.clients import LoadClients, in_turn, picture, upload
+from faults.clients import LoadClients, send_in_turn, small_image, upload_request
 from faults.postgres_process import PredictionsDatabase, TcpProxy
-from faults.service_state import Start, asked, drained, metric, outbox_files, readiness
+from faults.service_state import Start, outbox_files, outbox_is_empty, read_metric, read_readiness, send
 
-PICTURES = [picture(seed) for seed in range(16)]
-
-
-def request(caller: int, number: int) -> bytes:
-    return upload(f"{caller}-{number}.jpg", PICTURES[(caller + number) % len(PICTURES)])
+IMAGES = [small_image(seed) for seed in range(16)]
 
 
-def has_each_answer_once_in_order(log: PredictionsDatabase, crowd: LoadClients) -> None:
-    """The table holds what was answered, all of it and nothing more."""
-    assert not crowd.lost
-    assert {call.answer.status for call in crowd.calls} == {200}
-    place = {request_id: place for place, request_id in enumerate(log.requests())}
-    assert len(place) == len(log.requests()) == len(crowd.calls)
-    of_caller: dict[int, list[int]] = {}
-    for call in crowd.calls:
-        of_caller.setdefault(call.caller, []).append(place[call.answer.said["request_id"]])
-    assert all(places == sorted(places) for places in of_caller.values())
+def request(client: int, number: int) -> bytes:
+    return upload_request(f"{client}-{number}.jpg", IMAGES[(client + number) % len(IMAGES)])
+
+
+def check_rows(log: PredictionsDatabase, clients: LoadClients) -> None:
+    """The table has one row for each response, in order, and no others."""
+    assert not clients.lost
+    assert {call.response.status for call in clients.calls} == {200}
+    position = {request_id: position for position, request_id in enumerate(log.requests())}
+    assert len(position) == len(log.requests()) == len(clients.calls)
+    by_client: dict[int, list[int]] = {}
+    for call in clients.calls:
+        by_client.setdefault(call.client, []).append(position[call.response.json["request_id"]])
+    assert all(positions == sorted(positions) for positions in by_client.values())
     assert log.in_order()
-    image = {name: sha for _, name, sha in log.rows()}
-    assert all(image[call.answer.said["image_name"]] == call.answer.said["image_sha256"] for call in crowd.calls)
+    sha256_of = {name: sha for _, name, sha in log.rows()}
+    assert all(
+        sha256_of[call.response.json["image_name"]] == call.response.json["image_sha256"] for call in clients.calls
+    )
 
 
-def comes_back(service: Service) -> None:
-    """Nothing waits any more, on disk or in memory, and rows go straight to the table again."""
-    service.wait_until(lambda: drained(service))
+def wait_for_recovery(service: Service) -> None:
+    """Waits until no row is queued, on disk or in memory."""
+    service.wait_until(lambda: outbox_is_empty(service))
     assert outbox_files() == []
-    assert metric(service, "astrodetect_outbox_rows") == 0
+    assert read_metric(service, "astrodetect_outbox_rows") == 0
 
 
-def test_postgresql_away_under_load_costs_no_answer_and_no_row(
+def test_an_outage_under_load_fails_no_request_and_loses_no_row(
     log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
-    callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 1.5)
+    client_count, before_s, outage_s = (32, 20.0, 20.0) if full else (8, 0.7, 1.5)
     service = start()
-    with LoadClients(service.port, request, callers) as crowd:
+    with LoadClients(service.port, request, client_count) as clients:
         for stop in (log.server.stop, log.server.crash):
             time.sleep(before_s)
             stop()
-            began = time.monotonic()
-            time.sleep(away_s)
-            ready = readiness(service)
+            started = time.monotonic()
+            time.sleep(outage_s)
+            ready = read_readiness(service)
             assert (ready["status"], ready["logged"]) == ("ready", "queued")
             assert ready["outbox"] > 0
-            assert metric(service, "astrodetect_outbox_rows") >= ready["outbox"]
-            away = crowd.answers(began, time.monotonic())
-            assert len(away) > callers
-            found = {(answer.status, answer.said["logged"], answer.said["id"]) for answer in away}
-            assert found == {(200, "queued", None)}
+            assert read_metric(service, "astrodetect_outbox_rows") >= ready["outbox"]
+            during = clients.responses(started, time.monotonic())
+            assert len(during) > client_count
+            outcomes = {(response.status, response.json["logged"], response.json["id"]) for response in during}
+            assert outcomes == {(200, "queued", None)}
             log.server.start()
-            service.wait_until(lambda: drained(service))  # however busy it is
-    comes_back(service)
-    has_each_answer_once_in_order(log, crowd)
-    assert asked(service, upload("after", PICTURES[0])).said["logged"] == "committed"
+            service.wait_until(lambda: outbox_is_empty(service))  # under load
+    wait_for_recovery(service)
+    check_rows(log, clients)
+    assert send(service, upload_request("after", IMAGES[0])).json["logged"] == "committed"
     assert "Traceback" not in service.output
 
 
 @pytest.fixture
-def wire(log: PredictionsDatabase) -> Iterator[TcpProxy]:
-    wire = TcpProxy(log.server)
-    yield wire
-    wire.close()
+def proxy(log: PredictionsDatabase) -> Iterator[TcpProxy]:
+    proxy = TcpProxy(log.server)
+    yield proxy
+    proxy.close()
 
 
-def test_a_postgresql_that_hangs_costs_no_answer_and_no_row(
-    wire: TcpProxy, log: PredictionsDatabase, start: Start, full: bool
+def test_a_hanging_postgresql_fails_no_request_and_loses_no_row(
+    proxy: TcpProxy, log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
-    callers, before_s, away_s = (32, 20.0, 20.0) if full else (8, 0.7, 3.5)
-    service = start(url=wire.url(log.database), database_timeout_s=1)
-    with LoadClients(service.port, request, callers) as crowd:
+    client_count, before_s, outage_s = (32, 20.0, 20.0) if full else (8, 0.7, 3.5)
+    service = start(url=proxy.url(log.database), database_timeout_s=1)
+    with LoadClients(service.port, request, client_count) as clients:
         time.sleep(before_s)
-        wire.freeze()
-        time.sleep(away_s)
-        assert readiness(service)["logged"] == "queued"
-        wire.thaw()
+        proxy.freeze()
+        time.sleep(outage_s)
+        assert read_readiness(service)["logged"] == "queued"
+        proxy.thaw()
         time.sleep(before_s)
-    comes_back(service)
-    has_each_answer_once_in_order(log, crowd)
-    assert "queued" in {call.answer.said["logged"] for call in crowd.calls}
+    wait_for_recovery(service)
+    check_rows(log, clients)
+    assert "queued" in {call.response.json["logged"] for call in clients.calls}
 
 
-def test_a_full_outbox_is_refused_in_time_and_what_was_acknowledged_is_there(
-    log: PredictionsDatabase, start: Start
-) -> None:
+def test_a_full_outbox_refuses_requests_and_keeps_acknowledged_rows(log: PredictionsDatabase, start: Start) -> None:
     service = start(outbox_max_bytes=10_000)
     log.server.stop()
-    answers = in_turn(service.port, [request(0, number) for number in range(80)], callers=4)
-    queued = [answer for answer in answers if answer.status == 200]
-    refused = [answer for answer in answers if answer.status != 200]
+    responses = send_in_turn(service.port, [request(0, number) for number in range(80)], client_count=4)
+    queued = [response for response in responses if response.status == 200]
+    refusals = [response for response in responses if response.status != 200]
     assert queued
-    assert {(answer.status, answer.code) for answer in refused} == {(503, "outbox_full")}
-    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    assert readiness(service)["error"]["code"] == "not_ready"
+    assert {(response.status, response.error_code) for response in refusals} == {(503, "outbox_full")}
+    assert all(int(response.headers["retry-after"]) > 0 for response in refusals)
+    assert read_readiness(service)["error"]["code"] == "not_ready"
     assert sum(path.stat().st_size for path in outbox_files()) <= 10_000
     log.server.start()
-    comes_back(service)
-    assert sorted(log.requests()) == sorted(answer.said["request_id"] for answer in queued)
-    assert asked(service, upload("after", PICTURES[0])).said["logged"] == "committed"
+    wait_for_recovery(service)
+    assert sorted(log.requests()) == sorted(response.json["request_id"] for response in queued)
+    assert send(service, upload_request("after", IMAGES[0])).json["logged"] == "committed"

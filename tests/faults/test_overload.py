@@ -1,4 +1,4 @@
-"""Far more than can be done: what is accepted is done in time and right, the rest is refused at once."""
+"""Overload: accepted requests are served correctly and in time, the others are refused at once."""
 
 import asyncio
 import time
@@ -6,87 +6,100 @@ import time
 import psutil
 import pytest
 
-from faults.clients import LOST, Answer, Line, LoadClients, in_turn, laborious, p99, part, picture, post, upload
+from faults.clients import (
+    CONNECTION_ERRORS,
+    Connection,
+    LoadClients,
+    Response,
+    form_part,
+    p99,
+    post_request,
+    send_in_turn,
+    slow_image,
+    small_image,
+    upload_request,
+)
 from faults.postgres_process import PredictionsDatabase
-from faults.service_state import Start, metric
+from faults.service_state import Start, read_metric
 
 IN_FLIGHT = 8
-LABORIOUS = [laborious(seed) for seed in range(16)]
-PICTURES = [picture(seed) for seed in range(16)]
-SLOW_CALLERS = 100
+SLOW_IMAGES = [slow_image(seed) for seed in range(16)]
+IMAGES = [small_image(seed) for seed in range(16)]
+SLOW_CLIENTS = 100
 TIMEOUT_S = 2
 MEGABYTE = 1_000_000
 
 
-def request(caller: int, number: int) -> bytes:
-    place = (caller + number) % len(LABORIOUS)
-    return upload(f"{place}.png", LABORIOUS[place])
+def request(client: int, number: int) -> bytes:
+    place = (client + number) % len(SLOW_IMAGES)
+    return upload_request(f"{place}.png", SLOW_IMAGES[place])
 
 
-def test_ten_times_the_capacity_is_refused_at_once_and_what_is_accepted_is_right_and_in_time(
+def test_at_ten_times_the_capacity_accepted_requests_are_served_in_time(
     log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
     measured_s, overloaded_s, times, slack_s = (20.0, 60.0, 2.0, 0.0) if full else (1.5, 5.0, 3.0, 0.5)
     service = start(max_in_flight=IN_FLIGHT)
     process = psutil.Process(service.process.pid)
     alone = {
-        answer.said["image_name"]: answer.said for answer in in_turn(service.port, [request(0, n) for n in range(16)])
+        response.json["image_name"]: response.json
+        for response in send_in_turn(service.port, [request(0, n) for n in range(16)])
     }
     with LoadClients(service.port, request, IN_FLIGHT) as unloaded:
         time.sleep(measured_s)
-    assert {answer.status for answer in unloaded.answers()} == {200}
+    assert {response.status for response in unloaded.responses()} == {200}
     capacity = len(unloaded.calls) / measured_s
 
-    memory, callers = process.memory_info().rss, 6 * IN_FLIGHT
-    with LoadClients(service.port, request, callers, every_s=callers / (10 * capacity)) as crowd:
+    memory, client_count = process.memory_info().rss, 6 * IN_FLIGHT
+    with LoadClients(service.port, request, client_count, interval_s=client_count / (10 * capacity)) as clients:
         time.sleep(overloaded_s)
-    accepted = [answer for answer in crowd.answers() if answer.status == 200]
-    refused = [answer for answer in crowd.answers() if answer.status != 200]
-    assert not crowd.lost
-    assert len(refused) > 4 * len(accepted) > 0
-    assert {(answer.status, answer.code) for answer in refused} == {(503, "overloaded")}
-    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    assert metric(service, "astrodetect_shed_total") == len(refused)
-    for said in (answer.said for answer in accepted):
-        first = alone[said["image_name"]]
-        assert said["image_sha256"] == first["image_sha256"]
-        assert said["score"] == pytest.approx(first["score"], abs=1e-5)
+    accepted = [response for response in clients.responses() if response.status == 200]
+    refusals = [response for response in clients.responses() if response.status != 200]
+    assert not clients.lost
+    assert len(refusals) > 4 * len(accepted) > 0
+    assert {(response.status, response.error_code) for response in refusals} == {(503, "overloaded")}
+    assert all(int(response.headers["retry-after"]) > 0 for response in refusals)
+    assert read_metric(service, "astrodetect_shed_total") == len(refusals)
+    for body in (response.json for response in accepted):
+        first = alone[body["image_name"]]
+        assert body["image_sha256"] == first["image_sha256"]
+        assert body["score"] == pytest.approx(first["score"], abs=1e-5)
     assert len(log.requests()) == len(alone) + len(unloaded.calls) + len(accepted)
-    assert p99(accepted) <= times * p99(unloaded.answers()) + slack_s
+    assert p99(accepted) <= times * p99(unloaded.responses()) + slack_s
     assert process.memory_info().rss - memory < 50 * MEGABYTE
     assert service.ready()
-    assert {answer.status for answer in in_turn(service.port, [request(0, 0)] * 4)} == {200}
-    assert metric(service, "astrodetect_images_at_work") == 0
+    assert {response.status for response in send_in_turn(service.port, [request(0, 0)] * 4)} == {200}
+    assert read_metric(service, "astrodetect_images_at_work") == 0
 
 
-async def trickle(port: int) -> tuple[Answer, float]:
-    """The answer to a body that comes a byte now and then, and how long the connection lasted."""
-    line, began = await Line.open(port), time.monotonic()
-    line.send(post("/detect", part("slow.jpg", b"\xff\xd8"), length=100_000))
-    answer = asyncio.ensure_future(line.answer())
-    while not answer.done():
-        line.send(b"-")
-        await asyncio.wait([answer], timeout=0.2)
+async def trickle(port: int) -> tuple[Response, float]:
+    """The response to a body sent byte by byte, and how long the connection lasted."""
+    connection, started = await Connection.open(port), time.monotonic()
+    connection.send(post_request("/detect", form_part("slow.jpg", b"\xff\xd8"), length=100_000))
+    response = asyncio.ensure_future(connection.response())
+    while not response.done():
+        connection.send(b"-")
+        await asyncio.wait([response], timeout=0.2)
     try:
         async with asyncio.timeout(10):
-            await line.reader.read(-1)  # until the service closes
-    except LOST:
+            await connection.reader.read(-1)  # until the service closes it
+    except CONNECTION_ERRORS:
         pass
     finally:
-        line.drop()
-    return answer.result(), time.monotonic() - began
+        connection.abort()
+    return response.result(), time.monotonic() - started
 
 
-def test_slow_bodies_starve_nobody_and_are_cut(log: PredictionsDatabase, start: Start) -> None:
+def test_slow_bodies_are_cut_and_delay_no_other_client(log: PredictionsDatabase, start: Start) -> None:
     service = start(request_timeout_s=TIMEOUT_S)
 
-    async def slow() -> list[tuple[Answer, float]]:
-        return await asyncio.gather(*(trickle(service.port) for _ in range(SLOW_CALLERS)))
+    async def slow() -> list[tuple[Response, float]]:
+        return await asyncio.gather(*(trickle(service.port) for _ in range(SLOW_CLIENTS)))
 
-    with LoadClients(service.port, lambda _, number: upload("a.jpg", PICTURES[number % 16]), 4) as crowd:
-        cut = asyncio.run(slow())
-    assert {(answer.status, answer.code) for answer, _ in cut} == {(408, "body_too_slow")}
-    assert all(TIMEOUT_S <= lasted < 15 for _, lasted in cut)
-    assert {answer.status for answer in crowd.answers()} == {200}
-    assert len(crowd.calls) > SLOW_CALLERS
-    assert len(log.requests()) == len(crowd.calls)
+    with LoadClients(service.port, lambda _, number: upload_request("a.jpg", IMAGES[number % 16]), 4) as clients:
+        results = asyncio.run(slow())
+    assert {(response.status, response.error_code) for response, _ in results} == {(408, "body_too_slow")}
+    assert all(TIMEOUT_S <= lasted < 15 for _, lasted in results)
+    assert {response.status for response in clients.responses()} == {200}
+    assert len(clients.calls) > SLOW_CLIENTS
+    assert len(log.requests()) == len(clients.calls)

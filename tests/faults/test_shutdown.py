@@ -1,4 +1,4 @@
-"""Told to go: what is at work is finished, what was promised is kept, and nothing new is begun."""
+"""Shutdown: requests in progress are finished, queued rows are kept, and new connections are refused."""
 
 import asyncio
 import json
@@ -8,19 +8,29 @@ import socket
 import pytest
 from programs import Service
 
-from faults.clients import Answer, Line, in_turn, laborious, part, picture, post, upload, uploads
+from faults.clients import (
+    Connection,
+    Response,
+    batch_request,
+    form_part,
+    post_request,
+    send_in_turn,
+    slow_image,
+    small_image,
+    upload_request,
+)
 from faults.postgres_process import PredictionsDatabase
-from faults.service_state import Start, drained, metric, outbox_files
+from faults.service_state import Start, outbox_files, outbox_is_empty, read_metric
 
 IN_FLIGHT = 50
-MANY = 60  # images in one request, more than are at work together
-ANSWERED = 'astrodetect_requests_total{route="/detect",status="200"}'
-LABORIOUS = laborious(0, 1500)  # a second or two for all of them
-PICTURE = picture(0)
+MANY = 60  # images in one request, more than are processed at a time
+RESPONSES_METRIC = 'astrodetect_requests_total{route="/detect",status="200"}'
+SLOW_IMAGES = slow_image(0, 1500)  # a second or two for all of them
+IMAGE = small_image(0)
 
 
-def refuses(service: Service) -> bool:
-    """Whether it takes no new connections."""
+def refuses_connections(service: Service) -> bool:
+    """Whether new connections are refused."""
     try:
         socket.create_connection(("127.0.0.1", service.port), 5).close()
     except ConnectionRefusedError:
@@ -28,103 +38,104 @@ def refuses(service: Service) -> bool:
     return False
 
 
-def has_ended_well(service: Service) -> None:
+def wait_for_clean_exit(service: Service) -> None:
     assert service.wait(60) == 0
     assert "Application shutdown complete" in service.output
     assert "Traceback" not in service.output
 
 
-def test_every_request_in_flight_is_answered_and_has_its_row(log: PredictionsDatabase, start: Start) -> None:
+def test_every_request_in_flight_at_shutdown_is_answered_and_recorded(log: PredictionsDatabase, start: Start) -> None:
     service = start()
 
-    async def scene() -> list[Answer]:
-        lines = [await Line.open(service.port) for _ in range(IN_FLIGHT)]
-        answers = [asyncio.create_task(line.ask(upload(f"{n}.png", LABORIOUS))) for n, line in enumerate(lines)]
+    async def scenario() -> list[Response]:
+        connections = [await Connection.open(service.port) for _ in range(IN_FLIGHT)]
+        responses = [
+            asyncio.create_task(connection.request(upload_request(f"{n}.png", SLOW_IMAGES)))
+            for n, connection in enumerate(connections)
+        ]
         await asyncio.to_thread(service.wait_until, lambda: arrived() == IN_FLIGHT)
         service.signal(signal.SIGTERM)
-        await asyncio.to_thread(service.wait_until, lambda: refuses(service))
-        assert service.process.poll() is None  # it refuses, and is not gone
+        await asyncio.to_thread(service.wait_until, lambda: refuses_connections(service))
+        assert service.process.poll() is None  # still running
         try:
-            return await asyncio.gather(*answers)
+            return await asyncio.gather(*responses)
         finally:
-            for line in lines:
-                line.drop()
+            for connection in connections:
+                connection.abort()
 
     def arrived() -> int:
-        return int(metric(service, "astrodetect_images_at_work") + metric(service, ANSWERED))
+        return int(read_metric(service, "astrodetect_images_at_work") + read_metric(service, RESPONSES_METRIC))
 
-    answers = asyncio.run(scene())
-    assert [answer.status for answer in answers] == [200] * IN_FLIGHT
-    has_ended_well(service)
-    assert sorted(log.requests()) == sorted(answer.said["request_id"] for answer in answers)
+    responses = asyncio.run(scenario())
+    assert [response.status for response in responses] == [200] * IN_FLIGHT
+    wait_for_clean_exit(service)
+    assert sorted(log.requests()) == sorted(response.json["request_id"] for response in responses)
 
 
-def test_a_request_with_many_images_ends_whole_with_a_line_for_each(log: PredictionsDatabase, start: Start) -> None:
+def test_a_batch_request_at_shutdown_has_a_line_for_each_image(log: PredictionsDatabase, start: Start) -> None:
     service = start()
 
-    async def scene() -> bytes:
-        line = await Line.open(service.port)
-        line.send(uploads([(f"{number}.png", LABORIOUS) for number in range(MANY)]))
-        status, _ = await line.head()
+    async def scenario() -> bytes:
+        connection = await Connection.open(service.port)
+        connection.send(batch_request([(f"{number}.png", SLOW_IMAGES) for number in range(MANY)]))
+        status, _ = await connection.read_head()
         assert status == 200
         body = b""
-        async for chunk in line.chunks():
+        async for chunk in connection.read_chunks():
             if not body:
                 service.signal(signal.SIGTERM)
             body += chunk
-        line.drop()
+        connection.abort()
         return body
 
-    lines = [json.loads(line) for line in asyncio.run(scene()).splitlines()]
-    has_ended_well(service)
+    lines = [json.loads(line) for line in asyncio.run(scenario()).splitlines()]
+    wait_for_clean_exit(service)
     assert [line["image_name"] for line in lines] == [f"{number}.png" for number in range(MANY)]
     assert {line["error"]["code"] for line in lines if "error" in line} == {"shutting_down"}
     assert sorted(log.requests()) == sorted(line["request_id"] for line in lines if "error" not in line)
 
 
-def test_rows_in_the_outbox_outlive_the_end_or_are_handed_over_before_it(
-    log: PredictionsDatabase, start: Start
-) -> None:
-    def queued(service: Service) -> list[str]:
-        answers = in_turn(service.port, [upload("a.jpg", PICTURE)] * 5)
-        assert {(answer.status, answer.said["logged"]) for answer in answers} == {(200, "queued")}
-        return [answer.said["request_id"] for answer in answers]
+def test_rows_in_the_outbox_survive_a_shutdown_or_are_written_before_it(log: PredictionsDatabase, start: Start) -> None:
+    def queue_rows(service: Service) -> list[str]:
+        responses = send_in_turn(service.port, [upload_request("a.jpg", IMAGE)] * 5)
+        assert {(response.status, response.json["logged"]) for response in responses} == {(200, "queued")}
+        return [response.json["request_id"] for response in responses]
 
     service = start()
     log.server.stop()
-    promised = queued(service)
+    queued_ids = queue_rows(service)
     service.signal(signal.SIGTERM)
-    has_ended_well(service)
+    wait_for_clean_exit(service)
     assert "5 rows stay in the outbox" in service.output
     assert outbox_files()
 
     service = start()
-    promised += queued(service)  # beside those of the earlier run
+    queued_ids += queue_rows(service)  # in addition to those of the earlier run
     log.server.start()
-    service.wait_until(lambda: drained(service))
-    assert log.requests() == promised
+    service.wait_until(lambda: outbox_is_empty(service))
+    assert log.requests() == queued_ids
 
     log.server.stop()
-    promised += queued(service)
+    queued_ids += queue_rows(service)
     log.server.start()
-    service.signal(signal.SIGTERM)  # at once: nobody has looked yet whether PostgreSQL is back
-    has_ended_well(service)
-    assert log.requests() == promised
+    service.signal(signal.SIGTERM)  # before the service has noticed that PostgreSQL is back
+    wait_for_clean_exit(service)
+    assert log.requests() == queued_ids
     assert outbox_files() == []
 
 
 @pytest.mark.parametrize(("signals", "limit_s"), [(2, 600), (1, 1)])
-def test_a_second_sigterm_or_the_time_limit_ends_it_at_once(
+def test_a_second_sigterm_or_the_time_limit_ends_the_service_at_once(
     log: PredictionsDatabase, start: Start, signals: int, limit_s: int
 ) -> None:
-    """Though a caller is there whose body never ends."""
+    """Although a client is still sending a body."""
     service = start(request_timeout_s=600, shutdown_timeout_s=limit_s)
-    request = post("/detect", part("slow.jpg", b"\xff\xd8"), {"Expect": "100-continue"}, length=100_000)
-    with socket.create_connection(("127.0.0.1", service.port)) as caller:
-        caller.sendall(request)
-        assert caller.recv(100).startswith(b"HTTP/1.1 100")  # the body is being read
+    request = post_request("/detect", form_part("slow.jpg", b"\xff\xd8"), {"Expect": "100-continue"}, length=100_000)
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(request)
+        assert client.recv(100).startswith(b"HTTP/1.1 100")  # the body is being read
         service.signal(signal.SIGTERM)
-        service.wait_until(lambda: refuses(service))
+        service.wait_until(lambda: refuses_connections(service))
         if signals == 2:
             assert service.process.poll() is None
             service.signal(signal.SIGTERM)

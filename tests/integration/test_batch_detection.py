@@ -1,4 +1,4 @@
-"""Many images in one request: answered in order, a bad one alone, whatever they came in."""
+"""/detect/batch: a line for each image, in order; a bad image fails alone, in a form or in a zip."""
 
 import gc
 import io
@@ -24,7 +24,7 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def make_zip(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
@@ -46,90 +46,94 @@ def client(database_url: str, model_folder: Path) -> Iterator[TestClient]:
     gc.collect()  # an app is a ring of references, and each holds a network
 
 
-def sent(client: TestClient, files: list[tuple[str, bytes]]) -> Any:
+def upload(client: TestClient, files: list[tuple[str, bytes]]) -> Any:
     return client.post("/detect/batch", files=[("file", file) for file in files])
 
 
-def lines(answer: Any) -> list[dict[str, Any]]:
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "application/x-ndjson"
-    return [json.loads(line) for line in answer.text.splitlines()]
+def read_lines(response: Any) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
-def test_each_image_has_its_line_its_row_and_the_score_that_it_has_alone(client: TestClient, database_url: str) -> None:
+def test_each_image_of_a_batch_has_a_line_a_row_and_the_score_that_it_has_alone(
+    client: TestClient, database_url: str
+) -> None:
     files = [(f"{seed}.png", png(seed)) for seed in range(70)]
-    found = lines(sent(client, files))
-    assert [line["image_name"] for line in found] == [name for name, _ in files]
+    results = read_lines(upload(client, files))
+    assert [line["image_name"] for line in results] == [name for name, _ in files]
     rows = dict(query(database_url, "SELECT id, score FROM predictions"))
-    assert {line["id"]: line["score"] for line in found} == rows
-    for line, (name, data) in list(zip(found, files, strict=True))[::10]:
+    assert {line["id"]: line["score"] for line in results} == rows
+    for line, (name, data) in list(zip(results, files, strict=True))[::10]:
         alone = client.post("/detect", files={"file": (name, data)}).json()
         assert alone["image_sha256"] == line["image_sha256"]
         assert alone["score"] == pytest.approx(line["score"], abs=1e-5)
 
 
-def test_bad_files_have_an_error_in_their_place_and_harm_no_other(client: TestClient, database_url: str) -> None:
+def test_bad_files_have_an_error_in_their_place(client: TestClient, database_url: str) -> None:
     files = [("a", png(1)), ("b", b"<html>"), ("c", b""), ("d", png(2)[:500]), ("e", png(3)), ("f", b"\0" * 200_000)]
-    found = lines(sent(client, files))
-    assert [line["image_name"] for line in found] == list("abcdef")
-    codes = [line.get("error", {}).get("code") for line in found]
+    results = read_lines(upload(client, files))
+    assert [line["image_name"] for line in results] == list("abcdef")
+    codes = [line.get("error", {}).get("code") for line in results]
     assert codes == [None, "image_unsupported", "image_empty", "image_corrupt", None, "body_too_large"]
     assert query(database_url, "SELECT image_name FROM predictions ORDER BY image_name") == [("a",), ("e",)]
 
 
-def test_a_zip_is_a_folder_of_images(client: TestClient) -> None:
+def test_the_images_in_a_zip_are_scored(client: TestClient) -> None:
     inside = {"E/1.png": png(1), "E/.hidden.png": b"x", "__MACOSX/E/1.png": b"x", "SB/2.txt": b"no", "3.png": png(3)}
-    found = lines(sent(client, [("before.png", png(0)), ("many.zip", zipped(inside)), ("after.png", png(4))]))
+    results = read_lines(
+        upload(client, [("before.png", png(0)), ("many.zip", make_zip(inside)), ("after.png", png(4))])
+    )
     names = ["before.png", "many.zip/E/1.png", "many.zip/SB/2.txt", "many.zip/3.png", "after.png"]
-    assert [line["image_name"] for line in found] == names
-    assert [line.get("error", {}).get("code") for line in found] == [None, None, "image_unsupported", None, None]
+    assert [line["image_name"] for line in results] == names
+    assert [line.get("error", {}).get("code") for line in results] == [None, None, "image_unsupported", None, None]
 
 
-def test_a_zip_that_unpacks_to_much_more_than_it_is_is_cut_short(client: TestClient) -> None:
-    bomb = zipped({f"{number}.png": b"\0" * 99_000 for number in range(150)} | {"large.png": b"\0" * 200_000})
+def test_a_zip_bomb_is_cut_short(client: TestClient) -> None:
+    bomb = make_zip({f"{number}.png": b"\0" * 99_000 for number in range(150)} | {"large.png": b"\0" * 200_000})
     assert len(bomb) < 100_000
-    found = lines(sent(client, [("bomb.zip", bomb), ("after.png", png(1))]))
-    assert found[-1]["error"]["message"].startswith("more than 100 images")
-    small = zipped({f"{number}.png": b"\0" * 100_000 for number in range(99)} | {"large.png": b"\0" * 200_000})
-    found = lines(sent(client, [("small.zip", small)]))
-    assert found[-1]["error"]["code"] == "body_too_large"
+    results = read_lines(upload(client, [("bomb.zip", bomb), ("after.png", png(1))]))
+    assert results[-1]["error"]["message"].startswith("more than 100 images")
+    small = make_zip({f"{number}.png": b"\0" * 100_000 for number in range(99)} | {"large.png": b"\0" * 200_000})
+    results = read_lines(upload(client, [("small.zip", small)]))
+    assert results[-1]["error"]["code"] == "body_too_large"
 
 
-@pytest.mark.parametrize("broken", [zipped({"1.png": png(1)})[:200], b"PK\x03\x04" + b"\0" * 100])
-def test_a_broken_zip_is_told_of_and_harms_no_other(client: TestClient, broken: bytes) -> None:
-    found = lines(sent(client, [("broken.zip", broken), ("after.png", png(1))]))
-    assert [line.get("error", {}).get("code") for line in found] == ["archive_unusable", None]
+@pytest.mark.parametrize("broken", [make_zip({"1.png": png(1)})[:200], b"PK\x03\x04" + b"\0" * 100])
+def test_a_broken_zip_has_an_error_in_its_place(client: TestClient, broken: bytes) -> None:
+    results = read_lines(upload(client, [("broken.zip", broken), ("after.png", png(1))]))
+    assert [line.get("error", {}).get("code") for line in results] == ["archive_unusable", None]
 
 
-def test_a_damaged_or_locked_file_in_a_zip_is_told_of_alone(client: TestClient) -> None:
-    data = bytearray(zipped({"1.png": png(1), "2.png": png(2)}))
+def test_a_damaged_file_in_a_zip_fails_alone(client: TestClient) -> None:
+    data = bytearray(make_zip({"1.png": png(1), "2.png": png(2)}))
     data[300] ^= 0xFF
-    found = lines(sent(client, [("damaged.zip", bytes(data))]))
-    assert [line.get("error", {}).get("code") for line in found] == ["archive_unusable", None]
+    results = read_lines(upload(client, [("damaged.zip", bytes(data))]))
+    assert [line.get("error", {}).get("code") for line in results] == ["archive_unusable", None]
 
 
-def test_what_is_no_form_with_files_is_refused_as_a_whole(client: TestClient) -> None:
+def test_a_request_without_files_is_refused(client: TestClient) -> None:
     form = {"content-type": "multipart/form-data; boundary=x"}
-    for answer in (
+    for response in (
         client.post("/detect/batch"),
         client.post("/detect/batch", content=b"{}", headers={"content-type": "application/json"}),
         client.post("/detect/batch", content=b"no form", headers=form),
         client.post("/detect/batch", data={"file": "text"}, files={}),
         client.post("/detect/batch", content=b"--x--\r\n", headers=form),
     ):
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), answer.text
-        assert "\n" not in answer.json()["error"]["message"]
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request"), response.text
+        assert "\n" not in response.json()["error"]["message"]
 
 
-def test_a_form_cut_short_gives_what_it_held_and_says_so(client: TestClient) -> None:
-    whole = client.build_request("POST", "/detect/batch", files=[("file", (str(n), png(n))) for n in range(3)])
-    body = whole.read()
-    headers = {"content-type": whole.headers["content-type"]}
-    found = lines(client.post("/detect/batch", content=body[: len(body) * 2 // 3 - 200], headers=headers))
-    assert [line.get("image_name") for line in found] == ["0", None]
-    assert found[-1]["error"]["code"] == "bad_request"
+def test_a_truncated_form_gives_its_complete_images_and_an_error(client: TestClient) -> None:
+    request = client.build_request("POST", "/detect/batch", files=[("file", (str(n), png(n))) for n in range(3)])
+    body = request.read()
+    headers = {"content-type": request.headers["content-type"]}
+    results = read_lines(client.post("/detect/batch", content=body[: len(body) * 2 // 3 - 200], headers=headers))
+    assert [line.get("image_name") for line in results] == ["0", None]
+    assert results[-1]["error"]["code"] == "bad_request"
 
 
-def test_more_than_the_largest_request_is_refused(client: TestClient) -> None:
-    answer = sent(client, [("a", b"\0" * 1_100_000)])
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+def test_a_request_beyond_the_size_limit_is_refused(client: TestClient) -> None:
+    response = upload(client, [("a", b"\0" * 1_100_000)])
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")

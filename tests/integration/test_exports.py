@@ -1,4 +1,4 @@
-"""The log as a file: whole, as filtered, and safe to open."""
+"""Exports of the predictions: complete, filtered, and safe to open in a spreadsheet."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ NAMES = ["m51.jpg", "=1+1", "-2.jpg", "+3", "@x", "\tx", 'a "quoted", name\nof t
 
 
 @pytest.fixture
-def logged(page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Rows on several pages."""
+def recorded(page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Rows on several pages of the export."""
     monkeypatch.setattr(predictions, "EXPORT_PAGE_ROWS", 4)
     for n, name in enumerate(NAMES, 1):
         query(
@@ -31,34 +31,32 @@ def logged(page_client: TestClient, log_url: str, monkeypatch: pytest.MonkeyPatc
     return NAMES
 
 
-def read(answer: Any) -> list[dict[str, str]]:
-    assert answer.status_code == 200, answer.text
-    return list(csv.DictReader(io.StringIO(answer.text, newline=""), strict=True))
+def read_csv(response: Any) -> list[dict[str, str]]:
+    assert response.status_code == 200, response.text
+    return list(csv.DictReader(io.StringIO(response.text, newline=""), strict=True))
 
 
-def test_every_row_is_in_the_file_once_newest_first(page_client: TestClient, logged: list[str]) -> None:
-    rows = read(page_client.get("/predictions.csv"))
+def test_an_export_has_every_row_once_newest_first(page_client: TestClient, recorded: list[str]) -> None:
+    rows = read_csv(page_client.get("/predictions.csv"))
     assert [int(row["id"]) for row in rows] == list(range(len(NAMES), 0, -1))
     assert list(rows[0])[:5] == ["id", "image_name", "score", "result", "timestamp"]
     assert (rows[-1]["score"], rows[-1]["model"], rows[-1]["probabilities"]) == ("0.1", "", '{"E": 0.5, "ü": 0.5}')
-    asked = page_client.get("/predictions?limit=100").json()["predictions"]
-    assert page_client.get("/predictions.json").json() == asked
+    expected = page_client.get("/predictions?limit=100").json()["predictions"]
+    assert page_client.get("/predictions.json").json() == expected
 
 
-def test_no_cell_is_a_formula_to_a_spreadsheet_and_json_has_every_name_as_it_is(
-    page_client: TestClient, logged: list[str]
-) -> None:
-    rows = read(page_client.get("/predictions.csv"))[::-1]
+def test_csv_cells_are_no_formulas_and_json_has_names_unchanged(page_client: TestClient, recorded: list[str]) -> None:
+    rows = read_csv(page_client.get("/predictions.csv"))[::-1]
     assert not [value for row in rows for value in row.values() if re.match(r"[=+\-@\t\r]", value)]
-    assert [row["image_name"].removeprefix("'") for row in rows] == logged
+    assert [row["image_name"].removeprefix("'") for row in rows] == recorded
     assert [row["image_name"] for row in rows if row["image_name"].startswith("'")] == [
         f"'{name}" for name in NAMES[1:6]
     ]
-    assert [row["image_name"] for row in page_client.get("/predictions.json").json()] == logged[::-1]
+    assert [row["image_name"] for row in page_client.get("/predictions.json").json()] == recorded[::-1]
 
 
-def test_the_filters_of_the_log_are_those_of_its_files(page_client: TestClient, logged: list[str]) -> None:
-    assert [row["id"] for row in read(page_client.get("/predictions.csv?min_score=0.2&max_score=0.7"))] == list(
+def test_exports_take_the_filters_of_predictions(page_client: TestClient, recorded: list[str]) -> None:
+    assert [row["id"] for row in read_csv(page_client.get("/predictions.csv?min_score=0.2&max_score=0.7"))] == list(
         "765432"
     )
     assert [row["id"] for row in page_client.get("/predictions.json?name=jpg").json()] == [3, 1]
@@ -67,13 +65,13 @@ def test_the_filters_of_the_log_are_those_of_its_files(page_client: TestClient, 
     assert page_client.get("/predictions.xml").status_code == 422
 
 
-def test_a_file_without_rows_is_still_one(page_client: TestClient) -> None:
-    assert read(page_client.get("/predictions.csv")) == []
+def test_an_export_without_rows_is_valid(page_client: TestClient) -> None:
+    assert read_csv(page_client.get("/predictions.csv")) == []
     assert page_client.get("/predictions.csv").text.startswith("id,image_name,score,")
     assert page_client.get("/predictions.json").json() == []
 
 
-def test_a_file_is_saved_under_the_name_of_its_day(page_client: TestClient) -> None:
+def test_an_export_is_named_after_its_day(page_client: TestClient) -> None:
     for kind, media_type in (("csv", "text/csv; charset=utf-8"), ("json", "application/json")):
         headers = page_client.get(f"/predictions.{kind}").headers
         assert headers["content-type"] == media_type
@@ -82,7 +80,7 @@ def test_a_file_is_saved_under_the_name_of_its_day(page_client: TestClient) -> N
         )
 
 
-def test_the_history_links_to_the_file_of_just_what_it_shows(page_client: TestClient, log_url: str) -> None:
+def test_the_history_page_links_to_the_export_of_its_rows(page_client: TestClient, log_url: str) -> None:
     for hour in (0, 23):
         query(
             log_url,
@@ -92,4 +90,4 @@ def test_the_history_links_to_the_file_of_just_what_it_shows(page_client: TestCl
         )
     page = page_client.get("/history?until=2026-11-20").text
     [link] = re.findall(r'href="(/predictions\.csv[^"]*)"', page)
-    assert [row["image_name"] for row in read(page_client.get(link))] == ["23.jpg", "0.jpg"]
+    assert [row["image_name"] for row in read_csv(page_client.get(link))] == ["23.jpg", "0.jpg"]

@@ -1,4 +1,4 @@
-"""Novelty is the same whoever tells it: the service, alone or in company, and the command that scores folders."""
+"""Novelty is the same from the service, alone or in a batch, and from the command that scores folders."""
 
 import csv
 import gc
@@ -20,13 +20,13 @@ from astrodetect.settings import Settings, settings
 from main import create_app
 
 USUAL, STRANGE = 40, 6
-STEP = 1 / USUAL  # between two novelties: a share of the images learnt from
+STEP = 1 / USUAL  # between two novelties: a share of the training images
 ROUNDING = 1e-4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows plain images, and one without detectors."""
+    """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
     usual = np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
     for name in ("resnet50_model", "plain"):
@@ -37,15 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Usual images, and some with a streak."""
-    folder, found = tmp_path_factory.mktemp("sky"), []
+    """Usual images, every second one with a streak."""
+    folder, paths = tmp_path_factory.mktemp("sky"), []
     for number in range(2 * STRANGE):
         pixels = colour_models.image("lawn", 1000 + number)
         if number % 2:
             pixels[colour_models.SIZE // 2, :, 1] = 255
         (folder / f"{number:02}.png").write_bytes(images.encode_png(pixels))
-        found.append(folder / f"{number:02}.png")
-    return found
+        paths.append(folder / f"{number:02}.png")
+    return paths
 
 
 @pytest.fixture
@@ -55,16 +55,16 @@ def client(database_url: str, folder: Path) -> Iterator[TestClient]:
     gc.collect()  # an app is a ring of references, and each holds a network
 
 
-def told_alone(client: TestClient, sky: list[Path]) -> list[float]:
-    answers = [client.post("/detect", files={"file": (path.name, path.read_bytes())}).json() for path in sky]
-    return [answer["novelty"] for answer in answers]
+def novelties_alone(client: TestClient, sky: list[Path]) -> list[float]:
+    responses = [client.post("/detect", files={"file": (path.name, path.read_bytes())}).json() for path in sky]
+    return [response["novelty"] for response in responses]
 
 
-def test_one_image_alone_has_the_novelty_that_it_has_in_any_company(client: TestClient, sky: list[Path]) -> None:
-    alone = told_alone(client, sky)
+def test_batch_composition_does_not_change_novelty(client: TestClient, sky: list[Path]) -> None:
+    alone = novelties_alone(client, sky)
     for order in (sky, sky[::-1]):
-        answer = client.post("/detect/batch", files=[("file", (path.name, path.read_bytes())) for path in order])
-        together = {line["image_name"]: line["novelty"] for line in map(json.loads, answer.text.splitlines())}
+        response = client.post("/detect/batch", files=[("file", (path.name, path.read_bytes())) for path in order])
+        together = {line["image_name"]: line["novelty"] for line in map(json.loads, response.text.splitlines())}
         for path, novelty in zip(sky, alone, strict=True):
             assert abs(together[path.name] - novelty) <= STEP + ROUNDING
     assert min(alone[1::2]) > np.median(alone[::2])
@@ -72,7 +72,7 @@ def test_one_image_alone_has_the_novelty_that_it_has_in_any_company(client: Test
 
 @pytest.fixture
 def scored(folder: Path, sky: list[Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What `python -m astrodetect score` writes of each image."""
+    """The novelty that `python -m astrodetect score` writes for each image."""
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(folder))
     settings.cache_clear()
     table = folder / "scores.csv"
@@ -81,36 +81,36 @@ def scored(folder: Path, sky: list[Path], monkeypatch: pytest.MonkeyPatch) -> di
         return {Path(row["path"]).name: float(row["novelty"]) for row in csv.DictReader(file)}
 
 
-def test_the_service_and_the_command_tell_the_same_novelty_and_it_is_in_the_row(
+def test_the_service_and_the_score_command_give_the_same_novelty_and_record_it(
     client: TestClient, sky: list[Path], folder: Path, database_url: str, scored: dict[str, float]
 ) -> None:
-    alone = told_alone(client, sky)
+    alone = novelties_alone(client, sky)
     rows = query(database_url, "SELECT novelty, space FROM predictions ORDER BY id")
     assert rows == [(novelty, read_manifest(folder / "resnet50_model.json").space) for novelty in alone]
     for path, novelty in zip(sky, alone, strict=True):
         assert abs(scored[path.name] - novelty) <= STEP + ROUNDING
 
 
-def test_a_model_without_detectors_tells_no_novelty(client: TestClient, sky: list[Path]) -> None:
-    answer = client.post("/detect?model=plain", files={"file": sky[0].read_bytes()})
-    assert answer.status_code == 200
-    assert answer.json()["novelty"] is None
+def test_a_model_without_detectors_gives_no_novelty(client: TestClient, sky: list[Path]) -> None:
+    response = client.post("/detect?model=plain", files={"file": sky[0].read_bytes()})
+    assert response.status_code == 200
+    assert response.json()["novelty"] is None
 
 
-def test_detectors_that_are_attached_take_over_in_a_running_service_and_leave_the_scores_alone(
+def test_attached_detectors_take_effect_in_a_running_service_without_changing_scores(
     client: TestClient, sky: list[Path], folder: Path
 ) -> None:
-    def ask() -> dict[str, object]:
-        answer: dict[str, object] = client.post("/detect?model=late", files={"file": sky[1].read_bytes()}).json()
-        return answer
+    def detect() -> dict[str, object]:
+        response: dict[str, object] = client.post("/detect?model=late", files={"file": sky[1].read_bytes()}).json()
+        return response
 
     colour_models.publish(folder, "late", colour_models.TWO_CLASSES)
-    before = ask()
+    before = detect()
     colour_models.attach_novelty(folder, "late", np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)]))
     for _ in range(100):
-        if (after := ask())["novelty"] is not None:
+        if (after := detect())["novelty"] is not None:
             break
-        time.sleep(0.1)  # a model in use is looked at anew every second
+        time.sleep(0.1)  # a model in use is checked every second
     assert before["novelty"] is None
     assert isinstance(after["novelty"], float)
     assert (after["score"], after["model_version"]) == (before["score"], before["model_version"])

@@ -1,4 +1,4 @@
-"""More like this: the vectors of logged images, and which of them are near."""
+"""Similar images: the stored vectors, and the nearest neighbours among them."""
 
 import uuid
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from database import Database
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 
 
-def placed(number: int, vector: "Floats | tuple[float, ...]", space: str = SPACE) -> ScoredImage:
-    """One image, named and summed by its number."""
+def scored_image(number: int, vector: "Floats | tuple[float, ...]", space: str = SPACE) -> ScoredImage:
+    """A scored image whose name and SHA-256 follow from its number."""
     return ScoredImage(
         f"{number}.jpg", f"{number:064x}", 0.1, 0.5, "m", "1",
         novelty=0.5, vector=tuple(float(value) for value in vector), space=space,
@@ -35,30 +35,30 @@ def log(database_url: str) -> Iterator[Database]:
     log.close()
 
 
-def cloud(count: int, seed: int = 0, space: str = SPACE, first: int = 0) -> list[ScoredImage]:
-    """Images anywhere in 40 dimensions."""
+def random_images(count: int, seed: int = 0, space: str = SPACE, first: int = 0) -> list[ScoredImage]:
+    """Images with random vectors of 40 dimensions."""
     vectors = np.random.default_rng(seed).normal(size=(count, 40)).astype(np.float32)
-    return [placed(first + number, vector, space) for number, vector in enumerate(vectors)]
+    return [scored_image(first + number, vector, space) for number, vector in enumerate(vectors)]
 
 
-def near(log: Database, prediction: Prediction, limit: int = 10) -> list[str]:
+def names_of_similar(log: Database, prediction: Prediction, limit: int = 10) -> list[str]:
     return [neighbour.prediction.image_name for neighbour in log.similar(prediction, limit=limit)]
 
 
-def test_the_nearest_come_first_with_their_true_distances(log: Database) -> None:
-    scored = cloud(300)
+def test_similar_images_are_sorted_by_their_true_distance(log: Database) -> None:
+    scored = random_images(300)
     rows = log.record_many(scored)
-    found = log.similar(rows[0], limit=10)
-    vectors = np.array([one.vector for one in scored])
+    neighbours = log.similar(rows[0], limit=10)
+    vectors = np.array([each.vector for each in scored])
     distances = np.linalg.norm(vectors - vectors[0], axis=1)
     order = np.argsort(distances)[1:11]
-    assert [one.prediction for one in found] == [rows[i] for i in order]
-    assert [one.distance for one in found] == pytest.approx(distances[order], abs=0.01)
+    assert [each.prediction for each in neighbours] == [rows[i] for i in order]
+    assert [each.distance for each in neighbours] == pytest.approx(distances[order], abs=0.01)
 
 
 @pytest.mark.parametrize("indexed", [1, 150, 299])
-def test_the_answers_are_the_same_whether_vectors_are_in_the_graph_or_not(log: Database, indexed: int) -> None:
-    rows = log.record_many(cloud(300))
+def test_indexing_does_not_change_the_results(log: Database, indexed: int) -> None:
+    rows = log.record_many(random_images(300))
     before = [log.similar(row, limit=10) for row in rows]
     assert log.index_vectors(indexed) == indexed
     assert log.count_unindexed_vectors() == 300 - indexed
@@ -68,17 +68,22 @@ def test_the_answers_are_the_same_whether_vectors_are_in_the_graph_or_not(log: D
     assert (log.index_vectors(1000), log.count_unindexed_vectors()) == (0, 0)
 
 
-def test_an_image_that_comes_again_does_not_wait_until_its_vector_is_indexed(log: Database, database_url: str) -> None:
-    log.record_many([placed(1, (0.0,)), placed(2, (1.0,))])
+def test_recording_an_image_again_does_not_wait_for_its_indexing(log: Database, database_url: str) -> None:
+    log.record_many([scored_image(1, (0.0,)), scored_image(2, (1.0,))])
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(database.SQL["index_vectors"], {"most": 1})
-        [again] = log.record_many([replace(placed(1, (0.0,)), request_id=uuid.uuid4())])  # else this takes too long
-        assert near(log, again) == ["2.jpg"]
-        assert log.index_vectors(10) == 1  # another service takes what is left
+        [again] = log.record_many(
+            [replace(scored_image(1, (0.0,)), request_id=uuid.uuid4())]
+        )  # must not wait for the lock
+        assert names_of_similar(log, again) == ["2.jpg"]
+        assert log.index_vectors(10) == 1  # the vector that is locked is skipped
 
 
-def test_a_vector_comes_with_its_row_and_with_no_other(log: Database, database_url: str) -> None:
-    with_vector, without = placed(1, (1.0, 2.0)), replace(placed(2, ()), vector=None, space=None, novelty=None)
+def test_a_vector_is_stored_with_its_own_row(log: Database, database_url: str) -> None:
+    with_vector, without = (
+        scored_image(1, (1.0, 2.0)),
+        replace(scored_image(2, ()), vector=None, space=None, novelty=None),
+    )
     first, second = log.record_many([with_vector, without])
     assert log.record_many([with_vector]) == [first]
     assert query(database_url, "SELECT prediction_id, space, image_sha256 FROM features") == [
@@ -88,41 +93,52 @@ def test_a_vector_comes_with_its_row_and_with_no_other(log: Database, database_u
         log.similar(second, limit=1)
 
 
-def test_an_image_is_found_once_however_often_it_was_scored_and_never_as_like_itself(log: Database) -> None:
-    rows = log.record_many([placed(1, (0.0,)), placed(2, (1.0,)), placed(3, (2.0,))])
-    again = [replace(placed(number, (number - 1.0,)), request_id=uuid.uuid4()) for number in (1, 2, 2, 3, 1)]
-    late = log.record_many(again)
-    for asked in (rows[0], late[0], late[-1]):
-        assert near(log, asked) == ["2.jpg", "3.jpg"]
+def test_an_image_scored_repeatedly_is_found_once_and_not_as_similar_to_itself(log: Database) -> None:
+    rows = log.record_many([scored_image(1, (0.0,)), scored_image(2, (1.0,)), scored_image(3, (2.0,))])
+    again = [replace(scored_image(number, (number - 1.0,)), request_id=uuid.uuid4()) for number in (1, 2, 2, 3, 1)]
+    repeated = log.record_many(again)
+    for row in (rows[0], repeated[0], repeated[-1]):
+        assert names_of_similar(log, row) == ["2.jpg", "3.jpg"]
 
 
-def test_only_images_of_the_same_space_are_like_each_other(log: Database) -> None:
-    rows = log.record_many([placed(1, (0.0,)), placed(2, (5.0,)), placed(3, (0.1,), OTHER), placed(1, (0.0,), OTHER)])
-    assert near(log, rows[0]) == ["2.jpg"]
-    assert near(log, rows[3]) == ["3.jpg"]
+def test_similar_images_are_of_the_same_embedding_space(log: Database) -> None:
+    rows = log.record_many(
+        [
+            scored_image(1, (0.0,)),
+            scored_image(2, (5.0,)),
+            scored_image(3, (0.1,), OTHER),
+            scored_image(1, (0.0,), OTHER),
+        ]
+    )
+    assert names_of_similar(log, rows[0]) == ["2.jpg"]
+    assert names_of_similar(log, rows[3]) == ["3.jpg"]
 
 
-def test_a_young_space_is_searched_whole_beside_a_large_one_that_is_nearer(log: Database, database_url: str) -> None:
-    log.record_many([replace(one, vector=tuple(np.array(one.vector) * 0.01)) for one in cloud(3000, space=OTHER)])
-    rows = log.record_many(cloud(20, seed=1, first=10_000))
+def test_a_small_space_is_searched_completely_beside_a_large_one(log: Database, database_url: str) -> None:
+    log.record_many(
+        [replace(each, vector=tuple(np.array(each.vector) * 0.01)) for each in random_images(3000, space=OTHER)]
+    )
+    rows = log.record_many(random_images(20, seed=1, first=10_000))
     query(database_url, "ANALYZE features")
-    assert len(near(log, rows[0], limit=10)) == 10
+    assert len(names_of_similar(log, rows[0], limit=10)) == 10
 
 
 @pytest.mark.parametrize("vector", [(float("nan"), 1.0), (float("inf"),), (0.5,) * (DIMENSIONS + 1)])
-def test_a_vector_that_cannot_be_kept_costs_no_row(log: Database, database_url: str, vector: tuple[float, ...]) -> None:
-    [row] = log.record_many([placed(1, vector)])
+def test_a_row_is_recorded_without_a_vector_that_cannot_be_stored(
+    log: Database, database_url: str, vector: tuple[float, ...]
+) -> None:
+    [row] = log.record_many([scored_image(1, vector)])
     assert log.prediction(row.id) == row
     assert query(database_url, "SELECT count(*) FROM features") == [(0,)]
 
 
-def test_beyond_half_precision_a_vector_is_kept_at_its_end(log: Database, database_url: str) -> None:
-    log.record_many([placed(1, (1e9, -1e9, 1e-12))])
+def test_values_beyond_half_precision_are_clipped(log: Database, database_url: str) -> None:
+    log.record_many([scored_image(1, (1e9, -1e9, 1e-12))])
     [(text,)] = query(database_url, "SELECT vector::text FROM features")
     assert text.startswith("[65504,-65504,0,")
 
 
-def test_the_search_uses_the_graph_for_a_large_space_the_space_for_a_small_one_and_finds_what_is_fresh(
+def test_the_search_uses_the_hnsw_index_for_a_large_space_and_the_space_index_for_a_small_one(
     log: Database, database_url: str
 ) -> None:
     query(
@@ -148,17 +164,17 @@ def test_the_search_uses_the_graph_for_a_large_space_the_space_for_a_small_one_a
         assert "Seq Scan" not in plan
 
 
-def test_where_vectors_are_not_kept_rows_are_and_the_rest_says_so(postgres_url: str) -> None:
+def test_without_pgvector_rows_are_recorded_and_similar_reports_why(postgres_url: str) -> None:
     setup_db.migrate(postgres_url)
     query(postgres_url, "DROP TABLE features; DROP EXTENSION vector")
     log = Database(postgres_url, connections=1, timeout_s=5)
-    row, _ = log.record_many([placed(1, (1.0,)), placed(2, (2.0,))])
+    row, _ = log.record_many([scored_image(1, (1.0,)), scored_image(2, (2.0,))])
     assert (row.novelty, row.space) == (0.5, SPACE)
     with pytest.raises(VectorsOff, match=r"python setup_db\.py"):
         log.similar(row, limit=1)
     log.close()
     assert setup_db.migrate(postgres_url) == setup_db.Migrated([], None)
     log = Database(postgres_url, connections=1, timeout_s=5)
-    rows = log.record_many([placed(3, (1.0,)), placed(4, (2.0,))])
-    assert near(log, rows[0]) == ["4.jpg"]
+    rows = log.record_many([scored_image(3, (1.0,)), scored_image(4, (2.0,))])
+    assert names_of_similar(log, rows[0]) == ["4.jpg"]
     log.close()

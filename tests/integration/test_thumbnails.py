@@ -1,4 +1,4 @@
-"""Pictures of what was scored: kept beside its row, shown to browsers, let go when they are old or many."""
+"""Thumbnails of scored images: stored, served to browsers, and deleted when they are old or too many."""
 
 import gc
 import hashlib
@@ -59,19 +59,19 @@ def service(database_url: str, models: Path, **chosen: object) -> Iterator[TestC
     gc.collect()  # an app is a ring of references, and each holds a network
 
 
-def sum_of(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def kept(log: Database, count: int, size: int = 1000) -> list[str]:
-    """So many pictures of this many bytes, the first of them the oldest by a day each."""
+def save_thumbnails(log: Database, count: int, size: int = 1000) -> list[str]:
+    """Stores `count` thumbnails of `size` bytes, the oldest first."""
     names = [f"{number:064x}" for number in range(count)]
     for name in names:
         log.save_thumbnails([Thumbnail(name, bytes(size), 2, 1)], [HeatMap(name, "1", np.zeros((2, 3), np.uint8), 0.5)])
     return names
 
 
-def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map(
+def test_a_scored_image_has_a_thumbnail_at_once_and_a_stored_heat_map(
     database_url: str, models: Path, log: Database
 ) -> None:
     alone, together, unusual = png(1, side=600), png(2), png(3)
@@ -79,31 +79,31 @@ def test_what_is_scored_is_seen_at_once_by_its_sum_and_is_kept_with_its_heat_map
         row = client.post("/detect", files={"file": alone}).json()
         client.post("/detect/batch", files={"file": together})
         client.post("/detect-anomalies", files={"file": unusual})
-        shown = client.get(f"/pictures/{row['image_sha256']}")
-        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
-        assert shown.headers["x-content-type-options"] == "nosniff"
-        assert {"private", "immutable"} <= set(shown.headers["cache-control"].split(", "))
-        assert Image.open(io.BytesIO(shown.content)).size == (256, 256)
-        known = client.get(f"/pictures/{row['image_sha256']}", headers={"If-None-Match": shown.headers["etag"]})
-        assert (known.status_code, known.content) == (304, b"")
-        assert client.get(f"/pictures/{sum_of(together)}").status_code == 200
+        response = client.get(f"/pictures/{row['image_sha256']}")
+        assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert {"private", "immutable"} <= set(response.headers["cache-control"].split(", "))
+        assert Image.open(io.BytesIO(response.content)).size == (256, 256)
+        cached = client.get(f"/pictures/{row['image_sha256']}", headers={"If-None-Match": response.headers["etag"]})
+        assert (cached.status_code, cached.content) == (304, b"")
+        assert client.get(f"/pictures/{sha256_of(together)}").status_code == 200
         assert client.get(f"/pictures/{'0' * 64}").json()["error"]["code"] == "not_found"
         assert client.get("/pictures/..%2Fetc").status_code in {404, 422}
     for data in (alone, together, unusual):
-        picture, heat = log.thumbnail(sum_of(data)), log.heat_map(sum_of(data), row["model_version"])
+        picture, heat = log.thumbnail(sha256_of(data)), log.heat_map(sha256_of(data), row["model_version"])
         assert picture is not None
         assert heat is not None
         assert (int(heat.places.max()), heat.crop) == (255, 1.0)
-    assert log.heat_map(sum_of(alone), "another") is None
-    assert log.images_with_thumbnails([sum_of(alone), "0" * 64]) == {sum_of(alone)}
+    assert log.heat_map(sha256_of(alone), "another") is None
+    assert log.images_with_thumbnails([sha256_of(alone), "0" * 64]) == {sha256_of(alone)}
 
 
-@pytest.mark.parametrize("said", colour_models.TWO_CLASSES)
-def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
-    database_url: str, models: Path, tmp_path: Path, log: Database, said: str
+@pytest.mark.parametrize("label", colour_models.TWO_CLASSES)
+def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
+    database_url: str, models: Path, tmp_path: Path, log: Database, label: str
 ) -> None:
-    [other] = {*colour_models.TWO_CLASSES} - {said}
-    images = [colour_models.image(said, seed) for seed in range(2)]
+    [other] = {*colour_models.TWO_CLASSES} - {label}
+    images = [colour_models.image(label, seed) for seed in range(2)]
     for pixels in images:
         pixels[:8, :8] = colour_models.image(other)[:8, :8]
     alone, logged = (tmp_path / f"{name}.png" for name in ("alone", "logged"))
@@ -111,7 +111,7 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
         Image.fromarray(pixels).save(path)
     with service(database_url, models) as client:
         row = client.post("/detect", files={"file": alone.read_bytes()}).json()
-    assert row["label"] == said
+    assert row["label"] == label
     settings = Settings(DATABASE_URL=database_url)
     with score.open_recorder(settings) as record:
         task = batch_scoring.ScoringTask(
@@ -119,21 +119,21 @@ def test_a_heat_map_shows_what_spoke_for_the_verdict_whichever_it_was(
         )
         batch_scoring.score_task(task, Engine(load_model(models, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
-        heat = log.heat_map(sum_of(path.read_bytes()), row["model_version"])
+        heat = log.heat_map(sha256_of(path.read_bytes()), row["model_version"])
         assert heat is not None
         assert heat.places[:8, :8].max() == 0
         assert heat.places[8:, 8:].min() > 0
 
 
-def test_where_none_are_to_be_kept_there_are_none(database_url: str, models: Path, log: Database) -> None:
-    kept(log, 3)
+def test_a_limit_of_zero_bytes_deletes_and_stores_no_thumbnails(database_url: str, models: Path, log: Database) -> None:
+    save_thumbnails(log, 3)
     with service(database_url, models, thumbnail_max_bytes=0) as client:
         row = client.post("/detect", files={"file": png()}).json()
         assert client.get(f"/pictures/{row['image_sha256']}").status_code == 404
     assert query(database_url, "SELECT count(*) FROM pictures") == [(0,)]
 
 
-def test_scores_that_are_logged_without_the_service_have_pictures_too(
+def test_scores_recorded_by_the_command_have_thumbnails(
     database_url: str, models: Path, tmp_path: Path, log: Database
 ) -> None:
     (tmp_path / "sky").mkdir()
@@ -149,12 +149,12 @@ def test_scores_that_are_logged_without_the_service_have_pictures_too(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    sums = {sum_of(png(seed)) for seed in range(3)}
-    assert log.images_with_thumbnails([*sums]) == sums
+    sha256s = {sha256_of(png(seed)) for seed in range(3)}
+    assert log.images_with_thumbnails([*sha256s]) == sha256s
     assert query(database_url, "SELECT count(*) FROM heat_maps WHERE octet_length(places) = width * height") == [(3,)]
 
 
-def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
+def test_a_scoring_run_that_cannot_store_thumbnails_warns_once_and_records_its_rows(
     database_url: str, log: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query(database_url, "DROP TABLE pictures CASCADE")
@@ -167,26 +167,26 @@ def test_a_run_that_cannot_keep_pictures_says_so_once_and_goes_on_with_its_rows(
     assert line.startswith("some scores are recorded without thumbnails: ")
 
 
-def test_a_short_run_too_lets_go_of_what_is_too_much(database_url: str, log: Database) -> None:
-    names = kept(log, 3)
+def test_a_scoring_run_prunes_thumbnails(database_url: str, log: Database) -> None:
+    names = save_thumbnails(log, 3)
     with score.open_recorder(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
         record([SCORED], [Thumbnail(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
     assert log.images_with_thumbnails([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
 
 
-def test_a_picture_is_kept_once_and_counts_as_new_when_its_image_comes_again(log: Database, database_url: str) -> None:
-    [name] = kept(log, 1)
+def test_a_thumbnail_stored_again_is_kept_and_its_age_starts_anew(log: Database, database_url: str) -> None:
+    [name] = save_thumbnails(log, 1)
     query(database_url, "UPDATE pictures SET \"timestamp\" = now() - interval '40 days'")
     log.save_thumbnails([Thumbnail(name, b"other", 9, 9)] * 2, [])
     assert log.thumbnail(name) == Thumbnail(name, bytes(1000), 2, 1)
     assert log.prune_thumbnails(days=MONTH, max_bytes=10**9) == 0
 
 
-def test_the_old_go_and_those_of_labelled_images_stay(
+def test_old_thumbnails_are_deleted_but_for_labelled_images(
     log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "THUMBNAIL_BATCH", 4)
-    names = kept(log, 20)
+    names = save_thumbnails(log, 20)
     query(
         database_url,
         "UPDATE pictures SET \"timestamp\" = now() - interval '40 days' WHERE image_sha256 < %s",
@@ -195,16 +195,16 @@ def test_the_old_go_and_those_of_labelled_images_stay(
     [row] = log.record_many([replace(SCORED, image_sha256=names[3])])
     log.add_label(row.id, "interesting", who=None, note=None)
     assert log.prune_thumbnails(days=MONTH, max_bytes=10**9) == 14
-    left = {names[3], *names[15:]}
-    assert log.images_with_thumbnails(names) == left
-    assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == left
+    remaining = {names[3], *names[15:]}
+    assert log.images_with_thumbnails(names) == remaining
+    assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == remaining
 
 
-def test_of_too_many_bytes_the_oldest_go_first(
+def test_beyond_the_byte_limit_the_oldest_thumbnails_are_deleted(
     log: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "THUMBNAIL_BATCH", 4)
-    names = kept(log, 20, size=1000)
+    names = save_thumbnails(log, 20, size=1000)
     [row] = log.record_many([replace(SCORED, image_sha256=names[0])])
     log.add_label(row.id, "artefact", who=None, note=None)
     assert log.prune_thumbnails(days=MONTH, max_bytes=8_500) == 12
@@ -212,12 +212,14 @@ def test_of_too_many_bytes_the_oldest_go_first(
     assert log.prune_thumbnails(days=MONTH, max_bytes=8_500) == 0
 
 
-def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database, database_url: str) -> None:
-    def heat(image: str) -> HeatMap:
+def test_a_heat_map_is_stored_and_deleted_with_its_thumbnail(log: Database, database_url: str) -> None:
+    def heat_map_of(image: str) -> HeatMap:
         return HeatMap(image, "1", np.zeros((2, 3), np.uint8), 0.5)
 
-    [name] = kept(log, 1)
-    log.save_thumbnails([], [heat(name), heat("0" * 63 + "9"), replace(heat(name), model_version="2")])
+    [name] = save_thumbnails(log, 1)
+    log.save_thumbnails(
+        [], [heat_map_of(name), heat_map_of("0" * 63 + "9"), replace(heat_map_of(name), model_version="2")]
+    )
     assert query(database_url, "SELECT image_sha256, model_version FROM heat_maps ORDER BY 2") == [
         (name, "1"),
         (name, "2"),
@@ -226,20 +228,20 @@ def test_a_heat_map_is_kept_where_its_picture_is_and_goes_with_it(log: Database,
     assert query(database_url, "SELECT count(*) FROM heat_maps") == [(0,)]
 
 
-def test_heat_maps_come_while_their_pictures_go(log: Database, database_url: str) -> None:
-    names = kept(log, 200)
-    heats = [HeatMap(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
+def test_heat_maps_can_be_stored_while_thumbnails_are_deleted(log: Database, database_url: str) -> None:
+    names = save_thumbnails(log, 200)
+    heat_maps = [HeatMap(name, "2", np.zeros((2, 3), np.uint8), 0.5) for name in names]
     with ThreadPoolExecutor(2) as threads:
-        gone = threads.submit(log.prune_thumbnails, days=MONTH, max_bytes=50_000)
-        for begin in range(0, len(heats), 10):
-            log.save_thumbnails([], heats[begin : begin + 10])
-        assert gone.result() + log.prune_thumbnails(days=MONTH, max_bytes=50_000) == 150
+        deleted = threads.submit(log.prune_thumbnails, days=MONTH, max_bytes=50_000)
+        for start in range(0, len(heat_maps), 10):
+            log.save_thumbnails([], heat_maps[start : start + 10])
+        assert deleted.result() + log.prune_thumbnails(days=MONTH, max_bytes=50_000) == 150
     assert log.images_with_thumbnails(names) == set(names[150:])
     assert {name for (name,) in query(database_url, "SELECT image_sha256 FROM heat_maps")} == set(names[150:])
 
 
-def test_two_services_do_not_prune_at_once(log: Database, database_url: str) -> None:
-    names = kept(log, 3)
+def test_two_services_do_not_prune_at_the_same_time(log: Database, database_url: str) -> None:
+    names = save_thumbnails(log, 3)
     other = connect(database_url, timeout_s=5)
     with other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [database.PRUNING])
