@@ -10,14 +10,18 @@ from starlette.types import Scope
 
 from astrodetect import __version__
 from astrodetect.service import error_handlers
-from astrodetect.service.dependencies import attach, services_of
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.auth import SIGN_IN_BYTES, SIGN_IN_PATH, ApiKeys, AuthMiddleware
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLogMiddleware, configure_logging
-from astrodetect.service.middleware.security_headers import SecurityHeadersMiddleware
+from astrodetect.service.middleware.security import (
+    SIGN_IN_BYTES,
+    SIGN_IN_PATH,
+    ApiKeys,
+    AuthMiddleware,
+    SecurityHeadersMiddleware,
+)
 from astrodetect.service.routes import api_docs, detection, health, labels_review, models, predictions
-from astrodetect.service.services import Services, open_services, return_large_blocks
+from astrodetect.service.services import Services, attach, open_services, return_large_blocks, services_of
 from astrodetect.service.web import sections
 from astrodetect.settings import Settings, settings
 from database import Database, database_url

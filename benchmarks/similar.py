@@ -25,7 +25,7 @@ from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import lifetime
 from astrodetect.progress import ProgressBar
 from astrodetect.records import DIMENSIONS, Floats, ScoredImage
-from astrodetect.service.vector_indexer import COMMIT_VECTORS, MAX_UNINDEXED
+from astrodetect.service.recorder import COMMIT_VECTORS, MAX_UNINDEXED
 from benchmarks import hardware
 from database import Database
 

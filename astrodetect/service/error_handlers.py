@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import schemas
-from astrodetect.service.middleware import request_log, security_headers
+from astrodetect.service.middleware import request_log, security
 from astrodetect.service.web.rendering import accepts_html, error_page
 
 log = logging.getLogger("uvicorn.error")
@@ -75,7 +75,7 @@ async def handle_unexpected(request: Request, error: Exception) -> Response:
     """A bug: Starlette logs its traceback; the response has no details."""
     log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
     message = "an internal error; see the server log"
-    return _response(request, 500, "internal_error", message, security_headers.HEADERS)  # sent outside the middleware
+    return _response(request, 500, "internal_error", message, security.SECURITY_HEADERS)  # sent outside the middleware
 
 
 def _response(

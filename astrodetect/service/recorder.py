@@ -1,4 +1,4 @@
-"""Records predictions in PostgreSQL, many in one commit, or in the outbox on disk while PostgreSQL is down."""
+"""Records predictions in PostgreSQL, or in the outbox while it is down, and indexes their vectors while idle."""
 
 import logging
 import threading
@@ -14,6 +14,9 @@ from astrodetect.service.outbox import Outbox
 
 MAX_COMMIT_ROWS = 500  # more gain nothing
 RETRY_S = 1.0  # while PostgreSQL is down
+COMMIT_VECTORS = 32  # an eighth of a second in an index of a million
+INDEX_INTERVAL_S = 1.0
+MAX_UNINDEXED = 20_000  # each search scans them, which takes 4 to 9 ms
 
 log = logging.getLogger("uvicorn.error")
 
@@ -127,3 +130,43 @@ class Recorder:
             log.error("%d queued rows had keys that another service used meanwhile: new request ids", len(conflicting))
             self._database.record_many(conflicting)
         self._count_rows("drained", len(rows))
+
+
+class VectorDatabase(Protocol):
+    """The database of the vectors: `database.Database`."""
+
+    def count_unindexed_vectors(self) -> int: ...
+    def index_vectors(self, most: int) -> int: ...
+
+
+class VectorIndexer:
+    """A thread that adds new vectors to the HNSW index while no image is being processed."""
+
+    def __init__(self, database: VectorDatabase, *, in_flight: Callable[[], int]) -> None:
+        self._database, self._in_flight = database, in_flight
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vector-indexer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops the thread; the next start indexes the rest."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reported = False
+        while not self._closing.wait(INDEX_INTERVAL_S):
+            try:
+                self._index()
+                reported = False
+            except DatabaseError as error:
+                if not reported:
+                    log.warning("vectors wait to be indexed: %s", error)
+                reported = True
+
+    def _index(self) -> None:
+        """Indexes until none is left or images arrive; while images arrive, one commit, beyond MAX_UNINDEXED."""
+        if self._in_flight() and self._database.count_unindexed_vectors() > MAX_UNINDEXED:
+            self._database.index_vectors(COMMIT_VECTORS)
+        while not self._in_flight() and not self._closing.is_set() and self._database.index_vectors(COMMIT_VECTORS):
+            pass

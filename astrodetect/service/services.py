@@ -1,12 +1,22 @@
-"""Everything that the service holds open, as one typed record, and the context manager that opens and closes it."""
+"""Everything that the service opens at start-up, as one typed record, and the FastAPI dependencies that hand it out.
+
+A route names the parts that it needs in its signature and never touches `app.state`:
+
+    @router.get("/predictions/{id}")
+    def prediction(database: DatabaseDep, id: PredictionId) -> Prediction: ...
+
+What has only a request or a scope, such as an error page or a middleware, calls `services_of`.
+"""
 
 import ctypes
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
+from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
 from threadpoolctl import threadpool_limits
 
 from astrodetect.errors import ModelMissing
@@ -19,19 +29,18 @@ from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.auth import ApiKeys
+from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.projection_jobs import EmbeddingDatabase, ProjectionJobs
-from astrodetect.service.recorder import PredictionDatabase, Recorder
+from astrodetect.service.recorder import PredictionDatabase, Recorder, VectorDatabase, VectorIndexer
 from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
 from astrodetect.service.row_follower import RowDatabase
 from astrodetect.service.shutdown import Shutdown
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
-from astrodetect.service.vector_indexer import VectorDatabase, VectorIndexer
 from astrodetect.settings import Settings
 
-LARGE_BYTES = 4 * 2**20  # a block of this size belongs to one image alone
+LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 log = logging.getLogger("uvicorn.error")
@@ -60,7 +69,7 @@ class ServiceDatabase(
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What `open_services` opened. Routes and pages get the parts that they need through `dependencies`."""
+    """What `open_services` opened. Routes and pages get the parts that they need as dependencies."""
 
     settings: Settings
     metrics: Metrics
@@ -184,3 +193,36 @@ def return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
     except (AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
         return
+
+
+def attach(app: FastAPI, services: Services) -> None:
+    """Makes the services available to the application's requests."""
+    app.state.services = services
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the application that answers this request."""
+    services: Services = connection.app.state.services
+    return services
+
+
+def _part(select: Callable[[Services], object]) -> Any:
+    async def dependency(connection: HTTPConnection) -> object:  # async: FastAPI runs other ones in a thread
+        return select(services_of(connection))
+
+    return Depends(dependency)
+
+
+ServicesDep: TypeAlias = Annotated[Services, _part(lambda services: services)]
+SettingsDep: TypeAlias = Annotated[Settings, _part(lambda services: services.settings)]
+MetricsDep: TypeAlias = Annotated[Metrics, _part(lambda services: services.metrics)]
+ApiKeysDep: TypeAlias = Annotated[ApiKeys, _part(lambda services: services.api_keys)]
+ModelsDep: TypeAlias = Annotated[ModelRegistry, _part(lambda services: services.models)]
+DatabaseDep: TypeAlias = Annotated[ServiceDatabase, _part(lambda services: services.database)]
+ThumbnailsDep: TypeAlias = Annotated[ThumbnailStore, _part(lambda services: services.thumbnails)]
+ReviewQueueDep: TypeAlias = Annotated[ReviewQueue, _part(lambda services: services.review_queue)]
+ProjectionsDep: TypeAlias = Annotated[ProjectionJobs, _part(lambda services: services.projections)]
+LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.live_feed)]
+DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
+BatchDetectionDep: TypeAlias = Annotated[BatchDetection, _part(lambda services: services.batch_detection)]
+AnomalyDetectionDep: TypeAlias = Annotated[AnomalyDetection, _part(lambda services: services.anomaly_detection)]

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import ScoredImage
-from astrodetect.service import vector_indexer as indexer_module
-from astrodetect.service.vector_indexer import VectorIndexer
+from astrodetect.service import recorder as recorder_module
+from astrodetect.service.recorder import VectorIndexer
 from astrodetect.settings import Settings
 from database import Database
 from main import create_app
@@ -73,7 +73,7 @@ def load() -> Load:
 def start(
     database: BreakableDatabase, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], VectorIndexer]]:
-    monkeypatch.setattr(indexer_module, "CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(recorder_module, "INDEX_INTERVAL_S", 0.01)
     indexers: list[VectorIndexer] = []
 
     def start_indexer() -> VectorIndexer:
@@ -119,14 +119,14 @@ def test_vectors_are_indexed_once_no_image_is_being_processed(
 def test_beyond_a_bound_vectors_are_indexed_under_load(
     database: BreakableDatabase, load: Load, start: Callable[[], VectorIndexer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer_module, "MAX_UNINDEXED", 50)
+    monkeypatch.setattr(recorder_module, "MAX_UNINDEXED", 50)
     record(database, 100)
     load.images = 1
     start()
     wait_until(lambda: database.count_unindexed_vectors() <= 50)
     checks = load.checks
     wait_until(lambda: load.checks > checks + 20)
-    assert database.count_unindexed_vectors() == 100 - 2 * indexer_module.COMMIT_VECTORS
+    assert database.count_unindexed_vectors() == 100 - 2 * recorder_module.COMMIT_VECTORS
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -163,7 +163,7 @@ def test_without_pgvector_there_is_nothing_to_index(
     database_url: str, load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query(database_url, "DROP TABLE features; DROP EXTENSION vector")
-    monkeypatch.setattr(indexer_module, "CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(recorder_module, "INDEX_INTERVAL_S", 0.01)
     database = BreakableDatabase(database_url)
     assert (database.count_unindexed_vectors(), database.index_vectors(10)) == (0, 0)
     with caplog.at_level(logging.WARNING, "uvicorn.error"):
@@ -184,7 +184,7 @@ def test_close_waits_for_at_most_one_commit(database: BreakableDatabase, start: 
     wait_until(indexer._closing.is_set)
     database.may_index.set()
     end.join()
-    assert database.count_unindexed_vectors() == 100 - indexer_module.COMMIT_VECTORS
+    assert database.count_unindexed_vectors() == 100 - recorder_module.COMMIT_VECTORS
 
 
 def test_a_starting_service_indexes_what_an_earlier_one_left(

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from astrodetect.model_store import versions as archive
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.service import model_registry as models_module
-from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY
+from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY
 
 NAME = "m"
 HTMX = {"HX-Request": "true"}

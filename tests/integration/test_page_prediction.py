@@ -13,7 +13,7 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect.records import HeatMap, Thumbnail
-from astrodetect.service.dependencies import attach
+from astrodetect.service.services import attach
 from astrodetect.service.web import prediction
 from database import SQL
 

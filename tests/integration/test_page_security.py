@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
 from astrodetect.errors import Overloaded
-from astrodetect.service.middleware.security_headers import CONTENT_SECURITY_POLICY, HEADERS
+from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from astrodetect.service.web import rendering
 from astrodetect.settings import settings
 
@@ -93,8 +93,8 @@ def test_responses_to_internal_errors_have_the_security_headers(start: Start, mo
     for headers in (BROWSER, {}):
         response = client.get("/predictions/1", headers=headers)
         assert response.status_code == 500
-        assert {name: response.headers.get_list(name) for name in HEADERS} == {
-            name: [HEADERS[name]] for name in HEADERS
+        assert {name: response.headers.get_list(name) for name in SECURITY_HEADERS} == {
+            name: [SECURITY_HEADERS[name]] for name in SECURITY_HEADERS
         }
     assert 'route="/predictions/{id}",status="500"} 2.0' in client.get("/metrics").text
 

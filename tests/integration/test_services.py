@@ -15,7 +15,7 @@ import pytest
 
 from astrodetect.service import services as services_module
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.auth import ApiKeys
+from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.services import Services, open_services
 from astrodetect.settings import Settings

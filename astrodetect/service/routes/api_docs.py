@@ -8,7 +8,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from astrodetect.service.middleware.auth import SAFE_METHODS, ApiKeys
+from astrodetect.service.middleware.security import SAFE_METHODS, ApiKeys
 from astrodetect.service.schemas import ErrorResponse
 
 SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # the page starts Swagger inline

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Header, Request, UploadFile
 from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
-from astrodetect.service.dependencies import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import ModelName
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse
+from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
 NDJSON = "application/x-ndjson"
 NDJSON_RESPONSE: dict[int | str, dict[str, Any]] = {

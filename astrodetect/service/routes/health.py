@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError, NotReady
-from astrodetect.service.dependencies import MetricsDep, ServicesDep
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
+from astrodetect.service.services import MetricsDep, ServicesDep
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 PROMETHEUS_RESPONSE: dict[int | str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ from starlette.responses import StreamingResponse
 
 from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.service.dependencies import DatabaseDep, ModelsDep, ReviewQueueDep
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import LabelId, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH
 from astrodetect.service.schemas import CSV, LabelRequest, LabelResponse, ReviewResponse, csv_response
+from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 
 router = APIRouter()
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
-from astrodetect.service.dependencies import ModelsDep
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import VERSION_PATTERN, ModelPath
+from astrodetect.service.services import ModelsDep
 
 MANIFEST_FIELDS = ("name", "version", "task", "recipe", "classes", "positive", "temperature", "metrics", "created")
 router = APIRouter()
@@ -113,8 +113,10 @@ def models(models: ModelsDep) -> Any:
     return [ModelResponse.of(manifest, models) for manifest in list_manifests(models.folder)]
 
 
-@router.post("/models/{name}/rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503))
-async def rollback(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
+@router.post(
+    "/models/{name}/rollback", name="rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503)
+)
+async def roll_back(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
     """Puts an earlier version of a model back in its place, whole and without a break."""
     manifest = await models.rollback(name, body.version if body else None)
     return await asyncio.to_thread(ModelResponse.of, manifest, models)

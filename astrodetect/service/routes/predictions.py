@@ -15,7 +15,6 @@ from starlette.responses import StreamingResponse
 
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
-from astrodetect.service.dependencies import DatabaseDep, DetectionDep
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
 from astrodetect.service.schemas import (
@@ -25,7 +24,7 @@ from astrodetect.service.schemas import (
     SimilarResponse,
     csv_response,
 )
-from astrodetect.service.services import ServiceDatabase
+from astrodetect.service.services import DatabaseDep, DetectionDep, ServiceDatabase
 
 MAX_PAGE_ROWS = 1000
 MAX_NEIGHBOURS = 100

@@ -14,10 +14,9 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
-from astrodetect.service.dependencies import DatabaseDep, ModelsDep
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
-from astrodetect.service.services import ServiceDatabase
+from astrodetect.service.services import DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
 PAGE_SIZE = 48  # predictions

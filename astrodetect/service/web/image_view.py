@@ -11,9 +11,8 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError, NotFound, VectorMissing, VectorsOff
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
 from astrodetect.reports.html import heat_map_overlay
-from astrodetect.service.dependencies import DatabaseDep, ThumbnailsDep
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.services import ServiceDatabase
+from astrodetect.service.services import DatabaseDep, ServiceDatabase, ThumbnailsDep
 from astrodetect.service.thumbnails import ThumbnailStore
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.settings import Settings

@@ -11,7 +11,6 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
 from astrodetect.records import ANOMALY, Prediction, PredictionFilters
-from astrodetect.service.dependencies import DatabaseDep, LiveFeedDep
 from astrodetect.service.live_feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import (
     CURSOR_PATTERN,
@@ -21,7 +20,7 @@ from astrodetect.service.row_follower import (
     EventCursor,
     is_highlighted,
 )
-from astrodetect.service.services import ServiceDatabase
+from astrodetect.service.services import DatabaseDep, LiveFeedDep, ServiceDatabase
 from astrodetect.service.web.rendering import TEMPLATE, render
 
 ROWS_SHOWN = 24  # fills lines of 2, 3, 4, 6 or 8 cards

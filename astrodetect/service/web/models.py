@@ -16,7 +16,6 @@ from astrodetect.model_store import store, versions
 from astrodetect.model_store.manifest import Manifest, Precision, invalid_manifests, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
-from astrodetect.service.dependencies import ModelsDep
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import (
     MAX_MODEL_NAME_CHARS,
@@ -24,6 +23,7 @@ from astrodetect.service.query_params import (
     VERSION_PATTERN,
     ModelPath,
 )
+from astrodetect.service.services import ModelsDep
 from astrodetect.service.web.rendering import TEMPLATE, render, wants_fragment
 
 MODELS_PATH = "/models-page"  # /models is the API's

@@ -9,9 +9,8 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import BIGINT_MAX, Prediction
-from astrodetect.service.dependencies import DatabaseDep, SettingsDep, ThumbnailsDep
 from astrodetect.service.query_params import LabelId, PredictionId
-from astrodetect.service.services import ServiceDatabase
+from astrodetect.service.services import DatabaseDep, ServiceDatabase, SettingsDep, ThumbnailsDep
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment

@@ -18,11 +18,10 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.records import BIGINT_MAX
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
-from astrodetect.service.dependencies import DatabaseDep, ServicesDep
 from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.services import Services
+from astrodetect.service.services import DatabaseDep, Services, ServicesDep
 from astrodetect.service.web.rendering import render, wants_fragment
 
 GRID_STEPS = 65_535  # of a coordinate: at the highest zoom the script draws a pixel for every two

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from astrodetect import __version__
 from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
-from astrodetect.service.dependencies import services_of
+from astrodetect.service.services import services_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_NAME_LENGTH = 120  # characters of an image's name in lists; its own page shows all of it

@@ -16,9 +16,8 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
-from astrodetect.service.dependencies import ServicesDep
 from astrodetect.service.review_queue import ReviewCandidate
-from astrodetect.service.services import Services
+from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.image_view import ImageView, find_neighbours
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_session import (

@@ -7,8 +7,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect.service.dependencies import ApiKeysDep
-from astrodetect.service.middleware.auth import KEY_COOKIE, SIGN_IN_PATH, ApiKeys
+from astrodetect.service.middleware.security import KEY_COOKIE, SIGN_IN_PATH, ApiKeys
+from astrodetect.service.services import ApiKeysDep
 from astrodetect.service.web.rendering import render
 
 COOKIE_MAX_AGE_S = 30 * 86_400

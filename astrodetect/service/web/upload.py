@@ -13,11 +13,10 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
-from astrodetect.service.dependencies import DatabaseDep, ModelsDep, ServicesDep, SettingsDep
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
-from astrodetect.service.services import Services
+from astrodetect.service.services import DatabaseDep, ModelsDep, Services, ServicesDep, SettingsDep
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
 

@@ -1,4 +1,4 @@
-"""API keys, from a header or a cookie, and protection against cross-site requests."""
+"""API keys, from a header or a cookie, protection against cross-site requests, and security headers."""
 
 import hashlib
 import hmac
@@ -6,10 +6,10 @@ from http import HTTPStatus
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
 from pydantic import SecretStr
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import AstrodetectError, CrossSiteRequest, InvalidApiKey
 from astrodetect.service.schemas import error_response
@@ -20,6 +20,25 @@ SIGN_IN_PATH = "/key"  # sets the cookie: the one POST that needs no key
 PUBLIC_PREFIXES = ("/static/", "/health/")  # of paths that need no key even where the service is private
 SIGN_IN_BYTES = 4096  # of its body at most
 DISCARDED_BYTES = 65_536  # of a refused body: uvicorn discards it; for a larger one the connection is closed
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",  # heat maps are data URIs, images chosen for upload are blobs
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
 
 
 class ApiKeys:
@@ -67,6 +86,23 @@ class AuthMiddleware:
         if self._keys.required(method, scope["path"]) and not self._keys.accept(_request_key(headers)):
             return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
         return None
+
+
+class SecurityHeadersMiddleware:
+    """Adds SECURITY_HEADERS to responses that lack them, but for those to unexpected errors, which are sent outside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 def _refuse(scope: Scope, error: AstrodetectError, *, close: bool) -> Response:
