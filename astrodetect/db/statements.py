@@ -1,7 +1,7 @@
 """SQL: statements read from files, and the columns of the tables with their values for a record to insert.
 
-A new column of `predictions` needs a migration in sql/, a line in PREDICTIONS, and a field of the same name in
-records.Prediction (and in records.ScoredImage, if its value comes from there).
+The columns of `predictions` are the fields of records.Prediction; the values of a new row are the fields and
+properties of records.ScoredImage with the same names.
 """
 
 import datetime as dt
@@ -10,12 +10,14 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
+
 from astrodetect.labels import Label
-from astrodetect.records import BIGINT_MAX, HeatMap, PredictionFilters, ScoredImage, Thumbnail
+from astrodetect.records import BIGINT_MAX, HeatMap, Prediction, PredictionFilters, ScoredImage, Thumbnail
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
@@ -123,27 +125,19 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
     }
 
 
-def _probabilities(scored: ScoredImage) -> str | None:
-    if not scored.probabilities:
-        return None
-    return json.dumps({storable_text(name): value for name, value in scored.probabilities.items()})
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable_text(value)
+    if isinstance(value, dict):
+        return json.dumps({storable_text(name): share for name, share in value.items()}) if value else None
+    return float(value) if isinstance(value, np.floating) else value
 
 
-PREDICTIONS: list[Column[ScoredImage]] = [  # all but the id
-    Column("image_name", lambda scored: storable_text(scored.image_name)),
-    Column("score", lambda scored: float(scored.score)),
-    Column("result", lambda scored: storable_text(scored.result)),
-    Column("timestamp", lambda scored: scored.timestamp),
-    Column("request_id", lambda scored: scored.request_id),
-    Column("image_sha256", lambda scored: scored.image_sha256),
-    Column("threshold", lambda scored: scored.threshold),
-    Column("model", lambda scored: storable_text(scored.model)),
-    Column("model_version", lambda scored: storable_text(scored.model_version)),
-    Column("label", lambda scored: storable_text(scored.label)),
-    Column("probabilities", _probabilities),
-    Column("novelty", lambda scored: scored.novelty),
-    Column("space", lambda scored: scored.space),
-]
+def _column(name: str) -> Column[ScoredImage]:
+    return Column(name, lambda scored: _storable(getattr(scored, name)))
+
+
+PREDICTIONS = [_column(field.name) for field in fields(Prediction) if field.name != "id"]
 VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
     Column("request_id", lambda vector: vector[0], "uuid"),
     Column("vector", lambda vector: vector[1], "halfvec"),

@@ -16,7 +16,7 @@ import uuid
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
 
@@ -203,10 +203,10 @@ def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tupl
 
 
 def _format_line(row: ScoredImage) -> bytes:
-    fields = asdict(row)
+    values = asdict(row)
     if row.vector:  # PostgreSQL stores half precision, which has fewer digits
-        fields["vector"] = [float(f"{value:.5g}") for value in row.vector]
-    text = json.dumps(fields, default=str).encode()
+        values["vector"] = [float(f"{value:.5g}") for value in row.vector]
+    text = json.dumps(values, default=str).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -215,8 +215,9 @@ def _parse_line(line: bytes) -> ScoredImage | None:
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
         return None
-    fields = json.loads(text)
-    fields["request_id"] = uuid.UUID(fields["request_id"])
-    fields["timestamp"] = dt.datetime.fromisoformat(fields["timestamp"])
-    fields["vector"] = tuple(fields["vector"]) if fields.get("vector") else None
-    return ScoredImage(**fields)
+    values = json.loads(text)
+    values["request_id"] = uuid.UUID(values["request_id"])
+    values["timestamp"] = dt.datetime.fromisoformat(values["timestamp"])
+    values["vector"] = tuple(values["vector"]) if values.get("vector") else None
+    known = {field.name for field in fields(ScoredImage)}  # a newer version, rolled back since, may have written others
+    return ScoredImage(**{name: value for name, value in values.items() if name in known})

@@ -83,6 +83,14 @@ def test_rows_queued_by_an_earlier_version_are_drained(opened: Opened, tmp_path:
     assert (row.novelty, row.vector, row.space) == (None, None, None)
 
 
+def test_unknown_fields_of_rows_queued_by_a_newer_version_are_ignored(opened: Opened, tmp_path: Path) -> None:
+    _, _, text = outbox._format_line(row("m51")).partition(b" ")
+    line = text.rstrip(b"\n").replace(b"{", b'{"margin": 0.25, ', 1)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "00000001.rows").write_bytes(b"%08x %s\n" % (zlib.crc32(line), line))
+    assert [queued.image_name for queued in drain(opened())] == ["m51"]
+
+
 def test_a_row_with_a_vector_fits_the_reserved_size() -> None:
     assert len(outbox._format_line(unusual("x" * 255))) < outbox.MAX_ROW_BYTES
 

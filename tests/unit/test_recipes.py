@@ -139,7 +139,7 @@ def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to
     random = np.random.default_rng(0)  # initial scales of zero would leave whole blocks untested
     for layer in network.backbone_layers(keras_model):
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([weight + random.uniform(0, 0.5, weight.shape) for weight in layer.get_weights()])
+            layer.set_weights([weight + random.uniform(0, 0.2, weight.shape) for weight in layer.get_weights()])
     labelled = catalogue if outputs == 3 else two_classes(catalogue)
     sample = labelled.subset(np.arange(0, len(labelled), len(labelled) // 10))
     served = published(export.TrainedNetwork(keras_model), sample, pixels[::6][: len(sample)], tmp_path)
