@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="astrodetect",
         version=__version__,
-        summary="What is in these images, and which of them are strange?",
+        summary="Classifies sky images and finds the unusual ones.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from another host
         redoc_url=None,

@@ -15,11 +15,11 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = self._counter("requests", "Requests answered", "route", "status")
-        self._request_seconds = self._histogram("request_seconds", "From a request to its answer", SECONDS, "route")
-        self._stage_seconds = self._histogram("stage_seconds", "Parts of a detection", SECONDS, "stage")
+        self._request_seconds = self._histogram("request_seconds", "From a request to its response", SECONDS, "route")
+        self._stage_seconds = self._histogram("stage_seconds", "Stages of a detection", SECONDS, "stage")
         self._batch_images = self._histogram("batch_images", "Images in one pass of the network", IMAGES)
-        self._refused = self._counter("shed", "Requests refused because too many were at work")
-        self._rows = self._counter("rows", "Rows, by where they went", "logged")
+        self._refused = self._counter("shed", "Requests refused because too many were in progress")
+        self._rows = self._counter("rows", "Rows committed, queued or drained", "logged")
 
     def add_gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A gauge that is read when the metrics are exported."""

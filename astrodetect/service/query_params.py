@@ -25,13 +25,11 @@ def prediction_filters(
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     name: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="part of the image's name")] = None,
-    since: Annotated[dt.datetime | None, Query(description="from this time on; UTC where it names no zone")] = None,
+    since: Annotated[dt.datetime | None, Query(description="from this time on; UTC unless it has a time zone")] = None,
     until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
-    request_id: Annotated[uuid.UUID | None, Query(description="of an answer, queued ones too")] = None,
+    request_id: Annotated[uuid.UUID | None, Query(description="of a response, also of a queued one")] = None,
     model: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the model's name")] = None,
-    label: Annotated[
-        str | None, Query(max_length=MAX_FILTER_CHARS, description="the class that it was taken for")
-    ] = None,
+    label: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the predicted class")] = None,
     min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""
@@ -53,7 +51,7 @@ def page_edge(
 ) -> PageEdge:
     """The edge in the query string."""
     if before is not None and after is not None:
-        raise RequestValidationError([{"loc": ("query", "after"), "msg": "a page lies before an id or after one"}])
+        raise RequestValidationError([{"loc": ("query", "after"), "msg": "give before or after, not both"}])
     return PageEdge(before, after)
 
 
@@ -67,6 +65,6 @@ ModelName: TypeAlias = Annotated[
     Query(
         pattern=MODEL_NAME_PATTERN,
         max_length=MAX_MODEL_NAME_CHARS,
-        description="a name from /models; the one that serves if none is given",
+        description="a name from /models; the default model if none is given",
     ),
 ]

@@ -159,10 +159,10 @@ async def open_services(
             max_images=settings.max_anomaly_images,
             max_file_bytes=settings.max_body_bytes,
         )
-        metrics.add_gauge("outbox_rows", "Rows that wait on disk for PostgreSQL", lambda: len(outbox))
-        metrics.add_gauge("queue_length", "Images that wait for the network", models.queue_length)
-        metrics.add_gauge("watchers", "Pages that watch new predictions come", lambda: len(live_feed))
-        metrics.add_gauge("images_at_work", "Images between their arrival and their answer", detection.in_flight)
+        metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
+        metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
+        metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
+        metrics.add_gauge("images_at_work", "Images being processed", detection.in_flight)
         yield Services(
             settings=settings,
             metrics=metrics,

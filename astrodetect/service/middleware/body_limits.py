@@ -61,7 +61,7 @@ class BodyLimitMiddleware:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                error = BodyTooSlow(f"the request took longer than {limit.body_timeout_s:g} seconds to come in")
+                error = BodyTooSlow(f"the request took longer than {limit.body_timeout_s:g} seconds to arrive")
                 raise error from None
             received_bytes += len(message.get("body", b""))
             complete = not message.get("more_body", False)

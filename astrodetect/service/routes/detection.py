@@ -46,7 +46,7 @@ IdempotencyKey: TypeAlias = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="the same key, image and model, the same answer",
+        description="a request repeated with the same key, image and model gets the first response again",
     ),
 ]
 router = APIRouter()
@@ -56,7 +56,7 @@ router = APIRouter()
 async def detect(
     request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
 ) -> Any:
-    """Is there an anomaly? `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
+    """Whether an image has an anomaly: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
     name, data = file.filename or "", await file.read()
     return as_json(await detection.detect(request, name, data, model=model, key=key, require_binary=True))
 
@@ -65,7 +65,7 @@ async def detect(
 async def classify(
     request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
 ) -> Any:
-    """What is it? `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`; any model will do."""
+    """Class of an image, by any model: `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`."""
     name, data = file.filename or "", await file.read()
     return as_json(await detection.detect(request, name, data, model=model, key=key))
 
@@ -77,7 +77,7 @@ async def classify(
     openapi_extra={"requestBody": {"required": True, "content": FILES_FORM}},
 )
 async def detect_batch(request: Request, batch_detection: BatchDetectionDep, model: ModelName = None) -> Any:
-    """Scores many images, or zips of them, and answers with a line of JSON for each, in order."""
+    """Classifies many images, or zips of them; the response has a line of JSON for each, in order."""
     lines = batch_detection.lines(request, model)
     first = await anext(lines)  # before the response starts, so that an error of the whole request has its status
 
@@ -96,7 +96,7 @@ async def detect_batch(request: Request, batch_detection: BatchDetectionDep, mod
     openapi_extra={"requestBody": {"required": True, "content": URLS_JSON | FILES_FORM}},
 )
 async def detect_anomalies(request: Request, anomaly_detection: AnomalyDetectionDep, model: ModelName = None) -> Any:
-    """How unusual is each image? JSON `{"image_paths": [url, …]}`, or a form with many files."""
+    """Novelty of many images: JSON `{"image_paths": [url, …]}`, or a form with many files."""
     return await anomaly_detection.detect(request, model)
 
 

@@ -24,14 +24,14 @@ router = APIRouter()
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=LivenessResponse)
 async def live() -> Any:
-    """The process answers."""
+    """Liveness: the process responds."""
     return {"status": "live"}
 
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=ReadinessResponse, responses=declared(503))
 async def ready(services: ServicesDep) -> Any:
-    """A prediction would be answered: the model is loaded, and its row is kept by PostgreSQL or on disk."""
+    """Readiness: the default model is loaded, and predictions are recorded in PostgreSQL or on disk."""
     problems, results = [], {}
     for name, check in (
         ("shutdown", lambda: asyncio.to_thread(services.shutdown.check)),
@@ -50,5 +50,5 @@ async def ready(services: ServicesDep) -> Any:
 
 @router.get("/metrics", response_class=Response, responses=PROMETHEUS_RESPONSE)
 def metrics(metrics: MetricsDep) -> Any:
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
     return Response(metrics.export(), media_type=PROMETHEUS)

@@ -21,13 +21,13 @@ router = APIRouter()
     "/predictions/{id}/label", response_model=LabelResponse, status_code=201, responses=declared(404, 422, 503)
 )
 def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
-    """Says what the image of a prediction is; of several labels the newest counts."""
+    """Labels the image of a prediction; the newest of several labels is its current one."""
     return database.add_label(id, body.label, who=body.who, note=body.note)
 
 
 @router.delete("/labels/{id}", response_model=LabelResponse, responses=declared(404, 422, 503))
 def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
-    """Takes one labelling back, and answers with it."""
+    """Deletes a label and returns it."""
     return database.delete_label(id)
 
 
@@ -37,7 +37,7 @@ def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
     responses=declared(503) | csv_response("id, prediction_id, image_name, …"),
 )
 def labels_csv(database: DatabaseDep) -> Any:
-    """Every labelling, oldest first, as `python -m astrodetect labels import` reads it."""
+    """All labels, oldest first, as `python -m astrodetect labels import` reads it."""
     parts = labels.to_csv(database.label_pages())
     first = next(parts)  # before the response starts, so that a database error has its status
     return StreamingResponse(chain([first], parts), media_type=CSV)
@@ -50,5 +50,5 @@ def next_up(
     by: ReviewOrder = "interest",
     limit: Annotated[int, Query(ge=1, le=MAX_REVIEW_BATCH)] = 1,
 ) -> Any:
-    """The images to look at next, none that is labelled, each once and with why."""
+    """The unlabelled images to label next, each with the reasons."""
     return ReviewResponse.of(review_queue.next(by, limit=limit, space=models.space))

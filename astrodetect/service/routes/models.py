@@ -109,7 +109,7 @@ class RollbackRequest(BaseModel):
 
 @router.get("/models", response_model=list[ModelResponse])
 def models(models: ModelsDep) -> Any:
-    """Every trained model here, which of them serves, and the earlier versions of each."""
+    """All trained models, which of them is the default, and the earlier versions of each."""
     return [ModelResponse.of(manifest, models) for manifest in list_manifests(models.folder)]
 
 
@@ -117,6 +117,6 @@ def models(models: ModelsDep) -> Any:
     "/models/{name}/rollback", name="rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503)
 )
 async def roll_back(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
-    """Puts an earlier version of a model back in its place, whole and without a break."""
+    """Rolls a model back to an earlier version, without interrupting requests."""
     manifest = await models.rollback(name, body.version if body else None)
     return await asyncio.to_thread(ModelResponse.of, manifest, models)

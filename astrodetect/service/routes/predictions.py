@@ -44,7 +44,7 @@ def predictions(
     edge: PageEdgeParam,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = 50,
 ) -> Any:
-    """The log, newest first; follow `next` for older ones, `previous` for newer ones."""
+    """Predictions, newest first; follow `next` for older ones, `previous` for newer ones."""
     page = database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
     return PredictionsResponse.of(page, request.url)
 
@@ -55,7 +55,7 @@ def predictions(
     responses=declared(422, 503) | csv_response("id, image_name, score, result, timestamp, …", "application/json"),
 )
 def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
-    """The log as one file, newest first, however long it is; CSV marks what a spreadsheet would compute by a '."""
+    """All matching predictions as one file, newest first; CSV cells that a spreadsheet would evaluate begin with a '."""
     write, media_type = EXPORTS[kind]
     pages = _pages(database, filters)
     first = next(pages)  # before the response starts, so that a database error has its status
@@ -66,13 +66,13 @@ def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportF
 
 @router.get("/predictions/{id}", response_model=PredictionResponse, responses=declared(404, 422, 503))
 def prediction(database: DatabaseDep, id: PredictionId) -> Any:  # noqa: A002
-    """One row of the log."""
+    """One prediction."""
     return database.prediction(id)
 
 
 @router.get("/predictions/{id}/similar", response_model=SimilarResponse, responses=declared(404, 409, 422, 503))
 def similar(database: DatabaseDep, id: PredictionId, limit: NeighbourCount = 10) -> Any:  # noqa: A002
-    """The logged images that are most like this one."""
+    """The most similar recorded images, by distance in the embedding space of the model's detectors."""
     prediction = database.prediction(id)
     return SimilarResponse.of(prediction, database.similar(prediction, limit=limit))
 
@@ -87,7 +87,7 @@ async def similar_to(
     model: ModelName = None,
     limit: NeighbourCount = 10,
 ) -> Any:
-    """Logs an image as /classify does, and answers with the logged images that are most like it."""
+    """Classifies and records an image like /classify, and finds the most similar recorded images."""
     prediction = await detection.detect(request, file.filename or "", await file.read(), model=model)
     if isinstance(prediction, QueuedPrediction):
         raise DatabaseUnavailable("the prediction is queued on disk: similar images are known to PostgreSQL alone")
