@@ -55,7 +55,7 @@ def predictions(
     responses=declared(422, 503) | csv_response("id, image_name, score, result, timestamp, …", "application/json"),
 )
 def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
-    """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate start with a '."""
+    """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '."""
     write, media_type = EXPORTS[kind]
     pages = _pages(database, filters)
     first = next(pages)  # before the response starts, so that a database error has its status
