@@ -205,7 +205,7 @@ def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("{sky}/none",), "no such folder or file: {sky}/none"),
         (("{sky}", "--normal", "{sky}/none"), "no such folder or file: {sky}/none"),
@@ -234,7 +234,7 @@ def test_invalid_anomalies_arguments_are_one_line_errors_and_write_nothing(  # n
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(tmp_path))
@@ -242,6 +242,6 @@ def test_invalid_anomalies_arguments_are_one_line_errors_and_write_nothing(  # n
         sys.exit(__main__.main(["anomalies", *(one.format(sky=sky) for one in arguments)]))
     captured = capsys.readouterr()
     assert ended.value.code in {1, 2}
-    assert said.format(sky=sky) in captured.err.splitlines()[-1]
+    assert message.format(sky=sky) in captured.err.splitlines()[-1]
     assert captured.out == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"data"}

@@ -91,9 +91,9 @@ def test_map_keyboard_navigation_steps_by_rank_and_opens_cards(
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     second = findings.paths[findings.order[1]].name
-    said = "document.querySelector('#preview p').textContent"
-    assert page.evaluate(said).startswith("2: ")
-    assert page.evaluate(said).endswith(second)
+    caption = "document.querySelector('#preview p').textContent"
+    assert page.evaluate(caption).startswith("2: ")
+    assert page.evaluate(caption).endswith(second)
     assert page.evaluate("document.getElementById('preview').offsetHeight") > 0
     page.keyboard.press("Escape")
     assert page.evaluate("document.getElementById('preview').offsetHeight") == 0

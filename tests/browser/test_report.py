@@ -42,8 +42,8 @@ def test_confusion_cell_opens_and_closes_from_the_keyboard(tabs: Tabs, place: Pa
     assert page.evaluate(shown) == ["cell-0-0"]
     assert page.evaluate("document.activeElement.id") == "cell-0-0"
     count = page.evaluate("document.querySelectorAll('#cell-0-0 img:not(.heat)').length")
-    said = page.evaluate("document.querySelector('#cell-0-0 p').textContent")
-    assert said.startswith(f"{count} of ")
+    caption = page.evaluate("document.querySelector('#cell-0-0 p').textContent")
+    assert caption.startswith(f"{count} of ")
     page.keyboard.press("Escape")
     assert page.evaluate(shown) == []
     assert page.evaluate("document.activeElement.id") == "at-0-0"

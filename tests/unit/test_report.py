@@ -157,12 +157,12 @@ def test_notable_images_sort_errors_by_confidence_and_need_agreeing_neighbours_f
     truth[4] = 1  # mislabelled: among images of class 0, and the model says so
     probabilities[7] = [0.95, 0.05]  # wrong, but among its own
     outputs = Outputs(probabilities, features, found.detailed.outputs.maps)
-    told = replace(found, parts=[replace(found.detailed, truth=truth, outputs=outputs)], training=None)
-    seen = notable_images.find_notable_images(told, 5)
-    assert [finding.image for finding in seen.errors] == [7, 4]
-    assert [finding.image for finding in seen.mislabelled] == [4]
-    assert "5 of the 5" in seen.mislabelled[0].remark
-    assert seen.unusual[0].image == 6
+    inputs = replace(found, parts=[replace(found.detailed, truth=truth, outputs=outputs)], training=None)
+    notable = notable_images.find_notable_images(inputs, 5)
+    assert [finding.image for finding in notable.errors] == [7, 4]
+    assert [finding.image for finding in notable.mislabelled] == [4]
+    assert "5 of the 5" in notable.mislabelled[0].remark
+    assert notable.unusual[0].image == 6
 
 
 def test_nearest_by_cosine_does_not_depend_on_the_block_size() -> None:
@@ -189,9 +189,9 @@ def test_card_heat_map_shows_evidence_for_the_predicted_class_of_two_or_more(tmp
     for classes in (("SB", "E"), ("SB", "E", "S")):
         found = make_evaluation_inputs(tmp_path / str(len(classes)), classes, count=12)
         outputs = found.detailed.outputs
-        said = found.model.predict(outputs.probabilities)
-        assert {0, 1} <= {*said.tolist()}
-        for number, class_ in enumerate(said):
+        predicted = found.model.predict(outputs.probabilities)
+        assert {0, 1} <= {*predicted.tolist()}
+        for number, class_ in enumerate(predicted):
             [card] = evaluation_report.gallery_cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
             assert card.heat == html.heat_map_overlay(sign * outputs.maps[number])
@@ -199,14 +199,14 @@ def test_card_heat_map_shows_evidence_for_the_predicted_class_of_two_or_more(tmp
 
 def test_report_shows_only_the_last_component_of_posix_and_windows_paths(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path)
-    said = {
+    settings = {
         "train": "/home/ada/night-7",
         "weights": "C:\\Users\\ada\\galaxies.h5",
         "data": ["/home/ada/sky-1", "\\\\server\\ada\\sky-2"],
         "nested": {"adopted_weights": "/home/ada/zoo.h5"},
         "recipe": "a/b",
     }
-    text = write_report(replace(found, model=replace(found.model, settings=said)), tmp_path / "galaxies.html")
+    text = write_report(replace(found, model=replace(found.model, settings=settings)), tmp_path / "galaxies.html")
     for name in ("night-7", "galaxies.h5", "sky-1", "sky-2", "zoo.h5", "a/b"):
         assert name in section(text, "origin")
     assert "ada" not in section(text, "origin")
