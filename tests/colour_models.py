@@ -40,6 +40,13 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale:
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 
 
+def publish_with_detectors(folder: Path, name: str, images: Pixels, classes: Sequence[str] = TWO_CLASSES) -> Manifest:
+    """Publish a colour model with novelty detectors fitted on these images."""
+    manifest = publish(folder, name, classes)
+    attach_novelty(folder, name, images)
+    return manifest
+
+
 def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
     """Fit novelty detectors on these images and attach them to the model."""
     novelty = Novelty.fit(

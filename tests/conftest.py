@@ -105,9 +105,37 @@ def log_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
+@pytest.fixture(scope="session")
+def colour_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Published colour models, not to be modified: `resnet50_model` of two classes with novelty detectors, and
+    `colours` of three classes without."""
+    import colour_models
+
+    folder = tmp_path_factory.mktemp("colour_models")
+    colour_models.publish_with_detectors(
+        folder, "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in range(30)])
+    )
+    colour_models.publish(folder, "colours")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models_dir(colour_models_dir: Path) -> Path:
+    """The models of the services that `start` starts; a test file with other models defines its own."""
+    return colour_models_dir
+
+
 @pytest.fixture
-def start(database_url: str, folder: Path, tmp_path: Path) -> "Iterator[Callable[..., TestClient]]":
-    """A function that starts services with given settings and the models in `folder`; redirects are not followed."""
+def service_settings() -> dict[str, Any]:
+    """Settings of the services that `start` starts; a test file with other settings defines its own."""
+    return {}
+
+
+@pytest.fixture
+def start(
+    database_url: str, models_dir: Path, service_settings: dict[str, Any], tmp_path: Path
+) -> "Iterator[Callable[..., TestClient]]":
+    """A function that starts services with `service_settings` and given settings; redirects are not followed."""
     from starlette.testclient import TestClient
 
     from main import create_app
@@ -115,12 +143,18 @@ def start(database_url: str, folder: Path, tmp_path: Path) -> "Iterator[Callable
     with ExitStack() as stack:
 
         def start_service(**overrides: Any) -> TestClient:
-            fields = {"database_url": database_url, "models_dir": folder, "data_dir": tmp_path / "data", **overrides}
-            app = create_app(Settings.model_validate(fields))
+            fields = {"database_url": database_url, "models_dir": models_dir, "data_dir": tmp_path / "data"}
+            app = create_app(Settings.model_validate({**fields, **service_settings, **overrides}))
             return stack.enter_context(TestClient(app, follow_redirects=False))
 
         yield start_service
     gc.collect()  # apps are reference cycles that hold networks
+
+
+@pytest.fixture
+def client(start: "Callable[..., TestClient]") -> "TestClient":
+    """A test client of a service with a new database."""
+    return start()
 
 
 @pytest.fixture(scope="module")

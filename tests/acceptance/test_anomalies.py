@@ -36,7 +36,7 @@ def read(place: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
     folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", CLASS_COUNTS, seed=1, size=64)
     (folder / "E" / "notes.txt").write_text("seen by eye")
@@ -50,14 +50,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(sky: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "astrodetect", "anomalies", str(sky), "--top", "3"]
+def first(galaxies: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "astrodetect", "anomalies", str(galaxies), "--top", "3"]
     given = {**os.environ, "PYTHONPATH": str(ROOT), "ASTRODETECT_DATA_DIR": str(workplace / "data")}
     return subprocess.run(command, cwd=workplace, env=given, capture_output=True, text=True, check=False)
 
 
 def test_anomalies_writes_a_ranked_table_lists_and_a_report(
-    sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
+    galaxies: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
 ) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines()[0] == f"{COUNT} images, features newly computed for {COUNT}; 1 bad files"
@@ -68,7 +68,7 @@ def test_anomalies_writes_a_ranked_table_lists_and_a_report(
     assert [int(row["rank"]) for row in good] == list(range(1, COUNT + 1))
     strengths = [float(row["strength"]) for row in good]
     assert strengths == sorted(strengths, reverse=True)
-    assert {row["path"] for row in good} == {str(path) for path in sky.rglob("*.jpg")}
+    assert {row["path"] for row in good} == {str(path) for path in galaxies.rglob("*.jpg")}
     assert (Path(bad["path"]).name, bad["rank"]) == ("notes.txt", "")
     assert bad["error"].startswith("not a supported image")
     places = [int(row["rank"]) for row in good if row["label"] == "trail"]
@@ -90,21 +90,21 @@ def test_anomaly_report_is_self_contained(workplace: Path, first: "subprocess.Co
 
 
 def test_second_run_uses_the_feature_cache_and_replaces_the_output(
-    sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
+    galaxies: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
 ) -> None:
     table = workplace / "anomalies" / "anomalies.csv"
     before = table.read_bytes()
     table.write_text("torn")
-    again = run(sky, "--top", 3, folder=workplace)
+    again = run(galaxies, "--top", 3, folder=workplace)
     assert again.stdout.splitlines()[0] == f"{COUNT} images, features newly computed for 0; 1 bad files"
     assert table.read_bytes() == before
     assert {path.name for path in (workplace).iterdir()} == {"anomalies", "data"}
 
 
-def test_anomalies_relative_to_a_normal_set(sky: Path, workplace: Path) -> None:
+def test_anomalies_relative_to_a_normal_set(galaxies: Path, workplace: Path) -> None:
     done = run(
-        sky / "trail", sky / "SB", "--normal", sky / "E", "--output", "by-normal", "--format", "parquet", "--top", 2,
-        folder=workplace,
+        galaxies / "trail", galaxies / "SB", "--normal", galaxies / "E", "--output", "by-normal",
+        "--format", "parquet", "--top", 2, folder=workplace,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     from pyarrow import parquet
@@ -117,7 +117,7 @@ def test_anomalies_relative_to_a_normal_set(sky: Path, workplace: Path) -> None:
     )
 
 
-def test_labels_change_the_ranking(sky: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
+def test_labels_change_the_ranking(galaxies: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
     rows = read(workplace / "anomalies" / "anomalies.csv")[:COUNT]
     labels = workplace / "labels.csv"
     with labels.open("w", newline="") as file:
@@ -128,7 +128,7 @@ def test_labels_change_the_ranking(sky: Path, workplace: Path, first: "subproces
         table.writerow(["", rows[2]["image_sha256"], "ordinary"])
         table.writerow([rows[2]["path"], "", "interesting"])  # the last one counts
         table.writerow(["nowhere.jpg", "", "interesting"])
-    done = run(sky, "--labels", labels, "--top", 2, "--output", "labelled", folder=workplace)
+    done = run(galaxies, "--labels", labels, "--top", 2, "--output", "labelled", folder=workplace)
     assert done.returncode == 0, done.stderr
     assert "ranked by the labels of 3 images; 1 labels match no image" in done.stdout
     found = read(workplace / "labelled" / "anomalies.csv")[:COUNT]
@@ -138,8 +138,8 @@ def test_labels_change_the_ranking(sky: Path, workplace: Path, first: "subproces
     assert interest == sorted(interest, reverse=True)
 
 
-def test_study_detectors_and_their_consensus(sky: Path, workplace: Path) -> None:
-    done = run(sky, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
+def test_study_detectors_and_their_consensus(galaxies: Path, workplace: Path) -> None:
+    done = run(galaxies, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
     assert done.returncode == 0, done.stderr
     lists = {path.stem: set(path.read_text().splitlines()) for path in (workplace / "study" / "ids").iterdir()}
     assert set(lists) == {"autoencoder", "kmeans", "dbscan", "consensus"}
@@ -147,11 +147,11 @@ def test_study_detectors_and_their_consensus(sky: Path, workplace: Path) -> None
 
 
 def test_attached_detectors_score_as_the_command_did(
-    sky: Path, workplace: Path, model_folder: Path, tmp_path: Path
+    galaxies: Path, workplace: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     models = shutil.copytree(model_folder, tmp_path / "models")
     done = run(
-        sky / "trail", "--normal", sky / "SB", "--features", "both", "--attach", "resnet50_model", "--top", 2,
+        galaxies / "trail", "--normal", galaxies / "SB", "--features", "both", "--attach", "resnet50_model", "--top", 2,
         "--output", "attached", folder=workplace, ASTRODETECT_MODELS_DIR=str(models),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -168,21 +168,21 @@ def test_attached_detectors_score_as_the_command_did(
     assert loaded.manifest.space is not None
 
 
-def test_anomalies_with_external_weights(sky: Path, workplace: Path, model_folder: Path) -> None:
+def test_anomalies_with_external_weights(galaxies: Path, workplace: Path, model_folder: Path) -> None:
     weights = model_folder / "resnet50_model.h5"
-    some = [sky / "trail", *sorted((sky / "SB").glob("*.jpg"))[:5]]
+    some = [galaxies / "trail", *sorted((galaxies / "SB").glob("*.jpg"))[:5]]
     done = run(*some, "--weights", weights, "--top", 1, "--output", "weights", folder=workplace)
     assert done.returncode == 0, done.stderr
     (workplace / "torn.h5").write_bytes(weights.read_bytes()[:1000])
-    torn = run(sky, "--weights", "torn.h5", folder=workplace)
+    torn = run(galaxies, "--weights", "torn.h5", folder=workplace)
     assert (torn.returncode, torn.stdout) == (1, "")
     assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is not a Keras .h5 file of weights by layer"
 
 
-def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: Path) -> None:
+def test_interrupted_run_keeps_earlier_output_and_resumes(galaxies: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()
-    for number, path in enumerate(sorted(sky.rglob("*.jpg")) * 6):
+    for number, path in enumerate(sorted(galaxies.rglob("*.jpg")) * 6):
         (many / f"{number:05}.jpg").write_bytes(path.read_bytes() + bytes([number % 256, number // 256]))
     before = tmp_path / "out"
     (before / "ids").mkdir(parents=True)
@@ -207,29 +207,32 @@ def test_interrupted_run_keeps_earlier_output_and_resumes(sky: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{sky}/none",), "no such folder or file: {sky}/none"),
-        (("{sky}", "--normal", "{sky}/none"), "no such folder or file: {sky}/none"),
+        (("{galaxies}/none",), "no such folder or file: {galaxies}/none"),
+        (("{galaxies}", "--normal", "{galaxies}/none"), "no such folder or file: {galaxies}/none"),
         (
-            ("{sky}", "--output", "{sky}"),
-            "{sky} holds .simulated.json, which is no result of a run: move it, or name another --output",
+            ("{galaxies}", "--output", "{galaxies}"),
+            "{galaxies} holds .simulated.json, which is no result of a run: move it, or name another --output",
         ),
-        (("{sky}", "--output", "{sky}/E/00001.jpg"), "exists and is not a folder: name another --output"),
-        (("{sky}/E/notes.txt",), "no usable image in {sky}/E/notes.txt: the first of 1 files, "),
-        (("{sky}/E/00001.jpg",), "1 images are too few to fit detectors"),
-        (("{sky}", "--model", "none"), "no model none yet: "),
-        (("{sky}", "--attach", "none"), "no model none yet: "),
-        (("{sky}", "--model", "one", "--attach", "other"), "--attach and --model must name one model"),
-        (("{sky}", "--model", "one", "--crop", "0.5"), "the crop of a trained model is fixed: leave --crop out"),
-        (("{sky}", "--weights", "none.h5"), "no weights file none.h5: give a Keras .h5 file, or imagenet"),
-        (("{sky}", "--weights", "none.h5", "--features", "shapes"), "--weights selects a network of its own: "),
-        (("{sky}", "--labels", "{sky}/none.csv"), "{sky}/none.csv cannot be read: No such file"),
-        (("{sky}", "--labels", "{sky}/E/notes.txt"), "its first line must name label, and path or image_sha256"),
-        (("{sky}", "--detectors", "lof,eye"), "all, or a list of lof, knn, mahalanobis, "),
-        (("{sky}", "--top", "0"), "from 1 to 1000, not 0"),
+        (("{galaxies}", "--output", "{galaxies}/E/00001.jpg"), "exists and is not a folder: name another --output"),
+        (("{galaxies}/E/notes.txt",), "no usable image in {galaxies}/E/notes.txt: the first of 1 files, "),
+        (("{galaxies}/E/00001.jpg",), "1 images are too few to fit detectors"),
+        (("{galaxies}", "--model", "none"), "no model none yet: "),
+        (("{galaxies}", "--attach", "none"), "no model none yet: "),
+        (("{galaxies}", "--model", "one", "--attach", "other"), "--attach and --model must name one model"),
+        (("{galaxies}", "--model", "one", "--crop", "0.5"), "the crop of a trained model is fixed: leave --crop out"),
+        (("{galaxies}", "--weights", "none.h5"), "no weights file none.h5: give a Keras .h5 file, or imagenet"),
+        (("{galaxies}", "--weights", "none.h5", "--features", "shapes"), "--weights selects a network of its own: "),
+        (("{galaxies}", "--labels", "{galaxies}/none.csv"), "{galaxies}/none.csv cannot be read: No such file"),
+        (
+            ("{galaxies}", "--labels", "{galaxies}/E/notes.txt"),
+            "its first line must name label, and path or image_sha256",
+        ),
+        (("{galaxies}", "--detectors", "lof,eye"), "all, or a list of lof, knn, mahalanobis, "),
+        (("{galaxies}", "--top", "0"), "from 1 to 1000, not 0"),
     ],
 )
 def test_invalid_anomalies_arguments_are_one_line_errors_and_write_nothing(  # noqa: PLR0917 - fixtures
-    sky: Path,
+    galaxies: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -239,9 +242,9 @@ def test_invalid_anomalies_arguments_are_one_line_errors_and_write_nothing(  # n
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        sys.exit(__main__.main(["anomalies", *(one.format(sky=sky) for one in arguments)]))
+        sys.exit(__main__.main(["anomalies", *(one.format(galaxies=galaxies) for one in arguments)]))
     captured = capsys.readouterr()
     assert ended.value.code in {1, 2}
-    assert message.format(sky=sky) in captured.err.splitlines()[-1]
+    assert message.format(galaxies=galaxies) in captured.err.splitlines()[-1]
     assert captured.out == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"data"}

@@ -47,23 +47,22 @@ def without_code(page: Path) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def models_dir(tmp_path: Path) -> Path:
     """The models: one of E against SB, which goes by colour."""
     models = tmp_path / "models"
-    colour_models.publish(models, "resnet50_model", ["SB", "E"])
     ordinary = np.stack([colour_models.image("nebula", seed) for seed in range(12)])
-    colour_models.attach_novelty(models, "resnet50_model", ordinary)
+    colour_models.publish_with_detectors(models, "resnet50_model", ordinary, ["SB", "E"])
     return models
 
 
 @pytest.fixture
 def examples(
-    tmp_path: Path, folder: Path, database_url: str, start: Callable[[], TestClient]
+    tmp_path: Path, models_dir: Path, database_url: str, start: Callable[[], TestClient]
 ) -> Iterator[Callable[[list[str]], str]]:
     """Runs a command of an example as in the repository after `python3 run.py`, at a small size."""
     generator.make_sample(tmp_path / "data" / "sample", 1, 3, seed=0, size=64)
     client = start()
-    environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(folder)}
+    environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models_dir)}
 
     def run_example(words: list[str]) -> str:
         match words:

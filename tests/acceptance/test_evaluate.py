@@ -26,7 +26,7 @@ COUNT = 12  # images of each class in each part
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Galaxies in train and test, the latter with an unreadable file."""
     folder = tmp_path_factory.mktemp("sky")
     generator.make_sample(folder, COUNT, COUNT, classes=("E", "SB"), seed=0, size=48)
@@ -35,7 +35,7 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(model_folder: Path, tmp_path: Path) -> Path:
+def models_dir(model_folder: Path, tmp_path: Path) -> Path:
     """A folder with the model, for reports beside it."""
     folder = tmp_path / "models"
     folder.mkdir()
@@ -45,8 +45,8 @@ def models(model_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object, models: Path) -> "subprocess.CompletedProcess[str]":
-    return run_here(main, "evaluate", *arguments, environment={"ASTRODETECT_MODELS_DIR": str(models)})
+def run(*arguments: object, models_dir: Path) -> "subprocess.CompletedProcess[str]":
+    return run_here(main, "evaluate", *arguments, environment={"ASTRODETECT_MODELS_DIR": str(models_dir)})
 
 
 def metrics_of(page: Path) -> dict[str, object]:
@@ -54,29 +54,33 @@ def metrics_of(page: Path) -> dict[str, object]:
     return parts
 
 
-def test_the_test_part_is_evaluated_and_the_report_is_written_beside_the_model(models: Path, sky: Path) -> None:
-    command = [sys.executable, "-m", "astrodetect", "evaluate", "resnet50_model", str(sky)]
-    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models)}
+def test_the_test_part_is_evaluated_and_the_report_is_written_beside_the_model(
+    models_dir: Path, galaxies: Path
+) -> None:
+    command = [sys.executable, "-m", "astrodetect", "evaluate", "resnet50_model", str(galaxies)]
+    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models_dir)}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, *metrics, last = done.stdout.splitlines()
-    page = models / "resnet50_model.html"
+    page = models_dir / "resnet50_model.html"
     assert (first, last) == (f"test: {2 * COUNT} images", str(page))
     assert metrics[0].strip().startswith("Accuracy: ")
     assert list(metrics_of(page)) == ["test"]
     assert re.search(r">test, evaluated here<.*>1</td></tr>", page.read_text())  # the unreadable file
-    assert [manifest.name for manifest in list_manifests(models)] == [
+    assert [manifest.name for manifest in list_manifests(models_dir)] == [
         "resnet50_model"
     ]  # the metrics file is no manifest
 
 
-def test_eight_views_average_over_rotated_and_mirrored_images(models: Path, sky: Path) -> None:
-    done = run("resnet50_model", sky / "train", "--views", 8, "--output", models / "views.html", models=models)
+def test_eight_views_average_over_rotated_and_mirrored_images(models_dir: Path, galaxies: Path) -> None:
+    done = run(
+        "resnet50_model", galaxies / "train", "--views", 8, "--output", models_dir / "views.html", models_dir=models_dir
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 views: ") == 3
-    assert list(metrics_of(models / "views.html")) == ["train"]
-    engine = Engine(load_model(models, "resnet50_model"))
-    catalogue = dataset.read_dataset(sky / "train", ["SB", "E"], title="images").subset(np.array([3]))
+    assert list(metrics_of(models_dir / "views.html")) == ["train"]
+    engine = Engine(load_model(models_dir, "resnet50_model"))
+    catalogue = dataset.read_dataset(galaxies / "train", ["SB", "E"], title="images").subset(np.array([3]))
     averaged = evaluate.compute_outputs(catalogue, engine, "one image", 8)
     pixels = images.decode_file(catalogue.paths[0], engine.manifest.image)
     outputs = engine.run_all(np.stack([orient(pixels, view) for view in range(ORIENTATIONS)]))
@@ -111,12 +115,14 @@ def test_activation_maps_of_rotated_views_are_rotated_back(model_folder: Path, t
     assert np.allclose(single.maps, eight.maps, atol=2)
 
 
-def test_a_report_after_training_has_every_part_and_the_nearest_training_images(models: Path, sky: Path) -> None:
-    train, test = (dataset.read_dataset(sky / part, ["SB", "E"], title=part) for part in ("train", "test"))
+def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
+    models_dir: Path, galaxies: Path
+) -> None:
+    train, test = (dataset.read_dataset(galaxies / part, ["SB", "E"], title=part) for part in ("train", "test"))
     learn, validation = train.split(0.25, 0)
     parts = {"validation": validation, "test": test}
-    page = evaluate.evaluate_and_report(models, "resnet50_model", parts, train=learn, remarks=["a leak"])
-    assert page == models / "resnet50_model.html"
+    page = evaluate.evaluate_and_report(models_dir, "resnet50_model", parts, train=learn, remarks=["a leak"])
+    assert page == models_dir / "resnet50_model.html"
     assert list(metrics_of(page)) == ["validation", "test"]
     text = page.read_text()
     assert "to the nearest training images" in text
@@ -126,21 +132,23 @@ def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet50_model", "{sky}", "--part", "validation"), "has no part validation"),
-        (("other_model", "{sky}"), "no model other_model"),
-        (("resnet50_model", "{sky}/nowhere"), "no folder"),
-        (("resnet50_model", "{sky}", "--output", "{sky}/test/E/bad.jpg/x.html"), "cannot write the report"),
+        (("resnet50_model", "{galaxies}", "--part", "validation"), "has no part validation"),
+        (("other_model", "{galaxies}"), "no model other_model"),
+        (("resnet50_model", "{galaxies}/nowhere"), "no folder"),
+        (("resnet50_model", "{galaxies}", "--output", "{galaxies}/test/E/bad.jpg/x.html"), "cannot write the report"),
     ],
 )
-def test_evaluation_errors_are_one_line(models: Path, sky: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = run(*(argument.format(sky=sky) for argument in arguments), models=models)
+def test_evaluation_errors_are_one_line(
+    models_dir: Path, galaxies: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = run(*(argument.format(galaxies=galaxies) for argument in arguments), models_dir=models_dir)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_the_report_path_must_end_in_html(models: Path, sky: Path) -> None:
-    done = run("resnet50_model", sky, "--output", "report.pdf", models=models)
+def test_the_report_path_must_end_in_html(models_dir: Path, galaxies: Path) -> None:
+    done = run("resnet50_model", galaxies, "--output", "report.pdf", models_dir=models_dir)
     assert done.returncode == 2
     assert "ends in .html" in done.stderr

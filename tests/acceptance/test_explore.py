@@ -19,7 +19,7 @@ run = partial(run_here, main)
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flawed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with a duplicate, a label conflict and an unreadable file."""
     folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
     (folder / "E" / "again.jpg").write_bytes((folder / "E" / "00001.jpg").read_bytes())
@@ -28,8 +28,8 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_explore_writes_a_report_and_prints_its_path(sky: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "astrodetect", "explore", str(sky)]
+def test_explore_writes_a_report_and_prints_its_path(flawed_dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "astrodetect", "explore", str(flawed_dataset)]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
@@ -40,18 +40,20 @@ def test_explore_writes_a_report_and_prints_its_path(sky: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "explore" / "explore.json").read_text())["images"] == 72
 
 
-def test_explore_json_prints_only_json_and_writes_no_report(sky: Path, tmp_path: Path) -> None:
-    done = run("explore", sky, "--json", folder=tmp_path)
+def test_explore_json_prints_only_json_and_writes_no_report(flawed_dataset: Path, tmp_path: Path) -> None:
+    done = run("explore", flawed_dataset, "--json", folder=tmp_path)
     results = json.loads(done.stdout)
     assert [file["path"] for file in results["unreadable"]] == ["SB/notes.txt"]
     assert {image["path"] for image in results["conflicts"][0]["images"]} == {"E/00002.jpg", "SB/also.jpg"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explore_checks_labels_with_the_features_of_a_model(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_explore_checks_labels_with_the_features_of_a_model(
+    flawed_dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
     done = run(
         "explore",
-        sky,
+        flawed_dataset,
         "--model",
         "resnet50_model",
         "--output",
@@ -65,8 +67,8 @@ def test_explore_checks_labels_with_the_features_of_a_model(sky: Path, model_fol
     )
 
 
-def test_split_has_no_leaks_and_is_read_as_parts(sky: Path, tmp_path: Path) -> None:
-    done = run("split", sky, "--output", tmp_path / "out", "--limit", "E=30")
+def test_split_has_no_leaks_and_is_read_as_parts(flawed_dataset: Path, tmp_path: Path) -> None:
+    done = run("split", flawed_dataset, "--output", tmp_path / "out", "--limit", "E=30")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
     assert "notes.txt" in done.stderr
@@ -75,9 +77,9 @@ def test_split_has_no_leaks_and_is_read_as_parts(sky: Path, tmp_path: Path) -> N
     assert health.examine(tmp_path / "out").leaks == []
 
 
-def test_split_with_the_same_seed_writes_the_same_table(sky: Path, tmp_path: Path) -> None:
+def test_split_with_the_same_seed_writes_the_same_table(flawed_dataset: Path, tmp_path: Path) -> None:
     for name in ("one.csv", "two.csv"):
-        assert run("split", sky, "--output", tmp_path / name, "--seed", "3").returncode == 0
+        assert run("split", flawed_dataset, "--output", tmp_path / name, "--seed", "3").returncode == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert len(dataset.read_dataset(tmp_path / "one.csv", ["E", "SB"], part="test", title="test")) > 0
 

@@ -23,7 +23,7 @@ SLOW = """
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many small images, and two unreadable files."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
@@ -51,10 +51,10 @@ def read(output: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sky: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(image_dir: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of an uninterrupted run."""
     output = tmp_path_factory.mktemp("uninterrupted") / "scores.csv"
-    done = run(sky, "--output", output, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    done = run(image_dir, "--output", output, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     anomalies = sum(row["result"] == "Anomaly Detected" for row in read(output))
@@ -63,13 +63,13 @@ def uninterrupted(sky: Path, model_folder: Path, tmp_path_factory: pytest.TempPa
 
 
 def test_every_file_has_a_row_and_a_finished_table_is_not_overwritten(
-    sky: Path, uninterrupted: Path, model_folder: Path
+    image_dir: Path, uninterrupted: Path, model_folder: Path
 ) -> None:
     rows, content = read(uninterrupted), uninterrupted.read_bytes()
-    assert [row["path"] for row in rows] == sorted(str(path) for path in sky.rglob("*.*"))
+    assert [row["path"] for row in rows] == sorted(str(path) for path in image_dir.rglob("*.*"))
     assert {Path(row["path"]).name for row in rows if row["error"]} == {"bad.jpg", "empty.png"}
     assert len({row["score"] for row in rows}) > DIFFERENT / 2
-    again = run(sky, "--output", uninterrupted, models=model_folder)
+    again = run(image_dir, "--output", uninterrupted, models=model_folder)
     assert again.returncode == 1
     [line] = again.stderr.splitlines()
     assert "exists already: --restart" in line
@@ -77,11 +77,11 @@ def test_every_file_has_a_row_and_a_finished_table_is_not_overwritten(
 
 
 def test_scoring_interrupted_by_signals_and_by_postgresql_is_resumed_with_one_row_for_each_image(
-    sky: Path, uninterrupted: Path, model_folder: Path, database_url: str, tmp_path: Path
+    image_dir: Path, uninterrupted: Path, model_folder: Path, database_url: str, tmp_path: Path
 ) -> None:
     output, part = tmp_path / "scores.csv", tmp_path / "scores.csv.part"
     environment = {"ASTRODETECT_MODELS_DIR": str(model_folder), "DATABASE_URL": database_url}
-    command = ("-m", "astrodetect", "score", str(sky), "--output", str(output), "--log")
+    command = ("-m", "astrodetect", "score", str(image_dir), "--output", str(output), "--log")
 
     query(database_url, SLOW)  # slow enough to be interrupted on any machine
 
@@ -104,11 +104,11 @@ def test_scoring_interrupted_by_signals_and_by_postgresql_is_resumed_with_one_ro
     assert read(part) == read(uninterrupted)[: len(read(part))]
     allow_connections(database_url, allow=True)
     query(database_url, "DROP TRIGGER slow ON predictions")
-    other = run(sky, "--output", output, models=model_folder, DATABASE_URL=database_url)
+    other = run(image_dir, "--output", output, models=model_folder, DATABASE_URL=database_url)
     assert other.returncode == 1
     assert "another log (True, now False): --restart" in other.stderr
 
-    done = run(sky, "--output", output, "--log", models=model_folder, DATABASE_URL=database_url)
+    done = run(image_dir, "--output", output, "--log", models=model_folder, DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == uninterrupted.read_bytes()
     logged = query(database_url, 'SELECT image_name, score, result FROM predictions ORDER BY image_name COLLATE "C"')
@@ -144,12 +144,12 @@ def test_multiclass_probabilities_are_in_the_table_and_in_the_predictions_log(
     assert {row[0]: row[1:] for row in query(database_url, logged)} == found
 
 
-def test_only_one_process_writes_a_table(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_only_one_process_writes_a_table(image_dir: Path, model_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     with resumable_table.open_table(output, resumable_table.COLUMNS, {}, restart=False) as table:
         table.resume(iter(()), 1)
         for more in ((), ("--restart",)):
-            second = run(sky, "--output", output, *more, models=model_folder)
+            second = run(image_dir, "--output", output, *more, models=model_folder)
             assert second.returncode == 1
             assert f"another process is writing {output}" in second.stderr
         table.finish()
@@ -159,30 +159,37 @@ def test_only_one_process_writes_a_table(sky: Path, model_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{sky}/nowhere",), "no such folder or file: {sky}/nowhere"),
-        (("{sky}", "{sky}/1"), "{sky}/1 is inside {sky}"),
-        (("{sky}", "{sky}/1/.."), "the same: name it once"),
+        (("{image_dir}/nowhere",), "no such folder or file: {image_dir}/nowhere"),
+        (("{image_dir}", "{image_dir}/1"), "{image_dir}/1 is inside {image_dir}"),
+        (("{image_dir}", "{image_dir}/1/.."), "the same: name it once"),
         (("{empty}",), "no images under {empty}"),
-        (("{sky}", "--output", "scores.txt"), "ends neither in .csv nor in .parquet"),
-        (("{sky}", "--output", "{sky}/nowhere/scores.csv"), "no folder {sky}/nowhere for the output"),
-        (("{sky}", "--output", "{empty}/o.csv", "--model", "other"), "no model other yet: "),
-        (("{sky}", "--output", "{empty}/o.csv", "--model", "../other"), "argument --model: the name of a model in "),
+        (("{image_dir}", "--output", "scores.txt"), "ends neither in .csv nor in .parquet"),
+        (("{image_dir}", "--output", "{image_dir}/nowhere/scores.csv"), "no folder {image_dir}/nowhere for the output"),
+        (("{image_dir}", "--output", "{empty}/o.csv", "--model", "other"), "no model other yet: "),
+        (
+            ("{image_dir}", "--output", "{empty}/o.csv", "--model", "../other"),
+            "argument --model: the name of a model in ",
+        ),
     ],
 )
 def test_scoring_errors_are_one_line_and_leave_no_files(
-    sky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+    image_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        sys.exit(__main__.main(["score", *(argument.format(sky=sky, empty=tmp_path) for argument in arguments)]))
+        sys.exit(
+            __main__.main(["score", *(argument.format(image_dir=image_dir, empty=tmp_path) for argument in arguments)])
+        )
     lines = capsys.readouterr().err.splitlines()
-    assert message.format(sky=sky, empty=tmp_path) in lines[-1]
+    assert message.format(image_dir=image_dir, empty=tmp_path) in lines[-1]
     assert (ended.value.code, len(lines)) == (1, 1) or ended.value.code == 2
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unreachable_postgresql_is_reported_before_scoring(sky: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_an_unreachable_postgresql_is_reported_before_scoring(
+    image_dir: Path, model_folder: Path, tmp_path: Path
+) -> None:
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
-    done = run(sky, "--output", tmp_path / "o.csv", "--log", models=model_folder, DATABASE_URL=url)
+    done = run(image_dir, "--output", tmp_path / "o.csv", "--log", models=model_folder, DATABASE_URL=url)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "cannot reach PostgreSQL" in line

@@ -1,10 +1,8 @@
 """/detect/batch: a line for each image, in order; a bad image fails alone, in a form or in a zip."""
 
-import gc
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,6 @@ import pytest
 from PIL import Image
 from programs import query
 from starlette.testclient import TestClient
-
-from astrodetect.settings import Settings
-from main import create_app
 
 
 def png(seed: int) -> bytes:
@@ -33,17 +28,13 @@ def make_zip(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture
-def client(database_url: str, model_folder: Path) -> Iterator[TestClient]:
-    settings = Settings(
-        DATABASE_URL=database_url,
-        models_dir=model_folder,
-        max_body_bytes=100_000,
-        max_batch_bytes=1_000_000,
-        max_batch_images=100,
-    )
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+def service_settings(model_folder: Path) -> dict[str, Any]:
+    return {
+        "models_dir": model_folder,
+        "max_body_bytes": 100_000,
+        "max_batch_bytes": 1_000_000,
+        "max_batch_images": 100,
+    }
 
 
 def upload(client: TestClient, files: list[tuple[str, bytes]]) -> Any:

@@ -1,9 +1,8 @@
 """/classify and models chosen by name, with a real PostgreSQL and real networks of two and three classes."""
 
-import gc
 import io
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ def png(name: str, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model and another one, of two classes, and one of three."""
-    folder = tmp_path / "models"
+    folder = tmp_path_factory.mktemp("published")
     colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     colour_models.publish(folder, "twin", colour_models.TWO_CLASSES, scale=0.05)
     colour_models.publish(folder, "colours")
@@ -38,10 +37,9 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(database_url: str, models: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=models))) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+def models_dir(published: Path, tmp_path: Path) -> Path:
+    """A copy of the models, which tests modify."""
+    return Path(shutil.copytree(published, tmp_path / "models"))
 
 
 def classify(client: TestClient, data: bytes, model: str | None = "colours", key: str | None = None) -> Any:
@@ -77,11 +75,11 @@ def test_classify_returns_and_records_the_most_probable_class(client: TestClient
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_label_and_result_of_a_binary_model_follow_its_threshold(
-    database_url: str, models: Path, threshold: float
+    database_url: str, models_dir: Path, threshold: float
 ) -> None:
-    path = models / "resnet50_model.json"
+    path = models_dir / "resnet50_model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": threshold}))
-    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=models))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=models_dir))) as client:
         classified = classify(client, png("ocean"), model=None).json()
         detected = client.post("/detect", files={"file": ("sky.png", png("ocean"))}).json()
     label, result = ("lawn", "Anomaly Detected") if threshold == 0 else ("nebula", "No Anomaly")
@@ -118,9 +116,9 @@ def test_invalid_model_names_are_refused_without_a_row(client: TestClient, datab
     assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
 
 
-def test_a_broken_model_is_reported_in_one_line_and_the_others_serve(client: TestClient, models: Path) -> None:
-    (models / "colours.bin").write_bytes(b"torn")
-    (models / "metrics.json").write_text("[]")
+def test_a_broken_model_is_reported_in_one_line_and_the_others_serve(client: TestClient, models_dir: Path) -> None:
+    (models_dir / "colours.bin").write_bytes(b"torn")
+    (models_dir / "metrics.json").write_text("[]")
     assert "colours.bin does not match" in error_message(classify(client, png("ocean")), 503, "model_invalid")
     assert "is not a manifest" in error_message(classify(client, png("ocean"), "metrics"), 503, "model_invalid")
     assert classify(client, png("ocean"), model=None).status_code == 200
@@ -135,13 +133,15 @@ def test_an_idempotency_key_belongs_to_one_image_and_one_model(client: TestClien
 
 
 def test_a_prediction_queued_during_an_outage_is_recorded_later(
-    database_url: str, models: Path, tmp_path: Path
+    database_url: str, models_dir: Path, tmp_path: Path
 ) -> None:
-    down = Settings(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", models_dir=models, data_dir=tmp_path / "away")
+    down = Settings(
+        DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", models_dir=models_dir, data_dir=tmp_path / "away"
+    )
     with TestClient(create_app(down)) as client:
         queued = classify(client, png("lawn")).json()
     assert (queued["logged"], queued["id"], queued["label"]) == ("queued", None, "lawn")
-    up = Settings(DATABASE_URL=database_url, models_dir=models, data_dir=tmp_path / "away")
+    up = Settings(DATABASE_URL=database_url, models_dir=models_dir, data_dir=tmp_path / "away")
     with TestClient(create_app(up)) as client:
         pass
     with TestClient(create_app(up)) as client:

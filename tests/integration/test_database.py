@@ -5,7 +5,6 @@ import itertools
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +39,6 @@ SEVERAL = ScoredImage(
 
 def scored(name: str = "m51.jpg", score: float = 0.9) -> ScoredImage:
     return replace(SCORED, image_name=name, score=score, request_id=uuid.uuid4())
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[Database]:
-    log = Database(database_url, connections=2, timeout_s=5)
-    yield log
-    log.close()
 
 
 def recorded(log: Database, scored: ScoredImage) -> Prediction:

@@ -1,10 +1,8 @@
 """POST /detect-anomalies: the novelty of images by URL or upload, in order, each with its row."""
 
-import gc
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -21,23 +19,15 @@ from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.records import ImageContract
 from astrodetect.service.anomaly_detection import FETCHES_IN_FLIGHT, loss_and_flag
-from astrodetect.settings import Settings
-from main import create_app
 
 KEY = "correct horse battery staple"
 CONTRACT = ImageContract(size=colour_models.SIZE)
 Start = Callable[..., TestClient]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with anomaly detectors, and one without."""
-    folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([images.decode(png(seed), CONTRACT) for seed in range(100, 160)])
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, "resnet50_model", usual)
-    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
-    return folder
+@pytest.fixture(scope="session")
+def models_dir(noise_models_dir: Path) -> Path:
+    return noise_models_dir
 
 
 @pytest.fixture
@@ -47,25 +37,9 @@ def host() -> Iterator[MaliciousServer]:
 
 
 @pytest.fixture
-def start(database_url: str, folder: Path, host: MaliciousServer) -> Iterator[Start]:
-    """Starts services that may fetch from the malicious host; keyword arguments are settings."""
-    with ExitStack() as stack:
-
-        def start_service(**chosen: Any) -> TestClient:
-            allow = f"127.0.0.1:{host.port}"
-            settings = Settings(
-                **{"models_dir": folder, "fetch_allow": allow, "max_body_bytes": 100_000, **chosen},
-                DATABASE_URL=database_url,
-            )
-            return stack.enter_context(TestClient(create_app(settings), raise_server_exceptions=False))
-
-        yield start_service
-    gc.collect()  # an app is a ring of references, and each holds a network
-
-
-@pytest.fixture
-def client(start: Start) -> TestClient:
-    return start()
+def service_settings(host: MaliciousServer) -> dict[str, Any]:
+    """Fetches from the malicious host are allowed."""
+    return {"fetch_allow": f"127.0.0.1:{host.port}", "max_body_bytes": 100_000}
 
 
 def post_urls(client: TestClient, urls: object, **options: Any) -> Any:
@@ -173,12 +147,12 @@ def test_few_images_of_a_request_are_fetched_at_a_time(client: TestClient, host:
 
 
 def test_fetches_are_cancelled_when_the_client_disconnects(
-    database_url: str, folder: Path, host: MaliciousServer, tmp_path: Path
+    database_url: str, models_dir: Path, host: MaliciousServer, tmp_path: Path
 ) -> None:
     """The fetch timeout is ten minutes; the host waits until its connections are closed."""
     environment = {
         "DATABASE_URL": database_url,
-        "ASTRODETECT_MODELS_DIR": str(folder),
+        "ASTRODETECT_MODELS_DIR": str(models_dir),
         "ASTRODETECT_FETCH_ALLOW": f"127.0.0.1:{host.port}",
         "ASTRODETECT_FETCH_TIMEOUT_S": "600",
     }

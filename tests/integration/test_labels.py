@@ -4,7 +4,6 @@ import datetime as dt
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from database import Database
 SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
 HOSTILE = ("=cmd|' /C calc'!A0", 'quo"te, comma', "a\r\nb", "+1", "-1", "@x", "'; DROP TABLE labels; --", "ümläut ✨")
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[Database]:
-    log = Database(database_url, connections=2, timeout_s=5)
-    yield log
-    log.close()
 
 
 def recorded(log: Database, number: int = 1, name: str = "m51.jpg") -> Prediction:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 import time
 import weakref
 from collections.abc import AsyncIterator, Coroutine
@@ -21,12 +22,19 @@ from astrodetect.service.model_registry import ModelRegistry, ServedModel
 DEFAULT = "first"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five models."""
+    folder = tmp_path_factory.mktemp("published")
     for name in (DEFAULT, "a", "b", "c", "d"):
-        colour_models.publish(tmp_path, name)
-    return tmp_path
+        colour_models.publish(folder, name)
+    return folder
+
+
+@pytest.fixture
+def models_dir(published: Path, tmp_path: Path) -> Path:
+    """A copy of the models, which tests modify."""
+    return Path(shutil.copytree(published, tmp_path / "models"))
 
 
 @pytest.fixture
@@ -43,8 +51,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @asynccontextmanager
-async def open_registry(folder: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(folder, DEFAULT, "auto", max_models=max_models, observe_batch=lambda _: None)
+async def open_registry(models_dir: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
+    models = ModelRegistry(models_dir, DEFAULT, "auto", max_models=max_models, observe_batch=lambda _: None)
     try:
         yield models
     finally:
@@ -69,9 +77,9 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
 
 
-def test_concurrent_requests_load_a_model_once_and_one_may_be_cancelled(folder: Path, loads: list[str]) -> None:
+def test_concurrent_requests_load_a_model_once_and_one_may_be_cancelled(models_dir: Path, loads: list[str]) -> None:
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             tasks = [asyncio.create_task(use(models, "a")) for _ in range(20)]
             await asyncio.sleep(0)
             tasks[0].cancel()
@@ -82,9 +90,9 @@ def test_concurrent_requests_load_a_model_once_and_one_may_be_cancelled(folder: 
     run(scenario())
 
 
-def test_the_least_recently_used_model_is_evicted_but_never_the_default_one(folder: Path, loads: list[str]) -> None:
+def test_the_least_recently_used_model_is_evicted_but_never_the_default_one(models_dir: Path, loads: list[str]) -> None:
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             for name in (None, "a", "b", "a", "c", "a", None, "b"):
                 await use(models, name)
         assert loads == [DEFAULT, "a", "b", "c", "b"]
@@ -92,9 +100,9 @@ def test_the_least_recently_used_model_is_evicted_but_never_the_default_one(fold
     run(scenario())
 
 
-def test_an_evicted_model_leaves_the_memory(folder: Path) -> None:
+def test_an_evicted_model_leaves_the_memory(models_dir: Path) -> None:
     async def scenario() -> None:
-        async with open_registry(folder, max_models=1) as models:
+        async with open_registry(models_dir, max_models=1) as models:
             evicted = weakref.ref((await use(models, "a")).engine)
             await use(models, "b")
             async with asyncio.timeout(10):
@@ -105,9 +113,9 @@ def test_an_evicted_model_leaves_the_memory(folder: Path) -> None:
     run(scenario())
 
 
-def test_a_model_in_use_is_not_evicted(folder: Path) -> None:
+def test_a_model_in_use_is_not_evicted(models_dir: Path) -> None:
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             async with models.use("a") as a, models.use("b"):
                 with pytest.raises(Overloaded, match="2 other models are in use"):
                     await use(models, "c")
@@ -119,9 +127,9 @@ def test_a_model_in_use_is_not_evicted(folder: Path) -> None:
     run(scenario())
 
 
-def test_requests_for_many_models_are_served_or_refused(folder: Path) -> None:
+def test_requests_for_many_models_are_served_or_refused(models_dir: Path) -> None:
     async def scenario() -> None:
-        async with open_registry(folder, max_models=2) as models:
+        async with open_registry(models_dir, max_models=2) as models:
             names = [name for _ in range(25) for name in "abcd"]
             results = await asyncio.gather(*(use(models, name) for name in names), return_exceptions=True)
             for name, result in zip(names, results, strict=True):
@@ -134,13 +142,13 @@ def test_requests_for_many_models_are_served_or_refused(folder: Path) -> None:
     run(scenario())
 
 
-def test_unknown_and_broken_models_are_refused_and_evict_none(folder: Path, loads: list[str]) -> None:
-    weights = folder / "c.bin"
+def test_unknown_and_broken_models_are_refused_and_evict_none(models_dir: Path, loads: list[str]) -> None:
+    weights = models_dir / "c.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    (folder / "d.json").write_text("{}")
+    (models_dir / "d.json").write_text("{}")
 
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             before = [await use(models, name) for name in (None, "a", "b")]
             for number in range(20):
                 with pytest.raises(ModelUnknown, match=f"^no model nothing{number} here"):
@@ -157,11 +165,11 @@ def test_unknown_and_broken_models_are_refused_and_evict_none(folder: Path, load
     run(scenario())
 
 
-def test_without_the_default_model_the_others_serve(folder: Path) -> None:
-    (folder / f"{DEFAULT}.json").unlink()
+def test_without_the_default_model_the_others_serve(models_dir: Path) -> None:
+    (models_dir / f"{DEFAULT}.json").unlink()
 
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             with pytest.raises(ModelMissing, match=r"python train_model\.py"):
                 await models.check()
             assert models.default is None
@@ -172,14 +180,14 @@ def test_without_the_default_model_the_others_serve(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [None, "a"])
 def test_a_new_version_takes_over_and_requests_in_progress_finish_on_the_old_one(
-    folder: Path, name: str | None, monkeypatch: pytest.MonkeyPatch
+    models_dir: Path, name: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models_module, "CHECK_S", 0.0)
 
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             async with models.use(name) as old:
-                new = colour_models.publish(folder, name or DEFAULT, scale=0.05)
+                new = colour_models.publish(models_dir, name or DEFAULT, scale=0.05)
                 await wait_for_version(models, name, new.version)
                 output = await old.batcher.submit(colour_models.image("ocean"))
                 assert old.manifest.version != new.version
@@ -192,28 +200,30 @@ def test_a_new_version_takes_over_and_requests_in_progress_finish_on_the_old_one
 
 
 def test_a_broken_new_version_is_not_loaded_until_it_is_complete(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(models_module, "CHECK_S", 0.0)
     monkeypatch.setattr(models_module, "RETRY_S", 0.05)
 
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             before = await use(models)
-            new = colour_models.publish(folder, DEFAULT, scale=0.05)
-            whole = (folder / f"{DEFAULT}.bin").read_bytes()
-            (folder / f"{DEFAULT}.bin").write_bytes(b"torn")
+            new = colour_models.publish(models_dir, DEFAULT, scale=0.05)
+            whole = (models_dir / f"{DEFAULT}.bin").read_bytes()
+            (models_dir / f"{DEFAULT}.bin").write_bytes(b"torn")
             async with asyncio.timeout(20):
                 while "the model loaded before stays in use" not in caplog.text:
                     assert await use(models) is before
                     await asyncio.sleep(0.01)
-            (folder / f"{DEFAULT}.bin").write_bytes(whole)
+            (models_dir / f"{DEFAULT}.bin").write_bytes(whole)
             await wait_for_version(models, None, new.version)
 
     run(scenario())
 
 
-def test_a_rollback_and_other_loads_do_not_run_at_the_same_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_and_other_loads_do_not_run_at_the_same_time(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check, running, max_running = Engine._check, 0, 0
 
     def slow(engine: Engine) -> None:
@@ -224,12 +234,12 @@ def test_a_rollback_and_other_loads_do_not_run_at_the_same_time(folder: Path, mo
         check(engine)
         running -= 1
 
-    old = read_manifest(folder / "a.json").version
-    colour_models.publish(folder, "a", scale=0.05)
+    old = read_manifest(models_dir / "a.json").version
+    colour_models.publish(models_dir, "a", scale=0.05)
     monkeypatch.setattr(Engine, "_check", slow)
 
     async def scenario() -> None:
-        async with open_registry(folder) as models:
+        async with open_registry(models_dir) as models:
             manifest, _ = await asyncio.gather(models.rollback("a"), use(models, "b"))
             assert manifest.version == (await use(models, "a")).manifest.version == old
 

@@ -1,10 +1,8 @@
 """Novelty is the same from the service, alone or in a batch, and from the command that scores folders."""
 
 import csv
-import gc
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import colour_models
@@ -16,8 +14,7 @@ from starlette.testclient import TestClient
 from astrodetect import images
 from astrodetect.__main__ import main as run
 from astrodetect.model_store.manifest import read_manifest
-from astrodetect.settings import Settings, settings
-from main import create_app
+from astrodetect.settings import settings
 
 USUAL, STRANGE = 40, 6
 STEP = 1 / USUAL  # between two novelties: a share of the training images
@@ -25,18 +22,17 @@ ROUNDING = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with detectors, and one without."""
     folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
-    for name in ("resnet50_model", "plain"):
-        colour_models.publish(folder, name, colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, "resnet50_model", usual)
+    lawns = np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
+    colour_models.publish_with_detectors(folder, "resnet50_model", lawns)
+    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
     return folder
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def lawn_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Usual images, every second one with a streak."""
     folder, paths = tmp_path_factory.mktemp("sky"), []
     for number in range(2 * STRANGE):
@@ -48,65 +44,62 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture
-def client(database_url: str, folder: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
-
-
-def novelties_alone(client: TestClient, sky: list[Path]) -> list[float]:
-    responses = [client.post("/detect", files={"file": (path.name, path.read_bytes())}).json() for path in sky]
+def novelties_alone(client: TestClient, lawn_images: list[Path]) -> list[float]:
+    responses = [client.post("/detect", files={"file": (path.name, path.read_bytes())}).json() for path in lawn_images]
     return [response["novelty"] for response in responses]
 
 
-def test_batch_composition_does_not_change_novelty(client: TestClient, sky: list[Path]) -> None:
-    alone = novelties_alone(client, sky)
-    for order in (sky, sky[::-1]):
+def test_batch_composition_does_not_change_novelty(client: TestClient, lawn_images: list[Path]) -> None:
+    alone = novelties_alone(client, lawn_images)
+    for order in (lawn_images, lawn_images[::-1]):
         response = client.post("/detect/batch", files=[("file", (path.name, path.read_bytes())) for path in order])
         together = {line["image_name"]: line["novelty"] for line in map(json.loads, response.text.splitlines())}
-        for path, novelty in zip(sky, alone, strict=True):
+        for path, novelty in zip(lawn_images, alone, strict=True):
             assert abs(together[path.name] - novelty) <= STEP + ROUNDING
     assert min(alone[1::2]) > np.median(alone[::2])
 
 
 @pytest.fixture
-def scored(folder: Path, sky: list[Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+def scored(models_dir: Path, lawn_images: list[Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The novelty that `python -m astrodetect score` writes for each image."""
-    monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(folder))
+    monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(models_dir))
     settings.cache_clear()
-    table = folder / "scores.csv"
-    assert run(["score", str(sky[0].parent), "--output", str(table)]) == 0
+    table = models_dir / "scores.csv"
+    assert run(["score", str(lawn_images[0].parent), "--output", str(table)]) == 0
     with table.open(newline="") as file:
         return {Path(row["path"]).name: float(row["novelty"]) for row in csv.DictReader(file)}
 
 
 def test_the_service_and_the_score_command_give_the_same_novelty_and_record_it(
-    client: TestClient, sky: list[Path], folder: Path, database_url: str, scored: dict[str, float]
+    client: TestClient, lawn_images: list[Path], models_dir: Path, database_url: str, scored: dict[str, float]
 ) -> None:
-    alone = novelties_alone(client, sky)
+    alone = novelties_alone(client, lawn_images)
     rows = query(database_url, "SELECT novelty, space FROM predictions ORDER BY id")
-    assert rows == [(novelty, read_manifest(folder / "resnet50_model.json").space) for novelty in alone]
-    for path, novelty in zip(sky, alone, strict=True):
+    assert rows == [(novelty, read_manifest(models_dir / "resnet50_model.json").space) for novelty in alone]
+    for path, novelty in zip(lawn_images, alone, strict=True):
         assert abs(scored[path.name] - novelty) <= STEP + ROUNDING
 
 
-def test_a_model_without_detectors_gives_no_novelty(client: TestClient, sky: list[Path]) -> None:
-    response = client.post("/detect?model=plain", files={"file": sky[0].read_bytes()})
+def test_a_model_without_detectors_gives_no_novelty(client: TestClient, lawn_images: list[Path]) -> None:
+    response = client.post("/detect?model=plain", files={"file": lawn_images[0].read_bytes()})
     assert response.status_code == 200
     assert response.json()["novelty"] is None
 
 
 def test_attached_detectors_take_effect_in_a_running_service_without_changing_scores(
-    client: TestClient, sky: list[Path], folder: Path
+    client: TestClient, lawn_images: list[Path], models_dir: Path
 ) -> None:
     def detect() -> dict[str, object]:
-        response: dict[str, object] = client.post("/detect?model=late", files={"file": sky[1].read_bytes()}).json()
+        response: dict[str, object] = client.post(
+            "/detect?model=late", files={"file": lawn_images[1].read_bytes()}
+        ).json()
         return response
 
-    colour_models.publish(folder, "late", colour_models.TWO_CLASSES)
+    colour_models.publish(models_dir, "late", colour_models.TWO_CLASSES)
     before = detect()
-    colour_models.attach_novelty(folder, "late", np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)]))
+    colour_models.attach_novelty(
+        models_dir, "late", np.stack([colour_models.image("lawn", seed) for seed in range(USUAL)])
+    )
     for _ in range(100):
         if (after := detect())["novelty"] is not None:
             break

@@ -29,7 +29,7 @@ SCORED_AT = dt.datetime(2026, 11, 1, 12, 30, 15, 123456, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def old_artefacts(tmp_path: Path) -> Path:
     """A copy of the artefacts."""
     return Path(shutil.copytree(ARTEFACTS, tmp_path / "v0.1"))
 
@@ -49,8 +49,8 @@ def read_table(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_a_published_model_and_its_detectors_are_loaded(folder: Path) -> None:
-    loaded = load_model(folder / "models", "colour")
+def test_a_published_model_and_its_detectors_are_loaded(old_artefacts: Path) -> None:
+    loaded = load_model(old_artefacts / "models", "colour")
     assert (loaded.manifest.version, loaded.manifest.space) == (VERSION, SPACE)
     assert Engine(loaded).run(np.stack([colour_models.image("lawn")])).scores[0] > 0.5
     assert loaded.novelty is not None
@@ -60,18 +60,18 @@ def test_a_published_model_and_its_detectors_are_loaded(folder: Path) -> None:
 
 
 def test_an_interrupted_table_is_resumed_after_its_last_whole_batch(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    old_artefacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(old_artefacts)
     for name in ("scores.csv.part", "scores.csv.run"):
-        shutil.move(folder / "table" / name, folder / name)
-    notes = folder / "scores.csv.run"
-    notes.write_text(notes.read_text().replace("FOLDER", str(folder)))
-    expected = read_table(folder / "table" / "complete.csv")
+        shutil.move(old_artefacts / "table" / name, old_artefacts / name)
+    notes = old_artefacts / "scores.csv.run"
+    notes.write_text(notes.read_text().replace("FOLDER", str(old_artefacts)))
+    expected = read_table(old_artefacts / "table" / "complete.csv")
     for name, *_ in expected[1:17]:
         Path(name).write_bytes(b"not read again")
 
-    loaded = load_model(folder / "models", "colour")
+    loaded = load_model(old_artefacts / "models", "colour")
     assert loaded.novelty is not None
     task = batch_scoring.ScoringTask(["sky"], Path("scores.csv"), restart=False, max_pixels=10**7)
     engine = Engine(loaded)
@@ -83,11 +83,11 @@ def test_an_interrupted_table_is_resumed_after_its_last_whole_batch(
         assert (row[path], row[result], bool(row[error])) == (old[path], old[result], bool(old[error]))
         for number in (score, novelty):  # of an invalid file empty
             assert float(row[number] or -1) == pytest.approx(float(old[number] or -1), abs=0.01)
-    assert sorted(path.name for path in folder.glob("scores*")) == ["scores.csv"]
+    assert sorted(path.name for path in old_artefacts.glob("scores*")) == ["scores.csv"]
 
 
-def test_rows_of_an_outbox_are_handed_over(folder: Path) -> None:
-    outbox = Outbox(folder / "outbox", max_bytes=10**6)
+def test_rows_of_an_outbox_are_handed_over(old_artefacts: Path) -> None:
+    outbox = Outbox(old_artefacts / "outbox", max_bytes=10**6)
     rows: list[ScoredImage] = []
     assert len(outbox) == 3
     while outbox.drain(10, rows.extend):
@@ -100,19 +100,19 @@ def test_rows_of_an_outbox_are_handed_over(folder: Path) -> None:
     assert (newest.probabilities, newest.vector) == ({"nebula": 0.75, "lawn": 0.25}, (0.5, -1.25, 3.0))
 
 
-def test_a_collected_folder_is_continued_and_read_as_a_dataset(folder: Path) -> None:
-    table = (folder / "collected" / "catalogue.csv").read_bytes()
-    with open_manifest(folder / "collected") as manifest:
+def test_a_collected_folder_is_continued_and_read_as_a_dataset(old_artefacts: Path) -> None:
+    table = (old_artefacts / "collected" / "catalogue.csv").read_bytes()
+    with open_manifest(old_artefacts / "collected") as manifest:
         assert manifest.counts == {"nebula": 1, "galaxy": 1}
         assert manifest.already_tried(ManifestEntry(label="galaxy", source="nasa", source_id="PIA1", url=""))
         assert not manifest.already_tried(ManifestEntry(label="galaxy", source="nasa", source_id="PIA2", url=""))
-    assert (folder / "collected" / "catalogue.csv").read_bytes() == table
-    items = dataset.list_dataset(folder / "collected" / "catalogue.csv")
+    assert (old_artefacts / "collected" / "catalogue.csv").read_bytes() == table
+    items = dataset.list_dataset(old_artefacts / "collected" / "catalogue.csv")
     assert {(item.path.name, item.label) for item in items} == {("PIA0.jpg", "nebula"), ("PIA1.jpg", "galaxy")}
 
 
-def test_a_stored_map_is_read(folder: Path) -> None:
-    stored = read_projection(folder / "maps", "0123456789ab")
+def test_a_stored_map_is_read(old_artefacts: Path) -> None:
+    stored = read_projection(old_artefacts / "maps", "0123456789ab")
     assert stored is not None
     assert (stored.ids, stored.classes) == ([3, 1, 2], ["lawn", "nebula", "lawn"])
     assert stored.images == ["a" * 64, "b" * 64, "c" * 64]
@@ -139,12 +139,14 @@ def test_a_database_keeps_its_predictions_labels_and_thumbnails(old_database: Da
         assert (neighbour.prediction, neighbour.distance) == (newest, 0.0)
 
 
-def test_exported_labels_are_known_to_the_database_and_identify_images(old_database: Database, folder: Path) -> None:
-    labels = read_table_labels(folder / "labels.csv")
+def test_exported_labels_are_known_to_the_database_and_identify_images(
+    old_database: Database, old_artefacts: Path
+) -> None:
+    labels = read_table_labels(old_artefacts / "labels.csv")
     assert old_database.import_labels(labels).known == len(labels) == 2
     sha256 = [str(label.image_sha256) for label in labels]
     paths = [Path("a.jpg"), Path("b.jpg")]
-    assert match_images(read_image_labels(folder / "labels.csv"), paths, sha256) == (
+    assert match_images(read_image_labels(old_artefacts / "labels.csv"), paths, sha256) == (
         {0: "interesting", 1: "artefact"},
         0,
     )

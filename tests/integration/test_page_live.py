@@ -2,10 +2,7 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
-import colour_models
-import pytest
 from malicious_server import png
 from programs import query
 from starlette.testclient import TestClient
@@ -15,18 +12,6 @@ from astrodetect.service.web.live import ROWS_SHOWN
 ROW = "INSERT INTO predictions (image_name, score, result, novelty) VALUES (%s, 0.1, %s, %s)"
 AWAY = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
 BROWSER = {"Accept": "text/html"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    return folder
-
-
-@pytest.fixture
-def client(start: Callable[..., TestClient]) -> TestClient:
-    return start()
 
 
 def card_ids(page: str) -> list[int]:

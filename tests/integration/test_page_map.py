@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import colour_models
 import numpy as np
 import pytest
 from programs import query
@@ -37,20 +36,9 @@ FAILING_PROCESS = (sys.executable, "-c", "raise SystemExit('no <memory> left')")
 Start = Callable[..., TestClient]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with detectors, and one without."""
-    folder = tmp_path_factory.mktemp("models")
-    training_images = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
-    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, NAME, training_images)
-    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
-    return folder
-
-
 @pytest.fixture
-def space(folder: Path) -> str:
-    return read_manifest(folder / f"{NAME}.json").space or ""
+def space(models_dir: Path) -> str:
+    return read_manifest(models_dir / f"{NAME}.json").space or ""
 
 
 @pytest.fixture
@@ -194,7 +182,7 @@ def test_the_page_says_why_there_is_no_map(
     assert "no &lt;memory&gt; left" in page
     assert "Try again" in page
     assert projection.PCA_METHOD in page  # shown while t-SNE is not available
-    assert "has no novelty detectors" in start(model="plain").get("/map", headers=BROWSER).text
+    assert "has no novelty detectors" in start(model="colours").get("/map", headers=BROWSER).text
     assert "No model is loaded yet" in start(model="nowhere").get("/map", headers=BROWSER).text
     query(database_url, "DELETE FROM features WHERE prediction_id > %s", rows[2].id)
     small = start(data_dir=tmp_path / "another")

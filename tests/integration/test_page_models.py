@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,29 @@ BROWSER = {"Accept": "text/html"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "models"
+def models_dir(tmp_path: Path) -> Path:
+    """Empty; modified by the tests."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
-def versions(folder: Path) -> list[str]:
+def versions(models_dir: Path) -> list[str]:
     """Of one model, the newest last."""
-    return [colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=sure).version for sure in (0.02, 0.05)]
+    return [
+        colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES, scale=sure).version for sure in (0.02, 0.05)
+    ]
 
 
 @pytest.fixture
-def client(start: Callable[..., TestClient], folder: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def service_settings() -> dict[str, Any]:
+    return {"model": NAME}
+
+
+@pytest.fixture(autouse=True)
+def short_check_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_module, "CHECK_S", 0.0)
-    folder.mkdir(exist_ok=True)
-    return start(model=NAME)
 
 
 def listed(client: TestClient) -> dict[str, Any]:
@@ -78,8 +85,8 @@ def test_a_rollback_over_the_api_takes_effect_at_once_and_keeps_the_newer_versio
     assert client.post(f"/models/{NAME}/rollback", json={"version": versions[1]}).json()["version"] == versions[1]
 
 
-def test_a_rollback_accepts_only_archived_versions(versions: list[str], client: TestClient, folder: Path) -> None:
-    before = sorted(path.name for path in folder.iterdir())
+def test_a_rollback_accepts_only_archived_versions(versions: list[str], client: TestClient, models_dir: Path) -> None:
+    before = sorted(path.name for path in models_dir.iterdir())
     for name, body, refusal in (
         ("none", None, (404, "model_unknown")),
         (NAME, {"version": "0123456789ab"}, (404, "model_unknown")),
@@ -91,21 +98,23 @@ def test_a_rollback_accepts_only_archived_versions(versions: list[str], client: 
         response = client.post(f"/models/{name}/rollback", json=body)
         assert (response.status_code, response.json()["error"]["code"]) == refusal
     assert serving_version(client) == versions[1]
-    assert sorted(path.name for path in folder.iterdir()) == before
+    assert sorted(path.name for path in models_dir.iterdir()) == before
 
 
-def test_a_version_that_fails_its_canary_is_not_restored(versions: list[str], client: TestClient, folder: Path) -> None:
-    [archived] = (folder / f".{NAME}.earlier").iterdir()
+def test_a_version_that_fails_its_canary_is_not_restored(
+    versions: list[str], client: TestClient, models_dir: Path
+) -> None:
+    [archived] = (models_dir / f".{NAME}.earlier").iterdir()
     manifest = archived / f"{NAME}.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"canary_score": 0.0}))
     response = client.post(f"/models/{NAME}/rollback")
     assert response.status_code == 503
     assert "scores its canary" in response.json()["error"]["message"]
-    assert read_manifest(folder / f"{NAME}.json").version == serving_version(client) == versions[1]
+    assert read_manifest(models_dir / f"{NAME}.json").version == serving_version(client) == versions[1]
 
 
-def test_the_page_describes_each_model(versions: list[str], client: TestClient, folder: Path) -> None:
-    colour_models.publish(folder, "kinds")
+def test_the_page_describes_each_model(versions: list[str], client: TestClient, models_dir: Path) -> None:
+    colour_models.publish(models_dir, "kinds")
     page = client.get("/models-page").text
     first, second = (text_of(part) for part in page.split("<article")[1:])
     for text in (
@@ -151,22 +160,22 @@ def test_htmx_gets_the_outcome_of_a_rollback_and_no_body_while_nothing_changes(
     assert f">Version {versions[0]} is serving now.<" in update
 
 
-def test_an_open_page_shows_a_newly_published_model(client: TestClient, folder: Path) -> None:
+def test_an_open_page_shows_a_newly_published_model(client: TestClient, models_dir: Path) -> None:
     assert "No model yet" in text_of(client.get("/models-page").text)
-    first = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
+    first = colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
     poll_until(client, "m serving the default model, used when a request names none")
-    second = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.05)
+    second = colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES, scale=0.05)
     page = poll_until(client, f"Version {second.version} is serving now.", first.version)
     assert f"Roll back to {first.version}" in page
     assert serving_version(client) == second.version
 
 
 def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
-    versions: list[str], client: TestClient, folder: Path
+    versions: list[str], client: TestClient, models_dir: Path
 ) -> None:
     assert serving_version(client) == versions[1]
-    third = colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=0.1)
-    (folder / f"{NAME}.bin").write_bytes(b"torn")
+    third = colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES, scale=0.1)
+    (models_dir / f"{NAME}.bin").write_bytes(b"torn")
     page = poll_until(client, "keeps serving")
     assert "m.bin does not match the SHA-256 in its manifest" in page
     assert serving_version(client) == versions[1]
@@ -176,7 +185,7 @@ def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
     assert listed(client)[NAME]["problem"] is None
     assert third.version not in [entry["version"] for entry in listed(client)[NAME]["earlier"]]  # it was damaged
 
-    (folder / f"{NAME}.json").write_text("{")
+    (models_dir / f"{NAME}.json").write_text("{")
     page = text_of(client.get("/models-page").text)
     assert (
         f"m.json cannot be read: train it again with python train_model.py Version {versions[1]} keeps serving" in page
@@ -187,15 +196,15 @@ def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
 
 
 def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(
-    versions: list[str], client: TestClient, folder: Path
+    versions: list[str], client: TestClient, models_dir: Path
 ) -> None:
     missing = client.get(f"/models-page/{NAME}/report", headers=BROWSER)
     assert missing.status_code == 404
     assert "python -m astrodetect evaluate m DATA" in text_of(missing.text)
-    (folder / f"{NAME}.html").write_text("<script>1</script>the older one's")
-    (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[0]}))
+    (models_dir / f"{NAME}.html").write_text("<script>1</script>the older one's")
+    (models_dir / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[0]}))
     assert client.get(f"/models-page/{NAME}/report").status_code == 404
-    (folder / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[1]}))
+    (models_dir / f"{NAME}.metrics.json").write_text(json.dumps({"version": versions[1]}))
     response = client.get(f"/models-page/{NAME}/report")
     assert response.text == "<script>1</script>the older one's"
     policy = response.headers["content-security-policy"]
@@ -212,9 +221,9 @@ def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(
         assert (program.status_code, program.json()["error"]["code"], page.status_code) == (404, "model_unknown", 404)
 
 
-def test_markup_in_a_manifest_is_escaped(client: TestClient, folder: Path) -> None:
-    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
-    path = folder / f"{NAME}.json"
+def test_markup_in_a_manifest_is_escaped(client: TestClient, models_dir: Path) -> None:
+    colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
+    path = models_dir / f"{NAME}.json"
     evil = "<script>alert(1)</script>\u202e"
     manifest_fields = {"settings": {evil: evil}, "data": {evil: {"images": {evil: 3}, "fingerprint": evil}, "odd": 7}}
     manifest_fields |= {"metrics": {evil: {"accuracy": 0.5}}, "recipe": evil, "classes": ["a", evil]}
@@ -226,9 +235,9 @@ def test_markup_in_a_manifest_is_escaped(client: TestClient, folder: Path) -> No
     assert re.findall(r"<style|\sstyle=|\son\w+=", page) == []
 
 
-def test_paths_in_the_settings_are_shown_by_their_last_component(client: TestClient, folder: Path) -> None:
-    colour_models.publish(folder, NAME, colour_models.TWO_CLASSES)
-    path = folder / f"{NAME}.json"
+def test_paths_in_the_settings_are_shown_by_their_last_component(client: TestClient, models_dir: Path) -> None:
+    colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
+    path = models_dir / f"{NAME}.json"
     manifest_fields = {
         "settings": {"train": "/home/ada/night-7", "test": "C:\\ada\\sky-2", "seed": 0, "limit": [], "data": None}
     }
@@ -242,14 +251,14 @@ def test_paths_in_the_settings_are_shown_by_their_last_component(client: TestCli
 
 
 def test_the_page_is_shown_while_an_archived_version_is_deleted(
-    versions: list[str], client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+    versions: list[str], client: TestClient, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_versions, calls = archive.version_folders, 0
 
     def delete_meanwhile(*args: Any) -> dict[str, Path]:
         nonlocal calls
         if calls:
-            shutil.rmtree(folder / f".{NAME}.earlier")
+            shutil.rmtree(models_dir / f".{NAME}.earlier")
         calls += 1
         return list_versions(*args)
 

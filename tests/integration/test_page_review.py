@@ -2,7 +2,6 @@
 
 import gc
 import re
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -27,25 +26,24 @@ HOSTILE = '<script>alert(1)</script>\u202egpj.png"' + "x" * 10_000
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with detectors."""
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose detectors were fitted on the images that are reviewed."""
     folder = tmp_path_factory.mktemp("models")
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
     pixels = np.stack([images.decode(data, ImageContract(size=colour_models.SIZE)) for data in TRAINING_IMAGES])
-    colour_models.attach_novelty(folder, "resnet50_model", pixels)
+    colour_models.publish_with_detectors(folder, "resnet50_model", pixels)
     return folder
 
 
 @pytest.fixture
-def app(database_url: str, folder: Path) -> Any:
-    return create_app(Settings(DATABASE_URL=database_url, models_dir=folder))
+def client(client: TestClient) -> TestClient:
+    """Follows redirects, as a browser does."""
+    client.follow_redirects = True
+    return client
 
 
 @pytest.fixture
-def client(app: Any) -> Iterator[TestClient]:
-    with TestClient(app) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+def app(client: TestClient) -> Any:
+    return client.app
 
 
 @pytest.fixture
@@ -272,9 +270,9 @@ def test_a_long_session_fits_its_cookie_and_drops_its_first_steps(client: TestCl
     assert session.skipped[0] == BIGINT_MAX - 50
 
 
-def test_without_postgresql_the_page_is_an_error(folder: Path) -> None:
+def test_without_postgresql_the_page_is_an_error(models_dir: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
-    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=folder))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=models_dir))) as client:
         page = client.get("/review", headers=BROWSER)
         assert (page.status_code, "hunter2" in page.text) == (503, False)
         assert "<h1>" in page.text

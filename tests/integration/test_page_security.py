@@ -3,10 +3,8 @@
 import html
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import colour_models
 import pytest
 from malicious_server import png
 from starlette.routing import BaseRoute, Mount
@@ -20,13 +18,6 @@ from astrodetect.settings import settings
 KEY = "correct horse"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 Start = Callable[..., TestClient]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A model."""
-    colour_models.publish(tmp_path, "resnet50_model", colour_models.TWO_CLASSES)
-    return tmp_path
 
 
 def test_every_response_has_the_security_headers(start: Start) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import colour_models
-import numpy as np
 import pytest
 from programs import query
 from starlette.testclient import TestClient
@@ -20,49 +19,40 @@ from main import create_app
 
 PART = {"HX-Request": "true"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-TRAINING_SEEDS = range(20)
 MAX_BYTES = 100_000
 HOSTILE = "<script>alert(1)</script>\u202egpj.png"
 UPSCALING = 10
+Start = Callable[..., TestClient]
 
 
-def sky(name: str, seed: int) -> bytes:
+def wide_png(name: str, seed: int) -> bytes:
     return images.encode_png(colour_models.image(name, seed).repeat(UPSCALING, axis=0).repeat(2 * UPSCALING, axis=1))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with detectors, another one of three classes, and a sample."""
-    folder = tmp_path_factory.mktemp("service")
-    colour_models.publish(folder / "models", "resnet50_model", colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(
-        folder / "models", "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in TRAINING_SEEDS])
-    )
-    colour_models.publish(folder / "models", "colours")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a sample, and a picture outside it."""
+    folder = tmp_path_factory.mktemp("data")
     for kind in ("E", "SB"):
-        class_folder = folder / "data" / "sample" / "test" / kind
+        class_folder = folder / "sample" / "test" / kind
         class_folder.mkdir(parents=True)
         for number in range(5):
             images.write_jpeg(class_folder / f"{number:05}.jpg", colour_models.image("lawn", number))
-    (folder / "data" / "secret.jpg").write_bytes(sky("lawn", 1))
+    (folder / "secret.jpg").write_bytes(wide_png("lawn", 1))
     return folder
 
 
 @pytest.fixture(scope="module")
-def url(new_database: Callable[[], str]) -> str:
-    return new_database()
-
-
-def start_client(folder: Path, url: str, **overrides: Any) -> TestClient:
-    fields = {"models_dir": folder / "models", "data_dir": folder / "data", "max_body_bytes": MAX_BYTES, **overrides}
-    return TestClient(create_app(Settings(DATABASE_URL=url, **fields)), follow_redirects=False)
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path, url: str) -> Iterator[TestClient]:
-    with start_client(folder, url) as client:
+def client(colour_models_dir: Path, data_dir: Path, log_url: str) -> Iterator[TestClient]:
+    settings = Settings(DATABASE_URL=log_url, models_dir=colour_models_dir, data_dir=data_dir, max_body_bytes=MAX_BYTES)
+    with TestClient(create_app(settings), follow_redirects=False) as client:
         yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+    gc.collect()  # apps are reference cycles
+
+
+@pytest.fixture
+def service_settings(data_dir: Path) -> dict[str, Any]:
+    return {"data_dir": data_dir, "max_body_bytes": MAX_BYTES}
 
 
 def send(client: TestClient, data: bytes, name: str = "m51.png", headers: Any = PART, **fields: str) -> Any:
@@ -82,7 +72,7 @@ def text(page: Any) -> str:
 
 
 def test_a_plain_form_gets_the_page_with_the_card_of_a_logged_row(client: TestClient) -> None:
-    page = send(client, sky("lawn", 100), headers=BROWSER)
+    page = send(client, wide_png("lawn", 100), headers=BROWSER)
     row = client.get(f"/predictions/{prediction_id(page)}").json()
     assert "<h1>" in page.text
     assert re.search(r'<li class="card anomalous">', page.text)
@@ -104,7 +94,7 @@ def test_a_plain_form_gets_the_page_with_the_card_of_a_logged_row(client: TestCl
 
 
 def test_a_card_shows_the_whole_frame_with_the_heat_map_over_the_network_input(client: TestClient) -> None:
-    card = send(client, sky("lawn", 101))
+    card = send(client, wide_png("lawn", 101))
     [frame] = re.findall(r'<svg class="frame" viewBox="0 0 (\d+) (\d+)"', card.text)
     assert int(frame[0]) == 2 * int(frame[1])
     [picture] = re.findall(r'<image href="(/pictures/[0-9a-f]{64})"', card.text)
@@ -116,7 +106,7 @@ def test_a_card_shows_the_whole_frame_with_the_heat_map_over_the_network_input(c
 
 
 def test_the_script_gets_the_card_and_its_sort_keys(client: TestClient) -> None:
-    card = send(client, sky("lawn", 102))
+    card = send(client, wide_png("lawn", 102))
     row = client.get(f"/predictions/{prediction_id(card)}").json()
     assert "<html" not in card.text
     assert "<details>" in card.text
@@ -128,15 +118,15 @@ def test_the_script_gets_the_card_and_its_sort_keys(client: TestClient) -> None:
 
 def test_a_repeated_idempotency_key_gives_the_same_row(client: TestClient) -> None:
     headers = PART | {"Idempotency-Key": "1732-0.5"}
-    assert prediction_id(send(client, sky("lawn", 103), headers=headers)) == prediction_id(
-        send(client, sky("lawn", 103), headers=headers)
+    assert prediction_id(send(client, wide_png("lawn", 103), headers=headers)) == prediction_id(
+        send(client, wide_png("lawn", 103), headers=headers)
     )
 
 
 def test_a_card_shows_the_label_of_its_image(client: TestClient) -> None:
-    id_ = prediction_id(send(client, sky("lawn", 104)))
+    id_ = prediction_id(send(client, wide_png("lawn", 104)))
     client.post(f"/history/{id_}/label", data={"label": "artefact"})
-    assert '<span class="chip artefact">artefact</span>' in send(client, sky("lawn", 104)).text
+    assert '<span class="chip artefact">artefact</span>' in send(client, wide_png("lawn", 104)).text
 
 
 def test_errors_are_shown_beside_the_form_and_sent_as_json_to_scripts(client: TestClient) -> None:
@@ -169,20 +159,20 @@ def test_the_model_can_be_chosen_if_there_are_several(client: TestClient) -> Non
     page = client.get("/")
     [choice] = re.findall(r'<select id="model".*?</select>', page.text)
     assert re.findall(r"<option([^>]*)>([^<]+)<", choice) == [(" selected", "resnet50_model"), ("", "colours")]
-    response = send(client, sky("ocean", 105), headers=BROWSER, model="colours")
+    response = send(client, wide_png("ocean", 105), headers=BROWSER, model="colours")
     assert client.get(f"/predictions/{prediction_id(response)}").json()["result"] == "ocean"
     assert "<option selected>colours</option>" in response.text
-    unknown = send(client, sky("ocean", 105), headers=BROWSER, model="nothing")
+    unknown = send(client, wide_png("ocean", 105), headers=BROWSER, model="nothing")
     assert (unknown.status_code, "nothing" in re.findall(r'id="error">([^<]*)<', unknown.text)[0]) == (404, True)
-    assert send(client, sky("ocean", 105), model="../x").status_code == 422
+    assert send(client, wide_png("ocean", 105), model="../x").status_code == 422
 
 
-def test_markup_in_a_name_is_escaped(client: TestClient, url: str) -> None:
+def test_markup_in_a_name_is_escaped(client: TestClient, log_url: str) -> None:
     for headers in (PART, BROWSER):
-        card = send(client, sky("lawn", 106), HOSTILE, headers)
+        card = send(client, wide_png("lawn", 106), HOSTILE, headers)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in card.text
         assert "<script>alert" not in card.text
-    assert query(url, "SELECT DISTINCT image_name FROM predictions WHERE image_name LIKE '<s%'") == [(HOSTILE,)]
+    assert query(log_url, "SELECT DISTINCT image_name FROM predictions WHERE image_name LIKE '<s%'") == [(HOSTILE,)]
 
 
 def test_only_listed_sample_images_can_be_scored(client: TestClient) -> None:
@@ -198,8 +188,8 @@ def test_only_listed_sample_images_can_be_scored(client: TestClient) -> None:
 
 def test_neighbours_are_a_fragment_or_a_page(client: TestClient) -> None:
     first, second = (
-        prediction_id(send(client, sky("nebula", 107), "a.png")),
-        prediction_id(send(client, sky("nebula", 108), "b.png")),
+        prediction_id(send(client, wide_png("nebula", 107), "a.png")),
+        prediction_id(send(client, wide_png("nebula", 108), "b.png")),
     )
     fragment = client.get(f"/history/{first}/alike", headers=PART)
     assert "<html" not in fragment.text
@@ -212,7 +202,7 @@ def test_neighbours_are_a_fragment_or_a_page(client: TestClient) -> None:
 
 
 def test_missing_neighbours_are_explained(client: TestClient) -> None:
-    without_vector = prediction_id(send(client, sky("ocean", 109), model="colours"))
+    without_vector = prediction_id(send(client, wide_png("ocean", 109), model="colours"))
     fragment = client.get(f"/history/{without_vector}/alike", headers=PART)
     assert (fragment.status_code, "had no detectors" in fragment.text) == (200, True)
     database = client.app.state.services.database  # type: ignore[attr-defined]
@@ -223,37 +213,36 @@ def test_missing_neighbours_are_explained(client: TestClient) -> None:
         database._has_vectors = None
 
 
-def test_the_page_counts_unlabelled_unusual_images(client: TestClient, url: str) -> None:
-    query(url, "UPDATE predictions SET novelty = 0.5")
+def test_the_page_counts_unlabelled_unusual_images(client: TestClient, log_url: str) -> None:
+    query(log_url, "UPDATE predictions SET novelty = 0.5")
     assert "No unlabelled unusual image" in text(client.get("/try/waiting", headers=PART))
-    unusual = prediction_id(send(client, sky("nebula", 110)))
-    query(url, "UPDATE predictions SET novelty = 0.995 WHERE id = %s", unusual)
+    unusual = prediction_id(send(client, wide_png("nebula", 110)))
+    query(log_url, "UPDATE predictions SET novelty = 0.995 WHERE id = %s", unusual)
     assert "1 unusual image to label in Review" in text(client.get("/try/waiting", headers=PART))
     client.post(f"/predictions/{unusual}/label", json={"label": "ordinary"})
     assert "No unlabelled unusual image" in text(client.get("/try/waiting", headers=PART))
 
 
-def test_without_the_database_the_card_lacks_only_links_and_labels(folder: Path, tmp_path: Path) -> None:
-    with start_client(folder, "postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path) as client:
-        assert client.get("/", headers=BROWSER).status_code == 200
-        card = send(client, sky("lawn", 111))
-        assert client.get("/try/waiting", headers=PART).status_code == 503
+def test_without_the_database_the_card_lacks_only_links_and_labels(start: Start, tmp_path: Path) -> None:
+    client = start(database_url="postgresql://nobody@127.0.0.1:1/none", data_dir=tmp_path)
+    assert client.get("/", headers=BROWSER).status_code == 200
+    card = send(client, wide_png("lawn", 111))
+    assert client.get("/try/waiting", headers=PART).status_code == 503
     assert card.status_code == 200
     assert "queued on disk" in card.text
     assert '<image class="heat-map"' in card.text
     assert "/history/" not in card.text
 
 
-def test_a_service_without_thumbnails_says_why(folder: Path, url: str) -> None:
-    with start_client(folder, url, thumbnail_max_bytes=0) as client:
-        card = send(client, sky("lawn", 112))
+def test_a_service_without_thumbnails_says_why(start: Start) -> None:
+    card = send(start(thumbnail_max_bytes=0), wide_png("lawn", 112))
     assert "no thumbnail" in card.text
     assert "ASTRODETECT_THUMBNAIL_MAX_BYTES is 0" in card.text
 
 
-def test_without_a_model_the_page_says_how_to_train_one(url: str, tmp_path: Path) -> None:
-    with start_client(tmp_path, url) as client:
-        page, refused = client.get("/"), send(client, sky("lawn", 113), headers=BROWSER)
+def test_without_a_model_the_page_says_how_to_train_one(start: Start, tmp_path: Path) -> None:
+    client = start(models_dir=tmp_path)
+    page, refused = client.get("/"), send(client, wide_png("lawn", 113), headers=BROWSER)
     assert "No model is trained yet" in page.text
     assert "python train_model.py" in page.text
     assert 'id="file"' not in page.text
@@ -261,5 +250,5 @@ def test_without_a_model_the_page_says_how_to_train_one(url: str, tmp_path: Path
 
 
 def test_the_page_has_no_inline_scripts_or_styles(client: TestClient) -> None:
-    for page in (client.get("/"), send(client, sky("lawn", 114), headers=BROWSER)):
+    for page in (client.get("/"), send(client, wide_png("lawn", 114), headers=BROWSER)):
         assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", page.text) == []

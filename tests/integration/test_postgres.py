@@ -23,16 +23,16 @@ as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="on
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster shared by the tests, since initdb is slow; no server runs before and after each test."""
-    folder = tmp_path_factory.mktemp("cluster") / "postgres"
-    with embedded_server(folder, "postgres") as url:
+    cluster = tmp_path_factory.mktemp("cluster") / "postgres"
+    with embedded_server(cluster, "postgres") as url:
         query(url, "CREATE TABLE stored AS SELECT 'a row' AS line")
-    return folder
+    return cluster
 
 
 @pytest.fixture
-def users(folder: Path) -> Iterator[list[ServerUser]]:
+def users(cluster: Path) -> Iterator[list[ServerUser]]:
     """A list of processes that are ended after the test."""
     started: list[ServerUser] = []
     yield started
@@ -41,45 +41,45 @@ def users(folder: Path) -> Iterator[list[ServerUser]]:
             user.leave()
 
 
-def _copy(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to, symlinks=True)
+def _copy(cluster: Path, to: Path) -> Path:
+    shutil.copytree(cluster, to, symlinks=True)
     for path in (to, *to.rglob("*")):
-        os.chown(path, folder.stat().st_uid, folder.stat().st_gid)
+        os.chown(path, cluster.stat().st_uid, cluster.stat().st_gid)
     return to
 
 
-def _enter(users: list[ServerUser], folder: Path) -> ServerUser:
-    users.append(ServerUser(folder))
+def _enter(users: list[ServerUser], cluster: Path) -> ServerUser:
+    users.append(ServerUser(cluster))
     return users[-1]
 
 
-def _server(folder: Path) -> int:
-    return int((folder / "postmaster.pid").read_text().splitlines()[0])
+def _server(cluster: Path) -> int:
+    return int((cluster / "postmaster.pid").read_text().splitlines()[0])
 
 
-def _stopped(folder: Path) -> bool:
-    return not (folder / "postmaster.pid").exists() and not server_process.ServerAddress.of(folder).listens()
+def _stopped(cluster: Path) -> bool:
+    return not (cluster / "postmaster.pid").exists() and not server_process.ServerAddress.of(cluster).listens()
 
 
-def _kill_server(folder: Path) -> None:
-    pid = _server(folder)
+def _kill_server(cluster: Path) -> None:
+    pid = _server(cluster)
     os.kill(pid, signal.SIGKILL)
-    while server_process.ServerAddress.of(folder).listens():
+    while server_process.ServerAddress.of(cluster).listens():
         time.sleep(0.01)
 
 
-def test_the_first_user_starts_the_server_and_the_last_stops_it(folder: Path, users: list[ServerUser]) -> None:
-    first, second = _enter(users, folder), _enter(users, folder)
+def test_the_first_user_starts_the_server_and_the_last_stops_it(cluster: Path, users: list[ServerUser]) -> None:
+    first, second = _enter(users, cluster), _enter(users, cluster)
     url = first.url()
     assert second.url() == url
-    server = _server(folder)
+    server = _server(cluster)
 
     assert first.leave() == (0, "")
     assert query(url, "SELECT line FROM stored") == [("a row",)]
-    assert _server(folder) == server
+    assert _server(cluster) == server
 
     assert second.leave() == (0, "")
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
 def test_eight_concurrent_first_users_share_one_server(tmp_path: Path) -> None:
@@ -91,65 +91,65 @@ def test_eight_concurrent_first_users_share_one_server(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["postgres", "postgres.lock", "postgres.users"]
 
 
-def test_a_killed_user_neither_stops_the_server_nor_keeps_it_running(folder: Path, users: list[ServerUser]) -> None:
-    killed = _enter(users, folder)
+def test_a_killed_user_neither_stops_the_server_nor_keeps_it_running(cluster: Path, users: list[ServerUser]) -> None:
+    killed = _enter(users, cluster)
     killed.url()
-    other = _enter(users, folder)
+    other = _enter(users, cluster)
     url = other.url()
     killed.kill()
     assert query(url, "SELECT 1") == [(1,)]
     other.leave()
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
-def test_a_server_left_by_a_killed_last_user_is_reused_and_stopped(folder: Path, users: list[ServerUser]) -> None:
-    killed = _enter(users, folder)
+def test_a_server_left_by_a_killed_last_user_is_reused_and_stopped(cluster: Path, users: list[ServerUser]) -> None:
+    killed = _enter(users, cluster)
     killed.url()
-    server = _server(folder)
+    server = _server(cluster)
     killed.kill()
-    with embedded_server(folder, "postgres") as url:
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "SELECT 1") == [(1,)]
-        assert _server(folder) == server
-    assert _stopped(folder)
+        assert _server(cluster) == server
+    assert _stopped(cluster)
 
 
-def test_a_killed_server_starts_again_with_every_committed_row(folder: Path, users: list[ServerUser]) -> None:
-    witness = _enter(users, folder)
+def test_a_killed_server_starts_again_with_every_committed_row(cluster: Path, users: list[ServerUser]) -> None:
+    witness = _enter(users, cluster)
     query(witness.url(), "CREATE TABLE committed AS SELECT 'another row' AS line")
-    _kill_server(folder)
-    with embedded_server(folder, "postgres") as url:
+    _kill_server(cluster)
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "TABLE stored UNION ALL TABLE committed") == [("a row",), ("another row",)]
         assert witness.leave() == (0, "")
         assert query(url, "SELECT 1") == [(1,)]
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
-def test_a_server_killed_with_its_user_starts_again(folder: Path, users: list[ServerUser]) -> None:
-    killed = _enter(users, folder)
+def test_a_server_killed_with_its_user_starts_again(cluster: Path, users: list[ServerUser]) -> None:
+    killed = _enter(users, cluster)
     killed.url()
-    _kill_server(folder)
+    _kill_server(cluster)
     killed.kill()
-    with embedded_server(folder, "postgres") as url:
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a process of the server's account")
 def test_a_killed_server_starts_again_although_another_program_has_its_pid(
-    folder: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch
+    cluster: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_process, "BIND_WITHIN_S", 0.2)
-    killed = _enter(users, folder)
+    killed = _enter(users, cluster)
     killed.url()
-    dead = _server(folder)
-    _kill_server(folder)
+    dead = _server(cluster)
+    _kill_server(cluster)
     killed.kill()
-    with subprocess.Popen(["sleep", "600"], user=folder.stat().st_uid) as other:
+    with subprocess.Popen(["sleep", "600"], user=cluster.stat().st_uid) as other:
         try:
             for name in "postmaster.pid", ".s.PGSQL.5432.lock":
-                file = folder / name
+                file = cluster / name
                 if file.exists():
                     file.write_text(file.read_text().replace(f"{dead}\n", f"{other.pid}\n", 1))
-            with embedded_server(folder, "postgres") as url:
+            with embedded_server(cluster, "postgres") as url:
                 assert query(url, "SELECT line FROM stored") == [("a row",)]
             assert other.poll() is None
         finally:
@@ -157,10 +157,10 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
 
 
 @pytest.mark.parametrize("torn", ["", "no number\n"], ids=["empty", "garbled"])
-def test_the_server_starts_with_a_torn_pid_file(folder: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_starts_with_a_torn_pid_file(cluster: Path, torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_process, "BIND_WITHIN_S", 0.2)
-    (folder / "postmaster.pid").write_text(torn)
-    with embedded_server(folder, "postgres") as url:
+    (cluster / "postmaster.pid").write_text(torn)
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
@@ -176,28 +176,28 @@ def test_an_interrupted_initialisation_is_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_ctrl_c_ends_a_user_and_not_the_server(folder: Path, users: list[ServerUser]) -> None:
-    interrupted = _enter(users, folder)
+def test_ctrl_c_ends_a_user_and_not_the_server(cluster: Path, users: list[ServerUser]) -> None:
+    interrupted = _enter(users, cluster)
     interrupted.url()
-    server = _server(folder)
-    other = _enter(users, folder)
+    server = _server(cluster)
+    other = _enter(users, cluster)
     url = other.url()
     os.killpg(interrupted.process.pid, signal.SIGINT)
     _, complaints = interrupted.leave()
     assert "KeyboardInterrupt" in complaints
     assert query(url, "SELECT 1") == [(1,)]
-    assert _server(folder) == server
+    assert _server(cluster) == server
 
 
-def test_one_process_may_use_the_server_several_times(folder: Path, users: list[ServerUser]) -> None:
-    with embedded_server(folder, "postgres") as url:
-        with embedded_server(folder, "postgres") as again:
+def test_one_process_may_use_the_server_several_times(cluster: Path, users: list[ServerUser]) -> None:
+    with embedded_server(cluster, "postgres") as url:
+        with embedded_server(cluster, "postgres") as again:
             assert again == url
-        passing = _enter(users, folder)  # it would stop the server, had the inner use let go of the lock
+        passing = _enter(users, cluster)  # it would stop the server, had the inner use let go of the lock
         passing.url()
         passing.leave()
         assert query(url, "SELECT 1") == [(1,)]
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
 @pytest.mark.parametrize(
@@ -205,15 +205,15 @@ def test_one_process_may_use_the_server_several_times(folder: Path, users: list[
     [['it\'s $HOME; "quoted" & 100% Größe'], ["a, b" * 15, "c" * 60]],
     ids=["odd", "long"],
 )
-def test_any_folder_works_and_psql_accepts_the_printed_command(folder: Path, tmp_path: Path, names: list[str]) -> None:
+def test_any_folder_works_and_psql_accepts_the_printed_command(cluster: Path, tmp_path: Path, names: list[str]) -> None:
     parent = tmp_path.joinpath(*names)
     parent.mkdir(parents=True)
-    folder = _copy(folder, parent / "postgres")
-    with embedded_server(folder, "postgres") as url:
+    cluster = _copy(cluster, parent / "postgres")
+    with embedded_server(cluster, "postgres") as url:
         command = psql_command(url) + " -X -A -t -c 'TABLE stored'"
         done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
         assert done.stdout == "a row\n"
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
 def test_the_embedded_psql_is_used_where_none_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,16 +225,16 @@ def test_the_embedded_psql_is_used_where_none_is_installed(monkeypatch: pytest.M
     assert str(program_path("psql")) in psql_command("postgresql://h/d")
 
 
-def test_environment_variables_of_postgresql_are_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_postgresql_are_ignored(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "6543")
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    with embedded_server(folder, "postgres") as url:
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "SELECT line FROM stored") == [("a row",)]
 
 
-def test_case_mapping_works_in_every_script(folder: Path) -> None:
-    with embedded_server(folder, "postgres") as url:
+def test_case_mapping_works_in_every_script(cluster: Path) -> None:
+    with embedded_server(cluster, "postgres") as url:
         assert query(url, "SELECT 'ÄÖЖΣ' ILIKE 'äöжσ', 'A' = 'a'") == [(True, False)]
 
 
@@ -267,15 +267,15 @@ def test_an_unwritable_folder_is_named_in_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_the_error_of_damaged_data_quotes_the_server(folder: Path, tmp_path: Path) -> None:
-    folder = _copy(folder, tmp_path / "postgres")
-    (folder / "global" / "pg_control").unlink()
+def test_the_error_of_damaged_data_quotes_the_server(cluster: Path, tmp_path: Path) -> None:
+    cluster = _copy(cluster, tmp_path / "postgres")
+    (cluster / "global" / "pg_control").unlink()
     with (
         pytest.raises(DatabaseError, match=r"^PostgreSQL did not start in \S+: .*pg_control.*$"),
-        embedded_server(folder, "x"),
+        embedded_server(cluster, "x"),
     ):
         pass
-    assert _stopped(folder)
+    assert _stopped(cluster)
 
 
 def test_without_unix_sockets_access_needs_the_password_of_a_private_file(
@@ -296,14 +296,14 @@ def test_without_unix_sockets_access_needs_the_password_of_a_private_file(
 
 @as_root
 def test_as_root_the_server_runs_under_another_account_that_may_only_traverse_parent_folders(
-    folder: Path, tmp_path: Path
+    cluster: Path, tmp_path: Path
 ) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
-    folder = _copy(folder, private / "postgres")
-    with embedded_server(folder, "postgres"):
-        assert Path(f"/proc/{_server(folder)}").stat().st_uid == folder.stat().st_uid != 0
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    cluster = _copy(cluster, private / "postgres")
+    with embedded_server(cluster, "postgres"):
+        assert Path(f"/proc/{_server(cluster)}").stat().st_uid == cluster.stat().st_uid != 0
+    assert stat.S_IMODE(cluster.stat().st_mode) == 0o700
     assert stat.S_IMODE(private.stat().st_mode) == 0o701
 
 

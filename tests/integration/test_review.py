@@ -3,7 +3,6 @@
 import gc
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from programs import query
 from starlette.testclient import TestClient
 
 import database
-from astrodetect import images
 from astrodetect.anomalies import active_learning as ranking
 from astrodetect.anomalies.active_learning import REVIEW_ORDERS
 from astrodetect.db.connections import connect
@@ -35,13 +33,6 @@ NOVELTY = {"usual": 0.5, "merger": 0.99, "trail": 0.99}
 USUAL = [png(seed) for seed in range(100, 130)]
 
 
-@pytest.fixture
-def log(database_url: str) -> Iterator[Database]:
-    log = Database(database_url, connections=2, timeout_s=5)
-    yield log
-    log.close()
-
-
 def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SPACE) -> ScoredImage:
     """A scored image whose SHA-256 follows from its name."""
     sha256 = name.encode().hex().rjust(64, "0")
@@ -49,7 +40,7 @@ def scored(name: str, vector: tuple[float, ...], novelty: float, space: str = SP
 
 
 @pytest.fixture
-def sky(log: Database) -> dict[str, Prediction]:
+def clustered_rows(log: Database) -> dict[str, Prediction]:
     """Usual images, and two clusters of unusual ones: mergers and trails."""
     random = np.random.default_rng(0)
     around = {"usual": (0.0, 0.0), "merger": (9.0, 0.0), "trail": (0.0, 9.0)}
@@ -65,13 +56,13 @@ def names(batch: ReviewBatch) -> list[str]:
     return [candidate.prediction.image_name for candidate in batch.candidates]
 
 
-def test_labels_move_similar_images_up_or_down_the_queue(log: Database, sky: dict[str, Prediction]) -> None:
+def test_labels_move_similar_images_up_or_down_the_queue(log: Database, clustered_rows: dict[str, Prediction]) -> None:
     queue = ReviewQueue(log)
     before = names(queue.next("interest", limit=16, space=SPACE))
     assert {name.split()[0] for name in before} == {"merger", "trail"}
     for name in ("merger 0", "merger 1"):
-        log.add_label(sky[name].id, "interesting", who=None, note=None)
-    log.add_label(sky["trail 0"].id, "artefact", who=None, note=None)
+        log.add_label(clustered_rows[name].id, "interesting", who=None, note=None)
+    log.add_label(clustered_rows["trail 0"].id, "artefact", who=None, note=None)
     after = queue.next("interest", limit=6, space=SPACE)
     assert {name.split()[0] for name in names(after)} == {"merger"}
     assert after.candidates[0].why == ["novelty 0.990", "most like it: 2 interesting, 1 artefact"]
@@ -81,16 +72,18 @@ def test_labels_move_similar_images_up_or_down_the_queue(log: Database, sky: dic
 
 
 @pytest.mark.parametrize("by", REVIEW_ORDERS)
-def test_every_review_order_has_each_unlabelled_image_once(log: Database, sky: dict[str, Prediction], by: Any) -> None:
+def test_every_review_order_has_each_unlabelled_image_once(
+    log: Database, clustered_rows: dict[str, Prediction], by: Any
+) -> None:
     log.record_many([replace(scored("merger 0", (9.0, 0.0), 0.99), request_id=uuid.uuid4()) for _ in range(3)])
     again = log.record_many([replace(scored("trail 0", (0.0, 9.0), 0.99), request_id=uuid.uuid4())])
     log.add_label(again[0].id, "artefact", who=None, note=None)
     found = names(ReviewQueue(log).next(by, limit=100, space=SPACE))
-    assert sorted(found) == sorted(sky.keys() - {"trail 0"})
+    assert sorted(found) == sorted(clustered_rows.keys() - {"trail 0"})
 
 
 def test_the_novelty_order_covers_all_recorded_images(
-    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+    log: Database, clustered_rows: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(review_queue, "MAX_RANKED", 5)
     log.record_many([scored("odd", (5.0, 5.0), 0.995), scored("other's", (5.0, 5.0), 1.0, OTHER)])
@@ -125,18 +118,18 @@ def test_a_row_without_sha256_leaves_the_queue_once_labelled(log: Database, data
 
 
 def test_the_queue_ranks_the_newest_images_with_all_labels(
-    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+    log: Database, clustered_rows: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(review_queue, "MAX_RANKED", 16)
     queue = ReviewQueue(log)
     assert len(names(queue.next("interest", limit=100, space=SPACE))) == 16
-    log.add_label(sky["usual 0"].id, "ordinary", who=None, note=None)
+    log.add_label(clustered_rows["usual 0"].id, "ordinary", who=None, note=None)
     found = queue.next("interest", limit=100, space=SPACE)
     assert len(names(found)) == 16
     assert found.candidates[0].why[1] == "most like it: 1 ordinary"
 
 
-def test_new_images_enter_the_queue(log: Database, sky: dict[str, Prediction]) -> None:
+def test_new_images_enter_the_queue(log: Database, clustered_rows: dict[str, Prediction]) -> None:
     queue = ReviewQueue(log)
     assert "odd" not in names(queue.next("interest", limit=10, space=SPACE))
     log.record_many([scored("odd", (50.0, 50.0), 1.0)])
@@ -145,7 +138,7 @@ def test_new_images_enter_the_queue(log: Database, sky: dict[str, Prediction]) -
 
 
 def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
-    log: Database, sky: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
+    log: Database, clustered_rows: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_learn, orders = threading.Event(), ranking.review_orders
 
@@ -175,7 +168,7 @@ def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
 
 
 def test_without_detectors_or_vectors_the_queue_is_sorted_by_novelty(
-    log: Database, sky: dict[str, Prediction], database_url: str
+    log: Database, clustered_rows: dict[str, Prediction], database_url: str
 ) -> None:
     found = ReviewQueue(log).next("interest", limit=2, space=None)
     assert (found.by, found.note, names(found)) == ("novelty", NO_DETECTORS, ["trail 7", "trail 6"])
@@ -211,23 +204,9 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
     connection.close()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with detectors, and one without."""
-    folder = tmp_path_factory.mktemp("models")
-    usual = np.stack([images.decode(data, CONTRACT) for data in USUAL])
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(folder, "resnet50_model", usual)
-    colour_models.publish(folder, "plain", colour_models.TWO_CLASSES)
-    return folder
-
-
-@pytest.fixture
-def client(database_url: str, folder: Path) -> Iterator[TestClient]:
-    settings = Settings(DATABASE_URL=database_url, models_dir=folder)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+@pytest.fixture(scope="session")
+def models_dir(noise_models_dir: Path) -> Path:
+    return noise_models_dir
 
 
 def send(client: TestClient, path: str, data: bytes, name: str = "m51.png") -> Any:
@@ -266,9 +245,9 @@ def test_similar_reports_why_there_is_no_answer(client: TestClient, database_url
     error_message(client.post("/similar"), 422, "file_missing")
 
 
-def test_without_pgvector_all_other_routes_work(database_url: str, folder: Path) -> None:
+def test_without_pgvector_all_other_routes_work(database_url: str, models_dir: Path) -> None:
     query(database_url, "DROP TABLE features; DROP EXTENSION vector")
-    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=folder))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=models_dir))) as client:
         row = send(client, "/detect", USUAL[0]).json()
         assert row["novelty"] is not None
         response = client.get(f"/predictions/{row['id']}/similar")
@@ -322,9 +301,9 @@ def test_an_invalid_label_is_refused_and_a_label_can_be_deleted(client: TestClie
     error_message(client.get("/review/next?by=luck"), 422, "bad_arguments")
 
 
-def test_review_routes_answer_503_while_postgresql_is_down(folder: Path) -> None:
+def test_review_routes_answer_503_while_postgresql_is_down(models_dir: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
-    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=folder))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=models_dir))) as client:
         for response in (
             client.get("/predictions/1/similar"),
             client.post("/predictions/1/label", json={"label": "ordinary"}),

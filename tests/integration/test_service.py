@@ -1,6 +1,5 @@
 """The HTTP API and its errors, with a real PostgreSQL and a real network."""
 
-import gc
 import hashlib
 import io
 import json
@@ -32,7 +31,7 @@ def png(size: tuple[int, int] = (64, 64), seed: int = 0) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network as the default model."""
     folder = tmp_path_factory.mktemp("models")
     colour_models.publish(folder, "resnet50_model", ("SB", "E"))
@@ -40,11 +39,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(database_url: str, model_folder: Path) -> Iterator[TestClient]:
-    settings = Settings(DATABASE_URL=database_url, models_dir=model_folder, max_body_bytes=200_000)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        yield client
-    gc.collect()  # an app is a ring of references, and each holds a network
+def service_settings() -> dict[str, Any]:
+    return {"max_body_bytes": 200_000}
 
 
 def detect(client: TestClient, data: bytes, name: str = "m51.png") -> Any:
@@ -101,8 +97,8 @@ def test_invalid_images_are_refused_with_their_status_and_no_row(
     assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
 
 
-def test_too_many_pixels_are_refused(database_url: str, model_folder: Path) -> None:
-    settings = Settings(DATABASE_URL=database_url, models_dir=model_folder, max_image_pixels=10_000)
+def test_too_many_pixels_are_refused(database_url: str, models_dir: Path) -> None:
+    settings = Settings(DATABASE_URL=database_url, models_dir=models_dir, max_image_pixels=10_000)
     with TestClient(create_app(settings)) as client:
         message = error_message(detect(client, png((101, 100))), 413, "image_too_many_pixels")
         assert "the limit is 10,000 pixels" in message
@@ -263,7 +259,7 @@ def test_models_marks_the_default_model(client: TestClient) -> None:
 
 
 def test_a_missing_model_is_reported_and_served_once_trained(
-    database_url: str, model_folder: Path, tmp_path: Path
+    database_url: str, models_dir: Path, tmp_path: Path
 ) -> None:
     with TestClient(create_app(Settings(DATABASE_URL=database_url, models_dir=tmp_path))) as client:
         response = detect(client, png())
@@ -272,23 +268,23 @@ def test_a_missing_model_is_reported_and_served_once_trained(
         assert "python train_model.py" in error_message(client.get("/health/ready"), 503, "not_ready")
         assert client.get("/health/live").json() == {"status": "live"}
         assert client.get("/models").json() == []
-        for path in sorted(model_folder.iterdir()):
+        for path in sorted(models_dir.iterdir()):
             (tmp_path / path.name).write_bytes(path.read_bytes())
         assert detect(client, png()).status_code == 200
         assert client.get("/health/ready").json() == {"status": "ready", "logged": "committed", "outbox": 0}
 
 
 def test_a_database_without_tables_is_reported_with_the_command_that_sets_it_up(
-    postgres_url: str, model_folder: Path
+    postgres_url: str, models_dir: Path
 ) -> None:
-    with TestClient(create_app(Settings(DATABASE_URL=postgres_url, models_dir=model_folder))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=postgres_url, models_dir=models_dir))) as client:
         assert "python setup_db.py" in error_message(detect(client, png()), 503, "database_not_set_up")
         assert "python setup_db.py" in error_message(client.get("/health/ready"), 503, "not_ready")
 
 
-def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_secrets(model_folder: Path) -> None:
+def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_secrets(models_dir: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
-    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=model_folder))) as client:
+    with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=models_dir))) as client:
         response, ready, predictions = detect(client, png()), client.get("/health/ready"), client.get("/predictions")
         assert (response.status_code, response.json()["logged"], response.json()["id"]) == (200, "queued", None)
         assert ready.json() == {"status": "ready", "logged": "queued", "outbox": 1}

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import colour_models
-import numpy as np
 import pytest
 
 from astrodetect.service import services as services_module
@@ -76,16 +74,6 @@ class CountedDatabase(Database):
     def close(self) -> None:
         super().close()
         CountedDatabase.opened -= 1
-
-
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with anomaly detectors."""
-    folder = tmp_path_factory.mktemp("models")
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    images = np.stack([colour_models.image("nebula", seed) for seed in range(30)])
-    colour_models.attach_novelty(folder, "resnet50_model", images)
-    return folder
 
 
 @pytest.fixture

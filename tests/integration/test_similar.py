@@ -1,7 +1,6 @@
 """Similar images: the stored vectors, and the nearest neighbours among them."""
 
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -26,13 +25,6 @@ def scored_image(number: int, vector: "Floats | tuple[float, ...]", space: str =
         f"{number}.jpg", f"{number:064x}", 0.1, 0.5, "m", "1",
         novelty=0.5, vector=tuple(float(value) for value in vector), space=space,
     )  # fmt: skip
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[Database]:
-    log = Database(database_url, connections=2, timeout_s=5)
-    yield log
-    log.close()
 
 
 def random_images(count: int, seed: int = 0, space: str = SPACE, first: int = 0) -> list[ScoredImage]:

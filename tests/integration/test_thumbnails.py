@@ -34,26 +34,9 @@ MONTH = 30  # days
 SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 
 
-@pytest.fixture
-def log(database_url: str) -> Iterator[Database]:
-    log = Database(database_url, connections=2, timeout_s=5)
-    yield log
-    log.close()
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
-    colour_models.attach_novelty(
-        folder, "resnet50_model", np.stack([colour_models.image("nebula", seed) for seed in range(30)])
-    )
-    return folder
-
-
 @contextmanager
-def service(database_url: str, models: Path, **chosen: object) -> Iterator[TestClient]:
-    settings = Settings(DATABASE_URL=database_url, models_dir=models, **chosen)  # type: ignore[arg-type]
+def service(database_url: str, models_dir: Path, **chosen: object) -> Iterator[TestClient]:
+    settings = Settings(DATABASE_URL=database_url, models_dir=models_dir, **chosen)  # type: ignore[arg-type]
     with TestClient(create_app(settings)) as client:
         yield client
     gc.collect()  # an app is a ring of references, and each holds a network
@@ -72,10 +55,10 @@ def save_thumbnails(log: Database, count: int, size: int = 1000) -> list[str]:
 
 
 def test_a_scored_image_has_a_thumbnail_at_once_and_a_stored_heat_map(
-    database_url: str, models: Path, log: Database
+    database_url: str, models_dir: Path, log: Database
 ) -> None:
     alone, together, unusual = png(1, side=600), png(2), png(3)
-    with service(database_url, models) as client:
+    with service(database_url, models_dir) as client:
         row = client.post("/detect", files={"file": alone}).json()
         client.post("/detect/batch", files={"file": together})
         client.post("/detect-anomalies", files={"file": unusual})
@@ -100,7 +83,7 @@ def test_a_scored_image_has_a_thumbnail_at_once_and_a_stored_heat_map(
 
 @pytest.mark.parametrize("label", colour_models.TWO_CLASSES)
 def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
-    database_url: str, models: Path, tmp_path: Path, log: Database, label: str
+    database_url: str, models_dir: Path, tmp_path: Path, log: Database, label: str
 ) -> None:
     [other] = {*colour_models.TWO_CLASSES} - {label}
     images = [colour_models.image(label, seed) for seed in range(2)]
@@ -109,7 +92,7 @@ def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
     alone, logged = (tmp_path / f"{name}.png" for name in ("alone", "logged"))
     for pixels, path in zip(images, (alone, logged), strict=True):
         Image.fromarray(pixels).save(path)
-    with service(database_url, models) as client:
+    with service(database_url, models_dir) as client:
         row = client.post("/detect", files={"file": alone.read_bytes()}).json()
     assert row["label"] == label
     settings = Settings(DATABASE_URL=database_url)
@@ -117,7 +100,7 @@ def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
         task = batch_scoring.ScoringTask(
             [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
         )
-        batch_scoring.score_task(task, Engine(load_model(models, "resnet50_model")), total=1, record=record)
+        batch_scoring.score_task(task, Engine(load_model(models_dir, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat_map(sha256_of(path.read_bytes()), row["model_version"])
         assert heat is not None
@@ -125,16 +108,18 @@ def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
         assert heat.places[8:, 8:].min() > 0
 
 
-def test_a_limit_of_zero_bytes_deletes_and_stores_no_thumbnails(database_url: str, models: Path, log: Database) -> None:
+def test_a_limit_of_zero_bytes_deletes_and_stores_no_thumbnails(
+    database_url: str, models_dir: Path, log: Database
+) -> None:
     save_thumbnails(log, 3)
-    with service(database_url, models, thumbnail_max_bytes=0) as client:
+    with service(database_url, models_dir, thumbnail_max_bytes=0) as client:
         row = client.post("/detect", files={"file": png()}).json()
         assert client.get(f"/pictures/{row['image_sha256']}").status_code == 404
     assert query(database_url, "SELECT count(*) FROM pictures") == [(0,)]
 
 
 def test_scores_recorded_by_the_command_have_thumbnails(
-    database_url: str, models: Path, tmp_path: Path, log: Database
+    database_url: str, models_dir: Path, tmp_path: Path, log: Database
 ) -> None:
     (tmp_path / "sky").mkdir()
     for seed in range(3):
@@ -143,7 +128,7 @@ def test_scores_recorded_by_the_command_have_thumbnails(
     done = subprocess.run(
         [sys.executable, "-m", "astrodetect", "score", str(tmp_path / "sky"), "--log", "--output", tmp_path / "t.csv"],
         cwd=ROOT,
-        env={"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models), "PATH": ""},
+        env={"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models_dir), "PATH": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -29,7 +29,7 @@ def engine(model_folder: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nested_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nested folders with every kind of file; two images are unreadable."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
@@ -69,14 +69,18 @@ def rows_in(output: Path, columns: list[str] = resumable_table.COLUMNS) -> list[
     return rows
 
 
-def test_rows_equal_single_image_scores_in_the_order_of_the_paths(sky: Path, engine: Engine, tmp_path: Path) -> None:
-    summary = score(task([sky], tmp_path / "t.csv"), engine)
+def test_rows_equal_single_image_scores_in_the_order_of_the_paths(
+    nested_images: Path, engine: Engine, tmp_path: Path
+) -> None:
+    summary = score(task([nested_images], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
     expected = [
-        path for path in sky.rglob("*") if path.suffix.lower() in dataset.IMAGE_SUFFIXES and "/." not in str(path)
+        path
+        for path in nested_images.rglob("*")
+        if path.suffix.lower() in dataset.IMAGE_SUFFIXES and "/." not in str(path)
     ]
     assert [row[0] for row in rows] == sorted(map(str, expected))
-    bad = {str(sky / "a" / "torn.jpg"), str(sky / "c" / "text.png")}
+    bad = {str(nested_images / "a" / "torn.jpg"), str(nested_images / "c" / "text.png")}
     for path, score_, result, error, *model in rows:
         assert model == [engine.manifest.name, engine.manifest.version]
         if path in bad:
@@ -138,24 +142,26 @@ def test_multiclass_table_has_the_most_probable_class_and_every_probability(tmp_
     assert table.column("p_lawn").to_pylist() == [float(row[7]) if row[7] else None for row in [*rows, bad]]
 
 
-def test_a_file_given_by_name_is_scored_whatever_its_suffix(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_a_file_given_by_name_is_scored_whatever_its_suffix(
+    nested_images: Path, engine: Engine, tmp_path: Path
+) -> None:
     unnamed = tmp_path / ".no-suffix"
-    shutil.copy(sky / "a.jpg", unnamed)
-    score(task([unnamed, sky / "b"], tmp_path / "t.csv"), engine)
+    shutil.copy(nested_images / "a.jpg", unnamed)
+    score(task([unnamed, nested_images / "b"], tmp_path / "t.csv"), engine)
     names = [".no-suffix", "1.jpeg", "2.JPG", "4.jpg"]
     assert [Path(row[0]).name for row in rows_in(tmp_path / "t.csv")] == names
 
 
-def test_walk_follows_links_to_images_but_not_to_folders(sky: Path, tmp_path: Path) -> None:
-    (tmp_path / "image.jpg").symlink_to(sky / "a.jpg")
+def test_walk_follows_links_to_images_but_not_to_folders(nested_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").symlink_to(nested_images / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
     assert list(dataset.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
-    (tmp_path / "outside").symlink_to(sky / "b")
+    (tmp_path / "outside").symlink_to(nested_images / "b")
     assert len(list(dataset.walk_images([str(tmp_path / "outside")]))) == 3
 
 
-def test_walk_reads_a_folder_only_when_it_reaches_it(sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_reads_a_folder_only_when_it_reaches_it(nested_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, names = [], dataset._names
 
     def counted(prefix: str) -> list[str]:
@@ -163,20 +169,20 @@ def test_walk_reads_a_folder_only_when_it_reaches_it(sky: Path, monkeypatch: pyt
         return names(prefix)
 
     monkeypatch.setattr(dataset, "_names", counted)
-    next(dataset.walk_images([str(sky)]))
-    assert read == [f"{sky}{os.sep}"]
+    next(dataset.walk_images([str(nested_images)]))
+    assert read == [f"{nested_images}{os.sep}"]
 
 
 @pytest.mark.parametrize("here", [".", "./"])
 def test_walk_yields_normalised_relative_paths(
-    sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+    nested_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
-    monkeypatch.chdir(sky)
+    monkeypatch.chdir(nested_images)
     assert list(dataset.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
     assert next(dataset.walk_images([here])) == "a.jpg"
 
 
-def test_images_in_memory_are_bounded_by_the_read_ahead_window(sky: Path, engine: Engine) -> None:
+def test_images_in_memory_are_bounded_by_the_read_ahead_window(nested_images: Path, engine: Engine) -> None:
     lock, read, consumed, most = threading.Lock(), 0, 0, 0
 
     def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
@@ -256,7 +262,7 @@ def test_a_run_resumes_after_whole_batches_so_that_batches_are_cut_at_the_same_f
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
-    sky: Path, engine: Engine, tmp_path: Path, suffix: str
+    nested_images: Path, engine: Engine, tmp_path: Path, suffix: str
 ) -> None:
     uninterrupted, output = tmp_path / f"uninterrupted{suffix}", tmp_path / f"resumed{suffix}"
     logged: dict[uuid.UUID, str] = {}
@@ -269,38 +275,40 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         if calls in {2, 3}:
             raise DatabaseUnavailable("gone")
 
-    score(task([sky], uninterrupted), engine)
+    score(task([nested_images], uninterrupted), engine)
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable):
-            score(task([sky], output), engine, fail_twice)
+            score(task([nested_images], output), engine, fail_twice)
         assert not output.exists()
-    score(task([sky], output), engine, fail_twice)
+    score(task([nested_images], output), engine, fail_twice)
     assert output.read_bytes() == uninterrupted.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in dataset.walk_images([str(sky)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in dataset.walk_images([str(nested_images)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 
 
-def test_a_finished_table_is_replaced_only_by_a_complete_one(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_a_finished_table_is_replaced_only_by_a_complete_one(
+    nested_images: Path, engine: Engine, tmp_path: Path
+) -> None:
     def unavailable(*_: object) -> None:
         raise DatabaseUnavailable("gone")
 
     output = tmp_path / "t.csv"
-    score(task([sky / "b"], output), engine)
+    score(task([nested_images / "b"], output), engine)
     before = output.read_bytes()
     with pytest.raises(DataError, match="exists already: --restart"):
-        task([sky], output).check()
+        task([nested_images], output).check()
     with pytest.raises(DatabaseUnavailable):
-        score(task([sky], output, restart=True), engine, unavailable)
+        score(task([nested_images], output, restart=True), engine, unavailable)
     assert output.read_bytes() == before
-    score(task([sky], output), engine, lambda *_: None)  # resumes the new run without --restart
-    assert len(rows_in(output)) == task([sky], tmp_path / "other.csv").check()
+    score(task([nested_images], output), engine, lambda *_: None)  # resumes the new run without --restart
+    assert len(rows_in(output)) == task([nested_images], tmp_path / "other.csv").check()
 
 
-def test_parquet_and_csv_tables_have_the_same_values(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_parquet_and_csv_tables_have_the_same_values(nested_images: Path, engine: Engine, tmp_path: Path) -> None:
     from pyarrow.parquet import read_table
 
     for output in (tmp_path / "t.csv", tmp_path / "t.parquet"):
-        score(task([sky], output), engine)
+        score(task([nested_images], output), engine)
     columns = read_table(tmp_path / "t.parquet").to_pydict()
     assert list(columns) == resumable_table.COLUMNS
     rows = [
@@ -311,13 +319,13 @@ def test_parquet_and_csv_tables_have_the_same_values(sky: Path, engine: Engine, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="such names exist only there")
-def test_unusual_file_names_are_scored_and_logged(sky: Path, engine: Engine, tmp_path: Path) -> None:
+def test_unusual_file_names_are_scored_and_logged(nested_images: Path, engine: Engine, tmp_path: Path) -> None:
     from pyarrow.parquet import read_table
 
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in ODD_NAMES:
-        shutil.copy(sky / "a.jpg", folder / name)
+        shutil.copy(nested_images / "a.jpg", folder / name)
     logged: list[ScoredImage] = []
     for output in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         score(task([folder], output), engine, lambda scored, *_: logged.extend(scored))

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with two unreadable files."""
     folder = tmp_path_factory.mktemp("sky")
     random = np.random.default_rng(0)
@@ -60,9 +60,11 @@ def extract(path: Path, extractor: FeatureExtractor, cache: Path) -> extraction.
     )
 
 
-def test_features_of_the_same_files_are_computed_once_even_in_another_folder(sky: Path, tmp_path: Path) -> None:
-    first = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path / "cache")
-    shutil.copytree(sky, tmp_path / "moved")
+def test_features_of_the_same_files_are_computed_once_even_in_another_folder(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    first = extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path / "cache")
+    shutil.copytree(class_folders, tmp_path / "moved")
     again, computed = counting(extraction.measured_extractor(CONTRACT))
     second = extract(tmp_path / "moved", again, tmp_path / "cache")
     assert computed == []
@@ -72,8 +74,8 @@ def test_features_of_the_same_files_are_computed_once_even_in_another_folder(sky
     assert [item.path.name for item in first.items] == [item.path.name for item in second.items]
 
 
-def test_unreadable_files_are_skipped_with_their_reason(sky: Path, tmp_path: Path) -> None:
-    extracted = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path)
+def test_unreadable_files_are_skipped_with_their_reason(class_folders: Path, tmp_path: Path) -> None:
+    extracted = extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path)
     assert {(file.path.name, file.reason.split(":")[0]) for file in extracted.skipped} == {
         ("bad.jpg", "not a supported image"),
         ("empty.png", "the file is empty"),
@@ -83,7 +85,7 @@ def test_unreadable_files_are_skipped_with_their_reason(sky: Path, tmp_path: Pat
         DataError, match=r"no usable image in sky: the first of 1 files, .*bad.jpg, not a supported image"
     ):
         extraction.extract_features(
-            [ListedImage(sky / "E" / "bad.jpg", "")],
+            [ListedImage(class_folders / "E" / "bad.jpg", "")],
             extraction.measured_extractor(CONTRACT),
             tmp_path,
             run_batches=read_ahead,
@@ -92,19 +94,19 @@ def test_unreadable_files_are_skipped_with_their_reason(sky: Path, tmp_path: Pat
         )
 
 
-def test_features_computed_before_an_interrupt_are_cached(sky: Path, tmp_path: Path) -> None:
+def test_features_computed_before_an_interrupt_are_cached(class_folders: Path, tmp_path: Path) -> None:
     interrupted, before = counting(extraction.measured_extractor(CONTRACT), cut_after=12)
     with pytest.raises(KeyboardInterrupt):
-        extract(sky, interrupted, tmp_path)
+        extract(class_folders, interrupted, tmp_path)
     resumed, after = counting(extraction.measured_extractor(CONTRACT))
-    extracted = extract(sky, resumed, tmp_path)
+    extracted = extract(class_folders, resumed, tmp_path)
     assert sum(before) > 0
     assert extracted.computed == sum(after) < COUNT
-    whole = extract(sky, extraction.measured_extractor(CONTRACT), tmp_path / "elsewhere")
+    whole = extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path / "elsewhere")
     np.testing.assert_allclose(extracted.features, whole.features, rtol=1e-3, atol=1e-5)  # results depend on the batch
 
 
-def test_features_are_computed_by_the_given_batch_runner(sky: Path, tmp_path: Path) -> None:
+def test_features_are_computed_by_the_given_batch_runner(class_folders: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def sequentially(
@@ -114,7 +116,7 @@ def test_features_are_computed_by_the_given_batch_runner(sky: Path, tmp_path: Pa
             sizes.append(streams)
             yield compute(read(batch))
 
-    items = dataset.list_images([sky])
+    items = dataset.list_images([class_folders])
     extractor, computed = counting(extraction.measured_extractor(CONTRACT))
     extracted = extraction.extract_features(
         items, extractor, tmp_path, run_batches=sequentially, title="sky", max_pixels=MAX_PIXELS
@@ -123,19 +125,19 @@ def test_features_are_computed_by_the_given_batch_runner(sky: Path, tmp_path: Pa
     assert extracted.computed == sum(computed) == COUNT
 
 
-def test_another_image_contract_has_its_own_cache(sky: Path, tmp_path: Path) -> None:
-    extract(sky, extraction.measured_extractor(CONTRACT), tmp_path)
+def test_another_image_contract_has_its_own_cache(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path)
     other = extraction.measured_extractor(ImageContract(size=32, crop=0.5, stretch="asinh"))
-    assert extract(sky, other, tmp_path).computed == COUNT
+    assert extract(class_folders, other, tmp_path).computed == COUNT
 
 
-def test_features_in_a_truncated_cache_file_are_computed_again(sky: Path, tmp_path: Path) -> None:
+def test_features_in_a_truncated_cache_file_are_computed_again(class_folders: Path, tmp_path: Path) -> None:
     extractor = extraction.measured_extractor(CONTRACT)
-    extract(sky, extractor, tmp_path)
+    extract(class_folders, extractor, tmp_path)
     for path in (tmp_path / extractor.cache_key).glob("*.npy"):
         path.write_bytes(path.read_bytes()[:1000])
-    assert extract(sky, extractor, tmp_path).computed == COUNT
-    assert extract(sky, extractor, tmp_path).computed == 0
+    assert extract(class_folders, extractor, tmp_path).computed == COUNT
+    assert extract(class_folders, extractor, tmp_path).computed == 0
 
 
 def test_concurrent_writers_of_a_feature_cache_do_not_lose_features(tmp_path: Path) -> None:
@@ -166,11 +168,11 @@ def test_feature_cache_removes_the_least_recently_used_files_first(
     assert [len(list((tmp_path / name).glob("*.npy"))) for name in "012"] == [1, 0, 1]
 
 
-def test_listed_images_are_labelled_only_by_class_folders_and_tables(sky: Path, tmp_path: Path) -> None:
-    assert {item.label for item in dataset.list_images([sky])} == {"E", "S"}
-    assert {item.label for item in dataset.list_images([sky / "E"])} == {""}
-    assert {item.label for item in dataset.list_images([sky / "E", sky / "S"])} == {""}
-    (tmp_path / "some.csv").write_text(f"path,label\n{sky / 'E' / '00.jpg'},odd\n")
+def test_listed_images_are_labelled_only_by_class_folders_and_tables(class_folders: Path, tmp_path: Path) -> None:
+    assert {item.label for item in dataset.list_images([class_folders])} == {"E", "S"}
+    assert {item.label for item in dataset.list_images([class_folders / "E"])} == {""}
+    assert {item.label for item in dataset.list_images([class_folders / "E", class_folders / "S"])} == {""}
+    (tmp_path / "some.csv").write_text(f"path,label\n{class_folders / 'E' / '00.jpg'},odd\n")
     assert [(item.path.name, item.label) for item in dataset.list_images([tmp_path / "some.csv"])] == [
         ("00.jpg", "odd")
     ]

@@ -43,14 +43,14 @@ def pixels() -> Floats:
     return np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3)).astype(np.float32)
 
 
-@pytest.fixture
-def catalogue(tmp_path: Path) -> Dataset:
-    random = np.random.default_rng(2)
+@pytest.fixture(scope="module")
+def noise_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    random, folder = np.random.default_rng(2), tmp_path_factory.mktemp("images")
     for name in ("SB", "E"):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         for number in range(11):
-            images.write_jpeg(tmp_path / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
-    return dataset.read_dataset(tmp_path, ("SB", "E"), title="images")
+            images.write_jpeg(folder / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    return dataset.read_dataset(folder, ("SB", "E"), title="images")
 
 
 def scores(model: keras.Model, pixels: Floats) -> Floats:
@@ -155,9 +155,9 @@ def test_with_a_frozen_backbone_only_the_head_is_trainable() -> None:
     assert [tuple(weight.shape) for weight in frozen.trainable_weights] == [(2048, 1), (1,)]
 
 
-def test_an_epoch_has_every_image_once_and_can_start_at_any_batch(catalogue: Dataset) -> None:
+def test_an_epoch_has_every_image_once_and_can_start_at_any_batch(noise_images: Dataset) -> None:
     def epoch(start: int = 0, number: int = 3, *, augment: bool = True) -> list[tuple[Floats, Floats]]:
-        frames = ImageCache(catalogue, CONTRACT)
+        frames = ImageCache(noise_images, CONTRACT)
         batches = Epoch(frames, 4, TASK, seed=1, epoch=number, start=start, size=SIZE if augment else None)
         return [batches[i][:2] for i in range(len(batches))]  # type: ignore[misc]
 
@@ -169,10 +169,10 @@ def test_an_epoch_has_every_image_once_and_can_start_at_any_batch(catalogue: Dat
     assert not np.array_equal(whole[0][0], epoch(augment=False)[0][0])
 
 
-def test_batches_keep_the_order_of_the_dataset(catalogue: Dataset) -> None:
-    batches = Batches(ImageCache(catalogue, CONTRACT), 8, TASK)
+def test_batches_keep_the_order_of_the_dataset(noise_images: Dataset) -> None:
+    batches = Batches(ImageCache(noise_images, CONTRACT), 8, TASK)
     labels = np.concatenate([batches[i][1] for i in range(len(batches))])[:, 0]
-    assert np.array_equal(labels, catalogue.labels)
+    assert np.array_equal(labels, noise_images.labels)
 
 
 def test_augmentation_rotates_shifts_and_zooms_within_its_limits() -> None:
@@ -198,7 +198,9 @@ def test_images_for_augmentation_are_larger_at_the_same_scale_if_the_frame_allow
     assert augmentation_contract(ImageContract(size=64, crop=1.0)) == ImageContract(size=64, crop=1.0)
 
 
-def test_the_image_cache_decodes_once_what_fits_in_memory(catalogue: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_cache_decodes_once_what_fits_in_memory(
+    noise_images: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from astrodetect.learning import batches
 
     read: list[Path] = []
@@ -210,10 +212,10 @@ def test_the_image_cache_decodes_once_what_fits_in_memory(catalogue: Dataset, mo
         return true(path, contract)
 
     monkeypatch.setattr(images, "decode_file", counted)
-    frames = ImageCache(catalogue, CONTRACT)
+    frames = ImageCache(noise_images, CONTRACT)
     first, second = ([frames[i] for i in range(len(frames))] for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len(read) == 2 * len(catalogue) - 10
+    assert len(read) == 2 * len(noise_images) - 10
 
 
 def test_targets_of_several_classes_are_one_hot_and_weighted_by_class() -> None:
@@ -244,13 +246,13 @@ def test_a_checkpoint_restores_weights_and_optimiser(model: keras.Model, pixels:
         assert np.abs(a - b).max() < 1e-7
 
 
-def small_fit(catalogue: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
+def small_fit(noise_images: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
     """A run of two epochs of five batches, with a network that takes no time."""
     network.set_seed(0)
     tiny = keras.Sequential(
         [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
     )
-    learn, validation = catalogue.split(0.1, 0)
+    learn, validation = noise_images.split(0.1, 0)
     return network_training.fit_network(
         tiny,
         learn,
@@ -275,27 +277,27 @@ def stops_at(time_asked: int) -> Iterator[Callable[[], bool]]:
 
 @pytest.mark.parametrize(("stop", "where"), [(1, (0, 1)), (4, (0, 4)), (5, (0, 5)), (6, (1, 0)), (8, (1, 2))])
 def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(
-    catalogue: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
+    noise_images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
 ) -> None:
-    whole = small_fit(catalogue, Checkpoint(tmp_path / "whole"))
+    whole = small_fit(noise_images, Checkpoint(tmp_path / "whole"))
     cut = Checkpoint(tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_stop_requests", lambda: stops_at(stop))
         with pytest.raises(network_training.TrainingStopped):
-            small_fit(catalogue, cut)
+            small_fit(noise_images, cut)
     state = cut.load("run")
     assert state is not None
     assert (state.epoch, state.step) == where
-    resumed = small_fit(catalogue, cut)
+    resumed = small_fit(noise_images, cut)
     assert len(resumed) == 2
     for a, b in zip(whole, resumed, strict=True):
         assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
 
 
-def test_a_training_that_diverges_is_reported_and_its_checkpoint_removed(catalogue: Dataset, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_reported_and_its_checkpoint_removed(noise_images: Dataset, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "run")
     with pytest.raises(ModelError, match="lower --learning-rate"):
-        small_fit(catalogue, checkpoint, learning_rate=float("nan"))
+        small_fit(noise_images, checkpoint, learning_rate=float("nan"))
     assert checkpoint.load("run") is None
 
 

@@ -60,22 +60,22 @@ def printed() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def folder(
+def models_dir(
     model: keras.Model, held_out: export.HeldOut, printed: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """With a published model that has all three precisions."""
-    folder = tmp_path_factory.mktemp("models")
+    models_dir = tmp_path_factory.mktemp("models")
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         export.export_model(
-            export.TrainedNetwork(model), manifest(), folder, held_out, calibration_images=held_out.pixels[:8]
+            export.TrainedNetwork(model), manifest(), models_dir, held_out, calibration_images=held_out.pixels[:8]
         )
     printed.update(out=out.getvalue(), err=err.getvalue())
-    return folder
+    return models_dir
 
 
 @pytest.fixture(scope="module")
-def exact(folder: Path, held_out: export.HeldOut) -> Outputs:
-    return Engine(load_model(folder, "m", "f32")).run(held_out.pixels)
+def exact(models_dir: Path, held_out: export.HeldOut) -> Outputs:
+    return Engine(load_model(models_dir, "m", "f32")).run(held_out.pixels)
 
 
 def manifest() -> Manifest:
@@ -91,8 +91,8 @@ def biased(network: Any, _pixels: NDArray[np.uint8]) -> Any:
     return network
 
 
-def test_int8_with_the_same_decisions_as_keras_serves(folder: Path, held_out: export.HeldOut) -> None:
-    loaded = load_model(folder, "m")
+def test_int8_with_the_same_decisions_as_keras_serves(models_dir: Path, held_out: export.HeldOut) -> None:
+    loaded = load_model(models_dir, "m")
     assert loaded.precision == loaded.manifest.precision == "int8"
     served = Engine(loaded).run(held_out.pixels)
     assert np.array_equal(served.scores > 0.5, held_out.probabilities[:, 1] > 0.5)
@@ -105,19 +105,19 @@ def test_int8_with_the_same_decisions_as_keras_serves(folder: Path, held_out: ex
     assert export.MIN_R_SQUARED <= min(measured.features, measured.maps) < 1
 
 
-def test_only_the_network_of_the_serving_precision_is_loaded(folder: Path) -> None:
+def test_only_the_network_of_the_serving_precision_is_loaded(models_dir: Path) -> None:
     for precision, stem in (("int8", "m.int8"), ("bf16", "m"), ("f32", "m")):
-        loaded = load_model(folder, "m", precision)  # type: ignore[arg-type]
-        assert loaded.xml == (folder / f"{stem}.xml").read_bytes()
-        assert loaded.weights == (folder / f"{stem}.bin").read_bytes()
-    assert len(load_model(folder, "m").weights) < len(load_model(folder, "m", "f32").weights) / 3.5
+        loaded = load_model(models_dir, "m", precision)  # type: ignore[arg-type]
+        assert loaded.xml == (models_dir / f"{stem}.xml").read_bytes()
+        assert loaded.weights == (models_dir / f"{stem}.bin").read_bytes()
+    assert len(load_model(models_dir, "m").weights) < len(load_model(models_dir, "m", "f32").weights) / 3.5
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batch_composition_does_not_change_outputs_in_any_precision(
-    folder: Path, held_out: export.HeldOut, precision: Precision
+    models_dir: Path, held_out: export.HeldOut, precision: Precision
 ) -> None:
-    engine = Engine(load_model(folder, "m", precision))
+    engine = Engine(load_model(models_dir, "m", precision))
     alone = [engine.run(held_out.pixels[[i]]) for i in range(12)]
     for count in range(2, 9):
         for first in range(0, 12 - count + 1):
@@ -128,8 +128,10 @@ def test_batch_composition_does_not_change_outputs_in_any_precision(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_concurrent_callers_get_their_own_outputs(folder: Path, held_out: export.HeldOut, precision: Precision) -> None:
-    engine = Engine(load_model(folder, "m", precision))
+def test_concurrent_callers_get_their_own_outputs(
+    models_dir: Path, held_out: export.HeldOut, precision: Precision
+) -> None:
+    engine = Engine(load_model(models_dir, "m", precision))
     parts = [held_out.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
     with ThreadPoolExecutor(2 * engine.streams) as pool:
         results = list(pool.map(engine.run, parts))
@@ -141,7 +143,7 @@ def test_concurrent_callers_get_their_own_outputs(folder: Path, held_out: export
 
 @pytest.mark.parametrize(("has_bf16", "serves"), [(True, "bf16"), (False, "f32")])
 def test_int8_with_other_decisions_is_refused_and_the_next_precision_serves(
-    folder: Path,
+    models_dir: Path,
     held_out: export.HeldOut,
     exact: Outputs,
     tmp_path: Path,
@@ -153,7 +155,7 @@ def test_int8_with_other_decisions_is_refused_and_the_next_precision_serves(
     monkeypatch.setattr(export, "to_int8", biased)
     monkeypatch.setattr(export, "has_bf16", lambda: has_bf16)
     for file in ("m.xml", "m.bin"):
-        shutil.copy(folder / file, tmp_path)
+        shutil.copy(models_dir / file, tmp_path)
     chosen = export.choose_precision(manifest(), tmp_path / "m.xml", exact, held_out, held_out.pixels[:2])
     refused = chosen.fidelity["int8"]
     assert (refused.kept, refused.same_decisions) == (False, 0.5)
@@ -163,9 +165,9 @@ def test_int8_with_other_decisions_is_refused_and_the_next_precision_serves(
 
 
 def test_low_precision_must_keep_decisions_auc_and_explanations(
-    folder: Path, held_out: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
+    models_dir: Path, held_out: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    low = load_model(folder, "m", "int8")
+    low = load_model(models_dir, "m", "int8")
     assert export.measure_fidelity(low, exact, held_out).kept
     for limit, value in (("MIN_SAME_DECISIONS", 1.01), ("MAX_AUC_CHANGE", -1.0), ("MIN_R_SQUARED", 1.01)):
         with monkeypatch.context() as patch:
@@ -183,8 +185,8 @@ def test_r_squared_measures_the_error_against_the_variation_between_images() -> 
     assert export.r_squared(maps + np.float32(0.01), maps) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_first_convolution_the_head_and_the_later_residual_additions_stay_in_float(folder: Path) -> None:
-    loaded = load_model(folder, "m")
+def test_the_first_convolution_the_head_and_the_later_residual_additions_stay_in_float(models_dir: Path) -> None:
+    loaded = load_model(models_dir, "m")
     nodes = openvino.Core().read_model(loaded.xml, loaded.weights).get_ordered_ops()
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
     in_float = [node for node in convolutions if inputs(node)[1] == "Constant"]
@@ -198,16 +200,16 @@ def inputs(node: Any) -> list[str]:
     return [str(entry.get_source_output().get_node().get_type_name()) for entry in node.inputs()]
 
 
-def test_each_precision_is_checked_against_its_own_canary_score(folder: Path) -> None:
-    true = load_model(folder, "m", "int8")
+def test_each_precision_is_checked_against_its_own_canary_score(models_dir: Path) -> None:
+    true = load_model(models_dir, "m", "int8")
     Engine(replace(true, manifest=replace(true.manifest, canary_score=0.987)))  # float32's, which does not serve
     other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.expected_canary_score("int8") + 0.1)
     with pytest.raises(ModelError, match=r"canary 0\.\d+ in int8, not .* set ASTRODETECT_PRECISION=f32"):
         Engine(replace(true, manifest=replace(true.manifest, fidelity={"int8": other})))
 
 
-def test_an_int8_network_with_corrupted_weights_is_refused(folder: Path) -> None:
-    true = load_model(folder, "m", "int8")
+def test_an_int8_network_with_corrupted_weights_is_refused(models_dir: Path) -> None:
+    true = load_model(models_dir, "m", "int8")
     spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
     spoilt[len(spoilt) // 4 :] = 1
     with pytest.raises(ModelError, match="model m"):

@@ -34,7 +34,7 @@ STATISTICS = PixelStatistics((100.0,) * 3, (4000.0,) * 3)
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def blob_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Three classes that differ in brightness, and a blob somewhere."""
     random, folder = np.random.default_rng(3), tmp_path_factory.mktemp("images")
     for number, name in enumerate(CLASSES):
@@ -51,8 +51,8 @@ NETWORKS = [recipe.name for recipe in RECIPES.values() if recipe.kind != "forest
 
 
 @pytest.fixture(scope="module")
-def pixels(catalogue: Dataset) -> NDArray[np.uint8]:
-    return training.read_pixels(catalogue, CONTRACT)
+def pixels(blob_images: Dataset) -> NDArray[np.uint8]:
+    return training.read_pixels(blob_images, CONTRACT)
 
 
 def plan(recipe: str, **changes: object) -> training.TrainingPlan:
@@ -76,13 +76,13 @@ def plan(recipe: str, **changes: object) -> training.TrainingPlan:
 
 
 def published(
-    model: export.TrainedModel, catalogue: Dataset, pixels: NDArray[np.uint8], folder: Path, recipe: str = "resnet50"
+    model: export.TrainedModel, blob_images: Dataset, pixels: NDArray[np.uint8], folder: Path, recipe: str = "resnet50"
 ) -> Outputs:
     """The outputs of the published model for the images."""
-    binary = len(catalogue.classes) == 2
+    binary = len(blob_images.classes) == 2
     manifest = Manifest(
         name="m",
-        classes=list(catalogue.classes),
+        classes=list(blob_images.classes),
         image=CONTRACT,
         metrics={},
         data={},
@@ -91,12 +91,14 @@ def published(
         task="binary" if binary else "classes",
         recipe=recipe,
     )
-    export.export_model(model, manifest, folder, export.HeldOut(pixels, catalogue.labels, model.probabilities(pixels)))
+    export.export_model(
+        model, manifest, folder, export.HeldOut(pixels, blob_images.labels, model.probabilities(pixels))
+    )
     return Engine(load_model(folder, "m")).run_all(pixels)
 
 
-def two_classes(catalogue: Dataset) -> Dataset:
-    return replace(catalogue.subset(np.flatnonzero(catalogue.labels < 2)), classes=("dark", "grey"))
+def two_classes(blob_images: Dataset) -> Dataset:
+    return replace(blob_images.subset(np.flatnonzero(blob_images.labels < 2)), classes=("dark", "grey"))
 
 
 def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
@@ -132,7 +134,7 @@ def test_a_recipe_has_a_backbone_where_it_is_a_network() -> None:
 
 @pytest.mark.parametrize(("recipe", "outputs"), [*((recipe, 3) for recipe in NETWORKS), ("resnet50", 1), ("cnn", 1)])
 def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to_the_logit(
-    recipe: str, outputs: int, catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
+    recipe: str, outputs: int, blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     network.set_seed(1)
     keras_model = network.build(recipe, SIZE, STATISTICS, outputs)
@@ -140,7 +142,7 @@ def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to
     for layer in network.backbone_layers(keras_model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([weight + random.uniform(0, 0.2, weight.shape) for weight in layer.get_weights()])
-    labelled = catalogue if outputs == 3 else two_classes(catalogue)
+    labelled = blob_images if outputs == 3 else two_classes(blob_images)
     sample = labelled.subset(np.arange(0, len(labelled), len(labelled) // 10))
     served = published(export.TrainedNetwork(keras_model), sample, pixels[::6][: len(sample)], tmp_path)
     predicted = keras_model.predict(pixels[::6][: len(sample)], verbose=0)
@@ -164,9 +166,9 @@ def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_exported_forest_scores_as_scikit_learn_does_and_its_map_sums_to_the_change_of_the_vote(
-    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path, *, binary: bool
+    blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path, *, binary: bool
 ) -> None:
-    labelled = two_classes(catalogue) if binary else catalogue
+    labelled = two_classes(blob_images) if binary else blob_images
     pixels = pixels[: len(labelled)]
     trained = forest.fit_forest(pixels, labelled.labels, seed=0, balance=False, augment=False, binary=binary)
     expected = RandomForestClassifier(forest.TREE_COUNT, criterion="entropy", random_state=0).fit(
@@ -191,7 +193,7 @@ def test_an_exported_forest_scores_as_scikit_learn_does_and_its_map_sums_to_the_
 
 
 def test_temperature_scaling_of_a_network_reaches_its_exported_scores(
-    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
+    blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     network.set_seed(1)
     model = export.TrainedNetwork(network.build("cnn", SIZE, STATISTICS, 3))
@@ -199,7 +201,7 @@ def test_temperature_scaling_of_a_network_reaches_its_exported_scores(
     model.calibrate(4.0)
     expected = np.log(before) / 4
     expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
-    assert published(model, catalogue, pixels, tmp_path).probabilities == pytest.approx(expected, abs=1e-5)
+    assert published(model, blob_images, pixels, tmp_path).probabilities == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -219,10 +221,10 @@ def test_the_linear_probe_finds_the_optimum_that_scikit_learn_finds(outputs: int
     assert probabilities == pytest.approx(peer.predict_proba(scaled), abs=5e-3)
 
 
-def fit_probe(catalogue: Dataset, store: Path, *, augment: bool = True) -> tuple[keras.Model, list[dict[str, float]]]:
+def fit_probe(blob_images: Dataset, store: Path, *, augment: bool = True) -> tuple[keras.Model, list[dict[str, float]]]:
     network.set_seed(0)
     model = network.build("cnn", SIZE, STATISTICS, 3)
-    learn, validation = catalogue.split(0.2, 0)
+    learn, validation = blob_images.split(0.2, 0)
     history = linear_probe.fit_linear_probe(
         model,
         learn,
@@ -238,37 +240,37 @@ def fit_probe(catalogue: Dataset, store: Path, *, augment: bool = True) -> tuple
 
 
 def test_a_head_fitted_to_stored_features_gives_the_network_the_same_validation_loss(
-    catalogue: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
+    blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    model, history = fit_probe(catalogue, tmp_path)
+    model, history = fit_probe(blob_images, tmp_path)
     predicted = model.predict(pixels, verbose=0)
-    assert (predicted.argmax(axis=1) == catalogue.labels).mean() > 0.9
+    assert (predicted.argmax(axis=1) == blob_images.labels).mean() > 0.9
     best = min(history, key=lambda strength: strength["watched_loss"])
-    _, validation = catalogue.split(0.2, 0)
+    _, validation = blob_images.split(0.2, 0)
     own = model.predict(training.read_pixels(validation, CONTRACT), verbose=0)
     log_loss = -np.log(own[np.arange(len(own)), validation.labels]).mean()
     assert log_loss == pytest.approx(best["watched_loss"], abs=0.02)  # the features were computed in fewer bits
 
 
 def test_stored_features_cover_every_image_in_every_orientation_and_are_reused_by_the_same_run(
-    catalogue: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blob_images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[NDArray[np.uint8]] = []
     monkeypatch.setattr(linear_probe, "features_engine", lambda *_: _RecordingEngine(batches.append))
     network.set_seed(0)
     model = network.build("cnn", SIZE, STATISTICS, 3)
     features = linear_probe._FeatureStore(model, CONTRACT, tmp_path, "run")
-    first = features.of(catalogue, 2, "features")
+    first = features.of(blob_images, 2, "features")
     assert first.shape == (120, 128)
     expected = np.stack(
-        [orient(pixels, view) for view in range(2) for pixels in training.read_pixels(catalogue, CONTRACT)]
+        [orient(pixels, view) for view in range(2) for pixels in training.read_pixels(blob_images, CONTRACT)]
     )
     assert np.array_equal(first[:, 0], expected.reshape(120, -1).mean(axis=1, dtype=np.float32))
     computed = len(batches)
-    again = linear_probe._FeatureStore(model, CONTRACT, tmp_path, "run").of(catalogue, 2, "features")
+    again = linear_probe._FeatureStore(model, CONTRACT, tmp_path, "run").of(blob_images, 2, "features")
     assert np.array_equal(again, first)
     assert len(batches) == computed  # none was computed again
-    linear_probe._FeatureStore(model, CONTRACT, tmp_path, "another run").of(catalogue, 2, "features")
+    linear_probe._FeatureStore(model, CONTRACT, tmp_path, "another run").of(blob_images, 2, "features")
     assert len(batches) == 2 * computed
 
 
@@ -288,9 +290,9 @@ class _RecordingEngine:
 
 
 def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
-    catalogue: Dataset, tmp_path: Path
+    blob_images: Dataset, tmp_path: Path
 ) -> None:
-    learn, validation = catalogue.split(0.2, 0)
+    learn, validation = blob_images.split(0.2, 0)
     network.set_seed(4)
     network.build("cnn", SIZE, STATISTICS, 3).save(tmp_path / "start.h5", include_optimizer=False)
     messages: list[str] = []
@@ -311,8 +313,8 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
     assert len(result.history) == len(penalties) + 2
 
 
-def test_a_network_trained_in_mixed_precision_is_exported_in_float32(catalogue: Dataset, tmp_path: Path) -> None:
-    learn, validation = catalogue.split(0.2, 0)
+def test_a_network_trained_in_mixed_precision_is_exported_in_float32(blob_images: Dataset, tmp_path: Path) -> None:
+    learn, validation = blob_images.split(0.2, 0)
     result = training.run_training(
         plan("cnn", mixed_precision=True), learn, validation, store=tmp_path, run="run", echo=lambda _: None
     )
