@@ -116,7 +116,7 @@ def models(models: ModelsDep) -> Any:
 @router.post(
     "/models/{name}/rollback", name="rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503)
 )
-async def roll_back(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
+async def roll_back_model(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
     """Rolls a model back to an earlier version, without interrupting requests."""
     manifest = await models.rollback(name, body.version if body else None)
     return await asyncio.to_thread(ModelResponse.of, manifest, models)
