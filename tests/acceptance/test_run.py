@@ -4,6 +4,7 @@ installs them anew in its first step."""
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import pytest
 from programs import ROOT, Program, free_port
 
@@ -83,17 +85,25 @@ def test_run_serves_and_its_commands_to_paste_work(installed: Path, model_folder
         assert "Traceback" not in running.output
         curl, psql = commands_to_paste(running.output)
         assert sky in curl
-        answer = shell(curl)
-        assert '"result":' in answer
+        assert '"result":' in send(curl)
         assert Path(sky).name in shell(psql)
         page = re.search(r"In a browser: (.*)", running.output)
         assert page, running.output
-        assert "Classify images" in shell(f"curl -s {page[1]}")
+        assert "Classify images" in httpx2.get(page[1]).text
         running.signal(signal.SIGINT)
         assert running.wait() == 0, running.output
     assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def send(curl: str) -> str:
+    """Run the printed curl command; on a machine without curl, send what it would."""
+    if shutil.which("curl"):
+        return shell(curl)
+    _, _, form, url = shlex.split(curl)
+    name, _, path = form.partition("=@")
+    return httpx2.post(url, files={name: Path(path).read_bytes()}, timeout=60).text
 
 
 def run_simulate(folder: Path) -> str:

@@ -216,7 +216,7 @@ def test_an_int8_network_with_corrupted_weights_is_refused(models_dir: Path) -> 
         Engine(VerifiedModel(true.manifest, true.xml, spoilt.tobytes(), "int8"))
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("models_dir")
 def test_quantisation_prints_its_progress_and_nothing_else(printed: dict[str, str]) -> None:
     assert printed["out"] == ""
     assert re.fullmatch(r"(trying int8: \d/8.*\n)*trying int8: 8/8, [\d.]+ s\n", printed["err"])
