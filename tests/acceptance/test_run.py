@@ -103,7 +103,7 @@ def send(curl: str) -> str:
         return shell(curl)
     _, _, form, url = shlex.split(curl)
     name, _, path = form.partition("=@")
-    return httpx2.post(url, files={name: Path(path).read_bytes()}, timeout=60).text
+    return httpx2.post(url, files={name: (Path(path).name, Path(path).read_bytes())}, timeout=60).text
 
 
 def run_simulate(folder: Path) -> str:
