@@ -18,13 +18,14 @@ import numpy as np
 from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
-from astrodetect.datasets import dataset, health
+from astrodetect.datasets import dataset, health, listing
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
+from astrodetect.progress import print_notice as echo
 from astrodetect.recipes import RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
@@ -116,8 +117,8 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     source, test_source = (arguments.data or arguments.train), (arguments.data or arguments.test)
     classes = [arguments.negative, arguments.positive]  # in the order of their labels: the anomaly is 1
     if arguments.classes:
-        classes = dataset.class_names(source) if arguments.classes == ["all"] else arguments.classes
-    parts = dataset.part_names(arguments.data) if arguments.data else []
+        classes = listing.class_names(source) if arguments.classes == ["all"] else arguments.classes
+    parts = listing.part_names(arguments.data) if arguments.data else []
     if arguments.data and not {"train", "test"} <= set(parts):
         raise DataError(f"{arguments.data} has no parts train and test: create them with python -m astrodetect split")
     training_images = read_part("training", source, classes, contract, "train" if parts else None)
@@ -284,11 +285,6 @@ def precision_text(manifest: Manifest) -> str:
             f"AUC {fidelity.auc_difference:+.4f}"
         )
     return "; ".join(texts if manifest.precision in manifest.fidelity else ["f32 serves", *texts])
-
-
-def echo(line: str) -> None:
-    """Print to stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

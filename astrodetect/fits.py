@@ -21,6 +21,11 @@ from astrodetect.records import ImageContract, Pixels
 
 MAGIC, GZIP = b"SIMPLE  =", b"\x1f\x8b"
 MAX_HDUS = 64  # that are searched for an image
+# Tile compression (.fits.fz). The decoders of HCOMPRESS_1 and PLIO_1 trust the sizes that a file declares.
+RICE, GZIP_TILES = ("RICE_1", "RICE_ONE"), ("GZIP_1", "GZIP_2")
+TILE_CODECS = (*RICE, *GZIP_TILES, "NOCOMPRESS")
+RICE_BLOCK_PX, RICE_BYTES = (16, 32), (1, 2, 4)  # settings that the Rice decoder handles
+MAX_TILES, MAX_TILE_PIXELS = 1 << 16, 1 << 18  # astropy leaks the buffer of a damaged Rice tile
 BYTES_PER_PIXEL = 12  # of an unpacked gzip: three planes of float32
 MAX_SAMPLES = 1 << 18  # values of a plane that the stretch is computed from
 SLAB_ROWS = 256  # stretched at a time, which bounds the memory of float64 copies
@@ -48,10 +53,7 @@ class Frame:
 
     def pixels(self, contract: ImageContract) -> Pixels:
         """Stretched RGB pixels, with the first row at the top; undefined pixels are black."""
-        planes = [self._plane(number) for number in self._plane_numbers(contract.bands)]
-        stretches = _stretches([_sample(plane) for plane in planes], contract.stretch)
-        channels = [_apply(plane, stretch) for plane, stretch in zip(planes, stretches, strict=True)]
-        return np.stack(channels * (3 // len(channels)), axis=-1)
+        return stretch_planes([self._plane(number) for number in self._plane_numbers(contract.bands)], contract.stretch)
 
     def _plane_numbers(self, bands: str) -> list[int]:
         """One plane number for grey, or three."""
@@ -89,8 +91,9 @@ class _Stretch:
 
 def read_frame(data: bytes, *, max_pixels: int) -> Frame:
     """The first image in these bytes; astropy may raise almost any exception for damaged ones."""
+    limit = max_pixels * BYTES_PER_PIXEL
     if data.startswith(GZIP):
-        data = _unpacked(data, max_pixels * BYTES_PER_PIXEL)
+        data = _unpacked(data, limit)
     with _quiet():
         from astropy.io import fits  # noqa: PLC0415 - takes most of a second
 
@@ -98,9 +101,19 @@ def read_frame(data: bytes, *, max_pixels: int) -> Frame:
         for number in range(MAX_HDUS):
             with contextlib.suppress(IndexError):  # fewer HDUs
                 hdu = hdus[number]
-                if type(hdu) in {fits.PrimaryHDU, fits.ImageHDU} and len(hdu.shape) >= 2:
+                if type(hdu) is fits.BinTableHDU and hdu.header.get("ZIMAGE") is True:
+                    _check_tiles(hdu, limit)
+                    hdu = fits.open(BytesIO(data), memmap=False, lazy_load_hdus=True)[number]
+                if type(hdu) in {fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU} and len(hdu.shape) >= 2:
                     return _frame_of(hdu)
-    raise ImageUnsupported("FITS without an image: tables and tile-compressed images (.fz) are not read")
+    raise ImageUnsupported("FITS without an image: tables are not read")
+
+
+def stretch_planes(planes: Sequence[NDArray[Any]], stretch: str) -> Pixels:
+    """RGB pixels of one or three planes of values; undefined values are black."""
+    stretches = _stretches([_sample(plane) for plane in planes], stretch)
+    channels = [_apply(plane, levels) for plane, levels in zip(planes, stretches, strict=True)]
+    return np.stack(channels * (3 // len(channels)), axis=-1)
 
 
 def _frame_of(hdu: Any) -> Frame:
@@ -113,15 +126,42 @@ def _frame_of(hdu: Any) -> Frame:
     return Frame(width, height, cube_axes[0] if cube_axes else 1, tuple(outer), hdu)
 
 
+def _check_tiles(table: Any, limit: int) -> None:
+    """Raise ImageError for compressed tiles that astropy would not decode within the limit of bytes."""
+    header, codec = table.header, table.header["ZCMPTYPE"]
+    if codec not in TILE_CODECS:
+        raise ImageUnsupported(f"FITS compressed by {codec}, which is not read: unpack it with funpack")
+    axes = range(1, header["ZNAXIS"] + 1)
+    tile_shape = [header[f"ZTILE{axis}"] for axis in axes]
+    tile_pixels = math.prod(tile_shape)
+    tiles = math.prod(math.ceil(header[f"ZNAXIS{axis}"] / max(1, header[f"ZTILE{axis}"])) for axis in axes)
+    if min(tile_shape, default=0) < 1 or tile_pixels > MAX_TILE_PIXELS or max(tiles, header["NAXIS2"]) > MAX_TILES:
+        raise ImageUnsupported(f"FITS compressed in {tiles:,} tiles of {tile_pixels:,} pixels: unpack it with funpack")
+    if codec in RICE:
+        settings = {str(header[name]).upper(): header[f"ZVAL{name[5:]}"] for name in header if name[:5] == "ZNAME"}
+        if settings.get("BLOCKSIZE", 32) not in RICE_BLOCK_PX or settings.get("BYTEPIX", 4) not in RICE_BYTES:
+            raise ImageError("damaged FITS: its Rice compression has settings that do not exist")
+    for name in {"GZIP_COMPRESSED_DATA", "COMPRESSED_DATA" if codec in GZIP_TILES else ""} & set(table.columns.names):
+        for tile in table.data[name]:
+            limit -= len(_unpack(tile.tobytes(), limit)) if len(tile) else 0
+
+
 def _unpacked(data: bytes, limit: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    unpacked = unpacker.decompress(data, limit + 1)
+    unpacked = _unpack(data, limit)
     if not unpacked.startswith(MAGIC):
         raise ImageUnsupported("the gzip holds no FITS")
+    return unpacked
+
+
+def _unpack(data: bytes, limit: int) -> bytes:
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    unpacked = unpacker.decompress(data, limit + 1)
     if len(unpacked) > limit:
         raise ImageTooManyPixels(f"the gzip holds more than {limit:,} bytes")
     if not unpacker.eof:
         raise ImageError("damaged FITS: its gzip is truncated")
+    if unpacker.unused_data.strip(b"\0"):
+        raise ImageError("damaged FITS: data follow the end of its gzip")
     return unpacked
 
 

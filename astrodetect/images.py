@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from astrodetect import atomic_files, fits
 from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
@@ -25,22 +25,57 @@ MAX_FILE_BYTES = 512 * 2**20  # larger files are no images, and would fill the m
 ORIENTATIONS = 8  # four rotations by 90°, and four of the mirror image
 MAX_PIXELS = 4096 * 4096  # default limit
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
-FITS = "FITS"
+FITS, TIFF = "FITS", "TIFF"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 REDUCING_GAP = 2.0  # of Pillow: integer reduction to this many times a thumbnail's size before resampling
 JPEG_QUALITY = 92
 THUMBNAIL_QUALITY = 80
 CONTINUOUS_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be interpolated
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
+VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, which are stretched as those of FITS
+TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of unusual metadata
 
 
 @dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A format of image files that is read."""
+
+    title: str
+    suffixes: tuple[str, ...]  # in any case; the first is given to new files
+    media_type: str
+
+
+# What is read, by the names that `detect_format` returns. Pages, messages and documentation derive from it.
+FORMATS = {
+    "JPEG": FileFormat("JPEG", (".jpg", ".jpeg"), "image/jpeg"),
+    "PNG": FileFormat("PNG", (".png",), "image/png"),
+    "WEBP": FileFormat("WebP", (".webp",), "image/webp"),
+    TIFF: FileFormat("TIFF", (".tif", ".tiff"), "image/tiff"),
+    FITS: FileFormat("FITS", (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz"), "image/fits"),
+}
+SUFFIXES = tuple(suffix for file_format in FORMATS.values() for suffix in file_format.suffixes)
+
+
+def accepted_formats(contract: ImageContract | None = None) -> list[FileFormat]:
+    """The formats that a model with this contract reads; without one, all of them."""
+    no_fits = contract is not None and contract.stretch == "none"
+    return [file_format for name, file_format in FORMATS.items() if not (no_fits and name == FITS)]
+
+
+def accepted_text(contract: ImageContract | None = None) -> str:
+    """The titles of those formats, as "JPEG, PNG or FITS"."""
+    *others, last = (file_format.title for file_format in accepted_formats(contract))
+    return f"{', '.join(others)} or {last}"
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """What the header of an image declares."""
 
-    format: str  # JPEG, PNG, WEBP or FITS
+    format: str  # a key of FORMATS
     width: int  # pixels, as stored: before EXIF rotation
     height: int
 
@@ -138,7 +173,9 @@ def detect_format(data: bytes) -> str:
         return "WEBP"
     if data.startswith((fits.MAGIC, fits.GZIP)):
         return FITS
-    raise ImageUnsupported("not a supported image: send JPEG, PNG, WebP or FITS")
+    if data.startswith(TIFF_MAGIC):
+        return TIFF
+    raise ImageUnsupported(f"not a supported image: send {accepted_text()}")
 
 
 def _decode_image(data: bytes, image_format: str, contract: ImageContract, max_pixels: int) -> Image.Image:
@@ -148,12 +185,25 @@ def _decode_image(data: bytes, image_format: str, contract: ImageContract, max_p
     needed = math.ceil(JPEG_DRAFT_FACTOR * contract.size / contract.crop)
     image.draft(None, (needed, needed))  # decode large JPEGs at reduced resolution
     image.load()
+    return _stretch_values(image, contract) if image_format == TIFF and image.mode in VALUE_MODES else image
+
+
+def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
+    """A TIFF of grey values of more than 8 bits, stretched as FITS is; 16 bits can be scaled without a stretch."""
+    if contract.stretch != "none":
+        return Image.fromarray(fits.stretch_planes([np.asarray(image)], contract.stretch))
+    if image.mode in {"I", "F"}:
+        raise ImageUnsupported("TIFF of 32-bit values, and this model has no stretch: train one with --stretch asinh")
     return image
 
 
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = [int(image.tag_v2.get(tag, 1)) for tag in TIFF_TILE_TAGS]
+        if math.prod(tile) > max_pixels:
+            raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
     return image
 
 
@@ -177,7 +227,8 @@ def _translate_errors(image_format: str) -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"damaged {image_format}: its header cannot be read") from error
+        unusual = ", or its values are of an unusual kind" if image_format == TIFF else ""
+        raise ImageError(f"damaged {image_format}: its header cannot be read{unusual}") from error
     except Exception as error:  # decoders may raise anything for damaged bytes
         raise ImageError(f"damaged {image_format}: {_first_line(error)}") from error
 

@@ -58,6 +58,11 @@ class ProgressBar:
             print(f"{self._line()}, {elapsed:.1f} s", file=sys.stderr, flush=True)
 
 
+def print_notice(line: str) -> None:
+    """Print a line to stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 T = TypeVar("T")
 
 

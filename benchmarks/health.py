@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from astrodetect.datasets import dataset, health
+from astrodetect.datasets import health, listing
 from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
 from benchmarks import hardware
@@ -94,7 +94,7 @@ def main() -> None:
             report: dict[str, object] = {"images": arguments.time, "seconds": round(took, 1)}
         else:
             source = arguments.folder or _simulated(home / "source", arguments.images, arguments.size)
-            classes = arguments.classes or dataset.class_names(source)
+            classes = arguments.classes or listing.class_names(source)
             planted = plant(source, classes, home / "planted", arguments.seed)
             found = health.examine(home / "planted")
             faults = compare(found, planted)

@@ -203,6 +203,14 @@ def recipes() -> str:
     return "\n".join(lines)
 
 
+def formats() -> str:
+    """The formats that `images.py` reads."""
+    from astrodetect.images import FORMATS  # noqa: PLC0415
+
+    rows = [f"| {item.title} | {', '.join(f'`{suffix}`' for suffix in item.suffixes)} |" for item in FORMATS.values()]
+    return "\n".join(["| format | file names end in |", "| --- | --- |", *rows])
+
+
 def packages() -> str:
     """Every package of `astrodetect`, and the others that it imports."""
     import grimp  # noqa: PLC0415 - of the development packages
@@ -268,6 +276,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "errors": errors,
     "recipes": recipes,
+    "formats": formats,
     "packages": packages,
     "decisions": decisions,
 }

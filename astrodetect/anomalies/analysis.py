@@ -11,7 +11,8 @@ from astrodetect import images
 from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
 from astrodetect.anomalies.results import Explanation
-from astrodetect.datasets.dataset import Dataset, ListedImage
+from astrodetect.datasets.dataset import Dataset
+from astrodetect.datasets.listing import ListedImage
 from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, extract_features, measured_extractor

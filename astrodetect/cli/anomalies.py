@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
 from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
-from astrodetect.datasets import dataset
+from astrodetect.datasets import listing
 from astrodetect.errors import DataError
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
@@ -18,7 +18,7 @@ from astrodetect.settings import settings
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
-    from astrodetect.datasets.dataset import ListedImage
+    from astrodetect.datasets.listing import ListedImage
     from astrodetect.features.central_object import FeatureKind
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
     from astrodetect.inference.engine import Engine
@@ -128,8 +128,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
 
     config = settings()
     results.check_output_folder(arguments.output)
-    items = dataset.list_images(arguments.data)
-    normal_items = dataset.list_images([arguments.normal]) if arguments.normal else None
+    items = listing.list_images(arguments.data)
+    normal_items = listing.list_images([arguments.normal]) if arguments.normal else None
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, feature_source = _extractor(arguments)
 

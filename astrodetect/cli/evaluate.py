@@ -1,23 +1,30 @@
 """`evaluate`: evaluate a trained model on labelled images."""
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name
-from astrodetect.datasets import dataset
+from astrodetect.datasets import dataset, listing
+from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
+from astrodetect.model_store.manifest import METRICS
 from astrodetect.settings import settings
 
 DESCRIPTION = """evaluate a trained model on labelled images and write a report
 
 DATA has one folder per class, or parts (train, validation, test) with class folders, or is a .csv of path,label[,part];
-of several parts the one named by --part is evaluated. NAME.metrics.json, beside the report, has the metrics for
-programs; the report compares them with those of an earlier run. --views 8 averages the probabilities over the eight
-rotations and reflections of every image (test-time augmentation) and reports the gain; it takes nine times as long.
+of several parts the one named by --part is evaluated. Classes that the model does not have are left out and named;
+--map gives them the names of the model's classes. NAME.metrics.json, beside the report, has the metrics for programs;
+the report compares them with those of an earlier run, or of the training. --views 8 averages the probabilities over
+the eight rotations and reflections of every image (test-time augmentation) and reports the gain; it takes nine times as
+long.
 """
 EXAMPLES = """examples:
   python -m astrodetect evaluate resnet50_model data/sample
   python -m astrodetect evaluate resnet50_model my/test --views 8 --output night.html
+  python -m astrodetect evaluate resnet50_model galaxies.csv --map elliptical=E,spiral=SB
 """
 DEFAULT_PART = "test"
 
@@ -29,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "model", type=model_name, metavar="MODEL", help=f"name of a model in {settings().models_dir.name}"
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
-    parser.add_argument("--part", choices=dataset.PARTS, help=f"part of DATA to evaluate (default: {DEFAULT_PART})")
+    parser.add_argument("--part", choices=listing.PARTS, help=f"part of DATA to evaluate (default: {DEFAULT_PART})")
     parser.add_argument(
         "--views",
         type=int,
@@ -38,7 +45,17 @@ def add_parser(subparsers: Subparsers) -> None:
         help="orientations of each image to average (default: 1)",
     )
     parser.add_argument(
-        "--output", type=_html_path, metavar="FILE.html", help="path of the report (default: models/MODEL.html)"
+        "--map",
+        type=_class_map,
+        default={},
+        metavar="NAME=CLASS,…",
+        help="names of classes in DATA that stand for classes of the model, such as elliptical=E,spiral=SB",
+    )
+    parser.add_argument(
+        "--output",
+        type=_html_path,
+        metavar="FILE.html",
+        help="path of the report (default: ./MODEL-evaluation.html; the report of the training is models/MODEL.html)",
     )
 
 
@@ -52,19 +69,48 @@ def run(arguments: argparse.Namespace) -> int:
     config, data = settings(), arguments.data
     loaded = load_model(config.models_dir, arguments.model, config.precision)
     manifest = loaded.manifest
-    part = arguments.part or (DEFAULT_PART if dataset.part_names(data) else None)
+    part = arguments.part or (DEFAULT_PART if listing.part_names(data) else None)
     title = part or data.stem
-    images = dataset.read_dataset(data, manifest.classes, title=title, part=part, contract=manifest.image)
+    left_out = _left_out(data, part, manifest.classes, arguments.map)
+    images = dataset.read_dataset(
+        data, manifest.classes, title=title, part=part, contract=manifest.image, renamed=arguments.map
+    )
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - slow to import: after the quick checks
 
-    inputs = evaluate.evaluate(Engine(loaded), {title: images}, views=arguments.views)
+    inputs = evaluate.evaluate(Engine(loaded), {title: images}, views=arguments.views, remarks=left_out)
     summary = summarise_evaluation(inputs)
     report = evaluation_report.write_evaluation_report(
-        inputs, summary, arguments.output or config.models_dir / f"{manifest.name}.html"
+        inputs,
+        summary,
+        arguments.output or Path(f"{manifest.name}-evaluation.html"),
+        compared_with=config.models_dir / f"{manifest.name}{METRICS}",
     )
-    print("\n".join(summary_lines(summary)))
+    print("\n".join([*summary_lines(summary), *left_out]))
     print(report)
     return 0
+
+
+def _left_out(data: Path, part: str | None, classes: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """A remark on the images of classes that the model does not have; DataError for names that do not exist."""
+    if unknown := sorted({*renamed.values()} - {*classes}):
+        raise DataError(f"--map: the model has no class {unknown[0]}, only {', '.join(classes)}")
+    listed = listing.list_dataset(data)
+    if unknown := sorted({*renamed} - {item.label for item in listed}):
+        raise DataError(f"--map: {data} has no class {unknown[0]}")
+    counts = Counter(item.label for item in listed if part is None or item.part in {part, listing.NO_PART})
+    others = [f"{name} ({counts[name]:,} images)" for name in sorted({*counts} - {*classes} - {*renamed})]
+    if not others:
+        return []
+    advice = f"--map NAME=CLASS counts them as one of {', '.join(classes)}"
+    return [f"left out, since the model has no such class: {', '.join(others)} ({advice})"]
+
+
+def _class_map(text: str) -> dict[str, str]:
+    """Option type: NAME=CLASS, separated by commas."""
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    if not all(name and target for name, target in pairs) or len({name for name, _ in pairs}) < len(pairs):
+        raise argparse.ArgumentTypeError(f"NAME=CLASS,… with each name once, such as elliptical=E, not {text}")
+    return dict(pairs)
 
 
 def _html_path(text: str) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name
 from astrodetect.errors import DatabaseError
+from astrodetect.images import accepted_text
 from astrodetect.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ PRUNE_INTERVAL = 10_000  # thumbnails
 
 DESCRIPTION = """score folders of images into one table, without the service
 
-Every JPEG, PNG, WebP and FITS file under a FOLDER is scored, sorted by path; hidden names and links to folders are
-skipped. A file given by name is scored whatever its suffix. An unreadable image has a row with the reason in `error`.
+Every {formats} file under a FOLDER is scored, sorted by path; hidden names and links to
+folders are skipped. A .csv lists images in a column path, filename, file or image_name. Any other file given by name is
+scored whatever its suffix. An unreadable image has a row with the reason in `error`; if no image is readable, the exit
+code is 1.
 Columns: path, score, result, error, model, model_version; for a model of several classes, result is the most probable
 class, score its probability and p_CLASS the probability of each class. Paths that are not UTF-8 are written to CSV as
 raw bytes (read it with errors="surrogateescape") and to Parquet with \\xff for each invalid byte.
@@ -31,15 +34,16 @@ Rows are appended to OUTPUT.part. After Ctrl-C or a crash, run the same command 
 EXAMPLES = """examples:
   python -m astrodetect score data/sample/test
   python -m astrodetect score /survey/night1 /survey/night2 --output scores.parquet --log
+  python -m astrodetect score my/catalogue.csv
   ASTRODETECT_PRECISION=f32 python -m astrodetect score galaxy.jpg --output one.csv
 """
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
-    parser = command_parser(subparsers, "score", DESCRIPTION, EXAMPLES, run)
+    parser = command_parser(subparsers, "score", DESCRIPTION.format(formats=accepted_text()), EXAMPLES, run)
     parser.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="folder of images, searched recursively, or one image"
+        "folders", nargs="+", metavar="FOLDER", help="folder of images, searched recursively, one image, or a .csv"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("scores.csv"), help="a .csv or .parquet file (default: ./scores.csv)"
@@ -71,12 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with open_recorder(config) if arguments.log else nullcontext() as record:
             try:
-                print(batch_scoring.score_task(task, engine, total=total, record=record, novelty=novelty))
+                summary = batch_scoring.score_task(task, engine, total=total, record=record, novelty=novelty)
             except DatabaseError as error:
                 raise type(error)(f"{error}; {_how_to_resume(arguments)}") from error
     except KeyboardInterrupt:
         print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
+    print(summary.text)
+    if summary.bad_files == summary.files:
+        print(f"every file is bad: the column error of {arguments.output} says why", file=sys.stderr)
+        return 1
     return 0
 
 

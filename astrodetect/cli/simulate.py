@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             classes = tuple(arguments.classes)
             generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
     except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror}") from error
+        raise DataError(f"cannot write to {error.filename or folder}: {error.strerror}") from error
     print(folder)
     return 0
 

@@ -54,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Split the images and print the number of images in each part."""
-    from astrodetect.datasets import dataset, health, splits  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.datasets import health, listing, splits  # noqa: PLC0415 - not needed by the other commands
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave no training images: their sum must be below 1")
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     items = splits.split_images([image.item for image in scan.images], groups, plan)
     splits.write_split(items, arguments.output, copy=arguments.copy)
     counts = Counter((item.part, item.label) for item in items)
-    for part in dataset.PARTS:
+    for part in listing.PARTS:
         of_part = ", ".join(f"{count} {label}" for (name, label), count in sorted(counts.items()) if name == part)
         print(f"{part}: {of_part or 'no images'}")
     print(f"groups of duplicates: {len(duplicate_groups)}, each in one part")

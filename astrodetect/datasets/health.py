@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.datasets import mislabels, near_duplicates
-from astrodetect.datasets.dataset import PARTS, Dataset, ListedImage, list_dataset
+from astrodetect.datasets.dataset import Dataset
+from astrodetect.datasets.listing import PARTS, ListedImage, list_dataset
 from astrodetect.datasets.near_duplicates import ImageSignatures
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout

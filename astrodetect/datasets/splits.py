@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import atomic_files
-from astrodetect.datasets.dataset import PARTS, ListedImage
+from astrodetect.datasets.listing import PARTS, ListedImage
 from astrodetect.errors import DataError
 from astrodetect.progress import track_progress
 

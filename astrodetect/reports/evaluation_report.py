@@ -24,6 +24,7 @@ from astrodetect.evaluation.summary import (
     read_previous,
 )
 from astrodetect.inference.decision import class_evidence
+from astrodetect.model_store.manifest import METRICS
 from astrodetect.reports.html import REPORT_TEMPLATES, heat_map_overlay, jpeg_uri, template_environment
 from astrodetect.reports.svg_charts import (
     ChartAxes,
@@ -45,10 +46,16 @@ TRAINING_CHART_HEIGHT = 250.0
 HISTOGRAM_BARS = 40
 
 
-def write_evaluation_report(inputs: EvaluationInputs, summary: Summary, page: Path) -> Path:
-    """Write NAME.html and NAME.metrics.json, replacing those of an earlier run; returns the path of the page."""
-    metrics_path, part = page.with_suffix(".metrics.json"), inputs.detailed
-    text = _render(inputs, summary, read_previous(metrics_path, part.title, part.fingerprint))
+def write_evaluation_report(
+    inputs: EvaluationInputs, summary: Summary, page: Path, *, compared_with: Path | None = None
+) -> Path:
+    """Write NAME.html and NAME.metrics.json, replacing those of an earlier run; returns the path of the page.
+
+    The first run is compared with the metrics of another file, if one is given.
+    """
+    metrics_path, part = page.with_suffix(METRICS), inputs.detailed
+    earlier = (read_previous(path, part.title, part.fingerprint) for path in (metrics_path, compared_with) if path)
+    text = _render(inputs, summary, next(filter(None, earlier), None))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(page, text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.datasets import dataset
+from astrodetect.datasets import listing
 from astrodetect.inference import pipeline
 from astrodetect.inference.decision import decide, heat_map
 from astrodetect.inference.pipeline import ScoredFile
@@ -30,6 +30,15 @@ RecordBatch = Callable[[list[ScoredImage], list[Thumbnail], list[HeatMap]], obje
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringSummary:
+    """How a run ended."""
+
+    files: int
+    bad_files: int
+    text: str  # one line
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringTask:
     """What to score and where the table goes; `check` reports problems before a model is loaded."""
 
@@ -42,10 +51,10 @@ class ScoringTask:
     def check(self) -> int:
         """The number of files to score."""
         resumable_table.check_table_path(self.output, restart=self.restart)
-        dataset.check_paths(self.paths)
-        count = sum(1 for _ in dataset.walk_images(self.paths))
+        listing.check_paths(self.paths)
+        count = sum(1 for _ in listing.walk_images(self.paths))
         if not count:
-            raise dataset.no_images(self.paths)
+            raise listing.no_images(self.paths)
         return count
 
 
@@ -57,13 +66,13 @@ def score_task(
     record: RecordBatch | None,
     novelty: Novelty | None = None,
     run_batches: BatchRunner = pipeline.read_ahead,
-) -> str:
-    """Scores all files, or those that an interrupted run left, and returns a one-line summary."""
+) -> ScoringSummary:
+    """Scores all files, or those that an interrupted run left."""
     settings = _run_settings(task, engine, logged=record is not None)
     columns = _columns(engine.manifest, with_novelty=novelty is not None)
     read = pipeline.image_reader(task.max_pixels, task.thumbnail_px if record else 0)
     with resumable_table.open_table(task.output, columns, settings, restart=task.restart) as table:
-        paths = dataset.walk_images(task.paths)
+        paths = listing.walk_images(task.paths)
         table.resume(paths, engine.batch_size)
         rows_before, started = table.rows, time.monotonic()
         with (
@@ -83,7 +92,8 @@ def score_task(
                 bar.step(len(batch), f"{rate:.0f} images/s, {_counts(table, engine.manifest)}")
         table.finish()
     speed = f", {rate:.0f} images/s" if table.rows > rows_before else ""
-    return f"{table.path}: {table.rows} files scored, {_counts(table, engine.manifest)}{speed}"
+    text = f"{table.path}: {table.rows} files scored, {_counts(table, engine.manifest)}{speed}"
+    return ScoringSummary(table.rows, table.unreadable, text)
 
 
 def _run_settings(task: ScoringTask, engine: "Engine", *, logged: bool) -> dict[str, object]:

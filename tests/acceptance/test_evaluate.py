@@ -18,7 +18,7 @@ from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.engine import Engine, load_model
-from astrodetect.model_store.manifest import list_manifests, read_manifest
+from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Outputs
 from astrodetect.scoring import evaluate
 
@@ -54,22 +54,35 @@ def metrics_of(page: Path) -> dict[str, object]:
     return parts
 
 
-def test_the_test_part_is_evaluated_and_the_report_is_written_beside_the_model(
-    models_dir: Path, galaxies: Path
+def test_the_test_part_is_evaluated_and_the_report_of_the_training_is_left_alone(
+    models_dir: Path, galaxies: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "astrodetect", "evaluate", "resnet50_model", str(galaxies)]
-    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models_dir)}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models_dir), "PYTHONPATH": str(ROOT)}
+    before = sorted(models_dir.iterdir())
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, *metrics, last = done.stdout.splitlines()
-    page = models_dir / "resnet50_model.html"
-    assert (first, last) == (f"test: {2 * COUNT} images", str(page))
+    page = tmp_path / "resnet50_model-evaluation.html"
+    assert (first, last) == (f"test: {2 * COUNT} images", page.name)
     assert metrics[0].strip().startswith("Accuracy: ")
     assert list(metrics_of(page)) == ["test"]
     assert re.search(r">test, evaluated here<.*>1</td></tr>", page.read_text())  # the unreadable file
-    assert [manifest.name for manifest in list_manifests(models_dir)] == [
-        "resnet50_model"
-    ]  # the metrics file is no manifest
+    assert sorted(models_dir.iterdir()) == before
+
+
+def test_other_classes_are_named_or_mapped_to_those_of_the_model(
+    models_dir: Path, galaxies: Path, tmp_path: Path
+) -> None:
+    rows = [f"{path},{name}\n" for name in ("E", "SB") for path in sorted((galaxies / "train" / name).iterdir())[:3]]
+    table, page = tmp_path / "list.csv", tmp_path / "report.html"
+    table.write_text("path,label\n" + "".join(rows) + rows[0].replace(",E", ",round") + rows[-1].replace(",SB", ",odd"))
+    done = run("resnet50_model", table, "--output", page, models_dir=models_dir)
+    assert "left out, since the model has no such class: odd (1 images), round (1 images)" in done.stdout
+    assert "odd (1 images)" in page.read_text()
+    mapped = run("resnet50_model", table, "--map", "round=E,odd=SB", "--output", page, models_dir=models_dir)
+    assert mapped.stdout.startswith("list: 8 images"), mapped.stderr
+    assert "left out" not in mapped.stdout
 
 
 def test_eight_views_average_over_rotated_and_mirrored_images(models_dir: Path, galaxies: Path) -> None:
@@ -134,6 +147,8 @@ def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
     [
         (("resnet50_model", "{galaxies}", "--part", "validation"), "has no part validation"),
         (("other_model", "{galaxies}"), "no model other_model"),
+        (("resnet50_model", "{galaxies}", "--map", "E=elliptical"), "the model has no class elliptical, only SB, E"),
+        (("resnet50_model", "{galaxies}", "--map", "round=E"), "has no class round"),
         (("resnet50_model", "{galaxies}/nowhere"), "no folder"),
         (("resnet50_model", "{galaxies}", "--output", "{galaxies}/test/E/bad.jpg/x.html"), "cannot write the report"),
     ],
@@ -148,7 +163,9 @@ def test_evaluation_errors_are_one_line(
     assert done.stdout == ""
 
 
-def test_the_report_path_must_end_in_html(models_dir: Path, galaxies: Path) -> None:
+def test_the_report_path_must_end_in_html_and_a_map_has_pairs(models_dir: Path, galaxies: Path) -> None:
     done = run("resnet50_model", galaxies, "--output", "report.pdf", models_dir=models_dir)
     assert done.returncode == 2
     assert "ends in .html" in done.stderr
+    done = run("resnet50_model", galaxies, "--map", "E", models_dir=models_dir)
+    assert "NAME=CLASS" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import colour_models
 import numpy as np
 import pytest
-from programs import ROOT, Program, free_port, query
+from programs import ROOT, Program, free_port, query, run_here
 
 from astrodetect import __main__, images
 from astrodetect.scoring import resumable_table
@@ -154,6 +154,25 @@ def test_only_one_process_writes_a_table(image_dir: Path, model_folder: Path, tm
             assert f"another process is writing {output}" in second.stderr
         table.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_table_of_images_is_scored_and_only_bad_files_are_a_failure(colour_models_dir: Path, tmp_path: Path) -> None:
+    images.write_jpeg(tmp_path / "lawn.jpg", colour_models.image("lawn"))
+    (tmp_path / "bad.jpg").write_text("no image")
+    for names, status in ((["lawn.jpg", "bad.jpg", "gone.jpg"], 0), (["bad.jpg", "gone.jpg"], 1)):
+        table, output = tmp_path / "list.csv", tmp_path / f"scores-{status}.csv"
+        table.write_text("".join(f"{line}\n" for line in ["filename", *names]))
+        done = run_here(
+            __main__.main,
+            "score",
+            table,
+            "--output",
+            output,
+            environment={"ASTRODETECT_MODELS_DIR": str(colour_models_dir)},
+        )
+        assert done.returncode == status, done.stderr
+        assert [row["path"] for row in read(output)] == [str(tmp_path / name) for name in names]
+        assert ("every file is bad" in done.stderr) == bool(status)
 
 
 @pytest.mark.parametrize(

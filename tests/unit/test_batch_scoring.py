@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import dataset
+from astrodetect.datasets import listing
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_model
@@ -58,7 +58,7 @@ def task(paths: list[Path], output: Path, *, restart: bool = False) -> batch_sco
 
 
 def score(task: batch_scoring.ScoringTask, engine: Engine, record: batch_scoring.RecordBatch | None = None) -> str:
-    return batch_scoring.score_task(task, engine, total=task.check(), record=record)
+    return batch_scoring.score_task(task, engine, total=task.check(), record=record).text
 
 
 def rows_in(output: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
@@ -75,9 +75,7 @@ def test_rows_equal_single_image_scores_in_the_order_of_the_paths(
     summary = score(task([nested_images], tmp_path / "t.csv"), engine)
     rows = rows_in(tmp_path / "t.csv")
     expected = [
-        path
-        for path in nested_images.rglob("*")
-        if path.suffix.lower() in dataset.IMAGE_SUFFIXES and "/." not in str(path)
+        path for path in nested_images.rglob("*") if path.suffix.lower() in images.SUFFIXES and "/." not in str(path)
     ]
     assert [row[0] for row in rows] == sorted(map(str, expected))
     bad = {str(nested_images / "a" / "torn.jpg"), str(nested_images / "c" / "text.png")}
@@ -156,20 +154,20 @@ def test_walk_follows_links_to_images_but_not_to_folders(nested_images: Path, tm
     (tmp_path / "image.jpg").symlink_to(nested_images / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(dataset.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    assert list(listing.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
     (tmp_path / "outside").symlink_to(nested_images / "b")
-    assert len(list(dataset.walk_images([str(tmp_path / "outside")]))) == 3
+    assert len(list(listing.walk_images([str(tmp_path / "outside")]))) == 3
 
 
 def test_walk_reads_a_folder_only_when_it_reaches_it(nested_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, names = [], dataset._names
+    read, names = [], listing._names
 
     def counted(prefix: str) -> list[str]:
         read.append(prefix)
         return names(prefix)
 
-    monkeypatch.setattr(dataset, "_names", counted)
-    next(dataset.walk_images([str(nested_images)]))
+    monkeypatch.setattr(listing, "_names", counted)
+    next(listing.walk_images([str(nested_images)]))
     assert read == [f"{nested_images}{os.sep}"]
 
 
@@ -178,8 +176,8 @@ def test_walk_yields_normalised_relative_paths(
     nested_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(nested_images)
-    assert list(dataset.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
-    assert next(dataset.walk_images([here])) == "a.jpg"
+    assert list(listing.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
+    assert next(listing.walk_images([here])) == "a.jpg"
 
 
 def test_images_in_memory_are_bounded_by_the_read_ahead_window(nested_images: Path, engine: Engine) -> None:
@@ -282,7 +280,7 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         assert not output.exists()
     score(task([nested_images], output), engine, fail_twice)
     assert output.read_bytes() == uninterrupted.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in dataset.walk_images([str(nested_images)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in listing.walk_images([str(nested_images)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 
 

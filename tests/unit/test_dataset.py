@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import dataset
+from astrodetect.datasets import dataset, listing
 from astrodetect.errors import DataError
 
 
@@ -82,3 +82,22 @@ def test_stratified_split_is_disjoint_and_reproducible_and_keeps_every_class(dat
     assert not set(rest.paths) & set(held_out.paths)
     assert labelled.split(0.2, seed=5)[1].paths == held_out.paths
     assert labelled.split(0.2, seed=6)[1].paths != held_out.paths
+
+
+def test_classes_of_the_data_are_renamed_to_those_of_the_model(data: Path) -> None:
+    labelled = dataset.read_dataset(data, ("no", "yes"), title="images", renamed={"E": "yes", "S": "no", "SB": "no"})
+    assert labelled.counts() == {"no": 23, "yes": 10}
+
+
+@pytest.mark.parametrize("column", listing.PATH_COLUMNS)
+def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: str) -> None:
+    table = data / "list.csv"
+    table.write_text(f"{column},label\nE/1.jpg,E\nSB/2.jpg,SB\n")
+    assert [(item.path, item.label) for item in listing.list_dataset(table)] == [
+        (data / "E" / "1.jpg", "E"),
+        (data / "SB" / "2.jpg", "SB"),
+    ]
+    table.write_text(f"{column}\nE/1.jpg\n")
+    assert listing.list_images([table]) == [listing.ListedImage(data / "E" / "1.jpg", "")]
+    with pytest.raises(DataError, match="has no column label in"):
+        listing.list_dataset(table)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import dataset
-from astrodetect.datasets.dataset import ListedImage
+from astrodetect.datasets import listing
+from astrodetect.datasets.listing import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features import extraction
 from astrodetect.features.extraction import FeatureCache, FeatureExtractor
@@ -56,7 +56,7 @@ def counting(extractor: FeatureExtractor, *, cut_after: int = COUNT) -> tuple[Fe
 
 def extract(path: Path, extractor: FeatureExtractor, cache: Path) -> extraction.ExtractedFeatures:
     return extraction.extract_features(
-        dataset.list_images([path]), extractor, cache, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
+        listing.list_images([path]), extractor, cache, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
     )
 
 
@@ -116,7 +116,7 @@ def test_features_are_computed_by_the_given_batch_runner(class_folders: Path, tm
             sizes.append(streams)
             yield compute(read(batch))
 
-    items = dataset.list_images([class_folders])
+    items = listing.list_images([class_folders])
     extractor, computed = counting(extraction.measured_extractor(CONTRACT))
     extracted = extraction.extract_features(
         items, extractor, tmp_path, run_batches=sequentially, title="sky", max_pixels=MAX_PIXELS
@@ -169,12 +169,12 @@ def test_feature_cache_removes_the_least_recently_used_files_first(
 
 
 def test_listed_images_are_labelled_only_by_class_folders_and_tables(class_folders: Path, tmp_path: Path) -> None:
-    assert {item.label for item in dataset.list_images([class_folders])} == {"E", "S"}
-    assert {item.label for item in dataset.list_images([class_folders / "E"])} == {""}
-    assert {item.label for item in dataset.list_images([class_folders / "E", class_folders / "S"])} == {""}
+    assert {item.label for item in listing.list_images([class_folders])} == {"E", "S"}
+    assert {item.label for item in listing.list_images([class_folders / "E"])} == {""}
+    assert {item.label for item in listing.list_images([class_folders / "E", class_folders / "S"])} == {""}
     (tmp_path / "some.csv").write_text(f"path,label\n{class_folders / 'E' / '00.jpg'},odd\n")
-    assert [(item.path.name, item.label) for item in dataset.list_images([tmp_path / "some.csv"])] == [
+    assert [(item.path.name, item.label) for item in listing.list_images([tmp_path / "some.csv"])] == [
         ("00.jpg", "odd")
     ]
     with pytest.raises(DataError, match="no such folder or file"):
-        dataset.list_images([tmp_path / "nowhere"])
+        listing.list_images([tmp_path / "nowhere"])

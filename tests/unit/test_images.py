@@ -28,7 +28,7 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", images.FORMATS.keys() - {"FITS"})
 @pytest.mark.parametrize("size", [(227, 227), (224, 224), (64, 64), (400, 300), (16, 2000)])
 def test_every_size_and_format_is_decoded_to_the_contract(kind: str, size: tuple[int, int]) -> None:
     pixels = images.decode(encoded(gradient(*size), kind), ImageContract(size=227))
@@ -97,11 +97,9 @@ def test_the_first_frame_of_an_animation_is_decoded() -> None:
     assert tuple(images.decode(data, WHOLE)[32, 32]) == (250, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "kind", ["GIF", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "DDS", "SGI"]
-)
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "DDS", "SGI"])
 def test_other_image_formats_are_rejected_whatever_their_file_name(kind: str) -> None:
-    with pytest.raises(ImageUnsupported, match="send JPEG, PNG, WebP or FITS"):
+    with pytest.raises(ImageUnsupported, match="send JPEG, PNG, WebP, TIFF or FITS"):
         images.decode(encoded(gradient(64, 64), kind), WHOLE)
 
 
@@ -138,14 +136,14 @@ def test_narrow_images_are_rejected(size: tuple[int, int]) -> None:
         images.decode(encoded(gradient(*size)), WHOLE)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", images.FORMATS.keys() - {"FITS"})
 def test_truncated_images_are_rejected(kind: str) -> None:
     data = encoded(gradient(200, 200), kind)
     with pytest.raises(ImageError, match=f"damaged {kind}"):
         images.decode(data[: len(data) * 2 // 3], WHOLE)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", images.FORMATS.keys() - {"FITS"})
 def test_random_bytes_raise_image_errors_only(kind: str) -> None:
     random = np.random.default_rng(7)
     good = np.frombuffer(encoded(gradient(48, 40), kind), dtype=np.uint8)
@@ -178,7 +176,7 @@ def test_write_jpeg_is_atomic_and_deterministic(tmp_path: Path) -> None:
     assert np.abs(images.decode_file(tmp_path / "a.jpg", WHOLE).astype(int) - pixels).mean() < 3
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", images.FORMATS.keys() - {"FITS"})
 def test_probe_returns_format_and_size(kind: str) -> None:
     assert images.probe(encoded(gradient(400, 300), kind)) == images.Probe(kind, 400, 300)
 
@@ -216,6 +214,7 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_same_aspect_ratio() -> None:
         *(("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "I;16")),
         *(("WEBP", mode) for mode in ("RGB", "RGBA")),
         *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("TIFF", mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I;16")),
     ],
 )
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -258,3 +257,45 @@ def test_thumbnails_have_no_exif_metadata() -> None:
     assert (picture.width, picture.height) == (64, 64)
     assert b"secret" not in picture.jpeg
     assert not Image.open(io.BytesIO(picture.jpeg)).getexif()
+
+
+def test_tiff_values_of_more_than_8_bits_are_stretched_or_scaled_over_16_bits() -> None:
+    grey = np.asarray(gradient(64, 64).convert("L"))
+    sixteen, faint = (encoded(Image.fromarray(values), "TIFF") for values in (grey.astype(np.uint16) * 257, grey * 0.1))
+    assert np.array_equal(images.decode(sixteen, WHOLE)[..., 0], grey)
+    stretched = ImageContract(size=64, stretch="linear")
+    for data in (sixteen, faint):
+        pixels = images.decode(data, stretched)[..., 0].astype(int)
+        assert pixels.max() - pixels.min() == 255
+        assert np.corrcoef(pixels.ravel(), grey.ravel())[0, 1] > 0.99
+    with pytest.raises(ImageUnsupported, match="--stretch asinh"):
+        images.decode(faint, WHOLE)
+
+
+def test_a_huge_tile_of_a_tiff_is_rejected_from_its_header() -> None:
+    """A reader allocates a tile as it is declared, whatever the size of the image."""
+    tags = {256: 64, 257: 64, 258: 8, 259: 5, 262: 1, 277: 1, 322: 2**20, 323: 2**16, 324: 8, 325: 100}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(ImageTooManyPixels, match="tiles of 1048576 × 65536 pixels"):
+        images.decode(data, WHOLE)
+
+
+def test_random_bytes_of_a_tiff_raise_image_errors_only() -> None:
+    random, refused = np.random.default_rng(5), 0
+    for round_ in range(300):
+        good = encoded(gradient(60, 40), "TIFF", compression=("tiff_lzw", "tiff_adobe_deflate", "jpeg")[round_ % 3])
+        data = np.frombuffer(good, dtype=np.uint8).copy()
+        first = 8 if round_ % 2 else max(8, len(data) - 300)  # the header is at the end
+        data[random.integers(first, len(data), size=8)] = random.integers(0, 256, size=8)
+        try:
+            assert images.decode(data.tobytes(), WHOLE).shape == (64, 64, 3)
+        except ImageError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_model_accepts_the_formats_that_it_says_it_accepts() -> None:
+    assert images.accepted_text() == "JPEG, PNG, WebP, TIFF or FITS"
+    assert images.accepted_text(WHOLE) == "JPEG, PNG, WebP or TIFF"
+    assert images.accepted_text(ImageContract(stretch="asinh")) == images.accepted_text()

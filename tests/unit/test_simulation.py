@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from astrodetect import images
+from astrodetect.datasets.simulation import generator
 from astrodetect.datasets.simulation.generator import CLASSES, make_dataset, make_sample, render_image
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
@@ -196,3 +197,15 @@ def test_brightness_and_colour_do_not_separate_barred_spirals_from_ellipticals(
 ) -> None:
     values = [[float(measure(pixels)) for pixels in group] for group in (ellipticals, barred)]
     assert _best_threshold(*values) < 0.7
+
+
+def test_without_shared_memory_images_are_simulated_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(generator, "ProcessPoolExecutor", refuse)
+    generator.make_dataset(tmp_path, {"E": 20}, seed=0, size=32, workers=2)
+    assert len(list((tmp_path / "E").iterdir())) == 20
+    assert "shared memory (/dev/shm) cannot be used: Permission denied" in capsys.readouterr().err

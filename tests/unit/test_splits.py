@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect.datasets import dataset, splits
-from astrodetect.datasets.dataset import ListedImage
+from astrodetect.datasets import listing, splits
+from astrodetect.datasets.listing import ListedImage
 from astrodetect.datasets.splits import SplitPlan
 from astrodetect.errors import DataError
 
@@ -86,7 +86,7 @@ def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[Liste
 
 def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
     splits.write_split(assigned, tmp_path / "out.csv", copy=False)
-    listed_again = dataset.list_dataset(tmp_path / "out.csv")
+    listed_again = listing.list_dataset(tmp_path / "out.csv")
     assert [(item.path.resolve(), item.label, item.part, item.group) for item in listed_again] == [
         (item.path, item.label, item.part, item.group) for item in assigned
     ]

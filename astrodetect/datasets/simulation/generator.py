@@ -17,7 +17,7 @@ from astrodetect import images
 from astrodetect.datasets.simulation import galaxies, rare
 from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
 from astrodetect.errors import DataError
-from astrodetect.progress import ProgressBar
+from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.records import Pixels
 
 RECIPE = 1  # increment whenever a seed gives different pixels
@@ -142,12 +142,12 @@ def _path(folder: Path, number: int) -> Path:
 def _run(tasks: list[RenderTask], workers: int | None) -> None:
     """Run the tasks in a process pool; on Ctrl-C each worker finishes its current task only."""
     workers = min(workers or os.cpu_count() or 1, len(tasks))
+    pool = _start_pool(workers) if workers > 1 else None
     with ProgressBar("simulating images", sum(len(task.numbers) for task in tasks)) as bar:
-        if workers <= 1:
+        if pool is None:
             for task in tasks:
                 bar.step(task.run())
             return
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
         try:
             with _interrupts_ignored():  # workers start here and inherit it until their initializer runs
                 pending: set[Future[int]] = {pool.submit(task.run) for task in tasks}
@@ -157,6 +157,16 @@ def _run(tasks: list[RenderTask], workers: int | None) -> None:
                     bar.step(future.result())
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_pool(workers: int) -> ProcessPoolExecutor | None:
+    """A process pool, or None where the system has no semaphores to share with workers."""
+    try:
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
+    except (OSError, ImportError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print_notice(f"shared memory (/dev/shm) cannot be used: {reason}; simulating in one process")
+        return None
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from astrodetect.progress import track_progress
 
 CATALOGUE, SKIPPED = "catalogue.csv", "skipped.csv"
 SKIPPED_COLUMNS = ("label", "source", "source_id", "url", "reason")
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "FITS": ".fits"}
 MAX_NAME_BYTES = 120  # file systems allow 255, and a temporary name is longer
 
 
@@ -72,7 +71,8 @@ class CollectionManifest:
 
     def save(self, entry: ManifestEntry, data: bytes, name: str) -> None:
         """Write the image, then its row, so that every row has a complete image."""
-        path = Path(file_name(entry.label)) / f"{file_name(name)}{SUFFIXES[images.detect_format(data)]}"
+        suffix = images.FORMATS[images.detect_format(data)].suffixes[0]
+        path = Path(file_name(entry.label)) / f"{file_name(name)}{suffix}"
         (self.folder / path.parent).mkdir(exist_ok=True)
         atomic_files.write_bytes(self.folder / path, data)
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
