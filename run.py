@@ -1,10 +1,10 @@
 """Set up astrodetect and serve, with nothing but Python: `python3 run.py`. Run all tests: `python3 run.py test`.
 
-The first run creates a virtual environment in .venv, installs the pinned packages, simulates a sample of galaxies,
-trains a model on it, starts the embedded PostgreSQL and serves. Completed steps are skipped. Ctrl-C stops everything.
+The first run creates a virtual environment in .venv, installs the pinned packages, starts the embedded PostgreSQL and
+serves; meanwhile it simulates galaxies and trains a model on them. Completed steps are skipped. Ctrl-C stops all.
 """
 
-from __future__ import annotations  # so that an old Python gets as far as check_python
+from __future__ import annotations  # so that an old Python can look for a newer one
 
 import argparse
 import errno
@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -30,18 +31,17 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.sha256"  # of the requirements, written once all of them are installed
 INSTALL_LOG = VENV / "install.log"
 SAMPLE = ROOT / "data" / "sample"
-TRAINING = ["--size", "64", "--crop", "0.7", "--epochs", "4", "--learning-rate", "2e-3", "--weights", "none"]
-CHECKS = (  # what a change must pass besides its tests
-    ["-m", "ruff", "check", "."],
-    ["-m", "ruff", "format", "--check", "."],
-    ["-m", "mypy"],
-    ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
-    ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "docs")],
+IMAGES = ["--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test")]
+TRAINING = [*IMAGES, "--size", "64", "--crop", "0.7", "--epochs", "4", "--learning-rate", "2e-3", "--weights", "none"]
+PYTHONS = (  # below the home folder or the root: where installers put a Python, besides PATH
+    "opt/homebrew/bin/python3.%d",
+    "Library/Frameworks/Python.framework/Versions/3.%d/bin/python3",
+    ".local/share/uv/python/cpython-3.%d.*/bin/python3",
+    ".pyenv/versions/3.%d.*/bin/python3",
+    "AppData/Local/Programs/Python/Python3%d/python.exe",
 )
-PAGE_TESTS = Path("tests", "browser")
-FAULTS = "tests/faults"
-SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--ignore", FAULTS)  # the slowest first
-ONE_BY_ONE = (FAULTS,)  # they overload a service, and time what it answers
+INSTALL_PYTHON = "apt install python3.13-venv, brew install python@3.13, uv python install 3.13, or python.org"
+SERVICE_ENDED = "the service ended with exit code {}: see its messages above"
 QUERY = "SELECT id, image_name, score, result, timestamp FROM predictions ORDER BY id DESC LIMIT 10"
 READY_WITHIN_S = STOP_WITHIN_S = 60
 PROGRESS_EVERY_S = 5.0
@@ -65,11 +65,11 @@ def main() -> int:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
             signal.signal(number, interrupt)
     try:
-        check_python()
+        if not OLDEST <= sys.version_info[:2] <= NEWEST:
+            return rerun_with_supported_python()
         if arguments.job == "test":
-            test(arguments.pytest)
-        else:
-            run_service(arguments.host, arguments.port)
+            return test(arguments.pytest)
+        run_service(arguments.host, arguments.port)
     except StepFailed as failure:
         print(f"run.py: {failure}", file=sys.stderr)
         return 1
@@ -109,52 +109,56 @@ def run_service(host: str, port: int) -> None:
     """From a clone to a running service, until Ctrl-C."""
     check_port(host, port)
     install("requirements.txt")
-    if (model := model_path()).with_suffix(".json").exists():
-        print_step(f"model: {model} exists")
-    else:
-        print_step("sample: simulated elliptical (E) and barred spiral (SB) galaxies, in data/sample")
-        call("-m", "astrodetect", "simulate", str(SAMPLE))
-        print_step("training: ResNet50 on the sample, from scratch; a few minutes on two cores")
-        call("train_model.py", "--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test"), *TRAINING)
+    model, local = model_path(), {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound
+    url = f"http://{f'[{local}]' if ':' in local else local}:{port}"
     print_step("database: PostgreSQL with the table predictions")
     call("setup_db.py")
-    print_step(f"service: http://{reachable(host)}:{port}")
+    print_step(f"service: {url}")
     with child("-m", "uvicorn", "main:app", "--host", host, "--port", str(port)) as service:
-        wait_until_ready(service, host, port)
-        print_next_steps(host, port)
-        try:
+        wait_until_answers(service, f"{url}/health/live")
+        if model.with_suffix(".json").exists() or train_on_sample(model.stem, service, url):
+            wait_until_answers(service, f"{url}/health/ready")
+            print_next_steps(url)
+        with suppress(KeyboardInterrupt):
             wait_for(service)
-        except KeyboardInterrupt:
-            return
-    raise StepFailed(f"the service ended with exit code {service.returncode}: see its messages above")
+            raise StepFailed(SERVICE_ENDED.format(service.returncode))
 
 
-def test(pytest_arguments: Sequence[str]) -> None:
+def train_on_sample(model: str, service: subprocess.Popen[str], url: str) -> bool:
+    """Simulate the sample and train on it, while the service shows the progress; False if its page stopped that."""
+    print_step(f"sample: simulated elliptical (E) and barred spiral (SB) galaxies; progress: {url}")
+    trained = call("-m", "astrodetect", "simulate", str(SAMPLE), "--model", model, service=service)
+    if trained:
+        print_step(f"training: ResNet50 on the sample, from scratch; a few minutes on two cores; progress: {url}")
+        trained = call("train_model.py", *TRAINING, service=service)
+    if not trained:
+        print(f"stopped: {url} can resume the training; Ctrl-C stops the service and the database", flush=True)
+    return trained
+
+
+def test(pytest_arguments: Sequence[str]) -> int:
     """Every check and every test, or the tests that were named."""
     install("requirements.txt", "requirements-dev.txt")
-    if not pytest_arguments:
-        for check in CHECKS:
-            call(*check)
-    if needs_browser(pytest_arguments):
-        print_step("browser: for the page tests")
-        call(str(PAGE_TESTS / "chromium.py"))
-    for tests in [pytest_arguments] if pytest_arguments else [SIDE_BY_SIDE, ONE_BY_ONE]:
-        call("-m", "pytest", *tests)
+    with child("tests/checks.py", *pytest_arguments) as checks:
+        wait_for(checks)
+    return checks.returncode
 
 
-def needs_browser(pytest_arguments: Sequence[str]) -> bool:
-    """Whether the page tests are among the tests that were named."""
-    paths = (Path(argument.partition("::")[0]) for argument in pytest_arguments)
-    named = [(ROOT / path).resolve() for path in paths if (ROOT / path).exists()]
-    pages = ROOT / PAGE_TESTS
-    return not named or any(pages.is_relative_to(path) or path.is_relative_to(pages) for path in named)
-
-
-def check_python() -> None:
-    """Fail on Python versions that the packages have no wheels for."""
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        version = ".".join(map(str, sys.version_info[:2]))
-        raise StepFailed(f"this is Python {version}, and 3.11, 3.12 or 3.13 is needed: try python3.12 run.py")
+def rerun_with_supported_python() -> int:
+    """Run this program with the newest supported Python on PATH or where installers put it."""
+    version = "{}.{}".format(*sys.version_info)
+    home = Path.home()
+    for minor in reversed(range(OLDEST[1], NEWEST[1] + 1)):
+        places = [path for place in PYTHONS for root in (home, Path(home.anchor)) for path in root.glob(place % minor)]
+        for python in filter(None, [shutil.which(f"python3.{minor}"), *map(str, places)]):
+            if python_version(python) == (3, minor):
+                print(f"run.py: Python {version} is not supported, continuing with {python}", flush=True)
+                command = [python, str(ROOT / "run.py"), *sys.argv[1:]]
+                if not WINDOWS:
+                    os.execv(python, command)  # noqa: S606
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both
+                return subprocess.run(command, check=False).returncode
+    raise StepFailed(f"this is Python {version}, and no Python 3.11, 3.12 or 3.13 was found: {INSTALL_PYTHON}")
 
 
 def check_port(host: str, port: int) -> None:
@@ -180,21 +184,21 @@ def install(*requirements: str) -> None:
         return
     print_step("packages: installing into .venv, about 2.5 GB on disk; a minute or more")
     STAMP.unlink(missing_ok=True)
-    if not venv_works():
+    if python_version(str(PYTHON), "pip") != sys.version_info[:2]:
         result = capture(sys.executable, "-m", "venv", "--clear", str(VENV))
-        if result.returncode or not venv_works():
+        if result.returncode or not python_version(str(PYTHON), "pip"):
             raise StepFailed(venv_error(result.stdout + result.stderr))
     pip_install(requirements)
     STAMP.write_text("\n".join(hashes) + "\n")
 
 
-def venv_works() -> bool:
-    """Whether .venv is complete and of this Python version."""
+def python_version(python: str, module: str = "sys") -> tuple[int, ...]:
+    """The version of this Python; empty if it does not run or lacks the module."""
+    code = f"import {module}, sys; print(*sys.version_info[:2])"
     try:
-        result = capture(str(PYTHON), "-c", "import pip, sys; print(*sys.version_info[:2])")
-    except OSError:
-        return False
-    return result.stdout.split() == [str(number) for number in sys.version_info[:2]]
+        return tuple(map(int, capture(python, "-c", code).stdout.split()))
+    except (OSError, ValueError):
+        return ()
 
 
 def venv_error(output: str) -> str:
@@ -210,9 +214,8 @@ def pip_install(requirements: Sequence[str]) -> None:
     total = sum(line[:1].isalnum() for name in requirements for line in (ROOT / name).read_text().splitlines())
     files = [f"-r{name}" for name in requirements]
     started = time.monotonic()
-    with child(
-        "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *files, piped=True
-    ) as pip:
+    pip_options = ("install", "--progress-bar", "off", "--disable-pip-version-check")
+    with child("-m", "pip", *pip_options, *files, piped=True) as pip:
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(pip.stdout or ()), daemon=True)
         reader.start()
@@ -245,26 +248,25 @@ def model_path() -> Path:
     return Path(result.stdout.strip())
 
 
-def wait_until_ready(service: subprocess.Popen[str], host: str, port: int) -> None:
-    """Poll the service until it is ready."""
+def wait_until_answers(service: subprocess.Popen[str], url: str) -> None:
+    """Poll the service until this address answers with a success."""
     deadline = time.monotonic() + READY_WITHIN_S
     reason = "no response"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # bypasses proxies of the environment
-    while time.monotonic() < deadline and service.poll() is None:
+    while service.poll() is None and time.monotonic() < deadline:
         try:
-            with direct.open(f"http://{reachable(host)}:{port}/health/ready", timeout=5):
+            with direct.open(url, timeout=5):
                 return
         except OSError as error:
             reason = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else reason
         time.sleep(0.1)
-    if service.poll() is not None:
-        raise StepFailed(f"the service did not start, exit code {service.returncode}: see its messages above")
-    raise StepFailed(f"the service is not ready after {READY_WITHIN_S} s: {reason}")
+    if service.poll() is None:
+        raise StepFailed(f"the service is not ready after {READY_WITHIN_S} s: {reason}")
+    raise StepFailed(SERVICE_ENDED.format(service.returncode))
 
 
-def print_next_steps(host: str, port: int) -> None:
+def print_next_steps(url: str) -> None:
     """Print commands to paste into another terminal."""
-    url = f"http://{reachable(host)}:{port}"
     image = next(iter(sorted((SAMPLE / "test" / "E").glob("*.jpg"))), Path("your-image.jpg"))
     field = f'"file=@{image}"' if WINDOWS else shlex.quote(f"file=@{image}")
     psql = capture(str(PYTHON), "-m", "astrodetect", "psql", "--show").stdout.strip()
@@ -278,30 +280,27 @@ Your own images: python3 run.py --help and README.md. Ctrl-C stops the service a
     print(message, flush=True)
 
 
-def reachable(host: str) -> str:
-    """The host for URLs to a service that listens on `host`."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"[{local}]" if ":" in local else local
-
-
 def capture(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a short command and capture its output."""
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-def call(*arguments: str) -> None:
-    """Run Python from .venv with its output on the terminal; raise if it fails."""
+def call(*arguments: str, service: subprocess.Popen[str] | None = None) -> bool:
+    """Run Python from .venv with its output on the terminal; False if the page of `service` stopped it."""
     with child(*arguments) as process:
-        wait_for(process)
-    if process.returncode == EXIT_INTERRUPTED:
+        wait_for(process, service or process)
+    if service and service.returncode is not None:
+        raise StepFailed(SERVICE_ENDED.format(service.returncode))
+    if process.returncode == EXIT_INTERRUPTED and not service:
         raise KeyboardInterrupt
-    if process.returncode:
+    if process.returncode not in {0, EXIT_INTERRUPTED}:
         raise StepFailed(f"failed: python {shlex.join(arguments)} (exit code {process.returncode}, see above)")
+    return process.returncode == 0
 
 
-def wait_for(process: subprocess.Popen[str]) -> None:
-    """Wait by polling: on Windows Ctrl-C does not interrupt a plain wait."""
-    while process.poll() is None:
+def wait_for(*processes: subprocess.Popen[str]) -> None:
+    """Wait until one of them ends, by polling: on Windows Ctrl-C does not interrupt a plain wait."""
+    while all(process.poll() is None for process in processes):
         time.sleep(0.1)
 
 

@@ -18,17 +18,19 @@ import numpy as np
 from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
-from astrodetect.datasets import dataset, health, listing
+from astrodetect.datasets import dataset, health, listing, splits
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
+from astrodetect.model_store.training_progress import CHECKPOINTS, report_progress
 from astrodetect.progress import print_notice as echo
 from astrodetect.recipes import RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
+from astrodetect.settings import settings
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: exit code 0 trained, 1 failed, 130 interrupted."""
     arguments = train_options.parse_train_options(argv, __doc__)
     try:
-        print(train(arguments))
+        print(train(arguments, sys.argv[1:] if argv is None else argv))
     except AstrodetectError as error:
         echo(f"train_model: {error}")
         return 1
@@ -72,23 +74,32 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(arguments: argparse.Namespace) -> Path:
+def train(arguments: argparse.Namespace, command: list[str]) -> Path:
     """From images to a published model; returns the path of its `.h5`, or of its `.xml` if Keras does not open it."""
     try:
         contract = ImageContract(arguments.size, arguments.crop, arguments.bands, arguments.stretch)
     except ValueError as error:
         raise DataError(str(error)) from error
-    data = read_data(arguments, contract)
-
-    # TensorFlow takes seconds to load: unusable images are reported before.
-    from astrodetect.learning import training  # noqa: PLC0415
-
-    plan = make_plan(arguments, contract)
     name, folder = arguments.output.stem, arguments.output.parent
-    with store.exclusive_lock(folder, name):
-        checkpoints = folder / f".{name}.training"
-        run = run_key(arguments, data)
-        result = training.run_training(plan, data.train, data.validation, store=checkpoints, run=run, echo=echo)
+    with (
+        store.exclusive_lock(folder, name),
+        report_progress(folder, name, recipe=arguments.recipe, command=command) as progress,
+    ):
+        data = read_data(arguments, contract)
+
+        # TensorFlow takes seconds to load: unusable images are reported before.
+        from astrodetect.learning import training  # noqa: PLC0415
+
+        plan, checkpoints = make_plan(arguments, contract), folder / f".{name}{CHECKPOINTS}"
+        result = training.run_training(
+            plan,
+            data.train,
+            data.validation,
+            store=checkpoints,
+            run=run_key(arguments, data),
+            echo=echo,
+            on_epoch=progress.show_epochs,
+        )
         temperature, threshold = calibrate(result, plan, data.validation, arguments.threshold)
         manifest = Manifest(
             name=name,
@@ -119,6 +130,9 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     if arguments.classes:
         classes = listing.class_names(source) if arguments.classes == ["all"] else arguments.classes
     parts = listing.part_names(arguments.data) if arguments.data else []
+    if arguments.data and not parts:
+        source = test_source = arguments.data = hold_out(arguments)
+        parts = list(listing.PARTS)
     if arguments.data and not {"train", "test"} <= set(parts):
         raise DataError(f"{arguments.data} has no parts train and test: create them with python -m astrodetect split")
     training_images = read_part("training", source, classes, contract, "train" if parts else None)
@@ -135,6 +149,18 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
         return TrainingData(training_images, validation, test, summary)
     train_part, validation = training_images.split(arguments.validation, arguments.seed)
     return TrainingData(train_part, validation, test, summary)
+
+
+def hold_out(arguments: argparse.Namespace) -> Path:
+    """Split images without parts, copies of an image in one part, and return the table of the split."""
+    table: Path = settings().data_dir / "splits" / f"{arguments.output.stem}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    scan = health.scan_dataset(arguments.data)
+    groups, _ = health.group_duplicates(scan)
+    items = splits.split_images([image.item for image in scan.images], groups, splits.SplitPlan(seed=arguments.seed))
+    splits.write_split(items, table, copy=False)
+    echo(f"split into training, validation and test images: {table}")
+    return table
 
 
 def read_part(title: str, source: Path, classes: list[str], contract: ImageContract, part: str | None) -> Dataset:

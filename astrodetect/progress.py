@@ -1,8 +1,10 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
+"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds; an observer hears of it too."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,11 +13,40 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 PLAIN_LINE_EVERY_S = 5.0
 
 
-class ProgressBar:
-    """Progress of a known number of steps; `with ProgressBar("reading", 100) as bar: bar.step()`."""
+@dataclass(frozen=True, slots=True)
+class BarState:
+    """How far a progress bar is."""
 
-    def __init__(self, title: str, total: int) -> None:
+    title: str
+    done: int
+    total: int
+    note: str = ""
+    left_s: float | None = None  # until it is complete, and the bars of the same length that follow; estimated
+
+
+Observer = Callable[[BarState | str], None]  # of bars, and of messages
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Calls the observer with each new state of any bar, and with each message, within the block."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+class ProgressBar:
+    """Progress of a known number of steps; `with ProgressBar("reading", 100) as bar: bar.step()`.
+
+    `following` says how many bars of the same length come after this one, such as the epochs that are left.
+    """
+
+    def __init__(self, title: str, total: int, *, following: int = 0) -> None:
         self._title, self._total, self._done, self._note = title, total, 0, ""
+        self._following = following
         self._started = self._reported_at = self._first_at = time.monotonic()
         self._first = 0  # steps of the first call
         self._rich: Progress | None = None
@@ -27,6 +58,7 @@ class ProgressBar:
             self._rich = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
             self._task = self._rich.add_task(self._title, total=self._total, note="")
             self._rich.start()
+        self._notify(None)
         return self
 
     def step(self, count: int = 1, note: str = "") -> None:
@@ -36,16 +68,25 @@ class ProgressBar:
             self._first, self._first_at = count, now
         self._done += count
         self._note = note or self._note
+        step_s = self._seconds_per_step(now)
+        self._notify(step_s)
         if self._rich is not None and self._task is not None:
             self._rich.update(self._task, advance=count, note=self._note)
         elif now - self._reported_at >= PLAIN_LINE_EVERY_S:
             self._reported_at = now
-            print(self._line() + self._time_left(now), file=sys.stderr, flush=True)
+            left = "" if step_s is None else f", {(self._total - self._done) * step_s:.0f} s left"
+            print(self._line() + left, file=sys.stderr, flush=True)
 
-    def _time_left(self, now: float) -> str:
+    def _seconds_per_step(self, now: float) -> float | None:
         """From the rate after the first step, which is often much slower than the rest."""
         counted = self._done - self._first
-        return f", {(self._total - self._done) * (now - self._first_at) / counted:.0f} s left" if counted else ""
+        return (now - self._first_at) / counted if counted else None
+
+    def _notify(self, step_s: float | None) -> None:
+        steps_left = self._total - self._done + self._following * self._total
+        left_s = None if step_s is None else steps_left * step_s
+        for observer in _observers:
+            observer(BarState(self._title, self._done, self._total, self._note, left_s))
 
     def _line(self) -> str:
         return f"{self._title}: {self._done}/{self._total}" + (f" ({self._note})" if self._note else "")
@@ -61,6 +102,8 @@ class ProgressBar:
 def print_notice(line: str) -> None:
     """Print a line to stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
+    for observer in _observers:
+        observer(line)
 
 
 T = TypeVar("T")

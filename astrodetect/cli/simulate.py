@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between
+from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between, model_name
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
+from astrodetect.model_store import store
+from astrodetect.model_store.training_progress import report_progress
 from astrodetect.settings import settings
 
 MAX_IMAGES = 10_000_000  # per class
@@ -48,20 +50,36 @@ def add_parser(subparsers: Subparsers) -> None:
         "--seed", type=int_between(0, MAX_SEED), default=0, help="random seed; determines the images (default: 0)"
     )
 
+    parser.add_argument(
+        "--model",
+        type=model_name,
+        metavar="NAME",
+        help="model that will be trained on the images: the service shows the progress as the start of its training",
+    )
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the images and print the folder."""
-    folder, seed, size = arguments.folder, arguments.seed, arguments.size
+    folder, models = arguments.folder, settings().models_dir
     try:
-        if arguments.count:
-            generator.make_dataset(folder, dict(arguments.count), seed=seed, size=size)
+        if arguments.model:
+            with store.exclusive_lock(models, arguments.model), report_progress(models, arguments.model, keep=True):
+                _generate(arguments)
         else:
-            classes = tuple(arguments.classes)
-            generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
+            _generate(arguments)
     except OSError as error:
         raise DataError(f"cannot write to {error.filename or folder}: {error.strerror}") from error
     print(folder)
     return 0
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    folder, seed, size = arguments.folder, arguments.seed, arguments.size
+    if arguments.count:
+        generator.make_dataset(folder, dict(arguments.count), seed=seed, size=size)
+    else:
+        classes = tuple(arguments.classes)
+        generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)
 
 
 def _count(text: str) -> tuple[str, int]:

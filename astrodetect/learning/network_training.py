@@ -5,7 +5,7 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -122,6 +122,7 @@ def fit_network(
     checkpoint: Checkpoint,
     run: str,
     echo: Callable[[str], None],
+    on_epoch: Callable[[Sequence[dict[str, float]]], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Train `model` to the epoch with the least class-weighted validation loss; returns the metrics of each epoch."""
     cache = ImageCache(train, augmentation_contract(contract) if stage.augment else contract)
@@ -135,6 +136,7 @@ def fit_network(
     else:
         checkpoint.restore(model, state)
         echo(f"resuming the interrupted run from epoch {state.epoch + 1}, batch {state.step + 1}")
+        on_epoch(state.history)
     with _stop_requests() as stop_requested:
         echo("training; the first step takes up to a minute")
         while not _is_finished(state, stage):
@@ -147,8 +149,9 @@ def fit_network(
                 start=state.step,
                 size=contract.size if stage.augment else None,
             )
-            title = f"epoch {state.epoch + 1}/{stage.epochs}"
-            with ProgressBar(title, steps + len(Batches(validation_cache, stage.batch_size))) as bar:
+            title, following = f"epoch {state.epoch + 1}/{stage.epochs}", stage.epochs - state.epoch - 1
+            length = steps + len(Batches(validation_cache, stage.batch_size))
+            with ProgressBar(title, length, following=following) as bar:
                 bar.step(state.step)
                 callback = _TrainingCallback(bar, checkpoint, state, stop_requested)
                 if len(batches):  # none if the run was stopped after the epoch's last batch
@@ -160,6 +163,7 @@ def fit_network(
                 epoch_metrics = {"train_loss": callback.loss, **validation_metrics(validation, probabilities, task)}
                 bar.step(0, note=_metrics_text(epoch_metrics))
             state = _save_epoch(checkpoint, model, state, epoch_metrics)
+            on_epoch(state.history)
             if stop_requested():
                 raise TrainingStopped
     checkpoint.restore_best(model, state)

@@ -1,8 +1,9 @@
 """Training by recipe: a network (linear probe, fine-tuning, or from scratch) or a random forest."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from astrodetect.records import Floats, ImageContract, Pixels
 FINE_TUNING_STAGES = ((0.5, 1.0), (0.0, 0.3))  # frozen share of the backbone, factor of the learning rate
 FROM_SCRATCH_STAGES = ((0.0, 1.0),)
 READ_BATCH = 256
+
+EpochsCallback = Callable[[Sequence[dict[str, float]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,20 @@ class TrainingResult:
 
 
 def run_training(
-    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, echo: Callable[[str], None]
+    plan: TrainingPlan,
+    train: Dataset,
+    validation: Dataset,
+    *,
+    store: Path,
+    run: str,
+    echo: Callable[[str], None],
+    on_epoch: EpochsCallback = lambda _: None,
 ) -> TrainingResult:
-    """Train as planned; `store` holds the checkpoints of an interrupted run."""
+    """Train as planned; `store` holds the checkpoints of an interrupted run, `on_epoch` gets the history so far."""
     network.set_seed(plan.seed)
     if RECIPES[plan.recipe].kind == "forest":
         return TrainingResult(_train_forest(plan, train, echo), [], adopted=False)
-    return _train_network(plan, train, validation, store=store, run=run, echo=echo)
+    return _train_network(plan, train, validation, store=store, run=run, echo=echo, on_epoch=on_epoch)
 
 
 def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
@@ -91,7 +101,14 @@ def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None
 
 
 def _train_network(
-    plan: TrainingPlan, train: Dataset, validation: Dataset, *, store: Path, run: str, echo: Callable[[str], None]
+    plan: TrainingPlan,
+    train: Dataset,
+    validation: Dataset,
+    *,
+    store: Path,
+    run: str,
+    echo: Callable[[str], None],
+    on_epoch: EpochsCallback,
 ) -> TrainingResult:
     devices = accelerators()
     counts = list(train.counts().values())
@@ -145,12 +162,19 @@ def _train_network(
                 checkpoint=network_training.Checkpoint(store / f"stage-{number + 1}"),
                 run=run,
                 echo=echo,
+                on_epoch=partial(_append_epochs, on_epoch, history),
             )
     if mixed or parallel:  # what is published computes in float32 and on one device
         exact = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
         exact.set_weights(model.get_weights())
         model = exact
     return TrainingResult(TrainedNetwork(model), history, adopted)
+
+
+def _append_epochs(
+    on_epoch: EpochsCallback, before: list[dict[str, float]], epochs: Sequence[dict[str, float]]
+) -> None:
+    on_epoch([*before, *epochs])
 
 
 def _load_weights(model: keras.Model, plan: TrainingPlan, echo: Callable[[str], None]) -> bool:

@@ -10,9 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import checks
 import httpx2
 import pytest
 from programs import ROOT, Program, free_port
@@ -180,13 +183,61 @@ def test_a_failed_installation_is_reported_in_one_line_and_repeated_next_time(cl
     assert not (clone / ".venv" / run.STAMP.name).exists()
 
 
-@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
-def test_an_unsupported_python_is_told_which_versions_are_supported(
-    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]
+class Replaced(Exception):
+    """What `os.execv` does in these tests: its path and arguments."""
+
+
+@pytest.fixture
+def add_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], Path]:
+    """A machine whose `python3` is 3.14, and a function that adds another Python to PATH; there is none elsewhere."""
+
+    def execute(path: str, command: list[str]) -> None:
+        raise Replaced(path, command)
+
+    monkeypatch.setattr(run, "sys", SimpleNamespace(version_info=(3, 14, 0), argv=["run.py", "--port", "8001"]))
+    monkeypatch.setattr(run, "PYTHONS", ())
+    monkeypatch.setattr(os, "execv", execute)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def add(name: str, script: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    return add
+
+
+def test_an_unsupported_python_continues_with_the_newest_supported_one(
+    add_python: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "version_info", version)
-    with pytest.raises(run.StepFailed, match=r"3\.11, 3\.12 or 3\.13 is needed"):
-        run.check_python()
+    add_python("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    add_python("python3.11", "echo 3 11")
+    newest = str(add_python("python3.12", "echo 3 12"))
+    with pytest.raises(Replaced) as replaced:
+        run.rerun_with_supported_python()
+    assert replaced.value.args == (newest, [newest, str(ROOT / "run.py"), "--port", "8001"])
+    assert capsys.readouterr().out == f"run.py: Python 3.14 is not supported, continuing with {newest}\n"
+
+
+def test_a_python_of_an_installer_is_found_without_path(
+    add_python: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "PYTHONS", ("versions/3.%d.*/bin/python3",))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    installed = str(add_python("versions/3.12.7/bin/python3", "echo 3 12"))
+    with pytest.raises(Replaced) as replaced:
+        run.rerun_with_supported_python()
+    assert replaced.value.args[0] == installed
+
+
+def test_a_machine_without_a_supported_python_is_told_what_to_install(
+    add_python: Callable[[str, str], Path],
+) -> None:
+    add_python("python3.14", "echo 3 14")
+    with pytest.raises(run.StepFailed, match=r"Python 3\.14, and no Python 3\.11, 3\.12 or 3\.13 .*: apt install"):
+        run.rerun_with_supported_python()
 
 
 @pytest.mark.parametrize(
@@ -201,4 +252,4 @@ def test_an_unsupported_python_is_told_which_versions_are_supported(
     ],
 )
 def test_a_browser_is_needed_if_page_tests_are_selected(selected: list[str], *, needs: bool) -> None:
-    assert run.needs_browser(selected) is needs
+    assert checks.needs_browser(selected) is needs

@@ -1,0 +1,208 @@
+"""The progress of a training, in a file beside its checkpoints that every process can read, and requests to stop it.
+
+The training process writes the file every second. A file that is older than `LOST_AFTER_S` is what a process left that
+was killed, or is on a machine that was switched off; process ids would mean nothing in another container.
+"""
+
+import contextlib
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from astrodetect import atomic_files
+from astrodetect.errors import AstrodetectError
+from astrodetect.progress import BarState, observing
+
+WRITE_EVERY_S = 1.0
+LOST_AFTER_S = 15.0
+STARTING_S = 30.0  # a stop request this much older than the training is of an earlier one
+MAX_STEPS, MAX_MESSAGES = 30, 6  # the latest, of those that are kept
+PROGRESS, STOP, LOG = ".progress", ".stop", ".log"  # suffixes of the hidden files .NAME.progress and so on
+CHECKPOINTS = ".training"  # suffix of the hidden folder
+
+TrainingState = Literal["running", "stopped", "failed", "lost"]  # a file never says lost
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step of a training that is done."""
+
+    title: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far the training of a model is, or how it ended without a model."""
+
+    name: str
+    started: float  # seconds since 1970
+    state: TrainingState = "running"
+    updated: float = 0.0  # seconds since 1970
+    recipe: str = ""  # empty while its images are simulated
+    title: str = "starting"  # of the present step
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    left_s: float | None = None
+    steps: tuple[FinishedStep, ...] = ()
+    messages: tuple[str, ...] = ()
+    epochs: tuple[dict[str, float], ...] = ()  # the metrics of each
+    error: str = ""
+    command: tuple[str, ...] = ()  # the arguments of train_model.py, to resume it
+    folder: str = ""  # the working directory that they refer to
+
+    @property
+    def summary(self) -> str:
+        """The present step in a few words, such as "epoch 2/4, about 40 s left"."""
+        count = "" if self.title.startswith("epoch") or not self.total else f" {self.done} of {self.total}"
+        left = "" if self.left_s is None else f", about {self.left_s:.0f} s left"
+        return f"{self.title}{count}{left}"
+
+
+class ProgressReporter:
+    """Collects the progress of this process, and writes it every second from a thread of its own."""
+
+    def __init__(self, folder: Path, progress: TrainingProgress) -> None:
+        self._folder, self._progress = folder, progress
+        self._step_started, self._ended = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def observe(self, event: BarState | str) -> None:
+        """Takes over the state of a progress bar, or a message."""
+        progress = self._progress
+        if isinstance(event, str):
+            self._progress = replace(progress, messages=(*progress.messages, event)[-MAX_MESSAGES:])
+            return
+        if event.title != progress.title:
+            now = time.monotonic()
+            step = FinishedStep(progress.title, round(now - self._step_started, 1))
+            progress, self._step_started = replace(progress, steps=(*progress.steps, step)[-MAX_STEPS:]), now
+        self._progress = replace(
+            progress, title=event.title, done=event.done, total=event.total, note=event.note, left_s=event.left_s
+        )
+
+    def show_epochs(self, epochs: Sequence[dict[str, float]]) -> None:
+        """Takes over the metrics of all epochs so far."""
+        self._progress = replace(self._progress, epochs=tuple(epochs))
+
+    def start(self) -> None:
+        """Writes the first state and starts the thread."""
+        write_progress(self._folder, self._progress)
+        self._thread.start()
+
+    def end(self, state: TrainingState | None, error: str = "") -> None:
+        """Stops the thread; leaves the final state, or no file where that is None."""
+        self._ended.set()
+        self._thread.join()
+        if state is None:
+            remove_progress(self._folder, self._progress.name)
+        else:
+            write_progress(self._folder, replace(self._progress, state=state, error=error))
+            _path(self._folder, self._progress.name, STOP).unlink(missing_ok=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any step has begun."""
+        return bool(self._progress.steps)
+
+    def _run(self) -> None:
+        stop = _path(self._folder, self._progress.name, STOP)
+        while not self._ended.wait(WRITE_EVERY_S):
+            write_progress(self._folder, self._progress)
+            with suppress(OSError):
+                if stop.stat().st_mtime < self._progress.started - STARTING_S:
+                    stop.unlink()
+                elif signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                    stop.unlink()
+                    _interrupt_main_thread()
+
+
+@contextlib.contextmanager
+def report_progress(
+    folder: Path, name: str, *, recipe: str = "", command: Sequence[str] = (), keep: bool = False
+) -> Iterator[ProgressReporter]:
+    """Publishes the progress of the block, and ends it as by Ctrl-C when `request_stop` asks for that.
+
+    Afterwards there is no file; `keep` leaves it for a training that follows. A failure is kept unless it came before
+    the first step, when whoever gave the command sees it.
+    """
+    progress = TrainingProgress(
+        name, time.time(), recipe=recipe, command=tuple(command), folder=str(Path.cwd()) if command else ""
+    )
+    reporter = ProgressReporter(folder, progress)
+    with observing(reporter.observe):
+        reporter.start()
+        try:
+            yield reporter
+        except KeyboardInterrupt:
+            reporter.end("stopped" if reporter.begun else None)
+            raise
+        except BaseException as error:
+            expected = isinstance(error, AstrodetectError | OSError)
+            reporter.end("failed" if reporter.begun else None, str(error) if expected else type(error).__name__)
+            raise
+        reporter.end("running" if keep else None)
+
+
+def read_progress(folder: Path, name: str) -> TrainingProgress | None:
+    """The progress of the training of this model; None if there is none."""
+    try:
+        fields: dict[str, Any] = json.loads(_path(folder, name, PROGRESS).read_text(encoding="utf-8"))
+        fields["steps"] = tuple(FinishedStep(**step) for step in fields["steps"])
+        fields |= {key: tuple(fields[key]) for key in ("messages", "epochs", "command")}
+        progress = TrainingProgress(**fields)
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    lost = progress.state == "running" and time.time() - progress.updated > LOST_AFTER_S
+    return replace(progress, state="lost") if lost else progress
+
+
+def list_trainings(folder: Path) -> list[TrainingProgress]:
+    """The trainings of all models in the folder, the newest first."""
+    names = [path.name[1 : -len(PROGRESS)] for path in folder.glob(f".*{PROGRESS}")]
+    found = [progress for name in names if (progress := read_progress(folder, name))]
+    return sorted(found, key=lambda progress: -progress.started)
+
+
+def write_progress(folder: Path, progress: TrainingProgress) -> None:
+    """Replaces the file; a training goes on where the disk is full."""
+    with suppress(OSError):
+        text = json.dumps(asdict(replace(progress, updated=time.time())))
+        atomic_files.write_text(_path(folder, progress.name, PROGRESS), text, sync=False)
+
+
+def request_stop(folder: Path, name: str) -> None:
+    """Asks the training process to stop as by Ctrl-C; it looks every second."""
+    _path(folder, name, STOP).touch()
+
+
+def remove_progress(folder: Path, name: str, *, checkpoints: bool = False) -> None:
+    """Removes the progress of a training that does not run, and with `checkpoints` what it would resume from."""
+    for suffix in (PROGRESS, STOP):
+        _path(folder, name, suffix).unlink(missing_ok=True)
+    if checkpoints:
+        shutil.rmtree(_path(folder, name, CHECKPOINTS), ignore_errors=True)
+
+
+def log_path(folder: Path, name: str) -> Path:
+    """The output of a training process that the service started."""
+    return _path(folder, name, LOG)
+
+
+def _path(folder: Path, name: str, suffix: str) -> Path:
+    return folder / f".{name}{suffix}"
+
+
+def _interrupt_main_thread() -> None:
+    if hasattr(signal, "pthread_kill") and (ident := threading.main_thread().ident):
+        signal.pthread_kill(ident, signal.SIGINT)  # also interrupts a wait
+    else:
+        signal.raise_signal(signal.SIGINT)  # Windows

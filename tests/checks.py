@@ -1,0 +1,54 @@
+"""Every check and every test, or the tests that are named: what `python3 run.py test` runs once all is installed."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from run import EXIT_INTERRUPTED, VENV, StepFailed, call  # noqa: E402
+
+CHECKS = (  # what a change must pass besides its tests
+    ["-m", "ruff", "check", "."],
+    ["-m", "ruff", "format", "--check", "."],
+    ["-m", "mypy"],
+    ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "docs")],
+)
+PAGE_TESTS = Path("tests", "browser")
+FAULTS = "tests/faults"
+SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--ignore", FAULTS)  # the slowest first
+ONE_BY_ONE = (FAULTS,)  # they overload a service, and time what it answers
+
+
+def main(pytest_arguments: Sequence[str]) -> int:
+    """Exit code 0 passed, 1 failed, 130 interrupted."""
+    try:
+        for check in () if pytest_arguments else CHECKS:
+            call(*check)
+        if needs_browser(pytest_arguments):
+            sys.stdout.write("browser: for the page tests\n")
+            sys.stdout.flush()
+            call(str(PAGE_TESTS / "chromium.py"))
+        for tests in [pytest_arguments] if pytest_arguments else [SIDE_BY_SIDE, ONE_BY_ONE]:
+            call("-m", "pytest", *tests)
+    except StepFailed as failure:
+        sys.stderr.write(f"run.py: {failure}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: run the same command again to continue\n")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def needs_browser(pytest_arguments: Sequence[str]) -> bool:
+    """Whether the page tests are among the tests that were named."""
+    paths = (Path(argument.partition("::")[0]) for argument in pytest_arguments)
+    named = [(ROOT / path).resolve() for path in paths if (ROOT / path).exists()]
+    pages = ROOT / PAGE_TESTS
+    return not named or any(pages.is_relative_to(path) or path.is_relative_to(pages) for path in named)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
