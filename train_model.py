@@ -18,6 +18,7 @@ import numpy as np
 from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
+from astrodetect.cli._options import print_warnings
 from astrodetect.datasets import dataset, health, listing, splits
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
@@ -113,12 +114,14 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
             versions=provenance.software_versions(),
             temperature=temperature,
             threshold=threshold,
+            simulated=2 * data.summary["train"]["simulated"] > sum(data.summary["train"]["images"].values()),
         )
         published, outputs = publish_model(result, manifest, folder, data)
         report = evaluate.evaluate_and_report(
             folder, name, data.held_out, train=data.train, remarks=leakage_remarks(data), known=outputs
         )
         echo(f"report: {report}")
+        print_warnings(published)
         training.clear_checkpoints(checkpoints)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
 
@@ -285,7 +288,12 @@ def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
 def part_summary(part: Dataset) -> dict[str, Any]:
     """The manifest's entry for a part of the data."""
     skipped = [{"path": str(skipped.path), "reason": skipped.reason} for skipped in part.skipped]
-    return {"images": part.counts(), "fingerprint": part.fingerprint, "skipped": skipped}
+    return {
+        "images": part.counts(),
+        "fingerprint": part.fingerprint,
+        "skipped": skipped,
+        "simulated": listing.count_simulated(part.paths),
+    }
 
 
 def json_arguments(arguments: argparse.Namespace) -> dict[str, Any]:

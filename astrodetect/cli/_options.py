@@ -4,9 +4,13 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from astrodetect.progress import print_notice
 from astrodetect.settings import settings
+
+if TYPE_CHECKING:
+    from astrodetect.model_store.manifest import Manifest
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -30,6 +34,18 @@ def command_parser(
     if run:
         parser.set_defaults(command=run)
     return parser
+
+
+def print_warnings(manifest: "Manifest") -> None:
+    """Print what everyone who uses the model should know of it, on stderr."""
+    for warning in manifest.warnings:
+        print_notice(f"model {manifest.name}: {warning}")
+
+
+def describe_features(manifest: "Manifest") -> str:
+    """Whose features a report compares, with the warnings of the model."""
+    warnings = "; ".join(manifest.warnings)
+    return f"the features of the model {manifest.name}{f' ({warnings[0].lower()}{warnings[1:]})' if warnings else ''}"
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

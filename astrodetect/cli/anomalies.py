@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
-from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, model_name
+from astrodetect.cli._options import (
+    Subparsers,
+    command_parser,
+    describe_features,
+    float_between,
+    int_between,
+    model_name,
+    print_warnings,
+)
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
@@ -246,7 +254,8 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
 
     loaded = load_model(config.models_dir, model, config.precision)
     extractor = network_extractor(Engine(loaded), kind, loaded.manifest.version)
-    return extractor, f"the features of the model {model}"
+    print_warnings(loaded.manifest)
+    return extractor, describe_features(loaded.manifest)
 
 
 def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name
+from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.datasets import dataset, listing
 from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         compared_with=config.models_dir / f"{manifest.name}{METRICS}",
     )
     print("\n".join([*summary_lines(summary), *left_out]))
+    print_warnings(manifest)
     print(report)
     return 0
 

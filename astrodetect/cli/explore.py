@@ -5,7 +5,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Subparsers, command_parser, float_between, model_name
+from astrodetect.cli._options import (
+    Subparsers,
+    command_parser,
+    describe_features,
+    float_between,
+    model_name,
+    print_warnings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.datasets import health  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.reports import health_report  # noqa: PLC0415
 
-    model = arguments.model
-    features = _model_features(model) if model else None
-    doubts_by = f"the features of the model {model}" if model else BY_SHAPES
+    features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
     result = health.examine(arguments.data, crop=arguments.crop, features=features)
     if arguments.json:
         print(json.dumps(health_report.health_as_json(result, by=doubts_by)))
@@ -71,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model_features(model: str) -> "Callable[[ScanResult], Floats]":
-    """A function that computes the model's features of scanned images; the model is loaded at once."""
+def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str]":
+    """A function that computes the model's features of scanned images, and their description; loads the model."""
     import numpy as np  # noqa: PLC0415
 
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
@@ -82,9 +87,10 @@ def _model_features(model: str) -> "Callable[[ScanResult], Floats]":
 
     config = settings()
     engine = Engine(load_model(config.models_dir, model, config.precision))
+    print_warnings(engine.manifest)
 
     def features(scan: "ScanResult") -> "Floats":
         paths = [image.item.path for image in scan.images]
         return evaluate.compute_outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
-    return features
+    return features, describe_features(engine.manifest)

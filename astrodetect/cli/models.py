@@ -114,6 +114,8 @@ def _version_as_json(manifest: "Manifest") -> dict[str, Any]:
         "created": manifest.created,
         "recipe": manifest.recipe,
         "metrics": manifest.metrics,
+        "simulated": manifest.simulated,
+        "warnings": manifest.warnings,
     }
 
 
@@ -124,6 +126,7 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     return [
         f"{model['name']}  {_version_line(model)}{default}",
         f"  {outputs}; {model['bytes'] / BYTES_PER_MB:.0f} MB",
+        *(f"  {warning}" for warning in model["warnings"]),
         *(f"  earlier  {_version_line(version)}" for version in model["earlier"]),
     ]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name
+from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.errors import DatabaseError
 from astrodetect.images import accepted_text
 from astrodetect.settings import Settings, settings
@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     print(summary.text)
+    print_warnings(loaded.manifest)
     if summary.bad_files == summary.files:
         print(f"every file is bad: the column error of {arguments.output} says why", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from astrodetect import images
 from astrodetect.errors import DataError
 
+SIMULATION_FILE = ".simulated.json"  # marks a folder of simulated images
+SIMULATION_LEVELS = 3  # an image's folder and two above it: class, part, data set
 SAMPLE_COMMAND = "python -m astrodetect simulate"
 PARTS = ("train", "validation", "test")
 PATH_COLUMNS = ("path", "filename", "file", "image_name")  # names of a table's column of paths; the first that it has
@@ -120,6 +123,16 @@ def _parse_row(
 def is_table(path: Path) -> bool:
     """Whether it is a .csv that lists images."""
     return path.suffix.lower() == ".csv" and not path.is_dir()
+
+
+def count_simulated(paths: Sequence[Path]) -> int:
+    """The number of images in folders that are marked as simulated, or stand in such a folder or its parts."""
+    folders = Counter(path.parent for path in paths)
+    return sum(
+        count
+        for folder, count in folders.items()
+        if any((parent / SIMULATION_FILE).exists() for parent in [folder, *folder.parents][:SIMULATION_LEVELS])
+    )
 
 
 def list_images(paths: Sequence[Path]) -> list[ListedImage]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import atomic_files
-from astrodetect.datasets.listing import PARTS, ListedImage
+from astrodetect.datasets.listing import PARTS, SIMULATION_FILE, ListedImage, count_simulated
 from astrodetect.errors import DataError
 from astrodetect.progress import track_progress
 
@@ -146,6 +146,8 @@ def _write_folders(items: Sequence[ListedImage], path: Path, *, copy: bool) -> N
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _fill_folders(items, temporary, copy=copy)
+        if count_simulated([item.path for item in items]) == len(items):
+            (temporary / SIMULATION_FILE).write_text("{}\n", encoding="utf-8")
         if path.is_dir():
             path.rmdir()
         temporary.rename(path)

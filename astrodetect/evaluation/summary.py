@@ -30,6 +30,7 @@ class EvaluatedModel:
     data: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, Any]
+    warnings: Sequence[str] = ()  # what everyone who uses the model should know of it
 
     def predict(self, probabilities: Floats) -> Integers:
         """The predicted class of each image."""
@@ -179,7 +180,7 @@ def summarise_evaluation(inputs: EvaluationInputs) -> Summary:
         views=inputs.views,
         parts={part.title: _part_metrics(model, part) for part in inputs.parts},
         one_view=one_view,
-        remarks=list(inputs.remarks),
+        remarks=[*model.warnings, *inputs.remarks],
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
 

@@ -20,6 +20,8 @@ MANIFEST_FORMAT = 1
 TRAIN_COMMAND = "python train_model.py"
 RETRAIN = f"train it again with {TRAIN_COMMAND}"
 NOVELTY = ".novelty.npz"  # suffix of the file of anomaly detectors
+SIMULATED = "Trained on simulated images: not validated on real ones"
+SIMULATED_TESTED = "Trained on simulated images"  # and tested on real ones
 METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
 
 Precision = Literal["int8", "bf16", "f32"]
@@ -64,6 +66,15 @@ class Manifest:
     task: ModelTask = "binary"
     recipe: str = "resnet50"
     format: int = MANIFEST_FORMAT
+    simulated: bool | None = None  # whether most training images are simulated; None where it was not recorded
+
+    @property
+    def warnings(self) -> list[str]:
+        """What everyone who uses the model should know of it."""
+        if not self.simulated:
+            return []
+        tested = self.data.get("test", {})
+        return [SIMULATED if tested.get("simulated", 1) else SIMULATED_TESTED]
 
     @property
     def version(self) -> str:

@@ -105,7 +105,7 @@ def _remarks(inputs: EvaluationInputs) -> list[str]:
     train = inputs.model.data.get("train")
     trained_on = isinstance(train, dict) and train.get("fingerprint") == inputs.detailed.fingerprint
     warning = ["The model was trained on these very images: expect worse metrics on others."] if trained_on else []
-    return [*warning, *inputs.remarks]
+    return [*inputs.model.warnings, *warning, *inputs.remarks]
 
 
 def _image_counts(inputs: EvaluationInputs) -> list[tuple[str, list[int], int]]:

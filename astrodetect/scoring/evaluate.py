@@ -139,4 +139,5 @@ def _evaluated_model(engine: "Engine") -> EvaluatedModel:
         data=manifest.data,
         settings=manifest.settings,
         versions=manifest.versions,
+        warnings=manifest.warnings,
     )

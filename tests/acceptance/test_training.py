@@ -71,13 +71,18 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     assert re.search(rf"^validation \(4 images\): {metrics}$", output, re.MULTILINE)
     assert re.search(rf"^test \(16 images\): {metrics}$", output, re.MULTILINE)
     models = tmp_path / "models"
-    assert output.splitlines()[-1] == str(models / "resnet50_model.h5")
+    *_, warning, path = output.splitlines()
+    assert warning == "model resnet50_model: Trained on simulated images: not validated on real ones"
+    assert path == str(models / "resnet50_model.h5")
     assert {path.name for path in models.iterdir() if not path.name.startswith(".")} == {
         f"resnet50_model.{suffix}" for suffix in ("h5", "json", "xml", "bin", "html", "metrics.json", "novelty.npz")
     }
     manifest = json.loads((models / "resnet50_model.json").read_text())
     assert manifest["classes"] == ["SB", "E"]
     assert len(manifest["data"]["train"]["skipped"]) == 2
+    assert manifest["simulated"] is True
+    assert (manifest["data"]["train"]["simulated"], manifest["data"]["test"]["simulated"]) == (48, 16)
+    assert "not validated on real ones" in (models / "resnet50_model.html").read_text()
 
     opened = keras.models.load_model(models / "resnet50_model.h5")
     paths = [path for name in ("E", "SB") for path in sorted((data / DEFAULT_FOLDER.format("test") / name).iterdir())]

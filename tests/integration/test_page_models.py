@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,20 @@ def test_the_old_address_redirects_with_its_query(client: TestClient) -> None:
         response = client.get(f"/trained{path}?version=0123456789ab&done=m")
         assert response.status_code == 308
         assert response.headers["location"] == f"/models-page{path}?version=0123456789ab&done=m"
+
+
+def test_every_page_says_that_the_model_was_trained_on_simulated_images(
+    versions: list[str], start: Callable[..., TestClient], models_dir: Path
+) -> None:
+    sentence, path = "Trained on simulated images: not validated on real ones", models_dir / f"{NAME}.json"
+    manifest = json.loads(path.read_text())
+    client = start()
+    assert (listed(client)[NAME]["simulated"], listed(client)[NAME]["warnings"]) == (None, [])
+    path.write_text(json.dumps(manifest | {"simulated": True}))
+    client = start()
+    client.post("/detect", files={"file": ("m51.png", png())})
+    for page in ("/", "/history", "/review", "/map", "/models-page", "/live", "/history/1"):
+        assert sentence in client.get(page, headers=BROWSER).text, page
+    assert listed(client)[NAME]["warnings"] == [sentence]
+    path.write_text(json.dumps(manifest | {"simulated": True, "data": {"test": {"simulated": 0}}}))
+    assert listed(client)[NAME]["warnings"] == ["Trained on simulated images"]

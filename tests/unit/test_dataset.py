@@ -101,3 +101,13 @@ def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: 
     assert listing.list_images([table]) == [listing.ListedImage(data / "E" / "1.jpg", "")]
     with pytest.raises(DataError, match="has no column label in"):
         listing.list_dataset(table)
+
+
+def test_images_in_marked_folders_count_as_simulated(data: Path, tmp_path: Path) -> None:
+    paths = [data / "E" / "1.jpg", data / "SB" / "2.jpg", tmp_path / "test" / "E" / "3.jpg"]
+    assert listing.count_simulated(paths) == 0
+    (data / "E" / listing.SIMULATION_FILE).touch()
+    assert listing.count_simulated(paths) == 1
+    (tmp_path / listing.SIMULATION_FILE).touch()
+    assert listing.count_simulated(paths) == 3
+    assert listing.count_simulated([tmp_path / "mine" / "test" / "E" / "1.jpg"]) == 0  # three levels below the mark

@@ -84,6 +84,16 @@ def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[Liste
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "copies" / "train" / "E").iterdir())
 
 
+def test_a_split_of_simulated_images_is_marked_as_simulated(assigned: list[ListedImage], tmp_path: Path) -> None:
+    splits.write_split(assigned, tmp_path / "unmarked", copy=False)
+    for folder in {item.path.parent for item in assigned}:
+        (folder / listing.SIMULATION_FILE).touch()
+    splits.write_split(assigned, tmp_path / "marked", copy=False)
+    marked, unmarked = ([*(tmp_path / name).rglob("*.jpg")] for name in ("marked", "unmarked"))
+    assert listing.count_simulated(marked) == len(marked) > 0
+    assert listing.count_simulated(unmarked) == 0
+
+
 def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
     splits.write_split(assigned, tmp_path / "out.csv", copy=False)
     listed_again = listing.list_dataset(tmp_path / "out.csv")

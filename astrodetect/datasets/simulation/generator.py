@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
+from astrodetect.datasets.listing import SIMULATION_FILE
 from astrodetect.datasets.simulation import galaxies, rare
 from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
 from astrodetect.errors import DataError
@@ -21,7 +22,6 @@ from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.records import Pixels
 
 RECIPE = 1  # increment whenever a seed gives different pixels
-PLAN_FILE = ".simulated.json"  # seed, size and recipe of the images in a folder
 IMAGES_PER_TASK = 16
 SEEDS_PER_PART = 2**32  # distance between the seed ranges of parts
 TRAIN, TEST = 0, 1  # seed ranges
@@ -113,7 +113,7 @@ def _check_classes(*kinds: str) -> None:
 def _check_plan(folder: Path, seed: int, size: int) -> None:
     """Record seed, size and recipe in the folder; raise DataError if it holds images made with others."""
     plan = json.dumps({"recipe": RECIPE, "seed": seed, "size": size}) + "\n"
-    plan_file = folder / PLAN_FILE
+    plan_file = folder / SIMULATION_FILE
     if plan_file.exists() and plan_file.read_text() != plan:
         raise DataError(f"{folder} holds images made with another seed, size or version: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)

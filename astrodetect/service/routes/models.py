@@ -15,7 +15,19 @@ from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import VERSION_PATTERN, ModelPath
 from astrodetect.service.services import ModelsDep
 
-MANIFEST_FIELDS = ("name", "version", "task", "recipe", "classes", "positive", "temperature", "metrics", "created")
+MANIFEST_FIELDS = (
+    "name",
+    "version",
+    "task",
+    "recipe",
+    "classes",
+    "positive",
+    "temperature",
+    "metrics",
+    "created",
+    "simulated",
+    "warnings",
+)
 router = APIRouter()
 
 
@@ -52,6 +64,8 @@ class ModelResponse(BaseModel):
                 "image": {"size": 227, "crop": 1.0, "bands": "RGB", "stretch": "none", "resample": "bilinear"},
                 "metrics": {"test": {"images": 10057, "accuracy": 0.86, "balanced_accuracy": 0.86, "auc": 0.93}},
                 "created": "2026-11-20T21:00:00+00:00",
+                "simulated": False,
+                "warnings": [],
                 "earlier": [
                     {
                         "version": "9be2145f0c3a",
@@ -78,6 +92,8 @@ class ModelResponse(BaseModel):
     image: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     created: dt.datetime
+    simulated: bool | None  # whether most training images are simulated; null where it was not recorded
+    warnings: list[str]  # what everyone who uses the model should know of it
     earlier: list[EarlierVersionResponse]
 
     @classmethod

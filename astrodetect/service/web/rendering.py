@@ -91,11 +91,15 @@ def format_share(value: float) -> str:
 
 def _page_values(request: Request) -> dict[str, Any]:
     """What `base.html` needs."""
+    services = services_of(request)
+    manifest = services.models.default
     return {
         "path": request.url.path,
         "retry_url": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
         "version": __version__,
-        "has_keys": bool(services_of(request).api_keys),
+        "has_keys": bool(services.api_keys),
+        "model_name": manifest.name if manifest else None,
+        "model_warnings": manifest.warnings if manifest else [],
     }
 
 
