@@ -205,6 +205,11 @@ class Database:
         """The unlabelled images of the highest novelty, each once, in one space or in all."""
         return self._predictions("most_novel", {"space": space, "limit": limit})
 
+    def latest_novelty(self, space: str, *, limit: int) -> list[float]:
+        """The novelty of a space's newest images of known domain, each once, as far as they are in the newest rows."""
+        rows = self._execute(SQL["latest_novelty"], {"space": space, "limit": limit, "near": statements.NEAR})
+        return [row["novelty"] for row in rows]
+
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel:  # noqa: A002
         """Label the image of this prediction, or NotFound."""
         values = {"id": id, "label": label, "who": storable_text(who or None), "note": storable_text(note or None)}

@@ -119,6 +119,7 @@ class ScoredImage:
     novelty: float | None = None  # 0 to 1: the share of the training images that are less unusual
     vector: tuple[float, ...] | None = None  # the whitened features, for the search for similar images
     space: str | None = None  # identifies the detectors: only vectors of one space are comparable
+    in_domain: bool | None = None  # whether the image is like those that the detectors were fitted on
 
     @property
     def has_client_key(self) -> bool:
@@ -151,6 +152,7 @@ class Prediction:
     probabilities: Mapping[str, float] | None = field(hash=False)  # a dict is not hashable
     novelty: float | None
     space: str | None
+    in_domain: bool | None
 
     @property
     def image_key(self) -> str:
@@ -233,6 +235,7 @@ class PredictionFilters:
     model: str | None = None
     label: str | None = None
     min_novelty: float | None = None
+    in_domain: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ APART = dt.timedelta(seconds=63)  # between rows: a million take two years
 LATE = dt.timedelta(days=2)  # maximum delay of rows from the outbox
 FILL = """
     INSERT INTO predictions (id, image_name, score, result, "timestamp", request_id, image_sha256, threshold, model,
-        model_version, label, probabilities, novelty, space)
+        model_version, label, probabilities, novelty, space, in_domain)
     SELECT n,
         CASE WHEN n <= %(rows)s / 5 THEN 'plates/plate_' || n || '.fits'
             WHEN n %% 100 = 0 THEN 'follow-up/obj' || md5(n::text) || '.png'
@@ -49,14 +49,14 @@ FILL = """
         CASE WHEN n <= 500 THEN 'ghost' WHEN n %% 4 = 3 THEN kind WHEN score > 0.5 THEN 'E' ELSE 'SB' END,
         jsonb_build_object('E', score, 'SB', 1 - score),
         CASE WHEN n <= %(rows)s / 2 THEN random() * CASE WHEN n <= %(rows)s / 100 THEN 1 ELSE 0.99 END END,
-        '9be2145f0c3a'
+        '9be2145f0c3a', CASE WHEN n <= %(rows)s / 2 THEN n > %(rows)s / 50 END
     FROM (
         SELECT n, (ARRAY['merger', 'spiral', 'lens'])[1 + n %% 3] AS kind,
             CASE WHEN n <= %(rows)s / 10 AND random() < 0.2 THEN 0.9999
                 ELSE 0.999 / (1 + exp(-8 * (random() - 0.7))) END AS score
         FROM generate_series(1, %(rows)s) AS n) AS made
     ORDER BY n"""
-NAIVE_INDEXES = ("image_name", "score", "result", '"timestamp"', "model", "label", "novelty")
+NAIVE_INDEXES = ("image_name", "score", "result", '"timestamp"', "model", "label", "novelty", "in_domain")
 NAIVE = {  # filters of the naive baseline
     "result": "result = %(result)s",
     "min_score": "score >= %(min_score)s",
@@ -67,6 +67,7 @@ NAIVE = {  # filters of the naive baseline
     "model": "model = %(model)s",
     "label": "label = %(label)s",
     "min_novelty": "novelty >= %(min_novelty)s",
+    "in_domain": "in_domain = %(in_domain)s",
 }
 
 
@@ -186,6 +187,8 @@ def cases(rows: int) -> dict[str, PredictionFilters]:
         "novelty ≥ 0: the older half": PredictionFilters(min_novelty=0),
         "novelty ≥ 0.5": PredictionFilters(min_novelty=0.5),
         "novelty ≥ 0.992: few, oldest": PredictionFilters(min_novelty=0.992),
+        "in domain: the older half": PredictionFilters(in_domain=True),
+        "out of domain: of the oldest fiftieth": PredictionFilters(in_domain=False),
         "since a day ago": PredictionFilters(since=NOW - dt.timedelta(days=1)),
         "since tomorrow: none": PredictionFilters(since=NOW + dt.timedelta(days=1)),
         "until half of the time": PredictionFilters(until=NOW - span / 2),

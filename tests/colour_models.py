@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from astrodetect.anomalies import domain
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.features.central_object import feature_matrix
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine, openvino
@@ -49,9 +50,8 @@ def publish_with_detectors(folder: Path, name: str, images: Pixels, classes: Seq
 
 def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
     """Fit novelty detectors on these images and attach them to the model."""
-    novelty = Novelty.fit(
-        feature_matrix("shapes", images, 1.0, np.empty((len(images), 0), np.float32)), feature_kind="shapes"
-    )
+    features = feature_matrix("shapes", images, 1.0)
+    novelty = domain.calibrate(Novelty.fit(features, feature_kind="shapes"), features)
     store.attach_detectors(folder, name, novelty.save)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
+from astrodetect.anomalies import domain
 from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
 from astrodetect.anomalies.results import Explanation
@@ -84,7 +85,7 @@ def fit_novelty(train: Dataset, contract: ImageContract, seed: int, run_batches:
         title="training images",
         max_pixels=configured.max_image_pixels,
     )
-    return Novelty.fit(extracted.features, feature_kind="shapes")
+    return domain.calibrate(Novelty.fit(extracted.features, feature_kind="shapes"), extracted.features)
 
 
 def explain(

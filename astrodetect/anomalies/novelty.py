@@ -1,5 +1,6 @@
 """Novelty: an ensemble of detectors fitted on training images, from feature matrix to novelty, strength and flags."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -84,6 +85,11 @@ class TailScore:
         excess = np.maximum(scores.astype(np.float64) - self.scores[-1], 0)
         return np.asarray(np.interp(scores, self.scores, self.tail_scores) + self.slope * excess)
 
+    def inverse(self, tail_score: float) -> float:
+        """The score with this tail score."""
+        excess = max(tail_score - float(self.tail_scores[-1]), 0.0)
+        return float(np.interp(tail_score, self.tail_scores, self.scores)) + excess / self.slope
+
 
 BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {  # central object, cutout, network features; at most 64
     "shapes": (20, 40),
@@ -95,6 +101,7 @@ BATCH_SIZE = 4_096  # images scored at a time
 MAX_REFERENCE_IMAGES = 20_000  # a random sample of a larger training set
 SEED = 0
 FORMAT = 1
+LIMIT = "domain.limit"  # its name in the file
 
 
 def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
@@ -113,6 +120,7 @@ class NoveltyResult:
     vectors: Floats  # (n, dimensions) whitened features
     scores: Mapping[str, Floats]  # by detector; larger is more unusual
     flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
+    in_domain: NDArray[np.bool_] | None = None  # None of detectors without a limit for it
 
     @property
     def agreement(self) -> Floats:
@@ -132,6 +140,7 @@ class NoveltyResult:
             self.vectors[images],
             {name: scores[images] for name, scores in self.scores.items()},
             {name: flags[images] for name, flags in self.flagged.items()},
+            None if self.in_domain is None else self.in_domain[images],
         )
 
     @staticmethod
@@ -143,6 +152,7 @@ class NoveltyResult:
             np.concatenate([part.vectors for part in parts]),
             {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
             {name: np.concatenate([part.flagged[name] for part in parts]) for name in parts[0].flagged},
+            None if parts[0].in_domain is None else np.concatenate([part.in_domain for part in parts]),
         )
 
 
@@ -158,6 +168,7 @@ class Novelty:
         training_scores: Mapping[str, Floats],
     ) -> None:
         self.feature_kind = feature_kind
+        self.limit: float | None = None  # of the strength: beyond it an image is out of domain
         self.names = tuple(detector.name for detector in detectors)
         self._space, self._reference, self._detectors = space, reference, tuple(detectors)
         self._training_scores = training_scores
@@ -165,8 +176,8 @@ class Novelty:
             detector.name: tukey_fence(training_scores[detector.name]) if detector.limit is None else detector.limit
             for detector in detectors
         }
-        ranking = [name for name in RANKING_DETECTORS if name in training_scores] or self.names
-        self._tail_scores = {name: TailScore.fit(training_scores[name]) for name in ranking}
+        self.ranking = tuple(name for name in RANKING_DETECTORS if name in training_scores) or self.names
+        self._tail_scores = {name: TailScore.fit(training_scores[name]) for name in self.ranking}
         self._training_strengths = np.sort(self._strength(training_scores))
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
 
@@ -204,6 +215,12 @@ class Novelty:
         fitted = cls(feature_kind, space, reference, detectors, training_scores)
         fitted._training_set = features, rows
         return fitted
+
+    def with_limit(self, limit: float) -> Self:
+        """The same detectors with a limit of the strength; see `domain.calibrate`."""
+        limited = copy.copy(self)
+        limited.limit = limit
+        return limited
 
     def score(self, features: Floats) -> NoveltyResult:
         """The novelty of new images from their feature matrix; batch composition does not change it."""
@@ -244,6 +261,8 @@ class Novelty:
         arrays: serialisation.Arrays = {}
         for name, part in parts.items():
             arrays |= serialisation.flatten(part, name)
+        if self.limit is not None:
+            arrays[LIMIT] = np.asarray(self.limit, np.float64)
         metadata = {"format": FORMAT, "sight": self.feature_kind, "detectors": self.names}
         serialisation.write_arrays(path, metadata, arrays)
 
@@ -268,7 +287,8 @@ class Novelty:
         reference = ReferencePoints.read(stored.section("reference"), space.dimensions)
         detectors = [DETECTORS[name].read(stored.section("detector").section(name), reference) for name in names]
         training_scores = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
-        return cls(feature_kind, space, reference, detectors, training_scores)
+        loaded = cls(feature_kind, space, reference, detectors, training_scores)
+        return loaded.with_limit(stored.scalar(LIMIT)) if LIMIT in stored else loaded  # earlier versions wrote none
 
     def _score_batch(self, features: Floats) -> NoveltyResult:
         vectors = self._space.transform(features)
@@ -283,4 +303,5 @@ class Novelty:
         strength = self._strength(scores)
         novelty = np.searchsorted(self._training_strengths, strength) / np.float32(self.images)
         flagged = {name: values > self._limits[name] for name, values in scores.items()}
-        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged)
+        in_domain = None if self.limit is None else strength <= self.limit
+        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged, in_domain)

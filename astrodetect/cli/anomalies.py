@@ -123,6 +123,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     from astrodetect.anomalies import (  # noqa: PLC0415
         active_learning,
         analysis,
+        domain,
         projection,
         results,
     )
@@ -185,7 +186,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         results.write_tables(staged, anomaly_results, arguments.format)
         anomaly_report.write_anomaly_report(staged / "anomalies.html", anomaly_results, explanations, description)
     if arguments.attach:
-        store.attach_detectors(config.models_dir, arguments.attach, fitted.novelty.save)
+        novelty_with_limit = domain.calibrate(fitted.novelty, (normal or extracted).features)
+        store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)
     summary = _summary_lines(anomaly_results, extracted, unmatched, arguments.attach)
     return [*summary, str(arguments.output / "anomalies.html")]
 

@@ -120,6 +120,7 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
         "model": storable_text(filters.model),
         "label": storable_text(filters.label),
         "min_novelty": filters.min_novelty,
+        "in_domain": filters.in_domain,
         "limit": limit + 1,
         "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
     }

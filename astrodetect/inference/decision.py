@@ -44,6 +44,7 @@ def decide(
         novelty=None if novelty is None else float(novelty.novelty[0]),
         vector=None if novelty is None else tuple(novelty.vectors[0].tolist()),
         space=None if novelty is None else manifest.space,
+        in_domain=None if novelty is None or novelty.in_domain is None else bool(novelty.in_domain[0]),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astrodetect.anomalies.domain import LatestImages
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import listing
 from astrodetect.inference import pipeline
@@ -35,7 +36,7 @@ class ScoringSummary:
 
     files: int
     bad_files: int
-    text: str  # one line
+    text: str  # a line, and one more where most images are out of domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def score_task(
 ) -> ScoringSummary:
     """Scores all files, or those that an interrupted run left."""
     settings = _run_settings(task, engine, logged=record is not None)
-    columns = _columns(engine.manifest, with_novelty=novelty is not None)
+    columns, latest = _columns(engine.manifest, novelty), LatestImages(0, 0)
     read = pipeline.image_reader(task.max_pixels, task.thumbnail_px if record else 0)
     with resumable_table.open_table(task.output, columns, settings, restart=task.restart) as table:
         paths = listing.walk_images(task.paths)
@@ -88,11 +89,14 @@ def score_task(
                         scored, thumbnails, _heat_maps(batch, engine.manifest)
                     )  # before the rows, which mark it done
                 table.add([_row(file, scored, table, engine) for file, scored in zip(batch, predictions, strict=True)])
+                latest += LatestImages.of(row.novelty or 0 for row in predictions if row and row.in_domain is not None)
                 rate = (table.rows - rows_before) / (time.monotonic() - started)
                 bar.step(len(batch), f"{rate:.0f} images/s, {_counts(table, engine.manifest)}")
         table.finish()
     speed = f", {rate:.0f} images/s" if table.rows > rows_before else ""
     text = f"{table.path}: {table.rows} files scored, {_counts(table, engine.manifest)}{speed}"
+    if latest.mostly_out_of_domain:
+        text += f"\n{latest.warning(engine.manifest.name)}"
     return ScoringSummary(table.rows, table.unreadable, text)
 
 
@@ -146,13 +150,17 @@ def _row(
     row = [file.path, score, result, file.error, manifest.name, manifest.version]
     if resumable_table.NOVELTY in table.columns:
         row.append(repr(scored.novelty) if scored else "")
+    if resumable_table.IN_DOMAIN in table.columns:
+        row.append(str(scored.in_domain).lower() if scored else "")
     if manifest.task == "binary":  # the score determines both probabilities
         return row
     return row + ([repr(probability) for probability in file.probabilities] or [""] * len(manifest.classes))
 
 
-def _columns(manifest: Manifest, *, with_novelty: bool) -> list[str]:
-    novelty = [resumable_table.NOVELTY] if with_novelty else []
+def _columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
+    novelty = [resumable_table.NOVELTY] if detectors else []
+    if detectors and detectors.limit is not None:
+        novelty.append(resumable_table.IN_DOMAIN)
     classes = () if manifest.task == "binary" else manifest.classes
     return [*resumable_table.COLUMNS, *novelty, *(f"{resumable_table.PROBABILITY}{name}" for name in classes)]
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,10 @@ from astrodetect.parquet_table import ColumnType, write_parquet
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
 TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
 NOVELTY = "novelty"  # column of models with anomaly detectors
+IN_DOMAIN = "in_domain"  # column of those whose detectors have a limit for it: true or false
 PROBABILITY = "p_"  # prefix of the columns of models with several classes
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
+CONVERSIONS: dict[ColumnType, Callable[[str], object]] = {"text": str, "boolean": "true".__eq__, "number": float}
 REMEDY = "--restart scores everything again, another --output leaves it alone"
 
 
@@ -204,10 +206,11 @@ def _read_rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
 
 
 def _write_as_parquet(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:
-    types: dict[str, ColumnType] = {name: "text" if name in TEXT_COLUMNS else "number" for name in columns}
-    is_text = [kind == "text" for kind in types.values()]
+    types: dict[str, ColumnType] = {
+        name: "text" if name in TEXT_COLUMNS else "boolean" if name == IN_DOMAIN else "number" for name in columns
+    }
+    convert = [CONVERSIONS[kind] for kind in types.values()]
     values = (
-        [None if not text else text if as_text else float(text) for text, as_text in zip(row, is_text, strict=True)]
-        for row in rows
+        [convert_cell(text) if text else None for convert_cell, text in zip(convert, row, strict=True)] for row in rows
     )
     write_parquet(path, types, values)

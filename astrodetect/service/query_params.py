@@ -31,9 +31,14 @@ def prediction_filters(
     model: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the model's name")] = None,
     label: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the predicted class")] = None,
     min_novelty: Annotated[float | None, Query(ge=0, le=1)] = None,
+    in_domain: Annotated[
+        bool | None, Query(description="whether the image is like those that the detectors were fitted on")
+    ] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""
-    return PredictionFilters(result, min_score, max_score, name, since, until, request_id, model, label, min_novelty)
+    return PredictionFilters(
+        result, min_score, max_score, name, since, until, request_id, model, label, min_novelty, in_domain
+    )
 
 
 @dataclass(frozen=True, slots=True)

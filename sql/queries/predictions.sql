@@ -67,6 +67,7 @@ LIMIT %(limit)s
   AND (%(model)s IS NULL OR model = %(model)s)
   AND (%(label)s IS NULL OR label = %(label)s)
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
+  AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
 
 -- name: newest
 -- Filter the rows next to the edge first: with most filters enough of them match.
@@ -144,4 +145,14 @@ FROM spaces CROSS JOIN LATERAL (
     ORDER BY novelty DESC, id DESC
     LIMIT %(limit)s) AS found
 ORDER BY novelty DESC, id DESC
+LIMIT %(limit)s
+
+-- name: latest_novelty
+-- Of the newest images of a space, each once, among the newest rows of the table; where the domain is known.
+SELECT novelty FROM (
+    SELECT DISTINCT ON (image_sha256) id, novelty
+    FROM (SELECT id, image_sha256, space, novelty, in_domain FROM predictions ORDER BY id DESC LIMIT %(near)s) AS near
+    WHERE space = %(space)s AND in_domain IS NOT NULL
+    ORDER BY image_sha256, id DESC) AS images
+ORDER BY id DESC
 LIMIT %(limit)s

@@ -1,5 +1,6 @@
 """The protocol of anomaly detectors and what they share: their input and the Tukey fence."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, Self
@@ -13,6 +14,7 @@ from astrodetect.records import Floats
 
 MAX_NEIGHBOURS = 20
 SPARE_CANDIDATES = 12  # beyond those requested: single precision may swap points at nearly the same distance
+QUICKLY_COMPARED = 4_000  # points, in about a second: without a progress bar
 BLOCK = 256  # images per product: 20 MB with 20,000 reference points
 
 
@@ -49,11 +51,10 @@ class ReferencePoints:
 
     def leave_one_out(self, count: int = MAX_NEIGHBOURS) -> NearestNeighbours:
         """The nearest reference points of each reference point, itself excluded."""
-        starts = range(0, len(self), BLOCK)
-        blocks = [
-            self._nearest(self.points[at : at + BLOCK], count, first_index=at)
-            for at in track_progress(starts, "comparing the images", len(starts))
-        ]
+        starts: Iterable[int] = range(0, len(self), BLOCK)
+        if len(self) > QUICKLY_COMPARED:
+            starts = track_progress(starts, "comparing the images", len(range(0, len(self), BLOCK)))
+        blocks = [self._nearest(self.points[at : at + BLOCK], count, first_index=at) for at in starts]
         return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
     def _nearest(self, vectors: Floats, count: int, first_index: int | None = None) -> NearestNeighbours:

@@ -1,6 +1,7 @@
 """The sections of the web pages: their routes, and the navigation of every page."""
 
 from astrodetect.service.web import (
+    domain_notice,
     history,
     image_view,
     live,
@@ -17,6 +18,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         rendering,
+        domain_notice,
         upload,
         history,
         image_view,
