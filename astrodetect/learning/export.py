@@ -110,7 +110,7 @@ def export_model(
             if manifest.precision != "f32":
                 network = f"{manifest.name}{INT8}.xml" if manifest.precision == "int8" else xml.name
                 engine = Engine(_load(manifest, staged / network, manifest.precision))
-        manifest = replace(manifest, metrics=evaluate(engine))
+        manifest = manifest.with_metrics(evaluate(engine))
         write_novelty(staged / f"{manifest.name}{NOVELTY}")
         return store.publish(staged, folder, manifest)
 

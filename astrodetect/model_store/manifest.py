@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from astrodetect.errors import ModelError, ModelMissing
-from astrodetect.evaluation.metrics import predict_classes
+from astrodetect.evaluation.metrics import predict_classes, significant_auc
 from astrodetect.records import Floats, ImageContract, Pixels
 
 MANIFEST_FORMAT = 1
@@ -67,14 +67,18 @@ class Manifest:
     recipe: str = "resnet50"
     format: int = MANIFEST_FORMAT
     simulated: bool | None = None  # whether most training images are simulated; None where it was not recorded
+    better_than_chance: bool | None = None  # on the test images; None where it was not measured
 
     @property
     def warnings(self) -> list[str]:
         """What everyone who uses the model should know of it."""
-        if not self.simulated:
-            return []
-        tested = self.data.get("test", {})
-        return [SIMULATED if tested.get("simulated", 1) else SIMULATED_TESTED]
+        warnings = []
+        if self.better_than_chance is False:
+            warnings.append(f"No better than chance on its test images: AUC {self.metrics['test']['auc']:.3f}")
+        if self.simulated:
+            tested = self.data.get("test", {})
+            warnings.append(SIMULATED if tested.get("simulated", 1) else SIMULATED_TESTED)
+        return warnings
 
     @property
     def version(self) -> str:
@@ -90,6 +94,12 @@ class Manifest:
     def positive(self) -> str | None:
         """The class whose probability is the score of a binary model."""
         return self.classes[1] if self.task == "binary" else None
+
+    def with_metrics(self, metrics: dict[str, dict[str, float]]) -> "Manifest":
+        """This manifest with metrics, and whether those of the test images are better than chance."""
+        auc, counts = metrics.get("test", {}).get("auc"), self.data.get("test", {}).get("images")
+        better = auc > significant_auc(list(counts.values())) if auc and counts else None
+        return replace(self, metrics=metrics, better_than_chance=better)
 
     def predict(self, probabilities: Floats) -> NDArray[np.int64]:
         """Class index of each image from its probabilities (n, classes)."""

@@ -233,7 +233,7 @@ def training_charts(history: Any) -> list[CaptionedChart]:
         if np.isnan(values).all():
             continue
         low, high = (0.0, 1.05 * np.nanmax(values)) if lines is losses else (np.floor(10 * np.nanmin(values)) / 10, 1.0)
-        axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), TRAINING_CHART_HEIGHT)
+        axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), TRAINING_CHART_HEIGHT, whole_x=True)
         caption = f"{title.capitalize()}: {' and '.join(line.title for line in lines)}; epoch {chosen} was chosen."
         charts.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
     return charts

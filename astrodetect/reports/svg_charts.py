@@ -48,6 +48,8 @@ class ChartAxes:
     y: tuple[float, float]
     height: float = SQUARE
     bottom: float = BOTTOM
+    whole_x: bool = False  # x counts something: ticks at whole numbers only
+    whole_y: bool = False
 
     def x_at(self, value: float) -> float:
         """The horizontal coordinate of a value, from the left edge."""
@@ -65,10 +67,10 @@ class ChartAxes:
         """Grid lines, tick labels and axis titles."""
         floor = self.height - self.bottom
         parts = []
-        for value in _ticks(*self.x):
+        for value in _ticks(*self.x, whole=self.whole_x):
             x = self.x_at(value)
             parts.append(f'<text class="tick" x="{x:.1f}" y="{floor + 15:.1f}" text-anchor="middle">{value:g}</text>')
-        for value in _ticks(*self.y):
+        for value in _ticks(*self.y, whole=self.whole_y):
             y = self.y_at(value)
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
             parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
@@ -213,11 +215,13 @@ def _thin_out(x: Reals, y: Reals) -> tuple[Reals, Reals]:
     return x[indices], y[indices]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About four round numbers."""
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About four round numbers; `whole` ones if what they count has no parts."""
     rough = (high - low) / 4
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * 0.999)
+    if whole:
+        step = max(1.0, math.ceil(step))
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 

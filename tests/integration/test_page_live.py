@@ -44,8 +44,9 @@ def test_anomalies_and_unusual_images_are_marked_and_can_be_shown_alone(client: 
     assert card_ids(page) == [5, 4, 3, 2, 1]
     assert card_ids(only) == [4, 3, 1]
     assert "/live/events?only=unusual" in only
-    assert re.findall(r'class="card anomalous" id="p(\d)"', page) == ["4", "3", "1"]
-    assert page.count("▲ unusual") == 1
+    assert re.findall(r'class="card anomalous" id="p(\d)"', page) == ["4", "1"]
+    assert re.findall(r'class="card unusual" id="p(\d)"', page) == ["3"]
+    assert page.count("◆ unusual") == 1
 
 
 def test_a_new_row_has_its_thumbnail_and_an_old_row_without_one_says_so(client: TestClient, database_url: str) -> None:

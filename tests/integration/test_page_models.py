@@ -291,3 +291,22 @@ def test_every_page_says_that_the_model_was_trained_on_simulated_images(
     assert listed(client)[NAME]["warnings"] == [sentence]
     path.write_text(json.dumps(manifest | {"simulated": True, "data": {"test": {"simulated": 0}}}))
     assert listed(client)[NAME]["warnings"] == ["Trained on simulated images"]
+
+
+def test_the_pages_show_a_models_warnings_and_only_the_formats_that_it_accepts(
+    versions: list[str], client: TestClient, models_dir: Path
+) -> None:
+    upload = client.get("/").text
+    assert "JPEG, PNG, WebP or TIFF , up to" in text_of(upload)
+    assert ".fits" not in upload
+    path = models_dir / f"{NAME}.json"
+    fields = json.loads(path.read_text())
+    fields["image"]["stretch"] = "asinh"
+    path.write_text(json.dumps(fields | {"better_than_chance": False, "metrics": {"test": {"auc": 0.512}}}))
+    upload = client.get("/").text
+    assert "JPEG, PNG, WebP, TIFF or FITS , up to" in text_of(upload)
+    [accept] = re.findall(r'type="file" accept="([^"]+)"', upload)
+    assert {"image/jpeg", ".tiff", ".fits", ".fits.fz"} <= set(accept.split(","))
+    warning = "No better than chance on its test images: AUC 0.512"
+    assert warning in text_of(client.get("/models-page").text)
+    assert listed(client)[NAME]["warnings"] == [warning]

@@ -143,3 +143,17 @@ def test_per_class_metrics_have_precision_recall_and_f1() -> None:
     assert second.f1.value == pytest.approx(20 / 22)
     assert second.f1.low < second.f1.value < second.f1.high
     assert (first.images, second.images) == (10, 10)
+
+
+@pytest.mark.parametrize("counts", [(80, 20), (30, 40, 50)])
+def test_a_ranking_at_random_exceeds_the_significant_auc_at_most_once_in_20_times(counts: tuple[int, ...]) -> None:
+    random = np.random.default_rng(5)
+    truth = np.repeat(np.arange(len(counts)), counts)
+    limit, trials = metrics.significant_auc(counts), 1000
+    above = 0
+    for _ in range(trials):
+        probabilities = random.dirichlet(np.ones(len(counts)), len(truth)).astype(np.float32)
+        above += metrics.headline_metrics(truth, probabilities, probabilities.argmax(axis=1))["auc"] > limit
+    assert above / trials < 0.07
+    if len(counts) == 2:
+        assert above / trials > 0.03

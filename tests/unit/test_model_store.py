@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -355,3 +356,16 @@ def test_the_canary_image_never_changes() -> None:
     assert image.shape == (8, 8, 3)
     assert np.array_equal(image, canary(8))
     assert image.sum() == 12494
+
+
+def test_a_model_no_better_than_chance_has_a_warning_in_its_manifest(tmp_path: Path) -> None:
+    data = {"test": {"images": {"SB": 30, "E": 30}}}
+    good, bad = (replace(manifest(), data=data).with_metrics({"test": {"auc": auc}}) for auc in (0.7, 0.6))
+    assert (good.better_than_chance, good.warnings, good.metrics) == (True, [], {"test": {"auc": 0.7}})
+    assert bad.warnings == ["No better than chance on its test images: AUC 0.600"]
+    with store.staging(tmp_path, "m") as staged:
+        for name in FILES:
+            (staged / name).write_text(name)
+        store.publish(staged, tmp_path, bad)
+    assert read_manifest(tmp_path / "m.json").warnings == bad.warnings
+    assert manifest().with_metrics({}).warnings == []

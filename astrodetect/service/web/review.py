@@ -31,7 +31,6 @@ from astrodetect.service.web.review_session import (
 
 LOOKAHEAD = 20  # candidates, of which those with a thumbnail and without another reviewer's lease come first
 RECENT_LABELS = 100
-CHART_MIN_AXIS = 12  # images: on a shorter axis the ticks would fall between integers
 CHART_HEIGHT = 220.0
 CHART_AXES = "labelled", "interesting"
 ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
@@ -212,7 +211,8 @@ def set_reviewer(
 def plot_discoveries(labels: Sequence[LabelValue], description: str) -> Markup:
     """The number of interesting images against the number labelled, in the order of labelling."""
     interesting = list(accumulate((label == INTERESTING for label in labels), initial=0))
-    axes = ChartAxes((0, max(len(labels), CHART_MIN_AXIS)), (0, max(interesting[-1], CHART_MIN_AXIS)), CHART_HEIGHT)
+    ends = (0, max(len(labels), 1)), (0, max(interesting[-1], 1))
+    axes = ChartAxes(*ends, CHART_HEIGHT, whole_x=True, whole_y=True)
     constant_rate = ChartLine("", (0, len(labels)), (0, interesting[-1]), "chance")
     return line_chart(
         description, [constant_rate, ChartLine("", range(len(interesting)), interesting)], axes, CHART_AXES

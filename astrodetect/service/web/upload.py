@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Header, Request, UploadFile
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from astrodetect import images
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
-from astrodetect.model_store.manifest import list_manifests
+from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
@@ -26,6 +28,22 @@ SAMPLE_CLASSES, SAMPLES_PER_CLASS = 2, 3
 VIEW_UNAVAILABLE = "The database does not answer; the thumbnail will be on the image's page."
 log = logging.getLogger("uvicorn.error")
 router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model that the form offers, and what it accepts."""
+
+    model: str
+    titles: str  # "JPEG, PNG or FITS"
+    accept: str  # of the file input: media types, and suffixes, since systems know no type of some
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ModelChoice":
+        """From the model's manifest."""
+        formats = images.accepted_formats(manifest.image)
+        accept = [part for each in formats for part in (each.media_type, *each.suffixes)]
+        return cls(manifest.name, images.accepted_text(manifest.image), ",".join(accept))
 
 
 @router.get("/")
@@ -119,15 +137,17 @@ def _upload_page(
     card: dict[str, Any] | None = None,
 ) -> HTMLResponse:
     default = services.models.default_name
-    models = [manifest.name for manifest in list_manifests(services.models.folder)]
+    manifests = sorted(list_manifests(services.models.folder), key=lambda each: (each.name != default, each.name))
+    models = [ModelChoice.of(manifest) for manifest in manifests]
+    selected = next((each for each in models if each.model == (model or default)), models[0] if models else None)
     return render(
         request,
         "upload.html",
         status=status,
         error=error,
         card=card,
-        models=sorted(models, key=lambda name: (name != default, name)),
-        model=model or default,
+        models=models,
+        selected=selected,
         samples=list(list_samples(services.settings.data_dir)),
         max_bytes=services.settings.max_body_bytes,
     )

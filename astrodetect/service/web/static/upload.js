@@ -194,6 +194,11 @@ find("file").addEventListener("change", ({ target }) => {
   addFiles([...target.files]);
   target.value = "";
 });
+find("model")?.addEventListener("change", ({ target }) => {
+  const { formats, accept } = target.selectedOptions[0].dataset;
+  find("formats").textContent = formats;
+  find("file").accept = accept;
+});
 find("stop").addEventListener("click", stopOrRetry);
 find("show").addEventListener("change", ({ target }) => { list.dataset.show = target.value; });
 order.addEventListener("change", sortCards);
