@@ -40,7 +40,7 @@ from astrodetect.records import (
     ScoredImage,
     Thumbnail,
 )
-from astrodetect.settings import Settings
+from astrodetect.settings import SETUP_DB_COMMAND, Settings
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ class Database:
     def similar(self, prediction: Prediction, *, limit: int) -> list[Neighbour]:
         """The predictions whose vectors are nearest to this one's; VectorMissing or VectorsOff where it has none."""
         if not self.stores_vectors:
-            raise VectorsOff('"more like this" is off: the database lacks pgvector; python setup_db.py says more')
+            raise VectorsOff(f'"more like this" is off: the database lacks pgvector; {SETUP_DB_COMMAND} says more')
         key = {"space": prediction.space, "image": prediction.image_sha256}
         vectors = self._execute(SQL["vector_of"], key)
         if not vectors:

@@ -23,6 +23,7 @@ from astrodetect.datasets import dataset, health, listing, splits
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
+from astrodetect.extras import require_extra
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace, command: list[str]) -> Path:
     """From images to a published model; returns the path of its `.h5`, or of its `.xml` if Keras does not open it."""
+    require_extra("train", "training")
     try:
         contract = ImageContract(arguments.size, arguments.crop, arguments.bands, arguments.stretch)
     except ValueError as error:

@@ -1,25 +1,59 @@
-"""`python -m astrodetect COMMAND …`: each command is a module in `cli/`."""
+"""`astrodetect COMMAND …`, or `python -m astrodetect COMMAND …`: the commands are in `cli/`."""
 
 import argparse
 import sys
+from pathlib import Path
 
-from astrodetect.cli import anomalies, collect, evaluate, explore, labels, models, psql, score, simulate, split
+import shtab
+
+from astrodetect import __version__
+from astrodetect.cli import (
+    anomalies,
+    collect,
+    evaluate,
+    explore,
+    labels,
+    models,
+    programs,
+    psql,
+    score,
+    simulate,
+    split,
+)
+from astrodetect.cli._options import command_parser, complete_paths
 from astrodetect.errors import AstrodetectError
+from astrodetect.settings import PROGRAMS
 
-COMMANDS = (collect, simulate, explore, split, evaluate, models, score, anomalies, labels, psql)
+COMMANDS = (collect, simulate, explore, split, programs, evaluate, models, score, anomalies, labels, psql)
+COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
+
+It completes the installed command `astrodetect`.
+"""
+COMPLETION_EXAMPLES = """examples:
+  astrodetect completion bash > ~/.local/share/bash-completion/completions/astrodetect
+  astrodetect completion zsh > "${fpath[1]}/_astrodetect"
+  astrodetect completion fish > ~/.config/fish/completions/astrodetect.fish
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0 on success, 1 on failure, 2 for wrong usage, 130 after Ctrl-C."""
+    installed = Path(sys.argv[0]).stem == "astrodetect" or (argv or sys.argv[1:])[:1] == ["completion"]
     parser = argparse.ArgumentParser(
-        prog="python -m astrodetect",
+        prog="astrodetect" if installed else "python -m astrodetect",
         description="Classify sky images and find the unusual ones.",
         epilog="exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C",
     )
+    parser.add_argument("--version", action="version", version=f"astrodetect {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
+    completion = command_parser(subparsers, "completion", COMPLETION_DESCRIPTION, COMPLETION_EXAMPLES)
+    shtab.add_argument_to(completion, "shell", help="(default: bash)", parent=parser)
+    complete_paths(parser)
+    if str(PROGRAMS) != sys.path[0]:
+        sys.path.insert(0, str(PROGRAMS))  # what commands run of main.py, train_model.py and the others
+    arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
         return int(arguments.command(arguments))
     except AstrodetectError as error:

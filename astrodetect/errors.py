@@ -206,7 +206,7 @@ class DatabaseNotSetUp(DatabaseError):
     """The database has no tables, or not those of this version."""
 
     code = "database_not_set_up"
-    public = "the predictions database is not set up: run python setup_db.py"
+    public = "the predictions database is not set up: run python setup_db.py or astrodetect setup-db"
 
 
 class OutboxFull(DatabaseUnavailable):
@@ -258,6 +258,13 @@ class NotReady(AstrodetectError):
 
     status = 503
     code = "not_ready"
+
+
+class PackagesMissing(AstrodetectError):
+    """An optional package is not installed."""
+
+    status = 501
+    code = "packages_missing"
 
 
 class NotFound(AstrodetectError):

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from astrodetect import __version__
-from astrodetect.settings import ROOT
+from astrodetect.settings import INSTALLED, ROOT
 
 PACKAGES = ("tensorflow", "keras", "jax", "openvino", "nncf", "numpy", "scikit-learn", "pillow")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -35,6 +35,8 @@ def _hardware() -> str:
 
 def _commit() -> str:
     """The commit, with -dirty if files differ; empty outside a clone."""
+    if INSTALLED:
+        return ""
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607 - its folder differs

@@ -1,4 +1,7 @@
-"""Settings of the programs, from environment variables or `.env`: name, default, unit and meaning."""
+"""Settings of the programs, from environment variables or `.env`: name, default, unit and meaning.
+
+A clone keeps `data`, `models` and `.env` at its top; a wheel has them in the folder that a program is started in.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +12,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from astrodetect.fetch_policy import AllowedHosts
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (PACKAGE / "programs").is_dir()  # from a wheel, not a clone
+PROGRAMS = PACKAGE / "programs" if INSTALLED else PACKAGE.parent  # folder of main.py, train_model.py and the others
+ROOT = Path.cwd() if INSTALLED else PACKAGE.parent
+TRAIN_COMMAND = "astrodetect train" if INSTALLED else "python train_model.py"  # for messages
+SETUP_DB_COMMAND = "astrodetect setup-db" if INSTALLED else "python setup_db.py"
 HTTP = r"^https?://.*[^/]$"
 
 

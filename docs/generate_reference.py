@@ -73,6 +73,8 @@ def commands() -> str:
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
+    if name == "python -m astrodetect train":
+        return f"## `{name}`\n\nThe same as `python train_model.py`, with the same options."
     description = (parser.description or "").strip().partition("\n")[0].rstrip(".")
     lines = [f"## `{name}`", "", *_wrapped(f"{description[:1].upper()}{description[1:]}.")]
     lines += ["", "| option | meaning |", "| --- | --- |"]

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import shtab
+
 from astrodetect.progress import print_notice
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
 
+PATHS = ("FILE", "FOLDER", "DATA")  # how metavars of paths begin
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -46,6 +49,16 @@ def describe_features(manifest: "Manifest") -> str:
     """Whose features a report compares, with the warnings of the model."""
     warnings = "; ".join(manifest.warnings)
     return f"the features of the model {manifest.name}{f' ({warnings[0].lower()}{warnings[1:]})' if warnings else ''}"
+
+
+def complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Let shells complete the names of files for options that are paths."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                complete_paths(child)
+        elif action.type is Path or str(action.metavar).startswith(PATHS) or action.dest == "output":
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab reads
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

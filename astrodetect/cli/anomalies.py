@@ -19,6 +19,7 @@ from astrodetect.cli._options import (
 )
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError
+from astrodetect.extras import require_extra
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
@@ -225,6 +226,7 @@ def _fit_detectors(
 
     names, extra = arguments.detectors or DEFAULT_DETECTORS, []
     if AUTOENCODER in names:
+        require_extra("train", f"the detector {AUTOENCODER}")
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - imports Keras
 
         extra = [autoencoder.fit_autoencoder((normal or extracted).features)]
@@ -278,6 +280,7 @@ def _external_network(weights: str, crop: float) -> "tuple[Engine, str]":
     """A ResNet50 with external weights, and a version that identifies them."""
     if weights != IMAGENET and not Path(weights).is_file():
         raise DataError(f"no weights file {weights}: give a Keras .h5 file, or {IMAGENET}")
+    require_extra("train", "--weights")
     from astrodetect.learning import network  # noqa: PLC0415 - imports Keras
     from astrodetect.learning.export import features_engine  # noqa: PLC0415
 

@@ -24,9 +24,7 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
     parser = argparse.ArgumentParser(
         description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _add_image_options(parser.add_argument_group("images"))
-    _add_model_options(parser.add_argument_group("model"))
-    _add_training_options(parser.add_argument_group("training"))
+    add_train_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.positive == arguments.negative:
         parser.error(f"--positive and --negative are both {arguments.positive}: they name two classes")
@@ -50,6 +48,13 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
     if recipe.kind == "forest" and arguments.weights != "none":
         parser.error("a forest has no pretrained weights: leave --weights out")
     return arguments
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    _add_image_options(parser.add_argument_group("images"))
+    _add_model_options(parser.add_argument_group("model"))
+    _add_training_options(parser.add_argument_group("training"))
 
 
 def _add_image_options(group: "argparse._ArgumentGroup") -> None:

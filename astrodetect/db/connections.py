@@ -14,6 +14,7 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import POLL_OK, POLL_READ, TRANSACTION_STATUS_IDLE, parse_dsn
 
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable
+from astrodetect.settings import SETUP_DB_COMMAND
 
 Connection: TypeAlias = "psycopg2.extensions.connection"
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Any]
@@ -21,7 +22,7 @@ Row: TypeAlias = dict[str, Any]
 
 EXAMPLE = "postgresql://user:password@host:5432/astrodetect"
 UNESCAPED_AT = "DATABASE_URL has an unescaped @: write @ as %40, / as %2F, ? as %3F in user and password"
-SET_UP = "run: python setup_db.py"
+SET_UP = f"run: {SETUP_DB_COMMAND}"
 NOT_SET_UP = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME}
 TRANSIENT = {  # the same statement may succeed later
     errorcodes.QUERY_CANCELED,

@@ -5,8 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation.metrics import SMALLEST_PROBABILITY, Integers
@@ -25,6 +23,9 @@ def fit_temperature(truth: Integers, logits: Floats) -> float:
 
     `logits` are (n, classes), or (n,) of the positive class.
     """
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - slow to import, for options of the command line
+    from scipy.special import log_softmax  # noqa: PLC0415
+
     rows = logits.astype(np.float64)
     if rows.ndim == 1:
         rows = np.stack([np.zeros_like(rows), rows], axis=1)
@@ -45,6 +46,8 @@ def to_logits(probabilities: Floats) -> Floats:
 
 def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
     """The probabilities after dividing their logits by the temperature."""
+    from scipy.special import softmax  # noqa: PLC0415 - as above
+
     return np.asarray(softmax(to_logits(probabilities) / temperature, axis=1), dtype=np.float32)
 
 

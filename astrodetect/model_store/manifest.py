@@ -15,9 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import predict_classes, significant_auc
 from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.settings import TRAIN_COMMAND
 
 MANIFEST_FORMAT = 1
-TRAIN_COMMAND = "python train_model.py"
 RETRAIN = f"train it again with {TRAIN_COMMAND}"
 NOVELTY = ".novelty.npz"  # suffix of the file of anomaly detectors
 SIMULATED = "Trained on simulated images: not validated on real ones"

@@ -20,6 +20,7 @@ from astrodetect.errors import ImageError
 from astrodetect.inference.decision import to_intensity
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.settings import SETUP_DB_COMMAND, TRAIN_COMMAND
 
 REPORT_TEMPLATES = Path(__file__).parent / "templates"
 TILE_PX = 48
@@ -32,13 +33,15 @@ _Result = TypeVar("_Result")
 
 def template_environment(templates: Path) -> Environment:
     """Jinja for a folder of templates: values are escaped, undefined ones are an error."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"train_command": TRAIN_COMMAND, "setup_db_command": SETUP_DB_COMMAND}
+    return environment
 
 
 def display_name(path: Path) -> str:

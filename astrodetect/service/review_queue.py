@@ -16,6 +16,7 @@ from astrodetect.anomalies import active_learning
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.records import EmbeddedImages, Prediction
+from astrodetect.settings import SETUP_DB_COMMAND
 
 MAX_RANKED = 20_000  # the newest images, in addition to all labelled ones
 MAX_GROWTH = 0.01  # share of them by which the table may grow before they are read again
@@ -26,7 +27,7 @@ NEIGHBOURS_NAMED = 5  # labelled ones, in the reasons
 LEASE_S = 120.0
 NO_DETECTORS = "the default model has no anomaly detectors: sorted by the novelty that other models recorded"
 NOT_YET = "this order is being computed: sorted by novelty until it is ready"
-NO_VECTORS = "the database stores no vectors, so labels do not change the order: python setup_db.py says more"
+NO_VECTORS = f"the database stores no vectors, so labels do not change the order: {SETUP_DB_COMMAND} says more"
 
 log = logging.getLogger("uvicorn.error")
 

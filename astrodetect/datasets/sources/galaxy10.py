@@ -14,6 +14,7 @@ from astrodetect import images
 from astrodetect.datasets.sources.http import HttpClient
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 from astrodetect.errors import DataError
+from astrodetect.extras import require_extra
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Pixels
 from astrodetect.settings import Settings
@@ -99,6 +100,7 @@ def _read_images(path: Path, indices: NDArray[np.int64]) -> Iterator[tuple[int, 
 
 @contextmanager
 def _open_hdf5(path: Path) -> Iterator[Any]:
+    require_extra("train", "reading Galaxy10's file")
     import h5py  # noqa: PLC0415 - takes a third of a second to import
 
     try:

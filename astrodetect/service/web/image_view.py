@@ -15,13 +15,13 @@ from astrodetect.service.query_params import PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ThumbnailsDep
 from astrodetect.service.thumbnails import ThumbnailStore
 from astrodetect.service.web.rendering import render, wants_fragment
-from astrodetect.settings import Settings
+from astrodetect.settings import SETUP_DB_COMMAND, Settings
 
 THUMBNAIL_MAX_AGE_S = 86_400
 NEIGHBOURS_SHOWN = 6
 NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
-    VectorsOff: "No neighbours: the database lacks pgvector. python setup_db.py says how to install it.",
+    VectorsOff: f"No neighbours: the database lacks pgvector. {SETUP_DB_COMMAND} says how to install it.",
 }
 router = APIRouter(include_in_schema=False)
 
