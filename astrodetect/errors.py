@@ -61,6 +61,20 @@ class CrossSiteRequest(RequestError):
     code = "cross_site"
 
 
+class TrainingNotAllowed(RequestError):
+    """This client may not start or stop trainings."""
+
+    status = 403
+    code = "training_not_allowed"
+
+
+class TrainingConflict(RequestError):
+    """Another training runs, or this one is in another state."""
+
+    status = 409
+    code = "training_conflict"
+
+
 class FetchRefused(RequestError):
     """The URL is invalid, or the service may not fetch from it."""
 

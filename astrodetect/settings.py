@@ -102,6 +102,11 @@ class Settings(BaseSettings):
         default=False, description="require the key for reading too, except on /key, /static and /health"
     )
 
+    train_on_page: bool = Field(
+        default=True,
+        description="whether Models → Train may start trainings: for a browser on this machine, or with an API key",
+    )
+
     nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
     galaxy10_url: str = Field(
         "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5", pattern=HTTP, description="Galaxy10's file"

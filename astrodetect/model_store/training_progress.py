@@ -23,7 +23,8 @@ from astrodetect.progress import BarState, observing
 WRITE_EVERY_S = 1.0
 LOST_AFTER_S = 15.0
 STARTING_S = 30.0  # a stop request this much older than the training is of an earlier one
-MAX_STEPS, MAX_MESSAGES = 30, 6  # the latest, of those that are kept
+MAX_STEPS, MAX_MESSAGES = 20, 4  # the latest, of those that are kept
+EPOCH = "epoch"  # what the title of an epoch's progress bar starts with; its metrics are kept instead
 PROGRESS, STOP, LOG = ".progress", ".stop", ".log"  # suffixes of the hidden files .NAME.progress and so on
 CHECKPOINTS = ".training"  # suffix of the hidden folder
 
@@ -62,9 +63,15 @@ class TrainingProgress:
     @property
     def summary(self) -> str:
         """The present step in a few words, such as "epoch 2/4, about 40 s left"."""
-        count = "" if self.title.startswith("epoch") or not self.total else f" {self.done} of {self.total}"
-        left = "" if self.left_s is None else f", about {self.left_s:.0f} s left"
+        count = "" if self.title.startswith(EPOCH) or not self.total else f" {self.done} of {self.total}"
+        left = f", about {self.left_s:.0f} s left" if self.left_s and self.left_s >= 1 else ""
         return f"{self.title}{count}{left}"
+
+    @property
+    def ending(self) -> str:
+        """How a training ended that does not run, such as "was stopped"."""
+        endings = {"stopped": "was stopped", "failed": "failed"}
+        return endings.get(self.state, "ended without a word: its process was killed, or the machine switched off")
 
 
 class ProgressReporter:
@@ -83,8 +90,10 @@ class ProgressReporter:
             return
         if event.title != progress.title:
             now = time.monotonic()
-            step = FinishedStep(progress.title, round(now - self._step_started, 1))
-            progress, self._step_started = replace(progress, steps=(*progress.steps, step)[-MAX_STEPS:]), now
+            if not progress.title.startswith(EPOCH):
+                step = FinishedStep(progress.title, round(now - self._step_started, 1))
+                progress = replace(progress, steps=(*progress.steps, step)[-MAX_STEPS:])
+            self._step_started = now
         self._progress = replace(
             progress, title=event.title, done=event.done, total=event.total, note=event.note, left_s=event.left_s
         )
@@ -159,9 +168,9 @@ def read_progress(folder: Path, name: str) -> TrainingProgress | None:
         fields["steps"] = tuple(FinishedStep(**step) for step in fields["steps"])
         fields |= {key: tuple(fields[key]) for key in ("messages", "epochs", "command")}
         progress = TrainingProgress(**fields)
+        lost = progress.state == "running" and time.time() - progress.updated > LOST_AFTER_S
     except (OSError, ValueError, TypeError, LookupError):
         return None
-    lost = progress.state == "running" and time.time() - progress.updated > LOST_AFTER_S
     return replace(progress, state="lost") if lost else progress
 
 
@@ -177,6 +186,11 @@ def write_progress(folder: Path, progress: TrainingProgress) -> None:
     with suppress(OSError):
         text = json.dumps(asdict(replace(progress, updated=time.time())))
         atomic_files.write_text(_path(folder, progress.name, PROGRESS), text, sync=False)
+
+
+def end_progress(folder: Path, progress: TrainingProgress, error: str) -> None:
+    """Says that a training failed whose process could not say so itself."""
+    write_progress(folder, replace(progress, state="failed", error=error))
 
 
 def request_stop(folder: Path, name: str) -> None:

@@ -212,8 +212,8 @@ class CaptionedChart:
     caption: str
 
 
-def training_charts(history: Any) -> list[CaptionedChart]:
-    """Losses and validation metrics by epoch, and the epoch that was chosen."""
+def training_charts(history: Any, *, running: bool = False) -> list[CaptionedChart]:
+    """Losses and validation metrics by epoch, and the epoch that was chosen, unless the training is `running`."""
     epochs = [epoch for epoch in history if isinstance(epoch, dict)] if isinstance(history, list) else []
     selection = next((name for name in (SELECTION_LOSS, "log_loss") if epochs and name in epochs[0]), None)
     if len(epochs) < 2 or selection is None:
@@ -234,8 +234,10 @@ def training_charts(history: Any) -> list[CaptionedChart]:
             continue
         low, high = (0.0, 1.05 * np.nanmax(values)) if lines is losses else (np.floor(10 * np.nanmin(values)) / 10, 1.0)
         axes = ChartAxes((1, len(epochs)), (min(low, high - 0.1), high), TRAINING_CHART_HEIGHT, whole_x=True)
-        caption = f"{title.capitalize()}: {' and '.join(line.title for line in lines)}; epoch {chosen} was chosen."
-        charts.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=chosen), caption))
+        best = f"epoch {chosen} {'is the best so far' if running else 'was chosen'}"
+        caption = f"{title.capitalize()}: {' and '.join(line.title for line in lines)}; {best}."
+        mark = None if running else chosen
+        charts.append(CaptionedChart(line_chart(caption, lines, axes, ("epoch", title), chosen=mark), caption))
     return charts
 
 

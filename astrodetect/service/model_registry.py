@@ -17,7 +17,8 @@ from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloade
 from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.inference.engine import Engine, has_bf16, load_model
 from astrodetect.model_store import store
-from astrodetect.model_store.manifest import Manifest, Precision
+from astrodetect.model_store.manifest import TRAIN_COMMAND, Manifest, Precision
+from astrodetect.model_store.training_progress import read_progress
 from astrodetect.records import Floats, Outputs, Pixels
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
@@ -274,7 +275,7 @@ class ModelRegistry:
             loaded = load_model(self.folder, name, self._precision)
         except ModelMissing as missing:
             if name == self.default_name:
-                raise
+                raise ModelMissing(_describe_missing(self.folder, name)) from missing
             raise ModelUnknown(f"no model {name} here: GET /models lists the models") from missing
         engine = Engine(loaded)
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
@@ -305,6 +306,16 @@ class ModelRegistry:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
+
+
+def _describe_missing(folder: Path, name: str) -> str:
+    """What is going on where there is no model of this name yet, and what to do."""
+    training = read_progress(folder, name)
+    if training is None:
+        return f"no model {name} yet: {TRAIN_COMMAND} or the page Models, Train makes one from your images"
+    if training.state == "running":
+        return f"no model {name} yet, it is being trained ({training.summary}): the start page shows the progress"
+    return f"no model {name} yet, its training {training.ending}: give the same command again, or resume it on Models"
 
 
 def _close(serving: ServedModel) -> None:

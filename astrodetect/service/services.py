@@ -8,6 +8,7 @@ A route names the parts that it needs in its signature and never touches `app.st
 What has only a request or a scope, such as an error page or a middleware, calls `services_of`.
 """
 
+import asyncio
 import ctypes
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
 from astrodetect.service.row_follower import RowDatabase
 from astrodetect.service.shutdown import Shutdown
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
+from astrodetect.service.trainings import Trainings
 from astrodetect.settings import Settings
 
 LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
@@ -88,6 +90,7 @@ class Services:
     vector_indexer: VectorIndexer
     batch_detection: BatchDetection
     anomaly_detection: AnomalyDetection
+    trainings: Trainings
 
 
 @asynccontextmanager
@@ -160,6 +163,8 @@ async def open_services(
             max_images=settings.max_anomaly_images,
             max_file_bytes=settings.max_body_bytes,
         )
+        trainings = Trainings(settings.models_dir, api_keys, enabled=settings.train_on_page)
+        stack.push_async_callback(asyncio.to_thread, trainings.close)
         metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
         metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
         metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
@@ -181,6 +186,7 @@ async def open_services(
             vector_indexer=vector_indexer,
             batch_detection=batch_detection,
             anomaly_detection=anomaly_detection,
+            trainings=trainings,
         )
 
 
@@ -226,4 +232,5 @@ ProjectionsDep: TypeAlias = Annotated[ProjectionJobs, _part(lambda services: ser
 LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.live_feed)]
 DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
 BatchDetectionDep: TypeAlias = Annotated[BatchDetection, _part(lambda services: services.batch_detection)]
+TrainingsDep: TypeAlias = Annotated[Trainings, _part(lambda services: services.trainings)]
 AnomalyDetectionDep: TypeAlias = Annotated[AnomalyDetection, _part(lambda services: services.anomaly_detection)]

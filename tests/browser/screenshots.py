@@ -10,7 +10,18 @@ from playwright.sync_api import Page
 
 from browser import chromium
 
-PATHS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/live", "/key", "/nowhere")
+PATHS = (
+    "/",
+    "/history",
+    "/history/1",
+    "/review",
+    "/map",
+    "/models-page",
+    "/models-page/train",
+    "/live",
+    "/key",
+    "/nowhere",
+)
 WIDTHS, HEIGHT = (1440, 390), 900
 NARROW = 600
 SETTLE_MS = 800  # for what loads after the page: maps, neighbours, thumbnails

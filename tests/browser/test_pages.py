@@ -11,7 +11,7 @@ from astrodetect.service.web import rendering
 from browser.page_checks import accessibility_violations, broken_images, focused_element, horizontal_overflow_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
-SECTIONS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/live")
+SECTIONS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/models-page/train", "/live")
 PAGES = (*SECTIONS, "/key", "/history/999999")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 MIN_BYTES, MAX_BYTES = 10_000, 150_000

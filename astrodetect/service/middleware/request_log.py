@@ -15,6 +15,7 @@ from astrodetect.service.metrics import Metrics
 
 log = logging.getLogger("astrodetect.requests")
 CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
+POLLED = {"/training"}  # paths that every open page requests every second: logged only where they fail
 REQUEST_CONTEXT = "astrodetect.request_context"  # key in the ASGI scope
 
 
@@ -61,7 +62,8 @@ class RequestLogMiddleware:
             seconds = time.perf_counter() - context.started
             route = scope.get("route")
             self._metrics.observe_request(getattr(route, "path", "other"), status, seconds)
-            log.info("%s", _LogLine(scope, status, seconds, context))
+            if scope["path"] not in POLLED or status >= HTTPStatus.BAD_REQUEST:
+                log.info("%s", _LogLine(scope, status, seconds, context))
 
 
 class _LogLine:

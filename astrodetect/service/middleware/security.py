@@ -83,7 +83,7 @@ class AuthMiddleware:
         headers, method = Headers(scope=scope), scope["method"]
         if method not in SAFE_METHODS and _is_cross_site(headers):
             return CrossSiteRequest("cross-site requests are refused")
-        if self._keys.required(method, scope["path"]) and not self._keys.accept(_request_key(headers)):
+        if self._keys.required(method, scope["path"]) and not self._keys.accept(request_key(headers)):
             return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
         return None
 
@@ -128,7 +128,7 @@ def _is_cross_site(headers: Headers) -> bool:
     return origin.partition("://")[2] != headers.get("host")  # over plain HTTP browsers send Origin alone
 
 
-def _request_key(headers: Headers) -> bytes:
+def request_key(headers: Headers) -> bytes:
     """From the Authorization header, or from the cookie of a browser that signed in."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

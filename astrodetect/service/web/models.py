@@ -23,10 +23,10 @@ from astrodetect.service.query_params import (
     VERSION_PATTERN,
     ModelPath,
 )
-from astrodetect.service.services import ModelsDep
+from astrodetect.service.services import ModelsDep, services_of
 from astrodetect.service.web.rendering import TEMPLATE, render, wants_fragment
+from astrodetect.service.web.training import MODELS_PATH, training_values
 
-MODELS_PATH = "/models-page"  # /models is the API's
 OLD_PATH = "/trained"  # of earlier releases
 METRICS_SHOWN = [spec for spec in METRIC_SPECS if spec.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
 REPORT_POLICY = "; ".join(  # a report is self-contained: its script runs in a sandbox without access to the service
@@ -165,7 +165,7 @@ def _show(request: Request, models: list[ModelEntry], message: str, *, focus: bo
         message=message,
         fragment=fragment,
         focus=focus,
-        models_path=MODELS_PATH,
+        **({"models_path": MODELS_PATH} if fragment else training_values(request, services_of(request), "models")),
     )
 
 

@@ -89,6 +89,20 @@ def format_share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def format_clock(seconds: float) -> str:
+    """A time in seconds since 1970 as UTC, to the second."""
+    return format_time(dt.datetime.fromtimestamp(seconds, dt.UTC))
+
+
+def format_duration(seconds: float) -> str:
+    """A duration to the second, such as "2 min 5 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 1 else f"{seconds:.1f} s"
+
+
 def _page_values(request: Request) -> dict[str, Any]:
     """What `base.html` needs."""
     services = services_of(request)
@@ -105,3 +119,4 @@ def _page_values(request: Request) -> dict[str, Any]:
 
 TEMPLATE.globals |= {"static": STATIC_URL, "logo": STATIC_FILES["icon.svg"].decode()}
 TEMPLATE.filters |= {"plain": escape_invisible, "short": shorten, "time": format_time, "share": format_share}
+TEMPLATE.filters |= {"clock": format_clock, "duration": format_duration}

@@ -11,6 +11,7 @@ from astrodetect.service.web import (
     rendering,
     review,
     sign_in,
+    training,
     upload,
 )
 
@@ -26,6 +27,7 @@ ROUTERS = tuple(
         review,
         projection_map,
         models,
+        training,
         live,
         sign_in,
     )
@@ -35,7 +37,7 @@ NAVIGATION = (
     ("/history", "History"),
     ("/review", "Review"),
     ("/map", "Map"),
-    (models.MODELS_PATH, "Models"),
+    (training.MODELS_PATH, "Models"),
     ("/live", "Live"),
 )
 rendering.TEMPLATE.globals["navigation"] = NAVIGATION

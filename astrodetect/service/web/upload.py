@@ -21,6 +21,7 @@ from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import DatabaseDep, ModelsDep, Services, ServicesDep, SettingsDep
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import accepts_html, render, wants_fragment
+from astrodetect.service.web.training import training_values
 
 MAX_KEY_LENGTH = 100  # characters of an Idempotency-Key
 MAX_COUNTED = 100  # unlabelled unusual images
@@ -150,6 +151,7 @@ def _upload_page(
         selected=selected,
         samples=list(list_samples(services.settings.data_dir)),
         max_bytes=services.settings.max_body_bytes,
+        **({} if models else training_values(request, services, "start")),
     )
 
 

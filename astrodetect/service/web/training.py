@@ -1,0 +1,188 @@
+"""Training: the live view of every training on this machine, and the form that starts one."""
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from astrodetect.errors import AstrodetectError, DataError
+from astrodetect.model_store.manifest import list_manifests
+from astrodetect.model_store.store import INT8
+from astrodetect.model_store.training_progress import TrainingProgress
+from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
+from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
+from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, MODEL_NAME_PATTERN, ModelPath
+from astrodetect.service.services import Services, ServicesDep
+from astrodetect.service.trainings import check_images
+from astrodetect.service.web.rendering import render
+
+MODELS_PATH = "/models-page"  # /models is the API's
+TRAIN_PATH = f"{MODELS_PATH}/train"
+STEPS_SHOWN = 8
+MAX_PATH_CHARS, MAX_CLASS_CHARS = 4096, 255
+STRETCHES = ("none", "asinh", "zscale", "linear")
+FIELDS = ("images", "name", "recipe", "positive", "negative", "epochs", "size", "crop", "stretch")
+EMPTY_FORM = {**dict.fromkeys(FIELDS, ""), "recipe": DEFAULT_RECIPE, "stretch": "none"}
+
+Place: TypeAlias = Literal["start", "models"]  # the page that shows the trainings
+PathField: TypeAlias = Annotated[str, Form(max_length=MAX_PATH_CHARS)]
+ClassField: TypeAlias = Annotated[str, Form(max_length=MAX_CLASS_CHARS)]
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingView:
+    """A training as the page shows it."""
+
+    training: TrainingProgress
+    charts: list[CaptionedChart]
+    running_s: float
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """The metrics of the epochs so far; a linear probe has none."""
+        return [epoch for epoch in self.training.epochs if "train_loss" in epoch]
+
+
+@router.get("/training")
+def show_trainings(
+    request: Request, services: ServicesDep, at: Place = "models", shown: Annotated[str, Query(max_length=64)] = ""
+) -> Response:
+    """The figures of all trainings, polled; the whole part where `shown` says that trainings came, ended or changed."""
+    if at == "start" and any(list_manifests(services.models.folder)):
+        return Response(headers={"HX-Refresh": "true"})
+    values = training_values(request, services, at)
+    return render(request, "_trainings.html", **values | {"swap": True, "whole": values["trainings_digest"] != shown})
+
+
+@router.get(TRAIN_PATH)
+def show_form(request: Request, services: ServicesDep) -> HTMLResponse:
+    """The form that starts a training."""
+    name = "" if _has_default(services) else services.models.default_name
+    return _form(request, services, {**EMPTY_FORM, "name": name})
+
+
+@router.post(TRAIN_PATH)
+def start_training(
+    request: Request,
+    services: ServicesDep,
+    *,
+    images: PathField = "",
+    name: Annotated[str, Form(max_length=MAX_MODEL_NAME_CHARS)] = "",
+    recipe: Annotated[str, Form(max_length=MAX_MODEL_NAME_CHARS)] = DEFAULT_RECIPE,
+    positive: ClassField = "",
+    negative: ClassField = "",
+    epochs: Annotated[str, Form(max_length=10)] = "",
+    size: Annotated[str, Form(max_length=10)] = "",
+    crop: Annotated[str, Form(max_length=10)] = "",
+    stretch: Annotated[str, Form(max_length=10)] = "none",
+) -> Response:
+    """Starts a training and shows it on the Models page."""
+    values = (images, name, recipe, positive, negative, epochs, size, crop, stretch)
+    fields = {field: value.strip() for field, value in zip(FIELDS, values, strict=True)}
+    try:
+        services.trainings.require_allowed(request)
+        command = train_command(fields, services.models.folder)
+        services.trainings.start(fields["name"], recipe, command, Path.cwd())
+    except AstrodetectError as error:
+        return _form(request, services, fields, error=str(error), status=error.status)
+    return RedirectResponse(MODELS_PATH, 303)
+
+
+@router.post(f"{MODELS_PATH}/{{name}}/training/{{action}}")
+def change_training(
+    request: Request,
+    services: ServicesDep,
+    name: ModelPath,
+    action: Literal["cancel", "resume", "discard"],
+    at: Annotated[Place, Form()] = "models",
+) -> Response:
+    """Cancels, resumes or discards a training, and shows the page `at` which its button was."""
+    services.trainings.require_allowed(request)
+    getattr(services.trainings, action)(name)
+    return RedirectResponse("/" if at == "start" else MODELS_PATH, 303)
+
+
+def train_command(fields: dict[str, str], models_dir: Path) -> list[str]:
+    """The arguments of train_model.py for the fields of the form; DataError says which one is wrong."""
+    name = fields["name"]
+    if not fields["images"]:
+        raise DataError("name the folder of the images")
+    if fields["recipe"] not in RECIPES or fields["stretch"] not in STRETCHES:
+        raise DataError("choose a recipe and a stretch from the lists")
+    if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(INT8):
+        raise DataError("give the model a name of letters, digits, hyphens and dots")
+    command = ["--recipe", fields["recipe"], "--output", str(models_dir.absolute() / f"{name}.h5")]
+    for option, low, high, type_ in (("epochs", 1, 10_000, int), ("size", 32, 4096, int), ("crop", 0.1, 1, float)):
+        if text := fields[option]:
+            try:
+                value = type_(text)
+            except ValueError:
+                value = low - 1
+            if not low <= value <= high:
+                raise DataError(f"{option}: from {low:g} to {high:g}, not {text}")
+            command += [f"--{option}", str(value)]
+    if fields["stretch"] != "none":
+        command += ["--stretch", fields["stretch"]]
+    path = Path(fields["images"])
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"no folder {path}") from error
+    check_images(path, fields["positive"], fields["negative"])
+    command += ["--data", str(path)]
+    if fields["positive"]:
+        return [*command, f"--positive={fields['positive']}", f"--negative={fields['negative']}"]
+    return [*command, "--classes", "all"]
+
+
+def training_values(request: Request, services: Services, at: Place) -> dict[str, Any]:
+    """What `_trainings.html` needs."""
+    trainings = services.trainings.all()
+    refusal = services.trainings.refusal(request)
+    structure = [(training.name, training.state, training.started) for training in trainings]
+    return {
+        "views": [_view(training) for training in trainings],
+        "at": at,
+        "swap": False,
+        "whole": True,
+        "refusal": refusal,
+        "steps_shown": STEPS_SHOWN,
+        "trainings_digest": hashlib.sha256(repr((structure, refusal)).encode()).hexdigest()[:16],
+        "models_path": MODELS_PATH,
+        "train_path": TRAIN_PATH,
+    }
+
+
+def _view(training: TrainingProgress) -> TrainingView:
+    epochs = [epoch for epoch in training.epochs if "train_loss" in epoch]
+    end = time.time() if training.state == "running" else training.updated
+    return TrainingView(training, training_charts(epochs, running=True), max(0.0, end - training.started))
+
+
+def _has_default(services: Services) -> bool:
+    return any(manifest.name == services.models.default_name for manifest in list_manifests(services.models.folder))
+
+
+def _form(
+    request: Request, services: Services, fields: dict[str, str], *, error: str = "", status: int = 200
+) -> HTMLResponse:
+    return render(
+        request,
+        "train.html",
+        status=status,
+        fields=fields,
+        error=error,
+        refusal=services.trainings.refusal(request),
+        recipes=RECIPES.values(),
+        stretches=STRETCHES,
+        default_name=services.models.default_name,
+        has_default=_has_default(services),
+        models_path=MODELS_PATH,
+        train_path=TRAIN_PATH,
+    )
