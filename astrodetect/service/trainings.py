@@ -15,12 +15,13 @@ from starlette.requests import HTTPConnection
 
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError, ModelError, TrainingConflict, TrainingNotAllowed
+from astrodetect.extras import require_extra
 from astrodetect.model_store import store, training_progress
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.service.middleware.security import ApiKeys, request_key
-from astrodetect.settings import ROOT
+from astrodetect.settings import PROGRAMS
 
-PROGRAM = ROOT / "train_model.py"
+PROGRAM = PROGRAMS / "train_model.py"
 STOP_WITHIN_S = 20.0  # then its process is killed, and resumes from its last checkpoint
 MIN_IMAGES = 10  # of each class, which train_model.py needs
 STARTING = ".starting"  # no model's name: the lock while a training is started
@@ -60,6 +61,7 @@ class Trainings:
 
     def start(self, name: str, recipe: str, command: Sequence[str], folder: Path) -> None:
         """Starts train_model.py with these arguments, in this working directory."""
+        require_extra("train", "training")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             with store.exclusive_lock(self._folder, STARTING):
