@@ -17,9 +17,10 @@ from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloade
 from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.inference.engine import Engine, has_bf16, load_model
 from astrodetect.model_store import store
-from astrodetect.model_store.manifest import TRAIN_COMMAND, Manifest, Precision
+from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
 from astrodetect.records import Floats, Outputs, Pixels
+from astrodetect.settings import TRAIN_COMMAND
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
 RETRY_S = 30.0  # until the next check where the published version cannot be loaded
