@@ -132,7 +132,7 @@ def train_on_sample(model: str, service: subprocess.Popen[str], url: str) -> boo
         print_step(f"training: ResNet50 on the sample, from scratch; a few minutes on two cores; progress: {url}")
         trained = call("train_model.py", *TRAINING, service=service)
     if not trained:
-        print(f"stopped: {url} can resume the training; Ctrl-C stops the service and the database", flush=True)
+        print(f"stopped: resume it at {url} or by the same command; Ctrl-C stops the service", flush=True)
     return trained
 
 

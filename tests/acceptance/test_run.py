@@ -21,6 +21,7 @@ import pytest
 from programs import ROOT, Program, free_port
 
 import run
+from astrodetect.model_store.training_progress import request_stop
 
 DEBIAN_VENV_MESSAGE = """\
 The virtual environment was not created successfully because ensurepip is not
@@ -130,15 +131,31 @@ def more_images(folder: Path, *, than: int) -> bool:
     return len(images_in(folder)) > than
 
 
-def test_an_interrupted_sample_ends_the_run_and_the_same_command_continues_it(installed: Path, tmp_path: Path) -> None:
-    for start in (1, 2):
-        before = len(images_in(installed))
-        with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / f"log{start}") as running:
-            running.wait_until(partial(more_images, installed, than=before))
-            running.signal(signal.SIGINT)
-            assert running.wait() == 130, running.output
-        assert running.output.splitlines()[-1] == "stopped: run the same command again to continue"
-        assert "Traceback" not in running.output
+def test_the_page_answers_before_the_training_and_the_same_command_continues_an_interrupted_one(
+    installed: Path, tmp_path: Path
+) -> None:
+    with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / "log1") as running:
+        running.wait_until(partial(more_images, installed, than=0))
+        running.signal(signal.SIGINT)
+        assert running.wait() == 130, running.output
+    assert running.output.splitlines()[-1] == "stopped: run the same command again to continue"
+    assert "Traceback" not in running.output
+
+    before, port = len(images_in(installed)), free_port()
+    url, models = f"http://127.0.0.1:{port}", installed / "models"
+    with Program("run.py", "--port", str(port), folder=installed, log=tmp_path / "log2") as running:
+        running.wait_until(partial(more_images, installed, than=before))
+        assert "Simulating images" in httpx2.get(url).text
+        ready = httpx2.get(f"{url}/health/ready")
+        assert (ready.status_code, httpx2.get(f"{url}/health/live").status_code) == (503, 200)
+        assert "it is being trained (simulating images" in ready.json()["error"]["message"]
+        request_stop(models, "resnet50_model")  # as the button of the page does
+        running.wait_until(lambda: "stopped: resume it at" in running.output)
+        assert "was stopped" in httpx2.get(url).text
+        running.signal(signal.SIGINT)
+        assert running.wait() == 0, running.output
+    assert "Traceback" not in running.output
+    assert not (installed / "data" / "postgres" / "postmaster.pid").exists()
     assert not list((installed / "data" / "sample").rglob("*.part"))
 
 

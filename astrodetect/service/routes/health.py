@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from astrodetect.errors import AstrodetectError, NotReady
+from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
 from astrodetect.service.services import MetricsDep, ServicesDep
@@ -42,7 +42,8 @@ async def ready(services: ServicesDep) -> Any:
             results[name] = await check()
         except AstrodetectError as error:
             problems.append(error.public or str(error))
-            log.error("not ready: %s", error)
+            if not isinstance(error, ModelMissing):  # that is told once, at the start
+                log.error("not ready: %s", error)
     if problems:
         raise NotReady("; ".join(problems))
     return {"status": "ready", "logged": results["recorder"], "outbox": len(services.outbox)}

@@ -87,7 +87,7 @@ def start_training(
     fields = {field: value.strip() for field, value in zip(FIELDS, values, strict=True)}
     try:
         services.trainings.require_allowed(request)
-        command = train_command(fields, services.models.folder)
+        command = train_arguments(fields, services.models.folder)
         services.trainings.start(fields["name"], recipe, command, Path.cwd())
     except AstrodetectError as error:
         return _form(request, services, fields, error=str(error), status=error.status)
@@ -108,7 +108,7 @@ def change_training(
     return RedirectResponse("/" if at == "start" else MODELS_PATH, 303)
 
 
-def train_command(fields: dict[str, str], models_dir: Path) -> list[str]:
+def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
     """The arguments of train_model.py for the fields of the form; DataError says which one is wrong."""
     name = fields["name"]
     if not fields["images"]:
@@ -145,7 +145,7 @@ def training_values(request: Request, services: Services, at: Place) -> dict[str
     """What `_trainings.html` needs."""
     trainings = services.trainings.all()
     refusal = services.trainings.refusal(request)
-    structure = [(training.name, training.state, training.started) for training in trainings]
+    structure = [(training.name, training.state, training.recipe, training.started) for training in trainings]
     return {
         "views": [_view(training) for training in trainings],
         "at": at,
