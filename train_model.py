@@ -136,7 +136,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
         classes = listing.class_names(source) if arguments.classes == ["all"] else arguments.classes
     parts = listing.part_names(arguments.data) if arguments.data else []
     if arguments.data and not parts:
-        source = test_source = arguments.data = hold_out(arguments)
+        source = test_source = arguments.data = hold_out(arguments, classes)
         parts = list(listing.PARTS)
     if arguments.data and not {"train", "test"} <= set(parts):
         raise DataError(f"{arguments.data} has no parts train and test: create them with python -m astrodetect split")
@@ -156,8 +156,12 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     return TrainingData(train_part, validation, test, summary)
 
 
-def hold_out(arguments: argparse.Namespace) -> Path:
+def hold_out(arguments: argparse.Namespace, classes: list[str]) -> Path:
     """Split images without parts, copies of an image in one part, and return the table of the split."""
+    present = listing.class_names(arguments.data)
+    for name in classes:
+        if name not in present:
+            raise DataError(f"{arguments.data} has no class {name}: its classes are {', '.join(present)}")
     table: Path = settings().data_dir / "splits" / f"{arguments.output.stem}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     scan = health.scan_dataset(arguments.data)

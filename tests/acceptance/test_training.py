@@ -183,9 +183,8 @@ def test_the_same_seed_and_images_give_the_same_metrics(data: Path, tmp_path: Pa
 
 
 def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(tmp_path: Path) -> None:
-    with Program(
-        "train_model.py", log=tmp_path / "log", environment={"ASTRODETECT_DATA_DIR": str(tmp_path / "none")}
-    ) as training:
+    environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "none"), "ASTRODETECT_MODELS_DIR": str(tmp_path / "models")}
+    with Program("train_model.py", log=tmp_path / "log", environment=environment) as training:
         assert training.wait() == 1
     [line] = training.output.splitlines()
     assert DEFAULT_FOLDER.format("train") in line
@@ -204,7 +203,7 @@ def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(t
         (("--classes", "E", "SB", "--threshold", "f1"), "the most probable class is the prediction"),
         (("--threshold", "recall"), "recall=0.95"),
         (("--recipe", "forest", "--weights", "imagenet"), "a forest has no pretrained weights"),
-        (("--data", "tests"), "has no parts train and test"),
+        (("--data", "tests"), "tests has no class SB: its classes are "),
         (("--limit", "Z=3"), "no class Z to limit"),
         (("--stretch", "asinh", "--bands", "r"), "bands such as"),
         (("--negative", ".."), "the name of a class folder"),
