@@ -313,7 +313,7 @@ def _describe_missing(folder: Path, name: str) -> str:
     """What is going on where there is no model of this name yet, and what to do."""
     training = read_progress(folder, name)
     if training is None:
-        return f"no model {name} yet: {TRAIN_COMMAND} or the page Models, Train makes one from your images"
+        return f"no model {name} yet: {TRAIN_COMMAND}, or Train on the Models page, makes one from your images"
     if training.state == "running":
         return f"no model {name} yet, it is being trained ({training.summary}): the start page shows the progress"
     return f"no model {name} yet, its training {training.ending}: give the same command again, or resume it on Models"
