@@ -75,7 +75,9 @@ def test_a_service_without_a_model_shows_the_training_and_then_the_upload_form(
     assert client.get("/health/live").status_code == 200
     refused = client.get("/health/ready")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
-    assert f"no model {NAME} yet: python train_model.py, or Train on the Models page" in refused.json()["error"]["message"]
+    assert (
+        f"no model {NAME} yet: python train_model.py, or Train on the Models page" in refused.json()["error"]["message"]
+    )
     assert "No model is trained yet" in client.get("/").text
 
     write_progress(models_dir, TrainingProgress(NAME, time.time(), title="simulating images", done=100, total=1800))
