@@ -118,7 +118,7 @@ def run_service(host: str, port: int) -> None:
         wait_until_answers(service, f"{url}/health/live")
         if model.with_suffix(".json").exists() or train_on_sample(model.stem, service, url):
             wait_until_answers(service, f"{url}/health/ready")
-            print_next_steps(url)
+            print(next_steps(url, model.stem), flush=True)
         with suppress(KeyboardInterrupt):
             wait_for(service)
             raise StepFailed(SERVICE_ENDED.format(service.returncode))
@@ -265,19 +265,20 @@ def wait_until_answers(service: subprocess.Popen[str], url: str) -> None:
     raise StepFailed(SERVICE_ENDED.format(service.returncode))
 
 
-def print_next_steps(url: str) -> None:
-    """Print commands to paste into another terminal."""
+def next_steps(url: str, model: str) -> str:
+    """What the model is, and commands to paste into another terminal."""
     image = next(iter(sorted((SAMPLE / "test" / "E").glob("*.jpg"))), Path("your-image.jpg"))
     field = f'"file=@{image}"' if WINDOWS else shlex.quote(f"file=@{image}")
-    psql = capture(str(PYTHON), "-m", "astrodetect", "psql", "--show").stdout.strip()
-    message = f"""
+    commands = (("psql", "--show"), ("models", "list", model))
+    psql, about = (capture(str(PYTHON), "-m", "astrodetect", *command).stdout.strip() for command in commands)
+    return f"""
 Ready. In a browser: {url}
+The model: {about}
 In another terminal:
   classify an image:     curl -F {field} {url}/detect
   list the predictions:  {psql} -c "{QUERY}"
 Your own images: python3 run.py --help and README.md. Ctrl-C stops the service and the database.
 """
-    print(message, flush=True)
 
 
 def capture(*command: str) -> subprocess.CompletedProcess[str]:
