@@ -234,6 +234,14 @@ def per_class_metrics(matrix: Reals, names: Sequence[str]) -> list[ClassMetrics]
     ]
 
 
+def average_class_metrics(classes: Sequence[ClassMetrics]) -> dict[str, dict[str, float]]:
+    """Macro and weighted averages of precision, recall and F1, as in scikit-learn: undefined values count as 0."""
+    table = np.array([[row.precision.value, row.recall.value, row.f1.value] for row in classes])
+    weights = {"macro": np.ones(len(classes)), "weighted": np.array([row.images for row in classes], dtype=np.float64)}
+    averages = {name: (weight @ np.nan_to_num(table) / weight.sum()).tolist() for name, weight in weights.items()}
+    return {name: dict(zip(("precision", "recall", "f1"), values, strict=True)) for name, values in averages.items()}
+
+
 def _bootstrap_confusion(matrix: Reals) -> Reals:
     """(RESAMPLES, classes, classes) confusion matrices of bootstrap samples."""
     random, images = np.random.default_rng(SEED), matrix.sum()

@@ -127,6 +127,7 @@ class PartMetrics:
     fingerprint: str
     figures: dict[str, Estimate]
     classes: list[ClassMetrics]
+    averages: dict[str, dict[str, float]]  # macro and weighted: precision, recall and F1 over the classes
     confusion: list[list[int]]  # a row per true class, a column per predicted class
 
 
@@ -189,11 +190,13 @@ def _part_metrics(model: EvaluatedModel, part: EvaluatedPart) -> PartMetrics:
     probabilities = part.outputs.probabilities
     predicted = model.predict(probabilities)
     matrix = metrics.confusion(part.truth, predicted, len(model.classes))
+    classes = metrics.per_class_metrics(matrix, model.classes)
     return PartMetrics(
         images=len(part.truth),
         fingerprint=part.fingerprint,
         figures=metrics.estimate_headline_metrics(part.truth, probabilities, predicted),
-        classes=metrics.per_class_metrics(matrix, model.classes),
+        classes=classes,
+        averages=metrics.average_class_metrics(classes),
         confusion=matrix.astype(int).tolist(),
     )
 
@@ -216,7 +219,7 @@ def read_previous(path: Path, part: str, fingerprint: str) -> PreviousRun | None
 
 
 def summary_lines(summary: Summary) -> list[str]:
-    """The headline metrics as text, line by line, and the effect of averaging views."""
+    """The headline metrics and the classification report as text, line by line, and the effect of averaging views."""
     lines = []
     for title, part in summary.parts.items():
         lines.append(f"{title}: {part.images} images")
@@ -224,6 +227,7 @@ def summary_lines(summary: Summary) -> list[str]:
             f"  {spec.title}: {spec.text(part.figures[spec.name].value)} ({interval_text(spec, part.figures)})"
             for spec in METRIC_SPECS
         ]
+        lines += [f"  {line}" for line in classification_report(part)]
     if summary.one_view is not None:
         detailed = list(summary.parts.values())[-1]
         for spec in METRIC_SPECS:
@@ -232,6 +236,22 @@ def summary_lines(summary: Summary) -> list[str]:
                 change = spec.difference(after, before)
                 lines.append(f"{summary.views} views: {spec.title} {spec.text(before)} → {spec.text(after)} ({change})")
     return lines
+
+
+def classification_report(part: PartMetrics) -> list[str]:
+    """Precision, recall, F1 and support of each class, accuracy and averages, as a table in text."""
+    rows = [(row.name, (row.precision.value, row.recall.value, row.f1.value), row.images) for row in part.classes]
+    averages = [(f"{name} average", tuple(values.values()), part.images) for name, values in part.averages.items()]
+    accuracy = ("accuracy", (math.nan, math.nan, part.figures["accuracy"].value), part.images)
+    width = max(len(name) for name, _, _ in [*rows, *averages])
+    return [
+        f"{'class':{width}}  precision  recall     F1  support",
+        *(
+            f"{name:{width}}  {cells[0]:>9}  {cells[1]:>6}  {cells[2]:>5}  {images:>7,}"
+            for name, values, images in [*rows, accuracy, *averages]
+            for cells in [["" if math.isnan(value) else f"{value:.3f}" for value in values]]
+        ),
+    ]
 
 
 def interval_text(spec: MetricSpec, figures: dict[str, Estimate]) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from astrodetect import atomic_files, images
 from astrodetect.errors import DataError, ImageError
 from astrodetect.evaluation import calibration, metrics
-from astrodetect.evaluation.metrics import Reals, ScoreRanking
+from astrodetect.evaluation.curves import ClassCurves, TrainingHistory, class_curves, training_history
 from astrodetect.evaluation.notable_images import NotableImage, find_notable_images, predicted_probabilities
 from astrodetect.evaluation.summary import (
     METRIC_SPECS,
@@ -39,8 +39,6 @@ MAX_GALLERY_IMAGES = 24
 MAX_CELL_IMAGES, MAX_IMAGES_OF_ALL_CELLS = 12, 240  # behind the cells of the confusion matrix
 THUMBNAIL_PX = 112
 MAX_VALUE_LENGTH = 300  # characters of a setting
-MAX_CURVE_CLASSES = 12  # the largest classes, with a ROC and a precision–recall curve
-SELECTION_LOSS = "watched_loss"  # of the training history, by which the epoch was chosen; else log_loss
 UNIT_AXES = ChartAxes((0, 1), (0, 1))
 TRAINING_CHART_HEIGHT = 250.0
 HISTOGRAM_BARS = 40
@@ -86,7 +84,7 @@ def _render(inputs: EvaluationInputs, summary: Summary, previous: PreviousRun | 
         errors=gallery_cards(inputs, notable.errors),
         unusual=gallery_cards(inputs, notable.unusual),
         mislabelled=gallery_cards(inputs, notable.mislabelled),
-        training=training_charts(model.settings.get("history")),
+        training=training_charts(training_history(model.settings.get("history"))),
         discrimination=discrimination_charts(inputs),
         calibration=calibration_charts(inputs),
         explorer=explorer,
@@ -212,21 +210,19 @@ class CaptionedChart:
     caption: str
 
 
-def training_charts(history: Any, *, running: bool = False) -> list[CaptionedChart]:
+def training_charts(history: TrainingHistory | None, *, running: bool = False) -> list[CaptionedChart]:
     """Losses and validation metrics by epoch, and the epoch that was chosen, unless the training is `running`."""
-    epochs = [epoch for epoch in history if isinstance(epoch, dict)] if isinstance(history, list) else []
-    selection = next((name for name in (SELECTION_LOSS, "log_loss") if epochs and name in epochs[0]), None)
-    if len(epochs) < 2 or selection is None:
+    if history is None:
         return []
-    chosen = 1 + min(range(len(epochs)), key=lambda index: epochs[index].get(selection, math.inf))
-
-    def line(name: str, title: str, kind: str) -> ChartLine:
-        values = [float(epoch.get(name, math.nan)) for epoch in epochs]
-        style = "solid" if kind == "first" else "dashed"
-        return ChartLine(f"{title} ({style})", range(1, len(epochs) + 1), values, kind)
-
-    losses = (line("train_loss", "training images", "first"), line(selection, "validation images", "second"))
-    shares = (line("accuracy", "accuracy", "first"), line("auc", "AUC", "second"))
+    epochs, chosen = history.epochs, history.chosen
+    losses = (
+        ChartLine("training images (solid)", epochs, history.train_loss, "first"),
+        ChartLine("validation images (dashed)", epochs, history.validation_loss, "second"),
+    )
+    shares = (
+        ChartLine("accuracy (solid)", epochs, history.accuracy, "first"),
+        ChartLine("AUC (dashed)", epochs, history.auc, "second"),
+    )
     charts = []
     for title, lines in (("loss", losses), ("validation images", shares)):
         values = np.array([line.y for line in lines])
@@ -243,46 +239,27 @@ def training_charts(history: Any, *, running: bool = False) -> list[CaptionedCha
 
 def discrimination_charts(inputs: EvaluationInputs) -> list[CaptionedChart]:
     """ROC and precision–recall curves, of the positive class of two or of each of several against the rest."""
-    model, truth = inputs.model, inputs.detailed.truth
-    probabilities = inputs.detailed.outputs.probabilities
-    counts = np.bincount(truth, minlength=len(model.classes))
-    classes = [1] if len(model.classes) == 2 else np.argsort(-counts, kind="stable")[:MAX_CURVE_CLASSES].tolist()
-    charts = []
-    for index in classes:
-        name, ranking = model.classes[index], ScoreRanking(truth == index, probabilities[:, index])
-        positives, negatives = ranking.counts()
-        if positives.sum() and negatives.sum():
-            charts += [_roc_chart(name, ranking), _precision_recall_chart(name, ranking)]
-    return charts
+    return [chart for curves in class_curves(inputs) for chart in (_roc_chart(curves), _precision_recall_chart(curves))]
 
 
-def _roc_chart(name: str, ranking: ScoreRanking) -> CaptionedChart:
-    true_positives, false_positives = _cumulative_counts(ranking)
+def _roc_chart(curves: ClassCurves) -> CaptionedChart:
     lines = [
         ChartLine("", (0, 1), (0, 1), "chance"),
-        ChartLine(name, false_positives / false_positives[-1], true_positives / true_positives[-1]),
+        ChartLine(curves.name, curves.false_positive_rate, curves.true_positive_rate),
     ]
-    caption = f"ROC of {name}: AUC {ranking.auc():.4f}. Dotted: chance."
+    caption = f"ROC of {curves.name}: AUC {curves.auc:.4f}. Dotted: chance."
     return CaptionedChart(line_chart(caption, lines, UNIT_AXES, ("false positive rate", "true positive rate")), caption)
 
 
-def _precision_recall_chart(name: str, ranking: ScoreRanking) -> CaptionedChart:
-    true_positives, false_positives = (counts[1:] for counts in _cumulative_counts(ranking))
-    recall, precision = true_positives / true_positives[-1], true_positives / (true_positives + false_positives)
-    average_precision = float((np.diff(recall, prepend=0) * precision).sum())
-    base_rate = true_positives[-1] / (true_positives[-1] + false_positives[-1])
+def _precision_recall_chart(curves: ClassCurves) -> CaptionedChart:
     lines = [
-        ChartLine("", (0, 1), (base_rate, base_rate), "chance"),
-        ChartLine(name, np.append(0, recall), np.append(precision[0], precision)),
+        ChartLine("", (0, 1), (curves.base_rate, curves.base_rate), "chance"),
+        ChartLine(curves.name, curves.recall, curves.precision),
     ]
-    caption = f"Precision and recall of {name}: average precision {average_precision:.4f}. Dotted: chance."
+    caption = (
+        f"Precision and recall of {curves.name}: average precision {curves.average_precision:.4f}. Dotted: chance."
+    )
     return CaptionedChart(line_chart(caption, lines, UNIT_AXES, ("recall", "precision")), caption)
-
-
-def _cumulative_counts(ranking: ScoreRanking) -> tuple[Reals, Reals]:
-    """True and false positives at each threshold, from none to all."""
-    positives, negatives = ranking.counts()
-    return np.append(0, positives[::-1].cumsum()), np.append(0, negatives[::-1].cumsum())
 
 
 def calibration_charts(inputs: EvaluationInputs) -> list[CaptionedChart]:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import AstrodetectError, DataError
+from astrodetect.evaluation.curves import training_history
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.model_store.store import INT8
 from astrodetect.model_store.training_progress import TrainingProgress
@@ -162,7 +163,7 @@ def training_values(request: Request, services: Services, at: Place) -> dict[str
 def _view(training: TrainingProgress) -> TrainingView:
     epochs = [epoch for epoch in training.epochs if "train_loss" in epoch]
     end = time.time() if training.state == "running" else training.updated
-    return TrainingView(training, training_charts(epochs, running=True), max(0.0, end - training.started))
+    return TrainingView(training, training_charts(training_history(epochs), running=True), max(0.0, end - training.started))
 
 
 def _has_default(services: Services) -> bool:
