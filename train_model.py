@@ -24,6 +24,7 @@ from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.extras import require_extra
+from astrodetect.evaluation.summary import classification_report
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
@@ -122,7 +123,12 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
         report = evaluate.evaluate_and_report(
             folder, name, data.held_out, train=data.train, remarks=leakage_remarks(data), known=outputs
         )
-        echo(f"report: {report}")
+        print("\n".join(classification_report(list(report.summary.parts.values())[-1])), flush=True)
+        echo(f"report: {report.page}")
+        if arguments.figures:
+            from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
+
+            figures.write_figures(figures.evaluation_figures(report.inputs), arguments.figures, arguments.figure_format)
         print_warnings(published)
         training.clear_checkpoints(checkpoints)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
@@ -303,8 +309,9 @@ def part_summary(part: Dataset) -> dict[str, Any]:
 
 
 def json_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as JSON values."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    """The arguments as JSON values, without those that do not change the model."""
+    values = {name: value for name, value in vars(arguments).items() if name not in {"figures", "figure_format"}}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def metrics_text(part: str, values: dict[str, float]) -> str:

@@ -61,6 +61,14 @@ def complete_paths(parser: argparse.ArgumentParser) -> None:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab reads
 
 
+def add_figure_options(group: "argparse._ActionsContainer", figures: str) -> None:
+    """Declare --figures and --figure-format."""
+    group.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures for a paper here: {figures}")
+    group.add_argument(
+        "--figure-format", choices=("png", "svg", "pdf"), default="png", help="format of the figures (default: png)"
+    )
+
+
 def int_between(low: int, high: int) -> Callable[[str], int]:
     """Option type: an integer within bounds."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
 from astrodetect.cli._options import (
     Subparsers,
+    add_figure_options,
     command_parser,
     describe_features,
     float_between,
@@ -103,6 +104,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="output folder (default: ./anomalies)"
     )
+    add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
         "--format", choices=("csv", "parquet"), default="csv", help="format of the table (default: csv)"
     )
@@ -186,6 +188,11 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     with results.replace_output_folder(arguments.output) as staged:
         results.write_tables(staged, anomaly_results, arguments.format)
         anomaly_report.write_anomaly_report(staged / "anomalies.html", anomaly_results, explanations, description)
+    if arguments.figures:
+        from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
+
+        drawn = figures.anomaly_figures(anomaly_results, description.reader)
+        figures.write_figures(drawn, arguments.figures, arguments.figure_format)
     if arguments.attach:
         novelty_with_limit = domain.calibrate(fitted.novelty, (normal or extracted).features)
         store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
+from astrodetect.cli._options import Subparsers, add_figure_options, command_parser, model_name, print_warnings
 from astrodetect.datasets import dataset, listing
 from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
@@ -57,6 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE.html",
         help="path of the report (default: ./MODEL-evaluation.html; the report of the training is models/MODEL.html)",
     )
+    add_figure_options(parser, "confusion matrix, ROC, precision and recall, calibration, training, class imbalance")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output or Path(f"{manifest.name}-evaluation.html"),
         compared_with=config.models_dir / f"{manifest.name}{METRICS}",
     )
+    if arguments.figures:
+        from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
+
+        figures.write_figures(figures.evaluation_figures(inputs), arguments.figures, arguments.figure_format)
     print("\n".join([*summary_lines(summary), *left_out]))
     print_warnings(manifest)
     print(report)

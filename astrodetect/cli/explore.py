@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import (
     Subparsers,
+    add_figure_options,
     command_parser,
     describe_features,
     float_between,
@@ -51,6 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--model", type=model_name, metavar="NAME", help="check labels with the features of this trained model"
     )
+    add_figure_options(parser, "class imbalance")
     parser.add_argument(
         "--json", action="store_true", help="print the results as JSON; writes a report only with --output"
     )
@@ -63,6 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
     result = health.examine(arguments.data, crop=arguments.crop, features=features)
+    if arguments.figures:
+        from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
+
+        figures.write_figures(figures.dataset_figures(result), arguments.figures, arguments.figure_format)
     if arguments.json:
         print(json.dumps(health_report.health_as_json(result, by=doubts_by)))
         if not arguments.output:

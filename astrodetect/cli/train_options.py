@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.cli._options import class_count, class_name, float_between, int_at_least
+from astrodetect.cli._options import add_figure_options, class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.model_store import store
 from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
@@ -174,6 +174,7 @@ def _add_training_options(group: "argparse._ArgumentGroup") -> None:
         metavar="SHARE",
         help="share of the training images held out for early stopping and calibration (default: 0.1)",
     )
+    add_figure_options(group, "confusion matrix, ROC, precision and recall, calibration, training, class imbalance")
     add("--seed", type=int_at_least(0), default=0, help="seed of every random generator (default: 0)")
 
 

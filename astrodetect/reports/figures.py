@@ -19,6 +19,7 @@ from astrodetect.evaluation import metrics
 from astrodetect.evaluation.curves import ClassCurves, TrainingHistory, class_curves, training_history
 from astrodetect.evaluation.metrics import Reals, ReliabilityCurve
 from astrodetect.evaluation.summary import EvaluationInputs
+from astrodetect.progress import print_notice
 from astrodetect.reports.html import ThumbnailReader
 
 FigureFormat = Literal["png", "svg", "pdf"]
@@ -28,7 +29,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 GREY = "#888888"
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -38,6 +39,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # a class name may have dollar signs
     "pdf.fonttype": 42,  # fonts are embedded as TrueType, as publishers ask for
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "astrodetect",  # the same figure gives the same file
@@ -53,7 +55,7 @@ DrawFigure = Callable[[], Figure]
 
 
 def write_figures(figures: Mapping[str, DrawFigure], folder: Path, figure_format: FigureFormat) -> list[Path]:
-    """Draw each figure and write it to the folder under its name; returns the paths."""
+    """Draw each figure and write it to the folder under its name, and say so; returns the paths."""
     paths = []
     with mpl.rc_context(STYLE):
         for name, draw in figures.items():
@@ -62,10 +64,11 @@ def write_figures(figures: Mapping[str, DrawFigure], folder: Path, figure_format
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with atomic_files.replacing(path, sync=False) as part:
-                    figure.savefig(part, format=figure_format, bbox_inches="tight", metadata=NO_DATE[figure_format])
+                    figure.savefig(part, format=figure_format, metadata=NO_DATE[figure_format])
             except OSError as error:
                 raise DataError(f"cannot write figures to {folder}: {error.strerror or error}") from error
             paths.append(path)
+    print_notice(f"figures: {', '.join(map(str, paths))}")
     return paths
 
 
@@ -145,9 +148,11 @@ def _precision_recall(curves: Sequence[ClassCurves]) -> Figure:
     for index, curve in enumerate(curves):
         style = _line_style(index)
         axes.plot(curve.recall, curve.precision, label=f"{curve.name} (AP {curve.average_precision:.3f})", **style)
-        axes.axhline(curve.base_rate, color=style["color"], linewidth=0.6, linestyle=":")
+        axes.axhline(curve.base_rate, **style | {"linewidth": 0.6, "linestyle": ":"})
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(0, 1.01))
-    axes.legend(loc="lower left", title="dotted: share of the class", title_fontsize=7)
+    axes.legend(
+        loc="lower left", title="horizontal: share of the class", title_fontsize=7, frameon=True, edgecolor="none"
+    )
     return figure
 
 
@@ -200,11 +205,14 @@ def _class_imbalance(counts: Mapping[str, Mapping[str, int]]) -> Figure:
         bars = axes.bar(positions, values, width * 0.95, label=part, color=OKABE_ITO[index % len(OKABE_ITO)])
         axes.bar_label(bars, [f"{value:,}" for value in values], fontsize=6, padding=1)
     axes.set(ylabel="images", xticks=range(len(classes)))
-    axes.set_xticklabels(classes, rotation=45 if max(map(len, classes)) > 6 and len(classes) > 4 else 0)
+    if max(map(len, classes)) > 6 and len(classes) > 4:
+        axes.set_xticklabels(classes, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticklabels(classes)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.margins(y=0.12)
     if len(counts) > 1:
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=len(counts))
     return figure
 
 
@@ -219,15 +227,12 @@ def _latent_space(results: AnomalyResults) -> Figure:
         of_class = labels == name if index < len(shown) else ~np.isin(labels, shown)
         if of_class.any():
             style: dict[str, Any] = {"marker": MARKERS[index], "color": OKABE_ITO[index], "linewidths": 0, "alpha": 0.7}
-            axes.scatter(
-                xy[of_class, 0], xy[of_class, 1], s=9, label=f"{name} ({of_class.sum():,})", rasterized=True, **style
-            )
+            style |= {"s": 9, "label": f"{name} ({of_class.sum():,})", "rasterized": True}  # thousands of points
+            axes.scatter(xy[of_class, 0], xy[of_class, 1], **style)
     flagged = results.novelty.consensus[images]
     if flagged.any():
-        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.6}
-        axes.scatter(
-            xy[flagged, 0], xy[flagged, 1], s=30, label=f"flagged by all detectors ({flagged.sum():,})", **ring
-        )
+        ring: dict[str, Any] = {"s": 30, "facecolors": "none", "edgecolors": "black", "linewidths": 0.6}
+        axes.scatter(xy[flagged, 0], xy[flagged, 1], label=f"flagged by all detectors ({flagged.sum():,})", **ring)
     axes.set(xlabel="latent dimension 1", ylabel="latent dimension 2", xticks=[], yticks=[])
     axes.invert_yaxis()  # as on the page
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)
@@ -252,6 +257,7 @@ def _sampled_anomalies(results: AnomalyResults, reader: ThumbnailReader) -> Figu
         title = "all detectors" if detector == "consensus" else detector
         text = f"{title}\n{int(flags.sum()):,} of {len(flags):,}"
         row[0].text(-0.12, 0.5, text, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+    figure.supxlabel("above each image: its class, and its novelty (the share of images that are less unusual)", size=7)
     return figure
 
 
@@ -262,7 +268,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _line_style(index: int) -> dict[str, Any]:
     """Colour and dashes, which also tell lines apart in print without colour."""
-    return {"color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": DASHES[index // len(OKABE_ITO) % len(DASHES)]}
+    return {"color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": DASHES[index % len(DASHES)]}
 
 
 def _class_counts(inputs: EvaluationInputs) -> dict[str, dict[str, int]]:

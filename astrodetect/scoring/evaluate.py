@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from astrodetect.evaluation.summary import (
     EvaluatedModel,
     EvaluatedPart,
     EvaluationInputs,
+    Summary,
     TrainingFeatures,
     summarise_evaluation,
 )
@@ -29,6 +30,14 @@ if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported witho
 MAX_TRAINING_IMAGES = 5000  # sampled as reference for the report's unusual images
 
 
+class EvaluationReport(NamedTuple):
+    """A report that was written, and what it was made from."""
+
+    page: Path
+    inputs: EvaluationInputs
+    summary: Summary
+
+
 def evaluate_and_report(
     models: Path,
     name: str,
@@ -37,15 +46,17 @@ def evaluate_and_report(
     train: Dataset | None = None,
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
-) -> Path:
-    """Evaluates a published model on parts of a data set, the last one in detail; returns the page beside the model.
+) -> EvaluationReport:
+    """Evaluates a published model on parts of a data set, the last one in detail; the page is beside the model.
 
     The outputs of a part are computed only if they are not in `known`.
     """
     from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - OpenVINO is slow to import
 
     inputs = evaluate(Engine(load_model(models, name)), parts, train=train, remarks=remarks, known=known)
-    return evaluation_report.write_evaluation_report(inputs, summarise_evaluation(inputs), models / f"{name}.html")
+    summary = summarise_evaluation(inputs)
+    page = evaluation_report.write_evaluation_report(inputs, summary, models / f"{name}.html")
+    return EvaluationReport(page, inputs, summary)
 
 
 def evaluate(

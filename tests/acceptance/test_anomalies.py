@@ -52,6 +52,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(galaxies: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "astrodetect", "anomalies", str(galaxies), "--top", "3"]
+    command += ["--figures", "figures", "--figure-format", "svg"]
     given = {**os.environ, "PYTHONPATH": str(ROOT), "ASTRODETECT_DATA_DIR": str(workplace / "data")}
     return subprocess.run(command, cwd=workplace, env=given, capture_output=True, text=True, check=False)
 
@@ -64,6 +65,9 @@ def test_anomalies_writes_a_ranked_table_lists_and_a_report(
     assert first.stdout.splitlines()[-1] == "anomalies/anomalies.html"
     place = workplace / "anomalies"
     assert {path.name for path in place.iterdir()} == OUTPUTS
+    figures = {path.name: path.read_text() for path in (workplace / "figures").iterdir()}
+    assert figures.keys() == {"sampled_anomalies.svg", "latent_space.svg"}
+    assert all(f">{name} ({count})<" in figures["latent_space.svg"] for name, count in CLASS_COUNTS.items())
     *good, bad = read(place / "anomalies.csv")
     assert [int(row["rank"]) for row in good] == list(range(1, COUNT + 1))
     strengths = [float(row["strength"]) for row in good]
@@ -78,6 +82,8 @@ def test_anomalies_writes_a_ranked_table_lists_and_a_report(
         assert (place / "ids" / f"{name}.txt").read_text().splitlines() == flagged
     agreed = [row["path"] for row in good if row["consensus"] == "true"]
     assert (place / "ids" / "consensus.txt").read_text().splitlines() == agreed
+    lists = [path.read_text().splitlines() for path in (place / "ids").iterdir()]
+    assert figures["sampled_anomalies.svg"].count("<image") == sum(min(8, len(names)) for names in lists)
 
 
 def test_anomaly_report_is_self_contained(workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:

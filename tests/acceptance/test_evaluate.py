@@ -87,8 +87,12 @@ def test_other_classes_are_named_or_mapped_to_those_of_the_model(
 
 def test_eight_views_average_over_rotated_and_mirrored_images(models_dir: Path, galaxies: Path) -> None:
     done = run(
-        "resnet50_model", galaxies / "train", "--views", 8, "--output", models_dir / "views.html", models_dir=models_dir
+        "resnet50_model",
+        galaxies / "train",
+        *("--views", 8, "--output", models_dir / "views.html", "--figures", models_dir / "figures"),
+        models_dir=models_dir,
     )
+    assert (models_dir / "figures" / "roc.png").is_file()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 views: ") == 3
     assert list(metrics_of(models_dir / "views.html")) == ["train"]
@@ -134,7 +138,8 @@ def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
     train, test = (dataset.read_dataset(galaxies / part, ["SB", "E"], title=part) for part in ("train", "test"))
     learn, validation = train.split(0.25, 0)
     parts = {"validation": validation, "test": test}
-    page = evaluate.evaluate_and_report(models_dir, "resnet50_model", parts, train=learn, remarks=["a leak"])
+    report = evaluate.evaluate_and_report(models_dir, "resnet50_model", parts, train=learn, remarks=["a leak"])
+    page = report.page
     assert page == models_dir / "resnet50_model.html"
     assert list(metrics_of(page)) == ["validation", "test"]
     text = page.read_text()

@@ -41,11 +41,13 @@ def test_explore_writes_a_report_and_prints_its_path(flawed_dataset: Path, tmp_p
 
 
 def test_explore_json_prints_only_json_and_writes_no_report(flawed_dataset: Path, tmp_path: Path) -> None:
-    done = run("explore", flawed_dataset, "--json", folder=tmp_path)
+    figures = ("--figures", tmp_path / "figures", "--figure-format", "svg")
+    done = run("explore", flawed_dataset, "--json", *figures, folder=tmp_path)
     results = json.loads(done.stdout)
+    assert ">E</text>" in (tmp_path / "figures" / "class_imbalance.svg").read_text()
     assert [file["path"] for file in results["unreadable"]] == ["SB/notes.txt"]
     assert {image["path"] for image in results["conflicts"][0]["images"]} == {"E/00002.jpg", "SB/also.jpg"}
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
 def test_explore_checks_labels_with_the_features_of_a_model(

@@ -157,3 +157,14 @@ def test_a_ranking_at_random_exceeds_the_significant_auc_at_most_once_in_20_time
     assert above / trials < 0.07
     if len(counts) == 2:
         assert above / trials > 0.03
+
+
+def test_averages_of_the_classes_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    random = np.random.default_rng(4)
+    truth, predicted = random.choice(3, 80, p=(0.6, 0.3, 0.1)), random.choice(2, 80)  # the third is never predicted
+    classes = metrics.per_class_metrics(metrics.confusion(truth, predicted, 3), ("a", "b", "c"))
+    for average, values in metrics.average_class_metrics(classes).items():
+        *expected, _ = precision_recall_fscore_support(truth, predicted, average=average, zero_division=0)
+        assert list(values.values()) == pytest.approx(expected)

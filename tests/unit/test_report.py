@@ -14,8 +14,14 @@ from evaluation_inputs import make_evaluation_inputs
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
+from astrodetect.evaluation.curves import training_history
 from astrodetect.evaluation.notable_images import NotableImage
-from astrodetect.evaluation.summary import EvaluationInputs, summarise_evaluation, summary_lines
+from astrodetect.evaluation.summary import (
+    EvaluationInputs,
+    classification_report,
+    summarise_evaluation,
+    summary_lines,
+)
 from astrodetect.records import Outputs
 from astrodetect.reports import evaluation_report, html
 
@@ -216,7 +222,30 @@ def test_report_shows_only_the_last_component_of_posix_and_windows_paths(tmp_pat
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 30])
 def test_epoch_axes_have_whole_numbers(count: int) -> None:
     history = [{"train_loss": 1 / (1 + i), "log_loss": 1 / (1 + i), "accuracy": 0.5, "auc": 0.6} for i in range(count)]
-    losses, _ = evaluation_report.training_charts(history)
+    losses, _ = evaluation_report.training_charts(training_history({"history": history}))
     x_ticks = re.findall(r'<text class="tick" x="[\d.]+" y="[\d.]+" text-anchor="middle">([^<]+)<', losses.figure)
     assert len(x_ticks) >= 2
     assert all(tick.isdigit() for tick in x_ticks)
+
+
+def test_the_classification_report_has_each_class_its_support_and_the_averages(tmp_path: Path) -> None:
+    inputs = make_evaluation_inputs(tmp_path, ("SB", "barred spiral", "E"), count=45)
+    summary = summarise_evaluation(inputs)
+    part = summary.parts["test"]
+    header, *rows = classification_report(part)
+    assert header.split() == ["class", "precision", "recall", "F1", "support"]
+    assert {len(row) for row in rows} == {len(header)}
+    assert [row[:16].strip() for row in rows] == [
+        *("SB", "barred spiral", "E"),
+        *("accuracy", "macro average", "weighted average"),
+    ]
+    first = part.classes[0]
+    assert rows[0].split()[1:] == [f"{metric.value:.3f}" for metric in (first.precision, first.recall, first.f1)] + [
+        "15"
+    ]
+    assert rows[3].split() == ["accuracy", f"{part.figures['accuracy'].value:.3f}", "45"]
+    assert rows[5].split()[2:] == [*(f"{value:.3f}" for value in part.averages["weighted"].values()), "45"]
+    assert all(row in "\n".join(summary_lines(summary)) for row in rows)
+    stored = json.loads(summary.as_json())["parts"]["test"]
+    assert stored["averages"] == part.averages
+    assert "weighted average" in write_report(inputs, tmp_path / "galaxies.html")

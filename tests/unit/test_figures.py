@@ -1,0 +1,67 @@
+"""Figures for papers: what they show, their formats, and the same files for the same results."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluation_inputs import make_evaluation_inputs
+from PIL import Image
+
+from astrodetect.errors import DataError
+from astrodetect.reports import figures
+
+NAMES = {
+    "confusion_matrix",
+    "roc",
+    "precision_recall",
+    "calibration",
+    "calibration_score",
+    "training",
+    "class_imbalance",
+}
+
+
+def test_every_figure_of_an_evaluation_is_written_in_every_format(tmp_path: Path) -> None:
+    drawn = figures.evaluation_figures(make_evaluation_inputs(tmp_path / "sky"))
+    magic = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for kind in figures.FIGURE_FORMATS:
+        paths = figures.write_figures(drawn, tmp_path / "figures", kind)
+        assert {path.name for path in paths} == {f"{name}.{kind}" for name in NAMES}
+        assert all(path.read_bytes().startswith(magic[kind]) for path in paths)
+        [again] = figures.write_figures({"roc": drawn["roc"]}, tmp_path / "again", kind)
+        assert again.read_bytes() == (tmp_path / "figures" / again.name).read_bytes()
+    with Image.open(tmp_path / "figures" / "roc.png") as picture:
+        assert picture.info["dpi"][0] == pytest.approx(300, abs=1)
+        assert picture.width / 300 == pytest.approx(figures.COLUMN, abs=0.01)  # inches
+
+
+def test_figures_show_the_classes_and_the_metrics_as_text(tmp_path: Path) -> None:
+    classes = ("SB", "E", "$odd$ & <small>")
+    inputs = make_evaluation_inputs(tmp_path, classes, count=60)
+    paths = figures.write_figures(figures.evaluation_figures(inputs), tmp_path / "figures", "svg")
+    text = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    for name in ("confusion_matrix", "roc", "precision_recall", "class_imbalance"):
+        assert "$odd$ &amp; &lt;small&gt;" in text[name], name
+    assert ">E (AUC 0." in text["roc"]
+    assert "chosen: epoch 2" in text["training"]
+    assert "calibration_score" not in text
+
+
+def test_a_model_without_history_or_with_one_class_in_the_images_has_fewer_figures(tmp_path: Path) -> None:
+    inputs = make_evaluation_inputs(tmp_path)
+    part = inputs.detailed
+    alone = replace(
+        inputs,
+        model=replace(inputs.model, settings={}, data={}),
+        parts=[replace(part, truth=part.truth * 0)],
+    )
+    drawn = figures.evaluation_figures(alone)
+    assert drawn.keys() == NAMES - {"roc", "precision_recall", "training"}
+    figures.write_figures(drawn, tmp_path / "figures", "png")
+
+
+def test_an_unwritable_folder_of_figures_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    drawn = figures.evaluation_figures(make_evaluation_inputs(tmp_path / "sky"))
+    with pytest.raises(DataError, match=r"cannot write figures to .*file"):
+        figures.write_figures(drawn, tmp_path / "file", "png")
