@@ -23,8 +23,8 @@ from astrodetect.datasets import dataset, health, listing, splits
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
-from astrodetect.extras import require_extra
 from astrodetect.evaluation.summary import classification_report
+from astrodetect.extras import require_extra
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
