@@ -52,7 +52,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(galaxies: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "astrodetect", "anomalies", str(galaxies), "--top", "3"]
-    command += ["--figures", "figures", "--figure-format", "svg"]
+    command += ["--figures", "data/figures", "--figure-format", "svg"]
     given = {**os.environ, "PYTHONPATH": str(ROOT), "ASTRODETECT_DATA_DIR": str(workplace / "data")}
     return subprocess.run(command, cwd=workplace, env=given, capture_output=True, text=True, check=False)
 
@@ -65,7 +65,7 @@ def test_anomalies_writes_a_ranked_table_lists_and_a_report(
     assert first.stdout.splitlines()[-1] == "anomalies/anomalies.html"
     place = workplace / "anomalies"
     assert {path.name for path in place.iterdir()} == OUTPUTS
-    figures = {path.name: path.read_text() for path in (workplace / "figures").iterdir()}
+    figures = {path.name: path.read_text() for path in (workplace / "data" / "figures").iterdir()}
     assert figures.keys() == {"sampled_anomalies.svg", "latent_space.svg"}
     assert all(f">{name} ({count})<" in figures["latent_space.svg"] for name, count in CLASS_COUNTS.items())
     *good, bad = read(place / "anomalies.csv")
