@@ -222,7 +222,7 @@ def test_report_shows_only_the_last_component_of_posix_and_windows_paths(tmp_pat
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 30])
 def test_epoch_axes_have_whole_numbers(count: int) -> None:
     history = [{"train_loss": 1 / (1 + i), "log_loss": 1 / (1 + i), "accuracy": 0.5, "auc": 0.6} for i in range(count)]
-    losses, _ = evaluation_report.training_charts(training_history({"history": history}))
+    losses, _ = evaluation_report.training_charts(training_history(history))
     x_ticks = re.findall(r'<text class="tick" x="[\d.]+" y="[\d.]+" text-anchor="middle">([^<]+)<', losses.figure)
     assert len(x_ticks) >= 2
     assert all(tick.isdigit() for tick in x_ticks)

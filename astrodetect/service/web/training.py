@@ -163,7 +163,8 @@ def training_values(request: Request, services: Services, at: Place) -> dict[str
 def _view(training: TrainingProgress) -> TrainingView:
     epochs = [epoch for epoch in training.epochs if "train_loss" in epoch]
     end = time.time() if training.state == "running" else training.updated
-    return TrainingView(training, training_charts(training_history(epochs), running=True), max(0.0, end - training.started))
+    charts = training_charts(training_history(epochs), running=True)
+    return TrainingView(training, charts, max(0.0, end - training.started))
 
 
 def _has_default(services: Services) -> bool:
