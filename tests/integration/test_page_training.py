@@ -70,7 +70,7 @@ def state_is(state: str) -> Callable[[TrainingProgress | None], bool]:
 
 
 def test_a_service_without_a_model_shows_the_training_and_then_the_upload_form(
-    client: TestClient, models_dir: Path
+    client: TestClient, models_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert client.get("/health/live").status_code == 200
     refused = client.get("/health/ready")
@@ -93,12 +93,14 @@ def test_a_service_without_a_model_shows_the_training_and_then_the_upload_form(
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_missing")
     assert "it is being trained (epoch 3/4, about 40 s left)" in answer.json()["error"]["message"]
     page = client.get("/").text
-    for words in ("Epoch 3/4", "batch 9 of 45", "about 40 s left", "Running for 1 min 5 s", "80.0 % of the validation"):
+    for words in ("Epoch 3/4", "Batch 9 of 45", "about 40 s left", "Running for 1 min 5 s", "80.0 % of the validation"):
         assert words in text_of(page)
     assert page.count('<svg class="chart"') == 2
 
     [poll] = re.findall(r'hx-get="(/training[^"]+)"', page)
-    figures = client.get(html.unescape(poll)).text
+    with caplog.at_level("INFO", "astrodetect.requests"):
+        figures = client.get(html.unescape(poll)).text
+    assert caplog.messages == []  # else the request log has a line per second of every open page
     assert 'id="figures-1" hx-swap-oob="true"' in figures
     assert 'id="trainings"' not in figures
     colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
