@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +23,9 @@ from astrodetect.db.connections import (
     execute_within,
     read_url,
 )
+from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
-from astrodetect.db.statements import storable_text, to_halfvec
+from astrodetect.db.statements import storable_text
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (
@@ -91,6 +91,7 @@ class Database:
         self._url, self._timeout_s = url, timeout_s
         self._pool = Pool(self._connect, size=connections, timeout_s=timeout_s)
         self._has_vectors: bool | None = None  # as the newest connection found it
+        self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
 
     @property
     def stores_vectors(self) -> bool:
@@ -101,14 +102,7 @@ class Database:
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
         """Insert these rows in one commit and return them; a request id that has a row keeps that one."""
-        statement, values = SQL["insert"], statements.row_values(statements.PREDICTIONS, scored)
-        halfvecs = [(image.request_id, to_halfvec(image.vector, DIMENSIONS)) for image in scored if image.space]
-        vectors = [(request_id, halfvec) for request_id, halfvec in halfvecs if halfvec]
-        if vectors and self.stores_vectors:
-            statement = SQL["insert_with_vectors"]
-            values += chain(*vectors)
-        rows = statements.placeholders(statements.PREDICTIONS, len(scored))
-        statement = statement.format(rows=rows, vectors=statements.placeholders(statements.VECTORS, len(vectors)))
+        statement, values = statements.insert_statement(SQL, scored, with_vectors=self.stores_vectors)
         recorded = _by_request_id(self._execute(statement, values))
         existing = [image.request_id for image in scored if image.request_id not in recorded]
         if existing:
@@ -204,11 +198,6 @@ class Database:
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]:
         """The unlabelled images of the highest novelty, each once, in one space or in all."""
         return self._predictions("most_novel", {"space": space, "limit": limit})
-
-    def latest_novelty(self, space: str, *, limit: int) -> list[float]:
-        """The novelty of a space's newest images of known domain, each once, as far as they are in the newest rows."""
-        rows = self._execute(SQL["latest_novelty"], {"space": space, "limit": limit, "near": statements.NEAR})
-        return [row["novelty"] for row in rows]
 
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel:  # noqa: A002
         """Label the image of this prediction, or NotFound."""

@@ -8,6 +8,7 @@ import shtab
 
 from astrodetect import __version__
 from astrodetect.cli import (
+    adapt,
     anomalies,
     collect,
     evaluate,
@@ -24,7 +25,7 @@ from astrodetect.cli._options import command_parser, complete_paths
 from astrodetect.errors import AstrodetectError
 from astrodetect.settings import PROGRAMS
 
-COMMANDS = (collect, simulate, explore, split, programs, evaluate, models, score, anomalies, labels, psql)
+COMMANDS = (collect, simulate, explore, split, programs, evaluate, models, score, anomalies, adapt, labels, psql)
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 
 It completes the installed command `astrodetect`.

@@ -120,6 +120,8 @@ class ScoredImage:
     vector: tuple[float, ...] | None = None  # the whitened features, for the search for similar images
     space: str | None = None  # identifies the detectors: only vectors of one space are comparable
     in_domain: bool | None = None  # whether the image is like those that the detectors were fitted on
+    description: str | None = None  # base64 of the measured features, which new detectors can describe again
+    description_kind: str | None = None  # only descriptions of one kind are comparable
 
     @property
     def has_client_key(self) -> bool:

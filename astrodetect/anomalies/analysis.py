@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies import domain
+from astrodetect.anomalies import adaptation
 from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
 from astrodetect.anomalies.results import Explanation
@@ -16,10 +16,9 @@ from astrodetect.datasets.dataset import Dataset
 from astrodetect.datasets.listing import ListedImage
 from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind
-from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, extract_features, measured_extractor
+from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
-from astrodetect.settings import settings
 
 ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
@@ -73,19 +72,11 @@ def fit_novelty(train: Dataset, contract: ImageContract, seed: int, run_batches:
     """Detectors fitted on measured features of at most MAX_REFERENCE_IMAGES training images, drawn at random."""
     sample = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_REFERENCE_IMAGES])
     subset = train.subset(sample)
-    configured = settings()
-    extracted = extract_features(
-        [
-            ListedImage(path, subset.classes[label])
-            for path, label in zip(subset.paths, subset.labels.tolist(), strict=True)
-        ],
-        measured_extractor(contract),
-        configured.descriptions_dir,
-        run_batches=run_batches,
-        title="training images",
-        max_pixels=configured.max_image_pixels,
-    )
-    return domain.calibrate(Novelty.fit(extracted.features, feature_kind="shapes"), extracted.features)
+    items = [
+        ListedImage(path, subset.classes[label])
+        for path, label in zip(subset.paths, subset.labels.tolist(), strict=True)
+    ]
+    return adaptation.fit_ordinary(adaptation.measure_files(items, contract, run_batches, "training images").features)
 
 
 def explain(

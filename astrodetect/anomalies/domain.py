@@ -12,21 +12,21 @@ from astrodetect.records import Floats
 # An image is out of domain where fewer than this share of images like the training set are that unusual. Half of the
 # 1 % that is promised, since the limit is estimated from some hundred to some thousand images.
 OUT_OF_DOMAIN_SHARE = 0.005
-MIN_IMAGES = 100  # that detectors are fitted on: the novelty of new images is too high with fewer
-FOLDS = 5
+MIN_DOMAIN_IMAGES = 100  # that detectors are fitted on: the novelty of new images is too high with fewer
+CALIBRATION_FOLDS = 5
 MAX_HELD_OUT_IMAGES = 5_000  # that the limit is estimated from
 ATYPICAL_NOVELTY = 0.9  # of one training image in ten
 LATEST_IMAGES = 50  # that are tested together
 MIN_LATEST_IMAGES = 20  # fewer say too little
 
 
-def calibrate(novelty: Novelty, features: Floats) -> Novelty:
+def calibrate_domain(novelty: Novelty, features: Floats) -> Novelty:
     """The detectors, fitted on these features, with a limit of the strength beyond which an image is out of domain.
 
     The limit is a quantile of the strengths of held-out images: each fold is scored by detectors of the other folds.
     Too few images give none.
     """
-    if len(features) < MIN_IMAGES:
+    if len(features) < MIN_DOMAIN_IMAGES:
         return novelty
     return novelty.with_limit(_strength_limit(_held_out_strengths(novelty, features)))
 
@@ -59,7 +59,7 @@ class LatestImages:
         """What is the case, in one sentence."""
         return (
             f"the model is out of its domain: {self.atypical:,} of {self.images:,} images are more unusual than "
-            f"{ATYPICAL_NOVELTY:.0%} of the images that {model} was trained on, so its classes may be wrong"
+            f"{100 * ATYPICAL_NOVELTY:.0f} % of the images that {model} was trained on, so its classes may be wrong"
         )
 
 
@@ -68,13 +68,13 @@ def _held_out_strengths(novelty: Novelty, features: Floats) -> Floats:
     random = np.random.default_rng(SEED)
     order = random.permutation(len(features))[:MAX_REFERENCE_IMAGES]
     strengths = []
-    for fold in range(FOLDS):
+    for fold in range(CALIBRATION_FOLDS):
         held_out = np.zeros(len(order), np.bool_)
-        held_out[fold::FOLDS] = True
+        held_out[fold::CALIBRATION_FOLDS] = True
         others = Novelty.fit(
             features[np.sort(order[~held_out])], feature_kind=novelty.feature_kind, names=novelty.ranking
         )
-        scored = order[held_out][: MAX_HELD_OUT_IMAGES // FOLDS]
+        scored = order[held_out][: MAX_HELD_OUT_IMAGES // CALIBRATION_FOLDS]
         strengths.append(others.score(features[scored]).strength)
     return np.concatenate(strengths)
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -121,6 +121,7 @@ class NoveltyResult:
     scores: Mapping[str, Floats]  # by detector; larger is more unusual
     flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
     in_domain: NDArray[np.bool_] | None = None  # None of detectors without a limit for it
+    features: Floats | None = None  # (n, width) measured features, where the detectors get these alone
 
     @property
     def agreement(self) -> Floats:
@@ -141,6 +142,7 @@ class NoveltyResult:
             {name: scores[images] for name, scores in self.scores.items()},
             {name: flags[images] for name, flags in self.flagged.items()},
             None if self.in_domain is None else self.in_domain[images],
+            None if self.features is None else self.features[images],
         )
 
     @staticmethod
@@ -217,7 +219,7 @@ class Novelty:
         return fitted
 
     def with_limit(self, limit: float) -> Self:
-        """The same detectors with a limit of the strength; see `domain.calibrate`."""
+        """The same detectors with a limit of the strength; see `domain.calibrate_domain`."""
         limited = copy.copy(self)
         limited.limit = limit
         return limited
@@ -234,7 +236,9 @@ class Novelty:
 
     def score_images(self, pixels: NDArray[np.uint8], crop: float, network_features: Floats) -> NoveltyResult:
         """The novelty of images whose pixels show the central `crop` of the frame."""
-        return self.score(feature_matrix(self.feature_kind, pixels, crop, network_features))
+        features = feature_matrix(self.feature_kind, pixels, crop, network_features)
+        result = self.score(features)
+        return replace(result, features=features) if self.feature_kind == "shapes" else result
 
     def score_training_images(self) -> NoveltyResult:
         """The novelty of the training images, each left out of its own neighbourhood; not available after `load`."""

@@ -194,7 +194,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         drawn = figures.anomaly_figures(anomaly_results, description.reader)
         figures.write_figures(drawn, arguments.figures, arguments.figure_format)
     if arguments.attach:
-        novelty_with_limit = domain.calibrate(fitted.novelty, (normal or extracted).features)
+        novelty_with_limit = domain.calibrate_domain(fitted.novelty, (normal or extracted).features)
         store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)
     summary = _summary_lines(anomaly_results, extracted, unmatched, arguments.attach)
     return [*summary, str(arguments.output / "anomalies.html")]

@@ -9,15 +9,16 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
 from astrodetect.labels import Label
-from astrodetect.records import BIGINT_MAX, HeatMap, Prediction, PredictionFilters, ScoredImage, Thumbnail
+from astrodetect.records import BIGINT_MAX, DIMENSIONS, HeatMap, Prediction, PredictionFilters, ScoredImage, Thumbnail
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
@@ -105,6 +106,22 @@ def read_statements(folder: Path) -> dict[str, str]:
     return statements
 
 
+def insert_statement(
+    sql: Mapping[str, str], scored: Sequence[ScoredImage], *, with_vectors: bool
+) -> tuple[str, list[Any]]:
+    """The statement that inserts predictions with their vectors and descriptions, and its values."""
+    stored, values = "", row_values(PREDICTIONS, scored)
+    halfvecs = [(image.request_id, to_halfvec(image.vector, DIMENSIONS)) for image in scored if image.space]
+    vectors = [(request_id, halfvec) for request_id, halfvec in halfvecs if halfvec]
+    if vectors and with_vectors:
+        stored = sql["stored_vectors"].format(vectors=placeholders(VECTORS, len(vectors)))
+        values += chain(*vectors)
+    if described := [image for image in scored if image.description]:
+        stored += sql["stored_descriptions"].format(descriptions=placeholders(DESCRIPTIONS, len(described)))
+        values += row_values(DESCRIPTIONS, described)
+    return sql["insert"].format(rows=placeholders(PREDICTIONS, len(scored)), stored=stored), values
+
+
 def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) -> dict[str, Any]:
     """Parameters of a page before or after the id `edge`; one row beyond `limit` shows whether there is a next page."""
     return {
@@ -142,6 +159,11 @@ PREDICTIONS = [_column(field.name) for field in fields(Prediction) if field.name
 VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
     Column("request_id", lambda vector: vector[0], "uuid"),
     Column("vector", lambda vector: vector[1], "halfvec"),
+]
+DESCRIPTIONS: list[Column[ScoredImage]] = [
+    Column("request_id", lambda scored: scored.request_id, "uuid"),
+    Column("kind", lambda scored: scored.description_kind, "text"),
+    Column("features", lambda scored: scored.description, "text"),
 ]
 IMPORTED_LABELS: list[Column[tuple[int, Label]]] = [  # with their position in the file
     Column("line", lambda line: line[0]),

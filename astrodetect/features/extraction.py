@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,7 +70,7 @@ def measured_extractor(contract: ImageContract) -> FeatureExtractor:
     def compute(pixels: Pixels) -> Floats:
         return feature_matrix("shapes", pixels, contract.crop)
 
-    key = cache_key(contract, "shapes")
+    key = measurement_key(contract)
     return FeatureExtractor("shapes", contract, compute, key, MEASURED_BATCH, os.cpu_count() or 1)
 
 
@@ -78,6 +79,12 @@ def cache_key(contract: ImageContract, kind: FeatureKind, *network: str) -> str:
     code = "" if kind == "network" else _measurement_code()
     text = json.dumps([asdict(contract), kind, *network, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def measurement_key(contract: ImageContract) -> str:
+    """Key of the measured features of images that are prepared by this contract."""
+    return cache_key(contract, "shapes")
 
 
 def _measurement_code() -> str:

@@ -1,5 +1,6 @@
 """From class probabilities to a decision by the model's threshold, and to the heat map of the decided class."""
 
+import base64
 import uuid
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import Floats, HeatMap, ScoredImage
 
@@ -31,6 +33,7 @@ def decide(
     else:
         score = probabilities[1]
         predicted = int(score > threshold)
+    features = novelty.features if novelty else None
     return ScoredImage(
         image_name=image_name,
         image_sha256=image_sha256,
@@ -45,6 +48,8 @@ def decide(
         vector=None if novelty is None else tuple(novelty.vectors[0].tolist()),
         space=None if novelty is None else manifest.space,
         in_domain=None if novelty is None or novelty.in_domain is None else bool(novelty.in_domain[0]),
+        description=None if features is None else base64.b64encode(features[0].astype("<f4").tobytes()).decode(),
+        description_kind=None if features is None else measurement_key(manifest.image),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,8 @@ RETRAIN = f"train it again with {TRAIN_COMMAND}"
 NOVELTY = ".novelty.npz"  # suffix of the file of anomaly detectors
 SIMULATED = "Trained on simulated images: not validated on real ones"
 SIMULATED_TESTED = "Trained on simulated images"  # and tested on real ones
+ADAPTED = "Adapted to images that it was not trained on: novelty and domain compare with these, classes may be wrong"
+ORDINARY = "ordinary"  # entry of `data`, of a model whose detectors were fitted on other images than the training's
 METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
 
 Precision = Literal["int8", "bf16", "f32"]
@@ -72,7 +75,7 @@ class Manifest:
     @property
     def warnings(self) -> list[str]:
         """What everyone who uses the model should know of it."""
-        warnings = []
+        warnings = [ADAPTED] if self.adapted else []
         if self.better_than_chance is False:
             warnings.append(f"No better than chance on its test images: AUC {self.metrics['test']['auc']:.3f}")
         if self.simulated:
@@ -82,8 +85,25 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """The first 12 digits of the SHA-256 of the weights."""
-        return self.files[f"{self.name}{'.h5' if f'{self.name}.h5' in self.files else '.bin'}"][:12]
+        """The first 12 digits of the SHA-256 of the weights; of an adapted model, of weights and detectors."""
+        if self.adapted:
+            return hashlib.sha256(f"{self._weights_sha256} {self.space}".encode()).hexdigest()[:12]
+        return self._weights_sha256[:12]
+
+    @property
+    def evaluations(self) -> set[str]:
+        """The versions whose evaluation holds for this one: adapting a model does not change its network."""
+        return {self.version, self._weights_sha256[:12]}
+
+    @property
+    def adapted(self) -> dict[str, Any] | None:
+        """Where the ordinary images come from that replaced the training images of the detectors, if any did."""
+        ordinary = self.data.get(ORDINARY)
+        return ordinary if isinstance(ordinary, dict) else None
+
+    @property
+    def _weights_sha256(self) -> str:
+        return self.files[f"{self.name}{'.h5' if f'{self.name}.h5' in self.files else '.bin'}"]
 
     @property
     def space(self) -> str | None:

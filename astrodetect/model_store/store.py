@@ -12,14 +12,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import fasteners
 
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError
 from astrodetect.model_store import versions
-from astrodetect.model_store.manifest import METRICS, NOVELTY, RETRAIN, Manifest, Precision, read_manifest
+from astrodetect.model_store.manifest import METRICS, NOVELTY, ORDINARY, RETRAIN, Manifest, Precision, read_manifest
 from astrodetect.recipes import FOREST
 
 NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
@@ -70,14 +70,22 @@ def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
     return _commit(staged, folder, replace(manifest, files=_checksums(staged)))
 
 
-def attach_detectors(folder: Path, name: str, write: Callable[[Path], object]) -> Manifest:
-    """Add anomaly detectors to a published model; `write` saves them to the path it is called with."""
+def attach_detectors(
+    folder: Path, name: str, write: Callable[[Path], object], *, ordinary: dict[str, Any] | None = None
+) -> Manifest:
+    """Add anomaly detectors to a published model; `write` saves them to the path it is called with.
+
+    With `ordinary`, where the images come from that they were fitted on, this is a new version of the model.
+    """
     with exclusive_lock(folder, name):
         finish_interrupted(folder, name)
         manifest = read_manifest(folder / f"{name}.json")
+        data = {key: value for key, value in manifest.data.items() if key != ORDINARY}
+        if ordinary:
+            data[ORDINARY] = ordinary
         with staging(folder, name) as staged:
             write(staged / f"{name}{NOVELTY}")
-            return _commit(staged, folder, replace(manifest, files=manifest.files | _checksums(staged)))
+            return _commit(staged, folder, replace(manifest, data=data, files=manifest.files | _checksums(staged)))
 
 
 def rollback(
@@ -130,7 +138,8 @@ def report_page(folder: Path, manifest: Manifest) -> Path | None:
     """The evaluation page of exactly this version, if there is one."""
     page, metrics = (folder / f"{manifest.name}{suffix}" for suffix in REPORT)
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        if page.is_file() and json.loads(metrics.read_text(encoding="utf-8"))["version"] == manifest.version:
+        evaluated = json.loads(metrics.read_text(encoding="utf-8"))["version"]
+        if page.is_file() and evaluated in manifest.evaluations:
             return page
     return None
 
@@ -224,7 +233,7 @@ def _commit(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _archive_current(folder: Path, new: Manifest) -> None:
-    """Archive the current model unless it is invalid or has the same weights as the new one."""
+    """Archive the current model unless it is invalid or the same version as the new one."""
     try:
         current = read_manifest(folder / f"{new.name}.json")
         if current.version == new.version:

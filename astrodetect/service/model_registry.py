@@ -51,7 +51,7 @@ class NoveltyBatcher:
 
     def __init__(self, novelty: Novelty, crop: float, *, max_delay_s: Callable[[], float]) -> None:
         self.needs_features = novelty.feature_kind != "shapes"
-        self._novelty, self._crop = novelty, crop
+        self.novelty, self._crop = novelty, crop
         self._batcher: Batcher[tuple[Pixels, Floats], NoveltyResult] = Batcher(
             self._measure, max_batch=NOVELTY_BATCH, threads=1, name="novelty", max_delay=max_delay_s
         )
@@ -66,7 +66,7 @@ class NoveltyBatcher:
 
     def _measure(self, images: list[tuple[Pixels, Floats]]) -> list[NoveltyResult]:
         pixels, features = (np.stack(part) for part in zip(*images, strict=True))
-        batch = self._novelty.score_images(pixels, self._crop, features)
+        batch = self.novelty.score_images(pixels, self._crop, features)
         return [batch[i : i + 1] for i in range(len(images))]
 
 
@@ -143,6 +143,15 @@ class ModelRegistry:
     def loaded(self) -> dict[str, LoadedModel]:
         """The models in memory, by name."""
         return {name: LoadedModel(model.manifest, model.engine.precision) for name, model in self._loaded.items()}
+
+    @property
+    def detectors(self) -> dict[str, tuple[Manifest, Novelty]]:
+        """The detectors in memory and the manifests that they belong to, by the name of the model."""
+        return {
+            name: (model.manifest, model.novelty_batcher.novelty)
+            for name, model in self._loaded.items()
+            if model.novelty_batcher
+        }
 
     @property
     def failed(self) -> dict[str, str]:

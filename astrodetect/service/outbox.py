@@ -27,7 +27,7 @@ from astrodetect.errors import OutboxFull
 from astrodetect.records import ScoredImage
 
 SEGMENT_BYTES = 4_000_000  # at most this much is drained again after a crash
-MAX_ROW_BYTES = 3_000  # more than any row needs, unless its name is very long
+MAX_ROW_BYTES = 5_000  # more than any row needs, unless its name is very long
 SUFFIX = ".rows"
 DAMAGED_FILE = "damaged"  # lines with a wrong checksum
 

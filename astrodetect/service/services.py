@@ -14,16 +14,19 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Protocol, TypeAlias
 
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 from threadpoolctl import threadpool_limits
 
+from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
+from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
@@ -32,6 +35,7 @@ from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.model_registry import ModelRegistry
+from astrodetect.service.novelty_updater import NoveltyUpdater
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.projection_jobs import EmbeddingDatabase, ProjectionJobs
 from astrodetect.service.recorder import PredictionDatabase, Recorder, VectorDatabase, VectorIndexer
@@ -59,7 +63,8 @@ class ServiceDatabase(
     ) -> PredictionPage: ...
     def by_image(self, image_sha256: str, *, limit: int) -> list[Prediction]: ...
     def similar(self, prediction: Prediction, *, limit: int) -> list[Neighbour]: ...
-    def latest_novelty(self, space: str, *, limit: int) -> list[float]: ...
+    @property
+    def description_log(self) -> DescriptionLog: ...
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel: ...  # noqa: A002
     def delete_label(self, id: int) -> StoredLabel: ...  # noqa: A002
     def label_pages(self) -> Iterator[list[StoredLabel]]: ...
@@ -88,6 +93,8 @@ class Services:
     live_feed: LiveFeed
     detection: DetectionService
     vector_indexer: VectorIndexer
+    novelty_updater: NoveltyUpdater
+    adaptation: AdaptationJob
     batch_detection: BatchDetection
     anomaly_detection: AnomalyDetection
     trainings: Trainings
@@ -140,6 +147,12 @@ async def open_services(
             )
         )
         vector_indexer = stack.enter_context(closing(VectorIndexer(database, in_flight=detection.in_flight)))
+        refresh = partial(asyncio.get_running_loop().call_soon_threadsafe, models.refresh)
+        novelty_updater = NoveltyUpdater(
+            database, lambda: models.detectors, refresh=refresh, in_flight=detection.in_flight
+        )
+        stack.enter_context(closing(novelty_updater))
+        adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))
         batch_detection = BatchDetection(
             detection,
             shutdown,
@@ -184,6 +197,8 @@ async def open_services(
             live_feed=live_feed,
             detection=detection,
             vector_indexer=vector_indexer,
+            novelty_updater=novelty_updater,
+            adaptation=adaptation,
             batch_detection=batch_detection,
             anomaly_detection=anomaly_detection,
             trainings=trainings,
@@ -233,4 +248,5 @@ LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.liv
 DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
 BatchDetectionDep: TypeAlias = Annotated[BatchDetection, _part(lambda services: services.batch_detection)]
 TrainingsDep: TypeAlias = Annotated[Trainings, _part(lambda services: services.trainings)]
+AdaptationDep: TypeAlias = Annotated[AdaptationJob, _part(lambda services: services.adaptation)]
 AnomalyDetectionDep: TypeAlias = Annotated[AnomalyDetection, _part(lambda services: services.anomaly_detection)]

@@ -5,17 +5,15 @@
 SELECT {columns} FROM predictions LIMIT 0
 
 -- name: insert
-INSERT INTO predictions ({inserted})
-VALUES {rows}
-ON CONFLICT (request_id) DO NOTHING
-RETURNING {columns}
-
--- name: insert_with_vectors
 WITH recorded AS (
     INSERT INTO predictions ({inserted})
     VALUES {rows}
     ON CONFLICT (request_id) DO NOTHING
-    RETURNING {columns}),
+    RETURNING {columns}){stored}
+SELECT {columns} FROM recorded
+
+-- name: stored_vectors
+,
 kept AS (
     INSERT INTO features (prediction_id, space, image_sha256, vector)
     SELECT recorded.id, space, image_sha256, given.vector
@@ -24,7 +22,17 @@ kept AS (
         SELECT FROM features WHERE (space, image_sha256) = (recorded.space, recorded.image_sha256))
     ORDER BY space, image_sha256 -- in one order everywhere, or two commits could deadlock
     ON CONFLICT (space, image_sha256) DO NOTHING)
-SELECT {columns} FROM recorded
+
+-- name: stored_descriptions
+,
+described AS (
+    INSERT INTO descriptions (prediction_id, kind, image_sha256, features)
+    SELECT recorded.id, kind, image_sha256, decode(features, 'base64')
+    FROM recorded JOIN (VALUES {descriptions}) AS given (request_id, kind, features) USING (request_id)
+    WHERE NOT EXISTS (
+        SELECT FROM descriptions WHERE (kind, image_sha256) = (given.kind, recorded.image_sha256))
+    ORDER BY kind, image_sha256
+    ON CONFLICT (kind, image_sha256) DO NOTHING)
 
 -- name: by_request_ids
 SELECT {columns} FROM predictions WHERE request_id = ANY (%s)
@@ -145,14 +153,4 @@ FROM spaces CROSS JOIN LATERAL (
     ORDER BY novelty DESC, id DESC
     LIMIT %(limit)s) AS found
 ORDER BY novelty DESC, id DESC
-LIMIT %(limit)s
-
--- name: latest_novelty
--- Of the newest images of a space, each once, among the newest rows of the table; where the domain is known.
-SELECT novelty FROM (
-    SELECT DISTINCT ON (image_sha256) id, novelty
-    FROM (SELECT id, image_sha256, space, novelty, in_domain FROM predictions ORDER BY id DESC LIMIT %(near)s) AS near
-    WHERE space = %(space)s AND in_domain IS NOT NULL
-    ORDER BY image_sha256, id DESC) AS images
-ORDER BY id DESC
 LIMIT %(limit)s

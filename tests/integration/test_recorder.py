@@ -184,7 +184,7 @@ def test_a_full_outbox_is_reported_and_its_rows_are_kept(
     opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
     async def scenario() -> None:
-        recorder = opened(max_bytes=800)
+        recorder = opened(max_bytes=900)
         database.cut = "before"
         answers = [answer for number in range(5) for answer in await attempts(recorder, [row(number)])]
         assert [type(answer) for answer in answers] == [

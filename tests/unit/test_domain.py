@@ -24,7 +24,7 @@ def images(count: int, seed: int, shift: float = 0.0) -> Floats:
 
 def calibrated(count: int) -> Novelty:
     training = images(count, seed=0)
-    return domain.calibrate(Novelty.fit(training), training)
+    return domain.calibrate_domain(Novelty.fit(training), training)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_at_most_one_percent_of_images_like_the_training_set_are_out_of_domain(n
 
 
 def test_few_training_images_give_few_false_alarms_and_too_few_give_no_limit() -> None:
-    assert outside(calibrated(domain.MIN_IMAGES), images(5_000, seed=1)) <= 0.02
-    assert calibrated(domain.MIN_IMAGES - 1).score(images(3, seed=1)).in_domain is None
+    assert outside(calibrated(domain.MIN_DOMAIN_IMAGES), images(5_000, seed=1)) <= 0.02
+    assert calibrated(domain.MIN_DOMAIN_IMAGES - 1).score(images(3, seed=1)).in_domain is None
 
 
 def test_images_from_elsewhere_are_out_of_domain(novelty: Novelty) -> None:

@@ -245,6 +245,26 @@ def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path:
     assert earlier_versions(tmp_path) == [old.version]
 
 
+def test_an_adapted_model_is_a_new_version_with_the_same_network_and_report(tmp_path: Path) -> None:
+    publish(tmp_path, "network")
+    store.attach_detectors(tmp_path, "m", lambda path: path.write_text("the training images"))
+    report(tmp_path, "the network's")
+    before = load_model(tmp_path, "m").manifest
+    adapted = store.attach_detectors(
+        tmp_path, "m", lambda path: path.write_text("the survey"), ordinary={"source": "survey", "images": 3}
+    )
+    assert adapted.version != before.version
+    assert adapted.files["m.bin"] == before.files["m.bin"]
+    assert store.report_page(tmp_path, adapted) == tmp_path / "m.html"
+    assert earlier_versions(tmp_path) == [before.version]
+    assert roll_back(tmp_path, "m") == before
+    assert load_model(tmp_path, "m").novelty == b"the training images"
+    assert earlier_versions(tmp_path) == [adapted.version]
+    assert roll_back(tmp_path, "m") == adapted
+    assert load_model(tmp_path, "m").novelty == b"the survey"
+    assert store.report_page(tmp_path, adapted) == tmp_path / "m.html"
+
+
 def test_rollback_keeps_the_report_of_the_restored_version(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     report(tmp_path, "the old one's")

@@ -48,7 +48,18 @@ def unusual(name: str) -> ScoredImage:
     """A row with a vector."""
     vector = (*(0.12345, -12.5, 1.5e-07), *(-1.2345e-05,) * 61)
     return ScoredImage(
-        name, "ab" * 32, 0.75, 0.5, "resnet50_model", "1", novelty=0.998, vector=vector, space="5f0c3a9be214"
+        name,
+        "ab" * 32,
+        0.75,
+        0.5,
+        "resnet50_model",
+        "1",
+        novelty=0.998,
+        vector=vector,
+        space="5f0c3a9be214",
+        in_domain=False,
+        description="A" * 1832,
+        description_kind="5f0c3a9be2145f0c",
     )
 
 

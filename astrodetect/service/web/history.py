@@ -9,14 +9,15 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError, validate_call
-from starlette.datastructures import QueryParams
+from starlette.datastructures import FormData, QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
+from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
-from astrodetect.service.services import DatabaseDep, ModelsDep, ServiceDatabase
+from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 
 PAGE_SIZE = 48  # predictions
@@ -61,9 +62,9 @@ class HistoryFilters:
     errors: Mapping[str, str] = field(default_factory=dict)  # by the field, a sentence each
 
     @classmethod
-    def parse(cls, query: QueryParams) -> "HistoryFilters":
-        """From the query string; an empty field filters nothing."""
-        entered = {name: text for name in DESCRIPTIONS if (text := query.get(name, "").strip())}
+    def parse(cls, query: QueryParams | FormData) -> "HistoryFilters":
+        """From the query string or a form; an empty field filters nothing."""
+        entered = {name: text for name in DESCRIPTIONS if (text := str(query.get(name, "")).strip())}
         invalid = [name for name in DATE_FIELDS if name in entered and not DATE.match(entered[name])]  # no timestamps
         try:
             validated = _validate(**_as_api_query(entered))
@@ -114,6 +115,8 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
         "edge": before or after,
         "fragment": fragment,
         "unusual": UNUSUAL_NOVELTY,
+        "adaptable": filters.validated.model or (models.default_name if models.space else ""),
+        "max_ordinary": MAX_ORDINARY_IMAGES,
         "with_thumbnail": database.images_with_thumbnails(hashes),
         "labels": database.labels_by_image(page.predictions),
     }
@@ -126,6 +129,17 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
     values["choices"] = _choices(filters, list_manifests(models.folder))
     values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
     return render(request, "history.html", status=422 if filters.errors else 200, **values)
+
+
+@router.post("/history/ordinary")
+async def use_as_ordinary(request: Request, models: ModelsDep, adaptation: AdaptationDep) -> Response:
+    """Makes the images that the filters show the ordinary ones of their model, or of the default one."""
+    async with request.form() as form:
+        filters = HistoryFilters.parse(form)
+    if not filters.errors:
+        source = ", ".join(description for description, _ in filters.chips)
+        adaptation.start(filters.validated.model or models.default_name, filters.validated, f"log: {source or 'all'}")
+    return RedirectResponse(filters.url(), 303)
 
 
 def _as_api_query(entered: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,131 @@
+"""Makes logged images the ordinary ones of a model, from their stored descriptions."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from astrodetect.anomalies import adaptation
+from astrodetect.anomalies.novelty import MIN_IMAGES
+from astrodetect.errors import AstrodetectError, DataError, Overloaded
+from astrodetect.features.extraction import measurement_key
+from astrodetect.model_store import store
+from astrodetect.model_store.manifest import read_manifest
+from astrodetect.records import Floats, PredictionFilters, PredictionPage
+
+MAX_ORDINARY_IMAGES = 5_000  # the newest ones; their detectors are fitted in seconds
+PAGE_ROWS = 1_000
+SHOWN_S = 300.0  # how long the outcome is shown
+
+log = logging.getLogger("uvicorn.error")
+
+
+class LoggedDescriptions(Protocol):
+    """The stored descriptions: `db.descriptions.DescriptionLog`."""
+
+    def descriptions(self, kind: str, images: Sequence[str]) -> Floats: ...
+
+
+class LogDatabase(Protocol):
+    """The log: `database.Database`."""
+
+    @property
+    def description_log(self) -> LoggedDescriptions: ...
+    def predictions(self, filters: PredictionFilters, *, limit: int, before: int | None = None) -> PredictionPage: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationState:
+    """The last adaptation that was started here."""
+
+    model: str
+    running: bool = True
+    images: int = 0  # that the detectors were fitted on
+    space: str | None = None  # of the new detectors
+    error: str = ""
+    ended: float = 0.0  # time.monotonic()
+
+
+class AdaptationJob:
+    """Adapts one model at a time, in a thread; another process that changes the model at the same time is an error."""
+
+    def __init__(self, database: LogDatabase, models_dir: Path) -> None:
+        self._database, self._models_dir = database, models_dir
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        self._state: AdaptationState | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def state(self) -> AdaptationState | None:
+        """The adaptation that is running, or that ended less than SHOWN_S ago."""
+        state = self._state
+        return state if state and (state.running or time.monotonic() - state.ended < SHOWN_S) else None
+
+    def start(self, model: str, filters: PredictionFilters, source: str) -> None:
+        """Make the images of matching predictions the ordinary ones; `source` says for people which these are."""
+        with self._lock:
+            if self._state and self._state.running:
+                raise Overloaded(f"{self._state.model} is being adapted: try again soon")
+            self._state = AdaptationState(model)
+            self._thread = threading.Thread(
+                target=self._run, args=(model, filters, source), name="adaptation", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Waits for the adaptation; one that has not begun to fit is given up."""
+        self._closing.set()
+        if self._thread:
+            self._thread.join()
+
+    def _run(self, model: str, filters: PredictionFilters, source: str) -> None:
+        state = AdaptationState(model, running=False)
+        try:
+            state = self._adapt(state, filters, source)
+        except (AstrodetectError, OSError) as error:
+            public = error.public if isinstance(error, AstrodetectError) else error.strerror
+            state = replace(state, error=public or str(error))
+            log.warning("%s was not adapted: %s", model, error)
+        except BaseException:
+            state = replace(state, error="an internal error: see the server log")
+            raise
+        finally:
+            self._state = replace(state, ended=time.monotonic())
+
+    def _adapt(self, state: AdaptationState, filters: PredictionFilters, source: str) -> AdaptationState:
+        model = state.model
+        manifest = read_manifest(self._models_dir / f"{model}.json")
+        images = self._images(filters)
+        kind = measurement_key(manifest.image)
+        parts = [
+            self._database.description_log.descriptions(kind, images[at : at + PAGE_ROWS])
+            for at in range(0, len(images), PAGE_ROWS)
+        ]
+        features = np.concatenate([part for part in parts if len(part)] or [np.empty((0, 0), np.float32)])
+        if len(features) < MIN_IMAGES:
+            raise DataError(
+                f"only {len(features):,} of these {len(images):,} images have a stored description for this model, and "
+                f"{MIN_IMAGES} or more are needed: give a folder to python -m astrodetect adapt {model}"
+            )
+        if self._closing.is_set():
+            raise DataError("the service stops")
+        novelty = adaptation.fit_ordinary(features)
+        ordinary = adaptation.describe_source(source, len(features))
+        adapted = store.attach_detectors(self._models_dir, model, novelty.save, ordinary=ordinary)
+        return replace(state, images=len(features), space=adapted.space)
+
+    def _images(self, filters: PredictionFilters) -> list[str]:
+        """The newest images of the matching predictions (SHA-256), each once."""
+        images: dict[str, None] = {}
+        before = None
+        while len(images) < MAX_ORDINARY_IMAGES and not self._closing.is_set():
+            page = self._database.predictions(filters, limit=PAGE_ROWS, before=before)
+            images |= dict.fromkeys(row.image_sha256 for row in page.predictions if row.image_sha256)
+            if (before := page.next_before) is None:
+                break
+        return list(images)[:MAX_ORDINARY_IMAGES]
