@@ -31,7 +31,7 @@ def accessibility_violations(page: Page) -> list[str]:
 
 def horizontal_overflow_px(page: Page) -> int:
     """By how much the page is wider than the viewport."""
-    return max(0, int(page.evaluate("document.documentElement.scrollWidth - innerWidth")))
+    return max(0, int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")))
 
 
 def broken_images(page: Page) -> list[str]:
