@@ -1,6 +1,7 @@
 """`astrodetect COMMAND …`, or `python -m astrodetect COMMAND …`: the commands are in `cli/`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from astrodetect.cli import (
     explore,
     labels,
     models,
+    predict,
     programs,
     psql,
     score,
@@ -25,7 +27,10 @@ from astrodetect.cli._options import command_parser, complete_paths
 from astrodetect.errors import AstrodetectError
 from astrodetect.settings import PROGRAMS
 
-COMMANDS = (collect, simulate, explore, split, programs, evaluate, models, score, anomalies, adapt, labels, psql)
+COMMANDS = (
+    *(collect, simulate, explore, split, programs, evaluate, models),
+    *(predict, score, anomalies, adapt, labels, psql),
+)
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 
 It completes the installed command `astrodetect`.
@@ -59,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         return int(arguments.command(arguments))
     except AstrodetectError as error:
         print(f"astrodetect: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what reads the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)

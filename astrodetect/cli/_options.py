@@ -14,7 +14,7 @@ from astrodetect.settings import settings
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
 
-PATHS = ("FILE", "FOLDER", "DATA")  # how metavars of paths begin
+PATHS = ("FILE", "FOLDER", "DATA", "DIR", "IMAGE")  # how metavars of paths begin
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 

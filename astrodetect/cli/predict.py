@@ -1,0 +1,116 @@
+"""`predict`: the prediction of a model for images, printed."""
+
+import argparse
+import json
+import sys
+import uuid
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
+from astrodetect.datasets import listing
+from astrodetect.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from astrodetect.inference.pipeline import ScoredFile
+    from astrodetect.records import ScoredImage
+
+DESCRIPTION = """print what a trained model predicts for images
+
+IMAGE is an image, a folder (searched recursively) or a .csv with a column path, filename, file or image_name. For each
+image: the predicted class, the probability of each class and, if the model has detectors, the novelty (the share of
+the training images that are less unusual) and whether the image is like them (in domain). Of a binary model, the
+second class is predicted where its probability is above the threshold. --json prints an object per line, with
+`error` for a bad file. If every file is bad, the exit code is 1. `score` writes tables of any size, and can resume.
+"""
+EXAMPLES = """examples:
+  python -m astrodetect predict galaxy.jpg
+  python -m astrodetect predict my/images --model kinds
+  python -m astrodetect predict my/images --json | jq 'select(.novelty > 0.99) | .path'
+"""
+BAD_FILE = "bad file"
+JSON_FIELDS = (
+    *("label", "result", "score", "threshold", "probabilities", "novelty", "in_domain"),
+    *("model", "model_version", "image_sha256"),
+)
+MIN_WIDTH = 5  # of a probability
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder of images, or .csv")
+    parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line for each image."""
+    from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.inference import pipeline  # noqa: PLC0415
+    from astrodetect.inference.decision import decide  # noqa: PLC0415
+
+    config = settings()
+    listing.check_paths(arguments.images)
+    paths = list(listing.walk_images(arguments.images))
+    if not paths:
+        raise listing.no_images(arguments.images)
+    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - slow to import: after the checks
+
+    loaded = load_model(config.models_dir, arguments.model or config.model, config.precision)
+    manifest, engine = loaded.manifest, Engine(loaded)
+    novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
+    if not arguments.json:
+        print(_header(manifest.classes))
+    bad_files = 0
+    read = pipeline.image_reader(config.max_image_pixels)
+    with closing(pipeline.score_files(iter(paths), engine, read, novelty)) as batches:
+        for file in (file for batch in batches for file in batch):
+            scored = None if file.error else decide(
+                manifest,
+                file.probabilities,
+                image_name=file.path,
+                image_sha256=file.sha256,
+                request_id=uuid.uuid4(),
+                novelty=file.novelty,
+            )  # fmt: skip
+            bad_files += scored is None
+            line = _json_line(file, scored) if arguments.json else _text_line(file, scored, manifest.classes)
+            print(line, flush=True)
+    print_warnings(manifest)
+    if bad_files == len(paths):
+        print("every file is bad", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _json_line(file: "ScoredFile", scored: "ScoredImage | None") -> str:
+    fields = {name: getattr(scored, name) for name in JSON_FIELDS} if scored else {"error": file.error}
+    return json.dumps({"path": file.path, **fields})
+
+
+def _header(classes: "Sequence[str]") -> str:
+    probabilities = "  ".join(f"{name:>{MIN_WIDTH}}" for name in classes)
+    return f"{'class':{_label_width(classes)}}  {probabilities}  novelty  in domain  image"
+
+
+def _text_line(file: "ScoredFile", scored: "ScoredImage | None", classes: "Sequence[str]") -> str:
+    path, width = _printable(file.path), _label_width(classes)
+    if scored is None:
+        return f"{BAD_FILE:{width}}  {path}: {file.error}"
+    values = scored.probabilities or {}
+    probabilities = "  ".join(f"{values[name]:>{max(len(name), MIN_WIDTH)}.3f}" for name in classes)
+    novelty = "–" if scored.novelty is None else f"{scored.novelty:.3f}"
+    in_domain = {None: "–", True: "yes", False: "no"}[scored.in_domain]
+    return f"{scored.label:{width}}  {probabilities}  {novelty:>7}  {in_domain:>9}  {path}"
+
+
+def _label_width(classes: "Sequence[str]") -> int:
+    return max(len(BAD_FILE), *map(len, classes))
+
+
+def _printable(path: str) -> str:
+    """The path with control characters and bytes that are not UTF-8 escaped, for a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)
