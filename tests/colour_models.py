@@ -21,8 +21,10 @@ SIZE = 24
 op = openvino.opset13
 
 
-def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale: float = 0.02) -> Manifest:
-    """Publish a colour model in `folder`; `scale` multiplies its logits."""
+def publish(
+    folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale: float = 0.02, places: int = SIZE
+) -> Manifest:
+    """Publish a colour model in `folder`; `scale` multiplies its logits, its map has so many `places` along an axis."""
     manifest = Manifest(
         name=name,
         classes=list(classes),
@@ -35,7 +37,7 @@ def publish(folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale:
         recipe="colour",
     )
     with store.staging(folder, name) as staged:
-        openvino.save_model(_network(len(classes), scale), staged / f"{name}.xml", compress_to_fp16=False)
+        openvino.save_model(_network(len(classes), scale, places), staged / f"{name}.xml", compress_to_fp16=False)
         xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.NETWORK)
         canary = Engine(VerifiedModel(manifest, xml, weights), check=False).canary()
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
@@ -62,7 +64,7 @@ def image(name: str, seed: int = 0) -> Pixels:
     return pixels
 
 
-def _network(classes: int, scale: float) -> openvino.Model:
+def _network(classes: int, scale: float, map_places: int) -> openvino.Model:
     """The mean of each colour band is a feature and the logit of a class."""
     pixels = op.parameter([-1, SIZE, SIZE, 3], np.uint8)
     values = op.convert(pixels, np.float32)
@@ -75,6 +77,10 @@ def _network(classes: int, scale: float) -> openvino.Model:
         if classes == len(TWO_CLASSES)
         else op.reduce_mean(values, np.array([3]), keep_dims=False)
     )
+    if map_places < SIZE:
+        step = [SIZE // map_places] * 2
+        pooled = op.avg_pool(op.unsqueeze(places, np.int64(1)), step, [0, 0], [0, 0], step, exclude_pad=False)
+        places = op.squeeze(pooled, np.int64(1))
     outputs = {
         SCORE: op.slice(score, [1], [2], [1], [1]) if classes == len(TWO_CLASSES) else score,
         FEATURES: features,

@@ -42,7 +42,7 @@ def make_evaluation_inputs(
     outputs = Outputs(
         (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32),
         random.random((count, 16), dtype=np.float32),
-        random.normal(0, 1, (count, 2, 2)).astype(np.float32),
+        random.normal(0, 1, (count, 8, 8)).astype(np.float32),
     )
     model = EvaluatedModel(
         name="galaxies",

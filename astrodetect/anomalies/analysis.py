@@ -1,8 +1,7 @@
 """Fitting the detectors on feature vectors, and explaining unusual images by their neighbours and by occlusion."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from astrodetect import images
 from astrodetect.anomalies import adaptation
 from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED, Novelty, NoveltyResult
+from astrodetect.anomalies.occlusion import hide_places, occlusion_map
 from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.datasets.listing import ListedImage
@@ -22,8 +22,8 @@ from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 
 ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
-OCCLUSION_GRID = 8  # places along each axis
-MASK_SIGMA = 1.0  # standard deviation of the Gaussian mask, in grid cells: no sharp edges are introduced
+OCCLUSION_GRID = 8  # places along each axis: a description takes longer than a network's pass
+STRENGTH_DROPS = (0.5, 3.5)  # ends of the colour scale: 3 and 3,000 times rarer, for strength is a decimal logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +106,10 @@ def explain(
             heat = None
             if neighbours:
                 try:
-                    heat = occlusion_map(read(extracted.items[image].path), read(neighbours[0]), strengths)
+                    copies = hide_places(read(extracted.items[image].path), read(neighbours[0]), OCCLUSION_GRID)
+                    heat = occlusion_map(strengths(copies), *STRENGTH_DROPS)
                 except ImageError:  # deleted or changed since its features were extracted
                     heat = None
             explanations.append(Explanation(image, neighbours, heat))
             bar.step()
     return explanations
-
-
-def occlusion_map(pixels: Pixels, ordinary: Pixels, strengths: Callable[[Pixels], Floats]) -> Floats:
-    """(OCCLUSION_GRID, OCCLUSION_GRID) drop of the anomaly strength when a place is replaced by an ordinary image.
-
-    `strengths` scores images (n, side, side, 3). The map shows influence on the score, not its cause.
-    """
-    image, masks = pixels.astype(np.float32), _masks(len(pixels))[..., np.newaxis]
-    occluded = np.rint(image + (ordinary - image) * masks).astype(np.uint8)
-    whole, *without = strengths(np.concatenate([pixels[np.newaxis], occluded]))
-    drop = np.maximum(whole - np.asarray(without), 0)
-    return np.asarray(drop, np.float32).reshape(OCCLUSION_GRID, OCCLUSION_GRID)
-
-
-@cache
-def _masks(side: int) -> Floats:
-    """(OCCLUSION_GRID², side, side) opacity of each place's Gaussian mask."""
-    pixel, centre = (np.arange(side) + 0.5) / side, (np.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
-    line = np.exp(-((pixel - centre[:, np.newaxis]) ** 2) / (2 * (MASK_SIGMA / OCCLUSION_GRID) ** 2))
-    line = line.astype(np.float32)
-    return np.asarray(np.einsum("iy,jx->ijyx", line, line).reshape(-1, side, side))

@@ -3,14 +3,14 @@
 import datetime as dt
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from astrodetect.evaluation import metrics
 from astrodetect.evaluation.metrics import ClassMetrics, Estimate, Integers
-from astrodetect.records import Floats, ImageContract, Outputs
+from astrodetect.records import Floats, ImageContract, Outputs, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class EvaluationInputs:
     views: int = 1  # flips and rotations that the outputs are averaged over
     one_view: Floats | None = None  # the last part's probabilities without averaging
     remarks: Sequence[str] = ()  # on the data: duplicates, leaks
+    # From pixels and the predicted class to a heat map (0 to 1), for networks whose own map has too few places.
+    explain: Callable[[Pixels, int], Floats] | None = None
 
     @property
     def detailed(self) -> EvaluatedPart:

@@ -1,16 +1,13 @@
-"""From class probabilities to a decision by the model's threshold, and to the heat map of the decided class."""
+"""From class probabilities to a decision by the model's threshold."""
 
 import base64
 import uuid
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import Floats, HeatMap, ScoredImage
+from astrodetect.records import ScoredImage
 
 
 def decide(
@@ -51,21 +48,3 @@ def decide(
         description=None if features is None else base64.b64encode(features[0].astype("<f4").tobytes()).decode(),
         description_kind=None if features is None else measurement_key(manifest.image),
     )
-
-
-def heat_map(manifest: Manifest, probabilities: Floats, activation_map: Floats, image_sha256: str) -> HeatMap:
-    """The heat map of the predicted class."""
-    [predicted] = manifest.predict(probabilities[np.newaxis])
-    evidence = class_evidence(activation_map, predicted, binary=manifest.task == "binary")
-    return HeatMap(image_sha256, manifest.version, to_intensity(evidence), manifest.image.crop)
-
-
-def class_evidence(activation_map: Floats, predicted: int, *, binary: bool) -> Floats:
-    """The activation map of the predicted class: binary networks map the second class, whose negative is the first."""
-    return -activation_map if binary and predicted == 0 else activation_map
-
-
-def to_intensity(evidence: Floats | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Positive evidence scaled to 0 … 255."""
-    positive = np.maximum(np.nan_to_num(evidence), 0)
-    return np.asarray(255 * (positive / max(float(positive.max()), 1e-12)), np.uint8)

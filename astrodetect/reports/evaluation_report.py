@@ -1,7 +1,7 @@
 """The evaluation report: a self-contained page, with its metrics as JSON beside it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -23,8 +23,10 @@ from astrodetect.evaluation.summary import (
     interval_text,
     read_previous,
 )
-from astrodetect.inference.decision import class_evidence
+from astrodetect.inference.heat_maps import class_evidence, has_detail, to_intensity
 from astrodetect.model_store.manifest import METRICS
+from astrodetect.progress import track_progress
+from astrodetect.records import Floats, Pixels
 from astrodetect.reports.html import REPORT_TEMPLATES, heat_map_overlay, jpeg_uri, template_environment
 from astrodetect.reports.svg_charts import (
     ChartAxes,
@@ -42,6 +44,7 @@ MAX_VALUE_LENGTH = 300  # characters of a setting
 UNIT_AXES = ChartAxes((0, 1), (0, 1))
 TRAINING_CHART_HEIGHT = 250.0
 HISTOGRAM_BARS = 40
+MAX_EXPLAINED_PIXELS = 8 * 64 * 64  # of the images of a gallery that get a heat map by occlusion: seconds
 
 
 def write_evaluation_report(
@@ -81,9 +84,10 @@ def _render(inputs: EvaluationInputs, summary: Summary, previous: PreviousRun | 
         remarks=_remarks(inputs),
         counts=_image_counts(inputs),
         cells=confusion_cells(inputs),
-        errors=gallery_cards(inputs, notable.errors),
-        unusual=gallery_cards(inputs, notable.unusual),
-        mislabelled=gallery_cards(inputs, notable.mislabelled),
+        errors=gallery_cards(inputs, notable.errors, "errors"),
+        unusual=gallery_cards(inputs, notable.unusual, "unusual images"),
+        mislabelled=gallery_cards(inputs, notable.mislabelled, "label errors"),
+        has_activation_maps=has_detail(inputs.detailed.outputs.maps[0]),
         training=training_charts(training_history(model.settings.get("history"))),
         discrimination=discrimination_charts(inputs),
         calibration=calibration_charts(inputs),
@@ -148,7 +152,7 @@ class GalleryCard:
     name: str
     remark: str
     picture: str | None  # a data URI
-    heat: str
+    heat: str  # a data URI; empty if there is no heat map
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +166,15 @@ class ConfusionCell:
     cards: list[GalleryCard]
 
 
-def gallery_cards(inputs: EvaluationInputs, notable: Sequence[NotableImage]) -> list[GalleryCard]:
-    """The cards of notable images."""
-    return [_card(inputs, image) for image in notable]
+def gallery_cards(
+    inputs: EvaluationInputs, notable: Sequence[NotableImage], explained: str | None = None
+) -> list[GalleryCard]:
+    """The cards of notable images; if named as `explained`, the first ones have a heat map in any case."""
+    if explained is None or inputs.explain is None or has_detail(inputs.detailed.outputs.maps[0]):
+        return [_card(inputs, image) for image in notable]
+    count = max(1, MAX_EXPLAINED_PIXELS // inputs.model.image.size**2)
+    shown = track_progress(notable, f"heat maps of {explained}", len(notable))
+    return [_card(inputs, image, inputs.explain if index < count else None) for index, image in enumerate(shown)]
 
 
 def confusion_cells(inputs: EvaluationInputs) -> list[list[ConfusionCell]]:
@@ -187,19 +197,25 @@ def confusion_cells(inputs: EvaluationInputs) -> list[list[ConfusionCell]]:
     return matrix
 
 
-def _card(inputs: EvaluationInputs, notable: NotableImage) -> GalleryCard:
+def _card(
+    inputs: EvaluationInputs, notable: NotableImage, explain: Callable[[Pixels, int], Floats] | None = None
+) -> GalleryCard:
     part = inputs.detailed
-    path = part.paths[notable.image]
+    path, activation_map = part.paths[notable.image], part.outputs.maps[notable.image]
+    name = "/".join(path.parts[-2:])  # class folder and file only: pages are public
     try:
         pixels = images.decode_file(path, inputs.model.image)
     except ImageError:  # deleted since it was evaluated
-        picture = None
-    else:
-        picture = jpeg_uri(images.encode_thumbnail(pixels, THUMBNAIL_PX))
-    name = "/".join(path.parts[-2:])  # class folder and file only: pages are public
+        return GalleryCard(name, notable.remark, None, "")
+    picture = jpeg_uri(images.encode_thumbnail(pixels, THUMBNAIL_PX))
     [predicted] = inputs.model.predict(part.outputs.probabilities[[notable.image]])
-    evidence = class_evidence(part.outputs.maps[notable.image], predicted, binary=inputs.model.task == "binary")
-    return GalleryCard(name, notable.remark, picture, heat_map_overlay(evidence))
+    intensity = None
+    if has_detail(activation_map):
+        evidence = class_evidence(activation_map, predicted, binary=inputs.model.task == "binary")
+        intensity = np.asarray(to_intensity(evidence) / 255, np.float32)
+    elif explain:
+        intensity = explain(pixels, int(predicted))
+    return GalleryCard(name, notable.remark, picture, "" if intensity is None else heat_map_overlay(intensity))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from astrodetect import images
+from astrodetect.anomalies.occlusion import enlarge
 from astrodetect.errors import ImageError
-from astrodetect.inference.decision import to_intensity
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import SETUP_DB_COMMAND, TRAIN_COMMAND
@@ -25,7 +26,17 @@ from astrodetect.settings import SETUP_DB_COMMAND, TRAIN_COMMAND
 REPORT_TEMPLATES = Path(__file__).parent / "templates"
 TILE_PX = 48
 TILES_PER_ROW = 50
-HEAT_COLOUR = (255, 128, 0)  # orange contrasts with a dark sky; the opacity is the evidence
+HEAT_MAP_PX, HEAT_LEVELS = 64, 64
+# The upper part of viridis: even steps of lightness, for every kind of colour vision, in hues that no galaxy has.
+HEAT_COLOURS = ((44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37))
+
+HeatLegend = Literal["odds", "activation", "strength"]
+HEAT_LEGENDS: dict[HeatLegend, tuple[str, ...]] = {  # from transparent to opaque, in even steps
+    "odds": ("odds × 0.6", "× 0.4", "× 0.3", "× 0.2 or less"),
+    "activation": ("none", "strongest place of this image"),
+    "strength": ("3 × less rare", "30 ×", "300 ×", "3,000 × or more"),
+}
+LEGEND_WIDTH, LEGEND_HEIGHT, DARK_SKY = 320, 10, (11, 14, 19)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -40,7 +51,11 @@ def template_environment(templates: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"train_command": TRAIN_COMMAND, "setup_db_command": SETUP_DB_COMMAND}
+    environment.globals |= {
+        "heat_legend": heat_legend,
+        "train_command": TRAIN_COMMAND,
+        "setup_db_command": SETUP_DB_COMMAND,
+    }
     return environment
 
 
@@ -106,28 +121,64 @@ def jpeg_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def heat_map_overlay(evidence: Floats | NDArray[np.uint8]) -> str:
-    """A heat map as the data URI of a transparent PNG: more opaque where there is more evidence for the class."""
-    rgba = np.empty((*evidence.shape, 4), dtype=np.uint8)
-    rgba[..., :3] = HEAT_COLOUR
-    rgba[..., 3] = to_intensity(evidence)
-    return "data:image/png;base64," + base64.b64encode(_png(rgba)).decode("ascii")
+def heat_map_overlay(intensity: Floats) -> str:
+    """`heat_map_png` as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(heat_map_png(intensity)).decode("ascii")
+
+
+def heat_map_png(intensity: Floats) -> bytes:
+    """A heat map of places (0 to 1) as a smooth image with colours from transparent to opaque: about two kilobytes."""
+    levels = np.rint((HEAT_LEVELS - 1) * np.clip(enlarge(intensity, HEAT_MAP_PX), 0, 1)).astype(np.uint8)
+    return _palette_png(levels, heat_palette())
+
+
+def heat_legend(kind: HeatLegend) -> Markup:
+    """The colour scale of heat maps over a dark sky, with what its colours mean."""
+    texts = HEAT_LEGENDS[kind]
+    palette = heat_palette()
+    opacity = palette[:, 3:] / 255
+    colours = np.rint(opacity * palette[:, :3] + (1 - opacity) * DARK_SKY).astype(int).tolist()
+    steps = "".join(  # each over the rest of the one before it, so that there are no seams
+        f'<rect x="{x:g}" width="{LEGEND_WIDTH - x:g}" height="{LEGEND_HEIGHT}" fill="rgb({red},{green},{blue})"/>'
+        for x, (red, green, blue) in zip(np.linspace(0, LEGEND_WIDTH, HEAT_LEVELS + 1), colours, strict=False)
+    )
+    anchors = ["start", *["middle"] * (len(texts) - 2), "end"]
+    labels = "".join(
+        f'<text x="{x:g}" y="{LEGEND_HEIGHT + 13}" text-anchor="{anchor}">{text}</text>'
+        for x, text, anchor in zip(np.linspace(0, LEGEND_WIDTH, len(texts)), texts, anchors, strict=True)
+    )
+    return Markup(  # noqa: S704 - our own numbers and texts
+        f'<svg class="heat-legend" viewBox="0 0 {LEGEND_WIDTH} {LEGEND_HEIGHT + 18}" role="img" '
+        f'aria-label="Colour scale: {", ".join(texts)}">{steps}{labels}</svg>'
+    )
+
+
+def heat_palette() -> NDArray[np.uint8]:
+    """(HEAT_LEVELS, 4) red, green, blue and opacity of each level."""
+    stops, levels = np.linspace(0, 1, len(HEAT_COLOURS)), np.linspace(0, 1, HEAT_LEVELS)
+    colours = [np.interp(levels, stops, band) for band in np.transpose(HEAT_COLOURS)]
+    return np.asarray(np.rint(np.stack([*colours, 255 * levels**0.7], axis=1)), np.uint8)
 
 
 def _pixels_uri(pixels: Pixels) -> str:
     return jpeg_uri(images.encode_thumbnail(pixels, max(pixels.shape)))
 
 
-def _png(rgba: NDArray[np.uint8]) -> bytes:
-    """A PNG of (height, width, 4): a few hundred bytes."""
-    height, width, _ = rgba.shape
+def _palette_png(levels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
+    """A PNG of (height, width) indices of (n, 4) colours."""
+    height, width = levels.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + row.tobytes() for row in rgba)
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette[:, :3].tobytes()),
+        (b"tRNS", palette[:, 3].tobytes()),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in levels), 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def _parallel_map(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> list[_Result]:

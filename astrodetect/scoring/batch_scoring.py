@@ -16,7 +16,8 @@ from astrodetect.anomalies.domain import LatestImages
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import listing
 from astrodetect.inference import pipeline
-from astrodetect.inference.decision import decide, heat_map
+from astrodetect.inference.decision import decide
+from astrodetect.inference.heat_maps import heat_map
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.progress import ProgressBar

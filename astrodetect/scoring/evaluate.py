@@ -1,6 +1,7 @@
 """Evaluation of a model on labelled images: outputs for every part of a data set, and the report."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from astrodetect.evaluation.summary import (
     summarise_evaluation,
 )
 from astrodetect.images import ORIENTATIONS, orient
+from astrodetect.inference.heat_maps import odds_map
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Outputs
@@ -86,7 +88,8 @@ def evaluate(
         sample = np.sort(np.random.default_rng(0).permutation(len(train))[:MAX_TRAINING_IMAGES])
         subset = train.subset(sample)
         training = TrainingFeatures(subset.labels, compute_outputs(subset, engine, "training images").features)
-    return EvaluationInputs(_evaluated_model(engine), evaluated, training, views, single_view, remarks)
+    explain = partial(odds_map, engine)
+    return EvaluationInputs(_evaluated_model(engine), evaluated, training, views, single_view, remarks, explain)
 
 
 def compute_outputs(

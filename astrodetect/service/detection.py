@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from astrodetect import images
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, IdempotencyConflict, ModelUnsuitable, Overloaded
-from astrodetect.inference import decision
+from astrodetect.inference import decision, heat_maps
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import NAME_BASED_UUID, ImageContract, Pixels, Prediction, QueuedPrediction
 from astrodetect.service.metrics import Metrics
@@ -190,7 +190,7 @@ class DetectionService:
             novelty=novelty,
         )
         recorded = await self._recorder.record(scored)
-        heat_map = decision.heat_map(serving.manifest, outputs.probabilities[0], outputs.maps[0], image.sha256)
+        heat_map = heat_maps.heat_map(serving.manifest, outputs.probabilities[0], outputs.maps[0], image.sha256)
         self._thumbnails.add(image.sha256, image.thumbnail, heat_map)
         context.stages_s |= {
             "queue": inference.network.queued_s,

@@ -31,6 +31,7 @@ from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
+from astrodetect.service.heat_maps import HeatMaps
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.security import ApiKeys
@@ -92,6 +93,7 @@ class Services:
     projections: ProjectionJobs
     live_feed: LiveFeed
     detection: DetectionService
+    heat_maps: HeatMaps
     vector_indexer: VectorIndexer
     novelty_updater: NoveltyUpdater
     adaptation: AdaptationJob
@@ -153,6 +155,7 @@ async def open_services(
         )
         stack.enter_context(closing(novelty_updater))
         adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))
+        heat_maps = stack.enter_context(closing(HeatMaps(models, thumbnails, in_flight=detection.in_flight)))
         batch_detection = BatchDetection(
             detection,
             shutdown,
@@ -196,6 +199,7 @@ async def open_services(
             projections=projections,
             live_feed=live_feed,
             detection=detection,
+            heat_maps=heat_maps,
             vector_indexer=vector_indexer,
             novelty_updater=novelty_updater,
             adaptation=adaptation,
@@ -246,6 +250,7 @@ ReviewQueueDep: TypeAlias = Annotated[ReviewQueue, _part(lambda services: servic
 ProjectionsDep: TypeAlias = Annotated[ProjectionJobs, _part(lambda services: services.projections)]
 LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.live_feed)]
 DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
+HeatMapsDep: TypeAlias = Annotated[HeatMaps, _part(lambda services: services.heat_maps)]
 BatchDetectionDep: TypeAlias = Annotated[BatchDetection, _part(lambda services: services.batch_detection)]
 TrainingsDep: TypeAlias = Annotated[Trainings, _part(lambda services: services.trainings)]
 AdaptationDep: TypeAlias = Annotated[AdaptationJob, _part(lambda services: services.adaptation)]

@@ -12,17 +12,18 @@ from astrodetect import images
 BINARY_MODEL, MULTICLASS_MODEL = "resnet50_model", "colours"
 TRAINING_IMAGES, PREDICTIONS = 40, 60
 UPSCALING = 16  # to the size of a survey cutout
+COARSE = 2  # places along each axis of the second model's activation map: heat maps are computed by occlusion
 LONG_NAME = "galaxy " * 1_450 + ".png"  # 10 KB: beyond the limit of an upload's form, but other programs may log it
 HOSTILE_NAMES = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&amp;'.png")
 
 
 def publish_models(folder: Path) -> Path:
-    """Publish a binary model with detectors fitted on nebulae, and two versions of a model of three classes."""
+    """Publish a binary model with detectors fitted on nebulae, and two versions of one of three classes."""
     training_images = np.stack([colour_models.image("nebula", seed) for seed in range(TRAINING_IMAGES)])
     colour_models.publish(folder, BINARY_MODEL, colour_models.TWO_CLASSES)
     colour_models.attach_novelty(folder, BINARY_MODEL, training_images)
     for scale in (0.01, 0.02):
-        colour_models.publish(folder, MULTICLASS_MODEL, scale=scale)
+        colour_models.publish(folder, MULTICLASS_MODEL, scale=scale, places=COARSE)
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import FilePayload, JSHandle, Locator, Page, Route, expect
 from programs import Service
 
-from browser.demo_service import HOSTILE_NAMES, LONG_NAME, demo_image
+from browser.demo_service import HOSTILE_NAMES, LONG_NAME, MULTICLASS_MODEL, demo_image
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 REFUSED = "/try"  # browsers log failed responses as console errors
@@ -123,6 +123,32 @@ def test_several_files_are_chosen_and_labelled_on_their_cards(tabs: Tabs, servic
     labels = httpx2.get(f"{service.url}/labels.csv").text.splitlines()
     sha256 = httpx2.get(f"{service.url}/predictions/{href.rpartition('/')[2]}").json()["image_sha256"]
     assert sha256 in labels[-1]
+
+
+def test_heat_maps_are_computed_of_images_in_view_and_again_where_the_service_was_busy(
+    tabs: Tabs, service: Service
+) -> None:
+    page = tabs.open(service.url, ignore="/heat-map")
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status) if "/heat-map" in response.url else None)
+
+    def refuse_first(route: Route) -> None:
+        if statuses:
+            route.continue_()
+        else:
+            route.fulfill(status=503)
+
+    page.route("**/heat-map", refuse_first)
+    page.get_by_label("Model").select_option(MULTICLASS_MODEL)
+    page.locator("#file").set_input_files([file for number, file in enumerate(files(FEW, 6000)) if number not in BAD])
+    expect(page.locator("#cards image.heat-map")).to_have_count(FEW - len(BAD))
+    expect(page.locator("#cards image.heat-map[href]").first).to_be_attached()
+    with page.expect_response(lambda response: "/heat-map" in response.url and response.status == 200):
+        pass
+    assert statuses[0] == 503
+    assert page.locator("#cards image.heat-map:not([href])").count()
+    page.locator("#cards > li").last.scroll_into_view_if_needed()
+    expect(page.locator("#cards > li").last.locator("image.heat-map[href]")).to_be_attached()
 
 
 def test_an_upload_retried_after_a_broken_connection_is_logged_once(tabs: Tabs, service: Service) -> None:

@@ -80,7 +80,7 @@ def test_the_thumbnail_is_shown_with_the_heat_map_of_the_same_model_version(
     page_client: TestClient, predictions: None
 ) -> None:
     thumbnail = Thumbnail(SHA256, b"jpeg", width=200, height=100)
-    heat_map = HeatMap(SHA256, "v2", np.array([[0, 255]], np.uint8), crop=0.5)
+    heat_map = HeatMap(SHA256, "v2", np.eye(7, dtype=np.uint8) * 255, crop=0.5)
     database(page_client).save_thumbnails([thumbnail], [heat_map])
     page = page_client.get("/history/3").text
     assert f'<image href="/pictures/{SHA256}" width="200" height="100"/>' in page
@@ -88,7 +88,7 @@ def test_the_thumbnail_is_shown_with_the_heat_map_of_the_same_model_version(
     older = page_client.get("/history/1").text
     assert f'<image href="/pictures/{SHA256}"' in older
     assert 'class="heat-map"' not in older
-    assert "No heat map of this model version" in older
+    assert "No heat map: the version of the model" in older
 
 
 def test_the_page_says_why_there_is_no_thumbnail(page_client: TestClient, predictions: None, log_url: str) -> None:

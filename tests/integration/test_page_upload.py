@@ -82,7 +82,7 @@ def test_a_plain_form_gets_the_page_with_the_card_of_a_logged_row(client: TestCl
         f"score {row['score']:.3f}, threshold 0.5",
         "Novelty above that of",
         f"{row['model']} {row['model_version']}",
-        "influence, not proof",
+        "Influence, not proof",
         "lawn",
         "nebula",
     ):

@@ -1,16 +1,16 @@
 """The evaluation report and the JSON summary beside it."""
 
 import base64
+import io
 import json
 import re
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_inputs import make_evaluation_inputs
+from PIL import Image
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import notable_images
@@ -22,7 +22,8 @@ from astrodetect.evaluation.summary import (
     summarise_evaluation,
     summary_lines,
 )
-from astrodetect.records import Outputs
+from astrodetect.inference.heat_maps import to_intensity
+from astrodetect.records import Floats, Outputs, Pixels
 from astrodetect.reports import evaluation_report, html
 
 LARGEST_PAGE = 4_000_000
@@ -183,12 +184,26 @@ def test_nearest_by_cosine_does_not_depend_on_the_block_size() -> None:
 
 
 def test_heat_map_is_transparent_without_evidence() -> None:
-    uri = html.heat_map_overlay(np.array([[0.0, -3.0], [1.0, 2.0]], dtype=np.float32))
-    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    at = data.index(b"IDAT")
-    length = struct.unpack(">I", data[at - 4 : at])[0]
-    rows = zlib.decompress(data[at + 4 : at + 4 + length])
-    assert [rows[4], rows[8], rows[13], rows[17]] == [0, 0, 127, 255]
+    places = np.zeros((8, 8), np.float32)
+    places[6, 1] = 1
+    uri = html.heat_map_overlay(places)
+    overlay = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    opacity = np.asarray(overlay.convert("RGBA"))[..., 3]
+    assert np.unravel_index(opacity.argmax(), opacity.shape)[0] // 8 == 6
+    assert opacity[:32].max() == opacity[:, 32:].max() == 0
+    assert len(uri) < 4000
+
+
+def test_heat_map_colours_grow_evenly_in_lightness_and_opacity_and_have_a_legend() -> None:
+    palette = html.heat_palette().astype(float)
+    lightness = np.cbrt((palette[:, :3] / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722])
+    steps = np.diff(lightness)
+    assert steps.min() > 0
+    assert steps.max() < 3 * steps.mean()
+    assert palette[0, 3] == 0
+    assert (np.diff(palette[:, 3]) > 0).all()
+    for kind, texts in html.HEAT_LEGENDS.items():
+        assert all(text in html.heat_legend(kind) for text in texts)
 
 
 def test_card_heat_map_shows_evidence_for_the_predicted_class_of_two_or_more(tmp_path: Path) -> None:
@@ -200,7 +215,30 @@ def test_card_heat_map_shows_evidence_for_the_predicted_class_of_two_or_more(tmp
         for number, class_ in enumerate(predicted):
             [card] = evaluation_report.gallery_cards(found, [NotableImage(number, "")])
             sign = -1 if (len(classes), class_) == (2, 0) else 1
-            assert card.heat == html.heat_map_overlay(sign * outputs.maps[number])
+            intensity = to_intensity(sign * outputs.maps[number]) / 255
+            assert card.heat == html.heat_map_overlay(np.asarray(intensity, np.float32))
+
+
+def test_a_report_has_computed_maps_for_the_first_images_of_its_galleries_where_the_networks_own_are_coarse(
+    tmp_path: Path,
+) -> None:
+    found = make_evaluation_inputs(tmp_path, count=30)
+    part, explained = found.detailed, []
+
+    def explain(pixels: Pixels, predicted: int) -> Floats:
+        explained.append((pixels.shape, predicted))
+        return np.full((12, 12), 0.5, np.float32)
+
+    coarse = replace(part, outputs=replace(part.outputs, maps=part.outputs.maps[:, :2, :2]))
+    found = replace(found, parts=[*found.parts[:-1], coarse], explain=explain)
+    notable = [NotableImage(number, "") for number in range(20)]
+    size = found.model.image.size
+    count = evaluation_report.MAX_EXPLAINED_PIXELS // size**2
+    cards = evaluation_report.gallery_cards(found, notable, "errors")
+    assert [bool(card.heat) for card in cards] == [number < count for number in range(20)]
+    predicted = found.model.predict(part.outputs.probabilities)[:count].tolist()
+    assert explained == [((size, size, 3), each) for each in predicted[:20]]
+    assert not any(card.heat for card in evaluation_report.gallery_cards(found, notable))
 
 
 def test_report_shows_only_the_last_component_of_posix_and_windows_paths(tmp_path: Path) -> None:

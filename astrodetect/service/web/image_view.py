@@ -1,24 +1,27 @@
 """What pages show of a scored image besides its row: thumbnail, heat map and nearest neighbours."""
 
+import asyncio
 import datetime as dt
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError, NotFound, VectorMissing, VectorsOff
+from astrodetect.inference.heat_maps import has_detail
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
-from astrodetect.reports.html import heat_map_overlay
+from astrodetect.reports.html import HeatLegend, heat_map_overlay
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.services import DatabaseDep, ServiceDatabase, ThumbnailsDep
-from astrodetect.service.thumbnails import ThumbnailStore
+from astrodetect.service.services import DatabaseDep, HeatMapsDep, ServiceDatabase, Services, ThumbnailsDep
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.settings import SETUP_DB_COMMAND, Settings
 
 THUMBNAIL_MAX_AGE_S = 86_400
 NEIGHBOURS_SHOWN = 6
+NO_HEAT_MAP = "No heat map: the version of the model that made this prediction is not here any more."
 NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
     VectorsOff: f"No neighbours: the database lacks pgvector. {SETUP_DB_COMMAND} says how to install it.",
@@ -31,22 +34,33 @@ class ImageView:
     """The thumbnail of an image with its heat map; `missing` says why one of them is not available."""
 
     thumbnail: Thumbnail | None
-    overlay: str | None  # a data URI
+    overlay: str | None  # the heat map's URL: a data URI, or of `send_heat_map`
+    legend: HeatLegend | None  # of the heat map
     crop: float  # share of the frame's shorter side that the heat map covers
     missing: str | None
 
     @classmethod
-    def load(cls, row: Prediction | ScoredImage, thumbnails: ThumbnailStore, settings: Settings) -> "ImageView":
-        """What is stored of the image of this prediction, and of this model's heat map."""
-        thumbnail = thumbnails.thumbnail(row.image_sha256) if row.image_sha256 else None
+    def load(cls, row: Prediction | ScoredImage, services: Services) -> "ImageView":
+        """What is stored of the image of this prediction; its activation map, or the URL of a map by occlusion."""
+        thumbnail = services.thumbnails.thumbnail(row.image_sha256) if row.image_sha256 else None
         if thumbnail is None or row.image_sha256 is None:
-            return cls(None, None, 1.0, _why_no_thumbnail(row, settings))
-        heat_map = thumbnails.heat_map(row.image_sha256, row.model_version) if row.model_version else None
-        if heat_map is None:
-            return cls(thumbnail, None, 1.0, "No heat map of this model version is stored for this image.")
-        if not heat_map.places.any():
-            return cls(thumbnail, None, heat_map.crop, "The heat map is empty: no region supports the predicted class.")
-        return cls(thumbnail, heat_map_overlay(heat_map.places), heat_map.crop, None)
+            return cls.without_image(_why_no_thumbnail(row, services.settings))
+        version = row.model_version
+        activation_map = services.thumbnails.heat_map(row.image_sha256, version) if version else None
+        if activation_map is None or not has_detail(activation_map.places):
+            manifest = services.heat_maps.find_model(row) if isinstance(row, Prediction) else None
+            if manifest is None or isinstance(row, ScoredImage):  # the second is queued and has no page yet
+                return cls(thumbnail, None, None, 1.0, NO_HEAT_MAP)
+            return cls(thumbnail, f"/history/{row.id}/heat-map", "odds", manifest.image.crop, None)
+        if not activation_map.places.any():
+            return cls(thumbnail, None, None, 1.0, "The heat map is empty: no region supports the predicted class.")
+        overlay = heat_map_overlay(np.asarray(activation_map.places / 255, np.float32))
+        return cls(thumbnail, overlay, "activation", activation_map.crop, None)
+
+    @classmethod
+    def without_image(cls, reason: str) -> "ImageView":
+        """Neither image nor heat map."""
+        return cls(None, None, None, 1.0, reason)
 
 
 @router.get("/pictures/{image_sha256}")
@@ -64,6 +78,13 @@ def send_thumbnail(
     if thumbnail is None:
         raise NotFound("no thumbnail of this image is stored: none was made, or it was deleted")
     return Response(thumbnail.jpeg, media_type="image/jpeg", headers=headers)
+
+
+@router.get("/history/{id}/heat-map")
+async def send_heat_map(database: DatabaseDep, heat_maps: HeatMapsDep, id: PredictionId) -> Response:  # noqa: A002
+    """The heat map of a prediction by occlusion, over the network's input: a transparent PNG."""
+    png = await heat_maps.png(await asyncio.to_thread(database.prediction, id))
+    return Response(png, media_type="image/png", headers={"Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}"})
 
 
 @router.get("/history/{id}/alike")

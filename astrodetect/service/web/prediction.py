@@ -10,7 +10,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.query_params import LabelId, PredictionId
-from astrodetect.service.services import DatabaseDep, ServiceDatabase, SettingsDep, ThumbnailsDep
+from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -27,8 +27,7 @@ router = APIRouter(include_in_schema=False)
 def show_prediction(
     request: Request,
     database: DatabaseDep,
-    thumbnails: ThumbnailsDep,
-    settings: SettingsDep,
+    services: ServicesDep,
     id: PredictionId,  # noqa: A002
 ) -> Response:
     """The page of a prediction; its links to the previous and next one keep the filters of the query string."""
@@ -42,7 +41,7 @@ def show_prediction(
         "prediction.html",
         row=row,
         filters=filters,
-        view=ImageView.load(row, thumbnails, settings),
+        view=ImageView.load(row, services),
         others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,

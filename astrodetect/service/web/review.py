@@ -231,7 +231,7 @@ def summarise_discoveries(labels: Sequence[LabelValue]) -> str:
 def _load_item(services: Services, candidate: ReviewCandidate) -> ReviewItem:
     row = candidate.prediction
     neighbours, with_thumbnail, _ = find_neighbours(services.database, row)
-    view = ImageView.load(row, services.thumbnails, services.settings)
+    view = ImageView.load(row, services)
     return ReviewItem(row, candidate.why, view, neighbours, with_thumbnail)
 
 

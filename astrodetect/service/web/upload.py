@@ -159,9 +159,9 @@ def _card_values(request: Request, services: Services, prediction: Prediction | 
     """What `_card.html` needs; without the database there are neither image nor labels."""
     stages_s = RequestContext.of(request.scope).stages_s
     row = prediction.scored if isinstance(prediction, QueuedPrediction) else prediction
-    view, labels = ImageView(None, None, 1.0, VIEW_UNAVAILABLE), None
+    view, labels = ImageView.without_image(VIEW_UNAVAILABLE), None
     with suppress(DatabaseError):
-        view = ImageView.load(row, services.thumbnails, services.settings)
+        view = ImageView.load(row, services)
         labels = services.database.labels_of_image(prediction) if isinstance(prediction, Prediction) else None
     return {
         "row": row,

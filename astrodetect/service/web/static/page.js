@@ -1,4 +1,4 @@
-// On every page: announcements, error messages, keyboard shortcuts, and the opacity of heat maps.
+// On every page: announcements, error messages, keyboard shortcuts, and heat maps.
 const announcement = document.getElementById("announcement");
 let hideTimer = 0;
 
@@ -23,6 +23,25 @@ document.addEventListener("input", ({ target }) => {
     for (const slider of document.querySelectorAll("input.heat-opacity")) slider.value = target.value;
   }
 });
+
+// Heat maps by occlusion are computed on demand: of images in view, and again later where the service was busy.
+const RETRY_MS = 2000, MAX_TRIES = 15;
+const inView = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    inView.unobserve(target);
+    target.setAttribute("href", target.dataset.href);
+  }
+});
+export const loadHeatMaps = (element) => element.querySelectorAll("image.heat-map[data-href]").forEach((map) => inView.observe(map));
+document.addEventListener("error", ({ target }) => {
+  if (!target.matches?.("image.heat-map")) return;
+  const tries = Number(target.dataset.tries ?? 0) + 1;
+  target.dataset.tries = tries;
+  target.dataset.href ??= target.getAttribute("href");
+  target.removeAttribute("href");
+  if (tries < MAX_TRIES) setTimeout(() => inView.observe(target), RETRY_MS);
+}, true);
 
 // Shortcuts: data-key names the key of a control; not while typing, nor with Ctrl or Alt, which belong to the browser.
 const shortcuts = document.getElementById("shortcuts");

@@ -1,5 +1,5 @@
 // Try: a card per image, in order; a few requests at a time, each response in its own card.
-import { announce, errorMessage } from "./page.js";
+import { announce, errorMessage, loadHeatMaps } from "./page.js";
 
 const MAX_REQUESTS = 6, CHUNK = 20, RETRY_FOR_MS = 120_000, TIMEOUT_MS = 60_000, ANNOUNCE_MS = 10_000, UPDATE_MS = 100;
 const LARGE_BYTES = 1_000_000; // larger files are shown by their thumbnail once there is one
@@ -118,6 +118,7 @@ const showResult = (job, html) => {
   card.dataset.flags = details.dataset.flags;
   card.classList.toggle("anomalous", details.dataset.flags.includes("anomaly"));
   htmx.process(card);
+  loadHeatMaps(card);
   if (hadFocus) details.querySelector("a, button")?.focus();
 };
 
@@ -203,6 +204,7 @@ find("stop").addEventListener("click", stopOrRetry);
 find("show").addEventListener("change", ({ target }) => { list.dataset.show = target.value; });
 order.addEventListener("change", sortCards);
 list.addEventListener("error", ({ target }) => { // formats that the browser cannot display, such as FITS
+  if (target.matches(".heat-map")) return;
   const job = jobs.find(({ card }) => card.contains(target));
   if (target.dataset.thumbnail) target.setAttribute("href", target.dataset.thumbnail);
   else if (job) {
