@@ -49,20 +49,20 @@ class FileFormat:
 
 
 # What is read, by the names that `detect_format` returns. Pages, messages and documentation derive from it.
-FORMATS = {
+FILE_FORMATS = {
     "JPEG": FileFormat("JPEG", (".jpg", ".jpeg"), "image/jpeg"),
     "PNG": FileFormat("PNG", (".png",), "image/png"),
     "WEBP": FileFormat("WebP", (".webp",), "image/webp"),
     TIFF: FileFormat("TIFF", (".tif", ".tiff"), "image/tiff"),
     FITS: FileFormat("FITS", (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz"), "image/fits"),
 }
-SUFFIXES = tuple(suffix for file_format in FORMATS.values() for suffix in file_format.suffixes)
+SUFFIXES = tuple(suffix for file_format in FILE_FORMATS.values() for suffix in file_format.suffixes)
 
 
 def accepted_formats(contract: ImageContract | None = None) -> list[FileFormat]:
     """The formats that a model with this contract reads; without one, all of them."""
     no_fits = contract is not None and contract.stretch == "none"
-    return [file_format for name, file_format in FORMATS.items() if not (no_fits and name == FITS)]
+    return [file_format for name, file_format in FILE_FORMATS.items() if not (no_fits and name == FITS)]
 
 
 def accepted_text(contract: ImageContract | None = None) -> str:
@@ -75,7 +75,7 @@ def accepted_text(contract: ImageContract | None = None) -> str:
 class Probe:
     """What the header of an image declares."""
 
-    format: str  # a key of FORMATS
+    format: str  # a key of FILE_FORMATS
     width: int  # pixels, as stored: before EXIF rotation
     height: int
 

@@ -207,9 +207,11 @@ def recipes() -> str:
 
 def formats() -> str:
     """The formats that `images.py` reads."""
-    from astrodetect.images import FORMATS  # noqa: PLC0415
+    from astrodetect.images import FILE_FORMATS  # noqa: PLC0415
 
-    rows = [f"| {item.title} | {', '.join(f'`{suffix}`' for suffix in item.suffixes)} |" for item in FORMATS.values()]
+    rows = [
+        f"| {item.title} | {', '.join(f'`{suffix}`' for suffix in item.suffixes)} |" for item in FILE_FORMATS.values()
+    ]
     return "\n".join(["| format | file names end in |", "| --- | --- |", *rows])
 
 

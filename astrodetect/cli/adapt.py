@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name
+from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.settings import settings
 
 DESCRIPTION = """make these images the ordinary ones of a model
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{name}: version {adapted.version}, novelty compares with {count:,} images{bad}")
     if novelty.limit is None:
         print(f"in_domain is unknown: it takes {domain.MIN_DOMAIN_IMAGES} images or more")
+    print_warnings(adapted)
     if before.version != adapted.version:
         print(f"to undo: python -m astrodetect models rollback {name} {before.version}")
     return 0

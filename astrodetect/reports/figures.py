@@ -20,6 +20,7 @@ from astrodetect.evaluation.curves import ClassCurves, TrainingHistory, class_cu
 from astrodetect.evaluation.metrics import Reals, ReliabilityCurve
 from astrodetect.evaluation.summary import EvaluationInputs
 from astrodetect.progress import print_notice
+from astrodetect.reports.anomaly_report import SAMPLE_SEED
 from astrodetect.reports.html import ThumbnailReader
 
 FigureFormat = Literal["png", "svg", "pdf"]
@@ -29,7 +30,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 GREY = "#888888"
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
-STYLE: dict[Any, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -47,8 +48,7 @@ STYLE: dict[Any, Any] = {
 NO_DATE: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 MAX_NUMBERED_CLASSES = 12  # of a confusion matrix whose cells have numbers
 SAMPLES_PER_ROW = 8
-SAMPLE_PX = 128
-SAMPLE_SEED = 0
+FIGURE_SAMPLE_PX = 128
 MAX_CLASS_COLOURS = len(OKABE_ITO) - 1  # the last colour is for the other classes
 
 DrawFigure = Callable[[], Figure]
@@ -57,7 +57,7 @@ DrawFigure = Callable[[], Figure]
 def write_figures(figures: Mapping[str, DrawFigure], folder: Path, figure_format: FigureFormat) -> list[Path]:
     """Draw each figure and write it to the folder under its name, and say so; returns the paths."""
     paths = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         for name, draw in figures.items():
             path = folder / f"{name}.{figure_format}"
             figure = draw()
@@ -249,7 +249,7 @@ def _sampled_anomalies(results: AnomalyResults, reader: ThumbnailReader) -> Figu
         sample = np.random.default_rng(SAMPLE_SEED).permutation(np.flatnonzero(flags))[:SAMPLES_PER_ROW].tolist()
         for axes, image in zip(row, [*sample, *[None] * (SAMPLES_PER_ROW - len(sample))], strict=True):
             axes.set_axis_off()
-            pixels = None if image is None else reader.read(results.paths[image], SAMPLE_PX)
+            pixels = None if image is None else reader.read(results.paths[image], FIGURE_SAMPLE_PX)
             if pixels is not None and image is not None:
                 axes.imshow(pixels)
                 name = f"{results.labels[image]}, " if results.labels[image] else ""

@@ -71,7 +71,7 @@ class CollectionManifest:
 
     def save(self, entry: ManifestEntry, data: bytes, name: str) -> None:
         """Write the image, then its row, so that every row has a complete image."""
-        suffix = images.FORMATS[images.detect_format(data)].suffixes[0]
+        suffix = images.FILE_FORMATS[images.detect_format(data)].suffixes[0]
         path = Path(file_name(entry.label)) / f"{file_name(name)}{suffix}"
         (self.folder / path.parent).mkdir(exist_ok=True)
         atomic_files.write_bytes(self.folder / path, data)
