@@ -95,6 +95,17 @@ def decode(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS
         return _crop(_decode_image(data, image_format, contract, max_pixels), contract)
 
 
+def crop_array(pixels: NDArray[np.uint8], contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels for the network from decoded ones: (height, width) of grey, or (height, width, 3 or 4)."""
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in {3, 4})):
+        raise ImageUnsupported(
+            f"an array of {pixels.dtype} {pixels.shape}: give uint8 of (height, width) or (height, width, 3)"
+        )
+    with _translate_errors("array"):
+        _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
+        return _crop(Image.fromarray(pixels), contract)
+
+
 def decode_with_frame(
     data: bytes, contract: ImageContract, side: int, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Pixels]:

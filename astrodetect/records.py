@@ -117,7 +117,9 @@ class ScoredImage:
     label: str | None = None  # the predicted class; None in the outboxes of earlier versions
     probabilities: Mapping[str, float] | None = None  # of each class
     novelty: float | None = None  # 0 to 1: the share of the training images that are less unusual
-    vector: tuple[float, ...] | None = None  # the whitened features, for the search for similar images
+    vector: tuple[float, ...] | None = field(
+        default=None, repr=False
+    )  # the whitened features, for the search for similar images
     space: str | None = None  # identifies the detectors: only vectors of one space are comparable
     in_domain: bool | None = None  # whether the image is like those that the detectors were fitted on
     description: str | None = None  # base64 of the measured features, which new detectors can describe again

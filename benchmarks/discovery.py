@@ -28,7 +28,7 @@ from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets import listing
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.central_object import feature_matrix
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.recipes import RESNET50_STATISTICS
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import ROOT, settings
@@ -153,7 +153,7 @@ class _Network:
 
     def __init__(self, model: str | None, weights: str | None) -> None:
         self._engine = (
-            Engine(load_model(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
+            Engine(load_verified(settings().models_dir, model, settings().precision)) if model else _untrained(weights)
         )
 
     def features(self, paths: list[Path]) -> Floats:

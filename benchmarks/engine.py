@@ -19,7 +19,7 @@ import numpy as np
 
 from astrodetect import images
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.model_store.manifest import Precision, read_manifest
 from astrodetect.records import Pixels
 from benchmarks import hardware, model, onnx_export, peak_flops
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = arguments.models or model.prepare(arguments.size)
     pixels = read(folder)
     if arguments.ours:
-        engine = Engine(load_model(folder, model.NAME, precision=arguments.precision))
+        engine = Engine(load_verified(folder, model.NAME, precision=arguments.precision))
         figures = {"images_per_s": saturated(engine, pixels, arguments.seconds)} | engine_settings(engine)
         print(json.dumps(figures) if arguments.json else figures)
         return 0
@@ -101,7 +101,7 @@ def load_runtimes(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
     import keras  # noqa: PLC0415 - TensorFlow, which `--ours` does not need
     import tensorflow as tf  # noqa: PLC0415
 
-    network = keras.models.load_model(folder / f"{model.NAME}.h5", compile=False)
+    network = keras.models.load_verified(folder / f"{model.NAME}.h5", compile=False)
     size = network.input_shape[1]
 
     traced = tf.function(network, input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)])
@@ -124,7 +124,7 @@ def load_runtimes(folder: Path) -> tuple[dict[str, Score], dict[str, str]]:
         peers["ONNX Runtime f32"] = lambda pixels: session.run(None, {"pixels": pixels.astype(np.float32)})[0]
     for precision in PRECISIONS:
         try:
-            engine = Engine(load_model(folder, model.NAME, precision=precision))
+            engine = Engine(load_verified(folder, model.NAME, precision=precision))
         except ModelError as error:
             missing[f"OpenVINO {precision}"] = str(error)
             continue

@@ -21,7 +21,7 @@ import psutil
 
 from astrodetect import images
 from astrodetect.datasets.simulation import generator
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.settings import ROOT, settings
 from benchmarks import model
 
@@ -68,7 +68,7 @@ def main() -> None:
 def measure(model_folder: Path, temporary: Path, count: int) -> Report:
     """Measure engine, command, engine."""
     sky = make_images(temporary, count)
-    engine = Engine(load_model(model_folder, settings().model, settings().precision))
+    engine = Engine(load_verified(model_folder, settings().model, settings().precision))
     paths = sorted(sky.rglob("*.jpg"))[: max(engine.batch_size, 64)]
     pixels = np.stack([images.decode_file(path, engine.manifest.image) for path in paths])
     before = engine_speed(engine, pixels)

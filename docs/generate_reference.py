@@ -4,6 +4,7 @@ A page contains `<!-- generated: NAME -->` … `<!-- end -->`; what stands betwe
 """
 
 import argparse
+import dataclasses
 import inspect
 import re
 import sys
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 DECISION = re.compile(r"^## (.+)\n\n\*(\d{4}-\d{2}-\d{2})\*$", re.MULTILINE)
+FIELD = re.compile(r"^    (\w+): (.+?)(?: = .*?)?(?:  # (.*))?$", re.MULTILINE)  # of a dataclass
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -274,6 +276,40 @@ def _wrapped(text: str) -> Iterable[str]:
         yield from textwrap.wrap(_cell(paragraph), 116, break_on_hyphens=False, break_long_words=False)
 
 
+def python_api() -> str:
+    """One section for each name of the package: its signature, its docstring and, of a class, its members."""
+    import astrodetect  # noqa: PLC0415
+
+    return "\n\n".join(_api_section(name, getattr(astrodetect, name)) for name in astrodetect.__all__)
+
+
+def _api_section(name: str, value: Any) -> str:
+    lines = [f"## `{name}`", "", *_signature(value), *_docstring(value)]
+    if inspect.isclass(value) and dataclasses.is_dataclass(value):
+        fields = FIELD.findall(inspect.getsource(value).partition("\n    @")[0])  # with the comments
+        rows = [f"| `{field}` | `{_cell(kind)}` | {_cell(comment)} |" for field, kind, comment in fields]
+        lines += ["| field | type | meaning |", "| --- | --- | --- |", *rows, ""]
+    for member, function in vars(value).items() if inspect.isclass(value) else ():
+        if member.startswith("_") or not (isinstance(function, property) or inspect.isfunction(function)):
+            continue
+        title = member if isinstance(function, property) else f"{member}()"
+        lines += [f"### `{name}.{title}`", "", *_signature(function), *_docstring(function)]
+    return "\n".join(lines).strip()
+
+
+def _docstring(value: Any) -> list[str]:
+    paragraphs = (inspect.getdoc(value) or "").split("\n\n")
+    return [line for paragraph in paragraphs for line in (*_wrapped(paragraph), "")]
+
+
+def _signature(value: Any) -> list[str]:
+    """The signature as it stands in the source; none of classes, which are not called."""
+    if not inspect.isfunction(value):
+        return []
+    source = inspect.cleandoc("\n" + inspect.getsource(value)).partition(':\n    """')[0]
+    return ["```python", re.sub(r"\(self(, )?", "(", source.removeprefix("def ")), "```", ""]
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings_table,
@@ -283,6 +319,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "formats": formats,
     "packages": packages,
     "decisions": decisions,
+    "python-api": python_api,
 }
 
 

@@ -118,11 +118,11 @@ def _previous(folder: Path) -> Path:
 
 def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
     """Write `anomalies.csv` or `.parquet`, and `ids/` with the flagged images of each detector and of the consensus."""
-    path, columns = folder / f"anomalies.{table_format}", _columns(results)
+    path, columns = folder / f"anomalies.{table_format}", table_columns(results)
     if table_format == "parquet":
-        write_parquet(path, _column_types(columns), _rows(results))
+        write_parquet(path, _column_types(columns), table_rows(results))
     else:
-        _write_csv(path, columns, _rows(results))
+        _write_csv(path, columns, table_rows(results))
     lists = folder / "ids"
     lists.mkdir()
     for name, flags in results.flagged_by().items():
@@ -131,7 +131,7 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
                 file.write(str(results.paths[image]).replace("\n", "\\n") + "\n")
 
 
-def _columns(results: AnomalyResults) -> list[str]:
+def table_columns(results: AnomalyResults) -> list[str]:
     """Common columns, three per detector, map position, those of review labels, digest and error."""
     first = ["rank", "path", "label", "novelty", "strength", "agreement", "consensus"]
     per_detector = [column for name in results.detectors for column in (name, f"{name}_rank", f"{name}_flag")]
@@ -139,7 +139,7 @@ def _columns(results: AnomalyResults) -> list[str]:
     return [*first, *per_detector, "x", "y", *review, "image_sha256", "error"]
 
 
-def _rows(results: AnomalyResults) -> Iterator[list[Any]]:
+def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
     """The images in review order, then the unreadable files with the reason only."""
     novelty, ranks = results.novelty, results.ranks()
     agreement, unanimous = novelty.agreement, novelty.consensus
@@ -155,7 +155,7 @@ def _rows(results: AnomalyResults) -> Iterator[list[Any]]:
             row += [float(results.interest[image]), results.review_labels.get(image)]
         yield [*row, results.sha256[image], None]
     for path, reason in results.skipped:
-        yield [None, str(path), *[None] * (len(_columns(results)) - 3), reason]
+        yield [None, str(path), *[None] * (len(table_columns(results)) - 3), reason]
 
 
 def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:

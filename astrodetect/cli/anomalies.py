@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.inference.engine import Engine
     from astrodetect.labels import LabelValue
 
-SHAPES_PX, IMAGENET_PX = 128, 224  # input sides for shape features and for ImageNet weights
+IMAGENET_PX = 224  # input side for ImageNet weights
 MIN_CROP = 0.1
 MAX_GALLERY = 1000
 IMAGENET = "imagenet"
@@ -242,8 +242,7 @@ def _fit_detectors(
 
 def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """The feature extractor of the options, and a description of where its network features come from."""
-    from astrodetect.features.central_object import CENTRAL_SHARE  # noqa: PLC0415
-    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
+    from astrodetect.features.extraction import measured_contract, measured_extractor  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
     from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 
@@ -255,15 +254,14 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
         source = f"the features of a ResNet50 with the weights of {Path(weights).name}"
         return network_extractor(engine, kind, version), source
     if kind == "shapes" and not model:
-        contract = ImageContract(SHAPES_PX, arguments.crop or CENTRAL_SHARE, stretch="asinh")
-        return measured_extractor(contract), ""
+        return measured_extractor(measured_contract(arguments.crop)), ""
     model = model or config.model
     if kind == "shapes":
         return measured_extractor(read_manifest(config.models_dir / f"{model}.json").image), ""
     # After the quick checks, since importing OpenVINO takes a second.
-    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
 
-    loaded = load_model(config.models_dir, model, config.precision)
+    loaded = load_verified(config.models_dir, model, config.precision)
     extractor = network_extractor(Engine(loaded), kind, loaded.manifest.version)
     print_warnings(loaded.manifest)
     return extractor, describe_features(loaded.manifest)

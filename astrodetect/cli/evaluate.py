@@ -63,12 +63,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the main metrics and the path of the report."""
     from astrodetect.evaluation.summary import summarise_evaluation, summary_lines  # noqa: PLC0415
-    from astrodetect.inference.engine import load_model  # noqa: PLC0415
+    from astrodetect.inference.engine import load_verified  # noqa: PLC0415
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
 
     config, data = settings(), arguments.data
-    loaded = load_model(config.models_dir, arguments.model, config.precision)
+    loaded = load_verified(config.models_dir, arguments.model, config.precision)
     manifest = loaded.manifest
     part = arguments.part or (DEFAULT_PART if listing.part_names(data) else None)
     title = part or data.stem

@@ -87,12 +87,12 @@ def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str]":
     import numpy as np  # noqa: PLC0415
 
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
-    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
     from astrodetect.settings import settings  # noqa: PLC0415
 
     config = settings()
-    engine = Engine(load_model(config.models_dir, model, config.precision))
+    engine = Engine(load_verified(config.models_dir, model, config.precision))
     print_warnings(engine.manifest)
 
     def features(scan: "ScanResult") -> "Floats":

@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     total = task.check()
     # After the quick checks, since importing OpenVINO takes a second.
-    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
 
-    loaded = load_model(config.models_dir, arguments.model or config.model, config.precision)
+    loaded = load_verified(config.models_dir, arguments.model or config.model, config.precision)
     engine = Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     try:

@@ -26,6 +26,7 @@ from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 
 MEASURED_BATCH = 32  # images
+MEASURED_PX = 128  # side of the pixels that are measured where no model prescribes it
 MAX_CACHE_BYTES = 4_000_000_000  # of all extractors together
 IMAGES_PER_FILE = 512
 ABANDONED_S = 3600.0  # age at which an unfinished file is that of a killed process
@@ -53,6 +54,8 @@ class ExtractedFeatures:
     features: Floats  # (n, d)
     skipped: list[SkippedFile]
     computed: int  # images that were not in the cache
+    kind: FeatureKind
+    contract: ImageContract
 
     def subset(self, indices: NDArray[np.int64]) -> "ExtractedFeatures":
         """The images at these indices, in this order."""
@@ -62,6 +65,11 @@ class ExtractedFeatures:
             sha256=[self.sha256[index] for index in indices.tolist()],
             features=self.features[indices],
         )
+
+
+def measured_contract(crop: float | None = None) -> ImageContract:
+    """How images are read for measurements without a model: the central half of the frame, or the share `crop`."""
+    return ImageContract(MEASURED_PX, crop or CENTRAL_SHARE, stretch="asinh")
 
 
 def measured_extractor(contract: ImageContract) -> FeatureExtractor:
@@ -137,7 +145,9 @@ def extract_features(
     if not extracted:
         reason = f": the first of {len(skipped)} files, {skipped[0].path}, {skipped[0].reason}" if skipped else ""
         raise DataError(f"no usable image in {title}{reason}")
-    return ExtractedFeatures(extracted, digests, features[: len(extracted)], skipped, computed)
+    return ExtractedFeatures(
+        extracted, digests, features[: len(extracted)], skipped, computed, extractor.kind, extractor.contract
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def has_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load_model(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> VerifiedModel:
+def load_verified(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> VerifiedModel:
     """`store.load` for what this processor can compute."""
     return store.load(folder, name, precision, has_bf16=has_bf16)
 

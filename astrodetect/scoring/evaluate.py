@@ -53,9 +53,9 @@ def evaluate_and_report(
 
     The outputs of a part are computed only if they are not in `known`.
     """
-    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - OpenVINO is slow to import
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - OpenVINO is slow to import
 
-    inputs = evaluate(Engine(load_model(models, name)), parts, train=train, remarks=remarks, known=known)
+    inputs = evaluate(Engine(load_verified(models, name)), parts, train=train, remarks=remarks, known=known)
     summary = summarise_evaluation(inputs)
     page = evaluation_report.write_evaluation_report(inputs, summary, models / f"{name}.html")
     return EvaluationReport(page, inputs, summary)

@@ -15,7 +15,7 @@ import numpy as np
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.batching import Batcher, ItemResult
-from astrodetect.inference.engine import Engine, has_bf16, load_model
+from astrodetect.inference.engine import Engine, has_bf16, load_verified
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
@@ -282,7 +282,7 @@ class ModelRegistry:
     def _open(self, name: str) -> ServedModel:
         stamp = self._stamp(name)  # before the files: what is published meanwhile is found by the next check
         try:
-            loaded = load_model(self.folder, name, self._precision)
+            loaded = load_verified(self.folder, name, self._precision)
         except ModelMissing as missing:
             if name == self.default_name:
                 raise ModelMissing(_describe_missing(self.folder, name)) from missing

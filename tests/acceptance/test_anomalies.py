@@ -18,7 +18,7 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.central_object import feature_matrix
 from astrodetect.images import decode_file
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 
 CLASS_COUNTS = {"E": 80, "SB": 50, "trail": 6}
 COUNT = sum(CLASS_COUNTS.values())
@@ -162,7 +162,7 @@ def test_attached_detectors_score_as_the_command_did(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "the model resnet50_model now has these detectors" in done.stdout
-    loaded = load_model(models, "resnet50_model")
+    loaded = load_verified(models, "resnet50_model")
     assert loaded.novelty is not None
     novelty, engine = Novelty.load(loaded.novelty), Engine(loaded)
     for row in read(workplace / "attached" / "anomalies.csv"):

@@ -17,7 +17,7 @@ from astrodetect.__main__ import main
 from astrodetect.datasets import dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import ORIENTATIONS, orient
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Outputs
 from astrodetect.scoring import evaluate
@@ -96,7 +96,7 @@ def test_eight_views_average_over_rotated_and_mirrored_images(models_dir: Path, 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 views: ") == 3
     assert list(metrics_of(models_dir / "views.html")) == ["train"]
-    engine = Engine(load_model(models_dir, "resnet50_model"))
+    engine = Engine(load_verified(models_dir, "resnet50_model"))
     catalogue = dataset.read_dataset(galaxies / "train", ["SB", "E"], title="images").subset(np.array([3]))
     averaged = evaluate.compute_outputs(catalogue, engine, "one image", 8)
     pixels = images.decode_file(catalogue.paths[0], engine.manifest.image)

@@ -9,7 +9,7 @@ import pytest
 from programs import run_here
 
 from astrodetect.__main__ import main
-from astrodetect.inference.engine import load_model
+from astrodetect.inference.engine import load_verified
 from astrodetect.model_store import store
 
 
@@ -58,7 +58,7 @@ def test_rollback_prints_the_restored_version_and_how_to_undo_it(tmp_path: Path,
         f"m: version {versions[0]} restored",
         f"to undo: python -m astrodetect models rollback m {versions[2]}",
     ]
-    assert load_model(tmp_path, "m").manifest.version == versions[0]
+    assert load_verified(tmp_path, "m").manifest.version == versions[0]
     assert models(tmp_path, "rollback", "m", versions[0]).stdout == f"m: version {versions[0]} was already in place\n"
     assert json.loads(models(tmp_path, "rollback", "m", "--json").stdout)["version"] == versions[2]
 
@@ -79,7 +79,7 @@ def test_rollback_errors_are_one_line(
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"astrodetect: {message}")
-    assert load_model(tmp_path, "m").manifest.version == versions[2]
+    assert load_verified(tmp_path, "m").manifest.version == versions[2]
 
 
 def test_models_without_any_model_prints_the_training_command(tmp_path: Path) -> None:
@@ -95,5 +95,5 @@ def test_rollback_refuses_a_version_that_fails_its_canary(tmp_path: Path, versio
     done = models(tmp_path, "rollback", "m")
     assert done.returncode == 1
     assert "astrodetect: model m scores its canary" in done.stderr
-    assert load_model(tmp_path, "m").manifest.version == versions[2]
+    assert load_verified(tmp_path, "m").manifest.version == versions[2]
     assert models(tmp_path, "rollback", "m", versions[0]).returncode == 0

@@ -18,7 +18,7 @@ import train_model
 from astrodetect import images
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import ModelMissing
-from astrodetect.inference.engine import load_model
+from astrodetect.inference.engine import load_verified
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import ImageContract
 
@@ -84,7 +84,7 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     assert (manifest["data"]["train"]["simulated"], manifest["data"]["test"]["simulated"]) == (48, 16)
     assert "not validated on real ones" in (models / "resnet50_model.html").read_text()
 
-    opened = keras.models.load_model(models / "resnet50_model.h5")
+    opened = keras.models.load_verified(models / "resnet50_model.h5")
     paths = [path for name in ("E", "SB") for path in sorted((data / DEFAULT_FOLDER.format("test") / name).iterdir())]
     pixels = np.stack([images.decode_file(path, ImageContract(size=32)) for path in paths])
     expected = opened.predict(pixels.astype(np.float32), verbose=0)[:, 0]
@@ -106,7 +106,7 @@ def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
 
     def no_model() -> None:
         with pytest.raises(ModelMissing):
-            load_model(models, "cnn")
+            load_verified(models, "cnn")
         assert not (models / "cnn.h5").exists()
 
     with train() as training:
@@ -134,7 +134,7 @@ def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
     history = json.loads((models / "cnn.json").read_text())["settings"]["history"]
     assert len(history) == int(EPOCHS)
     assert history[: killed["epoch"]] == killed["history"]
-    assert load_model(models, "cnn").manifest.positive == "E"
+    assert load_verified(models, "cnn").manifest.positive == "E"
     assert not state.exists()
 
 
@@ -153,7 +153,7 @@ def test_cnn_and_forest_train_on_several_classes(recipe: str, tmp_path: Path) ->
     assert "Traceback" not in training.output
     assert "training images: 16 E, 14 S, 14 edge" in training.output
     assert training.output.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
-    manifest = load_model(output.parent, "kinds").manifest
+    manifest = load_verified(output.parent, "kinds").manifest
     assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
     assert manifest.positive is None
     assert manifest.temperature > 0

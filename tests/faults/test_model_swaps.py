@@ -10,7 +10,7 @@ import httpx2
 from programs import Service, query
 
 from astrodetect import images
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from faults.clients import Call, LoadClients, small_image, upload_request
 from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, outbox_is_empty
@@ -28,7 +28,7 @@ def request(client: int, number: int) -> bytes:
 
 def scores(folder: Path) -> list[float]:
     """The scores of the current version."""
-    engine = Engine(load_model(folder, NAME))
+    engine = Engine(load_verified(folder, NAME))
     return [float(engine.run(images.decode(data, engine.manifest.image)[None]).scores[0]) for data in IMAGES]
 
 

@@ -14,7 +14,7 @@ import colour_models
 import pytest
 
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.service import model_registry as models_module
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
@@ -40,13 +40,13 @@ def models_dir(published: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that are loaded, in order."""
-    loaded, load = [], load_model
+    loaded, load = [], load_verified
 
     def counting_load(folder: Path, name: str, precision: Any) -> Any:
         loaded.append(name)
         return load(folder, name, precision)
 
-    monkeypatch.setattr(models_module, "load_model", counting_load)
+    monkeypatch.setattr(models_module, "load_verified", counting_load)
     return loaded
 
 

@@ -15,7 +15,7 @@ import setup_db
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import listing
 from astrodetect.datasets.sources.manifest import ManifestEntry, open_manifest
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.labels import match_images, read_image_labels, read_table_labels
 from astrodetect.records import ScoredImage
 from astrodetect.scoring import batch_scoring
@@ -51,7 +51,7 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def test_a_published_model_and_its_detectors_are_loaded(old_artefacts: Path) -> None:
-    loaded = load_model(old_artefacts / "models", "colour")
+    loaded = load_verified(old_artefacts / "models", "colour")
     assert (loaded.manifest.version, loaded.manifest.space) == (VERSION, SPACE)
     assert Engine(loaded).run(np.stack([colour_models.image("lawn")])).scores[0] > 0.5
     assert loaded.novelty is not None
@@ -72,7 +72,7 @@ def test_an_interrupted_table_is_resumed_after_its_last_whole_batch(
     for name, *_ in expected[1:17]:
         Path(name).write_bytes(b"not read again")
 
-    loaded = load_model(old_artefacts / "models", "colour")
+    loaded = load_verified(old_artefacts / "models", "colour")
     assert loaded.novelty is not None
     task = batch_scoring.ScoringTask(["sky"], Path("scores.csv"), restart=False, max_pixels=10**7)
     engine = Engine(loaded)

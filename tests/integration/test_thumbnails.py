@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 import database
 from astrodetect.cli import score
 from astrodetect.db.connections import connect
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import HeatMap, ScoredImage, Thumbnail
 from astrodetect.scoring import batch_scoring
 from astrodetect.settings import Settings
@@ -100,7 +100,7 @@ def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
         task = batch_scoring.ScoringTask(
             [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
         )
-        batch_scoring.score_task(task, Engine(load_model(models_dir, "resnet50_model")), total=1, record=record)
+        batch_scoring.score_task(task, Engine(load_verified(models_dir, "resnet50_model")), total=1, record=record)
     for path in (alone, logged):
         heat = log.heat_map(sha256_of(path.read_bytes()), row["model_version"])
         assert heat is not None

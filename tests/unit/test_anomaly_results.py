@@ -123,7 +123,7 @@ def test_explanations_exclude_copies_and_survive_deleted_files(tmp_path: Path) -
     paths = [tmp_path / f"{number}.jpg" for number in range(COUNT)]
     for path in paths:
         images.write_jpeg(path, random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    seen = ExtractedFeatures([ListedImage(path, "") for path in paths], digests, rows, [], 0)
+    seen = ExtractedFeatures([ListedImage(path, "") for path in paths], digests, rows, [], 0, "shapes", ImageContract())
 
     def says(pixels: Pixels) -> Floats:
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)

@@ -15,7 +15,7 @@ from astrodetect import images
 from astrodetect.datasets import listing
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, Pixels, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table
 
@@ -25,7 +25,7 @@ RUN_SETTINGS = {"model": "m", "threshold": 0.5}
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path) -> Engine:
-    return Engine(load_model(model_folder, "resnet50_model", "auto"))
+    return Engine(load_verified(model_folder, "resnet50_model", "auto"))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_multiclass_table_has_the_most_probable_class_and_every_probability(tmp_
     from pyarrow.parquet import read_table
 
     colour_models.publish(tmp_path, "colours")
-    engine = Engine(load_model(tmp_path, "colours"))
+    engine = Engine(load_verified(tmp_path, "colours"))
     sky = tmp_path / "sky"
     sky.mkdir()
     for seed in range(30):

@@ -17,7 +17,7 @@ from astrodetect import images
 from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.learning import export, network, network_training
 from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augment, augmentation_contract
 from astrodetect.learning.network_training import Checkpoint, CheckpointState
@@ -70,8 +70,8 @@ def test_an_exported_model_opens_in_keras_and_serves_the_same_scores(
     model: keras.Model, pixels: Floats, tmp_path: Path
 ) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    served = Engine(load_model(tmp_path, "m")).run(pixels.astype(np.uint8))
-    opened = keras.models.load_model(tmp_path / "m.h5")
+    served = Engine(load_verified(tmp_path, "m")).run(pixels.astype(np.uint8))
+    opened = keras.models.load_verified(tmp_path / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
     assert np.abs(served.scores - scores(model, pixels)).max() < 1e-4
     assert served.features.shape == (6, 2048)
@@ -81,7 +81,7 @@ def test_an_exported_model_opens_in_keras_and_serves_the_same_scores(
 
 def test_the_mean_of_the_activation_map_gives_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    served = Engine(load_model(tmp_path, "m")).run(pixels.astype(np.uint8))
+    served = Engine(load_verified(tmp_path, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
     assert np.abs(1 / (1 + np.exp(-logits)) - served.scores).max() < 1e-5
@@ -89,7 +89,7 @@ def test_the_mean_of_the_activation_map_gives_the_score(model: keras.Model, pixe
 
 def test_batch_composition_does_not_change_scores(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    engine = Engine(load_model(tmp_path, "m"))
+    engine = Engine(load_verified(tmp_path, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
     assert np.abs(together - alone).max() < 1e-5
@@ -97,7 +97,7 @@ def test_batch_composition_does_not_change_scores(model: keras.Model, pixels: Fl
 
 def test_a_network_whose_canary_score_differs_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    true = load_model(tmp_path, "m")
+    true = load_verified(tmp_path, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
         Engine(VerifiedModel(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
     sick = np.full(len(true.weights) // 4, np.nan, dtype=np.float32).tobytes()

@@ -14,7 +14,7 @@ import pytest
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
-from astrodetect.inference.engine import load_model
+from astrodetect.inference.engine import load_verified
 from astrodetect.model_store import store, versions
 from astrodetect.model_store.manifest import Manifest, Precision, canary, list_manifests, read_manifest
 from astrodetect.records import ImageContract
@@ -45,7 +45,7 @@ def publish(folder: Path, content: str, precision: Precision = "f32") -> None:
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
-    loaded = load_model(folder, "m")
+    loaded = load_verified(folder, "m")
     return loaded.xml, loaded.weights
 
 
@@ -82,7 +82,7 @@ def test_load_returns_the_published_model(tmp_path: Path) -> None:
     publish(tmp_path, "new")
     assert served(tmp_path) == (b"new m.xml", b"new m.bin")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
-    assert load_model(tmp_path, "m").manifest.version == load_model(tmp_path, "m").manifest.files["m.h5"][:12]
+    assert load_verified(tmp_path, "m").manifest.version == load_verified(tmp_path, "m").manifest.files["m.h5"][:12]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,16 +90,16 @@ def test_load_rejects_a_file_with_another_sha256(tmp_path: Path, name: str) -> N
     publish(tmp_path, "old")
     (tmp_path / name).write_text("other")
     with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
-        load_model(tmp_path, "m")
+        load_verified(tmp_path, "m")
     (tmp_path / name).unlink()
     with pytest.raises(ModelError, match=f"{name} cannot be read"):
-        load_model(tmp_path, "m")
+        load_verified(tmp_path, "m")
 
 
 def test_each_precision_loads_its_own_network_files(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     for requested, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
-        loaded = load_model(tmp_path, "m", requested)  # type: ignore[arg-type]
+        loaded = load_verified(tmp_path, "m", requested)  # type: ignore[arg-type]
         assert (loaded.precision, loaded.xml) == (precision, f"old {stem}.xml".encode())
         assert loaded.weights == f"old {stem}.bin".encode()
 
@@ -110,7 +110,7 @@ def test_load_rejects_an_int8_file_with_another_sha256(tmp_path: Path, name: str
     (tmp_path / name).write_text("other")
     for requested in ("auto", "int8", "f32"):
         with pytest.raises(ModelError, match=f"{name} does not match the SHA-256 in its manifest"):
-            load_model(tmp_path, "m", requested)
+            load_verified(tmp_path, "m", requested)
 
 
 def test_publishing_without_int8_removes_the_older_int8_files(tmp_path: Path) -> None:
@@ -118,17 +118,17 @@ def test_publishing_without_int8_removes_the_older_int8_files(tmp_path: Path) ->
     publish(tmp_path, "new")
     assert names(tmp_path) == sorted([*FILES, "m.json", ".m.earlier"])
     with pytest.raises(ModelError, match="model m has no int8 network: ask for auto, bf16 or f32"):
-        load_model(tmp_path, "m", "int8")
+        load_verified(tmp_path, "m", "int8")
 
 
 def test_bf16_is_loaded_only_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, "old", "bf16")
     monkeypatch.setattr(engine, "has_bf16", lambda: True)
-    assert load_model(tmp_path, "m").precision == load_model(tmp_path, "m", "bf16").precision == "bf16"
+    assert load_verified(tmp_path, "m").precision == load_verified(tmp_path, "m", "bf16").precision == "bf16"
     monkeypatch.setattr(engine, "has_bf16", lambda: False)
-    assert load_model(tmp_path, "m").precision == "f32"
+    assert load_verified(tmp_path, "m").precision == "f32"
     with pytest.raises(ModelError, match="this processor does not compute in bf16: ask for auto or f32"):
-        load_model(tmp_path, "m", "bf16")
+        load_verified(tmp_path, "m", "bf16")
 
 
 def test_a_manifest_without_precision_loads_in_float32(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_manifest_without_precision_loads_in_float32(tmp_path: Path) -> None:
     fields = json.loads(path.read_text())
     del fields["precision"], fields["fidelity"]
     path.write_text(json.dumps(fields | {"canary_score": 0.25}))
-    loaded = load_model(tmp_path, "m")
+    loaded = load_verified(tmp_path, "m")
     assert loaded.precision == "f32"
     assert loaded.manifest.expected_canary_score("f32") == loaded.manifest.expected_canary_score("bf16") == 0.25
 
@@ -191,15 +191,15 @@ def test_an_interruption_at_any_step_leaves_a_complete_model_and_complete_earlie
     for steps in itertools.count():
         folder = tmp_path / str(steps)
         shutil.copytree(tmp_path / "all", folder, copy_function=os.link)
-        before = {load_model(folder, "m").manifest.version, *earlier_versions(folder)}
+        before = {load_verified(folder, "m").manifest.version, *earlier_versions(folder)}
         killed = is_killed_after(steps, lambda folder=folder: operation(folder))  # type: ignore[misc]
         outcomes.append(current_content(folder))
-        version = load_model(folder, "m").manifest.version
+        version = load_verified(folder, "m").manifest.version
         assert version not in earlier_versions(folder)
         assert len(before - {version, *earlier_versions(folder)}) <= deleted
         for other in earlier_versions(folder)[: versions.KEPT]:
-            assert roll_back(folder, "m", other) == load_model(folder, "m").manifest
-            assert load_model(folder, "m").manifest.version == other
+            assert roll_back(folder, "m", other) == load_verified(folder, "m").manifest
+            assert load_verified(folder, "m").manifest.version == other
         publish(folder, "next")
         assert current_content(folder) == "next"
         assert names(folder) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
@@ -215,7 +215,7 @@ def test_the_most_recent_earlier_versions_are_kept_newest_first(tmp_path: Path) 
     published = []
     for content in "abcde":
         publish(tmp_path, content)
-        published.append(load_model(tmp_path, "m").manifest.version)
+        published.append(load_verified(tmp_path, "m").manifest.version)
     assert (
         earlier_versions(tmp_path) == published[-2::-1][: versions.KEPT] == [published[3], published[2], published[1]]
     )
@@ -223,23 +223,23 @@ def test_the_most_recent_earlier_versions_are_kept_newest_first(tmp_path: Path) 
 
 def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
-    old = load_model(tmp_path, "m").manifest
+    old = load_verified(tmp_path, "m").manifest
     store.attach_detectors(tmp_path, "m", lambda path: path.write_text("what is usual"))
     report(tmp_path, "the old one's")
     publish(tmp_path, "new")
-    new = load_model(tmp_path, "m").manifest
+    new = load_verified(tmp_path, "m").manifest
     assert store.report_page(tmp_path, new) is None  # the page is of the old version
     report(tmp_path, "the new one's")
 
     assert roll_back(tmp_path, "m").version == old.version
-    loaded = load_model(tmp_path, "m")
+    loaded = load_verified(tmp_path, "m")
     assert (loaded.xml, loaded.precision, loaded.novelty) == (b"old m.int8.xml", "int8", b"what is usual")
     assert store.report_page(tmp_path, loaded.manifest) == tmp_path / "m.html"
     assert (tmp_path / "m.html").read_text() == "the old one's"
     assert list(versions.earlier_versions(tmp_path, "m").values()) == [new]
 
     assert roll_back(tmp_path, "m") == new
-    assert load_model(tmp_path, "m").novelty is None
+    assert load_verified(tmp_path, "m").novelty is None
     assert (tmp_path / "m.html").read_text() == "the new one's"
     assert names(tmp_path) == sorted([*FILES, "m.json", "m.html", "m.metrics.json", ".m.earlier"])
     assert earlier_versions(tmp_path) == [old.version]
@@ -249,7 +249,7 @@ def test_an_adapted_model_is_a_new_version_with_the_same_network_and_report(tmp_
     publish(tmp_path, "network")
     store.attach_detectors(tmp_path, "m", lambda path: path.write_text("the training images"))
     report(tmp_path, "the network's")
-    before = load_model(tmp_path, "m").manifest
+    before = load_verified(tmp_path, "m").manifest
     adapted = store.attach_detectors(
         tmp_path, "m", lambda path: path.write_text("the survey"), ordinary={"source": "survey", "images": 3}
     )
@@ -258,10 +258,10 @@ def test_an_adapted_model_is_a_new_version_with_the_same_network_and_report(tmp_
     assert store.report_page(tmp_path, adapted) == tmp_path / "m.html"
     assert earlier_versions(tmp_path) == [before.version]
     assert roll_back(tmp_path, "m") == before
-    assert load_model(tmp_path, "m").novelty == b"the training images"
+    assert load_verified(tmp_path, "m").novelty == b"the training images"
     assert earlier_versions(tmp_path) == [adapted.version]
     assert roll_back(tmp_path, "m") == adapted
-    assert load_model(tmp_path, "m").novelty == b"the survey"
+    assert load_verified(tmp_path, "m").novelty == b"the survey"
     assert store.report_page(tmp_path, adapted) == tmp_path / "m.html"
 
 
@@ -300,7 +300,7 @@ def test_new_detectors_or_the_same_weights_make_no_new_version(tmp_path: Path) -
     publish(tmp_path, "old")
     store.attach_detectors(tmp_path, "m", lambda path: path.write_text("what is usual"))
     assert earlier_versions(tmp_path) == []
-    version = load_model(tmp_path, "m").manifest.version
+    version = load_verified(tmp_path, "m").manifest.version
     assert roll_back(tmp_path, "m", version).version == version  # archived once only
     assert earlier_versions(tmp_path) == []
 
@@ -333,7 +333,7 @@ def test_rollback_from_a_damaged_model_does_not_archive_it(tmp_path: Path) -> No
 
 def test_the_error_for_a_missing_model_names_the_training_command(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match=r"python train_model\.py makes one"):
-        load_model(tmp_path, "m")
+        load_verified(tmp_path, "m")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dic
     path = tmp_path / "m.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError) as refused:
-        load_model(tmp_path, "m")
+        load_verified(tmp_path, "m")
     assert "\n" not in str(refused.value)
 
 
@@ -367,7 +367,7 @@ def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dic
 def test_a_damaged_manifest_is_rejected_and_not_listed(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError):
-        load_model(tmp_path, "m")
+        load_verified(tmp_path, "m")
     assert list(list_manifests(tmp_path)) == []
 
 

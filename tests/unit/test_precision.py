@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import train_model
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, load_model, openvino
+from astrodetect.inference.engine import Engine, load_verified, openvino
 from astrodetect.learning import export, network
 from astrodetect.model_store.manifest import Fidelity, Manifest, Precision
 from astrodetect.model_store.store import VerifiedModel
@@ -75,7 +75,7 @@ def models_dir(
 
 @pytest.fixture(scope="module")
 def exact(models_dir: Path, held_out: export.HeldOut) -> Outputs:
-    return Engine(load_model(models_dir, "m", "f32")).run(held_out.pixels)
+    return Engine(load_verified(models_dir, "m", "f32")).run(held_out.pixels)
 
 
 def manifest() -> Manifest:
@@ -92,7 +92,7 @@ def biased(network: Any, _pixels: NDArray[np.uint8]) -> Any:
 
 
 def test_int8_with_the_same_decisions_as_keras_serves(models_dir: Path, held_out: export.HeldOut) -> None:
-    loaded = load_model(models_dir, "m")
+    loaded = load_verified(models_dir, "m")
     assert loaded.precision == loaded.manifest.precision == "int8"
     served = Engine(loaded).run(held_out.pixels)
     assert np.array_equal(served.scores > 0.5, held_out.probabilities[:, 1] > 0.5)
@@ -107,17 +107,17 @@ def test_int8_with_the_same_decisions_as_keras_serves(models_dir: Path, held_out
 
 def test_only_the_network_of_the_serving_precision_is_loaded(models_dir: Path) -> None:
     for precision, stem in (("int8", "m.int8"), ("bf16", "m"), ("f32", "m")):
-        loaded = load_model(models_dir, "m", precision)  # type: ignore[arg-type]
+        loaded = load_verified(models_dir, "m", precision)  # type: ignore[arg-type]
         assert loaded.xml == (models_dir / f"{stem}.xml").read_bytes()
         assert loaded.weights == (models_dir / f"{stem}.bin").read_bytes()
-    assert len(load_model(models_dir, "m").weights) < len(load_model(models_dir, "m", "f32").weights) / 3.5
+    assert len(load_verified(models_dir, "m").weights) < len(load_verified(models_dir, "m", "f32").weights) / 3.5
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batch_composition_does_not_change_outputs_in_any_precision(
     models_dir: Path, held_out: export.HeldOut, precision: Precision
 ) -> None:
-    engine = Engine(load_model(models_dir, "m", precision))
+    engine = Engine(load_verified(models_dir, "m", precision))
     alone = [engine.run(held_out.pixels[[i]]) for i in range(12)]
     for count in range(2, 9):
         for first in range(0, 12 - count + 1):
@@ -131,7 +131,7 @@ def test_batch_composition_does_not_change_outputs_in_any_precision(
 def test_concurrent_callers_get_their_own_outputs(
     models_dir: Path, held_out: export.HeldOut, precision: Precision
 ) -> None:
-    engine = Engine(load_model(models_dir, "m", precision))
+    engine = Engine(load_verified(models_dir, "m", precision))
     parts = [held_out.pixels[i : i + 1 + i % 5] for i in range(16)] * 4
     with ThreadPoolExecutor(2 * engine.streams) as pool:
         results = list(pool.map(engine.run, parts))
@@ -167,7 +167,7 @@ def test_int8_with_other_decisions_is_refused_and_the_next_precision_serves(
 def test_low_precision_must_keep_decisions_auc_and_explanations(
     models_dir: Path, held_out: export.HeldOut, exact: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    low = load_model(models_dir, "m", "int8")
+    low = load_verified(models_dir, "m", "int8")
     assert export.measure_fidelity(low, exact, held_out).kept
     for limit, value in (("MIN_SAME_DECISIONS", 1.01), ("MAX_AUC_CHANGE", -1.0), ("MIN_R_SQUARED", 1.01)):
         with monkeypatch.context() as patch:
@@ -186,7 +186,7 @@ def test_r_squared_measures_the_error_against_the_variation_between_images() -> 
 
 
 def test_the_first_convolution_the_head_and_the_later_residual_additions_stay_in_float(models_dir: Path) -> None:
-    loaded = load_model(models_dir, "m")
+    loaded = load_verified(models_dir, "m")
     nodes = openvino.Core().read_model(loaded.xml, loaded.weights).get_ordered_ops()
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
     in_float = [node for node in convolutions if inputs(node)[1] == "Constant"]
@@ -201,7 +201,7 @@ def inputs(node: Any) -> list[str]:
 
 
 def test_each_precision_is_checked_against_its_own_canary_score(models_dir: Path) -> None:
-    true = load_model(models_dir, "m", "int8")
+    true = load_verified(models_dir, "m", "int8")
     Engine(replace(true, manifest=replace(true.manifest, canary_score=0.987)))  # float32's, which does not serve
     other = replace(true.manifest.fidelity["int8"], canary_score=true.manifest.expected_canary_score("int8") + 0.1)
     with pytest.raises(ModelError, match=r"canary 0\.\d+ in int8, not .* set ASTRODETECT_PRECISION=f32"):
@@ -209,7 +209,7 @@ def test_each_precision_is_checked_against_its_own_canary_score(models_dir: Path
 
 
 def test_an_int8_network_with_corrupted_weights_is_refused(models_dir: Path) -> None:
-    true = load_model(models_dir, "m", "int8")
+    true = load_verified(models_dir, "m", "int8")
     spoilt = np.frombuffer(true.weights, dtype=np.int8).copy()
     spoilt[len(spoilt) // 4 :] = 1
     with pytest.raises(ModelError, match="model m"):

@@ -19,7 +19,7 @@ from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
 from astrodetect.images import orient
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.learning import export, forest, linear_probe, network, training
 from astrodetect.learning.batches import LearningTask
 from astrodetect.model_store.manifest import Manifest
@@ -94,7 +94,7 @@ def published(
     export.export_model(
         model, manifest, folder, export.HeldOut(pixels, blob_images.labels, model.probabilities(pixels))
     )
-    return Engine(load_model(folder, "m")).run_all(pixels)
+    return Engine(load_verified(folder, "m")).run_all(pixels)
 
 
 def two_classes(blob_images: Dataset) -> Dataset:
@@ -185,7 +185,7 @@ def test_an_exported_forest_scores_as_scikit_learn_does_and_its_map_sums_to_the_
     assert served.features.reshape(len(labelled), forest.TREE_COUNT, -1).mean(axis=1) == pytest.approx(votes, abs=1e-5)
     for precision, complaint in (("bf16", "whose comparisons need float32"), ("int8", "has no int8 network")):
         with pytest.raises(ModelError, match=complaint):
-            load_model(tmp_path, "m", precision)  # type: ignore[arg-type]
+            load_verified(tmp_path, "m", precision)  # type: ignore[arg-type]
     trained.calibrate(2.0)
     flatter = published(trained, labelled, pixels, tmp_path / "calibrated").probabilities
     assert flatter.max() < served.probabilities.max()

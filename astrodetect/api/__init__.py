@@ -1,0 +1,1 @@
+"""The Python API, whose names are those of `astrodetect.__all__`."""

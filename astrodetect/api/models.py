@@ -1,0 +1,121 @@
+"""Models in Python: loading, and predictions for files and arrays."""
+
+import hashlib
+import uuid
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrodetect import images as decoder
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.datasets import listing
+from astrodetect.errors import ImageError
+from astrodetect.inference import decision, pipeline
+from astrodetect.model_store.manifest import Manifest, Precision
+from astrodetect.records import ImageContract, Pixels, ScoredImage, Thumbnail
+from astrodetect.settings import settings
+
+if TYPE_CHECKING:
+    from astrodetect.inference.engine import Engine
+
+Paths: TypeAlias = str | Path | Sequence[str | Path]  # images, folders of images, or .csv lists
+Arrays: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (height, width) or (height, width, 3 or 4) each
+MODEL_SUFFIXES = (".h5", ".json", ".xml")
+
+
+class Model:
+    """A trained model; `load_model` opens one, `train_model` makes one. Several threads may use it."""
+
+    def __init__(self, engine: "Engine", novelty: Novelty | None) -> None:
+        self.engine, self._novelty = engine, novelty
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything that is known of the model: its image contract, metrics, training data and settings."""
+        return self.engine.manifest
+
+    @property
+    def name(self) -> str:
+        """The name, such as "resnet50_model"."""
+        return self.manifest.name
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; of a binary model the second is the anomaly."""
+        return list(self.manifest.classes)
+
+    def predict(self, images: Paths | Arrays, *, errors: Literal["raise", "skip"] = "raise") -> list[ScoredImage]:
+        """A prediction for each image, in order: `label`, `score`, `probabilities`, `novelty`, `in_domain` and more.
+
+        `images` are paths of images (FITS too, if the model was trained with a stretch), folders or .csv lists, or one
+        or several arrays of 8 bits. An unreadable image raises an error; with `errors="skip"` it is left out, and
+        `image_name` says which image a prediction is of. Nothing is recorded in the database.
+        """
+        names, read = _readers(images)
+        predictions = []
+        for batch in pipeline.score_files(iter(names), self.engine, read, self._novelty):
+            for file in batch:
+                if file.error and errors == "raise":
+                    raise ImageError(f"{file.path}: {file.error}")
+                if not file.error:
+                    predictions.append(
+                        decision.decide(
+                            self.manifest,
+                            file.probabilities,
+                            image_name=file.path,
+                            image_sha256=file.sha256,
+                            request_id=uuid.uuid4(),
+                            novelty=file.novelty,
+                        )
+                    )
+        return predictions
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}, version {self.manifest.version}: {' or '.join(self.classes)}>"
+
+
+def load_model(model: str | Path | None = None, *, precision: Precision | Literal["auto"] = "auto") -> Model:
+    """A trained model by its name in the models folder, or by a path such as "models/resnet50_model".
+
+    Without a name it is the default model. What everyone who uses the model should know, such as that it was trained on
+    simulated images, is a warning.
+    """
+    from astrodetect.inference import engine  # noqa: PLC0415 - importing OpenVINO takes a second
+
+    path = Path(model or settings().model)
+    folder = path.parent if len(path.parts) > 1 else settings().models_dir
+    name = path.stem if path.suffix in MODEL_SUFFIXES else path.name
+    verified = engine.load_verified(folder, name, precision)
+    for warning in verified.manifest.warnings:
+        warnings.warn(f"model {name}: {warning}", stacklevel=2)
+    novelty = None if verified.novelty is None else Novelty.load(verified.novelty)
+    return Model(engine.Engine(verified), novelty)
+
+
+def as_paths(images: Paths) -> list[Path]:
+    """One path or several as a list."""
+    return [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+
+
+def _readers(images: Paths | Arrays) -> tuple[list[str], pipeline.ImageReader]:
+    """The names of the images, and a function that reads one."""
+    max_pixels = settings().max_image_pixels
+    if isinstance(images, np.ndarray):
+        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
+        arrays = [images] if one else list(images)
+    elif not isinstance(images, str | Path) and len(images) and isinstance(images[0], np.ndarray):
+        arrays = [np.asarray(image) for image in images]
+    else:
+        paths = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
+        return [str(item.path) for item in paths], pipeline.image_reader(max_pixels)
+
+    def read(name: str, contract: ImageContract) -> tuple[str, Pixels, Thumbnail | None]:
+        array = arrays[int(name)]
+        pixels = decoder.crop_array(array, contract, max_pixels=max_pixels)
+        return hashlib.sha256(array.tobytes()).hexdigest(), pixels, None
+
+    return [str(number) for number in range(len(arrays))], read

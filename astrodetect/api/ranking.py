@@ -1,0 +1,172 @@
+"""Images described and ranked in Python, and shown in notebooks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from astrodetect.anomalies import active_learning
+from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.projection import Projection
+from astrodetect.anomalies.results import AnomalyResults, table_columns, table_rows
+from astrodetect.api.models import Model, Paths, as_paths
+from astrodetect.datasets import listing
+from astrodetect.errors import DataError
+from astrodetect.extras import require_extra
+from astrodetect.features.central_object import FeatureKind
+from astrodetect.features.extraction import (
+    ExtractedFeatures,
+    FeatureExtractor,
+    extract_features,
+    measured_contract,
+    measured_extractor,
+)
+from astrodetect.inference import pipeline
+from astrodetect.labels import LabelValue
+from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
+from astrodetect.settings import settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GALLERY_PX = 128
+FIGURE = (
+    '<figure style="margin: 0 8px 8px 0; font-size: 12px"><img src="{data}" width="{px}" alt="">'
+    "<figcaption>{caption}</figcaption></figure>"
+)
+NO_MAP = Projection(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), "")
+
+
+def describe(
+    images: Paths, *, features: FeatureKind = "shapes", model: Model | None = None, crop: float | None = None
+) -> ExtractedFeatures:
+    """A vector of features for each image: `features` (n, d), `items` with their paths, and `skipped` files.
+
+    "shapes" are measurements of the central object and the cutout, on the central half of the frame or the share
+    `crop`, or as `model` sees it; "network" are features of `model`, and "both" are both. They are cached by the
+    contents of each file.
+    """
+    paths = as_paths(images)
+    return extract_features(
+        listing.list_images(paths),
+        _extractor(features, model, crop),
+        settings().descriptions_dir,
+        run_batches=pipeline.read_ahead,
+        title=paths[0].name if len(paths) == 1 else f"{len(paths):,} paths",
+        max_pixels=settings().max_image_pixels,
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ranking:
+    """Images in the order of `rank`, the most unusual first; a notebook shows the first as a gallery."""
+
+    results: AnomalyResults
+    extracted: ExtractedFeatures  # with the `skipped` files
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the images, the most unusual first."""
+        return [self.results.paths[image] for image in self.results.order]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The columns of anomalies.csv: rank, path, novelty, strength, consensus, and the score of each detector."""
+        require_extra("notebook", "a DataFrame")
+        import pandas as pd  # noqa: PLC0415 - optional
+
+        table = pd.DataFrame(table_rows(self.results), columns=table_columns(self.results))
+        return table.drop(columns=["x", "y", "error"])
+
+    def gallery(self, count: int = 12, *, start: int = 1) -> "Gallery":
+        """The images from rank `start` on, to be shown in a notebook."""
+        reader = ThumbnailReader(self.extracted.contract, settings().max_image_pixels)
+        shown = self.results.order[start - 1 : start - 1 + count].tolist()
+        thumbnails = read_thumbnails([(self.results.paths[image], GALLERY_PX) for image in shown], reader)
+        figures = []
+        for number, image in enumerate(shown, start):
+            thumbnail = thumbnails[self.results.paths[image], GALLERY_PX]
+            caption = f"{number}. {escape(thumbnail.name)}<br>novelty {self.results.novelty.novelty[image]:.3f}"
+            figures.append(FIGURE.format(data=thumbnail.data, px=GALLERY_PX, caption=caption))
+        return Gallery(f'<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>')
+
+    def __repr__(self) -> str:
+        return f"<Ranking of {len(self):,} images, first {display_name(self.paths[0])}>"
+
+    def _repr_html_(self) -> str:
+        return self.gallery().html
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Images with captions, which a notebook shows."""
+
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def rank(
+    images: Paths | ExtractedFeatures,
+    *,
+    normal: Paths | ExtractedFeatures | None = None,
+    features: FeatureKind = "shapes",
+    model: Model | None = None,
+    crop: float | None = None,
+    detectors: Sequence[str] = DEFAULT_DETECTORS,
+    labels: Mapping[str | Path, LabelValue] | None = None,
+) -> Ranking:
+    """Images by how unusual they are, compared with `normal` images or with each other.
+
+    `features`, `model` and `crop` are those of `describe`, whose result may be given instead of paths. `labels` of some
+    images, by path ("interesting", "ordinary" or "artefact"), change the order to what they suggest.
+    """
+
+    def extracted_of(given: Paths | ExtractedFeatures) -> ExtractedFeatures:
+        if isinstance(given, ExtractedFeatures):
+            return given
+        return describe(given, features=features, model=model, crop=crop)
+
+    extracted = extracted_of(images)
+    fitted_to = extracted if normal is None else extracted_of(normal)
+    if fitted_to.kind != extracted.kind:
+        raise DataError(f"{extracted.kind} features cannot be compared with {fitted_to.kind} features")
+    novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
+    result = novelty.score_training_images() if normal is None else novelty.score(extracted.features)
+    indices = {item.path: index for index, item in enumerate(extracted.items)}
+    review_labels = {indices[Path(path)]: label for path, label in (labels or {}).items() if Path(path) in indices}
+    if labels and not review_labels:
+        raise DataError(f"no label is of one of these images, whose paths are such as {extracted.items[0].path}")
+    interest = None
+    if review_labels:
+        interest = active_learning.rank_by_labels(result.vectors, result.strength, review_labels).interest
+    results = AnomalyResults(
+        paths=[item.path for item in extracted.items],
+        labels=[item.label for item in extracted.items],
+        sha256=extracted.sha256,
+        novelty=result,
+        projection=NO_MAP,
+        review_labels=review_labels,
+        interest=interest,
+        skipped=[],
+    )
+    return Ranking(results, extracted)
+
+
+def _extractor(features: FeatureKind, model: Model | None, crop: float | None) -> FeatureExtractor:
+    if model is None:
+        if features != "shapes":
+            raise DataError(f'features="{features}" are those of a network: give a model, load_model("NAME")')
+        return measured_extractor(measured_contract(crop))
+    if crop is not None:
+        raise DataError("the crop of a trained model is fixed: leave crop out")
+    if features == "shapes":
+        return measured_extractor(model.manifest.image)
+    return pipeline.network_extractor(model.engine, features, model.manifest.version)
