@@ -121,7 +121,7 @@ def rank(
     model: Model | None = None,
     crop: float | None = None,
     detectors: Sequence[str] = DEFAULT_DETECTORS,
-    labels: Mapping[str | Path, LabelValue] | None = None,
+    labels: Mapping[str, LabelValue] | Mapping[Path, LabelValue] | None = None,
 ) -> Ranking:
     """Images by how unusual they are, compared with `normal` images or with each other.
 
