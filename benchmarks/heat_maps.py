@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from astrodetect import images
 from astrodetect.anomalies.occlusion import enlarge, hide_places, occlusion_map
-from astrodetect.inference.engine import Engine, load_model
+from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.inference.heat_maps import HIDDEN_GRID, HIDING_BLUR, class_evidence, odds_map
 from astrodetect.records import Floats, Pixels
 from astrodetect.settings import settings
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=15, help="of each class")
     arguments = parser.parse_args()
-    engine = Engine(load_model(settings().models_dir, arguments.model))
+    engine = Engine(load_verified(settings().models_dir, arguments.model))
     manifest, random = engine.manifest, np.random.default_rng(0)
     scores: dict[str, list[list[float]]] = {}
     seconds = []

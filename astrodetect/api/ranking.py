@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def rank(
     model: Model | None = None,
     crop: float | None = None,
     detectors: Sequence[str] = DEFAULT_DETECTORS,
-    labels: Mapping[str, LabelValue] | Mapping[Path, LabelValue] | None = None,
+    labels: Mapping[Any, LabelValue] | None = None,
 ) -> Ranking:
     """Images by how unusual they are, compared with `normal` images or with each other.
 

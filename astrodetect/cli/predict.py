@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     paths = list(listing.walk_images(arguments.images))
     if not paths:
         raise listing.no_images(arguments.images)
-    from astrodetect.inference.engine import Engine, load_model  # noqa: PLC0415 - slow to import: after the checks
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - slow to import: after the checks
 
-    loaded = load_model(config.models_dir, arguments.model or config.model, config.precision)
+    loaded = load_verified(config.models_dir, arguments.model or config.model, config.precision)
     manifest, engine = loaded.manifest, Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     if not arguments.json:
