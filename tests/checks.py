@@ -37,8 +37,7 @@ def main(pytest_arguments: Sequence[str]) -> int:
         sys.stderr.write(f"run.py: {failure}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: run the same command again to continue\n")
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED  # run.py says so
     return 0
 
 
