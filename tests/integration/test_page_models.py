@@ -293,6 +293,18 @@ def test_every_page_says_that_the_model_was_trained_on_simulated_images(
     assert listed(client)[NAME]["warnings"] == ["Trained on simulated images"]
 
 
+def test_pages_have_the_warnings_of_other_models_once_they_are_used(
+    versions: list[str], client: TestClient, models_dir: Path
+) -> None:
+    colour_models.publish(models_dir, "other", colour_models.TWO_CLASSES)
+    path = models_dir / "other.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"simulated": True}))
+    sentence = "Model other: Trained on simulated images"
+    assert sentence not in client.get("/history", headers=BROWSER).text
+    assert client.post("/detect?model=other", files={"file": ("m51.png", png())}).status_code == 200
+    assert sentence in client.get("/history", headers=BROWSER).text
+
+
 def test_the_pages_show_a_models_warnings_and_only_the_formats_that_it_accepts(
     versions: list[str], client: TestClient, models_dir: Path
 ) -> None:

@@ -17,6 +17,7 @@ from astrodetect.service.services import services_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_NAME_LENGTH = 120  # characters of an image's name in lists; its own page shows all of it
+MAX_MODEL_LENGTH = 60
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that can change the text around them
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # whatever the system maps
 STATIC_FILES = {
@@ -106,14 +107,16 @@ def format_duration(seconds: float) -> str:
 def _page_values(request: Request) -> dict[str, Any]:
     """What `base.html` needs."""
     services = services_of(request)
-    manifest = services.models.default
     return {
         "path": request.url.path,
         "retry_url": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
         "version": __version__,
         "has_keys": bool(services.api_keys),
-        "model_name": manifest.name if manifest else None,
-        "model_warnings": manifest.warnings if manifest else [],
+        "model_warnings": [
+            f"Model {shorten(name, MAX_MODEL_LENGTH)}: {warning}"
+            for name, model in services.models.loaded.items()
+            for warning in model.manifest.warnings
+        ],
     }
 
 
