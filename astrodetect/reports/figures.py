@@ -272,17 +272,15 @@ def _line_style(index: int) -> dict[str, Any]:
 
 
 def _class_counts(inputs: EvaluationInputs) -> dict[str, dict[str, int]]:
-    """Images of each class in the parts at training, and in those evaluated that are not among them."""
+    """Images of each class in the parts at training and, after it, in those evaluated that are not among them."""
     model = inputs.model
+    at_training = {title: part for title, part in model.data.items() if isinstance(part, dict) and "images" in part}
     counts = {
-        title: {name: int(part["images"].get(name, 0)) for name in model.classes}
-        for title, part in model.data.items()
-        if isinstance(part, dict) and isinstance(part.get("images"), dict)
+        title: {name: int(part["images"].get(name, 0)) for name in model.classes} for title, part in at_training.items()
     }
-    for evaluated in inputs.parts:
-        values = np.bincount(evaluated.truth, minlength=len(model.classes)).tolist()
-        title = evaluated.title if evaluated.title not in counts else f"{evaluated.title}, evaluated"
-        known = model.data.get(evaluated.title)
-        if not (isinstance(known, dict) and known.get("fingerprint") == evaluated.fingerprint):
+    for part in inputs.parts if inputs.training is None or not at_training else ():
+        if at_training.get(part.title, {}).get("fingerprint") != part.fingerprint:
+            values = np.bincount(part.truth, minlength=len(model.classes)).tolist()
+            title = f"{part.title}, evaluated" if part.title in counts else part.title
             counts[title] = dict(zip(model.classes, values, strict=True))
     return counts

@@ -1,5 +1,6 @@
 """Figures for papers: what they show, their formats, and the same files for the same results."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from evaluation_inputs import make_evaluation_inputs
 from PIL import Image
 
 from astrodetect.errors import DataError
+from astrodetect.evaluation.summary import EvaluationInputs
 from astrodetect.reports import figures
 
 NAMES = {
@@ -45,6 +47,23 @@ def test_figures_show_the_classes_and_the_metrics_as_text(tmp_path: Path) -> Non
     assert ">E (AUC 0." in text["roc"]
     assert "chosen: epoch 2" in text["training"]
     assert "calibration_score" not in text
+
+
+def test_class_imbalance_has_the_parts_at_training_and_other_images_that_are_evaluated(tmp_path: Path) -> None:
+    inputs = make_evaluation_inputs(tmp_path)
+
+    def parts(inputs: EvaluationInputs) -> set[str]:
+        drawn = {"class_imbalance": figures.evaluation_figures(inputs)["class_imbalance"]}
+        [path] = figures.write_figures(drawn, tmp_path / "figures", "svg")
+        return set(re.findall(r">(train|test|test, evaluated|SB|E)</text>", path.read_text())) - {"SB", "E"}
+
+    assert parts(inputs) == set()  # one part needs no legend
+    assert parts(replace(inputs, training=None)) == {"train", "test"}
+    data = {name: {"images": {"SB": 9, "E": 9}, "fingerprint": "other"} for name in ("train", "test")}
+    model = replace(inputs.model, data=data)
+    assert parts(replace(inputs, training=None, model=model)) == {"train", "test", "test, evaluated"}
+    data["test"]["fingerprint"] = inputs.detailed.fingerprint
+    assert parts(replace(inputs, training=None, model=model)) == {"train", "test"}
 
 
 def test_a_model_without_history_or_with_one_class_in_the_images_has_fewer_figures(tmp_path: Path) -> None:
