@@ -23,7 +23,7 @@ from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
 ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
 OCCLUSION_GRID = 8  # places along each axis: a description takes longer than a network's pass
-STRENGTH_DROPS = (0.5, 3.5)  # ends of the colour scale: 3 and 3,000 times rarer, for strength is a decimal logarithm
+STRENGTH_DROPS = (0.3, 2.4)  # ends of the colour scale: 2 and 250 times rarer, for strength is a decimal logarithm
 
 
 @dataclass(frozen=True, slots=True)

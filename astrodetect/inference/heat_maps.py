@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # OpenVINO is slow to import
 MIN_PLACES = 7  # along each axis, of an activation map that is shown
 HIDDEN_GRID = 10  # places along each axis that are hidden
 HIDING_BLUR = 1 / 8  # of a hidden place: standard deviation of the Gaussian, as a share of the side
-HALVINGS = (0.75, 2.25)  # of the odds of the predicted class, at the ends of the colour scale
+HALVINGS = (1.0, 2.5)  # of the odds of the predicted class, at the ends of the colour scale
 SMALLEST_PROBABILITY = 1e-6  # odds are finite
 
 

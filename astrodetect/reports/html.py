@@ -32,9 +32,9 @@ HEAT_COLOURS = ((44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99), (
 
 HeatLegend = Literal["odds", "activation", "strength"]
 HEAT_LEGENDS: dict[HeatLegend, tuple[str, ...]] = {  # from transparent to opaque, in even steps
-    "odds": ("odds × 0.6", "× 0.4", "× 0.3", "× 0.2 or less"),
+    "odds": ("odds halved", "× 0.35", "× 0.25", "× 0.18 or less"),
     "activation": ("none", "strongest place of this image"),
-    "strength": ("3 × less rare", "30 ×", "300 ×", "3,000 × or more"),
+    "strength": ("2 × less rare", "10 ×", "50 ×", "250 × or more"),
 }
 LEGEND_WIDTH, LEGEND_HEIGHT, DARK_SKY = 320, 10, (11, 14, 19)
 
