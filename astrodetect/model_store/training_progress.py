@@ -79,7 +79,7 @@ class ProgressReporter:
 
     def __init__(self, folder: Path, progress: TrainingProgress) -> None:
         self._folder, self._progress = folder, progress
-        self._step_started, self._ended = time.monotonic(), threading.Event()
+        self._step_started, self._due, self._ended = time.monotonic(), threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def observe(self, event: BarState | str) -> None:
@@ -88,7 +88,8 @@ class ProgressReporter:
         if isinstance(event, str):
             self._progress = replace(progress, messages=(*progress.messages, event)[-MAX_MESSAGES:])
             return
-        if event.title != progress.title:
+        is_new = event.title != progress.title
+        if is_new:
             now = time.monotonic()
             if not progress.title.startswith(EPOCH):
                 step = FinishedStep(progress.title, round(now - self._step_started, 1))
@@ -97,6 +98,8 @@ class ProgressReporter:
         self._progress = replace(
             progress, title=event.title, done=event.done, total=event.total, note=event.note, left_s=event.left_s
         )
+        if is_new:
+            self._due.set()  # shown at once
 
     def show_epochs(self, epochs: Sequence[dict[str, float]]) -> None:
         """Takes over the metrics of all epochs so far."""
@@ -109,7 +112,8 @@ class ProgressReporter:
 
     def end(self, state: TrainingState | None, error: str = "") -> None:
         """Stops the thread; leaves the final state, or no file where that is None."""
-        self._ended.set()
+        self._ended = True
+        self._due.set()
         self._thread.join()
         if state is None:
             remove_progress(self._folder, self._progress.name)
@@ -124,7 +128,11 @@ class ProgressReporter:
 
     def _run(self) -> None:
         stop = _path(self._folder, self._progress.name, STOP)
-        while not self._ended.wait(WRITE_EVERY_S):
+        while True:
+            self._due.wait(WRITE_EVERY_S)
+            self._due.clear()
+            if self._ended:
+                return
             write_progress(self._folder, self._progress)
             with suppress(OSError):
                 if stop.stat().st_mtime < self._progress.started - STARTING_S:
