@@ -144,7 +144,7 @@ def legend_by_label(labels: Sequence[LabelValue | None]) -> Legend:
 
 @lru_cache(maxsize=LEGENDS_CACHED)
 def legend_by_novelty(stored: StoredProjection) -> Legend:
-    """In steps, larger and warmer with novelty, as most images of a survey have a low one."""
+    """In steps, larger with novelty, as most images of a survey have a low one."""
     markers = [
         ("below 50 %", "step-0", _disc(1.8)),
         ("50 to 90 %", "step-1", _disc(2.2)),
