@@ -10,7 +10,7 @@ from programs import Service, query
 from astrodetect import images
 
 BINARY_MODEL, MULTICLASS_MODEL = "resnet50_model", "colours"
-TRAINING_IMAGES, PREDICTIONS = 40, 60
+TRAINING_IMAGES, PREDICTIONS = 100, 60
 UPSCALING = 16  # to the size of a survey cutout
 COARSE = 2  # places along each axis of the second model's activation map: heat maps are computed by occlusion
 LONG_NAME = "galaxy " * 1_450 + ".png"  # 10 KB: beyond the limit of an upload's form, but other programs may log it
