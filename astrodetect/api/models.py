@@ -104,11 +104,12 @@ def as_paths(images: Paths) -> list[Path]:
 def _readers(images: Paths | Arrays) -> tuple[list[str], pipeline.ImageReader]:
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
+    arrays: list[NDArray[np.uint8]]
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
         arrays = [images] if one else list(images)
-    elif not isinstance(images, str | Path) and len(images) and isinstance(images[0], np.ndarray):
-        arrays = [np.asarray(image) for image in images]
+    elif not isinstance(images, str | Path) and all(isinstance(image, np.ndarray) for image in images):
+        arrays = [np.asarray(image) for image in images]  # no images are no arrays
     else:
         paths = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
         return [str(item.path) for item in paths], pipeline.image_reader(max_pixels)

@@ -65,7 +65,7 @@ def describe(
 class Ranking:
     """Images in the order of `rank`, the most unusual first; a notebook shows the first as a gallery."""
 
-    results: AnomalyResults
+    results: AnomalyResults  # by image, in the order of `extracted`
     extracted: ExtractedFeatures  # with the `skipped` files
 
     def __len__(self) -> int:

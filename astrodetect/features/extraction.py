@@ -49,13 +49,13 @@ class FeatureExtractor:
 class ExtractedFeatures:
     """The feature vectors of images, and the files that could not be read."""
 
-    items: list[ListedImage]
-    sha256: list[str]
+    items: list[ListedImage]  # path and label of each image
+    sha256: list[str]  # of each file
     features: Floats  # (n, d)
-    skipped: list[SkippedFile]
+    skipped: list[SkippedFile]  # unreadable files, with the reason
     computed: int  # images that were not in the cache
-    kind: FeatureKind
-    contract: ImageContract
+    kind: FeatureKind  # shapes, network or both
+    contract: ImageContract  # how the images were read
 
     def subset(self, indices: NDArray[np.int64]) -> "ExtractedFeatures":
         """The images at these indices, in this order."""

@@ -103,6 +103,7 @@ def test_arrays_are_predicted_as_files_with_the_same_pixels(model: astrodetect.M
     [of_file] = model.predict(lawn)
     assert of_file.label == "lawn"
     assert of_file.novelty is not None
+    assert model.predict([]) == []
     for images in (pixels, pixels[np.newaxis], [pixels], [pixels, pixels[..., 0]]):
         assert model.predict(images)[0].score == of_file.score
 
