@@ -4,7 +4,6 @@ A page contains `<!-- generated: NAME -->` … `<!-- end -->`; what stands betwe
 """
 
 import argparse
-import dataclasses
 import inspect
 import re
 import sys
@@ -18,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 DECISION = re.compile(r"^## (.+)\n\n\*(\d{4}-\d{2}-\d{2})\*$", re.MULTILINE)
-FIELD = re.compile(r"^    (\w+): (.+?)(?: = .*?)?(?:  # (.*))?$", re.MULTILINE)  # of a dataclass
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -78,10 +76,10 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
     if name == "python -m astrodetect train":
         return f"## `{name}`\n\nThe same as `python train_model.py`, with the same options."
     description = (parser.description or "").strip().partition("\n")[0].rstrip(".")
-    lines = [f"## `{name}`", "", *_wrapped(f"{description[:1].upper()}{description[1:]}.")]
+    lines = [f"## `{name}`", "", *wrapped(f"{description[:1].upper()}{description[1:]}.")]
     lines += ["", "| option | meaning |", "| --- | --- |"]
     lines += [
-        f"| {_spelling(action)} | {_cell(_option_help(parser, action))} |"
+        f"| {_spelling(action)} | {cell(_option_help(parser, action))} |"
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction)
     ]
@@ -114,7 +112,7 @@ def settings_table() -> str:
     lines = ["| name | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         variable = str(field.validation_alias or f"astrodetect_{name}".upper())
-        lines.append(f"| `{variable}` | {_default(field.default)} | {_cell(field.description or '')} |")
+        lines.append(f"| `{variable}` | {_default(field.default)} | {cell(field.description or '')} |")
     return "\n".join(lines)
 
 
@@ -148,7 +146,7 @@ def routes() -> str:
 
 
 def _route(title: str, operation: dict[str, Any]) -> str:
-    lines = [f"### `{title}`", "", *_wrapped(operation.get("description", operation.get("summary", "")))]
+    lines = [f"### `{title}`", "", *wrapped(operation.get("description", operation.get("summary", "")))]
     statuses = ", ".join(sorted(operation["responses"]))
     body = operation.get("requestBody", {}).get("content", {})
     lines += ["", f"Statuses: {statuses}." + (f" Body: {', '.join(f'`{kind}`' for kind in body)}." if body else "")]
@@ -156,7 +154,7 @@ def _route(title: str, operation: dict[str, Any]) -> str:
         lines += ["", "| parameter | in | type | meaning |", "| --- | --- | --- | --- |"]
         for parameter in parameters:
             schema = parameter.get("schema", {})
-            meaning = _cell(parameter.get("description") or schema.get("description") or "")
+            meaning = cell(parameter.get("description") or schema.get("description") or "")
             lines.append(f"| `{parameter['name']}` | {parameter['in']} | {_type(schema)} | {meaning} |")
     return "\n".join(lines)
 
@@ -181,7 +179,7 @@ def errors() -> str:
     for kind in _subclasses(module.AstrodetectError):
         own = (kind.__dict__.get("__doc__") or "").strip().partition("\n")[0]
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).capitalize()
-        lines.append(f"| `{kind.code}` | {kind.status} | {_cell(own or words)} |")
+        lines.append(f"| `{kind.code}` | {kind.status} | {cell(own or words)} |")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -227,7 +225,7 @@ def packages() -> str:
     for name in names:
         [content] = re.findall(r'^"""(.+?)(?:"""|$)', _source(name), re.MULTILINE)[:1]
         imported = [other for other in names if other != name and _imports(graph, name, other)]
-        lines.append(f"| `{name}` | {_cell(content.rstrip('.'))} | {', '.join(f'`{other}`' for other in imported)} |")
+        lines.append(f"| `{name}` | {cell(content.rstrip('.'))} | {', '.join(f'`{other}`' for other in imported)} |")
     return "\n".join(lines)
 
 
@@ -254,7 +252,7 @@ def decisions() -> str:
         rows += [(date, topic, page.name, title) for title, date in DECISION.findall(text)]
     rows.sort(key=lambda row: row[0], reverse=True)
     lines = ["| date | topic | decision |", "| --- | --- | --- |"]
-    lines += [f"| {date} | {topic} | [{_cell(title)}]({page}#{anchor(title)}) |" for date, topic, page, title in rows]
+    lines += [f"| {date} | {topic} | [{cell(title)}]({page}#{anchor(title)}) |" for date, topic, page, title in rows]
     return "\n".join(lines)
 
 
@@ -265,49 +263,24 @@ def anchor(title: str) -> str:
     return str(toc.slugify(re.sub(r"[`*]", "", title), "-"))
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """The text in one line, for a table."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
 
 
-def _wrapped(text: str) -> Iterable[str]:
+def wrapped(text: str) -> Iterable[str]:
+    """The lines of the paragraphs of a text."""
     import textwrap  # noqa: PLC0415
 
     for paragraph in inspect.cleandoc(text).split("\n\n"):
-        yield from textwrap.wrap(_cell(paragraph), 116, break_on_hyphens=False, break_long_words=False)
+        yield from textwrap.wrap(cell(paragraph), 116, break_on_hyphens=False, break_long_words=False)
 
 
 def python_api() -> str:
-    """One section for each name of the package: its signature, its docstring and, of a class, its members."""
-    import astrodetect  # noqa: PLC0415
+    """The names of the Python API."""
+    from docs import python_reference  # noqa: PLC0415
 
-    return "\n\n".join(_api_section(name, getattr(astrodetect, name)) for name in astrodetect.__all__)
-
-
-def _api_section(name: str, value: Any) -> str:
-    lines = [f"## `{name}`", "", *_signature(value), *_docstring(value)]
-    if inspect.isclass(value) and dataclasses.is_dataclass(value):
-        fields = FIELD.findall(inspect.getsource(value).partition("\n    @")[0])  # with the comments
-        rows = [f"| `{field}` | `{_cell(kind)}` | {_cell(comment)} |" for field, kind, comment in fields]
-        lines += ["| field | type | meaning |", "| --- | --- | --- |", *rows, ""]
-    for member, function in vars(value).items() if inspect.isclass(value) else ():
-        if member.startswith("_") or not (isinstance(function, property) or inspect.isfunction(function)):
-            continue
-        title = member if isinstance(function, property) else f"{member}()"
-        lines += [f"### `{name}.{title}`", "", *_signature(function), *_docstring(function)]
-    return "\n".join(lines).strip()
-
-
-def _docstring(value: Any) -> list[str]:
-    paragraphs = (inspect.getdoc(value) or "").split("\n\n")
-    return [line for paragraph in paragraphs for line in (*_wrapped(paragraph), "")]
-
-
-def _signature(value: Any) -> list[str]:
-    """The signature as it stands in the source; none of classes, which are not called."""
-    if not inspect.isfunction(value):
-        return []
-    source = inspect.cleandoc("\n" + inspect.getsource(value)).partition(':\n    """')[0]
-    return ["```python", re.sub(r"\(self(, )?", "(", source.removeprefix("def ")), "```", ""]
+    return python_reference.sections()
 
 
 PARTS: dict[str, Callable[[], str]] = {

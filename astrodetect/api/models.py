@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]  # images, folders of images, or .csv lists
-Arrays: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (height, width) or (height, width, 3 or 4) each
+PixelArrays: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (height, width[, 3 or 4]) each
 MODEL_SUFFIXES = (".h5", ".json", ".xml")
 
 
@@ -48,7 +48,7 @@ class Model:
         """The names of the classes; of a binary model the second is the anomaly."""
         return list(self.manifest.classes)
 
-    def predict(self, images: Paths | Arrays, *, errors: Literal["raise", "skip"] = "raise") -> list[ScoredImage]:
+    def predict(self, images: Paths | PixelArrays, *, errors: Literal["raise", "skip"] = "raise") -> list[ScoredImage]:
         """A prediction for each image, in order: `label`, `score`, `probabilities`, `novelty`, `in_domain` and more.
 
         `images` are paths of images (FITS too, if the model was trained with a stretch), folders or .csv lists, or one
@@ -101,7 +101,7 @@ def as_paths(images: Paths) -> list[Path]:
     return [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
 
 
-def _readers(images: Paths | Arrays) -> tuple[list[str], pipeline.ImageReader]:
+def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageReader]:
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]

@@ -22,7 +22,7 @@ from astrodetect.settings import PROGRAMS, settings
 if TYPE_CHECKING:
     import pandas as pd
 
-PAGE = 5_000  # predictions that are read at once
+ROWS_PER_PAGE = 5_000  # predictions that are read at once
 
 
 def read_predictions(
@@ -41,7 +41,7 @@ def read_predictions(
     with _program("database").open_database(config, connections=1) as database:
         before = None
         while limit is None or len(predictions) < limit:
-            size = PAGE if limit is None else min(PAGE, limit - len(predictions))
+            size = ROWS_PER_PAGE if limit is None else min(ROWS_PER_PAGE, limit - len(predictions))
             page = database.predictions(where or PredictionFilters(), limit=size, before=before)
             predictions += page.predictions
             before = page.next_before

@@ -149,7 +149,7 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
 
 
 def test_predictions_are_read_in_pages_by_conditions(use_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "PAGE", 2)
+    monkeypatch.setattr(programs, "ROWS_PER_PAGE", 2)
     table = astrodetect.read_predictions(use_database)
     assert table["image_name"].tolist() == ["2.jpg", "1.jpg", "0.jpg"]
     where = astrodetect.PredictionFilters(min_score=0.25)
