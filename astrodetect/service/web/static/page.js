@@ -27,8 +27,7 @@ document.addEventListener("input", ({ target }) => {
 // Heat maps by occlusion are computed on demand: of images in view, and again later where the service was busy.
 const RETRY_MS = 2000, MAX_TRIES = 15;
 const inView = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
+  for (const { target } of entries.filter(({ isIntersecting }) => isIntersecting)) {
     inView.unobserve(target);
     target.setAttribute("href", target.dataset.href);
   }
@@ -36,11 +35,10 @@ const inView = new IntersectionObserver((entries) => {
 export const loadHeatMaps = (element) => element.querySelectorAll("image.heat-map[data-href]").forEach((map) => inView.observe(map));
 document.addEventListener("error", ({ target }) => {
   if (!target.matches?.("image.heat-map")) return;
-  const tries = Number(target.dataset.tries ?? 0) + 1;
-  target.dataset.tries = tries;
+  target.dataset.tries = Number(target.dataset.tries ?? 0) + 1;
   target.dataset.href ??= target.getAttribute("href");
   target.removeAttribute("href");
-  if (tries < MAX_TRIES) setTimeout(() => inView.observe(target), RETRY_MS);
+  if (target.dataset.tries < MAX_TRIES) setTimeout(() => inView.observe(target), RETRY_MS);
 }, true);
 
 // Shortcuts: data-key names the key of a control; not while typing, nor with Ctrl or Alt, which belong to the browser.
