@@ -84,7 +84,7 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     assert (manifest["data"]["train"]["simulated"], manifest["data"]["test"]["simulated"]) == (48, 16)
     assert "not validated on real ones" in (models / "resnet50_model.html").read_text()
 
-    opened = keras.models.load_verified(models / "resnet50_model.h5")
+    opened = keras.models.load_model(models / "resnet50_model.h5")
     paths = [path for name in ("E", "SB") for path in sorted((data / DEFAULT_FOLDER.format("test") / name).iterdir())]
     pixels = np.stack([images.decode_file(path, ImageContract(size=32)) for path in paths])
     expected = opened.predict(pixels.astype(np.float32), verbose=0)[:, 0]
