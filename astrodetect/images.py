@@ -150,6 +150,13 @@ def write_jpeg(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(part, format="JPEG", quality=JPEG_QUALITY)
 
 
+def compress_jpeg(pixels: Pixels, quality: int) -> Pixels:
+    """The pixels after JPEG compression: with its block artefacts, and its coarser colours."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
 def encode_thumbnail(pixels: Pixels, side: int) -> bytes:
     """A small JPEG with a longer side of at most `side` pixels; the same pixels give the same bytes."""
     image = Image.fromarray(pixels)

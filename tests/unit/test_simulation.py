@@ -1,4 +1,4 @@
-"""Simulated images: reproducible; classes differ in shape, not in colour or brightness."""
+"""Simulated images: reproducible and as varied as surveys; classes differ in shape more than in colour."""
 
 import os
 import subprocess
@@ -179,24 +179,40 @@ def test_unknown_simulated_class_is_a_one_line_error(tmp_path: Path, attempt: Ca
 def test_barred_spirals_and_ellipticals_differ_in_shape(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
     smooth, structured = ([_asymmetry(pixels) for pixels in group] for group in (ellipticals, barred))
     assert np.median(structured) > 1.5 * np.median(smooth)
-    assert _best_threshold(smooth, structured) > 0.8
+    assert _best_threshold(smooth, structured) > 0.65  # noise and neighbours limit this simple measure
 
 
 @pytest.mark.parametrize(
-    "measure",
+    ("measure", "limit"),
     [
-        lambda pixels: pixels.mean(),
-        lambda pixels: _middle(pixels).mean(),
-        lambda pixels: _middle(pixels).max(),
-        lambda pixels: _middle(pixels)[..., 0].mean() / _middle(pixels)[..., 2].mean(),
+        (lambda pixels: pixels.mean(), 0.7),
+        (lambda pixels: _middle(pixels).mean(), 0.75),
+        (lambda pixels: _middle(pixels).max(), 0.75),
+        (lambda pixels: _middle(pixels)[..., 0].mean() / _middle(pixels)[..., 2].mean(), 0.9),
     ],
     ids=["brightness", "brightness of the middle", "brightest pixel", "colour"],
 )
-def test_brightness_and_colour_do_not_separate_barred_spirals_from_ellipticals(
-    ellipticals: list[Pixels], barred: list[Pixels], measure: Callable[[Pixels], float]
+def test_brightness_and_colour_alone_do_not_separate_barred_spirals_from_ellipticals(
+    ellipticals: list[Pixels], barred: list[Pixels], measure: Callable[[Pixels], float], limit: float
 ) -> None:
     values = [[float(measure(pixels)) for pixels in group] for group in (ellipticals, barred)]
-    assert _best_threshold(*values) < 0.7
+    assert _best_threshold(*values) < limit
+
+
+def test_ellipticals_are_redder_than_spirals_as_in_surveys(ellipticals: list[Pixels], barred: list[Pixels]) -> None:
+    red, blue = (
+        [_middle(pixels)[..., 0].mean() / _middle(pixels)[..., 2].mean() for pixels in group]
+        for group in (ellipticals, barred)
+    )
+    assert np.median(red) > 1.15 * np.median(blue)
+
+
+def test_images_of_one_class_vary_in_brightness_noise_and_sharpness_as_surveys_do(ellipticals: list[Pixels]) -> None:
+    corners = [pixels[:40, :40].astype(float) for pixels in ellipticals]
+    noise = [np.median(np.abs(np.diff(corner.mean(axis=2), n=4))) for corner in corners]
+    peaks = [_middle(pixels).mean(axis=2).max() for pixels in ellipticals]
+    assert np.percentile(noise, 90) > 2 * np.percentile(noise, 10)
+    assert np.percentile(peaks, 90) > 1.4 * np.percentile(peaks, 10)
 
 
 def test_without_shared_memory_images_are_simulated_in_one_process(

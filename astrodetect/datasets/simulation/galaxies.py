@@ -8,19 +8,24 @@ from astrodetect.datasets.simulation.observing import (
     Plane,
     SimulatedField,
     elliptical_radius,
+    log_uniform,
     rotate_axes,
 )
 
+RED_ELLIPTICALS, RED_SPIRALS = 0.8, 0.3  # fractions on the red sequence
+ELLIPTICAL_FLUX, SPIRAL_FLUX = 1.05, 0.6  # relative to the common distribution: ellipticals have brighter centres
+FAINTEST = 1e-12  # keeps logarithms of profiles finite far outside
+
 
 def draw_size_and_flux(rng: np.random.Generator) -> tuple[float, float]:
-    """Half-light radius and total flux, from the same distribution for every class so that neither identifies it."""
-    radius = float(rng.uniform(13.0, 25.0))
-    return radius, 2 * np.pi * radius**2 * float(np.exp(rng.normal(0.4, 0.5)))
+    """Half-light radius and total flux, from the same distribution for every class."""
+    radius = log_uniform(rng, 8.0, 16.0)
+    return radius, 2 * np.pi * radius**2 * float(np.exp(rng.normal(0.5, 0.4)))
 
 
-def draw_colour(rng: np.random.Generator) -> float:
-    """Mean colour index, from the same two-component distribution (red and blue galaxies) for every class."""
-    return float(rng.normal(0.72, 0.17) if rng.random() < 0.6 else rng.normal(0.25, 0.17))
+def draw_colour(rng: np.random.Generator, red_fraction: float = 0.5) -> float:
+    """Mean colour index: of the red sequence for this fraction of the galaxies, else of the blue cloud."""
+    return float(rng.normal(0.6, 0.17) if rng.random() < red_fraction else rng.normal(0.16, 0.18))
 
 
 def centred_coordinates(rng: np.random.Generator, field: SimulatedField, jitter: float = 1.5) -> tuple[Plane, Plane]:
@@ -40,12 +45,13 @@ def elliptical(rng: np.random.Generator, field: SimulatedField) -> None:
     """Class E: a smooth elliptical galaxy."""
     x, y = centred_coordinates(rng, field)
     radius, flux = draw_size_and_flux(rng)
-    field.add_object(elliptical_components(rng, x, y, radius * rng.uniform(0.78, 1.0)), 0.94 * flux, draw_colour(rng))
+    components = elliptical_components(rng, x, y, radius * rng.uniform(0.78, 1.0))
+    field.add_object(components, ELLIPTICAL_FLUX * flux, draw_colour(rng, RED_ELLIPTICALS))
 
 
 def elliptical_components(rng: np.random.Generator, x: Plane, y: Plane, radius: float) -> list[LightComponent]:
     """Components of an elliptical: redder centre, isophote twist and boxiness."""
-    ratio, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
+    ratio, angle = rng.uniform(0.35, 1.0), rng.uniform(0, np.pi)
     twist = np.float32(rng.normal(0, 0.12)) * np.log((np.hypot(x, y) + 1) / np.float32(radius))
     r = elliptical_radius(x, y, angle + twist, ratio, boxiness=rng.uniform(1.8, 2.3))
     profile = _elliptical_profile(rng, x, y, r, radius)
@@ -56,25 +62,25 @@ def elliptical_components(rng: np.random.Generator, x: Plane, y: Plane, radius: 
     return [
         LightComponent(inner, inner_fraction, redder=rng.normal(0.28, 0.28)),
         LightComponent(outer, 1 - inner_fraction),
-        LightComponent(cusp, rng.uniform(0.08, 0.3), redder=rng.normal(0.15, 0.25)),
+        LightComponent(cusp, rng.uniform(0.0, 0.15), redder=rng.normal(0.15, 0.25)),
     ]
 
 
 def _elliptical_profile(rng: np.random.Generator, x: Plane, y: Plane, r: Plane, radius: float) -> Plane:
     """Radial profile interpolated between a Sérsic profile and the pixel histogram of a barred spiral.
 
-    With a pure Sérsic profile the brightness histogram alone would separate E from SB. Therefore the pixels of a random
-    spiral, sorted by brightness, are matched to the radii sorted outwards.
+    The pixels of a random spiral, sorted by brightness, are matched to the radii sorted outwards, so that brightness
+    histograms of the classes overlap.
     """
     coarse = (slice(None, None, 2), slice(None, None, 2))
     components, _ = disc_components(rng, x[coarse], y[coarse], radius, barred=True)
-    smooth_parts = [part for part in components if part.profile.min() > 0]  # without star-forming knots
+    smooth_parts = [part for part in components if (part.profile > 0).mean() > 0.5]  # without star-forming knots
     spiral_light = sum(part.profile * np.float32(part.fraction / part.profile.sum()) for part in smooth_parts)
     inside = np.maximum(np.abs(x[coarse]), np.abs(y[coarse])) < FRAME / 6
     sorted_r = np.sort(r[coarse][inside]).astype(float)
-    spiral_profile = np.log(np.sort(np.asarray(spiral_light)[inside])[::-1].astype(float))
-    sersic_profile = np.log(sersic(sorted_r, radius, rng.uniform(1.7, 4.2)))
-    weight = rng.uniform(0.2, 1.0)
+    spiral_profile = np.log(np.sort(np.asarray(spiral_light)[inside])[::-1].astype(float) + FAINTEST)
+    sersic_profile = np.log(sersic(sorted_r, radius, rng.uniform(1.5, 4.2)) + FAINTEST)
+    weight = rng.uniform(0.0, 0.35)
     profile = weight * spiral_profile + (1 - weight) * sersic_profile
     for _ in range(3):  # random deviations: cores, envelopes, shoulders
         amplitude, frequency, phase = rng.normal(0, 0.23), rng.uniform(1, 4.5), rng.uniform(0, 2 * np.pi)
@@ -97,29 +103,29 @@ def barred_spiral(rng: np.random.Generator, field: SimulatedField) -> None:
 def _spiral(rng: np.random.Generator, field: SimulatedField, *, barred: bool) -> None:
     x, y = centred_coordinates(rng, field)
     radius, flux = draw_size_and_flux(rng)
-    components, dust = disc_components(rng, x, y, radius, barred=barred)
-    field.add_object(components, flux, draw_colour(rng), dust)
+    components, dust = disc_components(rng, x, y, radius * rng.uniform(0.75, 1.0), barred=barred)
+    field.add_object(components, SPIRAL_FLUX * flux, draw_colour(rng, RED_SPIRALS), dust)
 
 
 def disc_components(
     rng: np.random.Generator, x: Plane, y: Plane, radius: float, *, barred: bool
 ) -> tuple[list[LightComponent], Plane | None]:
     """Components of a spiral galaxy (bulge, bar, exponential disc, arms, knots, sometimes a ring), and its dust."""
-    axis_ratio, angle = rng.uniform(0.55, 1.0), rng.uniform(0, np.pi)
+    axis_ratio, angle = rng.uniform(0.4, 1.0), rng.uniform(0, np.pi)
     u, v = rotate_axes(x, y, angle)
-    scale_length = radius / 1.45 / axis_ratio**0.25
+    scale_length = radius / 1.65 / axis_ratio**0.25
     u, v = rotate_axes(u, v / np.float32(axis_ratio), rng.uniform(0, np.pi))  # in the plane of the disc, along the bar
     r, azimuth = np.hypot(u, v) + np.float32(1e-3), np.arctan2(v, u)
     contrast = rng.uniform(0.35, 1.0)
 
     bulge_ratio = 1 - 0.4 * (1 - axis_ratio)
-    bulge = sersic(elliptical_radius(x, y, angle, bulge_ratio), radius * rng.uniform(0.14, 0.34), rng.uniform(1.0, 3.5))
-    components = [LightComponent(bulge, rng.uniform(0.06, 0.3), redder=rng.uniform(0.0, 0.35))]
+    bulge = sersic(elliptical_radius(x, y, angle, bulge_ratio), radius * rng.uniform(0.1, 0.3), rng.uniform(1.0, 3.5))
+    components = [LightComponent(bulge, rng.uniform(0.02, 0.25), redder=rng.uniform(0.3, 0.9))]
     arm_start = scale_length * rng.uniform(0.2, 0.5)
     if barred:
         arm_start = scale_length * rng.uniform(1.05, 1.7)
         bar = _bar(rng, u, v, arm_start)
-        components.append(LightComponent(bar, rng.uniform(0.2, 0.32), redder=rng.uniform(0.05, 0.25)))
+        components.append(LightComponent(bar, rng.uniform(0.08, 0.25), redder=rng.uniform(0.05, 0.25)))
     disc = np.exp(-r / np.float32(scale_length * 1.05))
     if barred:  # the bar depletes the disc within its radius
         disc *= 1 - np.float32(0.6 * contrast) * np.exp(-((r / np.float32(0.75 * arm_start)) ** 4))

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect import images
 from astrodetect.records import Pixels
 
 Plane = NDArray[np.float32]  # (n, n): coordinates, or one band or component
 Bands = NDArray[np.float32]  # (3, n, n): red, green, blue of the composite, from i, r, g
 
 FRAME = 227.0  # width of the field in length units; the rendered size is independent of it
-SOFTENING = 8.0  # Q of Lupton et al. (2004): where the asinh turns from linear to logarithmic
+NUCLEUS = 8.0  # within this radius of the object there is no other galaxy
 FULL_WELL = 80.0  # saturation level: cores of bright stars are white
 SKY_LEVEL = 1.2  # brightness at which the object's shot noise equals the sky's
 WING_FRACTION = 0.12  # fraction of the flux in the outer Gaussian of the PSF
@@ -28,12 +29,42 @@ class LightComponent:
     redder: float = 0.0  # colour offset
 
 
+@dataclass(frozen=True, slots=True)
+class ObservingConditions:
+    """What differs between surveys and exposures; drawn for each image from the same distribution for every class."""
+
+    pixel_scale: float  # length units per survey pixel
+    seeing: float  # standard deviation of the PSF's core, in survey pixels
+    noise: float  # of the sky, relative to the stretch's linear range
+    softening: float  # Q of Lupton et al. (2004): where the asinh turns from linear to logarithmic
+    exposure: float  # factor on the brightness of everything
+    gains: tuple[float, float, float]  # colour calibration: factors on red, green and blue
+    crowding: float  # expected number of field stars
+    jpeg_quality: int  # of the survey's picture, before it is resampled to the cutout
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "ObservingConditions":
+        """Conditions from shallow surveys with poor seeing to deep ones with good seeing."""
+        red, green, blue = np.exp(rng.normal(0, 0.04, 3))
+        return cls(
+            pixel_scale=log_uniform(rng, 1.3, 3.6),
+            seeing=float(rng.uniform(1.0, 1.9)),
+            noise=log_uniform(rng, 0.012, 0.06),
+            softening=log_uniform(rng, 3.0, 12.0),
+            exposure=float(np.exp(rng.normal(0, 0.25))),
+            gains=(float(red), float(green), float(blue)),
+            crowding=log_uniform(rng, 2.0, 25.0),
+            jpeg_quality=int(rng.integers(70, 96)),
+        )
+
+
 class SimulatedField:
     """A simulated field: a grid of survey pixels to add light to, then to observe."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
-        self.step = float(rng.uniform(1.05, 2.1))  # survey pixel scale, in length units
+        self.conditions = ObservingConditions.draw(rng)
+        self.step = self.conditions.pixel_scale
         self._inner = round(FRAME / self.step)
         width = self._inner + 2 * MARGIN
         self.y, self.x = (
@@ -71,35 +102,41 @@ class SimulatedField:
         self.bands += light
 
     def add_field_objects(self) -> None:
-        """Add faint stars and small galaxies, with the same distribution for every class."""
+        """Add stars and small galaxies, some of them near the object, with the same distribution for every class."""
         rng, half = self._rng, FRAME / 2
-        for _ in range(rng.poisson(rng.choice([4, 9, 16]))):
+        for _ in range(rng.poisson(self.conditions.crowding)):
             x, y = rng.uniform(-half, half, 2)
             peak = min(0.15 * rng.uniform(0.004, 1.0) ** -1.1, 30.0)
             self.add_star(x, y, peak, colour=rng.uniform(-0.5, 1.9))
-        for _ in range(rng.poisson(3.0)):
+        for _ in range(rng.poisson(4.0)):
             x, y = rng.uniform(-half, half, 2)
-            if np.hypot(x, y) < 30:
+            if np.hypot(x, y) < NUCLEUS:
                 continue
-            radius = rng.uniform(1.2, 4.5)
+            radius = log_uniform(rng, 1.2, 6.0)
             r = elliptical_radius(self.x - x, self.y - y, angle=rng.uniform(0, np.pi), ratio=rng.uniform(0.4, 1.0))
             flux = 2 * np.pi * radius**2 * rng.uniform(0.05, 0.7)
             self.add_object([LightComponent(np.exp(-1.7 * r / radius), 1.0)], flux, colour=rng.uniform(0.0, 1.0))
 
     def observe(self, size: int) -> Pixels:
         """The cutout, `size` pixels wide: PSF, saturation, background, noise, asinh stretch, resampling."""
-        rng, inner = self._rng, slice(MARGIN, MARGIN + self._inner)
-        blurred = np.minimum(self._convolve_psf(self.bands)[:, inner, inner], np.float32(FULL_WELL))
+        rng, conditions, inner = self._rng, self.conditions, slice(MARGIN, MARGIN + self._inner)
+        received = self.bands * (
+            np.float32(conditions.exposure) * np.array(conditions.gains, np.float32)[:, None, None]
+        )
+        blurred = np.minimum(self._convolve_psf(received)[:, inner, inner], np.float32(FULL_WELL))
         shared = rng.standard_normal(blurred.shape[1:], np.float32)
         own = rng.standard_normal(blurred.shape, np.float32)
-        read_noise = np.float32(rng.uniform(0.02, 0.05)) * np.array([1.15, 0.9, 1.0], np.float32)[:, None, None]
+        read_noise = np.float32(conditions.noise) * np.array([1.15, 0.9, 1.0], np.float32)[:, None, None]
         noise = (0.9 * own + 0.4 * shared) * np.sqrt(1 + np.maximum(blurred, 0) / SKY_LEVEL)
-        return resample(asinh_composite(blurred + self._sky_background() + read_noise * noise), size)
+        bands = blurred + self._sky_background() + read_noise * noise
+        picture = np.rint(asinh_composite(bands, conditions.softening) * 255).astype(np.uint8).transpose(1, 2, 0)
+        picture = images.compress_jpeg(np.ascontiguousarray(picture), conditions.jpeg_quality)
+        return resample(picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255), size)
 
     def _convolve_psf(self, bands: Bands) -> Bands:
         """Double-Gaussian PSF with slightly different seeing and astrometric offset in each band."""
         width = bands.shape[1]
-        rng, sigma = self._rng, self._rng.uniform(1.15, 1.55)
+        rng, sigma = self._rng, self.conditions.seeing
         fy, fx = np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :]
         exponent = -2 * np.pi**2 * (fx**2 + fy**2)
         blurred = np.empty_like(bands)
@@ -122,6 +159,11 @@ class SimulatedField:
         return sky
 
 
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A random number whose logarithm is uniform."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def band_ratios(colour: float) -> NDArray[np.float32]:
     """Relative flux in red, green and blue of a colour index: 0 for a blue disc, 0.6 for an old yellow elliptical."""
     return np.array([0.95 + 0.45 * colour, min(1.0, 1.5 - 0.5 * colour), max(1.1 - 0.6 * colour, 0.15)], np.float32)
@@ -142,10 +184,10 @@ def rotate_axes(x: Plane, y: Plane, angle: float | Plane) -> tuple[Plane, Plane]
     return x * cos + y * sin, y * cos - x * sin
 
 
-def asinh_composite(bands: Bands) -> Bands:
+def asinh_composite(bands: Bands, softening: float) -> Bands:
     """Asinh stretch of Lupton et al. (2004): compresses brightness and keeps colour; 0 to 1."""
     brightness = bands.mean(axis=0)
-    scaled = np.where(np.abs(brightness) < 1e-6, np.float32(1e-6), brightness) * np.float32(SOFTENING)
+    scaled = np.where(np.abs(brightness) < 1e-6, np.float32(1e-6), brightness) * np.float32(softening)
     stretched = bands * (np.arcsinh(scaled) / scaled)
     return np.asarray(np.clip(stretched / np.maximum(stretched.max(axis=0), 1), 0, 1), np.float32)
 
