@@ -112,7 +112,11 @@ def _add_model_options(group: "argparse._ArgumentGroup") -> None:
         default=DEFAULT_RECIPE,
         help=f"what is trained (default: {DEFAULT_RECIPE}). {descriptions}",
     )
-    add("--weights", help=f"imagenet, none, or a Keras .h5 file to start from (default: {_defaults('weights')})")
+    add(
+        "--weights",
+        help="what to start from: imagenet (downloaded), packaged (ResNet50 pre-trained on simulated skies; best with "
+        f"--size 64 and a --crop that the object fills), a Keras .h5 file, or none (default: {_defaults('weights')})",
+    )
     add("--fine-tune", action="store_true", help="train the pretrained backbone too, not the head alone")
     add(
         "--threshold",

@@ -1,7 +1,8 @@
 """Linear probe of a frozen backbone: pooled features computed once and stored, and a linear head fitted to them.
 
 The loss is convex, so L-BFGS finds its minimum, the same every time. The L2 penalty is chosen on the validation images,
-along a path from the largest, until a smaller one no longer helps.
+along a path from the largest, until a smaller one no longer helps: the largest whose loss is within one standard error
+of the least.
 """
 
 import json
@@ -22,11 +23,11 @@ from astrodetect.inference.pipeline import read_ahead
 from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.export import features_engine
 from astrodetect.learning.keras_runtime import accelerators, keras, pad_to_devices
-from astrodetect.learning.network_training import VALIDATION_LOSS, validation_metrics
+from astrodetect.learning.network_training import VALIDATION_LOSS, log_losses, validation_metrics
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Pixels, as_probabilities
 
-L2_PENALTIES = tuple(10.0**-power for power in np.arange(0.0, 5.01, 0.5))  # per image
+L2_PENALTIES = tuple(10.0**-power for power in np.arange(-1.0, 5.01, 0.5))  # per image
 PENALTY_PATIENCE = 2  # penalties without a lower validation loss, before the path stops
 MAX_ITERATIONS = 100  # of L-BFGS for each penalty, which starts from the solution of the one before
 MIN_STD = 1e-6  # features that vary less are ignored
@@ -109,22 +110,35 @@ def fit_linear_probe(
     targets = task.targets(labels)
     targets = targets * (1 - smoothing) + smoothing / max(2, task.outputs)
     path = RegularisationPath(train_features, targets, task.sample_weights(labels))
-    best, history = None, []
+    heads: list[LinearHead] = []
+    history: list[dict[str, float]] = []
+    losses: list[tuple[float, float]] = []  # and their standard errors
     with ProgressBar("head", len(L2_PENALTIES)) as bar:
         for penalty in L2_PENALTIES:
-            head = path.fit(penalty)
-            probabilities = head.probabilities(validation_features)
+            heads.append(path.fit(penalty))
+            probabilities = heads[-1].probabilities(validation_features)
             # "strength" is the penalty's key in stored histories
-            penalty_metrics = {"strength": penalty, **validation_metrics(validation, probabilities, task)}
-            history.append(penalty_metrics)
-            if best is None or penalty_metrics[VALIDATION_LOSS] < best[0]:
-                best = (penalty_metrics[VALIDATION_LOSS], len(history), head)
-            bar.step(note=f"validation loss {best[0]:.3f}")
-            if len(history) - best[1] >= PENALTY_PATIENCE:
+            history.append({"strength": penalty, **validation_metrics(validation, probabilities, task)})
+            losses.append((history[-1][VALIDATION_LOSS], _standard_error(validation, probabilities, task)))
+            least = min(losses)
+            bar.step(note=f"validation loss {least[0]:.3f}")
+            if len(losses) - 1 - losses.index(least) >= PENALTY_PATIENCE:
                 break
-    assert best is not None  # noqa: S101 - there are penalties
-    model.get_layer(SCORE).set_weights([best[2].kernel, best[2].bias])
+    chosen = heads[choose_penalty(losses)]
+    model.get_layer(SCORE).set_weights([chosen.kernel, chosen.bias])
     return history
+
+
+def choose_penalty(losses: list[tuple[float, float]]) -> int:
+    """The index of the first (loss, standard error) whose loss is within one standard error of the least."""
+    limit = sum(min(losses))
+    return next(index for index, (loss, _) in enumerate(losses) if loss <= limit)
+
+
+def _standard_error(validation: Dataset, probabilities: Floats, task: LearningTask) -> float:
+    """The standard error of the class-weighted log loss."""
+    weighted = log_losses(validation.labels, probabilities) * task.sample_weights(validation.labels)
+    return float(weighted.std() / np.sqrt(len(weighted)))
 
 
 class _FeatureStore:

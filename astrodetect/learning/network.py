@@ -24,6 +24,7 @@ HEAD_DROPOUT, CNN_DROPOUT = 0.2, 0.5
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to converge, more than a short run has
 LAST_NORM_OF_BLOCK = "_3_bn"  # in ResNet50
 DOWNLOAD_TIMEOUT_S = 20.0
+PACKAGED, PACKAGED_FOLDER = "packaged", Path(__file__).with_name("weights")  # docs/decisions/training.md
 
 
 def set_seed(seed: int) -> None:
@@ -122,6 +123,20 @@ def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
         socket.setdefaulttimeout(previous)
     arrays = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
     _set_backbone_weights(model, recipe, arrays, "ImageNet")
+
+
+def load_packaged_weights(model: keras.Model, recipe: str) -> None:
+    """Load the backbone that comes with this package, pre-trained on simulated skies; kernels are stored as int8."""
+    path = PACKAGED_FOLDER / f"{recipe}.npz"
+    if not path.exists():
+        available = ", ".join(sorted(file.stem for file in PACKAGED_FOLDER.glob("*.npz")))
+        raise ModelError(f"there are no packaged weights of {recipe}: only of {available}")
+    arrays: dict[str, list[np.ndarray]] = {}
+    with np.load(path) as stored:
+        for key in (key for key in stored.files if not key.endswith("/scale")):  # LAYER/0, LAYER/1, …
+            scale = stored[f"{key}/scale"] if f"{key}/scale" in stored.files else 1
+            arrays.setdefault(key.rpartition("/")[0], []).append(stored[key] * scale)
+    _set_backbone_weights(model, recipe, arrays, path.name)
 
 
 def load_weights_file(model: keras.Model, recipe: str, path: Path) -> None:

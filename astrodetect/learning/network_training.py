@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astrodetect import atomic_files
 from astrodetect.datasets.dataset import Dataset
@@ -172,11 +173,17 @@ def fit_network(
 
 def validation_metrics(validation: Dataset, probabilities: Floats, task: LearningTask) -> dict[str, float]:
     """The metrics of probabilities (n, classes), and the class-weighted log loss that selects the best model."""
-    likelihood = probabilities[np.arange(len(probabilities)), validation.labels].astype(np.float64)
-    log_loss = -np.log(likelihood.clip(MIN_PROBABILITY, 1))
+    log_loss = log_losses(validation.labels, probabilities)
     weights = task.sample_weights(validation.labels)
     loss = float((log_loss * weights).sum() / weights.sum())
     return {**metrics.multiclass_metrics(validation.labels, probabilities, validation.classes), VALIDATION_LOSS: loss}
+
+
+def log_losses(labels: NDArray[np.int64], probabilities: Floats) -> NDArray[np.float64]:
+    """The negative log-likelihood of each label."""
+    likelihood = probabilities[np.arange(len(probabilities)), labels].astype(np.float64)
+    losses: NDArray[np.float64] = -np.log(likelihood.clip(MIN_PROBABILITY, 1))
+    return losses
 
 
 def predict(model: keras.Model, cache: ImageCache, batch_size: int, bar: ProgressBar) -> Floats:

@@ -34,7 +34,7 @@ class TrainingPlan:
     recipe: str
     binary: bool
     contract: ImageContract
-    weights: str  # imagenet, none, or a file
+    weights: str  # imagenet, packaged, none, or a file
     fine_tune: bool
     epochs: int
     patience: int
@@ -181,6 +181,9 @@ def _load_weights(model: keras.Model, plan: TrainingPlan, echo: Callable[[str], 
     """Load the pretrained weights of the plan; False if training starts from scratch."""
     if plan.weights == "none":
         return False
+    if plan.weights == network.PACKAGED:
+        network.load_packaged_weights(model, plan.recipe)
+        return True
     if plan.weights != "imagenet":
         network.load_weights_file(model, plan.recipe, Path(plan.weights))
         return True
