@@ -32,7 +32,7 @@ STAMP = VENV / "installed.sha256"  # of the requirements, written once all of th
 INSTALL_LOG = VENV / "install.log"
 SAMPLE = ROOT / "data" / "sample"
 IMAGES = ["--train", str(SAMPLE / "train"), "--test", str(SAMPLE / "test")]
-TRAINING = [*IMAGES, "--size", "64", "--crop", "0.7", "--epochs", "4", "--learning-rate", "2e-3", "--weights", "none"]
+TRAINING = [*IMAGES, "--size", "64", "--crop", "0.3", "--weights", "packaged", "--no-augment"]
 PYTHONS = (  # below the home folder or the root: where installers put a Python, besides PATH
     "opt/homebrew/bin/python3.%d",
     "Library/Frameworks/Python.framework/Versions/3.%d/bin/python3",
@@ -129,7 +129,7 @@ def train_on_sample(model: str, service: subprocess.Popen[str], url: str) -> boo
     print_step(f"sample: simulated elliptical (E) and barred spiral (SB) galaxies; progress: {url}")
     trained = call("-m", "astrodetect", "simulate", str(SAMPLE), "--model", model, service=service)
     if trained:
-        print_step(f"training: ResNet50 on the sample, from scratch; a few minutes on two cores; progress: {url}")
+        print_step(f"training: ResNet50 on the sample, from packaged weights; a minute on two cores; progress: {url}")
         trained = call("train_model.py", *TRAINING, service=service)
     if not trained:
         print(f"stopped: resume it at {url} or by the same command; Ctrl-C stops the service", flush=True)
