@@ -1,6 +1,8 @@
 """The progress of a training: written by its process, read by any other, and honest about how it ended."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,13 +64,19 @@ def test_other_processes_see_steps_messages_epochs_and_the_time_left(tmp_path: P
 
 
 def test_a_stop_request_interrupts_the_training_as_ctrl_c_does(tmp_path: Path) -> None:
-    def train() -> None:
-        with report_progress(tmp_path, NAME, command=COMMAND), ProgressBar("epoch 1/4", 10):
-            request_stop(tmp_path, NAME)
-            time.sleep(10)
+    code = f"""
+import time
+from pathlib import Path
+from astrodetect.model_store.training_progress import report_progress, request_stop
+from astrodetect.progress import ProgressBar
 
-    with pytest.raises(KeyboardInterrupt):
-        train()
+with report_progress(Path({str(tmp_path)!r}), {NAME!r}), ProgressBar("epoch 1/4", 10):
+    request_stop(Path({str(tmp_path)!r}), {NAME!r})
+    time.sleep(60)
+"""
+    training = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=90)
+    assert training.returncode != 0
+    assert "KeyboardInterrupt" in training.stderr
     [progress] = list_trainings(tmp_path)
     assert (progress.state, progress.title) == ("stopped", "epoch 1/4")
     assert [path.name for path in tmp_path.iterdir()] == [f".{NAME}.progress"]
