@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
     from astrodetect.learning.training import TrainingPlan, TrainingResult
 
-MIN_IMAGES_PER_CLASS = 10
 MAX_COMPARED_IMAGES = 500  # of each of validation and test, that exported and trained model are compared on
 SKIPPED_FILES_SHOWN = 10
 MAX_LEAK_SEARCH_IMAGES = 5000  # 2 ms each; `explore` searches larger data sets
@@ -152,8 +151,10 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     test = read_part("test", test_source, classes, contract, "test" if parts else None)
     summary = {"train": part_summary(training_images), "test": part_summary(test)}
     for name, count in training_images.counts().items():
-        if count < MIN_IMAGES_PER_CLASS:
-            raise DataError(f"{source / name} has {count} readable images: at least {MIN_IMAGES_PER_CLASS} are needed")
+        if count < dataset.MIN_IMAGES_PER_CLASS:
+            raise DataError(
+                f"{source / name} has {count} readable images: at least {dataset.MIN_IMAGES_PER_CLASS} are needed"
+            )
     if "validation" in parts:
         validation = read_part("validation", source, classes, contract, "validation")
         summary["validation"] = part_summary(validation)

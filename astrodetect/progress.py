@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds; an observer hears of it too."""
+"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds; observers are notified."""
 
 import sys
 import time

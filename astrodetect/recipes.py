@@ -25,7 +25,7 @@ class Backbone:
     application: str  # its name in keras.applications
     imagenet: PixelStatistics
     imagenet_bgr: bool = False  # the published weights take BGR; ours always take RGB
-    preprocesses: bool = True  # Keras builds normalisation into it unless told not to: ours is a layer before it
+    preprocesses: bool = True  # Keras builds normalisation into it unless switched off: ours is a layer before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from astropy.io import fits
 from astrodetect import images
 
 MAX_FAULTS_PER_URL = 2  # fewer than the client's attempts
+RESPONSE_TIME_S = 0.002  # requests that are not sent one at a time overlap
 MAX_DEC_DEG = 80.0  # the imitated surveys have no images north of it
 HTML = b"<!doctype html><title>Sorry</title><p>Something went wrong."
 
@@ -176,6 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.server.state
         fault = state.enter(self.path)
+        self._is_counted = True
+        time.sleep(RESPONSE_TIME_S)
         try:
             state.user_agents.add(self.headers["User-Agent"])
             url = urlsplit(self.path)
@@ -194,7 +197,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, *results)
                 state.served[self.path] += 1
         finally:
-            state.leave()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Before the response is complete: the client may send the next request at once."""
+        if self._is_counted:
+            self._is_counted = False
+            self.server.state.leave()
 
     def _send_fault(self, fault: Fault, body: bytes) -> None:
         match fault:
@@ -235,6 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
+        self._leave()
         self.end_headers()
         self.wfile.write(body)
 

@@ -21,6 +21,8 @@ from astrodetect.errors import DataError, ImageError
 from astrodetect.progress import track_progress
 from astrodetect.records import ImageContract
 
+MIN_IMAGES_PER_CLASS = 10  # to train on
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from astrodetect.evaluation.metrics import Reals, ScoreRanking
+from astrodetect.evaluation.metrics import VALIDATION_LOSS, Reals, ScoreRanking
 from astrodetect.evaluation.summary import EvaluationInputs
 
 MAX_CURVE_CLASSES = 12  # the largest classes
-SELECTION_LOSS = "watched_loss"  # of the training history, by which the epoch was chosen; else log_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def _curves(name: str, ranking: ScoreRanking) -> ClassCurves:
 def training_history(history: Any) -> TrainingHistory | None:
     """The history in a manifest or of a running training; None unless there are two epochs with a validation loss."""
     epochs = [epoch for epoch in history if isinstance(epoch, dict)] if isinstance(history, list) else []
-    selection = next((name for name in (SELECTION_LOSS, "log_loss") if epochs and name in epochs[0]), None)
+    selection = next((name for name in (VALIDATION_LOSS, "log_loss") if epochs and name in epochs[0]), None)
     if len(epochs) < 2 or selection is None:
         return None
     train_loss, validation_loss, accuracy, auc = (

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from astrodetect.records import Floats
 
+VALIDATION_LOSS = "watched_loss"  # key of a training history: class-weighted log loss, which selects the epoch
 SMALLEST_PROBABILITY = 1e-7  # log loss is clipped there
 CALIBRATION_BINS = 15  # of equal width
 

@@ -17,13 +17,14 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 
 from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import Dataset
+from astrodetect.evaluation.metrics import VALIDATION_LOSS
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.engine import FEATURES, SCORE
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.export import features_engine
 from astrodetect.learning.keras_runtime import accelerators, keras, pad_to_devices
-from astrodetect.learning.network_training import VALIDATION_LOSS, log_losses, validation_metrics
+from astrodetect.learning.network_training import log_losses, validation_metrics
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Pixels, as_probabilities
 

@@ -27,8 +27,6 @@ from astrodetect.records import Floats, ImageContract, as_probabilities
 SAVE_EVERY_S = 300.0  # within an epoch; each epoch's end is saved besides
 WARM_UP_SHARE = 0.1  # of all steps, before the cosine decay
 STATISTICS_IMAGES = 256  # that mean and variance are measured on
-VALIDATION_LOSS = "watched_loss"  # the key in histories: class-weighted log loss, which selects the epoch
-MIN_PROBABILITY = 1e-7
 STATE = "state.json"
 
 
@@ -176,13 +174,16 @@ def validation_metrics(validation: Dataset, probabilities: Floats, task: Learnin
     log_loss = log_losses(validation.labels, probabilities)
     weights = task.sample_weights(validation.labels)
     loss = float((log_loss * weights).sum() / weights.sum())
-    return {**metrics.multiclass_metrics(validation.labels, probabilities, validation.classes), VALIDATION_LOSS: loss}
+    return {
+        **metrics.multiclass_metrics(validation.labels, probabilities, validation.classes),
+        metrics.VALIDATION_LOSS: loss,
+    }
 
 
 def log_losses(labels: NDArray[np.int64], probabilities: Floats) -> NDArray[np.float64]:
     """The negative log-likelihood of each label."""
     likelihood = probabilities[np.arange(len(probabilities)), labels].astype(np.float64)
-    losses: NDArray[np.float64] = -np.log(likelihood.clip(MIN_PROBABILITY, 1))
+    losses: NDArray[np.float64] = -np.log(likelihood.clip(metrics.SMALLEST_PROBABILITY, 1))
     return losses
 
 
@@ -253,7 +254,10 @@ def _save_epoch(
     checkpoint: Checkpoint, model: keras.Model, state: CheckpointState, epoch_metrics: dict[str, float]
 ) -> CheckpointState:
     epoch, history = state.epoch + 1, [*state.history, epoch_metrics]
-    best = not state.best_epoch or epoch_metrics[VALIDATION_LOSS] < history[state.best_epoch - 1][VALIDATION_LOSS]
+    best = (
+        not state.best_epoch
+        or epoch_metrics[metrics.VALIDATION_LOSS] < history[state.best_epoch - 1][metrics.VALIDATION_LOSS]
+    )
     best_epoch = epoch if best else state.best_epoch
     after = replace(state, epoch=epoch, step=0, loss=0.0, history=history, best_epoch=best_epoch)
     return checkpoint.save(model, after, best=best)
@@ -261,7 +265,7 @@ def _save_epoch(
 
 def _metrics_text(epoch_metrics: dict[str, float]) -> str:
     return (
-        f"loss {epoch_metrics['train_loss']:.3f}; validation: loss {epoch_metrics[VALIDATION_LOSS]:.3f}, "
+        f"loss {epoch_metrics['train_loss']:.3f}; validation: loss {epoch_metrics[metrics.VALIDATION_LOSS]:.3f}, "
         f"accuracy {epoch_metrics['accuracy']:.1%}, AUC {epoch_metrics['auc']:.3f}"
     )
 

@@ -70,46 +70,6 @@ def run_training(
     network.set_seed(plan.seed)
     if RECIPES[plan.recipe].kind == "forest":
         return TrainingResult(_train_forest(plan, train, echo), [], adopted=False)
-    return _train_network(plan, train, validation, store=store, run=run, echo=echo, on_epoch=on_epoch)
-
-
-def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
-    """All images of a dataset, decoded as the service decodes them."""
-    pixels: Pixels = np.empty((len(dataset), contract.size, contract.size, 3), dtype=np.uint8)
-    for index, path in enumerate(dataset.paths):
-        pixels[index] = images.decode_file(path, contract)
-    return pixels
-
-
-def predict_dataset(model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str) -> Floats:
-    """Probabilities (n, classes) of a dataset's images."""
-    parts = []
-    with ProgressBar(title, len(dataset)) as bar:
-        for start in range(0, len(dataset), READ_BATCH):
-            batch = dataset.subset(np.arange(start, min(len(dataset), start + READ_BATCH)))
-            parts.append(model.probabilities(read_pixels(batch, contract)))
-            bar.step(len(batch))
-    return np.concatenate(parts)
-
-
-def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None]) -> forest.Forest:
-    echo(f"training {forest.TREE_COUNT} trees")
-    pixels = read_pixels(train, plan.contract)
-    return forest.fit_forest(
-        pixels, train.labels, seed=plan.seed, balance=plan.balance, augment=plan.augment, binary=plan.binary
-    )
-
-
-def _train_network(
-    plan: TrainingPlan,
-    train: Dataset,
-    validation: Dataset,
-    *,
-    store: Path,
-    run: str,
-    echo: Callable[[str], None],
-    on_epoch: EpochsCallback,
-) -> TrainingResult:
     devices = accelerators()
     counts = list(train.counts().values())
     task = LearningTask(
@@ -175,6 +135,33 @@ def _append_epochs(
     on_epoch: EpochsCallback, before: list[dict[str, float]], epochs: Sequence[dict[str, float]]
 ) -> None:
     on_epoch([*before, *epochs])
+
+
+def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
+    """All images of a dataset, decoded as the service decodes them."""
+    pixels: Pixels = np.empty((len(dataset), contract.size, contract.size, 3), dtype=np.uint8)
+    for index, path in enumerate(dataset.paths):
+        pixels[index] = images.decode_file(path, contract)
+    return pixels
+
+
+def predict_dataset(model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str) -> Floats:
+    """Probabilities (n, classes) of a dataset's images."""
+    parts = []
+    with ProgressBar(title, len(dataset)) as bar:
+        for start in range(0, len(dataset), READ_BATCH):
+            batch = dataset.subset(np.arange(start, min(len(dataset), start + READ_BATCH)))
+            parts.append(model.probabilities(read_pixels(batch, contract)))
+            bar.step(len(batch))
+    return np.concatenate(parts)
+
+
+def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None]) -> forest.Forest:
+    echo(f"training {forest.TREE_COUNT} trees")
+    pixels = read_pixels(train, plan.contract)
+    return forest.fit_forest(
+        pixels, train.labels, seed=plan.seed, balance=plan.balance, augment=plan.augment, binary=plan.binary
+    )
 
 
 def _load_weights(model: keras.Model, plan: TrainingPlan, echo: Callable[[str], None]) -> bool:

@@ -71,7 +71,7 @@ class TrainingProgress:
     def ending(self) -> str:
         """How a training ended that does not run, such as "was stopped"."""
         endings = {"stopped": "was stopped", "failed": "failed"}
-        return endings.get(self.state, "ended without a word: its process was killed, or the machine switched off")
+        return endings.get(self.state, "ended unexpectedly: its process was killed, or the machine was switched off")
 
 
 class ProgressReporter:
@@ -149,7 +149,7 @@ def report_progress(
     """Publishes the progress of the block, and ends it as by Ctrl-C when `request_stop` asks for that.
 
     Afterwards there is no file; `keep` leaves it for a training that follows. A failure is kept unless it came before
-    the first step, when whoever gave the command sees it.
+    the first step: the command itself reports that.
     """
     progress = TrainingProgress(
         name, time.time(), recipe=recipe, command=tuple(command), folder=str(Path.cwd()) if command else ""

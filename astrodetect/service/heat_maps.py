@@ -76,10 +76,12 @@ class HeatMaps:
         contract = engine.manifest.image
         pixels = images.decode(jpeg, contract, max_pixels=images.MAX_PIXELS)
         index = engine.manifest.classes.index(label)
-        return heat_map_png(odds_map(engine, pixels, index, batch_size=BATCH_SIZE, before_batch=self._give_way))
+        return heat_map_png(
+            odds_map(engine, pixels, index, batch_size=BATCH_SIZE, before_batch=self._wait_for_classification)
+        )
 
-    def _give_way(self) -> None:
-        """Lets images that are being classified go first, for a while."""
+    def _wait_for_classification(self) -> None:
+        """Waits while images are being classified, at most MAX_PAUSE_S."""
         for _ in range(round(MAX_PAUSE_S / POLL_S)):
             if self._closing.is_set():
                 raise ShuttingDown("the service is shutting down")

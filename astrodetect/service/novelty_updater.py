@@ -1,15 +1,14 @@
 """Describes the log anew, in the background, where a model's detectors were replaced."""
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.db.descriptions import NoveltyUpdate, OutdatedRows, RowNovelty
-from astrodetect.errors import DatabaseError
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
+from astrodetect.service.database_worker import DatabaseWorker
 
 CHECK_S = 2.0  # between checks for other detectors, and between steps while images are being processed
 STEP_ROWS = 1_000  # of the log, described and not
@@ -33,8 +32,8 @@ class DescriptionDatabase(Protocol):
     def description_log(self) -> NoveltyLog: ...
 
 
-class NoveltyUpdater:
-    """A thread that keeps each loaded model's part of the log described by its present detectors.
+class NoveltyUpdater(DatabaseWorker):
+    """Keeps each loaded model's part of the log described by its present detectors.
 
     Steps and progress are in the database: any process continues an interrupted update, and none does a step twice.
     Detectors that compare network features describe new images only.
@@ -50,28 +49,14 @@ class NoveltyUpdater:
     ) -> None:
         self._database, self._detectors, self._refresh, self._in_flight = database, detectors, refresh, in_flight
         self._done: dict[str, str] = {}  # model → space of its last finished update
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="novelty-updater", daemon=True)
-        self._thread.start()
+        super().__init__("novelty-updater", CHECK_S, "the log waits to be described by new detectors")
 
-    def close(self) -> None:
-        """Stops the thread after its present step."""
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        reported = False
-        while not self._closing.wait(CHECK_S):
-            self._refresh()  # so that new detectors are loaded although no request comes
-            try:
-                for name, (manifest, novelty) in self._detectors().items():
-                    if manifest.space and novelty.feature_kind == "shapes" and self._done.get(name) != manifest.space:
-                        self._update(manifest, manifest.space, novelty)
-                reported = False
-            except DatabaseError as error:
-                if not reported:
-                    log.warning("the log waits to be described by new detectors: %s", error)
-                reported = True
+    def step(self) -> None:
+        """Describes the log for every loaded model whose detectors are not those of its last update."""
+        self._refresh()  # so that new detectors are loaded although no request comes
+        for name, (manifest, novelty) in self._detectors().items():
+            if manifest.space and novelty.feature_kind == "shapes" and self._done.get(name) != manifest.space:
+                self._update(manifest, manifest.space, novelty)
 
     def _update(self, manifest: Manifest, space: str, novelty: Novelty) -> None:
         """One update, and another of the rows that arrived meanwhile, which may be of the replaced detectors."""

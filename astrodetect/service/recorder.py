@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
+from astrodetect.service.database_worker import DatabaseWorker
 from astrodetect.service.outbox import Outbox
 
 MAX_COMMIT_ROWS = 500  # more gain nothing
@@ -139,32 +140,14 @@ class VectorDatabase(Protocol):
     def index_vectors(self, most: int) -> int: ...
 
 
-class VectorIndexer:
-    """A thread that adds new vectors to the HNSW index while no image is being processed."""
+class VectorIndexer(DatabaseWorker):
+    """Adds new vectors to the HNSW index while no image is being processed; the next start indexes the rest."""
 
     def __init__(self, database: VectorDatabase, *, in_flight: Callable[[], int]) -> None:
         self._database, self._in_flight = database, in_flight
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vector-indexer", daemon=True)
-        self._thread.start()
+        super().__init__("vector-indexer", INDEX_INTERVAL_S, "vectors wait to be indexed")
 
-    def close(self) -> None:
-        """Stops the thread; the next start indexes the rest."""
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        reported = False
-        while not self._closing.wait(INDEX_INTERVAL_S):
-            try:
-                self._index()
-                reported = False
-            except DatabaseError as error:
-                if not reported:
-                    log.warning("vectors wait to be indexed: %s", error)
-                reported = True
-
-    def _index(self) -> None:
+    def step(self) -> None:
         """Indexes until none is left or images arrive; while images arrive, one commit, beyond MAX_UNINDEXED."""
         if self._in_flight() and self._database.count_unindexed_vectors() > MAX_UNINDEXED:
             self._database.index_vectors(COMMIT_VECTORS)

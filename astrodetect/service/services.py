@@ -44,7 +44,7 @@ from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
 from astrodetect.service.row_follower import RowDatabase
 from astrodetect.service.shutdown import Shutdown
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
-from astrodetect.service.trainings import Trainings
+from astrodetect.service.training_jobs import TrainingJobs
 from astrodetect.settings import Settings
 
 LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
@@ -99,7 +99,7 @@ class Services:
     adaptation: AdaptationJob
     batch_detection: BatchDetection
     anomaly_detection: AnomalyDetection
-    trainings: Trainings
+    training_jobs: TrainingJobs
 
 
 @asynccontextmanager
@@ -179,8 +179,8 @@ async def open_services(
             max_images=settings.max_anomaly_images,
             max_file_bytes=settings.max_body_bytes,
         )
-        trainings = Trainings(settings.models_dir, api_keys, enabled=settings.train_on_page)
-        stack.push_async_callback(asyncio.to_thread, trainings.close)
+        training_jobs = TrainingJobs(settings.models_dir, api_keys, enabled=settings.train_on_page)
+        stack.push_async_callback(asyncio.to_thread, training_jobs.close)
         metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
         metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
         metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
@@ -205,7 +205,7 @@ async def open_services(
             adaptation=adaptation,
             batch_detection=batch_detection,
             anomaly_detection=anomaly_detection,
-            trainings=trainings,
+            training_jobs=training_jobs,
         )
 
 
@@ -252,6 +252,5 @@ LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.liv
 DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
 HeatMapsDep: TypeAlias = Annotated[HeatMaps, _part(lambda services: services.heat_maps)]
 BatchDetectionDep: TypeAlias = Annotated[BatchDetection, _part(lambda services: services.batch_detection)]
-TrainingsDep: TypeAlias = Annotated[Trainings, _part(lambda services: services.trainings)]
 AdaptationDep: TypeAlias = Annotated[AdaptationJob, _part(lambda services: services.adaptation)]
 AnomalyDetectionDep: TypeAlias = Annotated[AnomalyDetection, _part(lambda services: services.anomaly_detection)]

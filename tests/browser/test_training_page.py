@@ -25,7 +25,7 @@ def models_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def empty_service(new_database: Callable[[], str], models_dir: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service without a model."""
+    """A service without a model; tests name it before `tabs`, which close first."""
     models_dir.mkdir()
     environment = {
         "DATABASE_URL": new_database(),
@@ -56,7 +56,7 @@ def train(models_dir: Path, epoch: int, *, error: str = "") -> None:
 
 
 def test_the_start_page_follows_the_training_and_turns_into_the_upload_form(
-    tabs: Tabs, empty_service: Service, models_dir: Path
+    empty_service: Service, tabs: Tabs, models_dir: Path
 ) -> None:
     page = tabs.open(empty_service.url)
     expect(page.get_by_role("heading", name="No model is trained yet")).to_be_visible()
@@ -84,7 +84,7 @@ def test_the_start_page_follows_the_training_and_turns_into_the_upload_form(
 
 
 def test_the_form_tells_what_is_wrong_and_a_cancelled_training_is_asked_to_stop(
-    tabs: Tabs, empty_service: Service, models_dir: Path
+    empty_service: Service, tabs: Tabs, models_dir: Path
 ) -> None:
     page = tabs.open(f"{empty_service.url}/models-page", ignore="status of 422")
     page.get_by_role("link", name="Train a model").click()

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from astrodetect.datasets.simulation import generator
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.model_store.training_progress import TrainingProgress, read_progress, write_progress
-from astrodetect.service import trainings
+from astrodetect.service import training_jobs
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -219,16 +219,16 @@ def test_a_process_that_ends_without_a_word_is_a_failed_training(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text("import time; time.sleep(60)" if killed else "raise SystemExit('train_model: no /secret left')")
-    monkeypatch.setattr(trainings, "PROGRAM", program)
+    monkeypatch.setattr(training_jobs, "PROGRAM", program)
     browser, app = local(client), client.app
     fields = {"images": str(images), "name": NAME, "positive": "E", "negative": "SB"}
     assert browser.post(TRAIN, data=fields).status_code == 303
     if killed:
         assert isinstance(app, object)
-        process = app.state.services.trainings._processes[NAME]  # type: ignore[attr-defined]
+        process = app.state.services.training_jobs._processes[NAME]  # type: ignore[attr-defined]
         process.send_signal(signal.SIGKILL)
     failed = wait_until(models_dir, state_is("failed"))
     assert failed is not None
     assert failed.error == ("its process was killed by signal 9" if killed else "no /secret left")
     assert failed.error in text_of(browser.get("/").text)
-    assert failed.error not in text_of(client.get("/").text)  # paths are told on this machine only
+    assert failed.error not in text_of(client.get("/").text)  # paths are shown on this machine only

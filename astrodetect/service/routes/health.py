@@ -42,7 +42,7 @@ async def ready(services: ServicesDep) -> Any:
             results[name] = await check()
         except AstrodetectError as error:
             problems.append(error.public or str(error))
-            if not isinstance(error, ModelMissing):  # that is told once, at the start
+            if not isinstance(error, ModelMissing):  # that is logged once, at the start
                 log.error("not ready: %s", error)
     if problems:
         raise NotReady("; ".join(problems))

@@ -19,7 +19,7 @@ from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, MODEL_NAME_PATTERN, ModelPath
 from astrodetect.service.services import Services, ServicesDep
-from astrodetect.service.trainings import check_images
+from astrodetect.service.training_jobs import check_images
 from astrodetect.service.web.rendering import render
 
 MODELS_PATH = "/models-page"  # /models is the API's
@@ -41,13 +41,9 @@ class TrainingView:
     """A training as the page shows it."""
 
     training: TrainingProgress
+    epochs: list[dict[str, float]]  # their metrics so far; a linear probe has none
     charts: list[CaptionedChart]
     running_s: float
-
-    @property
-    def epochs(self) -> list[dict[str, float]]:
-        """The metrics of the epochs so far; a linear probe has none."""
-        return [epoch for epoch in self.training.epochs if "train_loss" in epoch]
 
 
 @router.get("/training")
@@ -87,9 +83,9 @@ def start_training(
     values = (images, name, recipe, positive, negative, epochs, size, crop, stretch)
     fields = {field: value.strip() for field, value in zip(FIELDS, values, strict=True)}
     try:
-        services.trainings.require_allowed(request)
+        services.training_jobs.require_allowed(request)
         command = train_arguments(fields, services.models.folder)
-        services.trainings.start(fields["name"], recipe, command, Path.cwd())
+        services.training_jobs.start(fields["name"], recipe, command, Path.cwd())
     except AstrodetectError as error:
         return _form(request, services, fields, error=str(error), status=error.status)
     return RedirectResponse(MODELS_PATH, 303)
@@ -104,8 +100,8 @@ def change_training(
     at: Annotated[Place, Form()] = "models",
 ) -> Response:
     """Cancels, resumes or discards a training, and shows the page `at` which its button was."""
-    services.trainings.require_allowed(request)
-    getattr(services.trainings, action)(name)
+    services.training_jobs.require_allowed(request)
+    getattr(services.training_jobs, action)(name)
     return RedirectResponse("/" if at == "start" else MODELS_PATH, 303)
 
 
@@ -144,8 +140,8 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
 
 def training_values(request: Request, services: Services, at: Place) -> dict[str, Any]:
     """What `_trainings.html` needs."""
-    trainings = services.trainings.all()
-    refusal = services.trainings.refusal(request)
+    trainings = services.training_jobs.all()
+    refusal = services.training_jobs.refusal(request)
     structure = [(training.name, training.state, training.recipe, training.started) for training in trainings]
     return {
         "views": [_view(training) for training in trainings],
@@ -164,7 +160,7 @@ def _view(training: TrainingProgress) -> TrainingView:
     epochs = [epoch for epoch in training.epochs if "train_loss" in epoch]
     end = time.time() if training.state == "running" else training.updated
     charts = training_charts(training_history(epochs), running=True)
-    return TrainingView(training, charts, max(0.0, end - training.started))
+    return TrainingView(training, epochs, charts, max(0.0, end - training.started))
 
 
 def _has_default(services: Services) -> bool:
@@ -180,7 +176,7 @@ def _form(
         status=status,
         fields=fields,
         error=error,
-        refusal=services.trainings.refusal(request),
+        refusal=services.training_jobs.refusal(request),
         recipes=RECIPES.values(),
         stretches=STRETCHES,
         default_name=services.models.default_name,

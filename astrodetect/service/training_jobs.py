@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from astrodetect.datasets import listing
+from astrodetect.datasets.dataset import MIN_IMAGES_PER_CLASS
 from astrodetect.errors import DataError, ModelError, TrainingConflict, TrainingNotAllowed
 from astrodetect.extras import require_extra
 from astrodetect.model_store import store, training_progress
@@ -23,12 +24,11 @@ from astrodetect.settings import PROGRAMS
 
 PROGRAM = PROGRAMS / "train_model.py"
 STOP_WITHIN_S = 20.0  # then its process is killed, and resumes from its last checkpoint
-MIN_IMAGES = 10  # of each class, which train_model.py needs
 STARTING = ".starting"  # no model's name: the lock while a training is started
 EXIT_INTERRUPTED = 130
 
 
-class Trainings:
+class TrainingJobs:
     """Starts, stops and lists the trainings whose models go to `folder`, those of other programs included."""
 
     def __init__(self, folder: Path, api_keys: ApiKeys, *, enabled: bool) -> None:
@@ -77,7 +77,7 @@ class Trainings:
             raise TrainingConflict("another training is just being started") from error
 
     def cancel(self, name: str) -> None:
-        """Asks a running training to stop, whoever started it; it keeps what it has learnt so far."""
+        """Asks a running training to stop, also one started elsewhere; it keeps what it has learnt so far."""
         if self._find(name).state != "running":
             raise TrainingConflict(f"no training of {name} runs")
         training_progress.request_stop(self._folder, name)
@@ -167,8 +167,8 @@ def check_images(path: Path, positive: str, negative: str) -> None:
     for name in (positive, negative) if positive else sorted(counts):
         if name not in counts:
             raise DataError(f"{path} has no class {name}: its classes are {classes}")
-        if counts[name] < MIN_IMAGES:
-            raise DataError(f"the class {name} has {counts[name]} images: at least {MIN_IMAGES} are needed")
+        if counts[name] < MIN_IMAGES_PER_CLASS:
+            raise DataError(f"the class {name} has {counts[name]} images: at least {MIN_IMAGES_PER_CLASS} are needed")
 
 
 def _is_local(connection: HTTPConnection) -> bool:
