@@ -104,8 +104,10 @@ def fixed_galaxies(name: str) -> contextlib.AbstractContextManager[Any]:
         "colours independent of the class": {"RED_ELLIPTICALS": 0.5, "RED_SPIRALS": 0.5},
         "brightness independent of the class": {"ELLIPTICAL_FLUX": 0.94, "SPIRAL_FLUX": 1.0},
     }
-    patch: contextlib.AbstractContextManager[Any] = mock.patch.multiple(galaxies, **constants.get(name, {}))
-    return patch if name in constants else contextlib.nullcontext()
+    if name not in constants:
+        return contextlib.nullcontext()
+    patch: contextlib.AbstractContextManager[Any] = mock.patch.multiple(galaxies, **constants[name])
+    return patch
 
 
 class FeatureReader:

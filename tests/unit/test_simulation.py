@@ -225,3 +225,15 @@ def test_without_shared_memory_images_are_simulated_in_one_process(
     generator.make_dataset(tmp_path, {"E": 20}, seed=0, size=32, workers=2)
     assert len(list((tmp_path / "E").iterdir())) == 20
     assert "shared memory (/dev/shm) cannot be used: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["colours independent of the class", "brightness independent of the class"])
+def test_the_benchmark_fixes_the_variation_that_it_names(name: str) -> None:
+    from benchmarks import simulation
+
+    drawn = render_image("E", 3)
+    with simulation.fixed_galaxies("one seeing"):
+        assert np.array_equal(render_image("E", 3), drawn)
+    with simulation.fixed_galaxies(name):
+        fixed = [render_image("E", seed) for seed in range(8)]
+    assert any(not np.array_equal(image, render_image("E", seed)) for seed, image in enumerate(fixed))
