@@ -155,6 +155,23 @@ class DataError(AstrodetectError):
     code = "data_unusable"
 
 
+class StorageError(DataError):
+    """A file or object cannot be read or written."""
+
+    code = "storage_error"
+
+
+class StorageMissing(StorageError):
+    """There is no such file or object."""
+
+
+class StorageUnavailable(StorageError):
+    """A server that holds objects does not answer, or refuses for now: not the fault of one object."""
+
+    status = 503
+    code = "storage_unavailable"
+
+
 class ProjectionFailed(AstrodetectError):
     """The map of the predictions cannot be computed."""
 

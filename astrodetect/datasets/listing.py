@@ -4,12 +4,15 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.errors import DataError
+from astrodetect.errors import DataError, ImageError, StorageError
+from astrodetect.storage import tar_shards
+from astrodetect.storage.references import TAR_SUFFIXES, is_shard, member_reference
 
 SIMULATION_FILE = ".simulated.json"  # marks a folder of simulated images
 SIMULATION_LEVELS = 3  # an image's folder and two above it: class, part, data set
@@ -29,6 +32,14 @@ class ListedImage:
     label: str
     part: str = NO_PART
     group: str = ""  # images of one group stay in one part of a split
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image to score: its name in tables, and how to read its bytes (ImageError where that fails)."""
+
+    name: str
+    read: Callable[[], bytes]
 
 
 def list_dataset(path: Path) -> list[ListedImage]:
@@ -156,6 +167,37 @@ def list_images(paths: Sequence[Path]) -> list[ListedImage]:
     return items
 
 
+def list_references(names: Sequence[str]) -> Iterator[str]:
+    """The references of the images, and of the shards as a whole, that are named or under the named folders, sorted."""
+    yield from walk_images(names, (*images.SUFFIXES, *TAR_SUFFIXES))
+
+
+def open_images(references: Iterable[str]) -> Iterator[ImageFile]:
+    """The images of references, in order. Shards are read while their images are taken, one after the other.
+
+    Where a shard cannot be read on, the last of its images has the shard's name and its error.
+    """
+    for reference in references:
+        if is_shard(reference):
+            yield from _open_shard(reference)
+        else:
+            yield ImageFile(reference, partial(images.read_bytes, Path(reference)))
+
+
+def _open_shard(shard: str) -> Iterator[ImageFile]:
+    try:
+        for member, contents in tar_shards.read_tar(shard, images.SUFFIXES, images.MAX_FILE_BYTES):
+            yield ImageFile(member_reference(shard, member), partial(_contents, contents))
+    except StorageError as error:
+        yield ImageFile(shard, partial(_contents, error))
+
+
+def _contents(contents: bytes | StorageError) -> bytes:
+    if isinstance(contents, StorageError):
+        raise ImageError(str(contents))
+    return contents
+
+
 def no_images(names: Sequence[str]) -> DataError:
     """The error for paths without image files."""
     return DataError(f"no images under {' '.join(names)}: image files end in {', '.join(images.SUFFIXES)}")
@@ -177,7 +219,7 @@ def check_paths(names: Sequence[str]) -> None:
                 raise DataError(f"{name} is inside {resolved[parent]}: name only one of them")
 
 
-def walk_images(names: Sequence[str]) -> Iterator[str]:
+def walk_images(names: Sequence[str], suffixes: tuple[str, ...] = images.SUFFIXES) -> Iterator[str]:
     """Each named file, the paths of each named .csv, and the images under each named folder sorted by path.
 
     Hidden names and links to folders are skipped.
@@ -187,20 +229,20 @@ def walk_images(names: Sequence[str]) -> Iterator[str]:
         if is_table(Path(name)):
             yield from (str(item.path) for item in read_table(Path(name), labelled=False))
         elif Path(name).is_dir():
-            yield from _walk_folder("" if path == "." else path if path.endswith(os.sep) else path + os.sep)
+            yield from _walk_folder("" if path == "." else path if path.endswith(os.sep) else path + os.sep, suffixes)
         else:
             yield path
 
 
-def _walk_folder(prefix: str) -> Iterator[str]:
-    for name in _names(prefix):
+def _walk_folder(prefix: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    for name in _names(prefix, suffixes):
         if name.endswith(os.sep):
-            yield from _walk_folder(prefix + name)
+            yield from _walk_folder(prefix + name, suffixes)
         else:
             yield prefix + name
 
 
-def _names(prefix: str) -> list[str]:
+def _names(prefix: str, suffixes: tuple[str, ...]) -> list[str]:
     """Images and folders in one folder; a folder's name ends in a separator, so that names sort as paths do."""
     names = []
     try:
@@ -210,7 +252,7 @@ def _names(prefix: str) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     names.append(entry.name + os.sep)
-                elif entry.name.lower().endswith(images.SUFFIXES) and entry.is_file():
+                elif entry.name.lower().endswith(suffixes) and entry.is_file():
                     names.append(entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {prefix or '.'}: {error.strerror}") from error

@@ -1,0 +1,115 @@
+"""Tar shards, as WebDataset writes them: members are read one after the other, and never extracted to disk."""
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import BinaryIO, Self, cast
+
+from astrodetect.errors import StorageError, StorageMissing
+from astrodetect.storage import objects
+from astrodetect.storage.references import member_reference
+
+MAX_HEADER_BYTES = 2**20  # of the extended header of a member, which holds little more than its name
+INDEXED_SHARDS = 8  # whose members' positions are remembered
+STREAM_BYTES = 2**16  # read at a time
+END_OF_ARCHIVE = tarfile.EOFHeaderError  # type: ignore[attr-defined]  # not in the stubs
+INVALID_HEADER = tarfile.HeaderError
+EXTENDED_HEADERS = (*(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK), tarfile.XHDTYPE, tarfile.XGLTYPE)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is checked: by itself, tarfile takes a damaged header for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except END_OF_ARCHIVE:
+            raise
+        except INVALID_HEADER as error:
+            raise _Damaged(f"no valid header at byte {tarfile.offset}") from error
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER_BYTES:
+            raise _Damaged(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]  # made to be overridden
+
+
+class _Damaged(tarfile.TarError):
+    """The archive cannot be read on."""
+
+
+def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tuple[str, bytes | StorageError]]:
+    """Name and contents of each member with one of these suffixes, in order; an error for members above the limit.
+
+    Hidden members and links are skipped. StorageError where the archive is damaged or ends too early.
+    """
+    with _open_archive(shard) as archive:
+        for member in _members(archive):
+            if not _is_listed(member, suffixes):
+                continue
+            if member.size > max_bytes:
+                yield member.name, StorageError(f"more than {max_bytes // 2**20} MiB")
+            else:
+                yield member.name, _contents(archive, member)
+
+
+def read_member(shard: str, name: str, max_bytes: int) -> bytes:
+    """The contents of one member; StorageError if there is none of this name, or it is above the limit."""
+    if shard.lower().endswith(".tar"):
+        place = _member_places(shard).get(name)
+        if place is None:
+            raise StorageMissing(f"{shard} has no member {name}")
+        offset, size = place
+        if size > max_bytes:
+            raise StorageError(f"{member_reference(shard, name)} has more than {max_bytes // 2**20} MiB")
+        with objects.open_reader(shard) as file:
+            file.seek(offset)
+            return file.read(size)
+    for found, contents in read_tar(shard, (name,), max_bytes):
+        if found == name:
+            if isinstance(contents, StorageError):
+                raise contents
+            return contents
+    raise StorageMissing(f"{shard} has no member {name}")
+
+
+@lru_cache(maxsize=INDEXED_SHARDS)
+def _member_places(shard: str) -> dict[str, tuple[int, int]]:
+    """Name → offset and size of each member of an uncompressed archive."""
+    with _open_archive(shard, mode="r:") as archive:
+        return {member.name: (member.offset_data, member.size) for member in _members(archive) if member.isreg()}
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # which would hold every header in memory
+        yield member
+
+
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _is_listed(member: tarfile.TarInfo, suffixes: Sequence[str]) -> bool:
+    hidden = any(part.startswith(".") and part != "." for part in member.name.split("/"))
+    return member.isreg() and not hidden and member.name.lower().endswith(tuple(suffixes))
+
+
+@contextmanager
+def _open_archive(shard: str, mode: str = "r|") -> Iterator[tarfile.TarFile]:
+    try:
+        with objects.open_reader(shard) as file:
+            stream = file if shard.lower().endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=file))
+            with tarfile.open(  # type: ignore[call-overload]  # of the mode
+                fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_Member, errors="surrogateescape"
+            ) as archive:
+                yield archive
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise StorageError(f"damaged tar archive: {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,123 @@
+"""Images in shards: tar archives, read one member after the other."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astrodetect import images
+from astrodetect.datasets import listing
+from astrodetect.errors import ImageError
+from astrodetect.storage import tar_shards
+
+IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    """A tar archive of these members, in this order."""
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def read_shard(path: Path) -> list[tuple[str, bytes | str]]:
+    """Name and contents, or error, of each image."""
+
+    def contents(file: listing.ImageFile) -> bytes | str:
+        try:
+            return file.read()
+        except ImageError as error:
+            return str(error)
+
+    return [(file.name, contents(file)) for file in listing.open_images([str(path)])]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz")])
+def test_the_images_of_a_tar_shard_are_read_in_order_and_other_members_are_skipped(
+    tmp_path: Path, name: str, mode: str
+) -> None:
+    members = {"b.png": b"1", "b.json": b"{}", "a/c.JPG": b"2", ".hidden.png": b"3", "._b.png": b"4", "./d.fits": b"5"}
+    shard = write_tar(tmp_path / name, members, mode)
+    assert read_shard(shard) == [(f"{shard}#b.png", b"1"), (f"{shard}#a/c.JPG", b"2"), (f"{shard}#./d.fits", b"5")]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("long_name", ["x.png", f"{'long/' * 60}é.png"])
+def test_one_member_can_be_read_by_its_reference(tmp_path: Path, name: str, long_name: str) -> None:
+    shard = write_tar(tmp_path / name, {"a.png": b"1", long_name: IMAGE}, "w:gz" if name.endswith("gz") else "w")
+    assert tar_shards.read_member(str(shard), long_name, 1000) == IMAGE
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_truncated_shard_gives_its_whole_images_and_one_error(tmp_path: Path, name: str, kept: float) -> None:
+    rng = np.random.default_rng(0)
+    members = {f"{i}.png": rng.bytes(5000) for i in range(10)}
+    shard = write_tar(tmp_path / name, members, "w:gz" if name.endswith("gz") else "w")
+    shard.write_bytes(shard.read_bytes()[: int(kept * shard.stat().st_size)])
+    *whole, (error_name, error) = read_shard(shard)
+    assert whole == [(f"{shard}#{i}.png", members[f"{i}.png"]) for i in range(len(whole))]
+    assert error_name == str(shard)
+    assert str(error).startswith("damaged tar archive: ")
+
+
+def test_a_damaged_header_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", {"1.png": b"1", "2.png": b"2", "3.png": b"3"})
+    data = bytearray(shard.read_bytes())
+    data[1024] ^= 0xFF
+    shard.write_bytes(data)
+    assert [name for name, _ in read_shard(shard)] == [f"{shard}#1.png", str(shard)]
+
+
+def test_a_shard_cut_between_members_is_an_error(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", {"1.png": b"1", "2.png": b"2"})
+    shard.write_bytes(shard.read_bytes()[:1024])
+    assert [name for name, _ in read_shard(shard)] == [f"{shard}#1.png", str(shard)]
+
+
+@pytest.mark.parametrize("contents", [b"", b"no archive", b"\x1f\x8bno archive"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_what_is_no_archive_is_one_error(tmp_path: Path, name: str, contents: bytes) -> None:
+    (tmp_path / name).write_bytes(contents)
+    ((error_name, error),) = read_shard(tmp_path / name)
+    assert error_name == str(tmp_path / name)
+    assert str(error).startswith("damaged tar archive: ")
+
+
+def test_members_above_the_limit_are_errors_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
+    shard = write_tar(tmp_path / "a.tar", {"big.png": bytes(2**20 + 1), "small.png": b"1"})
+    assert read_shard(shard) == [(f"{shard}#big.png", "more than 1 MiB"), (f"{shard}#small.png", b"1")]
+
+
+def test_a_header_of_any_size_does_not_fill_the_memory(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 2**21
+    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(2**21))
+    ((_, error),) = read_shard(tmp_path / "a.tar")
+    assert error == "damaged tar archive: a header of 2,097,152 bytes"
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            info = tarfile.TarInfo("link.png")
+            info.type, info.linkname = kind, str(secret)
+            archive.addfile(info)
+    assert read_shard(tmp_path / "a.tar") == []
+
+
+def test_references_are_images_and_whole_shards_sorted_by_path(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("c.png", "b/2.png", ".hidden.tar", "notes.txt"):
+        (tmp_path / name).write_bytes(b"1")
+    write_tar(tmp_path / "b" / "1.tar", {"x.png": IMAGE})
+    names = [f"{tmp_path}/{name}" for name in ("b/1.tar", "b/2.png", "c.png")]
+    assert list(listing.list_references([str(tmp_path)])) == names
