@@ -54,7 +54,7 @@ FILL = """
         SELECT n, (ARRAY['merger', 'spiral', 'lens'])[1 + n %% 3] AS kind,
             CASE WHEN n <= %(rows)s / 10 AND random() < 0.2 THEN 0.9999
                 ELSE 0.999 / (1 + exp(-8 * (random() - 0.7))) END AS score
-        FROM generate_series(1, %(rows)s) AS n) AS made
+        FROM generate_series(%(first)s, %(last)s) AS n) AS made
     ORDER BY n"""
 NAIVE_INDEXES = ("image_name", "score", "result", '"timestamp"', "model", "label", "novelty", "in_domain")
 NAIVE = {  # filters of the naive baseline
@@ -153,11 +153,16 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
 
 def fill(connection: Connection, rows: int) -> None:
     """Fill `predictions` with so many rows, as the service would have."""
-    values = {"rows": rows, "now": NOW, "apart": APART, "late": LATE, "none": dt.timedelta()}
-    with connection.cursor() as cursor:
-        cursor.execute(FILL, values)
+    add_rows(connection, 1, rows, rows)
     execute(connection, f"ALTER TABLE predictions ALTER id RESTART WITH {rows + 1}")
     execute(connection, "VACUUM ANALYZE predictions")
+
+
+def add_rows(connection: Connection, first: int, last: int, rows: int) -> None:
+    """Add the rows `first` to `last` of a log of so many rows."""
+    values = {"first": first, "last": last, "rows": rows, "now": NOW, "apart": APART, "late": LATE}
+    with connection.cursor() as cursor:
+        cursor.execute(FILL, values | {"none": dt.timedelta()})
 
 
 def cases(rows: int) -> dict[str, PredictionFilters]:
