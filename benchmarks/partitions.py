@@ -2,8 +2,8 @@
 
 Ids follow time, so a partition is a span of time. Each layout gets a PostgreSQL of its own and the rows of
 `benchmarks.history`. Measured: adding rows as the table grows, the service's commits, pages of the history, single
-rows, and removing the oldest rows. A partitioned table cannot have a unique request id over all partitions: its commits here
-go without that check, which the service needs.
+rows, and removing the oldest rows. A partitioned table cannot have a unique request id over all partitions: its
+commits here go without that check, which the service needs.
 """
 
 import argparse
