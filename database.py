@@ -25,6 +25,7 @@ from astrodetect.db.connections import (
 )
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.shared_state import LeaseTable, MapTable
 from astrodetect.db.statements import storable_text
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
@@ -92,6 +93,7 @@ class Database:
         self._pool = Pool(self._connect, size=connections, timeout_s=timeout_s)
         self._has_vectors: bool | None = None  # as the newest connection found it
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
+        self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:

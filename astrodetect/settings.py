@@ -154,11 +154,6 @@ class Settings(BaseSettings):
         return self.data_dir / "cache" / "descriptions"
 
     @property
-    def maps_dir(self) -> Path:
-        """Folder of the computed maps of predictions."""
-        return self.data_dir / "maps"
-
-    @property
     def outbox_dir(self) -> Path:
         """Folder of rows that wait for PostgreSQL."""
         return self.data_dir / "outbox"

@@ -268,7 +268,8 @@ class Novelty:
         if self.limit is not None:
             arrays[LIMIT] = np.asarray(self.limit, np.float64)
         metadata = {"format": FORMAT, "sight": self.feature_kind, "detectors": self.names}
-        serialisation.write_arrays(path, metadata, arrays)
+        with path.open("wb") as file:
+            serialisation.write_arrays(file, metadata, arrays)
 
     @classmethod
     def load(cls, data: bytes) -> Self:

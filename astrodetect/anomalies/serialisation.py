@@ -7,8 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -45,11 +44,10 @@ def flatten(value: Any, name: str) -> Arrays:
     return arrays
 
 
-def write_arrays(path: Path, metadata: Mapping[str, Any], arrays: Arrays) -> None:
+def write_arrays(file: IO[bytes], metadata: Mapping[str, Any], arrays: Arrays) -> None:
     """Write an .npz; equal arrays give equal bytes."""
     encoded = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{METADATA: encoded}, **arrays)
+    np.savez(file, allow_pickle=False, **{METADATA: encoded}, **arrays)
 
 
 def unusable_error(reason: str) -> ModelError:

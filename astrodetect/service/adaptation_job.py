@@ -2,9 +2,8 @@
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +16,9 @@ from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Floats, PredictionFilters, PredictionPage
+from astrodetect.service.job_lease import JobLease, LeaseDatabase
 
+LEASE = "adaptation"
 MAX_ORDINARY_IMAGES = 5_000  # the newest ones; their detectors are fitted in seconds
 PAGE_ROWS = 1_000
 SHOWN_S = 300.0  # how long the outcome is shown
@@ -31,7 +32,7 @@ class LoggedDescriptions(Protocol):
     def descriptions(self, kind: str, images: Sequence[str]) -> Floats: ...
 
 
-class LogDatabase(Protocol):
+class LogDatabase(LeaseDatabase, Protocol):
     """The log: `database.Database`."""
 
     @property
@@ -41,37 +42,36 @@ class LogDatabase(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AdaptationState:
-    """The last adaptation that was started here."""
+    """The last adaptation that was started, in any service process."""
 
     model: str
     running: bool = True
     images: int = 0  # that the detectors were fitted on
     space: str | None = None  # of the new detectors
     error: str = ""
-    ended: float = 0.0  # time.monotonic()
 
 
 class AdaptationJob:
-    """Adapts one model at a time, in a thread; another process that changes the model at the same time is an error."""
+    """Adapts one model at a time among all service processes, in a thread; a program that changes the model at the
+    same time is an error."""
 
     def __init__(self, database: LogDatabase, models_dir: Path) -> None:
         self._database, self._models_dir = database, models_dir
+        self._lease = JobLease(database.leases, LEASE)
         self._lock, self._closing = threading.Lock(), threading.Event()
-        self._state: AdaptationState | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def state(self) -> AdaptationState | None:
         """The adaptation that is running, or that ended less than SHOWN_S ago."""
-        state = self._state
-        return state if state and (state.running or time.monotonic() - state.ended < SHOWN_S) else None
+        lease = self._database.leases.read(LEASE)
+        return AdaptationState(**{**lease.state, "running": lease.running}) if lease else None
 
     def start(self, model: str, filters: PredictionFilters, source: str) -> None:
         """Make the images of matching predictions the ordinary ones; `source` says for people which these are."""
         with self._lock:
-            if self._state and self._state.running:
-                raise Overloaded(f"{self._state.model} is being adapted: try again soon")
-            self._state = AdaptationState(model)
+            if (self._thread and self._thread.is_alive()) or not self._lease.acquire(asdict(AdaptationState(model))):
+                raise Overloaded("a model is being adapted: try again soon")
             self._thread = threading.Thread(
                 target=self._run, args=(model, filters, source), name="adaptation", daemon=True
             )
@@ -95,7 +95,7 @@ class AdaptationJob:
             state = replace(state, error="an internal error: see the server log")
             raise
         finally:
-            self._state = replace(state, ended=time.monotonic())
+            self._lease.release(asdict(state), shown_s=SHOWN_S)
 
     def _adapt(self, state: AdaptationState, filters: PredictionFilters, source: str) -> AdaptationState:
         model = state.model

@@ -1,19 +1,16 @@
-"""Projections on disk, one file for each embedding space."""
+"""A projection of the recorded images, and the form in which the database stores it."""
 
 import datetime as dt
+import io
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from astrodetect import atomic_files
 from astrodetect.anomalies import projection, serialisation
 from astrodetect.anomalies.serialisation import Arrays, StoredArrays
 from astrodetect.errors import ModelError
 from astrodetect.records import EmbeddedImages, Floats
-
-MAX_FILES = 8  # of as many embedding spaces
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,14 +57,8 @@ def sort_by_novelty(images: EmbeddedImages) -> EmbeddedImages:
     return EmbeddedImages(ids, sha256s, classes, images.novelty[order], images.vectors[order])
 
 
-def path(folder: Path, space: str) -> Path:
-    """The file of a space."""
-    return folder / f"{space}.npz"
-
-
-def write_projection(folder: Path, space: str, stored: StoredProjection) -> None:
-    """Writes a projection atomically, and deletes the oldest files beyond MAX_FILES."""
-    folder.mkdir(parents=True, exist_ok=True)
+def projection_to_bytes(stored: StoredProjection) -> bytes:
+    """A projection as the database stores it."""
     metadata = {
         "images": stored.images,
         "classes": stored.classes,
@@ -75,17 +66,15 @@ def write_projection(folder: Path, space: str, stored: StoredProjection) -> None
         "drawn": stored.drawn.isoformat(),
     }
     arrays: Arrays = {"ids": np.array(stored.ids, np.float64), "novelty": stored.novelty, "xy": stored.xy}
-    with atomic_files.replacing(path(folder, space)) as part:
-        serialisation.write_arrays(part, metadata, arrays)
-    files = sorted(folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
-    for old in files[:-MAX_FILES]:
-        old.unlink()
+    file = io.BytesIO()
+    serialisation.write_arrays(file, metadata, arrays)
+    return file.getvalue()
 
 
-def read_projection(folder: Path, space: str) -> StoredProjection | None:
-    """The projection of a space; None where the file is missing or damaged, and it is computed again."""
-    with suppress(OSError, ModelError, KeyError, TypeError, ValueError):
-        stored = StoredArrays.read(path(folder, space).read_bytes())
+def projection_from_bytes(content: bytes) -> StoredProjection | None:
+    """The stored projection; None where it is damaged, and it is computed again."""
+    with suppress(ModelError, KeyError, TypeError, ValueError):
+        stored = StoredArrays.read(content)
         ids = stored.doubles("ids", None).astype(np.int64).tolist()
         images, classes, method, drawn = (stored.metadata[name] for name in ("images", "classes", "method", "drawn"))
         if len(images) == len(classes) == len(ids):

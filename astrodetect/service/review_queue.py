@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,6 +13,7 @@ import numpy as np
 
 from astrodetect.anomalies import active_learning
 from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.db.shared_state import LeaseTable
 from astrodetect.labels import LABELS, LabelValue
 from astrodetect.records import EmbeddedImages, Prediction
 from astrodetect.settings import SETUP_DB_COMMAND
@@ -37,6 +37,8 @@ class ReviewDatabase(Protocol):
 
     @property
     def stores_vectors(self) -> bool: ...
+    @property
+    def leases(self) -> LeaseTable: ...
     def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages: ...
     def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]: ...
@@ -89,27 +91,23 @@ class ReviewBatch:
 
 
 class ReviewLeases:
-    """The images under review, so that two reviewers do not get the same one; of this process, for all threads."""
+    """The images under review, so that two reviewers do not get the same one, whichever process answers them."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._leases: dict[str, tuple[str, float]] = {}
+    def __init__(self, leases: LeaseTable) -> None:
+        self._leases = leases
 
-    def held_by_others(self, session: str) -> AbstractSet[str]:
-        """The images leased by other sessions."""
-        with self._lock:
-            self._expire()
-            return {image for other, (image, _) in self._leases.items() if other != session}
+    def free(self, session: str, images: Sequence[str]) -> AbstractSet[str]:
+        """Those of these images that no other session has."""
+        taken = self._leases.held_by_others([_lease_name(image) for image in images], session)
+        return {image for image in images if _lease_name(image) not in taken}
 
-    def lease(self, session: str, image: str) -> None:
-        """Leases an image to a session for LEASE_S, in place of its previous one."""
-        with self._lock:
-            self._leases[session] = image, time.monotonic() + LEASE_S
-
-    def _expire(self) -> None:
-        now = time.monotonic()
-        for session in [session for session, (_, until) in self._leases.items() if until < now]:
-            del self._leases[session]
+    def lease_first(self, session: str, images: Sequence[str]) -> str | None:
+        """Leases the first of these images that no other session has, for LEASE_S, in place of its previous one."""
+        for image in images:
+            if self._leases.take(_lease_name(image), session, seconds=LEASE_S):
+                self._leases.release_others(session, _lease_name(image))
+                return image
+        return None
 
 
 class _Ranking:
@@ -162,7 +160,7 @@ class ReviewQueue:
 
     def __init__(self, database: ReviewDatabase) -> None:
         self._database, self._lock = database, threading.Lock()
-        self.leases = ReviewLeases()
+        self.leases = ReviewLeases(database.leases)
         self._ranking: _Ranking | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._next_ranking: Future[_Ranking] | None = None
@@ -222,6 +220,10 @@ class ReviewQueue:
 def _log_failure(ranking: Future[_Ranking]) -> None:
     if not ranking.cancelled() and (error := ranking.exception()):
         log.error("the review queue was not reordered: %s", error)
+
+
+def _lease_name(image: str) -> str:
+    return f"review {image}"
 
 
 def _novelty(row: Prediction) -> str:

@@ -132,7 +132,7 @@ async def open_services(
         recorder = stack.enter_context(closing(Recorder(database, outbox, count_rows=metrics.count_rows)))
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
         review_queue = stack.enter_context(closing(ReviewQueue(database)))
-        projections = stack.enter_context(closing(ProjectionJobs(database, settings.maps_dir)))
+        projections = stack.enter_context(closing(ProjectionJobs(database)))
         live_feed = stack.enter_context(closing(LiveFeed(database, shutdown, max_clients=settings.max_watchers)))
         detection = stack.enter_context(
             closing(

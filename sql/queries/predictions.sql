@@ -2,7 +2,8 @@
 -- but the id, {rows} the rows of values to insert.
 
 -- name: check
-SELECT {columns} FROM predictions LIMIT 0
+-- `leases` is of the newest migration that the service needs.
+SELECT {columns} FROM predictions WHERE EXISTS (SELECT FROM leases) LIMIT 0
 
 -- name: insert
 WITH recorded AS (

@@ -20,7 +20,6 @@ from astrodetect.labels import match_images, read_image_labels, read_table_label
 from astrodetect.records import ScoredImage
 from astrodetect.scoring import batch_scoring
 from astrodetect.service.outbox import Outbox
-from astrodetect.service.projection_store import read_projection
 from database import Database
 
 LAST_MIGRATION = "0007_images"  # of the dumped database
@@ -110,15 +109,6 @@ def test_a_collected_folder_is_continued_and_read_as_a_dataset(old_artefacts: Pa
     assert (old_artefacts / "collected" / "catalogue.csv").read_bytes() == table
     items = listing.list_dataset(old_artefacts / "collected" / "catalogue.csv")
     assert {(item.path.name, item.label) for item in items} == {("PIA0.jpg", "nebula"), ("PIA1.jpg", "galaxy")}
-
-
-def test_a_stored_map_is_read(old_artefacts: Path) -> None:
-    stored = read_projection(old_artefacts / "maps", "0123456789ab")
-    assert stored is not None
-    assert (stored.ids, stored.classes) == ([3, 1, 2], ["lawn", "nebula", "lawn"])
-    assert stored.images == ["a" * 64, "b" * 64, "c" * 64]
-    assert stored.xy.shape == (3, 2)
-    assert stored.preliminary
 
 
 def test_a_database_keeps_its_predictions_labels_and_thumbnails(old_database: Database) -> None:

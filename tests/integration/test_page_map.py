@@ -184,8 +184,12 @@ def test_the_page_says_why_there_is_no_map(
     assert projection.PCA_METHOD in page  # shown while t-SNE is not available
     assert "has no novelty detectors" in start(model="colours").get("/map", headers=BROWSER).text
     assert "No model is loaded yet" in start(model="nowhere").get("/map", headers=BROWSER).text
+    another = start(data_dir=tmp_path / "another").get("/map", headers=BROWSER).text  # of the same database
+    assert "no &lt;memory&gt; left" in another
+    assert projection.PCA_METHOD in another
     query(database_url, "DELETE FROM features WHERE prediction_id > %s", rows[2].id)
-    small = start(data_dir=tmp_path / "another")
+    query(database_url, "DELETE FROM leases")
+    small = start(data_dir=tmp_path / "yet another")
     assert "3 images have been scored" in small.get("/map", headers=BROWSER).text
     query(database_url, "DROP TABLE features")
     assert "pgvector" in start().get("/map", headers=BROWSER).text

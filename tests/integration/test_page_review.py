@@ -169,7 +169,9 @@ def test_two_reviewers_get_different_images(app: Any, client: TestClient, ids: l
     assert candidate_id(other.get("/review?by=novelty")) == others
 
 
-def test_a_request_without_cookies_leases_no_image(app: Any, client: TestClient, ids: list[int]) -> None:
+def test_a_request_without_cookies_leases_no_image(
+    app: Any, client: TestClient, ids: list[int], database_url: str
+) -> None:
     first = candidate_id(client.get("/review?by=novelty"))
     for _ in range(3):
         program = TestClient(app)  # without cookies, such as a monitor
@@ -178,10 +180,10 @@ def test_a_request_without_cookies_leases_no_image(app: Any, client: TestClient,
         assert f"""hx-post="/review/turn" hx-trigger="load" hx-swap="none" hx-vals='{{"id": {first}}}'""" in page.text
         program.cookies.clear()
         program.post("/review/turn", data={"id": str(first)})
-    assert app.state.services.review_queue.leases.held_by_others("nobody") == set()
+    assert query(database_url, "SELECT count(*) FROM leases") == [(0,)]
     page = client.get("/review?by=novelty")
     assert (candidate_id(page), "/review/turn" in page.text) == (first, False)
-    assert len(app.state.services.review_queue.leases.held_by_others("nobody")) == 1
+    assert query(database_url, "SELECT count(*) FROM leases") == [(1,)]
     assert client.post("/review/turn", data={"id": "999"}).status_code == 404
 
 

@@ -1,42 +1,31 @@
-"""Projections of the recorded images: computed by another process, stored on disk, shared by service processes."""
+"""Projections of the recorded images: computed by another process, stored in the database, shared by services."""
 
 import datetime as dt
 import errno
-import multiprocessing
-import os
-import subprocess
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection import ProjectionProcess
-from astrodetect.errors import DatabaseUnavailable, ProjectionFailed
+from astrodetect.db.shared_state import Lease
+from astrodetect.errors import DatabaseUnavailable
 from astrodetect.labels import LabelValue
 from astrodetect.records import EmbeddedImages
 from astrodetect.service import projection_jobs, projection_store
+from astrodetect.service.job_lease import JobLease
 from astrodetect.service.projection_jobs import ProjectionJobs, ProjectionState
-from astrodetect.service.projection_store import StoredProjection
 
 SPACE, OTHER = "5f0c3a9be214", "9be2145f0c3a"
 COUNT = 30
 TIMEOUT_S = 60.0
-FAST = (sys.executable, "-c", "from astrodetect.anomalies import projection as p; p.NICENESS = 0; p.main()")
-LOCK_HOLDER = (  # until its standard input is closed
-    sys.executable,
-    "-c",
-    "import sys, fasteners\n"
-    "with fasteners.InterProcessLock(sys.argv[1]):\n"
-    "    print('held', flush=True)\n"
-    "    sys.stdin.read()\n",
-)
 ENDLESS = (sys.executable, "-c", "import sys; print('0.25', flush=True); sys.stdin.read()")
 INSTANT = (  # the first two numbers of each vector
     sys.executable,
@@ -49,11 +38,55 @@ INSTANT = (  # the first two numbers of each vector
 )
 
 
+class FakeLeases:
+    """The leases of one database, for services of one process."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[str | None, float, Mapping[str, Any]]] = {}
+
+    def take(self, name: str, holder: str, *, seconds: float, state: Mapping[str, Any] | None = None) -> bool:
+        other, until, _ = self.held.get(name, (None, 0.0, {}))
+        if other not in {None, holder} and until > time.monotonic():
+            return False
+        self.held[name] = holder, time.monotonic() + seconds, json.loads(json.dumps(state or {}))
+        return True
+
+    def end(self, name: str, holder: str, *, seconds: float = 0.0, state: Mapping[str, Any] | None = None) -> None:
+        if self.held[name][0] == holder:
+            self.held[name] = None, time.monotonic() + seconds, state or {}
+
+    def read(self, name: str) -> Lease | None:
+        holder, until, state = self.held.get(name, (None, 0.0, {}))
+        return Lease(holder is not None, state) if until > time.monotonic() else None
+
+
+class FakeMaps:
+    """The maps of one database."""
+
+    def __init__(self) -> None:
+        self.stored: dict[tuple[str, bool], tuple[bytes, dt.datetime]] = {}
+        self.reads = 0
+
+    def drawn(self, space: str, *, preliminary: bool) -> dt.datetime | None:
+        return self.stored[space, preliminary][1] if (space, preliminary) in self.stored else None
+
+    def read(self, space: str, *, preliminary: bool) -> bytes | None:
+        self.reads += 1
+        return self.stored[space, preliminary][0]
+
+    def save(self, space: str, content: bytes, drawn: dt.datetime, *, preliminary: bool) -> None:
+        self.stored[space, preliminary] = content, drawn
+
+    def delete_preliminary(self, space: str) -> None:
+        self.stored.pop((space, True), None)
+
+
 class FakeDatabase:
     """The same number of images in every space."""
 
     def __init__(self, count: int = COUNT) -> None:
         self.count = count
+        self.leases, self.maps = FakeLeases(), FakeMaps()
 
     def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
         n = min(self.count, newest)
@@ -75,27 +108,19 @@ class UnavailableDatabase(FakeDatabase):
         raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
 
 
-class WindowsPipe:
-    """A pipe to a process that has ended: on Windows, closing it raises."""
-
-    def close(self) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-
-def compute_forever(folder: Path) -> None:
-    """Another service process."""
-    pytest.MonkeyPatch().setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(ENDLESS))
-    ProjectionJobs(FakeDatabase(), folder).start(SPACE)
-    time.sleep(2 * TIMEOUT_S)
+@pytest.fixture
+def database() -> FakeDatabase:
+    """The database that all jobs of a test share."""
+    return FakeDatabase()
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., ProjectionJobs]]:
-    """Opens jobs on one folder, and closes them."""
+def started(database: FakeDatabase) -> Iterator[Callable[..., ProjectionJobs]]:
+    """Opens jobs, each as of a service process of its own, and closes them."""
     opened = []
 
-    def start(database: FakeDatabase | None = None) -> ProjectionJobs:
-        opened.append(ProjectionJobs(database or FakeDatabase(), tmp_path / "maps"))
+    def start(other: FakeDatabase | None = None) -> ProjectionJobs:
+        opened.append(ProjectionJobs(other or database))
         return opened[-1]
 
     yield start
@@ -118,66 +143,6 @@ def wait_for(jobs: ProjectionJobs, condition: Callable[[ProjectionState], bool],
 
 def idle(state: ProjectionState) -> bool:
     return not state.running
-
-
-def test_another_process_computes_the_projection_and_reports_its_progress() -> None:
-    random = np.random.default_rng(0)
-    vectors = np.concatenate([random.normal(centre, 0.1, (20, 6)) for centre in (0, 5)]).astype(np.float32)
-    shares: list[float] = []
-    process = ProjectionProcess(FAST)
-    try:
-        xy = process.project(vectors, shares.append)
-    finally:
-        process.close()
-    assert xy.shape == (40, 2)
-    assert (xy.min(), xy.max()) == (0, 1)
-    assert shares == sorted(shares)
-    assert len(shares) > 3
-    assert 0 < shares[0] < shares[-1] <= 1
-    middles = np.repeat([xy[:20].mean(axis=0), xy[20:].mean(axis=0)], 20, axis=0)
-    assert np.linalg.norm(middles[0] - middles[-1]) > np.linalg.norm(xy - middles, axis=1).max()
-
-
-def test_the_process_has_the_lowest_priority_and_ends_with_its_parent() -> None:
-    process = ProjectionProcess()
-    child = process._process
-    assert child.stdin
-    rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)  # some seconds of work
-    child.stdin.write(b"%d %d\n" % rows.shape + rows.tobytes())
-    child.stdin.flush()
-    deadline = time.monotonic() + TIMEOUT_S
-    while psutil.Process(child.pid).nice() != projection.NICENESS:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    child.stdin.close()
-    assert child.wait(TIMEOUT_S) == projection.PARENT_GONE_STATUS
-    process.close()
-
-
-@pytest.mark.parametrize(
-    ("command", "why"),
-    [
-        ("raise SystemExit('no memory left')", "no memory left"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
-        ("print('done', flush=True)", "status 0"),
-        ("print('what?', flush=True)", "failed"),
-    ],
-)
-def test_the_error_of_the_process_is_reported(command: str, why: str) -> None:
-    process = ProjectionProcess((sys.executable, "-c", command))
-    with pytest.raises(ProjectionFailed, match=why):
-        process.project(np.zeros((2, 2), np.float32), print)
-    process.close()
-
-
-def test_a_broken_pipe_is_closed_on_every_system() -> None:
-    process = ProjectionProcess(ENDLESS)
-    stdin = process._process.stdin
-    assert stdin
-    process._process.stdin = WindowsPipe()  # type: ignore[assignment]
-    process.close()
-    assert process._process.poll() is not None
-    stdin.close()
 
 
 def test_a_pca_projection_is_shown_until_t_sne_is_done(
@@ -211,33 +176,33 @@ def test_a_pca_projection_is_shown_until_t_sne_is_done(
 
 
 def test_a_stored_projection_outlives_the_service_and_counts_new_images(
-    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+    started: Callable[..., ProjectionJobs], instant: None, database: FakeDatabase
 ) -> None:
     first = started()
     first.start(SPACE)
     drawn = wait_for(first, idle).stored
-    state = started(FakeDatabase(COUNT + 5)).state(SPACE)
+    database.count += 5
+    state = started().state(SPACE)
     assert drawn
     assert state.stored
     assert state.stored.stamp == drawn.stamp
     np.testing.assert_array_equal(state.stored.xy, drawn.xy)
     assert (state.new_images, state.running, state.due) == (5, False, False)
     assert started().state(OTHER).stored is None
-    assert [path.name for path in (tmp_path / "maps").glob("*.part")] == []
 
 
-def test_a_damaged_file_is_computed_again(
-    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+def test_a_damaged_map_is_computed_again(
+    started: Callable[..., ProjectionJobs], instant: None, database: FakeDatabase
 ) -> None:
-    (tmp_path / "maps").mkdir()
-    path = projection_store.path(tmp_path / "maps", SPACE)
+    now = dt.datetime.now(dt.UTC)
     for content in (b"", b"PK\x03\x04", b"x" * 1000):
-        path.write_bytes(content)
+        database.maps.save(SPACE, content, now, preliminary=False)
         assert started().state(SPACE).due
     jobs = started()
     jobs.start(SPACE)
     assert wait_for(jobs, idle).stored
-    path.write_bytes(path.read_bytes()[:-40])
+    content = database.maps.read(SPACE, preliminary=False) or b""
+    database.maps.save(SPACE, content[:-40], now, preliminary=False)
     assert started().state(SPACE).due
 
 
@@ -298,18 +263,8 @@ def test_errors_shown_to_users_have_no_paths(
     jobs = started()
     jobs.start(SPACE)
     state = wait_for(jobs, idle)
-    assert state.error == (error.strerror or "the disk cannot be written")
+    assert state.error == (error.strerror or "the process that computes the map cannot be started")
     assert "/secret" in caplog.text
-
-
-def test_an_unusable_folder_is_reported_without_its_path(tmp_path: Path) -> None:
-    (tmp_path / "maps").write_bytes(b"")
-    jobs = ProjectionJobs(FakeDatabase(), tmp_path / "maps")
-    jobs.start(SPACE)
-    state = wait_for(jobs, idle)
-    jobs.close()
-    assert state.error
-    assert str(tmp_path) not in state.error
 
 
 def test_few_projections_are_cached(started: Callable[..., ProjectionJobs], instant: None) -> None:
@@ -320,64 +275,54 @@ def test_few_projections_are_cached(started: Callable[..., ProjectionJobs], inst
     assert len(jobs._cache) == projection_jobs.MAX_CACHED
     for number in range(4):
         assert jobs.state(f"{number:012}").stored
-    assert list(jobs._cache) == [f"{number:012}" for number in (2, 3)]
+    assert len(jobs._cache) == projection_jobs.MAX_CACHED
 
 
-def test_the_progress_of_another_process_is_shown_until_it_is_killed(
-    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+def test_other_services_show_the_progress_the_preliminary_map_and_the_error(
+    started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch, database: FakeDatabase
 ) -> None:
-    worker = multiprocessing.get_context("spawn").Process(target=compute_forever, args=(tmp_path / "maps",))
-    worker.start()
-    try:
-        jobs = started()
-        state = wait_for(jobs, lambda state: state.progress > 0)
-        assert state.stored
-        assert (state.running, state.due, state.progress, state.stored.preliminary) == (True, False, 0.25, True)
-        assert state.remaining_s is not None
-        assert jobs.state(SPACE).stored is state.stored  # read once
-        assert not jobs.state(OTHER).running
-        assert started().state(SPACE).running  # reading takes the lock from no process
-    finally:
-        worker.kill()
-        worker.join()
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(ENDLESS))
+    drawing, jobs = started(), started()
+    drawing.start(SPACE)
+    state = wait_for(jobs, lambda state: state.progress > 0)
+    assert state.stored
+    assert (state.running, state.due, state.progress, state.stored.preliminary) == (True, False, 0.25, True)
+    assert state.remaining_s is not None
+    reads = database.maps.reads
+    assert jobs.state(SPACE).stored is state.stored
+    assert database.maps.reads == reads
+    assert not jobs.state(OTHER).running
+    drawing.close()  # it is asked to stop: another service starts again
     state = wait_for(jobs, idle)
-    assert (state.stored, state.due) == (None, True)
-    jobs.start(SPACE)
-    drawn = wait_for(jobs, idle).stored
-    assert drawn
-    assert not drawn.preliminary
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [".lock", f"{SPACE}.npz"]
+    assert (state.stored, state.error, state.due) == (None, "", True)
+
+    failing = (sys.executable, "-c", "raise SystemExit('oh')")
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess(failing))
+    failed = started()
+    failed.start(SPACE)
+    wait_for(failed, idle)
+    state = jobs.state(SPACE)
+    assert "oh" in state.error
+    assert not state.due  # no service tries again by itself
 
 
-def test_two_processes_compute_one_projection(
-    started: Callable[..., ProjectionJobs], instant: None, tmp_path: Path
+def test_two_services_compute_one_projection(
+    started: Callable[..., ProjectionJobs], instant: None, database: FakeDatabase
 ) -> None:
-    folder = tmp_path / "maps"
-    folder.mkdir()
-    worker = subprocess.Popen([*LOCK_HOLDER, folder / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with worker:
-        assert worker.stdout
-        assert worker.stdout.readline() == b"held\n"
-        jobs = started()
-        jobs.start(SPACE)
-        first = wait_for(jobs, lambda state: state.stored is not None).stored
-        assert first
-        projection_store.write_projection(folder, SPACE, replace(first, method="other", drawn=dt.datetime.now(dt.UTC)))
-        assert jobs.state(SPACE).running
+    other = JobLease(database.leases, projection_jobs.LEASE)
+    assert other.acquire({"space": SPACE})
+    jobs = started()
+    jobs.start(SPACE)
+    first = wait_for(jobs, lambda state: state.stored is not None).stored
+    assert first
+    by_other = replace(first, method="other", drawn=dt.datetime.now(dt.UTC))
+    content = projection_store.projection_to_bytes(by_other)
+    database.maps.save(SPACE, content, by_other.drawn, preliminary=False)
+    assert jobs.state(SPACE).running
+    other.release()
     state = wait_for(jobs, idle)
     assert state.stored
     assert state.stored.method == "other"
-
-
-def test_few_projections_are_stored(tmp_path: Path) -> None:
-    drawn = StoredProjection.from_pca(
-        projection_store.sort_by_novelty(FakeDatabase().embedded_images(SPACE, newest=COUNT))
-    )
-    for number in range(projection_store.MAX_FILES + 3):
-        projection_store.write_projection(tmp_path, f"{number:012}", drawn)
-        os.utime(projection_store.path(tmp_path, f"{number:012}"), (number, number))
-    numbers = sorted(int(path.stem) for path in tmp_path.glob("*.npz"))
-    assert numbers == list(range(3, projection_store.MAX_FILES + 3))
 
 
 def test_few_images_have_no_projection(started: Callable[..., ProjectionJobs]) -> None:

@@ -18,10 +18,11 @@ def show_domain_notice(
     request: Request, database: DatabaseDep, models: ModelsDep, adaptation: AdaptationDep
 ) -> Response:
     """The notice, or nothing; nothing where the database does not answer, which the page says itself."""
-    latest, update, state = LatestImages(0, 0), None, adaptation.state
-    name = state.model if state else models.default_name
-    if models.space or state:
-        with suppress(DatabaseError):
+    latest, update, state, name = LatestImages(0, 0), None, None, models.default_name
+    with suppress(DatabaseError):
+        state = adaptation.state
+        name = state.model if state else name
+        if models.space or state:
             novelty = database.description_log.latest_novelty(models.space or "", limit=LATEST_IMAGES)
             latest = LatestImages.of(novelty)
             update = database.description_log.update(name)

@@ -1,5 +1,6 @@
 """History: every prediction, newest first, page by page, filtered as the query string says."""
 
+import asyncio
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -138,7 +139,8 @@ async def use_as_ordinary(request: Request, models: ModelsDep, adaptation: Adapt
         filters = HistoryFilters.parse(form)
     if not filters.errors:
         source = ", ".join(description for description, _ in filters.chips)
-        adaptation.start(filters.validated.model or models.default_name, filters.validated, f"log: {source or 'all'}")
+        model = filters.validated.model or models.default_name
+        await asyncio.to_thread(adaptation.start, model, filters.validated, f"log: {source or 'all'}")
     return RedirectResponse(filters.url(), 303)
 
 

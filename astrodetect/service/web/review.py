@@ -16,7 +16,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
-from astrodetect.service.review_queue import ReviewCandidate
+from astrodetect.service.review_queue import ORDER_LENGTH, ReviewCandidate
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.image_view import ImageView, find_neighbours
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -29,7 +29,7 @@ from astrodetect.service.web.review_session import (
     reviewer_name,
 )
 
-LOOKAHEAD = 20  # candidates, of which those with a thumbnail and without another reviewer's lease come first
+LOOKAHEADS = (20, ORDER_LENGTH)  # candidates, of which those with a thumbnail come first; more if others have them
 RECENT_LABELS = 100
 CHART_HEIGHT = 220.0
 CHART_AXES = "labelled", "interesting"
@@ -69,6 +69,7 @@ class ReviewView:
     labels: Mapping[str, LabelValue]  # the current label by image
     labels_in_order: list[LabelValue]  # the current labels, in the order in which their images were first labelled
     skipped: int  # images
+    leased_by_others: bool  # whether others are reviewing all images that are left
     has_predictions: bool
 
     @classmethod
@@ -82,37 +83,35 @@ class ReviewView:
         """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
         database, leases = services.database, services.review_queue.leases
         skipped = {row.image_key for row in database.by_ids(session.skipped).values()} if session.skipped else set()
-        limit = LOOKAHEAD + len(skipped)
-        batch = services.review_queue.next(by, limit=limit, space=services.models.space, at_once=True)
-        candidates = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped][:LOOKAHEAD]
+        requested = ReviewCandidate(database.prediction(id), []) if id else None
+        for lookahead in LOOKAHEADS:
+            batch = services.review_queue.next(
+                by, limit=lookahead + len(skipped), space=services.models.space, at_once=True
+            )
+            unskipped = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped]
+            free = leases.free(session.id, [entry.prediction.image_key for entry in unskipped])
+            if free or requested:
+                break
+        candidates = [entry for entry in unskipped if entry.prediction.image_key in free]
         with_thumbnail = database.images_with_thumbnails(
             [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
         )
-        leased = leases.held_by_others(session.id)
-        candidates.sort(
-            key=lambda entry: (
-                entry.prediction.image_sha256 not in with_thumbnail,
-                entry.prediction.image_key in leased,
-            )
+        candidates.sort(key=lambda entry: entry.prediction.image_sha256 not in with_thumbnail)
+        images = [entry.prediction.image_key for entry in ([requested] if requested else candidates)]
+        shown = leases.lease_first(session.id, images) if session.has_cookie else next(iter(images), None)
+        chosen = requested or next((entry for entry in candidates if entry.prediction.image_key == shown), None)
+        following = (
+            entry.prediction.image_sha256 for entry in candidates if chosen and entry.prediction.image_key != images[0]
         )
-        if id:
-            first = ReviewCandidate(database.prediction(id), [])
-            candidates = [
-                first,
-                *(entry for entry in candidates if entry.prediction.image_key != first.prediction.image_key),
-            ]
-        if candidates and session.has_cookie:
-            leases.lease(session.id, candidates[0].prediction.image_key)
         return cls(
             note=batch.note,
-            item=_load_item(services, candidates[0]) if candidates else None,
-            next_thumbnail=next(
-                (sha for entry in candidates[1:2] if (sha := entry.prediction.image_sha256) in with_thumbnail), None
-            ),
+            item=_load_item(services, chosen) if chosen else None,
+            next_thumbnail=next((sha for sha in following if sha in with_thumbnail), None),
             labels=batch.labels,
             labels_in_order=database.labels_in_order(),
             skipped=len(skipped),
-            has_predictions=bool(candidates) or database.newest_id() > 0,
+            leased_by_others=bool(unskipped) and chosen is None,
+            has_predictions=bool(unskipped) or database.newest_id() > 0,
         )
 
 
@@ -180,10 +179,15 @@ def undo_step(request: Request, services: ServicesDep, by: OrderField = "interes
 
 @router.post("/turn")
 def lease_image(request: Request, services: ServicesDep, id: PredictionIdField) -> Response:  # noqa: A002
-    """Leases the image of a session's first page; only browsers that run its scripts ask for this."""
+    """Leases the image of a session's first page; only browsers that run its scripts ask for this.
+
+    The page is reloaded where another reviewer has the image by now.
+    """
     session = ReviewSession.read(request)
     if session.has_cookie:
-        services.review_queue.leases.lease(session.id, services.database.prediction(id).image_key)
+        image = services.database.prediction(id).image_key
+        if not services.review_queue.leases.lease_first(session.id, [image]):
+            return Response(status_code=204, headers={"HX-Refresh": "true"})
     return Response(status_code=204)
 
 
