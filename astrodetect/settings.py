@@ -1,14 +1,15 @@
-"""Settings of the programs, from environment variables or `.env`: name, default, unit and meaning.
+"""Settings of the programs, from environment variables, `.env` or files in /run/secrets: name, default, unit, meaning.
 
 A clone keeps `data`, `models` and `.env` at its top; a wheel has them in the folder that a program is started in.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from astrodetect.fetch_policy import AllowedHosts
 
@@ -18,13 +19,19 @@ PROGRAMS = PACKAGE / "programs" if INSTALLED else PACKAGE.parent  # folder of ma
 ROOT = Path.cwd() if INSTALLED else PACKAGE.parent
 TRAIN_COMMAND = "astrodetect train" if INSTALLED else "python train_model.py"  # for messages
 SETUP_DB_COMMAND = "astrodetect setup-db" if INSTALLED else "python setup_db.py"
+SECRETS = Path("/run/secrets")  # where Docker, Podman and Kubernetes mount secrets: a file each, named like the setting
 HTTP = r"^https?://.*[^/]$"
 
 
 class Settings(BaseSettings):
     """Every setting but `DATABASE_URL` has the prefix ASTRODETECT_."""
 
-    model_config = SettingsConfigDict(env_prefix="ASTRODETECT_", env_file=ROOT / ".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ASTRODETECT_",
+        env_file=ROOT / ".env",
+        secrets_dir=SECRETS if os.access(SECRETS, os.R_OK | os.X_OK) else None,
+        extra="ignore",
+    )
 
     database_url: SecretStr | None = Field(
         default=None,
@@ -167,6 +174,8 @@ def settings() -> Settings:
     except ValidationError as error:
         problems = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
         raise SystemExit(f"invalid setting: {problems}") from error
+    except SettingsError as error:
+        raise SystemExit(f"cannot read a setting: {error.__cause__ or error}") from error
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -43,10 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Ignore DATABASE_URL, ASTRODETECT_* and `.env`; put the data folder under `tmp_path`."""
+    """Ignore DATABASE_URL, PORT, ASTRODETECT_*, `.env` and secrets; put the data folder under `tmp_path`."""
     for name in [name for name in os.environ if name.startswith("ASTRODETECT_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PORT", raising=False)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.setitem(Settings.model_config, "secrets_dir", None)
     monkeypatch.setenv("DATABASE_URL", "")
     monkeypatch.setenv("ASTRODETECT_DATA_DIR", str(tmp_path / "data"))
     settings.cache_clear()

@@ -1,0 +1,57 @@
+# Images of astrodetect: `serve` (the default: service, scoring, ranking) and `train` (the same with TensorFlow).
+#   docker build -t astrodetect .
+#   docker build -t astrodetect:train --target train .
+# docs/how-to/containers.md says how to run them.
+ARG BASE_IMAGE=docker.io/library/python:3.12-slim
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /source
+COPY requirements.txt requirements-dev.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /build \
+    && /build/bin/pip install --constraint requirements-dev.txt hatchling cyclonedx-bom \
+    && python -m venv --without-pip /opt/astrodetect
+COPY pyproject.toml README.md LICENSE main.py train_model.py database.py setup_db.py ./
+COPY sql sql
+COPY astrodetect astrodetect
+RUN /build/bin/python -m hatchling build -t wheel -d /wheels
+
+# The packages, pinned, in an environment without pip; sbom.cdx.json lists what is in it.
+FROM build AS serve-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt /wheels/*.whl \
+    && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
+
+FROM build AS train-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt "$(echo /wheels/*.whl)[train]" \
+    && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
+
+FROM ${BASE_IMAGE} AS runtime
+LABEL org.opencontainers.image.title="astrodetect" \
+      org.opencontainers.image.description="Classifies sky images and finds the unusual ones" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.documentation="docs/how-to/containers.md"
+# Writable: data and models, each a volume, and /tmp. Everything else may be read-only.
+RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin astrodetect \
+    && install -d -o astrodetect -g astrodetect /astrodetect /astrodetect/data /astrodetect/models
+ENV PATH=/opt/astrodetect/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+WORKDIR /astrodetect
+USER 10001:10001
+# Ctrl-C's signal: every command ends at it as documented, also as process 1. The service treats it as SIGTERM.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["astrodetect"]
+
+FROM runtime AS train
+COPY --from=train-packages /opt/astrodetect /opt/astrodetect
+CMD ["train", "--help"]
+
+FROM runtime AS serve
+COPY --from=serve-packages /opt/astrodetect /opt/astrodetect
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", \
+    "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"PORT\") or 8000}/health/live', timeout=4)"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -1,0 +1,49 @@
+"""Settings come from the environment or from files of secrets; a problem is one line that names it."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from astrodetect.__main__ import main
+from astrodetect.settings import Settings, settings
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of secrets, with a database's URL."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "database_url").write_text("postgresql://from-file/astrodetect\n")
+    monkeypatch.setitem(Settings.model_config, "secrets_dir", folder)
+    monkeypatch.delenv("DATABASE_URL")
+    return folder
+
+
+def test_secrets_are_read_from_files_and_the_environment_goes_first(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "astrodetect_api_key").write_text("key one,key two\n")
+    assert settings().database_url == SecretStr("postgresql://from-file/astrodetect")
+    assert settings().api_key == SecretStr("key one,key two")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://from-environment/astrodetect")
+    assert Settings().database_url == SecretStr("postgresql://from-environment/astrodetect")
+
+
+def test_unreadable_secret_is_one_line(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root reads everything
+    with pytest.raises(SystemExit, match=r"cannot read a setting: .*Permission denied: .*database_url"):
+        settings()
+
+
+@pytest.mark.parametrize(("value", "problem"), [("abc", "invalid integer value: 'abc'"), ("70000", "from 0 to 65535")])
+def test_port_of_the_platform_is_the_default_of_serve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, problem: str
+) -> None:
+    monkeypatch.setenv("PORT", value)
+    with pytest.raises(SystemExit):
+        main(["serve"])
+    assert f"argument --port: {problem}" in capsys.readouterr().err
