@@ -47,7 +47,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every network (default: 127.0.0.1)")
-    port = os.environ.get("PORT") or "8000"  # what platforms such as Cloud Run set; argparse reads it as if it were typed
+    port = (
+        os.environ.get("PORT") or "8000"
+    )  # what platforms such as Cloud Run set; argparse reads it as if it were typed
     add("--port", type=int_between(0, LARGEST_PORT), default=port, help="0 for any free one (default: $PORT, or 8000)")
     add("--workers", type=int_between(1, MAX_WORKERS), help="processes (default: $WEB_CONCURRENCY, or 1)")
     add("--uds", type=Path, metavar="SOCKET", help="listen on this Unix socket instead")
