@@ -1,31 +1,37 @@
 """Objects: the bytes at a reference, which is a local path or a URL."""
 
 import contextlib
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from astrodetect import atomic_files
 from astrodetect.errors import StorageError, StorageMissing
-from astrodetect.storage.references import is_url
+from astrodetect.storage import clients
+from astrodetect.storage.references import is_url, is_web, printable_url
+from astrodetect.storage.request_errors import too_large
 
 
 def read_bytes(reference: str, *, max_bytes: int | None = None) -> bytes:
     """The contents; StorageError if they cannot be read or are more than `max_bytes`."""
-    with _translate_errors(reference), _local(reference).open("rb") as file:
-        if max_bytes is None:
-            return file.read()
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise StorageError(f"{reference} has more than {max_bytes // 2**20} MiB")
+    if is_url(reference):
+        return clients.get(reference, max_bytes=max_bytes)
+    with _translate_errors(reference), Path(reference).open("rb") as file:
+        data = file.read(-1 if max_bytes is None else max_bytes + 1)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise too_large(reference, max_bytes)
     return data
 
 
 def write_bytes(reference: str, data: bytes, *, if_absent: bool = False) -> bool:
-    """Replace the contents atomically; with `if_absent`, write nothing and return False where there are some."""
-    path = _local(reference)
+    """Replaces the contents atomically; with `if_absent`, writes nothing and returns False where there are some."""
+    if is_url(reference):
+        check_writable(reference)
+        return clients.put(reference, data, if_absent=if_absent)
+    path = Path(reference)
     with _translate_errors(reference):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not if_absent:
@@ -42,33 +48,60 @@ def write_bytes(reference: str, data: bytes, *, if_absent: bool = False) -> bool
 
 def exists(reference: str) -> bool:
     """Whether there is an object or file; a folder is none."""
-    return _local(reference).is_file()
+    return clients.head(reference) is not None if is_url(reference) else Path(reference).is_file()
 
 
 def list_names(folder: str) -> Iterator[str]:
-    """The names of the files under a folder, relative to it and sorted, hidden ones left out; none if it is missing."""
-    root = _local(folder)
-    with _translate_errors(folder):
-        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    yield from sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    """The names of the files under a folder, relative to it and sorted; hidden ones are left out.
+
+    A folder that does not exist has none.
+    """
+    if is_url(folder):
+        names = clients.list_objects(folder)
+    else:
+        root = Path(folder)
+        with _translate_errors(folder):
+            names = iter(sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
+    return (name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
 def delete(reference: str) -> None:
-    """Delete the object, if it exists."""
-    with _translate_errors(reference):
-        _local(reference).unlink(missing_ok=True)
-
-
-def open_reader(reference: str) -> BinaryIO:
-    """A binary file to read from, which can seek."""
-    with _translate_errors(reference):
-        return _local(reference).open("rb")
-
-
-def _local(reference: str) -> Path:
+    """Deletes the object or file, if it exists."""
     if is_url(reference):
-        raise StorageError(f"{reference}: URLs cannot be read yet")
-    return Path(reference)
+        check_writable(reference)
+        clients.delete(reference)
+        return
+    with _translate_errors(reference):
+        Path(reference).unlink(missing_ok=True)
+
+
+def open_reader(reference: str, buffer_bytes: int = clients.BLOCK_BYTES) -> BinaryIO:
+    """A binary file to read from, which can seek; of an object, `buffer_bytes` are read at a time."""
+    if is_url(reference):
+        return cast(BinaryIO, io.BufferedReader(clients.ObjectReader(reference), buffer_bytes))
+    with _translate_errors(reference):
+        return Path(reference).open("rb")
+
+
+@contextlib.contextmanager
+def open_writer(reference: str) -> Iterator[BinaryIO]:
+    """A binary file to write to, in bounded memory; it is there as a whole after the block, unless the block raises."""
+    if is_url(reference):
+        check_writable(reference)
+        with clients.open_writer(reference) as writer:
+            yield cast(BinaryIO, writer)
+        return
+    path = Path(reference)
+    with _translate_errors(reference):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_files.replacing(path) as part, part.open("wb") as file:
+            yield file
+
+
+def check_writable(reference: str) -> None:
+    """StorageError for a web server, which takes no files."""
+    if is_web(reference):
+        raise StorageError(f"{printable_url(reference)}: nothing can be written to a web server")
 
 
 def _rename_if_absent(part: Path, path: Path) -> bool:

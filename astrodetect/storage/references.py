@@ -1,29 +1,72 @@
 """References: strings that name an image, a shard or an image in a shard, by local path or URL."""
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin, urlsplit
 
 URL = re.compile(r"(s3|gs|az|https?)://", re.IGNORECASE)
+WEB = re.compile(r"https?://", re.IGNORECASE)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, TAR_SUFFIXES))}))#(.+)", re.IGNORECASE | re.DOTALL)
+PARQUET_SUFFIXES = (".parquet",)
+SHARD_SUFFIXES = (*TAR_SUFFIXES, *PARQUET_SUFFIXES)
+MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#(.+)", re.IGNORECASE | re.DOTALL)
+ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
-def is_url(reference: str) -> bool:
+def is_url(reference: str | os.PathLike[str]) -> bool:
     """Whether it is on an object store or a web server, not a local path."""
-    return URL.match(reference) is not None
+    return isinstance(reference, str) and URL.match(reference) is not None
 
 
-def is_tar(reference: str) -> bool:
-    """Whether it is a tar archive by its name."""
-    return reference.lower().endswith(TAR_SUFFIXES)
+def is_web(reference: str) -> bool:
+    """Whether it is on a web server, where nothing can be listed or written."""
+    return WEB.match(reference) is not None
+
+
+def printable_url(reference: str) -> str:
+    """The reference without what may be a secret: user, password, query."""
+    if not is_web(reference):
+        return reference
+    parts = urlsplit(reference)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def suffix_path(reference: str) -> str:
+    """The path in lower case, to look at its suffix: of a web address without its query."""
+    return (urlsplit(reference).path if is_web(reference) else reference).lower()
+
+
+def join_reference(folder: str, name: str) -> str:
+    """The reference of what a table in a folder names: absolute, or relative to the folder."""
+    if is_url(name):
+        return name
+    if is_web(folder):
+        return urljoin(f"{folder}/", name)
+    if is_url(folder):
+        return f"{folder}/{name}"
+    return str(Path(folder) / name)
+
+
+def parent_folder(reference: str) -> str:
+    """The folder that it is in."""
+    if not is_url(reference):
+        return str(Path(reference).parent)
+    return printable_url(reference).rpartition("/")[0]
+
+
+def file_name(reference: str) -> str:
+    """The last part of the name."""
+    return PurePosixPath(urlsplit(reference).path).name if is_url(reference) else Path(reference).name
 
 
 def is_shard(reference: str) -> bool:
-    """Whether it holds many images, which are read one after the other."""
-    return is_tar(reference)
+    """Whether it holds many images, which are read one after the other: a tar archive, or a row group of Parquet."""
+    split = split_member(reference)
+    return suffix_path(reference).endswith(TAR_SUFFIXES) if split is None else split[1].startswith(ROW_GROUP)
 
 
-def member_reference(shard: str, member: str) -> str:
+def member_reference(shard: str, member: object) -> str:
     """The reference of an image in a shard."""
     return f"{shard}#{member}"
 

@@ -1,0 +1,213 @@
+"""Clients of object stores and web servers: requests with time limits and retries, and their errors in one line."""
+
+import datetime as dt
+import io
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from http.client import HTTPException
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import HTTPStore, ObjectStore, from_url
+
+from astrodetect import __version__
+from astrodetect.errors import StorageError, StorageMissing, StorageUnavailable
+from astrodetect.storage.credentials import profile_options
+from astrodetect.storage.references import is_web, printable_url
+from astrodetect.storage.request_errors import ConditionFailed, LengthMissing, Unreachable, describe_error, too_large
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, WritableFile
+
+CONNECT_S = 5.0
+READ_S = 30.0  # without a byte
+RETRY_S = 120.0  # from a request to its last repetition
+MAX_RETRIES = 10
+FIRST_RETRIES = 2  # before a server has answered for the first time: its name may be wrong
+BACKOFF_S = 0.2  # before the first repetition; the waits double, at random, up to MAX_BACKOFF_S
+MAX_BACKOFF_S = 15.0
+LIST_PAGE = 1000  # names
+BLOCK_BYTES = 4 * 2**20  # of a file that is read in parts
+WRITE_BYTES = 8 * 2**20  # of a part of an upload
+CACHED_STORES = 64
+PLAIN_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
+DOT_SEGMENT = re.compile(r"/\.\.?(/|$)")
+
+HEADERS = {"User-Agent": f"astrodetect/{__version__}"}
+
+Result = TypeVar("Result")
+
+_answered: set[str] = set()  # servers that answered this process
+
+
+def get(url: str, *, max_bytes: int | None = None) -> bytes:
+    """The contents; StorageError if they are more than `max_bytes`."""
+
+    def read(store: ObjectStore, key: str) -> bytes:
+        result = obstore.get(store, key)
+        if max_bytes is not None and result.meta["size"] > max_bytes:
+            raise too_large(url, max_bytes)
+        return bytes(result.bytes())
+
+    try:
+        return _call(url, read)
+    except LengthMissing:
+        return _get_without_length(url, max_bytes)
+
+
+def get_range(url: str, start: int, end: int, e_tag: str | None) -> bytes:
+    """The bytes from `start` to before `end`, of the version with this entity tag."""
+    options = {"range": (start, end)} if e_tag is None else {"range": (start, end), "if_match": e_tag}
+    return _call(url, lambda store, key: bytes(obstore.get(store, key, options=options).bytes()))  # type: ignore[arg-type]
+
+
+def head(url: str) -> "ObjectMeta | None":
+    """Size, entity tag and time of change; None where there is no object."""
+    try:
+        return _call(url, obstore.head)
+    except StorageMissing:
+        return None
+
+
+def put(url: str, data: bytes, *, if_absent: bool = False, replaces: str | None = None) -> bool:
+    """Writes an object; False if it exists with `if_absent`, or is not the version with the entity tag `replaces`."""
+    mode = "create" if if_absent else {"e_tag": replaces} if replaces else "overwrite"
+    try:
+        _call(url, lambda store, key: obstore.put(store, key, data, mode=mode, use_multipart=False))  # type: ignore[arg-type]
+    except ConditionFailed:
+        return get(url) == data  # the answer to the first try may have been lost
+    return True
+
+
+def open_writer(url: str) -> "WritableFile":
+    """A file to write an object of any size to, in parts; it exists once it is closed, and not after an error."""
+    return _call(url, lambda store, key: obstore.open_writer(store, key, buffer_size=WRITE_BYTES))
+
+
+def delete(url: str) -> None:
+    """Deletes the object, if it exists."""
+    try:
+        _call(url, obstore.delete)
+    except StorageMissing:
+        return
+
+
+def list_objects(url: str) -> Iterator[str]:
+    """The names of the objects under a folder, relative to it and sorted as the store sorts them: by UTF-8 bytes."""
+    if is_web(url):
+        raise StorageError(f"{printable_url(url)}: a folder of a web server cannot be listed: name files or a manifest")
+    prefix = _split(url)[1].rstrip("/")
+    start, previous = len(prefix) + 1 if prefix else 0, b""
+    pages = _call(url, lambda store, _: iter(obstore.list(store, prefix or None, chunk_size=LIST_PAGE)))
+    while page := _call(url, lambda _, __: next(pages, None)):
+        for item in page:
+            if (name := item["path"].encode()) <= previous:
+                raise StorageError(f"{url} is not listed in order by its store: give a manifest of its images")
+            previous = name
+            yield item["path"][start:]
+
+
+class ObjectReader(io.RawIOBase):
+    """An object as a file, read by ranges; all of them of one version."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._position = url, 0
+        meta = _call(url, obstore.head)
+        self._size, self._e_tag = meta["size"], meta["e_tag"]
+        if self._e_tag and self._e_tag.startswith("W/"):  # weak tags never match
+            self._e_tag = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        end = min(self._size, self._position + len(buffer))
+        if end <= self._position:
+            return 0
+        data = get_range(self._url, self._position, end, self._e_tag)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _get_without_length(url: str, max_bytes: int | None) -> bytes:
+    """The contents as a web server makes them while it sends them."""
+    limit, request = -1 if max_bytes is None else max_bytes + 1, urllib.request.Request(url, headers=HEADERS)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=READ_S) as response:  # noqa: S310 - http or https
+            data: bytes = response.read(limit)
+    except (OSError, HTTPException) as error:
+        raise StorageError(f"{printable_url(url)}: its answer was not complete ({type(error).__name__})") from error
+    if max_bytes is not None and len(data) > max_bytes:
+        raise too_large(url, max_bytes)
+    return data
+
+
+def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
+    """The result; the first request of all to a server is not repeated for long where nothing answers."""
+    root, key = _split(url)
+    server = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+    first = server not in _answered
+    try:
+        result = _with_retries(url, operation, root, key, FIRST_RETRIES if first else MAX_RETRIES)
+    except StorageUnavailable as error:
+        if not first or isinstance(error, Unreachable):
+            raise
+        result = _with_retries(url, operation, root, key, MAX_RETRIES)
+    except StorageError:
+        _answered.add(server)
+        raise
+    _answered.add(server)
+    return result
+
+
+def _with_retries(
+    url: str, operation: Callable[[ObjectStore, str], Result], root: str, key: str, max_retries: int
+) -> Result:
+    try:
+        return operation(_store(root, max_retries), key)
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise describe_error(error, url) from error
+
+
+@lru_cache(maxsize=CACHED_STORES)
+def _store(root: str, max_retries: int) -> ObjectStore:
+    client = {
+        "allow_http": True,  # where the address says so
+        "connect_timeout": dt.timedelta(seconds=CONNECT_S),
+        "read_timeout": dt.timedelta(seconds=READ_S),
+        "timeout": dt.timedelta(days=1),  # of large bodies: the other limits are those that matter
+        "default_headers": HEADERS,
+    }
+    backoff = {"init_backoff": dt.timedelta(seconds=BACKOFF_S), "max_backoff": dt.timedelta(seconds=MAX_BACKOFF_S)}
+    retry = {"max_retries": max_retries, "retry_timeout": dt.timedelta(seconds=RETRY_S), "backoff": backoff}
+    if is_web(root):
+        return HTTPStore.from_url(root, client_options=client, retry_config=retry)  # type: ignore[arg-type]
+    options = profile_options() if root.startswith("s3:") else {}
+    return from_url(root, client_options=client, retry_config=retry, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def _split(url: str) -> tuple[str, str]:
+    """What a client is made for, and the key: of a web address with a query, or an unusual path, all of it and none."""
+    parts = urlsplit(url)
+    if not is_web(url):
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        return f"{scheme.lower()}://{bucket}", key
+    if parts.query or not PLAIN_PATH.fullmatch(parts.path) or DOT_SEGMENT.search(parts.path):
+        return url.partition("#")[0], ""
+    return f"{parts.scheme.lower()}://{parts.netloc}", unquote(parts.path[1:])
