@@ -19,7 +19,7 @@ from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
 from astrodetect.cli._options import print_warnings
-from astrodetect.datasets import dataset, health, listing, splits
+from astrodetect.datasets import class_folders, dataset, health, listing, splits, tables
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
@@ -34,6 +34,7 @@ from astrodetect.recipes import RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
 from astrodetect.settings import settings
+from astrodetect.storage.references import join_reference
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -138,11 +139,11 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     source, test_source = (arguments.data or arguments.train), (arguments.data or arguments.test)
     classes = [arguments.negative, arguments.positive]  # in the order of their labels: the anomaly is 1
     if arguments.classes:
-        classes = listing.class_names(source) if arguments.classes == ["all"] else arguments.classes
-    parts = listing.part_names(arguments.data) if arguments.data else []
+        classes = class_folders.class_names(source) if arguments.classes == ["all"] else arguments.classes
+    parts = class_folders.part_names(arguments.data) if arguments.data else []
     if arguments.data and not parts:
         source = test_source = arguments.data = hold_out(arguments, classes)
-        parts = list(listing.PARTS)
+        parts = list(tables.PARTS)
     if arguments.data and not {"train", "test"} <= set(parts):
         raise DataError(f"{arguments.data} has no parts train and test: create them with python -m astrodetect split")
     training_images = read_part("training", source, classes, contract, "train" if parts else None)
@@ -153,7 +154,8 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     for name, count in training_images.counts().items():
         if count < dataset.MIN_IMAGES_PER_CLASS:
             raise DataError(
-                f"{source / name} has {count} readable images: at least {dataset.MIN_IMAGES_PER_CLASS} are needed"
+                f"{join_reference(str(source), name)} has {count} readable images: "
+                f"at least {dataset.MIN_IMAGES_PER_CLASS} are needed"
             )
     if "validation" in parts:
         validation = read_part("validation", source, classes, contract, "validation")
@@ -165,7 +167,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
 
 def hold_out(arguments: argparse.Namespace, classes: list[str]) -> Path:
     """Split images without parts, copies of an image in one part, and return the table of the split."""
-    present = listing.class_names(arguments.data)
+    present = class_folders.class_names(arguments.data)
     for name in classes:
         if name not in present:
             raise DataError(f"{arguments.data} has no class {name}: its classes are {', '.join(present)}")

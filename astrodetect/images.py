@@ -16,8 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from astrodetect import atomic_files, fits
-from astrodetect.errors import ImageEmpty, ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
-from astrodetect.records import ImageContract, Pixels, Thumbnail
+from astrodetect.errors import (
+    ImageEmpty,
+    ImageError,
+    ImageTooManyPixels,
+    ImageTooSmall,
+    ImageUnsupported,
+    StorageError,
+    StorageUnavailable,
+)
+from astrodetect.records import ImageContract, ImagePath, Pixels, Thumbnail
+from astrodetect.storage import shards
 
 MIN_SIDE_PX = 16
 JPEG_DRAFT_FACTOR = 2  # a JPEG is decoded at no less than this many times its final size
@@ -116,20 +125,25 @@ def decode_with_frame(
         return _crop(image, contract), _scale_frame(image, side)
 
 
-def decode_file(path: Path, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_file(path: ImagePath, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """`decode` a file; ImageError also where it cannot be opened."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
-    return decode(data, contract, max_pixels=max_pixels)
+    return decode(read_bytes(path), contract, max_pixels=max_pixels)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's contents; ImageError if it cannot be read or is larger than MAX_FILE_BYTES."""
+def read_bytes(path: ImagePath) -> bytes:
+    """The contents; ImageError if they cannot be read or are larger than MAX_FILE_BYTES.
+
+    StorageUnavailable, where a server does not answer, is not the fault of one image, and is raised as it is.
+    """
     try:
+        if isinstance(path, str):
+            return shards.read_image(path, MAX_FILE_BYTES)
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        raise ImageError(str(error)) from error
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from astrodetect.errors import DataError
-from astrodetect.records import BIGINT_MAX
+from astrodetect.records import BIGINT_MAX, ImagePath
+from astrodetect.storage.references import is_url
 
 LabelValue = Literal["interesting", "ordinary", "artefact"]
 LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
@@ -85,7 +86,7 @@ def read_image_labels(path: Path) -> list[Label]:
 
 
 def match_images(
-    labels: Sequence[Label], paths: Sequence[Path], sha256: Sequence[str]
+    labels: Sequence[Label], paths: Sequence[ImagePath], sha256: Sequence[str]
 ) -> tuple[dict[int, LabelValue], int]:
     """Image index → label, the last one given at the end; and the number of labels of other images."""
     indices: defaultdict[str, list[int]] = defaultdict(list)
@@ -178,4 +179,4 @@ def _cell(value: object) -> str:
 
 def _absolute(path: str | Path) -> str:
     """The absolute path, symbolic links not resolved."""
-    return os.path.abspath(path)  # noqa: PTH100
+    return str(path) if is_url(str(path)) else os.path.abspath(path)  # noqa: PTH100

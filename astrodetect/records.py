@@ -5,7 +5,8 @@ import re
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ DIMENSIONS = 64  # of a stored vector; shorter ones are padded with zeros
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Floats = NDArray[np.float32]
+ImagePath: TypeAlias = Path | str  # a local file, or the reference of another image: its URL, or SHARD#MEMBER
 
 BIGINT_MAX = 2**63 - 1  # largest id in PostgreSQL
 

@@ -25,7 +25,7 @@ from astrodetect import images
 from astrodetect.anomalies import novelty
 from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
-from astrodetect.datasets import listing
+from astrodetect.datasets import class_folders
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.central_object import feature_matrix
 from astrodetect.inference.engine import Engine, load_verified
@@ -126,7 +126,7 @@ def _ours(unusual: Truth, result: NoveltyResult) -> dict[str, RankingMetrics]:
 
 def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, LabelledImages]]:
     if arguments.data:
-        items = listing.list_dataset(arguments.data)
+        items = class_folders.list_dataset(arguments.data)
         labels = np.array([item.label for item in items])
         if missing := sorted({*arguments.unusual} - {*labels.tolist()}):
             sys.exit(f"{arguments.data} has no class {missing[0]}")
@@ -141,11 +141,9 @@ def _skies(arguments: argparse.Namespace) -> Iterator[tuple[int, LabelledImages]
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             generator.make_dataset(Path(folder), counts, seed=seed, size=SIDE_PX)
-            items = listing.list_dataset(Path(folder))
-            yield (
-                seed,
-                LabelledImages([item.path for item in items], np.array([item.label in UNUSUAL for item in items])),
-            )
+            items = class_folders.list_dataset(Path(folder))
+            unusual = np.array([item.label in UNUSUAL for item in items])
+            yield seed, LabelledImages([Path(item.path) for item in items], unusual)
 
 
 class _Network:

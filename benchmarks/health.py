@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from astrodetect.datasets import health, listing
+from astrodetect.datasets import class_folders, health
 from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
 from benchmarks import hardware
@@ -94,7 +94,7 @@ def main() -> None:
             report: dict[str, object] = {"images": arguments.time, "seconds": round(took, 1)}
         else:
             source = arguments.folder or _simulated(home / "source", arguments.images, arguments.size)
-            classes = arguments.classes or listing.class_names(source)
+            classes = arguments.classes or class_folders.class_names(source)
             planted = plant(source, classes, home / "planted", arguments.seed)
             found = health.examine(home / "planted")
             faults = compare(found, planted)
@@ -156,15 +156,15 @@ def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
             wrong |= pair
 
     def sets(groups: list[health.DuplicateGroup]) -> set[frozenset[str]]:
-        return {frozenset(look.item.path.name for look in found.members(group)) for group in groups}
+        return {frozenset(Path(look.item.path).name for look in found.members(group)) for group in groups}
 
     def fault(kind: str, expected: set[object], detected: set[object]) -> Fault:
         return Fault(kind, len(expected), len(expected & detected), len(detected - expected))
 
-    doubted: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels}
-    surest: set[object] = {doubt.image.item.path.name for doubt in found.doubtful_labels[: len(wrong)]}
+    doubted: set[object] = {Path(doubt.image.item.path).name for doubt in found.doubtful_labels}
+    surest: set[object] = {Path(doubt.image.item.path).name for doubt in found.doubtful_labels[: len(wrong)]}
     return [
-        fault("corrupt files", set(planted.corrupt), {file.item.path.name for file in found.unreadable}),
+        fault("corrupt files", set(planted.corrupt), {Path(file.item.path).name for file in found.unreadable}),
         fault("copies within a part", set(planted.copies), set(sets(found.duplicates))),
         fault("leaks", set(planted.leaks), set(sets(found.leaks))),
         fault("wrong labels", set(wrong), doubted),

@@ -6,7 +6,7 @@ from typing import Any
 
 from astrodetect.anomalies import domain
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.features.extraction import ExtractedFeatures, extract_features, measured_extractor
 from astrodetect.records import BatchRunner, Floats, ImageContract
 from astrodetect.settings import settings

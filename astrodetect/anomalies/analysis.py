@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,12 +12,12 @@ from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, SEED
 from astrodetect.anomalies.occlusion import hide_places, occlusion_map
 from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
 from astrodetect.progress import ProgressBar
-from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
+from astrodetect.records import BatchRunner, Floats, ImageContract, ImagePath, Pixels
 
 ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
@@ -90,7 +89,7 @@ def explain(
     """The nearest ordinary images and an occlusion map for each of the chosen images."""
     ordinary = fitted.ordinary
 
-    def read(path: Path) -> Pixels:
+    def read(path: ImagePath) -> Pixels:
         return images.decode_file(path, extractor.contract, max_pixels=max_pixels)
 
     def strengths(pixels: Pixels) -> Floats:

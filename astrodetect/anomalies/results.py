@@ -17,7 +17,7 @@ from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
-from astrodetect.records import Floats
+from astrodetect.records import Floats, ImagePath
 
 OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
 
@@ -28,14 +28,14 @@ TableFormat = Literal["csv", "parquet"]
 class AnomalyResults:
     """Novelty, map position and labels of each image of a run."""
 
-    paths: Sequence[Path]
+    paths: Sequence[ImagePath]
     labels: Sequence[str]  # class labels of the data set; empty where there is none
     sha256: Sequence[str]  # of the files
     novelty: NoveltyResult
     projection: Projection
     review_labels: Mapping[int, str]  # image index → interesting, ordinary or artefact
     interest: Floats | None  # the posterior interest; None without review labels
-    skipped: Sequence[tuple[Path, str]]  # unreadable files and the reason
+    skipped: Sequence[tuple[ImagePath, str]]  # unreadable files and the reason
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,7 +71,7 @@ class Explanation:
     """Why an image is unusual: the nearest ordinary images, and an occlusion map against the first of them."""
 
     image: int  # index among the analysed images
-    neighbours: Sequence[Path]
+    neighbours: Sequence[ImagePath]
     heat: Floats | None  # None if a file could not be read
 
 

@@ -16,8 +16,9 @@ from astrodetect.datasets import listing
 from astrodetect.errors import ImageError
 from astrodetect.inference import decision, pipeline
 from astrodetect.model_store.manifest import Manifest, Precision
-from astrodetect.records import ImageContract, Pixels, ScoredImage, Thumbnail
+from astrodetect.records import ImageContract, ImagePath, Pixels, ScoredImage, Thumbnail
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -96,9 +97,9 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
     return Model(engine.Engine(verified), novelty)
 
 
-def as_paths(images: Paths) -> list[Path]:
+def as_paths(images: Paths) -> list[ImagePath]:
     """One path or several as a list."""
-    return [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+    return [as_image_path(image) for image in ([images] if isinstance(images, str | Path) else images)]
 
 
 def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageReader]:

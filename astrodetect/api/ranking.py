@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,10 @@ from astrodetect.features.extraction import (
 )
 from astrodetect.inference import pipeline
 from astrodetect.labels import LabelValue
+from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path, file_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ def describe(
         _extractor(features, model, crop),
         settings().descriptions_dir,
         run_batches=pipeline.read_ahead,
-        title=paths[0].name if len(paths) == 1 else f"{len(paths):,} paths",
+        title=file_name(str(paths[0])) if len(paths) == 1 else f"{len(paths):,} paths",
         max_pixels=settings().max_image_pixels,
     )
 
@@ -72,7 +73,7 @@ class Ranking:
         return len(self.results)
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[ImagePath]:
         """The paths of the images, the most unusual first."""
         return [self.results.paths[image] for image in self.results.order]
 
@@ -141,7 +142,8 @@ def rank(
     novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
     result = novelty.score_training_images() if normal is None else novelty.score(extracted.features)
     indices = {item.path: index for index, item in enumerate(extracted.items)}
-    review_labels = {indices[Path(path)]: label for path, label in (labels or {}).items() if Path(path) in indices}
+    given = {as_image_path(path): label for path, label in (labels or {}).items()}
+    review_labels = {indices[path]: label for path, label in given.items() if path in indices}
     if labels and not review_labels:
         raise DataError(f"no label is of one of these images, whose paths are such as {extracted.items[0].path}")
     interest = None

@@ -1,10 +1,10 @@
 """`adapt`: make given images the ordinary ones of a model."""
 
 import argparse
-from pathlib import Path
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path
 
 DESCRIPTION = """make these images the ordinary ones of a model
 
@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "adapt", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("model", type=model_name, metavar="MODEL", help="a trained model")
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="ordinary images")
+    parser.add_argument("data", nargs="+", type=as_image_path, metavar="DATA", help="ordinary images")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,11 +24,12 @@ from astrodetect.extras import require_extra
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path, folder_name
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
-    from astrodetect.datasets.listing import ListedImage
+    from astrodetect.datasets.tables import ListedImage
     from astrodetect.features.central_object import FeatureKind
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
     from astrodetect.inference.engine import Engine
@@ -70,9 +71,9 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "anomalies", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="images, labelled or not")
+    parser.add_argument("data", nargs="+", type=as_image_path, metavar="DATA", help="images, labelled or not")
     parser.add_argument(
-        "--normal", type=Path, metavar="DATA", help="images to fit the detectors on (default: DATA itself)"
+        "--normal", type=as_image_path, metavar="DATA", help="images to fit the detectors on (default: DATA itself)"
     )
     parser.add_argument(
         "--model", type=model_name, metavar="NAME", help="use the preprocessing and features of this trained model"
@@ -178,9 +179,9 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     )
     explanations = analysis.explain(fitted, extracted, gallery, extractor, max_pixels=config.max_image_pixels)
     description = anomaly_report.RunDescription(
-        title=" ".join(path.resolve().name for path in arguments.data),
+        title=" ".join(map(folder_name, arguments.data)),
         features=FEATURE_DESCRIPTIONS[extractor.kind].format(feature_source),
-        comparison=f"compared with {len(normal.items):,} of {arguments.normal.resolve().name}"
+        comparison=f"compared with {len(normal.items):,} of {folder_name(arguments.normal)}"
         if normal
         else "each compared with the others",
         reader=ThumbnailReader(extractor.contract, config.max_image_pixels),

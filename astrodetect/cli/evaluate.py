@@ -3,14 +3,16 @@
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from astrodetect.cli._options import Subparsers, add_figure_options, command_parser, model_name, print_warnings
-from astrodetect.datasets import dataset, listing
+from astrodetect.datasets import class_folders, dataset, tables
 from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import METRICS
+from astrodetect.records import ImagePath
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path
 
 DESCRIPTION = """evaluate a trained model on labelled images and write a report
 
@@ -35,8 +37,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "model", type=model_name, metavar="MODEL", help=f"name of a model in {settings().models_dir.name}"
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
-    parser.add_argument("--part", choices=listing.PARTS, help=f"part of DATA to evaluate (default: {DEFAULT_PART})")
+    parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
+    parser.add_argument("--part", choices=tables.PARTS, help=f"part of DATA to evaluate (default: {DEFAULT_PART})")
     parser.add_argument(
         "--views",
         type=int,
@@ -70,8 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     config, data = settings(), arguments.data
     loaded = load_verified(config.models_dir, arguments.model, config.precision)
     manifest = loaded.manifest
-    part = arguments.part or (DEFAULT_PART if listing.part_names(data) else None)
-    title = part or data.stem
+    part = arguments.part or (DEFAULT_PART if class_folders.part_names(data) else None)
+    title = part or PurePosixPath(str(data)).stem
     left_out = _left_out(data, part, manifest.classes, arguments.map)
     images = dataset.read_dataset(
         data, manifest.classes, title=title, part=part, contract=manifest.image, renamed=arguments.map
@@ -96,14 +98,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _left_out(data: Path, part: str | None, classes: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+def _left_out(data: ImagePath, part: str | None, classes: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
     """A remark on the images of classes that the model does not have; DataError for names that do not exist."""
     if unknown := sorted({*renamed.values()} - {*classes}):
         raise DataError(f"--map: the model has no class {unknown[0]}, only {', '.join(classes)}")
-    listed = listing.list_dataset(data)
+    listed = class_folders.list_dataset(data)
     if unknown := sorted({*renamed} - {item.label for item in listed}):
         raise DataError(f"--map: {data} has no class {unknown[0]}")
-    counts = Counter(item.label for item in listed if part is None or item.part in {part, listing.NO_PART})
+    counts = Counter(item.label for item in listed if part is None or item.part in {part, tables.NO_PART})
     others = [f"{name} ({counts[name]:,} images)" for name in sorted({*counts} - {*classes} - {*renamed})]
     if not others:
         return []

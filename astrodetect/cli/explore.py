@@ -14,6 +14,7 @@ from astrodetect.cli._options import (
     model_name,
     print_warnings,
 )
+from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "explore", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
+    parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the report (default: ./explore)")
     parser.add_argument(
         "--crop",

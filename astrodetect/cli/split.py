@@ -7,6 +7,7 @@ from pathlib import Path
 
 from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between
 from astrodetect.errors import DataError
+from astrodetect.storage.references import as_image_path
 
 MAX_IMAGES = 100_000_000  # per class
 MAX_SEED = 2**31 - 1
@@ -29,7 +30,7 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "split", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("data", type=Path, metavar="DATA", help="labelled images")
+    parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER|FILE.csv", help="output; must not exist yet"
     )
@@ -54,7 +55,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Split the images and print the number of images in each part."""
-    from astrodetect.datasets import health, listing, splits  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.datasets import health, splits, tables  # noqa: PLC0415 - not needed by the other commands
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave no training images: their sum must be below 1")
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     items = splits.split_images([image.item for image in scan.images], groups, plan)
     splits.write_split(items, arguments.output, copy=arguments.copy)
     counts = Counter((item.part, item.label) for item in items)
-    for part in listing.PARTS:
+    for part in tables.PARTS:
         of_part = ", ".join(f"{count} {label}" for (name, label), count in sorted(counts.items()) if name == part)
         print(f"{part}: {of_part or 'no images'}")
     print(f"groups of duplicates: {len(duplicate_groups)}, each in one part")

@@ -8,6 +8,7 @@ from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_
 from astrodetect.model_store import store
 from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path
 
 DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 MIN_TRAINING_CROP = 0.1
@@ -61,16 +62,18 @@ def _add_image_options(group: "argparse._ArgumentGroup") -> None:
     add, data = group.add_argument, settings().data_dir
     add(
         "--data",
-        type=Path,
+        type=as_image_path,
         help="images in parts (train, test, optionally validation), as `split` makes them: a folder or a .csv",
     )
     add(
         "--train",
-        type=Path,
+        type=as_image_path,
         default=data / DEFAULT_FOLDER.format("train"),
         help="or: training images, a folder with a folder for each class, or a .csv",
     )
-    add("--test", type=Path, default=data / DEFAULT_FOLDER.format("test"), help="test images, in the same form")
+    add(
+        "--test", type=as_image_path, default=data / DEFAULT_FOLDER.format("test"), help="test images, in the same form"
+    )
     add("--positive", type=class_name, default="E", help="class that is the anomaly, label 1 (default: E)")
     add("--negative", type=class_name, default="SB", help="class that is no anomaly, label 0 (default: SB)")
     add(

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
-from astrodetect.datasets import listing
+from astrodetect.datasets import class_folders, tables
+from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError, ImageError
 from astrodetect.progress import track_progress
-from astrodetect.records import ImageContract
+from astrodetect.records import ImageContract, ImagePath
+from astrodetect.storage.references import file_name, join_reference, parent_folder, relative_name
 
 MIN_IMAGES_PER_CLASS = 10  # to train on
 
@@ -28,7 +29,7 @@ MIN_IMAGES_PER_CLASS = 10  # to train on
 class SkippedFile:
     """A file that is not a usable image, and why."""
 
-    path: Path
+    path: ImagePath
     reason: str
 
 
@@ -37,7 +38,7 @@ class Dataset:
     """Labelled images of one part; `labels[i]` is the index in `classes` of the class of `paths[i]`."""
 
     classes: tuple[str, ...]
-    paths: list[Path]
+    paths: list[ImagePath]
     labels: NDArray[np.int64]
     fingerprint: str  # SHA-256 over every image's relative path and contents
     skipped: list[SkippedFile] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Dataset:
 
 
 def read_dataset(
-    path: Path,
+    path: ImagePath,
     classes: Sequence[str],
     *,
     title: str,
@@ -92,11 +93,11 @@ def read_dataset(
     class_indices = {name: index for index, name in enumerate(classes)}
     listed = [
         replace(item, label=renamed.get(item.label, item.label))
-        for item in listing.list_items(path, None if renamed else classes)
-        if part is None or item.part in {part, listing.NO_PART}
+        for item in class_folders.list_items(path, None if renamed else classes)
+        if part is None or item.part in {part, tables.NO_PART}
     ]
     items = [item for item in listed if item.label in class_indices]
-    if part is not None and not items and part not in (available := listing.part_names(path)):
+    if part is not None and not items and part not in (available := class_folders.part_names(path)):
         raise DataError(f"{path} has no part {part}: it has {', '.join(available) or 'no images'}")
     items.sort(key=lambda item: class_indices[item.label])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -107,13 +108,14 @@ def read_dataset(
                 len(items),
             )
         )
-    root = path.parent if path.is_file() else path
+    is_file = is_table(path)
+    root = parent_folder(str(path)) if is_file else path
     paths, labels, skipped, fingerprint = [], [], [], hashlib.sha256()
     for item, outcome in zip(items, outcomes, strict=True):
         if isinstance(outcome, bytes):
             paths.append(item.path)
             labels.append(class_indices[item.label])
-            relative_path = Path(os.path.relpath(item.path, root)).as_posix().encode(errors="surrogateescape")
+            relative_path = relative_name(item.path, root).encode(errors="surrogateescape")
             fingerprint.update(relative_path + b"\0" + outcome)
         else:
             skipped.append(SkippedFile(item.path, outcome))
@@ -122,22 +124,24 @@ def read_dataset(
     for name, count in dataset.counts().items():
         if count == 0:
             bad = [file for file in skipped if label_of[file.path] == name]
-            why = f": {len(bad)} files cannot be read; the first, {bad[0].path.name}: {bad[0].reason}" if bad else ""
+            why = (
+                f": {len(bad)} files cannot be read; the first, {file_name(str(bad[0].path))}: {bad[0].reason}"
+                if bad
+                else ""
+            )
             raise DataError(f"{_describe_class(path, name)} contains no image{why}")
     return dataset
 
 
-def _describe_class(path: Path, name: str) -> str:
-    return f"the class {name} of {path}" if path.is_file() else str(path / name)
+def _describe_class(path: ImagePath, name: str) -> str:
+    return f"the class {name} of {path}" if is_table(path) else join_reference(str(path), name)
 
 
-def _digest_or_error(path: Path, contract: ImageContract) -> bytes | str:
+def _digest_or_error(path: ImagePath, contract: ImageContract) -> bytes | str:
     """SHA-256 of a readable image's contents, or why it cannot be used."""
     try:
-        data = path.read_bytes()
+        data = images.read_bytes(path)
         images.decode(data, contract)
     except ImageError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
     return hashlib.sha256(data).digest()

@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import images
 from astrodetect.datasets import mislabels, near_duplicates
+from astrodetect.datasets.class_folders import list_dataset
 from astrodetect.datasets.dataset import Dataset
-from astrodetect.datasets.listing import PARTS, ListedImage, list_dataset
 from astrodetect.datasets.near_duplicates import ImageSignatures
+from astrodetect.datasets.tables import PARTS, ListedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import ProgressBar
-from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.records import Floats, ImageContract, ImagePath, Pixels
+from astrodetect.storage.references import file_name
 
 SCAN_CONTRACT = ImageContract(size=128, stretch="asinh")
 BATCH_SIZE = 256  # images, of 50 kB each
@@ -76,8 +77,8 @@ class DuplicateGroup:
 class Leak:
     """A test image that is a copy of a training image."""
 
-    train: Path
-    test: Path
+    train: ImagePath
+    test: ImagePath
     kind: str
 
 
@@ -95,7 +96,7 @@ class DoubtfulLabel:
 class DatasetHealth:
     """The result of `examine`."""
 
-    path: Path
+    path: ImagePath
     scan: ScanResult
     duplicate_groups: list[DuplicateGroup]
     doubtful_labels: list[DoubtfulLabel]
@@ -149,7 +150,9 @@ class DatasetHealth:
         return [image.item for image in self.scan.images] + [file.item for file in self.scan.unreadable]
 
 
-def examine(path: Path, *, crop: float = CROP, features: Callable[[ScanResult], Floats] | None = None) -> DatasetHealth:
+def examine(
+    path: ImagePath, *, crop: float = CROP, features: Callable[[ScanResult], Floats] | None = None
+) -> DatasetHealth:
     """Read every image of a data set once; find duplicates and doubtful labels.
 
     Labels are checked against shape features of the central `crop`, or against the rows that `features` returns.
@@ -160,12 +163,14 @@ def examine(path: Path, *, crop: float = CROP, features: Callable[[ScanResult], 
     return DatasetHealth(path, scan, duplicate_groups, _doubtful_labels(scan, groups, rows))
 
 
-def scan_dataset(path: Path, *, crop: float | None = None) -> ScanResult:
+def scan_dataset(path: ImagePath, *, crop: float | None = None) -> ScanResult:
     """Scan every image of a data set; it is an error if none can be read."""
-    scan = scan_images(list_dataset(path), title=f"scanning {path.name or path}", crop=crop)
+    scan = scan_images(list_dataset(path), title=f"scanning {file_name(str(path)) or path}", crop=crop)
     if not scan.images:
         first = scan.unreadable[0]
-        raise DataError(f"none of the files in {path} is an image: the first, {first.item.path.name}: {first.reason}")
+        raise DataError(
+            f"none of the files in {path} is an image: the first, {file_name(str(first.item.path))}: {first.reason}"
+        )
     return scan
 
 
@@ -245,13 +250,11 @@ def _read_batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedIm
 
 def _scan_file(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
     try:
-        data = item.path.read_bytes()
+        data = images.read_bytes(item.path)
         probe = images.probe(data)
         pixels = images.decode(data, SCAN_CONTRACT)
     except ImageError as error:
         return UnreadableFile(item, str(error))
-    except OSError as error:
-        return UnreadableFile(item, f"cannot be read: {error.strerror}")
     values = pixels.astype(np.float32) / np.float32(255)
     image = ScannedImage(
         item=item,

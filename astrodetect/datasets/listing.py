@@ -1,37 +1,38 @@
-"""Lists of images: class folders, parts (train, validation, test) of class folders, .csv tables, and plain folders."""
+"""Lists of images: those that are named, listed by tables, or under folders, local or on an object store."""
 
-import csv
 import os
-import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from astrodetect import images
-from astrodetect.errors import DataError, ImageError, StorageError
-from astrodetect.storage import tar_shards
-from astrodetect.storage.references import TAR_SUFFIXES, is_shard, member_reference
+from astrodetect.datasets.class_folders import list_dataset
+from astrodetect.datasets.tables import ListedImage, is_table, read_table
+from astrodetect.errors import DataError, ImageError, StorageError, StorageUnavailable
+from astrodetect.records import ImagePath
+from astrodetect.storage import objects, parquet_shards, shards
+from astrodetect.storage.references import (
+    PARQUET_SUFFIXES,
+    ROW_GROUP,
+    SHARD_SUFFIXES,
+    is_shard,
+    is_url,
+    is_web,
+    join_reference,
+    member_reference,
+    split_member,
+    suffix_path,
+)
 
 SIMULATION_FILE = ".simulated.json"  # marks a folder of simulated images
 SIMULATION_LEVELS = 3  # an image's folder and two above it: class, part, data set
-SAMPLE_COMMAND = "python -m astrodetect simulate"
-PARTS = ("train", "validation", "test")
-PATH_COLUMNS = ("path", "filename", "file", "image_name")  # names of a table's column of paths; the first that it has
-NO_PART = ""  # of images whose path names no part
-PART_SYNONYMS = {"val": "validation", "valid": "validation"}
-PART_IN_NAME = re.compile(r"(?:^|[_.\- ])(train|validation|valid|val|test)(?:[_.\- ]|$)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class ListedImage:
-    """An image as listed in a data set, not yet read."""
-
-    path: Path
-    label: str
-    part: str = NO_PART
-    group: str = ""  # images of one group stay in one part of a split
+LISTED_SUFFIXES = (*images.SUFFIXES, *SHARD_SUFFIXES)
+DOWNLOADS = 32  # at a time
+MAX_AHEAD = 64  # downloads that are begun or wait to be decoded
+MAX_AHEAD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,103 +43,9 @@ class ImageFile:
     read: Callable[[], bytes]
 
 
-def list_dataset(path: Path) -> list[ListedImage]:
-    """Every labelled image of a data set in a fixed order, none of them read."""
-    items = list_items(path, None)
-    if not items:
-        raise DataError(f"{path} contains no images: put them into one folder per class, or use a .csv of path,label")
-    return items
-
-
-def class_names(path: Path) -> list[str]:
-    """The classes of a data set, in any of its parts."""
-    return sorted({item.label for item in list_dataset(path)})
-
-
-def part_names(path: Path) -> list[str]:
-    """The parts of a data set, in the order train, validation, test; empty for a data set without parts."""
-    present = {item.part for item in list_dataset(path)}
-    return [name for name in PARTS if name in present]
-
-
-def list_items(path: Path, required_classes: Sequence[str] | None) -> list[ListedImage]:
-    """The images of a .csv, or of the required class folders (an error if one is missing), or of all class folders."""
-    if is_table(path):
-        return list(read_table(path))
-    if not path.is_dir():
-        raise DataError(f"no folder {path}: put images there, or make a sample with {SAMPLE_COMMAND}")
-    roots = _part_folders(path)
-    return [
-        ListedImage(file, name, part)
-        for part, root in roots.items()
-        for name in (required_classes if required_classes is not None and NO_PART in roots else _subfolders(root))
-        for file in _class_files(root, name)
-    ]
-
-
-def _part_folders(path: Path) -> dict[str, Path]:
-    """The folder of each part; for a data set without parts, the folder itself."""
-    folders: dict[str, Path] = {}
-    for name in _subfolders(path):
-        match = PART_IN_NAME.search(name)
-        if match and _subfolders(path / name):
-            part = PART_SYNONYMS.get(match[1].lower(), match[1].lower())
-            if part in folders:
-                raise DataError(f"both {folders[part]} and {path / name} are the part {part}: keep only one of them")
-            folders[part] = path / name
-    return {part: folders[part] for part in PARTS if part in folders} or {NO_PART: path}
-
-
-def _subfolders(path: Path) -> list[str]:
-    return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _class_files(root: Path, name: str) -> list[Path]:
-    folder = root / name
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}: put images there, or make a sample with {SAMPLE_COMMAND}")
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-
-
-def read_table(path: Path, *, labelled: bool = True) -> Iterator[ListedImage]:
-    """The rows of a .csv with a column of paths, relative to the table, and label (if labelled), part and group."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            table = csv.DictReader(file)
-            columns = table.fieldnames or ()
-            path_column = next((name for name in PATH_COLUMNS if name in columns), None)
-            missing = [*(["path"] if path_column is None else []), *({"label"} - {*columns} if labelled else [])]
-            if path_column is None or missing:
-                raise DataError(f"{path} has no column {' and no column '.join(missing)} in its first line")
-            for number, row in enumerate(table, start=2):
-                yield _parse_row(path, number, row, path_column, labelled=labelled)
-    except (OSError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} cannot be read: {reason}") from error
-
-
-def _parse_row(
-    table: Path, number: int, row: dict[str, str | None], path_column: str, *, labelled: bool
-) -> ListedImage:
-    path, label, part, group = (str(row.get(name) or "").strip() for name in (path_column, "label", "part", "group"))
-    part = PART_SYNONYMS.get(part.lower(), part.lower())
-    if not path or (labelled and not label):
-        raise DataError(f"row {number} of {table} has no {'label' if path else 'path'}")
-    if "\0" in path:
-        raise DataError(f"row {number} of {table} has an invalid path (it contains a NUL character)")
-    if part and part not in PARTS:
-        raise DataError(f"row {number} of {table} has the part {part}: use one of {', '.join(PARTS)}")
-    return ListedImage(table.parent / path, label, part or NO_PART, group)
-
-
-def is_table(path: Path) -> bool:
-    """Whether it is a .csv that lists images."""
-    return path.suffix.lower() == ".csv" and not path.is_dir()
-
-
-def count_simulated(paths: Sequence[Path]) -> int:
+def count_simulated(paths: Sequence[ImagePath]) -> int:
     """The number of images in folders that are marked as simulated, or stand in such a folder or its parts."""
-    folders = Counter(path.parent for path in paths)
+    folders = Counter(path.parent for path in paths if isinstance(path, Path))
     return sum(
         count
         for folder, count in folders.items()
@@ -146,7 +53,7 @@ def count_simulated(paths: Sequence[Path]) -> int:
     )
 
 
-def list_images(paths: Sequence[Path]) -> list[ListedImage]:
+def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
     """The images under these paths, and the rows of tables; labelled by class folders if there is one path only."""
     names = [str(path) for path in paths]
     try:
@@ -154,10 +61,10 @@ def list_images(paths: Sequence[Path]) -> list[ListedImage]:
         if len(paths) == 1 and _has_class_folders(paths[0]):
             return list_dataset(paths[0])
         items = [
-            item for path in paths
+            item for name in names
             for item in (
-                read_table(path, labelled=False) if is_table(path)
-                else (ListedImage(Path(name), "") for name in walk_images([str(path)]))
+                read_table(_image_path(name), labelled=False) if is_table(name)
+                else (ListedImage(_image_path(image), "") for image in _single_images(name))
             )
         ]  # fmt: skip
     except OSError as error:
@@ -167,27 +74,90 @@ def list_images(paths: Sequence[Path]) -> list[ListedImage]:
     return items
 
 
-def list_references(names: Sequence[str]) -> Iterator[str]:
-    """The references of the images, and of the shards as a whole, that are named or under the named folders, sorted."""
-    yield from walk_images(names, (*images.SUFFIXES, *TAR_SUFFIXES))
+def list_references(names: Iterable[str]) -> Iterator[str]:
+    """The references of the images, and of the shards as a whole, that are named or under the named folders, sorted.
+
+    Hidden names and links to folders are skipped. A file given by name is listed whatever its suffix.
+    """
+    for name in names:
+        path = name if is_url(name) else str(Path(name))
+        if is_table(name):
+            yield from (str(item.path) for item in read_table(_image_path(name), labelled=False))
+        elif _is_folder(name):
+            yield from _walk_objects(path) if is_url(name) else _walk_folder(_prefix(path))
+        elif suffix_path(path).endswith(PARQUET_SUFFIXES):
+            yield from parquet_shards.list_row_groups(path) or ()
+        else:
+            yield path
+
+
+def walk_images(names: Iterable[str]) -> Iterator[str]:
+    """The references of the images that are named or under the named folders, without those in shards."""
+    return (reference for reference in list_references(names) if not is_shard(reference))
 
 
 def open_images(references: Iterable[str]) -> Iterator[ImageFile]:
-    """The images of references, in order. Shards are read while their images are taken, one after the other.
+    """The images of references, in order; objects are downloaded ahead of their turn.
 
-    Where a shard cannot be read on, the last of its images has the shard's name and its error.
+    Shards are read while their images are taken, one after the other. Where a shard cannot be read on, the last of its
+    images has the shard's name and its error. Reading raises StorageUnavailable where a server does not answer.
     """
-    for reference in references:
-        if is_shard(reference):
-            yield from _open_shard(reference)
-        else:
-            yield ImageFile(reference, partial(images.read_bytes, Path(reference)))
+    waiting: deque[ImageFile] = deque()
+    downloads = _Downloads()
+    try:
+        for reference in references:
+            if is_shard(reference):
+                while waiting:
+                    yield waiting.popleft()
+                yield from _open_shard(reference)
+                continue
+            waiting.append(downloads.begin(reference) if is_url(reference) else _local_file(reference))
+            while waiting and not (is_url(waiting[0].name) and len(waiting) <= downloads.ahead):
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        downloads.close()
+
+
+class _Downloads:
+    """Downloads in threads; `ahead` is how many may be begun or wait, for all to fit into MAX_AHEAD_BYTES."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="download")  # starts threads as they are needed
+        self._count = self._bytes = 0
+
+    @property
+    def ahead(self) -> int:
+        return max(1, min(MAX_AHEAD, MAX_AHEAD_BYTES * self._count // max(1, self._bytes))) if self._count else 1
+
+    def begin(self, reference: str) -> ImageFile:
+        return ImageFile(reference, self._pool.submit(self._read, reference).result)
+
+    def _read(self, reference: str) -> bytes:
+        data = images.read_bytes(reference)
+        self._bytes += len(data)
+        self._count += 1
+        return data
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _local_file(path: str) -> ImageFile:
+    return ImageFile(path, partial(images.read_bytes, _image_path(path)))
+
+
+def _image_path(reference: str) -> ImagePath:
+    return reference if is_url(reference) or split_member(reference) else Path(reference)
 
 
 def _open_shard(shard: str) -> Iterator[ImageFile]:
     try:
-        for member, contents in tar_shards.read_tar(shard, images.SUFFIXES, images.MAX_FILE_BYTES):
-            yield ImageFile(member_reference(shard, member), partial(_contents, contents))
+        for name, contents in shards.read_shard(shard, images.SUFFIXES, images.MAX_FILE_BYTES):
+            yield ImageFile(name, partial(_contents, contents))
+    except StorageUnavailable:
+        raise
     except StorageError as error:
         yield ImageFile(shard, partial(_contents, error))
 
@@ -207,10 +177,9 @@ def check_paths(names: Sequence[str]) -> None:
     """Raises DataError unless each path exists and none contains another, so that each image is listed once."""
     resolved: dict[Path, str] = {}
     for name in names:
-        path = Path(name)
-        if not (path.is_dir() or path.is_file()):
-            raise DataError(f"no such folder or file: {name}")
-        if (real := path.resolve()) in resolved:
+        _check_exists(name)
+        real = Path(name) if is_url(name) else Path(name).resolve()
+        if real in resolved:
             raise DataError(f"{name} and {resolved[real]} are the same: name it once")
         resolved[real] = name
     for real, name in resolved.items():
@@ -219,30 +188,65 @@ def check_paths(names: Sequence[str]) -> None:
                 raise DataError(f"{name} is inside {resolved[parent]}: name only one of them")
 
 
-def walk_images(names: Sequence[str], suffixes: tuple[str, ...] = images.SUFFIXES) -> Iterator[str]:
-    """Each named file, the paths of each named .csv, and the images under each named folder sorted by path.
+def _check_exists(name: str) -> None:
+    if not is_url(name):
+        exists = Path(name).is_dir() or Path(name).is_file()
+    elif is_web(name) and not _is_folder(name):
+        return  # reading it will tell
+    else:
+        exists = not _is_folder(name) or next(objects.list_names(name), None) is not None
+    if not exists:
+        raise DataError(f"no such folder or file: {name}")
 
-    Hidden names and links to folders are skipped.
-    """
-    for name in names:
-        path = str(Path(name))
-        if is_table(Path(name)):
-            yield from (str(item.path) for item in read_table(Path(name), labelled=False))
-        elif Path(name).is_dir():
-            yield from _walk_folder("" if path == "." else path if path.endswith(os.sep) else path + os.sep, suffixes)
+
+def _is_folder(name: str) -> bool:
+    if not is_url(name):
+        return Path(name).is_dir()
+    if is_web(name) or name.endswith("/"):
+        return suffix_path(name).endswith("/")
+    return not objects.exists(name)
+
+
+def _single_images(name: str) -> Iterator[str]:
+    """The references of single images, those of the members of shards too."""
+    for reference in list_references([name]):
+        if is_shard(reference):
+            yield from shards.list_members(reference, images.SUFFIXES)
         else:
-            yield path
+            yield reference
 
 
-def _walk_folder(prefix: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for name in _names(prefix, suffixes):
+def _walk_objects(folder: str) -> Iterator[str]:
+    for name in objects.list_names(folder):
+        if name.lower().endswith(LISTED_SUFFIXES):
+            yield from _file_references(join_reference(folder, name))
+
+
+def _walk_folder(prefix: str) -> Iterator[str]:
+    for name in _names(prefix):
         if name.endswith(os.sep):
-            yield from _walk_folder(prefix + name, suffixes)
+            yield from _walk_folder(prefix + name)
         else:
-            yield prefix + name
+            yield from _file_references(prefix + name)
 
 
-def _names(prefix: str, suffixes: tuple[str, ...]) -> list[str]:
+def _file_references(path: str) -> Iterable[str]:
+    """A file in a folder: a Parquet file counts where it holds images, or is damaged."""
+    if not path.lower().endswith(PARQUET_SUFFIXES):
+        return (path,)
+    try:
+        return parquet_shards.list_row_groups(path) or ()
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        return (member_reference(path, f"{ROW_GROUP}0"),)
+
+
+def _prefix(path: str) -> str:
+    return "" if path == "." else path if path.endswith(os.sep) else path + os.sep
+
+
+def _names(prefix: str) -> list[str]:
     """Images and folders in one folder; a folder's name ends in a separator, so that names sort as paths do."""
     names = []
     try:
@@ -252,7 +256,7 @@ def _names(prefix: str, suffixes: tuple[str, ...]) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     names.append(entry.name + os.sep)
-                elif entry.name.lower().endswith(suffixes) and entry.is_file():
+                elif entry.name.lower().endswith(LISTED_SUFFIXES) and entry.is_file():
                     names.append(entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {prefix or '.'}: {error.strerror}") from error
@@ -260,8 +264,12 @@ def _names(prefix: str, suffixes: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _has_class_folders(path: Path) -> bool:
+def _has_class_folders(path: ImagePath) -> bool:
     """Whether it is a folder without images outside its subfolders."""
+    if is_url(str(path)):
+        names = objects.list_names(str(path)) if _is_folder(str(path)) else iter(())
+        return not any("/" not in name and name.lower().endswith(LISTED_SUFFIXES) for name in names)
+    path = Path(path)
     return path.is_dir() and not any(
-        file.name.lower().endswith(images.SUFFIXES) for file in path.iterdir() if not file.is_dir()
+        file.name.lower().endswith(LISTED_SUFFIXES) for file in path.iterdir() if not file.is_dir()
     )

@@ -1,7 +1,6 @@
 """Stratified split of labelled images into train, validation and test, with duplicates kept in one part."""
 
 import csv
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import atomic_files
-from astrodetect.datasets.listing import PARTS, SIMULATION_FILE, ListedImage, count_simulated
+from astrodetect.datasets.listing import SIMULATION_FILE, count_simulated
+from astrodetect.datasets.tables import PARTS, ListedImage
 from astrodetect.errors import DataError
 from astrodetect.progress import track_progress
+from astrodetect.storage.references import is_url, relative_name
 
 TABLE_SUFFIX = ".csv"
 
@@ -137,7 +138,9 @@ def _write_table(items: Sequence[ListedImage], path: Path) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", "label", "part", "group"])
         for item in items:
-            relative_path = Path(os.path.relpath(item.path.absolute(), path.parent)).as_posix()
+            relative_path = str(item.path)
+            if not is_url(relative_path):
+                relative_path = relative_name(Path(item.path).absolute(), path.parent)
             table.writerow([relative_path, item.label, item.part, item.group])
 
 
@@ -161,6 +164,8 @@ def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> No
         if folder.parent.parent != root or not item.label.strip("."):
             raise DataError(f"the class name {item.label} cannot be a folder name: write a .csv instead")
         folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(item.path, Path):
+            raise DataError(f"{item.path} is not a local file, so that no folder can link to it: write a .csv instead")
         target, number = folder / item.path.name, 1
         while target.exists():  # images of several folders may share a name
             number += 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from astrodetect.evaluation import metrics
 from astrodetect.evaluation.metrics import ClassMetrics, Estimate, Integers
-from astrodetect.records import Floats, ImageContract, Outputs, Pixels
+from astrodetect.records import Floats, ImageContract, ImagePath, Outputs, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class EvaluatedPart:
     """Labelled images of one part of a data set, and the model's outputs for them."""
 
     title: str
-    paths: Sequence[Path]
+    paths: Sequence[ImagePath]
     truth: Integers
     fingerprint: str
     outputs: Outputs

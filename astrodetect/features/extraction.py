@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import SkippedFile
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout
 from astrodetect.features.central_object import CENTRAL_SHARE, FeatureKind, feature_matrix

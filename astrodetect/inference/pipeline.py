@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key
 from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, Thumbnail
+from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
     from astrodetect.inference.engine import Engine
@@ -109,7 +109,7 @@ def image_reader(max_pixels: int, thumbnail_px: int = 0) -> ImageReader:
     """Reads image files as the service reads uploads; makes thumbnails unless their size is 0."""
 
     def read(path: str, contract: ImageContract) -> tuple[str, Pixels, Thumbnail | None]:
-        data = images.read_bytes(Path(path))
+        data = images.read_bytes(as_image_path(path))
         sha256 = hashlib.sha256(data).hexdigest()
         if not thumbnail_px:
             return sha256, images.decode(data, contract, max_pixels=max_pixels), None

@@ -27,7 +27,7 @@ from astrodetect.inference.heat_maps import class_evidence, has_detail, to_inten
 from astrodetect.model_store.manifest import METRICS
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats, Pixels
-from astrodetect.reports.html import REPORT_TEMPLATES, heat_map_overlay, jpeg_uri, template_environment
+from astrodetect.reports.html import REPORT_TEMPLATES, display_name, heat_map_overlay, jpeg_uri, template_environment
 from astrodetect.reports.svg_charts import (
     ChartAxes,
     ChartLine,
@@ -202,7 +202,7 @@ def _card(
 ) -> GalleryCard:
     part = inputs.detailed
     path, activation_map = part.paths[notable.image], part.outputs.maps[notable.image]
-    name = "/".join(path.parts[-2:])  # class folder and file only: pages are public
+    name = display_name(path)  # class folder and file only: pages are public
     try:
         pixels = images.decode_file(path, inputs.model.image)
     except ImageError:  # deleted since it was evaluated

@@ -1,7 +1,6 @@
 """The health report of a data set: a self-contained page, and everything it found as JSON beside it."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,11 @@ import numpy as np
 
 from astrodetect import atomic_files, images
 from astrodetect.datasets.health import SCAN_CONTRACT, DatasetHealth, DoubtfulLabel, DuplicateGroup, ScannedImage
+from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError, ImageError
-from astrodetect.records import ImageContract
+from astrodetect.records import ImageContract, ImagePath
 from astrodetect.reports.html import REPORT_TEMPLATES, jpeg_uri, template_environment
+from astrodetect.storage.references import file_name, parent_folder, relative_name
 
 PAGE_NAME, JSON_NAME = "explore.html", "explore.json"
 # Limits of the page, about 3 kB per image; the JSON lists everything.
@@ -175,7 +176,7 @@ def _render(health: DatasetHealth, by: str) -> str:
         template_environment(REPORT_TEMPLATES)
         .get_template("health.html")
         .render(
-            name=health.path.name or str(health.path),
+            name=file_name(str(health.path)) or str(health.path),
             images=len(scanned),
             recommendations=recommendations(health),
             parts=health.parts,
@@ -281,9 +282,9 @@ def _tally(values: Iterable[str]) -> list[tuple[str, int]]:
     return shown + ([(f"{len(names) - MAX_TALLY_ROWS} others", rest)] if rest else [])
 
 
-def _relative(health: DatasetHealth, path: Path) -> str:
-    root = health.path.parent if health.path.is_file() else health.path
-    relative = Path(os.path.relpath(path, root)).as_posix()
+def _relative(health: DatasetHealth, path: ImagePath) -> str:
+    root = parent_folder(str(health.path)) if is_table(health.path) else health.path
+    relative = relative_name(path, root)
     return relative.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -20,8 +20,9 @@ from astrodetect import images
 from astrodetect.anomalies.occlusion import enlarge
 from astrodetect.errors import ImageError
 from astrodetect.progress import track_progress
-from astrodetect.records import Floats, ImageContract, Pixels
+from astrodetect.records import Floats, ImageContract, ImagePath, Pixels
 from astrodetect.settings import SETUP_DB_COMMAND, TRAIN_COMMAND
+from astrodetect.storage.references import printable_url
 
 REPORT_TEMPLATES = Path(__file__).parent / "templates"
 TILE_PX = 48
@@ -59,9 +60,13 @@ def template_environment(templates: Path) -> Environment:
     return environment
 
 
-def display_name(path: Path) -> str:
+def display_name(path: ImagePath) -> str:
     """The file with its folder only, so that a page does not reveal paths of this machine."""
-    return "/".join(path.parts[-2:]).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return (
+        "/".join(PurePosixPath(printable_url(str(path))).parts[-2:])
+        .encode(errors="surrogateescape")
+        .decode(errors="backslashreplace")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class ThumbnailReader:
     contract: ImageContract
     max_pixels: int
 
-    def read(self, path: Path, side: int) -> Pixels | None:
+    def read(self, path: ImagePath, side: int) -> Pixels | None:
         """The pixels; None if the file can no longer be read."""
         try:
             return images.decode_file(path, replace(self.contract, size=side), max_pixels=self.max_pixels)
@@ -87,7 +92,7 @@ class ThumbnailReader:
             return None
 
 
-ThumbnailRequest = tuple[Path, int]  # a file and the side in pixels
+ThumbnailRequest = tuple[ImagePath, int]  # a file and the side in pixels
 
 
 def read_thumbnails(
@@ -104,7 +109,7 @@ def read_thumbnails(
     return dict(zip(distinct, _parallel_map(thumbnail, distinct, "drawing the gallery"), strict=True))
 
 
-def thumbnail_sprite(paths: Sequence[Path], reader: ThumbnailReader) -> str:
+def thumbnail_sprite(paths: Sequence[ImagePath], reader: ThumbnailReader) -> str:
     """Tiles of all images in one image, TILES_PER_ROW per row, as a data URI."""
     rows = max(1, math.ceil(len(paths) / TILES_PER_ROW))
     sprite = np.zeros((rows * TILE_PX, TILES_PER_ROW * TILE_PX, 3), np.uint8)

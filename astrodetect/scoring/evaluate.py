@@ -23,7 +23,7 @@ from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.heat_maps import odds_map
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.progress import ProgressBar
-from astrodetect.records import BatchRunner, Outputs
+from astrodetect.records import BatchRunner, ImagePath, Outputs
 from astrodetect.reports import evaluation_report
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
@@ -110,11 +110,11 @@ def compute_outputs(
     return Outputs.concatenate(outputs)
 
 
-def _read_images(paths: Sequence[Path], engine: "Engine") -> NDArray[np.uint8]:
+def _read_images(paths: Sequence[ImagePath], engine: "Engine") -> NDArray[np.uint8]:
     return np.stack([_read_image(path, engine) for path in paths])
 
 
-def _read_image(path: Path, engine: "Engine") -> NDArray[np.uint8]:
+def _read_image(path: ImagePath, engine: "Engine") -> NDArray[np.uint8]:
     try:
         return images.decode_file(path, engine.manifest.image)
     except ImageError as error:

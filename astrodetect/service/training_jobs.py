@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from astrodetect.datasets import listing
+from astrodetect.datasets import class_folders
 from astrodetect.datasets.dataset import MIN_IMAGES_PER_CLASS
 from astrodetect.errors import DataError, ModelError, TrainingConflict, TrainingNotAllowed
 from astrodetect.extras import require_extra
@@ -153,7 +153,7 @@ class TrainingJobs:
 def check_images(path: Path, positive: str, negative: str) -> None:
     """DataError unless these labelled images can be trained on: all classes, or the two that are named."""
     try:
-        items = listing.list_dataset(path)
+        items = class_folders.list_dataset(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     counts, parts = Counter(item.label for item in items), {item.part for item in items} - {""}

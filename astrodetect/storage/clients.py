@@ -14,7 +14,6 @@ import obstore
 from obstore import exceptions
 from obstore.store import HTTPStore, ObjectStore, from_url
 
-from astrodetect import __version__
 from astrodetect.errors import StorageError, StorageMissing, StorageUnavailable
 from astrodetect.storage.credentials import profile_options
 from astrodetect.storage.references import is_web, printable_url
@@ -37,7 +36,7 @@ CACHED_STORES = 64
 PLAIN_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 DOT_SEGMENT = re.compile(r"/\.\.?(/|$)")
 
-HEADERS = {"User-Agent": f"astrodetect/{__version__}"}
+HEADERS = {"User-Agent": "astrodetect"}
 
 Result = TypeVar("Result")
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from astrodetect.errors import StorageError, StorageMissing
@@ -16,6 +18,7 @@ STRUCT_BYTES = "bytes"  # as Hugging Face writes images
 IMAGES_PER_READ = 16
 ROWS_PER_READ = 10_000  # of a table
 READ_BYTES = 4 * 2**20  # of a column
+KNOWN_FILES, KEPT_GROUPS = 64, 2  # to read single rows
 
 
 def column_names(file: str) -> list[str]:
@@ -42,19 +45,20 @@ def read_row_group(file: str, member: str, max_bytes: int) -> Iterator[tuple[int
 
 
 def read_row(file: str, member: str, max_bytes: int) -> bytes:
-    """The image of one row."""
-    with _open_parquet(file) as parquet:
-        row = int(member) if member.isdecimal() else -1
-        if _image_column(parquet) is None or not 0 <= row < parquet.metadata.num_rows:
-            raise StorageMissing(f"{file} has no image in a row {member}")
-        ends, group = _group_end(parquet, 0), 0
-        while row >= ends:
-            group += 1
-            ends = _group_end(parquet, group)
-        image = next(image for number, image in _read_group(parquet, group, max_bytes) if number == row)
+    """The image of one row. The last row groups are remembered, since neighbouring rows are read together."""
+    row = int(member) if member.isdecimal() else -1
+    group = next((group for group, rows in enumerate(_group_rows(file)) if row in rows), None)
+    if group is None:
+        raise StorageMissing(f"{file} has no row {member}")
+    image = _group_images(file, group, max_bytes)[row]
     if isinstance(image, StorageError):
         raise StorageError(f"{member_reference(file, member)}: {image}")
     return image
+
+
+def row_numbers(file: str, member: str) -> range:
+    """The numbers in the file of the rows of a row group."""
+    return _group_rows(file)[int(member.removeprefix(ROW_GROUP))]
 
 
 def read_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -70,7 +74,7 @@ def _read_group(parquet: "ParquetFile", group: int, max_bytes: int) -> Iterator[
     if column is None:
         raise StorageError(f"no column {' or '.join(IMAGE_COLUMNS)} of images")
     name, _, field = column.partition(".")
-    number = _group_end(parquet, group - 1)
+    number = sum(parquet.metadata.row_group(index).num_rows for index in range(group))
     for batch in parquet.iter_batches(IMAGES_PER_READ, row_groups=[group], columns=[column]):
         for value in batch.column(name):
             image = value[field] if field and value.is_valid else value
@@ -104,9 +108,17 @@ def _image_column(parquet: "ParquetFile") -> str | None:
     return None
 
 
-def _group_end(parquet: "ParquetFile", group: int) -> int:
-    """The number of rows up to the end of a row group."""
-    return sum(parquet.metadata.row_group(index).num_rows for index in range(group + 1))
+@lru_cache(maxsize=KNOWN_FILES)
+def _group_rows(file: str) -> list[range]:
+    with _open_parquet(file) as parquet:
+        counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+
+
+@lru_cache(maxsize=KEPT_GROUPS)
+def _group_images(file: str, group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
+    with _open_parquet(file) as parquet:
+        return dict(_read_group(parquet, group, max_bytes))
 
 
 @contextmanager

@@ -14,6 +14,11 @@ MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#(.+)",
 ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
+def as_image_path(text: str | Path) -> Path | str:
+    """A URL, or the reference of an image in a shard, as it is; a path of a local file as a Path."""
+    return text if isinstance(text, Path) or is_url(text) or split_member(text) else Path(text)
+
+
 def is_url(reference: str | os.PathLike[str]) -> bool:
     """Whether it is on an object store or a web server, not a local path."""
     return isinstance(reference, str) and URL.match(reference) is not None
@@ -58,6 +63,19 @@ def parent_folder(reference: str) -> str:
 def file_name(reference: str) -> str:
     """The last part of the name."""
     return PurePosixPath(urlsplit(reference).path).name if is_url(reference) else Path(reference).name
+
+
+def relative_name(path: Path | str, folder: Path | str) -> str:
+    """The path relative to the folder; of a URL outside of it, all of it."""
+    if is_url(path):
+        inside = str(path).removeprefix(f"{str(folder).rstrip('/')}/")
+        return inside if is_url(folder) else printable_url(str(path))
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def folder_name(folder: Path | str) -> str:
+    """The name of a folder or file, for titles."""
+    return file_name(folder.rstrip("/")) if isinstance(folder, str) else folder.resolve().name
 
 
 def is_shard(reference: str) -> bool:

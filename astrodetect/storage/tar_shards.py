@@ -10,7 +10,8 @@ from typing import BinaryIO, Self, cast
 
 from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import objects
-from astrodetect.storage.references import member_reference
+from astrodetect.storage.references import member_reference, suffix_path
+from astrodetect.storage.request_errors import too_large
 
 MAX_HEADER_BYTES = 2**20  # of the extended header of a member, which holds little more than its name
 INDEXED_SHARDS = 8  # whose members' positions are remembered
@@ -57,29 +58,29 @@ def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tu
                 yield member.name, _contents(archive, member)
 
 
+def list_members(shard: str, suffixes: Sequence[str]) -> list[str]:
+    """The names of the members with one of these suffixes, in order; hidden members and links are left out."""
+    return [name for name in _member_places(shard) if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name)]
+
+
 def read_member(shard: str, name: str, max_bytes: int) -> bytes:
-    """The contents of one member; StorageError if there is none of this name, or it is above the limit."""
-    if shard.lower().endswith(".tar"):
-        place = _member_places(shard).get(name)
-        if place is None:
-            raise StorageMissing(f"{shard} has no member {name}")
-        offset, size = place
-        if size > max_bytes:
-            raise StorageError(f"{member_reference(shard, name)} has more than {max_bytes // 2**20} MiB")
-        with objects.open_reader(shard) as file:
-            file.seek(offset)
-            return file.read(size)
-    for found, contents in read_tar(shard, (name,), max_bytes):
-        if found == name:
-            if isinstance(contents, StorageError):
-                raise contents
-            return contents
-    raise StorageMissing(f"{shard} has no member {name}")
+    """The contents of one member."""
+    place = _member_places(shard).get(name)
+    if place is None:
+        raise StorageMissing(f"{shard} has no member {name}")
+    offset, size = place
+    if size > max_bytes:
+        raise too_large(member_reference(shard, name), max_bytes)
+    with objects.open_reader(shard, buffer_bytes=size + 1) as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 @lru_cache(maxsize=INDEXED_SHARDS)
 def _member_places(shard: str) -> dict[str, tuple[int, int]]:
-    """Name → offset and size of each member of an uncompressed archive."""
+    """Name → offset and size of each member of an archive, which is read once for it."""
+    if not suffix_path(shard).endswith(".tar"):
+        raise StorageError(f"{shard} is compressed, so that its images cannot be read one by one: decompress it")
     with _open_archive(shard, mode="r:") as archive:
         return {member.name: (member.offset_data, member.size) for member in _members(archive) if member.isreg()}
 
@@ -96,15 +97,18 @@ def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _is_listed(member: tarfile.TarInfo, suffixes: Sequence[str]) -> bool:
-    hidden = any(part.startswith(".") and part != "." for part in member.name.split("/"))
-    return member.isreg() and not hidden and member.name.lower().endswith(tuple(suffixes))
+    return member.isreg() and not _is_hidden(member.name) and member.name.lower().endswith(tuple(suffixes))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") and part != "." for part in name.split("/"))
 
 
 @contextmanager
 def _open_archive(shard: str, mode: str = "r|") -> Iterator[tarfile.TarFile]:
     try:
         with objects.open_reader(shard) as file:
-            stream = file if shard.lower().endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=file))
+            stream = file if suffix_path(shard).endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=file))
             with tarfile.open(  # type: ignore[call-overload]  # of the mode
                 fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_Member, errors="surrogateescape"
             ) as archive:

@@ -12,7 +12,7 @@ import pytest
 from programs import ROOT, run_here
 
 from astrodetect.__main__ import main
-from astrodetect.datasets import dataset, health, listing
+from astrodetect.datasets import class_folders, dataset, health
 from astrodetect.datasets.simulation import generator
 
 run = partial(run_here, main)
@@ -74,8 +74,8 @@ def test_split_has_no_leaks_and_is_read_as_parts(flawed_dataset: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
     assert "notes.txt" in done.stderr
-    assert listing.part_names(tmp_path / "out") == ["train", "validation", "test"]
-    assert Counter(item.label for item in listing.list_dataset(tmp_path / "out"))["E"] in {29, 30}
+    assert class_folders.part_names(tmp_path / "out") == ["train", "validation", "test"]
+    assert Counter(item.label for item in class_folders.list_dataset(tmp_path / "out"))["E"] in {29, 30}
     assert health.examine(tmp_path / "out").leaks == []
 
 

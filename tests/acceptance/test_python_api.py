@@ -26,6 +26,7 @@ from astrodetect.api import programs
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError, ImageError, PackagesMissing
 from astrodetect.labels import LabelValue
+from astrodetect.records import ImagePath
 from astrodetect.settings import settings
 
 INSERT = "INSERT INTO predictions (image_name, score, result) VALUES (%s, %s, 'No Anomaly')"
@@ -141,7 +142,7 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
     assert ranking.gallery(3).html.count("<img") == 3
     last = ranking.paths[-1]
     normal = astrodetect.describe(tmp_path / "normal", crop=1)
-    labels: dict[Path, LabelValue] = {last: "interesting", ranking.paths[0]: "artefact"}
+    labels: dict[ImagePath, LabelValue] = {last: "interesting", ranking.paths[0]: "artefact"}
     labelled = astrodetect.rank(ranking.extracted, normal=normal, labels=labels)
     assert labelled.paths[0] == last
     with pytest.raises(DataError, match="no label is of one of these images"):

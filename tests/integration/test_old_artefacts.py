@@ -13,7 +13,7 @@ from programs import query
 
 import setup_db
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.datasets import listing
+from astrodetect.datasets import class_folders
 from astrodetect.datasets.sources.manifest import ManifestEntry, open_manifest
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.labels import match_images, read_image_labels, read_table_labels
@@ -107,8 +107,8 @@ def test_a_collected_folder_is_continued_and_read_as_a_dataset(old_artefacts: Pa
         assert manifest.already_tried(ManifestEntry(label="galaxy", source="nasa", source_id="PIA1", url=""))
         assert not manifest.already_tried(ManifestEntry(label="galaxy", source="nasa", source_id="PIA2", url=""))
     assert (old_artefacts / "collected" / "catalogue.csv").read_bytes() == table
-    items = listing.list_dataset(old_artefacts / "collected" / "catalogue.csv")
-    assert {(item.path.name, item.label) for item in items} == {("PIA0.jpg", "nebula"), ("PIA1.jpg", "galaxy")}
+    items = class_folders.list_dataset(old_artefacts / "collected" / "catalogue.csv")
+    assert {(Path(item.path).name, item.label) for item in items} == {("PIA0.jpg", "nebula"), ("PIA1.jpg", "galaxy")}
 
 
 def test_a_database_keeps_its_predictions_labels_and_thumbnails(old_database: Database) -> None:

@@ -12,7 +12,7 @@ from astrodetect.anomalies import active_learning, analysis, projection, results
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.results import AnomalyResults
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
 from astrodetect.labels import Label, match_images

@@ -161,9 +161,9 @@ def test_walk_follows_links_to_images_but_not_to_folders(nested_images: Path, tm
 def test_walk_reads_a_folder_only_when_it_reaches_it(nested_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, names = [], listing._names
 
-    def counted(prefix: str, suffixes: tuple[str, ...]) -> list[str]:
+    def counted(prefix: str) -> list[str]:
         read.append(prefix)
-        return names(prefix, suffixes)
+        return names(prefix)
 
     monkeypatch.setattr(listing, "_names", counted)
     next(listing.walk_images([str(nested_images)]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import dataset, listing
+from astrodetect.datasets import class_folders, dataset, listing, tables
 from astrodetect.errors import DataError
 
 
@@ -23,7 +23,9 @@ def data(tmp_path: Path) -> Path:
 def test_class_indices_follow_the_given_order_of_classes(data: Path) -> None:
     labelled = dataset.read_dataset(data, ("SB", "E"), title="images")
     assert labelled.counts() == {"SB": 20, "E": 10}
-    assert {path.parent.name: int(label) for path, label in zip(labelled.paths, labelled.labels, strict=True)} == {
+    assert {
+        Path(path).parent.name: int(label) for path, label in zip(labelled.paths, labelled.labels, strict=True)
+    } == {
         "SB": 0,
         "E": 1,
     }
@@ -36,7 +38,7 @@ def test_unreadable_files_are_listed_with_the_reason(data: Path) -> None:
     (data / "SB" / "notes.txt").write_text("seen by eye")
     (data / "SB" / ".DS_Store").write_text("not looked at")
     labelled = dataset.read_dataset(data, ("SB", "E"), title="images")
-    reasons = {skipped.path.name: skipped.reason for skipped in labelled.skipped}
+    reasons = {Path(skipped.path).name: skipped.reason for skipped in labelled.skipped}
     assert reasons.keys() == {"cut.jpg", "empty.jpg", "notes.txt"}
     assert reasons["empty.jpg"] == "the file is empty"
     assert reasons["cut.jpg"].startswith("damaged JPEG")
@@ -89,18 +91,18 @@ def test_classes_of_the_data_are_renamed_to_those_of_the_model(data: Path) -> No
     assert labelled.counts() == {"no": 23, "yes": 10}
 
 
-@pytest.mark.parametrize("column", listing.PATH_COLUMNS)
+@pytest.mark.parametrize("column", tables.PATH_COLUMNS)
 def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: str) -> None:
     table = data / "list.csv"
     table.write_text(f"{column},label\nE/1.jpg,E\nSB/2.jpg,SB\n")
-    assert [(item.path, item.label) for item in listing.list_dataset(table)] == [
+    assert [(item.path, item.label) for item in class_folders.list_dataset(table)] == [
         (data / "E" / "1.jpg", "E"),
         (data / "SB" / "2.jpg", "SB"),
     ]
     table.write_text(f"{column}\nE/1.jpg\n")
-    assert listing.list_images([table]) == [listing.ListedImage(data / "E" / "1.jpg", "")]
+    assert listing.list_images([table]) == [tables.ListedImage(data / "E" / "1.jpg", "")]
     with pytest.raises(DataError, match="has no column label in"):
-        listing.list_dataset(table)
+        class_folders.list_dataset(table)
 
 
 def test_images_in_marked_folders_count_as_simulated(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from astrodetect import images
 from astrodetect.datasets import listing
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features import extraction
 from astrodetect.features.extraction import FeatureCache, FeatureExtractor
@@ -71,12 +71,12 @@ def test_features_of_the_same_files_are_computed_once_even_in_another_folder(
     assert (first.computed, second.computed) == (COUNT, 0)
     np.testing.assert_array_equal(first.features, second.features)
     assert first.sha256 == second.sha256
-    assert [item.path.name for item in first.items] == [item.path.name for item in second.items]
+    assert [Path(item.path).name for item in first.items] == [Path(item.path).name for item in second.items]
 
 
 def test_unreadable_files_are_skipped_with_their_reason(class_folders: Path, tmp_path: Path) -> None:
     extracted = extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path)
-    assert {(file.path.name, file.reason.split(":")[0]) for file in extracted.skipped} == {
+    assert {(Path(file.path).name, file.reason.split(":")[0]) for file in extracted.skipped} == {
         ("bad.jpg", "not a supported image"),
         ("empty.png", "the file is empty"),
     }
@@ -173,7 +173,7 @@ def test_listed_images_are_labelled_only_by_class_folders_and_tables(class_folde
     assert {item.label for item in listing.list_images([class_folders / "E"])} == {""}
     assert {item.label for item in listing.list_images([class_folders / "E", class_folders / "S"])} == {""}
     (tmp_path / "some.csv").write_text(f"path,label\n{class_folders / 'E' / '00.jpg'},odd\n")
-    assert [(item.path.name, item.label) for item in listing.list_images([tmp_path / "some.csv"])] == [
+    assert [(Path(item.path).name, item.label) for item in listing.list_images([tmp_path / "some.csv"])] == [
         ("00.jpg", "odd")
     ]
     with pytest.raises(DataError, match="no such folder or file"):

@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def names(result: health.DatasetHealth, groups: list[health.DuplicateGroup]) -> set[frozenset[str]]:
-    return {frozenset(image.item.path.name for image in result.members(group)) for group in groups}
+    return {frozenset(Path(image.item.path).name for image in result.members(group)) for group in groups}
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -96,7 +96,7 @@ def test_find_leaks_pairs_test_images_with_their_training_copies(data: Path) -> 
     save(galaxy(2), data / "test" / "E" / "seen.jpg", quality=70)
     (data / "test" / "E" / "same.jpg").write_bytes((data / "train" / "E" / "6.jpg").read_bytes())
     train, test = (dataset.read_dataset(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
-    result = {(leak.train.name, leak.test.name, leak.kind) for leak in health.find_leaks(train, test)}
+    result = {(Path(leak.train).name, Path(leak.test).name, leak.kind) for leak in health.find_leaks(train, test)}
     assert result == {("2.jpg", "seen.jpg", health.NEARLY), ("6.jpg", "same.jpg", health.SAME_FILE)}
 
 
@@ -107,7 +107,7 @@ def test_recommendations_list_leaks_first_and_count_unreadable_files(data: Path)
     lines = health_report.recommendations(result)
     assert [line.anchor for line in lines[:3]] == ["leaks", "conflicts", "unreadable"]
     assert lines[0].finding == "1 image is in more than one of test and train"
-    assert [file.item.path.name for file in result.unreadable] == ["cut.jpg"]
+    assert [Path(file.item.path).name for file in result.unreadable] == ["cut.jpg"]
 
 
 def test_health_report_is_self_contained_and_its_json_lists_every_file(data: Path, tmp_path: Path) -> None:

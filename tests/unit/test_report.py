@@ -138,7 +138,7 @@ def test_class_names_are_escaped_in_the_report(tmp_path: Path) -> None:
 
 def test_report_has_a_placeholder_for_a_deleted_image(tmp_path: Path) -> None:
     found = make_evaluation_inputs(tmp_path, count=6)
-    found.detailed.paths[0].unlink()
+    Path(found.detailed.paths[0]).unlink()
     assert "file missing" in write_report(found, tmp_path / "galaxies.html")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astrodetect.datasets import listing, splits
-from astrodetect.datasets.listing import ListedImage
+from astrodetect.datasets import class_folders, listing, splits
 from astrodetect.datasets.splits import SplitPlan
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 
 
@@ -86,7 +86,7 @@ def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[Liste
 
 def test_a_split_of_simulated_images_is_marked_as_simulated(assigned: list[ListedImage], tmp_path: Path) -> None:
     splits.write_split(assigned, tmp_path / "unmarked", copy=False)
-    for folder in {item.path.parent for item in assigned}:
+    for folder in {Path(item.path).parent for item in assigned}:
         (folder / listing.SIMULATION_FILE).touch()
     splits.write_split(assigned, tmp_path / "marked", copy=False)
     marked, unmarked = ([*(tmp_path / name).rglob("*.jpg")] for name in ("marked", "unmarked"))
@@ -96,14 +96,14 @@ def test_a_split_of_simulated_images_is_marked_as_simulated(assigned: list[Liste
 
 def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
     splits.write_split(assigned, tmp_path / "out.csv", copy=False)
-    listed_again = listing.list_dataset(tmp_path / "out.csv")
-    assert [(item.path.resolve(), item.label, item.part, item.group) for item in listed_again] == [
+    listed_again = class_folders.list_dataset(tmp_path / "out.csv")
+    assert [(Path(item.path).resolve(), item.label, item.part, item.group) for item in listed_again] == [
         (item.path, item.label, item.part, item.group) for item in assigned
     ]
 
 
 def test_failed_write_of_a_split_leaves_no_files(assigned: list[ListedImage], tmp_path: Path) -> None:
-    assigned[1].path.unlink()
+    Path(assigned[1].path).unlink()
     existing = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot write"):
         splits.write_split(assigned, tmp_path / "out", copy=False)

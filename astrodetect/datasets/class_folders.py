@@ -1,0 +1,99 @@
+"""Labelled images in class folders, in parts (train, validation, test) of class folders, or listed by a table."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from astrodetect.datasets.tables import NO_PART, PART_SYNONYMS, PARTS, ListedImage, is_table, read_table
+from astrodetect.errors import DataError
+from astrodetect.records import ImagePath
+from astrodetect.storage import objects
+from astrodetect.storage.references import is_url, join_reference
+
+SAMPLE_COMMAND = "python -m astrodetect simulate"
+PART_IN_NAME = re.compile(r"(?:^|[_.\- ])(train|validation|valid|val|test)(?:[_.\- ]|$)", re.IGNORECASE)
+
+
+def list_dataset(path: ImagePath) -> list[ListedImage]:
+    """Every labelled image of a data set in a fixed order, none of them read."""
+    items = list_items(path, None)
+    if not items:
+        raise DataError(f"{path} contains no images: put them into one folder per class, or use a table of path,label")
+    return items
+
+
+def class_names(path: ImagePath) -> list[str]:
+    """The classes of a data set, in any of its parts."""
+    return sorted({item.label for item in list_dataset(path)})
+
+
+def part_names(path: ImagePath) -> list[str]:
+    """The parts of a data set, in the order train, validation, test; empty for a data set without parts."""
+    present = {item.part for item in list_dataset(path)}
+    return [name for name in PARTS if name in present]
+
+
+def list_items(path: ImagePath, required_classes: Sequence[str] | None) -> list[ListedImage]:
+    """The images of a table, or of the required class folders (an error if one is missing), or of all class folders."""
+    if is_table(path):
+        return list(read_table(path))
+    if is_url(str(path)):
+        return _list_objects(str(path), required_classes)
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"no folder {path}: put images there, or make a sample with {SAMPLE_COMMAND}")
+    roots = _part_folders(path)
+    return [
+        ListedImage(file, name, part)
+        for part, root in roots.items()
+        for name in (required_classes if required_classes is not None and NO_PART in roots else _subfolders(root))
+        for file in _class_files(root, name)
+    ]
+
+
+def _list_objects(folder: str, required_classes: Sequence[str] | None) -> list[ListedImage]:
+    """The same, of a folder on an object store."""
+    names = [name.split("/") for name in objects.list_names(folder)]
+    parts = {_part_of(name[0]): name[0] for name in names if len(name) > 2 and _part_of(name[0])}
+    roots = [(part, [parts[part]]) for part in PARTS if part in parts] or [(NO_PART, [])]
+    items = []
+    for part, root in roots:
+        inside = [name for name in names if name[: len(root)] == root and len(name) > len(root) + 1]
+        classes = sorted({name[len(root)] for name in inside})
+        if required_classes is not None and part == NO_PART:
+            classes = list(required_classes)
+        for label in classes:
+            members = [name for name in inside if name[len(root)] == label]
+            if not members:
+                raise DataError(f"no folder {join_reference(folder, label)}: put images there")
+            items += [ListedImage(join_reference(folder, "/".join(name)), label, part) for name in members]
+    return items
+
+
+def _part_of(folder: str) -> str:
+    """The part that a folder's name says, or none."""
+    match = PART_IN_NAME.search(folder)
+    return PART_SYNONYMS.get(match[1].lower(), match[1].lower()) if match else NO_PART
+
+
+def _part_folders(path: Path) -> dict[str, Path]:
+    """The folder of each part; for a data set without parts, the folder itself."""
+    folders: dict[str, Path] = {}
+    for name in _subfolders(path):
+        part = _part_of(name)
+        if part and _subfolders(path / name):
+            if part in folders:
+                raise DataError(f"both {folders[part]} and {path / name} are the part {part}: keep only one of them")
+            folders[part] = path / name
+    return {part: folders[part] for part in PARTS if part in folders} or {NO_PART: path}
+
+
+def _subfolders(path: Path) -> list[str]:
+    return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _class_files(root: Path, name: str) -> list[Path]:
+    folder = root / name
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: put images there, or make a sample with {SAMPLE_COMMAND}")
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
