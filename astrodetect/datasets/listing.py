@@ -116,8 +116,10 @@ def open_images(references: Iterable[str]) -> Iterator[ImageFile]:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-    finally:
-        downloads.close()
+    except BaseException:
+        downloads.cancel()
+        raise
+    downloads.finish()
 
 
 class _Downloads:
@@ -140,8 +142,11 @@ class _Downloads:
         self._count += 1
         return data
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def finish(self) -> None:
+        self._pool.shutdown(wait=False)  # the threads end with the last download
 
 
 def _local_file(path: str) -> ImageFile:

@@ -43,6 +43,12 @@ Result = TypeVar("Result")
 _answered: set[str] = set()  # servers that answered this process
 
 
+def forget_servers() -> None:
+    """Makes new clients, with the environment as it is now."""
+    _answered.clear()
+    _store.cache_clear()
+
+
 def get(url: str, *, max_bytes: int | None = None) -> bytes:
     """The contents; StorageError if they are more than `max_bytes`."""
 
@@ -133,6 +139,9 @@ class ObjectReader(io.RawIOBase):
         self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
         return self._position
 
+    def readall(self) -> bytes:
+        return self.read(max(0, self._size - self._position)) or b""
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         end = min(self._size, self._position + len(buffer))
         if end <= self._position:
@@ -157,16 +166,24 @@ def _get_without_length(url: str, max_bytes: int | None) -> bytes:
 
 
 def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
-    """The result; the first request of all to a server is not repeated for long where nothing answers."""
-    root, key = _split(url)
+    """The result of a request.
+
+    The first request of all to a server is not repeated for long where nothing answers. A web server that never
+    answered is not StorageUnavailable: a table may name many, and the others go on.
+    """
     server = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
     first = server not in _answered
     try:
-        result = _with_retries(url, operation, root, key, FIRST_RETRIES if first else MAX_RETRIES)
+        try:
+            result = _with_retries(url, operation, FIRST_RETRIES if first else MAX_RETRIES)
+        except StorageUnavailable as error:
+            if not first or isinstance(error, Unreachable):
+                raise
+            result = _with_retries(url, operation, MAX_RETRIES)
     except StorageUnavailable as error:
-        if not first or isinstance(error, Unreachable):
-            raise
-        result = _with_retries(url, operation, root, key, MAX_RETRIES)
+        if first and is_web(url):
+            raise StorageError(str(error)) from error
+        raise
     except StorageError:
         _answered.add(server)
         raise
@@ -174,9 +191,8 @@ def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
     return result
 
 
-def _with_retries(
-    url: str, operation: Callable[[ObjectStore, str], Result], root: str, key: str, max_retries: int
-) -> Result:
+def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max_retries: int) -> Result:
+    root, key = _split(url)
     try:
         return operation(_store(root, max_retries), key)
     except (exceptions.BaseError, OSError, ValueError) as error:

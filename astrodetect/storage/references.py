@@ -47,9 +47,9 @@ def join_reference(folder: str, name: str) -> str:
     if is_url(name):
         return name
     if is_web(folder):
-        return urljoin(f"{folder}/", name)
+        return urljoin(f"{folder.rstrip('/')}/", name)
     if is_url(folder):
-        return f"{folder}/{name}"
+        return f"{folder.rstrip('/')}/{name}"
     return str(Path(folder) / name)
 
 

@@ -35,7 +35,7 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
         (r"MissingContentLength", LengthMissing, "{place}: its server does not say how long it is"),
         (
             r"169\.254\.169\.254|169\.254\.170\.2|fd00:ec2::254|metadata\.google\.internal"
-            r"|MissingAccount|MissingCredentials|TokenRequest",
+            r"|MissingAccount|MissingCredentials|TokenRequest|Missing (AccessKeyId|SecretAccessKey)",
             StorageUnavailable,
             "no credentials for {place}: set {credentials}",
         ),

@@ -9,8 +9,7 @@ import pytest
 
 from astrodetect import images
 from astrodetect.datasets import listing
-from astrodetect.errors import ImageError
-from astrodetect.storage import tar_shards
+from astrodetect.errors import DataError, ImageError
 
 IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
 
@@ -46,11 +45,19 @@ def test_the_images_of_a_tar_shard_are_read_in_order_and_other_members_are_skipp
     assert read_shard(shard) == [(f"{shard}#b.png", b"1"), (f"{shard}#a/c.JPG", b"2"), (f"{shard}#./d.fits", b"5")]
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 @pytest.mark.parametrize("long_name", ["x.png", f"{'long/' * 60}é.png"])
-def test_one_member_can_be_read_by_its_reference(tmp_path: Path, name: str, long_name: str) -> None:
-    shard = write_tar(tmp_path / name, {"a.png": b"1", long_name: IMAGE}, "w:gz" if name.endswith("gz") else "w")
-    assert tar_shards.read_member(str(shard), long_name, 1000) == IMAGE
+def test_one_member_can_be_read_by_its_reference(tmp_path: Path, long_name: str) -> None:
+    shard = write_tar(tmp_path / "a.tar", {"a.png": b"1", long_name: IMAGE, ".hidden.png": b"2", "a.txt": b"3"})
+    assert images.read_bytes(f"{shard}#{long_name}") == IMAGE
+    with pytest.raises(ImageError, match=r"has no member b\.png"):
+        images.read_bytes(f"{shard}#b.png")
+    assert [item.path for item in listing.list_images([shard])] == [f"{shard}#a.png", f"{shard}#{long_name}"]
+
+
+def test_single_images_of_compressed_shards_are_refused(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar.gz", {"a.png": b"1"}, "w:gz")
+    with pytest.raises(DataError, match="is compressed, so that its images cannot be read one by one: decompress it"):
+        listing.list_images([shard])
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])

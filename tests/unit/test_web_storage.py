@@ -1,0 +1,250 @@
+"""Files on web servers, and tables of images there and elsewhere."""
+
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from astrodetect import images
+from astrodetect.datasets import listing
+from astrodetect.datasets.tables import read_table
+from astrodetect.errors import DataError, ImageError, StorageError, StorageUnavailable
+from astrodetect.storage import clients, objects, parquet_shards
+
+IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
+
+
+class WebServer(http.server.ThreadingHTTPServer):
+    """Serves `files` by path and query; those below /chunked/ without a length, below /whole/ without ranges."""
+
+    files: dict[str, bytes]
+    requests: list[str]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: WebServer
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        """A file, or a part of it."""
+        self.server.requests.append(self.path)
+        if self.path.startswith("/moved/"):
+            self._send(302, b"", Location=self.path.removeprefix("/moved"))
+        elif self.path not in self.server.files:
+            self._send(404, b"no such page")
+        elif self.path.startswith("/chunked/"):
+            data = self.server.files[self.path]
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        else:
+            data, wanted = self.server.files[self.path], self.headers.get("Range")
+            if wanted and not self.path.startswith("/whole/"):
+                start, _, end = wanted.removeprefix("bytes=").partition("-")
+                part = data[int(start) : int(end) + 1]
+                self._send(206, part, **{"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"})
+            else:
+                self._send(200, data)
+
+    do_HEAD = do_GET  # noqa: N815 - of the base class
+
+    def _send(self, status: int, data: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """A web server, and short waits of its client."""
+    monkeypatch.setattr(clients, "BACKOFF_S", 0.01)
+    clients.forget_servers()
+    server = WebServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads, server.files, server.requests = True, {}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    clients.forget_servers()
+
+
+def url_of(server: WebServer, path: str) -> str:
+    """The URL of a path."""
+    return f"http://127.0.0.1:{server.server_port}{path}"
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    """A tar archive of these members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def parquet_of(columns: dict[str, Any], rows_per_group: int = 2) -> bytes:
+    """A Parquet file of these columns."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, row_group_size=rows_per_group)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a/b.png",
+        "/a/b%20c%2Fd.png",
+        "//a//b.png",
+        "/cutout?ra=1.5&dec=%2B2&layer=x",
+        "/moved/a.png",
+        "/chunked/a.png",
+    ],
+)
+def test_files_of_web_servers_are_read_at_any_address(web: WebServer, path: str) -> None:
+    web.files[path.removeprefix("/moved")] = IMAGE
+    assert images.read_bytes(url_of(web, path)) == IMAGE
+    assert list(listing.list_references([url_of(web, path)])) == [url_of(web, path)]
+
+
+@pytest.mark.parametrize("path", ["/big.png", "/chunked/big.png"])
+def test_files_of_web_servers_are_read_up_to_the_limit(
+    web: WebServer, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
+    web.files[path] = bytes(2**20 + 1)
+    with pytest.raises(ImageError, match="has more than 1 MiB"):
+        images.read_bytes(url_of(web, path))
+
+
+def test_no_message_contains_a_password_or_a_query(web: WebServer) -> None:
+    with pytest.raises(ImageError) as error:
+        images.read_bytes(f"http://user:secret@127.0.0.1:{web.server_port}/a.png?signature=secret")
+    assert str(error.value) == f"{url_of(web, '/a.png')}: no such file"
+
+
+def test_a_host_that_does_not_answer_is_the_fault_of_its_images_only() -> None:
+    clients.forget_servers()
+    with pytest.raises(ImageError, match="no connection to its server"):
+        images.read_bytes("http://127.0.0.1:9/a.png")
+
+
+def test_a_host_that_answered_before_is_unavailable(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.files["/a.png"] = IMAGE
+    assert images.read_bytes(url_of(web, "/a.png")) == IMAGE
+    monkeypatch.setattr(clients, "MAX_RETRIES", 1)
+    web.shutdown()
+    web.server_close()
+    with pytest.raises(StorageUnavailable, match="no connection to its server"):
+        images.read_bytes(url_of(web, "/a.png"))
+
+
+def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) -> None:
+    folder = url_of(web, "/images/")
+    with pytest.raises(DataError, match="a folder of a web server cannot be listed: name files or a manifest"):
+        listing.check_paths([folder])
+    with pytest.raises(StorageError, match="nothing can be written to a web server"):
+        objects.write_bytes(url_of(web, "/a.csv"), b"")
+
+
+def test_shards_of_web_servers_are_read(web: WebServer) -> None:
+    web.files["/sky.tar"] = tar_of({"1.png": b"1", "2.png": b"2"})
+    web.files["/sky.parquet"] = parquet_of({"image": [b"3", b"4", b"5"]})
+    names = [url_of(web, "/sky.tar"), url_of(web, "/sky.parquet")]
+    files = list(listing.open_images(listing.list_references(names)))
+    assert [file.name for file in files] == [
+        *(f"{names[0]}#{name}" for name in ("1.png", "2.png")),
+        *(f"{names[1]}#{row}" for row in range(3)),
+    ]
+    assert [file.read() for file in files] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_a_web_server_without_ranges_is_named(web: WebServer) -> None:
+    web.files["/whole/sky.tar"] = tar_of({"1.png": b"1"})
+    [file] = listing.open_images([url_of(web, "/whole/sky.tar")])
+    with pytest.raises(ImageError, match="does not send parts of files: download the file first"):
+        file.read()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_of_tables_are_urls_or_relative_to_the_table(web: WebServer, tmp_path: Path, kind: str) -> None:
+    paths = ["a.png", "night 1/b.png", "http://elsewhere/c.png?x=1", "s3://sky/d.png", "e.tar"]
+    data = ("path\n" + "\n".join(paths)).encode() if kind == "csv" else parquet_of({"path": paths, "label": ["E"] * 5})
+    web.files[f"/lists/t.{kind}"] = data
+    (tmp_path / f"t.{kind}").write_bytes(data)
+    table = url_of(web, f"/lists/t.{kind}")
+    folder = url_of(web, "/lists")
+    assert list(listing.list_references([table])) == [f"{folder}/{path}" for path in paths[:2]] + [
+        *paths[2:4],
+        f"{folder}/e.tar",
+    ]
+    local = listing.list_references([str(tmp_path / f"t.{kind}")])
+    assert list(local) == [*(f"{tmp_path}/{path}" for path in paths[:2]), *paths[2:4], f"{tmp_path}/e.tar"]
+
+
+def test_a_table_at_a_url_cannot_name_local_files(web: WebServer) -> None:
+    web.files["/t.csv"] = b"path\n/etc/passwd\n"
+    with pytest.raises(DataError, match=r"row 2 of .*/t\.csv has the absolute path /etc/passwd"):
+        list(listing.list_references([url_of(web, "/t.csv")]))
+
+
+def test_a_parquet_table_has_labels_parts_and_groups(tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    table.write_bytes(
+        parquet_of({"file": ["a.png", "b.png"], "label": ["E", "SB"], "part": ["train", "val"], "group": [1, None]})
+    )
+    assert [(item.label, item.part, item.group) for item in read_table(table)] == [
+        ("E", "train", "1"),
+        ("SB", "validation", ""),
+    ]
+    table.write_bytes(parquet_of({"ra": [1.0]}))
+    with pytest.raises(DataError, match=r"has no column path and no column label$"):
+        list(read_table(table))
+
+
+def test_parquet_files_hold_images_as_hugging_face_writes_them(tmp_path: Path) -> None:
+    file = tmp_path / "sky.parquet"
+    rows = [{"bytes": b"%d" % index, "path": f"{index}.png"} for index in range(5)]
+    file.write_bytes(parquet_of({"label": [0] * 6, "picture": [*rows, None]}))
+    references = list(listing.list_references([str(tmp_path)]))
+    assert references == [f"{file}#row-group={group}" for group in range(3)]
+    *files, last = listing.open_images(references)
+    assert [file.read() for file in files] == [row["bytes"] for row in rows]
+    with pytest.raises(ImageError, match="no image in this row"):
+        last.read()
+    assert images.read_bytes(f"{file}#3") == b"3"
+    assert [item.path for item in listing.list_images([file])] == [f"{file}#{row}" for row in range(6)]
+
+
+def test_other_parquet_files_in_a_folder_are_no_images_and_damaged_ones_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "scores.parquet").write_bytes(parquet_of({"path": ["a.png"], "score": [0.5]}))
+    assert list(listing.list_references([str(tmp_path)])) == []
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    [file] = listing.open_images(listing.list_references([str(tmp_path)]))
+    assert file.name == f"{tmp_path}/damaged.parquet#row-group=0"
+    with pytest.raises(ImageError, match="damaged Parquet file"):
+        file.read()
+
+
+def test_rows_of_parquet_above_the_limit_are_errors_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "sky.parquet"
+    file.write_bytes(parquet_of({"bytes": [bytes(2**20 + 1), b"1"]}))
+    large, small = parquet_shards.read_row_group(str(file), "row-group=0", 2**20)
+    assert str(large[1]) == "more than 1 MiB"
+    assert small == (1, b"1")
