@@ -56,7 +56,11 @@ def create_app(settings: Settings) -> FastAPI:
     default, by_path = body_limits(settings)
     app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
     app.add_middleware(AuthMiddleware, keys=api_keys)
-    app.add_middleware(RequestLogMiddleware, metrics=metrics)
+    app.add_middleware(
+        RequestLogMiddleware,
+        metrics=metrics,
+        is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining,
+    )
     error_handlers.add(app)
     for routes in (detection, predictions, labels_review, models, health):
         app.include_router(routes.router)

@@ -64,7 +64,16 @@ class Settings(BaseSettings):
     max_watchers: int = Field(
         default=100, ge=1, le=10_000, description="clients of the live feed at a time; more are rejected with 503"
     )
+    drain_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="after SIGTERM, time that /health/ready fails while requests are still answered, seconds",
+    )
     shutdown_timeout_s: float = Field(default=20.0, gt=0, description="wait for running requests at shutdown, seconds")
+    outbox_dir: Path = Field(
+        default_factory=lambda fields: fields["data_dir"] / "outbox",
+        description="folder of rows that wait for PostgreSQL; each process makes one of its own in it",
+    )
     outbox_max_bytes: int = Field(
         default=256_000_000,
         ge=10_000,
@@ -159,11 +168,6 @@ class Settings(BaseSettings):
     def descriptions_dir(self) -> Path:
         """Folder of the feature cache."""
         return self.data_dir / "cache" / "descriptions"
-
-    @property
-    def outbox_dir(self) -> Path:
-        """Folder of rows that wait for PostgreSQL."""
-        return self.data_dir / "outbox"
 
 
 @cache

@@ -109,10 +109,10 @@ def settings_table() -> str:
     """Name, default and meaning of every setting."""
     from astrodetect.settings import Settings  # noqa: PLC0415
 
-    lines = ["| name | default | meaning |", "| --- | --- | --- |"]
+    lines, defaults = ["| name | default | meaning |", "| --- | --- | --- |"], Settings.model_construct()
     for name, field in Settings.model_fields.items():
         variable = str(field.validation_alias or f"astrodetect_{name}".upper())
-        lines.append(f"| `{variable}` | {_default(field.default)} | {cell(field.description or '')} |")
+        lines.append(f"| `{variable}` | {_default(getattr(defaults, name))} | {cell(field.description or '')} |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
@@ -149,10 +149,11 @@ class Program:
 class Service(Program):
     """`uvicorn main:app` on a free port."""
 
-    def __init__(self, *, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, *, log: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        super().__init__("-m", "uvicorn", "main:app", "--port", str(self.port), log=log, environment=environment)
+        command = ("-m", "uvicorn", "main:app", "--port", str(self.port), *arguments)
+        super().__init__(*command, log=log, environment=environment)
 
     def ready(self) -> bool:
         """Whether /health/ready answers 200."""

@@ -95,6 +95,8 @@ class DetectionService:
         work = self._detect(name, data, context, model=model, key=key, require_binary=require_binary)
         prediction = await cancel_on_disconnect(request, work)
         logged = "queued" if isinstance(prediction, QueuedPrediction) else "committed"
+        if key is not None:
+            context.fields["x_request_id"] = context.request_id
         context.fields |= {"request_id": prediction.request_id, "logged": logged}
         return prediction
 
@@ -135,7 +137,7 @@ class DetectionService:
     ) -> Prediction | QueuedPrediction:
         if self.full():
             raise Overloaded("too many images are being processed: try again soon")
-        request_id = uuid.uuid4() if key is None else uuid.uuid5(KEY_NAMESPACE, key)
+        request_id = context.request_id if key is None else uuid.uuid5(KEY_NAMESPACE, key)
         async with self._slot(), self.use_model(model, context, require_binary=require_binary) as serving:
             return (await self._decode_and_record(serving, name, data, request_id, context)).prediction
 
@@ -161,16 +163,14 @@ class DetectionService:
         image = _Image(name, request_id, *decoded)
         context.stages_s["decode"] = time.perf_counter() - started
         if request_id.version != NAME_BASED_UUID:
-            return await self._score_and_record(serving, image, context)
+            result = await self._score_and_record(serving, image, context)
+            return _require_same_image(result, image, serving.manifest)
         async with self._key_locks.setdefault(request_id, asyncio.Lock()):  # a repeat waits for the first request
             earlier = await asyncio.to_thread(self._find_recorded, request_id)
             result = (
                 DetectionResult(earlier, None) if earlier else await self._score_and_record(serving, image, context)
             )
-        recorded = result.prediction
-        if (recorded.image_sha256, recorded.model) != (image.sha256, serving.manifest.name):
-            raise IdempotencyConflict("this Idempotency-Key was used before with another image or model: use a new one")
-        return result
+        return _require_same_image(result, image, serving.manifest)
 
     def _decode(self, data: bytes, contract: ImageContract) -> tuple[str, Pixels, Pixels | None]:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -226,6 +226,15 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Await
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _require_same_image(result: DetectionResult, image: _Image, manifest: Manifest) -> DetectionResult:
+    recorded = result.prediction
+    if (recorded.image_sha256, recorded.model) != (image.sha256, manifest.name):
+        raise IdempotencyConflict(
+            "this Idempotency-Key or X-Request-ID was used before with another image or model: use a new one"
+        )
+    return result
 
 
 def _require_binary(manifest: Manifest) -> None:

@@ -50,6 +50,7 @@ class Outbox:
         self._keyed: dict[uuid.UUID, ScoredImage] = {}
         self._folder_locks: list[fasteners.InterProcessLock] = []
         try:
+            self._parent = folder
             self._folder, paths = _claim_folder(folder, self._folder_locks)
             self._segments = deque(segment for path in paths if (segment := self._recover(path)))
         except BaseException:
@@ -113,6 +114,20 @@ class Outbox:
     def find(self, request_id: uuid.UUID) -> ScoredImage | None:
         """The queued row with this request id, made from an idempotency key."""
         return self._keyed.get(request_id)
+
+    def adopt(self) -> int:
+        """Takes over the rows of processes that have ended since this one started; returns their number."""
+        with self._lock:
+            paths = _claim_segments(self._parent, self._folder_locks)
+            adopted = [segment for path in paths if (segment := self._recover(path))]
+            if not adopted:
+                return 0
+            self._end_segment()  # rows are appended to the last segment only
+            self._segments.extend(adopted)
+            rows = sum(segment.rows for segment in adopted)
+            self._row_count += rows
+        log.warning("%d rows of a process that has ended wait for PostgreSQL", rows)
+        return rows
 
     def close(self) -> None:
         """Releases the folder."""
@@ -185,21 +200,36 @@ class Outbox:
 
 def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tuple[Path, list[Path]]:
     """The first subfolder that no other process has locked, and the segments in all such; `locks` gets their locks."""
-    claimed: Path | None = None
-    segments: list[Path] = []
     for number in itertools.count():
         folder = parent / str(number)
-        if claimed and not folder.exists():
-            return claimed, sorted(segments, key=lambda path: int(path.stem))
         folder.mkdir(parents=True, exist_ok=True)
-        lock = fasteners.InterProcessLock(folder / "lock")
-        if lock.acquire(blocking=False):
-            claimed = claimed or folder
-            locks.append(lock)
-            segments += folder.glob(f"*{SUFFIX}")
-        else:
-            lock.lockfile.close()
+        if _lock(folder, locks):
+            own = list(folder.glob(f"*{SUFFIX}"))
+            return folder, _in_order([*own, *_claim_segments(parent, locks)])
     raise AssertionError
+
+
+def _claim_segments(parent: Path, locks: list[fasteners.InterProcessLock]) -> list[Path]:
+    """The segments in subfolders that no process has locked; `locks` gets the locks of these folders."""
+    segments: list[Path] = []
+    held = {Path(os.fsdecode(lock.path)).parent for lock in locks}
+    for folder in {path.parent for path in parent.glob(f"*/*{SUFFIX}")} - held:
+        if _lock(folder, locks):
+            segments += folder.glob(f"*{SUFFIX}")
+    return _in_order(segments)
+
+
+def _lock(folder: Path, locks: list[fasteners.InterProcessLock]) -> bool:
+    lock = fasteners.InterProcessLock(folder / "lock")
+    if lock.acquire(blocking=False):
+        locks.append(lock)
+        return True
+    lock.lockfile.close()
+    return False
+
+
+def _in_order(segments: list[Path]) -> list[Path]:
+    return sorted(segments, key=lambda path: int(path.stem))
 
 
 def _format_line(row: ScoredImage) -> bytes:

@@ -15,6 +15,7 @@ from astrodetect.service.outbox import Outbox
 
 MAX_COMMIT_ROWS = 500  # more gain nothing
 RETRY_S = 1.0  # while PostgreSQL is down
+ADOPT_S = 15.0  # between looks for rows of processes that have ended
 COMMIT_VECTORS = 32  # an eighth of a second in an index of a million
 INDEX_INTERVAL_S = 1.0
 MAX_UNINDEXED = 20_000  # each search scans them, which takes 4 to 9 ms
@@ -82,7 +83,7 @@ class Recorder:
         self._outbox.close()
 
     def _write(self, rows: list[ScoredImage]) -> Sequence[Prediction | QueuedPrediction | Exception]:
-        if not self.queueing:  # only this thread fills the outbox: it stays empty meanwhile
+        if not self.queueing:  # rows of other processes may be adopted meanwhile: their order is their own
             try:
                 predictions = self._database.record_many(rows)
             except DatabaseUnavailable as error:
@@ -101,7 +102,8 @@ class Recorder:
     def _drain(self) -> None:
         """Runs in a thread of its own, so that a database that hangs delays no request."""
         while True:
-            self._outbox_filled.wait()
+            if not self._outbox_filled.wait(ADOPT_S):
+                self._outbox.adopt()
             self._outbox_filled.clear()
             drained, reported = 0, ""
             while self.queueing:

@@ -108,7 +108,7 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
     async with AsyncExitStack() as stack:
-        shutdown = Shutdown(settings.shutdown_timeout_s)
+        shutdown = Shutdown(settings.shutdown_timeout_s, settings.drain_s)
         stack.enter_context(shutdown.handle_signals())
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         models = ModelRegistry(

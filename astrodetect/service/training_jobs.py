@@ -26,6 +26,7 @@ PROGRAM = PROGRAMS / "train_model.py"
 STOP_WITHIN_S = 20.0  # then its process is killed, and resumes from its last checkpoint
 STARTING = ".starting"  # no model's name: the lock while a training is started
 EXIT_INTERRUPTED = 130
+FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via")
 
 
 class TrainingJobs:
@@ -172,7 +173,12 @@ def check_images(path: Path, positive: str, negative: str) -> None:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
-    """Whether a program on this machine asks, under a local name: another name may be an attacker's."""
+    """Whether a program on this machine asks, under a local name: another name may be an attacker's.
+
+    What comes through a proxy on this machine may come from anywhere.
+    """
+    if any(name in connection.headers for name in FORWARDING_HEADERS):
+        return False
     host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
     return _is_loopback(connection.client.host if connection.client else "") and (
         host == "localhost" or _is_loopback(host)

@@ -1,7 +1,7 @@
 """A PostgreSQL that tests may stop, and services that they may kill."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,10 +40,12 @@ def start(log: PredictionsDatabase, model_folder: Path, tmp_path: Path) -> Itera
     """Starts the service on that database, with these settings, and waits until it is ready."""
     with ExitStack() as stack:
 
-        def start_service(*, wait: bool = True, url: str = log.url, **chosen: object) -> Service:
+        def start_service(
+            *, wait: bool = True, url: str = log.url, arguments: Sequence[str] = (), **chosen: object
+        ) -> Service:
             environment = {f"ASTRODETECT_{name}".upper(): str(value) for name, value in chosen.items()}
             environment = {"ASTRODETECT_MODELS_DIR": str(model_folder)} | environment | {"DATABASE_URL": url}
-            service = Service(log=tmp_path / f"log{next(_number)}", environment=environment)
+            service = Service(log=tmp_path / f"log{next(_number)}", environment=environment, arguments=arguments)
             stack.enter_context(service)
             if wait:
                 service.wait_until(service.ready)

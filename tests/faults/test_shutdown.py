@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 
@@ -23,6 +24,7 @@ from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, outbox_files, outbox_is_empty, read_metric
 
 IN_FLIGHT = 50
+FEW = 20
 MANY = 60  # images in one request, more than are processed at a time
 RESPONSES_METRIC = 'astrodetect_requests_total{route="/detect",status="200"}'
 SLOW_IMAGES = slow_image(0, 1500)  # a second or two for all of them
@@ -140,3 +142,65 @@ def test_a_second_sigterm_or_the_time_limit_ends_the_service_at_once(
             assert service.process.poll() is None
             service.signal(signal.SIGTERM)
         service.wait(10)
+
+
+def test_a_draining_service_is_not_ready_and_answers_until_its_time_is_up(
+    log: PredictionsDatabase, start: Start
+) -> None:
+    service = start(drain_s=2)
+    service.signal(signal.SIGTERM)
+    service.wait_until(lambda: not service.ready())
+    answered = 0
+    while not refuses_connections(service):
+        [response] = send_in_turn(service.port, [upload_request("a.jpg", IMAGE)])
+        assert (response.status, response.headers["connection"]) == (200, "close")
+        answered += 1
+    assert answered > 5
+    wait_for_clean_exit(service)
+    assert len(log.requests()) == answered
+    assert "shutting down in 2 s" in service.output
+    assert "not ready: the service" not in service.output
+
+
+def test_a_second_signal_ends_the_drain_but_no_request(log: PredictionsDatabase, start: Start) -> None:
+    service = start(drain_s=600)
+    service.signal(signal.SIGTERM)
+    service.wait_until(lambda: not service.ready())
+
+    responses = send_all_and_signal(service, signal.SIGTERM)
+    assert [response.status for response in responses] == [200] * FEW
+    wait_for_clean_exit(service)
+
+
+def test_ctrl_c_finishes_the_requests_of_all_workers(log: PredictionsDatabase, start: Start) -> None:
+    """A terminal sends SIGINT to every process, and uvicorn then SIGTERM to the workers."""
+    service = start(arguments=("--workers", "2"))
+    responses = send_all_and_signal(service, signal.SIGINT, group=True)
+    assert [response.status for response in responses] == [200] * FEW
+    assert service.wait(60) == 0
+    assert sorted(log.requests()) == sorted(response.json["request_id"] for response in responses)
+    assert "Traceback" not in service.output
+
+
+def send_all_and_signal(service: Service, number: signal.Signals, *, group: bool = False) -> list[Response]:
+    """The responses to FEW slow images, with a signal to the service, or to its group, before most of them."""
+
+    async def scenario() -> list[Response]:
+        connections = [await Connection.open(service.port) for _ in range(FEW)]
+        requests = [upload_request(f"{n}.png", SLOW_IMAGES) for n in range(FEW)]
+        responses = [
+            asyncio.create_task(connection.request(request))
+            for connection, request in zip(connections, requests, strict=True)
+        ]
+        await asyncio.wait(responses, return_when=asyncio.FIRST_COMPLETED)
+        if group:
+            os.killpg(service.process.pid, number)
+        else:
+            service.signal(number)
+        try:
+            return await asyncio.gather(*responses)
+        finally:
+            for connection in connections:
+                connection.abort()
+
+    return asyncio.run(scenario())

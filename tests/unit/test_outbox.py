@@ -244,3 +244,32 @@ input()
         process.communicate("\n")
     own.close()
     assert {row.image_name for row in drain(opened())} == {"own", "other"}
+
+
+def test_the_rows_of_a_killed_process_are_adopted_while_this_one_runs(opened: Opened, tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from astrodetect.records import ScoredImage
+from astrodetect.service.outbox import Outbox
+box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**6)
+box.append([ScoredImage("other", "ab", 0.5, 0.5, "m", "1")])
+print("kept", flush=True)
+input()
+"""
+    own = opened()
+    own.append([row("first"), row("second")])
+    assert own.drain(1, lambda _: None) == 1
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "kept\n"
+        assert own.adopt() == 0  # it is alive
+        process.kill()
+    assert own.adopt() == 1
+    assert own.adopt() == 0
+    own.append([row("third")])
+    assert [row.image_name for row in drain(own)] == ["second", "other", "third"]
+    assert not list(tmp_path.rglob("*.rows"))
+    own.close()
+    assert len(opened()) == 0

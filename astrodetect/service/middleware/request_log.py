@@ -1,14 +1,18 @@
-"""A line of JSON and the metrics of every request."""
+"""The id, the log line and the metrics of every request."""
 
 import datetime as dt
 import json
 import logging
+import re
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.service.metrics import Metrics
@@ -16,6 +20,8 @@ from astrodetect.service.metrics import Metrics
 log = logging.getLogger("astrodetect.requests")
 CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
 POLLED = {"/training"}  # paths that every open page requests every second: logged only where they fail
+REQUEST_ID_HEADER = "X-Request-ID"
+UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", re.ASCII)
 REQUEST_CONTEXT = "astrodetect.request_context"  # key in the ASGI scope
 
 
@@ -23,6 +29,7 @@ REQUEST_CONTEXT = "astrodetect.request_context"  # key in the ASGI scope
 class RequestContext:
     """What the handling of a request adds to its log line."""
 
+    request_id: uuid.UUID = field(default_factory=uuid.uuid4)
     started: float = field(default_factory=time.perf_counter)
     stages_s: dict[str, float] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
@@ -35,22 +42,26 @@ class RequestContext:
 
 
 class RequestLogMiddleware:
-    """Logs and measures requests; it wraps the middleware that may refuse one."""
+    """Logs and measures requests, and answers with their id; it wraps the middleware that may refuse one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[Scope], bool]) -> None:
+        self._app, self._metrics, self._is_draining = app, metrics, is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = CLIENT_CLOSED_REQUEST
-        context = scope[REQUEST_CONTEXT] = RequestContext()
+        context = scope[REQUEST_CONTEXT] = RequestContext(_forwarded_id(scope) or uuid.uuid4())
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = str(context.request_id)
+                if self._is_draining(scope):
+                    headers["Connection"] = "close"  # the client's next request goes to another process
             await send(message)
 
         try:
@@ -83,8 +94,22 @@ class _LogLine:
             "status": self._status,
             "ms": _ms(self._seconds),
             "client": client[0] if client else None,
+            "request_id": self._context.request_id,
         }
         return json.dumps(fields | stages | self._context.fields, default=str)
+
+
+def _forwarded_id(scope: Scope) -> uuid.UUID | None:
+    """The UUID that a trusted proxy has given the request.
+
+    uvicorn believes the X-Forwarded headers of the addresses in --forwarded-allow-ips alone; where it has taken the
+    client from them, the client's port is 0, which no connection has.
+    """
+    if (client := scope.get("client")) and not client[1]:
+        text = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        if UUID_PATTERN.fullmatch(text):
+            return uuid.UUID(text)
+    return None
 
 
 def configure_logging() -> None:

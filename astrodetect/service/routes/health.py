@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
+from astrodetect.errors import AstrodetectError, ModelMissing, NotReady, ShuttingDown
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
 from astrodetect.service.services import MetricsDep, ServicesDep
@@ -34,7 +34,7 @@ async def ready(services: ServicesDep) -> Any:
     """Readiness: the default model is loaded, and predictions are recorded in PostgreSQL or on disk."""
     problems, results = [], {}
     for name, check in (
-        ("shutdown", lambda: asyncio.to_thread(services.shutdown.check)),
+        ("shutdown", lambda: asyncio.to_thread(services.shutdown.check_ready)),
         ("model", services.models.check),
         ("recorder", lambda: asyncio.to_thread(services.recorder.check)),
     ):
@@ -42,7 +42,7 @@ async def ready(services: ServicesDep) -> Any:
             results[name] = await check()
         except AstrodetectError as error:
             problems.append(error.public or str(error))
-            if not isinstance(error, ModelMissing):  # that is logged once, at the start
+            if not isinstance(error, ModelMissing | ShuttingDown):  # these are logged once
                 log.error("not ready: %s", error)
     if problems:
         raise NotReady("; ".join(problems))
