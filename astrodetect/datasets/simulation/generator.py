@@ -21,7 +21,7 @@ from astrodetect.errors import DataError
 from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.records import Pixels
 
-RECIPE = 2  # increment whenever a seed gives different pixels
+RECIPE = 3  # increment whenever a seed gives different pixels
 IMAGES_PER_TASK = 16
 SEEDS_PER_PART = 2**32  # distance between the seed ranges of parts
 TRAIN, TEST = 0, 1  # seed ranges

@@ -47,7 +47,7 @@ class ObservingConditions:
         """Conditions from shallow surveys with poor seeing to deep ones with good seeing."""
         red, green, blue = np.exp(rng.normal(0, 0.04, 3))
         return cls(
-            pixel_scale=log_uniform(rng, 1.3, 3.6),
+            pixel_scale=log_uniform(rng, 1.3, 3.2),
             seeing=float(rng.uniform(1.0, 1.9)),
             noise=log_uniform(rng, 0.012, 0.06),
             softening=log_uniform(rng, 3.0, 12.0),
