@@ -191,6 +191,19 @@ class SourceUrlError(SourceError):
     code = "source_address_unusable"
 
 
+class WorkerError(AstrodetectError):
+    """A process that scores images ended, and again when it was started again."""
+
+    code = "worker_ended"
+
+
+class ClusterError(AstrodetectError):
+    """The Ray cluster cannot be reached, or its nodes cannot do the work."""
+
+    status = 503
+    code = "cluster_unavailable"
+
+
 class ModelError(AstrodetectError):
     """The model is invalid or cannot be used."""
 

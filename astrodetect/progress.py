@@ -106,6 +106,11 @@ def print_notice(line: str) -> None:
         observer(line)
 
 
+def printable(path: str) -> str:
+    """The path with control characters and bytes that are not UTF-8 escaped, for a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)
+
+
 T = TypeVar("T")
 
 

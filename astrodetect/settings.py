@@ -159,6 +159,11 @@ class Settings(BaseSettings):
             raise ValueError("needs an API key: set ASTRODETECT_API_KEY")
         return private
 
+    def as_environment(self) -> dict[str, str]:
+        """The environment variables of the settings that are not defaults, and of the folder of models."""
+        names = {name for name in self.model_fields_set if getattr(self, name) is not None} | {"models_dir"}
+        return {_variable((_alias(name),)): _as_text(getattr(self, name)) for name in sorted(names)}
+
     @property
     def postgres_dir(self) -> Path:
         """Folder of the embedded PostgreSQL cluster."""
@@ -185,3 +190,13 @@ def settings() -> Settings:
 def _variable(location: tuple[int | str, ...]) -> str:
     name = str(location[0])
     return name if name == "DATABASE_URL" else f"ASTRODETECT_{name}".upper()
+
+
+def _alias(name: str) -> str:
+    return str(Settings.model_fields[name].validation_alias or name)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value.absolute() if isinstance(value, Path) else value)

@@ -16,7 +16,7 @@ from astrodetect.datasets import listing
 from astrodetect.errors import ImageError
 from astrodetect.inference import decision, pipeline
 from astrodetect.model_store.manifest import Manifest, Precision
-from astrodetect.records import ImageContract, ImagePath, Pixels, ScoredImage, Thumbnail
+from astrodetect.records import ImageContract, ImagePath, ScoredImage
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path
 
@@ -102,7 +102,7 @@ def as_paths(images: Paths) -> list[ImagePath]:
     return [as_image_path(image) for image in ([images] if isinstance(images, str | Path) else images)]
 
 
-def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageReader]:
+def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageReader[str]]:
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]
@@ -115,7 +115,7 @@ def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageRead
         paths = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
         return [str(item.path) for item in paths], pipeline.image_reader(max_pixels)
 
-    def read(name: str, contract: ImageContract) -> tuple[str, Pixels, Thumbnail | None]:
+    def read(name: str, contract: ImageContract) -> pipeline.ReadImage:
         array = arrays[int(name)]
         pixels = decoder.crop_array(array, contract, max_pixels=max_pixels)
         return hashlib.sha256(array.tobytes()).hexdigest(), pixels, None

@@ -61,6 +61,15 @@ def complete_paths(parser: argparse.ArgumentParser) -> None:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab reads
 
 
+def add_ray_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --ray."""
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on a Ray cluster: auto (the one that runs here), HOST:PORT, ray://HOST:PORT, or local",
+    )
+
+
 def add_figure_options(group: "argparse._ActionsContainer", figures: str) -> None:
     """Declare --figures and --figure-format."""
     group.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures for a paper here: {figures}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.datasets import listing
+from astrodetect.progress import printable
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _header(classes: "Sequence[str]") -> str:
 
 
 def _text_line(file: "ScoredFile", scored: "ScoredImage | None", classes: "Sequence[str]") -> str:
-    path, width = _printable(file.path), _label_width(classes)
+    path, width = printable(file.path), _label_width(classes)
     if scored is None:
         return f"{BAD_FILE:{width}}  {path}: {file.error}"
     values = scored.probabilities or {}
@@ -109,8 +110,3 @@ def _text_line(file: "ScoredFile", scored: "ScoredImage | None", classes: "Seque
 
 def _label_width(classes: "Sequence[str]") -> int:
     return max(len(BAD_FILE), *map(len, classes))
-
-
-def _printable(path: str) -> str:
-    """The path with control characters and bytes that are not UTF-8 escaped, for a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)

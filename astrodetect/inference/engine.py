@@ -42,9 +42,9 @@ class Engine:
     several cores waits for the slowest of them, and the process's other work slows one down.
     """
 
-    def __init__(self, model: VerifiedModel, *, check: bool = True) -> None:
+    def __init__(self, model: VerifiedModel, *, check: bool = True, cores: int | None = None) -> None:
         self.manifest, self.precision = model.manifest, model.precision
-        cores, size = _available_cores(), self.manifest.image.size
+        cores, size = cores or _available_cores(), self.manifest.image.size
         has_latency_model = self.precision in LATENCY_PRECISIONS
         streams = min(MAX_STREAMS, cores if has_latency_model else max(1, cores // CORES_PER_STREAM))
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))
@@ -70,7 +70,7 @@ class Engine:
             self._running += 1
             alone = self._running == 1 and len(pixels) == 1
         try:
-            return self._run_latency(pixels) if alone else self._run_throughput(pixels)
+            return self._run_latency(pixels) if alone else self.run_batch(pixels)
         finally:
             with self._lock:
                 self._running -= 1
@@ -78,7 +78,8 @@ class Engine:
     def _run_latency(self, pixels: NDArray[np.uint8]) -> Outputs:
         return _outputs(self._latency_request.infer({0: pixels}, share_outputs=False))
 
-    def _run_throughput(self, pixels: NDArray[np.uint8]) -> Outputs:
+    def run_batch(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """`run` by the throughput model, so that the outputs do not depend on what else is running."""
         request = self._throughput_requests.get()
         try:
             return _outputs(request.infer({0: pixels}, share_outputs=False))
@@ -102,7 +103,7 @@ class Engine:
             raise ModelError(f"model {self.manifest.name} {difference}: {remedy}")
         image = canary(self.manifest.image.size)
         for count in range(1, min(self.batch_size, WARM_UP_IMAGES) + 1):
-            self._run_throughput(np.stack([image] * count))
+            self.run_batch(np.stack([image] * count))
 
 
 def has_bf16() -> bool:

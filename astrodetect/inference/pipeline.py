@@ -30,8 +30,9 @@ READERS = min(8, max(2, (os.cpu_count() or 1) // 4))  # one decodes some 1,000 i
 Batch = TypeVar("Batch")
 Material = TypeVar("Material")
 BatchResult = TypeVar("BatchResult")
-# From a path to the file's SHA-256, the network's pixels, and a thumbnail where one is to be stored.
-ImageReader = Callable[[str, ImageContract], tuple[str, Pixels, Thumbnail | None]]
+Image = TypeVar("Image")  # a path, or what else names an image
+ReadImage = tuple[str, Pixels, Thumbnail | None]  # the file's SHA-256, the network's pixels, and a thumbnail to store
+ImageReader = Callable[[Image, ImageContract], ReadImage]
 
 
 def read_ahead(
@@ -79,18 +80,29 @@ class ScoredFile:
 def score_files(
     paths: Iterator[str],
     engine: "Engine",
-    read: ImageReader,
+    read: ImageReader[str],
+    novelty: Novelty | None = None,
+) -> Generator[list[ScoredFile]]:
+    """The network's outputs for each file, batch by batch."""
+    batches = iter(lambda: list(islice(paths, engine.batch_size)), [])
+    yield from score_batches(batches, engine, read, novelty)
+
+
+def score_batches(
+    batches: Iterable[list[Image]],
+    engine: "Engine",
+    read: ImageReader[Image],
     novelty: Novelty | None = None,
     *,
+    name: Callable[[Image], str] = str,
     run_batches: BatchRunner = read_ahead,
 ) -> Generator[list[ScoredFile]]:
-    """The network's outputs for each file, batch by batch.
+    """The network's outputs for the images of each batch, unreadable ones included.
 
-    Batches are cut at fixed positions, unreadable files included, so that resumed runs reproduce the same scores.
+    An image's outputs depend on its batch in their last digits: whoever cuts the same batches gets the same outputs.
     """
-    batches = iter(lambda: list(islice(paths, engine.batch_size)), [])
     yield from run_batches(
-        batches, lambda batch: _read(batch, engine, read), partial(_score, engine, novelty), engine.streams
+        batches, lambda batch: _read(batch, engine, read, name), partial(_score, engine, novelty), engine.streams
     )
 
 
@@ -105,28 +117,35 @@ def network_extractor(engine: "Engine", kind: FeatureKind, version: str) -> Feat
     return FeatureExtractor(kind, contract, compute, key, engine.batch_size, engine.streams)
 
 
-def image_reader(max_pixels: int, thumbnail_px: int = 0) -> ImageReader:
-    """Reads image files as the service reads uploads; makes thumbnails unless their size is 0."""
+def image_reader(max_pixels: int) -> ImageReader[str]:
+    """Reads image files as the service reads uploads."""
 
-    def read(path: str, contract: ImageContract) -> tuple[str, Pixels, Thumbnail | None]:
-        data = images.read_bytes(as_image_path(path))
-        sha256 = hashlib.sha256(data).hexdigest()
-        if not thumbnail_px:
-            return sha256, images.decode(data, contract, max_pixels=max_pixels), None
-        pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
-        return sha256, pixels, images.make_thumbnail(sha256, whole)
+    def read(path: str, contract: ImageContract) -> ReadImage:
+        return decode_image(images.read_bytes(as_image_path(path)), contract, max_pixels)
 
     return read
 
 
-def _read(batch: list[str], engine: "Engine", read: ImageReader) -> tuple[list[ScoredFile], Pixels]:
+def decode_image(data: bytes, contract: ImageContract, max_pixels: int, thumbnail_px: int = 0) -> ReadImage:
+    """What is needed of an image's bytes; with a thumbnail unless its size is 0."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not thumbnail_px:
+        return sha256, images.decode(data, contract, max_pixels=max_pixels), None
+    pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
+    return sha256, pixels, images.make_thumbnail(sha256, whole)
+
+
+def _read(
+    batch: list[Image], engine: "Engine", read: ImageReader[Image], name: Callable[[Image], str]
+) -> tuple[list[ScoredFile], Pixels]:
     """All files of the batch, and the stacked pixels of the readable ones."""
     contract = engine.manifest.image
     pixels = np.empty((len(batch), contract.size, contract.size, 3), dtype=np.uint8)
     files, readable = [], 0
-    for path in batch:
+    for image in batch:
+        path = name(image)
         try:
-            sha256, pixels[readable], thumbnail = read(path, contract)
+            sha256, pixels[readable], thumbnail = read(image, contract)
         except ImageError as error:
             files.append(ScoredFile(path, error=str(error)))
         else:
@@ -139,7 +158,7 @@ def _score(engine: "Engine", detectors: Novelty | None, material: tuple[list[Sco
     files, pixels = material
     if not len(pixels):
         return files
-    outputs = engine.run(pixels)
+    outputs = engine.run_batch(pixels)
     novelty = detectors.score_images(pixels, engine.manifest.image.crop, outputs.features) if detectors else None
     index = iter(range(len(pixels)))
     return [file if file.error else _with_outputs(file, outputs, novelty, next(index)) for file in files]

@@ -161,11 +161,11 @@ def load(
     `has_bf16` is called where it matters whether the processor computes in bfloat16.
     """
     while True:
-        manifest = _read_current(folder, name)
+        manifest = read_current(folder, name)
         try:
             return verify(folder, manifest, precision, has_bf16)
         except ModelError:
-            if _read_current(folder, name).files == manifest.files:
+            if read_current(folder, name).files == manifest.files:
                 raise  # else another process has published a new one meanwhile
 
 
@@ -211,7 +211,7 @@ def _resolve_precision(
     return precision
 
 
-def _read_current(folder: Path, name: str) -> Manifest:
+def read_current(folder: Path, name: str) -> Manifest:
     """The manifest, after completing an interrupted publication."""
     try:
         finish_interrupted(folder, name)

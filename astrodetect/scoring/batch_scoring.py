@@ -1,34 +1,37 @@
 """Batch scoring: folders of images to a table of scores, without the service; resumable and in bounded memory."""
 
-import hashlib
-import os
+import json
 import time
-import uuid
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from astrodetect.anomalies.domain import LatestImages
-from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import listing
-from astrodetect.inference import pipeline
-from astrodetect.inference.decision import decide
-from astrodetect.inference.heat_maps import heat_map
-from astrodetect.inference.pipeline import ScoredFile
-from astrodetect.model_store.manifest import Manifest
-from astrodetect.progress import ProgressBar
-from astrodetect.records import ANOMALY, BatchRunner, HeatMap, ScoredImage, Thumbnail
+from astrodetect.errors import ModelError
+from astrodetect.progress import ProgressBar, printable
+from astrodetect.records import ANOMALY
 from astrodetect.scoring import resumable_table
+from astrodetect.scoring.chunks import (
+    QUARANTINED,
+    Chunk,
+    ChunkEvent,
+    Counts,
+    ScoredChunk,
+    WorkerPool,
+    WorkerReady,
+    chunk_images,
+)
+from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, Row
+from astrodetect.storage.references import is_shard, is_url
 
-if TYPE_CHECKING:
-    from astrodetect.inference.engine import Engine
+if TYPE_CHECKING:  # slow to import: the workers load the model meanwhile
+    from astrodetect.model_store.manifest import Manifest
 
-# Writes predictions that are not in the log yet, with their thumbnails and heat maps.
-RecordBatch = Callable[[list[ScoredImage], list[Thumbnail], list[HeatMap]], object]
+SLOW_IMPORTS = ("pyarrow.parquet", "astrodetect.anomalies.domain")
+NAMED_QUARANTINED = 5  # in the summary; the table names all
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,128 +50,158 @@ class ScoringTask:
     paths: Sequence[str]  # folders and files
     output: Path
     restart: bool
-    max_pixels: int
-    thumbnail_px: int = 0  # size of the thumbnails logged with the scores; 0 makes none
+    log: bool = False  # whether workers record rows in the predictions table
 
-    def check(self) -> int:
-        """The number of files to score."""
+    def check(self) -> None:
+        """Raises DataError if there is nothing to read or nowhere to write."""
         resumable_table.check_table_path(self.output, restart=self.restart)
         listing.check_paths(self.paths)
-        count = sum(1 for _ in listing.walk_images(self.paths))
-        if not count:
+        if next(listing.list_references(self.paths), None) is None:
             raise listing.no_images(self.paths)
-        return count
+
+    def count(self) -> int:
+        """The number of references to score: of images, and of shards."""
+        return sum(1 for _ in listing.list_references(self.paths))
 
 
-def score_task(
-    task: ScoringTask,
-    engine: "Engine",
-    *,
-    total: int,
-    record: RecordBatch | None,
-    novelty: Novelty | None = None,
-    run_batches: BatchRunner = pipeline.read_ahead,
-) -> ScoringSummary:
-    """Scores all files, or those that an interrupted run left."""
-    settings = _run_settings(task, engine, logged=record is not None)
-    columns, latest = _columns(engine.manifest, novelty), LatestImages(0, 0)
-    read = pipeline.image_reader(task.max_pixels, task.thumbnail_px if record else 0)
-    with resumable_table.open_table(task.output, columns, settings, restart=task.restart) as table:
-        paths = listing.walk_images(task.paths)
-        table.resume(paths, engine.batch_size)
-        rows_before, started = table.rows, time.monotonic()
-        with (
-            ProgressBar("scoring", total) as bar,
-            closing(pipeline.score_files(paths, engine, read, novelty, run_batches=run_batches)) as batches,
-        ):
-            bar.step(rows_before)
-            for batch in batches:
-                predictions = [_predict(file, engine, table.run) for file in batch]
-                if record and (scored := [prediction for prediction in predictions if prediction]):
-                    thumbnails = [file.thumbnail for file in batch if file.thumbnail]
-                    record(
-                        scored, thumbnails, _heat_maps(batch, engine.manifest)
-                    )  # before the rows, which mark it done
-                table.add([_row(file, scored, table, engine) for file, scored in zip(batch, predictions, strict=True)])
-                latest += LatestImages.of(row.novelty or 0 for row in predictions if row and row.in_domain is not None)
-                rate = (table.rows - rows_before) / (time.monotonic() - started)
-                bar.step(len(batch), f"{rate:.0f} images/s, {_counts(table, engine.manifest)}")
-        table.finish()
-    speed = f", {rate:.0f} images/s" if table.rows > rows_before else ""
-    text = f"{table.path}: {table.rows} files scored, {_counts(table, engine.manifest)}{speed}"
-    if latest.mostly_out_of_domain:
-        text += f"\n{latest.warning(engine.manifest.name)}"
-    return ScoringSummary(table.rows, table.unreadable, text)
+def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> ScoringSummary:
+    """Scores all images, or those that an interrupted run left, on a pool of workers."""
+    for module in SLOW_IMPORTS:  # while the workers load the model
+        import_module(module)
+    total = task.count()
+    ready = pool.wait_ready(next(listing.list_references(task.paths)))
+    if ready.model_version != manifest.version:
+        raise ModelError(
+            f"model {manifest.name}: the workers have version {ready.model_version}, not {manifest.version}"
+        )
+    with resumable_table.open_table(
+        task.output,
+        ready.columns,
+        _run_settings(task, manifest, ready),
+        images_per_chunk=chunk_images(total, ready.batch_size),
+        restart=task.restart,
+    ) as table:
+        references = listing.list_references(task.paths)
+        done = table.plan(references, ready.batch_size, _scorer_key(manifest, ready))
+        with ProgressBar("scoring", total) as bar:
+            bar.step(done)
+            progress = _Progress(bar, pool, manifest)
+            for event in pool.score(progress.handed_out(table.missing_chunks())):
+                if isinstance(event, ScoredChunk):
+                    table.add(progress.chunks[event.number], event.part)
+                progress.update(event)
+        tally = _Tally(manifest, ready.columns)
+        table.finish(tally.add)
+    speed = f", {progress.rate:.0f} images/s" if progress.finished.images else ""
+    return tally.summary(task.output, speed)
 
 
-def _run_settings(task: ScoringTask, engine: "Engine", *, logged: bool) -> dict[str, object]:
+class _Progress:
+    """What is done of the chunks that were handed out, shown by the bar."""
+
+    def __init__(self, bar: ProgressBar, pool: WorkerPool, manifest: "Manifest") -> None:
+        self._bar, self._pool, self._manifest = bar, pool, manifest
+        self._started, self._shown = time.monotonic(), 0
+        self._finished_references = 0
+        self._unfinished: dict[int, Counts] = {}
+        self.chunks: dict[int, Chunk] = {}  # that are not finished
+        self.finished = Counts()
+
+    def handed_out(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The chunks, which are known to this object from then on."""
+        for chunk in chunks:
+            self.chunks[chunk.number] = chunk
+            yield chunk
+
+    def update(self, event: ChunkEvent) -> None:
+        """Advances the bar."""
+        if isinstance(event, ScoredChunk):
+            self.finished += event.counts
+            self._finished_references += len(self.chunks.pop(event.number).references)
+            self._unfinished.pop(event.number, None)
+        else:
+            self._unfinished[event.number] = event.counts
+        done = self._finished_references + sum(
+            counts.images
+            for number, counts in self._unfinished.items()
+            if not is_shard(self.chunks[number].references[0])  # whose number of images is unknown
+        )
+        counts = sum(self._unfinished.values(), self.finished)
+        note = f"{self.rate:.0f} images/s{self._pool.note}, {counts_text(self._manifest, counts)}"
+        self._bar.step(max(0, done - self._shown), note)  # a chunk that is scored again does not move it back
+        self._shown = max(self._shown, done)
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        images = self.finished.images + sum(counts.images for counts in self._unfinished.values())
+        return images / (time.monotonic() - self._started)
+
+
+class _Tally:
+    """Counts the rows of the finished table."""
+
+    def __init__(self, manifest: "Manifest", columns: Sequence[str]) -> None:
+        self._manifest = manifest
+        self._novelty = columns.index(NOVELTY) if IN_DOMAIN in columns else None
+        from astrodetect.anomalies.domain import ATYPICAL_NOVELTY  # noqa: PLC0415
+
+        self._atypical_novelty = ATYPICAL_NOVELTY
+        self._rows = self._bad = self._atypical = self._quarantined = 0
+        self._results: Counter[str] = Counter()
+        self._named: list[str] = []
+
+    def add(self, row: Row) -> None:
+        """Counts a row."""
+        path, _, result, error, *_ = row
+        self._rows += 1
+        if error is None:
+            self._results[result] += 1
+            self._atypical += self._novelty is not None and row[self._novelty] >= self._atypical_novelty
+            return
+        self._bad += 1
+        if error == QUARANTINED:
+            self._quarantined += 1
+            self._named += [path] if len(self._named) < NAMED_QUARANTINED else []
+
+    def summary(self, table: Path, speed: str) -> ScoringSummary:
+        """The summary of the run."""
+        counts = counts_text(self._manifest, Counts(self._rows, self._bad, self._results))
+        lines = [f"{table}: {self._rows} files scored, {counts}{speed}"]
+        if self._quarantined:
+            more = self._quarantined - len(self._named)
+            names = " ".join(map(printable, self._named)) + (f" and {more} more" if more else "")
+            lines.append(f"quarantined, since reading them ended the process: {names}")
+        from astrodetect.anomalies.domain import LatestImages  # noqa: PLC0415 - slow to import
+
+        latest = LatestImages(self._rows - self._bad if self._novelty is not None else 0, self._atypical)
+        if latest.mostly_out_of_domain:
+            lines.append(latest.warning(self._manifest.name))
+        return ScoringSummary(self._rows, self._bad, "\n".join(lines))
+
+
+def counts_text(manifest: "Manifest", counts: Counts) -> str:
+    """Numbers of images by their result, in words."""
+    if manifest.task == "binary":
+        results = f"{counts.results[ANOMALY]} anomalies"
+    else:
+        results = ", ".join(f"{counts.results[name]} {name}" for name in manifest.classes)
+    return f"{results}, {counts.bad} bad files"
+
+
+def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -> dict[str, object]:
     """What must be unchanged for a run to be resumed."""
-    manifest = engine.manifest
     return {
-        "folders": {path: str(Path(path).absolute()) for path in task.paths},
+        "folders": {path: path if is_url(path) else str(Path(path).absolute()) for path in task.paths},
         "model": manifest.name,
         "model_version": manifest.version,
-        "precision": engine.precision,
+        "precision": ready.precision,
         "detectors": manifest.space,
         "threshold": manifest.threshold,
-        "log": logged,
+        "log": task.log,
     }
 
 
-def _predict(file: ScoredFile, engine: "Engine", run: uuid.UUID) -> ScoredImage | None:
-    if file.error:
-        return None
-    return decide(
-        engine.manifest,
-        file.probabilities,
-        image_name=file.path,
-        image_sha256=file.sha256,
-        request_id=_request_id(run, file.path),
-        novelty=file.novelty,
-    )
-
-
-def _heat_maps(batch: list[ScoredFile], manifest: Manifest) -> list[HeatMap]:
-    """The heat maps of files that have a thumbnail."""
-    return [
-        heat_map(manifest, np.array(file.probabilities), file.activation_map, file.sha256)
-        for file in batch
-        if file.thumbnail and file.activation_map is not None
-    ]
-
-
-def _request_id(run: uuid.UUID, path: str) -> uuid.UUID:
-    """uuid5(run, path), also for paths that are not UTF-8."""
-    digest = hashlib.sha1(run.bytes + os.fsencode(path), usedforsecurity=False).digest()
-    return uuid.UUID(bytes=digest[:16], version=5)
-
-
-def _row(
-    file: ScoredFile, scored: ScoredImage | None, table: resumable_table.ResumableTable, engine: "Engine"
-) -> list[str]:
-    manifest = engine.manifest
-    score, result = (repr(scored.score), scored.result) if scored else ("", "")
-    row = [file.path, score, result, file.error, manifest.name, manifest.version]
-    if resumable_table.NOVELTY in table.columns:
-        row.append(repr(scored.novelty) if scored else "")
-    if resumable_table.IN_DOMAIN in table.columns:
-        row.append(str(scored.in_domain).lower() if scored else "")
-    if manifest.task == "binary":  # the score determines both probabilities
-        return row
-    return row + ([repr(probability) for probability in file.probabilities] or [""] * len(manifest.classes))
-
-
-def _columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
-    novelty = [resumable_table.NOVELTY] if detectors else []
-    if detectors and detectors.limit is not None:
-        novelty.append(resumable_table.IN_DOMAIN)
-    classes = () if manifest.task == "binary" else manifest.classes
-    return [*resumable_table.COLUMNS, *novelty, *(f"{resumable_table.PROBABILITY}{name}" for name in classes)]
-
-
-def _counts(table: resumable_table.ResumableTable, manifest: Manifest) -> str:
-    if manifest.task == "binary":
-        counts = f"{table.results[ANOMALY]} anomalies"
-    else:
-        counts = ", ".join(f"{table.results[name]} {name}" for name in manifest.classes)
-    return f"{counts}, {table.unreadable} bad files"
+def _scorer_key(manifest: "Manifest", ready: WorkerReady) -> str:
+    """Identifies what scores the chunks: the model's version, its image contract and the precision."""
+    return json.dumps([manifest.version, manifest.space, asdict(manifest.image), ready.precision])

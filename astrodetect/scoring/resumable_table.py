@@ -1,18 +1,19 @@
-"""The table of scores: appended row by row to a partial file, and renamed when complete.
+"""The table of scores: its parts are collected in a folder, and joined in the order of the chunks when all are there.
 
-`OUTPUT.part` holds the rows; `OUTPUT.run` identifies the run they belong to and is its inter-process lock. In CSV a
-path has the bytes that it has on disk, UTF-8 or not; in Parquet, which holds UTF-8 only, other bytes become `\\xff`.
+`OUTPUT.parts` holds the plan of the run and its parts; `OUTPUT.run` identifies the run and is its inter-process lock.
+In CSV a path has the bytes that it has on disk, UTF-8 or not; in Parquet, which holds UTF-8 only, other bytes become
+`\\xff`. Runs that version 0.1 began have their first rows in `OUTPUT.part`, a CSV.
 """
 
 import csv
 import io
 import json
 import os
+import shutil
 import sys
 import threading
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -23,15 +24,14 @@ from fasteners import InterProcessLock
 from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
+from astrodetect.scoring.part_files import Row, column_types, list_parts, part_name, read_part
 
-COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
-TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
-NOVELTY = "novelty"  # column of models with anomaly detectors
-IN_DOMAIN = "in_domain"  # column of those whose detectors have a limit for it: true or false
-PROBABILITY = "p_"  # prefix of the columns of models with several classes
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
 CONVERSIONS: dict[ColumnType, Callable[[str], object]] = {"text": str, "boolean": "true".__eq__, "number": float}
 REMEDY = "--restart scores everything again, another --output leaves it alone"
+PLAN = "plan.jsonl"
+CHUNK = "chunk"  # note: images of a chunk
 
 
 def check_table_path(path: Path, *, restart: bool) -> None:
@@ -40,105 +40,139 @@ def check_table_path(path: Path, *, restart: bool) -> None:
         raise DataError(f"the output {path} ends neither in .csv nor in .parquet")
     if not path.parent.is_dir():
         raise DataError(f"no folder {path.parent} for the output")
-    if path.exists() and not (path.is_file() and (restart or _part(path).exists())):
+    if path.exists() and not (path.is_file() and (restart or _is_begun(path))):
         raise DataError(f"{path} exists already: {REMEDY}" if path.is_file() else f"{path} is not a file")
 
 
 class ResumableTable:
-    """A table being written, and the counts of its rows; made by `open_table`."""
+    """A table being written; made by `open_table`."""
 
-    def __init__(self, path: Path, columns: Sequence[str], run: uuid.UUID, appended: BinaryIO) -> None:
-        self.path, self.run = path, run
-        self.rows = self.unreadable = 0
-        self.results: Counter[str] = Counter()
-        self.columns, self._appended = list(columns), appended
+    def __init__(self, path: Path, columns: Sequence[str], run: uuid.UUID, images_per_chunk: int) -> None:
+        self.path, self.run, self.columns = path, run, list(columns)
+        self._images_per_chunk = images_per_chunk
+        self._done: dict[int, str] = {}  # chunks that have their part: number → id
+        self._chunks = self._earlier_rows = 0
 
-    def resume(self, paths: Iterator[str], batch_size: int) -> None:
-        """Advances `paths` past whole batches that have their rows; truncates incomplete batches after them."""
-        with _part(self.path).open("rb") as file:
-            rows = _read_rows(file, len(self.columns))
-            _, end = next(rows, (self.columns, 0))
-            while len(batch := list(islice(rows, batch_size))) == batch_size:
-                if [row[0] for row, _ in batch] != list(islice(paths, batch_size)):
-                    raise DataError(f"images were added or removed since {_part(self.path)} was begun: {REMEDY}")
-                self._count(row for row, _ in batch)
-                end = batch[-1][1]
+    def plan(self, references: Iterator[str], batch_size: int, key: str) -> int:
+        """Cuts the references into chunks; returns how many have their rows. `key` identifies what scores them."""
+        self._earlier_rows = self._count_earlier_rows(references, batch_size)
+        references_done = self._earlier_rows
         with _write_errors(self.path):
-            self._appended.truncate(end)
-            if end == 0:
-                self._write([self.columns])
+            self._done = list_parts(_parts(self.path))
 
-    def add(self, rows: list[list[str]]) -> None:
-        """Appends rows; they survive the end of this process."""
-        with _write_errors(self.path):
-            self._write(rows)
-        self._count(rows)
+            def checked() -> Iterator[Chunk]:
+                nonlocal references_done
+                for chunk in cut_chunks(references, self._images_per_chunk, key):
+                    if chunk.number in self._done:
+                        references_done += len(chunk.references)
+                        if self._done[chunk.number] != chunk.id:
+                            raise self._images_changed()
+                    self._chunks += 1
+                    yield chunk
 
-    def finish(self) -> None:
-        """Moves the complete table to its path atomically."""
-        part = complete = _part(self.path)
+            write_plan(self._plan, checked())
+        if any(number >= self._chunks for number in self._done):
+            raise self._images_changed()
+        return references_done
+
+    def missing_chunks(self) -> Iterator[Chunk]:
+        """The chunks without a part."""
+        return read_plan(self._plan, str(self.run), self._done)
+
+    def add(self, chunk: Chunk, part: bytes) -> None:
+        """Stores the part of a chunk; it survives the end of this process, and a power cut."""
         with _write_errors(self.path):
-            self._appended.close()
+            atomic_files.write_bytes(_parts(self.path) / part_name(chunk.number, chunk.id), part)
+        self._done[chunk.number] = chunk.id
+
+    def finish(self, observe: Callable[[Row], object]) -> None:
+        """Joins the parts into the table, atomically; `observe` is called with each row."""
+
+        def rows() -> Iterator[Row]:
+            for row in self._rows():
+                observe(row)
+                yield row
+
+        complete = self.path.with_name(f".{self.path.name}.whole")
+        with _write_errors(self.path):
             if self.path.suffix.lower() == ".parquet":
-                complete = self.path.with_name(f".{self.path.name}.whole")
-                with part.open("rb") as file:
-                    rows = (row for row, _ in islice(_read_rows(file, len(self.columns)), 1, None))
-                    _write_as_parquet(complete, self.columns, rows)
+                write_parquet(complete, column_types(self.columns), rows())
+            else:
+                with complete.open("wb") as file:
+                    file.write(_line(self.columns))
+                    file.writelines(map(_line, rows()))
             atomic_files.move(complete, self.path)
-            part.unlink(missing_ok=True)
+            _discard_parts(self.path)
             atomic_files.sync_folder(self.path.parent)
 
-    def _write(self, rows: Iterable[list[str]]) -> None:
-        self._appended.write("".join(map(_line, rows)).encode(errors=NOT_UTF8))
-        self._appended.flush()
+    def _rows(self) -> Iterator[Row]:
+        yield from islice(_read_earlier(self.path, self.columns), self._earlier_rows)
+        for number, chunk_id in sorted(self._done.items()):
+            part = _parts(self.path) / part_name(number, chunk_id)
+            try:
+                yield from read_part(part)
+            except ValueError as error:  # of which pyarrow's errors are
+                raise DataError(f"{part} is damaged: delete it, and run the same command again") from error
 
-    def _count(self, rows: Iterable[list[str]]) -> None:
-        for _, _, result, error, *_ in rows:
-            self.rows += 1
-            if error:
-                self.unreadable += 1
-            else:
-                self.results[result] += 1
+    def _count_earlier_rows(self, references: Iterator[str], batch_size: int) -> int:
+        """The rows of whole batches in OUTPUT.part; advances `references` past them."""
+        rows, count = _read_earlier(self.path, self.columns), 0
+        while len(paths := [row[0] for row in islice(rows, batch_size)]) == batch_size:
+            if paths != list(islice(references, batch_size)):
+                raise self._images_changed()
+            count += batch_size
+        return count
+
+    def _images_changed(self) -> DataError:
+        return DataError(f"images were added or removed since {self.path} was begun: {REMEDY}")
+
+    @property
+    def _plan(self) -> Path:
+        return _parts(self.path) / PLAN
 
 
 @contextmanager
 def open_table(
-    path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, restart: bool
+    path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, images_per_chunk: int, restart: bool
 ) -> Iterator[ResumableTable]:
-    """The table of a run with these settings: a new one, or the one of an interrupted run with the same settings."""
-    part = _part(path)
+    """The table of a run with these settings: a new one, or the one of an interrupted run with the same settings.
+
+    `images_per_chunk` is that of a new run.
+    """
     with _locked_notes(path) as notes:
         with _write_errors(path):
             if restart:
-                part.unlink(missing_ok=True)
-            run = _interrupted_run(notes, settings, part) if part.exists() else _new_run(notes, settings)
-            file = part.open("ab")
+                _discard_parts(path)
+            if _is_begun(path):
+                run, images_per_chunk = _interrupted_run(path, notes, settings)
+            else:
+                run = _new_run(notes, settings, images_per_chunk)
+            _parts(path).mkdir(exist_ok=True)
             atomic_files.sync_folder(path.parent)
-        with _write_errors(path), file:
-            yield ResumableTable(path, columns, run, file)
+        yield ResumableTable(path, columns, run, images_per_chunk)
 
 
-def _new_run(notes: TextIO, settings: Mapping[str, Any]) -> uuid.UUID:
+def _new_run(notes: TextIO, settings: Mapping[str, Any], images_per_chunk: int) -> uuid.UUID:
     run = uuid.uuid4()
     notes.truncate(0)
-    notes.write(json.dumps({"run": str(run), **settings}))
+    notes.write(json.dumps({"run": str(run), CHUNK: images_per_chunk, **settings}))
     notes.flush()
     os.fsync(notes.fileno())  # the ids of logged rows derive from the run's, which must survive a power cut
     return run
 
 
-def _interrupted_run(notes: TextIO, settings: Mapping[str, Any], part: Path) -> uuid.UUID:
+def _interrupted_run(path: Path, notes: TextIO, settings: Mapping[str, Any]) -> tuple[uuid.UUID, int]:
     notes.seek(0)
     try:
         stored = json.loads(notes.read())
-        run = uuid.UUID(stored["run"])
+        run, images_per_chunk = uuid.UUID(stored["run"]), int(stored.get(CHUNK, MAX_CHUNK_IMAGES))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the run of {part} is unknown: {REMEDY}") from error
+        raise DataError(f"the run that began {path} is unknown: {REMEDY}") from error
     for name, value in json.loads(json.dumps(settings)).items():
         if stored.get(name) != value:
             before, now = _as_text(stored.get(name)), _as_text(value)
-            raise DataError(f"{part} is of a run with another {name} ({before}, now {now}): {REMEDY}")
-    return run
+            raise DataError(f"{path} was begun by a run with another {name} ({before}, now {now}): {REMEDY}")
+    return run, images_per_chunk
 
 
 def _as_text(value: object) -> str:
@@ -163,7 +197,7 @@ def _locked_notes(path: Path) -> Iterator[TextIO]:
             yield notes
         finally:
             lock.release()
-            if not _part(path).exists():
+            if not _is_begun(path):
                 notes_path.unlink(missing_ok=True)
 
 
@@ -176,41 +210,55 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _part(path: Path) -> Path:
+def _parts(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
+
+
+def _earlier(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _line(row: list[str]) -> str:
+def _is_begun(path: Path) -> bool:
+    return _parts(path).exists() or _earlier(path).exists()
+
+
+def _discard_parts(path: Path) -> None:
+    """Renamed before they are deleted, so that there are never some of the parts."""
+    discarded = path.with_name(f".{path.name}.discarded")
+    shutil.rmtree(discarded, ignore_errors=True)  # of a process that was killed here
+    if _parts(path).exists():
+        _parts(path).rename(discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
+    _earlier(path).unlink(missing_ok=True)
+
+
+def _line(row: Sequence[object]) -> bytes:
+    """A row as a line of CSV."""
+    cells = ["" if value is None else str(value).lower() if isinstance(value, bool) else value for value in row]
     text = io.StringIO()
-    csv.writer(text).writerow(row)  # with CR LF as line end, so that a CR in a name is quoted too
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    csv.writer(text).writerow(cells)  # with CR LF as line end, so that a CR in a name is quoted too
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode(errors=NOT_UTF8)
 
 
-def _read_rows(file: BinaryIO, width: int) -> Iterator[tuple[list[str], int]]:
-    """Complete rows with the byte offset of their end, up to the first incomplete one."""
-    end = 0
+def _read_earlier(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of OUTPUT.part, up to the first incomplete one."""
+    convert = [CONVERSIONS[kind] for kind in column_types(columns).values()]
+    with suppress(FileNotFoundError), _earlier(path).open("rb") as file:
+        for cells in islice(read_rows(file, len(columns)), 1, None):
+            yield [convert_cell(text) if text else None for convert_cell, text in zip(convert, cells, strict=True)]
+
+
+def read_rows(file: BinaryIO, width: int) -> Iterator[list[str]]:
+    """The rows of a CSV, with the header, up to the first incomplete one."""
 
     def lines() -> Iterator[str]:
-        nonlocal end
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            end += len(line)
             yield line.decode(errors=NOT_UTF8)
 
     with suppress(csv.Error):
         for row in csv.reader(lines(), strict=True):
             if len(row) != width:
                 return
-            yield row, end
-
-
-def _write_as_parquet(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:
-    types: dict[str, ColumnType] = {
-        name: "text" if name in TEXT_COLUMNS else "boolean" if name == IN_DOMAIN else "number" for name in columns
-    }
-    convert = [CONVERSIONS[kind] for kind in types.values()]
-    values = (
-        [convert_cell(text) if text else None for convert_cell, text in zip(convert, row, strict=True)] for row in rows
-    )
-    write_parquet(path, types, values)
+            yield row

@@ -10,6 +10,7 @@ import colour_models
 import numpy as np
 import pytest
 from programs import query
+from worker_in_process import InProcessPool
 
 import setup_db
 from astrodetect.anomalies.novelty import Novelty
@@ -73,9 +74,9 @@ def test_an_interrupted_table_is_resumed_after_its_last_whole_batch(
 
     loaded = load_verified(old_artefacts / "models", "colour")
     assert loaded.novelty is not None
-    task = batch_scoring.ScoringTask(["sky"], Path("scores.csv"), restart=False, max_pixels=10**7)
-    engine = Engine(loaded)
-    batch_scoring.score_task(task, engine, total=20, record=None, novelty=Novelty.load(loaded.novelty))
+    task = batch_scoring.ScoringTask(["sky"], Path("scores.csv"), restart=False)
+    with InProcessPool(Engine(loaded), novelty=Novelty.load(loaded.novelty), max_pixels=10**7) as pool:
+        batch_scoring.score_task(task, loaded.manifest, pool)
     rows = read_table(Path("scores.csv"))
     assert rows[:17] == expected[:17]
     path, score, result, error, novelty = 0, 1, 2, 3, 6

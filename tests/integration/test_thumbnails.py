@@ -19,9 +19,10 @@ from malicious_server import png
 from PIL import Image
 from programs import ROOT, query
 from starlette.testclient import TestClient
+from worker_in_process import InProcessPool
 
 import database
-from astrodetect.cli import score
+from astrodetect.cli import score_worker
 from astrodetect.db.connections import connect
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import HeatMap, ScoredImage, Thumbnail
@@ -96,11 +97,10 @@ def test_a_heat_map_shows_the_regions_that_support_the_predicted_class(
         row = client.post("/detect", files={"file": alone.read_bytes()}).json()
     assert row["label"] == label
     settings = Settings(DATABASE_URL=database_url)
-    with score.open_recorder(settings) as record:
-        task = batch_scoring.ScoringTask(
-            [str(logged)], tmp_path / "t.csv", restart=False, max_pixels=10_000, thumbnail_px=64
-        )
-        batch_scoring.score_task(task, Engine(load_verified(models_dir, "resnet50_model")), total=1, record=record)
+    engine = Engine(load_verified(models_dir, "resnet50_model"))
+    task = batch_scoring.ScoringTask([str(logged)], tmp_path / "t.csv", restart=False)
+    with score_worker.open_recorder(settings) as record, InProcessPool(engine, record, thumbnail_px=64) as pool:
+        batch_scoring.score_task(task, engine.manifest, pool)
     for path in (alone, logged):
         heat = log.heat_map(sha256_of(path.read_bytes()), row["model_version"])
         assert heat is not None
@@ -143,7 +143,7 @@ def test_a_scoring_run_that_cannot_store_thumbnails_warns_once_and_records_its_r
     database_url: str, log: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query(database_url, "DROP TABLE pictures CASCADE")
-    with score.open_recorder(Settings(DATABASE_URL=database_url)) as record:
+    with score_worker.open_recorder(Settings(DATABASE_URL=database_url)) as record:
         for number in range(2):
             scored = replace(SCORED, image_sha256=f"{number:064x}", request_id=uuid.uuid4())
             record([scored], [Thumbnail(scored.image_sha256, b"jpeg", 1, 1)], [])
@@ -154,7 +154,7 @@ def test_a_scoring_run_that_cannot_store_thumbnails_warns_once_and_records_its_r
 
 def test_a_scoring_run_prunes_thumbnails(database_url: str, log: Database) -> None:
     names = save_thumbnails(log, 3)
-    with score.open_recorder(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
+    with score_worker.open_recorder(Settings(DATABASE_URL=database_url, thumbnail_max_bytes=2_000)) as record:
         record([SCORED], [Thumbnail(SCORED.image_sha256, bytes(1_000), 1, 1)], [])
     assert log.images_with_thumbnails([*names, SCORED.image_sha256]) == {names[2], SCORED.image_sha256}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import colour_models
 import numpy as np
 import pytest
+from worker_in_process import InProcessPool
 
 from astrodetect import images
 from astrodetect.datasets import listing
@@ -17,7 +18,9 @@ from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, Pixels, ScoredImage
-from astrodetect.scoring import batch_scoring, resumable_table
+from astrodetect.scoring import batch_scoring, resumable_table, rows
+from astrodetect.scoring.chunk_worker import RecordBatch
+from astrodetect.scoring.part_files import COLUMNS
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 
@@ -53,17 +56,19 @@ def nested_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task(paths: list[Path], output: Path, *, restart: bool = False) -> batch_scoring.ScoringTask:
-    return batch_scoring.ScoringTask([str(path) for path in paths], output, restart=restart, max_pixels=10**6)
+    return batch_scoring.ScoringTask([str(path) for path in paths], output, restart=restart)
 
 
-def score(task: batch_scoring.ScoringTask, engine: Engine, record: batch_scoring.RecordBatch | None = None) -> str:
-    return batch_scoring.score_task(task, engine, total=task.check(), record=record).text
+def score(task: batch_scoring.ScoringTask, engine: Engine, record: RecordBatch | None = None) -> str:
+    task.check()
+    with InProcessPool(engine, record) as pool:
+        return batch_scoring.score_task(task, engine.manifest, pool).text
 
 
-def rows_in(output: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
+def rows_in(output: Path, columns: list[str] = COLUMNS) -> list[list[str]]:
     """The rows without the header."""
     with output.open("rb") as file:
-        header, *rows = [row for row, _ in resumable_table._read_rows(file, len(columns))]
+        header, *rows = resumable_table.read_rows(file, len(columns))
     assert header == columns
     return rows
 
@@ -124,7 +129,7 @@ def test_multiclass_table_has_the_most_probable_class_and_every_probability(tmp_
                 score(task([sky], output), engine, log)
         summary = score(task([sky], output), engine, keep)
         assert "31 files scored, 10 nebula, 10 lawn, 10 ocean, 1 bad files" in summary
-    columns = [*resumable_table.COLUMNS, *(f"p_{name}" for name in colour_models.CLASSES)]
+    columns = [*COLUMNS, *(f"p_{name}" for name in colour_models.CLASSES)]
     *rows, bad = rows_in(outputs[0], columns)
     assert bad[1:3] == ["", ""]
     assert bad[3]
@@ -261,7 +266,7 @@ def test_a_finished_table_is_replaced_only_by_a_complete_one(
         score(task([nested_images], output, restart=True), engine, unavailable)
     assert output.read_bytes() == before
     score(task([nested_images], output), engine, lambda *_: None)  # resumes the new run without --restart
-    assert len(rows_in(output)) == task([nested_images], tmp_path / "other.csv").check()
+    assert len(rows_in(output)) == task([nested_images], tmp_path / "other.csv").count()
 
 
 def test_parquet_and_csv_tables_have_the_same_values(nested_images: Path, engine: Engine, tmp_path: Path) -> None:
@@ -270,7 +275,7 @@ def test_parquet_and_csv_tables_have_the_same_values(nested_images: Path, engine
     for output in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         score(task([nested_images], output), engine)
     columns = read_table(tmp_path / "t.parquet").to_pydict()
-    assert list(columns) == resumable_table.COLUMNS
+    assert list(columns) == COLUMNS
     rows = [
         ["" if value is None else repr(value) if isinstance(value, float) else value for value in row]
         for row in zip(*columns.values(), strict=True)
@@ -299,4 +304,4 @@ def test_unusual_file_names_are_scored_and_logged(nested_images: Path, engine: E
 
 def test_request_ids_of_logged_rows_are_version_5_uuids() -> None:
     run = uuid.uuid4()
-    assert batch_scoring._request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
+    assert rows.request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")

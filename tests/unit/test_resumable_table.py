@@ -1,129 +1,195 @@
-"""A table that is written row by row: interrupted anywhere it is resumed to the same content, or refused."""
+"""A table that is written part by part: interrupted anywhere it is resumed to the same content, or refused."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from astrodetect.errors import DataError
 from astrodetect.scoring import resumable_table
+from astrodetect.scoring.chunks import Chunk
+from astrodetect.scoring.part_files import COLUMNS, Row, encode_part
+from astrodetect.scoring.resumable_table import ResumableTable
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 RUN_SETTINGS = {"model": "m", "threshold": 0.5}
 
 
-def rows_in(output: Path, columns: list[str] = resumable_table.COLUMNS) -> list[list[str]]:
+def rows_in(output: Path, columns: list[str] = COLUMNS) -> list[list[str]]:
     """The rows without the header."""
     with output.open("rb") as file:
-        header, *rows = [row for row, _ in resumable_table._read_rows(file, len(columns))]
+        header, *rows = resumable_table.read_rows(file, len(columns))
     assert header == columns
     return rows
 
 
-def rows_of(paths: list[str]) -> list[list[str]]:
-    return [[path, "0.25", "No Anomaly", "odd,\n" if "," in path else "", "m", "1"] for path in paths]
+def row_of(path: str) -> Row:
+    return [path, 0.25, "No Anomaly", "odd,\n" if "," in path else None, "m", "1"]
 
 
-def test_a_table_truncated_at_any_byte_is_resumed_to_the_same_content(tmp_path: Path) -> None:
-    output, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
-    rows = rows_of(ODD_NAMES)
-    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as complete:
-        complete.resume(iter(ODD_NAMES), 1)
-        complete.add(rows)
-        run, content = complete.run, part.read_bytes()
-        counts = (complete.rows, complete.results, complete.unreadable)
-    assert b"\xff.jpg" in content
-    for length in range(len(content) + 1):
-        part.write_bytes(content[:length])
-        paths = iter(ODD_NAMES)
-        with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as resumed:
-            resumed.resume(paths, 1)
-            resumed.add(rows_of(list(paths)))
-            assert (resumed.rows, resumed.results, resumed.unreadable) == counts
-        assert resumed.run == run
-        assert part.read_bytes() == content
-    assert rows_in(part) == rows
+@contextmanager
+def opened(
+    output: Path, *, settings: dict[str, Any] = RUN_SETTINGS, restart: bool = False, chunk: int = 2
+) -> Iterator[ResumableTable]:
+    with resumable_table.open_table(output, COLUMNS, settings, images_per_chunk=chunk, restart=restart) as table:
+        yield table
 
 
-def test_a_run_resumes_after_whole_batches_so_that_batches_are_cut_at_the_same_files(tmp_path: Path) -> None:
-    output, paths = tmp_path / "t.csv", [f"{number}.jpg" for number in range(10)]
-    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as first:
-        first.resume(iter(paths), 4)
-        first.add(rows_of(paths[:7]))
-    remaining = iter(paths)
-    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as second:
-        second.resume(remaining, 4)
-        assert second.rows == 4
-    assert list(remaining) == paths[4:]
+def add_next(table: ResumableTable) -> Chunk:
+    """Scores the first missing chunk."""
+    chunk = next(table.missing_chunks())
+    table.add(chunk, encode_part(COLUMNS, [row_of(path) for path in chunk.references]))
+    return chunk
+
+
+def finish(table: ResumableTable) -> None:
+    for _ in list(table.missing_chunks()):
+        add_next(table)
+    table.finish(lambda _: None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_interrupted_after_any_chunk_is_resumed_to_the_same_content(tmp_path: Path, suffix: str) -> None:
+    uninterrupted = tmp_path / f"u{suffix}"
+    with opened(uninterrupted) as table:
+        assert table.plan(iter(ODD_NAMES), 1, "") == 0
+        finish(table)
+    if suffix == ".csv":
+        assert b"\xff.jpg" in uninterrupted.read_bytes()
+        assert [row[0] for row in rows_in(uninterrupted)] == ODD_NAMES
+    for done in range(len(ODD_NAMES) // 2 + 1):
+        output, runs = tmp_path / f"t{done}{suffix}", set()
+        for interrupted in (True, False):
+            with opened(output, chunk=2 if interrupted else 5) as table:
+                assert table.plan(iter(ODD_NAMES), 1, "") == (0 if interrupted else 2 * done)
+                runs.add(table.run)
+                for _ in range(done if interrupted else 0):
+                    add_next(table)
+                if not interrupted:
+                    finish(table)
+        assert len(runs) == 1
+        assert output.read_bytes() == uninterrupted.read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {suffix}
+
+
+def test_chunks_done_in_any_order_are_joined_in_the_order_of_the_paths(tmp_path: Path) -> None:
+    with opened(tmp_path / "t.csv") as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        for chunk in reversed(list(table.missing_chunks())):
+            table.add(chunk, encode_part(COLUMNS, [row_of(path) for path in chunk.references]))
+        counted: list[Row] = []
+        table.finish(counted.append)
+    assert [row[0] for row in rows_in(tmp_path / "t.csv")] == [row[0] for row in counted] == ODD_NAMES
 
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Path:
     """The path of a table whose run was interrupted."""
     output = tmp_path / "t.csv"
-    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
-        table.resume(iter(ODD_NAMES), 1)
-        table.add(rows_of(ODD_NAMES[:3]))
+    with opened(output) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        add_next(table)
     return output
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({**RUN_SETTINGS, "model": "n"}, "of a run with another model (m, now n): --restart"),
+        ({**RUN_SETTINGS, "model": "n"}, "a run with another model (m, now n): --restart"),
         ({**RUN_SETTINGS, "threshold": 0.6}, "another threshold (0.5, now 0.6)"),
     ],
 )
 def test_a_run_with_other_settings_does_not_resume_the_table(
-    interrupted: Path, settings: dict[str, object], message: str
+    interrupted: Path, settings: dict[str, Any], message: str
 ) -> None:
-    before = resumable_table._part(interrupted).read_bytes()
-    with (
-        pytest.raises(DataError) as refused,
-        resumable_table.open_table(interrupted, resumable_table.COLUMNS, settings, restart=False),
-    ):
+    parts = interrupted.with_name("t.csv.parts")
+    before = sorted(path.name for path in parts.iterdir())
+    with pytest.raises(DataError) as refused, opened(interrupted, settings=settings):
         pass
     assert message in str(refused.value)
-    assert resumable_table._part(interrupted).read_bytes() == before
-    with resumable_table.open_table(interrupted, resumable_table.COLUMNS, settings, restart=True) as table:
-        table.resume(iter(ODD_NAMES), 1)
-        assert table.rows == 0
+    assert sorted(path.name for path in parts.iterdir()) == before
+    with opened(interrupted, settings=settings, restart=True) as table:
+        assert table.plan(iter(ODD_NAMES), 1, "") == 0
 
 
-def test_resuming_is_refused_if_images_were_added_or_removed(interrupted: Path) -> None:
-    for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:2]):
+def test_resuming_is_refused_if_images_were_added_or_removed_among_those_done(interrupted: Path) -> None:
+    for paths in (ODD_NAMES[1:], [*ODD_NAMES[:1], "new.jpg", *ODD_NAMES[1:]], ODD_NAMES[:1], []):
         with (
-            resumable_table.open_table(interrupted, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table,
+            opened(interrupted) as table,
             pytest.raises(DataError, match=r"were added or removed .* --restart"),
         ):
-            table.resume(iter(paths), 1)
+            table.plan(iter(paths), 1, "")
+    with opened(interrupted) as table:
+        assert table.plan(iter([*ODD_NAMES, "one more.jpg"]), 1, "") == 2
+        finish(table)
+    assert [row[0] for row in rows_in(interrupted)] == [*ODD_NAMES, "one more.jpg"]
 
 
 def test_a_partial_table_of_an_unknown_run_is_not_overwritten(interrupted: Path) -> None:
     interrupted.with_name("t.csv.run").write_text("torn")
-    with (
-        pytest.raises(DataError, match="--restart"),
-        resumable_table.open_table(interrupted, resumable_table.COLUMNS, RUN_SETTINGS, restart=False),
-    ):
+    with pytest.raises(DataError, match="--restart"), opened(interrupted):
         pass
-    assert resumable_table._part(interrupted).stat().st_size > 0
+    assert len(list(interrupted.with_name("t.csv.parts").iterdir())) == 2
 
 
-def test_a_full_disk_is_reported_and_loses_no_earlier_row(tmp_path: Path) -> None:
+def test_a_damaged_part_is_named(interrupted: Path) -> None:
+    [part] = interrupted.with_name("t.csv.parts").glob("part-*")
+    part.write_bytes(b"torn")
+    with opened(interrupted) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        with pytest.raises(DataError, match=f"{part.name} is damaged: delete it"):
+            finish(table)
+    part.unlink()
+    with opened(interrupted) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        finish(table)
+    assert [row[0] for row in rows_in(interrupted)] == ODD_NAMES
+
+
+def test_a_full_disk_is_reported_and_loses_no_earlier_part(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    output, part = tmp_path / "t.csv", tmp_path / "t.csv.part"
+    output = tmp_path / "t.csv"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    refused = pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large")
-    with refused, resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
-        table.resume(iter(ODD_NAMES), 1)
-        table.add(rows_of(ODD_NAMES[:3]))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (part.stat().st_size + 10, limits[1]))
+    with opened(output) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        add_next(table)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         try:
-            table.add(rows_of(ODD_NAMES[3:]))
+            with pytest.raises(DataError, match=r"cannot write .*t\.csv: File too large"):
+                add_next(table)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with resumable_table.open_table(output, resumable_table.COLUMNS, RUN_SETTINGS, restart=False) as table:
-        table.resume(iter(ODD_NAMES), 1)
-        assert table.rows >= 3
-        table.add(rows_of(ODD_NAMES[table.rows :]))
-        table.finish()
+    with opened(output) as table:
+        assert table.plan(iter(ODD_NAMES), 1, "") == 2
+        finish(table)
     assert [row[0] for row in rows_in(output)] == ODD_NAMES
+
+
+@pytest.mark.parametrize("end", [0, 50, 90, -20, -1, None])
+def test_a_table_that_version_0_1_began_is_continued_after_its_last_whole_batch(
+    tmp_path: Path, end: int | None
+) -> None:
+    """It has the rows in OUTPUT.part, which may end anywhere."""
+    output = tmp_path / "t.csv"
+    with opened(output) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        finish(table)
+    content = output.read_bytes()
+    output.unlink()
+    (tmp_path / "t.csv.part").write_bytes(content[:end])
+    run = "8bd2d4f4-6a2f-4d64-8a1c-2c0f5d6a7b80"
+    (tmp_path / "t.csv.run").write_text(json.dumps({"run": run, **RUN_SETTINGS}))
+    for _ in range(2):
+        with opened(output) as table:
+            done = table.plan(iter(ODD_NAMES), 3, "")
+            assert done % 3 == 0
+            assert done == {0: 0, 50: 0, 90: 0, -20: 6, -1: 6, None: 6}[end]
+            assert str(table.run) == run
+    with opened(output) as table:
+        table.plan(iter(ODD_NAMES), 3, "")
+        finish(table)
+    assert output.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
