@@ -101,13 +101,13 @@ class ReviewLeases:
         taken = self._leases.held_by_others([_lease_name(image) for image in images], session)
         return {image for image in images if _lease_name(image) not in taken}
 
-    def lease_first(self, session: str, images: Sequence[str]) -> str | None:
-        """Leases the first of these images that no other session has, for LEASE_S, in place of its previous one."""
-        for image in images:
-            if self._leases.take(_lease_name(image), session, seconds=LEASE_S):
-                self._leases.release_others(session, _lease_name(image))
-                return image
-        return None
+    def lease(self, session: str, image: str) -> bool:
+        """Leases an image for LEASE_S in place of the session's previous one; False where another session has it."""
+        name = _lease_name(image)
+        if not self._leases.take(name, session, seconds=LEASE_S):
+            return False
+        self._leases.release_others(session, name)
+        return True
 
 
 class _Ranking:

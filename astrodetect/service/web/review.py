@@ -97,20 +97,25 @@ class ReviewView:
             [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
         )
         candidates.sort(key=lambda entry: entry.prediction.image_sha256 not in with_thumbnail)
-        images = [entry.prediction.image_key for entry in ([requested] if requested else candidates)]
-        shown = leases.lease_first(session.id, images) if session.has_cookie else next(iter(images), None)
-        chosen = requested or next((entry for entry in candidates if entry.prediction.image_key == shown), None)
-        following = (
-            entry.prediction.image_sha256 for entry in candidates if chosen and entry.prediction.image_key != images[0]
-        )
+        if requested:
+            candidates = [
+                requested,
+                *(entry for entry in candidates if entry.prediction.image_key != requested.prediction.image_key),
+            ]
+        while candidates and session.has_cookie:
+            row = candidates[0].prediction
+            if (leases.lease(session.id, row.image_key) and not database.labels_by_image([row])) or requested:
+                break
+            del candidates[0]  # meanwhile another reviewer has it, or has labelled it
+        following = (entry.prediction.image_sha256 for entry in candidates[1:])
         return cls(
             note=batch.note,
-            item=_load_item(services, chosen) if chosen else None,
+            item=_load_item(services, candidates[0]) if candidates else None,
             next_thumbnail=next((sha for sha in following if sha in with_thumbnail), None),
             labels=batch.labels,
             labels_in_order=database.labels_in_order(),
             skipped=len(skipped),
-            leased_by_others=bool(unskipped) and chosen is None,
+            leased_by_others=bool(unskipped) and not candidates,
             has_predictions=bool(unskipped) or database.newest_id() > 0,
         )
 
@@ -186,7 +191,7 @@ def lease_image(request: Request, services: ServicesDep, id: PredictionIdField) 
     session = ReviewSession.read(request)
     if session.has_cookie:
         image = services.database.prediction(id).image_key
-        if not services.review_queue.leases.lease_first(session.id, [image]):
+        if not services.review_queue.leases.lease(session.id, image):
             return Response(status_code=204, headers={"HX-Refresh": "true"})
     return Response(status_code=204)
 
