@@ -111,7 +111,7 @@ def parquet_of(columns: dict[str, Any], rows_per_group: int = 2) -> bytes:
     [
         "/a/b.png",
         "/a/b%20c%2Fd.png",
-        "//a//b.png",
+        "/a//b.png",
         "/cutout?ra=1.5&dec=%2B2&layer=x",
         "/moved/a.png",
         "/chunked/a.png",
