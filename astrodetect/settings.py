@@ -7,11 +7,13 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from astrodetect.fetch_policy import AllowedHosts
+from astrodetect.storage.references import is_url, is_web
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (PACKAGE / "programs").is_dir()  # from a wheel, not a clone
@@ -20,6 +22,7 @@ ROOT = Path.cwd() if INSTALLED else PACKAGE.parent
 TRAIN_COMMAND = "astrodetect train" if INSTALLED else "python train_model.py"  # for messages
 SETUP_DB_COMMAND = "astrodetect setup-db" if INSTALLED else "python setup_db.py"
 SECRETS = Path("/run/secrets")  # where Docker, Podman and Kubernetes mount secrets: a file each, named like the setting
+MIRRORS = "mirrors"  # folder of the copies of models that are stored on an object store, each named by its URL
 HTTP = r"^https?://.*[^/]$"
 
 
@@ -44,7 +47,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default=ROOT / "data", description="folder of images, caches, the outbox and the embedded PostgreSQL"
     )
-    models_dir: Path = Field(default=ROOT / "models", description="folder of trained models")
+    models_dir: Path = Field(
+        default=ROOT / "models",
+        description="folder of trained models, or its URL on an object store; this machine's copy is in data_dir then",
+    )
     model: str = Field("resnet50_model", pattern=r"^[\w.-]+$", description="name of the default model in models_dir")
 
     precision: Literal["auto", "int8", "bf16", "f32"] = Field(
@@ -144,6 +150,15 @@ class Settings(BaseSettings):
         default=1.0, ge=0, description="wait before a failed request is repeated, doubled each time, seconds"
     )
     collect_max_bytes: int = Field(default=50_000_000, ge=1_000, description="maximum size of a collected file, bytes")
+
+    @field_validator("models_dir", mode="before")
+    @classmethod
+    def _mirror_of_url(cls, value: object, info: ValidationInfo) -> object:
+        if not is_url(text := str(value)):
+            return value
+        if is_web(text):
+            raise ValueError("models are stored in a folder, or on an object store (s3://, gs://, az://)")
+        return info.data["data_dir"] / MIRRORS / quote(text.rstrip("/"), safe="")
 
     @field_validator("fetch_allow")
     @classmethod

@@ -12,6 +12,7 @@ from astrodetect.features.central_object import feature_matrix
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, Engine, openvino
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
+from astrodetect.model_store.publication import NETWORK
 from astrodetect.model_store.store import VerifiedModel
 from astrodetect.records import ImageContract, Pixels
 
@@ -38,7 +39,7 @@ def publish(
     )
     with store.staging(folder, name) as staged:
         openvino.save_model(_network(len(classes), scale, places), staged / f"{name}.xml", compress_to_fp16=False)
-        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in store.NETWORK)
+        xml, weights = ((staged / f"{name}{suffix}").read_bytes() for suffix in NETWORK)
         canary = Engine(VerifiedModel(manifest, xml, weights), check=False).canary()
         return store.publish(staged, folder, replace(manifest, canary_score=canary))
 

@@ -22,6 +22,7 @@ from astrodetect.records import ImageContract
 from astrodetect.settings import Settings, settings
 
 if TYPE_CHECKING:
+    from s3_server import S3Server
     from starlette.testclient import TestClient
 
 _number = itertools.count(1)
@@ -60,6 +61,37 @@ def default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether --full was given."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> "Iterator[S3Server]":
+    """An S3 server, with a proxy that can fail."""
+    from s3_server import run_s3_server
+
+    with run_s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[S3Server]":
+    """The S3 server, with the environment and short waits of a client."""
+    from astrodetect.storage import clients
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(clients, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(clients, "RETRY_S", 10.0)
+    clients.forget_servers()
+    yield s3_server
+    s3_server.faults.clear()
+    s3_server.requests.clear()
+    clients.forget_servers()
+
+
+@pytest.fixture
+def bucket(s3: "S3Server") -> str:
+    """The URL of a new bucket."""
+    return s3.make_bucket(f"bucket-{next(_number)}")
 
 
 @pytest.fixture(scope="session")

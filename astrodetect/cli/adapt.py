@@ -4,7 +4,7 @@ import argparse
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path
+from astrodetect.storage.references import as_image_path, folder_name
 
 DESCRIPTION = """make these images the ordinary ones of a model
 
@@ -36,11 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.datasets.listing import list_images  # noqa: PLC0415
     from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
-    from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
 
     folder, name = settings().models_dir, arguments.model
-    before = read_manifest(folder / f"{name}.json")
-    source = " ".join(path.resolve().name for path in arguments.data)
+    before = store.read_current(folder, name)
+    source = " ".join(map(folder_name, arguments.data))
     measured = adaptation.measure_files(list_images(arguments.data), before.image, read_ahead, source)
     novelty = adaptation.fit_ordinary(measured.features)
     count = len(measured.items)

@@ -245,7 +245,7 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     """The feature extractor of the options, and a description of where its network features come from."""
     from astrodetect.features.extraction import measured_contract, measured_extractor  # noqa: PLC0415
     from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
-    from astrodetect.model_store.manifest import read_manifest  # noqa: PLC0415
+    from astrodetect.model_store.store import read_current  # noqa: PLC0415
 
     config, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
     kind: FeatureKind = arguments.features or ("network" if weights else "shapes")
@@ -258,7 +258,7 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
         return measured_extractor(measured_contract(arguments.crop)), ""
     model = model or config.model
     if kind == "shapes":
-        return measured_extractor(read_manifest(config.models_dir / f"{model}.json").image), ""
+        return measured_extractor(read_current(config.models_dir, model).image), ""
     # After the quick checks, since importing OpenVINO takes a second.
     from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
 

@@ -52,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from astrodetect.model_store import versions  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.model_store import mirror, versions  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.model_store.manifest import invalid_manifests, list_manifests, read_manifest  # noqa: PLC0415
 
     folder = settings().models_dir
+    mirror.pull_all(folder)
     manifests = [manifest for manifest in list_manifests(folder) if arguments.name in {None, manifest.name}]
     invalid = {name: error for name, error in invalid_manifests(folder).items() if arguments.name in {None, name}}
     if not manifests and not invalid:
@@ -74,12 +75,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _rollback(arguments: argparse.Namespace) -> int:
     from astrodetect.inference.engine import Engine, has_bf16  # noqa: PLC0415
-    from astrodetect.model_store import store, versions  # noqa: PLC0415
+    from astrodetect.model_store import mirror, store, versions  # noqa: PLC0415
     from astrodetect.model_store.manifest import list_manifests  # noqa: PLC0415
 
     folder, name = settings().models_dir, arguments.name
     if name is None:
         raise DataError("which model? python -m astrodetect models lists them")
+    mirror.pull_all(folder)
     before = {manifest.name: manifest.version for manifest in list_manifests(folder)}.get(name)
     restored = store.rollback(
         folder, name, arguments.version, precision=settings().precision, has_bf16=has_bf16, trial=Engine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from astrodetect.cli._options import add_figure_options, class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
-from astrodetect.model_store import store
+from astrodetect.model_store.publication import INT8
 from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path
@@ -214,6 +214,6 @@ def _rule(text: str) -> str:
 
 
 def _h5_path(text: str) -> Path:
-    if Path(text).suffix != ".h5" or Path(text).stem.endswith(store.INT8):  # the int8 network of NAME has that name
-        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {store.INT8}.h5, not {text}")
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(INT8):  # the int8 network of NAME has that name
+        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {INT8}.h5, not {text}")
     return Path(text)

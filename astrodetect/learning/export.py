@@ -22,7 +22,8 @@ from astrodetect.learning.convert import to_openvino
 from astrodetect.learning.keras_runtime import keras
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import NOVELTY, Fidelity, Manifest, Precision, canary
-from astrodetect.model_store.store import INT8, VerifiedModel, staging
+from astrodetect.model_store.publication import INT8
+from astrodetect.model_store.store import VerifiedModel, staging
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 

@@ -165,27 +165,37 @@ def invalid_manifests(folder: Path) -> dict[str, str]:
 def read_manifest(path: Path) -> Manifest:
     """Read and validate a manifest; ModelError says what is wrong with it."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelMissing(f"no model {path.stem} yet: {TRAIN_COMMAND} makes one from your images") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {RETRAIN}") from error
+    return parse_manifest(data, path.stem)
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """Validate the manifest of a model; ModelError says what is wrong with it."""
+    file = f"{name}.json"
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise ModelError(f"{file} cannot be read: {RETRAIN}") from error
     if not isinstance(fields, dict) or fields.get("format") != MANIFEST_FORMAT:
-        raise ModelError(f"{path.name} is not a manifest that this version reads: {RETRAIN}")
+        raise ModelError(f"{file} is not a manifest that this version reads: {RETRAIN}")
     try:
         manifest = MANIFEST.validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"][0] == "image" and first["type"] == "value_error":
-            raise ModelError(_unknown_preprocessing(path.stem)) from error
+            raise ModelError(_unknown_preprocessing(name)) from error
         field_path = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path.name} is incomplete, its field {field_path} is invalid: {RETRAIN}") from error
+        raise ModelError(f"{file} is incomplete, its field {field_path} is invalid: {RETRAIN}") from error
     if fields["image"] != asdict(manifest.image):
-        raise ModelError(_unknown_preprocessing(path.stem))
-    outside = [file for file in manifest.files if Path(file).name != file]
+        raise ModelError(_unknown_preprocessing(name))
+    outside = [listed for listed in manifest.files if Path(listed).name != listed]
     enough_classes = len(manifest.classes) == 2 if manifest.task == "binary" else len(set(manifest.classes)) >= 2
-    if outside or manifest.name != path.stem or not enough_classes or f"{path.stem}.bin" not in manifest.files:
-        raise ModelError(f"{path.name} is not the manifest of this model: {RETRAIN}")
+    if outside or manifest.name != name or not enough_classes or f"{name}.bin" not in manifest.files:
+        raise ModelError(f"{file} is not the manifest of this model: {RETRAIN}")
     return manifest
 
 

@@ -8,6 +8,7 @@ the new one. The replaced model is archived as an earlier version.
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,15 +18,14 @@ from typing import Any, Literal
 import fasteners
 
 from astrodetect import atomic_files
-from astrodetect.errors import ModelError
-from astrodetect.model_store import versions
-from astrodetect.model_store.manifest import METRICS, NOVELTY, ORDINARY, RETRAIN, Manifest, Precision, read_manifest
+from astrodetect.errors import ModelError, StorageUnavailable
+from astrodetect.model_store import mirror, versions
+from astrodetect.model_store.manifest import NOVELTY, ORDINARY, RETRAIN, Manifest, Precision, read_manifest
+from astrodetect.model_store.mirror import REPORT
+from astrodetect.model_store.publication import INT8, NETWORK, finish_interrupted, ready_folder
 from astrodetect.recipes import FOREST
 
-NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
-INT8 = ".int8"  # infix of the int8 network's files; f32 and bf16 share the float32 ones
-NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in NETWORK), NOVELTY)
-REPORT = (".html", METRICS)  # suffixes of an evaluation's page and metrics, which name the model's version
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,14 @@ def attach_detectors(
     With `ordinary`, where the images come from that they were fitted on, this is a new version of the model.
     """
     with exclusive_lock(folder, name):
-        finish_interrupted(folder, name)
-        manifest = read_manifest(folder / f"{name}.json")
+        manifest = read_current(folder, name)
         data = {key: value for key, value in manifest.data.items() if key != ORDINARY}
         if ordinary:
             data[ORDINARY] = ordinary
         with staging(folder, name) as staged:
             write(staged / f"{name}{NOVELTY}")
-            return _commit(staged, folder, replace(manifest, data=data, files=manifest.files | _checksums(staged)))
+            new = replace(manifest, data=data, files=manifest.files | _checksums(staged))
+            return _commit(staged, folder, new, based_on_current=True)
 
 
 def rollback(
@@ -101,6 +101,8 @@ def rollback(
 
     Nothing changes if `trial` raises a ModelError for the model that would be served.
     """
+    mirror.pull(folder, name)
+    finish_interrupted(folder, name)
     path = versions.find_version(folder, name, version)  # before the lock, whose file would remain
     try:
         with exclusive_lock(folder, name):
@@ -108,6 +110,7 @@ def rollback(
             manifest = read_manifest(path / f"{name}.json")
             if path == folder:
                 return manifest
+            mirror.fetch_version(folder, name, path)
             trial(verify(path, manifest, precision, has_bf16))
             with staging(folder, name) as staged:
                 for file in (*manifest.files, *report_files(path, manifest)):
@@ -115,23 +118,6 @@ def rollback(
                 return _commit(staged, folder, manifest)
     except OSError as error:
         raise ModelError(f"model {name} cannot be rolled back: {error.strerror or error}") from error
-
-
-def finish_interrupted(folder: Path, name: str) -> None:
-    """Move the files of a committed model into place; the manifest is the last."""
-    ready = _ready(folder, name)
-    if not ready.is_dir():
-        return
-    with contextlib.suppress(FileNotFoundError):  # another process completes the same move
-        files = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
-        for file in (f"{name}{suffix}" for suffix in NOT_IN_EVERY_MODEL):
-            if file not in files:
-                (folder / file).unlink(missing_ok=True)  # of the older model
-        for path in sorted(ready.iterdir(), key=lambda path: path.name == f"{name}.json"):
-            with contextlib.suppress(FileNotFoundError):
-                path.replace(folder / path.name)
-                path.unlink(missing_ok=True)  # rename does nothing where both are links to one file
-        ready.rmdir()
 
 
 def report_page(folder: Path, manifest: Manifest) -> Path | None:
@@ -212,7 +198,13 @@ def _resolve_precision(
 
 
 def read_current(folder: Path, name: str) -> Manifest:
-    """The manifest, after completing an interrupted publication."""
+    """The manifest, after copying what was published on an object store and completing an interrupted publication."""
+    try:
+        mirror.pull(folder, name)
+    except StorageUnavailable as error:
+        if not (folder / f"{name}.json").exists():
+            raise
+        log.warning("model %s may be out of date: %s", name, error)
     try:
         finish_interrupted(folder, name)
     except OSError as error:
@@ -220,15 +212,20 @@ def read_current(folder: Path, name: str) -> Manifest:
     return read_manifest(folder / f"{name}.json")
 
 
-def _commit(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest to the staged files and make them the current model; archive the one they replace."""
+def _commit(staged: Path, folder: Path, manifest: Manifest, *, based_on_current: bool = False) -> Manifest:
+    """Write the manifest to the staged files and make them the current model; archive the one they replace.
+
+    Where the folder mirrors an object store, the model is published there first.
+    """
     (staged / f"{manifest.name}.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     for path in staged.iterdir():
         atomic_files.sync_file(path)
-    _archive_current(folder, manifest)
-    staged.rename(_ready(folder, manifest.name))
-    finish_interrupted(folder, manifest.name)
-    versions.prune(folder, manifest.name, manifest.version)
+    with mirror.locked(folder, manifest.name):
+        mirror.push(folder, staged, manifest, based_on_mirror=based_on_current)
+        _archive_current(folder, manifest)
+        staged.rename(ready_folder(folder, manifest.name))
+        finish_interrupted(folder, manifest.name)
+        versions.prune(folder, manifest.name, manifest.version)
     return manifest
 
 
@@ -247,10 +244,6 @@ def _archive_current(folder: Path, new: Manifest) -> None:
 
 def _checksums(staged: Path) -> dict[str, str]:
     return {path.name: _sha256(path) for path in sorted(staged.iterdir())}
-
-
-def _ready(folder: Path, name: str) -> Path:
-    return folder / f".{name}.ready"
 
 
 def _sha256(path: Path) -> str:

@@ -41,14 +41,14 @@ def find_version(folder: Path, name: str, version: str | None = None) -> Path:
 
 def version_folders(folder: Path, name: str) -> dict[str, Path]:
     """Version → folder, the most recent first."""
-    named = [(path.name.partition("."), path) for path in _archive(folder, name).glob("*.*")]
+    named = [(path.name.partition("."), path) for path in archive_folder(folder, name).glob("*.*")]
     numbered = [(int(number), version, path) for (number, _, version), path in named if number.isdecimal()]
     return {version: path for _, version, path in sorted(numbered, reverse=True)}
 
 
 def keep(folder: Path, name: str, version: str, files: Iterable[str]) -> None:
     """Archive the current files as the newest earlier version, atomically."""
-    archive = _archive(folder, name)
+    archive = archive_folder(folder, name)
     shutil.rmtree(archive / PART, ignore_errors=True)
     (archive / PART).mkdir(parents=True)
     for file in files:
@@ -85,7 +85,8 @@ def _delete(path: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _archive(folder: Path, name: str) -> Path:
+def archive_folder(folder: Path, name: str) -> Path:
+    """The folder of the folders of earlier versions."""
     return folder / f".{name}.earlier"
 
 

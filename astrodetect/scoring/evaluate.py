@@ -22,6 +22,7 @@ from astrodetect.evaluation.summary import (
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.heat_maps import odds_map
 from astrodetect.inference.pipeline import read_ahead
+from astrodetect.model_store import mirror
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, ImagePath, Outputs
 from astrodetect.reports import evaluation_report
@@ -55,9 +56,11 @@ def evaluate_and_report(
     """
     from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - OpenVINO is slow to import
 
-    inputs = evaluate(Engine(load_verified(models, name)), parts, train=train, remarks=remarks, known=known)
+    loaded = load_verified(models, name)
+    inputs = evaluate(Engine(loaded), parts, train=train, remarks=remarks, known=known)
     summary = summarise_evaluation(inputs)
     page = evaluation_report.write_evaluation_report(inputs, summary, models / f"{name}.html")
+    mirror.push_report(models, loaded.manifest)
     return EvaluationReport(page, inputs, summary)
 
 

@@ -14,7 +14,6 @@ from astrodetect.anomalies.novelty import MIN_IMAGES
 from astrodetect.errors import AstrodetectError, DataError, Overloaded
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store import store
-from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Floats, PredictionFilters, PredictionPage
 from astrodetect.service.job_lease import JobLease, LeaseDatabase
 
@@ -99,7 +98,7 @@ class AdaptationJob:
 
     def _adapt(self, state: AdaptationState, filters: PredictionFilters, source: str) -> AdaptationState:
         model = state.model
-        manifest = read_manifest(self._models_dir / f"{model}.json")
+        manifest = store.read_current(self._models_dir, model)
         images = self._images(filters)
         kind = measurement_key(manifest.image)
         parts = [

@@ -35,6 +35,7 @@ from astrodetect.service.heat_maps import HeatMaps
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.security import ApiKeys
+from astrodetect.service.model_mirror import ModelMirror
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.novelty_updater import NoveltyUpdater
 from astrodetect.service.outbox import Outbox
@@ -154,6 +155,7 @@ async def open_services(
             database, lambda: models.detectors, refresh=refresh, in_flight=detection.in_flight
         )
         stack.enter_context(closing(novelty_updater))
+        stack.enter_context(closing(ModelMirror(settings.models_dir, refresh)))
         adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))
         heat_maps = stack.enter_context(closing(HeatMaps(models, thumbnails, in_flight=detection.in_flight)))
         batch_detection = BatchDetection(

@@ -5,9 +5,10 @@ import io
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http.client import HTTPException
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -39,6 +40,7 @@ DOT_SEGMENT = re.compile(r"/\.\.?(/|$)")
 HEADERS = {"User-Agent": "astrodetect"}
 
 Result = TypeVar("Result")
+Entity = dict[str, str | None]  # entity tag, and number of the version where the store has one
 
 _answered: set[str] = set()  # servers that answered this process
 
@@ -78,19 +80,34 @@ def head(url: str) -> "ObjectMeta | None":
         return None
 
 
-def put(url: str, data: bytes, *, if_absent: bool = False, replaces: str | None = None) -> bool:
-    """Writes an object; False if it exists with `if_absent`, or is not the version with the entity tag `replaces`."""
-    mode = "create" if if_absent else {"e_tag": replaces} if replaces else "overwrite"
+def entity(url: str) -> Entity | None:
+    """What identifies the present version of an object; None where there is no object."""
+    meta = head(url)
+    return None if meta is None else {"e_tag": meta["e_tag"], "version": meta["version"]}
+
+
+def put(url: str, data: bytes, *, if_absent: bool = False, replaces: Entity | None = None) -> Entity | None:
+    """Writes an object; None if it exists with `if_absent`, or is another version than it `replaces`."""
+    known = {name: value for name, value in (replaces or {}).items() if value}
+    mode: Any = "create" if if_absent else known or "overwrite"
     try:
-        _call(url, lambda store, key: obstore.put(store, key, data, mode=mode, use_multipart=False))  # type: ignore[arg-type]
+        result = _call(url, lambda store, key: obstore.put(store, key, data, mode=mode, use_multipart=False))
     except ConditionFailed:
-        return get(url) == data  # the answer to the first try may have been lost
-    return True
+        before = entity(url)  # the answer to the first try may have been lost
+        return before if before and get(url) == data and before == entity(url) else None
+    return {"e_tag": result["e_tag"], "version": result["version"]}
 
 
-def open_writer(url: str) -> "WritableFile":
-    """A file to write an object of any size to, in parts; it exists once it is closed, and not after an error."""
-    return _call(url, lambda store, key: obstore.open_writer(store, key, buffer_size=WRITE_BYTES))
+@contextmanager
+def open_writer(url: str) -> Iterator["ObjectWriter"]:
+    """A file to write an object of any size to, in parts; it exists after the block, unless the block raises."""
+    writer = ObjectWriter(url, _call(url, lambda store, key: obstore.open_writer(store, key, buffer_size=WRITE_BYTES)))
+    try:
+        yield writer
+    except BaseException:
+        writer.abort()
+        raise
+    writer.commit()
 
 
 def delete(url: str) -> None:
@@ -114,6 +131,35 @@ def list_objects(url: str) -> Iterator[str]:
                 raise StorageError(f"{url} is not listed in order by its store: give a manifest of its images")
             previous = name
             yield item["path"][start:]
+
+
+class ObjectWriter(io.RawIOBase):
+    """An object as a file that is written from its beginning to its end."""
+
+    def __init__(self, url: str, upload: "WritableFile") -> None:
+        self._url, self._upload, self._position = url, upload, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        with _described(self._url):
+            self._upload.write(data)
+        self._position += len(data)
+        return len(data)
+
+    def commit(self) -> None:
+        """Makes the object of what was written."""
+        with _described(self._url):
+            self._upload.close()
+
+    def abort(self) -> None:
+        """Removes what was uploaded."""
+        with suppress(exceptions.BaseError, OSError, ValueError):
+            self._upload.__exit__(InterruptedError, InterruptedError(), None)
 
 
 class ObjectReader(io.RawIOBase):
@@ -193,8 +239,14 @@ def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
 
 def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max_retries: int) -> Result:
     root, key = _split(url)
-    try:
+    with _described(url):
         return operation(_store(root, max_retries), key)
+
+
+@contextmanager
+def _described(url: str) -> Iterator[None]:
+    try:
+        yield
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise describe_error(error, url) from error
 

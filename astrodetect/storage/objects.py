@@ -30,7 +30,7 @@ def write_bytes(reference: str, data: bytes, *, if_absent: bool = False) -> bool
     """Replaces the contents atomically; with `if_absent`, writes nothing and returns False where there are some."""
     if is_url(reference):
         check_writable(reference)
-        return clients.put(reference, data, if_absent=if_absent)
+        return clients.put(reference, data, if_absent=if_absent) is not None
     path = Path(reference)
     with _translate_errors(reference):
         path.parent.mkdir(parents=True, exist_ok=True)

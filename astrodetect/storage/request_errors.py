@@ -47,7 +47,7 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
             "{place}: the credentials are not valid now ({answer})",
         ),
         (
-            r"^(PermissionDenied|Unauthenticated)Error",
+            r"^(PermissionDenied|Unauthenticated)Error|^\w+ 40[13] ",
             StorageError,
             "{place}: access denied ({answer}): check the credentials and their permissions",
         ),

@@ -10,7 +10,7 @@ from programs import run_here
 
 from astrodetect.__main__ import main
 from astrodetect.inference.engine import load_verified
-from astrodetect.model_store import store
+from astrodetect.model_store.publication import NETWORK
 
 
 def models(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -48,7 +48,7 @@ def test_models_json_lists_the_same_models(tmp_path: Path, versions: list[str]) 
     model, other = json.loads(models(tmp_path, "--json").stdout)
     assert (model["name"], model["version"], model["default"]) == ("m", versions[2], True)
     assert [version["version"] for version in model["earlier"]] == [versions[1], versions[0]]
-    assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in store.NETWORK)
+    assert model["bytes"] == sum((tmp_path / f"m{suffix}").stat().st_size for suffix in NETWORK)
     assert (other["name"], other["default"], other["earlier"]) == ("other", False, [])
 
 

@@ -2,11 +2,12 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from s3_server import FaultProxy, S3Server, cut_body, cut_connection, forbidden, run_s3_server, slow_down, stall
+from s3_server import Fault, FaultProxy, S3Server, cut_body, cut_connection, forbidden, slow_down, stall
 
 from astrodetect import images
 from astrodetect.datasets import listing
@@ -14,34 +15,6 @@ from astrodetect.errors import DataError, ImageError, StorageError, StorageMissi
 from astrodetect.storage import clients, objects
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[S3Server]:
-    """The server of this module."""
-    with run_s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """The server, with the environment and short waits of a client."""
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(clients, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(clients, "READ_S", 0.5)
-    monkeypatch.setattr(clients, "RETRY_S", 5.0)
-    clients.forget_servers()
-    yield s3_server
-    s3_server.faults.clear()
-    s3_server.requests.clear()
-    clients.forget_servers()
-
-
-@pytest.fixture
-def bucket(s3: S3Server, request: pytest.FixtureRequest) -> str:
-    """The URL of a bucket for one test."""
-    return s3.make_bucket(f"b{abs(hash(request.node.nodeid)):x}"[:40])
 
 
 def test_bytes_are_read_and_written_and_never_overwritten_where_that_is_forbidden(bucket: str) -> None:
@@ -74,10 +47,14 @@ def _lost(proxy: FaultProxy) -> bool:
 
 
 @pytest.mark.parametrize("fault", [slow_down, cut_body, cut_connection, stall(1)])
-def test_faults_of_the_server_are_repeated(s3: S3Server, bucket: str, fault: object) -> None:
+def test_faults_of_the_server_are_repeated(
+    s3: S3Server, bucket: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = bytes(range(256)) * 400
     objects.write_bytes(f"{bucket}/a", data)
-    s3.faults += [fault, fault, fault]  # type: ignore[list-item]
+    monkeypatch.setattr(clients, "READ_S", 0.3)
+    clients.forget_servers()
+    s3.faults += [fault, fault, fault]
     assert objects.read_bytes(f"{bucket}/a") == data
     assert len(s3.requests) >= 5
 
@@ -115,6 +92,25 @@ def test_a_written_file_exists_after_its_block_and_not_after_an_error(bucket: st
             file.write(data)
             raise KeyError
         assert not objects.exists(f"{folder}/b")
+
+
+def test_a_table_is_written_to_an_object_store_row_group_by_row_group(bucket: str) -> None:
+    table = pa.table({"path": ["a.png", "b.png"], "score": [0.25, 0.5]})
+    with objects.open_writer(f"{bucket}/t.parquet") as file, pq.ParquetWriter(file, table.schema) as writer:
+        for _ in range(3):
+            writer.write_table(table)
+    with objects.open_reader(f"{bucket}/t.parquet") as file:
+        assert pq.read_table(file).to_pylist() == table.to_pylist() * 3
+
+
+def test_a_writer_names_the_object_that_it_cannot_write(s3: S3Server, bucket: str) -> None:
+    s3.faults += [forbidden]
+    with (
+        pytest.raises(StorageError, match=f"^{bucket}/a: access denied .403 AccessDenied.: check the credentials"),
+        objects.open_writer(f"{bucket}/a") as file,
+    ):
+        file.write(b"1")
+    assert not objects.exists(f"{bucket}/a")
 
 
 def test_a_server_that_is_too_busy_for_long_is_unavailable(s3: S3Server, bucket: str) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation.curves import training_history
 from astrodetect.model_store.manifest import list_manifests
-from astrodetect.model_store.store import INT8
+from astrodetect.model_store.publication import INT8
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts

@@ -1,0 +1,33 @@
+"""The last step of publishing a model: its files, ready in a folder beside the target, are moved into place."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from astrodetect.model_store.manifest import NOVELTY
+
+NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
+INT8 = ".int8"  # infix of the int8 network's files; f32 and bf16 share the float32 ones
+NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in NETWORK), NOVELTY)
+
+
+def finish_interrupted(folder: Path, name: str) -> None:
+    """Move the files of a committed model into place; the manifest is the last."""
+    ready = ready_folder(folder, name)
+    if not ready.is_dir():
+        return
+    with contextlib.suppress(FileNotFoundError):  # another process completes the same move
+        files = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
+        for file in (f"{name}{suffix}" for suffix in NOT_IN_EVERY_MODEL):
+            if file not in files:
+                (folder / file).unlink(missing_ok=True)  # of the older model
+        for path in sorted(ready.iterdir(), key=lambda path: path.name == f"{name}.json"):
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(folder / path.name)
+                path.unlink(missing_ok=True)  # rename does nothing where both are links to one file
+        ready.rmdir()
+
+
+def ready_folder(folder: Path, name: str) -> Path:
+    """The folder of a committed model, to be moved into place."""
+    return folder / f".{name}.ready"
