@@ -7,7 +7,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -214,4 +214,6 @@ def _alias(name: str) -> str:
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, Path) and value.parent.name == MIRRORS:
+        return unquote(value.name)
     return str(value.absolute() if isinstance(value, Path) else value)

@@ -5,6 +5,7 @@ import json
 import sys
 import uuid
 from contextlib import closing
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from astrodetect.inference.pipeline import ScoredFile
-    from astrodetect.records import ScoredImage
+    from astrodetect.records import ImageContract, ScoredImage
 
 DESCRIPTION = """print what a trained model predicts for images
 
@@ -55,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = settings()
     listing.check_paths(arguments.images)
-    paths = list(listing.walk_images(arguments.images))
-    if not paths:
+    if next(listing.list_references(arguments.images), None) is None:
         raise listing.no_images(arguments.images)
     from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - slow to import: after the checks
 
@@ -65,9 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     if not arguments.json:
         print(_header(manifest.classes))
-    bad_files = 0
-    read = pipeline.image_reader(config.max_image_pixels)
-    with closing(pipeline.score_files(iter(paths), engine, read, novelty)) as batches:
+    count = bad_files = 0
+
+    def read(file: listing.ImageFile, contract: "ImageContract") -> pipeline.ReadImage:
+        return pipeline.decode_image(file.read(), contract, config.max_image_pixels)
+
+    files = listing.open_images(listing.list_references(arguments.images))
+    with closing(pipeline.score_files(files, engine, read, novelty, name=attrgetter("name"))) as batches:
         for file in (file for batch in batches for file in batch):
             scored = None if file.error else decide(
                 manifest,
@@ -77,11 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
                 request_id=uuid.uuid4(),
                 novelty=file.novelty,
             )  # fmt: skip
-            bad_files += scored is None
+            count, bad_files = count + 1, bad_files + (scored is None)
             line = _json_line(file, scored) if arguments.json else _text_line(file, scored, manifest.classes)
             print(line, flush=True)
     print_warnings(manifest)
-    if bad_files == len(paths):
+    if bad_files == count:
         print("every file is bad", file=sys.stderr)
         return 1
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, add_ray_option, command_parser, model_name, print_warnings
-from astrodetect.errors import ClusterError, DatabaseError, WorkerError
+from astrodetect.errors import ClusterError, DatabaseError, StorageUnavailable, WorkerError
 from astrodetect.extras import require_extra
 from astrodetect.images import accepted_text
 from astrodetect.progress import print_notice
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             manifest = store.read_current(config.models_dir, model)
             try:
                 summary = batch_scoring.score_task(task, manifest, pool)
-            except (DatabaseError, WorkerError, ClusterError) as error:
+            except (DatabaseError, WorkerError, ClusterError, StorageUnavailable) as error:
                 raise type(error)(f"{error}; {_how_to_resume(arguments)}") from error
     except KeyboardInterrupt:
         print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)

@@ -91,11 +91,6 @@ def list_references(names: Iterable[str]) -> Iterator[str]:
             yield path
 
 
-def walk_images(names: Iterable[str]) -> Iterator[str]:
-    """The references of the images that are named or under the named folders, without those in shards."""
-    return (reference for reference in list_references(names) if not is_shard(reference))
-
-
 def open_images(references: Iterable[str]) -> Iterator[ImageFile]:
     """The images of references, in order; objects are downloaded ahead of their turn.
 

@@ -78,14 +78,16 @@ class ScoredFile:
 
 
 def score_files(
-    paths: Iterator[str],
+    files: Iterator[Image],
     engine: "Engine",
-    read: ImageReader[str],
+    read: ImageReader[Image],
     novelty: Novelty | None = None,
+    *,
+    name: Callable[[Image], str] = str,
 ) -> Generator[list[ScoredFile]]:
     """The network's outputs for each file, batch by batch."""
-    batches = iter(lambda: list(islice(paths, engine.batch_size)), [])
-    yield from score_batches(batches, engine, read, novelty)
+    batches = iter(lambda: list(islice(files, engine.batch_size)), [])
+    yield from score_batches(batches, engine, read, novelty, name=name)
 
 
 def score_batches(

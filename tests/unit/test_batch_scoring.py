@@ -158,9 +158,9 @@ def test_walk_follows_links_to_images_but_not_to_folders(nested_images: Path, tm
     (tmp_path / "image.jpg").symlink_to(nested_images / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(listing.walk_images([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    assert list(listing.list_references([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
     (tmp_path / "outside").symlink_to(nested_images / "b")
-    assert len(list(listing.walk_images([str(tmp_path / "outside")]))) == 3
+    assert len(list(listing.list_references([str(tmp_path / "outside")]))) == 3
 
 
 def test_walk_reads_a_folder_only_when_it_reaches_it(nested_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_walk_reads_a_folder_only_when_it_reaches_it(nested_images: Path, monkey
         return names(prefix)
 
     monkeypatch.setattr(listing, "_names", counted)
-    next(listing.walk_images([str(nested_images)]))
+    next(listing.list_references([str(nested_images)]))
     assert read == [f"{nested_images}{os.sep}"]
 
 
@@ -180,8 +180,8 @@ def test_walk_yields_normalised_relative_paths(
     nested_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     monkeypatch.chdir(nested_images)
-    assert list(listing.walk_images(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
-    assert next(listing.walk_images([here])) == "a.jpg"
+    assert list(listing.list_references(["./b/"])) == ["b/1.jpeg", "b/2.JPG", "b/deep/er/4.jpg"]
+    assert next(listing.list_references([here])) == "a.jpg"
 
 
 def test_images_in_memory_are_bounded_by_the_read_ahead_window(nested_images: Path, engine: Engine) -> None:
@@ -247,7 +247,7 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         assert not output.exists()
     score(task([nested_images], output), engine, fail_twice)
     assert output.read_bytes() == uninterrupted.read_bytes()
-    assert len(logged) == len(set(logged.values())) == sum(1 for _ in listing.walk_images([str(nested_images)])) - 2
+    assert len(logged) == len(set(logged.values())) == sum(1 for _ in listing.list_references([str(nested_images)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 
 

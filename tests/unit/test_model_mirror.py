@@ -65,6 +65,7 @@ def test_the_folder_of_a_url_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert folder.parent == tmp_path / "data" / MIRRORS
     assert mirror.remote_url(folder) == "s3://sky/models"
     assert mirror.remote_url(tmp_path) is None
+    assert Settings().as_environment()["ASTRODETECT_MODELS_DIR"] == "s3://sky/models"
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", "https://sky.org/models")
     with pytest.raises(ValueError, match="models are stored in a folder, or on an object store"):
         Settings()
@@ -144,7 +145,7 @@ def test_concurrent_publishers_never_mix_their_files(here: Path, there: Path, tm
 
 
 def test_a_publisher_killed_at_any_request_leaves_the_former_model_or_the_new_one(
-    here: Path, there: Path, s3: S3Server, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+    here: Path, there: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(here, "first")
     monkeypatch.setattr(clients, "MAX_RETRIES", 1)
@@ -153,7 +154,7 @@ def test_a_publisher_killed_at_any_request_leaves_the_former_model_or_the_new_on
     requests = len(s3.requests)
     for step in range(requests):
         publish(here, "first")
-        folder = mirror_folder(tmp_path, f"killed-{step}", bucket)
+        folder = mirror_folder(tmp_path, f"killed-{step}", str(mirror.remote_url(here)).removesuffix("/models"))
         shutil.copytree(here, folder)
         s3.faults += [*[_pass] * step, *[_killed] * 50]
         with pytest.raises((StorageUnavailable, ModelError)):
