@@ -58,6 +58,13 @@ class Settings(BaseSettings):
         description="arithmetic of the network; auto is the one chosen by measurement at the end of training",
     )
 
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="threads of the network in each process of the service; 0: the processors, divided among workers",
+    )
+
     max_models: int = Field(default=4, ge=1, le=100, description="loaded models besides the default one")
     max_in_flight: int = Field(
         default=128, ge=1, le=10_000, description="images processed at a time; more are rejected with 503"

@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(self, model: VerifiedModel, *, check: bool = True, cores: int | None = None) -> None:
         self.manifest, self.precision = model.manifest, model.precision
-        cores, size = cores or _available_cores(), self.manifest.image.size
+        cores, size = cores or available_cores(), self.manifest.image.size
         has_latency_model = self.precision in LATENCY_PRECISIONS
         streams = min(MAX_STREAMS, cores if has_latency_model else max(1, cores // CORES_PER_STREAM))
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))
@@ -133,7 +133,7 @@ def _outputs(tensors: Any) -> Outputs:
     return Outputs(as_probabilities(tensors[SCORE]), tensors[FEATURES], tensors[MAP])
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
     """Processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -116,11 +116,13 @@ class ModelRegistry:
         default_name: str,
         precision: Precision | Literal["auto"],
         *,
+        cores: int,
         max_models: int,
         observe_batch: Callable[[int], None],
     ) -> None:
         self.folder, self.default_name = folder, default_name
-        self._precision, self._max_models, self._observe_batch = precision, max_models, observe_batch
+        self._precision, self._cores = precision, cores
+        self._max_models, self._observe_batch = max_models, observe_batch
         self._loaded: dict[str, ServedModel] = {}  # replaced, never mutated: other threads read it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -287,7 +289,7 @@ class ModelRegistry:
             if name == self.default_name:
                 raise ModelMissing(_describe_missing(self.folder, name)) from missing
             raise ModelUnknown(f"no model {name} here: GET /models lists the models") from missing
-        engine = Engine(loaded)
+        engine = Engine(loaded, cores=self._cores)
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
         batcher = Batcher(
             _run_batches(engine, self._observe_batch),

@@ -1,0 +1,19 @@
+"""How many processes of this service share the machine."""
+
+import multiprocessing
+import os
+import sys
+from argparse import ArgumentParser
+
+
+def worker_count() -> int:
+    """The number of uvicorn's workers, of which this process is one: by the command line or WEB_CONCURRENCY; else 1.
+
+    uvicorn tells its workers nothing of each other, but they are spawned with the command line of their parent.
+    """
+    if multiprocessing.parent_process() is None:
+        return 1
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workers", type=int)
+    workers = parser.parse_known_args(sys.argv[1:])[0].workers or os.environ.get("WEB_CONCURRENCY", "")
+    return max(1, int(workers)) if str(workers).isdecimal() else 1
