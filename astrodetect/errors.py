@@ -34,7 +34,7 @@ class BodyTooSlow(RequestError):
 
 
 class IdempotencyConflict(RequestError):
-    """The Idempotency-Key was used before for another image."""
+    """The Idempotency-Key, or the X-Request-ID of a proxy, was used before for another image."""
 
     status = 409
     code = "idempotency_key_conflict"
