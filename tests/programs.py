@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import chdir, closing, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -27,6 +27,17 @@ from astrodetect.db.embedded.lifetime import embedded_server
 with embedded_server(Path(sys.argv[1]), "postgres") as url:
     print(url, flush=True)
     sys.stdin.read()
+"""
+
+OUTBOX_USER_SCRIPT = """
+import sys
+from pathlib import Path
+from astrodetect.records import ScoredImage
+from astrodetect.service.outbox import Outbox
+box = Outbox(Path(sys.argv[1]), max_bytes=10**6)
+box.append([ScoredImage("other", "ab", 0.5, 0.5, "m", "1")])
+print("kept", flush=True)
+sys.stdin.read()
 """
 
 
@@ -59,6 +70,16 @@ def run_here(
         finally:
             settings.cache_clear()
     return subprocess.CompletedProcess(argv, status, stdout.getvalue(), stderr.getvalue())
+
+
+@contextmanager
+def outbox_user(folder: Path) -> "Iterator[subprocess.Popen[str]]":
+    """A process that has queued one row in this outbox, and ends with its standard input."""
+    command = [sys.executable, "-c", OUTBOX_USER_SCRIPT, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "kept\n"
+        yield process
 
 
 class ServerUser:

@@ -174,6 +174,28 @@ def logged(log: Database, replaced: tuple[Manifest, Novelty]) -> Database:
     return log
 
 
+def test_two_services_do_no_step_of_an_update_twice(
+    logged: Database, replaced: tuple[Manifest, Novelty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(novelty_updater, "STEP_ROWS", 2)
+    begun: list[int] = []
+    outdated = logged.description_log.outdated
+
+    def read_step(*arguments: Any, **options: Any) -> OutdatedRows | None:
+        if step := outdated(*arguments, **options):
+            begun.append(step.next_id)
+        return step
+
+    monkeypatch.setattr(logged.description_log, "outdated", read_step)
+    updaters = [
+        NoveltyUpdater(logged, lambda: {NAME: replaced}, refresh=lambda: None, in_flight=lambda: 0) for _ in range(2)
+    ]
+    wait_until(lambda: (update := logged.description_log.update(NAME)) is not None and not update.running)
+    for updater in updaters:
+        updater.close()
+    assert len(begun) == len(set(begun)) >= 10
+
+
 def test_an_interrupted_update_continues_where_it_stopped_and_no_row_is_described_twice(
     logged: Database, database_url: str, replaced: tuple[Manifest, Novelty], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import query
+from programs import outbox_user, query
 
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
@@ -227,3 +228,18 @@ async def attempts(
 ) -> list[Prediction | QueuedPrediction | BaseException]:
     results = await asyncio.gather(*map(recorder.record, rows), return_exceptions=True)
     return [result if isinstance(result, BaseException) else result.result for result in results]
+
+
+def test_a_running_recorder_writes_the_rows_of_a_killed_process(
+    opened: Callable[..., Recorder], tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "ADOPT_S", 0.05)
+    opened()
+    with outbox_user(tmp_path) as process:
+        time.sleep(0.2)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 20
+        while query(database_url, "SELECT image_name FROM predictions") != [("other",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

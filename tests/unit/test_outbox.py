@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from programs import ROOT
+from programs import ROOT, outbox_user
 
 from astrodetect.errors import DatabaseUnavailable, OutboxFull
 from astrodetect.records import ANOMALY, ScoredImage
@@ -223,47 +223,20 @@ def test_long_outages_use_many_segments_each_deleted_once_drained(
 
 
 def test_two_processes_share_no_folder_and_the_next_drains_both(opened: Opened, tmp_path: Path) -> None:
-    code = f"""
-from pathlib import Path
-from astrodetect.records import ScoredImage
-from astrodetect.service.outbox import Outbox
-box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**6)
-box.append([ScoredImage("other", "ab", 0.5, 0.5, "m", "1")])
-print("kept", flush=True)
-input()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "kept\n"
+    with outbox_user(tmp_path):
         own = opened()
         own.append([row("own")])
         assert [row.image_name for row in drain(own)] == ["own"]
         own.append([row("own")])
-        process.communicate("\n")
     own.close()
     assert {row.image_name for row in drain(opened())} == {"own", "other"}
 
 
 def test_the_rows_of_a_killed_process_are_adopted_while_this_one_runs(opened: Opened, tmp_path: Path) -> None:
-    code = f"""
-from pathlib import Path
-from astrodetect.records import ScoredImage
-from astrodetect.service.outbox import Outbox
-box = Outbox(Path({str(tmp_path)!r}), max_bytes=10**6)
-box.append([ScoredImage("other", "ab", 0.5, 0.5, "m", "1")])
-print("kept", flush=True)
-input()
-"""
     own = opened()
     own.append([row("first"), row("second")])
     assert own.drain(1, lambda _: None) == 1
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "kept\n"
+    with outbox_user(tmp_path) as process:
         assert own.adopt() == 0  # it is alive
         process.kill()
     assert own.adopt() == 1
