@@ -1,4 +1,5 @@
-# Images of astrodetect: `serve` (the default: service, scoring, ranking) and `train` (the same with TensorFlow).
+# Images of astrodetect: `serve` (the default: service, scoring, ranking), `train` (the same with TensorFlow) and `cluster`
+# (the same with Ray, for KubeRay).
 #   docker build -t astrodetect .
 #   docker build -t astrodetect:train --target train .
 # docs/how-to/containers.md says how to run them.
@@ -28,6 +29,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt "$(echo /wheels/*.whl)[train]" \
     && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
 
+FROM build AS cluster-packages
+COPY deploy/requirements-cluster.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt --constraint requirements-cluster.txt \
+        "ray[default]" /wheels/*.whl \
+    && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
+
 FROM ${BASE_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="astrodetect" \
       org.opencontainers.image.description="Classifies sky images and finds the unusual ones" \
@@ -41,17 +49,21 @@ ENV PATH=/opt/astrodetect/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /astrodetect
 USER 10001:10001
-# Ctrl-C's signal: every command ends at it as documented, also as process 1. The service treats it as SIGTERM.
-STOPSIGNAL SIGINT
+# The service answers what is in progress and exits; other commands end as at Ctrl-C.
+STOPSIGNAL SIGTERM
 ENTRYPOINT ["astrodetect"]
 
 FROM runtime AS train
 COPY --from=train-packages /opt/astrodetect /opt/astrodetect
 CMD ["train", "--help"]
 
+FROM runtime AS cluster
+COPY --from=cluster-packages /opt/astrodetect /opt/astrodetect
+
 FROM runtime AS serve
 COPY --from=serve-packages /opt/astrodetect /opt/astrodetect
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", \
+ENV ASTRODETECT_TRAIN_ON_PAGE=false
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"PORT\") or 8000}/health/live', timeout=4)"]
 CMD ["serve", "--host", "0.0.0.0"]

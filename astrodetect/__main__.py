@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     complete_paths(parser)
     if str(PROGRAMS) != sys.path[0]:
         sys.path.insert(0, str(PROGRAMS))  # what commands run of main.py, train_model.py and the others
+    if os.getpid() == 1:  # of a container, which would ignore SIGTERM: it acts as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
         return int(arguments.command(arguments))

@@ -1,5 +1,6 @@
 """The OpenVINO engine: a verified model compiled for this processor, batches of pixels to Outputs."""
 
+import math
 import os
 import queue
 import sys
@@ -27,6 +28,7 @@ CORES_PER_STREAM = 2  # with one compiled model for both: a compromise between l
 MAX_STREAMS = 8  # each holds the activations of one inference
 MAX_BATCH, MAX_BATCH_PIXELS = 16, 2 * 227 * 227  # larger batches cost memory and latency, and gain no throughput
 WARM_UP_IMAGES = 4  # batch sizes up to here are warmed up: the first inference of a size takes three times as long
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time in a period, or "max"
 # Difference from the canary score of training. Rounding to fewer bits amplifies the differences between processors,
 # since a value near the middle of a quantisation step may fall to either side.
 CANARY_TOLERANCE = {"f32": 0.01, "bf16": 0.03, "int8": 0.05}
@@ -133,8 +135,11 @@ def _outputs(tensors: Any) -> Outputs:
     return Outputs(as_probabilities(tensors[SCORE]), tensors[FEATURES], tensors[MAP])
 
 
-def available_cores() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(quota_file: Path = CPU_QUOTA) -> int:
+    """Processors that this process may run on, and no more than a container's quota of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        return cores if quota == "max" else min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such control group
+        return cores

@@ -1,10 +1,13 @@
 """`python -m astrodetect COMMAND` from the command line: simulate and psql."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from programs import ROOT, run_here
 
@@ -79,3 +82,22 @@ def test_psql_hides_the_password_and_refuses_an_invalid_url() -> None:
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert "DATABASE_URL is not a URL" in line
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or os.geteuid() != 0, reason="needs root, and unshare: a process 1 is made"
+)
+def test_sigterm_ends_process_1_of_a_container_as_ctrl_c(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "astrodetect"]
+    with (
+        log.open("w") as output,
+        subprocess.Popen([*command, "simulate", str(tmp_path / "sky")], cwd=ROOT, stderr=output) as unshare,
+    ):
+        while "simulating" not in log.read_text():
+            assert unshare.poll() is None, log.read_text()
+            time.sleep(0.05)
+        [process_1, *_] = psutil.Process(unshare.pid).children()
+        process_1.terminate()
+        assert unshare.wait(30) == 130
+    assert "stopped: run the same command again to continue" in log.read_text()
