@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -59,6 +60,8 @@ class Builder:
         name = f"localhost/astrodetect:{target}"
         options = ["--isolation=chroot", "--format=docker", "--layers=false", argument, f"--target={target}"]
         self("bud", *options, f"--tag={name}", *volumes, str(ROOT))
+        size = gigabytes(self("images", "--format={{.Size}}", name))
+        assert size == pytest.approx(documented_size(target), rel=0.1)
         return name
 
     @contextmanager
@@ -78,6 +81,8 @@ class Builder:
         )
         assert made.returncode == 0, made.stdout[-2000:]
         (debian / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+        shutil.rmtree(debian / "var/cache/apt")
+        shutil.rmtree(debian / "var/lib/apt/lists")
         name = self("from", "scratch")
         subprocess.run(["tar", "-C", str(debian), "-cf", str(debian.with_suffix(".tar")), "."], check=True)
         self("add", name, str(debian.with_suffix(".tar")), "/")
@@ -91,6 +96,19 @@ class Builder:
         for command in (self.words("rm", "--all"), self.words("rmi", "--all", "--force")):
             subprocess.run(command, capture_output=True, check=False)
         subprocess.run(["umount", str(self._storage / "overlay")], capture_output=True, check=False)
+
+
+def gigabytes(text: str) -> float:
+    """A size as buildah prints it."""
+    number, unit = text.split()
+    return float(number) * {"MB": 1e-3, "GB": 1.0}[unit]
+
+
+def documented_size(target: str) -> float:
+    """The size of an image in docs/how-to/containers.md."""
+    text = (ROOT / "docs" / "how-to" / "containers.md").read_text(encoding="utf-8")
+    [size] = re.findall(rf"^\| .*\(target `{target}`\) \|.*\| ([\d.]+ GB) \|$", text, re.MULTILINE)
+    return gigabytes(size)
 
 
 @pytest.fixture(scope="module")
@@ -225,12 +243,19 @@ def test_training_image_trains_and_publishes_a_model(builder: Builder, folders: 
     assert manifest["classes"] == ["SB", "E"]
 
 
-def test_cluster_image_has_ray_with_its_job_server(builder: Builder) -> None:
+def test_cluster_image_scores_with_ray(builder: Builder, folders: dict[str, Path]) -> None:
     image = builder.build("cluster")
+    ordinary = np.stack([colour_models.image("nebula", seed) for seed in range(12)])
+    colour_models.publish_with_detectors(folders["models"], "resnet50_model", ordinary, ["SB", "E"])
+    generator.make_sample(folders["images"], 1, 10, seed=0, size=64)
+    mounts = volumes(
+        (folders["models"], "/astrodetect/models:ro"),
+        (folders["data"], "/astrodetect/data"),
+        (folders["images"], "/images:ro"),
+    )
+    score = ["score", "/images/test", "--output", "/astrodetect/data/scores.csv", "--ray", "local"]
     with builder.container(image) as container:
-        run = ["--isolation=chroot", container, "--"]
-        code = "import aiohttp, astrodetect, ray; print(ray.__version__)"
-        version = builder("run", *run, "python", "-c", code)
-        assert builder("run", *run, "ray", "--version").endswith(version)
-    jobs = (ROOT / "deploy" / "kubernetes" / "ray" / "job.yaml").read_text(encoding="utf-8")
-    assert f"rayVersion: {version}\n" in jobs
+        run = ["--isolation=chroot", *mounts, container, "--"]
+        builder("run", *run, "astrodetect", *score)
+        builder("run", *run, "ray", "job", "submit", "--help")
+    assert len((folders["data"] / "scores.csv").read_text().splitlines()) == 1 + 20
