@@ -267,8 +267,9 @@ def _names(prefix: str) -> list[str]:
 def _has_class_folders(path: ImagePath) -> bool:
     """Whether it is a folder without images outside its subfolders."""
     if is_url(str(path)):
-        names = objects.list_names(str(path)) if _is_folder(str(path)) else iter(())
-        return not any("/" not in name and name.lower().endswith(LISTED_SUFFIXES) for name in names)
+        return _is_folder(str(path)) and not any(
+            "/" not in name and name.lower().endswith(LISTED_SUFFIXES) for name in objects.list_names(str(path))
+        )
     path = Path(path)
     return path.is_dir() and not any(
         file.name.lower().endswith(LISTED_SUFFIXES) for file in path.iterdir() if not file.is_dir()
