@@ -11,6 +11,7 @@ from astrodetect.extras import require_extra
 from astrodetect.images import accepted_text
 from astrodetect.progress import print_notice
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,7 +47,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "folders", nargs="+", metavar="FOLDER", help="folder of images, searched recursively, one image, or a .csv"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("scores.csv"), help="a .csv or .parquet file (default: ./scores.csv)"
+        "--output",
+        type=as_image_path,
+        default=Path("scores.csv"),
+        help="a .csv or .parquet file, or its URL on an object store (default: ./scores.csv)",
     )
     parser.add_argument(
         "--restart", action="store_true", help="start from the first image and overwrite an earlier OUTPUT"

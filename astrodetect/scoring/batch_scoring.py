@@ -48,7 +48,7 @@ class ScoringTask:
     """What to score and where the table goes; `check` reports problems before a model is loaded."""
 
     paths: Sequence[str]  # folders and files
-    output: Path
+    output: resumable_table.TablePath
     restart: bool
     log: bool = False  # whether workers record rows in the predictions table
 
@@ -164,7 +164,7 @@ class _Tally:
             self._quarantined += 1
             self._named += [path] if len(self._named) < NAMED_QUARANTINED else []
 
-    def summary(self, table: Path, speed: str) -> ScoringSummary:
+    def summary(self, table: resumable_table.TablePath, speed: str) -> ScoringSummary:
         """The summary of the run."""
         counts = counts_text(self._manifest, Counts(self._rows, self._bad, self._results))
         lines = [f"{table}: {self._rows} files scored, {counts}{speed}"]

@@ -4,10 +4,10 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.storage import objects
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
 TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
@@ -24,9 +24,9 @@ def part_name(number: int, chunk_id: str) -> str:
     return f"part-{number:06}-{chunk_id}.parquet"
 
 
-def list_parts(folder: Path) -> dict[int, str]:
+def list_parts(folder: str) -> dict[int, str]:
     """Chunk number → chunk id, of the parts in a folder."""
-    matches = (PART.fullmatch(path.name) for path in folder.iterdir())
+    matches = map(PART.fullmatch, objects.list_names(folder))
     return {int(match[1]): match[2] for match in matches if match}
 
 
@@ -45,11 +45,11 @@ def encode_part(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-def read_part(path: Path) -> Iterator[Row]:
+def read_part(reference: str) -> Iterator[Row]:
     """The rows of a part, in order."""
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - takes a tenth of a second
 
-    with ParquetFile(path) as file:
+    with objects.open_reader(reference) as source, ParquetFile(source) as file:
         for group in range(file.num_row_groups):
             columns = [column.to_pylist() for column in file.read_row_group(group).columns]
             for row in zip(*columns, strict=True):

@@ -1,8 +1,9 @@
 """The table of scores: its parts are collected in a folder, and joined in the order of the chunks when all are there.
 
 `OUTPUT.parts` holds the plan of the run and its parts; `OUTPUT.run` identifies the run and is its inter-process lock.
-In CSV a path has the bytes that it has on disk, UTF-8 or not; in Parquet, which holds UTF-8 only, other bytes become
-`\\xff`. Runs that version 0.1 began have their first rows in `OUTPUT.part`, a CSV.
+On an object store there is no lock: runs with the same settings at the same time write the same parts. In CSV a path
+has the bytes that it has on disk, UTF-8 or not; in Parquet, which holds UTF-8 only, other bytes become `\\xff`. Runs
+that version 0.1 began have their first rows in `OUTPUT.part`, a CSV.
 """
 
 import csv
@@ -11,13 +12,14 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeAlias
 
 from fasteners import InterProcessLock
 
@@ -26,29 +28,42 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
 from astrodetect.scoring.part_files import Row, column_types, list_parts, part_name, read_part
+from astrodetect.storage import objects
 
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
 CONVERSIONS: dict[ColumnType, Callable[[str], object]] = {"text": str, "boolean": "true".__eq__, "number": float}
 REMEDY = "--restart scores everything again, another --output leaves it alone"
 PLAN = "plan.jsonl"
+NOTES = ".run"  # suffix
+PARQUET = ".parquet"
+LINES_PER_WRITE = 1000
+
+TablePath: TypeAlias = Path | str  # a local file, or a URL on an object store
 CHUNK = "chunk"  # note: images of a chunk
 
 
-def check_table_path(path: Path, *, restart: bool) -> None:
+def check_table_path(output: TablePath, *, restart: bool) -> None:
     """Raises DataError if a table cannot be written there, before any work is done."""
-    if path.suffix.lower() not in {".csv", ".parquet"}:
-        raise DataError(f"the output {path} ends neither in .csv nor in .parquet")
-    if not path.parent.is_dir():
-        raise DataError(f"no folder {path.parent} for the output")
-    if path.exists() and not (path.is_file() and (restart or _is_begun(path))):
-        raise DataError(f"{path} exists already: {REMEDY}" if path.is_file() else f"{path} is not a file")
+    if not str(output).lower().endswith((".csv", PARQUET)):
+        raise DataError(f"the output {output} ends neither in .csv nor in .parquet")
+    if isinstance(output, str):
+        objects.check_writable(output)
+        if objects.exists(output) and not (restart or _is_begun(output)):
+            raise DataError(f"{output} exists already: {REMEDY}")
+        return
+    if not output.parent.is_dir():
+        raise DataError(f"no folder {output.parent} for the output")
+    if output.exists() and not (output.is_file() and (restart or _is_begun(output))):
+        raise DataError(f"{output} exists already: {REMEDY}" if output.is_file() else f"{output} is not a file")
 
 
 class ResumableTable:
     """A table being written; made by `open_table`."""
 
-    def __init__(self, path: Path, columns: Sequence[str], run: uuid.UUID, images_per_chunk: int) -> None:
-        self.path, self.run, self.columns = path, run, list(columns)
+    def __init__(
+        self, path: TablePath, columns: Sequence[str], run: uuid.UUID, images_per_chunk: int, plan: Path
+    ) -> None:
+        self.path, self.run, self.columns, self._plan = path, run, list(columns), plan
         self._images_per_chunk = images_per_chunk
         self._done: dict[int, str] = {}  # chunks that have their part: number → id
         self._chunks = self._earlier_rows = 0
@@ -82,7 +97,7 @@ class ResumableTable:
     def add(self, chunk: Chunk, part: bytes) -> None:
         """Stores the part of a chunk; it survives the end of this process, and a power cut."""
         with _write_errors(self.path):
-            atomic_files.write_bytes(_parts(self.path) / part_name(chunk.number, chunk.id), part)
+            objects.write_bytes(f"{_parts(self.path)}/{part_name(chunk.number, chunk.id)}", part)
         self._done[chunk.number] = chunk.id
 
     def finish(self, observe: Callable[[Row], object]) -> None:
@@ -93,22 +108,22 @@ class ResumableTable:
                 observe(row)
                 yield row
 
-        complete = self.path.with_name(f".{self.path.name}.whole")
         with _write_errors(self.path):
-            if self.path.suffix.lower() == ".parquet":
-                write_parquet(complete, column_types(self.columns), rows())
-            else:
-                with complete.open("wb") as file:
-                    file.write(_line(self.columns))
-                    file.writelines(map(_line, rows()))
-            atomic_files.move(complete, self.path)
+            with objects.open_writer(str(self.path)) as file:
+                if str(self.path).lower().endswith(PARQUET):
+                    write_parquet(file, column_types(self.columns), rows())
+                else:
+                    lines = map(_line, chain([self.columns], rows()))
+                    while block := b"".join(islice(lines, LINES_PER_WRITE)):
+                        file.write(block)
             _discard_parts(self.path)
-            atomic_files.sync_folder(self.path.parent)
+            if isinstance(self.path, Path):
+                atomic_files.sync_folder(self.path.parent)
 
     def _rows(self) -> Iterator[Row]:
         yield from islice(_read_earlier(self.path, self.columns), self._earlier_rows)
         for number, chunk_id in sorted(self._done.items()):
-            part = _parts(self.path) / part_name(number, chunk_id)
+            part = f"{_parts(self.path)}/{part_name(number, chunk_id)}"
             try:
                 yield from read_part(part)
             except ValueError as error:  # of which pyarrow's errors are
@@ -126,30 +141,43 @@ class ResumableTable:
     def _images_changed(self) -> DataError:
         return DataError(f"images were added or removed since {self.path} was begun: {REMEDY}")
 
-    @property
-    def _plan(self) -> Path:
-        return _parts(self.path) / PLAN
-
 
 @contextmanager
 def open_table(
-    path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, images_per_chunk: int, restart: bool
+    path: TablePath, columns: Sequence[str], settings: Mapping[str, Any], *, images_per_chunk: int, restart: bool
 ) -> Iterator[ResumableTable]:
     """The table of a run with these settings: a new one, or the one of an interrupted run with the same settings.
 
     `images_per_chunk` is that of a new run.
     """
+    if isinstance(path, str):
+        if restart:
+            _discard_parts(path)
+        run, images_per_chunk = _begin_or_resume(path, settings, images_per_chunk)
+        with tempfile.TemporaryDirectory() as folder:
+            yield ResumableTable(path, columns, run, images_per_chunk, Path(folder, PLAN))
+        return
     with _locked_notes(path) as notes:
         with _write_errors(path):
             if restart:
                 _discard_parts(path)
             if _is_begun(path):
-                run, images_per_chunk = _interrupted_run(path, notes, settings)
+                notes.seek(0)
+                run, images_per_chunk = _interrupted_run(path, notes.read(), settings)
             else:
                 run = _new_run(notes, settings, images_per_chunk)
-            _parts(path).mkdir(exist_ok=True)
+            Path(_parts(path)).mkdir(exist_ok=True)
             atomic_files.sync_folder(path.parent)
-        yield ResumableTable(path, columns, run, images_per_chunk)
+        yield ResumableTable(path, columns, run, images_per_chunk, Path(_parts(path), PLAN))
+
+
+def _begin_or_resume(path: str, settings: Mapping[str, Any], images_per_chunk: int) -> tuple[uuid.UUID, int]:
+    """The run on an object store, whose notes are written once."""
+    run = uuid.uuid4()
+    notes = json.dumps({"run": str(run), CHUNK: images_per_chunk, **settings}).encode()
+    if objects.write_bytes(f"{path}{NOTES}", notes, if_absent=True):
+        return run, images_per_chunk
+    return _interrupted_run(path, objects.read_bytes(f"{path}{NOTES}").decode(), settings)
 
 
 def _new_run(notes: TextIO, settings: Mapping[str, Any], images_per_chunk: int) -> uuid.UUID:
@@ -161,10 +189,9 @@ def _new_run(notes: TextIO, settings: Mapping[str, Any], images_per_chunk: int) 
     return run
 
 
-def _interrupted_run(path: Path, notes: TextIO, settings: Mapping[str, Any]) -> tuple[uuid.UUID, int]:
-    notes.seek(0)
+def _interrupted_run(path: TablePath, notes: str, settings: Mapping[str, Any]) -> tuple[uuid.UUID, int]:
     try:
-        stored = json.loads(notes.read())
+        stored = json.loads(notes)
         run, images_per_chunk = uuid.UUID(stored["run"]), int(stored.get(CHUNK, MAX_CHUNK_IMAGES))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the run that began {path} is unknown: {REMEDY}") from error
@@ -182,7 +209,7 @@ def _as_text(value: object) -> str:
 @contextmanager
 def _locked_notes(path: Path) -> Iterator[TextIO]:
     """The notes on the run, exclusively locked."""
-    notes_path = path.with_name(f"{path.name}.run")
+    notes_path = path.with_name(f"{path.name}{NOTES}")
     with _write_errors(path):
         notes = notes_path.open("a+", encoding="ascii")
     lock = InterProcessLock(notes_path)
@@ -202,7 +229,7 @@ def _locked_notes(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def _write_errors(path: TablePath) -> Iterator[None]:
     """Raises OSError as DataError."""
     try:
         yield
@@ -210,24 +237,31 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _parts(path: Path) -> Path:
-    return path.with_name(f"{path.name}.parts")
+def _parts(path: TablePath) -> str:
+    return f"{path}.parts"
 
 
 def _earlier(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _is_begun(path: Path) -> bool:
-    return _parts(path).exists() or _earlier(path).exists()
+def _is_begun(path: TablePath) -> bool:
+    if isinstance(path, str):
+        return objects.exists(f"{path}{NOTES}")
+    return Path(_parts(path)).exists() or _earlier(path).exists()
 
 
-def _discard_parts(path: Path) -> None:
-    """Renamed before they are deleted, so that there are never some of the parts."""
+def _discard_parts(path: TablePath) -> None:
+    """Deletes them; local ones are renamed before, so that there are never some of them."""
+    if isinstance(path, str):
+        for name in objects.list_names(_parts(path)):
+            objects.delete(f"{_parts(path)}/{name}")
+        objects.delete(f"{path}{NOTES}")
+        return
     discarded = path.with_name(f".{path.name}.discarded")
     shutil.rmtree(discarded, ignore_errors=True)  # of a process that was killed here
-    if _parts(path).exists():
-        _parts(path).rename(discarded)
+    if Path(_parts(path)).exists():
+        Path(_parts(path)).rename(discarded)
         shutil.rmtree(discarded, ignore_errors=True)
     _earlier(path).unlink(missing_ok=True)
 
@@ -240,8 +274,10 @@ def _line(row: Sequence[object]) -> bytes:
     return (text.getvalue().removesuffix("\r\n") + "\n").encode(errors=NOT_UTF8)
 
 
-def _read_earlier(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_earlier(path: TablePath, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of OUTPUT.part, up to the first incomplete one."""
+    if isinstance(path, str):
+        return
     convert = [CONVERSIONS[kind] for kind in column_types(columns).values()]
     with suppress(FileNotFoundError), _earlier(path).open("rb") as file:
         for cells in islice(read_rows(file, len(columns)), 1, None):

@@ -32,7 +32,7 @@ def write_bytes(reference: str, data: bytes, *, if_absent: bool = False) -> bool
         check_writable(reference)
         return clients.put(reference, data, if_absent=if_absent) is not None
     path = Path(reference)
-    with _translate_errors(reference):
+    with _translate_errors(reference, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not if_absent:
             atomic_files.write_bytes(path, data)
@@ -71,7 +71,7 @@ def delete(reference: str) -> None:
         check_writable(reference)
         clients.delete(reference)
         return
-    with _translate_errors(reference):
+    with _translate_errors(reference, "delete"):
         Path(reference).unlink(missing_ok=True)
 
 
@@ -92,7 +92,7 @@ def open_writer(reference: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, writer)
         return
     path = Path(reference)
-    with _translate_errors(reference):
+    with _translate_errors(reference, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_files.replacing(path) as part, part.open("wb") as file:
             yield file
@@ -120,10 +120,10 @@ def _rename_if_absent(part: Path, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _translate_errors(reference: str) -> Iterator[None]:
+def _translate_errors(reference: str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise StorageMissing(f"{reference}: no such file") from error
     except OSError as error:
-        raise StorageError(f"{reference}: {error.strerror or error}") from error
+        raise StorageError(f"cannot {verb} {reference}: {error.strerror or error}") from error
