@@ -37,10 +37,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
 
 FROM ${BASE_IMAGE} AS runtime
+ARG VERSION=""
+ARG REVISION=""
 LABEL org.opencontainers.image.title="astrodetect" \
       org.opencontainers.image.description="Classifies sky images and finds the unusual ones" \
       org.opencontainers.image.licenses="BSD-3-Clause" \
-      org.opencontainers.image.documentation="docs/how-to/containers.md"
+      org.opencontainers.image.documentation="docs/how-to/containers.md" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 # Writable: data and models, each a volume, and /tmp. Everything else may be read-only.
 RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin astrodetect \
     && install -d -o astrodetect -g astrodetect /astrodetect /astrodetect/data /astrodetect/models
