@@ -6,6 +6,8 @@ is started on every node that has none, which also finds nodes that joined later
 
 import logging
 import os
+import re
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOCAL = "local"
+HOST_PORT = re.compile(r"(?:ray://)?([^/:]+):(\d+)")
+CONNECT_WITHIN_S = 10.0
 OBJECT_STORE_BYTES = 100 * 2**20  # on this machine: paths travel, pixels do not
 PROGRESS_EVERY_S = 1.0
 NODES_EVERY_S = 5.0  # between looks for new nodes
@@ -205,12 +209,14 @@ def _connect(address: str) -> None:
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     try:
+        if (host_port := HOST_PORT.fullmatch(address)) is not None:  # Ray would try for minutes
+            socket.create_connection((host_port[1], int(host_port[2])), CONNECT_WITHIN_S).close()
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise ClusterError(
-            f"cannot connect to the Ray cluster {address}: {reason}. `ray start --head` starts one; "
-            "`--ray local` needs none"
+            f"cannot connect to the Ray cluster {address}: {reason.rstrip('.')}. "
+            "`ray start --head` starts one here; --ray local needs none"
         ) from error
 
 
