@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=1024,
-        description="threads of the network in each process of the service; 0: the processors, divided among workers",
+        description="threads of the network in each process of the service; 0: by the processors and the workers",
     )
 
     max_models: int = Field(default=4, ge=1, le=100, description="loaded models besides the default one")

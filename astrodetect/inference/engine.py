@@ -41,19 +41,23 @@ class Engine:
 
     A single image that runs alone gets the latency model, which uses every core. Concurrent calls share the throughput
     model, with one stream for each core where the network is small enough to be held in both forms: an inference over
-    several cores waits for the slowest of them, and the process's other work slows one down.
+    several cores waits for the slowest of them, and the process's other work slows one down. Where several processes
+    serve on these cores, each has a part of them for the throughput model.
     """
 
-    def __init__(self, model: VerifiedModel, *, check: bool = True, cores: int | None = None) -> None:
+    def __init__(
+        self, model: VerifiedModel, *, check: bool = True, cores: int | None = None, processes: int = 1
+    ) -> None:
         self.manifest, self.precision = model.manifest, model.precision
         cores, size = cores or available_cores(), self.manifest.image.size
+        part = max(1, cores // processes)
         has_latency_model = self.precision in LATENCY_PRECISIONS
-        streams = min(MAX_STREAMS, cores if has_latency_model else max(1, cores // CORES_PER_STREAM))
+        streams = min(MAX_STREAMS, part if has_latency_model else max(1, part // CORES_PER_STREAM))
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))
         core = openvino.Core()
         try:
             network = core.read_model(model.xml, model.weights)
-            throughput = _compile(core, network, self.precision, cores, streams)
+            throughput = _compile(core, network, self.precision, part, streams)
             latency = _compile(core, network, self.precision, cores, 1) if has_latency_model else throughput
         except RuntimeError as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error

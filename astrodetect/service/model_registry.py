@@ -20,6 +20,7 @@ from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
 from astrodetect.records import Floats, Outputs, Pixels
+from astrodetect.service.workers import worker_count
 from astrodetect.settings import TRAIN_COMMAND
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
@@ -116,12 +117,12 @@ class ModelRegistry:
         default_name: str,
         precision: Precision | Literal["auto"],
         *,
-        cores: int,
+        threads: int,
         max_models: int,
         observe_batch: Callable[[int], None],
     ) -> None:
         self.folder, self.default_name = folder, default_name
-        self._precision, self._cores = precision, cores
+        self._precision, self._threads = precision, threads
         self._max_models, self._observe_batch = max_models, observe_batch
         self._loaded: dict[str, ServedModel] = {}  # replaced, never mutated: other threads read it
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -289,7 +290,7 @@ class ModelRegistry:
             if name == self.default_name:
                 raise ModelMissing(_describe_missing(self.folder, name)) from missing
             raise ModelUnknown(f"no model {name} here: GET /models lists the models") from missing
-        engine = Engine(loaded, cores=self._cores)
+        engine = Engine(loaded, cores=self._threads or None, processes=1 if self._threads else worker_count())
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
         batcher = Batcher(
             _run_batches(engine, self._observe_batch),

@@ -24,7 +24,6 @@ from threadpoolctl import threadpool_limits
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
-from astrodetect.inference.engine import available_cores
 from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
 from astrodetect.service.adaptation_job import AdaptationJob
@@ -47,7 +46,6 @@ from astrodetect.service.row_follower import RowDatabase
 from astrodetect.service.shutdown import Shutdown
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
 from astrodetect.service.training_jobs import TrainingJobs
-from astrodetect.service.workers import worker_count
 from astrodetect.settings import Settings
 
 LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
@@ -118,7 +116,7 @@ async def open_services(
             settings.models_dir,
             settings.model,
             settings.precision,
-            cores=settings.threads or max(1, available_cores() // worker_count()),
+            threads=settings.threads,
             max_models=settings.max_models,
             observe_batch=metrics.observe_batch,
         )

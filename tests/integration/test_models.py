@@ -52,7 +52,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @asynccontextmanager
 async def open_registry(models_dir: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(models_dir, DEFAULT, "auto", cores=1, max_models=max_models, observe_batch=lambda _: None)
+    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, observe_batch=lambda _: None)
     try:
         yield models
     finally:
