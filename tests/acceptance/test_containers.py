@@ -28,10 +28,8 @@ INSTALLER = ("/etc/pip.conf", "/etc/ssl/certs")  # how this machine reaches its 
 NEEDED = ("buildah", "debootstrap")
 READY_WITHIN_S, STOP_WITHIN_S = 60, 40
 
-pytestmark = [
-    pytest.mark.skipif(not all(map(shutil.which, NEEDED)), reason=f"builds images: needs {' and '.join(NEEDED)}"),
-    pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="builds images: needs root"),
-]
+if os.name != "posix" or os.geteuid() != 0 or not all(map(shutil.which, NEEDED)):
+    pytest.skip(f"builds images: needs root, {' and '.join(NEEDED)}", allow_module_level=True)
 
 
 class Builder:
