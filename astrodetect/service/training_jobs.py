@@ -21,6 +21,7 @@ from astrodetect.model_store import store, training_progress
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.service.middleware.security import ApiKeys, request_key
 from astrodetect.settings import PROGRAMS
+from astrodetect.storage.references import is_url
 
 PROGRAM = PROGRAMS / "train_model.py"
 STOP_WITHIN_S = 20.0  # then its process is killed, and resumes from its last checkpoint
@@ -157,6 +158,8 @@ def check_images(path: Path, positive: str, negative: str) -> None:
         items = class_folders.list_dataset(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if any(is_url(str(item.path)) for item in items):
+        raise DataError(f"{path} names URLs, which a training from the page does not read: start it from the terminal")
     counts, parts = Counter(item.label for item in items), {item.part for item in items} - {""}
     classes = ", ".join(sorted(counts))
     if parts and not {"train", "test"} <= parts:
