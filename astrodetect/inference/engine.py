@@ -25,6 +25,9 @@ import openvino as openvino  # noqa: E402, PLC0414
 
 LATENCY_PRECISIONS = ("int8",)  # 24 MB of weights are held twice, for latency and throughput; the others' 94 MB once
 CORES_PER_STREAM = 2  # with one compiled model for both: a compromise between latency and throughput
+CORES_FACTOR = (
+    2  # of a process among several: connections are not spread evenly, and a busy one takes the others' cores
+)
 MAX_STREAMS = 8  # each holds the activations of one inference
 MAX_BATCH, MAX_BATCH_PIXELS = 16, 2 * 227 * 227  # larger batches cost memory and latency, and gain no throughput
 WARM_UP_IMAGES = 4  # batch sizes up to here are warmed up: the first inference of a size takes three times as long
@@ -42,7 +45,7 @@ class Engine:
     A single image that runs alone gets the latency model, which uses every core. Concurrent calls share the throughput
     model, with one stream for each core where the network is small enough to be held in both forms: an inference over
     several cores waits for the slowest of them, and the process's other work slows one down. Where several processes
-    serve on these cores, each has a part of them for the throughput model.
+    serve on these cores, each has twice its part of them for the throughput model.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Engine:
     ) -> None:
         self.manifest, self.precision = model.manifest, model.precision
         cores, size = cores or available_cores(), self.manifest.image.size
-        part = max(1, cores // processes)
+        part = min(cores, math.ceil(CORES_FACTOR * cores / processes))
         has_latency_model = self.precision in LATENCY_PRECISIONS
         streams = min(MAX_STREAMS, part if has_latency_model else max(1, part // CORES_PER_STREAM))
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))

@@ -248,7 +248,6 @@ MetricsDep: TypeAlias = Annotated[Metrics, _part(lambda services: services.metri
 ApiKeysDep: TypeAlias = Annotated[ApiKeys, _part(lambda services: services.api_keys)]
 ModelsDep: TypeAlias = Annotated[ModelRegistry, _part(lambda services: services.models)]
 DatabaseDep: TypeAlias = Annotated[ServiceDatabase, _part(lambda services: services.database)]
-ThumbnailsDep: TypeAlias = Annotated[ThumbnailStore, _part(lambda services: services.thumbnails)]
 ReviewQueueDep: TypeAlias = Annotated[ReviewQueue, _part(lambda services: services.review_queue)]
 ProjectionsDep: TypeAlias = Annotated[ProjectionJobs, _part(lambda services: services.projections)]
 LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.live_feed)]

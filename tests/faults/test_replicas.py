@@ -1,6 +1,6 @@
 """Replicas on one PostgreSQL behind HAProxy as it is shipped: one is killed, one drains, one is new; a new model comes.
 
-The short version lasts 15 s, --full a minute. `--log-cli-level=WARNING` shows the measurements.
+The short version lasts a quarter of a minute, --full a minute. `--log-cli-level=WARNING` shows the measurements.
 """
 
 import itertools
@@ -31,8 +31,8 @@ from faults.test_live import watching
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed")
 
 CLIENTS, REVIEWERS, REPLICAS = 8, 4, 3
-SHORT_S, FULL_S = 15.0, 60.0
-DRAIN_S = 4.0  # HAProxy notices within two
+SHORT_S, FULL_S = 8.0, 60.0
+DRAIN_S = 3.0  # HAProxy notices within two
 NOTICED_WITHIN_S = 15.0  # a new model by every replica, on a machine that is busy
 IMAGES = [small_image(seed) for seed in range(300)]
 BY, NAME = "novelty", "resnet50_model"

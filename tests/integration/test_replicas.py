@@ -161,6 +161,16 @@ def test_every_service_shows_an_adaptation_and_only_one_runs(
     assert "was not adapted: only 0 of these 0 images" in other.get("/domain").text
 
 
+def test_a_service_waits_for_the_thumbnail_that_another_one_is_about_to_store(
+    start: Callable[..., TestClient], tmp_path: Path
+) -> None:
+    scoring, other = start(), start(data_dir=tmp_path / "other")
+    files = {"file": ("sky.png", images.encode_png(colour_models.image("lawn")))}
+    row = scoring.post("/detect", files=files).json()
+    assert other.get(f"/pictures/{row['image_sha256']}").status_code == 200  # a quarter of a second before its commit
+    assert other.get(f"/pictures/{'0' * 64}").status_code == 404
+
+
 def scored(number: int, space: str) -> ScoredImage:
     pixels = colour_models.image("nebula", number)
     return ScoredImage(

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,11 +16,13 @@ from astrodetect.inference.heat_maps import has_detail
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
 from astrodetect.reports.html import HeatLegend, heat_map_overlay
 from astrodetect.service.query_params import PredictionId
-from astrodetect.service.services import DatabaseDep, HeatMapsDep, ServiceDatabase, Services, ThumbnailsDep
+from astrodetect.service.services import DatabaseDep, HeatMapsDep, ServiceDatabase, Services, ServicesDep
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.settings import SETUP_DB_COMMAND, Settings
 
 THUMBNAIL_MAX_AGE_S = 86_400
+LATE = dt.timedelta(seconds=2)  # a thumbnail is written so long after its row, on a busy machine
+LATE_LOOKS, LATE_LOOK_S = 8, 0.25
 NEIGHBOURS_SHOWN = 6
 NO_HEAT_MAP = "No heat map: the version of the model that made this prediction is not here any more."
 NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
@@ -65,7 +68,7 @@ class ImageView:
 
 @router.get("/pictures/{image_sha256}")
 def send_thumbnail(
-    request: Request, thumbnails: ThumbnailsDep, image_sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+    request: Request, services: ServicesDep, image_sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 ) -> Response:
     """The thumbnail of an image by its SHA-256, as JPEG, or NotFound."""
     headers = {
@@ -74,7 +77,7 @@ def send_thumbnail(
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    thumbnail = thumbnails.thumbnail(image_sha256)
+    thumbnail = _find_thumbnail(services, image_sha256)
     if thumbnail is None:
         raise NotFound("no thumbnail of this image is stored: none was made, or it was deleted")
     return Response(thumbnail.jpeg, media_type="image/jpeg", headers=headers)
@@ -111,6 +114,18 @@ def find_neighbours(database: ServiceDatabase, row: Prediction) -> tuple[list[Ne
         return [], set(), NO_NEIGHBOURS[type(error)]
     hashes = [sha for neighbour in neighbours if (sha := neighbour.prediction.image_sha256)]
     return neighbours, database.images_with_thumbnails(hashes), None
+
+
+def _find_thumbnail(services: Services, image_sha256: str) -> Thumbnail | None:
+    """The thumbnail of an image; waits for one of a new row, which another process may be about to store."""
+    for _ in range(LATE_LOOKS):
+        if thumbnail := services.thumbnails.thumbnail(image_sha256):
+            return thumbnail
+        rows = services.database.by_image(image_sha256, limit=1) if services.settings.thumbnail_max_bytes else []
+        if not rows or dt.datetime.now(dt.UTC) - rows[0].timestamp > LATE:
+            return None
+        time.sleep(LATE_LOOK_S)
+    return None
 
 
 def _why_no_thumbnail(row: Prediction | ScoredImage, settings: Settings) -> str:
