@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from astrodetect.anomalies.projection import Projection
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats, ImagePath
+from astrodetect.storage import objects
+from astrodetect.storage.references import join_reference
 
 OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
 
@@ -80,21 +83,41 @@ def order_images(strength: Floats, interest: Floats | None) -> NDArray[np.int64]
     return np.lexsort((-strength,) if interest is None else (-strength, -interest))
 
 
-def check_output_folder(folder: Path) -> None:
-    """Raise a DataError if results cannot be written here; nothing but earlier results is ever removed."""
+def check_output_folder(output: Path | str) -> None:
+    """Raise a DataError if results cannot be written here; nothing but earlier results is ever removed.
+
+    A string is the URL of a folder on an object store.
+    """
+    if isinstance(output, str):
+        objects.check_writable(output)
+        _check_foreign(output, {name.partition("/")[0] for name in objects.list_names(output)})
+        return
+    folder = output
     previous = _previous(folder)
     if previous.is_dir() and not folder.exists():
         previous.rename(folder)  # the process was killed between the two renames
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} exists and is not a folder: name another --output")
-    foreign = sorted({path.name for path in folder.iterdir()} - OUTPUT_NAMES) if folder.is_dir() else []
-    if foreign:
-        raise DataError(f"{folder} holds {foreign[0]}, which is no result of a run: move it, or name another --output")
+    _check_foreign(folder, {path.name for path in folder.iterdir()} if folder.is_dir() else set())
+
+
+def _check_foreign(output: Path | str, names: set[str]) -> None:
+    if foreign := sorted(names - OUTPUT_NAMES):
+        raise DataError(f"{output} holds {foreign[0]}, which is no result of a run: move it, or name another --output")
 
 
 @contextmanager
-def replace_output_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty staging folder that replaces the output folder when the block succeeds."""
+def replace_output_folder(folder: Path | str) -> Iterator[Path]:
+    """Yield an empty staging folder that replaces the output folder when the block succeeds.
+
+    On an object store the files are put one after the other, the report last, and what is left of earlier results is
+    deleted.
+    """
+    if isinstance(folder, str):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            _put_folder(Path(name), folder)
+        return
     staged = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         try:
@@ -110,6 +133,15 @@ def replace_output_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def _put_folder(staged: Path, url: str) -> None:
+    check_output_folder(url)
+    names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
+    for name in sorted(names, key=lambda name: (name.endswith(".html"), name)):
+        objects.write_bytes(join_reference(url, name), (staged / name).read_bytes())
+    for name in {*objects.list_names(url)} - {*names}:
+        objects.delete(join_reference(url, name))
 
 
 def _previous(folder: Path) -> Path:

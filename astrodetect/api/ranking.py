@@ -29,7 +29,7 @@ from astrodetect.labels import LabelValue
 from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path, file_name
+from astrodetect.storage.references import as_image_path, base_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def describe(
         _extractor(features, model, crop),
         settings().descriptions_dir,
         run_batches=pipeline.read_ahead,
-        title=file_name(str(paths[0])) if len(paths) == 1 else f"{len(paths):,} paths",
+        title=base_name(str(paths[0])) if len(paths) == 1 else f"{len(paths):,} paths",
         max_pixels=settings().max_image_pixels,
     )
 

@@ -24,7 +24,7 @@ from astrodetect.extras import require_extra
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
 from astrodetect.records import ImageContract
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path, folder_name
+from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
@@ -103,7 +103,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "--top", type=int_between(1, MAX_GALLERY), default=60, help="images in the gallery (default: 60)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("anomalies"), metavar="FOLDER", help="output folder (default: ./anomalies)"
+        "--output",
+        type=as_image_path,
+        default=Path("anomalies"),
+        metavar="FOLDER",
+        help="output folder, or its URL on an object store (default: ./anomalies)",
     )
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
@@ -198,7 +202,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         novelty_with_limit = domain.calibrate_domain(fitted.novelty, (normal or extracted).features)
         store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)
     summary = _summary_lines(anomaly_results, extracted, unmatched, arguments.attach)
-    return [*summary, str(arguments.output / "anomalies.html")]
+    return [*summary, join_reference(str(arguments.output), "anomalies.html")]
 
 
 def _summary_lines(

@@ -20,7 +20,7 @@ from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError, ImageError
 from astrodetect.progress import track_progress
 from astrodetect.records import ImageContract, ImagePath
-from astrodetect.storage.references import file_name, join_reference, parent_folder, relative_name
+from astrodetect.storage.references import base_name, join_reference, parent_folder, relative_name
 
 MIN_IMAGES_PER_CLASS = 10  # to train on
 
@@ -125,7 +125,7 @@ def read_dataset(
         if count == 0:
             bad = [file for file in skipped if label_of[file.path] == name]
             why = (
-                f": {len(bad)} files cannot be read; the first, {file_name(str(bad[0].path))}: {bad[0].reason}"
+                f": {len(bad)} files cannot be read; the first, {base_name(str(bad[0].path))}: {bad[0].reason}"
                 if bad
                 else ""
             )

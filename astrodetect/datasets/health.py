@@ -21,7 +21,7 @@ from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, ImagePath, Pixels
-from astrodetect.storage.references import file_name
+from astrodetect.storage.references import base_name
 
 SCAN_CONTRACT = ImageContract(size=128, stretch="asinh")
 BATCH_SIZE = 256  # images, of 50 kB each
@@ -165,11 +165,11 @@ def examine(
 
 def scan_dataset(path: ImagePath, *, crop: float | None = None) -> ScanResult:
     """Scan every image of a data set; it is an error if none can be read."""
-    scan = scan_images(list_dataset(path), title=f"scanning {file_name(str(path)) or path}", crop=crop)
+    scan = scan_images(list_dataset(path), title=f"scanning {base_name(str(path)) or path}", crop=crop)
     if not scan.images:
         first = scan.unreadable[0]
         raise DataError(
-            f"none of the files in {path} is an image: the first, {file_name(str(first.item.path))}: {first.reason}"
+            f"none of the files in {path} is an image: the first, {base_name(str(first.item.path))}: {first.reason}"
         )
     return scan
 

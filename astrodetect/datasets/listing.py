@@ -211,7 +211,7 @@ def _single_images(name: str) -> Iterator[str]:
     """The references of single images, those of the members of shards too."""
     for reference in list_references([name]):
         if is_shard(reference):
-            yield from shards.list_members(reference, images.SUFFIXES)
+            yield from shards.member_references(reference, images.SUFFIXES)
         else:
             yield reference
 

@@ -55,7 +55,7 @@ def read_table(path: ImagePath, *, labelled: bool = True) -> Iterator[ListedImag
             rows: Iterable[Mapping[str, Any]]
             if suffix_path(table).endswith(PARQUET_SUFFIXES):
                 columns = parquet_shards.column_names(table)
-                rows = parquet_shards.read_rows(table, (*PATH_COLUMNS, "label", "part", "group"))
+                rows = parquet_shards.read_table_rows(table, (*PATH_COLUMNS, "label", "part", "group"))
             else:
                 text = io.TextIOWrapper(source, newline="", encoding="utf-8-sig", errors="surrogateescape")
                 rows = reader = csv.DictReader(text)

@@ -13,7 +13,7 @@ from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError, ImageError
 from astrodetect.records import ImageContract, ImagePath
 from astrodetect.reports.html import REPORT_TEMPLATES, jpeg_uri, template_environment
-from astrodetect.storage.references import file_name, parent_folder, relative_name
+from astrodetect.storage.references import base_name, parent_folder, relative_name
 
 PAGE_NAME, JSON_NAME = "explore.html", "explore.json"
 # Limits of the page, about 3 kB per image; the JSON lists everything.
@@ -176,7 +176,7 @@ def _render(health: DatasetHealth, by: str) -> str:
         template_environment(REPORT_TEMPLATES)
         .get_template("health.html")
         .render(
-            name=file_name(str(health.path)) or str(health.path),
+            name=base_name(str(health.path)) or str(health.path),
             images=len(scanned),
             recommendations=recommendations(health),
             parts=health.parts,

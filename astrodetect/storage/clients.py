@@ -99,7 +99,7 @@ def put(url: str, data: bytes, *, if_absent: bool = False, replaces: Entity | No
 
 
 @contextmanager
-def open_writer(url: str) -> Iterator["ObjectWriter"]:
+def open_upload(url: str) -> Iterator["ObjectWriter"]:
     """A file to write an object of any size to, in parts; it exists after the block, unless the block raises."""
     writer = ObjectWriter(url, _call(url, lambda store, key: obstore.open_writer(store, key, buffer_size=WRITE_BYTES)))
     try:
@@ -110,7 +110,7 @@ def open_writer(url: str) -> Iterator["ObjectWriter"]:
     writer.commit()
 
 
-def delete(url: str) -> None:
+def delete_object(url: str) -> None:
     """Deletes the object, if it exists."""
     try:
         _call(url, obstore.delete)

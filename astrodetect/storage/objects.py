@@ -69,7 +69,7 @@ def delete(reference: str) -> None:
     """Deletes the object or file, if it exists."""
     if is_url(reference):
         check_writable(reference)
-        clients.delete(reference)
+        clients.delete_object(reference)
         return
     with _translate_errors(reference, "delete"):
         Path(reference).unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def open_writer(reference: str) -> Iterator[BinaryIO]:
     """A binary file to write to, in bounded memory; it is there as a whole after the block, unless the block raises."""
     if is_url(reference):
         check_writable(reference)
-        with clients.open_writer(reference) as writer:
+        with clients.open_upload(reference) as writer:
             yield cast(BinaryIO, writer)
         return
     path = Path(reference)

@@ -61,7 +61,7 @@ def row_numbers(file: str, member: str) -> range:
     return _group_rows(file)[int(member.removeprefix(ROW_GROUP))]
 
 
-def read_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a table, in order; of these columns where it has them."""
     with _open_parquet(file) as parquet:
         present = [name for name in columns if name in parquet.schema_arrow.names]

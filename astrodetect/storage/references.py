@@ -60,7 +60,7 @@ def parent_folder(reference: str) -> str:
     return printable_url(reference).rpartition("/")[0]
 
 
-def file_name(reference: str) -> str:
+def base_name(reference: str) -> str:
     """The last part of the name."""
     return PurePosixPath(urlsplit(reference).path).name if is_url(reference) else Path(reference).name
 
@@ -75,7 +75,7 @@ def relative_name(path: Path | str, folder: Path | str) -> str:
 
 def folder_name(folder: Path | str) -> str:
     """The name of a folder or file, for titles."""
-    return file_name(folder.rstrip("/")) if isinstance(folder, str) else folder.resolve().name
+    return base_name(folder.rstrip("/")) if isinstance(folder, str) else folder.resolve().name
 
 
 def is_shard(reference: str) -> bool:

@@ -17,7 +17,7 @@ def read_shard(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[
             yield member_reference(shard, name), image
 
 
-def list_members(shard: str, suffixes: Sequence[str]) -> Iterator[str]:
+def member_references(shard: str, suffixes: Sequence[str]) -> Iterator[str]:
     """The references of the images of a shard, each of which can be read by itself."""
     if split := split_member(shard):
         names: Iterator[object] = iter(parquet_shards.row_numbers(*split))
