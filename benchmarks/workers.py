@@ -74,7 +74,8 @@ def measure(arguments: argparse.Namespace) -> dict[Run, list[dict[str, Any]]]:
         for number in range(arguments.rounds):
             for workers in arguments.workers[:: 1 if number % 2 == 0 else -1]:
                 log = Path(scratch) / f"log {number} {workers}"
-                with ServiceProcess("main:app", environment, log, "--workers", str(workers)) as service:
+                options = ("--workers", str(workers), "--timeout-worker-healthcheck", "60")
+                with ServiceProcess("main:app", environment, log, *options) as service:
                     _wait_for_workers(service, workers)
                     for callers in arguments.callers:
                         report = _load(service, models, callers, arguments.seconds)

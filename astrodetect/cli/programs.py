@@ -35,6 +35,7 @@ SETUP_DB_EXAMPLES = """examples:
 """
 LARGEST_PORT = 65535
 MAX_WORKERS = 256
+WORKER_TIMEOUT_S = 60  # uvicorn kills a worker that does not answer; its 5 s pass on a busy machine
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -75,7 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(arguments).items() if name not in {"argv", "command"}}
     if options["uds"]:
         options["uds"] = str(options["uds"])
-    uvicorn.run("main:app", **options)
+    uvicorn.run("main:app", timeout_worker_healthcheck=WORKER_TIMEOUT_S, **options)
     return 0
 
 

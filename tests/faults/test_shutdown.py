@@ -174,7 +174,7 @@ def test_a_second_signal_ends_the_drain_but_no_request(log: PredictionsDatabase,
 
 def test_ctrl_c_finishes_the_requests_of_all_workers(log: PredictionsDatabase, start: Start) -> None:
     """A terminal sends SIGINT to every process, and uvicorn then SIGTERM to the workers."""
-    service = start(arguments=("--workers", "2"))
+    service = start(arguments=("--workers", "2", "--timeout-worker-healthcheck", "60"))
     responses = send_all_and_signal(service, signal.SIGINT, group=True)
     assert [response.status for response in responses] == [200] * FEW
     assert service.wait(60) == 0
