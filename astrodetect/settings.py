@@ -221,6 +221,6 @@ def _alias(name: str) -> str:
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    if isinstance(value, Path) and value.parent.name == MIRRORS:
-        return unquote(value.name)
+    if isinstance(value, Path) and value.parent.name == MIRRORS and is_url(url := unquote(value.name)):
+        return url
     return str(value.absolute() if isinstance(value, Path) else value)

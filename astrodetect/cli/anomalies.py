@@ -47,11 +47,11 @@ FEATURE_DESCRIPTIONS = {
 }
 DESCRIPTION = """rank images by how unusual they are; writes an explained report and a table
 
-DATA is one or more folders of images, a folder with class folders or parts, or a .csv of path,label[,part]; labels only
-colour the map. The detectors are fitted on --normal, or on DATA itself, leaving each image out of its own comparison.
-The features are shapes and colours in the middle of the frame, which need no model; with --features network or both,
-those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are cached in
-data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
+DATA is one or more folders of images, a folder with class folders or parts, or a table of path,label[,part]; labels
+only colour the map. The detectors are fitted on --normal, or on DATA itself, leaving each image out of its own
+comparison. The features are shapes and colours in the middle of the frame, which need no model; with --features network
+or both, those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are
+cached in data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
 
 The output folder holds anomalies.html; anomalies.csv or .parquet, the most unusual first; ids/METHOD.txt, the images
 flagged by each detector, and ids/consensus.txt, those flagged by all. --detectors autoencoder,kmeans,dbscan selects the

@@ -16,12 +16,12 @@ from astrodetect.storage.references import as_image_path
 
 DESCRIPTION = """evaluate a trained model on labelled images and write a report
 
-DATA has one folder per class, or parts (train, validation, test) with class folders, or is a .csv of path,label[,part];
-of several parts the one named by --part is evaluated. Classes that the model does not have are left out and named;
---map gives them the names of the model's classes. NAME.metrics.json, beside the report, has the metrics for programs;
-the report compares them with those of an earlier run, or of the training. --views 8 averages the probabilities over
-the eight rotations and reflections of every image (test-time augmentation) and reports the gain; it takes nine times as
-long.
+DATA has one folder per class, or parts (train, validation, test) with class folders, or is a table of
+path,label[,part]; of several parts the one named by --part is evaluated. Classes that the model does not have are left
+out and named; --map gives them the names of the model's classes. NAME.metrics.json, beside the report, has the metrics
+for programs; the report compares them with those of an earlier run, or of the training. --views 8 averages the
+probabilities over the eight rotations and reflections of every image (test-time augmentation) and reports the gain; it
+takes nine times as long.
 """
 EXAMPLES = """examples:
   python -m astrodetect evaluate resnet50_model data/sample

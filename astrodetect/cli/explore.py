@@ -26,11 +26,12 @@ MIN_CROP = 0.1
 BY_SHAPES = "shapes and colours measured in the middle of the images"
 DESCRIPTION = """check labelled images: counts, unreadable files, duplicates, leaks, doubtful labels; writes a report
 
-DATA has one folder per class, or parts (train, validation, test) with class folders, or is a .csv of path,label[,part].
-Duplicates are found even if re-encoded, resized, slightly cropped, brighter or darker, rotated or mirrored. A label is
-doubtful if a classifier trained on the other images (cross-validation) is confident of another class. It uses shapes
-and colours in the middle of the image or, with --model, the features of a trained model; a model trained on the same
-images has memorised their labels and finds few errors. explore.json, beside the report, lists everything for programs.
+DATA has one folder per class, or parts (train, validation, test) with class folders, or is a table of
+path,label[,part]. Duplicates are found even if re-encoded, resized, slightly cropped, brighter or darker, rotated or
+mirrored. A label is doubtful if a classifier trained on the other images (cross-validation) is confident of another
+class. It uses shapes and colours in the middle of the image or, with --model, the features of a trained model; a model
+trained on the same images has memorised their labels and finds few errors. explore.json, beside the report, lists
+everything for programs.
 """
 EXAMPLES = """examples:
   python -m astrodetect explore data/sample

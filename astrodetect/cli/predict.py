@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """print what a trained model predicts for images
 
-IMAGE is an image, a folder (searched recursively) or a .csv with a column path, filename, file or image_name. For each
-image: the predicted class, the probability of each class and, if the model has detectors, the novelty (the share of
-the training images that are less unusual) and whether the image is like them (in domain). Of a binary model, the
-second class is predicted where its probability is above the threshold. --json prints an object per line, with
-`error` for a bad file. If every file is bad, the exit code is 1. `score` writes tables of any size, and can resume.
+IMAGE is an image, a folder (searched recursively), a .csv or .parquet with a column path, filename, file or image_name,
+a tar shard or Parquet file of images, or the URL of one (s3://, gs://, az://, https://). For each image: the predicted
+class, the probability of each class and, if the model has detectors, the novelty (the share of the training images that
+are less unusual) and whether the image is like them (in domain). Of a binary model, the second class is predicted where
+its probability is above the threshold. --json prints an object per line, with `error` for a bad file. If every file is
+bad, the exit code is 1. `score` writes tables of any size, and can resume.
 """
 EXAMPLES = """examples:
   python -m astrodetect predict galaxy.jpg
@@ -43,7 +44,7 @@ MIN_WIDTH = 5  # of a probability
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder of images, or .csv")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder of images, table, shard, or URL")
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 

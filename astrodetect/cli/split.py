@@ -14,7 +14,7 @@ MAX_SEED = 2**31 - 1
 UNREADABLE_LISTED = 10
 DESCRIPTION = """split labelled images into train, validation and test, with duplicates in one part
 
-DATA has one folder per class, or parts with class folders (they are split anew), or is a .csv of path,label[,group].
+DATA has one folder per class, or parts with class folders (they are split anew), or is a table of path,label[,group].
 Every class is split in the same proportions. Duplicates (re-encoded, resized, rotated, mirrored …) and images of one
 `group` stay in one part, so that no test image is trained on. Unreadable files are reported and left out. OUTPUT
 becomes a folder of train/CLASS, validation/CLASS and test/CLASS, or a table if it ends in .csv. The same seed and data

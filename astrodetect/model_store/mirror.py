@@ -31,6 +31,7 @@ from astrodetect.model_store.manifest import METRICS, RETRAIN, Manifest, parse_m
 from astrodetect.model_store.publication import finish_interrupted, ready_folder
 from astrodetect.settings import MIRRORS
 from astrodetect.storage import clients, objects
+from astrodetect.storage.references import is_url
 
 REPORT = (".html", METRICS)  # suffixes of an evaluation's page and metrics
 ATTEMPTS = 5  # to publish, where others publish at the same moment
@@ -41,7 +42,8 @@ _threads = threading.Lock()  # file locks exclude other processes, not other thr
 
 def remote_url(folder: Path) -> str | None:
     """The URL that a local folder mirrors; None for a folder of its own."""
-    return unquote(folder.name) if folder.parent.name == MIRRORS else None
+    url = unquote(folder.name)
+    return url if folder.parent.name == MIRRORS and is_url(url) else None
 
 
 @contextmanager

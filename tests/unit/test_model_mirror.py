@@ -64,7 +64,7 @@ def test_the_folder_of_a_url_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path:
     folder = Settings().models_dir
     assert folder.parent == tmp_path / "data" / MIRRORS
     assert mirror.remote_url(folder) == "s3://sky/models"
-    assert mirror.remote_url(tmp_path) is None
+    assert mirror.remote_url(tmp_path / MIRRORS / "models") is None
     assert Settings().as_environment()["ASTRODETECT_MODELS_DIR"] == "s3://sky/models"
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", "https://sky.org/models")
     with pytest.raises(ValueError, match="models are stored in a folder, or on an object store"):
