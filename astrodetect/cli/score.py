@@ -22,11 +22,11 @@ WORKER = ("-m", "astrodetect.cli.score_worker")  # arguments of Python
 
 DESCRIPTION = """score folders of images into one table, without the service
 
-Every {formats} file under a FOLDER is scored, sorted by path; hidden names and links to folders are skipped. A .csv or
-.parquet lists images in a column path, filename, file or image_name. Tar shards and Parquet files of images are read
-image by image. Any other file given by name is scored whatever its suffix. All of them may be at URLs: s3://, gs://,
-az://, https:// (no folders there). An unreadable image has a row with the reason in `error`; if no image is readable,
-the exit code is 1.
+Every {formats} file under a FOLDER is scored, sorted by path; hidden names and links to
+folders are skipped. A .csv or .parquet lists images in a column path, filename, file or image_name. Tar shards and
+Parquet files of images are read image by image. Any other file given by name is scored whatever its suffix. All of them
+may be at URLs: s3://, gs://, az://, https:// (no folders there). An unreadable image has a row with the reason in
+`error`; if no image is readable, the exit code is 1.
 Columns: path, score, result, error, model, model_version; for a model of several classes, result is the most probable
 class, score its probability and p_CLASS the probability of each class. Paths that are not UTF-8 are written to CSV as
 raw bytes (read it with errors="surrogateescape") and to Parquet with \\xff for each invalid byte.
