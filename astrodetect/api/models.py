@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from astrodetect import images as decoder
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import listing
-from astrodetect.errors import ImageError
+from astrodetect.errors import DataError, ImageError
 from astrodetect.inference import decision, pipeline
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.records import ImageContract, ImagePath, ScoredImage
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path
+from astrodetect.storage.references import as_image_path, is_url
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -87,6 +87,8 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
     """
     from astrodetect.inference import engine  # noqa: PLC0415 - importing OpenVINO takes a second
 
+    if is_url(str(model)):
+        raise DataError(f"{model}: set ASTRODETECT_MODELS_DIR to the URL of its folder, and give the model's name")
     path = Path(model or settings().model)
     folder = path.parent if len(path.parts) > 1 else settings().models_dir
     name = path.stem if path.suffix in MODEL_SUFFIXES else path.name

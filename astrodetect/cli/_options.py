@@ -10,6 +10,7 @@ import shtab
 
 from astrodetect.progress import print_notice
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_image_path, is_url
 
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
@@ -57,7 +58,11 @@ def complete_paths(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
                 complete_paths(child)
-        elif action.type is Path or str(action.metavar).startswith(PATHS) or action.dest == "output":
+        elif (
+            action.type in {Path, local_path, as_image_path}
+            or str(action.metavar).startswith(PATHS)
+            or action.dest == "output"
+        ):
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab reads
 
 
@@ -72,10 +77,17 @@ def add_ray_option(parser: argparse.ArgumentParser) -> None:
 
 def add_figure_options(group: "argparse._ActionsContainer", figures: str) -> None:
     """Declare --figures and --figure-format."""
-    group.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures for a paper here: {figures}")
+    group.add_argument("--figures", type=local_path, metavar="DIR", help=f"write figures for a paper here: {figures}")
     group.add_argument(
         "--figure-format", choices=("png", "svg", "pdf"), default="png", help="format of the figures (default: png)"
     )
+
+
+def local_path(text: str) -> Path:
+    """Option type: a path of a file or folder on this machine."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"a local path, not the URL {text}: copy it there afterwards, or from there")
+    return Path(text)
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

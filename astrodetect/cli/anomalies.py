@@ -15,6 +15,7 @@ from astrodetect.cli._options import (
     describe_features,
     float_between,
     int_between,
+    local_path,
     model_name,
     print_warnings,
 )
@@ -92,7 +93,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="NAME,…",
         help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(DEFAULT_DETECTORS)})",
     )
-    parser.add_argument("--labels", type=Path, metavar="LABELS.csv", help="rank by these labels of some images")
+    parser.add_argument("--labels", type=local_path, metavar="LABELS.csv", help="rank by these labels of some images")
     parser.add_argument("--attach", type=model_name, metavar="NAME", help="store the detectors with this trained model")
     parser.add_argument(
         "--crop",

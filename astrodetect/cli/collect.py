@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Subparsers, command_parser, int_between
+from astrodetect.cli._options import Subparsers, command_parser, int_between, local_path
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -88,7 +88,10 @@ def _add_cutouts(sources: Subparsers) -> None:
     description = "survey images around the positions in a CSV file"
     parser = command_parser(sources, "cutouts", description, CUTOUTS_EXAMPLES, collect_cutouts)
     parser.add_argument(
-        "catalogue", type=Path, metavar="CATALOGUE.csv", help="RA and Dec in degrees, optionally a label and a name"
+        "catalogue",
+        type=local_path,
+        metavar="CATALOGUE.csv",
+        help="RA and Dec in degrees, optionally a label and a name",
     )
     parser.add_argument("--source", required=True, choices=("legacy", "sdss", "hips"), help="cutout service")
     parser.add_argument(
@@ -174,7 +177,7 @@ def _open_output(folder: Path) -> "Iterator[CollectionManifest]":
 
 def _add_output(parser: argparse.ArgumentParser, source: str) -> None:
     folder = settings().data_dir / source
-    parser.add_argument("--output", type=Path, default=folder, help=f"output folder (default: data/{source})")
+    parser.add_argument("--output", type=local_path, default=folder, help=f"output folder (default: data/{source})")
 
 
 def _add_limit(parser: argparse.ArgumentParser, description: str, *, default: int | None = None) -> None:

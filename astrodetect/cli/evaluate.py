@@ -5,7 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from astrodetect.cli._options import Subparsers, add_figure_options, command_parser, model_name, print_warnings
+from astrodetect.cli._options import (
+    Subparsers,
+    add_figure_options,
+    command_parser,
+    local_path,
+    model_name,
+    print_warnings,
+)
 from astrodetect.datasets import class_folders, dataset, tables
 from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
@@ -125,4 +132,4 @@ def _html_path(text: str) -> Path:
     """Option type: a path of a report."""
     if not text.endswith(".html"):
         raise argparse.ArgumentTypeError(f"a path that ends in .html, not {text}")
-    return Path(text)
+    return local_path(text)

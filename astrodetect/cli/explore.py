@@ -11,6 +11,7 @@ from astrodetect.cli._options import (
     command_parser,
     describe_features,
     float_between,
+    local_path,
     model_name,
     print_warnings,
 )
@@ -44,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "explore", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the report (default: ./explore)")
+    parser.add_argument("--output", type=local_path, metavar="FOLDER", help="folder of the report (default: ./explore)")
     parser.add_argument(
         "--crop",
         type=float_between(MIN_CROP, 1.0),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect import atomic_files, labels
-from astrodetect.cli._options import Subparsers, command_parser
+from astrodetect.cli._options import Subparsers, command_parser, local_path
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -31,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "labels", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("action", choices=("export", "import"), metavar="export|import")
-    parser.add_argument("file", type=Path, metavar="FILE.csv")
+    parser.add_argument("file", type=local_path, metavar="FILE.csv")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,9 @@
 """`simulate`: generate labelled sky images."""
 
 import argparse
-from pathlib import Path
 
 from astrodetect import images
-from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between, model_name
+from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between, local_path, model_name
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.model_store import store
@@ -27,7 +26,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command_parser(subparsers, "simulate", "simulate labelled survey images", EXAMPLES, run)
     count = int_between(0, MAX_IMAGES)
     sample = settings().data_dir / "sample"
-    parser.add_argument("folder", type=Path, nargs="?", default=sample, help="output folder (default: data/sample)")
+    parser.add_argument(
+        "folder", type=local_path, nargs="?", default=sample, help="output folder (default: data/sample)"
+    )
     parser.add_argument("--train", type=count, default=700, help="images per class in FOLDER/train (default: 700)")
     parser.add_argument("--test", type=count, default=200, help="images per class in FOLDER/test (default: 200)")
     parser.add_argument(

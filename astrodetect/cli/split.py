@@ -3,9 +3,8 @@
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 
-from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between
+from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between, local_path
 from astrodetect.errors import DataError
 from astrodetect.storage.references import as_image_path
 
@@ -32,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command_parser(subparsers, "split", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER|FILE.csv", help="output; must not exist yet"
+        "--output", type=local_path, required=True, metavar="FOLDER|FILE.csv", help="output; must not exist yet"
     )
     share = float_between(0.0, 0.9)
     parser.add_argument("--validation", type=share, default=0.15, help="share of each class (default: 0.15)")

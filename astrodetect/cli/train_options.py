@@ -8,7 +8,7 @@ from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_
 from astrodetect.model_store.publication import INT8
 from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path
+from astrodetect.storage.references import as_image_path, is_url, parent_folder
 
 DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 MIN_TRAINING_CROP = 0.1
@@ -214,6 +214,10 @@ def _rule(text: str) -> str:
 
 
 def _h5_path(text: str) -> Path:
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"a local path: set ASTRODETECT_MODELS_DIR={parent_folder(text)} to publish models there"
+        )
     if Path(text).suffix != ".h5" or Path(text).stem.endswith(INT8):  # the int8 network of NAME has that name
         raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {INT8}.h5, not {text}")
     return Path(text)

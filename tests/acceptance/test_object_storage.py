@@ -106,3 +106,15 @@ def test_labelled_images_on_object_storage_are_explored_evaluated_and_split(
         assert f"{sky}/images/lawn/0.png" in table.read_text()
     refused = run("split", f"{sky}/images", "--output", tmp_path / "folders", models=colour_models_dir)
     assert "is not a local file, so that no folder can link to it" in refused.stderr
+
+
+def test_what_is_written_to_local_files_only_says_so(colour_models_dir: Path) -> None:
+    for command in (
+        ("explore", "x", "--output", "s3://sky/out"),
+        ("split", "x", "--output", "s3://sky/out.csv"),
+        ("evaluate", "resnet50_model", "x", "--output", "s3://sky/out.html"),
+        ("anomalies", "x", "--figures", "s3://sky/figures"),
+    ):
+        refused = run(*command, models=colour_models_dir)
+        assert refused.returncode == 2
+        assert "a local path, not the URL s3://sky/" in refused.stderr
