@@ -4,6 +4,8 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTOR
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
+    add_ray_option,
     command_parser,
     describe_features,
     float_between,
@@ -28,6 +31,8 @@ from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
+    from contextlib import AbstractContextManager
+
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.tables import ListedImage
@@ -35,6 +40,7 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
     from astrodetect.inference.engine import Engine
     from astrodetect.labels import LabelValue
+    from astrodetect.records import BatchRunner
 
 IMAGENET_PX = 224  # input side for ImageNet weights
 MIN_CROP = 0.1
@@ -110,6 +116,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FOLDER",
         help="output folder, or its URL on an object store (default: ./anomalies)",
     )
+    add_ray_option(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
         "--format", choices=("csv", "parquet"), default="csv", help="format of the table (default: csv)"
@@ -138,7 +145,6 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     )
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
     from astrodetect.features.extraction import extract_features  # noqa: PLC0415
-    from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
@@ -151,18 +157,19 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, feature_source = _extractor(arguments)
 
-    def extract(images: "Sequence[ListedImage]", title: str) -> "ExtractedFeatures":
+    def extract(images: "Sequence[ListedImage]", title: str, run_batches: "BatchRunner") -> "ExtractedFeatures":
         return extract_features(
             images,
             extractor,
             config.descriptions_dir,
-            run_batches=read_ahead,
+            run_batches=run_batches,
             title=title,
             max_pixels=config.max_image_pixels,
         )
 
-    normal = extract(normal_items, str(arguments.normal)) if normal_items else None
-    extracted = extract(items, " ".join(map(str, arguments.data)))
+    with _batch_runner(arguments, extractor) as run_batches:
+        normal = extract(normal_items, str(arguments.normal), run_batches) if normal_items else None
+        extracted = extract(items, " ".join(map(str, arguments.data)), run_batches)
     fitted = _fit_detectors(arguments, extracted, normal, extractor.kind)
     novelty = fitted.result
     paths = [item.path for item in extracted.items]
@@ -273,6 +280,28 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     return extractor, describe_features(loaded.manifest)
 
 
+def _batch_runner(
+    arguments: argparse.Namespace, extractor: "FeatureExtractor"
+) -> "AbstractContextManager[BatchRunner]":
+    """What runs the extractor: threads of this process, or a Ray cluster."""
+    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
+    from astrodetect.inference.pipeline import open_network_extractor, read_ahead  # noqa: PLC0415
+
+    if not arguments.ray:
+        return nullcontext(read_ahead)
+    require_extra("cluster", "--ray")
+    from astrodetect.cluster.ray_features import FeatureSource, features_on_ray  # noqa: PLC0415 - imports Ray
+
+    config = settings()
+    open_extractor = partial(measured_extractor, extractor.contract)
+    if extractor.kind != "shapes":
+        model = arguments.attach or arguments.model or config.model
+        models = config.models_dir.absolute()
+        open_extractor = partial(open_network_extractor, models, model, config.precision, extractor.kind)
+    source = FeatureSource(open_extractor, config.descriptions_dir.absolute(), config.max_image_pixels)
+    return features_on_ray(arguments.ray, source)
+
+
 def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> None:
     """Raise DataError for options that exclude each other."""
     model = arguments.attach or arguments.model
@@ -281,6 +310,8 @@ def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> Non
             f"detectors of {arguments.model}'s features do not fit {arguments.attach}: "
             "--attach and --model must name one model"
         )
+    if arguments.weights and arguments.ray:
+        raise DataError("--weights needs Keras, which the nodes of a cluster have not: leave --ray out")
     if arguments.weights and (model or kind == "shapes"):
         raise DataError("--weights selects a network of its own: leave --model, --attach and --features shapes out")
     if arguments.crop and (model or (kind != "shapes" and not arguments.weights)):

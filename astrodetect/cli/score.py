@@ -98,7 +98,8 @@ def _open_pool(arguments: argparse.Namespace, task: "WorkerTask") -> "AbstractCo
     """The workers of the options, which begin to load the model."""
     if arguments.ray:
         require_extra("cluster", "--ray")
-        from astrodetect.cluster.ray_pool import LOCAL, RayPool  # noqa: PLC0415 - imports Ray
+        from astrodetect.cluster.connection import LOCAL  # noqa: PLC0415 - imports Ray
+        from astrodetect.cluster.ray_pool import RayPool  # noqa: PLC0415
 
         if task.log and arguments.ray != LOCAL and not settings().database_url:
             raise DatabaseError("--log on a cluster needs DATABASE_URL: the embedded PostgreSQL serves one machine")

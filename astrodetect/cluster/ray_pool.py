@@ -4,10 +4,6 @@ A lost node's chunks go to the others. Actors are not restarted by Ray, since th
 is started on every node that has none, which also finds nodes that joined later.
 """
 
-import logging
-import os
-import re
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,22 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from astrodetect.cluster.scoring_actor import ScoringActor
-from astrodetect.errors import AstrodetectError, ClusterError
-from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, ScoredChunk, WorkerReady, WorkerTask
-from astrodetect.scoring.worker_process import CHUNKS_AHEAD
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports to Ray's makers
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a future default
-
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-LOCAL = "local"
-HOST_PORT = re.compile(r"(?:ray://)?([^/:]+):(\d+)")
-CONNECT_WITHIN_S = 10.0
-OBJECT_STORE_BYTES = 100 * 2**20  # on this machine: paths travel, pixels do not
+from astrodetect.cluster.connection import connect, task_error
+from astrodetect.cluster.scoring_actor import ScoringActor
+from astrodetect.errors import ClusterError
+from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, ScoredChunk, WorkerReady, WorkerTask
+from astrodetect.scoring.worker_process import CHUNKS_AHEAD
+
 PROGRESS_EVERY_S = 1.0
 NODES_EVERY_S = 5.0  # between looks for new nodes
 WAITING_NOTICE_S = 20.0
@@ -76,7 +66,7 @@ class RayPool:
         self._ready: WorkerReady | None = None
         self._losses: Counter[int] = Counter()
         self._lost: deque[Chunk] = deque()
-        _connect(address)
+        connect(address)
 
     @property
     def note(self) -> str:
@@ -172,7 +162,7 @@ class RayPool:
             try:
                 result = ray.get(call)
             except exceptions.RayTaskError as error:
-                raise _cause(error) from error
+                raise task_error(error) from error
             except exceptions.RayError as error:
                 self._drop(worker, error)
                 continue
@@ -202,25 +192,3 @@ class RayPool:
                 reason = str(error).splitlines()[0]
                 raise ClusterError(f"chunk {chunk.number} was lost with its worker {MAX_LOSSES} times: {reason}")
             self._lost.append(chunk)
-
-
-def _connect(address: str) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
-    try:
-        if (host_port := HOST_PORT.fullmatch(address)) is not None:  # Ray would try for minutes
-            socket.create_connection((host_port[1], int(host_port[2])), CONNECT_WITHIN_S).close()
-        ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise ClusterError(
-            f"cannot connect to the Ray cluster {address}: {reason.rstrip('.')}. "
-            "`ray start --head` starts one here; --ray local needs none"
-        ) from error
-
-
-def _cause(error: "exceptions.RayTaskError") -> Exception:
-    """The exception of the task itself."""
-    cause: Exception = error.cause
-    return cause if isinstance(cause, AstrodetectError) else error

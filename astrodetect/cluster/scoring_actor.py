@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from astrodetect.errors import ClusterError
+from astrodetect.cluster.connection import check_visible
 from astrodetect.progress import print_notice
 from astrodetect.scoring.chunks import Chunk, Counts, ScoredChunk, WorkerReady, WorkerTask
 from astrodetect.scoring.worker_process import WorkerProcess
-from astrodetect.storage.references import is_url
 
 MODELS_DIR = "ASTRODETECT_MODELS_DIR"
 
@@ -38,9 +37,7 @@ class ScoringActor:
 
     def ready(self, reference: str) -> WorkerReady:
         """Waits until the model is loaded; ClusterError if this node does not see `reference`."""
-        if reference and not is_url(reference) and not ((self._folder or Path()) / reference).exists():
-            remedy = "share the folder with all nodes, at the same path, or put the images on object storage"
-            raise ClusterError(f"the node {socket.gethostname()} does not see {reference}: {remedy}")
+        check_visible(reference, socket.gethostname(), self._folder or Path())
         return self._ready.result()
 
     def score(self, chunk: Chunk) -> ScoredChunk:

@@ -133,7 +133,7 @@ def extract_features(
                 if file.features is None:
                     skipped.append(SkippedFile(file.item.path, file.error))
                     continue
-                if file.pixels is not None:
+                if file.computed:
                     cache.add(file.sha256, file.features)
                     computed += 1
                 if not len(features):  # allocated once: concatenating at the end would hold everything twice
@@ -151,31 +151,42 @@ def extract_features(
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class FeatureFile:
     """An image file in the pipeline: with features, with pixels to compute them from, or with an error."""
 
     item: ListedImage
     sha256: bytes = b""
     features: Floats | None = None
-    pixels: Pixels | None = None  # if not in the cache
+    pixels: Pixels | None = None  # until the features are computed
+    computed: bool = False  # not from the cache
     error: str = ""
 
 
-def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max_pixels: int) -> _File:
+def extract_batch(
+    items: Sequence[ListedImage], extractor: FeatureExtractor, cache: "FeatureCache", max_pixels: int
+) -> list[FeatureFile]:
+    """The features of one batch."""
+    return _compute([_read(item, extractor.contract, cache, max_pixels) for item in items], extractor)
+
+
+def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max_pixels: int) -> FeatureFile:
     try:
         data = images.read_bytes(item.path)
         sha256 = hashlib.sha256(data).digest()
         if (features := cache.get(sha256)) is not None:
-            return _File(item, sha256, features)
-        return _File(item, sha256, pixels=images.decode(data, contract, max_pixels=max_pixels))
+            return FeatureFile(item, sha256, features)
+        return FeatureFile(item, sha256, pixels=images.decode(data, contract, max_pixels=max_pixels))
     except ImageError as error:
-        return _File(item, error=str(error))
+        return FeatureFile(item, error=str(error))
 
 
-def _compute(batch: list[_File], extractor: FeatureExtractor) -> list[_File]:
+def _compute(batch: list[FeatureFile], extractor: FeatureExtractor) -> list[FeatureFile]:
     pixels = [file.pixels for file in batch if file.pixels is not None]
     rows = iter(extractor.compute(np.stack(pixels)) if pixels else ())
-    return [file if file.pixels is None else replace(file, features=next(rows)) for file in batch]
+    return [
+        file if file.pixels is None else replace(file, features=next(rows), pixels=None, computed=True)
+        for file in batch
+    ]
 
 
 class FeatureCache:
@@ -192,6 +203,10 @@ class FeatureCache:
         self._index: dict[bytes, tuple[int, int]] = {}  # file and row
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def open(self) -> Self:
+        """Reads the index; enough for `get`."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

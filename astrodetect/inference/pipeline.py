@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -23,6 +24,7 @@ from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
     from astrodetect.inference.engine import Engine
+    from astrodetect.model_store.manifest import Precision
 
 BATCHES_PER_STREAM = 4  # in flight: one computing, one ready, and two for moments when reading is slow
 READERS = min(8, max(2, (os.cpu_count() or 1) // 4))  # one decodes some 1,000 images a second
@@ -117,6 +119,16 @@ def network_extractor(engine: "Engine", kind: FeatureKind, version: str) -> Feat
 
     key = cache_key(contract, kind, version, engine.precision)
     return FeatureExtractor(kind, contract, compute, key, engine.batch_size, engine.streams)
+
+
+def open_network_extractor(
+    models: Path, name: str, precision: "Precision | Literal['auto']", kind: FeatureKind, cores: int | None = 1
+) -> FeatureExtractor:
+    """The extractor of a published model's features, by default on one core."""
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - importing OpenVINO takes a second
+
+    loaded = load_verified(models, name, precision)
+    return network_extractor(Engine(loaded, cores=cores), kind, loaded.manifest.version)
 
 
 def image_reader(max_pixels: int) -> ImageReader[str]:

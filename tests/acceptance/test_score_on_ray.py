@@ -115,6 +115,28 @@ def test_a_node_that_joins_later_takes_part(
     assert output.read_bytes() == on_one_machine.read_bytes()
 
 
+def test_the_ranking_of_anomalies_is_that_of_one_machine(
+    cluster: Any, sky: Path, colour_models_dir: Path, tmp_path: Path
+) -> None:
+    tables = []
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(DIFFERENT):
+        (few / f"{number}.jpg").hardlink_to(sky / f"{number:05}.jpg")
+    for options in ((), ("--ray", cluster.address)):
+        output = tmp_path / f"anomalies{len(options)}"
+        environment = {
+            "ASTRODETECT_MODELS_DIR": str(colour_models_dir),
+            "ASTRODETECT_DATA_DIR": str(tmp_path / f"data{len(options)}"),
+        }
+        command = ("-m", "astrodetect", "anomalies", str(few), "--features", "both", "--output", str(output), *options)
+        with Program(*command, log=output.with_suffix(".log"), environment=environment) as program:
+            assert program.wait() == 0, program.output
+        assert f"features newly computed for {DIFFERENT}" in program.output
+        tables.append((output / "anomalies.csv").read_bytes())
+    assert tables[0] == tables[1]
+
+
 def test_what_a_cluster_cannot_do_is_one_line(cluster: Any, sky: Path, colour_models_dir: Path, tmp_path: Path) -> None:
     for options, message in (
         (("--ray", "127.0.0.1:1"), "cannot connect to the Ray cluster 127.0.0.1:1: "),

@@ -1,0 +1,53 @@
+"""Connecting to a Ray cluster, and what its nodes must see."""
+
+import logging
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+from astrodetect.errors import AstrodetectError, ClusterError
+from astrodetect.storage.references import is_url
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports to Ray's makers
+os.environ.setdefault("RAY_worker_niceness", "0")  # of a local cluster: the priority of a run without Ray
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a future default
+
+import ray
+from ray import exceptions
+
+LOCAL = "local"
+HOST_PORT = re.compile(r"(?:ray://)?([^/:]+):(\d+)")
+CONNECT_WITHIN_S = 10.0
+OBJECT_STORE_BYTES = 100 * 2**20  # on this machine: paths travel, pixels do not
+
+
+def connect(address: str) -> None:
+    """Connects to a cluster; "local" starts one on this machine."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
+    try:
+        if (host_port := HOST_PORT.fullmatch(address)) is not None:  # Ray would try for minutes
+            socket.create_connection((host_port[1], int(host_port[2])), CONNECT_WITHIN_S).close()
+        ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise ClusterError(
+            f"cannot connect to the Ray cluster {address}: {reason.rstrip('.')}. "
+            "`ray start --head` starts one here, and --ray local needs none; one with tokens needs RAY_AUTH_MODE=token"
+        ) from error
+
+
+def task_error(error: "exceptions.RayTaskError") -> Exception:
+    """The exception of the task itself."""
+    cause: Exception = error.cause
+    return cause if isinstance(cause, AstrodetectError) else error
+
+
+def check_visible(reference: str, node: str, folder: Path = Path()) -> None:
+    """Raises ClusterError if this node does not see the reference."""
+    if reference and not is_url(reference) and not (folder / reference).exists():
+        remedy = "share the folder with all nodes, at the same path, or put the images on object storage"
+        raise ClusterError(f"the node {node} does not see {reference}: {remedy}")

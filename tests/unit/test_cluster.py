@@ -1,0 +1,59 @@
+"""What a run on a cluster needs, without a cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from astrodetect import __main__, extras
+from astrodetect.errors import ClusterError
+from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, chunk_images, cut_chunks, read_plan, write_plan
+
+
+def test_without_ray_the_option_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    (tmp_path / "a.jpg").touch()
+    assert __main__.main(["score", str(tmp_path), "--output", str(tmp_path / "t.csv"), "--ray", "auto"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == ("astrodetect: --ray needs packages that are missing (ray): pip install 'astrodetect[cluster]'")
+
+
+def test_a_node_that_does_not_see_the_images_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from astrodetect.cluster.connection import check_visible
+
+    (tmp_path / "a.jpg").touch()
+    check_visible("a.jpg", "node7", tmp_path)
+    check_visible("s3://bucket/a.jpg", "node7", tmp_path)
+    with pytest.raises(ClusterError, match=r"the node node7 does not see b.jpg: share the folder"):
+        check_visible("b.jpg", "node7", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("total", "batch", "images"),
+    [
+        (1, 16, 16),
+        (1_000, 16, 16),
+        (5_000, 16, 64),
+        (100_000, 2, 1562),
+        (10**9, 16, MAX_CHUNK_IMAGES),
+        (10**9, 3, 4095),
+    ],
+)
+def test_chunks_are_whole_batches_and_enough_to_be_shared_out(total: int, batch: int, images: int) -> None:
+    assert chunk_images(total, batch) == images
+
+
+def test_a_plan_has_every_reference_once_in_order_with_shards_of_their_own(tmp_path: Path) -> None:
+    references = ["a.jpg", "b\udcff.jpg", "c\n.jpg", "d.tar", "e.jpg", "f.tar"]
+    chunks = list(cut_chunks(references, 2, "key"))
+    assert [chunk.references for chunk in chunks] == [
+        ("a.jpg", "b\udcff.jpg"), ("c\n.jpg",), ("d.tar",), ("e.jpg",), ("f.tar",)
+    ]  # fmt: skip
+    assert [chunk.number for chunk in chunks] == list(range(5))
+    other = list(cut_chunks(references, 2, "another model"))
+    assert len({chunk.id for chunk in [*chunks, *other]}) == 10
+    write_plan(tmp_path / "plan", chunks)
+    missing = list(read_plan(tmp_path / "plan", "run", {1: "", 2: ""}))
+    assert [chunk.references for chunk in missing] == [chunks[number].references for number in (0, 3, 4)]
