@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Report:
     engine_after: float
     share: float  # of the engine's mean speed
     whole_command_s: float  # including start and end
-    memory_mb: dict[int, float]  # percent of the run → resident memory
+    memory_mb: dict[int, float]  # percent of the run → resident memory of the command and its worker process
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def engine_speed(engine: Engine, pixels: np.ndarray[tuple[int, ...], np.dtype[np
 
 def command_speed(model_folder: Path, sky: Path, output: Path, count: int) -> tuple[float, float, dict[int, float]]:
     """Images/s from its first rows to its last, seconds of the whole command, and memory during the run."""
-    part = output.with_name(f"{output.name}.part")
+    parts = output.with_name(f"{output.name}.parts")
     environment = {**os.environ, "ASTRODETECT_MODELS_DIR": str(model_folder)}
     command = [sys.executable, "-m", "astrodetect", "score", str(sky), "--output", str(output)]
     began = time.monotonic()
@@ -119,9 +120,11 @@ def command_speed(model_folder: Path, sky: Path, output: Path, count: int) -> tu
     process = psutil.Process(scoring.pid)
     while scoring.poll() is None:
         now = time.monotonic()
-        scoring_since = scoring_since or (now if part.exists() else 0.0)
-        if part.exists():
-            samples.append(process.memory_info().rss / 1e6)
+        scoring_since = scoring_since or (now if parts.exists() else 0.0)
+        if parts.exists():
+            processes = [process, *process.children(recursive=True)]
+            with suppress(psutil.NoSuchProcess):  # at the end
+                samples.append(sum(each.memory_info().rss for each in processes) / 1e6)
         time.sleep(SAMPLE_EVERY_S)
     took = time.monotonic() - began
     assert scoring.stdout is not None  # noqa: S101 - for the type checker
