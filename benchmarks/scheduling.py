@@ -85,7 +85,7 @@ def work(wait_s: float) -> None:
     while (request := channel.receive()) is not None:
         time.sleep(wait_s)
         counts = Counts(len(request["references"]))
-        channel.send({messages.PART: request["number"], "counts": counts.as_message()}, part)
+        channel.send({messages.CHUNK_PART: request["number"], "counts": counts.as_message()}, part)
 
 
 if __name__ == "__main__":

@@ -66,13 +66,13 @@ class InProcessPool:
         while handed_out:
             message, part = self._receive()
             counts = Counts.of_message(message["counts"])
-            if messages.PROGRESS in message:
-                yield ChunkProgress(message[messages.PROGRESS], counts)
+            if messages.CHUNK_PROGRESS in message:
+                yield ChunkProgress(message[messages.CHUNK_PROGRESS], counts)
                 continue
             handed_out -= 1
             for chunk in islice(chunks, 1):
                 handed_out += self._hand_out(chunk)
-            yield ScoredChunk(message[messages.PART], part, counts)
+            yield ScoredChunk(message[messages.CHUNK_PART], part, counts)
 
     def __enter__(self) -> "InProcessPool":
         return self

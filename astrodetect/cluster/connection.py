@@ -19,18 +19,18 @@ from ray import exceptions
 
 LOCAL = "local"
 HOST_PORT = re.compile(r"(?:ray://)?([^/:]+):(\d+)")
-CONNECT_WITHIN_S = 10.0
+REACH_WITHIN_S = 10.0
 OBJECT_STORE_BYTES = 100 * 2**20  # on this machine: paths travel, pixels do not
 
 
-def connect(address: str) -> None:
+def connect_to_ray(address: str) -> None:
     """Connects to a cluster; "local" starts one on this machine."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     try:
         if (host_port := HOST_PORT.fullmatch(address)) is not None:  # Ray would try for minutes
-            socket.create_connection((host_port[1], int(host_port[2])), CONNECT_WITHIN_S).close()
+            socket.create_connection((host_port[1], int(host_port[2])), REACH_WITHIN_S).close()
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

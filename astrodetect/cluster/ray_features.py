@@ -15,7 +15,7 @@ import ray
 from ray import exceptions
 from threadpoolctl import threadpool_limits
 
-from astrodetect.cluster.connection import check_visible, connect, task_error
+from astrodetect.cluster.connection import check_visible, connect_to_ray, task_error
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import ClusterError
 from astrodetect.features.extraction import FeatureCache, FeatureExtractor, FeatureFile, extract_batch
@@ -40,7 +40,7 @@ class FeatureSource:
 @contextmanager
 def features_on_ray(address: str, source: FeatureSource) -> Iterator[BatchRunner]:
     """A BatchRunner for `extract_features`, which ignores its functions and computes the features on a cluster."""
-    connect(address)
+    connect_to_ray(address)
     try:
         # Its functions hold the cache's files, which do not travel: the nodes have their own.
         yield cast(BatchRunner, _Runner(replace(source, folder=str(Path.cwd()))))

@@ -17,13 +17,13 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from astrodetect.cluster.connection import connect, task_error
+from astrodetect.cluster.connection import connect_to_ray, task_error
 from astrodetect.cluster.scoring_actor import ScoringActor
 from astrodetect.errors import ClusterError
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, ScoredChunk, WorkerReady, WorkerTask
 from astrodetect.scoring.worker_process import CHUNKS_AHEAD
 
-PROGRESS_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
 NODES_EVERY_S = 5.0  # between looks for new nodes
 WAITING_NOTICE_S = 20.0
 CONCURRENT_CALLS = CHUNKS_AHEAD + 2  # of an actor: also of `ready` or `progress`, and of `close`
@@ -66,7 +66,7 @@ class RayPool:
         self._ready: WorkerReady | None = None
         self._losses: Counter[int] = Counter()
         self._lost: deque[Chunk] = deque()
-        connect(address)
+        connect_to_ray(address)
 
     @property
     def note(self) -> str:
@@ -97,7 +97,7 @@ class RayPool:
                     worker.chunks[worker.actor.score.remote(chunk)] = chunk
             if not self._lost and not any(worker.chunks for worker in self._workers) and self._is_at_end(chunks):
                 return
-            if time.monotonic() - reported > PROGRESS_EVERY_S:
+            if time.monotonic() - reported > POLL_EVERY_S:
                 reported = time.monotonic()
                 for worker in self._workers:
                     if worker.chunks and worker.progress is None:
@@ -150,9 +150,9 @@ class RayPool:
         """Waits for calls; what they brought."""
         calls = {call: worker for worker in self._workers for call in worker.calls()}
         if not calls:
-            time.sleep(PROGRESS_EVERY_S)
+            time.sleep(POLL_EVERY_S)
             return
-        finished, _ = ray.wait(list(calls), num_returns=1, timeout=PROGRESS_EVERY_S)
+        finished, _ = ray.wait(list(calls), num_returns=1, timeout=POLL_EVERY_S)
         if finished:  # and whatever else is
             finished, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
         for call in finished:

@@ -24,7 +24,7 @@ from astrodetect.scoring.chunks import (
     WorkerReady,
     chunk_images,
 )
-from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, Row
+from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, ScoreRow
 from astrodetect.storage.references import is_shard, is_url
 
 if TYPE_CHECKING:  # slow to import: the workers load the model meanwhile
@@ -151,7 +151,7 @@ class _Tally:
         self._results: Counter[str] = Counter()
         self._named: list[str] = []
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ScoreRow) -> None:
         """Counts a row."""
         path, _, result, error, *_ = row
         self._rows += 1

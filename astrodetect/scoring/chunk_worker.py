@@ -26,8 +26,8 @@ from astrodetect.records import BatchRunner, HeatMap, ImageContract, ScoredImage
 from astrodetect.scoring import messages
 from astrodetect.scoring.chunks import QUARANTINED, Counts, WorkerReady, WorkerTask
 from astrodetect.scoring.messages import Message, WorkerChannel
-from astrodetect.scoring.part_files import Row, encode_part
-from astrodetect.scoring.rows import predict, table_columns, table_row
+from astrodetect.scoring.part_files import ScoreRow, encode_part
+from astrodetect.scoring.rows import predict_file, score_columns, table_row
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Writes predictions that are not in the log yet, with their thumbnails and heat maps.
 RecordBatch = Callable[[list[ScoredImage], list[Thumbnail], list[HeatMap]], object]
 
-PROGRESS_EVERY_S = 0.25
+REPORT_EVERY_S = 0.25
 
 
 class _Stopped(Exception):
@@ -48,7 +48,7 @@ class _OpenChunk:
 
     number: int
     run: uuid.UUID
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ScoreRow] = field(default_factory=list)
     results: Counter[str] = field(default_factory=Counter)
     bad: int = 0
 
@@ -78,7 +78,7 @@ class ChunkWorker:
         self._channel, self._task, self._engine, self._novelty = channel, task, engine, novelty
         self._record, self._max_pixels = record, max_pixels
         self._thumbnail_px = thumbnail_px if record else 0
-        self._columns = table_columns(engine.manifest, novelty)
+        self._columns = score_columns(engine.manifest, novelty)
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopped = False
         # Of each batch in the pipeline: its chunk, and whether it is the empty one that ends it.
@@ -100,13 +100,15 @@ class ChunkWorker:
                 for batch in batches:
                     chunk, ended = self._in_pipeline.popleft()
                     if chunk and ended:
-                        part = {messages.PART: chunk.number, "counts": chunk.counts.as_message()}
+                        part = {messages.CHUNK_PART: chunk.number, "counts": chunk.counts.as_message()}
                         self._channel.send(part, encode_part(self._columns, chunk.rows))
                     elif chunk:
                         self._add(chunk, batch)
-                        if time.monotonic() - reported > PROGRESS_EVERY_S:
+                        if time.monotonic() - reported > REPORT_EVERY_S:
                             reported = time.monotonic()
-                            self._channel.send({messages.PROGRESS: chunk.number, "counts": chunk.counts.as_message()})
+                            self._channel.send(
+                                {messages.CHUNK_PROGRESS: chunk.number, "counts": chunk.counts.as_message()}
+                            )
         except (_Stopped, BrokenPipeError):
             pass
 
@@ -148,7 +150,7 @@ class ChunkWorker:
     def _add(self, chunk: _OpenChunk, batch: list[ScoredFile]) -> None:
         """Records a batch, then adds its rows, which mark it done."""
         manifest = self._engine.manifest
-        predictions = [predict(file, manifest, chunk.run) for file in batch]
+        predictions = [predict_file(file, manifest, chunk.run) for file in batch]
         if self._record and (scored := [prediction for prediction in predictions if prediction]):
             thumbnails = [file.thumbnail for file in batch if file.thumbnail]
             self._record(scored, thumbnails, _heat_maps(batch, manifest))

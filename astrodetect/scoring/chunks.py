@@ -12,7 +12,7 @@ from astrodetect.storage.references import is_shard
 
 MAX_CHUNK_IMAGES = 4096  # minutes of work for two cores, so that little is lost with a worker
 CHUNKS_PER_RUN = 64  # at least, where there are so many batches: small runs are resumed and shared out as well
-ID_DIGITS = 12
+CHUNK_ID_DIGITS = 12
 QUARANTINED = "its decoder process ended: quarantined"  # error of an image that is not read
 
 
@@ -118,7 +118,7 @@ def cut_chunks(references: Iterable[str], images: int, key: str) -> Iterator[Chu
         nonlocal number
         number += 1
         digest = hashlib.sha256(json.dumps([key, *names]).encode()).hexdigest()
-        return Chunk(number - 1, digest[:ID_DIGITS], tuple(names))
+        return Chunk(number - 1, digest[:CHUNK_ID_DIGITS], tuple(names))
 
     for reference in references:
         if is_shard(reference):

@@ -10,7 +10,13 @@ from astrodetect import errors
 from astrodetect.errors import AstrodetectError
 
 Message = dict[str, Any]  # {kind: value, …}
-READY, PROGRESS, SUSPECTS, PART, ERROR = "ready", "progress", "suspects", "part", "error"  # kinds, from a worker
+READY, CHUNK_PROGRESS, SUSPECTS, CHUNK_PART, ERROR = (
+    "ready",
+    "progress",
+    "suspects",
+    "part",
+    "error",
+)  # kinds, from a worker
 BYTES = "bytes"  # how many follow the line
 
 

@@ -14,9 +14,9 @@ TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
 NOVELTY = "novelty"  # column of models with anomaly detectors
 IN_DOMAIN = "in_domain"  # column of those whose detectors have a limit for it: true or false
 PROBABILITY = "p_"  # prefix of the columns of models with several classes
-PART = re.compile(r"part-(\d{6,})-([0-9a-f]+)\.parquet")
+PART_NAME = re.compile(r"part-(\d{6,})-([0-9a-f]+)\.parquet")
 
-Row = list[Any]  # values in the order of the columns, the path as str, None where there is no value
+ScoreRow = list[Any]  # values in the order of the columns, the path as str, None where there is no value
 
 
 def part_name(number: int, chunk_id: str) -> str:
@@ -26,7 +26,7 @@ def part_name(number: int, chunk_id: str) -> str:
 
 def list_parts(folder: str) -> dict[int, str]:
     """Chunk number → chunk id, of the parts in a folder."""
-    matches = map(PART.fullmatch, objects.list_names(folder))
+    matches = map(PART_NAME.fullmatch, objects.list_names(folder))
     return {int(match[1]): match[2] for match in matches if match}
 
 
@@ -35,7 +35,7 @@ def column_types(columns: Sequence[str]) -> dict[str, ColumnType]:
     return {name: "text" if name in TEXT_COLUMNS else "boolean" if name == IN_DOMAIN else "number" for name in columns}
 
 
-def encode_part(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
+def encode_part(columns: Sequence[str], rows: Sequence[ScoreRow]) -> bytes:
     """Rows as a Parquet file."""
     types: dict[str, ColumnType] = {
         name: "bytes" if kind == "text" else kind for name, kind in column_types(columns).items()
@@ -45,7 +45,7 @@ def encode_part(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-def read_part(reference: str) -> Iterator[Row]:
+def part_rows(reference: str) -> Iterator[ScoreRow]:
     """The rows of a part, in order."""
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - takes a tenth of a second
 

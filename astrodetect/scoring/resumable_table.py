@@ -27,7 +27,7 @@ from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
-from astrodetect.scoring.part_files import Row, column_types, list_parts, part_name, read_part
+from astrodetect.scoring.part_files import ScoreRow, column_types, list_parts, part_name, part_rows
 from astrodetect.storage import objects
 
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
@@ -100,10 +100,10 @@ class ResumableTable:
             objects.write_bytes(f"{_parts(self.path)}/{part_name(chunk.number, chunk.id)}", part)
         self._done[chunk.number] = chunk.id
 
-    def finish(self, observe: Callable[[Row], object]) -> None:
+    def finish(self, observe: Callable[[ScoreRow], object]) -> None:
         """Joins the parts into the table, atomically; `observe` is called with each row."""
 
-        def rows() -> Iterator[Row]:
+        def rows() -> Iterator[ScoreRow]:
             for row in self._rows():
                 observe(row)
                 yield row
@@ -120,12 +120,12 @@ class ResumableTable:
             if isinstance(self.path, Path):
                 atomic_files.sync_folder(self.path.parent)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[ScoreRow]:
         yield from islice(_read_earlier(self.path, self.columns), self._earlier_rows)
         for number, chunk_id in sorted(self._done.items()):
             part = f"{_parts(self.path)}/{part_name(number, chunk_id)}"
             try:
-                yield from read_part(part)
+                yield from part_rows(part)
             except ValueError as error:  # of which pyarrow's errors are
                 raise DataError(f"{part} is damaged: delete it, and run the same command again") from error
 
@@ -274,7 +274,7 @@ def _line(row: Sequence[object]) -> bytes:
     return (text.getvalue().removesuffix("\r\n") + "\n").encode(errors=NOT_UTF8)
 
 
-def _read_earlier(path: TablePath, columns: Sequence[str]) -> Iterator[Row]:
+def _read_earlier(path: TablePath, columns: Sequence[str]) -> Iterator[ScoreRow]:
     """The rows of OUTPUT.part, up to the first incomplete one."""
     if isinstance(path, str):
         return

@@ -9,10 +9,10 @@ from astrodetect.inference.decision import decide
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ScoredImage
-from astrodetect.scoring.part_files import COLUMNS, IN_DOMAIN, NOVELTY, PROBABILITY, Row
+from astrodetect.scoring.part_files import COLUMNS, IN_DOMAIN, NOVELTY, PROBABILITY, ScoreRow
 
 
-def table_columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
+def score_columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
     """The columns of the tables of a model."""
     novelty = [NOVELTY] if detectors else []
     if detectors and detectors.limit is not None:
@@ -21,7 +21,7 @@ def table_columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
     return [*COLUMNS, *novelty, *(f"{PROBABILITY}{name}" for name in classes)]
 
 
-def predict(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> ScoredImage | None:
+def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> ScoredImage | None:
     """The prediction for a file, with a request id that repeats when a run is resumed; None if it is unreadable."""
     if file.error:
         return None
@@ -35,9 +35,9 @@ def predict(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> ScoredImage
     )
 
 
-def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> Row:
+def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> ScoreRow:
     """The row of a file."""
-    row: Row = [file.path, None, None, file.error or None, manifest.name, manifest.version]
+    row: ScoreRow = [file.path, None, None, file.error or None, manifest.name, manifest.version]
     if scored:
         row[1:3] = scored.score, scored.result
     if NOVELTY in columns:

@@ -139,9 +139,9 @@ class WorkerProcess:
                 self._jobs[0].suspects = message[messages.SUSPECTS]
                 return None
             counts = Counts.of_message(message["counts"])
-            if messages.PROGRESS in message:
-                return ChunkProgress(message[messages.PROGRESS], counts)
-            return self._done(ScoredChunk(message[messages.PART], payload, counts))
+            if messages.CHUNK_PROGRESS in message:
+                return ChunkProgress(message[messages.CHUNK_PROGRESS], counts)
+            return self._done(ScoredChunk(message[messages.CHUNK_PART], payload, counts))
 
     def _done(self, scored: ScoredChunk) -> ScoredChunk:
         job = self._jobs.popleft()  # a process scores chunks in their order

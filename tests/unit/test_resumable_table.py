@@ -11,7 +11,7 @@ import pytest
 from astrodetect.errors import DataError
 from astrodetect.scoring import resumable_table
 from astrodetect.scoring.chunks import Chunk
-from astrodetect.scoring.part_files import COLUMNS, Row, encode_part
+from astrodetect.scoring.part_files import COLUMNS, ScoreRow, encode_part
 from astrodetect.scoring.resumable_table import ResumableTable
 from astrodetect.storage import objects
 
@@ -27,7 +27,7 @@ def rows_in(output: Path, columns: list[str] = COLUMNS) -> list[list[str]]:
     return rows
 
 
-def row_of(path: str) -> Row:
+def row_of(path: str) -> ScoreRow:
     return [path, 0.25, "No Anomaly", "odd,\n" if "," in path else None, "m", "1"]
 
 
@@ -81,7 +81,7 @@ def test_chunks_done_in_any_order_are_joined_in_the_order_of_the_paths(tmp_path:
         table.plan(iter(ODD_NAMES), 1, "")
         for chunk in reversed(list(table.missing_chunks())):
             table.add(chunk, encode_part(COLUMNS, [row_of(path) for path in chunk.references]))
-        counted: list[Row] = []
+        counted: list[ScoreRow] = []
         table.finish(counted.append)
     assert [row[0] for row in rows_in(tmp_path / "t.csv")] == [row[0] for row in counted] == ODD_NAMES
 
