@@ -110,4 +110,4 @@ def _open_pool(arguments: argparse.Namespace, task: "WorkerTask") -> "AbstractCo
 
 
 def _how_to_resume(arguments: argparse.Namespace) -> str:
-    return f"run the same command {' without --restart' if arguments.restart else ''} again to continue"
+    return f"run the same command{' without --restart' if arguments.restart else ''} again to continue"
