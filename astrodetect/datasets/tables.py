@@ -68,7 +68,9 @@ def read_table(path: ImagePath, *, labelled: bool = True) -> Iterator[ListedImag
             for number, row in enumerate(rows, start=first_row):
                 yield _parse_row(path, number, row, path_column, labelled=labelled)
     except StorageError as error:
-        raise type(error)(f"{printable_url(table)} cannot be read: {error}") from error
+        cause = error.__cause__
+        system_reason = cause.strerror if isinstance(cause, OSError) else None
+        raise type(error)(f"{printable_url(table)} cannot be read: {system_reason or error}") from error
     except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{printable_url(table)} cannot be read: {reason}") from error

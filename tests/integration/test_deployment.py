@@ -213,7 +213,7 @@ def expressions() -> list[str]:
 def metric_names(expression: Any) -> set[str]:
     """The metrics that a parsed expression reads."""
     if isinstance(expression, promql_parser.VectorSelector):
-        return {expression.name}
+        return {str(expression.name)}
     children = (getattr(expression, name, None) for name in ("lhs", "rhs", "expr", "vector_selector", "param"))
     nested = [child for child in children if child is not None] + list(getattr(expression, "args", []))
     return {name for child in nested for name in metric_names(child)}
