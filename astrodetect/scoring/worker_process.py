@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self, cast
 from astrodetect.errors import WorkerError
 from astrodetect.scoring import messages
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, Counts, ScoredChunk, WorkerReady, WorkerTask
+from astrodetect.settings import INSTALLED, PROGRAMS
 
 MAX_DEATHS = 3  # of processes with one chunk, before they are careful
 MAX_QUARANTINED = 32  # images of a chunk, found one by one; then all of it are
@@ -175,7 +176,7 @@ class WorkerProcess:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **self._environment},
+            env=_importing_this_package({**os.environ, **self._environment}),
             cwd=self._folder,
             **OWN_GROUP,
         )
@@ -214,6 +215,14 @@ class WorkerProcess:
         finally:
             self._process.wait()
             self._output.close()
+
+
+def _importing_this_package(environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a process that finds the same clone in any working folder."""
+    if INSTALLED:
+        return environment
+    paths = [str(PROGRAMS), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _pipes(process: "subprocess.Popen[bytes]") -> tuple[BinaryIO, BinaryIO]:
