@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.results import AnomalyResults
@@ -280,17 +280,17 @@ def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
     return extractor, describe_features(loaded.manifest)
 
 
-def _batch_runner(
-    arguments: argparse.Namespace, extractor: "FeatureExtractor"
-) -> "AbstractContextManager[BatchRunner]":
+@contextmanager
+def _batch_runner(arguments: argparse.Namespace, extractor: "FeatureExtractor") -> "Iterator[BatchRunner]":
     """What runs the extractor: threads of this process, or a Ray cluster."""
     from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
     from astrodetect.inference.pipeline import open_network_extractor, read_ahead  # noqa: PLC0415
 
     if not arguments.ray:
-        return nullcontext(read_ahead)
+        yield read_ahead
+        return
     require_extra("cluster", "--ray")
-    from astrodetect.cluster.ray_features import FeatureSource, features_on_ray  # noqa: PLC0415 - imports Ray
+    from astrodetect.cluster.ray_batches import open_extraction, ray_cluster  # noqa: PLC0415 - imports Ray
 
     config = settings()
     open_extractor = partial(measured_extractor, extractor.contract)
@@ -298,8 +298,9 @@ def _batch_runner(
         model = arguments.attach or arguments.model or config.model
         models = config.models_dir.absolute()
         open_extractor = partial(open_network_extractor, models, model, config.precision, extractor.kind)
-    source = FeatureSource(open_extractor, config.descriptions_dir.absolute(), config.max_image_pixels)
-    return features_on_ray(arguments.ray, source)
+    cache_folder = config.descriptions_dir.absolute()
+    with ray_cluster(arguments.ray) as make_runner:
+        yield make_runner(partial(open_extraction, open_extractor, cache_folder, config.max_image_pixels))
 
 
 def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> None:

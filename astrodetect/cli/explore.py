@@ -2,12 +2,15 @@
 
 import argparse
 import json
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
+    add_ray_option,
     command_parser,
     describe_features,
     float_between,
@@ -15,13 +18,15 @@ from astrodetect.cli._options import (
     model_name,
     print_warnings,
 )
+from astrodetect.errors import DataError
+from astrodetect.extras import require_extra
 from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from astrodetect.datasets.health import ScanResult
-    from astrodetect.records import Floats
+    from astrodetect.records import BatchRunner, Floats
 
 MIN_CROP = 0.1
 BY_SHAPES = "shapes and colours measured in the middle of the images"
@@ -56,6 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--model", type=model_name, metavar="NAME", help="check labels with the features of this trained model"
     )
     add_figure_options(parser, "class imbalance")
+    add_ray_option(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the results as JSON; writes a report only with --output"
     )
@@ -66,8 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.datasets import health  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.reports import health_report  # noqa: PLC0415
 
+    if arguments.ray and arguments.model:
+        raise DataError("the features of a model are computed on this machine: leave --ray or --model out")
     features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
-    result = health.examine(arguments.data, crop=arguments.crop, features=features)
+    with _batch_runner(arguments) as run_batches:
+        result = health.examine(arguments.data, crop=arguments.crop, features=features, run_batches=run_batches)
     if arguments.figures:
         from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
 
@@ -83,6 +92,21 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(report)
     return 0
+
+
+@contextmanager
+def _batch_runner(arguments: argparse.Namespace) -> "Iterator[BatchRunner | None]":
+    """What scans the images: threads of this process (None), or a Ray cluster."""
+    if not arguments.ray:
+        yield None
+        return
+    from astrodetect.datasets import health  # noqa: PLC0415
+
+    require_extra("cluster", "--ray")
+    from astrodetect.cluster.ray_batches import ray_cluster  # noqa: PLC0415 - imports Ray
+
+    with ray_cluster(arguments.ray) as make_runner:
+        yield make_runner(partial(partial, health.scan_batch, arguments.crop))
 
 
 def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str]":

@@ -5,11 +5,14 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from astrodetect import images
 from astrodetect.datasets import mislabels, near_duplicates
@@ -20,7 +23,7 @@ from astrodetect.datasets.tables import PARTS, ListedImage
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features import cutout
 from astrodetect.progress import ProgressBar
-from astrodetect.records import Floats, ImageContract, ImagePath, Pixels
+from astrodetect.records import BatchRunner, Floats, ImageContract, ImagePath, Pixels
 from astrodetect.storage.references import base_name
 
 SCAN_CONTRACT = ImageContract(size=128, stretch="asinh")
@@ -50,6 +53,9 @@ class UnreadableFile:
 
     item: ListedImage
     reason: str
+
+
+ScannedFile = tuple[ScannedImage, Pixels] | UnreadableFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +157,26 @@ class DatasetHealth:
 
 
 def examine(
-    path: ImagePath, *, crop: float = CROP, features: Callable[[ScanResult], Floats] | None = None
+    path: ImagePath,
+    *,
+    crop: float = CROP,
+    features: Callable[[ScanResult], Floats] | None = None,
+    run_batches: BatchRunner | None = None,
 ) -> DatasetHealth:
     """Read every image of a data set once; find duplicates and doubtful labels.
 
     Labels are checked against shape features of the central `crop`, or against the rows that `features` returns.
     """
-    scan = scan_dataset(path, crop=None if features else crop)
+    scan = scan_dataset(path, crop=None if features else crop, run_batches=run_batches)
     groups, duplicate_groups = group_duplicates(scan)
     rows = features(scan) if features else scan.features
     return DatasetHealth(path, scan, duplicate_groups, _doubtful_labels(scan, groups, rows))
 
 
-def scan_dataset(path: ImagePath, *, crop: float | None = None) -> ScanResult:
+def scan_dataset(path: ImagePath, *, crop: float | None = None, run_batches: BatchRunner | None = None) -> ScanResult:
     """Scan every image of a data set; it is an error if none can be read."""
-    scan = scan_images(list_dataset(path), title=f"scanning {base_name(str(path)) or path}", crop=crop)
+    title = f"scanning {base_name(str(path)) or path}"
+    scan = scan_images(list_dataset(path), title=title, crop=crop, run_batches=run_batches)
     if not scan.images:
         first = scan.unreadable[0]
         raise DataError(
@@ -174,27 +185,38 @@ def scan_dataset(path: ImagePath, *, crop: float | None = None) -> ScanResult:
     return scan
 
 
-def scan_images(items: Sequence[ListedImage], *, title: str, crop: float | None = None) -> ScanResult:
+def scan_images(
+    items: Sequence[ListedImage], *, title: str, crop: float | None = None, run_batches: BatchRunner | None = None
+) -> ScanResult:
     """Read every file once; with a `crop`, measure shape features in this central share of the frame."""
-    scanned: list[ScannedImage] = []
-    unreadable: list[UnreadableFile] = []
-    no_pixels = np.zeros((0, SCAN_CONTRACT.size, SCAN_CONTRACT.size, 3), np.uint8)
-    signatures: list[ImageSignatures] = [near_duplicates.compute_signatures(no_pixels)]
-    feature_blocks: list[Floats] = []
-    with ProgressBar(title, len(items)) as bar:
-        for batch in _read_batches(items):
-            readable = [result for result in batch if isinstance(result, tuple)]
-            unreadable += [result for result in batch if isinstance(result, UnreadableFile)]
-            if readable:
-                scanned += [image for image, _ in readable]
-                pixels = np.stack([image_pixels for _, image_pixels in readable])
-                signatures.append(near_duplicates.compute_signatures(pixels))
-                feature_blocks.append(
-                    np.zeros((len(pixels), 0), np.float32) if crop is None else cutout.measure_images(pixels, crop)
-                )
-            bar.step(len(batch), f"{len(unreadable)} cannot be read" if unreadable else "")
-    features = np.concatenate(feature_blocks) if feature_blocks else np.zeros((0, 0), np.float32)
-    return ScanResult(scanned, unreadable, ImageSignatures.concatenate(signatures), features)
+    results = [_measure_files(crop, [])]
+    batches = (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
+    unreadable = 0
+    with (
+        threadpool_limits(1, user_api="blas"),  # the last bits depend on the number of threads
+        ProgressBar(title, len(items)) as bar,
+        closing(
+            run_batches(batches, _scan_files, partial(_measure_files, crop), 1)
+            if run_batches
+            else (_measure_files(crop, files) for files in _read_batches(batches))
+        ) as scanned,
+    ):
+        for result in scanned:
+            results.append(result)
+            unreadable += len(result.unreadable)
+            bar.step(len(result) + len(result.unreadable), f"{unreadable} cannot be read" if unreadable else "")
+    features = [result.features for result in results if len(result)]
+    return ScanResult(
+        [image for result in results for image in result.images],
+        [file for result in results for file in result.unreadable],
+        ImageSignatures.concatenate([result.signatures for result in results]),
+        np.concatenate(features) if features else np.zeros((0, 0), np.float32),
+    )
+
+
+def scan_batch(crop: float | None, items: Sequence[ListedImage]) -> ScanResult:
+    """A part of `scan_images`, for another machine to do."""
+    return _measure_files(crop, _scan_files(items))
 
 
 def group_duplicates(scan: ScanResult) -> tuple[NDArray[np.int64], list[DuplicateGroup]]:
@@ -232,11 +254,10 @@ def find_leaks(train: Dataset, test: Dataset) -> list[Leak]:
     return leaks
 
 
-def _read_batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedImage, Pixels] | UnreadableFile]]:
+def _read_batches(batches: Iterator[Sequence[ListedImage]]) -> Iterator[list[ScannedFile]]:
     """The images batch by batch, with the next batches read ahead."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        batches = (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
-        pending: deque[list[Future[tuple[ScannedImage, Pixels] | UnreadableFile]]] = deque()
+        pending: deque[list[Future[ScannedFile]]] = deque()
         try:
             for batch in islice(batches, PREFETCHED_BATCHES):
                 pending.append([pool.submit(_scan_file, item) for item in batch])
@@ -248,7 +269,23 @@ def _read_batches(items: Sequence[ListedImage]) -> Iterator[list[tuple[ScannedIm
             pool.shutdown(cancel_futures=True)
 
 
-def _scan_file(item: ListedImage) -> tuple[ScannedImage, Pixels] | UnreadableFile:
+def _scan_files(items: Sequence[ListedImage]) -> list[ScannedFile]:
+    return [_scan_file(item) for item in items]
+
+
+def _measure_files(crop: float | None, files: Sequence[ScannedFile]) -> ScanResult:
+    readable = [file for file in files if isinstance(file, tuple)]
+    no_pixels = np.zeros((0, SCAN_CONTRACT.size, SCAN_CONTRACT.size, 3), np.uint8)
+    pixels = np.stack([image_pixels for _, image_pixels in readable]) if readable else no_pixels
+    return ScanResult(
+        [image for image, _ in readable],
+        [file for file in files if isinstance(file, UnreadableFile)],
+        near_duplicates.compute_signatures(pixels),
+        np.zeros((len(pixels), 0), np.float32) if crop is None or not readable else cutout.measure_images(pixels, crop),
+    )
+
+
+def _scan_file(item: ListedImage) -> ScannedFile:
     try:
         data = images.read_bytes(item.path)
         probe = images.probe(data)

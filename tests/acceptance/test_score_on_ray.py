@@ -1,6 +1,7 @@
 """`score --ray` on a cluster of several nodes: nodes and drivers are killed, and the table is that of one machine."""
 
 import csv
+import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -136,6 +137,23 @@ def test_the_ranking_of_anomalies_is_that_of_one_machine(
         assert f"features newly computed for {DIFFERENT}" in program.output
         tables.append((output / "anomalies.csv").read_bytes())
     assert tables[0] == tables[1]
+
+
+def test_a_data_set_is_explored_as_on_one_machine(cluster: Any, tmp_path: Path) -> None:
+    for number in range(DIFFERENT):
+        name = colour_models.TWO_CLASSES[number % 2]
+        (tmp_path / "sky" / name).mkdir(parents=True, exist_ok=True)
+        images.write_jpeg(tmp_path / "sky" / name / f"{number}.jpg", colour_models.image(name, number))
+    (tmp_path / "sky" / name / "copy.jpg").hardlink_to(tmp_path / "sky" / name / f"{number}.jpg")
+    (tmp_path / "sky" / name / "bad.jpg").write_text("no image")
+    results = []
+    for options in ((), ("--ray", cluster.address)):
+        command = ("-m", "astrodetect", "explore", str(tmp_path / "sky"), "--json", *options)
+        with Program(*command, log=tmp_path / f"explore{len(options)}.log") as program:
+            assert program.wait() == 0, program.output
+        results.append(program.output.splitlines()[-1])
+    assert json.loads(results[0])["copies"]
+    assert results[0] == results[1]
 
 
 def test_what_a_cluster_cannot_do_is_one_line(cluster: Any, sky: Path, colour_models_dir: Path, tmp_path: Path) -> None:
