@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from astrodetect.cluster.ray_pool import RayPool
-from astrodetect.scoring import messages
+from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, Counts, ScoredChunk, WorkerReady, WorkerTask
-from astrodetect.scoring.messages import WorkerChannel
+from astrodetect.scoring.worker_messages import WorkerChannel
 
 OBJECT_STORE_BYTES = 80 * 2**20
 PART_BYTES = 100_000  # of 4,096 rows
@@ -81,11 +81,11 @@ def work(wait_s: float) -> None:
     channel, part = WorkerChannel(), os.urandom(PART_BYTES)
     channel.receive()
     ready = WorkerReady("1", "f32", 16, ("path",))
-    channel.send({messages.READY: asdict(ready)})
+    channel.send({worker_messages.READY: asdict(ready)})
     while (request := channel.receive()) is not None:
         time.sleep(wait_s)
         counts = Counts(len(request["references"]))
-        channel.send({messages.CHUNK_PART: request["number"], "counts": counts.as_message()}, part)
+        channel.send({worker_messages.CHUNK_PART: request["number"], "counts": counts.as_message()}, part)
 
 
 if __name__ == "__main__":

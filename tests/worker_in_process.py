@@ -8,10 +8,10 @@ from typing import cast
 
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.inference.engine import Engine
-from astrodetect.scoring import messages
+from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunk_worker import ChunkWorker, RecordBatch
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, Counts, ScoredChunk, WorkerReady, WorkerTask
-from astrodetect.scoring.messages import Message, WorkerChannel
+from astrodetect.scoring.worker_messages import Message, WorkerChannel
 
 
 class _Channel:
@@ -57,7 +57,7 @@ class InProcessPool:
 
     def wait_ready(self, _: str) -> WorkerReady:
         message, _payload = self._receive()
-        return WorkerReady(**message[messages.READY])
+        return WorkerReady(**message[worker_messages.READY])
 
     def score(self, chunks: Iterator[Chunk]) -> Generator[ChunkEvent]:
         handed_out = 0
@@ -66,13 +66,13 @@ class InProcessPool:
         while handed_out:
             message, part = self._receive()
             counts = Counts.of_message(message["counts"])
-            if messages.CHUNK_PROGRESS in message:
-                yield ChunkProgress(message[messages.CHUNK_PROGRESS], counts)
+            if worker_messages.CHUNK_PROGRESS in message:
+                yield ChunkProgress(message[worker_messages.CHUNK_PROGRESS], counts)
                 continue
             handed_out -= 1
             for chunk in islice(chunks, 1):
                 handed_out += self._hand_out(chunk)
-            yield ScoredChunk(message[messages.CHUNK_PART], part, counts)
+            yield ScoredChunk(message[worker_messages.CHUNK_PART], part, counts)
 
     def __enter__(self) -> "InProcessPool":
         return self

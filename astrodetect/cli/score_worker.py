@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from astrodetect.errors import AstrodetectError, DatabaseError
-from astrodetect.scoring import messages
+from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import WorkerTask
-from astrodetect.scoring.messages import WorkerChannel
+from astrodetect.scoring.worker_messages import WorkerChannel
 from astrodetect.settings import PROGRAMS, Settings, settings
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def main() -> None:
     try:
         _work(channel, WorkerTask(**message))
     except AstrodetectError as error:
-        channel.send(messages.error_message(error))
+        channel.send(worker_messages.error_message(error))
     except Exception as error:  # noqa: BLE001 - the supervisor ends the run
         traceback.print_exc()
-        channel.send(messages.error_message(AstrodetectError(f"{type(error).__name__}: {error}")))
+        channel.send(worker_messages.error_message(AstrodetectError(f"{type(error).__name__}: {error}")))
 
 
 def _work(channel: WorkerChannel, task: WorkerTask) -> None:

@@ -103,7 +103,7 @@ def score_batches(
 ) -> Generator[list[ScoredFile]]:
     """The network's outputs for the images of each batch, unreadable ones included.
 
-    An image's outputs depend on its batch in their last digits: whoever cuts the same batches gets the same outputs.
+    An image's outputs depend on its batch in their last digits: the same batches give the same outputs.
     """
     yield from run_batches(
         batches, lambda batch: _read(batch, engine, read, name), partial(_score, engine, novelty), engine.streams

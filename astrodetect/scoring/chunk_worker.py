@@ -23,11 +23,11 @@ from astrodetect.inference.heat_maps import heat_map
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import BatchRunner, HeatMap, ImageContract, ScoredImage, Thumbnail
-from astrodetect.scoring import messages
+from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import QUARANTINED, Counts, WorkerReady, WorkerTask
-from astrodetect.scoring.messages import Message, WorkerChannel
 from astrodetect.scoring.part_files import ScoreRow, encode_part
-from astrodetect.scoring.rows import predict_file, score_columns, table_row
+from astrodetect.scoring.table_rows import predict_file, score_columns, table_row
+from astrodetect.scoring.worker_messages import Message, WorkerChannel
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -89,7 +89,7 @@ class ChunkWorker:
         threading.Thread(target=self._receive, name="requests", daemon=True).start()
         engine = self._engine
         ready = WorkerReady(engine.manifest.version, engine.precision, engine.batch_size, tuple(self._columns))
-        self._channel.send({messages.READY: asdict(ready)})
+        self._channel.send({worker_messages.READY: asdict(ready)})
         runner: BatchRunner = partial(_one_by_one, self._announce) if self._task.careful else pipeline.read_ahead
         batches = pipeline.score_batches(
             self._batches(), self._engine, self._read, self._novelty, name=attrgetter("name"), run_batches=runner
@@ -100,14 +100,14 @@ class ChunkWorker:
                 for batch in batches:
                     chunk, ended = self._in_pipeline.popleft()
                     if chunk and ended:
-                        part = {messages.CHUNK_PART: chunk.number, "counts": chunk.counts.as_message()}
+                        part = {worker_messages.CHUNK_PART: chunk.number, "counts": chunk.counts.as_message()}
                         self._channel.send(part, encode_part(self._columns, chunk.rows))
                     elif chunk:
                         self._add(chunk, batch)
                         if time.monotonic() - reported > REPORT_EVERY_S:
                             reported = time.monotonic()
                             self._channel.send(
-                                {messages.CHUNK_PROGRESS: chunk.number, "counts": chunk.counts.as_message()}
+                                {worker_messages.CHUNK_PROGRESS: chunk.number, "counts": chunk.counts.as_message()}
                             )
         except (_Stopped, BrokenPipeError):
             pass
@@ -145,7 +145,7 @@ class ChunkWorker:
         return pipeline.decode_image(image.read(), contract, self._max_pixels, self._thumbnail_px)
 
     def _announce(self, names: list[str]) -> None:
-        self._channel.send({messages.SUSPECTS: names})
+        self._channel.send({worker_messages.SUSPECTS: names})
 
     def _add(self, chunk: _OpenChunk, batch: list[ScoredFile]) -> None:
         """Records a batch, then adds its rows, which mark it done."""

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from astrodetect.errors import WorkerError
-from astrodetect.scoring import messages
+from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, Counts, ScoredChunk, WorkerReady, WorkerTask
 from astrodetect.settings import INSTALLED, PROGRAMS
 
@@ -120,7 +120,7 @@ class WorkerProcess:
         self._stop(EXIT_WITHIN_S if kind else FINISH_WITHIN_S)
 
     def _next_message(self) -> ChunkEvent | None:
-        received = messages.receive(self._output)
+        received = worker_messages.receive(self._output)
         with self._lock:
             if received is None and self._closing:
                 raise WorkerError("the scoring process is closed")
@@ -128,21 +128,21 @@ class WorkerProcess:
                 self._restart()
                 return None
             message, payload = received
-            if messages.ERROR in message:
-                raise messages.as_error(message)
-            if messages.READY in message:
-                ready = message[messages.READY]
+            if worker_messages.ERROR in message:
+                raise worker_messages.as_error(message)
+            if worker_messages.READY in message:
+                ready = message[worker_messages.READY]
                 self._ready = WorkerReady(**ready | {"columns": tuple(ready["columns"])})
                 self._failed_starts, self._loaded = 0, True
                 self._hand_out()
                 return None
-            if messages.SUSPECTS in message:
-                self._jobs[0].suspects = message[messages.SUSPECTS]
+            if worker_messages.SUSPECTS in message:
+                self._jobs[0].suspects = message[worker_messages.SUSPECTS]
                 return None
             counts = Counts.of_message(message["counts"])
-            if messages.CHUNK_PROGRESS in message:
-                return ChunkProgress(message[messages.CHUNK_PROGRESS], counts)
-            return self._done(ScoredChunk(message[messages.CHUNK_PART], payload, counts))
+            if worker_messages.CHUNK_PROGRESS in message:
+                return ChunkProgress(message[worker_messages.CHUNK_PROGRESS], counts)
+            return self._done(ScoredChunk(message[worker_messages.CHUNK_PART], payload, counts))
 
     def _done(self, scored: ScoredChunk) -> ScoredChunk:
         job = self._jobs.popleft()  # a process scores chunks in their order
@@ -166,7 +166,7 @@ class WorkerProcess:
             if not job.sent:
                 job.sent = True
                 try:
-                    messages.send(self._input, asdict(job.chunk) | {"quarantined": job.quarantined})
+                    worker_messages.send(self._input, asdict(job.chunk) | {"quarantined": job.quarantined})
                 except BrokenPipeError:
                     return  # the process has ended, as the next message says
 
@@ -182,7 +182,7 @@ class WorkerProcess:
         )
         self._input, self._output = _pipes(self._process)
         with suppress(BrokenPipeError):
-            messages.send(self._input, asdict(replace(self._task, careful=careful)))
+            worker_messages.send(self._input, asdict(replace(self._task, careful=careful)))
 
     def _restart(self) -> None:
         """After the end of the process."""

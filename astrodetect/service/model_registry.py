@@ -20,7 +20,7 @@ from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
 from astrodetect.records import Floats, Outputs, Pixels
-from astrodetect.service.workers import worker_count
+from astrodetect.service.uvicorn_workers import worker_count
 from astrodetect.settings import TRAIN_COMMAND
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published

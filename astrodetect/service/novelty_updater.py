@@ -8,8 +8,8 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.db.descriptions import NoveltyUpdate, OutdatedRows, RowNovelty
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.service.database_worker import DatabaseWorker
 from astrodetect.service.job_lease import JobLease, LeaseDatabase
+from astrodetect.service.periodic_thread import PeriodicThread
 
 CHECK_S = 2.0  # between checks for other detectors, and between steps while images are being processed
 STEP_ROWS = 1_000  # of the log, described and not
@@ -33,7 +33,7 @@ class DescriptionDatabase(LeaseDatabase, Protocol):
     def description_log(self) -> NoveltyLog: ...
 
 
-class NoveltyUpdater(DatabaseWorker):
+class NoveltyUpdater(PeriodicThread):
     """Keeps each loaded model's part of the log described by its present detectors.
 
     One process at a time updates a model. Steps and progress are in the database: another process continues an

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.inference.batching import Batcher, ItemResult
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
-from astrodetect.service.database_worker import DatabaseWorker
 from astrodetect.service.outbox import Outbox
+from astrodetect.service.periodic_thread import PeriodicThread
 
 MAX_COMMIT_ROWS = 500  # more gain nothing
 RETRY_S = 1.0  # while PostgreSQL is down
@@ -142,7 +142,7 @@ class VectorDatabase(Protocol):
     def index_vectors(self, most: int) -> int: ...
 
 
-class VectorIndexer(DatabaseWorker):
+class VectorIndexer(PeriodicThread):
     """Adds new vectors to the HNSW index while no image is being processed; the next start indexes the rest."""
 
     def __init__(self, database: VectorDatabase, *, in_flight: Callable[[], int]) -> None:

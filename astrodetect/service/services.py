@@ -25,6 +25,7 @@ from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
+from astrodetect.model_store.mirror import remote_url
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
 from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
@@ -156,7 +157,8 @@ async def open_services(
             database, lambda: models.detectors, refresh=refresh, in_flight=detection.in_flight
         )
         stack.enter_context(closing(novelty_updater))
-        stack.enter_context(closing(ModelMirror(settings.models_dir, refresh)))
+        if remote_url(settings.models_dir):
+            stack.enter_context(closing(ModelMirror(settings.models_dir, refresh)))
         adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))
         heat_maps = stack.enter_context(closing(HeatMaps(models, thumbnails, in_flight=detection.in_flight)))
         batch_detection = BatchDetection(

@@ -18,7 +18,7 @@ from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, Pixels, ScoredImage
-from astrodetect.scoring import batch_scoring, resumable_table, rows
+from astrodetect.scoring import batch_scoring, resumable_table, table_rows
 from astrodetect.scoring.chunk_worker import RecordBatch
 from astrodetect.scoring.part_files import COLUMNS
 
@@ -304,4 +304,4 @@ def test_unusual_file_names_are_scored_and_logged(nested_images: Path, engine: E
 
 def test_request_ids_of_logged_rows_are_version_5_uuids() -> None:
     run = uuid.uuid4()
-    assert rows.request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
+    assert table_rows.request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")

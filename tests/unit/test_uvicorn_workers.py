@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from astrodetect.service.workers import worker_count
+from astrodetect.service.uvicorn_workers import worker_count
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""A background thread that does a step of its work at intervals."""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+
+from astrodetect.errors import AstrodetectError
+
+log = logging.getLogger("uvicorn.error")
+
+
+class PeriodicThread(ABC):
+    """Calls `step` at intervals; where that fails, it logs `consequence` and the reason once, and tries again."""
+
+    def __init__(self, name: str, interval_s: float, consequence: str) -> None:
+        self._interval_s, self._consequence = interval_s, consequence
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @abstractmethod
+    def step(self) -> None:
+        """One unit of work."""
+
+    def close(self) -> None:
+        """Stops the thread after the present step."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reported = ""
+        while not self._closing.wait(self._interval_s):
+            try:
+                self.step()
+                reported = ""
+            except (AstrodetectError, OSError) as error:
+                if str(error) != reported:
+                    log.warning("%s: %s", self._consequence, error)
+                reported = str(error)
