@@ -58,7 +58,7 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     environment: dict[str, str], data: Path, tmp_path: Path, database_url: str
 ) -> None:
     with Program("train_model.py", *SMALL, "--epochs", "1", log=tmp_path / "log", environment=environment) as training:
-        assert training.wait() == 0, training.output
+        assert training.wait(600) == 0, training.output  # a minute alone, minutes beside other tests
     output = training.output
     assert re.search(r"skipped .*cut\.jpg: damaged JPEG", output)
     assert re.search(r"skipped .*empty\.jpg: the file is empty", output)
