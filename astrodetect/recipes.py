@@ -20,9 +20,10 @@ NO_NORMALISATION = PixelStatistics((0.0,) * 3, (1.0,) * 3)  # for networks whose
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A network of `keras.applications`, and the input that its ImageNet weights expect: RGB in 0…255, normalised."""
+    """A network of `keras.applications`, or EfficientNet-Lite0, and the input that its ImageNet weights expect: RGB in
+    0…255, normalised."""
 
-    application: str  # its name in keras.applications
+    application: str | None  # its name in keras.applications; None: EfficientNet-Lite0, whose weights come in a package
     imagenet: PixelStatistics
     imagenet_bgr: bool = False  # the published weights take BGR; ours always take RGB
     preprocesses: bool = True  # Keras builds normalisation into it unless switched off: ours is a layer before it
@@ -46,6 +47,7 @@ class Recipe:
     fine_tuning_rate: float = 1e-4  # the learning rate where a pretrained backbone is trained too
 
 
+_SIGNED_RANGE = PixelStatistics((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))  # pixels / 127.5 - 1
 _UNIT_RANGE = PixelStatistics(  # of ImageNet's pixels; the variances are (0.229 × 255)² and so on
     (123.675, 116.28, 103.53), (3409.977, 3262.694, 3291.891)
 )
@@ -62,6 +64,13 @@ RECIPES = {
             Backbone("ResNet50", RESNET50_STATISTICS, imagenet_bgr=True, preprocesses=False),
         ),
         Recipe(
+            "efficientnet-lite0",
+            "network",
+            "EfficientNet-Lite0, 3 million weights; those of ImageNet come with the installation",
+            Backbone(None, _SIGNED_RANGE),
+            size=128,
+        ),
+        Recipe(
             "efficientnetv2-b0",
             "network",
             "EfficientNetV2-B0, 6 million weights",
@@ -71,7 +80,7 @@ RECIPES = {
             "mobilenetv3",
             "network",
             "MobileNetV3-Large, 3 million weights",
-            Backbone("MobileNetV3Large", PixelStatistics((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))),
+            Backbone("MobileNetV3Large", _SIGNED_RANGE),
         ),
         Recipe(
             "convnext-tiny",

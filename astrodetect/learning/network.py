@@ -14,6 +14,7 @@ import numpy as np
 
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import FEATURES, SCORE
+from astrodetect.learning import efficientnet_lite
 from astrodetect.learning.keras_runtime import keras
 from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
@@ -45,6 +46,11 @@ def build(recipe: str, size: int, statistics: PixelStatistics, outputs: int) -> 
     activation = "sigmoid" if outputs == 1 else "softmax"
     head = keras.layers.Dense(outputs, activation=activation, name=SCORE, dtype="float32")
     model = keras.Model(pixels, head(dropped), name=keras_name(recipe))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = BATCH_NORM_MOMENTUM
+            if layer.name.endswith(LAST_NORM_OF_BLOCK):  # zero-init: each residual block starts as the identity
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     if backbone is None:
         model.get_layer("grey").set_weights([np.reshape(LUMINANCE, (1, 1, 3, 1))])
     set_normalisation(model, statistics)
@@ -58,19 +64,15 @@ def keras_name(recipe: str) -> str:
 
 def _feature_map(backbone: Backbone, normalised: Any) -> Any:
     """The backbone's last feature map, with random weights."""
-    network = _application(backbone, weights=None, input_tensor=normalised)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = BATCH_NORM_MOMENTUM
-            if layer.name.endswith(LAST_NORM_OF_BLOCK):  # zero-init: each residual block starts as the identity
-                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-    return network.output
+    if backbone.application is None:
+        return efficientnet_lite.feature_map(normalised)
+    return _application(backbone, weights=None, input_tensor=normalised).output
 
 
 def _application(backbone: Backbone, **options: Any) -> keras.Model:
     if backbone.preprocesses:
         options["include_preprocessing"] = False
-    return getattr(keras.applications, backbone.application)(include_top=False, **options)
+    return getattr(keras.applications, str(backbone.application))(include_top=False, **options)
 
 
 def _small_cnn(normalised: keras.KerasTensor) -> keras.KerasTensor:
@@ -108,10 +110,13 @@ def set_normalisation(model: keras.Model, statistics: PixelStatistics) -> None:
 
 
 def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
-    """Load Keras's ImageNet weights into the backbone, downloading them if they are not cached."""
+    """Load ImageNet weights into the backbone: the installed ones, or Keras's, downloaded if they are not cached."""
     backbone = RECIPES[recipe].backbone
     if backbone is None:
         raise ModelError(f"there are no ImageNet weights of {recipe}")
+    if backbone.application is None:
+        _set_backbone_weights(model, recipe, efficientnet_lite.imagenet_weights(), "ImageNet")
+        return
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:

@@ -66,7 +66,7 @@ def test_wheel_describes_itself_and_leaves_tensorflow_to_an_extra(wheel: Path) -
     assert metadata.get_payload().startswith("# astrodetect")  # type: ignore[union-attr]
     assert "Redistribution" in licence
     requirements = metadata.get_all("Requires-Dist") or []
-    for name in ("tensorflow", "keras", "h5py", "nncf"):
+    for name in ("tensorflow", "keras", "h5py", "nncf", "efficientnet-lite0"):
         [requirement] = [line for line in requirements if line.startswith(name)]
         assert requirement.endswith("; extra == 'train'")
 

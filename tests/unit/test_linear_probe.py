@@ -1,14 +1,23 @@
 """The packaged weights, and the choice of the linear head's penalty."""
 
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_image
 
 from astrodetect.datasets.simulation.generator import render_image
 from astrodetect.errors import ModelError
-from astrodetect.learning import network
+from astrodetect.images import crop_array
+from astrodetect.learning import efficientnet_lite, network, torch_weights
 from astrodetect.learning.linear_probe import RegularisationPath, choose_penalty
+from astrodetect.learning.torch_weights import read_torch_weights
 from astrodetect.recipes import PixelStatistics
+from astrodetect.records import ImageContract
 
 
 def test_packaged_weights_give_features_that_tell_simulated_classes_apart() -> None:
@@ -21,6 +30,27 @@ def test_packaged_weights_give_features_that_tell_simulated_classes_apart() -> N
     fitted = np.arange(80) % 2 == 0
     head = RegularisationPath(features[fitted], labels[fitted], np.ones(40, np.float32)).fit(1.0)
     assert ((head.probabilities(features[~fitted])[:, 1] > 0.5) == labels[~fitted, 0]).mean() > 0.75
+
+
+def test_installed_imagenet_weights_name_scikit_learns_photographs() -> None:
+    model = network.build("efficientnet-lite0", 224, PixelStatistics((0.0,) * 3, (1.0,) * 3), 1000)
+    network.load_imagenet_weights(model, "efficientnet-lite0")
+    model.get_layer("score").set_weights(efficientnet_lite.imagenet_weights()[efficientnet_lite.CLASSIFIER])
+    contract = ImageContract(224)
+    pixels = [crop_array(load_sample_image(name), contract) for name in ("china.jpg", "flower.jpg")]
+    palace, daisy = 698, 985  # ImageNet's classes
+    assert model.predict(np.stack(pixels).astype(np.float32), verbose=0).argmax(axis=1).tolist() == [palace, daisy]
+
+
+def test_weights_files_other_than_the_published_one_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    with pytest.raises(ModelError, match="cannot be read: No such file"):
+        read_torch_weights(file, "")
+    file.write_bytes(pickle.dumps(torch_weights.MAGIC_NUMBER) + pickle.dumps(os.system))
+    with pytest.raises(ModelError, match="its SHA-256 differs"):
+        read_torch_weights(file, efficientnet_lite.WEIGHTS_SHA256)
+    with pytest.raises(ModelError, match=r"it contains \w+.system, which weights do not need"):
+        read_torch_weights(file, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def test_a_recipe_without_packaged_weights_is_refused_in_one_line() -> None:

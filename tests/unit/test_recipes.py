@@ -117,7 +117,7 @@ def test_the_help_of_training_describes_every_recipe_with_its_defaults(capsys: p
     text = " ".join(capsys.readouterr().out.split())
     for recipe in RECIPES.values():
         assert f"{recipe.name}: {recipe.description}" in text.replace("- ", "-")
-    assert "(default: 227; cnn and forest 100)" in text
+    assert "(default: 227; cnn and forest 100; efficientnet-lite0 128)" in text
     assert "(default: 5; cnn 80)" in text
 
 
