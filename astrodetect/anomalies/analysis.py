@@ -14,8 +14,7 @@ from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import ImageError
-from astrodetect.features.central_object import FeatureKind
-from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
+from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, ReadImages
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, ImagePath, Pixels
 
@@ -36,7 +35,7 @@ class OrdinaryImages:
 
 @dataclass(frozen=True, slots=True)
 class FittedDetectors:
-    """Detectors, their result for the analysed images, and the reference set."""
+    """Detectors, their result for the images that they were fitted on, and the reference set."""
 
     novelty: Novelty
     result: NoveltyResult
@@ -44,26 +43,21 @@ class FittedDetectors:
 
 
 def fit_detectors(
-    extracted: ExtractedFeatures,
-    normal: ExtractedFeatures | None,
-    kind: FeatureKind,
-    names: Sequence[str],
-    extra: Sequence[Detector],
+    reference: ExtractedFeatures, names: Sequence[str], extra: Sequence[Detector], *, all_ordinary: bool
 ) -> FittedDetectors:
-    """Fits detectors on the normal images; without any, on the images themselves, each scored leave-one-out."""
-    if normal:
-        novelty = Novelty.fit(normal.features, feature_kind=kind, names=names, extra=extra)
-        ordinary = OrdinaryImages(normal, novelty.score_training_images().vectors, novelty)
-        return FittedDetectors(novelty, novelty.score(extracted.features), ordinary)
-    novelty = Novelty.fit(extracted.features, feature_kind=kind, names=names, extra=extra)
+    """Detectors of these images, each scored leave-one-out; unless all are ordinary, the least unusual ones are."""
+    features, kind = reference.features, reference.kind
+    novelty = Novelty.fit(features, feature_kind=kind, names=names, extra=extra)
     result = novelty.score_training_images()
-    count = max(MIN_IMAGES, int(ORDINARY_SHARE * len(extracted.features)))
+    if all_ordinary:
+        return FittedDetectors(novelty, result, OrdinaryImages(reference, result.vectors, novelty))
+    count = max(MIN_IMAGES, int(ORDINARY_SHARE * len(features)))
     least_unusual = np.argsort(result.strength, kind="stable")[:count]
     if count > MAX_REFERENCE_IMAGES:  # the detectors' own limit
         least_unusual = np.random.default_rng(SEED).choice(least_unusual, MAX_REFERENCE_IMAGES, replace=False)
     least_unusual.sort()
-    reference = Novelty.fit(extracted.features[least_unusual], feature_kind=kind, names=names, extra=extra)
-    ordinary = OrdinaryImages(extracted.subset(least_unusual), result.vectors[least_unusual], reference)
+    ordinary_novelty = Novelty.fit(features[least_unusual], feature_kind=kind, names=names, extra=extra)
+    ordinary = OrdinaryImages(reference.subset(least_unusual), result.vectors[least_unusual], ordinary_novelty)
     return FittedDetectors(novelty, result, ordinary)
 
 
@@ -79,15 +73,15 @@ def fit_novelty(train: Dataset, contract: ImageContract, seed: int, run_batches:
 
 
 def explain(
-    fitted: FittedDetectors,
-    extracted: ExtractedFeatures,
+    ordinary: OrdinaryImages,
+    read_images: ReadImages,
+    vectors: Floats,
     chosen: Sequence[int],
     extractor: FeatureExtractor,
     *,
     max_pixels: int,
 ) -> list[Explanation]:
     """The nearest ordinary images and an occlusion map for each of the chosen images."""
-    ordinary = fitted.ordinary
 
     def read(path: ImagePath) -> Pixels:
         return images.decode_file(path, extractor.contract, max_pixels=max_pixels)
@@ -98,14 +92,14 @@ def explain(
 
     explanations = []
     with ProgressBar("explaining", len(chosen)) as bar:
-        nearest = ReferencePoints(ordinary.vectors).nearest(fitted.result.vectors[list(chosen)]).indices
+        nearest = ReferencePoints(ordinary.vectors).nearest(vectors[list(chosen)]).indices
         for image, indices in zip(chosen, nearest.tolist(), strict=True):
-            others = [index for index in indices if ordinary.extracted.sha256[index] != extracted.sha256[image]]
+            others = [index for index in indices if ordinary.extracted.sha256[index] != read_images.sha256[image]]
             neighbours = [ordinary.extracted.items[index].path for index in others[:NEIGHBOURS]]
             heat = None
             if neighbours:
                 try:
-                    copies = hide_places(read(extracted.items[image].path), read(neighbours[0]), OCCLUSION_GRID)
+                    copies = hide_places(read(read_images.items[image].path), read(neighbours[0]), OCCLUSION_GRID)
                     heat = occlusion_map(strengths(copies), *STRENGTH_DROPS)
                 except ImageError:  # deleted or changed since its features were extracted
                     heat = None

@@ -221,8 +221,12 @@ class Novelty:
     def with_limit(self, limit: float) -> Self:
         """The same detectors with a limit of the strength; see `domain.calibrate_domain`."""
         limited = copy.copy(self)
-        limited.limit = limit
+        limited.limit, limited._training_set = limit, self._training_set
         return limited
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled for the nodes of a cluster: enough to score images."""
+        return {**self.__dict__, "_training_set": None}
 
     def score(self, features: Floats) -> NoveltyResult:
         """The novelty of new images from their feature matrix; batch composition does not change it."""

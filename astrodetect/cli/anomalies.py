@@ -1,51 +1,41 @@
 """`anomalies`: rank images by how unusual they are, and explain why."""
 
 import argparse
-import hashlib
 import sys
-from collections.abc import Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
+from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
+from astrodetect.cli._extraction import MakeRunner, open_extractor, open_runners
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
     command_parser,
-    describe_features,
     float_between,
+    int_at_least,
     int_between,
     local_path,
     model_name,
-    print_warnings,
 )
 from astrodetect.datasets import listing
-from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
-from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
-from astrodetect.records import ImageContract
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
-    from collections.abc import Iterator
-
     from astrodetect.anomalies.analysis import FittedDetectors
+    from astrodetect.anomalies.novelty import NoveltyResult
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.tables import ListedImage
-    from astrodetect.features.central_object import FeatureKind
-    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
-    from astrodetect.inference.engine import Engine
+    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, ReadImages
     from astrodetect.labels import LabelValue
-    from astrodetect.records import BatchRunner
 
-IMAGENET_PX = 224  # input side for ImageNet weights
 MIN_CROP = 0.1
 MAX_GALLERY = 1000
-IMAGENET = "imagenet"
 AUTOENCODER, ALL = "autoencoder", "all"
 FEATURE_DESCRIPTIONS = {
     "shapes": "described by shapes and colours in the middle of the frame",
@@ -56,9 +46,10 @@ DESCRIPTION = """rank images by how unusual they are; writes an explained report
 
 DATA is one or more folders of images, a folder with class folders or parts, or a table of path,label[,part]; labels
 only colour the map. The detectors are fitted on --normal, or on DATA itself, leaving each image out of its own
-comparison. The features are shapes and colours in the middle of the frame, which need no model; with --features network
-or both, those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are
-cached in data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
+comparison; with --sample on a random sample, and every image is scored by them without its features staying in memory.
+The features are shapes and colours in the middle of the frame, which need no model; with --features network or both,
+those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are cached in
+data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
 
 The output folder holds anomalies.html; anomalies.csv or .parquet, the most unusual first; ids/METHOD.txt, the images
 flagged by each detector, and ids/consensus.txt, those flagged by all. --detectors autoencoder,kmeans,dbscan selects the
@@ -71,6 +62,7 @@ EXAMPLES = """examples:
   python -m astrodetect anomalies night7 --normal data/sample/train --output night7-anomalies
   python -m astrodetect anomalies my/images --detectors autoencoder,kmeans,dbscan --format parquet
   python -m astrodetect anomalies my/images --labels labels.csv
+  python -m astrodetect anomalies s3://survey/shards --sample 10000 --ray auto --format parquet
   python -m astrodetect anomalies data/sample/train --attach resnet50_model
 """
 
@@ -82,6 +74,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--normal", type=as_image_path, metavar="DATA", help="images to fit the detectors on (default: DATA itself)"
     )
+    parser.add_argument(
+        "--sample",
+        type=int_between(MIN_IMAGES, MAX_REFERENCE_IMAGES),
+        metavar="N",
+        help="fit the detectors on a random sample of so many images",
+    )
+    parser.add_argument("--seed", type=int_at_least(0), default=0, help="draws the sample (default: 0)")
     parser.add_argument(
         "--model", type=model_name, metavar="NAME", help="use the preprocessing and features of this trained model"
     )
@@ -136,15 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def rank_images(arguments: argparse.Namespace) -> list[str]:
     """Extract features, run the detectors and write the results; returns the summary."""
-    from astrodetect.anomalies import (  # noqa: PLC0415
-        active_learning,
-        analysis,
-        domain,
-        projection,
-        results,
-    )
+    from astrodetect.anomalies import active_learning, analysis, domain, projection, results  # noqa: PLC0415
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
-    from astrodetect.features.extraction import extract_features  # noqa: PLC0415
     from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
@@ -155,47 +147,34 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     items = listing.list_images(arguments.data)
     normal_items = listing.list_images([arguments.normal]) if arguments.normal else None
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
-    extractor, feature_source = _extractor(arguments)
-
-    def extract(images: "Sequence[ListedImage]", title: str, run_batches: "BatchRunner") -> "ExtractedFeatures":
-        return extract_features(
-            images,
-            extractor,
-            config.descriptions_dir,
-            run_batches=run_batches,
-            title=title,
-            max_pixels=config.max_image_pixels,
-        )
-
-    with _batch_runner(arguments, extractor) as run_batches:
-        normal = extract(normal_items, str(arguments.normal), run_batches) if normal_items else None
-        extracted = extract(items, " ".join(map(str, arguments.data)), run_batches)
-    fitted = _fit_detectors(arguments, extracted, normal, extractor.kind)
-    novelty = fitted.result
-    paths = [item.path for item in extracted.items]
+    extractor, feature_source = open_extractor(arguments)
+    with open_runners(arguments, extractor) as make_runner:
+        scored = _score_images(arguments, items, normal_items, extractor, make_runner)
+    novelty, read_images = scored.result, scored.images
+    paths = [item.path for item in read_images.items]
     labels: dict[int, LabelValue] = {}
     unmatched, interest = 0, None
     if given_labels:
-        labels, unmatched = match_images(given_labels, paths, extracted.sha256)
+        labels, unmatched = match_images(given_labels, paths, read_images.sha256)
         interest = active_learning.rank_by_labels(novelty.vectors, novelty.strength, labels).interest
     gallery = order_images(novelty.strength, interest)[: arguments.top].tolist()
     anomaly_results = AnomalyResults(
         paths=paths,
-        labels=[item.label for item in extracted.items],
-        sha256=extracted.sha256,
+        labels=[item.label for item in read_images.items],
+        sha256=read_images.sha256,
         novelty=novelty,
         projection=projection.project(novelty.vectors, gallery),
         review_labels=labels,
         interest=interest,
-        skipped=[(file.path, file.reason) for file in extracted.skipped],
+        skipped=[(file.path, file.reason) for file in read_images.skipped],
     )
-    explanations = analysis.explain(fitted, extracted, gallery, extractor, max_pixels=config.max_image_pixels)
+    explanations = analysis.explain(
+        scored.fitted.ordinary, read_images, novelty.vectors, gallery, extractor, max_pixels=config.max_image_pixels
+    )
     description = anomaly_report.RunDescription(
         title=" ".join(map(folder_name, arguments.data)),
         features=FEATURE_DESCRIPTIONS[extractor.kind].format(feature_source),
-        comparison=f"compared with {len(normal.items):,} of {folder_name(arguments.normal)}"
-        if normal
-        else "each compared with the others",
+        comparison=scored.comparison,
         reader=ThumbnailReader(extractor.contract, config.max_image_pixels),
     )
     with results.replace_output_folder(arguments.output) as staged:
@@ -207,22 +186,83 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         drawn = figures.anomaly_figures(anomaly_results, description.reader)
         figures.write_figures(drawn, arguments.figures, arguments.figure_format)
     if arguments.attach:
-        novelty_with_limit = domain.calibrate_domain(fitted.novelty, (normal or extracted).features)
+        novelty_with_limit = domain.calibrate_domain(scored.fitted.novelty, scored.reference.features)
         store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)
-    summary = _summary_lines(anomaly_results, extracted, unmatched, arguments.attach)
+    summary = _summary_lines(anomaly_results, scored, unmatched, arguments.attach)
     return [*summary, join_reference(str(arguments.output), "anomalies.html")]
 
 
+@dataclass(frozen=True, slots=True)
+class _ScoredImages:
+    """The results of all images, and of what the detectors were fitted on."""
+
+    images: "ReadImages"
+    result: "NoveltyResult"
+    fitted: "FittedDetectors"
+    reference: "ExtractedFeatures"  # that the detectors were fitted on
+    comparison: str  # in words
+    computed: int  # images whose features were not in the cache
+
+
+def _score_images(
+    arguments: argparse.Namespace,
+    items: "list[ListedImage]",
+    normal_items: "list[ListedImage] | None",
+    extractor: "FeatureExtractor",
+    make_runner: MakeRunner,
+) -> _ScoredImages:
+    """Fits the detectors on the images, on a sample of them, or on the normal images or a sample of those."""
+    from astrodetect.anomalies import sampling  # noqa: PLC0415
+    from astrodetect.features.extraction import extract_features, readable_features  # noqa: PLC0415
+
+    config, sample = settings(), arguments.sample
+    title, reference_items, reference_title = " ".join(map(str, arguments.data)), items, "the sample"
+    if normal_items:
+        reference_items, reference_title = normal_items, str(arguments.normal)
+    if sample:
+        reference_items = sampling.draw_sample(reference_items, sample, arguments.seed)
+    separate = bool(normal_items or sample)
+    reference = extract_features(
+        reference_items,
+        extractor,
+        config.descriptions_dir,
+        run_batches=make_runner(readable_features),
+        title=reference_title if separate else title,
+        max_pixels=config.max_image_pixels,
+    )
+    fitted = _fit_detectors(arguments, reference, all_ordinary=bool(normal_items))
+    if not separate:
+        comparison = "each compared with the others"
+        return _ScoredImages(reference, fitted.result, fitted, reference, comparison, reference.computed)
+    images, result = sampling.score_images(
+        items,
+        fitted.novelty,
+        extractor,
+        config.descriptions_dir,
+        run_batches=make_runner(partial(sampling.score_batch, fitted.novelty)),
+        title=title,
+        max_pixels=config.max_image_pixels,
+    )
+    comparison = f"compared with {len(reference.items):,} of {folder_name(arguments.normal or arguments.data[0])}"
+    if sample:
+        comparison += f", drawn at random (seed {arguments.seed})"
+    if not normal_items:
+        sampling.replace_by_left_out(result, images, reference, fitted.result)
+        comparison += ", each of which is left out of its own comparison"
+    return _ScoredImages(images, result, fitted, reference, comparison, reference.computed + images.computed)
+
+
 def _summary_lines(
-    anomaly_results: "AnomalyResults", extracted: "ExtractedFeatures", unmatched: int, attached: str | None
+    anomaly_results: "AnomalyResults", scored: _ScoredImages, unmatched: int, attached: str | None
 ) -> list[str]:
     flagged = ", ".join(
         f"{'all' if name == 'consensus' else name} {int(flags.sum()):,}"
         for name, flags in anomaly_results.flagged_by().items()
     )
     lines = [
-        f"{len(anomaly_results):,} images, features newly computed for {extracted.computed:,}; "
-        f"{len(extracted.skipped):,} bad files",
+        f"{len(anomaly_results):,} images, features newly computed for {scored.computed:,}; "
+        f"{len(scored.images.skipped):,} bad files",
+        *([f"{scored.comparison}"] if scored.reference is not scored.images else []),
         f"flagged by {flagged}",
     ]
     if anomaly_results.interest is not None:
@@ -236,10 +276,7 @@ def _summary_lines(
 
 
 def _fit_detectors(
-    arguments: argparse.Namespace,
-    extracted: "ExtractedFeatures",
-    normal: "ExtractedFeatures | None",
-    kind: "FeatureKind",
+    arguments: argparse.Namespace, reference: "ExtractedFeatures", *, all_ordinary: bool
 ) -> "FittedDetectors":
     """Fit the selected detectors; the autoencoder is trained separately with Keras."""
     from astrodetect.anomalies import analysis  # noqa: PLC0415
@@ -249,93 +286,9 @@ def _fit_detectors(
         require_extra("train", f"the detector {AUTOENCODER}")
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - imports Keras
 
-        extra = [autoencoder.fit_autoencoder((normal or extracted).features)]
-    return analysis.fit_detectors(extracted, normal, kind, [name for name in names if name != AUTOENCODER], extra)
-
-
-def _extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
-    """The feature extractor of the options, and a description of where its network features come from."""
-    from astrodetect.features.extraction import measured_contract, measured_extractor  # noqa: PLC0415
-    from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
-    from astrodetect.model_store.store import read_current  # noqa: PLC0415
-
-    config, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
-    kind: FeatureKind = arguments.features or ("network" if weights else "shapes")
-    _check_consistent(arguments, kind)
-    if weights:
-        engine, version = _external_network(weights, arguments.crop or 1.0)
-        source = f"the features of a ResNet50 with the weights of {Path(weights).name}"
-        return network_extractor(engine, kind, version), source
-    if kind == "shapes" and not model:
-        return measured_extractor(measured_contract(arguments.crop)), ""
-    model = model or config.model
-    if kind == "shapes":
-        return measured_extractor(read_current(config.models_dir, model).image), ""
-    # After the quick checks, since importing OpenVINO takes a second.
-    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
-
-    loaded = load_verified(config.models_dir, model, config.precision)
-    extractor = network_extractor(Engine(loaded), kind, loaded.manifest.version)
-    print_warnings(loaded.manifest)
-    return extractor, describe_features(loaded.manifest)
-
-
-@contextmanager
-def _batch_runner(arguments: argparse.Namespace, extractor: "FeatureExtractor") -> "Iterator[BatchRunner]":
-    """What runs the extractor: threads of this process, or a Ray cluster."""
-    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
-    from astrodetect.inference.pipeline import open_network_extractor, read_ahead  # noqa: PLC0415
-
-    if not arguments.ray:
-        yield read_ahead
-        return
-    require_extra("cluster", "--ray")
-    from astrodetect.cluster.ray_batches import open_extraction, ray_cluster  # noqa: PLC0415 - imports Ray
-
-    config = settings()
-    open_extractor = partial(measured_extractor, extractor.contract)
-    if extractor.kind != "shapes":
-        model = arguments.attach or arguments.model or config.model
-        models = config.models_dir.absolute()
-        open_extractor = partial(open_network_extractor, models, model, config.precision, extractor.kind)
-    cache_folder = config.descriptions_dir.absolute()
-    with ray_cluster(arguments.ray) as make_runner:
-        yield make_runner(partial(open_extraction, open_extractor, cache_folder, config.max_image_pixels))
-
-
-def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> None:
-    """Raise DataError for options that exclude each other."""
-    model = arguments.attach or arguments.model
-    if arguments.attach and arguments.model not in {None, arguments.attach}:
-        raise DataError(
-            f"detectors of {arguments.model}'s features do not fit {arguments.attach}: "
-            "--attach and --model must name one model"
-        )
-    if arguments.weights and arguments.ray:
-        raise DataError("--weights needs Keras, which the nodes of a cluster have not: leave --ray out")
-    if arguments.weights and (model or kind == "shapes"):
-        raise DataError("--weights selects a network of its own: leave --model, --attach and --features shapes out")
-    if arguments.crop and (model or (kind != "shapes" and not arguments.weights)):
-        raise DataError("the crop of a trained model is fixed: leave --crop out")
-
-
-def _external_network(weights: str, crop: float) -> "tuple[Engine, str]":
-    """A ResNet50 with external weights, and a version that identifies them."""
-    if weights != IMAGENET and not Path(weights).is_file():
-        raise DataError(f"no weights file {weights}: give a Keras .h5 file, or {IMAGENET}")
-    require_extra("train", "--weights")
-    from astrodetect.learning import network  # noqa: PLC0415 - imports Keras
-    from astrodetect.learning.export import features_engine  # noqa: PLC0415
-
-    model = network.build(DEFAULT_RECIPE, IMAGENET_PX, NO_NORMALISATION, 1)
-    if weights == IMAGENET:
-        network.load_imagenet_weights(model, DEFAULT_RECIPE)
-        version = IMAGENET
-    else:
-        network.load_weights_file(model, DEFAULT_RECIPE, Path(weights))
-        with Path(weights).open("rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()
-    return features_engine(model, ImageContract(IMAGENET_PX, crop, stretch="asinh")), version
+        extra = [autoencoder.fit_autoencoder(reference.features)]
+    fitted_names = [name for name in names if name != AUTOENCODER]
+    return analysis.fit_detectors(reference, fitted_names, extra, all_ordinary=all_ordinary)
 
 
 def _detector_names(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from astrodetect.cluster.connection import check_visible, connect_to_ray, task_error
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import ClusterError
-from astrodetect.features.extraction import FeatureCache, FeatureExtractor, FeatureFile, extract_batch
+from astrodetect.features.extraction import Applied, FeatureCache, FeatureExtractor, FeatureFile, extract_batch
 from astrodetect.records import BatchRunner
 
 BATCHES_PER_TASK = 8
@@ -42,12 +42,15 @@ def ray_cluster(address: str) -> Iterator[Callable[[OpenFunction], BatchRunner]]
 
 
 def open_extraction(
-    open_extractor: Callable[[], FeatureExtractor], cache_folder: Path, max_pixels: int
-) -> Callable[[Batch], list[FeatureFile]]:
-    """Extracts features; the cache is read where the nodes see it, and the driver alone adds to it."""
+    open_extractor: Callable[[], FeatureExtractor],
+    cache_folder: Path,
+    max_pixels: int,
+    apply: Callable[[list[FeatureFile]], Applied],
+) -> Callable[[Batch], tuple[list[FeatureFile], Applied]]:
+    """Extracts features and applies a function to them; the nodes read the cache, the driver alone adds to it."""
     extractor = open_extractor()
     cache = FeatureCache(cache_folder, extractor.cache_key).open()
-    return lambda batch: extract_batch(batch, extractor, cache, max_pixels)
+    return lambda batch: extract_batch(batch, extractor, cache, max_pixels, apply)
 
 
 class _Runner:
@@ -57,6 +60,7 @@ class _Runner:
     def __call__(self, batches: Iterable[Batch], *_: object) -> Generator[Any]:
         task = ray.remote(_run).options(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
         remaining, folder = iter(batches), str(Path.cwd())
+        function = ray.put(self._function)  # once: it may hold detectors, of megabytes
         reference: str | None = None  # the first image, which every node must see if this process does
         in_flight: deque[Any] = deque()
         try:
@@ -66,7 +70,7 @@ class _Runner:
                     if reference is None:
                         first = str(part[0][0].path)
                         reference = first if Path(first).exists() else ""
-                    in_flight.append(task.remote(self._function, folder, reference, part))
+                    in_flight.append(task.remote(function, folder, reference, part))
                 if not in_flight:
                     return
                 yield from ray.get(in_flight[0])

@@ -5,13 +5,13 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,10 @@ MEASURED_BATCH = 32  # images
 MEASURED_PX = 128  # side of the pixels that are measured where no model prescribes it
 MAX_CACHE_BYTES = 4_000_000_000  # of all extractors together
 IMAGES_PER_FILE = 512
+FILES_PER_TRIM = 256  # some 200 MB
 ABANDONED_S = 3600.0  # age at which an unfinished file is that of a killed process
+Applied = TypeVar("Applied")  # what is made of a batch
+
 DIGEST, FEATURES = "sha256", "row"  # fields of the cache's arrays
 
 
@@ -45,17 +48,23 @@ class FeatureExtractor:
     streams: int  # batches computed at once
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractedFeatures:
-    """The feature vectors of images, and the files that could not be read."""
+@dataclass(slots=True)
+class ReadImages:
+    """Images whose features were extracted, and the files that could not be read."""
 
-    items: list[ListedImage]  # path and label of each image
-    sha256: list[str]  # of each file
-    features: Floats  # (n, d)
-    skipped: list[SkippedFile]  # unreadable files, with the reason
-    computed: int  # images that were not in the cache
     kind: FeatureKind  # shapes, network or both
     contract: ImageContract  # how the images were read
+    items: list[ListedImage] = field(default_factory=list)  # path and label of each image
+    sha256: list[str] = field(default_factory=list)  # of each file
+    skipped: list[SkippedFile] = field(default_factory=list)  # unreadable files, with the reason
+    computed: int = 0  # images that were not in the cache
+
+
+@dataclass(slots=True)
+class ExtractedFeatures(ReadImages):
+    """The feature vectors of images, and the files that could not be read."""
+
+    features: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (n, d)
 
     def subset(self, indices: NDArray[np.int64]) -> "ExtractedFeatures":
         """The images at these indices, in this order."""
@@ -110,11 +119,35 @@ def extract_features(
     max_pixels: int,
 ) -> ExtractedFeatures:
     """The feature vectors of all readable images, in order; only those not in the cache are computed."""
-    extracted: list[ListedImage] = []
-    digests: list[str] = []
-    skipped: list[SkippedFile] = []
-    features = np.zeros((0, 0), np.float32)
-    computed = 0
+    extracted = ExtractedFeatures(extractor.kind, extractor.contract)
+    features = extracted.features
+    batches = extract_batches(
+        items, extractor, cache_folder, extracted,
+        run_batches=run_batches, title=title, max_pixels=max_pixels, apply=readable_features,
+    )  # fmt: skip
+    filled = 0
+    with closing(batches):
+        for rows in batches:
+            if len(rows) and not len(features):  # allocated once: concatenating at the end would hold everything twice
+                features = np.empty((len(items), rows.shape[1]), np.float32)
+            features[filled : filled + len(rows)] = rows
+            filled += len(rows)
+    extracted.features = features[:filled]
+    return extracted
+
+
+def extract_batches(
+    items: Sequence[ListedImage],
+    extractor: FeatureExtractor,
+    cache_folder: Path,
+    read: ReadImages,
+    *,
+    run_batches: BatchRunner,
+    title: str,
+    max_pixels: int,
+    apply: "Callable[[list[FeatureFile]], Applied]",
+) -> Generator[Applied]:
+    """What `apply` makes of each batch, where its features are computed; adds the images to `read`, in order."""
     batches = (items[at : at + extractor.batch_size] for at in range(0, len(items), extractor.batch_size))
     with (
         ProgressBar(f"extracting features of {title}", len(items)) as bar,
@@ -123,31 +156,27 @@ def extract_features(
             run_batches(
                 batches,
                 lambda batch: [_read(item, extractor.contract, cache, max_pixels) for item in batch],
-                lambda batch: _compute(batch, extractor),
+                lambda batch: _applied(_compute(batch, extractor), apply),
                 extractor.streams,
             )
         ) as results,
     ):
-        for batch in results:
-            for file in batch:
-                if file.features is None:
-                    skipped.append(SkippedFile(file.item.path, file.error))
+        for files, applied in results:
+            for file in files:
+                if file.error:
+                    read.skipped.append(SkippedFile(file.item.path, file.error))
                     continue
-                if file.computed:
+                if file.features is not None:
                     cache.add(file.sha256, file.features)
-                    computed += 1
-                if not len(features):  # allocated once: concatenating at the end would hold everything twice
-                    features = np.empty((len(items), len(file.features)), np.float32)
-                features[len(extracted)] = file.features
-                extracted.append(file.item)
-                digests.append(file.sha256.hex())
-            bar.step(len(batch), f"{len(skipped)} bad files" if skipped else "")
-    if not extracted:
-        reason = f": the first of {len(skipped)} files, {skipped[0].path}, {skipped[0].reason}" if skipped else ""
+                    read.computed += 1
+                read.items.append(file.item)
+                read.sha256.append(file.sha256.hex())
+            yield applied
+            bar.step(len(files), f"{len(read.skipped)} bad files" if read.skipped else "")
+    if not read.items:
+        first = read.skipped[0] if read.skipped else None
+        reason = f": the first of {len(read.skipped)} files, {first.path}, {first.reason}" if first else ""
         raise DataError(f"no usable image in {title}{reason}")
-    return ExtractedFeatures(
-        extracted, digests, features[: len(extracted)], skipped, computed, extractor.kind, extractor.contract
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +191,29 @@ class FeatureFile:
     error: str = ""
 
 
+def readable_features(files: list[FeatureFile]) -> Floats:
+    """(n, d) the features of the readable images of a batch."""
+    rows = [file.features for file in files if file.features is not None]
+    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
 def extract_batch(
-    items: Sequence[ListedImage], extractor: FeatureExtractor, cache: "FeatureCache", max_pixels: int
-) -> list[FeatureFile]:
-    """The features of one batch."""
-    return _compute([_read(item, extractor.contract, cache, max_pixels) for item in items], extractor)
+    items: Sequence[ListedImage],
+    extractor: FeatureExtractor,
+    cache: "FeatureCache",
+    max_pixels: int,
+    apply: Callable[[list[FeatureFile]], Applied],
+) -> tuple[list[FeatureFile], Applied]:
+    """One batch, and what `apply` makes of it; the files keep the features that are not in the cache yet."""
+    files = _compute([_read(item, extractor.contract, cache, max_pixels) for item in items], extractor)
+    return _applied(files, apply)
+
+
+def _applied(
+    files: list[FeatureFile], apply: Callable[[list[FeatureFile]], Applied]
+) -> tuple[list[FeatureFile], Applied]:
+    applied = apply(files)
+    return [file if file.computed else replace(file, features=None) for file in files], applied
 
 
 def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max_pixels: int) -> FeatureFile:
@@ -201,6 +248,7 @@ class FeatureCache:
         self._pending: list[tuple[bytes, Floats]] = []
         self._files: list[NDArray[np.void]] = []
         self._index: dict[bytes, tuple[int, int]] = {}  # file and row
+        self._written = 0  # files
 
     def __enter__(self) -> Self:
         return self.open()
@@ -231,6 +279,9 @@ class FeatureCache:
         self._pending.append((sha256, features))
         if len(self._pending) == IMAGES_PER_FILE:
             self._write()
+            self._written += 1
+            if self._written % FILES_PER_TRIM == 0:
+                self._trim()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

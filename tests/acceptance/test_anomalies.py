@@ -123,6 +123,20 @@ def test_anomalies_relative_to_a_normal_set(galaxies: Path, workplace: Path) -> 
     )
 
 
+def test_a_sample_of_all_images_gives_the_ranking_without_a_sample(
+    galaxies: Path, workplace: Path, first: "subprocess.CompletedProcess[str]"
+) -> None:
+    done = run(galaxies, "--sample", 10 * COUNT, "--output", "sampled", "--top", 2, folder=workplace)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1] == (
+        f"compared with {COUNT} of mine, drawn at random (seed 0), each of which is left out of its own comparison"
+    )
+    tables = [(workplace / name / "anomalies.csv").read_text().splitlines() for name in ("anomalies", "sampled")]
+    assert len(tables[0]) == len(tables[1]) == COUNT + 2
+    for before, after in zip(*map(csv.DictReader, tables), strict=True):
+        assert {**before, "x": "", "y": ""} == {**after, "x": "", "y": ""}  # the map has the gallery first
+
+
 def test_labels_change_the_ranking(galaxies: Path, workplace: Path, first: "subprocess.CompletedProcess[str]") -> None:
     rows = read(workplace / "anomalies" / "anomalies.csv")[:COUNT]
     labels = workplace / "labels.csv"

@@ -118,7 +118,7 @@ def test_a_node_that_joins_later_takes_part(
     assert output.read_bytes() == on_one_machine.read_bytes()
 
 
-def test_the_ranking_of_anomalies_is_that_of_one_machine(
+def test_the_ranking_of_anomalies_by_a_sample_is_that_of_one_machine(
     cluster: Any, sky: Path, colour_models_dir: Path, tmp_path: Path
 ) -> None:
     tables = []
@@ -133,10 +133,11 @@ def test_the_ranking_of_anomalies_is_that_of_one_machine(
             "ASTRODETECT_DATA_DIR": str(tmp_path / f"data{len(options)}"),
         }
         command: tuple[str, ...] = ("-m", "astrodetect", "anomalies", str(few), "--features", "both", "--top", "1")
-        command += ("--output", str(output), *options)
+        command += ("--sample", str(DIFFERENT // 2), "--output", str(output), *options)
         with Program(*command, log=output.with_suffix(".log"), environment=environment) as program:
             assert program.wait() == 0, program.output
         assert f"features newly computed for {DIFFERENT}" in program.output
+        assert f"compared with {DIFFERENT // 2} of few, drawn at random (seed 0)" in program.output
         tables.append((output / "anomalies.csv").read_bytes())
     assert tables[0] == tables[1]
 

@@ -123,15 +123,16 @@ def test_explanations_exclude_copies_and_survive_deleted_files(tmp_path: Path) -
     paths = [tmp_path / f"{number}.jpg" for number in range(COUNT)]
     for path in paths:
         images.write_jpeg(path, random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    seen = ExtractedFeatures([ListedImage(path, "") for path in paths], digests, rows, [], 0, "shapes", ImageContract())
+    items = [ListedImage(path, "") for path in paths]
+    seen = ExtractedFeatures("network", ImageContract(), items, digests, features=rows)
 
     def says(pixels: Pixels) -> Floats:
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
     describer = FeatureExtractor("network", ImageContract(size=16), says, "numbers", 8, 1)
-    fitted = analysis.fit_detectors(seen, None, "network", DEFAULT_DETECTORS, [])
+    fitted = analysis.fit_detectors(seen, DEFAULT_DETECTORS, [], all_ordinary=False)
     paths[7].unlink()
-    own, gone = analysis.explain(fitted, seen, [0, 7], describer, max_pixels=10**6)
+    own, gone = analysis.explain(fitted.ordinary, seen, fitted.result.vectors, [0, 7], describer, max_pixels=10**6)
     assert own.heat is not None
     assert not {paths[0], paths[1]} & set(own.neighbours)
     assert len(own.neighbours) == analysis.NEIGHBOURS

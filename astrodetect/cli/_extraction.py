@@ -1,0 +1,113 @@
+"""What extracts the features that the options of `anomalies` name, and where: in this process or on a Ray cluster."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from astrodetect.cli._options import describe_features, print_warnings
+from astrodetect.errors import DataError
+from astrodetect.extras import require_extra
+from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
+from astrodetect.records import BatchRunner, ImageContract
+from astrodetect.settings import settings
+
+if TYPE_CHECKING:  # slow to import, and not needed by the other commands
+    from astrodetect.features.central_object import FeatureKind
+    from astrodetect.features.extraction import FeatureExtractor
+    from astrodetect.inference.engine import Engine
+
+IMAGENET_PX = 224  # input side for ImageNet weights
+IMAGENET = "imagenet"
+
+# The runner for a function of a batch whose features are extracted; it is pickled for the nodes of a cluster.
+MakeRunner = Callable[[Callable[[Any], Any]], BatchRunner]
+
+
+def open_extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, str]":
+    """The feature extractor of the options, and a description of where its network features come from."""
+    from astrodetect.features.extraction import measured_contract, measured_extractor  # noqa: PLC0415
+    from astrodetect.inference.pipeline import network_extractor  # noqa: PLC0415
+    from astrodetect.model_store.store import read_current  # noqa: PLC0415
+
+    config, model, weights = settings(), arguments.attach or arguments.model, arguments.weights
+    kind: FeatureKind = arguments.features or ("network" if weights else "shapes")
+    _check_consistent(arguments, kind)
+    if weights:
+        engine, version = _external_network(weights, arguments.crop or 1.0)
+        source = f"the features of a ResNet50 with the weights of {Path(weights).name}"
+        return network_extractor(engine, kind, version), source
+    if kind == "shapes" and not model:
+        return measured_extractor(measured_contract(arguments.crop)), ""
+    model = model or config.model
+    if kind == "shapes":
+        return measured_extractor(read_current(config.models_dir, model).image), ""
+    # After the quick checks, since importing OpenVINO takes a second.
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
+
+    loaded = load_verified(config.models_dir, model, config.precision)
+    extractor = network_extractor(Engine(loaded), kind, loaded.manifest.version)
+    print_warnings(loaded.manifest)
+    return extractor, describe_features(loaded.manifest)
+
+
+@contextmanager
+def open_runners(arguments: argparse.Namespace, extractor: "FeatureExtractor") -> Iterator[MakeRunner]:
+    """What runs the extractor: threads of this process, or a Ray cluster."""
+    from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
+    from astrodetect.inference.pipeline import open_network_extractor, read_ahead  # noqa: PLC0415
+
+    if not arguments.ray:
+        yield lambda _: read_ahead
+        return
+    require_extra("cluster", "--ray")
+    from astrodetect.cluster.ray_batches import open_extraction, ray_cluster  # noqa: PLC0415 - imports Ray
+
+    config = settings()
+    open_on_node = partial(measured_extractor, extractor.contract)
+    if extractor.kind != "shapes":
+        model = arguments.attach or arguments.model or config.model
+        models = config.models_dir.absolute()
+        open_on_node = partial(open_network_extractor, models, model, config.precision, extractor.kind)
+    cache_folder = config.descriptions_dir.absolute()
+    with ray_cluster(arguments.ray) as make_runner:
+        open_function = partial(open_extraction, open_on_node, cache_folder, config.max_image_pixels)
+        yield lambda apply: make_runner(partial(open_function, apply))
+
+
+def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> None:
+    """Raise DataError for options that exclude each other."""
+    model = arguments.attach or arguments.model
+    if arguments.attach and arguments.model not in {None, arguments.attach}:
+        raise DataError(
+            f"detectors of {arguments.model}'s features do not fit {arguments.attach}: "
+            "--attach and --model must name one model"
+        )
+    if arguments.weights and arguments.ray:
+        raise DataError("--weights needs Keras, which the nodes of a cluster have not: leave --ray out")
+    if arguments.weights and (model or kind == "shapes"):
+        raise DataError("--weights selects a network of its own: leave --model, --attach and --features shapes out")
+    if arguments.crop and (model or (kind != "shapes" and not arguments.weights)):
+        raise DataError("the crop of a trained model is fixed: leave --crop out")
+
+
+def _external_network(weights: str, crop: float) -> "tuple[Engine, str]":
+    """A ResNet50 with external weights, and a version that identifies them."""
+    if weights != IMAGENET and not Path(weights).is_file():
+        raise DataError(f"no weights file {weights}: give a Keras .h5 file, or {IMAGENET}")
+    require_extra("train", "--weights")
+    from astrodetect.learning import network  # noqa: PLC0415 - imports Keras
+    from astrodetect.learning.export import features_engine  # noqa: PLC0415
+
+    model = network.build(DEFAULT_RECIPE, IMAGENET_PX, NO_NORMALISATION, 1)
+    if weights == IMAGENET:
+        network.load_imagenet_weights(model, DEFAULT_RECIPE)
+        version = IMAGENET
+    else:
+        network.load_weights_file(model, DEFAULT_RECIPE, Path(weights))
+        with Path(weights).open("rb") as file:
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+    return features_engine(model, ImageContract(IMAGENET_PX, crop, stretch="asinh")), version
