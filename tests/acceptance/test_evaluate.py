@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import colour_models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,14 +36,10 @@ def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models_dir(model_folder: Path, tmp_path: Path) -> Path:
-    """A folder with the model, for reports beside it."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for path in model_folder.iterdir():
-        if path.is_file():
-            (folder / path.name).hardlink_to(path)
-    return folder
+def models_dir(tmp_path: Path) -> Path:
+    """A folder with a model of the galaxies' classes, for reports beside it."""
+    colour_models.publish(tmp_path / "models", "resnet50_model", ("SB", "E"))
+    return tmp_path / "models"
 
 
 def run(*arguments: object, models_dir: Path) -> "subprocess.CompletedProcess[str]":
@@ -105,13 +102,13 @@ def test_eight_views_average_over_rotated_and_mirrored_images(models_dir: Path, 
     assert np.allclose(averaged.features[0], outputs.features.mean(axis=0), rtol=1e-2, atol=1e-3)
 
 
-def test_activation_maps_of_rotated_views_are_rotated_back(model_folder: Path, tmp_path: Path) -> None:
+def test_activation_maps_of_rotated_views_are_rotated_back(models_dir: Path, tmp_path: Path) -> None:
     """A map that is bright in one corner stays bright in that corner."""
 
     class BrightnessEngine:
         """An engine whose activation map is the brightness of each quadrant."""
 
-        manifest = read_manifest(model_folder / "resnet50_model.json")
+        manifest = read_manifest(models_dir / "resnet50_model.json")
         batch_size, streams = 4, 1
 
         def run(self, pixels: NDArray[np.uint8]) -> Outputs:

@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +27,8 @@ def make_zip(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture
-def service_settings(model_folder: Path) -> dict[str, Any]:
+def service_settings() -> dict[str, Any]:
     return {
-        "models_dir": model_folder,
         "max_body_bytes": 100_000,
         "max_batch_bytes": 1_000_000,
         "max_batch_images": 100,

@@ -26,8 +26,8 @@ ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jp
 
 
 @pytest.fixture(scope="module")
-def engine(model_folder: Path) -> Engine:
-    return Engine(load_verified(model_folder, "resnet50_model", "auto"))
+def engine(colour_models_dir: Path) -> Engine:
+    return Engine(load_verified(colour_models_dir, "resnet50_model", "auto"))
 
 
 @pytest.fixture(scope="module")
