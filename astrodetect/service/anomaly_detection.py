@@ -66,7 +66,7 @@ class AnomalyDetection:
             raise Overloaded(f"{MAX_ANOMALY_REQUESTS} such requests are being processed: try again soon")
         context = RequestContext.of(request.scope)
         async with self._slots, self._detection.use_model(model, context, require_binary=False) as serving:
-            if serving.novelty_batcher is None:
+            if serving.novelty is None:
                 name = serving.manifest.name
                 raise ModelUnsuitable(
                     f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"

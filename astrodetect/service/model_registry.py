@@ -3,41 +3,29 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
-from astrodetect.inference.batching import Batcher, ItemResult
+from astrodetect.inference.batching import Batcher
 from astrodetect.inference.engine import Engine, has_bf16, load_verified
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
-from astrodetect.records import Floats, Outputs, Pixels
 from astrodetect.service.uvicorn_workers import worker_count
 from astrodetect.settings import TRAIN_COMMAND
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
 RETRY_S = 30.0  # until the next check where the published version cannot be loaded
-NOVELTY_BATCH = 16  # images measured together: a third of the time that each takes alone
-NOVELTY_WAIT_S = 0.005  # for more images, for each that is queued for the network, which takes longer than this
-MAX_NOVELTY_WAIT_S = 0.15
-NO_FEATURES: Floats = np.empty(0, np.float32)
+# Jobs to results, or to their errors, with a model's engine and detectors.
+ProcessBatch = Callable[[Engine, Novelty | None, list[Any]], Sequence[Any]]
 
 log = logging.getLogger("uvicorn.error")
-
-
-class InferenceResult(NamedTuple):
-    """The network's outputs for one image, and the detectors' where the model carries any."""
-
-    network: ItemResult[Outputs]
-    novelty: NoveltyResult | None
 
 
 class LoadedModel(NamedTuple):
@@ -47,37 +35,13 @@ class LoadedModel(NamedTuple):
     precision: Precision
 
 
-class NoveltyBatcher:
-    """A model's anomaly detectors, run by a thread of their own on batches that fill for `max_delay_s`."""
-
-    def __init__(self, novelty: Novelty, crop: float, *, max_delay_s: Callable[[], float]) -> None:
-        self.needs_features = novelty.feature_kind != "shapes"
-        self.novelty, self._crop = novelty, crop
-        self._batcher: Batcher[tuple[Pixels, Floats], NoveltyResult] = Batcher(
-            self._measure, max_batch=NOVELTY_BATCH, threads=1, name="novelty", max_delay=max_delay_s
-        )
-
-    async def measure(self, pixels: Pixels, features: Floats = NO_FEATURES) -> NoveltyResult:
-        """The novelty of one image; `features` are the network's, where `needs_features`."""
-        return (await self._batcher.submit((pixels, features))).result
-
-    def close(self) -> None:
-        """Finishes the queue and stops the thread."""
-        self._batcher.close()
-
-    def _measure(self, images: list[tuple[Pixels, Floats]]) -> list[NoveltyResult]:
-        pixels, features = (np.stack(part) for part in zip(*images, strict=True))
-        batch = self.novelty.score_images(pixels, self._crop, features)
-        return [batch[i : i + 1] for i in range(len(images))]
-
-
 @dataclass(slots=True, eq=False)
 class ServedModel:
-    """A model in memory: its engine, the batchers in front of it, and the number of requests that use it."""
+    """A model in memory: its engine, the batcher in front of it, and the number of requests that use it."""
 
     engine: Engine
-    batcher: Batcher[Pixels, Outputs]
-    novelty_batcher: NoveltyBatcher | None  # None where the model carries no anomaly detectors
+    novelty: Novelty | None  # None where the model carries no anomaly detectors
+    batcher: Batcher[Any, Any]
     stamp: tuple[int, int] | None  # of the manifest's file
     next_check: float  # time.monotonic()
     last_used: float  # time.monotonic()
@@ -89,20 +53,9 @@ class ServedModel:
         """The model's manifest."""
         return self.engine.manifest
 
-    async def infer(self, pixels: Pixels) -> InferenceResult:
-        """Runs the network and the detectors on one image, concurrently unless the detectors need its features."""
-        if self.novelty_batcher is None:
-            return InferenceResult(await self.batcher.submit(pixels), None)
-        if self.novelty_batcher.needs_features:
-            network = await self.batcher.submit(pixels)
-            return InferenceResult(network, await self.novelty_batcher.measure(pixels, network.result.features[0]))
-        return InferenceResult(*await asyncio.gather(self.batcher.submit(pixels), self.novelty_batcher.measure(pixels)))
-
     def close(self) -> None:
-        """Finishes the queues and stops the threads."""
+        """Finishes the queue and stops the threads."""
         self.batcher.close()
-        if self.novelty_batcher:
-            self.novelty_batcher.close()
 
 
 class ModelRegistry:
@@ -119,11 +72,11 @@ class ModelRegistry:
         *,
         threads: int,
         max_models: int,
-        observe_batch: Callable[[int], None],
+        process: ProcessBatch,
     ) -> None:
         self.folder, self.default_name = folder, default_name
         self._precision, self._threads = precision, threads
-        self._max_models, self._observe_batch = max_models, observe_batch
+        self._max_models, self._process = max_models, process
         self._loaded: dict[str, ServedModel] = {}  # replaced, never mutated: other threads read it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -150,11 +103,7 @@ class ModelRegistry:
     @property
     def detectors(self) -> dict[str, tuple[Manifest, Novelty]]:
         """The detectors in memory and the manifests that they belong to, by the name of the model."""
-        return {
-            name: (model.manifest, model.novelty_batcher.novelty)
-            for name, model in self._loaded.items()
-            if model.novelty_batcher
-        }
+        return {name: (model.manifest, model.novelty) for name, model in self._loaded.items() if model.novelty}
 
     @property
     def failed(self) -> dict[str, str]:
@@ -293,24 +242,13 @@ class ModelRegistry:
         engine = Engine(loaded, cores=self._threads or None, processes=1 if self._threads else worker_count())
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
         batcher = Batcher(
-            _run_batches(engine, self._observe_batch),
+            partial(self._process, engine, novelty),
             max_batch=engine.batch_size,
-            threads=engine.streams,
-            name="inference",
+            threads=engine.streams + 1,  # one decodes or waits for a commit meanwhile
+            name="detection",
         )
-        novelty_batcher = None
-        try:
-            if novelty:
-                novelty_batcher = NoveltyBatcher(
-                    novelty,
-                    engine.manifest.image.crop,
-                    max_delay_s=lambda: min(MAX_NOVELTY_WAIT_S, len(batcher) * NOVELTY_WAIT_S),
-                )
-        except BaseException:
-            batcher.close()
-            raise
         now = time.monotonic()
-        return ServedModel(engine, batcher, novelty_batcher, stamp, next_check=now + CHECK_S, last_used=now)
+        return ServedModel(engine, novelty, batcher, stamp, next_check=now + CHECK_S, last_used=now)
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Modification time and inode of the manifest, which is written last; None where there is none."""
@@ -334,14 +272,3 @@ def _describe_missing(folder: Path, name: str) -> str:
 def _close(serving: ServedModel) -> None:
     """In a thread, as closing waits for the queue."""
     asyncio.get_running_loop().run_in_executor(None, serving.close)
-
-
-def _run_batches(engine: Engine, observe: Callable[[int], None]) -> Callable[[list[Pixels]], list[Outputs]]:
-    """A function that runs the network once on a batch and splits its outputs by image."""
-
-    def run(batch: list[Pixels]) -> list[Outputs]:
-        outputs = engine.run(np.stack(batch))
-        observe(len(batch))
-        return [outputs[i : i + 1] for i in range(len(batch))]
-
-    return run

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
-from astrodetect.inference.batching import Batcher, ItemResult
+from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.periodic_thread import PeriodicThread
 
-MAX_COMMIT_ROWS = 500  # more gain nothing
+MAX_COMMIT_ROWS = 500  # of the outbox; more gain nothing
 RETRY_S = 1.0  # while PostgreSQL is down
 ADOPT_S = 15.0  # between looks for rows of processes that have ended
 COMMIT_VECTORS = 32  # an eighth of a second in an index of a million
@@ -32,30 +31,42 @@ class PredictionDatabase(Protocol):
 
 
 class Recorder:
-    """Records predictions in the order of the calls; each is durable when `record` returns."""
+    """Records predictions, for many threads; they are durable when `record` returns."""
 
     def __init__(self, database: PredictionDatabase, outbox: Outbox, *, count_rows: Callable[[str, int], None]) -> None:
         self._database, self._outbox, self._count_rows = database, outbox, count_rows
         self._closing, self._outbox_filled = threading.Event(), threading.Event()
         self._outbox_filled.set()  # by an earlier process, perhaps
-        self._writer: Batcher[ScoredImage, Prediction | QueuedPrediction] = Batcher(
-            self._write, max_batch=MAX_COMMIT_ROWS, threads=1, name="recorder"
-        )
         self._drainer = threading.Thread(target=self._drain, name="outbox-drainer", daemon=True)
-        try:
-            self._drainer.start()
-        except BaseException:
-            self._writer.close()
-            raise
+        self._drainer.start()
 
     @property
     def queueing(self) -> bool:
         """Whether new rows go to the outbox."""
         return len(self._outbox) > 0
 
-    async def record(self, scored: ScoredImage) -> ItemResult[Prediction | QueuedPrediction]:
-        """The row; or the queued one, while PostgreSQL is down or earlier rows are still queued."""
-        return await self._writer.submit(scored)
+    def record(self, rows: Sequence[ScoredImage]) -> Sequence[Prediction | QueuedPrediction | AstrodetectError]:
+        """The rows, in one commit; or queued ones, while PostgreSQL is down or earlier rows are still queued.
+
+        A row that PostgreSQL rejects, or that the outbox has no room for, is an error in its place.
+        """
+        if not self.queueing:  # rows of other processes may be adopted meanwhile: their order is their own
+            try:
+                predictions = self._database.record_many(rows)
+            except DatabaseUnavailable as error:
+                log.error("rows go to the outbox: %s", error)
+            except DatabaseError as error:
+                return [error] if len(rows) == 1 else [result for row in rows for result in self.record([row])]
+            else:
+                self._count_rows("committed", len(rows))
+                return predictions
+        try:
+            self._outbox.append(rows)
+        except OutboxFull as full:
+            return [full] * len(rows)
+        self._outbox_filled.set()
+        self._count_rows("queued", len(rows))
+        return [QueuedPrediction(row) for row in rows]
 
     def check(self) -> Literal["committed", "queued"]:
         """Where a row would be recorded now; raises the error that would keep it from being recorded at all."""
@@ -73,31 +84,13 @@ class Recorder:
         return QueuedPrediction(queued) if queued else self._database.by_request_ids([request_id]).get(request_id)
 
     def close(self) -> None:
-        """Writes the rows that wait, tries to drain the outbox once more, and closes it."""
-        self._writer.close()
+        """Tries to drain the outbox once more, and closes it."""
         self._closing.set()
         self._outbox_filled.set()
         self._drainer.join()
         if len(self._outbox):
             log.warning("%d rows stay in the outbox: the next start writes them to PostgreSQL", len(self._outbox))
         self._outbox.close()
-
-    def _write(self, rows: list[ScoredImage]) -> Sequence[Prediction | QueuedPrediction | Exception]:
-        if not self.queueing:  # rows of other processes may be adopted meanwhile: their order is their own
-            try:
-                predictions = self._database.record_many(rows)
-            except DatabaseUnavailable as error:
-                log.error("rows go to the outbox: %s", error)
-            else:
-                self._count_rows("committed", len(rows))
-                return predictions
-        try:
-            self._outbox.append(rows)
-        except OutboxFull as full:
-            return [full] * len(rows)
-        self._outbox_filled.set()
-        self._count_rows("queued", len(rows))
-        return [QueuedPrediction(row) for row in rows]
 
     def _drain(self) -> None:
         """Runs in a thread of its own, so that a database that hangs delays no request."""

@@ -33,6 +33,7 @@ from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.heat_maps import HeatMaps
+from astrodetect.service.image_pipeline import ImagePipeline
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.security import ApiKeys
@@ -113,27 +114,37 @@ async def open_services(
         shutdown = Shutdown(settings.shutdown_timeout_s, settings.drain_s)
         stack.enter_context(shutdown.handle_signals())
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
-        models = ModelRegistry(
-            settings.models_dir,
-            settings.model,
-            settings.precision,
-            threads=settings.threads,
-            max_models=settings.max_models,
-            observe_batch=metrics.observe_batch,
-        )
-        stack.push_async_callback(models.close)
-        try:
-            await models.check()
-        except ModelMissing as missing:  # it may be trained while the service runs; a broken model is an error
-            log.warning("%s", missing)
-
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(
             closing(ThumbnailStore(database, days=settings.thumbnail_days, max_bytes=settings.thumbnail_max_bytes))
         )
         outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
         recorder = stack.enter_context(closing(Recorder(database, outbox, count_rows=metrics.count_rows)))
+        pipeline = stack.enter_context(
+            closing(
+                ImagePipeline(
+                    recorder,
+                    thumbnails,
+                    metrics,
+                    max_pixels=settings.max_image_pixels,
+                    thumbnail_px=settings.thumbnail_px,
+                )
+            )
+        )
+        models = ModelRegistry(
+            settings.models_dir,
+            settings.model,
+            settings.precision,
+            threads=settings.threads,
+            max_models=settings.max_models,
+            process=pipeline.run,
+        )
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
+        try:
+            await models.check()
+        except ModelMissing as missing:  # it may be trained while the service runs; a broken model is an error
+            log.warning("%s", missing)
+
         review_queue = stack.enter_context(closing(ReviewQueue(database)))
         projections = stack.enter_context(closing(ProjectionJobs(database)))
         live_feed = stack.enter_context(closing(LiveFeed(database, shutdown, max_clients=settings.max_watchers)))
@@ -141,13 +152,11 @@ async def open_services(
             closing(
                 DetectionService(
                     models,
+                    pipeline,
                     recorder,
-                    thumbnails,
                     metrics,
                     max_in_flight=settings.max_in_flight,
                     timeout_s=settings.request_timeout_s,
-                    max_pixels=settings.max_image_pixels,
-                    thumbnail_px=settings.thumbnail_px,
                 )
             )
         )

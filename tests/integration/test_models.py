@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import colour_models
+import numpy as np
 import pytest
 
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.model_store.manifest import read_manifest
+from astrodetect.records import Outputs, Pixels
 from astrodetect.service import model_registry as models_module
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
 
@@ -50,9 +53,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return loaded
 
 
+def process(engine: Engine, _novelty: Novelty | None, batch: list[Pixels]) -> list[Outputs]:
+    return [engine.run(pixels[np.newaxis]) for pixels in batch]
+
+
 @asynccontextmanager
 async def open_registry(models_dir: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, observe_batch=lambda _: None)
+    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, process=process)
     try:
         yield models
     finally:

@@ -1,0 +1,156 @@
+"""From the bytes of a batch of images to recorded predictions, all in one thread: each change of thread costs time."""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from astrodetect import images
+from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.errors import AstrodetectError, IdempotencyConflict
+from astrodetect.inference import decision, heat_maps
+from astrodetect.inference.engine import Engine
+from astrodetect.model_store.manifest import Manifest
+from astrodetect.records import Floats, ImageContract, Outputs, Pixels, Prediction, QueuedPrediction
+from astrodetect.service.metrics import Metrics
+from astrodetect.service.recorder import Recorder
+from astrodetect.service.thumbnails import ThumbnailStore
+
+NO_FEATURES: Floats = np.empty(0, np.float32)
+NOVELTY_THREADS = 4  # the detectors run beside the network's pass
+
+
+class DecodedImage(NamedTuple):
+    """What the pipeline needs of an image."""
+
+    sha256: str
+    pixels: Pixels
+    thumbnail: Pixels | None  # of the whole frame; None where one is stored
+
+
+@dataclass(slots=True)
+class ImageJob:
+    """An image to be scored and recorded."""
+
+    name: str
+    data: bytes
+    request_id: uuid.UUID
+    stages_s: dict[str, float]  # to which the durations of the stages are added
+    decoded: DecodedImage | None = None  # of a large file, which was decoded before
+    queued: float = field(default_factory=time.perf_counter)
+
+
+class DetectionResult(NamedTuple):
+    """A recorded prediction, and the output of the model's anomaly detectors, if it carries any."""
+
+    prediction: Prediction | QueuedPrediction
+    novelty: NoveltyResult | None
+
+
+JobResult: TypeAlias = DetectionResult | Exception
+
+
+class ImagePipeline:
+    """Decodes, scores and records batches of images, for many threads."""
+
+    def __init__(
+        self, recorder: Recorder, thumbnails: ThumbnailStore, metrics: Metrics, *, max_pixels: int, thumbnail_px: int
+    ) -> None:
+        self._recorder, self._thumbnails, self._metrics = recorder, thumbnails, metrics
+        self._max_pixels, self._thumbnail_px = max_pixels, thumbnail_px
+        self._novelty_threads = ThreadPoolExecutor(NOVELTY_THREADS, thread_name_prefix="novelty")
+
+    def decode(self, data: bytes, contract: ImageContract) -> DecodedImage:
+        """The digest, the network's pixels and, unless one is stored, the frame for a thumbnail."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._thumbnails.needs(sha256):
+            return DecodedImage(sha256, images.decode(data, contract, max_pixels=self._max_pixels), None)
+        frame = images.decode_with_frame(data, contract, self._thumbnail_px, max_pixels=self._max_pixels)
+        return DecodedImage(sha256, *frame)
+
+    def run(self, engine: Engine, novelty: Novelty | None, jobs: Sequence[ImageJob]) -> list[JobResult]:
+        """The recorded prediction of each image, or its error."""
+        contract = engine.manifest.image
+        results: list[JobResult | None] = [None] * len(jobs)
+        decoded: dict[int, DecodedImage] = {}
+        for index, job in enumerate(jobs):
+            started = time.perf_counter()
+            job.stages_s["queue"] = started - job.queued
+            try:
+                decoded[index] = job.decoded or self.decode(job.data, contract)
+            except AstrodetectError as error:
+                results[index] = error
+            job.stages_s["decode"] = job.stages_s.get("decode", 0.0) + time.perf_counter() - started
+        if decoded:
+            scored = self._score(engine, novelty, [(jobs[index], image) for index, image in decoded.items()])
+            for index, result in zip(decoded, scored, strict=True):
+                results[index] = result
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._novelty_threads.shutdown()
+
+    def _score(
+        self, engine: Engine, novelty: Novelty | None, batch: Sequence[tuple[ImageJob, DecodedImage]]
+    ) -> list[JobResult]:
+        manifest, started = engine.manifest, time.perf_counter()
+        outputs, measured = self._infer(engine, novelty, np.stack([image.pixels for _, image in batch]))
+        inferred = time.perf_counter()
+        novelties = [measured[i : i + 1] if measured else None for i in range(len(batch))]
+        rows = [
+            decision.decide(
+                manifest,
+                probabilities,
+                image_name=job.name,
+                image_sha256=image.sha256,
+                request_id=job.request_id,
+                novelty=result,
+            )
+            for (job, image), probabilities, result in zip(
+                batch, outputs.probabilities.tolist(), novelties, strict=True
+            )
+        ]
+        predictions = self._recorder.record(rows)
+        recorded = time.perf_counter()
+        self._metrics.observe_batch(len(batch))
+        results: list[JobResult] = []
+        for index, (job, image) in enumerate(batch):
+            prediction = predictions[index]
+            if isinstance(prediction, Exception):
+                results.append(prediction)
+            else:
+                heat_map = heat_maps.heat_map(manifest, outputs.probabilities[index], outputs.maps[index], image.sha256)
+                self._thumbnails.add(image.sha256, image.thumbnail, heat_map)
+                conflict = image_conflict(prediction, image.sha256, manifest)
+                results.append(conflict or DetectionResult(prediction, novelties[index]))
+            job.stages_s |= {"inference": inferred - started, "commit": recorded - inferred}
+            self._metrics.observe_stages(job.stages_s)
+        return results
+
+    def _infer(self, engine: Engine, novelty: Novelty | None, pixels: Pixels) -> tuple[Outputs, NoveltyResult | None]:
+        """The network and the detectors, side by side unless these need the network's features."""
+        if novelty is None:
+            return engine.run(pixels), None
+        crop = engine.manifest.image.crop
+        if novelty.feature_kind != "shapes":
+            outputs = engine.run(pixels)
+            return outputs, novelty.score_images(pixels, crop, outputs.features)
+        measured = self._novelty_threads.submit(novelty.score_images, pixels, crop, NO_FEATURES)
+        return engine.run(pixels), measured.result()
+
+
+def image_conflict(
+    recorded: Prediction | QueuedPrediction, sha256: str, manifest: Manifest
+) -> IdempotencyConflict | None:
+    """The error of a request whose id has a row of another image or model."""
+    if (recorded.image_sha256, recorded.model) == (sha256, manifest.name):
+        return None
+    return IdempotencyConflict(
+        "this Idempotency-Key or X-Request-ID was used before with another image or model: use a new one"
+    )
