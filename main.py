@@ -20,6 +20,7 @@ from astrodetect.service.middleware.security import (
     AuthMiddleware,
     SecurityHeadersMiddleware,
 )
+from astrodetect.service.middleware.single_image import SingleImageMiddleware
 from astrodetect.service.routes import api_docs, detection, health, labels_review, models, predictions
 from astrodetect.service.services import Services, attach, open_services, return_large_blocks, services_of
 from astrodetect.service.web import sections
@@ -52,9 +53,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from another host
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks into the environment at each request
     )
+    app.add_middleware(SingleImageMiddleware)  # the last one added is the outermost
     default, by_path = body_limits(settings)
-    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
+    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)
     app.add_middleware(AuthMiddleware, keys=api_keys)
     app.add_middleware(
         RequestLogMiddleware,

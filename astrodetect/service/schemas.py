@@ -81,6 +81,11 @@ class PredictionResponse(BaseModel):
         return self
 
 
+def prediction_json(prediction: Prediction | QueuedPrediction) -> str:
+    """The JSON of a prediction."""
+    return PredictionResponse.of(prediction).model_dump_json()
+
+
 class AnomalyResponse(BaseModel):
     """The novelty of an image among those that the model's detectors were fitted on; its prediction is recorded too."""
 

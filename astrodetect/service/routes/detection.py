@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import ModelName
-from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse
+from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
 NDJSON = "application/x-ndjson"
@@ -102,4 +102,4 @@ async def detect_anomalies(request: Request, anomaly_detection: AnomalyDetection
 
 def as_json(prediction: Prediction | QueuedPrediction) -> Response:
     """The response, serialised once: FastAPI would validate it again."""
-    return Response(PredictionResponse.of(prediction).model_dump_json(), media_type="application/json")
+    return Response(prediction_json(prediction), media_type="application/json")
