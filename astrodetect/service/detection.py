@@ -69,8 +69,12 @@ class DetectionService:
         """
         context = RequestContext.of(request.scope)
         context.stages_s["read"] = time.perf_counter() - context.started
-        work = self._detect(name, data, context, model=model, key=key, require_binary=require_binary)
-        prediction = await cancel_on_disconnect(request, work)
+        if self.full():
+            raise Overloaded("too many images are being processed: try again soon")
+        request_id = context.request_id if key is None else uuid.uuid5(KEY_NAMESPACE, key)
+        job = ImageJob(name, data, request_id, context.stages_s)
+        work = self._detect(job, context, model=model, require_binary=require_binary)
+        prediction = await cancel_on_disconnect(request, self._in_slot(work))
         logged = "queued" if isinstance(prediction, QueuedPrediction) else "committed"
         if key is not None:
             context.fields["x_request_id"] = context.request_id
@@ -79,8 +83,7 @@ class DetectionService:
 
     async def detect_in_batch(self, serving: ServedModel, name: str, data: bytes) -> DetectionResult:
         """Scores and records one image of a request with many; it waits for a free slot."""
-        async with self._slot():
-            return await self._score_and_record(serving, ImageJob(name, data, uuid.uuid4(), {}))
+        return await self._in_slot(self._score_and_record(serving, ImageJob(name, data, uuid.uuid4(), {})))
 
     @asynccontextmanager
     async def use_model(
@@ -102,35 +105,27 @@ class DetectionService:
         self._decoder.shutdown()
 
     async def _detect(
-        self,
-        name: str,
-        data: bytes,
-        context: RequestContext,
-        *,
-        model: str | None,
-        key: str | None,
-        require_binary: bool,
+        self, job: ImageJob, context: RequestContext, *, model: str | None, require_binary: bool
     ) -> Prediction | QueuedPrediction:
-        if self.full():
-            raise Overloaded("too many images are being processed: try again soon")
-        request_id = context.request_id if key is None else uuid.uuid5(KEY_NAMESPACE, key)
-        async with self._slot(), self.use_model(model, context, require_binary=require_binary) as serving:
-            job = ImageJob(name, data, request_id, context.stages_s)
-            if request_id.version != NAME_BASED_UUID:
+        async with self.use_model(model, context, require_binary=require_binary) as serving:
+            if job.request_id.version != NAME_BASED_UUID:
                 return (await self._score_and_record(serving, job)).prediction
             return await self._record_once(serving, job)
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        async with self._slots:
-            self._in_flight += 1
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    yield
-            except TimeoutError:
-                raise DeadlineExceeded(f"not done within {self._timeout_s:g} seconds: try again soon") from None
-            finally:
-                self._in_flight -= 1
+    async def _in_slot(self, work: Coroutine[Any, Any, Awaited]) -> Awaited:
+        """Await `work` once a slot is free; DeadlineExceeded if it is not done in time."""
+        try:
+            async with self._slots:
+                self._in_flight += 1
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        return await work
+                except TimeoutError:
+                    raise DeadlineExceeded(f"not done within {self._timeout_s:g} seconds: try again soon") from None
+                finally:
+                    self._in_flight -= 1
+        finally:
+            work.close()  # where it was never awaited
 
     async def _record_once(self, serving: ServedModel, job: ImageJob) -> Prediction | QueuedPrediction:
         """The prediction that was recorded under the key of this request before, or a new one."""
@@ -166,15 +161,25 @@ class DetectionService:
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Awaited]) -> Awaited:
     """Await `work`; cancel it and raise ClientDisconnect if the client disconnects. The body has been read."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(request))
+    task, disconnected = asyncio.current_task(), False
+    assert task is not None  # noqa: S101 - within a coroutine
+
+    def cancel(watch: asyncio.Task[None]) -> None:
+        nonlocal disconnected
+        if not watch.cancelled():
+            disconnected = True
+            task.cancel()
+
+    watch = asyncio.create_task(_disconnected(request))
+    watch.add_done_callback(cancel)
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if disconnected and not task.uncancel():
+            raise ClientDisconnect from None
+        raise
     finally:
-        task.cancel()
+        watch.remove_done_callback(cancel)
         watch.cancel()
 
 
