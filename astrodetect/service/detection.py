@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ModelUnsuitable, Overloaded
+from astrodetect import images
+from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ImageError, ModelUnsuitable, Overloaded
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction
 from astrodetect.service.image_pipeline import DecodedImage, DetectionResult, ImageJob, ImagePipeline, image_conflict
@@ -20,7 +21,9 @@ from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
 from astrodetect.service.recorder import Recorder
 
-LARGE_FILE_BYTES = 1_000_000  # larger files share a decoder of their own: each takes 0.1 s and 100 MB
+# Large images share a thread that decodes one at a time: each takes 0.1 s and 100 MB.
+LARGE_FILE_BYTES, LARGE_PIXELS = 1_000_000, 2**22
+SMALL_FILE_BYTES = 50_000  # whose size in pixels is not looked at
 KEY_NAMESPACE = uuid.UUID("6f1b3c52-8d0e-4c39-9a55-0f4e7c1d2a90")  # of the request ids made from Idempotency-Keys
 
 Awaited = TypeVar("Awaited")
@@ -146,7 +149,7 @@ class DetectionService:
         return job.decoded
 
     async def _score_and_record(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
-        if job.decoded is None and len(job.data) > LARGE_FILE_BYTES:
+        if job.decoded is None and _is_large(job.data):
             await self._decode(serving, job)
         result: DetectionResult = (await serving.batcher.submit(job)).result
         return result
@@ -186,6 +189,16 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Await
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _is_large(data: bytes) -> bool:
+    if SMALL_FILE_BYTES < len(data) <= LARGE_FILE_BYTES:
+        try:
+            image = images.probe(data)
+        except ImageError:  # as decoding will say
+            return False
+        return image.width * image.height > LARGE_PIXELS
+    return len(data) > LARGE_FILE_BYTES
 
 
 def _require_binary(manifest: Manifest) -> None:
