@@ -27,6 +27,7 @@ CONSTRUCTORS = [
     "Outbox",
     "Recorder",
     "ReviewQueue",
+    "ImagePipeline",
     "ProjectionJobs",
     "LiveFeed",
     "DetectionService",
@@ -44,15 +45,15 @@ CLOSED = [  # in this order
     "ProjectionJobs",
     "ReviewQueue",
     "ModelRegistry",
+    "ImagePipeline",
     "Recorder",
     "ThumbnailStore",
 ]
 THREADS = [
-    "inference-0",
-    "novelty-0",
+    "detection-0",
+    "detection-1",
     "thumbnail-compressor",
     "thumbnail-writer",
-    "recorder-0",
     "outbox-drainer",
     "vector-indexer",
 ]

@@ -1,7 +1,7 @@
 """A form with one file is cut as Starlette's parser cuts it; all others are left to that."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 from starlette.datastructures import Headers, UploadFile
@@ -23,7 +23,7 @@ def parsed(body: bytes, content_type: str = TYPE) -> tuple[str, bytes]:
     """By Starlette's parser."""
 
     async def parse() -> tuple[str, bytes]:
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes, None]:
             yield body
 
         fields = await MultiPartParser(Headers({"content-type": content_type}), chunks()).parse()
