@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fasteners
 import numpy as np
 import pytest
 from programs import query
@@ -219,7 +220,16 @@ def _database(server: str, *, template: str, name: str | None = None) -> str:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published, untrained ResNet50 at 32 px."""
+    """A published, untrained ResNet50 at 32 px; the processes that run tests side by side make it once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
+    with fasteners.InterProcessLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _export_resnet50(folder)
+    return folder
+
+
+def _export_resnet50(folder: Path) -> None:
     from astrodetect.learning import export, network
     from astrodetect.recipes import PixelStatistics
 
@@ -235,8 +245,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings={},
         versions={},
     )
-    folder = tmp_path_factory.mktemp("models")
+    folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     held_out = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
     export.export_model(model, manifest, folder, held_out)
-    return folder
