@@ -8,8 +8,9 @@ command again to continue.
 import argparse
 import hashlib
 import json
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
 from astrodetect.cli._options import print_warnings
-from astrodetect.datasets import class_folders, dataset, health, listing, splits, tables
+from astrodetect.datasets import class_folders, dataset, framing, health, listing, splits, tables
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
@@ -30,7 +31,7 @@ from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.model_store.training_progress import CHECKPOINTS, report_progress
 from astrodetect.progress import print_notice as echo
-from astrodetect.recipes import RECIPES
+from astrodetect.recipes import AUTO_CROP, RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
 from astrodetect.settings import settings
@@ -81,7 +82,8 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
     """From images to a published model; returns the path of its `.h5`, or of its `.xml` if Keras does not open it."""
     require_extra("train", "training")
     try:
-        contract = ImageContract(arguments.size, arguments.crop, arguments.bands, arguments.stretch)
+        crop = 1.0 if arguments.crop == AUTO_CROP else arguments.crop
+        contract = ImageContract(arguments.size, crop, arguments.bands, arguments.stretch)
     except ValueError as error:
         raise DataError(str(error)) from error
     name, folder = arguments.output.stem, arguments.output.parent
@@ -90,6 +92,9 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
         report_progress(folder, name, recipe=arguments.recipe, command=command) as progress,
     ):
         data = read_data(arguments, contract)
+        if arguments.crop == AUTO_CROP:
+            contract = replace(contract, crop=framing.choose_crop(data.train, contract, arguments.seed))
+            echo(f"the objects fill the central {contract.crop:.0%} of the images: --crop {contract.crop:g}")
 
         # TensorFlow takes seconds to load: unusable images are reported before.
         from astrodetect.learning import training  # noqa: PLC0415
@@ -104,7 +109,7 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
             echo=echo,
             on_epoch=progress.show_epochs,
         )
-        temperature, threshold = calibrate(result, plan, data.validation, arguments.threshold)
+        fitted, threshold = calibrate(result, plan, data, arguments.threshold)
         manifest = Manifest(
             name=name,
             task="binary" if plan.binary else "classes",
@@ -115,7 +120,10 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
             data=data.summary,
             settings=json_arguments(arguments) | {"adopted_weights": result.adopted, "history": result.history},
             versions=provenance.software_versions(),
-            temperature=temperature,
+            temperature=fitted.temperature,
+            bias=list(fitted.bias),
+            balance={name: count / len(data.validation) for name, count in data.validation.counts().items()},
+            views=plan.views,
             threshold=threshold,
             simulated=2 * data.summary["train"]["simulated"] > sum(data.summary["train"]["images"].values()),
         )
@@ -207,6 +215,7 @@ def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Traini
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         augment=arguments.augment,
+        views=arguments.views,
         balance=arguments.class_weights == "balanced",
         smoothing=arguments.label_smoothing,
         mixed_precision=arguments.mixed_precision,
@@ -214,17 +223,22 @@ def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "Traini
     )
 
 
-def calibrate(result: "TrainingResult", plan: "TrainingPlan", validation: Dataset, rule: str) -> tuple[float, float]:
-    """Temperature scaling on the validation images, applied to the model; returns temperature and threshold."""
+def calibrate(
+    result: "TrainingResult", plan: "TrainingPlan", data: TrainingData, rule: str
+) -> tuple[calibration.Calibration, float]:
+    """Calibrate the model on the validation images, at their class balance; returns the calibration and threshold."""
     from astrodetect.learning import training  # noqa: PLC0415
 
-    probabilities = training.predict_dataset(result.model, validation, plan.contract, "calibrating")
-    temperature = calibration.fit_temperature(validation.labels, calibration.to_logits(probabilities))
-    result.model.calibrate(temperature)
+    truth = data.validation.labels
+    probabilities = training.predict_dataset(
+        result.model, data.validation, plan.contract, "calibrating", views=plan.views
+    )
+    undo_weights = [-math.log(weight) for weight in training.class_weights(plan, data.train)]
+    fitted = calibration.fit_calibration(truth, probabilities, undo_weights)
+    result.model.calibrate(fitted)
     if not plan.binary:
-        return temperature, 0.5
-    scores = calibration.apply_temperature(probabilities, temperature)[:, 1]
-    return temperature, calibration.choose_threshold(rule, validation.labels, scores)
+        return fitted, 0.5
+    return fitted, calibration.choose_threshold(rule, truth, fitted.apply(probabilities).mean(axis=0)[:, 1])
 
 
 def publish_model(
@@ -239,7 +253,7 @@ def publish_model(
     def evaluate_exported(engine: "Engine") -> dict[str, dict[str, float]]:
         part_metrics = {}
         for part, images in data.held_out.items():
-            outputs[part] = evaluate.compute_outputs(images, engine, f"{part} images")
+            outputs[part] = evaluate.compute_outputs(images, engine, f"{part} images", manifest.views)
             probabilities = outputs[part].probabilities
             predicted = engine.manifest.predict(probabilities)
             part_metrics[part] = metrics.headline_metrics(images.labels, probabilities, predicted)

@@ -4,6 +4,7 @@ documentation derive from it; `learning` builds each of them."""
 from dataclasses import dataclass
 from typing import Literal
 
+AUTO_CROP = "auto"  # the crop is chosen from the training images
 RecipeKind = Literal["network", "cnn", "forest"]
 
 
@@ -38,13 +39,15 @@ class Recipe:
     description: str
     backbone: Backbone | None = None  # of kind "network" alone
     size: int = 227  # pixels, of the model's input
-    crop: float = 1.0  # central share of the frame
+    crop: float | str = 1.0  # central share of the frame, or AUTO_CROP
     weights: str = "imagenet"
     epochs: int = 5
     patience: int = 3  # epochs without a lower validation loss, before early stopping
     batch_size: int = 32
     learning_rate: float = 1e-3
     fine_tuning_rate: float = 1e-4  # the learning rate where a pretrained backbone is trained too
+    # Of fine-tuning after the linear probe: the frozen share of the backbone, and the factor of the learning rate.
+    fine_tuning_stages: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.0, 0.3))
 
 
 _SIGNED_RANGE = PixelStatistics((127.5, 127.5, 127.5), (16256.25, 16256.25, 16256.25))  # pixels / 127.5 - 1
@@ -69,6 +72,9 @@ RECIPES = {
             "EfficientNet-Lite0, 3 million weights; those of ImageNet come with the installation",
             Backbone(None, _SIGNED_RANGE),
             size=128,
+            crop=AUTO_CROP,
+            fine_tuning_rate=3e-4,
+            fine_tuning_stages=((0.2, 1.0),),  # the first fifth is generic, and takes half of the time
         ),
         Recipe(
             "efficientnetv2-b0",

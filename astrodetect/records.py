@@ -43,6 +43,18 @@ class BatchRunner(Protocol):
     ) -> Generator[_BatchResult]: ...
 
 
+def parse_prior(text: str) -> dict[str, float]:
+    """Class name → its share among the images to come, from CLASS=SHARE,…; ValueError says what is wrong."""
+    entries = [entry.rpartition("=")[::2] for entry in text.split(",")] if text else []
+    try:
+        prior = {name: float(share) for name, share in entries}
+    except ValueError:
+        prior = {}
+    if len(prior) < len(entries) or not all(name and 0 < share < 1 for name, share in prior.items()):
+        raise ValueError(f"CLASS=SHARE,… with shares between 0 and 1, such as E=0.1, not {text}")
+    return prior
+
+
 @dataclass(frozen=True, slots=True)
 class ImageContract:
     """Preprocessing of images for a model: a centred square of the frame, scaled to `size`.

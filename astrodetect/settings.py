@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from astrodetect.fetch_policy import AllowedHosts
+from astrodetect.records import parse_prior
 from astrodetect.storage.references import is_url, is_web
 
 PACKAGE = Path(__file__).resolve().parent
@@ -56,6 +57,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "int8", "bf16", "f32"] = Field(
         default="auto",
         description="arithmetic of the network; auto is the one chosen by measurement at the end of training",
+    )
+
+    prior: str = Field(
+        default="",
+        description="share of classes among your images, such as E=0.1; models that have these classes correct for it",
     )
 
     threads: int = Field(
@@ -171,6 +177,12 @@ class Settings(BaseSettings):
     @classmethod
     def _valid_hosts(cls, text: str) -> str:
         AllowedHosts.parse(text)
+        return text
+
+    @field_validator("prior")
+    @classmethod
+    def _valid_prior(cls, text: str) -> str:
+        parse_prior(text)
         return text
 
     @field_validator("private")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import shtab
 
 from astrodetect.progress import print_notice
+from astrodetect.records import parse_prior
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url
 
@@ -66,6 +67,17 @@ def complete_paths(parser: argparse.ArgumentParser) -> None:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab reads
 
 
+def add_prior_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --prior."""
+    parser.add_argument(
+        "--prior",
+        type=class_prior,
+        metavar="CLASS=SHARE,…",
+        help="share of classes among these images, such as E=0.1, which the probabilities are corrected for (default: "
+        "ASTRODETECT_PRIOR, or the class balance that the model was calibrated at)",
+    )
+
+
 def add_ray_option(parser: argparse.ArgumentParser) -> None:
     """Declare --ray."""
     parser.add_argument(
@@ -121,6 +133,14 @@ def float_between(low: float, high: float) -> Callable[[str], float]:
         return float(text)
 
     return number
+
+
+def class_prior(text: str) -> dict[str, float]:
+    """Option type: CLASS=SHARE, separated by commas."""
+    try:
+        return parse_prior(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def model_name(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
+    add_prior_option,
     command_parser,
     local_path,
     model_name,
@@ -50,9 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--views",
         type=int,
         choices=(1, ORIENTATIONS),
-        default=1,
-        help="orientations of each image to average (default: 1)",
+        help="orientations of each image to average (default: those of the model, 1 unless trained with --views)",
     )
+    add_prior_option(parser)
     parser.add_argument(
         "--map",
         type=_class_map,
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.scoring import evaluate  # noqa: PLC0415
 
     config, data = settings(), arguments.data
-    loaded = load_verified(config.models_dir, arguments.model, config.precision)
+    loaded = load_verified(config.models_dir, arguments.model, config.precision, prior=arguments.prior)
     manifest = loaded.manifest
     part = arguments.part or (DEFAULT_PART if class_folders.part_names(data) else None)
     title = part or PurePosixPath(str(data)).stem
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - slow to import: after the quick checks
 
-    inputs = evaluate.evaluate(Engine(loaded), {title: images}, views=arguments.views, remarks=left_out)
+    inputs = evaluate.evaluate(Engine(loaded, views=1), {title: images}, views=arguments.views, remarks=left_out)
     summary = summarise_evaluation(inputs)
     report = evaluation_report.write_evaluation_report(
         inputs,

@@ -8,7 +8,7 @@ from contextlib import closing
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name, print_warnings
+from astrodetect.cli._options import Subparsers, add_prior_option, command_parser, model_name, print_warnings
 from astrodetect.datasets import listing
 from astrodetect.progress import printable
 from astrodetect.settings import settings
@@ -46,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command_parser(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder of images, table, shard, or URL")
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
+    add_prior_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise listing.no_images(arguments.images)
     from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - slow to import: after the checks
 
-    loaded = load_verified(config.models_dir, arguments.model or config.model, config.precision)
+    loaded = load_verified(config.models_dir, arguments.model or config.model, config.precision, prior=arguments.prior)
     manifest, engine = loaded.manifest, Engine(loaded)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
     if not arguments.json:

@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._options import Subparsers, add_ray_option, command_parser, model_name, print_warnings
+from astrodetect.cli._options import (
+    Subparsers,
+    add_prior_option,
+    add_ray_option,
+    command_parser,
+    model_name,
+    print_warnings,
+)
 from astrodetect.errors import ClusterError, DatabaseError, StorageUnavailable, WorkerError
 from astrodetect.extras import require_extra
 from astrodetect.images import accepted_text
@@ -61,6 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--restart", action="store_true", help="start from the first image and overwrite an earlier OUTPUT"
     )
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
+    add_prior_option(parser)
     add_ray_option(parser)
     parser.add_argument("--log", action="store_true", help="also record each score in the table `predictions`, once")
 
@@ -75,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = batch_scoring.ScoringTask(arguments.folders, arguments.output, arguments.restart, log=arguments.log)
     task.check()
     try:
-        with _open_pool(arguments, WorkerTask(model, log=arguments.log)) as pool:
+        with _open_pool(arguments, WorkerTask(model, log=arguments.log, prior=arguments.prior)) as pool:
             from astrodetect.model_store import store  # noqa: PLC0415 - while the workers load the model
 
             manifest = store.read_current(config.models_dir, model)

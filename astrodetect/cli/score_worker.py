@@ -44,7 +44,7 @@ def _work(channel: WorkerChannel, task: WorkerTask) -> None:
     from astrodetect.scoring.chunk_worker import ChunkWorker  # noqa: PLC0415
 
     config = settings()
-    loaded = load_verified(config.models_dir, task.model, config.precision)
+    loaded = load_verified(config.models_dir, task.model, config.precision, prior=task.prior)
     threading.Thread(target=import_module, args=["pyarrow.parquet"]).start()  # while the network is compiled
     engine = Engine(loaded, cores=task.cores)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from astrodetect.cli._options import add_figure_options, class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
+from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.publication import INT8
-from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
+from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url, parent_folder
 
@@ -94,8 +95,9 @@ def _add_image_options(group: "argparse._ArgumentGroup") -> None:
     add("--size", type=int_at_least(32), help=f"side of the model's input, pixels (default: {_defaults('size')})")
     add(
         "--crop",
-        type=float_between(MIN_TRAINING_CROP, 1),
-        help=f"central share of the frame that is used, 0.1 to 1 (default: {_defaults('crop')})",
+        type=_crop,
+        help=f"central share of the frame that is used, 0.1 to 1, or {AUTO_CROP}: where the light of the training "
+        f"images is (default: {_defaults('crop')})",
     )
     add(
         "--stretch",
@@ -121,6 +123,14 @@ def _add_model_options(group: "argparse._ArgumentGroup") -> None:
         f"--size 64 and a --crop that the object fills), a Keras .h5 file, or none (default: {_defaults('weights')})",
     )
     add("--fine-tune", action="store_true", help="train the pretrained backbone too, not the head alone")
+    add(
+        "--views",
+        type=int,
+        choices=(1, ORIENTATIONS),
+        default=1,
+        help="orientations of each image that the model averages wherever it is used, which takes as many times longer "
+        "(default: 1)",
+    )
     add(
         "--threshold",
         type=_rule,
@@ -197,6 +207,10 @@ def _defaults(option: str) -> str:
 def _output(recipe: str) -> Path:
     name = settings().model if recipe == DEFAULT_RECIPE else recipe
     return settings().models_dir / f"{name}.h5"
+
+
+def _crop(text: str) -> float | str:
+    return text if text == AUTO_CROP else float_between(MIN_TRAINING_CROP, 1)(text)
 
 
 def _rate(text: str) -> float:

@@ -1,5 +1,6 @@
-"""Temperature scaling, and choosing the decision threshold."""
+"""Calibration of class probabilities, and choosing the decision threshold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,58 +15,71 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # Standard deviation, as a factor, of a log-normal prior around 1. A few images without an error would drive the
 # temperature to 0 and every score to 0 or 1; a few hundred images outweigh the prior.
 PRIOR_FACTOR = 2.0
-THRESHOLD_RULES = "a number from 0 to 1, f1, balanced, recall=0.95 or precision=0.9"
+BIAS_STD = 0.5  # standard deviation, in logits, of a normal prior of each class's bias around the expected one
+THRESHOLD_RULES = "a number from 0 to 1, f1, balanced, prevalence, recall=0.95 or precision=0.9"
 THRESHOLD_STEPS = 1000  # of the counts that the report's threshold explorer gets
 
 
-def fit_temperature(truth: Integers, logits: Floats) -> float:
-    """The temperature that minimises the negative log-likelihood of held-out images.
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Temperature scaling with a bias for each class: the logits are divided by the first, then the second is added."""
 
-    `logits` are (n, classes), or (n,) of the positive class.
+    temperature: float
+    bias: tuple[float, ...]
+
+    def apply(self, probabilities: Floats) -> Floats:
+        """Calibrated probabilities (…, classes)."""
+        from scipy.special import softmax  # noqa: PLC0415 - slow to import, for options of the command line
+
+        logits = to_logits(probabilities) / self.temperature + np.array(self.bias)
+        return np.asarray(softmax(logits, axis=-1), dtype=np.float32)
+
+
+def fit_calibration(truth: Integers, probabilities: Floats, expected_bias: Sequence[float]) -> Calibration:
+    """The calibration that maximises the posterior of held-out images.
+
+    `probabilities` are (views, n, classes), whose mean over the views is what is calibrated. `expected_bias` is that of
+    each class by which training weighted it: the calibrated probabilities hold at the class balance of these images.
     """
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - slow to import, for options of the command line
-    from scipy.special import log_softmax  # noqa: PLC0415
+    from scipy.optimize import minimize  # noqa: PLC0415 - as above
+    from scipy.special import log_softmax, logsumexp  # noqa: PLC0415
 
-    rows = logits.astype(np.float64)
-    if rows.ndim == 1:
-        rows = np.stack([np.zeros_like(rows), rows], axis=1)
-    rows = rows - rows[np.arange(len(truth)), truth][:, np.newaxis]
+    logits, rows = to_logits(probabilities).astype(np.float64), np.arange(len(truth))
+    expected = np.array(expected_bias) - np.mean(expected_bias)
 
-    def negative_log_posterior(log_temperature: float) -> float:
-        log_likelihoods = log_softmax(rows * np.exp(-log_temperature), axis=1)[np.arange(len(truth)), truth]
-        return float(-log_likelihoods.sum() + (log_temperature / np.log(PRIOR_FACTOR)) ** 2 / 2)
+    def negative_log_posterior(parameters: NDArray[np.float64]) -> float:
+        log_temperature, bias = parameters[0], parameters[1:]
+        views = log_softmax(logits * np.exp(-log_temperature) + bias, axis=-1)[:, rows, truth]
+        log_likelihood = float(logsumexp(views, axis=0).sum())
+        log_prior = -((log_temperature / np.log(PRIOR_FACTOR)) ** 2 + (((bias - expected) / BIAS_STD) ** 2).sum()) / 2
+        return -log_likelihood - float(log_prior)
 
-    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
-    return float(np.exp(minimize_scalar(negative_log_posterior, bounds=bounds, method="bounded").x))
+    bounds = [(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), *[(None, None)] * len(expected)]
+    best = minimize(negative_log_posterior, [0.0, *expected], method="L-BFGS-B", bounds=bounds).x
+    return Calibration(float(np.exp(best[0])), tuple(best[1:].tolist()))
 
 
 def to_logits(probabilities: Floats) -> Floats:
-    """Finite logits whose softmax gives these probabilities (n, classes)."""
+    """Finite logits whose softmax gives these probabilities (…, classes)."""
     return np.asarray(np.log(probabilities.clip(SMALLEST_PROBABILITY, 1)))
-
-
-def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
-    """The probabilities after dividing their logits by the temperature."""
-    from scipy.special import softmax  # noqa: PLC0415 - as above
-
-    return np.asarray(softmax(to_logits(probabilities) / temperature, axis=1), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRule:
     """How a threshold is chosen: a fixed number, the best F1 or balanced accuracy, or a required recall or precision.
 
+    `prevalence` is the share of the positive class, at which calibrated scores have the best balanced accuracy.
     `value` is the number or the requirement.
     """
 
-    kind: Literal["number", "f1", "balanced", "recall", "precision"]
+    kind: Literal["number", "f1", "balanced", "prevalence", "recall", "precision"]
     value: float = 0.0
 
 
 def parse_threshold_rule(text: str) -> ThresholdRule:
     """Parse a rule such as 0.3, f1 or recall=0.95; a ValueError lists the rules."""
     kind, equals, digits = text.partition("=")
-    if not equals and kind in ("f1", "balanced"):
+    if not equals and kind in ("f1", "balanced", "prevalence"):
         return ThresholdRule(kind)  # type: ignore[arg-type] # mypy does not narrow a str by its values
     try:
         value = float(digits if equals else kind)
@@ -87,6 +101,8 @@ def choose_threshold(rule: str, truth: Integers, scores: Floats) -> float:
     negatives = len(truth) - positives
     if not positives or not negatives:
         raise DataError(f"a threshold by {rule} needs images of both classes: give a number instead")
+    if parsed.kind == "prevalence":
+        return positives / len(truth)
     thresholds, true_positives, false_positives = _candidate_thresholds(truth, scores)
     recall = true_positives / positives
     precision = true_positives / np.maximum(true_positives + false_positives, 1)

@@ -5,6 +5,8 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -13,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
+from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Precision, canary
 from astrodetect.model_store.store import VerifiedModel
-from astrodetect.records import Outputs, as_probabilities
+from astrodetect.records import Outputs, as_probabilities, parse_prior
+from astrodetect.settings import settings
 
 # OpenVINO reports every import and conversion through this package if it is installed. Nothing is sent from here.
 sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
@@ -46,12 +50,21 @@ class Engine:
     model, with one stream for each core where the network is small enough to be held in both forms: an inference over
     several cores waits for the slowest of them, and the process's other work slows one down. Where several processes
     serve on these cores, each has twice its part of them for the throughput model.
+
+    Outputs are means over `views` orientations of each image, by default as many as the manifest says.
     """
 
     def __init__(
-        self, model: VerifiedModel, *, check: bool = True, cores: int | None = None, processes: int = 1
+        self,
+        model: VerifiedModel,
+        *,
+        check: bool = True,
+        cores: int | None = None,
+        processes: int = 1,
+        views: int | None = None,
     ) -> None:
-        self.manifest, self.precision = model.manifest, model.precision
+        self.manifest, self.precision, self._prior_weights = model.manifest, model.precision, model.prior_weights
+        self._views = views or self.manifest.views
         cores, size = cores or available_cores(), self.manifest.image.size
         part = min(cores, math.ceil(CORES_FACTOR * cores / processes))
         has_latency_model = self.precision in LATENCY_PRECISIONS
@@ -73,6 +86,11 @@ class Engine:
         if check:
             self._check()
 
+    @property
+    def prior(self) -> str:
+        """The factors of the probabilities, where another class balance than the calibration's is assumed."""
+        return "" if self._prior_weights is None else " ".join(f"{weight:.6g}" for weight in self._prior_weights)
+
     def run(self, pixels: NDArray[np.uint8]) -> Outputs:
         """One inference over (n, size, size, 3)."""
         with self._lock:
@@ -85,19 +103,34 @@ class Engine:
                 self._running -= 1
 
     def _run_latency(self, pixels: NDArray[np.uint8]) -> Outputs:
-        return _outputs(self._latency_request.infer({0: pixels}, share_outputs=False))
+        return self._infer(self._latency_request, pixels, self._views)
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> Outputs:
         """`run` by the throughput model, so that the outputs do not depend on what else is running."""
         request = self._throughput_requests.get()
         try:
-            return _outputs(request.infer({0: pixels}, share_outputs=False))
+            return self._infer(request, pixels, self._views)
         finally:
             self._throughput_requests.put(request)
 
+    def _infer(self, request: Any, pixels: NDArray[np.uint8], views: int) -> Outputs:
+        outputs = average_views(lambda view: _outputs(request.infer({0: view}, share_outputs=False)), pixels, views)
+        if self._prior_weights is None:
+            return outputs
+        weighted = outputs.probabilities * self._prior_weights
+        return replace(outputs, probabilities=weighted / weighted.sum(axis=1, keepdims=True))
+
     def canary(self) -> float:
-        """This network's score, on this processor, for the canary image: the probability of the second class."""
-        return float(self.run(canary(self.manifest.image.size)[np.newaxis]).scores[0])
+        """This network's score, on this processor, for the canary image: the probability of the second class.
+
+        It identifies the network: a single view, without another prior.
+        """
+        request = self._throughput_requests.get()
+        try:
+            tensors = request.infer({0: canary(self.manifest.image.size)[np.newaxis]}, share_outputs=False)
+            return float(_outputs(tensors).scores[0])
+        finally:
+            self._throughput_requests.put(request)
 
     def run_all(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Inference over any number of images, in batches."""
@@ -115,14 +148,45 @@ class Engine:
             self.run_batch(np.stack([image] * count))
 
 
+def average_views(run: Callable[[NDArray[np.uint8]], Outputs], pixels: NDArray[np.uint8], views: int) -> Outputs:
+    """The mean of the outputs over the first `views` orientations, with each activation map transformed back."""
+    outputs = []
+    for view in range(views):
+        oriented = run(orient(pixels, view))
+        maps = np.rot90(oriented.maps, -view, axes=(1, 2))
+        if view >= ORIENTATIONS // 2:
+            maps = maps[:, :, ::-1]
+        outputs.append(Outputs(oriented.probabilities, oriented.features, maps))
+    if views == 1:
+        return outputs[0]
+    return Outputs(
+        np.mean([output.probabilities for output in outputs], axis=0),
+        np.mean([output.features for output in outputs], axis=0),
+        np.mean([output.maps for output in outputs], axis=0),
+    )
+
+
 def has_bf16() -> bool:
     """Whether this processor computes in bfloat16 natively; others would only emulate it."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load_verified(folder: Path, name: str, precision: Precision | Literal["auto"] = "auto") -> VerifiedModel:
-    """`store.load` for what this processor can compute."""
-    return store.load(folder, name, precision, has_bf16=has_bf16)
+def load_verified(
+    folder: Path,
+    name: str,
+    precision: Precision | Literal["auto"] = "auto",
+    *,
+    prior: Mapping[str, float] | None = None,
+) -> VerifiedModel:
+    """`store.load` for what this processor can compute, at the class balance of `prior`.
+
+    Without one it is that of the settings, if the model has the classes that they name.
+    """
+    model = store.load(folder, name, precision, has_bf16=has_bf16)
+    if prior is None:
+        expected = parse_prior(settings().prior)
+        prior = expected if expected.keys() <= {*model.manifest.classes} else {}
+    return replace(model, prior_weights=model.manifest.prior_weights(prior)) if prior else model
 
 
 def _compile(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
+from astrodetect.evaluation.calibration import Calibration
 from astrodetect.inference.engine import SCORE, Engine, has_bf16, openvino
 from astrodetect.learning.convert import to_openvino
 from astrodetect.learning.keras_runtime import keras
@@ -50,8 +51,8 @@ class TrainedModel(Protocol):
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
         """(n, classes)"""
 
-    def calibrate(self, temperature: float) -> None:
-        """Temperature scaling: divide the logits by `temperature`."""
+    def calibrate(self, calibration: Calibration) -> None:
+        """Change the probabilities as the calibration does."""
 
     def write(self, folder: Path, name: str) -> None:
         """Write NAME.xml and NAME.bin, which serve, and the source format if there is one."""
@@ -67,10 +68,11 @@ class TrainedNetwork:
         """(n, classes)"""
         return as_probabilities(np.asarray(self.keras.predict(pixels, verbose=0), dtype=np.float32))
 
-    def calibrate(self, temperature: float) -> None:
-        """Temperature scaling of the head's weights, so that Keras, the service and the activation map agree."""
-        head = self.keras.get_layer(SCORE)
-        head.set_weights([weights / temperature for weights in head.get_weights()])
+    def calibrate(self, calibration: Calibration) -> None:
+        """Calibrate by the head's weights, so that Keras, the service and the activation map agree."""
+        head, bias = self.keras.get_layer(SCORE), np.array(calibration.bias)
+        kernel, offset = (weights / calibration.temperature for weights in head.get_weights())
+        head.set_weights([kernel, offset + (bias if len(offset) > 1 else bias[1:] - bias[:1])])
 
     def write(self, folder: Path, name: str) -> None:
         """Write Keras's `.h5` and OpenVINO's IR."""
@@ -98,7 +100,7 @@ def export_model(
     with staging(folder, manifest.name) as staged:
         xml = staged / f"{manifest.name}.xml"
         model.write(staged, manifest.name)
-        engine = Engine(_load(manifest, xml, "f32"))
+        engine = Engine(_load(manifest, xml, "f32"), views=1)
         exact = engine.run_all(held_out.pixels)
         difference = float(np.abs(exact.probabilities - held_out.probabilities).max())
         if not difference <= MAX_SCORE_DIFFERENCE:
@@ -110,7 +112,7 @@ def export_model(
             manifest = choose_precision(manifest, xml, exact, held_out, calibration_images)
             if manifest.precision != "f32":
                 network = f"{manifest.name}{INT8}.xml" if manifest.precision == "int8" else xml.name
-                engine = Engine(_load(manifest, staged / network, manifest.precision))
+                engine = Engine(_load(manifest, staged / network, manifest.precision), views=1)
         manifest = manifest.with_metrics(evaluate(engine))
         write_novelty(staged / f"{manifest.name}{NOVELTY}")
         return store.publish(staged, folder, manifest)
@@ -135,7 +137,7 @@ def choose_precision(
 
 def measure_fidelity(low: VerifiedModel, exact: Outputs, held_out: HeldOut) -> Fidelity:
     """How close a low-precision network is to the trained model, and whether that is close enough."""
-    engine, manifest = Engine(low, check=False), low.manifest
+    engine, manifest = Engine(low, check=False, views=1), low.manifest
     outputs = engine.run_all(held_out.pixels)
     differences = np.abs(outputs.probabilities - held_out.probabilities).max(axis=1)
     same = manifest.predict(outputs.probabilities) == manifest.predict(held_out.probabilities)

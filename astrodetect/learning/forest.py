@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
+from astrodetect.evaluation.calibration import Calibration
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.engine import FEATURES, MAP, SCORE, openvino
 from astrodetect.records import Floats, Pixels
@@ -35,10 +36,11 @@ class Trees:
 
 
 class Forest:
-    """The trees, and the temperature of their votes."""
+    """The trees, and the calibration of their votes."""
 
     def __init__(self, trees: Trees, size: int, *, binary: bool) -> None:
-        self._trees, self._size, self._binary, self._temperature = trees, size, binary, 1.0
+        self._trees, self._size, self._binary = trees, size, binary
+        self._calibration = Calibration(1.0, (0.0,) * trees.class_shares.shape[1])
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
         """(n, classes), descending all trees at once."""
@@ -48,13 +50,11 @@ class Forest:
             values = np.take_along_axis(luminance, trees.feature[nodes], axis=1)
             nodes = np.where(values <= trees.threshold[nodes], trees.left[nodes], trees.right[nodes])
         votes = trees.class_shares[nodes].mean(axis=1)
-        logits = np.log(np.maximum(votes, MIN_TREES / len(trees.roots)))
-        exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / self._temperature)
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+        return self._calibration.apply(np.maximum(votes, MIN_TREES / len(trees.roots)))
 
-    def calibrate(self, temperature: float) -> None:
-        """Temperature scaling: divide the logits by `temperature`."""
-        self._temperature = temperature
+    def calibrate(self, calibration: Calibration) -> None:
+        """Calibrate the votes."""
+        self._calibration = calibration
 
     def write(self, folder: Path, name: str) -> None:
         """Write the trees as an OpenVINO network."""
@@ -79,7 +79,8 @@ class Forest:
         shares = op.gather(trees.class_shares, path[-1], axis_0)  # (n, trees, classes)
         votes = op.reduce_mean(shares, axis_1)
         logits = op.log(op.maximum(votes, np.float32(MIN_TREES / len(trees.roots))))
-        probabilities = op.softmax(op.divide(logits, np.float32(self._temperature)), 1)
+        scaled = op.divide(logits, np.float32(self._calibration.temperature))
+        probabilities = op.softmax(op.add(scaled, np.array([self._calibration.bias], np.float32)), 1)
         if self._binary:
             probabilities = op.gather(probabilities, np.array([1]), axis_1)
         features = op.reshape(shares, np.array([0, trees.class_shares.shape[1] * len(trees.roots)]), special_zero=True)

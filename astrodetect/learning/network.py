@@ -93,13 +93,15 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def freeze(model: keras.Model, share: float) -> None:
-    """Freeze this share of the backbone's layers, from the first on; the rest and the head are trainable.
+    """Freeze this share of a pretrained backbone's layers, from the first on; the rest and the head are trainable.
 
-    Frozen batch-norm layers use their moving statistics, in training too.
+    Its batch-norm layers stay frozen and use their moving statistics: with those of each batch the features would
+    not be those that the head was fitted to.
     """
     layers = backbone_layers(model)
     for number, layer in enumerate(layers):
-        layer.trainable = number >= share * len(layers) and layer.name not in (NORMALISATION, "grey")
+        fixed = layer.name in (NORMALISATION, "grey") or isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = number >= share * len(layers) and not fixed
 
 
 def set_normalisation(model: keras.Model, statistics: PixelStatistics) -> None:

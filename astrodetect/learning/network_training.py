@@ -25,9 +25,10 @@ from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, as_probabilities
 
 SAVE_EVERY_S = 300.0  # within an epoch; each epoch's end is saved besides
+AVERAGED_SHARE = 0.05  # of all steps, that the exponential moving average of the weights reaches back
 WARM_UP_SHARE = 0.1  # of all steps, before the cosine decay
 STATISTICS_IMAGES = 256  # that mean and variance are measured on
-STATE = "state.json"
+STATE, WEIGHTS_SUFFIX = "state.json", ".weights.h5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,24 @@ class TrainingStage:
 
 class TrainingStopped(KeyboardInterrupt):
     """The user interrupted the run, after its state was saved."""
+
+
+class AveragingAdam(keras.optimizers.Adam):
+    """Adam with an exponential moving average of the weights, which is a part of its state."""
+
+    def finalize_variable_values(self, var_list: list[Any]) -> None:
+        """Keep the weights after each epoch, where Keras would go on from their average."""
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model's trainable weights are their average within."""
+        averages = self._model_variables_moving_average
+        weights = [keras.ops.convert_to_numpy(variable) for variable in self._trainable_variables]
+        for variable, average in zip(self._trainable_variables, averages, strict=True):
+            variable.assign(average)
+        yield
+        for variable, value in zip(self._trainable_variables, weights, strict=True):
+            variable.assign(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +95,23 @@ class Checkpoint:
         return state if state.run == run else None
 
     def save(self, model: keras.Model, state: CheckpointState, *, best: bool = False) -> CheckpointState:
-        """Save `state` with the model's weights; `best`: they are the best so far."""
+        """Save `state` with the model's weights; `best`: their average is the best so far."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"epoch-{state.epoch}-step-{state.step}.weights.h5"
-        model.save_weights(self._folder / name)
-        atomic_files.sync_file(self._folder / name)
-        state = CheckpointState(**{**asdict(state), "weights": name} | ({"best_weights": name} if best else {}))
+        state = replace(state, weights=f"epoch-{state.epoch}-step-{state.step}{WEIGHTS_SUFFIX}")
+        self._save_weights(model, state.weights)
+        if best:
+            state = replace(state, best_weights=f"average-{state.weights}")
+            with model.optimizer.averaged():
+                self._save_weights(model, state.best_weights)
         atomic_files.write_text(self._folder / STATE, json.dumps(asdict(state)))
         current = {self._folder / state.weights, self._folder / state.best_weights}
-        for stale in set(self._folder.glob("*.weights.h5")) - current:
+        for stale in set(self._folder.glob(f"*{WEIGHTS_SUFFIX}")) - current:
             stale.unlink()
         return state
+
+    def _save_weights(self, model: keras.Model, name: str) -> None:
+        model.save_weights(self._folder / name)
+        atomic_files.sync_file(self._folder / name)
 
     def restore(self, model: keras.Model, state: CheckpointState) -> None:
         """Load the weights of `state` into the model and its optimiser."""
@@ -123,7 +148,8 @@ def fit_network(
     echo: Callable[[str], None],
     on_epoch: Callable[[Sequence[dict[str, float]]], None] = lambda _: None,
 ) -> list[dict[str, float]]:
-    """Train `model` to the epoch with the least class-weighted validation loss; returns the metrics of each epoch."""
+    """Train `model` to the epoch whose averaged weights have the least class-weighted validation loss; returns the
+    metrics of each epoch."""
     cache = ImageCache(train, augmentation_contract(contract) if stage.augment else contract)
     validation_cache = ImageCache(validation, contract)
     steps = len(Batches(cache, stage.batch_size))
@@ -155,7 +181,8 @@ def fit_network(
                 callback = _TrainingCallback(bar, checkpoint, state, stop_requested)
                 if len(batches):  # none if the run was stopped after the epoch's last batch
                     model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
-                probabilities = predict(model, validation_cache, stage.batch_size, bar)
+                with model.optimizer.averaged():
+                    probabilities = predict(model, validation_cache, stage.batch_size, bar)
                 if not np.isfinite(probabilities).all():
                     checkpoint.clear()
                     raise ModelError("the training diverged: start again with a lower --learning-rate")
@@ -228,7 +255,7 @@ class _TrainingCallback(keras.callbacks.Callback):
 
 
 def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
-    """Adam with linear warm-up and cosine decay of the learning rate; cross-entropy loss."""
+    """Adam with linear warm-up and cosine decay of the learning rate, averaged weights; cross-entropy loss."""
     total = stage.epochs * steps
     warm_up = max(1, min(steps, round(WARM_UP_SHARE * total)))
     rate = keras.optimizers.schedules.CosineDecay(
@@ -242,7 +269,8 @@ def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     )
     # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions/training.md); JAX always compiles.
     jit_compile = "auto" if keras.backend.backend() == "jax" else False
-    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=jit_compile)
+    momentum = 1 - 1 / max(1.0, AVERAGED_SHARE * total)
+    model.compile(AveragingAdam(rate, use_ema=True, ema_momentum=momentum), loss, jit_compile=jit_compile)
 
 
 def _is_finished(state: CheckpointState, stage: TrainingStage) -> bool:

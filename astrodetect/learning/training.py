@@ -19,9 +19,7 @@ from astrodetect.progress import ProgressBar
 from astrodetect.recipes import RECIPES
 from astrodetect.records import Floats, ImageContract, Pixels
 
-# Fine-tuning after the linear probe: the later half of the backbone first, then all of it at a lower rate.
-FINE_TUNING_STAGES = ((0.5, 1.0), (0.0, 0.3))  # frozen share of the backbone, factor of the learning rate
-FROM_SCRATCH_STAGES = ((0.0, 1.0),)
+FROM_SCRATCH_STAGES = ((0.0, 1.0),)  # frozen share of the backbone, factor of the learning rate
 READ_BATCH = 256
 
 EpochsCallback = Callable[[Sequence[dict[str, float]]], None]
@@ -41,6 +39,7 @@ class TrainingPlan:
     batch_size: int
     learning_rate: float
     augment: bool
+    views: int  # orientations of each image that the model's outputs are averaged over
     balance: bool  # weight the classes inversely to their frequency
     smoothing: float
     mixed_precision: bool | None  # None: on accelerators
@@ -71,10 +70,9 @@ def run_training(
     if RECIPES[plan.recipe].kind == "forest":
         return TrainingResult(_train_forest(plan, train, echo), [], adopted=False)
     devices = accelerators()
-    counts = list(train.counts().values())
     task = LearningTask(
-        outputs=1 if plan.binary else len(counts),
-        class_weights=tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts),
+        outputs=1 if plan.binary else len(train.classes),
+        class_weights=class_weights(plan, train),
     )
     statistics = network_training.measure_pixel_statistics(train, plan.contract, plan.seed)
     mixed = bool(devices) if plan.mixed_precision is None else plan.mixed_precision
@@ -83,7 +81,7 @@ def run_training(
             echo(f"training on {len(devices)} devices, data-parallel")
         model = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
         adopted = _load_weights(model, plan, echo)
-        run = f"{run}, {'adopted' if adopted else 'from scratch'}"
+        run = f"{run}, {'adopted' if adopted else 'from scratch'}, averaged"
         history: list[dict[str, float]] = []
         stages: tuple[tuple[float, float], ...] = FROM_SCRATCH_STAGES
         if adopted:
@@ -98,7 +96,7 @@ def run_training(
                 store=store / "features",
                 run=run,
             )
-            stages = FINE_TUNING_STAGES if plan.fine_tune else ()
+            stages = RECIPES[plan.recipe].fine_tuning_stages if plan.fine_tune else ()
         for number, (frozen, rate_factor) in enumerate(stages):
             if adopted:
                 trained = "all of the backbone" if not frozen else f"the last {1 - frozen:.0%} of the backbone"
@@ -145,15 +143,24 @@ def read_pixels(dataset: Dataset, contract: ImageContract) -> Pixels:
     return pixels
 
 
-def predict_dataset(model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str) -> Floats:
-    """Probabilities (n, classes) of a dataset's images."""
+def class_weights(plan: TrainingPlan, train: Dataset) -> tuple[float, ...]:
+    """The weight of each class's images in training."""
+    counts = list(train.counts().values())
+    return tuple(len(train) / (len(counts) * count) if plan.balance else 1.0 for count in counts)
+
+
+def predict_dataset(
+    model: TrainedModel, dataset: Dataset, contract: ImageContract, title: str, *, views: int = 1
+) -> Floats:
+    """Probabilities (views, n, classes) of a dataset's images in each of their first `views` orientations."""
     parts = []
     with ProgressBar(title, len(dataset)) as bar:
         for start in range(0, len(dataset), READ_BATCH):
             batch = dataset.subset(np.arange(start, min(len(dataset), start + READ_BATCH)))
-            parts.append(model.probabilities(read_pixels(batch, contract)))
+            pixels = read_pixels(batch, contract)
+            parts.append(np.stack([model.probabilities(images.orient(pixels, view)) for view in range(views)]))
             bar.step(len(batch))
-    return np.concatenate(parts)
+    return np.concatenate(parts, axis=1)
 
 
 def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None]) -> forest.Forest:

@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,6 +26,8 @@ SIMULATED_TESTED = "Trained on simulated images"  # and tested on real ones
 ADAPTED = "Adapted to images that it was not trained on: novelty and domain compare with these, classes may be wrong"
 ORDINARY = "ordinary"  # entry of `data`, of a model whose detectors were fitted on other images than the training's
 METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
+
+PRIOR_ROUNDING = 0.005  # by which the shares of all classes may differ from 1 together
 
 Precision = Literal["int8", "bf16", "f32"]
 ModelTask = Literal["binary", "classes"]  # anomaly or not; one of several classes
@@ -63,7 +65,12 @@ class Manifest:
     precision: Precision = "f32"  # the default for serving
     fidelity: dict[Precision, Fidelity] = field(default_factory=dict)  # of each low precision that was measured
     threshold: float = 0.5  # binary models: an anomaly where score > threshold
-    temperature: float = 1.0  # calibration temperature; the networks' weights include it already
+    # Calibration, which the networks' weights include already: logits / temperature + bias of each class; and the share
+    # of each class in the images that it was fitted to, at which the probabilities hold.
+    temperature: float = 1.0
+    bias: list[float] = field(default_factory=list)
+    balance: dict[str, float] = field(default_factory=dict)  # empty: not recorded
+    views: int = 1  # orientations of each image that outputs are averaged over
     files: dict[str, str] = field(default_factory=dict)  # name → SHA-256
     created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
     task: ModelTask = "binary"
@@ -120,6 +127,24 @@ class Manifest:
         auc, counts = metrics.get("test", {}).get("auc"), self.data.get("test", {}).get("images")
         better = auc > significant_auc(list(counts.values())) if auc and counts else None
         return replace(self, metrics=metrics, better_than_chance=better)
+
+    def prior_weights(self, prior: Mapping[str, float]) -> Floats:
+        """The factor of each class's probability that corrects for a class balance other than the calibration's.
+
+        Classes that `prior` leaves out keep their proportions in what is left. ModelError if it does not fit the model.
+        """
+        if unknown := sorted({*prior} - {*self.classes}):
+            raise ModelError(f"prior: model {self.name} has no class {unknown[0]}, only {', '.join(self.classes)}")
+        if not all(self.balance.get(name) for name in self.classes):
+            raise ModelError(f"model {self.name} does not say at which class balance it was calibrated: {RETRAIN}")
+        others = [name for name in self.classes if name not in prior]
+        left = 1 - sum(prior.values())
+        if left <= 0 if others else abs(left) > PRIOR_ROUNDING:
+            raise ModelError(f"prior: the shares of {', '.join(prior)} leave {left:.3g} for the other classes")
+        balance = np.array([self.balance[name] for name in self.classes])
+        rest = sum(self.balance[name] for name in others)
+        wanted = np.array([prior.get(name, left * self.balance[name] / (rest or 1)) for name in self.classes])
+        return np.asarray(wanted / balance, dtype=np.float32)
 
     def predict(self, probabilities: Floats) -> NDArray[np.int64]:
         """Class index of each image from its probabilities (n, classes)."""

@@ -24,6 +24,7 @@ from astrodetect.model_store.manifest import NOVELTY, ORDINARY, RETRAIN, Manifes
 from astrodetect.model_store.mirror import REPORT
 from astrodetect.model_store.publication import INT8, NETWORK, finish_interrupted, ready_folder
 from astrodetect.recipes import FOREST
+from astrodetect.records import Floats
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class VerifiedModel:
     weights: bytes
     precision: Precision = "f32"
     novelty: bytes | None = None  # its anomaly detectors
+    prior_weights: Floats | None = None  # factors of the probabilities, where another class balance is assumed
 
 
 @contextlib.contextmanager

@@ -191,7 +191,7 @@ def counts_text(manifest: "Manifest", counts: Counts) -> str:
 
 def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -> dict[str, object]:
     """What must be unchanged for a run to be resumed."""
-    return {
+    run: dict[str, object] = {
         "folders": {path: path if is_url(path) else str(Path(path).absolute()) for path in task.paths},
         "model": manifest.name,
         "model_version": manifest.version,
@@ -200,8 +200,10 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
         "threshold": manifest.threshold,
         "log": task.log,
     }
+    return run | {"prior": ready.prior} if ready.prior else run
 
 
 def _scorer_key(manifest: "Manifest", ready: WorkerReady) -> str:
-    """Identifies what scores the chunks: the model's version, its image contract and the precision."""
-    return json.dumps([manifest.version, manifest.space, asdict(manifest.image), ready.precision])
+    """Identifies what scores the chunks: the model's version, its image contract, the precision and the prior."""
+    key = [manifest.version, manifest.space, asdict(manifest.image), ready.precision]
+    return json.dumps([*key, ready.prior] if ready.prior else key)

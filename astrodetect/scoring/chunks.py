@@ -72,6 +72,7 @@ class WorkerTask:
     model: str
     log: bool = False  # record rows in the predictions table
     cores: int | None = None  # to use; None: all
+    prior: Mapping[str, float] | None = None  # share of classes among the images; None: the settings'
     careful: bool = False  # one image at a time, each announced before it is read
 
 
@@ -83,6 +84,7 @@ class WorkerReady:
     precision: str
     batch_size: int
     columns: tuple[str, ...]
+    prior: str = ""  # the factors of the probabilities, where another class balance is assumed
 
 
 ChunkEvent = ChunkProgress | ScoredChunk

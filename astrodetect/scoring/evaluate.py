@@ -19,7 +19,6 @@ from astrodetect.evaluation.summary import (
     TrainingFeatures,
     summarise_evaluation,
 )
-from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.inference.heat_maps import odds_map
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import mirror
@@ -56,8 +55,8 @@ def evaluate_and_report(
     """
     from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415 - OpenVINO is slow to import
 
-    loaded = load_verified(models, name)
-    inputs = evaluate(Engine(loaded), parts, train=train, remarks=remarks, known=known)
+    loaded = load_verified(models, name, prior={})
+    inputs = evaluate(Engine(loaded, views=1), parts, train=train, remarks=remarks, known=known)
     summary = summarise_evaluation(inputs)
     page = evaluation_report.write_evaluation_report(inputs, summary, models / f"{name}.html")
     mirror.push_report(models, loaded.manifest)
@@ -69,11 +68,15 @@ def evaluate(
     parts: Mapping[str, Dataset],
     *,
     train: Dataset | None = None,
-    views: int = 1,
+    views: int | None = None,
     remarks: Sequence[str] = (),
     known: Mapping[str, Outputs] = {},
 ) -> EvaluationInputs:
-    """The model's outputs for each part; with several views, the last part's outputs without them as well."""
+    """The model's outputs for each part; with several views, the last part's outputs without them as well.
+
+    The engine runs single views, of which `views` are averaged: by default as many as the manifest says.
+    """
+    views = views or engine.manifest.views
     evaluated = [
         EvaluatedPart(
             title=title,
@@ -100,12 +103,14 @@ def compute_outputs(
 ) -> Outputs:
     """The network's outputs for each image, averaged over `views` orientations (test-time augmentation)."""
     batches = (dataset.paths[start : start + engine.batch_size] for start in range(0, len(dataset), engine.batch_size))
+    from astrodetect.inference.engine import average_views  # noqa: PLC0415 - as above
+
     outputs = []
     with ProgressBar(f"evaluating {title}", len(dataset)) as bar:
         for batch in run_batches(
             batches,
             lambda paths: _read_images(paths, engine),
-            lambda pixels: _average_views(engine, pixels, views),
+            lambda pixels: average_views(engine.run, pixels, views),
             engine.streams,
         ):
             outputs.append(batch)
@@ -122,22 +127,6 @@ def _read_image(path: ImagePath, engine: "Engine") -> NDArray[np.uint8]:
         return images.decode_file(path, engine.manifest.image)
     except ImageError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _average_views(engine: "Engine", pixels: NDArray[np.uint8], views: int) -> Outputs:
-    """The mean over the orientations, with each activation map transformed back."""
-    outputs = []
-    for view in range(views):
-        oriented = engine.run(orient(pixels, view))
-        maps = np.rot90(oriented.maps, -view, axes=(1, 2))
-        if view >= ORIENTATIONS // 2:
-            maps = maps[:, :, ::-1]
-        outputs.append(Outputs(oriented.probabilities, oriented.features, maps))
-    return Outputs(
-        np.mean([output.probabilities for output in outputs], axis=0),
-        np.mean([output.features for output in outputs], axis=0),
-        np.mean([output.maps for output in outputs], axis=0),
-    )
 
 
 def _evaluated_model(engine: "Engine") -> EvaluatedModel:

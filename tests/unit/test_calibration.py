@@ -1,11 +1,15 @@
-"""Temperature scaling and the choice of thresholds."""
+"""Calibration and the choice of thresholds."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from astrodetect.errors import DataError
 from astrodetect.evaluation import calibration
+from astrodetect.evaluation.calibration import Calibration, fit_calibration
 from astrodetect.records import Floats
 
 TRUTH = np.array([0, 0, 1, 0, 1, 1])
@@ -22,30 +26,53 @@ def sample(count: int, classes: int, sharpness: float) -> tuple[NDArray[np.int64
     return truth, (sharpness * logits).astype(np.float32)
 
 
+def fit(truth: NDArray[np.int64], logits: Floats, expected_bias: Sequence[float] | None = None) -> Calibration:
+    """The calibration of one view of images with these logits (n, classes)."""
+    probabilities = softmax(logits, axis=1)[np.newaxis]
+    return fit_calibration(truth, probabilities, expected_bias or [0.0] * logits.shape[1])
+
+
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_temperature_recovers_the_factor_of_overconfidence(sharpness: float, classes: int) -> None:
+def test_calibration_recovers_the_factor_of_overconfidence(sharpness: float, classes: int) -> None:
     truth, logits = sample(4000, classes, sharpness)
-    assert calibration.fit_temperature(truth, logits) == pytest.approx(sharpness, rel=0.08)
+    fitted = fit(truth, logits)
+    assert fitted.temperature == pytest.approx(sharpness, rel=0.08)
+    assert np.abs(fitted.bias).max() < 0.1
 
 
-def test_temperature_of_binary_logits_equals_that_of_two_classes() -> None:
-    truth, logits = sample(500, 2, 2.0)
-    alone = calibration.fit_temperature(truth, logits[:, 1] - logits[:, 0])
-    assert alone == pytest.approx(calibration.fit_temperature(truth, logits), rel=1e-4)
+@pytest.mark.parametrize("count", [40, 4000])
+def test_calibration_undoes_the_class_weights_of_training(count: int) -> None:
+    truth, logits = sample(4000, 2, 1.0)
+    weighted = logits + np.array([0.0, 1.5], np.float32)  # as if class 1 were weighted e^1.5 times
+    kept = np.arange(count)
+    fitted = fit(truth[kept], weighted[kept], [0.0, -1.5])
+    probabilities = fitted.apply(softmax(weighted, axis=1))
+    assert probabilities[:, 1].mean() == pytest.approx(truth.mean(), abs=0.04)
+
+
+def test_calibration_is_of_the_mean_of_the_views() -> None:
+    truth, logits = sample(4000, 2, 1.0)
+    noise = np.random.default_rng(1).normal(0, 2, (8, *logits.shape)).astype(np.float32)
+    probabilities = softmax(logits + noise, axis=-1)
+    fitted = fit_calibration(truth, probabilities, [0.0, 0.0])
+    mean = fitted.apply(probabilities).mean(axis=0)[:, 1]
+    confident = mean > 0.8
+    assert mean[confident].mean() == pytest.approx(truth[confident].mean(), abs=0.03)
 
 
 @pytest.mark.parametrize("count", [2, 20, 200])
 def test_temperature_stays_bounded_without_any_error(count: int) -> None:
     truth = np.arange(count) % 2
-    logits = np.where(truth == 1, 4.0, -4.0).astype(np.float32)
-    assert 0.4 < calibration.fit_temperature(truth, logits) < 1
+    logits = np.where(truth[:, np.newaxis] == [0, 1], 4.0, 0.0).astype(np.float32)
+    assert 0.4 < fit(truth, logits).temperature < 1
 
 
 @pytest.mark.parametrize("logit", [0.0, 1000.0, -1000.0])
 def test_temperature_is_within_bounds_for_any_logits(logit: float) -> None:
-    found = calibration.fit_temperature(np.array([0, 1, 1]), np.full(3, logit, dtype=np.float32))
-    assert calibration.MIN_TEMPERATURE <= found <= calibration.MAX_TEMPERATURE
+    fitted = fit(np.array([0, 1, 1]), np.array([[0, logit]] * 3, dtype=np.float32))
+    assert calibration.MIN_TEMPERATURE <= fitted.temperature <= calibration.MAX_TEMPERATURE
+    assert np.isfinite(fitted.bias).all()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +82,7 @@ def test_temperature_is_within_bounds_for_any_logits(logit: float) -> None:
         ("0.3", 0.3),
         ("f1", 0.25),  # finds 3 of 3 with one false alarm: 6/7; above 0.4 it is 4/5
         ("balanced", 0.6),  # 2/3 without a false alarm, as good as 3/3 with one: the one closer to the middle
+        ("prevalence", 0.5),  # 3 of 6
         ("recall=0.5", 0.6),
         ("recall=0.95", 0.25),
         ("precision=0.9", 0.6),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from astrodetect import images
-from astrodetect.datasets import class_folders, dataset, listing, tables
+from astrodetect.datasets import class_folders, dataset, framing, listing, tables
 from astrodetect.errors import DataError
+from astrodetect.records import ImageContract
 
 
 @pytest.fixture
@@ -113,3 +114,25 @@ def test_images_in_marked_folders_count_as_simulated(data: Path, tmp_path: Path)
     (tmp_path / listing.SIMULATION_FILE).touch()
     assert listing.count_simulated(paths) == 3
     assert listing.count_simulated([tmp_path / "mine" / "test" / "E" / "1.jpg"]) == 0  # three levels below the mark
+
+
+@pytest.mark.parametrize(("radius", "low", "high"), [(10, 0.2, 0.35), (25, 0.45, 0.75)])
+def test_the_crop_is_where_the_light_of_the_images_is(tmp_path: Path, radius: int, low: float, high: float) -> None:
+    random, side = np.random.default_rng(0), 96
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    for index in range(30):
+        neighbour = 150 * np.exp(-((x - random.uniform(-48, 48)) ** 2 + (y - random.uniform(-48, 48)) ** 2) / 8)
+        light = 20 + 180 * (np.hypot(x, y) < radius) + neighbour + random.normal(0, 3, (side, side))
+        pixels = np.repeat(light.clip(0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+        images.write_jpeg(tmp_path / f"{index % 2}" / f"{index}.jpg", pixels)
+    read = dataset.read_dataset(tmp_path, ["0", "1"], title="images")
+    assert low < framing.choose_crop(read, ImageContract(64), 0) < high
+
+
+def test_the_crop_of_dark_images_is_the_whole_frame(tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        images.write_jpeg(tmp_path / name / "dark.jpg", np.zeros((40, 40, 3), np.uint8))
+    assert framing.choose_crop(dataset.read_dataset(tmp_path, ["0", "1"], title="images"), ImageContract(64), 0) == 1

@@ -20,7 +20,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.learning import export, network, network_training
 from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augment, augmentation_contract
-from astrodetect.learning.network_training import Checkpoint, CheckpointState
+from astrodetect.learning.network_training import AveragingAdam, Checkpoint, CheckpointState
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.model_store.store import VerifiedModel
 from astrodetect.recipes import PixelStatistics
@@ -227,13 +227,20 @@ def test_targets_of_several_classes_are_one_hot_and_weighted_by_class() -> None:
 def test_a_checkpoint_restores_weights_and_optimiser(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
     def compiled() -> keras.Model:
         small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
-        small.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+        optimizer = AveragingAdam(0.1, use_ema=True, ema_momentum=0.5)
+        small.compile(optimizer, "mse", jit_compile=False)
         return small
 
     x, y = np.random.default_rng(0).random((8, 4)), np.zeros((8, 1))
     first = compiled()
-    for _ in range(3):
+    average: list[Floats] = []
+    for step in range(3):
         first.train_on_batch(x, y)
+        share = 0.5 if step else 1
+        average = [
+            share * weights + (1 - share) * before
+            for weights, before in zip(first.get_weights(), average or first.get_weights(), strict=True)
+        ]
     checkpoint = Checkpoint(tmp_path / "run")
     state = checkpoint.save(first, CheckpointState("this", epoch=1, step=2, best_epoch=1), best=True)
     second = compiled()
@@ -244,6 +251,9 @@ def test_a_checkpoint_restores_weights_and_optimiser(model: keras.Model, pixels:
     second.train_on_batch(x, y)
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         assert np.abs(a - b).max() < 1e-7
+    checkpoint.restore_best(second, state)
+    for a, b in zip(second.get_weights(), average, strict=True):
+        assert np.abs(a - b).max() < 1e-6
 
 
 def small_fit(noise_images: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
@@ -303,13 +313,15 @@ def test_a_training_that_diverges_is_reported_and_its_checkpoint_removed(noise_i
 
 def test_a_checkpoint_keeps_only_the_last_and_the_best_weights(tmp_path: Path) -> None:
     tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    tiny.compile(AveragingAdam(use_ema=True), "mse", jit_compile=False)
+    tiny.train_on_batch(np.ones((1, 1)), np.ones((1, 1)))
     checkpoint = Checkpoint(tmp_path)
     state = CheckpointState("run")
     for epoch in range(1, 6):
         state = CheckpointState("run", epoch=epoch, best_epoch=2, best_weights=state.best_weights)
         state = checkpoint.save(tiny, state, best=epoch == 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "epoch-2-step-0.weights.h5",
+        "average-epoch-2-step-0.weights.h5",
         "epoch-5-step-0.weights.h5",
         "state.json",
     ]

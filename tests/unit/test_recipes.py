@@ -18,6 +18,7 @@ from astrodetect.cli import train_options
 from astrodetect.datasets import dataset
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
+from astrodetect.evaluation.calibration import Calibration
 from astrodetect.images import orient
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.learning import export, forest, linear_probe, network, training
@@ -67,6 +68,7 @@ def plan(recipe: str, **changes: object) -> training.TrainingPlan:
         batch_size=8,
         learning_rate=1e-3,
         augment=False,
+        views=1,
         balance=False,
         smoothing=0.0,
         mixed_precision=None,
@@ -186,22 +188,24 @@ def test_an_exported_forest_scores_as_scikit_learn_does_and_its_map_sums_to_the_
     for precision, complaint in (("bf16", "whose comparisons need float32"), ("int8", "has no int8 network")):
         with pytest.raises(ModelError, match=complaint):
             load_verified(tmp_path, "m", precision)  # type: ignore[arg-type]
-    trained.calibrate(2.0)
+    trained.calibrate(Calibration(2.0, (0.0,) * len(labelled.classes)))
     flatter = published(trained, labelled, pixels, tmp_path / "calibrated").probabilities
     assert flatter.max() < served.probabilities.max()
     assert np.array_equal(flatter.argmax(axis=1), served.probabilities.argmax(axis=1))
 
 
-def test_temperature_scaling_of_a_network_reaches_its_exported_scores(
-    blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
+@pytest.mark.parametrize("binary", [True, False])
+def test_calibration_of_a_network_reaches_its_exported_scores(
+    blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path, *, binary: bool
 ) -> None:
     network.set_seed(1)
-    model = export.TrainedNetwork(network.build("cnn", SIZE, STATISTICS, 3))
-    before = model.probabilities(pixels)
-    model.calibrate(4.0)
-    expected = np.log(before) / 4
-    expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
-    assert published(model, blob_images, pixels, tmp_path).probabilities == pytest.approx(expected, abs=1e-5)
+    labelled = two_classes(blob_images) if binary else blob_images
+    pixels = pixels[: len(labelled)]
+    model = export.TrainedNetwork(network.build("cnn", SIZE, STATISTICS, 1 if binary else 3))
+    calibration = Calibration(4.0, (-0.3, 0.5) if binary else (0.1, 0.4, -0.5))
+    expected = calibration.apply(model.probabilities(pixels))
+    model.calibrate(calibration)
+    assert published(model, labelled, pixels, tmp_path).probabilities == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -15,7 +15,7 @@ from astrodetect.evaluation.curves import training_history
 from astrodetect.model_store.manifest import list_manifests
 from astrodetect.model_store.publication import INT8
 from astrodetect.model_store.training_progress import TrainingProgress
-from astrodetect.recipes import DEFAULT_RECIPE, RECIPES
+from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, MODEL_NAME_PATTERN, ModelPath
 from astrodetect.service.services import Services, ServicesDep
@@ -116,7 +116,9 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
         raise DataError("give the model a name of letters, digits, hyphens and dots")
     command = ["--recipe", fields["recipe"], "--output", str(models_dir.absolute() / f"{name}.h5")]
     for option, low, high, type_ in (("epochs", 1, 10_000, int), ("size", 32, 4096, int), ("crop", 0.1, 1, float)):
-        if text := fields[option]:
+        if option == "crop" and fields[option] == AUTO_CROP:
+            command += ["--crop", AUTO_CROP]
+        elif text := fields[option]:
             try:
                 value = type_(text)
             except ValueError:
