@@ -108,7 +108,8 @@ def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
         arguments = train_options.parse_train_options(["--recipe", recipe.name], None)
         defaults = ("size", "crop", "weights", "epochs", "patience", "batch_size", "learning_rate")
         assert [getattr(arguments, name) for name in defaults] == [getattr(recipe, name) for name in defaults]
-        assert train_options.parse_train_options(["--recipe", recipe.name, "--fine-tune"], None).learning_rate == 1e-4
+        arguments = train_options.parse_train_options(["--recipe", recipe.name, "--fine-tune"], None)
+        assert arguments.learning_rate == recipe.fine_tuning_rate
     with pytest.raises(SystemExit):
         train_options.parse_train_options(["--recipe", "transformer"], None)
 
