@@ -3,17 +3,17 @@
 import asyncio
 import contextlib
 import tempfile
-import zipfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from astrodetect.errors import ArchiveError, AstrodetectError, BodyTooLarge, Overloaded, RequestError
+from astrodetect.service import zip_archives
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ServedModel
@@ -26,7 +26,7 @@ CHUNK_BYTES = 256 * 1024
 IN_MEMORY_BYTES = 1_000_000  # of a part of a form; a larger one goes to disk
 MAX_UNPACKED_RATIO = 10  # bytes unpacked from a zip, over the largest body of a request
 ZIP_SIGNATURE = b"PK\x03\x04"
-MACOS_FOLDER = "__MACOSX/"  # which macOS adds to zips
+MAX_ENTRIES_PER_FILE = 3  # of a zip: folders and hidden files have entries too
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class BatchDetection:
                 files = uploaded_files(
                     body,
                     request.headers.get("content-type", ""),
+                    max_files=self._max_images,
                     max_file_bytes=self._max_file_bytes,
                     max_bytes=self._max_bytes,
                 )
@@ -131,7 +132,7 @@ async def spool_body(request: Request) -> IO[bytes]:
 
 
 def uploaded_files(
-    body: IO[bytes], content_type: str, *, max_file_bytes: int, max_bytes: int
+    body: IO[bytes], content_type: str, *, max_files: int, max_file_bytes: int, max_bytes: int
 ) -> Generator[UploadedFile, None, None]:
     """Every file of the form, in order; one in a zip is named ZIP/PATH."""
     for name, part in _parts(body, content_type):
@@ -140,36 +141,30 @@ def uploaded_files(
             size = part.seek(0, 2)
             part.seek(0)
             if signature == ZIP_SIGNATURE:
-                yield from _unzip(name, part, max_file_bytes=max_file_bytes, max_bytes=max_bytes * MAX_UNPACKED_RATIO)
+                yield from _unzip(
+                    name,
+                    part,
+                    max_files=max_files,
+                    max_file_bytes=max_file_bytes,
+                    max_bytes=max_bytes * MAX_UNPACKED_RATIO,
+                )
             elif size > max_file_bytes:
                 yield UploadedFile(name, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
             else:
                 yield UploadedFile(name, part.read())
 
 
-def _unzip(name: str, file: IO[bytes], *, max_file_bytes: int, max_bytes: int) -> Iterator[UploadedFile]:
-    unpacked = 0
+def _unzip(
+    name: str, file: IO[bytes], *, max_files: int, max_file_bytes: int, max_bytes: int
+) -> Iterator[UploadedFile]:
+    entries = max_files * MAX_ENTRIES_PER_FILE
     try:
-        archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        yield UploadedFile(name, ArchiveError(f"the zip cannot be read: {error}"))
-        return
-    for member in archive.infolist():
-        path = f"{name}/{member.filename}"
-        hidden = any(part.startswith(".") for part in member.filename.split("/"))
-        if member.is_dir() or hidden or member.filename.startswith(MACOS_FOLDER):
-            continue
-        unpacked += member.file_size
-        if member.file_size > max_file_bytes:
-            yield UploadedFile(path, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
-        elif unpacked > max_bytes:
-            yield UploadedFile(path, BodyTooLarge(f"the zip unpacks to more than {max_bytes:,} bytes"))
-            return
-        else:
-            try:
-                yield UploadedFile(path, archive.read(member))
-            except Exception as error:  # noqa: BLE001 - a damaged zip may raise almost any exception
-                yield UploadedFile(path, ArchiveError(f"cannot be unpacked: {error}"))
+        for path, data in zip_archives.read_files(
+            file, max_entries=entries, max_file_bytes=max_file_bytes, max_bytes=max_bytes
+        ):
+            yield UploadedFile(f"{name}/{path}", data)
+    except ArchiveError as error:
+        yield UploadedFile(name, error)
 
 
 def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, IO[bytes]]]:
@@ -178,14 +173,14 @@ def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, IO[bytes]]
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise RequestError("send the images as a form: curl -F file=@a.jpg -F file=@b.jpg, or -F file=@many.zip")
     form = _FormParts()
-    parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
     try:
+        parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
         while chunk := body.read(CHUNK_BYTES):
             parser.write(chunk)
             yield from form.pop_finished()
         parser.finalize()
         yield from form.pop_finished()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise RequestError(f"the form cannot be read: {error}") from error
     finally:
         form.close()
