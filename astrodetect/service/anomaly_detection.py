@@ -65,14 +65,14 @@ class AnomalyDetection:
         if self.full():
             raise Overloaded(f"{MAX_ANOMALY_REQUESTS} such requests are being processed: try again soon")
         context = RequestContext.of(request.scope)
-        async with self._slots, self._detection.use_model(model, context, require_binary=False) as serving:
-            if serving.novelty is None:
-                name = serving.manifest.name
-                raise ModelUnsuitable(
-                    f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"
-                )
-            async with self._sources(request) as sources:
-                context.fields["images"] = len(sources)
+        async with self._sources(request) as sources, self._slots:  # a slow body holds no slot
+            context.fields["images"] = len(sources)
+            async with self._detection.use_model(model, context, require_binary=False) as serving:
+                if serving.novelty is None:
+                    name = serving.manifest.name
+                    raise ModelUnsuitable(
+                        f"model {name} carries no detectors: python -m astrodetect anomalies NORMAL --attach {name}"
+                    )
                 return await cancel_on_disconnect(request, self._detect_all(sources, serving))
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ import contextlib
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -21,6 +22,7 @@ from astrodetect.service.schemas import PredictionResponse, error_line
 from astrodetect.service.shutdown import Shutdown
 
 MAX_BATCH_REQUESTS = 2  # at a time; more are refused
+MAX_SPOOLED_BODIES = 4  # of the largest size, on disk at a time
 IMAGES_IN_FLIGHT = 32  # of one request: enough for full batches of the network
 CHUNK_BYTES = 256 * 1024
 IN_MEMORY_BYTES = 1_000_000  # of a part of a form; a larger one goes to disk
@@ -46,6 +48,7 @@ class BatchDetection:
         self._detection, self._shutdown = detection, shutdown
         self._max_file_bytes, self._max_bytes, self._max_images = max_file_bytes, max_bytes, max_images
         self._slots = asyncio.Semaphore(MAX_BATCH_REQUESTS)
+        self._spooled_bytes = 0
 
     def full(self) -> bool:
         """Whether another request would be refused."""
@@ -56,21 +59,41 @@ class BatchDetection:
         if self.full():
             raise Overloaded(f"{MAX_BATCH_REQUESTS} batches are being processed: try again soon")
         context = RequestContext.of(request.scope)
-        async with self._slots, self._detection.use_model(model, context, require_binary=True) as serving:
-            with await spool_body(request) as body:
-                files = uploaded_files(
-                    body,
-                    request.headers.get("content-type", ""),
-                    max_files=self._max_images,
-                    max_file_bytes=self._max_file_bytes,
-                    max_bytes=self._max_bytes,
-                )
-                try:
-                    async for line in self._score(files, serving, context):
-                        yield line
-                finally:
-                    with contextlib.suppress(ValueError):  # a thread still reads it after a disconnect, and ends it
-                        files.close()
+        async with (
+            self._spooled_body(request) as body,
+            self._slots,  # afterwards: a slow body holds none
+            self._detection.use_model(model, context, require_binary=True) as serving,
+        ):
+            files = uploaded_files(
+                body,
+                request.headers.get("content-type", ""),
+                max_files=self._max_images,
+                max_file_bytes=self._max_file_bytes,
+                max_bytes=self._max_bytes,
+            )
+            try:
+                async for line in self._score(files, serving, context):
+                    yield line
+            finally:
+                with contextlib.suppress(ValueError):  # a thread still reads it after a disconnect, and ends it
+                    files.close()
+
+    @asynccontextmanager
+    async def _spooled_body(self, request: Request) -> AsyncIterator[IO[bytes]]:
+        """The body of the request, in a temporary file."""
+        size = 0
+        try:
+            with tempfile.TemporaryFile() as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self._spooled_bytes += len(chunk)
+                    if self._spooled_bytes > MAX_SPOOLED_BODIES * self._max_bytes:
+                        raise Overloaded("too many batches are being sent: try again soon")
+                    file.write(chunk)
+                file.seek(0)
+                yield file
+        finally:
+            self._spooled_bytes -= size
 
     async def _score(
         self, files: Generator[UploadedFile, None, None], serving: ServedModel, context: RequestContext
@@ -116,19 +139,6 @@ def _next_file(files: Iterator[UploadedFile]) -> UploadedFile | AstrodetectError
         return next(files, None)
     except AstrodetectError as error:
         return error
-
-
-async def spool_body(request: Request) -> IO[bytes]:
-    """The body of the request, in a temporary file."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    try:
-        async for chunk in request.stream():
-            file.write(chunk)
-    except BaseException:
-        file.close()
-        raise
-    file.seek(0)
-    return file
 
 
 def uploaded_files(

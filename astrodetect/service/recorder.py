@@ -93,24 +93,27 @@ class Recorder:
         self._outbox.close()
 
     def _drain(self) -> None:
-        """Runs in a thread of its own, so that a database that hangs delays no request."""
+        """Runs in a thread of its own, so that a database that hangs delays no request; no error ends it."""
+        drained, reported = 0, ""
         while True:
-            if not self._outbox_filled.wait(ADOPT_S):
-                self._outbox.adopt()
+            waited = self._outbox_filled.wait(ADOPT_S)
             self._outbox_filled.clear()
-            drained, reported = 0, ""
-            while self.queueing:
-                try:
+            try:
+                if not waited:
+                    self._outbox.adopt()
+                while self.queueing:
                     drained += self._outbox.drain(MAX_COMMIT_ROWS, self._record_queued)
-                except DatabaseError as error:
-                    if not isinstance(error, DatabaseUnavailable) and str(error) != reported:
-                        reported = str(error)
-                        log.error("the outbox cannot be drained: %s", reported)
-                    if self._closing.is_set():
-                        return
+            except Exception as error:  # noqa: BLE001 - of the database, the disk or a row
+                if not isinstance(error, DatabaseUnavailable) and str(error) != reported:
+                    reported = str(error)
+                    log.error("the outbox cannot be drained: %s", reported)
+                if not self._closing.is_set():
                     self._closing.wait(RETRY_S)  # `close` ends the wait, and one more attempt follows
+                    self._outbox_filled.set()
+                    continue
             if drained:
                 log.warning("PostgreSQL is back: %d rows of the outbox were written", drained)
+                drained, reported = 0, ""
             if self._closing.is_set():
                 return
 

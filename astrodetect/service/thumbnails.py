@@ -219,7 +219,7 @@ class ThumbnailStore:
                     self._database.prune_thumbnails(days=self._days, max_bytes=self._max_bytes)
                     next_prune = time.monotonic() + PRUNE_S
                 reported = ""
-            except DatabaseError as error:
+            except (DatabaseError, OSError) as error:  # OSError: no descriptors are left
                 lost = not isinstance(error, DatabaseUnavailable)
                 if (self._to_write or lost) and str(error) != reported:
                     reported = str(error)
@@ -242,7 +242,7 @@ class ThumbnailStore:
                     for dropped in self._to_write.put(key, entry, last=False):
                         self._forget(dropped)
             raise
-        except DatabaseError:
+        except (DatabaseError, OSError):
             with self._lock:
                 for key, _ in batch:
                     self._forget(key)

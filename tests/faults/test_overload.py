@@ -8,6 +8,7 @@ import pytest
 
 from faults.clients import (
     CONNECTION_ERRORS,
+    END,
     Connection,
     LoadClients,
     Response,
@@ -72,20 +73,21 @@ def test_at_ten_times_the_capacity_accepted_requests_are_served_in_time(
     assert read_metric(service, "astrodetect_images_at_work") == 0
 
 
-async def trickle(port: int) -> tuple[Response, float]:
+async def trickle(port: int, path: str = "/detect") -> tuple[Response, float]:
     """The response to a body sent byte by byte, and how long the connection lasted."""
     connection, started = await Connection.open(port), time.monotonic()
-    connection.send(post_request("/detect", form_part("slow.jpg", b"\xff\xd8"), length=100_000))
+    connection.send(post_request(path, form_part("slow.jpg", b"\xff\xd8"), length=100_000))
     response = asyncio.ensure_future(connection.response())
-    while not response.done():
-        connection.send(b"-")
-        await asyncio.wait([response], timeout=0.2)
     try:
+        while not response.done():
+            connection.send(b"-")
+            await asyncio.wait([response], timeout=0.2)
         async with asyncio.timeout(10):
             await connection.reader.read(-1)  # until the service closes it
     except CONNECTION_ERRORS:
         pass
     finally:
+        response.cancel()
         connection.abort()
     return response.result(), time.monotonic() - started
 
@@ -103,3 +105,27 @@ def test_slow_bodies_are_cut_and_delay_no_other_client(log: PredictionsDatabase,
     assert {response.status for response in clients.responses()} == {200}
     assert len(clients.calls) > SLOW_CLIENTS
     assert len(log.requests()) == len(clients.calls)
+
+
+def test_slow_bodies_close_no_route_of_many_images(start: Start) -> None:
+    service = start()
+    paths = ("/detect/batch", "/detect-anomalies")
+
+    async def others_are_answered() -> list[int]:
+        slow = [asyncio.create_task(trickle(service.port, path)) for path in paths for _ in range(8)]
+        await asyncio.sleep(0.5)
+        try:
+            statuses = []
+            for path in paths:
+                connection = await Connection.open(service.port)
+                response = await connection.request(post_request(path, form_part("a.jpg", IMAGES[0]) + END))
+                statuses.append(response.status)
+                connection.abort()
+            assert not any(task.done() for task in slow)
+            return statuses
+        finally:
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+    assert asyncio.run(others_are_answered()) == [200, 422]  # this model carries no detectors

@@ -206,6 +206,31 @@ def test_a_full_outbox_is_reported_and_its_rows_are_kept(
     run(scenario())
 
 
+def test_an_error_of_the_disk_does_not_end_the_drainer(
+    opened: Callable[..., Recorder],
+    database: BreakableDatabase,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        recorder = opened()
+        drain, failures = Outbox.drain, iter([OSError(24, "Too many open files"), TypeError("of a damaged row")])
+
+        def drain_or_fail(outbox: Outbox, *arguments: Any) -> int:
+            if error := next(failures, None):
+                raise error
+            return drain(outbox, *arguments)
+
+        monkeypatch.setattr(Outbox, "drain", drain_or_fail)
+        database.cut = "before"
+        await record(recorder, [row(0), row(1)])
+        database.cut = None
+        await wait_until(lambda: not recorder.queueing)
+        assert names(database_url) == ["0", "1"]
+
+    run(scenario())
+
+
 def test_a_row_that_postgresql_rejects_fails_alone(
     opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:

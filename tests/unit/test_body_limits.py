@@ -6,7 +6,8 @@ import json
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from astrodetect.errors import BodyTooLarge
+from astrodetect.errors import BodyTooLarge, BodyTooSlow
+from astrodetect.service.middleware import body_limits
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 
 LIMIT = 100_000
@@ -33,7 +34,7 @@ async def endless_reader(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         while True:
             await receive()
-    except BodyTooLarge:
+    except (BodyTooLarge, BodyTooSlow):
         await send({"type": "http.response.start", "status": 400, "headers": []})
         await send({"type": "http.response.body", "body": b"no"})
 
@@ -58,3 +59,27 @@ def test_a_body_that_declares_too_much_is_not_read() -> None:
     asyncio.run(BodyLimitMiddleware(endless_reader, {}, BodyLimit(LIMIT, 60))(scope, client.receive, client.send))
     assert client.sent == 0
     assert client.response[0]["status"] == 413
+
+
+def test_a_body_slower_than_the_least_rate_is_cut_before_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limits, "GRACE_S", 0.1)
+    monkeypatch.setattr(body_limits, "MIN_BYTES_PER_S", CHUNK * 20)
+
+    class SlowClient(Client):
+        pause_s = 0.01
+
+        async def receive(self) -> Message:
+            await asyncio.sleep(self.pause_s)
+            return await super().receive()
+
+    async def send(client: Client) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        limited = BodyLimitMiddleware(endless_reader, {}, BodyLimit(100 * CHUNK, 60))
+        await limited(scope, client.receive, client.send)
+
+    fast, slow = SlowClient(), SlowClient()
+    slow.pause_s = 0.09
+    for client, code in ((fast, "body_too_large"), (slow, "body_too_slow")):
+        asyncio.run(send(client))
+        assert json.loads(client.response[1]["body"])["error"]["code"] == code
+    assert 0 < slow.sent < 10 * CHUNK

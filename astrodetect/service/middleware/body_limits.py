@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded
 from astrodetect.service import error_handlers
 
+GRACE_S, MIN_BYTES_PER_S = 30.0, 16_384  # a body that is slower than that, after so many seconds, is cut
+
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
@@ -49,7 +51,7 @@ class BodyLimitMiddleware:
             await error_handlers.error_response_for(Request(scope), too_large, close=True)(scope, receive, send)
             return
 
-        deadline = asyncio.get_running_loop().time() + limit.body_timeout_s
+        started = asyncio.get_running_loop().time()
         received_bytes, complete, responding = 0, False, False
         error: AstrodetectError | None = None
 
@@ -57,11 +59,12 @@ class BodyLimitMiddleware:
             nonlocal received_bytes, complete, error
             if complete:
                 return await receive()
+            allowed_s = min(limit.body_timeout_s, GRACE_S + received_bytes / MIN_BYTES_PER_S)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(started + allowed_s):
                     message = await receive()
             except TimeoutError:
-                error = BodyTooSlow(f"the request took longer than {limit.body_timeout_s:g} seconds to arrive")
+                error = BodyTooSlow(f"the request took longer than {allowed_s:.3g} seconds to arrive")
                 raise error from None
             received_bytes += len(message.get("body", b""))
             complete = not message.get("more_body", False)
