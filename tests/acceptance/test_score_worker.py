@@ -1,7 +1,6 @@
 """The worker process of `score`: whatever ends it, the run goes on or is continued, and it never outlives the run."""
 
 import csv
-import os
 import signal
 import time
 from pathlib import Path
@@ -137,7 +136,7 @@ def test_a_worker_that_cannot_start_is_one_line(sky: Path, colour_models_dir: Pa
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'score_worker' in str(sys.orig_argv): os.abort()\n")
     environment = {"ASTRODETECT_MODELS_DIR": str(colour_models_dir), "PYTHONPATH": str(tmp_path)}
     command = ("-m", "astrodetect", "score", str(sky), "--output", str(tmp_path / "scores.csv"))
-    with Program(*command, log=tmp_path / "log", environment=environment | dict(os.environ)) as program:
+    with Program(*command, log=tmp_path / "log", environment=environment) as program:
         assert program.wait() == 1
     assert program.output.splitlines()[-1].startswith("astrodetect: the scoring process was ended by SIGABRT while")
     assert not list(tmp_path.glob("scores*"))
