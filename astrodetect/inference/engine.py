@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from astrodetect.errors import ModelError
 from astrodetect.images import ORIENTATIONS, orient
 from astrodetect.model_store import store
-from astrodetect.model_store.manifest import Precision, canary
+from astrodetect.model_store.manifest import Manifest, Precision, canary
 from astrodetect.model_store.store import VerifiedModel
 from astrodetect.records import Outputs, as_probabilities, parse_prior
 from astrodetect.settings import settings
@@ -41,6 +41,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of pr
 CANARY_TOLERANCE = {"f32": 0.01, "bf16": 0.03, "int8": 0.05}
 # Output names of the served network. Binary models have one score, of the second class; others one for each class.
 SCORE, FEATURES, MAP = "score", "features", "map"
+BINARY = 2  # classes
 
 
 class Engine:
@@ -73,6 +74,7 @@ class Engine:
         core = openvino.Core()
         try:
             network = core.read_model(model.xml, model.weights)
+            _check_classes(network, model.manifest)
             throughput = _compile(core, network, self.precision, part, streams)
             latency = _compile(core, network, self.precision, cores, 1) if has_latency_model else throughput
         except RuntimeError as error:
@@ -187,6 +189,17 @@ def load_verified(
         expected = parse_prior(settings().prior)
         prior = expected if expected.keys() <= {*model.manifest.classes} else {}
     return replace(model, prior_weights=model.manifest.prior_weights(prior)) if prior else model
+
+
+def _check_classes(network: Any, manifest: Manifest) -> None:
+    """ModelError where the manifest has other classes than the network has outputs; of two classes one may suffice."""
+    outputs = network.output(SCORE).get_partial_shape()[1].get_length()
+    count = len(manifest.classes)
+    if outputs != count and (outputs, count) != (1, BINARY):
+        classes = ", ".join(manifest.classes)
+        raise ModelError(
+            f"model {manifest.name}: its network has {outputs} outputs, its manifest the classes {classes}"
+        )
 
 
 def _compile(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:

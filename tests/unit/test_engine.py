@@ -1,0 +1,35 @@
+"""The engine uses as many threads as a container's quota pays for, and runs no network that its manifest misstates."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import colour_models
+import pytest
+
+from astrodetect.errors import ModelError
+from astrodetect.inference.engine import Engine, available_cores, load_verified
+
+PROCESSORS = 8
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000\n", 8), ("250000 100000\n", 3), ("50000 100000\n", 1), ("9900000 100000\n", 8), ("", 8)],
+)
+def test_threads_follow_the_quota_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(PROCESSORS)), raising=False)
+    (tmp_path / "cpu.max").write_text(quota)
+    assert available_cores(tmp_path / "cpu.max") == cores
+    assert available_cores(tmp_path / "missing") == PROCESSORS
+
+
+def test_a_manifest_with_other_classes_than_the_network_has_outputs_is_refused(tmp_path: Path) -> None:
+    colour_models.publish(tmp_path, "colours")
+    loaded = load_verified(tmp_path, "colours")
+    for classes in (["E", "SB"], ["E", "SB", "S", "A"]):
+        other = replace(loaded, manifest=replace(loaded.manifest, classes=classes))
+        with pytest.raises(ModelError, match="its network has 3 outputs, its manifest the classes E, SB"):
+            Engine(other)
