@@ -13,15 +13,23 @@ from numpy.typing import NDArray
 from astrodetect.anomalies import serialisation
 from astrodetect.anomalies.detectors.base import Detector, DetectorInput, ReferencePoints, tukey_fence
 from astrodetect.anomalies.detectors.registry import (
-    DEFAULT_DETECTORS,
     DETECTORS,
     FITTABLE_DETECTORS,
-    RANKING_DETECTORS,
+    RANKING_WEIGHTS,
+    available_detectors,
+    default_detectors,
+    ranking_detectors,
 )
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
-from astrodetect.features.central_object import MEASURED_WIDTHS, FeatureKind, feature_matrix
+from astrodetect.features.central_object import (
+    ASYMMETRY_FEATURES,
+    MEASURED_WIDTHS,
+    FeatureKind,
+    as_earlier_features,
+    feature_matrix,
+)
 from astrodetect.records import Floats
 
 TAIL_SHARE = 0.1  # the share of the largest scores that the exponential tail is fitted to
@@ -91,10 +99,11 @@ class TailScore:
         return float(np.interp(tail_score, self.tail_scores, self.scores)) + excess / self.slope
 
 
-BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {  # central object, cutout, network features; at most 64
-    "shapes": (20, 40),
+# Of the central object, the cutout, the asymmetry and network features; together at most 64.
+BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {
+    "shapes": (20, 40, 4),
     "network": (40,),
-    "both": (16, 24, 24),
+    "both": (16, 20, 4, 24),
 }
 MIN_IMAGES = 10
 BATCH_SIZE = 4_096  # images scored at a time
@@ -120,8 +129,13 @@ class NoveltyResult:
     vectors: Floats  # (n, dimensions) whitened features
     scores: Mapping[str, Floats]  # by detector; larger is more unusual
     flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
+    leading: NDArray[np.int8]  # index in `scores` of the ranking detector that contributes the most to the strength
     in_domain: NDArray[np.bool_] | None = None  # None of detectors without a limit for it
     features: Floats | None = None  # (n, width) measured features, where the detectors get these alone
+
+    def view(self, image: int) -> str:
+        """The name of the ranking detector that finds the image the most unusual."""
+        return list(self.scores)[int(self.leading[image])]
 
     @property
     def agreement(self) -> Floats:
@@ -141,6 +155,7 @@ class NoveltyResult:
             self.vectors[images],
             {name: scores[images] for name, scores in self.scores.items()},
             {name: flags[images] for name, flags in self.flagged.items()},
+            self.leading[images],
             None if self.in_domain is None else self.in_domain[images],
             None if self.features is None else self.features[images],
         )
@@ -154,6 +169,7 @@ class NoveltyResult:
             np.concatenate([part.vectors for part in parts]),
             {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
             {name: np.concatenate([part.flagged[name] for part in parts]) for name in parts[0].flagged},
+            np.concatenate([part.leading for part in parts]),
             None if parts[0].in_domain is None else np.concatenate([part.in_domain for part in parts]),
         )
 
@@ -178,7 +194,7 @@ class Novelty:
             detector.name: tukey_fence(training_scores[detector.name]) if detector.limit is None else detector.limit
             for detector in detectors
         }
-        self.ranking = tuple(name for name in RANKING_DETECTORS if name in training_scores) or self.names
+        self.ranking = ranking_detectors(self.names)
         self._tail_scores = {name: TailScore.fit(training_scores[name]) for name in self.ranking}
         self._training_strengths = np.sort(self._strength(training_scores))
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
@@ -194,16 +210,22 @@ class Novelty:
         features: Floats,
         *,
         feature_kind: FeatureKind = "network",
-        names: Sequence[str] = DEFAULT_DETECTORS,
+        names: Sequence[str] | None = None,
         extra: Sequence[Detector] = (),
     ) -> Self:
-        """Fit the named detectors to a feature matrix; `extra` detectors were already fitted to the same images."""
+        """Fit the named or the default detectors to a feature matrix.
+
+        `extra` detectors were already fitted to the same images.
+        """
         from threadpoolctl import threadpool_limits  # noqa: PLC0415 - scoring starts without it
 
         if len(features) < MIN_IMAGES:
             raise DataError(f"{len(features)} images are too few to fit detectors: give {MIN_IMAGES} or more")
-        if unknown := sorted({*names} - {*FITTABLE_DETECTORS}):
-            raise DataError(f"no detector is named {unknown[0]}: choose among {', '.join(FITTABLE_DETECTORS)}")
+        names = default_detectors(feature_kind) if names is None else names
+        available = available_detectors(feature_kind)
+        if unknown := sorted({*names} - {*available}):
+            whose = f" of {feature_kind} features" if unknown[0] in FITTABLE_DETECTORS else ""
+            raise DataError(f"no detector{whose} is named {unknown[0]}: choose among {', '.join(available)}")
         rows = np.arange(len(features))
         if len(features) > MAX_REFERENCE_IMAGES:
             rows = np.sort(np.random.default_rng(SEED).choice(rows, MAX_REFERENCE_IMAGES, replace=False))
@@ -211,7 +233,7 @@ class Novelty:
         with threadpool_limits(1):  # contending threads make k-means many times slower
             space = WhitenedSpace.fit(sample, feature_blocks(feature_kind, sample.shape[1]))
             reference = ReferencePoints(space.transform(sample))
-            images = DetectorInput(sample, reference.points, reference, leave_one_out=True)
+            images = DetectorInput(sample, reference.points, reference, space.block_dimensions, leave_one_out=True)
             detectors = [*(FITTABLE_DETECTORS[name].fit(images) for name in dict.fromkeys(names)), *extra]
         training_scores = {detector.name: detector.score(images) for detector in detectors}
         fitted = cls(feature_kind, space, reference, detectors, training_scores)
@@ -230,6 +252,8 @@ class Novelty:
 
     def score(self, features: Floats) -> NoveltyResult:
         """The novelty of new images from their feature matrix; batch composition does not change it."""
+        if self.feature_kind != "network" and features.shape[1] == self._space.width + ASYMMETRY_FEATURES:
+            features = as_earlier_features(features)
         if features.shape[1] != self._space.width:
             raise ModelError(
                 f"the detectors of this model expect {self._space.width} features per image, not "
@@ -301,16 +325,23 @@ class Novelty:
 
     def _score_batch(self, features: Floats) -> NoveltyResult:
         vectors = self._space.transform(features)
-        images = DetectorInput(features, vectors, self._reference)
+        images = DetectorInput(features, vectors, self._reference, self._space.block_dimensions)
         return self._result(vectors, {detector.name: detector.score(images) for detector in self._detectors})
 
+    def _weighted_tail_scores(self, scores: Mapping[str, Floats]) -> NDArray[np.float64]:
+        """(ranking detectors, n) whose sum is the strength."""
+        weights = np.array([RANKING_WEIGHTS.get(name, 1.0) for name in self.ranking])
+        tail_scores = np.stack([self._tail_scores[name].transform(scores[name]) for name in self.ranking])
+        return np.asarray(tail_scores * (weights / weights.sum())[:, np.newaxis])
+
     def _strength(self, scores: Mapping[str, Floats]) -> Floats:
-        tail_scores = [tail_score.transform(scores[name]) for name, tail_score in self._tail_scores.items()]
-        return np.asarray(np.mean(tail_scores, axis=0), np.float32)
+        return np.asarray(self._weighted_tail_scores(scores).sum(axis=0), np.float32)
 
     def _result(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
-        strength = self._strength(scores)
+        tail_scores = self._weighted_tail_scores(scores)
+        strength = np.asarray(tail_scores.sum(axis=0), np.float32)
+        leading = np.array([self.names.index(name) for name in self.ranking], np.int8)[tail_scores.argmax(axis=0)]
         novelty = np.searchsorted(self._training_strengths, strength) / np.float32(self.images)
         flagged = {name: values > self._limits[name] for name, values in scores.items()}
         in_domain = None if self.limit is None else strength <= self.limit
-        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged, in_domain)
+        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged, leading, in_domain)

@@ -165,7 +165,7 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
 
 def table_columns(results: AnomalyResults) -> list[str]:
     """Common columns, three per detector, map position, those of review labels, digest and error."""
-    first = ["rank", "path", "label", "novelty", "strength", "agreement", "consensus"]
+    first = ["rank", "path", "label", "novelty", "strength", "view", "agreement", "consensus"]
     per_detector = [column for name in results.detectors for column in (name, f"{name}_rank", f"{name}_flag")]
     review = [] if results.interest is None else ["interest", "your_label"]
     return [*first, *per_detector, "x", "y", *review, "image_sha256", "error"]
@@ -178,8 +178,8 @@ def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
     map_index = {int(image): index for index, image in enumerate(results.projection.indices)}
     for rank, image in enumerate(results.order.tolist(), start=1):
         row = [rank, str(results.paths[image]), results.labels[image] or None]
-        row += [float(values[image]) for values in (novelty.novelty, novelty.strength, agreement)]
-        row.append(bool(unanimous[image]))
+        row += [float(novelty.novelty[image]), float(novelty.strength[image]), novelty.view(image)]
+        row += [float(agreement[image]), bool(unanimous[image])]
         for name in results.detectors:
             row += [float(novelty.scores[name][image]), int(ranks[name][image]), bool(novelty.flagged[name][image])]
         row += [float(at) for at in results.projection.xy[map_index[image]]] if image in map_index else [None, None]
@@ -204,7 +204,7 @@ def _csv_value(value: object) -> object:
 
 
 def _column_types(columns: list[str]) -> dict[str, ColumnType]:
-    texts = {"path", "label", "your_label", "image_sha256", "error"}
+    texts = {"path", "label", "your_label", "view", "image_sha256", "error"}
 
     def column_type(name: str) -> ColumnType:
         if name in texts:

@@ -103,6 +103,7 @@ def replace_by_left_out(result: NoveltyResult, read: ReadImages, sample: Extract
     images, places = np.array(pairs).T
     result.novelty[images] = own.novelty[places]
     result.strength[images] = own.strength[places]
+    result.leading[images] = own.leading[places]
     for name in result.scores:
         result.scores[name][images] = own.scores[name][places]
         result.flagged[name][images] = own.flagged[name][places]

@@ -127,7 +127,12 @@ class WhitenedSpace:
     @property
     def dimensions(self) -> int:
         """The number of dimensions of the space."""
-        return sum(int(block.axes.shape[1]) for block in self.blocks)
+        return sum(self.block_dimensions)
+
+    @property
+    def block_dimensions(self) -> tuple[int, ...]:
+        """The number of dimensions of each block."""
+        return tuple(int(block.axes.shape[1]) for block in self.blocks)
 
     def transform(self, features: Floats) -> Floats:
         """(n, dimensions)"""

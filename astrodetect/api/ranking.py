@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect.anomalies import active_learning
-from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import Projection
 from astrodetect.anomalies.results import AnomalyResults, table_columns, table_rows
@@ -121,7 +120,7 @@ def rank(
     features: FeatureKind = "shapes",
     model: Model | None = None,
     crop: float | None = None,
-    detectors: Sequence[str] = DEFAULT_DETECTORS,
+    detectors: Sequence[str] | None = None,
     labels: Mapping[Any, LabelValue] | None = None,
 ) -> Ranking:
     """Images by how unusual they are, compared with `normal` images or with each other.

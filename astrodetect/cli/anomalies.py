@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS, DETECTORS
+from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, available_detectors, default_detectors
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
 from astrodetect.cli._extraction import MakeRunner, open_extractor, open_runners
 from astrodetect.cli._options import (
@@ -96,7 +96,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--detectors",
         type=_detector_names,
         metavar="NAME,…",
-        help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(DEFAULT_DETECTORS)})",
+        help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(VIEWS)}, or "
+        f"{','.join(default_detectors('network'))} of features of a network)",
     )
     parser.add_argument("--labels", type=local_path, metavar="LABELS.csv", help="rank by these labels of some images")
     parser.add_argument("--attach", type=model_name, metavar="NAME", help="store the detectors with this trained model")
@@ -281,7 +282,9 @@ def _fit_detectors(
     """Fit the selected detectors; the autoencoder is trained separately with Keras."""
     from astrodetect.anomalies import analysis  # noqa: PLC0415
 
-    names, extra = arguments.detectors or DEFAULT_DETECTORS, []
+    names, extra = arguments.detectors or default_detectors(reference.kind), []
+    if set(names) == set(DETECTORS):
+        names = [*available_detectors(reference.kind), AUTOENCODER]
     if AUTOENCODER in names:
         require_extra("train", f"the detector {AUTOENCODER}")
         from astrodetect.learning import autoencoder  # noqa: PLC0415 - imports Keras

@@ -1,7 +1,7 @@
 """Morphology and colours of the central object alone: segmented, so that neighbouring sources do not count."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,12 @@ from astrodetect.features.cutout import (
 from astrodetect.records import Floats
 
 OBJECT_FEATURES = 37  # columns of `measure_central_object`
+ASYMMETRY_FEATURES = 6  # columns of `measure_asymmetry`
 ISOPHOTES = ((0.08, 1.2), (0.4, 0.0))  # segmentation thresholds: share of the peak, and a minimum in sigmas of noise
+ASYMMETRY_ISOPHOTES = (0.15, 0.4)  # shares of the peak: outer and inner
+MAX_COLOUR_DISTANCE = 0.15  # from the centre's, in shares of the flux per band: stars in front of the object differ
 PEAK_WITHIN_PX = 4  # of the centre
+CORE_PX = 2.5  # radius of the core: its colour is that of the object
 CENTRE_PX = 3  # around the centre: the segment that overlaps it most is the object
 MIN_NOISE = 0.004  # of full scale: quantisation to 8 bits
 PEAKS = 4  # brightest local maxima that are compared
@@ -30,25 +34,44 @@ LOG_FLOOR = 0.03  # added to brightness before its logarithm
 TINY = 1e-6
 MAD_TO_SIGMA = 1.4826  # standard deviation of Gaussian noise over its median absolute deviation
 
+_FOUR_CONNECTED = ndimage.generate_binary_structure(2, 1)
 _AT = (np.arange(SIDE_PX) - (SIDE_PX - 1) / 2).astype(np.float32)
 _X, _Y = (plane.ravel() for plane in np.broadcast_arrays(_AT[None, :], _AT[:, None]))
+_CORE = np.hypot(_X, _Y) < CORE_PX
 _QUADRATIC = np.stack([_X**i * _Y**j for i, j in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))], axis=1)
 _CUBIC = np.stack([_X**3, _X**2 * _Y, _X * _Y**2, _Y**3], axis=1)
 _MONOMIALS = np.concatenate([_QUADRATIC, _CUBIC], axis=1)  # a product with it gives all moments up to the third
 
 
-def measure_central_object(bands: Floats) -> Floats:
+@dataclass(frozen=True, slots=True)
+class SmoothedStamps:
+    """Smoothed grey stamps above the sky, with what segmentation needs."""
+
+    background: Floats  # (n,)
+    noise: Floats  # (n,)
+    smooth: Floats  # (n, SIDE_PX, SIDE_PX)
+    peak: Floats  # (n,) of the object at the centre
+
+    @classmethod
+    def of(cls, bands: Floats) -> Self:
+        """From the stamps of `cutout.cut_stamps`."""
+        grey = bands.mean(axis=-1)
+        background = sky_level(grey)
+        noise = MAD_TO_SIGMA * np.median(np.abs(border_pixels(grey) - background[:, None]), axis=1) + MIN_NOISE
+        smooth = gaussian_blur(grey - background[:, None, None], 0.8)
+        centre = slice(SIDE_PX // 2 - PEAK_WITHIN_PX, SIDE_PX // 2 + PEAK_WITHIN_PX)
+        return cls(background, noise, smooth, smooth[:, centre, centre].max(axis=(1, 2)))
+
+
+def measure_central_object(bands: Floats, stamps: SmoothedStamps | None = None) -> Floats:
     """A row of OBJECT_FEATURES measurements for each stamp of `cutout.cut_stamps`."""
-    grey = bands.mean(axis=-1)
-    background = sky_level(grey)
-    noise = MAD_TO_SIGMA * np.median(np.abs(border_pixels(grey) - background[:, None]), axis=1) + MIN_NOISE
-    smooth = gaussian_blur(grey - background[:, None, None], 0.8)
-    centre = slice(SIDE_PX // 2 - PEAK_WITHIN_PX, SIDE_PX // 2 + PEAK_WITHIN_PX)
-    peak = smooth[:, centre, centre].max(axis=(1, 2))
+    stamps = stamps or SmoothedStamps.of(bands)
+    background, noise, smooth, peak = stamps.background, stamps.noise, stamps.smooth, stamps.peak
     bright = np.maximum(smooth, 0).reshape(len(smooth), -1)
     columns = []
     for share, sigmas in reversed(ISOPHOTES):
-        segment = _segment(smooth, np.maximum(share * peak, sigmas * noise)).reshape(len(smooth), -1)
+        above = smooth > np.maximum(share * peak, sigmas * noise)[:, None, None]
+        segment = _central_segments(above).reshape(len(smooth), -1)
         columns += _isophote_morphology(segment.astype(np.float32), bright)
     light = np.where(segment, bright, 0)  # inside the lowest isophote
     total = light.sum(axis=1) + TINY
@@ -58,13 +81,49 @@ def measure_central_object(bands: Floats) -> Floats:
     return np.nan_to_num(np.stack(columns, axis=1)).astype(np.float32)
 
 
-def _segment(smooth: Floats, threshold: Floats) -> NDArray[np.bool_]:
-    """The connected pixels above the threshold at the centre; the central pixels where there are none."""
-    segments = np.zeros(smooth.shape, dtype=bool)
+def measure_asymmetry(bands: Floats, stamps: SmoothedStamps | None = None) -> Floats:
+    """Shape asymmetry, offset and compactness of the central object within two isophotes, in pixels of its own colour.
+
+    The shape asymmetry (Pawlik et al. 2016) is that of the isophote's mask, by a rotation of 180° about the centre of
+    the stamp. A companion at another colour is not counted: it is most often a star in front.
+    """
+    stamps = stamps or SmoothedStamps.of(bands)
+    same_colour = _colour_distance(bands) < MAX_COLOUR_DISTANCE
+    columns = []
+    for share in ASYMMETRY_ISOPHOTES:
+        above = stamps.smooth > np.maximum(share * stamps.peak, ISOPHOTES[0][1] * stamps.noise)[:, None, None]
+        above &= same_colour
+        above.reshape(len(above), -1)[:, _CORE] = True
+        segment = _central_segments(above).reshape(len(above), -1).astype(np.float32)
+        area, x, y, xx, xy, yy = (segment @ _QUADRATIC).astype(np.float64).T
+        x, y = x / area, y / area
+        xx, xy, yy = xx / area - x * x + 1 / 12, xy / area - x * y, yy / area - y * y + 1 / 12
+        mean, difference = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+        ellipse = 4 * np.pi * np.sqrt(mean + difference) * np.sqrt(np.maximum(mean - difference, 0.05))
+        columns += [_rotational_asymmetry(segment), np.hypot(x, y) / np.sqrt(area), area / ellipse]
+    return np.asarray(np.nan_to_num(np.stack(columns, axis=1)), np.float32)
+
+
+def _colour_distance(bands: Floats) -> Floats:
+    """(n, SIDE_PX, SIDE_PX) distance of each pixel's shares of the flux from those of the core."""
+    planes = np.ascontiguousarray(np.moveaxis(bands, 3, 1))
+    sky = np.median(np.concatenate([planes[:, :, :2], planes[:, :, -2:]], axis=2), axis=(2, 3))
+    flux = np.maximum(gaussian_blur(planes - sky[:, :, None, None], 0.8), 0)
+    core = flux.reshape(*flux.shape[:2], -1)[:, :, _CORE].sum(axis=2)
+    core /= core.sum(axis=1, keepdims=True) + TINY
+    flux /= np.maximum(flux.sum(axis=1, keepdims=True), 1e-3)
+    flux -= core[:, :, None, None]
+    flux *= flux
+    return np.asarray(np.sqrt(flux.sum(axis=1)))
+
+
+def _central_segments(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The connected pixels at the centre of each image; the central pixels where there are none."""
+    segments = np.zeros(above.shape, dtype=bool)
     centre = slice(SIDE_PX // 2 - CENTRE_PX, SIDE_PX // 2 + CENTRE_PX)
-    for image, above in enumerate(smooth > threshold[:, None, None]):
-        labels, _ = ndimage.label(above)
-        central = labels[centre, centre][above[centre, centre]]
+    for image, plane in enumerate(above):
+        labels, _ = ndimage.label(plane, _FOUR_CONNECTED)
+        central = labels[centre, centre][plane[centre, centre]]
         if central.size:
             segments[image] = labels == np.bincount(central).argmax()
         else:
@@ -197,7 +256,7 @@ def _colours(bands: Floats, weight: Floats) -> list[Floats]:
 FeatureKind = Literal["shapes", "network", "both"]
 
 CENTRAL_SHARE = 0.5  # of the frame's side: the centre that is measured
-MEASURED_WIDTHS: tuple[int, ...] = (OBJECT_FEATURES, STRUCTURE_FEATURES)  # columns of each block
+MEASURED_WIDTHS: tuple[int, ...] = (OBJECT_FEATURES, STRUCTURE_FEATURES, ASYMMETRY_FEATURES)  # columns of each block
 
 
 def feature_matrix(
@@ -208,8 +267,15 @@ def feature_matrix(
         raise ValueError(f"feature kind {kind} needs the network's features")
     if kind == "network":
         return np.asarray(network_features)
-    stamps = cut_stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
-    measured = [measure_central_object(stamps), measure_structure(stamps)]
+    bands = cut_stamps(pixels, min(1.0, CENTRAL_SHARE / crop))
+    stamps = SmoothedStamps.of(bands)
+    measured = [measure_central_object(bands, stamps), measure_structure(bands), measure_asymmetry(bands, stamps)]
     if kind == "both":
         measured.append(np.asarray(network_features))
     return np.concatenate(measured, axis=1)
+
+
+def as_earlier_features(features: Floats) -> Floats:
+    """Feature vectors without the asymmetry, as detectors of earlier versions expect them."""
+    end = sum(MEASURED_WIDTHS)
+    return np.delete(features, slice(end - ASYMMETRY_FEATURES, end), axis=1)

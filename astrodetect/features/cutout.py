@@ -10,6 +10,7 @@ from scipy import fft, ndimage
 from astrodetect.records import Floats
 
 STRUCTURE_FEATURES = 306  # columns of `measure_structure`
+PROFILE_COLUMNS = 48  # of these the first: the mean of each band in each ring
 SIDE_PX = 64  # of a stamp
 RINGS = 16
 ANGLES = 64  # samples along each ring

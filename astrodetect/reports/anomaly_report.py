@@ -58,6 +58,7 @@ class AnomalyCard:
     neighbours: list[NamedThumbnail]
     novelty: float
     strength: float
+    view: str  # the detector that finds it the most unusual
     detector_ranks: list[tuple[str, int, bool]]  # detector, its rank of the image, whether it flags it
     position: tuple[float, float]  # on the map
 
@@ -135,6 +136,7 @@ def _cards(
             neighbours=[thumbnails[path, NEIGHBOUR_PX] for path in explanation.neighbours],
             novelty=float(novelty.novelty[image]),
             strength=float(novelty.strength[image]),
+            view=novelty.view(image),
             detector_ranks=[
                 (name, int(ranks[name][image]), bool(novelty.flagged[name][image])) for name in results.detectors
             ],

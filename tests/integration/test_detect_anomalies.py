@@ -201,7 +201,12 @@ def test_with_an_autoencoder_loss_and_flag_are_those_of_the_study() -> None:
         ones = np.ones(1, np.float32)
         scores = {name: ones * number for number, name in enumerate(flagged, 1)}
         return NoveltyResult(
-            ones * novelty, ones * 7, ones[None], scores, {name: np.array([flag]) for name, flag in flagged.items()}
+            ones * novelty,
+            ones * 7,
+            ones[None],
+            scores,
+            {name: np.array([flag]) for name, flag in flagged.items()},
+            np.zeros(1, np.int8),
         )
 
     assert loss_and_flag(novelty_result(0.5, kmeans=True, dbscan=True, autoencoder=True)) == (3, True)

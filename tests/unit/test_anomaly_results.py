@@ -9,7 +9,7 @@ import pytest
 
 from astrodetect import images
 from astrodetect.anomalies import active_learning, analysis, projection, results
-from astrodetect.anomalies.detectors.registry import DEFAULT_DETECTORS
+from astrodetect.anomalies.detectors.registry import default_detectors
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets.tables import ListedImage
@@ -130,7 +130,7 @@ def test_explanations_exclude_copies_and_survive_deleted_files(tmp_path: Path) -
         return pixels.reshape(len(pixels), -1)[:, :5].astype(np.float32)
 
     describer = FeatureExtractor("network", ImageContract(size=16), says, "numbers", 8, 1)
-    fitted = analysis.fit_detectors(seen, DEFAULT_DETECTORS, [], all_ordinary=False)
+    fitted = analysis.fit_detectors(seen, default_detectors("network"), [], all_ordinary=False)
     paths[7].unlink()
     own, gone = analysis.explain(fitted.ordinary, seen, fitted.result.vectors, [0, 7], describer, max_pixels=10**6)
     assert own.heat is not None

@@ -15,11 +15,11 @@ from astrodetect.anomalies.detectors.kmeans import KMeans
 from astrodetect.anomalies.detectors.knn import Knn
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.mahalanobis import Mahalanobis
-from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
+from astrodetect.anomalies.detectors.registry import GENERAL_DETECTORS
 from astrodetect.anomalies.novelty import TailScore
 from astrodetect.records import Floats
 
-DETECTORS = list(FITTABLE_DETECTORS.values())
+DETECTORS = list(GENERAL_DETECTORS.values())
 
 
 def normal_sample(count: int, dimensions: int, seed: int = 0) -> Floats:

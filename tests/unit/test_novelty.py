@@ -14,7 +14,7 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
-from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
+from astrodetect.anomalies.detectors.registry import GENERAL_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
@@ -42,7 +42,7 @@ def outliers(count: int, seed: int = 1) -> Floats:
 
 @pytest.fixture(scope="module")
 def fitted() -> Novelty:
-    return Novelty.fit(images(500), names=tuple(FITTABLE_DETECTORS))
+    return Novelty.fit(images(500), names=tuple(GENERAL_DETECTORS))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_scores_do_not_depend_on_the_batch_size_and_no_images_score_nothing(
 
 
 def test_saved_file_is_deterministic(file: bytes, tmp_path: Path) -> None:
-    Novelty.fit(images(500), names=tuple(FITTABLE_DETECTORS)).save(tmp_path / "again.npz")
+    Novelty.fit(images(500), names=tuple(GENERAL_DETECTORS)).save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == file
 
 
@@ -170,7 +170,7 @@ def test_too_few_images_error_says_how_many_are_needed(count: int) -> None:
 
 
 def test_ten_images_can_be_fitted() -> None:
-    fitted = Novelty.fit(images(10), names=tuple(FITTABLE_DETECTORS))
+    fitted = Novelty.fit(images(10), names=tuple(GENERAL_DETECTORS))
     assert fitted.score(outliers(1)).novelty[0] == 1
 
 
@@ -240,7 +240,7 @@ def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
 
 
 def metadata(**changes: object) -> bytes:
-    values = {"format": 1, "sight": "shapes", "detectors": list(FITTABLE_DETECTORS)} | changes
+    values = {"format": 1, "sight": "shapes", "detectors": list(GENERAL_DETECTORS)} | changes
     return npy(np.frombuffer(json.dumps(values).encode(), np.uint8))
 
 

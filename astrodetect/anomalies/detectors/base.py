@@ -1,6 +1,6 @@
 """The protocol of anomaly detectors and what they share: their input and the Tukey fence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, Self
@@ -40,6 +40,16 @@ class ReferencePoints:
     def dimensions(self) -> int:
         """The number of dimensions of the space."""
         return int(self.points.shape[1])
+
+    def part(self, first: int, last: int) -> "ReferencePoints":
+        """The points in some of the dimensions."""
+        if (part := self._parts.get((first, last))) is None:
+            part = self._parts[first, last] = ReferencePoints(np.ascontiguousarray(self.points[:, first:last]))
+        return part
+
+    @cached_property
+    def _parts(self) -> "dict[tuple[int, int], ReferencePoints]":
+        return {}
 
     def __len__(self) -> int:
         return len(self.points)
@@ -90,19 +100,36 @@ WHISKER = 1.5  # interquartile ranges
 class DetectorInput:
     """Images as detectors get them: features, whitened vectors, and nearest neighbours, which are searched once.
 
-    With `leave_one_out` the images are the reference points, and no image is its own neighbour.
+    With `leave_one_out` the images are the reference points, and no image is its own neighbour. `dimensions` are those
+    of each block of the space.
     """
 
     def __init__(
-        self, features: Floats, vectors: Floats, reference: ReferencePoints, *, leave_one_out: bool = False
+        self,
+        features: Floats,
+        vectors: Floats,
+        reference: ReferencePoints,
+        dimensions: Sequence[int] = (),
+        *,
+        leave_one_out: bool = False,
     ) -> None:
         self.features, self.vectors, self.reference = features, vectors, reference
-        self._leave_one_out = leave_one_out
+        self._dimensions, self._leave_one_out = dimensions, leave_one_out
 
     @cached_property
     def neighbours(self) -> NearestNeighbours:
         """The nearest reference points of each image."""
         return self.reference.leave_one_out() if self._leave_one_out else self.reference.nearest(self.vectors)
+
+    def block(self, number: int, max_dimensions: int) -> "DetectorInput":
+        """The same images in the first dimensions of one block of the space."""
+        first = sum(self._dimensions[:number])
+        last = first + min(max_dimensions, self._dimensions[number])
+        return self.within(np.ascontiguousarray(self.vectors[:, first:last]), self.reference.part(first, last))
+
+    def within(self, vectors: Floats, reference: ReferencePoints) -> "DetectorInput":
+        """The same images in another space."""
+        return DetectorInput(self.features, vectors, reference, leave_one_out=self._leave_one_out)
 
 
 class Detector(Protocol):

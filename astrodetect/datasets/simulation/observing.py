@@ -91,12 +91,7 @@ class SimulatedField:
         self, components: Sequence[LightComponent], flux: float, colour: float, dust: Plane | None = None
     ) -> None:
         """Add an object of this total flux and mean colour; dust attenuates blue more than red."""
-        total = sum(part.fraction for part in components)
-        mean = sum(part.fraction * part.redder for part in components) / total
-        light = np.zeros_like(self.bands)
-        for part in components:
-            weight = flux * part.fraction / total / (float(part.profile.sum()) * self.step**2 + 1e-9)
-            light += band_ratios(colour + part.redder - mean)[:, None, None] * np.float32(weight) * part.profile
+        light = object_light(components, flux / self.step**2, colour)
         if dust is not None:
             light *= np.exp(-dust * np.array([0.7, 1.0, 1.4], np.float32)[:, None, None])
         self.bands += light
@@ -157,6 +152,17 @@ class SimulatedField:
         gradient = 1 + rng.normal(0, 0.12) * ramp[:, None] + rng.normal(0, 0.12) * ramp[None, :]
         sky: Bands = (level[:, None, None] * gradient).astype(np.float32)
         return sky
+
+
+def object_light(components: Sequence[LightComponent], flux: float, colour: float) -> Bands:
+    """The light of an object in each band; `flux` is the sum over the pixels."""
+    total = sum(part.fraction for part in components)
+    mean = sum(part.fraction * part.redder for part in components) / total
+    light = np.zeros((3, *components[0].profile.shape), np.float32)
+    for part in components:
+        weight = flux * part.fraction / total / (float(part.profile.sum()) + 1e-9)
+        light += band_ratios(colour + part.redder - mean)[:, None, None] * np.float32(weight) * part.profile
+    return light
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

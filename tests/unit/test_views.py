@@ -1,0 +1,103 @@
+"""The default ensemble: views that disagree for a reason, stored and loaded, beside detectors of earlier versions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
+from astrodetect.anomalies.detectors.lof import Lof
+from astrodetect.anomalies.detectors.registry import VIEWS
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
+from astrodetect.errors import DataError
+from astrodetect.features.central_object import (
+    MEASURED_WIDTHS,
+    as_earlier_features,
+    feature_matrix,
+    measure_asymmetry,
+)
+from astrodetect.features.cutout import cut_stamps
+from astrodetect.records import Floats, Pixels
+
+SIDE = 64
+YELLOW, BLUE, GREEN = (1.0, 0.8, 0.5), (0.5, 0.8, 1.4), (0.05, 1.0, 0.05)
+SHAPE_ASYMMETRY = [0, 3]  # columns of the two isophotes
+
+
+def galaxies(count: int, seed: int = 0) -> Pixels:
+    """Yellow elliptical blobs of different sizes, axis ratios and angles, on a noisy sky."""
+    return np.stack([image(np.random.default_rng([seed, number])) for number in range(count)])
+
+
+def image(rng: np.random.Generator, companion: tuple[float, ...] = (), trail: bool = False) -> Pixels:
+    """One of them; perhaps with a companion of this colour, or with a green trail beside it."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    angle, size, ratio = rng.uniform(0, np.pi), rng.uniform(3, 6), rng.uniform(0.5, 1)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    light = 110 * np.exp(-np.hypot(u, v / ratio) / size)[..., None] * YELLOW
+    if companion:
+        light += 90 * np.exp(-((x - 9) ** 2 + (y - 3) ** 2) / 12)[..., None] * companion
+    if trail:
+        light += 120 * np.exp(-((y - x / 3 + 24) ** 2))[..., None] * GREEN
+    return np.clip(light + rng.normal(12, 2.5, light.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def features() -> Floats:
+    return feature_matrix("shapes", galaxies(300), 0.5)
+
+
+@pytest.fixture(scope="module")
+def fitted(features: Floats) -> Novelty:
+    return Novelty.fit(features, feature_kind="shapes")
+
+
+def test_the_views_are_the_default_and_each_finds_what_it_is_for(fitted: Novelty) -> None:
+    merger, trail = (image(np.random.default_rng(7), companion=YELLOW), image(np.random.default_rng(8), trail=True))
+    result = fitted.score(feature_matrix("shapes", np.stack([merger, trail]), 0.5))
+    assert fitted.names == fitted.ranking == tuple(VIEWS)
+    assert result.view(0) == "asymmetry"
+    assert result.view(1) in {"colours", "cutout"}
+    assert (result.novelty > 0.98).all()
+    assert result.flagged["asymmetry"].tolist() == [True, False]
+
+
+def test_a_star_in_front_of_the_object_is_not_an_asymmetry() -> None:
+    stamps = cut_stamps(
+        np.stack([image(np.random.default_rng(7), companion=colour) for colour in ((), YELLOW, BLUE)]), 1.0
+    )
+    alone, companion, star = measure_asymmetry(stamps)[:, SHAPE_ASYMMETRY].sum(axis=1)
+    assert companion > 3 * alone
+    assert star < 0.5 * companion
+
+
+def test_views_are_the_same_after_saving_and_for_any_batch(fitted: Novelty, features: Floats, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "views.npz")
+    loaded = Novelty.load((tmp_path / "views.npz").read_bytes())
+    whole = fitted.score(features[:20])
+    for number in range(20):
+        alone = loaded.score(features[number : number + 1])
+        assert alone.strength[0] == whole.strength[number]
+        assert alone.view(0) == whole.view(number)
+
+
+def test_detectors_of_earlier_versions_ignore_the_asymmetry(features: Floats, tmp_path: Path) -> None:
+    earlier = as_earlier_features(features)
+    assert earlier.shape[1] == sum(MEASURED_WIDTHS[:2])
+    blocks = [FeatureBlock(width, size) for width, size in zip(MEASURED_WIDTHS[:2], (20, 40), strict=True)]
+    space = WhitenedSpace.fit(earlier, blocks)
+    reference = ReferencePoints(space.transform(earlier))
+    images = DetectorInput(earlier, reference.points, reference, leave_one_out=True)
+    lof = Lof.fit(images)
+    Novelty("shapes", space, reference, [lof], {"lof": lof.score(images)}).save(tmp_path / "earlier.npz")
+    loaded = Novelty.load((tmp_path / "earlier.npz").read_bytes())
+    assert loaded.ranking == ("lof",)
+    assert np.array_equal(loaded.score(features[:9]).strength, loaded.score(earlier[:9]).strength)
+
+
+def test_views_of_network_features_are_refused() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 50)).astype(np.float32)
+    with pytest.raises(DataError, match="no detector of network features is named asymmetry: choose among lof"):
+        Novelty.fit(rows, names=("asymmetry",))
+    assert Novelty.fit(rows).names == ("lof", "knn", "mahalanobis")
