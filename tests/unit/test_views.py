@@ -40,7 +40,7 @@ def image(rng: np.random.Generator, companion: tuple[float, ...] = (), trail: bo
         light += 90 * np.exp(-((x - 9) ** 2 + (y - 3) ** 2) / 12)[..., None] * companion
     if trail:
         light += 120 * np.exp(-((y - x / 3 + 24) ** 2))[..., None] * GREEN
-    return np.clip(light + rng.normal(12, 2.5, light.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light + rng.normal(12, 2.5, light.shape), 0, 255), np.uint8)
 
 
 @pytest.fixture(scope="module")
