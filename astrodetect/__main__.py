@@ -20,6 +20,7 @@ from astrodetect.cli import (
     predict,
     programs,
     psql,
+    recall,
     score,
     simulate,
     split,
@@ -30,7 +31,7 @@ from astrodetect.settings import PROGRAMS
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
-    *(predict, score, anomalies, adapt, labels, psql),
+    *(predict, score, anomalies, recall, adapt, labels, psql),
 )
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 

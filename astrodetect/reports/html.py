@@ -104,7 +104,7 @@ def read_thumbnails(
     def thumbnail(request: ThumbnailRequest) -> NamedThumbnail:
         path, side = request
         pixels = reader.read(path, side)
-        return NamedThumbnail(display_name(path), "" if pixels is None else _pixels_uri(pixels))
+        return NamedThumbnail(display_name(path), "" if pixels is None else pixels_uri(pixels))
 
     return dict(zip(distinct, _parallel_map(thumbnail, distinct, "drawing the gallery"), strict=True))
 
@@ -118,7 +118,7 @@ def thumbnail_sprite(paths: Sequence[ImagePath], reader: ThumbnailReader) -> str
         if pixels is not None:
             top, left = (TILE_PX * position for position in divmod(index, TILES_PER_ROW))
             sprite[top : top + TILE_PX, left : left + TILE_PX] = pixels
-    return _pixels_uri(sprite)
+    return pixels_uri(sprite)
 
 
 def jpeg_uri(jpeg: bytes) -> str:
@@ -165,7 +165,8 @@ def heat_palette() -> NDArray[np.uint8]:
     return np.asarray(np.rint(np.stack([*colours, 255 * levels**0.7], axis=1)), np.uint8)
 
 
-def _pixels_uri(pixels: Pixels) -> str:
+def pixels_uri(pixels: Pixels) -> str:
+    """An image as the data URI of a JPEG."""
     return jpeg_uri(images.encode_thumbnail(pixels, max(pixels.shape)))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blob_galaxies import BLUE, YELLOW, blob_galaxies, blob_galaxy
 
 from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
 from astrodetect.anomalies.detectors.lof import Lof
@@ -18,34 +19,14 @@ from astrodetect.features.central_object import (
     measure_asymmetry,
 )
 from astrodetect.features.cutout import cut_stamps
-from astrodetect.records import Floats, Pixels
+from astrodetect.records import Floats
 
-SIDE = 64
-YELLOW, BLUE, GREEN = (1.0, 0.8, 0.5), (0.5, 0.8, 1.4), (0.05, 1.0, 0.05)
 SHAPE_ASYMMETRY = [0, 3]  # columns of the two isophotes
-
-
-def galaxies(count: int, seed: int = 0) -> Pixels:
-    """Yellow elliptical blobs of different sizes, axis ratios and angles, on a noisy sky."""
-    return np.stack([image(np.random.default_rng([seed, number])) for number in range(count)])
-
-
-def image(rng: np.random.Generator, companion: tuple[float, ...] = (), trail: bool = False) -> Pixels:
-    """One of them; perhaps with a companion of this colour, or with a green trail beside it."""
-    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    angle, size, ratio = rng.uniform(0, np.pi), rng.uniform(3, 6), rng.uniform(0.5, 1)
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    light = 110 * np.exp(-np.hypot(u, v / ratio) / size)[..., None] * YELLOW
-    if companion:
-        light += 90 * np.exp(-((x - 9) ** 2 + (y - 3) ** 2) / 12)[..., None] * companion
-    if trail:
-        light += 120 * np.exp(-((y - x / 3 + 24) ** 2))[..., None] * GREEN
-    return np.asarray(np.clip(light + rng.normal(12, 2.5, light.shape), 0, 255), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def features() -> Floats:
-    return feature_matrix("shapes", galaxies(300), 0.5)
+    return feature_matrix("shapes", blob_galaxies(300), 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +35,10 @@ def fitted(features: Floats) -> Novelty:
 
 
 def test_the_views_are_the_default_and_each_finds_what_it_is_for(fitted: Novelty) -> None:
-    merger, trail = (image(np.random.default_rng(7), companion=YELLOW), image(np.random.default_rng(8), trail=True))
+    merger, trail = (
+        blob_galaxy(np.random.default_rng(7), companion=YELLOW),
+        blob_galaxy(np.random.default_rng(8), trail=True),
+    )
     result = fitted.score(feature_matrix("shapes", np.stack([merger, trail]), 0.5))
     assert fitted.names == fitted.ranking == tuple(VIEWS)
     assert result.view(0) == "asymmetry"
@@ -65,7 +49,7 @@ def test_the_views_are_the_default_and_each_finds_what_it_is_for(fitted: Novelty
 
 def test_a_star_in_front_of_the_object_is_not_an_asymmetry() -> None:
     stamps = cut_stamps(
-        np.stack([image(np.random.default_rng(7), companion=colour) for colour in ((), YELLOW, BLUE)]), 1.0
+        np.stack([blob_galaxy(np.random.default_rng(7), companion=colour) for colour in ((), YELLOW, BLUE)]), 1.0
     )
     alone, companion, star = measure_asymmetry(stamps)[:, SHAPE_ASYMMETRY].sum(axis=1)
     assert companion > 3 * alone

@@ -22,7 +22,7 @@ SEEING = 1.4  # standard deviation of the PSF of what is planted, in length unit
 PEAK_SHARE = 0.3  # of the peak: pixels above it, connected to the centre, give the size of the object
 CENTRE = 0.06  # of the side: the object's peak is within this distance of the centre
 SIZES = (6.0, 20.0)  # half-light radii that are planted, in length units
-TRAIL_PEAK = 99.9  # percentile that counts as the peak: a single bright pixel does not
+PEAK_PERCENTILE = 99.9  # of the planted light: counts as its peak, a single bright pixel does not
 
 
 def plant(pixels: Pixels, kind: str, brightness: float, rng: np.random.Generator, share: float = 1.0) -> Pixels:
@@ -37,7 +37,7 @@ def plant(pixels: Pixels, kind: str, brightness: float, rng: np.random.Generator
     light = PLANTS[kind](rng, x, y, radius)
     sigma = SEEING * len(pixels) / (FRAME * share)
     light = np.stack([ndimage.gaussian_filter(band, sigma) for band in light])
-    scale = brightness * peak / max(float(np.percentile(light.mean(axis=0), TRAIL_PEAK)), 1e-9)
+    scale = brightness * peak / max(float(np.percentile(light.mean(axis=0), PEAK_PERCENTILE)), 1e-9)
     planted = image + scale * light.transpose(1, 2, 0)
     return np.clip(np.rint(planted), 0, 255).astype(np.uint8)
 
