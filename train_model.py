@@ -8,7 +8,6 @@ command again to continue.
 import argparse
 import hashlib
 import json
-import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,16 +228,10 @@ def calibrate(
     """Calibrate the model on the validation images, at their class balance; returns the calibration and threshold."""
     from astrodetect.learning import training  # noqa: PLC0415
 
-    truth = data.validation.labels
-    probabilities = training.predict_dataset(
-        result.model, data.validation, plan.contract, "calibrating", views=plan.views
-    )
-    undo_weights = [-math.log(weight) for weight in training.class_weights(plan, data.train)]
-    fitted = calibration.fit_calibration(truth, probabilities, undo_weights)
-    result.model.calibrate(fitted)
+    fitted, probabilities = training.calibrate_model(result.model, plan, data.train, data.validation)
     if not plan.binary:
         return fitted, 0.5
-    return fitted, calibration.choose_threshold(rule, truth, fitted.apply(probabilities).mean(axis=0)[:, 1])
+    return fitted, calibration.choose_threshold(rule, data.validation.labels, probabilities[:, 1])
 
 
 def publish_model(

@@ -1,5 +1,6 @@
 """Training by recipe: a network (linear probe, fine-tuning, or from scratch) or a random forest."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
+from astrodetect.evaluation.calibration import Calibration, fit_calibration
 from astrodetect.learning import forest, linear_probe, network, network_training
 from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.export import TrainedModel, TrainedNetwork
@@ -161,6 +163,17 @@ def predict_dataset(
             parts.append(np.stack([model.probabilities(images.orient(pixels, view)) for view in range(views)]))
             bar.step(len(batch))
     return np.concatenate(parts, axis=1)
+
+
+def calibrate_model(
+    model: TrainedModel, plan: TrainingPlan, train: Dataset, validation: Dataset
+) -> tuple[Calibration, Floats]:
+    """Calibrate the model at the class balance of the validation images; the calibration and their probabilities."""
+    probabilities = predict_dataset(model, validation, plan.contract, "calibrating", views=plan.views)
+    undo_weights = [-math.log(weight) for weight in class_weights(plan, train)]
+    calibration = fit_calibration(validation.labels, probabilities, undo_weights)
+    model.calibrate(calibration)
+    return calibration, calibration.apply(probabilities).mean(axis=0)
 
 
 def _train_forest(plan: TrainingPlan, train: Dataset, echo: Callable[[str], None]) -> forest.Forest:
