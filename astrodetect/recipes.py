@@ -73,6 +73,8 @@ RECIPES = {
             Backbone(None, _SIGNED_RANGE),
             size=128,
             crop=AUTO_CROP,
+            epochs=12,
+            patience=12,  # to the end of the learning rate's decay; the best epoch is published anyway
             fine_tuning_rate=3e-4,
             fine_tuning_stages=((0.2, 1.0),),  # the first fifth is generic, and takes half of the time
         ),

@@ -1,7 +1,7 @@
 """`python -m benchmarks.recipes DATA --classes …`: test metrics of every recipe on the same labelled images.
 
-DATA has folders `train` and `test`, with a folder for each class. Each recipe is trained from scratch by
-`train_model.py`, whose output goes to stderr; the metrics are of the exported network.
+DATA has folders `train` and `test`, with a folder for each class. Each recipe is trained by `train_model.py`, from
+scratch or from the weights of the installation. Its output goes to stderr; the metrics are of the exported network.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from astrodetect.recipes import RECIPES
 from astrodetect.settings import ROOT
 
 SIZE, EPOCHS, RATE = 64, 12, 1e-3
+INSTALLED = "efficientnet-lite0"  # whose weights come with the installation: fine-tuned with its own defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def main() -> None:
     add("data", type=Path)
     add("--classes", nargs="+", default=["all"])
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    add("--crop", type=float, default=1.0)
+    add("--crop", help="default: that of each recipe")
     add(
         "--epochs",
         type=int,
@@ -60,13 +61,16 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace, recipe: str, folder: Path) -> Row:
-    """Train one recipe from scratch."""
+    """Train one recipe."""
     output = folder / f"{recipe}.h5"
     data = arguments.data
     command = ["train_model.py", "--train", str(data / "train"), "--test", str(data / "test"), "--recipe", recipe]
-    command += ["--classes", *arguments.classes, "--crop", str(arguments.crop), "--output", str(output)]
+    command += ["--classes", *arguments.classes, "--output", str(output)]
+    command += ["--crop", arguments.crop] if arguments.crop else []
     command += ["--class-weights", arguments.class_weights]
-    if RECIPES[recipe].kind == "network":
+    if recipe == INSTALLED:
+        command += ["--fine-tune", "--label-smoothing", "0.05", "--views", "8"]
+    elif RECIPES[recipe].kind == "network":
         epochs = str(arguments.epochs)
         command += ["--size", str(SIZE), "--epochs", epochs, "--patience", epochs]
         command += ["--learning-rate", str(RATE), "--weights", "none"]
