@@ -8,7 +8,7 @@ from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.records import ImageContract
 
-SAMPLE = 256  # images
+SAMPLE = 1000  # images
 SIDE_PX = 128  # that they are measured at
 BORDER = 4  # pixels at each edge, whose median is the sky
 LIGHT_SHARE = 0.95  # of the light above the sky, within the crop
@@ -30,8 +30,8 @@ def choose_crop(dataset: Dataset, contract: ImageContract, seed: int) -> float:
     for index in sample:
         grey = images.decode_file(dataset.paths[index], frame).mean(axis=-1)
         mean += np.maximum(grey - np.median(grey[border]), 0)
-    excess = np.maximum(mean - mean[border].mean(), 0)
-    light = np.bincount(ring.ravel(), excess.ravel()).cumsum()
+    rings = np.bincount(ring.ravel(), (mean - mean[border].mean()).ravel())  # sums, in which noise cancels
+    light = np.maximum(rings, 0).cumsum()
     if light[-1] <= 0:
         return 1.0
     crop = 2 * (np.searchsorted(light, LIGHT_SHARE * light[-1]) + 1) / SIDE_PX
