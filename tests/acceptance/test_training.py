@@ -145,7 +145,8 @@ def test_cnn_and_forest_train_on_several_classes(recipe: str, tmp_path: Path) ->
     for part, count, seed in (("train", 14, 1), ("validation", 4, 2), ("test", 4, 3)):
         generator.make_dataset(parted / part, {"E": count + 2, "S": count, "edge": count}, seed=seed, workers=1)
     output = tmp_path / "models" / "kinds.h5"
-    arguments = ("--classes", "all", "--limit", "E=14", "--class-weights", "balanced", "--size", "40")
+    balance = ("--limit", "E=14", "--class-weights", "balanced")
+    arguments = ("--classes", "all", *balance, "--size", "40", "--crop", "auto", "--views", "8")
     epochs = ("--epochs", "2") if recipe == "cnn" else ()
     command = ("--data", str(parted), "--recipe", recipe, *arguments, *epochs, "--output", str(output))
     with Program("train_model.py", *command, log=tmp_path / "log", environment={}) as training:
@@ -157,6 +158,9 @@ def test_cnn_and_forest_train_on_several_classes(recipe: str, tmp_path: Path) ->
     assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
     assert manifest.positive is None
     assert manifest.temperature > 0
+    assert manifest.balance == {"E": 6 / 14, "S": 4 / 14, "edge": 4 / 14}  # of the validation images
+    assert (manifest.views, 0.2 <= manifest.image.crop < 1) == (8, True)
+    assert f"--crop {manifest.image.crop:g}" in training.output
     assert manifest.metrics["test"]["images"] == 14
     assert manifest.data["train"]["images"] == {"E": 14, "S": 14, "edge": 14}
     assert set(manifest.data) == {"train", "validation", "test"}
