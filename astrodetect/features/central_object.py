@@ -87,14 +87,8 @@ def measure_asymmetry(bands: Floats, stamps: SmoothedStamps | None = None) -> Fl
     The shape asymmetry (Pawlik et al. 2016) is that of the isophote's mask, by a rotation of 180° about the centre of
     the stamp. A companion at another colour is not counted: it is most often a star in front.
     """
-    stamps = stamps or SmoothedStamps.of(bands)
-    same_colour = _colour_distance(bands) < MAX_COLOUR_DISTANCE
     columns = []
-    for share in ASYMMETRY_ISOPHOTES:
-        above = stamps.smooth > np.maximum(share * stamps.peak, ISOPHOTES[0][1] * stamps.noise)[:, None, None]
-        above &= same_colour
-        above.reshape(len(above), -1)[:, _CORE] = True
-        segment = _central_segments(above).reshape(len(above), -1).astype(np.float32)
+    for segment in asymmetry_segments(bands, stamps or SmoothedStamps.of(bands)):
         area, x, y, xx, xy, yy = (segment @ _QUADRATIC).astype(np.float64).T
         x, y = x / area, y / area
         xx, xy, yy = xx / area - x * x + 1 / 12, xy / area - x * y, yy / area - y * y + 1 / 12
@@ -104,8 +98,20 @@ def measure_asymmetry(bands: Floats, stamps: SmoothedStamps | None = None) -> Fl
     return np.asarray(np.nan_to_num(np.stack(columns, axis=1)), np.float32)
 
 
-def _colour_distance(bands: Floats) -> Floats:
-    """(n, SIDE_PX, SIDE_PX) distance of each pixel's shares of the flux from those of the core."""
+def asymmetry_segments(bands: Floats, stamps: SmoothedStamps) -> list[Floats]:
+    """(n, pixels) masks of the central object in pixels of its own colour, within each of the two isophotes."""
+    same_colour = _squared_colour_distance(bands) < MAX_COLOUR_DISTANCE**2
+    segments = []
+    for share in ASYMMETRY_ISOPHOTES:
+        above = stamps.smooth > np.maximum(share * stamps.peak, ISOPHOTES[0][1] * stamps.noise)[:, None, None]
+        above &= same_colour
+        above.reshape(len(above), -1)[:, _CORE] = True
+        segments.append(_central_segments(above).reshape(len(above), -1).astype(np.float32))
+    return segments
+
+
+def _squared_colour_distance(bands: Floats) -> Floats:
+    """(n, SIDE_PX, SIDE_PX) squared distance of each pixel's shares of the flux from those of the core."""
     planes = np.ascontiguousarray(np.moveaxis(bands, 3, 1))
     sky = np.median(np.concatenate([planes[:, :, :2], planes[:, :, -2:]], axis=2), axis=(2, 3))
     flux = np.maximum(gaussian_blur(planes - sky[:, :, None, None], 0.8), 0)
@@ -114,7 +120,7 @@ def _colour_distance(bands: Floats) -> Floats:
     flux /= np.maximum(flux.sum(axis=1, keepdims=True), 1e-3)
     flux -= core[:, :, None, None]
     flux *= flux
-    return np.asarray(np.sqrt(flux.sum(axis=1)))
+    return np.asarray(flux.sum(axis=1))
 
 
 def _central_segments(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -242,10 +248,10 @@ def _peaks(light: Floats, peak: Floats, size: Floats) -> list[Floats]:
 
 def _colours(bands: Floats, weight: Floats) -> list[Floats]:
     """Flux-weighted mean, dispersion and rotational asymmetry of both colours (logarithms of band ratios)."""
-    logs = np.log(np.maximum(bands, 0) + np.float32(LOG_FLOOR)).reshape(len(bands), -1, 3)
+    logs = np.log(np.maximum(np.moveaxis(bands, 3, 1), 0) + np.float32(LOG_FLOOR)).reshape(len(bands), 3, -1)
     columns = []
     for band in (0, 1):
-        colour = logs[..., band] - logs[..., band + 1]
+        colour = logs[:, band] - logs[:, band + 1]
         mean = np.einsum("np,np->n", colour, weight)
         square = np.einsum("np,np,np->n", colour, colour, weight)
         asymmetry = np.einsum("np,np->n", np.abs(colour - colour[:, ::-1]), weight)

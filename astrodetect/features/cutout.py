@@ -28,10 +28,14 @@ def measure_images(pixels: NDArray[np.uint8], crop: float) -> Floats:
 
 
 def cut_stamps(pixels: NDArray[np.uint8], crop: float) -> Floats:
-    """The central `crop` of each square image resampled by area to (n, SIDE_PX, SIDE_PX, 3), values 0 to 1."""
+    """The central `crop` of each square image resampled by area to (n, SIDE_PX, SIDE_PX, 3), values 0 to 1.
+
+    In memory the bands are planes.
+    """
     begin, end, weights = _area_weights(pixels.shape[1], crop)
-    planes = np.moveaxis(pixels[:, begin:end, begin:end], 3, 1).astype(np.float32)
-    stamps: Floats = np.moveaxis(weights.T @ planes @ (weights / FULL_SCALE), 1, 3)
+    inside = pixels[:, begin:end, begin:end]
+    rows = sum(weight * inside[:, source] for source, weight in _row_taps(pixels.shape[1], crop))
+    stamps: Floats = np.moveaxis(np.moveaxis(np.asarray(rows), 3, 1) @ (weights / FULL_SCALE), 1, 3)
     return stamps
 
 
@@ -94,6 +98,17 @@ def _area_weights(side: int, crop: float) -> tuple[int, int, Floats]:
     begin, end = math.floor(edges[0] + 1e-6), math.ceil(edges[-1] - 1e-6)
     overlap = np.diff(np.clip(np.arange(begin, end)[:, None] + 1 - edges, 0, 1), axis=1) * -1
     return begin, end, (overlap / overlap.sum(axis=0)).astype(np.float32)
+
+
+@lru_cache(16)
+def _row_taps(side: int, crop: float) -> list[tuple[NDArray[np.int64], Floats]]:
+    """Source rows of each stamp row with their weights, as few as overlap: cheaper than a product with all rows."""
+    _, _, weights = _area_weights(side, crop)
+    taps = int((weights > 0).sum(axis=0).max())
+    source = np.minimum((weights > 0).argmax(axis=0) + np.arange(taps)[:, None], len(weights) - 1)
+    overlap = np.take_along_axis(weights, source, axis=0)
+    overlap[1:][source[1:] == source[:-1]] = 0  # past the last row
+    return [(rows, np.asarray(weight[:, None, None])) for rows, weight in zip(source, overlap, strict=True)]
 
 
 @cache

@@ -1,0 +1,79 @@
+"""Measurements agree with photutils and statmorph on 50 simulated images, within the tolerances of this file."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from astrodetect.datasets.simulation.generator import render_image
+from astrodetect.features import central_object, cutout
+from astrodetect.features.central_object import SmoothedStamps
+from astrodetect.records import Floats
+
+statmorph = pytest.importorskip("statmorph", reason="statmorph is a development dependency")
+photutils_morphology = pytest.importorskip("photutils.morphology", reason="photutils is a development dependency")
+
+KINDS = ("E", "SB", "S", "edge", "merger")
+PER_KIND = 10
+CENTRE = ((cutout.SIDE_PX - 1) / 2,) * 2
+WHOLE_STAMP_PX = 2 * cutout.SIDE_PX  # radius of an aperture
+EXACT = 1e-4  # relative: single precision
+SHAPE_ASYMMETRY, OFFSET, COMPACTNESS = range(3)  # columns of an isophote
+GINI = 5  # column
+
+
+@pytest.fixture(scope="module")
+def bands() -> Floats:
+    pixels = np.stack([render_image(kind, seed, 128) for kind in KINDS for seed in range(PER_KIND)])
+    return cutout.cut_stamps(pixels, 0.5)
+
+
+@pytest.fixture(scope="module")
+def segments(bands: Floats) -> Floats:
+    """The inner isophote of each object in pixels of its own colour."""
+    stamps = SmoothedStamps.of(bands)
+    return central_object.asymmetry_segments(bands, stamps)[-1].reshape(-1, cutout.SIDE_PX, cutout.SIDE_PX)
+
+
+def statmorph_asymmetry(planes: Floats, kind: str) -> list[float]:
+    """Statmorph's asymmetry about the centre of the stamp, without a sky's."""
+    source = SimpleNamespace(
+        _mask_stamp=np.zeros(planes.shape[1:], np.bool_),
+        _petro_extent_cas=1,
+        _rpetro_circ_centroid=WHOLE_STAMP_PX,
+        _sky_asymmetry=0,
+        rmax_circ=WHOLE_STAMP_PX,
+        flag=0,
+    )
+    asymmetry = statmorph.SourceMorphology._asymmetry_function
+    return [float(asymmetry(source, CENTRE, plane, kind)) for plane in planes]
+
+
+def test_shape_asymmetry_is_that_of_statmorph(bands: Floats, segments: Floats) -> None:
+    measured = central_object.measure_asymmetry(bands)[:, 3 + SHAPE_ASYMMETRY]
+    assert measured.max() > 0.5
+    np.testing.assert_allclose(measured, statmorph_asymmetry(segments, "shape"), atol=0.01)
+
+
+def test_rotational_asymmetry_of_the_light_is_that_of_statmorph(bands: Floats, segments: Floats) -> None:
+    light = segments * np.maximum(SmoothedStamps.of(bands).smooth, 0)
+    measured = central_object._rotational_asymmetry(light.reshape(len(light), -1))
+    np.testing.assert_allclose(measured, statmorph_asymmetry(light, "cas"), atol=0.01)
+
+
+def test_centroid_and_second_moments_are_those_of_photutils(bands: Floats, segments: Floats) -> None:
+    moments = central_object._moments(segments.reshape(len(segments), -1))
+    offset = central_object.measure_asymmetry(bands)[:, 3 + OFFSET]
+    for number, segment in enumerate(segments):
+        source = photutils_morphology.data_properties(segment)
+        x, y = np.atleast_1d(source.centroid).ravel() - CENTRE
+        np.testing.assert_allclose((moments.x[number], moments.y[number]), (x, y), atol=1e-3)
+        np.testing.assert_allclose(offset[number], np.hypot(x, y) / np.sqrt(segment.sum()), rtol=EXACT, atol=EXACT)
+        own = np.array([[moments.xx[number], moments.xy[number]], [moments.xy[number], moments.yy[number]]])
+        np.testing.assert_allclose(own, source.covariance.value, rtol=1e-3, atol=1e-2)
+
+
+def test_gini_coefficient_is_that_of_photutils(bands: Floats) -> None:
+    light = cutout._light(bands)
+    measured = cutout._concentration_gini_m20(light)[:, GINI]
+    np.testing.assert_allclose(measured, [photutils_morphology.gini(plane) for plane in light], rtol=EXACT)
