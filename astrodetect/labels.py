@@ -9,15 +9,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from astrodetect.errors import DataError
 from astrodetect.records import BIGINT_MAX, ImagePath
 from astrodetect.storage.references import is_url
 
-LabelValue = Literal["interesting", "ordinary", "artefact"]
-LABELS: tuple[LabelValue, ...] = get_args(LabelValue)
-INTERESTING, ORDINARY, ARTEFACT = LABELS
+LabelValue: TypeAlias = str  # one of LABELS, or a name of one's own for a kind of interesting images: "merger"
+LABELS = INTERESTING, ORDINARY, ARTEFACT = "interesting", "ordinary", "artefact"
+MAX_LABEL_LENGTH = 40  # characters
+LABEL_PATTERN = re.compile(rf"\w[\w .-]{{0,{MAX_LABEL_LENGTH - 1}}}")
 COLUMNS = ("id", "prediction_id", "image_name", "image_sha256", "label", "who", "note", "timestamp")
 MAX_NOTE_LENGTH = 10_000  # characters
 
@@ -55,6 +56,35 @@ class ImportCounts:
     new: int
     known: int  # in the table already
     unmatched: int  # of images without a prediction here
+
+
+def parse_label(text: str) -> LabelValue:
+    """The label in lower case with single spaces; ValueError says what a label is."""
+    label = " ".join(text.lower().split())
+    if not LABEL_PATTERN.fullmatch(label):
+        raise ValueError(
+            f"a label is {', '.join(LABELS)}, or a name of letters, digits and . _ - of up to {MAX_LABEL_LENGTH} "
+            f"characters, not {text or 'nothing'}"
+        )
+    return label
+
+
+def is_wanted(label: LabelValue) -> bool:
+    """Whether more images like one with this label are wanted: `interesting` and names of one's own."""
+    return label not in {ORDINARY, ARTEFACT}
+
+
+def require_label(like: str | None, labels: Iterable[LabelValue]) -> LabelValue | None:
+    """The label whose kind is searched for; DataError if no image has it."""
+    known = sorted({*labels})
+    if like is not None and like.lower() not in known:
+        raise DataError(f"no image here is labelled {like}: the labels are {', '.join(known)}")
+    return like and like.lower()
+
+
+def own_names(labels: Iterable[LabelValue]) -> list[LabelValue]:
+    """The names among these labels that are not built in, in alphabetical order."""
+    return sorted({*labels} - {*LABELS})
 
 
 def to_csv(pages: Iterable[Sequence[StoredLabel]]) -> Iterator[str]:
@@ -137,7 +167,7 @@ def _complete(row: _CsvRow) -> _CsvRow:
 
 def _table_label(row: _CsvRow) -> Label:
     row = {column: text or None for column, text in row.items()}
-    label, digits, sha256 = _label_value(row.get("label")), row.get("prediction_id"), row.get("image_sha256")
+    label, digits, sha256 = parse_label(row.get("label") or ""), row.get("prediction_id"), row.get("image_sha256")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"an image_sha256 is 64 digits from 0 to f, not {sha256}")
     if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= BIGINT_MAX):
@@ -162,13 +192,7 @@ def _table_label(row: _CsvRow) -> Label:
 
 def _image_label(row: _CsvRow) -> Label:
     label, sha256, path = ((row.get(column) or "").strip() or None for column in ("label", "image_sha256", "path"))
-    return Label(label=_label_value(label), image_sha256=sha256, path=path)
-
-
-def _label_value(text: str | None) -> LabelValue:
-    if text not in LABELS:
-        raise ValueError(f"a label is {', '.join(LABELS)}, not {text or 'nothing'}")
-    return text
+    return Label(label=parse_label(label or ""), image_sha256=sha256, path=path)
 
 
 def _cell(value: object) -> str:

@@ -98,7 +98,7 @@ def main() -> None:
 
 def search(sky: LabelledImages, network: "_Network", *, epochs: int, seed: int, thorough: bool) -> Round:
     """All rankings of one set of images."""
-    shapes = _shapes(sky.paths)
+    shapes = measure_shapes(sky.paths)
     features = network.features(sky.paths)
     ours = Novelty.fit(shapes, feature_kind="shapes", names=tuple(FITTABLE_DETECTORS)).score_training_images()
     rankings = _ours(sky.unusual, ours)
@@ -172,7 +172,8 @@ def _untrained(weights: str | None) -> Engine:
     return features_engine(model, NETWORK)
 
 
-def _shapes(paths: list[Path]) -> Floats:
+def measure_shapes(paths: list[Path]) -> Floats:
+    """(n, features) the measurements of these images."""
     pixels, no_network = _read(paths, ImageContract(size=SIDE_PX)), np.empty((0, 0), np.float32)
     with threadpool_limits(1, user_api="blas"):
         parts = [

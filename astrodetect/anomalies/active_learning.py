@@ -1,92 +1,199 @@
-"""Active learning: a Gaussian process turns labels into a better ranking and chooses which images to label next.
+"""Active learning: labels turn the unsupervised ranking into one of what is wanted, and choose what to label next.
 
-Its prior mean is the unsupervised ranking, its kernel an RBF over the whitened vectors; its posterior variance lets the
-review order trade probable interest against information.
+A logistic regression on the whitened vectors, with a random sample of the unlabelled images as weak ordinary ones, is
+added to the unsupervised ranking. With few labels its strong penalty makes it a difference of means.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY
+from astrodetect.labels import ARTEFACT, is_wanted
 from astrodetect.records import Floats
 
 ReviewOrder = Literal["interest", "novelty", "uncertainty", "random"]
 REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
-LABEL_TARGETS: dict[str, float] = {
-    INTERESTING: 1.0,
-    ORDINARY: -1.0,
-    ARTEFACT: -1.0,  # unusual as a satellite trail may be, no more of them should come up
-}
-LABELLED_INTEREST = 10.0  # of a labelled image, times its target: beyond that of any unlabelled one
-LENGTH_SCALE = 1.0  # of the RBF kernel, on vectors divided by √dimensions: their mean distance is √2
-NOISE_VARIANCE = 0.3  # of labels: people are inconsistent
-EXPLORATION = 0.3  # posterior standard deviations added to the mean (upper confidence bound)
-MIN_PRIOR, MAX_PRIOR = -1.0, 1.5
-PRIOR_OFFSET, PRIOR_SLOPE = -1.0, 1 / 3  # the prior at the mean tail score, and per standard deviation above it
-MAX_LABELS = 2000  # the newest; the cost grows with the square of their number
-BLOCK = 4096  # images at a time
+RANKING_WEIGHT = 1.5  # of the standardised tail scores of the ranking, beside the standardised likeness
+LIKE_RANKING_WEIGHT = 0.5  # where one kind is searched for: it need not be unusual
+ARTEFACT_WEIGHT = 1.5  # of what an image is more like the artefacts than like the wanted ones
+ARTEFACT_HALF_TRUST, HALF_TRUST = (
+    3.0,
+    10.0,
+)  # labelled images at which the likeness has half its weight: fewer are a guess
+PENALTY = 300.0  # L2; the inverse of scikit-learn's C
+UNLABELLED_SAMPLE, UNLABELLED_WEIGHT = 1500, 0.3  # weak ordinary images, and the weight of each beside a label's
+SAMPLE_SEED = 0
+CLIP = 3.0  # of a whitened dimension, in standard deviations: one of them does not decide
+LABELLED_INTEREST = 100.0  # of a labelled image, with its sign: beyond that of any unlabelled one
+BLOCK = 65_536  # images at a time
+MAX_NEWTON_STEPS = 25
+TOLERANCE = 1e-4  # of a coefficient
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRanking:
-    """Posterior of the interest of each image."""
+    """How interesting each image is, by labels and ranking."""
 
-    interest: Floats  # (n,) posterior mean, from about -1 to 1; ±LABELLED_INTEREST of labelled images
-    uncertainty: Floats  # (n,) posterior standard deviation; 0 of labelled images
+    interest: Floats  # (n,) ±LABELLED_INTEREST of labelled images
+    boundary: float | None  # between wanted and other labelled images; None until there are both
 
 
-def rank_by_labels(vectors: Floats, strength: Floats, labels: Mapping[int, str]) -> LabelledRanking:
-    """The posterior given the unsupervised `strength` and `labels` by image index, the newest label last."""
-    prior = _prior_mean(strength)
-    if not labels:
-        return LabelledRanking(prior, np.ones_like(prior))
-    labelled = np.array(list(labels)[-MAX_LABELS:])
-    targets = np.array([LABEL_TARGETS[labels[image]] for image in labelled.tolist()])
-    scaled = vectors.astype(np.float64) / np.sqrt(vectors.shape[1])
-    inverse = np.linalg.inv(_rbf_kernel(scaled[labelled], scaled[labelled]) + NOISE_VARIANCE * np.eye(len(labelled)))
-    weights = inverse @ (targets - prior[labelled])
-    interest, uncertainty = np.empty_like(prior), np.empty_like(prior)
-    for start in range(0, len(prior), BLOCK):
-        block = slice(start, start + BLOCK)
-        kernel = _rbf_kernel(scaled[block], scaled[labelled])
-        interest[block] = prior[block] + kernel @ weights
-        explained_variance = np.einsum("nl,lm,nm->n", kernel, inverse, kernel, optimize=True)
-        uncertainty[block] = np.sqrt(np.clip(1 - explained_variance, 0, 1))
-    for image, label in labels.items():
-        interest[image], uncertainty[image] = LABELLED_INTEREST * LABEL_TARGETS[label], 0
-    return LabelledRanking(interest, uncertainty)
+def rank_by_labels(
+    vectors: Floats,
+    strength: Floats,
+    labels: Mapping[int, str],
+    *,
+    blocks: Sequence[int] = (),
+    like: str | None = None,
+) -> LabelledRanking:
+    """The interest given the unsupervised `strength`, and `labels` by image index; of one label's kind if `like` it.
+
+    Wanted are `interesting` images and those with labels of one's own; what is more like `artefact` than like these
+    sinks. Each of the `blocks` of dimensions counts as much as the others, however few it has.
+    """
+    inputs = _Inputs(vectors, _block_scales(blocks, vectors.shape[1]))
+    interest = (LIKE_RANKING_WEIGHT if like else RANKING_WEIGHT) * _standardised_tail_scores(strength)
+    kinds = _Kinds.of(labels, like)
+    sample = np.random.default_rng(SAMPLE_SEED).permutation(len(strength))[:UNLABELLED_SAMPLE]
+    likeness = np.zeros(len(strength), np.float32)
+    wanted, unwanted = kinds.wanted, [*kinds.others, *kinds.artefacts]
+    if wanted:
+        trust = 1.0 if like else _trust(wanted, HALF_TRUST)
+        likeness = _likeness(inputs, wanted, unwanted, sample)
+        interest += trust * likeness
+    if kinds.artefacts:
+        artefacts = _likeness(inputs, kinds.artefacts, [*wanted, *kinds.others], sample)
+        weight = ARTEFACT_WEIGHT * _trust(kinds.artefacts, ARTEFACT_HALF_TRUST)
+        interest -= weight * np.maximum(artefacts - likeness, 0)
+    boundary = (interest[wanted].mean() + interest[unwanted].mean()) / 2 if wanted and unwanted else None
+    interest[wanted], interest[unwanted] = LABELLED_INTEREST, -LABELLED_INTEREST
+    return LabelledRanking(interest, None if boundary is None else float(boundary))
 
 
 def review_orders(
-    vectors: Floats, strength: Floats, labels: Mapping[int, str], count: int
+    vectors: Floats,
+    strength: Floats,
+    labels: Mapping[int, str],
+    count: int,
+    *,
+    blocks: Sequence[int] = (),
+    like: str | None = None,
 ) -> dict[ReviewOrder, list[int]]:
     """The indices of up to `count` unlabelled images in each review order, the first to label in front."""
-    ranking = rank_by_labels(vectors, strength, labels)
+    ranking = rank_by_labels(vectors, strength, labels, blocks=blocks, like=like)
+    boundary = float(ranking.interest.max(initial=0)) if ranking.boundary is None else ranking.boundary
     priorities: dict[ReviewOrder, NDArray[np.floating]] = {
-        "interest": ranking.interest + EXPLORATION * ranking.uncertainty,
+        "interest": ranking.interest.copy(),
         "novelty": strength.astype(np.float64),
-        "uncertainty": ranking.uncertainty - np.abs(ranking.interest),
+        "uncertainty": -np.abs(ranking.interest - boundary),
         "random": np.random.default_rng(len(labels)).random(len(strength)),
     }
     count = min(count, len(strength) - len(labels))
     for priority in priorities.values():
         priority[list(labels)] = -np.inf
-    return {order: np.argsort(-priority, kind="stable")[:count].tolist() for order, priority in priorities.items()}
+    return {order: _first(priority, count) for order, priority in priorities.items()}
 
 
-def _prior_mean(strength: Floats) -> Floats:
-    """The prior of the interest, from the ranks of `strength` so that its scale does not matter."""
-    ranks = np.argsort(np.argsort(strength, kind="stable"), kind="stable")
-    tail_scores = -np.log10(1 - 0.9999 * ranks / max(len(strength), 1))
-    z_scores = (tail_scores - tail_scores.mean()) / max(float(tail_scores.std()), 1e-9)
-    return np.asarray(np.clip(PRIOR_OFFSET + PRIOR_SLOPE * z_scores, MIN_PRIOR, MAX_PRIOR))
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The clipped vectors, scaled by block."""
+
+    vectors: Floats
+    scales: Floats  # (dimensions,)
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Some images."""
+        return (np.clip(self.vectors[rows], -CLIP, CLIP) * self.scales).astype(np.float64)
+
+    def products(self, coefficients: NDArray[np.float64]) -> Floats:
+        """(n,) the product of each image with the coefficients."""
+        scaled = (self.scales * coefficients).astype(np.float32)
+        result = np.empty(len(self.vectors), np.float32)
+        for start in range(0, len(result), BLOCK):
+            result[start : start + BLOCK] = np.clip(self.vectors[start : start + BLOCK], -CLIP, CLIP) @ scaled
+        return result
 
 
-def _rbf_kernel(a: Floats, b: Floats) -> Floats:
-    squared_distances = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
-    return np.asarray(np.exp(np.maximum(squared_distances, 0) / (-2 * LENGTH_SCALE**2)))
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """Labelled images."""
+
+    wanted: list[int]
+    others: list[int]
+    artefacts: list[int]  # that are not wanted
+
+    @classmethod
+    def of(cls, labels: Mapping[int, str], like: str | None) -> "_Kinds":
+        kinds = cls([], [], [])
+        for image, label in labels.items():
+            if label == like if like else is_wanted(label):
+                kinds.wanted.append(image)
+            else:
+                (kinds.artefacts if label == ARTEFACT else kinds.others).append(image)
+        return kinds
+
+
+def _trust(labelled: Sequence[int], half: float) -> float:
+    return len(labelled) / (len(labelled) + half)
+
+
+def _likeness(inputs: _Inputs, positive: Sequence[int], negative: Sequence[int], sample: NDArray[np.int64]) -> Floats:
+    """(n,) the standardised log-odds that an image is one of the positive ones."""
+    weak = np.setdiff1d(sample, [*positive, *negative])
+    rows = np.concatenate([np.array(positive, np.int64), np.array(negative, np.int64), weak])
+    targets = (np.arange(len(rows)) < len(positive)).astype(np.float64)
+    weights = np.where(np.arange(len(rows)) < len(rows) - len(weak), 1.0, UNLABELLED_WEIGHT)
+    coefficients = _logistic_regression(inputs.rows(rows), targets, weights)
+    return _standardise(inputs.products(coefficients))
+
+
+def _logistic_regression(
+    inputs: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The coefficients, without the intercept, by Newton's method."""
+    inputs = np.column_stack([inputs, np.ones(len(inputs))])
+    penalty = np.full(inputs.shape[1], PENALTY)
+    penalty[-1] = 0.0  # of the intercept
+    share = np.clip(np.average(targets, weights=weights), 1e-6, 1 - 1e-6)
+    coefficients = np.zeros(inputs.shape[1])
+    coefficients[-1] = np.log(share / (1 - share))
+    for _ in range(MAX_NEWTON_STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(inputs @ coefficients, -30, 30)))
+        gradient = inputs.T @ (weights * (targets - probability)) - penalty * coefficients
+        curvature = np.maximum(weights * probability * (1 - probability), 1e-9)
+        step = np.linalg.solve((inputs.T * curvature) @ inputs + np.diag(penalty), gradient)
+        coefficients += step
+        if np.abs(step).max() < TOLERANCE:
+            break
+    return coefficients[:-1]
+
+
+def _block_scales(blocks: Sequence[int], dimensions: int) -> Floats:
+    """(dimensions,) factors that give each block the same variance."""
+    if sum(blocks) < dimensions:
+        return np.ones(dimensions, np.float32)
+    return np.repeat([np.sqrt(max(blocks) / block) for block in blocks], blocks)[:dimensions].astype(np.float32)
+
+
+def _standardised_tail_scores(strength: Floats) -> Floats:
+    """−log10 of the share of images as strong, standardised: the scale of `strength` does not matter."""
+    share = np.empty(len(strength), np.float32)
+    share[np.argsort(-strength, kind="stable")] = (np.arange(len(strength)) + 0.5) / max(len(strength), 1)
+    return _standardise(-np.log10(share))
+
+
+def _standardise(values: Floats) -> Floats:
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-9), np.float32)
+
+
+def _first(priority: NDArray[np.floating], count: int) -> list[int]:
+    """The indices of the `count` highest, in order; ties by index."""
+    if count >= len(priority):
+        return list(np.argsort(-priority, kind="stable")[:count].tolist())
+    threshold = np.partition(priority, len(priority) - count - 1)[len(priority) - count - 1]
+    candidates = np.flatnonzero(priority >= threshold)
+    return list(candidates[np.argsort(-priority[candidates], kind="stable")][:count].tolist())

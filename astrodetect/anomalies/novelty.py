@@ -204,6 +204,11 @@ class Novelty:
         """The number of reference images."""
         return len(self._reference)
 
+    @property
+    def block_dimensions(self) -> tuple[int, ...]:
+        """The number of dimensions of each block of the whitened space."""
+        return self._space.block_dimensions
+
     @classmethod
     def fit(
         cls,

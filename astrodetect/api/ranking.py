@@ -24,7 +24,7 @@ from astrodetect.features.extraction import (
     measured_extractor,
 )
 from astrodetect.inference import pipeline
-from astrodetect.labels import LabelValue
+from astrodetect.labels import LabelValue, require_label
 from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
@@ -122,11 +122,13 @@ def rank(
     crop: float | None = None,
     detectors: Sequence[str] | None = None,
     labels: Mapping[Any, LabelValue] | None = None,
+    like: LabelValue | None = None,
 ) -> Ranking:
     """Images by how unusual they are, compared with `normal` images or with each other.
 
     `features`, `model` and `crop` are those of `describe`, whose result may be given instead of paths. `labels` of some
-    images, by path ("interesting", "ordinary" or "artefact"), change the order to what they suggest.
+    images, by path ("interesting", "ordinary", "artefact" or a name of your own), change the order to what they
+    suggest; with `like`, to what is like the images with this label.
     """
 
     def extracted_of(given: Paths | ExtractedFeatures) -> ExtractedFeatures:
@@ -146,8 +148,11 @@ def rank(
     if labels and not review_labels:
         raise DataError(f"no label is of one of these images, whose paths are such as {extracted.items[0].path}")
     interest = None
+    like = require_label(like, review_labels.values())
     if review_labels:
-        interest = active_learning.rank_by_labels(result.vectors, result.strength, review_labels).interest
+        interest = active_learning.rank_by_labels(
+            result.vectors, result.strength, review_labels, blocks=novelty.block_dimensions, like=like
+        ).interest
     results = AnomalyResults(
         paths=[item.path for item in extracted.items],
         labels=[item.label for item in extracted.items],

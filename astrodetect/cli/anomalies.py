@@ -22,6 +22,7 @@ from astrodetect.cli._options import (
     model_name,
 )
 from astrodetect.datasets import listing
+from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
@@ -53,15 +54,15 @@ data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash 
 
 The output folder holds anomalies.html; anomalies.csv or .parquet, the most unusual first; ids/METHOD.txt, the images
 flagged by each detector, and ids/consensus.txt, those flagged by all. --detectors autoencoder,kmeans,dbscan selects the
-three of the four-class study. --labels ranks by active learning from a .csv of label (interesting, ordinary, artefact)
-and path or image_sha256. --attach stores the detectors with a trained model; the service then reports the novelty of
-each image.
+three of the four-class study. --labels ranks by active learning from a .csv of label (interesting, ordinary,
+artefact, or a name of your own) and path or image_sha256. --attach stores the detectors with a trained model; the
+service then reports the novelty of each image.
 """
 EXAMPLES = """examples:
   python -m astrodetect anomalies my/images
   python -m astrodetect anomalies night7 --normal data/sample/train --output night7-anomalies
   python -m astrodetect anomalies my/images --detectors autoencoder,kmeans,dbscan --format parquet
-  python -m astrodetect anomalies my/images --labels labels.csv
+  python -m astrodetect anomalies my/images --labels labels.csv --like merger
   python -m astrodetect anomalies s3://survey/shards --sample 10000 --ray auto --format parquet
   python -m astrodetect anomalies data/sample/train --attach resnet50_model
 """
@@ -100,6 +101,7 @@ def add_parser(subparsers: Subparsers) -> None:
         f"{','.join(default_detectors('network'))} of features of a network)",
     )
     parser.add_argument("--labels", type=local_path, metavar="LABELS.csv", help="rank by these labels of some images")
+    parser.add_argument("--like", metavar="LABEL", help="with --labels: more of the kind with this label first")
     parser.add_argument("--attach", type=model_name, metavar="NAME", help="store the detectors with this trained model")
     parser.add_argument(
         "--crop",
@@ -138,7 +140,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     """Extract features, run the detectors and write the results; returns the summary."""
     from astrodetect.anomalies import active_learning, analysis, domain, projection, results  # noqa: PLC0415
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
-    from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
+    from astrodetect.labels import match_images, read_image_labels, require_label  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
     from astrodetect.reports import anomaly_report  # noqa: PLC0415
     from astrodetect.reports.html import ThumbnailReader  # noqa: PLC0415
@@ -147,6 +149,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     results.check_output_folder(arguments.output)
     items = listing.list_images(arguments.data)
     normal_items = listing.list_images([arguments.normal]) if arguments.normal else None
+    if arguments.like and not arguments.labels:
+        raise DataError("--like needs the labels of some images: add --labels LABELS.csv")
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, feature_source = open_extractor(arguments)
     with open_runners(arguments, extractor) as make_runner:
@@ -157,7 +161,11 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     unmatched, interest = 0, None
     if given_labels:
         labels, unmatched = match_images(given_labels, paths, read_images.sha256)
-        interest = active_learning.rank_by_labels(novelty.vectors, novelty.strength, labels).interest
+        like = require_label(arguments.like, labels.values())
+        blocks = scored.fitted.novelty.block_dimensions
+        interest = active_learning.rank_by_labels(
+            novelty.vectors, novelty.strength, labels, blocks=blocks, like=like
+        ).interest
     gallery = order_images(novelty.strength, interest)[: arguments.top].tolist()
     anomaly_results = AnomalyResults(
         paths=paths,

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """export the labels of images to a CSV file, or import them
 
 Columns: id, prediction_id, image_name, image_sha256, label, who, note, timestamp. An import needs label (interesting,
-ordinary or artefact), and image_sha256 or prediction_id. A label is assigned to the newest prediction of the image with
-that SHA-256, whichever database it comes from; without a SHA-256, to the prediction with that id (and that name, if
-given). Labels that exist already are skipped; a file with an invalid line is not imported at all. Names that begin with
-= + - or @ are written unchanged: spreadsheets must open the file as text.
+ordinary, artefact, or a name of your own) and image_sha256 or prediction_id. A label is assigned to the newest
+prediction of the image with that SHA-256, whichever database it comes from; without a SHA-256, to the prediction with
+that id (and that name, if given). Labels that exist already are skipped; a file with an invalid line is not imported at
+all. Names that begin with = + - or @ are written unchanged: spreadsheets must open the file as text.
 """
 EXAMPLES = """examples:
   python -m astrodetect labels export labels.csv

@@ -5,9 +5,11 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, Path, Query
+from fastapi import Depends, Form, Path, Query
 from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator
 
+from astrodetect.labels import LabelValue, parse_label
 from astrodetect.records import BIGINT_MAX, PredictionFilters
 
 MAX_FILTER_CHARS = 255
@@ -15,6 +17,8 @@ MAX_MODEL_NAME_CHARS = 100
 MODEL_NAME_PATTERN = r"^\w[\w.-]*$"  # no path traversal
 OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
 VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
+
+LabelName: TypeAlias = Annotated[str, AfterValidator(parse_label)]  # built in, or one's own
 
 
 def prediction_filters(
@@ -39,6 +43,17 @@ def prediction_filters(
     return PredictionFilters(
         result, min_score, max_score, name, since, until, request_id, model, label, min_novelty, in_domain
     )
+
+
+def chosen_label(label: Annotated[str, Form()] = "", own: Annotated[str, Form()] = "") -> LabelValue:
+    """The label of a form: that of the button, or the name in the field `own`."""
+    try:
+        return parse_label(label or own)
+    except ValueError as error:
+        raise RequestValidationError([{"loc": ("body", "label"), "msg": str(error)}]) from error
+
+
+ChosenLabel: TypeAlias = Annotated[LabelValue, Depends(chosen_label)]
 
 
 @dataclass(frozen=True, slots=True)

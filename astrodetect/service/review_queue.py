@@ -3,22 +3,24 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from astrodetect.anomalies import active_learning
 from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.db.shared_state import LeaseTable
-from astrodetect.labels import LABELS, LabelValue
+from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY, LabelValue, own_names
+from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import EmbeddedImages, Prediction
 from astrodetect.settings import SETUP_DB_COMMAND
 
-MAX_RANKED = 20_000  # the newest images, in addition to all labelled ones
+MAX_RANKED = 200_000  # the newest images, in addition to all labelled ones
 MAX_GROWTH = 0.01  # share of them by which the table may grow before they are read again
 MAX_REVIEW_BATCH = 100  # images of one request
 ORDER_LENGTH = 500  # images of each order kept: some of them are labelled or skipped before the next ranking
@@ -62,17 +64,20 @@ class LabelProgress:
     interesting: int
     ordinary: int
     artefact: int
+    names: Mapping[str, int] = field(default_factory=dict)  # of one's own
 
     @classmethod
     def of(cls, labels: Mapping[str, LabelValue]) -> "LabelProgress":
         """From the label of each image."""
         counts = Counter(labels.values())
-        return cls(len(labels), *(counts[label] for label in LABELS))
+        names = {name: counts[name] for name in own_names(counts)}
+        return cls(len(labels), counts[INTERESTING], counts[ORDINARY], counts[ARTEFACT], names)
 
     @property
     def found_per_100(self) -> float | None:
-        """Interesting images per hundred labelled ones."""
-        return 100 * self.interesting / self.labelled if self.labelled else None
+        """Interesting images per hundred labelled ones, those with one's own labels included."""
+        found = self.interesting + sum(self.names.values())
+        return 100 * found / self.labelled if self.labelled else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,18 @@ class ReviewLeases:
 class _Ranking:
     """Images of an embedding space, their labels, and the review orders that follow from these."""
 
-    def __init__(self, space: str, newest_id: int, images: EmbeddedImages, labels: Mapping[str, LabelValue]) -> None:
-        self.space, self.images, self.labels = space, images, labels
+    def __init__(
+        self,
+        space: str,
+        newest_id: int,
+        images: EmbeddedImages,
+        labels: Mapping[str, LabelValue],
+        *,
+        blocks: Sequence[int],
+        like: LabelValue | None,
+    ) -> None:
+        self.space, self.images, self.labels, self.like = space, images, labels, like
+        self._blocks = blocks
         self._newest_id = newest_id
         norms = np.linalg.norm(images.vectors, axis=1)  # break ties: novelty is 1 beyond all training images
         self._strength = np.empty(len(norms), np.float32)
@@ -127,13 +142,13 @@ class _Ranking:
         """Whether the table has grown by at most MAX_GROWTH since."""
         return self.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
 
-    def with_labels(self, labels: Mapping[str, LabelValue]) -> "_Ranking | None":
+    def with_labels(self, labels: Mapping[str, LabelValue], like: LabelValue | None) -> "_Ranking | None":
         """The same images with new labels; None where one of these belongs to an image that is not among them."""
-        if labels == self.labels:
+        if labels == self.labels and like == self.like:
             return self
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        return _Ranking(self.space, self._newest_id, self.images, labels)
+        return _Ranking(self.space, self._newest_id, self.images, labels, blocks=self._blocks, like=like)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The indices of the images to label next, without those labelled since."""
@@ -152,7 +167,9 @@ class _Ranking:
     def _compute_orders(self) -> Mapping[ReviewOrder, list[int]]:
         if not self.images.ids:
             return {by: [] for by in active_learning.REVIEW_ORDERS}
-        return active_learning.review_orders(self.images.vectors, self._strength, self._labelled, ORDER_LENGTH)
+        return active_learning.review_orders(
+            self.images.vectors, self._strength, self._labelled, ORDER_LENGTH, blocks=self._blocks, like=self.like
+        )
 
 
 class ReviewQueue:
@@ -165,8 +182,19 @@ class ReviewQueue:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._next_ranking: Future[_Ranking] | None = None
 
-    def next(self, by: ReviewOrder, *, limit: int, space: str | None, at_once: bool = False) -> ReviewBatch:
-        """Unlabelled images of the default model's embedding space, in this order.
+    def next(
+        self,
+        by: ReviewOrder,
+        *,
+        limit: int,
+        space: str | None,
+        blocks: Sequence[int] = (),
+        like: LabelValue | None = None,
+        at_once: bool = False,
+    ) -> ReviewBatch:
+        """Unlabelled images of the default model's embedding space, in this order; `like` those with this label.
+
+        `blocks`: the numbers of dimensions of the blocks of the space.
 
         `at_once`: in an earlier ranking, where the one with the newest labels takes more than RANKING_WAIT_S.
         """
@@ -174,7 +202,8 @@ class ReviewQueue:
         note = NO_DETECTORS if space is None else None if self._database.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
             return self._by_novelty(space, note, limit, labels)
-        ranking = self._available_ranking(space, labels) if at_once else self._newest_ranking(space, labels)
+        find = self._available_ranking if at_once else self._newest_ranking
+        ranking = find(space, labels, blocks, like)
         if ranking is None:
             return self._by_novelty(space, NOT_YET, limit, labels)
         order = ranking.order(by, labels)[:limit]
@@ -197,22 +226,26 @@ class ReviewQueue:
         rows = self._database.most_novel(space, limit=limit)
         return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
-    def _available_ranking(self, space: str, labels: Mapping[str, LabelValue]) -> _Ranking | None:
+    def _available_ranking(
+        self, space: str, labels: Mapping[str, LabelValue], blocks: Sequence[int], like: LabelValue | None
+    ) -> _Ranking | None:
         if self._next_ranking is None or self._next_ranking.done():
-            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels)
+            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels, blocks, like)
             self._next_ranking.add_done_callback(_log_failure)
         wait([self._next_ranking], RANKING_WAIT_S)
         ranking = self._ranking
-        return ranking if ranking and ranking.space == space else None
+        return ranking if ranking and (ranking.space, ranking.like) == (space, like) else None
 
-    def _newest_ranking(self, space: str, labels: Mapping[str, LabelValue]) -> _Ranking:
+    def _newest_ranking(
+        self, space: str, labels: Mapping[str, LabelValue], blocks: Sequence[int], like: LabelValue | None
+    ) -> _Ranking:
         with self._lock:  # computed once for all requests that wait
             newest_id = self._database.newest_id()
             ranking = self._ranking if self._ranking and self._ranking.is_current(space, newest_id) else None
-            ranking = ranking.with_labels(labels) if ranking else None
+            ranking = ranking.with_labels(labels, like) if ranking else None
             if ranking is None:
                 images = self._database.embedded_images(space, newest=MAX_RANKED)
-                ranking = _Ranking(space, newest_id, images, labels)
+                ranking = _Ranking(space, newest_id, images, labels, blocks=blocks, like=like)
             self._ranking = ranking
             return ranking
 
@@ -220,6 +253,12 @@ class ReviewQueue:
 def _log_failure(ranking: Future[_Ranking]) -> None:
     if not ranking.cancelled() and (error := ranking.exception()):
         log.error("the review queue was not reordered: %s", error)
+
+
+def space_blocks(detectors: Iterable[tuple[Manifest, Novelty]], space: str | None) -> tuple[int, ...]:
+    """The number of dimensions of each block of an embedding space; none where its detectors are not loaded."""
+    found = (novelty.block_dimensions for manifest, novelty in detectors if manifest.space == space)
+    return next(found, ())
 
 
 def _lease_name(image: str) -> str:

@@ -15,6 +15,7 @@ from astrodetect.anomalies import active_learning
 from astrodetect.errors import AstrodetectError
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Neighbour, Prediction, PredictionPage, QueuedPrediction
+from astrodetect.service.query_params import LabelName
 from astrodetect.service.review_queue import ReviewBatch
 
 CSV = "text/csv; charset=utf-8"
@@ -182,7 +183,9 @@ class LabelRequest(BaseModel):
         extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
     )
 
-    label: LabelValue
+    label: LabelName = Field(
+        description="interesting, ordinary, artefact, or a name of one's own for a kind of interesting images"
+    )
     who: str | None = Field(default=None, max_length=255)
     note: str | None = Field(default=None, max_length=MAX_NOTE_LENGTH)
 
@@ -223,12 +226,13 @@ class CandidateResponse(BaseModel):
 
 
 class ProgressResponse(BaseModel):
-    """Numbers of labelled images, by label; `found_per_100` is null before the first."""
+    """Numbers of labelled images, by label: `names` has one's own; `found_per_100` is null before the first."""
 
     labelled: int
     interesting: int
     ordinary: int
     artefact: int
+    names: dict[str, int]
     found_per_100: float | None
 
 
@@ -246,7 +250,14 @@ class ReviewResponse(BaseModel):
                         "prediction": EXAMPLE_ROW,
                     }
                 ],
-                "progress": {"labelled": 50, "interesting": 21, "ordinary": 20, "artefact": 9, "found_per_100": 42.0},
+                "progress": {
+                    "labelled": 50,
+                    "interesting": 14,
+                    "ordinary": 20,
+                    "artefact": 9,
+                    "names": {"merger": 4, "ring": 3},
+                    "found_per_100": 42.0,
+                },
             }
         }
     )

@@ -206,7 +206,7 @@ def test_unknown_ids_and_invalid_labels_are_refused(page_client: TestClient, pre
         assert page_client.get(path, headers=BROWSER).status_code == 422
     assert page_client.post("/history/99/label", data={"label": "ordinary"}).status_code == 404
     for form in (
-        {"label": "odd"},
+        {"label": "odd?"},
         {},
         {"label": "ordinary", "note": "x" * 10_001},
         {"label": "ordinary", "who": "x" * 61},

@@ -67,6 +67,25 @@ def stored_labels(database_url: str) -> list[tuple[Any, ...]]:
     return query(database_url, "SELECT prediction_id, label, who, note FROM labels ORDER BY id")
 
 
+def test_own_names_become_buttons_and_links_to_more_of_their_kind(
+    client: TestClient, ids: list[int], database_url: str
+) -> None:
+    page = client.get("/review")
+    form = {"id": str(candidate_id(page)), "label": "", "own": " Merger  of two ", "by": "interest"}
+    page = client.post("/review/label", data=form)
+    assert stored_labels(database_url)[0][1] == "merger of two"
+    assert 'value="merger of two" class="secondary" data-key="1"' in page.text
+    assert 'href="/review?by=interest&like=merger+of+two"' in unescape(page.text)
+    page = client.get("/review?by=interest&like=merger%20of%20two")
+    assert "More of the kind labelled merger of two" in page.text
+    form = {"id": str(candidate_id(page)), "label": "merger of two", "by": "interest", "like": "merger of two"}
+    response = client.post("/review/label", data=form, follow_redirects=False)
+    assert response.headers["location"] == "/review?by=interest&like=merger+of+two"
+    for wrong in ("", "<b>", "x" * 41):
+        assert client.post("/review/label", data=form | {"label": "", "own": wrong}).status_code == 422
+    assert "2 interesting of 2 labelled" in client.get("/review").text
+
+
 def test_without_scripts_each_image_is_shown_once_until_all_are_labelled(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:
@@ -196,7 +215,7 @@ def test_the_page_shows_the_neighbours_and_the_current_label_of_the_image(client
     again = client.get(f"/review?id={ids[0]}")
     assert "A new label replaces it" in again.text
     assert client.get("/review?id=999", headers=BROWSER).status_code == 404
-    assert re.search(r"Novelty above that of [^.]*training", unescape(client.get("/review").text))
+    assert re.search(r"Novelty above that of [^<]*training", unescape(client.get("/review").text))
 
 
 def test_markup_in_a_name_is_escaped_and_shortened(client: TestClient, ids: list[int], database_url: str) -> None:
@@ -228,7 +247,7 @@ def test_without_vectors_the_page_says_why_the_order_differs(
 
 def test_invalid_forms_are_refused_and_store_nothing(client: TestClient, ids: list[int], database_url: str) -> None:
     for path, form in (
-        ("/review/label", {"id": str(ids[0]), "label": "odd"}),
+        ("/review/label", {"id": str(ids[0]), "label": "odd?"}),
         ("/review/label", {"label": "ordinary"}),
         ("/review/label", {"id": str(ids[0]), "label": "ordinary", "note": "x" * 10_001}),
         ("/review/skip", {"id": "0"}),

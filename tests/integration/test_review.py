@@ -60,15 +60,27 @@ def test_labels_move_similar_images_up_or_down_the_queue(log: Database, clustere
     queue = ReviewQueue(log)
     before = names(queue.next("interest", limit=16, space=SPACE))
     assert {name.split()[0] for name in before} == {"merger", "trail"}
-    for name in ("merger 0", "merger 1"):
-        log.add_label(clustered_rows[name].id, "interesting", who=None, note=None)
-    log.add_label(clustered_rows["trail 0"].id, "artefact", who=None, note=None)
-    after = queue.next("interest", limit=6, space=SPACE)
+    for n in range(4):
+        log.add_label(clustered_rows[f"merger {n}"].id, "interesting", who=None, note=None)
+        log.add_label(clustered_rows[f"trail {n}"].id, "artefact", who=None, note=None)
+    after = queue.next("interest", limit=4, space=SPACE)
     assert {name.split()[0] for name in names(after)} == {"merger"}
-    assert after.candidates[0].why == ["novelty 0.990", "most like it: 2 interesting, 1 artefact"]
+    assert after.candidates[0].why == ["novelty 0.990", "most like it: 4 interesting, 1 artefact"]
     assert (after.by, after.note) == ("interest", None)
-    assert after.progress == LabelProgress(labelled=3, interesting=2, ordinary=0, artefact=1)
-    assert after.progress.found_per_100 == pytest.approx(200 / 3)
+    assert after.progress == LabelProgress(labelled=8, interesting=4, ordinary=0, artefact=4)
+    assert after.progress.found_per_100 == pytest.approx(50)
+
+
+def test_own_labels_are_counted_and_searched_for(log: Database, clustered_rows: dict[str, Prediction]) -> None:
+    queue = ReviewQueue(log)
+    for name, label in (("merger 0", "merger"), ("trail 0", "trail"), ("usual 0", "ordinary")):
+        log.add_label(clustered_rows[name].id, label, who=None, note=None)
+    for like in ("merger", "trail", "merger"):
+        found = queue.next("interest", limit=7, space=SPACE, like=like)
+        assert {name.split()[0] for name in names(found)} == {like}
+    assert found.progress == LabelProgress(3, 0, 1, 0, {"merger": 1, "trail": 1})
+    assert found.progress.found_per_100 == pytest.approx(200 / 3)
+    queue.close()
 
 
 @pytest.mark.parametrize("by", REVIEW_ORDERS)
@@ -142,9 +154,9 @@ def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
 ) -> None:
     may_learn, orders = threading.Event(), ranking.review_orders
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **options: Any) -> Any:
         may_learn.wait()
-        return orders(*arguments)
+        return orders(*arguments, **options)
 
     monkeypatch.setattr(ranking, "review_orders", slow)
     queue = ReviewQueue(log)
@@ -160,9 +172,12 @@ def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
     log.add_label(first.id, "artefact", who=None, note=None)
     assert names(next_at_once()) == names(unlabelled)[1:] + names(next_at_once())[-1:]
     assert next_at_once().labels == {first.image_sha256: "artefact"}
+    kind = first.image_name.split()[0]
+    for n in range(5):
+        log.add_label(clustered_rows[f"{kind} {n}"].id, "artefact", who=None, note=None)
     may_learn.set()
     relearnt = queue.next("interest", limit=6, space=SPACE)
-    assert names(relearnt)[0].split()[0] != first.image_name.split()[0]
+    assert names(relearnt)[0].split()[0] != kind
     assert names(next_at_once()) == names(relearnt)
     queue.close()
 
@@ -261,7 +276,9 @@ def test_without_pgvector_all_other_routes_work(database_url: str, models_dir: P
 def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
     ids = [send(client, "/detect", data, f"={n}.png").json()["id"] for n, data in enumerate(USUAL[:6])]
     first = client.get("/review/next").json()
-    assert first["progress"] == {"labelled": 0, "interesting": 0, "ordinary": 0, "artefact": 0, "found_per_100": None}
+    assert first["progress"] == {
+        "labelled": 0, "interesting": 0, "ordinary": 0, "artefact": 0, "names": {}, "found_per_100": None
+    }  # fmt: skip
     [candidate] = first["next"]
     assert candidate["prediction"]["id"] in ids
     body = {"label": "interesting", "who": "ada", "note": "a ring?"}
@@ -279,6 +296,7 @@ def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
             "interesting": 1,
             "ordinary": 0,
             "artefact": 0,
+            "names": {},
             "found_per_100": 100,
         }
     file = client.get("/labels.csv")
@@ -288,7 +306,7 @@ def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
     assert line.startswith(f"{label['id']},{label['prediction_id']},{label['image_name']},{label['image_sha256']},")
 
 
-@pytest.mark.parametrize("body", [{"label": "odd"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
+@pytest.mark.parametrize("body", [{"label": "odd?"}, {}, {"label": "ordinary", "whom": "ada"}, {"label": None}, []])
 def test_an_invalid_label_is_refused_and_a_label_can_be_deleted(client: TestClient, body: Any) -> None:
     row = send(client, "/detect", USUAL[0]).json()
     error_message(client.post(f"/predictions/{row['id']}/label", json=body), 422, "bad_arguments")

@@ -9,8 +9,8 @@ from starlette.responses import StreamingResponse
 from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import LabelId, PredictionId
-from astrodetect.service.review_queue import MAX_REVIEW_BATCH
+from astrodetect.service.query_params import LabelId, LabelName, PredictionId
+from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.schemas import CSV, LabelRequest, LabelResponse, ReviewResponse, csv_response
 from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 
@@ -49,6 +49,10 @@ def next_up(
     models: ModelsDep,
     by: ReviewOrder = "interest",
     limit: Annotated[int, Query(ge=1, le=MAX_REVIEW_BATCH)] = 1,
+    like: Annotated[
+        LabelName | None, Query(description="more images of the kind with this label: interest means like these")
+    ] = None,
 ) -> Any:
     """The unlabelled images to label next, each with the reasons."""
-    return ReviewResponse.of(review_queue.next(by, limit=limit, space=models.space))
+    blocks = space_blocks(models.detectors.values(), models.space)
+    return ReviewResponse.of(review_queue.next(by, limit=limit, space=models.space, blocks=blocks, like=like))

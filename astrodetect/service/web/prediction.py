@@ -7,16 +7,16 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.errors import NotFound
-from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
+from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH
 from astrodetect.records import BIGINT_MAX, Prediction
-from astrodetect.service.query_params import LabelId, PredictionId
+from astrodetect.service.query_params import ChosenLabel, LabelId, PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_session import MAX_REVIEWER_LENGTH, remember_reviewer, reviewer_name
 
-MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH}  # characters
+MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH, "label": MAX_LABEL_LENGTH}  # characters
 MAX_OTHERS = 12  # other predictions of the same image
 MAX_LABELS_SHOWN = 20
 Compact: TypeAlias = Annotated[bool, Form()]  # whether the labels are on an upload card
@@ -55,7 +55,7 @@ def add_label(
     database: DatabaseDep,
     id: PredictionId,  # noqa: A002
     *,
-    label: Annotated[LabelValue, Form()],
+    label: ChosenLabel,
     note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
     who: Annotated[str | None, Form(max_length=MAX_REVIEWER_LENGTH)] = None,
     compact: Compact = False,

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.projection import MIN_IMAGES
 from astrodetect.errors import NotFound
-from astrodetect.labels import LABELS, LabelValue
+from astrodetect.labels import LABELS, LabelValue, own_names
 from astrodetect.records import BIGINT_MAX
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
 from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionState
@@ -133,12 +133,15 @@ def legend_by_class(stored: StoredProjection) -> Legend:
 
 def legend_by_label(labels: Sequence[LabelValue | None]) -> Legend:
     """By the current label."""
-    _, square, triangle, _, cross, _ = MARKER_SHAPES
+    _, square, triangle, diamond, cross, _ = MARKER_SHAPES
     markers = [
         (UNLABELLED, "step-0", _disc(2.2)),
         *zip(LABELS, ("mark-1", "mark-0", "mark-3"), (triangle, square, cross), strict=True),
     ]
     index_of = {None: 0} | {label: index for index, label in enumerate(LABELS, start=1)}
+    if names := own_names(label for label in labels if label):
+        markers.append((", ".join(names), "mark-2", diamond))
+        index_of |= dict.fromkeys(names, len(markers) - 1)
     return _legend("label", markers, [index_of[label] for label in labels])
 
 

@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.errors import NotFound
-from astrodetect.labels import INTERESTING, LABELS, MAX_NOTE_LENGTH, LabelValue
+from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, MAX_NOTE_LENGTH, LabelValue, is_wanted, own_names
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
-from astrodetect.service.review_queue import ORDER_LENGTH, ReviewCandidate
+from astrodetect.service.query_params import ChosenLabel
+from astrodetect.service.review_queue import ORDER_LENGTH, ReviewCandidate, space_blocks
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.image_view import ImageView, find_neighbours
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_session import (
     MAX_REVIEWER_LENGTH,
     REVIEW_PATH,
+    ReviewChoice,
     ReviewSession,
     ReviewStep,
+    posted_choice,
+    queried_choice,
     remember_reviewer,
     reviewer_name,
 )
@@ -36,14 +40,17 @@ CHART_AXES = "labelled", "interesting"
 ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
     "interest": (
         "Interest",
-        "Probably interesting by your labels so far, and images whose label would improve the ranking.",
+        "Probably interesting, by your labels so far and by novelty.",
     ),
     "novelty": ("Novelty", "By novelty, the highest first, whatever the labels."),
-    "uncertainty": ("Uncertainty", "Where the ranking is least certain: these labels improve it most."),
+    "uncertainty": (
+        "Uncertainty",
+        "Between what you labelled interesting and the rest: the least certain.",
+    ),
     "random": ("Random", "A random sample: it estimates how common interesting images are."),
 }
 
-OrderField: TypeAlias = Annotated[ReviewOrder, Form()]
+PostedChoice: TypeAlias = Annotated[ReviewChoice, Depends(posted_choice)]
 PredictionIdField: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
 router = APIRouter(include_in_schema=False, prefix=REVIEW_PATH)
 
@@ -77,7 +84,7 @@ class ReviewView:
         cls,
         services: Services,
         session: ReviewSession,
-        by: ReviewOrder,
+        choice: ReviewChoice,
         id: int | None,  # noqa: A002
     ) -> "ReviewView":
         """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
@@ -86,7 +93,12 @@ class ReviewView:
         requested = ReviewCandidate(database.prediction(id), []) if id else None
         for lookahead in LOOKAHEADS:
             batch = services.review_queue.next(
-                by, limit=lookahead + len(skipped), space=services.models.space, at_once=True
+                choice.by,
+                limit=lookahead + len(skipped),
+                space=services.models.space,
+                blocks=space_blocks(services.models.detectors.values(), services.models.space),
+                like=choice.like,
+                at_once=True,
             )
             unskipped = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped]
             free = leases.free(session.id, [entry.prediction.image_key for entry in unskipped])
@@ -124,12 +136,12 @@ class ReviewView:
 def show_review(
     request: Request,
     services: ServicesDep,
-    by: ReviewOrder = "interest",
+    choice: Annotated[ReviewChoice, Depends(queried_choice)],
     id: Annotated[int | None, Query(ge=1, le=BIGINT_MAX)] = None,  # noqa: A002
 ) -> Response:
     """The next image to label, or that of prediction `id`."""
     session = ReviewSession.read(request)
-    values = _review_values(services, session, by, id)
+    values = _review_values(services, session, choice, id)
     values |= {
         "reviewer": reviewer_name(request) or "",
         "max_reviewer_length": MAX_REVIEWER_LENGTH,
@@ -144,14 +156,14 @@ def label_image(
     services: ServicesDep,
     *,
     id: PredictionIdField,  # noqa: A002
-    label: Annotated[LabelValue, Form()],
-    by: OrderField = "interest",
+    label: ChosenLabel,
+    choice: PostedChoice,
     note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
 ) -> Response:
     """Stores a label and shows the next image."""
     stored = services.database.add_label(id, label, who=reviewer_name(request), note=note.strip())
     session = ReviewSession.read(request).add(ReviewStep("l", stored.id))
-    return _show_next(request, services, session, by, f"labelled {label}")
+    return _show_next(request, services, session, choice, f"labelled {label}")
 
 
 @router.post("/skip")
@@ -159,27 +171,29 @@ def skip_image(
     request: Request,
     services: ServicesDep,
     id: PredictionIdField,  # noqa: A002
-    by: OrderField = "interest",
+    choice: PostedChoice,
 ) -> Response:
     """Shows the next image; this one does not come again in this session."""
-    return _show_next(request, services, ReviewSession.read(request).add(ReviewStep("s", id)), by, "skipped")
+    return _show_next(request, services, ReviewSession.read(request).add(ReviewStep("s", id)), choice, "skipped")
 
 
 @router.post("/undo")
-def undo_step(request: Request, services: ServicesDep, by: OrderField = "interest") -> Response:
+def undo_step(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Undoes the last step of the session and shows its image again."""
     session = ReviewSession.read(request)
     if not session.steps:
-        return _show_next(request, services, session, by, "nothing to undo")
+        return _show_next(request, services, session, choice, "nothing to undo")
     step, session, database = session.steps[-1], session.undo(), services.database
     try:
         if step.kind == "s":
-            return _show_next(request, services, session, by, "no longer skipped", id=database.prediction(step.id).id)
+            return _show_next(
+                request, services, session, choice, "no longer skipped", id=database.prediction(step.id).id
+            )
         removed = database.delete_label(step.id)
     except NotFound:
-        return _show_next(request, services, session, by, "that step was already undone")
+        return _show_next(request, services, session, choice, "that step was already undone")
     message = f"label {removed.label} removed"
-    return _show_next(request, services, session, by, message, id=removed.prediction_id, note=removed.note or "")
+    return _show_next(request, services, session, choice, message, id=removed.prediction_id, note=removed.note or "")
 
 
 @router.post("/turn")
@@ -197,29 +211,28 @@ def lease_image(request: Request, services: ServicesDep, id: PredictionIdField) 
 
 
 @router.post("/again")
-def restore_skipped(request: Request, services: ServicesDep, by: OrderField = "interest") -> Response:
+def restore_skipped(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Returns the skipped images to the queue."""
     session = ReviewSession.read(request).restore_skipped()
-    return _show_next(request, services, session, by, "skipped images are in the queue again")
+    return _show_next(request, services, session, choice, "skipped images are in the queue again")
 
 
 @router.post("/name")
 def set_reviewer(
     request: Request,
+    choice: PostedChoice,
     who: Annotated[str, Form(max_length=MAX_REVIEWER_LENGTH)] = "",
-    by: OrderField = "interest",
 ) -> Response:
     """Remembers the reviewer's name."""
     message = "your name is stored with your labels" if who.strip() else "no name is stored with your labels"
-    url = f"{REVIEW_PATH}?by={by}"
-    response = Response(headers=_announce(message)) if wants_fragment(request) else RedirectResponse(url, 303)
+    response = Response(headers=_announce(message)) if wants_fragment(request) else RedirectResponse(choice.url, 303)
     remember_reviewer(response, who)
     return response
 
 
 def plot_discoveries(labels: Sequence[LabelValue], description: str) -> Markup:
     """The number of interesting images against the number labelled, in the order of labelling."""
-    interesting = list(accumulate((label == INTERESTING for label in labels), initial=0))
+    interesting = list(accumulate(map(is_wanted, labels), initial=0))
     ends = (0, max(len(labels), 1)), (0, max(interesting[-1], 1))
     axes = ChartAxes(*ends, CHART_HEIGHT, whole_x=True, whole_y=True)
     constant_rate = ChartLine("", (0, len(labels)), (0, interesting[-1]), "chance")
@@ -230,10 +243,10 @@ def plot_discoveries(labels: Sequence[LabelValue], description: str) -> Markup:
 
 def summarise_discoveries(labels: Sequence[LabelValue]) -> str:
     """The same as a sentence."""
-    count = labels.count(INTERESTING)
+    count = sum(map(is_wanted, labels))
     text = f"{count:,} interesting of {len(labels):,} labelled: {100 * count / len(labels):.0f} per hundred."
     if len(labels) > RECENT_LABELS:
-        text += f" Of the last hundred: {labels[-RECENT_LABELS:].count(INTERESTING)}."
+        text += f" Of the last hundred: {sum(map(is_wanted, labels[-RECENT_LABELS:]))}."
     return text
 
 
@@ -248,17 +261,17 @@ def _show_next(
     request: Request,
     services: Services,
     session: ReviewSession,
-    by: ReviewOrder,
+    choice: ReviewChoice,
     message: str,
     *,
     id: int | None = None,  # noqa: A002
     note: str = "",
 ) -> Response:
     """The next image, or that of prediction `id`: for htmx in the response, otherwise after a redirect."""
-    url = f"{REVIEW_PATH}?by={by}" + (f"&id={id}" if id else "")
+    url = choice.url + (f"&id={id}" if id else "")
     if not wants_fragment(request):
         return session.save(RedirectResponse(url, 303))
-    values = _review_values(services, session, by, id, note)
+    values = _review_values(services, session, choice, id, note)
     response = render(request, "_review.html", **values)
     response.headers["HX-Replace-Url"] = url
     response.headers.update(_announce(f"{message}; {len(values['review'].labels)} labelled"))
@@ -273,22 +286,25 @@ def _announce(message: str) -> dict[str, str]:
 def _review_values(
     services: Services,
     session: ReviewSession,
-    by: ReviewOrder,
+    choice: ReviewChoice,
     id: int | None,  # noqa: A002
     note: str = "",
 ) -> dict[str, Any]:
     """What the templates need."""
-    review = ReviewView.load(services, session, by, id)
+    review = ReviewView.load(services, session, choice, id)
     labels = review.labels_in_order
+    names = own_names(labels)
     summary = summarise_discoveries(labels) if labels else None
     return {
         "review": review,
-        "by": by,
+        "choice": choice,
         "orders": ORDER_DESCRIPTIONS,
         "note": note,
         "max_note_length": MAX_NOTE_LENGTH,
+        "max_label_length": MAX_LABEL_LENGTH,
+        "names": names,
         "can_undo": bool(session.steps),
-        "counts": {label: labels.count(label) for label in LABELS},
+        "counts": {label: labels.count(label) for label in [*LABELS, *names]},
         "chart": plot_discoveries(labels, summary) if summary else None,
         "summary": summary,
     }

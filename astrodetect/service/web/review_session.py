@@ -3,13 +3,17 @@
 import re
 import secrets
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
-from urllib.parse import quote, unquote
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import quote, unquote, urlencode
 
+from fastapi import Form, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.labels import LabelValue
 from astrodetect.records import BIGINT_MAX
+from astrodetect.service.query_params import LabelName
 
 SESSION_COOKIE = "astrodetect_review"
 REVIEWER_COOKIE = "astrodetect_who"
@@ -19,6 +23,31 @@ SESSION_ID_BYTES = 8
 SESSION_PATTERN = re.compile(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.[ls][0-9]{{1,19}}){{0,{MAX_STEPS}}}", re.ASCII)
 MAX_REVIEWER_LENGTH = 60  # characters: each may take twelve in a cookie
 REVIEWER_MAX_AGE_S = 365 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewChoice:
+    """The order in which a reviewer sees the images, and the label of whose kind more are wanted."""
+
+    by: ReviewOrder
+    like: LabelValue | None = None
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        return f"{REVIEW_PATH}?{urlencode({'by': self.by} | ({'like': self.like} if self.like else {}))}"
+
+
+def queried_choice(by: ReviewOrder = "interest", like: Annotated[LabelName | None, Query()] = None) -> ReviewChoice:
+    """From the query string."""
+    return ReviewChoice(by, like)
+
+
+def posted_choice(
+    by: Annotated[ReviewOrder, Form()] = "interest", like: Annotated[LabelName | None, Form()] = None
+) -> ReviewChoice:
+    """From a form."""
+    return ReviewChoice(by, like)
 
 
 class ReviewStep(NamedTuple):
