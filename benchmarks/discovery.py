@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from astrodetect import images
-from astrodetect.anomalies import novelty
+from astrodetect.anomalies import consensus
 from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets import class_folders
@@ -100,7 +100,8 @@ def search(sky: LabelledImages, network: "_Network", *, epochs: int, seed: int, 
     """All rankings of one set of images."""
     shapes = measure_shapes(sky.paths)
     features = network.features(sky.paths)
-    ours = Novelty.fit(shapes, feature_kind="shapes", names=tuple(FITTABLE_DETECTORS)).score_training_images()
+    fitted = Novelty.fit(shapes, feature_kind="shapes", names=tuple(FITTABLE_DETECTORS))
+    ours = fitted.score_training_images()
     rankings = _ours(sky.unusual, ours)
     theirs = study_detectors.study_scores(features, epochs=epochs, seed=seed)
     rankings |= {STUDY + name: measure_ranking(sky.unusual, scores) for name, scores in theirs.items()}
@@ -118,7 +119,7 @@ def _ours(unusual: Truth, result: NoveltyResult) -> dict[str, RankingMetrics]:
     averaged = {name: result.scores[name] for name in ("lof", "knn", "mahalanobis")}
     return {
         DEFAULT: measure_ranking(unusual, result.strength),
-        AVERAGE: measure_ranking(unusual, -novelty.average_rank(averaged)),
+        AVERAGE: measure_ranking(unusual, -consensus.average_rank(averaged)),
         CONSENSUS: measure_ranking(unusual, result.consensus.astype(np.float32)),
         **{name: measure_ranking(unusual, scores) for name, scores in result.scores.items()},
     }

@@ -85,7 +85,7 @@ def measure(name: str, train: Floats, others: dict[str, Floats], limit: int | No
     judged: dict[str, list[NoveltyResult]] = {key: [] for key in (f"{name}, held out", *others)}
     for fold in folds:
         rest = random.permutation(np.setdiff1d(np.arange(len(train)), fold))[:limit]
-        novelty = domain.calibrate_domain(Novelty.fit(train[rest], feature_kind="shapes"), train[rest])
+        novelty = domain.calibrate_domain(Novelty.fit(train[rest], feature_kind="shapes"))
         for key, features in zip(judged, (train[fold], *others.values()), strict=True):
             judged[key].append(novelty.score(features))
     return [count(key, results, images, random) for (key, results), images in zip(judged.items(), sizes, strict=True)]

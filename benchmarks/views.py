@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from astrodetect.anomalies import adaptation
+from astrodetect.anomalies.conformal import TailScore
 from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.registry import RANKING_WEIGHTS, VIEWS
-from astrodetect.anomalies.novelty import Novelty, TailScore
+from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.datasets import class_folders
 from astrodetect.features.central_object import MEASURED_WIDTHS, as_earlier_features

@@ -54,7 +54,7 @@ def publish_with_detectors(folder: Path, name: str, images: Pixels, classes: Seq
 def attach_novelty(folder: Path, name: str, images: Pixels) -> None:
     """Fit novelty detectors on these images and attach them to the model."""
     features = feature_matrix("shapes", images, 1.0)
-    novelty = domain.calibrate_domain(Novelty.fit(features, feature_kind="shapes"), features)
+    novelty = domain.calibrate_domain(Novelty.fit(features, feature_kind="shapes"))
     store.attach_detectors(folder, name, novelty.save)
 
 

@@ -28,7 +28,7 @@ def measure_files(
 
 def fit_ordinary(features: Floats) -> Novelty:
     """The default detectors and their domain, of these images."""
-    return domain.calibrate_domain(Novelty.fit(features, feature_kind="shapes"), features)
+    return domain.calibrate_domain(Novelty.fit(features, feature_kind="shapes"))
 
 
 def describe_source(source: str, images: int) -> dict[str, Any]:

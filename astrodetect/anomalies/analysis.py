@@ -21,7 +21,7 @@ from astrodetect.records import BatchRunner, Floats, ImageContract, ImagePath, P
 ORDINARY_SHARE = 0.9  # of an unlabelled set: the least unusual images, used as reference for explanations
 NEIGHBOURS = 3  # ordinary images shown beside an unusual one; the nearest fills the occluded places
 OCCLUSION_GRID = 8  # places along each axis: a description takes longer than a network's pass
-STRENGTH_DROPS = (0.3, 2.4)  # ends of the colour scale: 2 and 250 times rarer, for strength is a decimal logarithm
+STRENGTH_DROPS = (0.1, 0.7)  # ends of the colour scale: 1.25 and 5 times rarer, for strength is a decimal logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,26 @@ class FittedDetectors:
 def fit_detectors(
     reference: ExtractedFeatures, names: Sequence[str], extra: Sequence[Detector], *, all_ordinary: bool
 ) -> FittedDetectors:
-    """Detectors of these images, each scored leave-one-out; unless all are ordinary, the least unusual ones are."""
+    """Detectors of these images, each scored leave-one-out; unless all are ordinary, the least unusual ones are.
+
+    Where all are, the strength of other images is by held-out ones of them.
+    """
     features, kind = reference.features, reference.kind
     novelty = Novelty.fit(features, feature_kind=kind, names=names, extra=extra)
     result = novelty.score_training_images()
     if all_ordinary:
+        novelty = novelty.calibrated()
         return FittedDetectors(novelty, result, OrdinaryImages(reference, result.vectors, novelty))
     count = max(MIN_IMAGES, int(ORDINARY_SHARE * len(features)))
     least_unusual = np.argsort(result.strength, kind="stable")[:count]
     if count > MAX_REFERENCE_IMAGES:  # the detectors' own limit
         least_unusual = np.random.default_rng(SEED).choice(least_unusual, MAX_REFERENCE_IMAGES, replace=False)
     least_unusual.sort()
-    ordinary_novelty = Novelty.fit(features[least_unusual], feature_kind=kind, names=names, extra=extra)
-    ordinary = OrdinaryImages(reference.subset(least_unusual), result.vectors[least_unusual], ordinary_novelty)
+    of_ordinary = Novelty.fit(features[least_unusual], feature_kind=kind, names=names, extra=extra)
+    others = np.setdiff1d(np.arange(len(features)), least_unusual)
+    statistics = [of_ordinary.score_training_images().statistic, of_ordinary.score(features[others]).statistic]
+    of_ordinary = of_ordinary.calibrated_by(np.concatenate(statistics))  # else the most unusual have no tail
+    ordinary = OrdinaryImages(reference.subset(least_unusual), result.vectors[least_unusual], of_ordinary)
     return FittedDetectors(novelty, result, ordinary)
 
 

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import serialisation
+from astrodetect.anomalies.conformal import Calibration, TailScore
+from astrodetect.anomalies.consensus import agreement, unanimous
 from astrodetect.anomalies.detectors.base import Detector, DetectorInput, ReferencePoints, tukey_fence
 from astrodetect.anomalies.detectors.registry import (
     DETECTORS,
@@ -32,73 +33,6 @@ from astrodetect.features.central_object import (
 )
 from astrodetect.records import Floats
 
-TAIL_SHARE = 0.1  # the share of the largest scores that the exponential tail is fitted to
-MIN_MEAN_EXCESS_SHARE = 1e-3  # of the largest score, for a tail of equal scores
-
-Flags = Mapping[str, NDArray[np.bool_]]
-
-
-def unanimous(flagged: Flags) -> NDArray[np.bool_]:
-    """(n,) whether all detectors flag the image."""
-    return np.asarray(np.all(list(flagged.values()), axis=0))
-
-
-def agreement(flagged: Flags) -> Floats:
-    """(n,) the share of the detectors that flag the image."""
-    return np.asarray(np.mean(list(flagged.values()), axis=0, dtype=np.float32))
-
-
-def ranks(scores: Floats) -> NDArray[np.int64]:
-    """(n,) 1 for the most unusual image; ties in their order."""
-    positions = np.empty(len(scores), np.int64)
-    positions[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return positions
-
-
-def average_rank(scores: Mapping[str, Floats]) -> Floats:
-    """(n,) the mean of the detectors' ranks; small is unusual."""
-    return np.asarray(np.mean([ranks(detector) for detector in scores.values()], axis=0, dtype=np.float32))
-
-
-def jaccard_indices(flagged: Flags) -> dict[tuple[str, str], float]:
-    """The Jaccard index of the images that each pair of detectors flags; 1 where neither flags any."""
-    return {(a, b): _jaccard_index(flagged[a], flagged[b]) for a, b in combinations(flagged, 2)}
-
-
-def _jaccard_index(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = int((a | b).sum())
-    return float((a & b).sum() / union) if union else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class TailScore:
-    """−log10 of the empirical tail probability; beyond the largest training score, of an exponential tail."""
-
-    scores: NDArray[np.float64]  # distinct, ascending
-    tail_scores: NDArray[np.float64]
-    slope: float  # per unit of score, beyond the largest
-
-    @classmethod
-    def fit(cls, training_scores: Floats) -> Self:
-        """Fit to the scores of the training images."""
-        ordered = np.sort(training_scores.astype(np.float64))
-        scores, first, count = np.unique(ordered, return_index=True, return_counts=True)
-        tail_probability = (len(ordered) - first - count / 2) / len(ordered)  # ties count half
-        tail = ordered[-max(2, round(TAIL_SHARE * len(ordered))) :]
-        mean_excess = max(float((tail - tail[0]).mean()), MIN_MEAN_EXCESS_SHARE * (abs(float(ordered[-1])) or 1.0))
-        return cls(scores, -np.log10(tail_probability), float(np.log10(np.e)) / mean_excess)
-
-    def transform(self, scores: Floats) -> NDArray[np.float64]:
-        """The tail score of each score; monotonic and unbounded."""
-        excess = np.maximum(scores.astype(np.float64) - self.scores[-1], 0)
-        return np.asarray(np.interp(scores, self.scores, self.tail_scores) + self.slope * excess)
-
-    def inverse(self, tail_score: float) -> float:
-        """The score with this tail score."""
-        excess = max(tail_score - float(self.tail_scores[-1]), 0.0)
-        return float(np.interp(tail_score, self.tail_scores, self.scores)) + excess / self.slope
-
-
 # Of the central object, the cutout, the asymmetry and network features; together at most 64.
 BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {
     "shapes": (20, 40, 4),
@@ -110,7 +44,9 @@ BATCH_SIZE = 4_096  # images scored at a time
 MAX_REFERENCE_IMAGES = 20_000  # a random sample of a larger training set
 SEED = 0
 FORMAT = 1
-LIMIT = "domain.limit"  # its name in the file
+LIMIT, CALIBRATION = "domain.limit", "calibration.scores"  # their names in the file
+# Folds of the training images for their strength. Many images take two: as much work as the leave-one-out scores.
+FOLDS, MANY_IMAGES, MANY_IMAGES_FOLDS = 5, 5_000, 2
 
 
 def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
@@ -125,11 +61,12 @@ class NoveltyResult:
     """The novelty of a batch of images, along the first axis."""
 
     novelty: Floats  # 0 to 1: the share of the training images that are less unusual
-    strength: Floats  # what the ranking sorts by: the mean tail score; unbounded
+    strength: Floats  # what the ranking sorts by: −log10 of the p-value; unbounded
+    statistic: Floats  # the weighted mean tail score of the ranking detectors, which the p-value is of
     vectors: Floats  # (n, dimensions) whitened features
     scores: Mapping[str, Floats]  # by detector; larger is more unusual
     flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
-    leading: NDArray[np.int8]  # index in `scores` of the ranking detector that contributes the most to the strength
+    leading: NDArray[np.int8]  # index in `scores` of the ranking detector that contributes the most to the statistic
     in_domain: NDArray[np.bool_] | None = None  # None of detectors without a limit for it
     features: Floats | None = None  # (n, width) measured features, where the detectors get these alone
 
@@ -152,6 +89,7 @@ class NoveltyResult:
         return NoveltyResult(
             self.novelty[images],
             self.strength[images],
+            self.statistic[images],
             self.vectors[images],
             {name: scores[images] for name, scores in self.scores.items()},
             {name: flags[images] for name, flags in self.flagged.items()},
@@ -160,12 +98,17 @@ class NoveltyResult:
             None if self.features is None else self.features[images],
         )
 
+    def calibrated(self, calibration: Calibration) -> "NoveltyResult":
+        """The same images with the strength by this calibration."""
+        return replace(self, strength=calibration.transform(self.statistic))
+
     @staticmethod
     def concatenate(parts: Sequence["NoveltyResult"]) -> "NoveltyResult":
         """Concatenate batches in their order."""
         return NoveltyResult(
             np.concatenate([part.novelty for part in parts]),
             np.concatenate([part.strength for part in parts]),
+            np.concatenate([part.statistic for part in parts]),
             np.concatenate([part.vectors for part in parts]),
             {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
             {name: np.concatenate([part.flagged[name] for part in parts]) for name in parts[0].flagged},
@@ -195,9 +138,15 @@ class Novelty:
             for detector in detectors
         }
         self.ranking = ranking_detectors(self.names)
-        self._tail_scores = {name: TailScore.fit(training_scores[name]) for name in self.ranking}
-        self._training_strengths = np.sort(self._strength(training_scores))
+        self._set_tail_scores()
+        # By leave-one-out scores until `calibrated`; None where the strength is the statistic.
+        self._calibration: Calibration | None = Calibration.fit(self._training_statistics)
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
+
+    def _set_tail_scores(self, **options: float) -> None:
+        scores = self._training_scores
+        self._tail_scores = {name: TailScore.fit(scores[name], **options) for name in self.ranking}
+        self._training_statistics = np.sort(self._statistic(scores))
 
     @property
     def images(self) -> int:
@@ -248,12 +197,27 @@ class Novelty:
     def with_limit(self, limit: float) -> Self:
         """The same detectors with a limit of the strength; see `domain.calibrate_domain`."""
         limited = copy.copy(self)
-        limited.limit, limited._training_set = limit, self._training_set
+        limited.limit = limit
         return limited
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled for the nodes of a cluster: enough to score images."""
-        return {**self.__dict__, "_training_set": None}
+    def calibrated(self) -> Self:
+        """The same detectors with a strength by held-out images, each scored by detectors that have not seen it.
+
+        Not available after `load`.
+        """
+        return self.calibrated_by(self._held_out_statistics())
+
+    def calibrated_by(self, statistics: Floats) -> Self:
+        """The same detectors with a strength by these statistics."""
+        calibrated = copy.copy(self)
+        calibrated._calibration = Calibration.fit(statistics)
+        return calibrated
+
+    def for_scoring(self) -> Self:
+        """The same detectors without the training set: what the nodes of a cluster get."""
+        copied = copy.copy(self)
+        copied._training_set = None
+        return copied
 
     def score(self, features: Floats) -> NoveltyResult:
         """The novelty of new images from their feature matrix; batch composition does not change it."""
@@ -274,10 +238,11 @@ class Novelty:
         return replace(result, features=features) if self.feature_kind == "shapes" else result
 
     def score_training_images(self) -> NoveltyResult:
-        """The novelty of the training images, each left out of its own neighbourhood; not available after `load`."""
-        if self._training_set is None:
-            raise RuntimeError("training images are known after `fit` only")
-        features, rows = self._training_set
+        """The novelty of the training images, each left out of its own neighbourhood; not available after `load`.
+
+        Their strength is by their own scores.
+        """
+        features, rows = self._require_training_set()
         others = np.setdiff1d(np.arange(len(features)), rows)
         other_results = self.score(features[others])
         order = np.argsort(np.concatenate([rows, others]))
@@ -285,7 +250,29 @@ class Novelty:
             name: np.concatenate([self._training_scores[name], other_results.scores[name]])[order]
             for name in self.names
         }
-        return self._result(np.concatenate([self._reference.points, other_results.vectors])[order], scores)
+        result = self._result(np.concatenate([self._reference.points, other_results.vectors])[order], scores)
+        return result.calibrated(Calibration.fit(result.statistic))
+
+    def _held_out_statistics(self) -> Floats:
+        """The statistic of each reference image, by detectors of the other folds."""
+        features, rows = self._require_training_set()
+        features = features[rows]
+        folds = MANY_IMAGES_FOLDS if len(rows) > MANY_IMAGES else FOLDS
+        if len(rows) - len(rows) // folds < MIN_IMAGES:  # too few: leave-one-out scores
+            return self._training_statistics
+        names = [name for name in self.ranking if name in FITTABLE_DETECTORS]
+        extra = [detector for detector in self._detectors if detector.name in {*self.ranking} - {*names}]
+        fold_of = np.random.default_rng(SEED).permutation(len(rows)) % folds
+        statistics = []
+        for fold in range(folds):
+            others = Novelty.fit(features[fold_of != fold], feature_kind=self.feature_kind, names=names, extra=extra)
+            statistics.append(others.score(features[fold_of == fold]).statistic)
+        return np.concatenate(statistics)
+
+    def _require_training_set(self) -> tuple[Floats, NDArray[np.int64]]:
+        if self._training_set is None:
+            raise RuntimeError("training images are known after `fit` only")
+        return self._training_set
 
     def save(self, path: Path) -> None:
         """Write an .npz; equal detectors give equal bytes."""
@@ -300,6 +287,8 @@ class Novelty:
             arrays |= serialisation.flatten(part, name)
         if self.limit is not None:
             arrays[LIMIT] = np.asarray(self.limit, np.float64)
+        if self._calibration is not None:
+            arrays[CALIBRATION] = self._calibration.held_out
         metadata = {"format": FORMAT, "sight": self.feature_kind, "detectors": self.names}
         with path.open("wb") as file:
             serialisation.write_arrays(file, metadata, arrays)
@@ -326,6 +315,11 @@ class Novelty:
         detectors = [DETECTORS[name].read(stored.section("detector").section(name), reference) for name in names]
         training_scores = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
         loaded = cls(feature_kind, space, reference, detectors, training_scores)
+        if CALIBRATION in stored:
+            loaded._calibration = Calibration.fit(stored.floats(CALIBRATION, None))
+        else:  # earlier versions ranked by the statistic itself, and had a limit of it
+            loaded._calibration = None
+            loaded._set_tail_scores(ranked_share=1.0)
         return loaded.with_limit(stored.scalar(LIMIT)) if LIMIT in stored else loaded  # earlier versions wrote none
 
     def _score_batch(self, features: Floats) -> NoveltyResult:
@@ -334,19 +328,22 @@ class Novelty:
         return self._result(vectors, {detector.name: detector.score(images) for detector in self._detectors})
 
     def _weighted_tail_scores(self, scores: Mapping[str, Floats]) -> NDArray[np.float64]:
-        """(ranking detectors, n) whose sum is the strength."""
+        """(ranking detectors, n) whose sum is the statistic."""
         weights = np.array([RANKING_WEIGHTS.get(name, 1.0) for name in self.ranking])
         tail_scores = np.stack([self._tail_scores[name].transform(scores[name]) for name in self.ranking])
         return np.asarray(tail_scores * (weights / weights.sum())[:, np.newaxis])
 
-    def _strength(self, scores: Mapping[str, Floats]) -> Floats:
+    def _statistic(self, scores: Mapping[str, Floats]) -> Floats:
         return np.asarray(self._weighted_tail_scores(scores).sum(axis=0), np.float32)
 
     def _result(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
         tail_scores = self._weighted_tail_scores(scores)
-        strength = np.asarray(tail_scores.sum(axis=0), np.float32)
+        statistic = np.asarray(tail_scores.sum(axis=0), np.float32)
         leading = np.array([self.names.index(name) for name in self.ranking], np.int8)[tail_scores.argmax(axis=0)]
-        novelty = np.searchsorted(self._training_strengths, strength) / np.float32(self.images)
+        strength = statistic if self._calibration is None else self._calibration.transform(statistic)
+        novelty = np.searchsorted(self._training_statistics, statistic) / np.float32(self.images)
         flagged = {name: values > self._limits[name] for name, values in scores.items()}
         in_domain = None if self.limit is None else strength <= self.limit
-        return NoveltyResult(novelty.astype(np.float32), strength, vectors, scores, flagged, leading, in_domain)
+        return NoveltyResult(
+            novelty.astype(np.float32), strength, statistic, vectors, scores, flagged, leading, in_domain
+        )

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import novelty
+from astrodetect.anomalies import consensus
+from astrodetect.anomalies.conformal import Discoveries
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.errors import DataError
@@ -24,6 +25,7 @@ from astrodetect.storage.references import join_reference
 
 OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
 
+DISCOVERIES = "flagged"  # column and list of the discoveries
 TableFormat = Literal["csv", "parquet"]
 
 
@@ -35,6 +37,7 @@ class AnomalyResults:
     labels: Sequence[str]  # class labels of the data set; empty where there is none
     sha256: Sequence[str]  # of the files
     novelty: NoveltyResult
+    discoveries: Discoveries
     projection: Projection
     review_labels: Mapping[int, str]  # image index → interesting, ordinary or artefact
     interest: Floats | None  # the posterior interest; None without review labels
@@ -62,7 +65,7 @@ class AnomalyResults:
 
     def ranks(self) -> dict[str, NDArray[np.int64]]:
         """The rank of each image by each detector, from 1."""
-        return {name: novelty.ranks(scores) for name, scores in self.novelty.scores.items()}
+        return {name: consensus.ranks(scores) for name, scores in self.novelty.scores.items()}
 
     def flagged_by(self) -> dict[str, NDArray[np.bool_]]:
         """Flags of each detector, and `consensus`: flagged by all of them."""
@@ -149,7 +152,7 @@ def _previous(folder: Path) -> Path:
 
 
 def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
-    """Write `anomalies.csv` or `.parquet`, and `ids/` with the flagged images of each detector and of the consensus."""
+    """Write `anomalies.csv` or `.parquet`, and `ids/` with the discoveries and what each and all detectors flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
     if table_format == "parquet":
         write_parquet(path, _column_types(columns), table_rows(results))
@@ -157,7 +160,7 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
         _write_csv(path, columns, table_rows(results))
     lists = folder / "ids"
     lists.mkdir()
-    for name, flags in results.flagged_by().items():
+    for name, flags in {**results.flagged_by(), DISCOVERIES: results.discoveries.flagged}.items():
         with (lists / f"{name}.txt").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for image in results.order[flags[results.order]]:
                 file.write(str(results.paths[image]).replace("\n", "\\n") + "\n")
@@ -165,7 +168,7 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
 
 def table_columns(results: AnomalyResults) -> list[str]:
     """Common columns, three per detector, map position, those of review labels, digest and error."""
-    first = ["rank", "path", "label", "novelty", "strength", "view", "agreement", "consensus"]
+    first = ["rank", "path", "label", "novelty", "strength", DISCOVERIES, "view", "agreement", "consensus"]
     per_detector = [column for name in results.detectors for column in (name, f"{name}_rank", f"{name}_flag")]
     review = [] if results.interest is None else ["interest", "your_label"]
     return [*first, *per_detector, "x", "y", *review, "image_sha256", "error"]
@@ -178,7 +181,8 @@ def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
     map_index = {int(image): index for index, image in enumerate(results.projection.indices)}
     for rank, image in enumerate(results.order.tolist(), start=1):
         row = [rank, str(results.paths[image]), results.labels[image] or None]
-        row += [float(novelty.novelty[image]), float(novelty.strength[image]), novelty.view(image)]
+        row += [float(novelty.novelty[image]), float(novelty.strength[image])]
+        row += [bool(results.discoveries.flagged[image]), novelty.view(image)]
         row += [float(agreement[image]), bool(unanimous[image])]
         for name in results.detectors:
             row += [float(novelty.scores[name][image]), int(ranks[name][image]), bool(novelty.flagged[name][image])]
@@ -209,7 +213,7 @@ def _column_types(columns: list[str]) -> dict[str, ColumnType]:
     def column_type(name: str) -> ColumnType:
         if name in texts:
             return "text"
-        if name == "consensus" or name.endswith("_flag"):
+        if name in {DISCOVERIES, "consensus"} or name.endswith("_flag"):
             return "boolean"
         return "integer" if name == "rank" or name.endswith("_rank") else "number"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from astrodetect.anomalies.conformal import Calibration
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
@@ -96,14 +97,20 @@ def _write_errors(folder: Path) -> Iterator[None]:
         raise DataError(f"cannot write the vectors of the images to {folder}: {error.strerror or error}") from error
 
 
-def replace_by_left_out(result: NoveltyResult, read: ReadImages, sample: ExtractedFeatures, own: NoveltyResult) -> None:
-    """Replaces the results of the images of the sample by their `own`, for which each was left out of the detectors."""
+def replace_by_left_out(
+    result: NoveltyResult, read: ReadImages, sample: ExtractedFeatures, own: NoveltyResult
+) -> NoveltyResult:
+    """The result with that of the sample's images replaced by their `own`, leave-one-out.
+
+    The strength is by the scores of all images.
+    """
     positions = {item.path: index for index, item in enumerate(sample.items)}
     pairs = [(index, positions[item.path]) for index, item in enumerate(read.items) if item.path in positions]
     images, places = np.array(pairs).T
     result.novelty[images] = own.novelty[places]
-    result.strength[images] = own.strength[places]
+    result.statistic[images] = own.statistic[places]
     result.leading[images] = own.leading[places]
     for name in result.scores:
         result.scores[name][images] = own.scores[name][places]
         result.flagged[name][images] = own.flagged[name][places]
+    return result.calibrated(Calibration.fit(result.statistic))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect.anomalies import active_learning
+from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE, Discoveries
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import Projection
 from astrodetect.anomalies.results import AnomalyResults, table_columns, table_rows
@@ -76,8 +77,19 @@ class Ranking:
         """The paths of the images, the most unusual first."""
         return [self.results.paths[image] for image in self.results.order]
 
+    @property
+    def flagged(self) -> list[ImagePath]:
+        """The paths of the images that are unusual beyond chance, the most unusual first."""
+        flags = self.results.discoveries.flagged
+        return [self.results.paths[image] for image in self.results.order if flags[image]]
+
+    @property
+    def summary(self) -> str:
+        """How many images are flagged and how many of them by chance, in one sentence."""
+        return self.results.discoveries.text
+
     def to_pandas(self) -> "pd.DataFrame":
-        """The columns of anomalies.csv: rank, path, novelty, strength, consensus, and the score of each detector."""
+        """The columns of anomalies.csv: rank, path, novelty, strength, flagged, and the score of each detector."""
         require_extra("notebook", "a DataFrame")
         import pandas as pd  # noqa: PLC0415 - optional
 
@@ -97,10 +109,10 @@ class Ranking:
         return Gallery(f'<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>')
 
     def __repr__(self) -> str:
-        return f"<Ranking of {len(self):,} images, first {display_name(self.paths[0])}>"
+        return f"<Ranking of {len(self):,} images, first {display_name(self.paths[0])}; {self.summary}>"
 
     def _repr_html_(self) -> str:
-        return self.gallery().html
+        return f"<p>{escape(self.summary)}</p>{self.gallery().html}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +135,14 @@ def rank(
     detectors: Sequence[str] | None = None,
     labels: Mapping[Any, LabelValue] | None = None,
     like: LabelValue | None = None,
+    fdr: float = FALSE_DISCOVERY_RATE,
 ) -> Ranking:
     """Images by how unusual they are, compared with `normal` images or with each other.
 
     `features`, `model` and `crop` are those of `describe`, whose result may be given instead of paths. `labels` of some
     images, by path ("interesting", "ordinary", "artefact" or a name of your own), change the order to what they
-    suggest; with `like`, to what is like the images with this label.
+    suggest; with `like`, to what is like the images with this label. `fdr` is the false discovery rate of the `flagged`
+    images.
     """
 
     def extracted_of(given: Paths | ExtractedFeatures) -> ExtractedFeatures:
@@ -141,7 +155,7 @@ def rank(
     if fitted_to.kind != extracted.kind:
         raise DataError(f"{extracted.kind} features cannot be compared with {fitted_to.kind} features")
     novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
-    result = novelty.score_training_images() if normal is None else novelty.score(extracted.features)
+    result = novelty.score_training_images() if normal is None else novelty.calibrated().score(extracted.features)
     indices = {item.path: index for index, item in enumerate(extracted.items)}
     given = {as_image_path(path): label for path, label in (labels or {}).items()}
     review_labels = {indices[path]: label for path, label in given.items() if path in indices}
@@ -158,6 +172,7 @@ def rank(
         labels=[item.label for item in extracted.items],
         sha256=extracted.sha256,
         novelty=result,
+        discoveries=Discoveries.find(result.strength, fdr, len(fitted_to.items)),
         projection=NO_MAP,
         review_labels=review_labels,
         interest=interest,

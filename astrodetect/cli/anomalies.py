@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE
 from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, available_detectors, default_detectors
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
 from astrodetect.cli._extraction import MakeRunner, open_extractor, open_runners
@@ -100,6 +101,13 @@ def add_parser(subparsers: Subparsers) -> None:
         help=f"of {', '.join(DETECTORS)}; or {ALL} (default: {','.join(VIEWS)}, or "
         f"{','.join(default_detectors('network'))} of features of a network)",
     )
+    parser.add_argument(
+        "--fdr",
+        type=float_between(0.001, 0.5),
+        default=FALSE_DISCOVERY_RATE,
+        metavar="RATE",
+        help=f"false discovery rate of the flagged images (default: {FALSE_DISCOVERY_RATE})",
+    )
     parser.add_argument("--labels", type=local_path, metavar="LABELS.csv", help="rank by these labels of some images")
     parser.add_argument("--like", metavar="LABEL", help="with --labels: more of the kind with this label first")
     parser.add_argument("--attach", type=model_name, metavar="NAME", help="store the detectors with this trained model")
@@ -139,6 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
 def rank_images(arguments: argparse.Namespace) -> list[str]:
     """Extract features, run the detectors and write the results; returns the summary."""
     from astrodetect.anomalies import active_learning, analysis, domain, projection, results  # noqa: PLC0415
+    from astrodetect.anomalies.conformal import Discoveries  # noqa: PLC0415
     from astrodetect.anomalies.results import AnomalyResults, order_images  # noqa: PLC0415
     from astrodetect.labels import match_images, read_image_labels, require_label  # noqa: PLC0415
     from astrodetect.model_store import store  # noqa: PLC0415
@@ -172,6 +181,9 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         labels=[item.label for item in read_images.items],
         sha256=read_images.sha256,
         novelty=novelty,
+        discoveries=Discoveries.find(
+            novelty.strength, arguments.fdr, len(scored.reference.items if arguments.normal else novelty.strength)
+        ),
         projection=projection.project(novelty.vectors, gallery),
         review_labels=labels,
         interest=interest,
@@ -195,8 +207,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         drawn = figures.anomaly_figures(anomaly_results, description.reader)
         figures.write_figures(drawn, arguments.figures, arguments.figure_format)
     if arguments.attach:
-        novelty_with_limit = domain.calibrate_domain(scored.fitted.novelty, scored.reference.features)
-        store.attach_detectors(config.models_dir, arguments.attach, novelty_with_limit.save)
+        with_domain = domain.with_domain if arguments.normal else domain.calibrate_domain
+        store.attach_detectors(config.models_dir, arguments.attach, with_domain(scored.fitted.novelty).save)
     summary = _summary_lines(anomaly_results, scored, unmatched, arguments.attach)
     return [*summary, join_reference(str(arguments.output), "anomalies.html")]
 
@@ -248,7 +260,7 @@ def _score_images(
         fitted.novelty,
         extractor,
         config.descriptions_dir,
-        run_batches=make_runner(partial(sampling.score_batch, fitted.novelty)),
+        run_batches=make_runner(partial(sampling.score_batch, fitted.novelty.for_scoring())),
         title=title,
         max_pixels=config.max_image_pixels,
     )
@@ -256,7 +268,7 @@ def _score_images(
     if sample:
         comparison += f", drawn at random (seed {arguments.seed})"
     if not normal_items:
-        sampling.replace_by_left_out(result, images, reference, fitted.result)
+        result = sampling.replace_by_left_out(result, images, reference, fitted.result)
         comparison += ", each of which is left out of its own comparison"
     return _ScoredImages(images, result, fitted, reference, comparison, reference.computed + images.computed)
 
@@ -272,7 +284,8 @@ def _summary_lines(
         f"{len(anomaly_results):,} images, features newly computed for {scored.computed:,}; "
         f"{len(scored.images.skipped):,} bad files",
         *([f"{scored.comparison}"] if scored.reference is not scored.images else []),
-        f"flagged by {flagged}",
+        anomaly_results.discoveries.text,
+        f"single detectors flag: {flagged}",
     ]
     if anomaly_results.interest is not None:
         lines.append(

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from astrodetect.anomalies import novelty
-from astrodetect.anomalies.results import AnomalyResults, Explanation
+from astrodetect.anomalies import consensus
+from astrodetect.anomalies.results import DISCOVERIES, AnomalyResults, Explanation
 from astrodetect.records import Floats
 from astrodetect.reports.html import (
     REPORT_TEMPLATES,
@@ -58,15 +58,17 @@ class AnomalyCard:
     neighbours: list[NamedThumbnail]
     novelty: float
     strength: float
+    discovery: bool  # flagged with the run's false discovery rate
     view: str  # the detector that finds it the most unusual
     detector_ranks: list[tuple[str, int, bool]]  # detector, its rank of the image, whether it flags it
     position: tuple[float, float]  # on the map
 
     @property
     def flags(self) -> list[str]:
-        """The detectors that flag it, and `consensus` if all do."""
+        """The detectors that flag it, `consensus` if all do, and `flagged` if it is a discovery."""
         names = [detector for detector, _, flagged in self.detector_ranks if flagged]
-        return [*names, "consensus"] if len(names) == len(self.detector_ranks) else names
+        consensus = ["consensus"] if len(names) == len(self.detector_ranks) else []
+        return [*names, *consensus, *([DISCOVERIES] if self.discovery else [])]
 
 
 def write_anomaly_report(
@@ -136,6 +138,7 @@ def _cards(
             neighbours=[thumbnails[path, NEIGHBOUR_PX] for path in explanation.neighbours],
             novelty=float(novelty.novelty[image]),
             strength=float(novelty.strength[image]),
+            discovery=bool(results.discoveries.flagged[image]),
             view=novelty.view(image),
             detector_ranks=[
                 (name, int(ranks[name][image]), bool(novelty.flagged[name][image])) for name in results.detectors
@@ -164,7 +167,7 @@ def _points(
 
 def _overlap_rows(results: AnomalyResults) -> list[tuple[str, list[float | None]]]:
     """A row per detector: its Jaccard index with each detector, None with itself."""
-    indices = novelty.jaccard_indices(results.novelty.flagged)
+    indices = consensus.jaccard_indices(results.novelty.flagged)
     return [
         (name, [indices.get((other, name), indices.get((name, other))) for other in results.detectors])
         for name in results.detectors

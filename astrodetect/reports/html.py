@@ -35,7 +35,7 @@ HeatLegend = Literal["odds", "activation", "strength"]
 HEAT_LEGENDS: dict[HeatLegend, tuple[str, ...]] = {  # from transparent to opaque, in even steps
     "odds": ("odds halved", "× 0.35", "× 0.25", "× 0.18 or less"),
     "activation": ("none", "strongest place of this image"),
-    "strength": ("2 × less rare", "10 ×", "50 ×", "250 × or more"),
+    "strength": ("1.25 × less rare", "2 ×", "3.2 ×", "5 × or more"),
 }
 LEGEND_WIDTH, LEGEND_HEIGHT, DARK_SKY = 320, 10, (11, 14, 19)
 

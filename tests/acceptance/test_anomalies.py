@@ -163,7 +163,7 @@ def test_study_detectors_and_their_consensus(galaxies: Path, workplace: Path) ->
     done = run(galaxies, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
     assert done.returncode == 0, done.stderr
     lists = {path.stem: set(path.read_text().splitlines()) for path in (workplace / "study" / "ids").iterdir()}
-    assert set(lists) == {"autoencoder", "kmeans", "dbscan", "consensus"}
+    assert set(lists) == {"autoencoder", "kmeans", "dbscan", "consensus", "flagged"}
     assert lists["consensus"] == lists["autoencoder"] & lists["kmeans"] & lists["dbscan"]
 
 

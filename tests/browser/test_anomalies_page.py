@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from astrodetect import images
+from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE, Discoveries
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import project
 from astrodetect.anomalies.results import AnomalyResults, Explanation
@@ -36,6 +37,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> AnomalyResults:
         labels=[CLASSES[number % 3] for number in range(COUNT)],
         sha256=[f"{number:064}" for number in range(COUNT)],
         novelty=looked,
+        discoveries=Discoveries.find(looked.strength, FALSE_DISCOVERY_RATE, COUNT),
         projection=project(looked.vectors, list(range(COUNT))),
         review_labels={},
         interest=None,

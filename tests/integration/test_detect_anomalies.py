@@ -203,6 +203,7 @@ def test_with_an_autoencoder_loss_and_flag_are_those_of_the_study() -> None:
         return NoveltyResult(
             ones * novelty,
             ones * 7,
+            ones,
             ones[None],
             scores,
             {name: np.array([flag]) for name, flag in flagged.items()},

@@ -9,6 +9,7 @@ import pytest
 
 from astrodetect import images
 from astrodetect.anomalies import active_learning, analysis, projection, results
+from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE, Discoveries
 from astrodetect.anomalies.detectors.registry import default_detectors
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.results import AnomalyResults
@@ -33,6 +34,7 @@ def run_results() -> AnomalyResults:
         labels=["E"] * COUNT,
         sha256=["0" * 64] * COUNT,
         novelty=novelty,
+        discoveries=Discoveries.find(novelty.strength, FALSE_DISCOVERY_RATE, COUNT),
         projection=projection.project(novelty.vectors, []),
         review_labels={},
         interest=None,

@@ -23,8 +23,7 @@ def images(count: int, seed: int, shift: float = 0.0) -> Floats:
 
 
 def calibrated(count: int) -> Novelty:
-    training = images(count, seed=0)
-    return domain.calibrate_domain(Novelty.fit(training), training)
+    return domain.calibrate_domain(Novelty.fit(images(count, seed=0)))
 
 
 @pytest.fixture(scope="module")
