@@ -31,6 +31,7 @@ PEAKS = 4  # brightest local maxima that are compared
 PEAK_SEPARATION_PX = 2
 FAINTEST_PEAK = 0.1  # of the brightest
 LOG_FLOOR = 0.03  # added to brightness before its logarithm
+MIN_FLUX = 1e-3  # of full scale, summed over the bands: below it a pixel has no colour
 TINY = 1e-6
 MAD_TO_SIGMA = 1.4826  # standard deviation of Gaussian noise over its median absolute deviation
 
@@ -114,24 +115,29 @@ def _squared_colour_distance(bands: Floats) -> Floats:
     """(n, SIDE_PX, SIDE_PX) squared distance of each pixel's shares of the flux from those of the core."""
     planes = np.ascontiguousarray(np.moveaxis(bands, 3, 1))
     sky = np.median(np.concatenate([planes[:, :, :2], planes[:, :, -2:]], axis=2), axis=(2, 3))
-    flux = np.maximum(gaussian_blur(planes - sky[:, :, None, None], 0.8), 0)
-    core = flux.reshape(*flux.shape[:2], -1)[:, :, _CORE].sum(axis=2)
+    flux = np.maximum(gaussian_blur(planes - sky[:, :, None, None], 0.8), 0).reshape(len(bands), 3, -1)
+    core = flux[:, :, _CORE].sum(axis=2)
     core /= core.sum(axis=1, keepdims=True) + TINY
-    flux /= np.maximum(flux.sum(axis=1, keepdims=True), 1e-3)
-    flux -= core[:, :, None, None]
-    flux *= flux
-    return np.asarray(flux.sum(axis=1))
+    scale = 1 / np.maximum(flux.sum(axis=1), MIN_FLUX)
+    squares = np.einsum("nbp,nbp->np", flux, flux) * scale  # (f - c)² summed over the bands, of shares f = flux · scale
+    squares -= 2 * (core[:, None, :] @ flux)[:, 0]
+    squares *= scale
+    squares += (core * core).sum(axis=1)[:, None]
+    return np.asarray(squares.reshape(len(bands), SIDE_PX, SIDE_PX))
 
 
 def _central_segments(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected pixels at the centre of each image; the central pixels where there are none."""
+    stacked = np.zeros((len(above), SIDE_PX + 1, SIDE_PX), dtype=bool)  # one labelling, with a gap between the images
+    stacked[:, :SIDE_PX] = above
+    labels = ndimage.label(stacked.reshape(-1, SIDE_PX), _FOUR_CONNECTED)[0].reshape(stacked.shape)[:, :SIDE_PX]
     segments = np.zeros(above.shape, dtype=bool)
     centre = slice(SIDE_PX // 2 - CENTRE_PX, SIDE_PX // 2 + CENTRE_PX)
-    for image, plane in enumerate(above):
-        labels, _ = ndimage.label(plane, _FOUR_CONNECTED)
-        central = labels[centre, centre][plane[centre, centre]]
-        if central.size:
-            segments[image] = labels == np.bincount(central).argmax()
+    for image, plane in enumerate(labels):
+        central = plane[centre, centre]
+        if (central := central[central > 0]).size:
+            first = central.min()
+            segments[image] = plane == first + np.bincount(central - first).argmax()
         else:
             segments[image, centre, centre] = True
     return segments

@@ -35,7 +35,8 @@ def cut_stamps(pixels: NDArray[np.uint8], crop: float) -> Floats:
     begin, end, weights = _area_weights(pixels.shape[1], crop)
     inside = pixels[:, begin:end, begin:end]
     rows = sum(weight * inside[:, source] for source, weight in _row_taps(pixels.shape[1], crop))
-    stamps: Floats = np.moveaxis(np.moveaxis(np.asarray(rows), 3, 1) @ (weights / FULL_SCALE), 1, 3)
+    planes = np.ascontiguousarray(np.moveaxis(np.asarray(rows), 3, 1))  # strided, the product would not use BLAS
+    stamps: Floats = np.moveaxis(planes @ (weights / FULL_SCALE), 1, 3)
     return stamps
 
 
@@ -232,16 +233,20 @@ def _gradient_orientations(soft: Floats) -> Floats:
     """Histograms of gradient orientation relative to the radial direction, per annulus, at three scales."""
     columns = []
     sine, cosine = _position_angle()
-    slopes = np.tan(np.arange(1, ORIENTATION_BINS) / ORIENTATION_BINS * np.pi / 2).astype(np.float32)
+    limits = np.tan(np.arange(1, ORIENTATION_BINS) / ORIENTATION_BINS * np.pi / 2).astype(np.float32)
     bins = ORIENTATION_BINS * (ANNULI + 1)
     first_bin = (np.arange(len(soft)) * bins)[:, None, None] + _annulus_index() * ORIENTATION_BINS
     for sigma in (0.8, 1.6, 3.0):
         down, across = np.gradient(gaussian_blur(soft, sigma), axis=(1, 2))
-        radial = np.abs(down * sine + across * cosine)
-        tangential = np.abs(across * sine - down * cosine)
-        orientation = np.zeros(radial.shape, np.uint8)
-        for slope in slopes:
-            orientation += (tangential >= slope * radial).view(np.uint8)
+        radial, slope = down * sine, across * sine
+        radial += across * cosine
+        slope -= down * cosine
+        with np.errstate(divide="ignore", invalid="ignore"):  # without a gradient the orientation has no weight
+            slope /= radial
+        np.abs(slope, out=slope)
+        orientation = np.zeros(slope.shape, np.uint8)
+        for limit in limits:
+            orientation += (slope >= limit).view(np.uint8)
         magnitude = np.sqrt(down * down + across * across)
         counts = np.bincount((first_bin + orientation).ravel(), magnitude.ravel(), minlength=len(soft) * bins)
         histograms = counts.reshape(len(soft), ANNULI + 1, ORIENTATION_BINS)[:, :ANNULI]
