@@ -11,6 +11,7 @@ from typing import Any
 import colour_models
 import numpy as np
 import pytest
+from blob_galaxies import SIDE, blob_galaxy
 from malicious_server import MaliciousServer, png
 from programs import Service, query
 from starlette.testclient import TestClient
@@ -86,8 +87,8 @@ def test_an_image_has_the_same_novelty_by_url_by_upload_and_alone(client: TestCl
 
 
 def test_an_image_unlike_the_training_images_is_an_anomaly(client: TestClient) -> None:
-    smooth = images.encode_thumbnail(np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8), 64)
-    usual, odd = post_files(client, [("usual.png", png(100)), ("odd.jpg", smooth)]).json()
+    galaxy = images.encode_thumbnail(blob_galaxy(np.random.default_rng(0)), SIDE)  # among images of noise
+    usual, odd = post_files(client, [("usual.png", png(100)), ("odd.jpg", galaxy)]).json()
     assert (usual["anomaly"], odd["anomaly"]) == (False, True)
     assert odd["loss"] > usual["loss"]
     assert odd["novelty"] == 1

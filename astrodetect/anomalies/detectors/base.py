@@ -15,6 +15,7 @@ from astrodetect.records import Floats
 MAX_NEIGHBOURS = 20
 SPARE_CANDIDATES = 12  # beyond those requested: single precision may swap points at nearly the same distance
 QUICKLY_COMPARED = 4_000  # points, in about a second: without a progress bar
+BLAS_IMAGES = 64  # in a product from which on it uses BLAS
 BLOCK = 256  # images per product: 20 MB with 20,000 reference points
 
 
@@ -73,7 +74,10 @@ class ReferencePoints:
         `first_index` is the index of the first vector where the vectors are reference points, to be excluded.
         """
         transposed, half_squares = self._transposed
-        products = np.einsum("nd,dp->np", vectors, transposed) - half_squares
+        # BLAS only for many: its threads make a single image fifty times slower. Rounding decides on spare candidates.
+        many = len(vectors) >= BLAS_IMAGES
+        products = vectors @ transposed if many else np.einsum("nd,dp->np", vectors, transposed)
+        products -= half_squares
         available = len(self)
         if first_index is not None:
             products[np.arange(len(vectors)), first_index + np.arange(len(vectors))] = -np.inf
@@ -90,7 +94,7 @@ class ReferencePoints:
 
     @cached_property
     def _transposed(self) -> tuple[Floats, Floats]:
-        """(dimensions, points) for products without BLAS, whose threads make a single image fifty times slower."""
+        """(dimensions, points) and half the squared lengths of the points."""
         return np.ascontiguousarray(self.points.T), np.asarray((self.points**2).sum(axis=1) / 2)
 
 
