@@ -147,13 +147,13 @@ def test_labels_change_the_ranking(galaxies: Path, workplace: Path, first: "subp
         table.writerow([rows[0]["path"], "", "artefact"])
         table.writerow(["", rows[1]["image_sha256"], "ordinary"])
         table.writerow(["", rows[2]["image_sha256"], "ordinary"])
-        table.writerow([rows[2]["path"], "", "interesting"])  # the last one counts
+        table.writerow([rows[2]["path"], "", "Ring"])  # the last one counts
         table.writerow(["nowhere.jpg", "", "interesting"])
-    done = run(galaxies, "--labels", labels, "--top", 2, "--output", "labelled", folder=workplace)
+    done = run(galaxies, "--labels", labels, "--like", "ring", "--top", 2, "--output", "labelled", folder=workplace)
     assert done.returncode == 0, done.stderr
     assert "ranked by the labels of 3 images; 1 labels match no image" in done.stdout
     found = read(workplace / "labelled" / "anomalies.csv")[:COUNT]
-    assert (found[0]["path"], found[0]["your_label"]) == (rows[2]["path"], "interesting")
+    assert (found[0]["path"], found[0]["your_label"]) == (rows[2]["path"], "ring")
     assert {row["path"] for row in found[-2:]} == {rows[0]["path"], rows[1]["path"]}
     interest = [float(row["interest"]) for row in found]
     assert interest == sorted(interest, reverse=True)
@@ -244,6 +244,7 @@ def test_interrupted_run_keeps_earlier_output_and_resumes(galaxies: Path, tmp_pa
         (("{galaxies}", "--weights", "none.h5"), "no weights file none.h5: give a Keras .h5 file, or imagenet"),
         (("{galaxies}", "--weights", "none.h5", "--features", "shapes"), "--weights selects a network of its own: "),
         (("{galaxies}", "--labels", "{galaxies}/none.csv"), "{galaxies}/none.csv cannot be read: No such file"),
+        (("{galaxies}", "--like", "ring"), "--like needs the labels of some images: add --labels LABELS.csv"),
         (
             ("{galaxies}", "--labels", "{galaxies}/E/notes.txt"),
             "its first line must name label, and path or image_sha256",

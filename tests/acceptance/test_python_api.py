@@ -145,6 +145,10 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
     labels: dict[ImagePath, LabelValue] = {last: "interesting", ranking.paths[0]: "artefact"}
     labelled = astrodetect.rank(ranking.extracted, normal=normal, labels=labels)
     assert labelled.paths[0] == last
+    rings = astrodetect.rank(ranking.extracted, normal=normal, labels=labels | {ranking.paths[1]: "ring"}, like="ring")
+    assert rings.paths[0] == ranking.paths[1]
+    with pytest.raises(DataError, match="no image here is labelled lens: the labels are artefact, interesting"):
+        astrodetect.rank(ranking.extracted, normal=normal, labels=labels, like="lens")
     with pytest.raises(DataError, match="no label is of one of these images"):
         astrodetect.rank(normal, labels={"elsewhere.jpg": "ordinary"})
 
