@@ -101,3 +101,22 @@ def test_review_works_without_scripts(tabs: Tabs, service: Service) -> None:
     page.locator("#undo").click()
     expect(page.locator("#candidate")).to_have_text(first)
     assert len(labels(service)) == before
+
+
+def test_a_name_of_ones_own_is_typed_once_and_then_a_key_and_a_link(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/review")
+    before, first = len(labels(service)), candidate(page)
+    page.keyboard.press("l")
+    page.keyboard.type("Ring io")
+    page.keyboard.press("Enter")
+    expect(page.locator("#candidate")).not_to_have_text(first)
+    assert [row["label"] for row in labels(service)[before:]] == ["ring io"]
+    second = candidate(page)
+    page.keyboard.press("1")
+    expect(page.locator("#candidate")).not_to_have_text(second)
+    assert [row["label"] for row in labels(service)[before:]] == ["ring io", "ring io"]
+    page.get_by_role("link", name="ring io").click()
+    expect(page.get_by_text("More of the kind labelled ring io")).to_be_visible()
+    for _ in range(2):
+        page.locator("#undo").click()
+        expect(page.locator("#announcement")).to_contain_text("Label ring io removed")
