@@ -19,7 +19,10 @@ def sections() -> str:
 def _api_section(name: str, value: Any) -> str:
     lines = [f"## `{name}`", "", *_signature(value), *_docstring(value)]
     if inspect.isclass(value) and dataclasses.is_dataclass(value):
-        fields = FIELD.findall(inspect.getsource(value).partition("\n    @")[0])  # with the comments
+        classes = [part for part in reversed(value.__mro__) if dataclasses.is_dataclass(part)]
+        fields = [  # with the comments
+            field for part in classes for field in FIELD.findall(inspect.getsource(part).partition("\n    @")[0])
+        ]
         rows = [f"| `{field}` | `{cell(kind)}` | {cell(comment)} |" for field, kind, comment in fields]
         lines += ["| field | type | meaning |", "| --- | --- | --- |", *rows, ""]
     for member, function in vars(value).items() if inspect.isclass(value) else ():

@@ -147,7 +147,9 @@ def _tail_probability(
             return np.asarray(-np.log(np.maximum(1 + shape * points / scale, 0)) / shape)
 
     densities = (1 + shape) * log_survival(excess) - np.log(scale)
-    log_posterior = weight * densities.sum(axis=-1) + censored * log_survival(np.array([censored_at]))[..., 0]
+    log_posterior = weight * densities.sum(axis=-1)
+    if censored:
+        log_posterior += censored * log_survival(np.array([censored_at]))[..., 0]
     log_posterior -= ((shape[..., 0] - SHAPE_MEAN) / SHAPE_DEVIATION) ** 2 / 2
     posterior = np.exp(log_posterior - log_posterior.max())
     survival = np.exp(log_survival(at))

@@ -1,6 +1,7 @@
 """Novelty: an ensemble of detectors fitted on training images, from feature matrix to novelty, strength and flags."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,7 +259,7 @@ class Novelty:
         features, rows = self._require_training_set()
         features = features[rows]
         folds = MANY_IMAGES_FOLDS if len(rows) > MANY_IMAGES else FOLDS
-        if len(rows) - len(rows) // folds < MIN_IMAGES:  # too few: leave-one-out scores
+        if len(rows) - math.ceil(len(rows) / folds) < MIN_IMAGES:  # too few: leave-one-out scores
             return self._training_statistics
         names = [name for name in self.ranking if name in FITTABLE_DETECTORS]
         extra = [detector for detector in self._detectors if detector.name in {*self.ranking} - {*names}]

@@ -97,3 +97,9 @@ def test_new_images_are_judged_by_scores_of_detectors_that_have_not_seen_their_i
     shares = [float(np.mean(10.0**-result.strength <= 0.05)) for result in (by_left_out, by_held_out)]
     assert shares[1] == pytest.approx(0.05, abs=0.03)
     assert shares[1] < shares[0]
+
+
+@pytest.mark.parametrize("count", [10, 12, 13, 26])
+def test_few_training_images_are_calibrated_too(count: int) -> None:
+    rows = np.random.default_rng(5).normal(size=(count, 6)).astype(np.float32)
+    assert np.isfinite(Novelty.fit(rows).calibrated().score(rows).strength).all()
