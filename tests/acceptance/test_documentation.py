@@ -27,7 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 IN_ORDER = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
 SERVICE = "http://127.0.0.1:8000"
 LONGEST_LINE, LONGEST_README = 120, 180
-FEWER = {"E=300": "E=8", "SB=300": "SB=8"}  # images of the examples, which would take a minute
+FEWER = {"E=300": "E=24", "SB=300": "SB=24"}  # images of the examples, which would take a minute
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
