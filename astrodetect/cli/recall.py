@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_pixels=config.max_image_pixels,
     )
     page = recall_report.write_recall_report(result, arguments.output, title)
-    for line in recall_report.summary_lines(result):
+    for line in recall_report.recall_lines(result):
         print(line)
     print(page)
     return 0

@@ -116,7 +116,7 @@ def recall_as_json(result: RecallResult) -> dict[str, object]:
     }
 
 
-def summary_lines(result: RecallResult) -> list[str]:
+def recall_lines(result: RecallResult) -> list[str]:
     """The recall by kind and brightness as a table for the terminal."""
     rows = recall_rows(result)
     brightnesses = sorted({row.brightness for row in rows})
