@@ -233,9 +233,8 @@ def _has_constant(node: Any) -> bool:
 
 def features_engine(model: keras.Model, contract: ImageContract) -> Engine:
     """An engine that runs an untrained or unpublished network for its features, in the fastest precision here."""
-    manifest = Manifest(
-        name="features", classes=["0", "1"], image=contract, metrics={}, data={}, settings={}, versions={}
-    )
+    classes = [str(number) for number in range(max(2, model.output_shape[-1]))]
+    manifest = Manifest(name="features", classes=classes, image=contract, metrics={}, data={}, settings={}, versions={})
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "features.xml"
         to_openvino(model, xml)
