@@ -12,7 +12,7 @@ from faults.postgres_process import PredictionsDatabase
 from faults.service_state import Start, read_metric
 
 MAX_SCORED = 64  # images of disconnected clients that may have been in a batch already
-BUSY = 10  # images that keep the decoder busy for about two seconds
+BUSY = 60  # images that keep the threads busy for about two seconds
 IMAGES = [small_image(seed) for seed in range(16)]
 
 
@@ -25,7 +25,7 @@ def test_images_of_disconnected_clients_are_dropped_and_the_others_are_scored(
         response.json["score"]
         for response in send_in_turn(service.port, [upload_request("alone", data) for data in IMAGES])
     ]
-    busy = slow_image(0, 4000)
+    busy = slow_image(0)
 
     async def scenario() -> list[Response]:
         first, leave, stay = [await open_connections(service.port, count) for count in (BUSY, leaving, staying)]
