@@ -118,7 +118,8 @@ class ImagePipeline:
         ]
         predictions = self._recorder.record(rows)
         recorded = time.perf_counter()
-        self._metrics.observe_batch(len(batch))
+        for start in range(0, len(batch), engine.batch_size):
+            self._metrics.observe_batch(min(engine.batch_size, len(batch) - start))
         results: list[JobResult] = []
         for index, (job, image) in enumerate(batch):
             prediction = predictions[index]
@@ -136,13 +137,13 @@ class ImagePipeline:
     def _infer(self, engine: Engine, novelty: Novelty | None, pixels: Pixels) -> tuple[Outputs, NoveltyResult | None]:
         """The network and the detectors, side by side unless these need the network's features."""
         if novelty is None:
-            return engine.run(pixels), None
+            return engine.run_all(pixels), None
         crop = engine.manifest.image.crop
         if novelty.feature_kind != "shapes":
-            outputs = engine.run(pixels)
+            outputs = engine.run_all(pixels)
             return outputs, novelty.score_images(pixels, crop, outputs.features)
         measured = self._novelty_threads.submit(novelty.score_images, pixels, crop, NO_FEATURES)
-        return engine.run(pixels), measured.result()
+        return engine.run_all(pixels), measured.result()
 
 
 def image_conflict(
