@@ -1,6 +1,7 @@
 """From the bytes of a batch of images to recorded predictions, all in one thread: each change of thread costs time."""
 
 import hashlib
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ class ImagePipeline:
     ) -> None:
         self._recorder, self._thumbnails, self._metrics = recorder, thumbnails, metrics
         self._max_pixels, self._thumbnail_px = max_pixels, thumbnail_px
+        self._recording = threading.Lock()
         self._novelty_threads = ThreadPoolExecutor(NOVELTY_THREADS, thread_name_prefix="novelty")
 
     def decode(self, data: bytes, contract: ImageContract) -> DecodedImage:
@@ -103,20 +105,21 @@ class ImagePipeline:
         outputs, measured = self._infer(engine, novelty, np.stack([image.pixels for _, image in batch]))
         inferred = time.perf_counter()
         novelties = [measured[i : i + 1] if measured else None for i in range(len(batch))]
-        rows = [
-            decision.decide(
-                manifest,
-                probabilities,
-                image_name=job.name,
-                image_sha256=image.sha256,
-                request_id=job.request_id,
-                novelty=result,
-            )
-            for (job, image), probabilities, result in zip(
-                batch, outputs.probabilities.tolist(), novelties, strict=True
-            )
-        ]
-        predictions = self._recorder.record(rows)
+        with self._recording:  # rows are stored in the order of their times
+            rows = [
+                decision.decide(
+                    manifest,
+                    probabilities,
+                    image_name=job.name,
+                    image_sha256=image.sha256,
+                    request_id=job.request_id,
+                    novelty=result,
+                )
+                for (job, image), probabilities, result in zip(
+                    batch, outputs.probabilities.tolist(), novelties, strict=True
+                )
+            ]
+            predictions = self._recorder.record(rows)
         recorded = time.perf_counter()
         for start in range(0, len(batch), engine.batch_size):
             self._metrics.observe_batch(min(engine.batch_size, len(batch) - start))
