@@ -4,7 +4,7 @@
 --   psql> SELECT space, drawn, pg_size_pretty(octet_length(content)::bigint) FROM maps;
 
 -- 'review IMAGE': a reviewer has this image. 'map', 'adaptation', 'novelty MODEL': a process does this work, and no other
--- does. Its holder renews a lease; that of a killed process ends by the clock of this server.
+-- does. Whoever holds a lease renews it; that of a killed process ends by the clock of this server.
 CREATE TABLE leases (
     name   text        PRIMARY KEY,
     holder text,                       -- NULL: the work has ended, and state says how
