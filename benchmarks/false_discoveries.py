@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect.anomalies import adaptation
 from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE, Discoveries
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.datasets import class_folders
 from astrodetect.datasets.simulation import generator
-from astrodetect.features.extraction import extract_features, measured_contract, measured_extractor
+from astrodetect.features.extraction import measured_contract
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.records import Floats
-from astrodetect.settings import settings
 from benchmarks import hardware
 from benchmarks.discovery import SIDE_PX, UNUSUAL, USUAL
 
@@ -80,16 +80,9 @@ def main() -> None:
 def read_features(folder: Path, unusual: list[str]) -> tuple[Floats, Floats]:
     """The measurements of the ordinary and of the unusual images."""
     items = class_folders.list_dataset(folder)
-    extracted = extract_features(
-        items,
-        measured_extractor(measured_contract()),
-        settings().descriptions_dir,
-        run_batches=read_ahead,
-        title=folder.name,
-        max_pixels=settings().max_image_pixels,
-    )
-    is_unusual = np.array([item.label in unusual for item in extracted.items])
-    return extracted.features[~is_unusual], extracted.features[is_unusual]
+    measured = adaptation.measure_files(items, measured_contract(), read_ahead, folder.name)
+    is_unusual = np.array([item.label in unusual for item in measured.items])
+    return measured.features[~is_unusual], measured.features[is_unusual]
 
 
 def measure(ordinary: Floats, unusual: Floats, size: int, draws: int, rate: float) -> Iterator[Measured]:

@@ -22,8 +22,8 @@ from astrodetect.datasets import class_folders
 from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY
 from benchmarks import hardware
 from benchmarks.discovery import measure_shapes
+from benchmarks.views import ALL_ORDINARY, ALL_UNUSUAL
 
-ORDINARY_DRAWN, UNUSUAL_DRAWN = 1600, 29
 REVIEWED = 100
 LABELS = (10, 50, 100)
 
@@ -74,7 +74,7 @@ def _draw(seed: int, pool: NDArray[np.bool_], unusual: NDArray[np.bool_], share:
     random = np.random.default_rng(seed)
     parts = [
         random.permutation(np.flatnonzero(pool & chosen))[: round(share * count)]
-        for chosen, count in ((~unusual, ORDINARY_DRAWN), (unusual, UNUSUAL_DRAWN))
+        for chosen, count in ((~unusual, ALL_ORDINARY), (unusual, ALL_UNUSUAL))
     ]
     return np.asarray(random.permutation(np.concatenate(parts)))
 

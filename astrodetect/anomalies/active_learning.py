@@ -20,10 +20,8 @@ REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 RANKING_WEIGHT = 1.5  # of the standardised tail scores of the ranking, beside the standardised likeness
 LIKE_RANKING_WEIGHT = 0.5  # where one kind is searched for: it need not be unusual
 ARTEFACT_WEIGHT = 1.5  # of what an image is more like the artefacts than like the wanted ones
-ARTEFACT_HALF_TRUST, HALF_TRUST = (
-    3.0,
-    10.0,
-)  # labelled images at which the likeness has half its weight: fewer are a guess
+# Labelled images at which the likeness has half its weight: fewer are a guess.
+ARTEFACT_HALF_WEIGHT, HALF_WEIGHT = 3.0, 10.0
 PENALTY = 300.0  # L2; the inverse of scikit-learn's C
 UNLABELLED_SAMPLE, UNLABELLED_WEIGHT = 1500, 0.3  # weak ordinary images, and the weight of each beside a label's
 SAMPLE_SEED = 0
@@ -62,12 +60,12 @@ def rank_by_labels(
     likeness = np.zeros(len(strength), np.float32)
     wanted, unwanted = kinds.wanted, [*kinds.others, *kinds.artefacts]
     if wanted:
-        trust = 1.0 if like else _trust(wanted, HALF_TRUST)
+        weight = 1.0 if like else _label_weight(wanted, HALF_WEIGHT)
         likeness = _likeness(inputs, wanted, unwanted, sample)
-        interest += trust * likeness
+        interest += weight * likeness
     if kinds.artefacts:
         artefacts = _likeness(inputs, kinds.artefacts, [*wanted, *kinds.others], sample)
-        weight = ARTEFACT_WEIGHT * _trust(kinds.artefacts, ARTEFACT_HALF_TRUST)
+        weight = ARTEFACT_WEIGHT * _label_weight(kinds.artefacts, ARTEFACT_HALF_WEIGHT)
         interest -= weight * np.maximum(artefacts - likeness, 0)
     boundary = (interest[wanted].mean() + interest[unwanted].mean()) / 2 if wanted and unwanted else None
     interest[wanted], interest[unwanted] = LABELLED_INTEREST, -LABELLED_INTEREST
@@ -137,7 +135,7 @@ class _Kinds:
         return kinds
 
 
-def _trust(labelled: Sequence[int], half: float) -> float:
+def _label_weight(labelled: Sequence[int], half: float) -> float:
     return len(labelled) / (len(labelled) + half)
 
 

@@ -21,6 +21,9 @@ TAIL_POINTS = 60  # where the tail is computed, up to FARTHEST mean excesses; in
 FARTHEST = 1e4
 MIN_CALIBRATION_IMAGES = 50  # with fewer, no image is flagged
 FALSE_DISCOVERY_RATE = 0.1
+# Folds of images that are judged by detectors of the others. Many images take two: as much work as leave-one-out.
+FOLDS, MANY_IMAGES, MANY_IMAGES_FOLDS = 5, 5_000, 2
+SEED = 0  # of random draws from the training images
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class TailScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class StrengthCalibration:
     """−log10 of the conformal p-value of a score, by held-out scores of ordinary images.
 
     The p-value is the share of the held-out scores, with the new one among them, that are as large or larger. Beyond
@@ -127,6 +130,12 @@ class Discoveries:
             f"{count:,} of {len(self.flagged):,} images flagged as unusual, at most about {by_chance:,} of them by "
             f"chance ({at_rate})"
         )
+
+
+def assign_folds(images: int) -> NDArray[np.int64]:
+    """(n,) a random fold of each image, so that it can be judged by detectors that have not seen it."""
+    folds = MANY_IMAGES_FOLDS if images > MANY_IMAGES else FOLDS
+    return np.random.default_rng(SEED).permutation(images) % folds
 
 
 def _tail_probability(

@@ -1,4 +1,4 @@
-"""What several detectors say together: agreement, ranks, and how much their flags overlap."""
+"""Consensus of several detectors: agreement, average ranks, and the overlap of their flags."""
 
 from collections.abc import Mapping
 from itertools import combinations

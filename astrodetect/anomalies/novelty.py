@@ -1,7 +1,6 @@
 """Novelty: an ensemble of detectors fitted on training images, from feature matrix to novelty, strength and flags."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect.anomalies import serialisation
-from astrodetect.anomalies.conformal import Calibration, TailScore
+from astrodetect.anomalies.conformal import SEED, StrengthCalibration, TailScore, assign_folds
 from astrodetect.anomalies.consensus import agreement, unanimous
 from astrodetect.anomalies.detectors.base import Detector, DetectorInput, ReferencePoints, tukey_fence
 from astrodetect.anomalies.detectors.registry import (
@@ -43,11 +42,8 @@ BLOCK_DIMENSIONS: Mapping[FeatureKind, tuple[int, ...]] = {
 MIN_IMAGES = 10
 BATCH_SIZE = 4_096  # images scored at a time
 MAX_REFERENCE_IMAGES = 20_000  # a random sample of a larger training set
-SEED = 0
 FORMAT = 1
 LIMIT, CALIBRATION = "domain.limit", "calibration.scores"  # their names in the file
-# Folds of the training images for their strength. Many images take two: as much work as the leave-one-out scores.
-FOLDS, MANY_IMAGES, MANY_IMAGES_FOLDS = 5, 5_000, 2
 
 
 def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
@@ -99,7 +95,7 @@ class NoveltyResult:
             None if self.features is None else self.features[images],
         )
 
-    def calibrated(self, calibration: Calibration) -> "NoveltyResult":
+    def calibrated(self, calibration: StrengthCalibration) -> "NoveltyResult":
         """The same images with the strength by this calibration."""
         return replace(self, strength=calibration.transform(self.statistic))
 
@@ -141,7 +137,7 @@ class Novelty:
         self.ranking = ranking_detectors(self.names)
         self._set_tail_scores()
         # By leave-one-out scores until `calibrated`; None where the strength is the statistic.
-        self._calibration: Calibration | None = Calibration.fit(self._training_statistics)
+        self._calibration: StrengthCalibration | None = StrengthCalibration.fit(self._training_statistics)
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
 
     def _set_tail_scores(self, **options: float) -> None:
@@ -211,7 +207,7 @@ class Novelty:
     def calibrated_by(self, statistics: Floats) -> Self:
         """The same detectors with a strength by these statistics."""
         calibrated = copy.copy(self)
-        calibrated._calibration = Calibration.fit(statistics)
+        calibrated._calibration = StrengthCalibration.fit(statistics)
         return calibrated
 
     def for_scoring(self) -> Self:
@@ -252,20 +248,19 @@ class Novelty:
             for name in self.names
         }
         result = self._result(np.concatenate([self._reference.points, other_results.vectors])[order], scores)
-        return result.calibrated(Calibration.fit(result.statistic))
+        return result.calibrated(StrengthCalibration.fit(result.statistic))
 
     def _held_out_statistics(self) -> Floats:
         """The statistic of each reference image, by detectors of the other folds."""
         features, rows = self._require_training_set()
         features = features[rows]
-        folds = MANY_IMAGES_FOLDS if len(rows) > MANY_IMAGES else FOLDS
-        if len(rows) - math.ceil(len(rows) / folds) < MIN_IMAGES:  # too few: leave-one-out scores
+        fold_of = assign_folds(len(rows))
+        if int((fold_of != 0).sum()) < MIN_IMAGES:  # too few: leave-one-out scores
             return self._training_statistics
         names = [name for name in self.ranking if name in FITTABLE_DETECTORS]
         extra = [detector for detector in self._detectors if detector.name in {*self.ranking} - {*names}]
-        fold_of = np.random.default_rng(SEED).permutation(len(rows)) % folds
         statistics = []
-        for fold in range(folds):
+        for fold in np.unique(fold_of):
             others = Novelty.fit(features[fold_of != fold], feature_kind=self.feature_kind, names=names, extra=extra)
             statistics.append(others.score(features[fold_of == fold]).statistic)
         return np.concatenate(statistics)
@@ -317,7 +312,7 @@ class Novelty:
         training_scores = {name: stored.floats(f"learnt.{name}", len(reference)) for name in names}
         loaded = cls(feature_kind, space, reference, detectors, training_scores)
         if CALIBRATION in stored:
-            loaded._calibration = Calibration.fit(stored.floats(CALIBRATION, None))
+            loaded._calibration = StrengthCalibration.fit(stored.floats(CALIBRATION, None))
         else:  # earlier versions ranked by the statistic itself, and had a limit of it
             loaded._calibration = None
             loaded._set_tail_scores(ranked_share=1.0)

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import MIN_IMAGES, SEED, Novelty, NoveltyResult
+from astrodetect.anomalies.conformal import FOLDS, assign_folds
+from astrodetect.anomalies.novelty import MIN_IMAGES, Novelty, NoveltyResult
 from astrodetect.datasets.simulation import planting
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor
 from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract, ImagePath, Pixels
 
-FOLDS, MANY_IMAGES, MANY_IMAGES_FOLDS = (
-    5,
-    5_000,
-    2,
-)  # a planted image is judged by detectors that have not seen its host
 MIN_RECALL_IMAGES = FOLDS * MIN_IMAGES
 
 
@@ -75,14 +71,13 @@ def measure_recall(
     if count < MIN_RECALL_IMAGES:
         raise DataError(f"{count} images are too few to plant rarities into: give {MIN_RECALL_IMAGES} or more")
     random = np.random.default_rng(seed)
-    folds = MANY_IMAGES_FOLDS if count > MANY_IMAGES else FOLDS
-    fold_of = np.random.default_rng(SEED).permutation(count) % folds
+    fold_of = assign_folds(count)
     hosts_of = {kind: random.permutation(count)[:planted] for kind in kinds}
     groups: dict[tuple[str, float], list[PlantedImage]] = {
         (kind, brightness): [] for kind in kinds for brightness in brightnesses
     }
     with ProgressBar("planting rarities", len(groups) * min(planted, count)) as bar:
-        for fold in range(folds):
+        for fold in np.unique(fold_of):
             own = np.flatnonzero(fold_of == fold)
             novelty = Novelty.fit(extracted.features[fold_of != fold], feature_kind=extracted.kind)
             strengths = np.sort(novelty.score(extracted.features[own]).strength)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect.anomalies.conformal import Calibration
+from astrodetect.anomalies.conformal import StrengthCalibration
 from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
@@ -113,4 +113,4 @@ def replace_by_left_out(
     for name in result.scores:
         result.scores[name][images] = own.scores[name][places]
         result.flagged[name][images] = own.flagged[name][places]
-    return result.calibrated(Calibration.fit(result.statistic))
+    return result.calibrated(StrengthCalibration.fit(result.statistic))

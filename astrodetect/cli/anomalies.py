@@ -276,10 +276,7 @@ def _score_images(
 def _summary_lines(
     anomaly_results: "AnomalyResults", scored: _ScoredImages, unmatched: int, attached: str | None
 ) -> list[str]:
-    flagged = ", ".join(
-        f"{'all' if name == 'consensus' else name} {int(flags.sum()):,}"
-        for name, flags in anomaly_results.flagged_by().items()
-    )
+    flagged = ", ".join(f"{name} {int(flags.sum()):,}" for name, flags in anomaly_results.flagged_by().items())
     lines = [
         f"{len(anomaly_results):,} images, features newly computed for {scored.computed:,}; "
         f"{len(scored.images.skipped):,} bad files",

@@ -60,25 +60,14 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plant, rank, write the report and print the table."""
-    from astrodetect.anomalies import recall  # noqa: PLC0415 - not needed by the other commands
-    from astrodetect.features.extraction import (  # noqa: PLC0415
-        extract_features,
-        measured_contract,
-        measured_extractor,
-    )
+    from astrodetect.anomalies import adaptation, recall  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.features.extraction import measured_contract, measured_extractor  # noqa: PLC0415
     from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.reports import recall_report  # noqa: PLC0415
 
     config, extractor = settings(), measured_extractor(measured_contract(arguments.crop))
     title = " ".join(map(folder_name, arguments.data))
-    extracted = extract_features(
-        listing.list_images(arguments.data),
-        extractor,
-        config.descriptions_dir,
-        run_batches=read_ahead,
-        title=title,
-        max_pixels=config.max_image_pixels,
-    )
+    extracted = adaptation.measure_files(listing.list_images(arguments.data), extractor.contract, read_ahead, title)
     result = recall.measure_recall(
         extracted,
         extractor,

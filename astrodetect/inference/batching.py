@@ -3,30 +3,18 @@
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 BatchItem = TypeVar("BatchItem")
 ItemOutput = TypeVar("ItemOutput")
 
 
-@dataclass(frozen=True, slots=True)
-class ItemResult(Generic[ItemOutput]):
-    """The result of one item, with its timings."""
-
-    result: ItemOutput
-    queued_s: float  # until a thread took it
-    batch_s: float  # processing time of its batch
-    batch_size: int
-
-
 @dataclass(slots=True)
 class _QueuedItem(Generic[BatchItem, ItemOutput]):
     item: BatchItem
-    future: "asyncio.Future[ItemResult[ItemOutput]]"
-    since: float = field(default_factory=time.perf_counter)
+    future: "asyncio.Future[ItemOutput]"
 
 
 class Batcher(Generic[BatchItem, ItemOutput]):
@@ -44,9 +32,8 @@ class Batcher(Generic[BatchItem, ItemOutput]):
         max_batch: int,
         threads: int,
         name: str,
-        max_delay: Callable[[], float] = lambda: 0.0,  # seconds to wait for more items after the first
     ) -> None:
-        self._process, self._max_batch, self._max_delay = process, max_batch, max_delay
+        self._process, self._max_batch = process, max_batch
         self._queue: queue.SimpleQueue[_QueuedItem[BatchItem, ItemOutput] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         try:
@@ -62,8 +49,8 @@ class Batcher(Generic[BatchItem, ItemOutput]):
         """The length of the queue."""
         return self._queue.qsize()
 
-    async def submit(self, item: BatchItem) -> ItemResult[ItemOutput]:
-        """The item's result; if cancelled while queued, the item is never processed."""
+    async def submit(self, item: BatchItem) -> ItemOutput:
+        """The item's output; if cancelled while queued, the item is never processed."""
         queued = _QueuedItem[BatchItem, ItemOutput](item, asyncio.get_running_loop().create_future())
         self._queue.put(queued)
         return await queued.future
@@ -77,19 +64,15 @@ class Batcher(Generic[BatchItem, ItemOutput]):
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            started = time.perf_counter()
             outputs = self._outputs([queued.item for queued in batch])
-            batch_s = time.perf_counter() - started
-            loop = batch[0].future.get_loop()
-            loop.call_soon_threadsafe(_deliver, batch, outputs, started, batch_s)
+            batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outputs)
 
     def _next_batch(self) -> list[_QueuedItem[BatchItem, ItemOutput]]:
         """At least one item that was not cancelled; empty when the batcher is closed."""
         batch: list[_QueuedItem[BatchItem, ItemOutput]] = []
-        deadline: float | None = None
         while len(batch) < self._max_batch:
             try:
-                queued = self._queue.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
+                queued = self._queue.get(block=not batch)
             except queue.Empty:
                 break
             if queued is None:
@@ -99,7 +82,6 @@ class Batcher(Generic[BatchItem, ItemOutput]):
                 break
             if not queued.future.cancelled():
                 batch.append(queued)
-                deadline = deadline or time.monotonic() + self._max_delay()
         return batch
 
     def _outputs(self, items: list[BatchItem]) -> Sequence[ItemOutput | Exception]:
@@ -114,8 +96,6 @@ class Batcher(Generic[BatchItem, ItemOutput]):
 def _deliver(
     batch: list[_QueuedItem[BatchItem, ItemOutput]],
     outputs: Sequence[ItemOutput | Exception],
-    started: float,
-    batch_s: float,
 ) -> None:
     for queued, output in zip(batch, outputs, strict=True):
         if queued.future.done():  # its caller was cancelled meanwhile
@@ -123,4 +103,4 @@ def _deliver(
         if isinstance(output, Exception):
             queued.future.set_exception(output)
         else:
-            queued.future.set_result(ItemResult(output, started - queued.since, batch_s, len(batch)))
+            queued.future.set_result(output)

@@ -61,9 +61,11 @@ class AveragingAdam(keras.optimizers.Adam):
         weights = [keras.ops.convert_to_numpy(variable) for variable in self._trainable_variables]
         for variable, average in zip(self._trainable_variables, averages, strict=True):
             variable.assign(average)
-        yield
-        for variable, value in zip(self._trainable_variables, weights, strict=True):
-            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._trainable_variables, weights, strict=True):
+                variable.assign(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class DetectionService:
     async def use_model(
         self, name: str | None, context: RequestContext, *, require_binary: bool
     ) -> AsyncIterator[ServedModel]:
-        """The model of that name, or the default one; ModelUnfit where a binary model is required and it is none."""
+        """The model of that name, or the default one; ModelUnsuitable where it must be binary and is not."""
         async with self._models.use(name) as serving:
             if require_binary:
                 _require_binary(serving.manifest)
@@ -151,7 +151,7 @@ class DetectionService:
     async def _score_and_record(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
         if job.decoded is None and _is_large(job.data):
             await self._decode(serving, job)
-        result: DetectionResult = (await serving.batcher.submit(job)).result
+        result: DetectionResult = await serving.batcher.submit(job)
         return result
 
     def _find_recorded(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:

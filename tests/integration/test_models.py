@@ -70,7 +70,7 @@ async def use(models: ModelRegistry, name: str | None = None) -> ServedModel:
     """Runs the model once."""
     async with models.use(name) as serving:
         output = await serving.batcher.submit(colour_models.image("ocean"))
-        assert output.result.probabilities.shape == (1, 3)
+        assert output.probabilities.shape == (1, 3)
         return serving
 
 
@@ -128,7 +128,7 @@ def test_a_model_in_use_is_not_evicted(models_dir: Path) -> None:
                     await use(models, "c")
                 await use(models)  # the default model is not counted
                 output = await a.batcher.submit(colour_models.image("lawn"))
-                assert output.result.probabilities.argmax() == colour_models.CLASSES.index("lawn")
+                assert output.probabilities.argmax() == colour_models.CLASSES.index("lawn")
             await use(models, "c")
 
     run(scenario())
@@ -198,9 +198,9 @@ def test_a_new_version_takes_over_and_requests_in_progress_finish_on_the_old_one
                 await wait_for_version(models, name, new.version)
                 output = await old.batcher.submit(colour_models.image("ocean"))
                 assert old.manifest.version != new.version
-                assert output.result.probabilities.max() < 0.9
+                assert output.probabilities.max() < 0.9
             new_model = await use(models, name)
-            assert (await new_model.batcher.submit(colour_models.image("ocean"))).result.probabilities.max() > 0.9
+            assert (await new_model.batcher.submit(colour_models.image("ocean"))).probabilities.max() > 0.9
             assert models.default is None or models.default.version in {old.manifest.version, new.version}
 
     run(scenario())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from astrodetect.anomalies.conformal import MIN_CALIBRATION_IMAGES, Calibration, Discoveries
+from astrodetect.anomalies.conformal import MIN_CALIBRATION_IMAGES, Discoveries, StrengthCalibration
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.records import Floats
 
@@ -28,7 +28,7 @@ def test_ordinary_images_have_the_p_values_of_chance(tail: str, count: int) -> N
     random = np.random.default_rng(1)
     p_values = []
     for _ in range(DRAWS):
-        calibration = Calibration.fit(scores(random, tail, count))
+        calibration = StrengthCalibration.fit(scores(random, tail, count))
         p_values.append(10.0 ** -calibration.transform(scores(random, tail, 2_000)))
     for probability in (0.5, 0.1, 0.01, 0.001):
         assert float(np.mean(np.array(p_values) <= probability)) < 1.15 * probability + 2e-4
@@ -49,21 +49,21 @@ def test_the_false_discovery_rate_holds_without_unusual_images_and_unusual_ones_
 
 
 def flagged(among_themselves: Floats) -> NDArray[np.bool_]:
-    strength = Calibration.fit(among_themselves).transform(among_themselves)
+    strength = StrengthCalibration.fit(among_themselves).transform(among_themselves)
     return Discoveries.find(strength, RATE, len(among_themselves)).flagged
 
 
 def test_unusual_images_hardly_change_the_p_values_of_others() -> None:
     ordinary = scores(np.random.default_rng(3), "exponential", 400)
-    plain = Calibration.fit(ordinary)
-    mixed = Calibration.fit(np.concatenate([ordinary, np.full(16, 1e6, np.float32)]))
+    plain = StrengthCalibration.fit(ordinary)
+    mixed = StrengthCalibration.fit(np.concatenate([ordinary, np.full(16, 1e6, np.float32)]))
     at = np.array([8, 20], np.float32)
     np.testing.assert_allclose(mixed.transform(at), plain.transform(at), rtol=0.3)
 
 
 def test_strength_rises_without_bound_also_where_calibration_scores_are_equal_or_few() -> None:
     for held_out in (np.ones(60), np.arange(12), np.r_[np.zeros(58), 1, 1], np.random.default_rng(0).normal(size=900)):
-        calibration = Calibration.fit(held_out.astype(np.float32))
+        calibration = StrengthCalibration.fit(held_out.astype(np.float32))
         strength = calibration.transform((held_out.max() + np.geomspace(0.1, 1e7, 50)).astype(np.float32))
         assert np.isfinite(strength).all()
         assert (np.diff(strength) > 0).all()

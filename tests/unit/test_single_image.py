@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
+from starlette.types import Message, Receive, Scope, Send
 
-from astrodetect.service.middleware.single_image import read_single_file
+from astrodetect.service.middleware.single_image import MAX_BODY_BYTES, SingleImageMiddleware, read_single_file
 
 BOUNDARY = "----boundary7"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -75,3 +76,21 @@ def test_all_other_forms_are_left_to_the_parser(body: bytes) -> None:
 @pytest.mark.parametrize("content_type", ["", "multipart/form-data", "image/jpeg", f"text/plain; boundary={BOUNDARY}"])
 def test_other_content_types_are_left_to_the_parser(content_type: str) -> None:
     assert read_single_file(form((FILE.format("a.jpg"), b"1")), content_type) is None
+
+
+@pytest.mark.parametrize("length", [None, "many", str(MAX_BODY_BYTES + 1)])
+def test_no_large_body_is_held_in_memory(length: str | None) -> None:
+    passed_on = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        passed_on.append(scope["path"])
+
+    async def receive() -> Message:
+        raise AssertionError("the body is read")
+
+    async def send(_message: Message) -> None: ...
+
+    headers = [(b"content-type", TYPE.encode())] + ([(b"content-length", length.encode())] if length else [])
+    scope = {"type": "http", "method": "POST", "path": "/detect", "query_string": b"", "headers": headers}
+    asyncio.run(SingleImageMiddleware(app)(scope, receive, send))
+    assert passed_on == ["/detect"]

@@ -1,4 +1,4 @@
-"""The shortest way for what most requests are: one image in a form, to /detect or /classify.
+"""Requests to /detect and /classify whose form is one image, answered without FastAPI: most requests are such.
 
 FastAPI's routing, dependencies and form parser take more of the interpreter's time than everything else that is done
 for such a request (docs/decisions/serving.md). They still handle all other requests to these paths, and declare them.
@@ -25,6 +25,7 @@ IDEMPOTENCY_KEY = "idempotency-key"
 FIELD = b"file"
 HEADERS_END, LINE_END, DASHES = b"\r\n\r\n", b"\r\n", b"--"
 MAX_PART_HEADER_BYTES = 4096
+MAX_BODY_BYTES = 1_000_000
 CONTENT_DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -46,7 +47,7 @@ class SingleImageMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if scope["query_string"] or IDEMPOTENCY_KEY in headers:
+        if scope["query_string"] or IDEMPOTENCY_KEY in headers or not _is_small(headers):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
@@ -94,6 +95,12 @@ def read_single_file(body: bytes, content_type: str) -> tuple[str, bytes] | None
         return disposition[b"filename"].decode(), body[start:end]
     except UnicodeDecodeError:
         return None
+
+
+def _is_small(headers: Headers) -> bool:
+    """Whether the body may be held in memory: FastAPI's parser writes larger ones to disk while they arrive."""
+    length = headers.get("content-length", "")
+    return length.isdecimal() and int(length) <= MAX_BODY_BYTES
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
