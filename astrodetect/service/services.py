@@ -27,6 +27,7 @@ from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.model_store.mirror import remote_url
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
+from astrodetect.service import http_protocol
 from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.batch_detection import BatchDetection
@@ -112,7 +113,10 @@ async def open_services(
     """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
     async with AsyncExitStack() as stack:
         shutdown = Shutdown(settings.shutdown_timeout_s, settings.drain_s)
-        stack.enter_context(shutdown.handle_signals())
+        server = http_protocol.running_server()
+        stack.enter_context(shutdown.handle_signals(server))
+        if server:
+            http_protocol.adapt(server)
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(

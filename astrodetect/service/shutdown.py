@@ -1,14 +1,18 @@
 """Graceful shutdown: a load balancer is given time to notice, and work in progress is finished before the exit."""
 
+import asyncio
 import logging
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from uvicorn import Server
+
 from astrodetect.errors import ShuttingDown
+from astrodetect.service.http_protocol import end_connections, stop_listening
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 log = logging.getLogger("uvicorn.error")
 
@@ -19,9 +23,8 @@ class Shutdown:
     def __init__(self, timeout_s: float, drain_s: float = 0.0) -> None:
         self._timeout_s, self._drain_s = timeout_s, drain_s
         self._callbacks: list[Callable[[], object]] = []
-        self._begun_by = 0  # the signal
         self.draining = False  # not ready for new clients, which are answered nevertheless
-        self.begun = False  # no new connections
+        self.begun = False  # work that would take long is refused
 
     def on_begin(self, callback: Callable[[], object]) -> None:
         """Registers a callback; it runs in the signal handler, so it must return at once."""
@@ -38,53 +41,57 @@ class Shutdown:
             raise ShuttingDown("the service is shutting down")
 
     @contextmanager
-    def handle_signals(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM before uvicorn does.
+    def handle_signals(self, server: Server | None) -> Iterator[None]:
+        """Handles SIGINT, SIGTERM and SIGHUP in place of uvicorn, which exits by the signal that it received.
 
-        uvicorn exits by the signal that it received, except for SIGINT, which it treats as a graceful exit with status
-        0, and a second SIGINT drops the open connections. Here SIGTERM is handled like SIGINT, after `drain_s`, and
-        `timeout_s` later the second SIGINT is raised. Another signal ends the drain, and then the open connections.
+        The first begins the drain, or the shutdown. A further one, or `timeout_s`, ends a drain, and then what is still
+        in progress. nohup's disregard of SIGHUP stays. Without a server (in tests) nothing is handled.
         """
-        if threading.current_thread() is not threading.main_thread():  # tests; signals go to the main thread alone
+        if server is None:
             yield
             return
-        server_handler = signal.getsignal(signal.SIGINT)
-
-        def stop_server(frame: FrameType | None) -> None:
-            if callable(server_handler):
-                server_handler(signal.SIGINT, frame)
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if number == signal.SIGTERM and self._drain_s and not self.draining:
-                self.draining = True
-                threading.Thread(target=self._drain, name="drain", daemon=True).start()
-            elif not self.begun:
-                self.draining = self.begun = True
-                self._begun_by = number
-                timer = threading.Timer(self._timeout_s, self._end)
-                timer.daemon = True
-                timer.start()
-                for callback in self._callbacks:
-                    callback()
-                stop_server(frame)
-            elif (self._begun_by, number) == (signal.SIGINT, signal.SIGTERM):
-                self._begun_by = number  # after a terminal's SIGINT, uvicorn sends its workers a SIGTERM, too
-            else:
-                stop_server(frame)
-
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._loop, self._server = asyncio.get_running_loop(), server
+        # Workers get a signal to their group, as a terminal and systemd send, and then the SIGTERM of their parent.
+        self._parent_repeats = server.config.use_subprocess
+        numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGTERM and self.draining and self._parent_repeats:
+            self._parent_repeats = False
+        elif number != signal.SIGINT and self._drain_s and not self.draining:
+            self.draining = True
+            self._loop.call_soon_threadsafe(self._drain)
+        elif not self.begun:
+            self.draining = self.begun = True
+            for callback in self._callbacks:
+                callback()
+            self._loop.call_soon_threadsafe(self._begin)
+        else:
+            self._loop.call_soon_threadsafe(self._end)
+
     def _drain(self) -> None:
         log.info("not ready for new clients; shutting down in %g s", self._drain_s)
-        time.sleep(self._drain_s)
+        self._loop.call_later(self._drain_s, self._drained)
+
+    def _drained(self) -> None:
         if not self.begun:
-            signal.raise_signal(signal.SIGTERM)
+            self._handle(signal.SIGTERM, None)
+
+    def _begin(self) -> None:
+        self._stopping = asyncio.create_task(self._stop())
+        self._loop.call_later(self._timeout_s, self._end)
+
+    async def _stop(self) -> None:
+        if self._server.started:
+            await stop_listening(self._server)
+        self._server.should_exit = True
 
     def _end(self) -> None:
-        self._begun_by = 0
-        signal.raise_signal(signal.SIGINT)
+        self._server.should_exit = True
+        self._stopping = asyncio.create_task(end_connections(self._server))

@@ -1,5 +1,6 @@
 """The id, the log line and the metrics of every request."""
 
+import asyncio
 import datetime as dt
 import json
 import logging
@@ -15,7 +16,9 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from astrodetect.errors import ShuttingDown
 from astrodetect.service.metrics import Metrics
+from astrodetect.service.schemas import error_response
 
 log = logging.getLogger("astrodetect.requests")
 CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
@@ -66,6 +69,12 @@ class RequestLogMiddleware:
 
         try:
             await self._app(scope, receive, send_noting_status)
+        except asyncio.CancelledError:
+            if not self._is_draining(scope):
+                raise
+            if status == CLIENT_CLOSED_REQUEST:  # no response has begun, and the shutdown waits no longer
+                error = ShuttingDown("the service is shutting down")
+                await error_response(error, close=True)(scope, receive, send_noting_status)
         except Exception:  # Starlette's outermost handler makes the response
             status = HTTPStatus.INTERNAL_SERVER_ERROR if status == CLIENT_CLOSED_REQUEST else status
             raise
