@@ -9,9 +9,12 @@ FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 COPY requirements.txt requirements-dev.txt ./
+# As constraints without the hashes, of which pip demands one for the wheel built here too.
+RUN sed -E '/^ +--hash=/d; s/ \\$//' requirements.txt > constraints.txt \
+    && sed -E '/^ +--hash=/d; s/ \\$//' requirements-dev.txt > constraints-dev.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /build \
-    && /build/bin/pip install --constraint requirements-dev.txt hatchling cyclonedx-bom \
+    && /build/bin/pip install --constraint constraints-dev.txt hatchling cyclonedx-bom \
     && python -m venv --without-pip /opt/astrodetect
 COPY pyproject.toml README.md LICENSE main.py train_model.py database.py setup_db.py ./
 COPY sql sql
@@ -21,18 +24,18 @@ RUN /build/bin/python -m hatchling build -t wheel -d /wheels
 # The packages, pinned, in an environment without pip; sbom.cdx.json lists what is in it.
 FROM build AS serve-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt /wheels/*.whl \
+    /build/bin/pip --python /opt/astrodetect install --constraint constraints.txt /wheels/*.whl \
     && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
 
 FROM build AS train-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt "$(echo /wheels/*.whl)[train]" \
+    /build/bin/pip --python /opt/astrodetect install --constraint constraints.txt "$(echo /wheels/*.whl)[train]" \
     && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
 
 FROM build AS cluster-packages
 COPY deploy/requirements-cluster.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /build/bin/pip --python /opt/astrodetect install --constraint requirements.txt --constraint requirements-cluster.txt \
+    /build/bin/pip --python /opt/astrodetect install --constraint constraints.txt --constraint requirements-cluster.txt \
         "ray[default]" /wheels/*.whl \
     && /build/bin/cyclonedx-py environment -o /opt/astrodetect/sbom.cdx.json /opt/astrodetect/bin/python
 

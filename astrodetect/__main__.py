@@ -12,6 +12,7 @@ from astrodetect import __version__
 from astrodetect.cli import (
     adapt,
     anomalies,
+    backup,
     collect,
     evaluate,
     explore,
@@ -31,7 +32,7 @@ from astrodetect.settings import PROGRAMS
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
-    *(predict, score, anomalies, recall, adapt, labels, psql),
+    *(predict, score, anomalies, recall, adapt, labels, psql, backup),
 )
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 

@@ -1,5 +1,6 @@
-"""Atomic replacement of files: write beside the target, fsync, rename."""
+"""Atomic replacement of files: write beside the target, fsync, rename; and their SHA-256."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,3 +55,9 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

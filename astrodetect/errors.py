@@ -204,6 +204,12 @@ class ClusterError(AstrodetectError):
     code = "cluster_unavailable"
 
 
+class BackupError(AstrodetectError):
+    """A backup cannot be made, or cannot be restored."""
+
+    code = "backup_failed"
+
+
 class ModelError(AstrodetectError):
     """The model is invalid or cannot be used."""
 

@@ -1,22 +1,22 @@
 """`python -m benchmarks.operations`: what operators plan with, over a million predictions.
 
-Measured in a PostgreSQL of its own: bytes of each table; the time of pg_dump and pg_restore, and that the restored log
-is the same; and each migration of a table with the five columns of a predecessor.
+Measured in a PostgreSQL of its own: bytes of each table; the time to back up the database and to restore it, both with
+checksums of every table; and each migration of a table with the five columns of a predecessor.
 """
 
 import argparse
 import json
-import subprocess
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import setup_db
+from astrodetect.db import backup
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import lifetime
-from astrodetect.db.embedded.binaries import program_path
 from benchmarks import hardware, history
 from benchmarks.similar import execute, timed
 
@@ -24,7 +24,6 @@ ROWS, QUICK_ROWS = 1_000_000, 50_000
 SHARE = 50  # every so many predictions are of images that have a vector, a description and a thumbnail
 MEASURED_FLOATS = 360  # of a description, 1.4 KB
 THUMBNAIL_BYTES = 9_000  # of 256 px, as JPEG
-RESTORE_JOBS = 2
 NEW_IMAGES = """
     DROP INDEX features_graph;  -- it is built at once below
     INSERT INTO features (prediction_id, space, image_sha256, vector, indexed)
@@ -47,7 +46,6 @@ OLDEST_ROWS = """
             FROM generate_series(1, %s) AS n"""
 TABLES = ("predictions", "features", "descriptions", "pictures")
 SIZE = "SELECT count(*), pg_table_size('{0}'), pg_indexes_size('{0}') FROM {0}"
-FINGERPRINT = "SELECT count(*), sum(hashtextextended(predictions::text, 0)) FROM predictions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ def main() -> None:
         return
     for size in report.sizes:
         print(f"{size.table:<12} {size.bytes_per_row:6.0f} bytes a row, indexes {size.index_bytes_per_row:5.0f}")
-    print(f"pg_dump {report.dump_s:.1f} s, {report.dump_mb:.0f} MB; pg_restore {report.restore_s:.1f} s")
+    print(f"backup {report.dump_s:.1f} s, {report.dump_mb:.0f} MB; restore {report.restore_s:.1f} s")
     for name, seconds in report.migrations_s.items():
         print(f"{name:<24} {seconds:6.1f} s")
 
@@ -105,13 +103,11 @@ def measure(folder: Path, rows: int) -> Report:
             execute(connection, "VACUUM ANALYZE")
             sizes = table_sizes(connection)
             dump = folder / "astrodetect.dump"
-            dump_s = timed(lambda: run("pg_dump", "--format=custom", f"--file={dump}", url))
+            began = time.monotonic()
+            checksums, _ = backup.dump(url, dump)
+            dump_s = time.monotonic() - began
             restored = with_database(url, "restored")
-            execute(connection, "CREATE DATABASE restored TEMPLATE template0")
-            restore_s = timed(lambda: run("pg_restore", f"--jobs={RESTORE_JOBS}", f"--dbname={restored}", str(dump)))
-            with closing(connect(restored, timeout_s=600)) as copy:
-                if execute(copy, FINGERPRINT) != execute(connection, FINGERPRINT):
-                    raise SystemExit("the restored log differs")
+            restore_s = timed(lambda: backup.restore(restored, dump, checksums, replace=False))
             execute(connection, "DROP DATABASE restored WITH (FORCE)")
             dump_mb = dump.stat().st_size / 1e6
             migrations_s = migrate_old(connection, url, rows)
@@ -146,11 +142,6 @@ def migrate_old(connection: Connection, url: str, rows: int) -> dict[str, float]
 def with_database(url: str, name: str) -> str:
     """The URL of another database of the same server."""
     return url.replace(f"/{lifetime.EMBEDDED_DATABASE}?", f"/{name}?", 1)
-
-
-def run(program: str, *arguments: str) -> None:
-    """Run a program of PostgreSQL."""
-    subprocess.run([str(program_path(program)), *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ At the URL of the folder of models:
 The local folder has the layout of a local model store; its name holds the URL.
 """
 
-import hashlib
 import json
 import shutil
 import threading
@@ -204,7 +203,7 @@ def _read_remote(url: str, name: str, staged: Path) -> tuple[Manifest, clients.E
 def _copy_file(folder: Path, manifest: Manifest, file: str, target: Path) -> None:
     """A file of a version: linked where it is in place already, or copied from the object store; verified."""
     name, sha256 = manifest.name, manifest.files[file]
-    if (folder / file).is_file() and _sha256(folder / file) == sha256:
+    if (folder / file).is_file() and atomic_files.file_sha256(folder / file) == sha256:
         versions.link(folder / file, target)
         return
     key = f"{remote_url(folder)}/{_file_key(name, file, sha256)}"
@@ -212,7 +211,7 @@ def _copy_file(folder: Path, manifest: Manifest, file: str, target: Path) -> Non
         _copy_here(key, target)
     except StorageMissing as error:
         raise ModelError(f"model {name}: {key} is missing: {RETRAIN}") from error
-    if _sha256(target) != sha256:
+    if atomic_files.file_sha256(target) != sha256:
         target.unlink()
         raise ModelError(f"model {name}: {key} does not match the SHA-256 in its manifest: {RETRAIN}")
 
@@ -257,8 +256,3 @@ def _empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

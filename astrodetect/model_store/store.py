@@ -171,7 +171,7 @@ def verify(
                 contents[file] = content = (folder / file).read_bytes()
                 actual = hashlib.sha256(content).hexdigest()
             else:
-                actual = _sha256(folder / file)
+                actual = atomic_files.file_sha256(folder / file)
         except OSError as error:
             raise ModelError(f"model {name}: {file} cannot be read ({error.strerror}): {RETRAIN}") from error
         if actual != expected:
@@ -245,9 +245,4 @@ def _archive_current(folder: Path, new: Manifest) -> None:
 
 
 def _checksums(staged: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(staged.iterdir())}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: atomic_files.file_sha256(path) for path in sorted(staged.iterdir())}

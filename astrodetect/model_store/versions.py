@@ -9,6 +9,7 @@ from astrodetect.errors import ModelError, ModelUnknown
 from astrodetect.model_store.manifest import Manifest, read_manifest
 
 KEPT = 3  # earlier versions of each model
+ARCHIVE = ".earlier"  # ends the name of the folder of their folders
 PART, GONE = ".part", ".gone"  # a version being copied; a version being deleted
 
 
@@ -87,7 +88,7 @@ def _delete(path: Path) -> None:
 
 def archive_folder(folder: Path, name: str) -> Path:
     """The folder of the folders of earlier versions."""
-    return folder / f".{name}.earlier"
+    return folder / f".{name}{ARCHIVE}"
 
 
 def _current_version(folder: Path, name: str) -> str | None:

@@ -205,7 +205,7 @@ def test_serving_image_answers_as_an_ordinary_user_and_ends_at_sigterm(
         packages = {component["name"]: component["version"] for component in bom["components"]}
         assert {"astrodetect", "openvino", "fastapi"} <= set(packages)
         assert not {"tensorflow", "keras", "pip"} & set(packages)
-        assert f"openvino=={packages['openvino']}\n" in (ROOT / "requirements.txt").read_text()
+        assert f"\nopenvino=={packages['openvino']} " in (ROOT / "requirements.txt").read_text()
         builder("run", *run, "astrodetect", "setup-db")
         command = builder.words("run", *run, *settings["Entrypoint"], *settings["Cmd"])
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

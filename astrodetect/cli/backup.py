@@ -1,0 +1,213 @@
+"""`backup` and `restore`: the database, the rows that wait for it, and the models, in one checked folder."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from astrodetect import __version__, atomic_files
+from astrodetect.cli._options import Subparsers, command_parser, local_path
+from astrodetect.db.connections import read_url
+from astrodetect.db.embedded import lifetime
+from astrodetect.errors import BackupError
+from astrodetect.model_store import manifest, mirror, versions
+from astrodetect.progress import print_notice
+from astrodetect.settings import PROGRAMS, Settings, settings
+
+FORMAT = 1
+CONTENTS, DUMP, MODELS, OUTBOX = "backup.json", "database.dump", "models", "outbox"
+ATTEMPTS = 5  # to copy the models, where one is published meanwhile
+BACKUP_DESCRIPTION = """copy the predictions database, the rows that wait for it and the models into a new folder
+
+The service may run. What was acknowledged before the command began is in the copy. The folder appears once it is
+complete, with the SHA-256 of every file and a checksum of every table in backup.json. Keys and other settings are not
+in it; nor are models on an object store.
+"""
+BACKUP_EXAMPLES = """examples:
+  python -m astrodetect backup /backups/monday
+  DATABASE_URL=postgresql://user:password@host:5432/astrodetect python -m astrodetect backup /backups/monday
+"""
+RESTORE_DESCRIPTION = """bring back what `backup` copied
+
+Stop the service first. Every file is checked before anything changes, and the restored tables are compared with the
+backup's before they take the place of the configured database. Predictions or models that are there are never
+overwritten: --replace keeps them under another name.
+"""
+RESTORE_EXAMPLES = """examples:
+  python -m astrodetect restore /backups/monday
+  python -m astrodetect restore /backups/monday --replace
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options of both commands."""
+    parser = command_parser(subparsers, "backup", BACKUP_DESCRIPTION, BACKUP_EXAMPLES, _backup)
+    parser.add_argument("folder", type=local_path, metavar="FOLDER", help="the folder to make")
+    parser = command_parser(subparsers, "restore", RESTORE_DESCRIPTION, RESTORE_EXAMPLES, _restore)
+    parser.add_argument("folder", type=local_path, metavar="FOLDER", help="what backup made")
+    parser.add_argument("--replace", action="store_true", help="also where there are predictions or models already")
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from astrodetect.db import backup  # noqa: PLC0415 - as in every command, what others do not need
+
+    config, target = settings(), arguments.folder.absolute()
+    if target.exists():
+        raise BackupError(f"{target} exists: name a new folder")
+    with _database(config) as url, _new_folder(target) as folder:
+        _copy_waiting_rows(config.outbox_dir, folder / OUTBOX)  # first: what is drained meanwhile is in the dump
+        print_notice("dumping the database")
+        tables, migrations = backup.dump(url, folder / DUMP)
+        if mirror.remote_url(config.models_dir) is None:
+            print_notice("copying the models")
+            _copy_models(config.models_dir, folder / MODELS)
+        files = {str(path.relative_to(folder).as_posix()): atomic_files.file_sha256(path) for path in _files(folder)}
+        contents = {
+            "format": FORMAT,
+            "astrodetect": __version__,
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "migrations": migrations,
+            "tables": tables,
+            "files": files,
+        }
+        atomic_files.write_text(folder / CONTENTS, json.dumps(contents, indent=1))
+    size = sum(path.stat().st_size for path in _files(target))
+    print(f"{target}: {int(tables['predictions'][0]):,} predictions, {len(files)} files, {size / 1e6:,.0f} MB")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    import setup_db  # noqa: PLC0415 - a program at the top
+    from astrodetect.db import backup  # noqa: PLC0415
+
+    config, source = settings(), arguments.folder.absolute()
+    contents = _checked_contents(source)
+    own_models = source / MODELS
+    if own_models.is_dir() and mirror.remote_url(config.models_dir) is not None:
+        raise BackupError(f"the backup has models, and ASTRODETECT_MODELS_DIR is on an object store: copy {own_models}")
+    present = [path for path in _model_entries(config.models_dir) if own_models.is_dir()]
+    if present and not arguments.replace:
+        raise BackupError(
+            f"{config.models_dir} has models: set ASTRODETECT_MODELS_DIR to another folder, or keep these aside with "
+            "--replace"
+        )
+    with _database(config) as url:
+        print_notice("restoring the database")
+        kept = backup.restore(url, source / DUMP, contents["tables"], replace=arguments.replace)
+        setup_db.migrate(url)
+    if kept:
+        print(f"the database that was replaced is kept as {kept}")
+    if present:
+        aside = config.models_dir / f".replaced-{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}"
+        aside.mkdir()
+        for path in present:
+            path.rename(aside / path.name)
+        print(f"the models that were replaced are kept in {aside}")
+    if own_models.is_dir():
+        shutil.copytree(own_models, config.models_dir, dirs_exist_ok=True)
+    for path in sorted((source / OUTBOX).glob("*/*")):
+        waiting = config.outbox_dir / f"restored-{path.parent.name}" / path.name
+        waiting.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, waiting)
+    name = read_url(url)["dbname"]
+    print(
+        f"restored {int(contents['tables']['predictions'][0]):,} predictions into {name}, as of {contents['created']}"
+    )
+    return 0
+
+
+@contextmanager
+def _database(config: Settings) -> Iterator[str]:
+    """The URL of the predictions database; the embedded server runs meanwhile."""
+    if config.database_url:
+        yield config.database_url.get_secret_value()
+        return
+    with lifetime.embedded_server(config.postgres_dir, lifetime.EMBEDDED_DATABASE) as url:
+        yield url
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` when the block ends, and is removed if the block raises."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True, mode=0o700)  # rows name images and show thumbnails of them
+        yield part
+        for path in _files(part):
+            atomic_files.sync_file(path)
+        part.rename(target)
+        atomic_files.sync_folder(target.parent)
+    except OSError as error:
+        raise BackupError(f"{error.filename or part}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _copy_waiting_rows(outbox: Path, target: Path) -> None:
+    for path in sorted(outbox.glob("*/*.rows")):
+        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # its rows have just been written to the database
+            shutil.copyfile(path, target / path.parent.name / path.name)
+
+
+def _copy_models(models: Path, target: Path) -> None:
+    """Copy published models and their earlier versions, each whole."""
+    for _ in range(ATTEMPTS):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        damaged = ["files that change"]
+        with suppress(FileNotFoundError, shutil.Error):  # a publication replaces files
+            for path in _model_entries(models):
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
+            damaged = _damaged_models(target)
+            if not damaged:
+                return
+    raise BackupError(f"{models} has models that are damaged, or change all the time: {', '.join(damaged)}")
+
+
+def _model_entries(models: Path) -> list[Path]:
+    """The files of published models and the folders of earlier versions, without locks and trainings."""
+    if not models.is_dir():
+        return []
+    return sorted(path for path in models.iterdir() if path.name[0] != "." or path.suffix == versions.ARCHIVE)
+
+
+def _damaged_models(folder: Path) -> list[str]:
+    damaged = list(manifest.invalid_manifests(folder))
+    for model in manifest.list_manifests(folder):
+        for place, version in [(folder, model), *versions.earlier_versions(folder, model.name).items()]:
+            if any(
+                not (place / file).is_file() or atomic_files.file_sha256(place / file) != sha
+                for file, sha in version.files.items()
+            ):
+                damaged.append(f"{model.name} {version.version}")
+    return damaged
+
+
+def _checked_contents(folder: Path) -> dict[str, Any]:
+    """backup.json, once every file is the one that it lists."""
+    try:
+        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        if contents["format"] != FORMAT:
+            raise BackupError(f"{folder} was made by astrodetect {contents['astrodetect']}: update this program")
+        newer = [name for name in contents["migrations"] if not (PROGRAMS / "sql" / f"{name}.sql").is_file()]
+        if newer:
+            raise BackupError(f"{folder} was made by a newer astrodetect, it has {newer[-1]}: update this program")
+        for name, expected in contents["files"].items():
+            if atomic_files.file_sha256(folder / name) != expected:
+                raise BackupError(f"{folder / name} does not match its SHA-256 in {CONTENTS}: use another backup")
+    except OSError as error:
+        raise BackupError(f"{error.filename}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BackupError(f"{folder / CONTENTS} cannot be read: use another backup") from error
+    return contents
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(Path(parent) / name for parent, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,141 @@
+"""Dumps of the predictions database: one snapshot, with a checksum of every table that a restored one must have.
+
+A dump is restored into a database beside the configured one, compared, and then renamed, so that a failure or Ctrl-C
+changes nothing, and a database that a service uses is never replaced under it.
+"""
+
+import datetime as dt
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import psycopg2
+from psycopg2 import errorcodes, sql
+from psycopg2.extensions import make_dsn
+
+from astrodetect.db.connections import Connection, as_database_error, connect, read_url
+from astrodetect.db.embedded.binaries import MAJOR, program_path
+from astrodetect.errors import DatabaseError, DatabaseNotSetUp
+
+CONNECT_WITHIN_S = 10.0
+MAINTENANCE_DATABASE = "postgres"
+RESTORE_JOBS = 4  # connections of pg_restore, most of whose time is the building of indexes
+RESTORING = "_restoring"  # ends the name of the database that a dump is read into
+Checksums: TypeAlias = dict[str, list[str]]  # table → number of rows, and the sum of their hashes
+
+TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname"
+CHECKSUM = "SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {} AS t"
+MIGRATION_NAMES = "SELECT name FROM schema_migrations ORDER BY version"
+
+
+def dump(url: str, path: Path) -> tuple[Checksums, list[str]]:
+    """Write a snapshot of the database to a file; its checksums, and the names of its migrations."""
+    with _session(url) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        cursor.execute(MIGRATION_NAMES)
+        migrations = [name for (name,) in cursor.fetchall()]
+        cursor.execute("SELECT pg_export_snapshot()")
+        [(snapshot,)] = cursor.fetchall()
+        _run("pg_dump", connection, url, "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
+        return _checksums(connection), migrations
+
+
+def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str | None:
+    """Replace the database by the one in a dump; returns the name under which a replaced one with rows was kept.
+
+    The server must let this user create databases. DatabaseError where the database has predictions, unless `replace`.
+    """
+    name = read_url(url)["dbname"]
+    replaced = _with_rows(url)
+    if replaced and not replace:
+        raise DatabaseError(
+            f"the database {name} has predictions: set DATABASE_URL to another one, or keep these under another name "
+            "with --replace"
+        )
+    temporary = name + RESTORING
+    with _session(url, MAINTENANCE_DATABASE) as maintenance:
+        _execute(maintenance, "DROP DATABASE IF EXISTS {}", temporary)
+        _execute(maintenance, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", temporary)
+        try:
+            options = (f"--jobs={RESTORE_JOBS}", "--exit-on-error", "--no-owner", "--no-privileges", str(path))
+            _run("pg_restore", maintenance, url, *options, database=temporary)
+            with _session(url, temporary) as connection:
+                if differing := _differences(expected, _checksums(connection)):
+                    raise DatabaseError(f"the restored tables differ from the backup's: {', '.join(differing)}")
+            return _exchange(maintenance, name, temporary, keep=replaced)
+        finally:
+            _execute(maintenance, "DROP DATABASE IF EXISTS {} WITH (FORCE)", temporary)
+
+
+def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool) -> str | None:
+    """Rename the restored database; one with predictions is kept under another name, an empty one dropped."""
+    kept = f"{name}_replaced_{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}" if keep else None
+    try:
+        if kept:
+            _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", name, kept)
+        else:
+            _execute(maintenance, "DROP DATABASE IF EXISTS {}", name)
+    except psycopg2.Error as error:
+        if error.pgcode == errorcodes.OBJECT_IN_USE:
+            raise DatabaseError(f"the database {name} is in use: stop the service first") from error
+        raise
+    _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", temporary, name)
+    return kept
+
+
+def _with_rows(url: str) -> bool:
+    """Whether the database exists and has a prediction."""
+    try:
+        with _session(url) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM predictions)")
+            [(exists,)] = cursor.fetchall()
+            return bool(exists)
+    except DatabaseNotSetUp:
+        return False
+
+
+def _checksums(connection: Connection) -> Checksums:
+    with connection.cursor() as cursor:
+        cursor.execute(TABLES)
+        checksums = {}
+        for (table,) in cursor.fetchall():
+            cursor.execute(sql.SQL(CHECKSUM).format(sql.Identifier(table)))
+            checksums[table] = list(cursor.fetchall()[0])
+        return checksums
+
+
+def _differences(expected: Checksums, found: Checksums) -> list[str]:
+    return sorted(table for table in expected.keys() | found.keys() if expected.get(table) != found.get(table))
+
+
+@contextmanager
+def _session(url: str, database: str | None = None) -> Iterator[Connection]:
+    """A connection for long statements, whose errors are those of this package."""
+    name = database or read_url(url)["dbname"]
+    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options="-c TimeZone=UTC")) as connection:
+        try:
+            yield connection
+        except psycopg2.Error as error:
+            raise as_database_error(error) from error
+
+
+def _execute(connection: Connection, statement: str, *names: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def _run(program: str, connection: Connection, url: str, *options: str, database: str | None = None) -> None:
+    """Run one of PostgreSQL's own programs on a database; the embedded ones read and write older servers too."""
+    parts = read_url(url) | ({"dbname": database} if database else {})
+    password = parts.pop("password", None)  # command lines are visible to all users
+    installed = shutil.which(program) if connection.server_version // 10_000 > MAJOR else None
+    command = [installed or str(program_path(program)), f"--dbname={make_dsn(**parts)}", *options]
+    environment = os.environ | ({"PGPASSWORD": password} if password else {})
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise DatabaseError(lines[0] if lines else f"{program} ended with status {done.returncode}")

@@ -1,0 +1,167 @@
+"""`backup` and `restore`: everything is destroyed in between, and comes back."""
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import colour_models
+import pytest
+from programs import outbox_user, query, run_here
+from starlette.testclient import TestClient
+
+from astrodetect import images
+from astrodetect.__main__ import main
+from astrodetect.db.connections import read_url
+from astrodetect.service.outbox import Outbox
+from astrodetect.settings import Settings
+from database import Database
+from main import create_app
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Serve = Callable[[], TestClient]
+ROWS = "SELECT * FROM predictions ORDER BY id"
+IMAGE = images.encode_png(colour_models.image("nebula"))
+
+
+@pytest.fixture
+def models(models_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the models, to be destroyed."""
+    return shutil.copytree(models_dir, tmp_path / "models")
+
+
+@pytest.fixture
+def astrodetect(database_url: str, models: Path, tmp_path: Path) -> Run:
+    """A function that runs a command on this database, these models and this data folder."""
+    environment = {
+        "DATABASE_URL": database_url,
+        "ASTRODETECT_MODELS_DIR": str(models),
+        "ASTRODETECT_DATA_DIR": str(tmp_path / "data"),
+    }
+    return lambda *arguments, **changed: run_here(main, *arguments, environment=environment | changed)
+
+
+@pytest.fixture
+def serve(database_url: str, models: Path, tmp_path: Path) -> Serve:
+    """A function that makes a test client, which is the running service while it is entered."""
+    fields = {"database_url": database_url, "models_dir": models, "data_dir": tmp_path / "data"}
+    return lambda: TestClient(create_app(Settings.model_validate(fields)))
+
+
+def upload(client: TestClient, name: str) -> int:
+    response = client.post("/detect", files={"file": (name, IMAGE)})
+    assert response.status_code == 200, response.text
+    return int(response.json()["id"])
+
+
+def drop(url: str) -> None:
+    maintenance = url.replace(f"/{read_url(url)['dbname']}?", "/postgres?", 1)
+    query(maintenance, f'DROP DATABASE "{read_url(url)["dbname"]}" WITH (FORCE)')
+
+
+def test_after_the_loss_of_everything_a_restored_service_goes_on(
+    astrodetect: Run, serve: Serve, database_url: str, models: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    with serve() as client:
+        ids = [upload(client, f"{n}.jpg") for n in range(3)]
+        assert client.post(f"/predictions/{ids[0]}/label", json={"label": "interesting"}).status_code == 201
+        with outbox_user(data / "outbox"):  # another process whose row waits
+            done = astrodetect("backup", tmp_path / "backup")
+    assert done.returncode == 0, done.stderr
+    assert "3 predictions" in done.stdout
+    rows, files = query(database_url, ROWS), {path.name: path.read_bytes() for path in models.glob("[!.]*")}
+
+    drop(database_url)
+    shutil.rmtree(models)
+    shutil.rmtree(data)
+    done = astrodetect("restore", tmp_path / "backup")
+    assert done.returncode == 0, done.stderr
+    assert query(database_url, ROWS) == rows
+    assert {path.name: path.read_bytes() for path in models.glob("[!.]*")} == files
+    outbox = Outbox(data / "outbox", max_bytes=10**6)
+    assert len(outbox) == 1
+    outbox.close()
+    with serve() as client:
+        assert upload(client, "next.jpg") > ids[-1]
+
+
+def test_a_backup_under_load_has_every_prediction_acknowledged_before_it(
+    astrodetect: Run, serve: Serve, tmp_path: Path
+) -> None:
+    stop, ids = threading.Event(), list[int]()
+
+    def load(client: TestClient) -> None:
+        while not stop.is_set():
+            ids.append(upload(client, "load.jpg"))
+
+    with serve() as client:
+        thread = threading.Thread(target=load, args=[client])
+        thread.start()
+        try:
+            while len(ids) < 5 and thread.is_alive():
+                stop.wait(0.01)
+            acknowledged = len(ids)
+            done = astrodetect("backup", tmp_path / "backup")
+        finally:
+            stop.set()
+            thread.join()
+    assert done.returncode == 0, done.stderr
+    contents = json.loads((tmp_path / "backup" / "backup.json").read_text())
+    assert acknowledged <= int(contents["tables"]["predictions"][0]) <= len(ids)
+
+
+def test_what_is_there_is_never_overwritten(
+    astrodetect: Run, serve: Serve, database_url: str, models: Path, tmp_path: Path
+) -> None:
+    with serve() as client:
+        upload(client, "before.jpg")
+        assert astrodetect("backup", tmp_path / "backup").returncode == 0
+        upload(client, "after.jpg")
+        again = astrodetect("backup", tmp_path / "backup")
+        assert again.stderr == f"astrodetect: {tmp_path / 'backup'} exists: name a new folder\n"
+
+        refused = astrodetect("restore", tmp_path / "backup")
+        assert refused.returncode == 1
+        assert f"{models} has models" in refused.stderr
+        refused = astrodetect("restore", tmp_path / "backup", ASTRODETECT_MODELS_DIR=str(tmp_path / "other"))
+        assert "has predictions: set DATABASE_URL to another one" in refused.stderr
+        in_use = astrodetect("restore", tmp_path / "backup", "--replace")
+        assert "is in use: stop the service first" in in_use.stderr.splitlines()[-1]
+        assert len(query(database_url, ROWS)) == 2
+
+    done = astrodetect("restore", tmp_path / "backup", "--replace")
+    assert done.returncode == 0, done.stderr
+    assert [row[1] for row in query(database_url, ROWS)] == ["before.jpg"]
+    name = read_url(database_url)["dbname"]
+    kept = next(word for word in done.stdout.split() if word.startswith(f"{name}_replaced"))
+    assert len(query(database_url.replace(f"/{name}?", f"/{kept}?"), ROWS)) == 2
+    drop(database_url.replace(f"/{name}?", f"/{kept}?"))
+    [aside] = models.glob(".replaced-*")
+    assert (aside / "resnet50_model.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["database.dump", "models/resnet50_model.xml", "backup.json"])
+def test_a_damaged_backup_changes_nothing(
+    astrodetect: Run, database_url: str, models: Path, tmp_path: Path, name: str
+) -> None:
+    assert astrodetect("backup", tmp_path / "backup").returncode == 0
+    damaged = tmp_path / "backup" / name
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    shutil.rmtree(models)
+    done = astrodetect("restore", tmp_path / "backup")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "use another backup" in done.stderr
+    assert not models.exists()
+    Database(database_url, connections=1, timeout_s=5).close()
+
+
+def test_damaged_models_are_not_backed_up(astrodetect: Run, models: Path, tmp_path: Path) -> None:
+    (models / "colours.bin").write_bytes(b"")
+    done = astrodetect("backup", tmp_path / "backup")
+    assert done.returncode == 1
+    assert "models that are damaged, or change all the time: colours" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
