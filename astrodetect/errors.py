@@ -26,6 +26,26 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
+class MalformedRequest(RequestError):
+    """What arrived is not HTTP."""
+
+    code = "malformed_request"
+
+
+class HeadersTooLarge(RequestError):
+    """The headers of the request are larger than the limit."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class HeadersTooSlow(RequestError):
+    """The headers of the request did not arrive in time."""
+
+    status = 408
+    code = "headers_too_slow"
+
+
 class BodyTooSlow(RequestError):
     """The request body did not arrive in time."""
 

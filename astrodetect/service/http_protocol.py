@@ -1,56 +1,193 @@
-"""uvicorn's HTTP protocol, for the shutdown: what has arrived is answered before a connection is closed."""
+"""uvicorn's HTTP protocol, with limits that hold before a request reaches the application, and at the shutdown."""
 
 import asyncio
-import os
-import select
-import signal
-import socket
-import struct
 import sys
-from ctypes import addressof, create_string_buffer
+from functools import partial
+from typing import Any, cast
 
-from uvicorn import Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
-GRACE_S = 0.5  # at shutdown: connections are still accepted, and an idle one may still send a request
+from astrodetect.errors import AstrodetectError, HeadersTooLarge, HeadersTooSlow, MalformedRequest, Overloaded
+from astrodetect.service.listening import GRACE_S, is_readable
+from astrodetect.service.metrics import Metrics
+from astrodetect.service.middleware.request_log import log_refusal
+from astrodetect.service.schemas import error_response
+
+if sys.platform != "win32":
+    import resource
+
+HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --timeout-keep-alive
+DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
+CHECK_S = 1.0  # between two looks for connections beyond these
+LINGER_S = 1.0  # after an error, so that a client that is still sending receives it
+MAX_HEADERS = 256
+MAX_HEADER_BYTES = 65_536  # of the request line and the headers, or of trailers
+FRAMING_BYTES = 9  # of a chunked body, for each of its bytes: chunks of one byte take 5
+
+MAX_CONNECTIONS = 4096
+OWN_DESCRIPTORS = 128  # of models, logs, the database and the outbox
+MIN_WAIT_S = 1.0  # without a request, before a connection is closed for a new one
 RECHECK_S = 0.05
 
-SO_ATTACH_FILTER = 26  # of Linux, which Python does not name
-TCP_FLAGS_BYTE, SYN_AND_ACK, SYN = 13, 0x12, 0x02
-DROP_SYN = (  # a classic BPF program on a TCP segment: code, jump if true, jump if false, constant
-    (0x30, 0, 0, TCP_FLAGS_BYTE),  # load the byte
-    (0x54, 0, 0, SYN_AND_ACK),
-    (0x15, 0, 1, SYN),  # a SYN without ACK begins a connection
-    (0x06, 0, 0, 0),  # drop it
-    (0x06, 0, 0, 0xFFFFFFFF),  # accept any other segment
-)
+BETWEEN_REQUESTS, IN_HEADERS, IN_BODY = range(3)  # what the parser expects
+
+
+def max_connections() -> int:
+    """Half of the descriptors that the service does not need itself: a request may open a file for its body."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = descriptors == resource.RLIM_INFINITY
+    return MAX_CONNECTIONS if unlimited else max(1, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) // 2))
+
+
+class ConnectionLimits:
+    """What the connections of a server share."""
+
+    def __init__(self, metrics: Metrics, max_connections: int) -> None:
+        self.max_connections = max_connections
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._new: dict[HttpProtocol, float] = {}  # connections without a request, oldest first, with their times
+        self._idle: dict[HttpProtocol, float] = {}  # those that wait for another one, or discard a body
+        self._timer = self._loop.call_later(CHECK_S, self._check)
+
+    def adapt(self, server: Server) -> None:
+        """Has its connections use HttpProtocol, also under `uvicorn main:app`, whose command line cannot name it."""
+        if server.config.http_protocol_class is HttpToolsProtocol:
+            server.config.http_protocol_class = cast(Any, partial(HttpProtocol, limits=self))
+            if isinstance(self._loop, asyncio.BaseEventLoop):  # it accepts up to the backlog at once, uvloop one
+                server.config.backlog = min(server.config.backlog, max(1, self.max_connections // 4))
+            self._metrics.add_gauge("connections", "Open connections", lambda: len(server.server_state.connections))
+
+    def wait(self, connection: "HttpProtocol") -> None:
+        """A request is expected on this connection from now on."""
+        (self._new if connection.cycle is None else self._idle)[connection] = self._loop.time()
+
+    def end_wait(self, connection: "HttpProtocol") -> None:
+        """The headers of a request have arrived, or nothing more is expected."""
+        (self._new if connection.cycle is None else self._idle).pop(connection, None)
+
+    def make_room(self) -> bool:
+        """Closes the oldest connection that has waited for MIN_WAIT_S without a request, or else for another one."""
+        for waiting in (self._new, self._idle):
+            connection, since = next(iter(waiting.items()), (None, 0.0))
+            if connection and self._loop.time() - since >= MIN_WAIT_S:
+                del waiting[connection]
+                connection.transport.abort()
+                return True
+        return False
+
+    def refused(self, connection: "HttpProtocol", status: int, code: str) -> None:
+        """Logs and counts an error that the application does not see."""
+        log_refusal(connection.client, status, code)
+        self._metrics.observe_request("other", status, 0.0)
+
+    def close(self) -> None:
+        """Ends the checks."""
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        for waiting in (self._new, self._idle):
+            for connection, since in list(waiting.items()):
+                connection.check_wait(now - since)
+        self._timer = self._loop.call_later(CHECK_S, self._check)
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
-    _closing = False
-    _receiving = False  # part of a request has arrived, but not all
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: ConnectionLimits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._expected = BETWEEN_REQUESTS
+        self._excess = 0  # bytes of the present request that are not its body
+        self._error: AstrodetectError | None = None
+        self._refused = self._closing = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the event loop."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections and not self._limits.make_room():
+            self._refuse(Overloaded("too many connections are open: try again soon"), linger=False)
+        else:
+            self._limits.wait(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self._limits.end_wait(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        if self._refused:
+            return
+        self._excess += len(data)
+        super().data_received(data)
+        if self._excess > MAX_HEADER_BYTES and self._expected != BETWEEN_REQUESTS:
+            self._refuse(_headers_too_large())
 
     def on_message_begin(self) -> None:
         """Called by the parser at the first byte of a request."""
-        self._receiving = True
+        self._expected = IN_HEADERS
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Called by the parser after the last header."""
+        too_long = self._excess > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES
+        if too_long or len(self.headers) > MAX_HEADERS:
+            self._error = _headers_too_large()
+            raise self._error
+        self._expected = IN_BODY
+        self._limits.end_wait(self)
         super().on_headers_complete()
         if self._closing and self.cycle:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser with a part of the body."""
+        self._excess = max(0, self._excess - FRAMING_BYTES * len(body))
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Called by the parser after the last byte of a request."""
-        self._receiving = False
+        self._expected, self._excess = BETWEEN_REQUESTS, 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Called after the last byte of a response."""
+        super().on_response_complete()
+        if self._is_idle() and not self.transport.is_closing():
+            self._limits.wait(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for what cannot be parsed."""
+        self._refuse(self._error or MalformedRequest(msg))
+
+    def check_wait(self, seconds: float) -> None:
+        """Closes the connection if it has waited for too long for a request, or for the end of a discarded body."""
+        headers_timeout_s = HEADERS_TIMEOUT_S + (self.timeout_keep_alive if self.cycle else 0.0)
+        if seconds < (DISCARD_TIMEOUT_S if self._expected == IN_BODY else headers_timeout_s):
+            return
+        if self._expected == IN_HEADERS:
+            self._refuse(HeadersTooSlow("the headers of the request did not arrive in time"))
+        else:
+            self.transport.close()
 
     def shutdown(self) -> None:
         """Called by the server: closes the connection after its response, or after GRACE_S without a request."""
-        if self._idle():
+        if self._is_idle():
             if not self._closing:
                 self.loop.call_later(GRACE_S, self._close_if_idle)
         else:
@@ -58,81 +195,43 @@ class HttpProtocol(HttpToolsProtocol):
         self._closing = True
 
     def _close_if_idle(self) -> None:
-        if self.transport.is_closing() or not self._idle():
+        if self.transport.is_closing() or not self._is_idle():
             return
-        if self._receiving or _is_readable(self.transport.get_extra_info("socket").fileno()):
+        if self._expected != BETWEEN_REQUESTS or is_readable(self.transport.get_extra_info("socket").fileno()):
             self.loop.call_later(RECHECK_S, self._close_if_idle)
         else:
             self.transport.close()
 
-    def _idle(self) -> bool:
+    def _is_idle(self) -> bool:
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    def _header_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-def running_server() -> Server | None:
-    """The uvicorn server that handles the signals of this process."""
-    server = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
-    return server if isinstance(server, Server) else None
-
-
-def adapt(server: Server) -> None:
-    """Has connections use HttpProtocol, also those of `uvicorn main:app`, whose command line cannot name it."""
-    if server.config.http_protocol_class is HttpToolsProtocol:
-        server.config.http_protocol_class = HttpProtocol
-
-
-async def stop_listening(server: Server) -> None:
-    """Closes the listening sockets once nothing waits in them: the system resets the connections that do.
-
-    Where no other process has the sockets, Linux is told to ignore new connections meanwhile, whose clients repeat
-    their SYN a second later and are then refused; what is already being established is still accepted.
-    """
-    for connection in list(server.server_state.connections):
-        connection.shutdown()
-    sockets = [duplicate(listener.fileno()) for one in server.servers for listener in one.sockets]
-    try:
-        if not server.config.use_subprocess and server.config.fd is None:
-            for listener in sockets:
-                ignore_new_connections(listener)
-        await asyncio.sleep(GRACE_S)
-        while any(_is_readable(listener.fileno()) for listener in sockets):
-            await asyncio.sleep(0)
-        for one in server.servers:
-            one.close()
-    finally:
-        for listener in sockets:
-            listener.close()
+    def _refuse(self, error: AstrodetectError, *, linger: bool = True) -> None:
+        """Answers by an error, unless a response has begun, and closes the connection."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._limits.end_wait(self)
+        self._limits.refused(self, error.status, error.code)
+        if not self._is_idle():
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # the application learns of it, and what it sends is dropped
+            self.cycle.message_event.set()
+        response = error_response(error, close=True)
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], lines, bytes(response.body)))
+        if linger and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.abort)
+        else:
+            self.transport.close()
 
 
-async def end_connections(server: Server) -> None:
-    """Cancels what is in progress, which is answered by an error, and closes all connections."""
-    if tasks := list(server.server_state.tasks):
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=GRACE_S)
-    for connection in list(server.server_state.connections):
-        connection.transport.abort()
-
-
-def duplicate(descriptor: int) -> socket.socket:
-    """A socket object for the same socket."""
-    return socket.socket(fileno=os.dup(descriptor))
-
-
-def ignore_new_connections(listener: socket.socket) -> None:
-    """Has Linux drop the first segment of new TCP connections; does nothing elsewhere."""
-    if sys.platform != "linux" or listener.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
-    program = create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in DROP_SYN))
-    filter_program = struct.pack("HL", len(DROP_SYN), addressof(program))
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
-    except OSError:  # not every kernel has it
-        return
-
-
-def _is_readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+def _headers_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"more than {MAX_HEADERS} headers, or {MAX_HEADER_BYTES:,} bytes of them")

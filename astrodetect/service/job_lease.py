@@ -63,10 +63,10 @@ class JobLease:
         self._released.set()
         self._thread.join()
         self._thread = None
-        with suppress(DatabaseError):  # it expires
+        with suppress(DatabaseError, OSError):  # it expires
             self._leases.end(self._name, self._holder, seconds=shown_s, state=state)
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_S):
-            with suppress(DatabaseError):
+            with suppress(DatabaseError, OSError):
                 self._leases.take(self._name, self._holder, seconds=LEASE_S, state=self._state)

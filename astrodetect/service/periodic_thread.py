@@ -15,8 +15,8 @@ class PeriodicThread(ABC):
     def __init__(self, name: str, interval_s: float, consequence: str) -> None:
         self._interval_s, self._consequence = interval_s, consequence
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
     @abstractmethod
     def step(self) -> None:
@@ -25,7 +25,7 @@ class PeriodicThread(ABC):
     def close(self) -> None:
         """Stops the thread after the present step."""
         self._closing.set()
-        self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         reported = ""
@@ -33,7 +33,8 @@ class PeriodicThread(ABC):
             try:
                 self.step()
                 reported = ""
-            except (AstrodetectError, OSError) as error:
+            except Exception as error:
                 if str(error) != reported:
-                    log.warning("%s: %s", self._consequence, error)
+                    unexpected = None if isinstance(error, AstrodetectError | OSError) else error
+                    log.warning("%s: %s", self._consequence, error, exc_info=unexpected)
                 reported = str(error)

@@ -37,8 +37,8 @@ class Recorder:
         self._database, self._outbox, self._count_rows = database, outbox, count_rows
         self._closing, self._outbox_filled = threading.Event(), threading.Event()
         self._outbox_filled.set()  # by an earlier process, perhaps
-        self._drainer = threading.Thread(target=self._drain, name="outbox-drainer", daemon=True)
-        self._drainer.start()
+        self.thread = threading.Thread(target=self._drain, name="outbox-drainer", daemon=True)
+        self.thread.start()
 
     @property
     def queueing(self) -> bool:
@@ -87,7 +87,7 @@ class Recorder:
         """Tries to drain the outbox once more, and closes it."""
         self._closing.set()
         self._outbox_filled.set()
-        self._drainer.join()
+        self.thread.join()
         if len(self._outbox):
             log.warning("%d rows stay in the outbox: the next start writes them to PostgreSQL", len(self._outbox))
         self._outbox.close()

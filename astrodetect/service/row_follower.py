@@ -117,7 +117,7 @@ class RowFollower:
             try:
                 with closing(self._database.listen()) as listener:  # before the first read, to miss no row in between
                     self._follow(listener)
-            except DatabaseError as error:
+            except (DatabaseError, OSError) as error:  # OSError: no descriptors are left
                 if not self.state.unavailable:
                     log.warning("new rows are not followed: %s", error)
                     self._set_state(replace(self.state, unavailable=True))

@@ -11,6 +11,7 @@ What has only a request or a scope, such as an error page or a middleware, calls
 import asyncio
 import ctypes
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.model_store.mirror import remote_url
 from astrodetect.records import Neighbour, Prediction, PredictionFilters, PredictionPage
-from astrodetect.service import http_protocol
+from astrodetect.service import listening
 from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.heat_maps import HeatMaps
+from astrodetect.service.http_protocol import ConnectionLimits, max_connections
 from astrodetect.service.image_pipeline import ImagePipeline
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
@@ -42,6 +44,7 @@ from astrodetect.service.model_mirror import ModelMirror
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.novelty_updater import NoveltyUpdater
 from astrodetect.service.outbox import Outbox
+from astrodetect.service.periodic_thread import PeriodicThread
 from astrodetect.service.projection_jobs import EmbeddingDatabase, ProjectionJobs
 from astrodetect.service.recorder import PredictionDatabase, Recorder, VectorDatabase, VectorIndexer
 from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
@@ -104,6 +107,7 @@ class Services:
     batch_detection: BatchDetection
     anomaly_detection: AnomalyDetection
     training_jobs: TrainingJobs
+    background_threads: Sequence[threading.Thread]  # that run as long as the service
 
 
 @asynccontextmanager
@@ -113,10 +117,10 @@ async def open_services(
     """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
     async with AsyncExitStack() as stack:
         shutdown = Shutdown(settings.shutdown_timeout_s, settings.drain_s)
-        server = http_protocol.running_server()
-        stack.enter_context(shutdown.handle_signals(server))
-        if server:
-            http_protocol.adapt(server)
+        if server := listening.running_server():
+            stack.enter_context(shutdown.handle_signals(server))
+            connections = stack.enter_context(closing(ConnectionLimits(metrics, max_connections())))
+            connections.adapt(server)
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(
@@ -170,8 +174,9 @@ async def open_services(
             database, lambda: models.detectors, refresh=refresh, in_flight=detection.in_flight
         )
         stack.enter_context(closing(novelty_updater))
+        periodic: list[PeriodicThread] = [vector_indexer, novelty_updater]
         if remote_url(settings.models_dir):
-            stack.enter_context(closing(ModelMirror(settings.models_dir, refresh)))
+            periodic.append(stack.enter_context(closing(ModelMirror(settings.models_dir, refresh))))
         adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))
         heat_maps = stack.enter_context(closing(HeatMaps(models, thumbnails, in_flight=detection.in_flight)))
         batch_detection = BatchDetection(
@@ -199,6 +204,8 @@ async def open_services(
         )
         training_jobs = TrainingJobs(settings.models_dir, api_keys, enabled=settings.train_on_page)
         stack.push_async_callback(asyncio.to_thread, training_jobs.close)
+        background_threads = [recorder.thread, *thumbnails.threads, *(part.thread for part in periodic)]
+        metrics.add_gauge("ended_threads", "Background threads that failed", lambda: len(ended(background_threads)))
         metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
         metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
         metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
@@ -224,7 +231,13 @@ async def open_services(
             batch_detection=batch_detection,
             anomaly_detection=anomaly_detection,
             training_jobs=training_jobs,
+            background_threads=background_threads,
         )
+
+
+def ended(threads: Sequence[threading.Thread]) -> list[str]:
+    """The names of those that do not run."""
+    return [thread.name for thread in threads if not thread.is_alive()]
 
 
 def return_large_blocks() -> None:

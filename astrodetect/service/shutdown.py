@@ -10,7 +10,7 @@ from types import FrameType
 from uvicorn import Server
 
 from astrodetect.errors import ShuttingDown
-from astrodetect.service.http_protocol import end_connections, stop_listening
+from astrodetect.service.listening import end_connections, stop_listening
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
@@ -41,15 +41,12 @@ class Shutdown:
             raise ShuttingDown("the service is shutting down")
 
     @contextmanager
-    def handle_signals(self, server: Server | None) -> Iterator[None]:
+    def handle_signals(self, server: Server) -> Iterator[None]:
         """Handles SIGINT, SIGTERM and SIGHUP in place of uvicorn, which exits by the signal that it received.
 
         The first begins the drain, or the shutdown. A further one, or `timeout_s`, ends a drain, and then what is still
-        in progress. nohup's disregard of SIGHUP stays. Without a server (in tests) nothing is handled.
+        in progress. nohup's disregard of SIGHUP stays.
         """
-        if server is None:
-            yield
-            return
         self._loop, self._server = asyncio.get_running_loop(), server
         # Workers get a signal to their group, as a terminal and systemd send, and then the SIGTERM of their parent.
         self._parent_repeats = server.config.use_subprocess

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from astrodetect import images
-from astrodetect.errors import DatabaseError, DatabaseUnavailable
+from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import HeatMap, Pixels, Thumbnail
 
 MAX_PIXEL_BYTES = 48 * 2**20  # waiting to be compressed: 250 images with sides of 256 pixels
@@ -102,6 +102,7 @@ class ThumbnailStore:
         self._remembered: OrderedDict[ThumbnailKey, float] = OrderedDict()  # when each was written or queued
         self._compressor = threading.Thread(target=self._compress, name="thumbnail-compressor", daemon=True)
         self._writer = threading.Thread(target=self._write, name="thumbnail-writer", daemon=True)
+        self.threads = (self._compressor, self._writer)
         self._compressor.start()
         try:
             self._writer.start()
@@ -196,11 +197,16 @@ class ThumbnailStore:
             while self._pixels:
                 with self._lock:
                     image, uncompressed = self._pixels.first()
-                thumbnail = images.make_thumbnail(image, uncompressed.pixels)
+                try:
+                    thumbnail = images.make_thumbnail(image, uncompressed.pixels)
+                except Exception as error:  # noqa: BLE001 - no image ends the thread
+                    log.warning("a thumbnail is lost: %s", error)
+                    thumbnail = None
                 with self._lock:
-                    self._queue((image, ""), thumbnail)
-                    for version, heat_map in uncompressed.heat_maps.items():
-                        self._queue((image, version), heat_map)
+                    if thumbnail:
+                        self._queue((image, ""), thumbnail)
+                        for version, heat_map in uncompressed.heat_maps.items():
+                            self._queue((image, version), heat_map)
                     if self._pixels.get(image) is uncompressed:
                         self._pixels.discard(image)
             self._compressed.set()
@@ -219,7 +225,7 @@ class ThumbnailStore:
                     self._database.prune_thumbnails(days=self._days, max_bytes=self._max_bytes)
                     next_prune = time.monotonic() + PRUNE_S
                 reported = ""
-            except (DatabaseError, OSError) as error:  # OSError: no descriptors are left
+            except Exception as error:  # noqa: BLE001 - of the database, or no descriptors are left
                 lost = not isinstance(error, DatabaseUnavailable)
                 if (self._to_write or lost) and str(error) != reported:
                     reported = str(error)
@@ -242,7 +248,7 @@ class ThumbnailStore:
                     for dropped in self._to_write.put(key, entry, last=False):
                         self._forget(dropped)
             raise
-        except (DatabaseError, OSError):
+        except Exception:
             with self._lock:
                 for key, _ in batch:
                     self._forget(key)

@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +274,16 @@ def test_a_missing_model_is_reported_and_served_once_trained(
             (tmp_path / path.name).write_bytes(path.read_bytes())
         assert detect(client, png()).status_code == 200
         assert client.get("/health/ready").json() == {"status": "ready", "logged": "committed", "outbox": 0}
+
+
+def test_a_background_thread_that_has_ended_is_not_ready(client: TestClient) -> None:
+    services = client.app.state.services  # type: ignore[attr-defined]
+    thread = threading.Thread(name="ended-thread")
+    client.app.state.services = replace(services, background_threads=[thread])  # type: ignore[attr-defined]
+    assert "ended-thread" in error_message(client.get("/health/ready"), 503, "not_ready")
+    client.app.state.services = services  # type: ignore[attr-defined]
+    assert client.get("/health/ready").status_code == 200
+    assert "astrodetect_ended_threads 0.0" in client.get("/metrics").text
 
 
 def test_a_database_without_tables_is_reported_with_the_command_that_sets_it_up(

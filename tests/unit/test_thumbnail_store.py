@@ -208,3 +208,21 @@ def test_a_limit_of_zero_bytes_stores_no_thumbnails(database: FakeDatabase) -> N
     store.close()
     assert not database.heats
     assert database.pruned == (1, 0)  # earlier ones are pruned
+
+
+def test_no_error_ends_the_threads(
+    store: ThumbnailStore, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for failure in (OSError(24, "Too many open files"), ValueError("unexpected")):
+        database.failure, database.attempts = failure, 0
+        store.add(f"{failure}", pixels, None)
+        database.wait_until(lambda: database.attempts > 0)
+    database.failure = None
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "make_thumbnail", lambda *_: 1 / 0)
+        store.add("unusable", pixels, None)
+        database.wait_until(lambda: store.needs("unusable"))
+    store.add("last", pixels, None)
+    database.wait_until(lambda: "last" in database.pictures)
+    assert all(thread.is_alive() for thread in store.threads)

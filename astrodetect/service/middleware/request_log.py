@@ -108,6 +108,19 @@ class _LogLine:
         return json.dumps(fields | stages | self._context.fields, default=str)
 
 
+def log_refusal(client: tuple[str, int] | None, status: int, code: str) -> None:
+    """Logs a request that was refused before it was parsed."""
+    time_ = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    fields = {
+        "time": time_,
+        "event": "refusal",
+        "status": status,
+        "code": code,
+        "client": client[0] if client else None,
+    }
+    log.info("%s", json.dumps(fields))
+
+
 def _forwarded_id(scope: Scope) -> uuid.UUID | None:
     """The UUID that a trusted proxy has given the request.
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError, ModelMissing, NotReady, ShuttingDown
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
-from astrodetect.service.services import MetricsDep, ServicesDep
+from astrodetect.service.services import MetricsDep, ServicesDep, ended
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 PROMETHEUS_RESPONSE: dict[int | str, dict[str, Any]] = {
@@ -44,6 +44,8 @@ async def ready(services: ServicesDep) -> Any:
             problems.append(error.public or str(error))
             if not isinstance(error, ModelMissing | ShuttingDown):  # these are logged once
                 log.error("not ready: %s", error)
+    if names := ended(services.background_threads):
+        problems.append(f"the background thread {', '.join(names)} has ended: restart the service")
     if problems:
         raise NotReady("; ".join(problems))
     return {"status": "ready", "logged": results["recorder"], "outbox": len(services.outbox)}

@@ -1,0 +1,203 @@
+"""Limits of connections and headers, by a uvicorn server with a small application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from astrodetect.service import http_protocol
+from astrodetect.service.http_protocol import ConnectionLimits, HttpProtocol
+from astrodetect.service.metrics import Metrics
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+WAIT_S = 30.0
+
+
+class Client:
+    """A connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def status(self, *parts: bytes) -> int:
+        """The status of the response to a request that is sent in these parts."""
+        for part in parts:
+            self.writer.write(part)
+            with suppress(ConnectionError):
+                await self.writer.drain()
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(WAIT_S):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.lower().splitlines() if line.startswith(b"content-length: "))
+            await self.reader.readexactly(int(length.split()[1]))
+        return int(head.split()[1])
+
+    async def closed(self) -> bool:
+        """Waits for the end of the connection."""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                return await self.reader.read() == b""
+            except ConnectionError:
+                return True
+
+
+class Server:
+    """The server, its limits, and how often the application was called."""
+
+    def __init__(self) -> None:
+        self.metrics, self.calls = Metrics(), 0
+        self._clients: list[Client] = []
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the size of the body."""
+        self.calls += 1
+        body = b"" if scope["path"] == "/unread" else await Request(scope, receive).body()
+        await PlainTextResponse(str(len(body)))(scope, receive, send)
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._clients.append(client)
+        return client
+
+    @asynccontextmanager
+    async def run(self, max_connections: int) -> AsyncIterator["Server"]:
+        limits = ConnectionLimits(self.metrics, max_connections)
+        config = uvicorn.Config(
+            self.app,
+            port=0,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            timeout_keep_alive=60,
+            http=cast(Any, partial(HttpProtocol, limits=limits)),
+        )
+        server = uvicorn.Server(config)
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            limits.close()
+            for client in self._clients:
+                client.writer.transport.abort()
+            await server.shutdown()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HEADERS_TIMEOUT_S": 1.0, "DISCARD_TIMEOUT_S": 0.5, "CHECK_S": 0.05}.items():
+        monkeypatch.setattr(http_protocol, name, value)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_headers_that_do_not_end_are_answered_408_and_silent_connections_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "astrodetect.requests")
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            slow, silent, healthy = [await server.connect() for _ in range(3)]
+            assert await healthy.status(GET) == 200
+            asyncio.get_running_loop().call_later(0.5, slow.writer.write, b"X-More: 1\r\n")  # begins no new time
+            assert await slow.status(b"GET / HTTP/1.1\r\n") == 408
+            assert await slow.closed()
+            assert await silent.closed()
+            assert await healthy.status(GET) == 200  # it waits for as long as uvicorn lets it
+            assert server.calls == 2
+            assert b'status="408"} 1.0' in server.metrics.export()
+
+    asyncio.run(scenario())
+    [record] = caplog.records
+    assert '"status": 408, "code": "headers_too_slow", "client": "127.0.0.1"' in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"GET / HTTP/1.1\r\nX: ", *[b"x" * 40_000] * 3),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 66_000 + b"\r\n\r\n",),
+        (b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\n\r\n",),
+        (b"GET / HTTP/1.1\r\n" + b"X:1\r\n" * 300 + b"\r\n",),
+        (POST, b"0\r\nX: ", *[b"x" * 40_000] * 3),  # trailers of a body that has ended
+    ],
+)
+def test_headers_beyond_the_limit_are_answered_431(parts: tuple[bytes, ...]) -> None:
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            assert await client.status(*parts) == 431
+            assert await client.closed()
+            assert server.calls == (parts[0] == POST)
+
+    asyncio.run(scenario())
+
+
+def test_headers_within_the_limit_and_bodies_of_any_framing_are_answered() -> None:
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            assert await client.status(b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000, b"\r\n\r\n") == 200
+            large = b"POST / HTTP/1.1\r\nContent-Length: 500000\r\n\r\n"
+            assert await client.status(large + b"x" * 500_000) == 200
+            chunks = b"1\r\nx\r\n" * 50_000
+            assert await client.status(POST, chunks + b"0\r\n\r\n" + GET[:10]) == 200
+            assert await client.status(GET[10:]) == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("request_", [b"NONSENSE / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00"])
+def test_what_is_not_http_is_answered_400_and_logged(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "astrodetect.requests")
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            assert await (await server.connect()).status(request_) == 400
+
+    asyncio.run(scenario())
+    assert '"status": 400, "code": "malformed_request"' in caplog.records[-1].getMessage()
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_body_that_is_discarded_after_the_response_is_cut() -> None:
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            assert await client.status(b"POST /unread HTTP/1.1\r\nContent-Length: 1000\r\n\r\n") == 200
+            assert await client.closed()
+
+    asyncio.run(scenario())
+
+
+def test_at_the_limit_connections_without_a_request_give_way_and_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "MIN_WAIT_S", 60.0)
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=3) as server:
+            busy = await server.connect()
+            assert await busy.status(GET) == 200
+            busy.writer.write(POST)
+            attackers = [await server.connect() for _ in range(2)]
+            refused = await server.connect()
+            assert await refused.status() == 503  # the others have just been opened
+            assert await refused.closed()
+            monkeypatch.setattr(http_protocol, "MIN_WAIT_S", 0.0)
+            assert await (await server.connect()).status(GET) == 200
+            assert await attackers[0].closed()
+            assert await busy.status(b"0\r\n\r\n") == 200
+
+    asyncio.run(scenario())
