@@ -352,7 +352,10 @@ def json_error(status: int, code: str, message: str, headers: dict[str, str] | N
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
-def csv_response(columns: str, *other_types: str) -> dict[int | str, dict[str, Any]]:
-    """A CSV file of these columns, or the same in other media types, for the OpenAPI document."""
-    content = {kind: {"schema": {"type": "string"}} for kind in (CSV, *other_types)}
+def csv_response(columns: str, *, json_rows: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """A CSV file of these columns, or the same rows as a JSON array, for the OpenAPI document."""
+    content: dict[str, Any] = {CSV: {"schema": {"type": "string"}}}
+    if json_rows:
+        rows = {"type": "array", "items": {"$ref": f"#/components/schemas/{json_rows.__name__}"}}
+        content["application/json"] = {"schema": rows}
     return {200: {"content": content, "description": columns}}

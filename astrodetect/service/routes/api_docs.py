@@ -34,7 +34,7 @@ def add(app: FastAPI, keys: ApiKeys) -> None:
 
 
 def document_keys(app: FastAPI, keys: ApiKeys) -> None:
-    """Adds the API keys, and the errors of requests without one, to the OpenAPI document."""
+    """Adds the API keys, and the errors that the middleware answers, to the OpenAPI document."""
     generate = app.openapi
     error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}}
 
@@ -48,7 +48,8 @@ def document_keys(app: FastAPI, keys: ApiKeys) -> None:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 if method.upper() not in SAFE_METHODS:
-                    operation["responses"] |= refused(HTTPStatus.FORBIDDEN)
+                    for status in HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                        operation["responses"] |= refused(status)
                 if keys.required(method.upper(), path):
                     operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED)
                     operation["security"] = [{"key": []}]

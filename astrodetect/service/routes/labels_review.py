@@ -18,7 +18,7 @@ router = APIRouter()
 
 
 @router.post(
-    "/predictions/{id}/label", response_model=LabelResponse, status_code=201, responses=declared(404, 422, 503)
+    "/predictions/{id}/label", response_model=LabelResponse, status_code=201, responses=declared(400, 404, 422, 503)
 )
 def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
     """Labels the image of a prediction; the newest of several labels is its current one."""

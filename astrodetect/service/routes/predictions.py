@@ -52,7 +52,8 @@ def predictions(
 @router.get(
     "/predictions.{kind}",
     response_class=StreamingResponse,
-    responses=declared(422, 503) | csv_response("id, image_name, score, result, timestamp, …", "application/json"),
+    responses=declared(422, 503)
+    | csv_response("id, image_name, score, result, timestamp, …", json_rows=PredictionResponse),
 )
 def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
     """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '."""
