@@ -44,21 +44,40 @@ def main() -> None:
     add("--seconds", type=float, default=8.0, help="of load, each service in each round (default: 8)")
     add("--json", action="store_true")
     arguments = parser.parse_args()
-    rates: dict[str, list[float]] = {WITH: [], WITHOUT: []}
+    loads: dict[str, list[Load]] = {WITH: [], WITHOUT: []}
     with tempfile.TemporaryDirectory() as place, services(Path(place)) as running:
         shares = write_images(Path(place), arguments.rounds)
         for number, images in enumerate(shares):
             for name in (WITH, WITHOUT) if number % 2 else (WITHOUT, WITH):
                 side = running[name]
-                rates[name].append(load(side.service, images, arguments.seconds))
+                loads[name].append(load(side.service, images, arguments.seconds))
                 wait_until_indexed(side.url)
-                print_progress(f"{name}: {rates[name][-1]:.1f} requests/s")
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = [ours / other for ours, other in zip(rates[WITH], rates[WITHOUT], strict=True)]
+                print_progress(f"{name}: {loads[name][-1].per_s:.1f} requests/s, {loads[name][-1].cpu_ms:.2f} ms each")
+    medians = {name: Load(*map(statistics.median, zip(*runs, strict=True))) for name, runs in loads.items()}
+    ratios = [ours.per_s / other.per_s for ours, other in zip(loads[WITH], loads[WITHOUT], strict=True)]
     cost = 1 - statistics.median(ratios)
-    figures: dict[str, Any] = {"cost": cost, "ratios": ratios, "medians": medians, "machine": hardware.describe()}
-    text = f"{medians[WITH]:.1f} requests/s with novelty, {medians[WITHOUT]:.1f} without: it costs {cost:.1%}"
+    cpu_ms = medians[WITH].cpu_ms - medians[WITHOUT].cpu_ms
+    figures: dict[str, Any] = {
+        "cost": cost,
+        "ratios": ratios,
+        "cpu_ms": cpu_ms,
+        "medians": {name: median._asdict() for name, median in medians.items()},
+        "machine": hardware.describe(),
+    }
+    text = (
+        f"{medians[WITH].per_s:.1f} requests/s with novelty, {medians[WITHOUT].per_s:.1f} without: "
+        f"it costs {cost:.1%}\n"
+        f"processor time of the service: {medians[WITH].cpu_ms:.2f} ms a request with novelty, "
+        f"{medians[WITHOUT].cpu_ms:.2f} ms without: {cpu_ms / medians[WITHOUT].cpu_ms:.1%} more"
+    )
     print(json.dumps(figures) if arguments.json else text)
+
+
+class Load(NamedTuple):
+    """What a service made of its turn under load."""
+
+    per_s: float  # requests
+    cpu_ms: float  # processor time of the service, per request: other processes disturb it less than throughput
 
 
 class LoggedService(NamedTuple):
@@ -120,13 +139,16 @@ def wait_until_indexed(url: str) -> None:
         database.close()
 
 
-def load(service: ServiceProcess, images: Path, seconds: float) -> float:
-    """Requests/s with CALLERS concurrent callers."""
+def load(service: ServiceProcess, images: Path, seconds: float) -> Load:
+    """A turn with CALLERS concurrent callers."""
     arguments = (
         f"{service.url}/detect", "--images", str(images), "--callers", str(CALLERS), "--seconds", str(seconds),
         "--warm", "1", "--json",
     )  # fmt: skip
-    return float(json.loads(run_module("benchmarks.load", *arguments))["per_s"])
+    before = hardware.cpu_s(service.process.pid)
+    report = json.loads(run_module("benchmarks.load", *arguments))
+    cpu_s = hardware.cpu_s(service.process.pid) - before
+    return Load(float(report["per_s"]), 1000 * cpu_s / sum(report["statuses"].values()))
 
 
 if __name__ == "__main__":

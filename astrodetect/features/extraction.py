@@ -20,7 +20,7 @@ from astrodetect import atomic_files, images
 from astrodetect.datasets.dataset import SkippedFile
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError, ImageError
-from astrodetect.features import central_object, cutout
+from astrodetect.features import central_object, cutout, stamps
 from astrodetect.features.central_object import CENTRAL_SHARE, FeatureKind, feature_matrix
 from astrodetect.progress import ProgressBar
 from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
@@ -105,7 +105,7 @@ def measurement_key(contract: ImageContract) -> str:
 
 
 def _measurement_code() -> str:
-    source = b"".join(Path(str(module.__file__)).read_bytes() for module in (central_object, cutout))
+    source = b"".join(Path(str(module.__file__)).read_bytes() for module in (central_object, cutout, stamps))
     return hashlib.sha256(source).hexdigest() + f" {CENTRAL_SHARE}"
 
 

@@ -55,7 +55,8 @@ from astrodetect.service.training_jobs import TrainingJobs
 from astrodetect.settings import Settings
 
 LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+REUSED_BYTES = 8 * 2**20  # free memory that a thread keeps: the arrays of a batch, which the next one needs again
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = logging.getLogger("uvicorn.error")
 
@@ -244,10 +245,13 @@ def return_large_blocks() -> None:
     """Has glibc return the memory of large images to the system.
 
     By default its threshold grows with what is freed, and the process keeps a hundred megabytes after a few large
-    images. Other C libraries need no such call.
+    images. A fixed threshold alone has it return the arrays of every batch, and fault them in again for the next.
+    Other C libraries need no such call.
     """
     try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, REUSED_BYTES)
     except (AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
         return
 

@@ -7,7 +7,8 @@ import pytest
 
 from astrodetect.datasets.simulation.generator import render_image
 from astrodetect.features import central_object, cutout
-from astrodetect.features.central_object import SmoothedStamps
+from astrodetect.features.central_object import Segments
+from astrodetect.features.stamps import PIXELS, SIDE_PX, Stamps
 from astrodetect.records import Floats
 
 statmorph = pytest.importorskip("statmorph", reason="statmorph is a development dependency")
@@ -15,24 +16,28 @@ photutils_morphology = pytest.importorskip("photutils.morphology", reason="photu
 
 KINDS = ("E", "SB", "S", "edge", "merger")
 PER_KIND = 10
-CENTRE = ((cutout.SIDE_PX - 1) / 2,) * 2
-WHOLE_STAMP_PX = 2 * cutout.SIDE_PX  # radius of an aperture
+CENTRE = ((SIDE_PX - 1) / 2,) * 2
+WHOLE_STAMP_PX = 2 * SIDE_PX  # radius of an aperture
 EXACT = 1e-4  # relative: single precision
 SHAPE_ASYMMETRY, OFFSET, COMPACTNESS = range(3)  # columns of an isophote
 GINI = 5  # column
 
 
 @pytest.fixture(scope="module")
-def bands() -> Floats:
-    pixels = np.stack([render_image(kind, seed, 128) for kind in KINDS for seed in range(PER_KIND)])
-    return cutout.cut_stamps(pixels, 0.5)
+def stamps() -> Stamps:
+    return Stamps.cut(np.stack([render_image(kind, seed, 128) for kind in KINDS for seed in range(PER_KIND)]), 0.5)
 
 
 @pytest.fixture(scope="module")
-def segments(bands: Floats) -> Floats:
-    """The inner isophote of each object in pixels of its own colour."""
-    stamps = SmoothedStamps.of(bands)
-    return central_object.asymmetry_segments(bands, stamps)[-1].reshape(-1, cutout.SIDE_PX, cutout.SIDE_PX)
+def asymmetry(stamps: Stamps) -> Floats:
+    """Measurements within the inner isophote, in pixels of the object's own colour."""
+    return central_object.measure_asymmetry(Segments.of(stamps))[:, 3:]
+
+
+@pytest.fixture(scope="module")
+def segments(stamps: Stamps) -> Floats:
+    """The masks of this isophote."""
+    return np.asarray(Segments.of(stamps).same_colour[1].reshape(-1, SIDE_PX, SIDE_PX), np.float32)
 
 
 def statmorph_asymmetry(planes: Floats, kind: str) -> list[float]:
@@ -49,31 +54,32 @@ def statmorph_asymmetry(planes: Floats, kind: str) -> list[float]:
     return [float(asymmetry(source, CENTRE, plane, kind)) for plane in planes]
 
 
-def test_shape_asymmetry_is_that_of_statmorph(bands: Floats, segments: Floats) -> None:
-    measured = central_object.measure_asymmetry(bands)[:, 3 + SHAPE_ASYMMETRY]
+def test_shape_asymmetry_is_that_of_statmorph(asymmetry: Floats, segments: Floats) -> None:
+    measured = asymmetry[:, SHAPE_ASYMMETRY]
     assert measured.max() > 0.5
     np.testing.assert_allclose(measured, statmorph_asymmetry(segments, "shape"), atol=0.01)
 
 
-def test_rotational_asymmetry_of_the_light_is_that_of_statmorph(bands: Floats, segments: Floats) -> None:
-    light = segments * np.maximum(SmoothedStamps.of(bands).smooth, 0)
-    measured = central_object._rotational_asymmetry(light.reshape(len(light), -1))
+def test_rotational_asymmetry_of_the_light_is_that_of_statmorph(stamps: Stamps, segments: Floats) -> None:
+    light = segments * np.maximum(stamps.smooth, 0)
+    flat = light.reshape(len(light), PIXELS)
+    measured = central_object._rotational_asymmetry(flat, flat.sum(axis=1))
     np.testing.assert_allclose(measured, statmorph_asymmetry(light, "cas"), atol=0.01)
 
 
-def test_centroid_and_second_moments_are_those_of_photutils(bands: Floats, segments: Floats) -> None:
-    moments = central_object._moments(segments.reshape(len(segments), -1))
-    offset = central_object.measure_asymmetry(bands)[:, 3 + OFFSET]
+def test_centroid_and_second_moments_are_those_of_photutils(asymmetry: Floats, segments: Floats) -> None:
+    moments = central_object._moments(segments.reshape(len(segments), PIXELS))
     for number, segment in enumerate(segments):
         source = photutils_morphology.data_properties(segment)
         x, y = np.atleast_1d(source.centroid).ravel() - CENTRE
         np.testing.assert_allclose((moments.x[number], moments.y[number]), (x, y), atol=1e-3)
-        np.testing.assert_allclose(offset[number], np.hypot(x, y) / np.sqrt(segment.sum()), rtol=EXACT, atol=EXACT)
+        offset = np.hypot(x, y) / np.sqrt(segment.sum())
+        np.testing.assert_allclose(asymmetry[number, OFFSET], offset, rtol=EXACT, atol=EXACT)
         own = np.array([[moments.xx[number], moments.xy[number]], [moments.xy[number], moments.yy[number]]])
         np.testing.assert_allclose(own, source.covariance.value, rtol=1e-3, atol=1e-2)
 
 
-def test_gini_coefficient_is_that_of_photutils(bands: Floats) -> None:
-    light = cutout._light(bands)
+def test_gini_coefficient_is_that_of_photutils(stamps: Stamps) -> None:
+    light = cutout._light(stamps)
     measured = cutout._concentration_gini_m20(light)[:, GINI]
     np.testing.assert_allclose(measured, [photutils_morphology.gini(plane) for plane in light], rtol=EXACT)

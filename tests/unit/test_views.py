@@ -14,11 +14,12 @@ from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError
 from astrodetect.features.central_object import (
     MEASURED_WIDTHS,
+    Segments,
     as_earlier_features,
     feature_matrix,
     measure_asymmetry,
 )
-from astrodetect.features.cutout import cut_stamps
+from astrodetect.features.stamps import Stamps
 from astrodetect.records import Floats
 
 SHAPE_ASYMMETRY = [0, 3]  # columns of the two isophotes
@@ -48,10 +49,9 @@ def test_the_views_are_the_default_and_each_finds_what_it_is_for(fitted: Novelty
 
 
 def test_a_star_in_front_of_the_object_is_not_an_asymmetry() -> None:
-    stamps = cut_stamps(
-        np.stack([blob_galaxy(np.random.default_rng(7), companion=colour) for colour in ((), YELLOW, BLUE)]), 1.0
-    )
-    alone, companion, star = measure_asymmetry(stamps)[:, SHAPE_ASYMMETRY].sum(axis=1)
+    galaxies = [blob_galaxy(np.random.default_rng(7), companion=colour) for colour in ((), YELLOW, BLUE)]
+    segments = Segments.of(Stamps.cut(np.stack(galaxies), 1.0))
+    alone, companion, star = measure_asymmetry(segments)[:, SHAPE_ASYMMETRY].sum(axis=1)
     assert companion > 3 * alone
     assert star < 0.5 * companion
 
