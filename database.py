@@ -1,8 +1,10 @@
 """The predictions database: every prediction is recorded before its response; history, labels, vectors, thumbnails."""
 
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +18,6 @@ from astrodetect.db.connections import (
     Connection,
     Listener,
     Parameters,
-    Pool,
     Row,
     as_database_error,
     connect,
@@ -25,6 +26,7 @@ from astrodetect.db.connections import (
 )
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.pool import Heartbeat, Pool
 from astrodetect.db.shared_state import LeaseTable, MapTable
 from astrodetect.db.statements import storable_text
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
@@ -91,6 +93,7 @@ class Database:
     def __init__(self, url: str, *, connections: int, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
         self._pool = Pool(self._connect, size=connections, timeout_s=timeout_s)
+        self.heartbeat = Heartbeat(partial(connect, url, timeout_s=timeout_s, bounded=True), SQL, self._pool.silent)
         self._has_vectors: bool | None = None  # as the newest connection found it
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
@@ -105,10 +108,10 @@ class Database:
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]:
         """Insert these rows in one commit and return them; a request id that has a row keeps that one."""
         statement, values = statements.insert_statement(SQL, scored, with_vectors=self.stores_vectors)
-        recorded = _by_request_id(self._execute(statement, values))
+        recorded = _by_request_id(self._execute(statement, values, urgent=True))
         existing = [image.request_id for image in scored if image.request_id not in recorded]
         if existing:
-            recorded |= self.by_request_ids(existing)
+            recorded |= _by_request_id(self._execute(SQL["by_request_ids"], [existing], urgent=True))
         return [recorded[image.request_id] for image in scored]
 
     def by_request_ids(self, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, Prediction]:
@@ -306,22 +309,23 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
+        self.heartbeat.close()
 
-    def _connect(self) -> Connection:
-        connection = connect(self._url, timeout_s=self._timeout_s, bounded=True)
+    def _connect(self, silent: threading.Event | None) -> Connection:
+        connection = connect(self._url, timeout_s=self._timeout_s, bounded=True, silent=silent)
         register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         try:
             session = {"timeout": f"{self._timeout_s * 1000:.0f}ms", "candidates": CANDIDATES}
-            execute_within(connection, SESSION, session, within_s=self._timeout_s)
-            [row] = execute_within(connection, SQL["stores_vectors"], {}, within_s=self._timeout_s)
+            execute_within(connection, SESSION, session, within_s=self._timeout_s, silent=silent)
+            [row] = execute_within(connection, SQL["stores_vectors"], {}, within_s=self._timeout_s, silent=silent)
         except psycopg2.Error as error:
             connection.close()
             raise as_database_error(error) from error
         self._has_vectors = row["stores_vectors"]
         return connection
 
-    def _execute(self, statement: str, parameters: Parameters) -> list[Row]:
-        return self._pool.execute(statement, parameters, within_s=self._timeout_s + GRACE_S)
+    def _execute(self, statement: str, parameters: Parameters, *, urgent: bool = False) -> list[Row]:
+        return self._pool.execute(statement, parameters, within_s=self._timeout_s + GRACE_S, urgent=urgent)
 
     def _insert(self, statement: str, columns: Sequence[statements.Column[T]], records: Sequence[T]) -> list[Row]:
         if not records:

@@ -1,17 +1,16 @@
-"""Connections to PostgreSQL: with timeouts, a thread-safe pool, LISTEN, and errors as exceptions of this package."""
+"""Connections to PostgreSQL: with timeouts, LISTEN, and errors as exceptions of this package."""
 
 import math
 import re
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import psycopg2
 from psycopg2 import errorcodes
-from psycopg2.extensions import POLL_OK, POLL_READ, TRANSACTION_STATUS_IDLE, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, parse_dsn
 
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable
 from astrodetect.settings import SETUP_DB_COMMAND
@@ -37,6 +36,9 @@ TRANSIENT = {  # the same statement may succeed later
     errorcodes.DISK_FULL,
     errorcodes.OUT_OF_MEMORY,
 }
+
+
+SILENCE_CHECK_S = 0.1
 
 
 class ConnectionRefused(DatabaseUnavailable):
@@ -77,7 +79,9 @@ def without_password(url: str) -> str:
     return url.rstrip("?&")
 
 
-def connect(url: str, *, timeout_s: float, bounded: bool = False, **overrides: str) -> Connection:
+def connect(
+    url: str, *, timeout_s: float, bounded: bool = False, silent: threading.Event | None = None, **overrides: str
+) -> Connection:
     """An autocommit connection; parameters in the URL override the limits here.
 
     Statements of a `bounded` connection go through `execute_within`.
@@ -95,7 +99,7 @@ def connect(url: str, *, timeout_s: float, bounded: bool = False, **overrides: s
     try:
         connection: Connection = psycopg2.connect(**parts, async_=bounded)
         if bounded:  # libpq does not apply its timeout to asynchronous connections
-            _settle(connection, timeout_s * len(parts.get("host", "").split(",")))
+            _settle(connection, timeout_s * len(parts.get("host", "").split(",")), silent)
         else:
             connection.autocommit = True
     except ServerSilent:
@@ -105,28 +109,39 @@ def connect(url: str, *, timeout_s: float, bounded: bool = False, **overrides: s
     return connection
 
 
-def execute_within(connection: Connection, statement: str, parameters: Parameters, *, within_s: float) -> list[Row]:
-    """Execute a statement and return its rows by column name; ServerSilent after `within_s`.
+def execute_within(
+    connection: Connection,
+    statement: str,
+    parameters: Parameters,
+    *,
+    within_s: float,
+    silent: threading.Event | None = None,
+) -> list[Row]:
+    """Execute a statement and return its rows by column name; ServerSilent after `within_s`, or once `silent` is set.
 
     A blocking call would wait for as long as the peer keeps the connection open: TCP timeouts only count bytes that
     are not acknowledged, and the kernel of a hanging server, or a proxy, acknowledges them all.
     """
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        _settle(connection, within_s)
+        _settle(connection, within_s, silent)
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _settle(connection: Connection, within_s: float) -> None:
+def _settle(connection: Connection, within_s: float, silent: threading.Event | None) -> None:
     """Poll until the pending operation ends; a silent connection is closed, since its answer may still come."""
-    deadline = time.monotonic() + within_s
+    started = time.monotonic()
     while (state := connection.poll()) != POLL_OK:
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE)
-            if not selector.select(max(deadline - time.monotonic(), 0)):
-                connection.close()
-                raise ServerSilent(f"PostgreSQL does not answer: nothing within {within_s:g} seconds")
+            while not selector.select(max(min(started + within_s - time.monotonic(), SILENCE_CHECK_S), 0)):
+                waited_s = time.monotonic() - started
+                if waited_s >= within_s or (silent and silent.is_set()):
+                    connection.close()
+                    raise ServerSilent(
+                        f"PostgreSQL does not answer: nothing within {min(waited_s, within_s):.2g} seconds"
+                    )
 
 
 def as_database_error(error: psycopg2.Error) -> DatabaseError:
@@ -152,69 +167,6 @@ def _refused(error: Exception, parts: dict[str, Any]) -> DatabaseError:
     if re.search(r'^database ".*" does not exist$', answered[-1]):
         return DatabaseNotSetUp(f"{answered[-1]} at {where}; {SET_UP}")
     return ConnectionRefused(f"PostgreSQL at {where} refuses the connection: {answered[-1]}")
-
-
-class Pool:
-    """At most `size` connections, opened on demand, each used by one thread at a time."""
-
-    def __init__(self, connect: Callable[[], Connection], *, size: int, timeout_s: float) -> None:
-        self._connect, self._size, self._timeout_s = connect, size, timeout_s
-        self._slots = threading.BoundedSemaphore(size)
-        self._idle: list[Connection] = []
-        self._closed = False
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Borrow a connection; it returns to the pool if it is still usable."""
-        if not self._slots.acquire(timeout=self._timeout_s):
-            raise DatabaseUnavailable(f"all {self._size} connections to PostgreSQL stayed busy")
-        try:
-            connection = self._take()
-            try:
-                yield connection
-            finally:
-                self._put(connection)
-        finally:
-            self._slots.release()
-
-    def discard_idle(self) -> None:
-        """Close the idle connections, which are as dead as the one that just failed."""
-        with suppress(IndexError):  # other threads may be discarding too
-            while True:
-                self._idle.pop().close()
-
-    def close(self) -> None:
-        """Close the idle connections, and the borrowed ones as they are returned."""
-        self._closed = True
-        self.discard_idle()
-
-    def _take(self) -> Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._connect()
-
-    def _put(self, connection: Connection) -> None:
-        status = connection.info.transaction_status
-        if self._closed or status != TRANSACTION_STATUS_IDLE:  # broken, or in the middle of a statement
-            connection.close()
-        else:
-            self._idle.append(connection)
-
-    def execute(self, statement: str, parameters: Parameters, *, within_s: float) -> list[Row]:
-        """The rows of a statement; it is repeated once where the connection proves dead, as after a restart."""
-        for may_retry in (True, False):
-            with self.connection() as connection:
-                try:
-                    return execute_within(connection, statement, parameters, within_s=within_s)
-                except ServerSilent:
-                    self.discard_idle()
-                    raise
-                except psycopg2.Error as error:
-                    if not (connection.closed and may_retry):
-                        raise as_database_error(error) from error
-                    self.discard_idle()
-        raise AssertionError
 
 
 class Listener:

@@ -29,6 +29,7 @@ from astrodetect.records import ScoredImage
 SEGMENT_BYTES = 4_000_000  # at most this much is drained again after a crash
 MAX_ROW_BYTES = 5_000  # more than any row needs, unless its name is very long
 SUFFIX = ".rows"
+WRITE_CHECK_FILE = "write-check"
 DAMAGED_FILE = "damaged"  # lines with a wrong checksum
 
 log = logging.getLogger("uvicorn.error")
@@ -71,6 +72,19 @@ class Outbox:
         """Whether another row may not fit."""
         with self._lock:
             return self._bytes() + MAX_ROW_BYTES > self._max_bytes
+
+    def check_writes(self) -> OutboxFull | None:
+        """Writes as much as a row to the disk; returns the error."""
+        path = self._folder / WRITE_CHECK_FILE
+        try:
+            with path.open("wb") as file:
+                file.write(bytes(MAX_ROW_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            path.unlink()
+        except OSError as error:
+            return OutboxFull(f"the outbox cannot be written: {error.strerror}")
+        return None
 
     def append(self, rows: Sequence[ScoredImage]) -> None:
         """Queues all rows, or raises OutboxFull and queues none."""
@@ -202,7 +216,7 @@ def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tupl
     """The first subfolder that no other process has locked, and the segments in all such; `locks` gets their locks."""
     for number in itertools.count():
         folder = parent / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _lock(folder, locks):
             own = list(folder.glob(f"*{SUFFIX}"))
             return folder, _in_order([*own, *_claim_segments(parent, locks)])

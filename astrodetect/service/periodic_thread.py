@@ -12,8 +12,9 @@ log = logging.getLogger("uvicorn.error")
 class PeriodicThread(ABC):
     """Calls `step` at intervals; where that fails, it logs `consequence` and the reason once, and tries again."""
 
-    def __init__(self, name: str, interval_s: float, consequence: str) -> None:
+    def __init__(self, name: str, interval_s: float, consequence: str, *, first_s: float | None = None) -> None:
         self._interval_s, self._consequence = interval_s, consequence
+        self._first_s = interval_s if first_s is None else first_s
         self._closing = threading.Event()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
@@ -28,8 +29,9 @@ class PeriodicThread(ABC):
         self.thread.join()
 
     def _run(self) -> None:
-        reported = ""
-        while not self._closing.wait(self._interval_s):
+        reported, wait_s = "", self._first_s
+        while not self._closing.wait(wait_s):
+            wait_s = self._interval_s
             try:
                 self.step()
                 reported = ""

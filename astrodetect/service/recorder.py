@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
@@ -26,7 +26,6 @@ class PredictionDatabase(Protocol):
     """The database of the predictions: `database.Database`."""
 
     def record_many(self, scored: Sequence[ScoredImage]) -> list[Prediction]: ...
-    def check(self) -> None: ...
     def by_request_ids(self, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID | None, Prediction]: ...
 
 
@@ -35,6 +34,7 @@ class Recorder:
 
     def __init__(self, database: PredictionDatabase, outbox: Outbox, *, count_rows: Callable[[str, int], None]) -> None:
         self._database, self._outbox, self._count_rows = database, outbox, count_rows
+        self.commit_failed = False  # the last one, for want of PostgreSQL or of its space
         self._closing, self._outbox_filled = threading.Event(), threading.Event()
         self._outbox_filled.set()  # by an earlier process, perhaps
         self.thread = threading.Thread(target=self._drain, name="outbox-drainer", daemon=True)
@@ -54,10 +54,12 @@ class Recorder:
             try:
                 predictions = self._database.record_many(rows)
             except DatabaseUnavailable as error:
+                self.commit_failed = True
                 log.error("rows go to the outbox: %s", error)
             except DatabaseError as error:
                 return [error] if len(rows) == 1 else [result for row in rows for result in self.record([row])]
             else:
+                self.commit_failed = False
                 self._count_rows("committed", len(rows))
                 return predictions
         try:
@@ -67,16 +69,6 @@ class Recorder:
         self._outbox_filled.set()
         self._count_rows("queued", len(rows))
         return [QueuedPrediction(row) for row in rows]
-
-    def check(self) -> Literal["committed", "queued"]:
-        """Where a row would be recorded now; raises the error that would keep it from being recorded at all."""
-        if self._outbox.full:
-            raise OutboxFull("the outbox is full")
-        try:
-            self._database.check()
-        except DatabaseUnavailable:
-            return "queued"
-        return "queued" if self.queueing else "committed"
 
     def find(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
         """The prediction with this request id; DatabaseUnavailable where only the database can tell."""
@@ -128,6 +120,7 @@ class Recorder:
         if conflicting:
             log.error("%d queued rows had keys that another service used meanwhile: new request ids", len(conflicting))
             self._database.record_many(conflicting)
+        self.commit_failed = False
         self._count_rows("drained", len(rows))
 
 

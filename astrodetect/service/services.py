@@ -11,11 +11,14 @@ What has only a request or a scope, such as an error page or a middleware, calls
 import asyncio
 import ctypes
 import logging
+import math
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeAlias
 
 from fastapi import Depends, FastAPI
@@ -50,6 +53,7 @@ from astrodetect.service.recorder import PredictionDatabase, Recorder, VectorDat
 from astrodetect.service.review_queue import ReviewDatabase, ReviewQueue
 from astrodetect.service.row_follower import RowDatabase
 from astrodetect.service.shutdown import Shutdown
+from astrodetect.service.storage_monitor import DatabaseHeartbeat, StorageMonitor
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
 from astrodetect.service.training_jobs import TrainingJobs
 from astrodetect.settings import Settings
@@ -74,6 +78,8 @@ class ServiceDatabase(
     def similar(self, prediction: Prediction, *, limit: int) -> list[Neighbour]: ...
     @property
     def description_log(self) -> DescriptionLog: ...
+    @property
+    def heartbeat(self) -> DatabaseHeartbeat: ...
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel: ...  # noqa: A002
     def delete_label(self, id: int) -> StoredLabel: ...  # noqa: A002
     def label_pages(self) -> Iterator[list[StoredLabel]]: ...
@@ -108,6 +114,7 @@ class Services:
     batch_detection: BatchDetection
     anomaly_detection: AnomalyDetection
     training_jobs: TrainingJobs
+    storage: StorageMonitor
     background_threads: Sequence[threading.Thread]  # that run as long as the service
 
 
@@ -205,8 +212,13 @@ async def open_services(
         )
         training_jobs = TrainingJobs(settings.models_dir, api_keys, enabled=settings.train_on_page)
         stack.push_async_callback(asyncio.to_thread, training_jobs.close)
+        storage = stack.enter_context(closing(StorageMonitor(database.heartbeat, recorder, outbox)))
+        periodic.append(storage)
         background_threads = [recorder.thread, *thumbnails.threads, *(part.thread for part in periodic)]
         metrics.add_gauge("ended_threads", "Background threads that failed", lambda: len(ended(background_threads)))
+        for name, folder in (("outbox", settings.outbox_dir), ("data", settings.data_dir)):
+            free_bytes = partial(_free_bytes, folder)
+            metrics.add_gauge(f"{name}_free_bytes", f"Free space of the file system of the {name} folder", free_bytes)
         metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
         metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
         metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
@@ -232,6 +244,7 @@ async def open_services(
             batch_detection=batch_detection,
             anomaly_detection=anomaly_detection,
             training_jobs=training_jobs,
+            storage=storage,
             background_threads=background_threads,
         )
 
@@ -239,6 +252,13 @@ async def open_services(
 def ended(threads: Sequence[threading.Thread]) -> list[str]:
     """The names of those that do not run."""
     return [thread.name for thread in threads if not thread.is_alive()]
+
+
+def _free_bytes(folder: Path) -> float:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return math.nan
 
 
 def return_large_blocks() -> None:

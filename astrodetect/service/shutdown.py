@@ -35,11 +35,6 @@ class Shutdown:
         if self.begun:
             raise ShuttingDown("the service is shutting down")
 
-    def check_ready(self) -> None:
-        """Raises ShuttingDown from the first signal on."""
-        if self.draining:
-            raise ShuttingDown("the service is shutting down")
-
     @contextmanager
     def handle_signals(self, server: Server) -> Iterator[None]:
         """Handles SIGINT, SIGTERM and SIGHUP in place of uvicorn, which exits by the signal that it received.

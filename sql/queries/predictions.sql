@@ -5,6 +5,11 @@
 -- `leases` is of the newest migration that the service needs.
 SELECT {columns} FROM predictions WHERE EXISTS (SELECT FROM leases) LIMIT 0
 
+-- name: check_writes
+-- Two pages of a new table, which the full disk of a server has no room for.
+CREATE TEMPORARY TABLE astrodetect_check_writes ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 10);
+SELECT 1
+
 -- name: insert
 WITH recorded AS (
     INSERT INTO predictions ({inserted})

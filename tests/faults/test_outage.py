@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from programs import Service
 
-from faults.clients import LoadClients, send_in_turn, small_image, upload_request
+from faults.clients import LoadClients, send_at_once, send_in_turn, small_image, upload_request
 from faults.postgres_process import PredictionsDatabase, TcpProxy
 from faults.service_state import Start, outbox_files, outbox_is_empty, read_metric, read_readiness, send
 
+READERS = 240
+TIMEOUT_S = 12  # of a statement
 IMAGES = [small_image(seed) for seed in range(16)]
 
 
@@ -90,6 +93,34 @@ def test_a_hanging_postgresql_fails_no_request_and_loses_no_row(
     wait_for_recovery(service)
     check_rows(log, clients)
     assert "queued" in {call.response.json["logged"] for call in clients.calls}
+
+
+def test_readers_probes_and_uploads_do_not_wait_for_a_hanging_postgresql(
+    proxy: TcpProxy, log: PredictionsDatabase, start: Start
+) -> None:
+    service = start(url=proxy.url(log.database), database_timeout_s=TIMEOUT_S, request_timeout_s=60)
+    assert send(service, request(0, 0)).json["logged"] == "committed"
+    proxy.freeze()
+    upload = upload_request("large.jpg", IMAGES[0] + bytes(2_000_000))  # what follows a JPEG is ignored
+    page = b"GET /predictions HTTP/1.1\r\nHost: test\r\n\r\n"
+    with ThreadPoolExecutor() as threads:
+        pages = threads.submit(send_at_once, service.port, [page] * READERS)
+        uploaded = threads.submit(send, service, upload)
+        service.wait_until(lambda: read_readiness(service)["logged"] == "queued")
+        started = time.monotonic()
+        assert read_readiness(service)["status"] == "ready"
+        assert time.monotonic() - started < TIMEOUT_S
+    assert max(response.seconds for response in pages.result()) < TIMEOUT_S
+    assert {(response.status, response.error_code) for response in pages.result()} <= {
+        (503, "database_unavailable"),
+        (503, "overloaded"),
+    }
+    assert uploaded.result().json["logged"] == "queued"
+    keyed = send(service, upload_request("keyed.jpg", IMAGES[1], key="a"))
+    assert (keyed.json["logged"], keyed.seconds < TIMEOUT_S) == ("queued", True)
+    proxy.thaw()
+    wait_for_recovery(service)
+    assert len(log.requests()) == 3
 
 
 def test_a_full_outbox_refuses_requests_and_keeps_acknowledged_rows(log: PredictionsDatabase, start: Start) -> None:

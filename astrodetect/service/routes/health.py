@@ -1,13 +1,12 @@
 """Liveness, readiness and metrics, for those who operate the service."""
 
-import asyncio
 import logging
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from astrodetect.errors import AstrodetectError, ModelMissing, NotReady, ShuttingDown
+from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
 from astrodetect.service.services import MetricsDep, ServicesDep, ended
@@ -33,16 +32,17 @@ async def live() -> Any:
 async def ready(services: ServicesDep) -> Any:
     """Readiness: the default model is loaded, and predictions are recorded in PostgreSQL or on disk."""
     problems, results = [], {}
+    if services.shutdown.draining:
+        problems.append("the service is shutting down")
     for name, check in (
-        ("shutdown", lambda: asyncio.to_thread(services.shutdown.check_ready)),
         ("model", services.models.check),
-        ("recorder", lambda: asyncio.to_thread(services.recorder.check)),
+        ("recorder", services.storage.check),
     ):
         try:
             results[name] = await check()
         except AstrodetectError as error:
             problems.append(error.public or str(error))
-            if not isinstance(error, ModelMissing | ShuttingDown):  # these are logged once
+            if not isinstance(error, ModelMissing):  # this is logged once
                 log.error("not ready: %s", error)
     if names := ended(services.background_threads):
         problems.append(f"the background thread {', '.join(names)} has ended: restart the service")

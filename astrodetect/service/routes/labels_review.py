@@ -8,13 +8,14 @@ from starlette.responses import StreamingResponse
 
 from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import LabelId, LabelName, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.schemas import CSV, LabelRequest, LabelResponse, ReviewResponse, csv_response
 from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 
-router = APIRouter()
+router = APIRouter(route_class=DatabaseRoute)
 
 
 @router.post(

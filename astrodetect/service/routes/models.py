@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import VERSION_PATTERN, ModelPath
@@ -28,7 +29,7 @@ MANIFEST_FIELDS = (
     "simulated",
     "warnings",
 )
-router = APIRouter()
+router = APIRouter(route_class=DatabaseRoute)
 
 
 class EarlierVersionResponse(BaseModel):

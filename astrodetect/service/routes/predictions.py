@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
 from astrodetect.service.schemas import (
@@ -33,7 +34,7 @@ FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadshe
 
 ExportFormat: TypeAlias = Literal["csv", "json"]
 NeighbourCount: TypeAlias = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS)]
-router = APIRouter()
+router = APIRouter(route_class=DatabaseRoute)
 
 
 @router.get("/predictions", response_model=PredictionsResponse, responses=declared(422, 503))

@@ -7,10 +7,11 @@ from starlette.responses import Response
 
 from astrodetect.anomalies.domain import LATEST_IMAGES, LatestImages
 from astrodetect.errors import DatabaseError
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep
 from astrodetect.service.web.rendering import render
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get("/domain")

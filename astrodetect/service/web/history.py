@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
@@ -51,7 +52,7 @@ ERRORS = {  # what to enter instead
 }
 TOO_LONG = f"is too long: {MAX_FILTER_CHARS} characters at most"
 _validate: Callable[..., PredictionFilters] = validate_call(prediction_filters)  # the same rules as the API
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from astrodetect.errors import AstrodetectError, NotFound, VectorMissing, Vector
 from astrodetect.inference.heat_maps import has_detail
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
 from astrodetect.reports.html import HeatLegend, heat_map_overlay
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import PredictionId
 from astrodetect.service.services import DatabaseDep, HeatMapsDep, ServiceDatabase, Services, ServicesDep
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -29,7 +30,7 @@ NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
     VectorsOff: f"No neighbours: the database lacks pgvector. {SETUP_DB_COMMAND} says how to install it.",
 }
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

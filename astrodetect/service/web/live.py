@@ -11,6 +11,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
 from astrodetect.records import ANOMALY, Prediction, PredictionFilters
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.live_feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import (
     CURSOR_PATTERN,
@@ -29,7 +30,7 @@ THUMBNAIL_DELAY = dt.timedelta(seconds=10)  # within which the thumbnail of a ne
 DATABASE_DOWN = "The database does not answer; trying again."
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx must not buffer events
 OnlyParam: TypeAlias = Annotated[Literal["", "unusual"], Query()]
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get("/live")

@@ -16,6 +16,7 @@ from astrodetect.model_store import store, versions
 from astrodetect.model_store.manifest import Manifest, Precision, invalid_manifests, list_manifests, read_manifest
 from astrodetect.records import ImageContract
 from astrodetect.reports.evaluation_report import as_table_rows
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.query_params import (
     MAX_MODEL_NAME_CHARS,
@@ -41,7 +42,7 @@ REPORT_POLICY = "; ".join(  # a report is self-contained: its script runs in a s
         "sandbox allow-scripts",
     )
 )
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

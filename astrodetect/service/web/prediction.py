@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH
 from astrodetect.records import BIGINT_MAX, Prediction
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import ChosenLabel, LabelId, PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
@@ -20,7 +21,7 @@ MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH, "label": MAX
 MAX_OTHERS = 12  # other predictions of the same image
 MAX_LABELS_SHOWN = 20
 Compact: TypeAlias = Annotated[bool, Form()]  # whether the labels are on an upload card
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get("/history/{id}")

@@ -18,6 +18,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, LabelValue, own_names
 from astrodetect.records import BIGINT_MAX
 from astrodetect.reports.svg_charts import MARKER_COLOURS, MARKER_SHAPES, MAX_MARKED_CLASSES, OTHER_CLASSES
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.projection_jobs import MAX_PROJECTED, ProjectionState
 from astrodetect.service.projection_store import StoredProjection
 from astrodetect.service.query_params import PredictionId
@@ -29,7 +30,7 @@ IMAGE_MAX_AGE_S = 60
 UNLABELLED = "not labelled"
 NOVELTY_STEPS = np.array([0.5, 0.9, 0.99, 1.0], np.float32)  # boundaries of the novelty groups
 LEGENDS_CACHED = 2  # projections: the current one and its successor
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

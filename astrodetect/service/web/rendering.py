@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from astrodetect import __version__
 from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import services_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,7 +30,7 @@ STATIC_URL = f"/static/{hashlib.sha256(b''.join(STATIC_FILES.values())).hexdiges
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 TEMPLATE = template_environment(TEMPLATES)
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get("/static/{version}/{name}")

@@ -16,6 +16,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, MAX_NOTE_LENGTH, LabelValue, is_wanted, own_names
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import ChosenLabel
 from astrodetect.service.review_queue import ORDER_LENGTH, ReviewCandidate, space_blocks
 from astrodetect.service.services import Services, ServicesDep
@@ -52,7 +53,7 @@ ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
 
 PostedChoice: TypeAlias = Annotated[ReviewChoice, Depends(posted_choice)]
 PredictionIdField: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
-router = APIRouter(include_in_schema=False, prefix=REVIEW_PATH)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False, prefix=REVIEW_PATH)
 
 
 @dataclass(frozen=True, slots=True)

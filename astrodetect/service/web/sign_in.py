@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.middleware.security import KEY_COOKIE, SIGN_IN_PATH, ApiKeys
 from astrodetect.service.services import ApiKeysDep
 from astrodetect.service.web.rendering import render
@@ -14,7 +15,7 @@ from astrodetect.service.web.rendering import render
 COOKIE_MAX_AGE_S = 30 * 86_400
 MAX_API_KEY_LENGTH = 1000  # characters
 LOCAL_URL = re.compile(r"/(?![/\\])[!-\[\]-~]{0,999}")  # browsers read // and /\ as the start of another host
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get(SIGN_IN_PATH)

@@ -17,6 +17,7 @@ from astrodetect.model_store.publication import INT8
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, MODEL_NAME_PATTERN, ModelPath
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.training_jobs import check_images
@@ -33,7 +34,7 @@ EMPTY_FORM = {**dict.fromkeys(FIELDS, ""), "recipe": DEFAULT_RECIPE, "stretch": 
 Place: TypeAlias = Literal["start", "models"]  # the page that shows the trainings
 PathField: TypeAlias = Annotated[str, Form(max_length=MAX_PATH_CHARS)]
 ClassField: TypeAlias = Annotated[str, Form(max_length=MAX_CLASS_CHARS)]
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from astrodetect import images
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import Prediction, QueuedPrediction
+from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
@@ -28,7 +29,7 @@ MAX_COUNTED = 100  # unlabelled unusual images
 SAMPLE_CLASSES, SAMPLES_PER_CLASS = 2, 3
 VIEW_UNAVAILABLE = "The database does not answer; the thumbnail will be on the image's page."
 log = logging.getLogger("uvicorn.error")
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)
