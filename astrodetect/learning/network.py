@@ -6,6 +6,7 @@ Input: RGB pixels in 0…255. Output: probabilities.
 import contextlib
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.engine import FEATURES, SCORE
 from astrodetect.learning import efficientnet_lite
 from astrodetect.learning.keras_runtime import keras
+from astrodetect.learning.weights_file import open_weights
 from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
 NORMALISATION = "normalisation"
@@ -149,39 +151,29 @@ def load_packaged_weights(model: keras.Model, recipe: str) -> None:
 def load_weights_file(model: keras.Model, recipe: str, path: Path) -> None:
     """Load the backbone from a Keras `.h5` file: a model of ours, or weights as Keras publishes them.
 
-    Arrays are read by layer name; the network configuration in the file is never deserialised.
+    Arrays are read by layer name, once their shapes are known to fit.
     """
-    try:
-        with h5py.File(path) as file:
-            group = file.get("model_weights", file)
-            stored = {
-                name: [np.asarray(group[name][weight]) for weight in group[name].attrs["weight_names"]]
-                for name in group.attrs["layer_names"]
-            }
-    except (OSError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} is not a Keras .h5 file of weights by layer") from error
-    arrays = {_text(name): weights for name, weights in stored.items() if weights}
-    _set_backbone_weights(model, recipe, arrays, path.name)
+    with open_weights(path) as arrays:
+        _set_backbone_weights(model, recipe, arrays, path.name)
 
 
-def _set_backbone_weights(model: keras.Model, recipe: str, stored: dict[str, list[np.ndarray]], source: str) -> None:
+def _set_backbone_weights(
+    model: keras.Model, recipe: str, stored: Mapping[str, Sequence[np.ndarray | h5py.Dataset]], source: str
+) -> None:
     backbone = RECIPES[recipe].backbone
     layers = [layer for layer in backbone_layers(model) if layer.name != NORMALISATION or layer.name in stored]
-    if NORMALISATION not in stored and backbone is not None:  # as Keras publishes them
-        if backbone.imagenet_bgr:
-            first = layers[0].name
-            kernel, *rest = stored.get(first, [np.empty((1, 1, 1, 1))])
-            stored = stored | {first: [kernel[:, :, ::-1], *rest]}
-        set_normalisation(model, backbone.imagenet)
     for layer in layers:
         expected = [tuple(weight.shape) for weight in layer.weights]
         shapes = [array.shape for array in stored.get(layer.name, [])]
         if shapes != expected:
             mismatch = f"layer {layer.name} has {shapes or 'no weights'}, not {expected}"
             raise ModelError(f"{source} holds no {recipe}: {mismatch}")
-        layer.set_weights(stored[layer.name])
+    published = backbone if NORMALISATION not in stored else None  # by Keras
+    for layer in layers:
+        arrays = [np.asarray(array) for array in stored[layer.name]]
+        if published and published.imagenet_bgr and layer is layers[0]:
+            arrays[0] = arrays[0][:, :, ::-1]
+        layer.set_weights(arrays)
+    if published:
+        set_normalisation(model, published.imagenet)
     model.get_layer(NORMALISATION).finalize_state()
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name

@@ -1,0 +1,61 @@
+"""Keras `.h5` files of weights, which may come from anyone: only arrays that lie in the file itself are read."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from astrodetect.errors import ModelError
+
+MODEL_WEIGHTS = "model_weights"  # of whole models; files of weights alone begin with the layers
+MAX_NAMES = 10_000
+MAX_CHUNK_BYTES = 2**20  # of a compressed array, unless the array is as large
+LOCAL_LAYOUTS = {h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Mapping[str, Sequence[h5py.Dataset]]]:
+    """The arrays by layer, not read yet; the network configuration in the file is never deserialised."""
+    try:
+        with h5py.File(path) as file:
+            try:
+                weights = _arrays(file)
+            except ModelError as error:
+                raise ModelError(f"{path}: {error}") from error
+            yield {layer: arrays for layer, arrays in weights.items() if arrays}
+    except (OSError, KeyError, AttributeError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{path} is not a Keras .h5 file of weights by layer") from error
+
+
+def _arrays(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
+    root = _member(file, MODEL_WEIGHTS) if MODEL_WEIGHTS in file.keys() else file  # noqa: SIM118 - follows no link
+    groups = {layer: _member(root, layer) for layer in _names(root, "layer_names")}
+    return {layer: [_array(group, name) for name in _names(group, "weight_names")] for layer, group in groups.items()}
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    stored = group.attrs.get_id(attribute)
+    if math.prod(stored.shape) > MAX_NAMES:
+        raise ModelError(f"{attribute} has more than {MAX_NAMES:,} names")
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs[attribute]]
+
+
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    for part in name.strip("/").split("/"):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise ModelError(f"{name} is a link, which may lead to another file")
+        group = group[part]
+    return group
+
+
+def _array(group: h5py.Group, name: str) -> h5py.Dataset:
+    array = _member(group, name)
+    if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiu":
+        raise ModelError(f"{name} is no array of numbers")
+    if array.id.get_create_plist().get_layout() not in LOCAL_LAYOUTS or array.external:
+        raise ModelError(f"the values of {name} are not in this file")
+    if array.chunks and math.prod(array.chunks) * array.dtype.itemsize > max(MAX_CHUNK_BYTES, 2 * array.nbytes):
+        raise ModelError(f"{name} is stored in parts that are larger than itself")
+    return array
