@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from astrodetect import __version__
+from astrodetect.db.embedded.lifetime import restart_server
 from astrodetect.service import error_handlers
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
@@ -42,7 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
             connect = partial(
                 Database, url, connections=settings.database_connections, timeout_s=settings.database_timeout_s
             )
-            async with open_services(settings, metrics, api_keys, connect) as services:
+            restart = None if settings.database_url else partial(restart_server, settings.postgres_dir)
+            async with open_services(settings, metrics, api_keys, connect, restart) as services:
                 attach(app, services)
                 yield
 

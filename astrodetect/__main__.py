@@ -1,15 +1,20 @@
 """`astrodetect COMMAND …`, or `python -m astrodetect COMMAND …`: the commands are in `cli/`."""
 
-import argparse
-import os
 import signal
 import sys
-from pathlib import Path
 
-import shtab
+IS_PROGRAM = __name__ == "__main__" or sys.argv[0].endswith("astrodetect")
+if IS_PROGRAM:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports needs no traceback
 
-from astrodetect import __version__
-from astrodetect.cli import (
+import argparse  # noqa: E402
+import os  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import shtab  # noqa: E402
+
+from astrodetect import __version__  # noqa: E402
+from astrodetect.cli import (  # noqa: E402
     adapt,
     anomalies,
     backup,
@@ -26,9 +31,9 @@ from astrodetect.cli import (
     simulate,
     split,
 )
-from astrodetect.cli._options import command_parser, complete_paths
-from astrodetect.errors import AstrodetectError
-from astrodetect.settings import PROGRAMS
+from astrodetect.cli._options import command_parser, complete_paths  # noqa: E402
+from astrodetect.errors import AstrodetectError  # noqa: E402
+from astrodetect.settings import PROGRAMS  # noqa: E402
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
@@ -66,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
+        if IS_PROGRAM:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return int(arguments.command(arguments))
     except AstrodetectError as error:
         print(f"astrodetect: {error}", file=sys.stderr)

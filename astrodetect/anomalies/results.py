@@ -17,6 +17,7 @@ from astrodetect.anomalies import consensus
 from astrodetect.anomalies.conformal import Discoveries
 from astrodetect.anomalies.novelty import NoveltyResult
 from astrodetect.anomalies.projection import Projection
+from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats, ImagePath
@@ -204,6 +205,8 @@ def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]]) -> Non
 def _csv_value(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return literal_text(value)
     return f"{value:.7g}" if isinstance(value, float) else value  # single precision
 
 

@@ -1,11 +1,13 @@
 """The command line of train_model.py."""
 
 import argparse
+import re
 from pathlib import Path
 
 from astrodetect.cli._options import add_figure_options, class_count, class_name, float_between, int_at_least
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.images import ORIENTATIONS
+from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
 from astrodetect.model_store.publication import INT8
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.settings import settings
@@ -234,4 +236,6 @@ def _h5_path(text: str) -> Path:
         )
     if Path(text).suffix != ".h5" or Path(text).stem.endswith(INT8):  # the int8 network of NAME has that name
         raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {INT8}.h5, not {text}")
+    if not re.fullmatch(MODEL_NAME_PATTERN, Path(text).stem):
+        raise argparse.ArgumentTypeError(f"a file name of letters, digits, _, - and . for the service, not {text}")
     return Path(text)

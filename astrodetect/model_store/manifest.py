@@ -18,6 +18,7 @@ from astrodetect.evaluation.metrics import predict_classes, significant_auc
 from astrodetect.records import Floats, ImageContract, Pixels
 from astrodetect.settings import TRAIN_COMMAND
 
+MODEL_NAME_PATTERN = r"^\w[\w.-]*$"  # no path traversal
 MANIFEST_FORMAT = 1
 RETRAIN = f"train it again with {TRAIN_COMMAND}"
 NOVELTY = ".novelty.npz"  # suffix of the file of anomaly detectors

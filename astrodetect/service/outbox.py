@@ -29,8 +29,10 @@ from astrodetect.records import ScoredImage
 SEGMENT_BYTES = 4_000_000  # at most this much is drained again after a crash
 MAX_ROW_BYTES = 5_000  # more than any row needs, unless its name is very long
 SUFFIX = ".rows"
+ROW_FIELDS = {field.name for field in fields(ScoredImage)}
 WRITE_CHECK_FILE = "write-check"
-DAMAGED_FILE = "damaged"  # lines with a wrong checksum
+DAMAGED_FILE = "damaged"  # lines with a wrong checksum, or that are no rows
+NEWER_FILE = "newer"  # lines with fields that this version does not know
 
 log = logging.getLogger("uvicorn.error")
 
@@ -193,19 +195,31 @@ class Outbox:
 
     def _recover(self, path: Path) -> _Segment | None:
         """A segment of an earlier process; its damaged lines are moved to DAMAGED_FILE and reported."""
-        segment, damaged = _Segment(path, size=path.stat().st_size), []
+        segment, unknown = _Segment(path, size=path.stat().st_size), set[str]()
+        kept_aside: dict[str, list[bytes]] = {DAMAGED_FILE: [], NEWER_FILE: []}
         with path.open("rb") as file:
             for line in file:
                 if row := _parse_line(line):
                     segment.rows += 1
                     if row.has_client_key:
                         self._keyed[row.request_id] = row
+                    if fields_of_line := _unknown_fields(line):
+                        unknown |= fields_of_line
+                        kept_aside[NEWER_FILE].append(line)
                 else:
-                    damaged.append(line)
-        if damaged:
-            log.error("%s: %d lines were damaged by a crash and are left out", path, len(damaged))
-            with (self._folder / DAMAGED_FILE).open("ab") as file:
-                file.writelines(damaged)
+                    kept_aside[DAMAGED_FILE].append(line)
+        for name, lines in kept_aside.items():
+            if lines:
+                with (self._folder / name).open("ab") as file:
+                    file.writelines(lines)
+        if damaged := kept_aside[DAMAGED_FILE]:
+            log.error("%s: %d damaged lines are left out and kept in %s", path, len(damaged), DAMAGED_FILE)
+        if newer := kept_aside[NEWER_FILE]:
+            names = ", ".join(sorted(unknown))
+            log.warning(
+                "%s: %d rows of a newer version are recorded without %s, and kept in %s",
+                *(path, len(newer), names, NEWER_FILE),
+            )
         if not segment.rows:
             path.unlink()
             return None
@@ -214,9 +228,11 @@ class Outbox:
 
 def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tuple[Path, list[Path]]:
     """The first subfolder that no other process has locked, and the segments in all such; `locks` gets their locks."""
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in itertools.count():
         folder = parent / str(number)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)  # of an earlier version: rows say what images show
         if _lock(folder, locks):
             own = list(folder.glob(f"*{SUFFIX}"))
             return folder, _in_order([*own, *_claim_segments(parent, locks)])
@@ -259,9 +275,15 @@ def _parse_line(line: bytes) -> ScoredImage | None:
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
         return None
-    values = json.loads(text)
-    values["request_id"] = uuid.UUID(values["request_id"])
-    values["timestamp"] = dt.datetime.fromisoformat(values["timestamp"])
-    values["vector"] = tuple(values["vector"]) if values.get("vector") else None
-    known = {field.name for field in fields(ScoredImage)}  # a newer version, rolled back since, may have written others
-    return ScoredImage(**{name: value for name, value in values.items() if name in known})
+    try:
+        values = json.loads(text)
+        values["request_id"] = uuid.UUID(values["request_id"])
+        values["timestamp"] = dt.datetime.fromisoformat(values["timestamp"])
+        values["vector"] = tuple(values["vector"]) if values.get("vector") else None
+        return ScoredImage(**{name: value for name, value in values.items() if name in ROW_FIELDS})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _unknown_fields(line: bytes) -> set[str]:
+    return {*json.loads(line.partition(b" ")[2])} - ROW_FIELDS

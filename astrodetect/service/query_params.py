@@ -10,11 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
 
 from astrodetect.labels import LabelValue, parse_label
+from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
 from astrodetect.records import BIGINT_MAX, PredictionFilters
 
 MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100
-MODEL_NAME_PATTERN = r"^\w[\w.-]*$"  # no path traversal
 OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
 VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
 

@@ -120,7 +120,11 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, metrics: Metrics, api_keys: ApiKeys, connect: Callable[[], ServiceDatabase]
+    settings: Settings,
+    metrics: Metrics,
+    api_keys: ApiKeys,
+    connect: Callable[[], ServiceDatabase],
+    restart_database: Callable[[], object] | None = None,
 ) -> AsyncIterator[Services]:
     """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
     async with AsyncExitStack() as stack:
@@ -212,7 +216,7 @@ async def open_services(
         )
         training_jobs = TrainingJobs(settings.models_dir, api_keys, enabled=settings.train_on_page)
         stack.push_async_callback(asyncio.to_thread, training_jobs.close)
-        storage = stack.enter_context(closing(StorageMonitor(database.heartbeat, recorder, outbox)))
+        storage = stack.enter_context(closing(StorageMonitor(database.heartbeat, recorder, outbox, restart_database)))
         periodic.append(storage)
         background_threads = [recorder.thread, *thumbnails.threads, *(part.thread for part in periodic)]
         metrics.add_gauge("ended_threads", "Background threads that failed", lambda: len(ended(background_threads)))

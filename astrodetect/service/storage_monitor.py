@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from astrodetect.errors import DatabaseError, DatabaseUnavailable, OutboxFull
@@ -12,6 +13,7 @@ from astrodetect.service.recorder import Recorder
 
 INTERVAL_S = 0.25
 WRITE_INTERVAL_S = 5.0  # between two writes to the disk of the outbox
+RESTART_INTERVAL_S = 5.0
 FIRST_CHECK_S = 1.0  # at the start; a server that hangs is not waited for
 
 
@@ -23,10 +25,13 @@ class DatabaseHeartbeat(Protocol):
 
 
 class StorageMonitor(PeriodicThread):
-    """Checks PostgreSQL four times a second, and the disk of the outbox every few seconds."""
+    """Checks PostgreSQL four times a second and the disk of the outbox every few seconds; restarts a killed server."""
 
-    def __init__(self, heartbeat: DatabaseHeartbeat, recorder: Recorder, outbox: Outbox) -> None:
+    def __init__(
+        self, heartbeat: DatabaseHeartbeat, recorder: Recorder, outbox: Outbox, restart: Callable[[], object] | None
+    ) -> None:
         self._heartbeat, self._recorder, self._outbox = heartbeat, recorder, outbox
+        self._restart, self._next_restart = restart, 0.0  # of the embedded PostgreSQL
         self._database_error: DatabaseError | None = DatabaseUnavailable("PostgreSQL has not answered yet")
         self._disk_error: OutboxFull | None = None
         self._next_write = 0.0
@@ -63,3 +68,6 @@ class StorageMonitor(PeriodicThread):
             self._database_error = error
         finally:
             self._checked.set()
+        if self._database_error and self._restart and time.monotonic() >= self._next_restart:
+            self._next_restart = time.monotonic() + RESTART_INTERVAL_S
+            self._restart()

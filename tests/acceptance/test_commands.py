@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -101,3 +102,17 @@ def test_sigterm_ends_process_1_of_a_container_as_ctrl_c(tmp_path: Path) -> None
         process_1.terminate()
         assert unshare.wait(30) == 130
     assert "stopped: run the same command again to continue" in log.read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "shtab.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")  # is imported early
+    done = subprocess.run(
+        [sys.executable, "-m", "astrodetect", "models"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -45,6 +45,12 @@ def test_the_service_with_the_embedded_postgresql_leaves_nothing_running(
                 shell=True, capture_output=True, text=True, check=True,
             ).stdout.strip()  # fmt: skip
             assert output == f"{start}|sky.jpg|{response['score']!r}|{response['result']}"
+            if start == 2:
+                server = int((tmp_path / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
+                os.kill(server, signal.SIGKILL)  # the service starts it again
+                service.wait_until(lambda: service.detect(jpeg).json()["logged"] == "queued")
+                service.wait_until(lambda: httpx2.get(f"{service.url}/health/ready").json()["logged"] == "committed")
+                assert service.detect(jpeg).json()["logged"] == "committed"
             service.signal(signal.SIGINT if start == 1 else signal.SIGTERM)
             assert service.wait() == 0
         assert "Application shutdown complete" in service.output

@@ -201,6 +201,7 @@ def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(t
         (("--epochs", "0"), "at least 1"),
         (("--crop", "2"), "between 0.1 and 1"),
         (("--output", "model.keras"), "ends in .h5"),
+        (("--output", "mo del.h5"), "letters, digits"),
         (("--weights", "gone.h5"), "gone.h5"),
         (("--positive", "SB"), "they name two classes"),
         (("--classes", "E"), "two or more different classes, or all"),

@@ -220,7 +220,7 @@ def test_the_number_of_statements_does_not_depend_on_the_number_of_rows(
     statements, run = [], database._execute
 
     def count_and_run(statement: str, values: Any) -> Any:
-        if threading.current_thread().name.startswith("AnyIO"):  # a request's, not the thumbnail writer's
+        if threading.current_thread().name.startswith("reader"):  # a request's, not the thumbnail writer's
             statements.append(statement)
         return run(statement, values)
 

@@ -94,12 +94,27 @@ def test_rows_queued_by_an_earlier_version_are_drained(opened: Opened, tmp_path:
     assert (row.novelty, row.vector, row.space) == (None, None, None)
 
 
-def test_unknown_fields_of_rows_queued_by_a_newer_version_are_ignored(opened: Opened, tmp_path: Path) -> None:
+def test_rows_queued_by_a_newer_version_are_recorded_without_unknown_fields_and_kept_aside(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _, _, text = outbox._format_line(row("m51")).partition(b" ")
     line = text.rstrip(b"\n").replace(b"{", b'{"margin": 0.25, ', 1)
     (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "00000001.rows").write_bytes(b"%08x %s\n" % (zlib.crc32(line), line))
+    no_row = b'{"image_name": "m52"}'
+    lines = [b"%08x %s\n" % (zlib.crc32(text), text) for text in (line, no_row)]
+    (tmp_path / "0" / "00000001.rows").write_bytes(b"".join(lines))
     assert [queued.image_name for queued in drain(opened())] == ["m51"]
+    assert "1 rows of a newer version are recorded without margin" in caplog.text
+    assert (tmp_path / "0" / "newer").read_bytes() == lines[0]
+    assert (tmp_path / "0" / "damaged").read_bytes() == lines[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_only_the_user_of_the_service_reads_the_outbox(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "outbox"
+    box = outbox.Outbox(folder, max_bytes=10_000)
+    box.close()
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder / "0")} == {0o700}
 
 
 def test_a_row_with_a_vector_fits_the_reserved_size() -> None:
@@ -133,7 +148,7 @@ def test_a_crash_loses_no_row_and_a_damaged_line_is_reported(
     whole = segment.read_bytes()
     segment.write_bytes(whole + whole.splitlines(keepends=True)[0][:-5])
     second = opened()
-    assert "1 lines were damaged" in caplog.text
+    assert "1 damaged lines are left out" in caplog.text
     assert second.find(rows[1].request_id) == rows[1]
     second.append([row("new")])
     assert [row.image_name for row in drain(second)] == ["0", "1", "2", "new"]

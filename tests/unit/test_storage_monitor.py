@@ -21,7 +21,10 @@ class Storage:
         self.recorder = SimpleNamespace(commit_failed=False, queueing=False)
         self.outbox = SimpleNamespace(full=False, check_writes=lambda: self.disk_error)
         self.disk_error: OutboxFull | None = None
-        self.steps = 0
+        self.steps = self.restarts = 0
+
+    def restart(self) -> None:
+        self.restarts += 1
 
     def check(self) -> None:
         self.steps += 1
@@ -43,7 +46,7 @@ def state(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """The state after the next step: where a row would go, or the error."""
     monkeypatch.setattr(storage_monitor, "INTERVAL_S", 0.001)
     monkeypatch.setattr(storage_monitor, "WRITE_INTERVAL_S", 0.0)
-    monitor = StorageMonitor(storage, cast(Any, storage.recorder), cast(Any, storage.outbox))
+    monitor = StorageMonitor(storage, cast(Any, storage.recorder), cast(Any, storage.outbox), storage.restart)
 
     async def read() -> str:
         steps = storage.steps
@@ -60,8 +63,10 @@ def state(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_a_row_goes_to_postgresql_or_to_the_disk(storage: Storage, state: Callable[[], str]) -> None:
     assert state() == "committed"
+    assert storage.restarts == 0
     storage.database_error = DatabaseUnavailable("down")
     assert state() == "queued"
+    assert storage.restarts == 1
     storage.database_error = DatabaseNotSetUp("run setup_db")
     assert state() == "run setup_db"
     storage.database_error, storage.recorder.queueing = None, True

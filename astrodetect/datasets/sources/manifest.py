@@ -15,6 +15,7 @@ from urllib.parse import quote
 import fasteners
 
 from astrodetect import atomic_files, images
+from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
 from astrodetect.progress import track_progress
 
@@ -77,7 +78,7 @@ class CollectionManifest:
         atomic_files.write_bytes(self.folder / path, data)
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         entry = replace(entry, path=path.as_posix(), sha256=hashlib.sha256(data).hexdigest(), fetched=now)
-        _append(self.folder / CATALOGUE, _line(asdict(entry).values()))
+        _append(self.folder / CATALOGUE, _entry_line(entry))
         self._count(entry)
 
     def skip(self, entry: ManifestEntry, reason: str) -> None:
@@ -99,7 +100,7 @@ class CollectionManifest:
         intact = [entry for entry in tracked if self._is_intact(entry)]
         for entry in intact:
             self._count(entry)
-        lines = [_line(COLUMNS), *(_line(asdict(entry).values()) for entry in intact)]
+        lines = [_line(COLUMNS), *(_entry_line(entry) for entry in intact)]
         atomic_files.write_bytes(self.folder / CATALOGUE, "".join(lines).encode())
 
     def _is_intact(self, entry: ManifestEntry) -> bool:
@@ -122,7 +123,7 @@ def open_manifest(folder: Path) -> Iterator[CollectionManifest]:
 
 def file_name(text: str) -> str:
     """A file name valid on every file system; different texts give different names."""
-    name = re.sub(r"[^\w .+()=,@-]|^\.|[. ]$", lambda match: _percent_encode(match[0]), text.strip())
+    name = re.sub(r"[^\w .+()=,@-]|^[.=+@-]|[. ]$", lambda match: _percent_encode(match[0]), text.strip())
     if len(name.encode()) > MAX_NAME_BYTES:
         prefix = name.encode()[: MAX_NAME_BYTES - 17].decode(errors="ignore")
         name = f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -130,7 +131,7 @@ def file_name(text: str) -> str:
 
 
 def _percent_encode(character: str) -> str:
-    return f"%{ord(character):02X}" if character == "." else quote(character, safe="")
+    return f"%{ord(character):02X}" if character in ".-" else quote(character, safe="")
 
 
 def _read_rows(path: Path) -> list[ManifestEntry]:
@@ -149,6 +150,13 @@ def _read_rows(path: Path) -> list[ManifestEntry]:
 def _append(path: Path, line: str) -> None:
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(line)
+
+
+def _entry_line(entry: ManifestEntry) -> str:
+    """What a source says of an image is written so that no spreadsheet evaluates it; what identifies it, as it is."""
+    values = asdict(entry)
+    identity = {"label", "source", "source_id", "url"}
+    return _line(text if name in identity else literal_text(text) for name, text in values.items())
 
 
 def _line(values: Iterable[str]) -> str:

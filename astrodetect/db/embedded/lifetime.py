@@ -59,6 +59,14 @@ def embedded_server(folder: Path, database: str) -> Iterator[str]:
             _leave(folder)
 
 
+def restart_server(folder: Path) -> None:
+    """Starts the server that this process uses again, if it has been killed."""
+    folder = folder.absolute().resolve()
+    with _exclusive(folder):
+        if folder in _users:
+            server_process.ensure_running(folder)
+
+
 def psql_path() -> Path:
     """The user's own psql, or else the embedded one."""
     installed = shutil.which("psql")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from fastapi import APIRouter, Query, Request, UploadFile
 from starlette.responses import StreamingResponse
 
+from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
@@ -30,7 +31,6 @@ from astrodetect.service.services import DatabaseDep, DetectionDep, ServiceDatab
 MAX_PAGE_ROWS = 1000
 MAX_NEIGHBOURS = 100
 EXPORT_PAGE_ROWS = 1000
-FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadsheet evaluates
 
 ExportFormat: TypeAlias = Literal["csv", "json"]
 NeighbourCount: TypeAlias = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS)]
@@ -126,8 +126,7 @@ def _cell(value: object) -> str:
         return value.isoformat()
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text
+    return literal_text(value) if isinstance(value, str) else str(value)
 
 
 def _write_json(pages: Iterable[list[Prediction]]) -> Iterator[str]:

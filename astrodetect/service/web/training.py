@@ -12,13 +12,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation.curves import training_history
-from astrodetect.model_store.manifest import list_manifests
+from astrodetect.model_store.manifest import MODEL_NAME_PATTERN, list_manifests
 from astrodetect.model_store.publication import INT8
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, MODEL_NAME_PATTERN, ModelPath
+from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, ModelPath
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.training_jobs import check_images
 from astrodetect.service.web.rendering import render

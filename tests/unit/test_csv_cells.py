@@ -1,0 +1,45 @@
+"""Text that a spreadsheet would evaluate."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from astrodetect.anomalies import results
+from astrodetect.csv_cells import literal_text
+from astrodetect.datasets.sources import manifest
+from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
+
+ASCII = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", " =1+1", "\n=1"]
+FORMULAS = [*ASCII, "\u00a0=1", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20A"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_formula_is_preceded_by_an_apostrophe(text: str) -> None:
+    assert literal_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["", "m51.jpg", "a=b", "'=1", "NGC 1-2", "3 - 1"])
+def test_other_text_is_unchanged(text: str) -> None:
+    assert literal_text(text) == text
+
+
+def test_tables_of_anomalies_have_no_formulas(tmp_path: Path) -> None:
+    results._write_csv(tmp_path / "anomalies.csv", ["path", "novelty"], iter([["=1+1.png", -0.5], ["m51.png", 1]]))
+    assert (tmp_path / "anomalies.csv").read_text() == "path,novelty\n'=1+1.png,-0.5\nm51.png,1\n"
+
+
+def test_catalogues_have_no_formulas_but_keep_what_identifies_an_image(tmp_path: Path) -> None:
+    png = bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060"
+        "000000050001a5f645400000000049454e44ae426082"
+    )
+    entry = ManifestEntry(label="=x", source="s", source_id="=1", url="u", title="=HYPERLINK(1)", center=" =1+1")
+    for _ in range(2):  # the second run reads it
+        collection = CollectionManifest(tmp_path)
+        if not collection.already_tried(entry):
+            collection.save(entry, png, "-name")
+    with (tmp_path / manifest.CATALOGUE).open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["title"], row["center"], row["source_id"]) == ("'=HYPERLINK(1)", "' =1+1", "=1")
+    assert row["path"] == "%3Dx/%2Dname.png"
