@@ -1,5 +1,6 @@
 """The HTTP service: `uvicorn main:app`. An image in, a prediction out, its row in `predictions` before the response."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from astrodetect.db.embedded.lifetime import restart_server
 from astrodetect.service import error_handlers
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
-from astrodetect.service.middleware.request_log import RequestLogMiddleware, configure_logging
+from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
 from astrodetect.service.middleware.security import (
     SIGN_IN_BYTES,
     SIGN_IN_PATH,
@@ -46,7 +47,11 @@ def create_app(settings: Settings) -> FastAPI:
             restart = None if settings.database_url else partial(restart_server, settings.postgres_dir)
             async with open_services(settings, metrics, api_keys, connect, restart) as services:
                 attach(app, services)
-                yield
+                gc.freeze()  # what the start made lives as long as the service: no collection need traverse it
+                try:
+                    yield
+                finally:
+                    gc.unfreeze()
 
     app = FastAPI(
         title="astrodetect",
@@ -57,15 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks into the environment at each request
     )
-    app.add_middleware(SingleImageMiddleware)  # the last one added is the outermost
     default, by_path = body_limits(settings)
-    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)
+    log = RequestLog(metrics, is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining)
+    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
     app.add_middleware(AuthMiddleware, keys=api_keys)
-    app.add_middleware(
-        RequestLogMiddleware,
-        metrics=metrics,
-        is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining,
-    )
+    app.add_middleware(RequestLogMiddleware, log=log)
     error_handlers.add(app)
     for routes in (detection, predictions, labels_review, models, health):
         app.include_router(routes.router)
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in sections.ROUTERS:
         app.include_router(router)
     app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(SingleImageMiddleware, log=log, keys=api_keys, limit=by_path["/detect"])
     return app
 
 

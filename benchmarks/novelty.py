@@ -91,12 +91,7 @@ class LoggedService(NamedTuple):
 def services(place: Path) -> Iterator[dict[str, LoggedService]]:
     """A service whose model has novelty detectors, and one whose model has none."""
     plain = model.prepare()
-    with_detectors = place / "models"
-    shutil.copytree(plain, with_detectors)
-    sky = generator.make_dataset(place / "sky", {"E": TRAIN_IMAGES // 2, "SB": TRAIN_IMAGES // 2}, seed=SEED)
-    contract = read_manifest(plain / f"{model.NAME}.json").image
-    catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
-    store.attach_detectors(with_detectors, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
+    with_detectors = attach_detectors(plain, place)
     with ExitStack() as stack:
         services_by_name = {}
         for name, models in ((WITH, with_detectors), (WITHOUT, plain)):
@@ -113,6 +108,17 @@ def services(place: Path) -> Iterator[dict[str, LoggedService]]:
             service.wait_for_response(http_messages.get(f"{service.url}/health/ready"))
             services_by_name[name] = LoggedService(service, url)
         yield services_by_name
+
+
+def attach_detectors(models: Path, place: Path) -> Path:
+    """A copy of the models folder below `place`, with detectors, fitted to the images of `place`/sky."""
+    copy = place / "models"
+    shutil.copytree(models, copy)
+    sky = generator.make_dataset(place / "sky", {"E": TRAIN_IMAGES // 2, "SB": TRAIN_IMAGES // 2}, seed=SEED)
+    contract = read_manifest(models / f"{model.NAME}.json").image
+    catalogue = dataset.read_dataset(sky, ("E", "SB"), title="skies", contract=contract)
+    store.attach_detectors(copy, model.NAME, fit_novelty(catalogue, contract, SEED, read_ahead).save)
+    return copy
 
 
 def write_images(place: Path, rounds: int) -> list[Path]:

@@ -26,13 +26,14 @@ class BenchmarkError(Exception):
 
 
 class ServiceProcess:
-    """`uvicorn APP` on a free port, with more options."""
+    """`uvicorn MODULE:APP`, or the program MODULE, on a free port, with more options."""
 
     def __init__(self, app: str, environment: Mapping[str, str], log: Path, *options: str) -> None:
         self.app, self._log = app, log
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
+        program = ["uvicorn", app] if ":" in app else [app]
+        command = [sys.executable, "-m", *program, "--port", str(port), *options]
         with log.open("ab") as file:
             self._began = time.perf_counter()
             self.process = subprocess.Popen(

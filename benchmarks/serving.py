@@ -1,9 +1,13 @@
-"""`python -m benchmarks.serving`: our service against a naive one (`naive_service.py`), in the same run on one machine.
+"""`python -m benchmarks.serving`: our service against a naive one and LitServe, in the same run on one machine.
 
-Both serve the same model to the same callers, with one worker, and log to the same embedded PostgreSQL, a database
-each, fsync on. Both run all the time but only one is under load, in turns; the CPU share of the idle one is in the
-report. Start-up is measured from exec to the first scored image. The engine's own images/s are measured in the same
-run, while both services are idle. A status other than 200, or a missing row, fails the whole run without a report.
+All serve the same model to the same callers, and log to the same embedded PostgreSQL, a database each, fsync on. The
+naive one (`naive_service.py`) runs Keras; LitServe (`litserve_service.py`) the same int8 network as ours, in batches;
+it is left out where it is not installed. All run all the time but only one is under load, in turns; the CPU share of
+the idle ones is in the report. Start-up is measured from exec to the first scored image. The engine's own images/s are
+measured in the same run, while all are idle. A status other than 200, or a missing row, fails the whole run without a
+report.
+
+`--full` adds our service with anomaly detectors, vectors and thumbnails, and has the other one store no thumbnails.
 """
 
 import argparse
@@ -17,14 +21,21 @@ from typing import Any
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.settings import settings
-from benchmarks import bar_chart, hardware, model
+from benchmarks import bar_chart, hardware, model, novelty
 from benchmarks.processes import BenchmarkError, exit_on_signals, print_progress, run_module
-from benchmarks.serving_rounds import NAIVE, OURS, ServingBenchmark, databases
+from benchmarks.serving_rounds import (
+    FULL,
+    LITSERVE,
+    NAIVE,
+    OURS,
+    WITHOUT_LITSERVE,
+    ServingBenchmark,
+    databases,
+    services,
+)
 
-QUICK_S, FULL_S = (
-    {1: 2.0, 32: 4.0},
-    {1: 4.0, 8: 5.0, 32: 10.0},
-)  # seconds by callers; the naive service is slow at 32
+QUICK_S = {1: 1.5, 32: 3.0}  # seconds by callers
+FULL_S = {1: 4.0, 8: 5.0, 32: 10.0}  # the naive service is slow at 32
 ROUNDS = 3
 LOAD_METRICS = ("per_s", "p50_ms", "p99_ms")
 
@@ -36,12 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--size", type=int, default=model.SIZE, help="side of the network's input, pixels (default: 227)")
     add("--quick", action="store_true", help="one short round, in less than a minute")
+    add("--full", action="store_true", help="measure ours with detectors, vectors and thumbnails too")
     add("--json", action="store_true", help="print one JSON object")
     add("--picture", type=Path, help="path of the chart (default: benchmark/serving.svg in the data folder)")
     arguments = parser.parse_args(argv)
     try:
         with exit_on_signals():
-            report = measure(arguments.size, quick=arguments.quick)
+            report = measure(arguments.size, quick=arguments.quick, full=arguments.full)
     except (BenchmarkError, AstrodetectError) as failed:
         print_progress(f"serving: {failed}")
         return 1
@@ -54,20 +66,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(size: int, *, quick: bool) -> dict[str, Any]:
+def measure(size: int, *, quick: bool, full: bool) -> dict[str, Any]:
     """All rounds."""
-    began = time.monotonic()
+    began, names = time.monotonic(), services(full=full)
+    if LITSERVE not in names:
+        print_progress(WITHOUT_LITSERVE)
     print_progress("preparing the model")
     models = Path(run_module("benchmarks.model", "--size", str(size)).splitlines()[-1])
     prepared_s = time.monotonic() - began
     machine = hardware.describe()
     with (
         tempfile.TemporaryDirectory(prefix="astrodetect-benchmark-", ignore_cleanup_errors=True) as scratch,
-        databases(Path(scratch)) as urls,
+        databases(Path(scratch), names) as urls,
     ):
-        benchmark = ServingBenchmark(models, Path(scratch), urls)
+        with_detectors = novelty.attach_detectors(models, Path(scratch)) if full else None
+        benchmark = ServingBenchmark(models, with_detectors, Path(scratch), urls)
         if quick:
-            rounds = [benchmark.run_round(QUICK_S, engine_s=2.0)]
+            rounds = [benchmark.run_round(QUICK_S, engine_s=1.5)]
         else:
             rounds = [benchmark.run_round(FULL_S, engine_s=5.0) for _ in range(ROUNDS)]
     return summarise(rounds) | {
@@ -93,25 +108,31 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         return statistics.median(values)
 
     callers = tuple(rounds[0][OURS]["load"])
-    services = {}
-    for name in (NAIVE, OURS):
-        services[name] = {key: median(name, key) for key in ("first_answer_s", "peak_rss_mb", "pss_mb")}
-        services[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_METRICS for n in callers}
-    ours, naive = services[OURS], services[NAIVE]
+    measured: dict[str, dict[str, float]] = {}
+    for name in (name for name in (NAIVE, LITSERVE, OURS, FULL) if name in rounds[0]):
+        measured[name] = {key: median(name, key) for key in ("first_answer_s", "peak_rss_mb", "pss_mb")}
+        measured[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_METRICS for n in callers}
+    ours, naive = measured[OURS], measured[NAIVE]
     ours["ready_s"] = median(OURS, "ready_s")
     ratios = {f"throughput_ratio_{n}": ours[f"per_s_{n}"] / naive[f"per_s_{n}"] for n in callers}
     for share in ("p50", "p99"):
         ratios |= {f"{share}_ratio_{n}": naive[f"{share}_ms_{n}"] / ours[f"{share}_ms_{n}"] for n in callers}
+    for name in (OURS, FULL) if LITSERVE in measured else ():
+        if name in measured:
+            prefix = LITSERVE if name == OURS else f"full_{LITSERVE}"
+            peer, own = measured[LITSERVE], measured[name]
+            ratios |= {f"{prefix}_ratio_{n}": own[f"per_s_{n}"] / peer[f"per_s_{n}"] for n in callers}
+            ratios |= {f"{prefix}_p50_ratio_{n}": peer[f"p50_ms_{n}"] / own[f"p50_ms_{n}"] for n in callers}
     engine = {"images_per_s": median("engine", "images_per_s")} | {
         key: rounds[-1]["engine"][key] for key in ("precision", "streams", "batch")
     }
-    loads = [load for results in rounds for name in (NAIVE, OURS) for load in results[name]["load"].values()]
+    loads = [load for results in rounds for name in measured for load in results[name]["load"].values()]
     return ratios | {
         "memory_ratio": naive["peak_rss_mb"] / ours["peak_rss_mb"],
         "ready_ratio": naive["first_answer_s"] / ours["first_answer_s"],
         "engine_share": ours["per_s_32"] / engine["images_per_s"],
         "callers": callers,
-        "services": services,
+        "services": measured,
         "engine": engine,
         "precision": engine["precision"],
         "generator_cpu_share": max(load["cpu_share"] for load in loads),
@@ -140,16 +161,30 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [f"{'':24}{OURS:>14}{NAIVE:>14}{'better':>10}"]
     lines += [f"{name:24}{ours:>14,.1f}{naive:>14,.1f}{better:>10}" for name, ours, naive, better in table(report)]
     ours, naive, engine = report["services"][OURS], report["services"][NAIVE], report["engine"]
+    lines += [peer_line(report, name) for name in (LITSERVE, FULL) if name in report["services"]]
     lines += [
         f"memory after the load, PSS: {ours['pss_mb']:,.0f} and {naive['pss_mb']:,.0f} MB; "
         f"ours is ready after {ours['ready_s']:.2f} s",
         f"our engine alone: {engine['images_per_s']:.1f} images/s in {engine['precision']}, {engine['streams']} "
         f"streams of {engine['batch']}; with 32 callers the service reaches {report['engine_share']:.0%} of it",
         f"of the machine, the load generator took at most {report['generator_cpu_share']:.1%}, "
-        f"the idle service {report['idle_cpu_share']:.1%}",
+        f"the idle services {report['idle_cpu_share']:.1%}",
         about(report),
     ]
     return "\n".join(lines)
+
+
+def peer_line(report: dict[str, Any], name: str) -> str:
+    """A service that is not in the table, in one line."""
+    service, callers = report["services"][name], report["callers"]
+    rates = ", ".join(f"{service[f'per_s_{n}']:.1f}" for n in callers)
+    latencies = ", ".join(f"{service[f'p50_ms_{n}']:.1f}" for n in callers)
+    line = f"{name}: {rates} requests/s and p50 {latencies} ms for {', '.join(map(str, callers))} callers"
+    if LITSERVE in report["services"]:
+        prefix = f"full_{LITSERVE}" if name == FULL else LITSERVE
+        ratios = ", ".join(f"{report[f'{prefix}_ratio_{n}']:.2f}" for n in callers)
+        line += f"; {FULL if name == FULL else OURS} makes {ratios} times the requests/s of {LITSERVE}"
+    return line
 
 
 def about(report: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""A round of `benchmarks.serving`: start our service and the naive one, load them in turns, measure, stop them."""
+"""A round of `benchmarks.serving`: start our service and its peers, load them in turns, measure, stop them."""
 
 import contextlib
+import importlib.util
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -17,35 +18,43 @@ from benchmarks import hardware, http_messages, model
 from benchmarks.load import jpegs
 from benchmarks.processes import BenchmarkError, ServiceProcess, print_progress, run_module
 
-OURS, NAIVE = "astrodetect", "naive"
+OURS, FULL, NAIVE, LITSERVE = "astrodetect", "astrodetect_full", "naive", "litserve"
+WITHOUT_LITSERVE = "LitServe is left out: python -m pip install -r benchmarks/requirements.txt"
 WARM_S = {1: 0.3, 8: 0.5, 32: 1.0}
+
+
+def services(*, full: bool) -> list[str]:
+    """What is measured: LitServe where it is installed, ours with everything on where that is asked for."""
+    peers = [NAIVE, LITSERVE] if importlib.util.find_spec("litserve") else [NAIVE]
+    return [*peers, OURS, FULL] if full else [*peers, OURS]
 
 
 @dataclass(frozen=True, slots=True)
 class ServingBenchmark:
-    """The model folder, a scratch folder, and a database for each service."""
+    """The model folder, one with detectors, a scratch folder, and the database of each service."""
 
     models: Path
+    models_with_detectors: Path | None
     scratch: Path
     urls: dict[str, str]
 
     def run_round(self, seconds: dict[int, float], engine_s: float) -> dict[str, Any]:
-        """The measurements of one round by service, and of the engine alone while both are idle."""
-        results: dict[str, Any] = {NAIVE: {}, OURS: {}}
-        rows_before = {name: count_rows(self.urls[name]) for name in (NAIVE, OURS)}
+        """The measurements of one round by service, and of the engine alone while all are idle."""
+        results: dict[str, Any] = {name: {} for name in self.urls}
+        rows_before = {name: count_rows(url) for name, url in self.urls.items()}
         with contextlib.ExitStack() as stack:
             running = {}
-            for name in (NAIVE, OURS):
+            for name in self.urls:
                 running[name] = stack.enter_context(self._service(name))
                 results[name] |= self._measure_start(name, running[name])
                 results[name] |= {"load": {}, "answered": 1}
             for callers, lasting_s in seconds.items():
-                for name, other in ((NAIVE, OURS), (OURS, NAIVE)):
-                    report = self._load(running[name], running[other], callers, lasting_s)
+                for name in self.urls:
+                    report = self._load(running, name, callers, lasting_s)
                     results[name]["load"][callers] = report
                     results[name]["answered"] += sum(report["statuses"].values())
                     print_progress(
-                        f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.0f} ms"
+                        f"{name}, {callers} callers: {report['per_s']:.1f} requests/s, p50 {report['p50_ms']:.1f} ms"
                     )
             arguments = "--ours", "--json", "--seconds", str(engine_s), "--models", str(self.models)
             results["engine"] = json.loads(run_module("benchmarks.engine", *arguments).splitlines()[-1])
@@ -60,36 +69,43 @@ class ServingBenchmark:
         return results
 
     def _service(self, name: str) -> ServiceProcess:
-        environment = {"DATABASE_URL": self.urls[name]}
+        environment, log = {"DATABASE_URL": self.urls[name]}, self.scratch / f"{name}.log"
         if name == NAIVE:
             environment |= {"MODEL": str(self.models / f"{model.NAME}.h5")}
-            return ServiceProcess("benchmarks.naive_service:app", environment, self.scratch / "naive.log")
+            return ServiceProcess("benchmarks.naive_service:app", environment, log)
+        if name == LITSERVE:
+            int8 = self.models / f"{model.NAME}.int8.xml"
+            environment |= {"MODEL": str(int8 if int8.exists() else self.models / f"{model.NAME}.xml")}
+            return ServiceProcess("benchmarks.litserve_service", environment, log)
         environment |= {
-            "ASTRODETECT_MODELS_DIR": str(self.models),
-            "ASTRODETECT_DATA_DIR": str(self.scratch / "data"),
+            "ASTRODETECT_MODELS_DIR": str(self.models_with_detectors if name == FULL else self.models),
+            "ASTRODETECT_DATA_DIR": str(self.scratch / name),
             "ASTRODETECT_MODEL": model.NAME,
         }
-        return ServiceProcess("main:app", environment, self.scratch / "astrodetect.log")
+        if self.models_with_detectors and name == OURS:  # the peers have none either
+            environment["ASTRODETECT_THUMBNAIL_MAX_BYTES"] = "0"
+        return ServiceProcess("main:app", environment, log)
 
     def _measure_start(self, name: str, service: ServiceProcess) -> dict[str, float]:
         """Seconds from exec to ready (ours only) and to the first scored image."""
         times = {}
-        if name == OURS:
+        if name in {OURS, FULL}:
             times["ready_s"] = service.wait_for_response(http_messages.get(f"{service.url}/health/ready"))
         image = jpegs(self.models / "images" / "test")[:1]
         times["first_answer_s"] = service.wait_for_response(http_messages.post(f"{service.url}/detect", image)[0])
         print_progress(f"{name}: first answer after {times['first_answer_s']:.2f} s")
         return times
 
-    def _load(self, service: ServiceProcess, idle: ServiceProcess, callers: int, seconds: float) -> dict[str, Any]:
-        """Load one service while the other is idle."""
+    def _load(self, running: dict[str, ServiceProcess], name: str, callers: int, seconds: float) -> dict[str, Any]:
+        """Load one service while the others are idle."""
+        service, idle = running[name], [other.process.pid for other in running.values() if other is not running[name]]
         arguments: Sequence[str] = (
             f"{service.url}/detect", "--images", str(self.models / "images" / "test"), "--callers", str(callers),
             "--seconds", str(seconds), "--warm", str(WARM_S[callers]), "--json",
         )  # fmt: skip
-        began, idle_before = time.perf_counter(), hardware.cpu_s(idle.process.pid)
+        began, idle_before = time.perf_counter(), sum(map(hardware.cpu_s, idle))
         report: dict[str, Any] = json.loads(run_module("benchmarks.load", *arguments, may_fail=True))
-        idle_s = hardware.cpu_s(idle.process.pid) - idle_before
+        idle_s = sum(map(hardware.cpu_s, idle)) - idle_before
         if set(report["statuses"]) != {"200"} or report["errors"]:
             raise BenchmarkError(
                 f"{service.app} with {callers} callers: statuses {report['statuses']}, errors {report['errors']}\n"
@@ -99,14 +115,15 @@ class ServingBenchmark:
 
 
 @contextlib.contextmanager
-def databases(scratch: Path) -> Iterator[dict[str, str]]:
-    """An empty PostgreSQL with a database for each service; ours is migrated."""
-    folder = scratch / "postgres"
-    with lifetime.embedded_server(folder, NAIVE) as naive, lifetime.embedded_server(folder, OURS) as ours:
-        for url in (naive, ours):
+def databases(scratch: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """An empty PostgreSQL with a database for each service; ours are migrated."""
+    with contextlib.ExitStack() as stack:
+        urls = {name: stack.enter_context(lifetime.embedded_server(scratch / "postgres", name)) for name in names}
+        for name, url in urls.items():
             setup_db.create_database(url)
-        setup_db.migrate(ours)
-        yield {NAIVE: naive, OURS: ours}
+            if name in {OURS, FULL}:
+                setup_db.migrate(url)
+        yield urls
 
 
 def count_rows(url: str) -> int:

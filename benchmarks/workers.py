@@ -63,7 +63,7 @@ def measure(arguments: argparse.Namespace) -> dict[Run, list[dict[str, Any]]]:
     results: dict[Run, list[dict[str, Any]]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="astrodetect-benchmark-", ignore_cleanup_errors=True) as scratch,
-        databases(Path(scratch)) as urls,
+        databases(Path(scratch), [OURS]) as urls,
     ):
         environment = {
             "DATABASE_URL": urls[OURS],

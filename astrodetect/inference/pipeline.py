@@ -19,6 +19,7 @@ from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key
+from astrodetect.jpeg_thumbnails import reuse_as_thumbnail
 from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, Thumbnail
 from astrodetect.storage.references import as_image_path
 
@@ -143,8 +144,9 @@ def image_reader(max_pixels: int) -> ImageReader[str]:
 def decode_image(data: bytes, contract: ImageContract, max_pixels: int, thumbnail_px: int = 0) -> ReadImage:
     """What is needed of an image's bytes; with a thumbnail unless its size is 0."""
     sha256 = hashlib.sha256(data).hexdigest()
-    if not thumbnail_px:
-        return sha256, images.decode(data, contract, max_pixels=max_pixels), None
+    thumbnail = reuse_as_thumbnail(sha256, data, thumbnail_px) if thumbnail_px else None
+    if thumbnail or not thumbnail_px:
+        return sha256, images.decode(data, contract, max_pixels=max_pixels), thumbnail
     pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
     return sha256, pixels, images.make_thumbnail(sha256, whole)
 

@@ -71,7 +71,7 @@ class DetectionService:
         The same idempotency key, image and model give the prediction that was recorded first.
         """
         context = RequestContext.of(request.scope)
-        context.stages_s["read"] = time.perf_counter() - context.started
+        context.stages_s["read"] = context.age_s
         if self.full():
             raise Overloaded("too many images are being processed: try again soon")
         request_id = context.request_id if key is None else uuid.uuid5(KEY_NAMESPACE, key)
@@ -93,11 +93,14 @@ class DetectionService:
         self, name: str | None, context: RequestContext, *, require_binary: bool
     ) -> AsyncIterator[ServedModel]:
         """The model of that name, or the default one; ModelUnsuitable where it must be binary and is not."""
-        async with self._models.use(name) as serving:
+        serving = await self._models.acquire(name)
+        try:
             if require_binary:
                 _require_binary(serving.manifest)
             context.fields["model"] = serving.manifest.name
             yield serving
+        finally:
+            self._models.release(serving)
 
     def in_flight(self) -> int:
         """The number of images being processed."""

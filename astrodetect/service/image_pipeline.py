@@ -16,14 +16,16 @@ from astrodetect.anomalies.novelty import Novelty, NoveltyResult
 from astrodetect.errors import AstrodetectError, IdempotencyConflict
 from astrodetect.inference import decision, heat_maps
 from astrodetect.inference.engine import Engine
+from astrodetect.jpeg_thumbnails import reuse_as_thumbnail
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import Floats, ImageContract, Outputs, Pixels, Prediction, QueuedPrediction
+from astrodetect.records import Floats, ImageContract, Outputs, Pixels, Prediction, QueuedPrediction, Thumbnail
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.recorder import Recorder
 from astrodetect.service.thumbnails import ThumbnailStore
 
 NO_FEATURES: Floats = np.empty(0, np.float32)
-NOVELTY_THREADS = 4  # the detectors run beside the network's pass
+NOVELTY_THREADS = 2
+MEASURED_BESIDE = 2  # images: so few are measured beside the network's pass; more have the other cores busy themselves
 
 
 class DecodedImage(NamedTuple):
@@ -31,7 +33,7 @@ class DecodedImage(NamedTuple):
 
     sha256: str
     pixels: Pixels
-    thumbnail: Pixels | None  # of the whole frame; None where one is stored
+    thumbnail: Thumbnail | Pixels | None  # or its pixels, of the whole frame; None where one is stored
 
 
 @dataclass(slots=True)
@@ -68,10 +70,12 @@ class ImagePipeline:
         self._novelty_threads = ThreadPoolExecutor(NOVELTY_THREADS, thread_name_prefix="novelty")
 
     def decode(self, data: bytes, contract: ImageContract) -> DecodedImage:
-        """The digest, the network's pixels and, unless one is stored, the frame for a thumbnail."""
+        """The digest, the network's pixels and, unless one is stored, the thumbnail or the frame for it."""
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self._thumbnails.needs(sha256):
-            return DecodedImage(sha256, images.decode(data, contract, max_pixels=self._max_pixels), None)
+        needed = self._thumbnails.needs(sha256)
+        thumbnail = reuse_as_thumbnail(sha256, data, self._thumbnail_px) if needed else None
+        if thumbnail or not needed:
+            return DecodedImage(sha256, images.decode(data, contract, max_pixels=self._max_pixels), thumbnail)
         frame = images.decode_with_frame(data, contract, self._thumbnail_px, max_pixels=self._max_pixels)
         return DecodedImage(sha256, *frame)
 
@@ -138,11 +142,11 @@ class ImagePipeline:
         return results
 
     def _infer(self, engine: Engine, novelty: Novelty | None, pixels: Pixels) -> tuple[Outputs, NoveltyResult | None]:
-        """The network and the detectors, side by side unless these need the network's features."""
+        """The network and the detectors; side by side for a few images, unless these need the network's features."""
         if novelty is None:
             return engine.run_all(pixels), None
         crop = engine.manifest.image.crop
-        if novelty.feature_kind != "shapes":
+        if novelty.feature_kind != "shapes" or len(pixels) > MEASURED_BESIDE:
             outputs = engine.run_all(pixels)
             return outputs, novelty.score_images(pixels, crop, outputs.features)
         measured = self._novelty_threads.submit(novelty.score_images, pixels, crop, NO_FEATURES)

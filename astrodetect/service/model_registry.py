@@ -113,19 +113,28 @@ class ModelRegistry:
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[ServedModel]:
-        """The model of that name, loaded if need be, and kept in memory meanwhile; ModelError where there is none."""
+        """The model of that name, kept in memory meanwhile; ModelError where there is none."""
+        serving = await self.acquire(name)
+        try:
+            yield serving
+        finally:
+            self.release(serving)
+
+    async def acquire(self, name: str | None = None) -> ServedModel:
+        """The model of that name, loaded if need be, and kept in memory until it is released."""
         name = name or self.default_name
         while (serving := self._loaded.get(name)) is None:  # again where it was evicted before this request's turn
             await self._load(name)
         serving.users += 1
         serving.last_used = time.monotonic()
         self._check_if_due(name, serving)
-        try:
-            yield serving
-        finally:
-            serving.users -= 1
-            if serving.retired and not serving.users:
-                _close(serving)
+        return serving
+
+    def release(self, serving: ServedModel) -> None:
+        """Ends one use of a model."""
+        serving.users -= 1
+        if serving.retired and not serving.users:
+            _close(serving)
 
     async def check(self) -> None:
         """Raises the error that keeps the default model from serving."""

@@ -116,14 +116,16 @@ class ThumbnailStore:
             stored = self._pixels.get(image_sha256) is not None or self._is_remembered((image_sha256, ""))
             return self._max_bytes > 0 and not stored
 
-    def add(self, image_sha256: str, pixels: Pixels | None, heat_map: HeatMap | None) -> None:
-        """Queues a thumbnail of these pixels, if given, and a heat map."""
+    def add(self, image_sha256: str, thumbnail: Thumbnail | Pixels | None, heat_map: HeatMap | None) -> None:
+        """Queues a thumbnail, or the pixels of one, if given, and a heat map."""
         if not self._max_bytes:
             return
         with self._lock:
             uncompressed = self._pixels.get(image_sha256)
-            if uncompressed is None and pixels is not None:
-                self._pixels.put(image_sha256, uncompressed := _Uncompressed(pixels))
+            if isinstance(thumbnail, Thumbnail):
+                self._queue((image_sha256, ""), thumbnail)
+            elif uncompressed is None and thumbnail is not None:
+                self._pixels.put(image_sha256, uncompressed := _Uncompressed(thumbnail))
             if heat_map:
                 key = (image_sha256, heat_map.model_version)
                 self._cache.put(key, heat_map)

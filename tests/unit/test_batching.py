@@ -2,10 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
+from astrodetect.inference import batching
 from astrodetect.inference.batching import Batcher
 
 
@@ -51,6 +54,32 @@ def test_items_queued_while_a_batch_runs_form_the_next_batches_and_each_caller_g
 
     asyncio.run(run())
     assert process.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+def test_while_a_thread_works_a_free_one_waits_for_more_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, waiting, gathered = Doubler(), threading.Event(), threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        waiting.set()
+        gathered.wait(10)
+
+    monkeypatch.setattr(batching, "time", SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
+
+    async def run() -> None:
+        batcher = Batcher(process, max_batch=4, threads=2, name="test")
+        tasks = await submit_all(batcher, process, [0])
+        tasks.append(asyncio.create_task(batcher.submit(1)))
+        await asyncio.to_thread(waiting.wait, 10)
+        tasks += [asyncio.create_task(batcher.submit(item)) for item in (2, 3)]
+        while len(batcher) < 2:
+            await asyncio.sleep(0.001)
+        gathered.set()
+        process.release.set()
+        assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
+        batcher.close()
+
+    asyncio.run(run())
+    assert process.batches == [[0], [1, 2, 3]]
 
 
 def test_a_failing_item_does_not_fail_the_others_of_its_batch() -> None:

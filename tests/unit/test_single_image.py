@@ -8,10 +8,15 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
+from astrodetect.service.metrics import Metrics
+from astrodetect.service.middleware.body_limits import BodyLimit
+from astrodetect.service.middleware.request_log import RequestLog
+from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.middleware.single_image import MAX_BODY_BYTES, SingleImageMiddleware, read_single_file
 
 BOUNDARY = "----boundary7"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+LOG = RequestLog(Metrics(), is_draining=lambda _: False)
 FILE = 'Content-Disposition: form-data; name="file"; filename="{}"\r\nContent-Type: image/jpeg'
 
 
@@ -42,14 +47,14 @@ def parsed(body: bytes, content_type: str = TYPE) -> tuple[str, bytes]:
 def test_one_file_is_cut_as_by_the_parser(name: str, data: bytes) -> None:
     for end in ("--\r\n", "--"):
         body = form((FILE.format(name), data), end=end)
-        assert read_single_file(body, TYPE) == parsed(body)
+        assert read_single_file(body, TYPE.encode()) == parsed(body)
 
 
 def test_other_spellings_are_cut_as_by_the_parser() -> None:
     headers = "content-type: image/png\r\nX-Note: content-disposition: none"
     headers += '\r\ncontent-DISPOSITION:form-data; filename=a.png; name="file"'
     body, content_type = form((headers, b"data")), f'Multipart/Form-Data; charset=utf-8; boundary="{BOUNDARY}"'
-    assert read_single_file(body, content_type) == parsed(body, content_type) == ("a.png", b"data")
+    assert read_single_file(body, content_type.encode()) == parsed(body, content_type) == ("a.png", b"data")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +75,12 @@ def test_other_spellings_are_cut_as_by_the_parser() -> None:
     ],
 )
 def test_all_other_forms_are_left_to_the_parser(body: bytes) -> None:
-    assert read_single_file(body, TYPE) is None
+    assert read_single_file(body, TYPE.encode()) is None
 
 
 @pytest.mark.parametrize("content_type", ["", "multipart/form-data", "image/jpeg", f"text/plain; boundary={BOUNDARY}"])
 def test_other_content_types_are_left_to_the_parser(content_type: str) -> None:
-    assert read_single_file(form((FILE.format("a.jpg"), b"1")), content_type) is None
+    assert read_single_file(form((FILE.format("a.jpg"), b"1")), content_type.encode()) is None
 
 
 @pytest.mark.parametrize("length", [None, "many", str(MAX_BODY_BYTES + 1)])
@@ -92,5 +97,5 @@ def test_no_large_body_is_held_in_memory(length: str | None) -> None:
 
     headers = [(b"content-type", TYPE.encode())] + ([(b"content-length", length.encode())] if length else [])
     scope = {"type": "http", "method": "POST", "path": "/detect", "query_string": b"", "headers": headers}
-    asyncio.run(SingleImageMiddleware(app)(scope, receive, send))
+    asyncio.run(SingleImageMiddleware(app, LOG, ApiKeys(None), BodyLimit(MAX_BODY_BYTES, 60))(scope, receive, send))
     assert passed_on == ["/detect"]

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded
 from astrodetect.service import error_handlers
+from astrodetect.service.middleware.request_log import REQUEST_CONTEXT, RequestContext
 
 GRACE_S, MIN_BYTES_PER_S = 30.0, 16_384  # a body that is slower than that, after so many seconds, is cut
 
@@ -21,6 +22,10 @@ class BodyLimit:
     max_body_bytes: int
     body_timeout_s: float  # from the request line to the last byte of the body
     full: Callable[[Scope], bool] = lambda _: False  # whether to refuse the request unread
+
+    def allowed_s(self, received_bytes: int) -> float:
+        """By when the next part must have arrived, seconds from the request line."""
+        return min(self.body_timeout_s, GRACE_S + received_bytes / MIN_BYTES_PER_S)
 
 
 class BodyLimitMiddleware:
@@ -51,7 +56,8 @@ class BodyLimitMiddleware:
             await error_handlers.error_response_for(Request(scope), too_large, close=True)(scope, receive, send)
             return
 
-        started = asyncio.get_running_loop().time()
+        context: RequestContext | None = scope.get(REQUEST_CONTEXT)
+        started = asyncio.get_running_loop().time() - (context.age_s if context else 0)
         received_bytes, complete, responding = 0, False, False
         error: AstrodetectError | None = None
 
@@ -59,7 +65,7 @@ class BodyLimitMiddleware:
             nonlocal received_bytes, complete, error
             if complete:
                 return await receive()
-            allowed_s = min(limit.body_timeout_s, GRACE_S + received_bytes / MIN_BYTES_PER_S)
+            allowed_s = limit.allowed_s(received_bytes)
             try:
                 async with asyncio.timeout_at(started + allowed_s):
                     message = await receive()

@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import ShuttingDown
@@ -23,9 +24,12 @@ from astrodetect.service.schemas import error_response
 log = logging.getLogger("astrodetect.requests")
 CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
 POLLED = {"/training"}  # paths that every open page requests every second: logged only where they fail
-REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID_HEADER = b"x-request-id"
 UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", re.ASCII)
 REQUEST_CONTEXT = "astrodetect.request_context"  # key in the ASGI scope
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]  # with lower-case names
+
+_encode = json.JSONEncoder(default=str).encode  # `json.dumps` would make an encoder for each line
 
 
 @dataclass(slots=True)
@@ -37,6 +41,11 @@ class RequestContext:
     stages_s: dict[str, float] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def age_s(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self.started
+
     @classmethod
     def of(cls, scope: Scope) -> "RequestContext":
         """The context that RequestLogMiddleware put into the scope."""
@@ -44,46 +53,73 @@ class RequestContext:
         return context
 
 
+class RequestLog:
+    """Gives requests their ids, and logs and measures them once they are answered."""
+
+    def __init__(self, metrics: Metrics, is_draining: Callable[[Scope], bool]) -> None:
+        self._metrics, self.is_draining = metrics, is_draining
+
+    def begin(self, scope: Scope) -> RequestContext:
+        """The context of this request, put into its scope unless it is there."""
+        context: RequestContext | None = scope.get(REQUEST_CONTEXT)
+        if context is None:
+            context = scope[REQUEST_CONTEXT] = RequestContext(_forwarded_id(scope) or uuid.uuid4())
+        return context
+
+    def headers(self, scope: Scope, context: RequestContext) -> RawHeaders:
+        """What its response says beside the answer: the id, and during a drain that the connection closes."""
+        headers = [(REQUEST_ID_HEADER, str(context.request_id).encode())]
+        if self.is_draining(scope):
+            headers.append((b"connection", b"close"))  # the client's next request goes to another process
+        return headers
+
+    def end(self, scope: Scope, context: RequestContext, route: str, status: int) -> None:
+        """Logs and measures it; CLIENT_CLOSED_REQUEST where it got no response."""
+        seconds = context.age_s
+        self._metrics.observe_request(route, status, seconds)
+        if scope["path"] not in POLLED or status >= HTTPStatus.BAD_REQUEST:
+            log.info("%s", _LogLine(scope, status, seconds, context))
+
+
 class RequestLogMiddleware:
     """Logs and measures requests, and answers with their id; it wraps the middleware that may refuse one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[Scope], bool]) -> None:
-        self._app, self._metrics, self._is_draining = app, metrics, is_draining
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self._app, self._log = app, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = CLIENT_CLOSED_REQUEST
-        context = scope[REQUEST_CONTEXT] = RequestContext(_forwarded_id(scope) or uuid.uuid4())
+        context = self._log.begin(scope)
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = str(context.request_id)
-                if self._is_draining(scope):
-                    headers["Connection"] = "close"  # the client's next request goes to another process
+                for name, value in self._log.headers(scope, context):
+                    headers[name.decode()] = value.decode()
             await send(message)
 
         try:
             await self._app(scope, receive, send_noting_status)
         except asyncio.CancelledError:
-            if not self._is_draining(scope):
+            if not self._log.is_draining(scope):
                 raise
             if status == CLIENT_CLOSED_REQUEST:  # no response has begun, and the shutdown waits no longer
-                error = ShuttingDown("the service is shutting down")
-                await error_response(error, close=True)(scope, receive, send_noting_status)
+                await shutting_down_response()(scope, receive, send_noting_status)
         except Exception:  # Starlette's outermost handler makes the response
             status = HTTPStatus.INTERNAL_SERVER_ERROR if status == CLIENT_CLOSED_REQUEST else status
             raise
         finally:
-            seconds = time.perf_counter() - context.started
-            route = scope.get("route")
-            self._metrics.observe_request(getattr(route, "path", "other"), status, seconds)
-            if scope["path"] not in POLLED or status >= HTTPStatus.BAD_REQUEST:
-                log.info("%s", _LogLine(scope, status, seconds, context))
+            self._log.end(scope, context, getattr(scope.get("route"), "path", "other"), status)
+
+
+def shutting_down_response() -> Response:
+    """For a request that a shutdown waits for no longer."""
+    return error_response(ShuttingDown("the service is shutting down"), close=True)
 
 
 class _LogLine:
@@ -105,7 +141,7 @@ class _LogLine:
             "client": client[0] if client else None,
             "request_id": self._context.request_id,
         }
-        return json.dumps(fields | stages | self._context.fields, default=str)
+        return _encode(fields | stages | self._context.fields)
 
 
 def log_refusal(client: tuple[str, int] | None, status: int, code: str) -> None:
@@ -128,7 +164,7 @@ def _forwarded_id(scope: Scope) -> uuid.UUID | None:
     client from them, the client's port is 0, which no connection has.
     """
     if (client := scope.get("client")) and not client[1]:
-        text = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        text = Headers(scope=scope).get(REQUEST_ID_HEADER.decode(), "")
         if UUID_PATTERN.fullmatch(text):
             return uuid.UUID(text)
     return None

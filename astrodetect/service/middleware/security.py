@@ -39,6 +39,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class ApiKeys:
@@ -63,6 +64,15 @@ class ApiKeys:
             return bool(self) and path != SIGN_IN_PATH
         return self.private and path != SIGN_IN_PATH and not path.startswith(PUBLIC_PREFIXES)
 
+    def check(self, scope: Scope) -> AstrodetectError | None:
+        """The error of a request without a key that it needs, or of a cross-site one."""
+        headers, method = Headers(scope=scope), scope["method"]
+        if method not in SAFE_METHODS and _is_cross_site(headers):
+            return CrossSiteRequest("cross-site requests are refused")
+        if self.required(method, scope["path"]) and not self.accept(request_key(headers)):
+            return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
+        return None
+
 
 class AuthMiddleware:
     """Refuses requests without a key, and cross-site ones, before their bodies are read."""
@@ -71,21 +81,13 @@ class AuthMiddleware:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._check(scope)):
+        if scope["type"] == "http" and (error := self._keys.check(scope)):
             headers = Headers(scope=scope)
             declared = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
             small = declared.isdecimal() and int(declared) <= DISCARDED_BYTES
             await _refuse(scope, error, close=not small)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-    def _check(self, scope: Scope) -> AstrodetectError | None:
-        headers, method = Headers(scope=scope), scope["method"]
-        if method not in SAFE_METHODS and _is_cross_site(headers):
-            return CrossSiteRequest("cross-site requests are refused")
-        if self._keys.required(method, scope["path"]) and not self._keys.accept(request_key(headers)):
-            return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
-        return None
 
 
 class SecurityHeadersMiddleware:
@@ -97,12 +99,16 @@ class SecurityHeadersMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                add_security_headers(MutableHeaders(scope=message))
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def add_security_headers(headers: MutableHeaders) -> None:
+    """Adds those of SECURITY_HEADERS that are not there."""
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
 
 
 def _refuse(scope: Scope, error: AstrodetectError, *, close: bool) -> Response:
