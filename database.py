@@ -14,6 +14,7 @@ from psycopg2.extras import register_uuid
 
 import setup_db
 from astrodetect.db import statements
+from astrodetect.db.access import AccessTables
 from astrodetect.db.connections import (
     Connection,
     Listener,
@@ -97,6 +98,7 @@ class Database:
         self._has_vectors: bool | None = None  # as the newest connection found it
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
+        self.access = AccessTables(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:

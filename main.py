@@ -12,16 +12,12 @@ from starlette.types import Scope
 from astrodetect import __version__
 from astrodetect.db.embedded.lifetime import restart_server
 from astrodetect.service import error_handlers
+from astrodetect.service.authentication import SIGN_IN_PATH, ApiKeys
 from astrodetect.service.metrics import Metrics
+from astrodetect.service.middleware.audit import AuditMiddleware
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
-from astrodetect.service.middleware.security import (
-    SIGN_IN_BYTES,
-    SIGN_IN_PATH,
-    ApiKeys,
-    AuthMiddleware,
-    SecurityHeadersMiddleware,
-)
+from astrodetect.service.middleware.security import SIGN_IN_BYTES, AuthMiddleware, SecurityHeadersMiddleware
 from astrodetect.service.middleware.single_image import SingleImageMiddleware
 from astrodetect.service.routes import api_docs, detection, health, labels_review, models, predictions
 from astrodetect.service.services import Services, attach, open_services, return_large_blocks, services_of
@@ -65,7 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
     default, by_path = body_limits(settings)
     log = RequestLog(metrics, is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining)
     app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
-    app.add_middleware(AuthMiddleware, keys=api_keys)
+    app.add_middleware(AuditMiddleware)
+    app.add_middleware(AuthMiddleware, keys=api_keys, respond=error_handlers.error_response_for)
     app.add_middleware(RequestLogMiddleware, log=log)
     error_handlers.add(app)
     for routes in (detection, predictions, labels_review, models, health):

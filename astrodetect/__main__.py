@@ -21,6 +21,7 @@ from astrodetect.cli import (  # noqa: E402
     collect,
     evaluate,
     explore,
+    keys,
     labels,
     models,
     predict,
@@ -37,7 +38,7 @@ from astrodetect.settings import PROGRAMS  # noqa: E402
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
-    *(predict, score, anomalies, recall, adapt, labels, psql, backup),
+    *(predict, score, anomalies, recall, adapt, labels, psql, backup, keys),
 )
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 

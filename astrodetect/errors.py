@@ -74,6 +74,20 @@ class InvalidApiKey(RequestError):
     code = "key_refused"
 
 
+class KeyScopeMissing(RequestError):
+    """The API key is valid, but not for this request."""
+
+    status = 403
+    code = "key_scope_missing"
+
+
+class KeyExists(RequestError):
+    """There is an API key of this name."""
+
+    status = 409
+    code = "key_exists"
+
+
 class CrossSiteRequest(RequestError):
     """A browser sent a state-changing request on behalf of another site."""
 

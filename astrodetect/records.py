@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,3 +263,30 @@ class PredictionPage:
     predictions: list[Prediction]
     next_before: int | None
     previous_after: int | None
+
+
+KeyScope = Literal["read", "predict", "review", "operate"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What is stored of an API key, besides its hash."""
+
+    name: str
+    scopes: list[KeyScope]
+    created: dt.datetime
+    expires: dt.datetime | None
+    revoked: dt.datetime | None
+    last_used: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A request that changed or exported something."""
+
+    id: int
+    timestamp: dt.datetime
+    who: str | None
+    address: str | None
+    request: str
+    status: int | None

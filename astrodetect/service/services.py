@@ -25,6 +25,7 @@ from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 from threadpoolctl import threadpool_limits
 
+from astrodetect.db.access import AccessTables
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
@@ -34,6 +35,7 @@ from astrodetect.records import Neighbour, Prediction, PredictionFilters, Predic
 from astrodetect.service import listening
 from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
+from astrodetect.service.authentication import ApiKeys, Authenticator
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
@@ -42,7 +44,6 @@ from astrodetect.service.http_protocol import ConnectionLimits, max_connections
 from astrodetect.service.image_pipeline import ImagePipeline
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.model_mirror import ModelMirror
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.novelty_updater import NoveltyUpdater
@@ -80,6 +81,8 @@ class ServiceDatabase(
     def description_log(self) -> DescriptionLog: ...
     @property
     def heartbeat(self) -> DatabaseHeartbeat: ...
+    @property
+    def access(self) -> AccessTables: ...
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel: ...  # noqa: A002
     def delete_label(self, id: int) -> StoredLabel: ...  # noqa: A002
     def label_pages(self) -> Iterator[list[StoredLabel]]: ...
@@ -97,6 +100,7 @@ class Services:
     settings: Settings
     metrics: Metrics
     api_keys: ApiKeys
+    authenticator: Authenticator
     shutdown: Shutdown
     models: ModelRegistry
     database: ServiceDatabase
@@ -231,6 +235,7 @@ async def open_services(
             settings=settings,
             metrics=metrics,
             api_keys=api_keys,
+            authenticator=Authenticator(api_keys, database.access),
             shutdown=shutdown,
             models=models,
             database=database,
@@ -302,6 +307,7 @@ ServicesDep: TypeAlias = Annotated[Services, _part(lambda services: services)]
 SettingsDep: TypeAlias = Annotated[Settings, _part(lambda services: services.settings)]
 MetricsDep: TypeAlias = Annotated[Metrics, _part(lambda services: services.metrics)]
 ApiKeysDep: TypeAlias = Annotated[ApiKeys, _part(lambda services: services.api_keys)]
+AuthenticatorDep: TypeAlias = Annotated[Authenticator, _part(lambda services: services.authenticator)]
 ModelsDep: TypeAlias = Annotated[ModelRegistry, _part(lambda services: services.models)]
 DatabaseDep: TypeAlias = Annotated[ServiceDatabase, _part(lambda services: services.database)]
 ReviewQueueDep: TypeAlias = Annotated[ReviewQueue, _part(lambda services: services.review_queue)]

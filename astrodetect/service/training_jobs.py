@@ -19,7 +19,7 @@ from astrodetect.errors import DataError, ModelError, TrainingConflict, Training
 from astrodetect.extras import require_extra
 from astrodetect.model_store import store, training_progress
 from astrodetect.model_store.training_progress import TrainingProgress
-from astrodetect.service.middleware.security import ApiKeys, request_key
+from astrodetect.service.authentication import ApiKeys, identity_of
 from astrodetect.settings import PROGRAMS
 from astrodetect.storage.references import is_url
 
@@ -50,8 +50,9 @@ class TrainingJobs:
         if not self._enabled:
             return "trainings are not started on this page (ASTRODETECT_TRAIN_ON_PAGE is off)"
         if self._api_keys:
-            accepted = self._api_keys.accept(request_key(connection.headers))
-            return "" if accepted else "starting and stopping trainings needs a key"
+            identity = identity_of(connection.scope)
+            allowed = identity is not None and "operate" in identity.scopes
+            return "" if allowed else "starting and stopping trainings needs a key that may operate"
         if _is_local(connection):
             return ""
         return "trainings are started in a browser on the machine of the service, or with a key (ASTRODETECT_API_KEY)"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from astrodetect.service import services as services_module
+from astrodetect.service.authentication import ApiKeys
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.services import Services, open_services
 from astrodetect.settings import Settings

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import ShuttingDown
+from astrodetect.service.authentication import identity_of
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.schemas import error_response
 
@@ -141,6 +142,8 @@ class _LogLine:
             "client": client[0] if client else None,
             "request_id": self._context.request_id,
         }
+        if identity := identity_of(self._scope):
+            fields["key"] = identity.name
         return _encode(fields | stages | self._context.fields)
 
 

@@ -1,23 +1,25 @@
-"""API keys, from a header or a cookie, protection against cross-site requests, and security headers."""
+"""Keys are checked and cross-site requests refused before a body is read; security headers."""
 
-import hashlib
-import hmac
 from http import HTTPStatus
-from urllib.parse import quote, unquote_to_bytes, urlencode
+from typing import Protocol
+from urllib.parse import quote, urlencode
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from astrodetect.errors import AstrodetectError, CrossSiteRequest, InvalidApiKey
-from astrodetect.service.schemas import error_response
+from astrodetect.errors import AstrodetectError, CrossSiteRequest, DatabaseUnavailable, InvalidApiKey, KeyScopeMissing
+from astrodetect.service.authentication import (
+    IDENTITY,
+    PUBLIC_PREFIXES,
+    SAFE_METHODS,
+    SIGN_IN_PATH,
+    ApiKeys,
+    needed_scope,
+)
+from astrodetect.service.services import services_of
 
-SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # need no key, unless the service is private
-KEY_COOKIE = "astrodetect_key"  # the key of a browser, URL-quoted, HTTP-only
-SIGN_IN_PATH = "/key"  # sets the cookie: the one POST that needs no key
-PUBLIC_PREFIXES = ("/static/", "/health/")  # of paths that need no key even where the service is private
 SIGN_IN_BYTES = 4096  # of its body at most
 DISCARDED_BYTES = 65_536  # of a refused body: uvicorn discards it; for a larger one the connection is closed
 
@@ -42,52 +44,52 @@ SECURITY_HEADERS = {
 RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
-class ApiKeys:
-    """The accepted API keys, as hashes; false if none is set. If `private`, reading needs a key too."""
+class Respond(Protocol):
+    """The response to an error: JSON, or a page for a browser."""
 
-    def __init__(self, keys: SecretStr | None, *, private: bool = False) -> None:
-        values = keys.get_secret_value().split(",") if keys else []
-        self._hashes = [_hash(value.strip().encode()) for value in values if value.strip()]
-        self.private = private
+    def __call__(self, request: Request, error: AstrodetectError, *, close: bool) -> Response: ...
 
-    def __bool__(self) -> bool:
-        return bool(self._hashes)
 
-    def accept(self, key: bytes) -> bool:
-        """Whether the key is one of them, in a time that does not depend on the key."""
-        digest = _hash(key)
-        return any([hmac.compare_digest(digest, accepted) for accepted in self._hashes])  # noqa: C419 - no early exit
-
-    def required(self, method: str, path: str) -> bool:
-        """Whether this request needs a key."""
-        if method not in SAFE_METHODS:
-            return bool(self) and path != SIGN_IN_PATH
-        return self.private and path != SIGN_IN_PATH and not path.startswith(PUBLIC_PREFIXES)
-
-    def check(self, scope: Scope) -> AstrodetectError | None:
-        """The error of a request without a key that it needs, or of a cross-site one."""
-        headers, method = Headers(scope=scope), scope["method"]
-        if method not in SAFE_METHODS and _is_cross_site(headers):
-            return CrossSiteRequest("cross-site requests are refused")
-        if self.required(method, scope["path"]) and not self.accept(request_key(headers)):
-            return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
+async def check_access(scope: Scope, keys: ApiKeys) -> AstrodetectError | None:
+    """The error of a cross-site request, or of one without a key that it needs; the identity goes into the scope."""
+    headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
+    if method not in SAFE_METHODS and _is_cross_site(headers):
+        return CrossSiteRequest("cross-site requests are refused")
+    if not keys or path.startswith(PUBLIC_PREFIXES):
         return None
+    required = keys.required(method, path)
+    try:  # also where it is not required, for the page and the logs
+        identity = scope[IDENTITY] = await services_of(HTTPConnection(scope)).authenticator.identify(headers)
+    except DatabaseUnavailable as error:
+        return error if required else None
+    if required and identity is None:
+        return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
+    if required and identity and (needed := needed_scope(method, path)) not in identity.scopes:
+        return KeyScopeMissing(f"the key {identity.name} may {', '.join(sorted(identity.scopes))}, not {needed}")
+    return None
 
 
 class AuthMiddleware:
     """Refuses requests without a key, and cross-site ones, before their bodies are read."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, keys: ApiKeys, respond: Respond) -> None:
+        self._app, self._keys, self._respond = app, keys, respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._keys.check(scope)):
+        if scope["type"] == "http" and (error := await check_access(scope, self._keys)):
             headers = Headers(scope=scope)
             declared = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
             small = declared.isdecimal() and int(declared) <= DISCARDED_BYTES
-            await _refuse(scope, error, close=not small)(scope, receive, send)
+            await self._refuse(scope, error, close=not small)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _refuse(self, scope: Scope, error: AstrodetectError, *, close: bool) -> Response:
+        """The error; a browser without a key is redirected to the sign-in page."""
+        if isinstance(error, InvalidApiKey) and "text/html" in Headers(scope=scope).get("accept", ""):
+            headers = {"Connection": "close"} if close else None
+            return RedirectResponse(_sign_in_url(scope), HTTPStatus.SEE_OTHER, headers)
+        return self._respond(Request(scope), error, close=close)
 
 
 class SecurityHeadersMiddleware:
@@ -111,13 +113,6 @@ def add_security_headers(headers: MutableHeaders) -> None:
         headers.setdefault(name, value)
 
 
-def _refuse(scope: Scope, error: AstrodetectError, *, close: bool) -> Response:
-    """The error as JSON; a browser without a key is redirected to the sign-in page."""
-    if isinstance(error, InvalidApiKey) and "text/html" in Headers(scope=scope).get("accept", ""):
-        return RedirectResponse(_sign_in_url(scope), HTTPStatus.SEE_OTHER, {"Connection": "close"} if close else None)
-    return error_response(error, close=close)
-
-
 def _sign_in_url(scope: Scope) -> str:
     """The sign-in page, which leads back to the requested one."""
     if scope["method"] not in SAFE_METHODS:
@@ -132,15 +127,3 @@ def _is_cross_site(headers: Headers) -> bool:
     if site in {"same-origin", "cross-site"} or origin is None:
         return site == "cross-site"
     return origin.partition("://")[2] != headers.get("host")  # over plain HTTP browsers send Origin alone
-
-
-def request_key(headers: Headers) -> bytes:
-    """From the Authorization header, or from the cookie of a browser that signed in."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip().encode("latin-1")
-    return unquote_to_bytes(cookie_parser(headers.get("cookie", "")).get(KEY_COOKIE, ""))
-
-
-def _hash(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import error_handlers
+from astrodetect.service.authentication import ApiKeys
 from astrodetect.service.middleware.body_limits import BodyLimit
 from astrodetect.service.middleware.request_log import (
     CLIENT_CLOSED_REQUEST,
@@ -25,7 +26,7 @@ from astrodetect.service.middleware.request_log import (
     RequestLog,
     shutting_down_response,
 )
-from astrodetect.service.middleware.security import RAW_SECURITY_HEADERS, ApiKeys, add_security_headers
+from astrodetect.service.middleware.security import RAW_SECURITY_HEADERS, add_security_headers, check_access
 from astrodetect.service.schemas import prediction_json
 from astrodetect.service.services import services_of
 
@@ -53,7 +54,7 @@ class SingleImageMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if not self._is_plain(scope, headers):
+        if not self._is_plain(scope, headers) or await check_access(scope, self._keys):
             await self._app(scope, receive, send)
             return
         context, status, passed_on = self._log.begin(scope), int(CLIENT_CLOSED_REQUEST), False
@@ -84,7 +85,7 @@ class SingleImageMiddleware:
             await self._app(scope, _replay(message, receive), send)
 
     def _is_plain(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether it may be an image of a moderate size and nothing else, from someone who may send it."""
+        """Whether it may be an image of a moderate size and nothing else."""
         length = headers.get(b"content-length", b"")
         return (
             not scope["query_string"]
@@ -92,7 +93,6 @@ class SingleImageMiddleware:
             and len(headers) == len(scope["headers"])  # none is repeated
             and length.isdigit()
             and int(length) <= self._max_bytes
-            and not self._keys.check(scope)
         )
 
     async def _first_message(self, receive: Receive) -> Message | None:

@@ -8,7 +8,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from astrodetect.service.middleware.security import SAFE_METHODS, ApiKeys
+from astrodetect.service.authentication import SAFE_METHODS, ApiKeys
 from astrodetect.service.schemas import ErrorResponse
 
 SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # the page starts Swagger inline
@@ -51,7 +51,7 @@ def document_keys(app: FastAPI, keys: ApiKeys) -> None:
                     for status in HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                         operation["responses"] |= refused(status)
                 if keys.required(method.upper(), path):
-                    operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED)
+                    operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED) | refused(HTTPStatus.FORBIDDEN)
                     operation["security"] = [{"key": []}]
         if keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -1,6 +1,7 @@
 """The sections of the web pages: their routes, and the navigation of every page."""
 
 from astrodetect.service.web import (
+    audit,
     domain_notice,
     history,
     image_view,
@@ -30,6 +31,7 @@ ROUTERS = tuple(
         training,
         live,
         sign_in,
+        audit,
     )
 )
 NAVIGATION = (

@@ -1,18 +1,20 @@
-"""Sign-in: browsers send the API key in an HTTP-only cookie instead of the Authorization header."""
+"""Sign-in: a browser sends a random cookie instead of a key, until it is signed out or the key ends."""
 
 import re
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from astrodetect.db.access import digest
+from astrodetect.service.authentication import SESSION_COOKIE, SIGN_IN_PATH, ApiKeys, identity_of
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.middleware.security import KEY_COOKIE, SIGN_IN_PATH, ApiKeys
-from astrodetect.service.services import ApiKeysDep
+from astrodetect.service.services import ApiKeysDep, AuthenticatorDep, DatabaseDep
 from astrodetect.service.web.rendering import render
 
-COOKIE_MAX_AGE_S = 30 * 86_400
+SESSION_S = 30 * 86_400
 MAX_API_KEY_LENGTH = 1000  # characters
 LOCAL_URL = re.compile(r"/(?![/\\])[!-\[\]-~]{0,999}")  # browsers read // and /\ as the start of another host
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
@@ -20,26 +22,31 @@ router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 @router.get(SIGN_IN_PATH)
 def show_sign_in(request: Request, keys: ApiKeysDep, to: str = "/") -> HTMLResponse:
-    """The form for the key."""
+    """The form for the key, or the name of the key that this browser has signed in with."""
     return _sign_in_page(request, keys, to)
 
 
 @router.post(SIGN_IN_PATH)
-def sign_in(
+async def sign_in(
     request: Request,
+    *,
     keys: ApiKeysDep,
+    authenticator: AuthenticatorDep,
+    database: DatabaseDep,
     key: Annotated[str, Form(max_length=MAX_API_KEY_LENGTH)] = "",
     to: Annotated[str, Form()] = "/",
 ) -> Response:
-    """Sets the cookie if the key is valid, and redirects to the requested page."""
-    key = key.strip()
-    if not keys.accept(key.encode()):
-        return _sign_in_page(request, keys, to, invalid=True)
+    """Starts a session if the key is valid, and redirects to the requested page."""
+    raw = [(b"authorization", b"Bearer " + key.strip().encode())]
+    identity = await authenticator.identify(Headers(raw=raw)) if keys else None
+    if identity is None:
+        return await run_in_threadpool(_sign_in_page, request, keys, to, invalid=True)
+    cookie = await run_in_threadpool(database.access.start_session, identity.key_sha256, seconds=SESSION_S)
     response = RedirectResponse(_local_url(to), 303)
     response.set_cookie(
-        KEY_COOKIE,
-        quote(key, safe=""),
-        max_age=COOKIE_MAX_AGE_S,
+        SESSION_COOKIE,
+        cookie,
+        max_age=SESSION_S,
         httponly=True,
         samesite="lax" if keys.private else "strict",  # lax: links from other sites may open a private page
         secure=request.url.scheme == "https",
@@ -47,8 +54,19 @@ def sign_in(
     return response
 
 
+@router.post(SIGN_IN_PATH + "/out")
+async def sign_out(request: Request, authenticator: AuthenticatorDep, database: DatabaseDep) -> Response:
+    """Ends the session of this browser."""
+    if cookie := request.cookies.get(SESSION_COOKIE):
+        await run_in_threadpool(database.access.end_session, digest(cookie))
+        authenticator.forget(cookie)
+    response = RedirectResponse(SIGN_IN_PATH, 303)
+    response.delete_cookie(SESSION_COOKIE, httponly=True)
+    return response
+
+
 def _sign_in_page(request: Request, keys: ApiKeys, to: str, *, invalid: bool = False) -> HTMLResponse:
-    values = {"invalid": invalid, "private": keys.private, "to": _local_url(to)}
+    values = {"invalid": invalid, "private": keys.private, "to": _local_url(to), "identity": identity_of(request.scope)}
     return render(request, "sign_in.html", status=401 if invalid else 200, **values)
 
 
