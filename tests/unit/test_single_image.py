@@ -8,10 +8,10 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
+from astrodetect.service.authentication import ApiKeys
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.body_limits import BodyLimit
 from astrodetect.service.middleware.request_log import RequestLog
-from astrodetect.service.middleware.security import ApiKeys
 from astrodetect.service.middleware.single_image import MAX_BODY_BYTES, SingleImageMiddleware, read_single_file
 
 BOUNDARY = "----boundary7"
