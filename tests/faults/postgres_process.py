@@ -101,7 +101,10 @@ class TcpProxy:
 
     def _connect(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as upstream:
-            upstream.connect(self._path)
+            try:
+                upstream.connect(self._path)
+            except OSError:  # the server is down
+                return
             back = threading.Thread(target=self._forward, args=(upstream, client))
             back.start()
             self._forward(client, upstream)
