@@ -2,7 +2,8 @@
 
 Each image becomes a small plane of locally normalised contrast, in which faint noise and neighbours, which alone tell
 two smooth galaxies apart, count as much as the bright centre. A perceptual signature of DCT magnitudes, invariant under
-the eight rotations and reflections, proposes candidate pairs by matrix products; a pair is accepted if the normalised
+the eight rotations and reflections, proposes candidate pairs: an inverted file compares it with those near the same
+centroids only, so that the time grows with the power 1.5 of the number of images. A pair is accepted if the normalised
 cross-correlation of the planes is high enough in one of the eight orientations.
 """
 
@@ -26,8 +27,23 @@ PRIOR_IMAGES = 32  # weight of the mean signature of noise, as a number of image
 CANDIDATE_SIMILARITY = 0.55  # cosine similarity of signatures from which a pair is compared
 MAX_CANDIDATES = 16  # candidate pairs per query image
 SAME_CORRELATION = 0.78  # cross-correlation from which two images are copies; different galaxies reach 0.73
-QUERY_BLOCK = 256  # images compared with all others at once
-PAIR_BLOCK = 2048
+EXHAUSTIVE = 4096  # images up to which each is compared with all others
+LISTS = 4  # of the inverted file, times the square root of the number of images
+PROBED_LISTS = 32  # nearest to each query
+CLUSTERED = 40  # images per list that its centroids are fitted to
+CLUSTERING_STEPS = 6
+QUERY_BLOCK = 1024  # images
+PAIR_BLOCK = 64  # pairs, whose orientations fit into the processor's cache
+
+_INDICES = np.arange(PLANE_PX * PLANE_PX).reshape(PLANE_PX, PLANE_PX)
+_ORIENTATIONS = np.stack(
+    [
+        plane.ravel()
+        for turns in range(4)
+        for turned in [np.rot90(_INDICES, turns)]
+        for plane in (turned, turned[:, ::-1])
+    ]
+)  # (8, pixels) which pixel is where after each rotation and reflection
 
 Planes = NDArray[np.int8]  # (n, crops, PLANE_PX, PLANE_PX)
 
@@ -125,21 +141,87 @@ def _dct_signature(planes: Floats) -> Floats:
 def _candidate_pairs(signatures: NDArray[np.float16]) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Pairs (k, 2) of similar signatures, block by block, with the number of query images in each block."""
     mean = _mean_signature(signatures[:, 0])
-    uncropped = _centred_unit(signatures[:, 0], mean)
-    for start in range(0, len(uncropped), QUERY_BLOCK):
+    index = _InvertedFile(_centred_unit(signatures[:, 0], mean))
+    for start in range(0, len(signatures), QUERY_BLOCK):
         queries = _centred_unit(signatures[start : start + QUERY_BLOCK], mean)
-        similarity = queries[:, 0] @ uncropped.T
-        for crop in range(1, len(CROPS)):
-            np.maximum(similarity, queries[:, crop] @ uncropped.T, out=similarity)
-        own = np.arange(len(queries))
-        similarity[own, start + own] = -1
-        crowded = np.flatnonzero((similarity >= CANDIDATE_SIMILARITY).sum(axis=1) > MAX_CANDIDATES)
-        if len(crowded):
-            cutoff = -np.partition(-similarity[crowded], MAX_CANDIDATES - 1, axis=1)[:, MAX_CANDIDATES - 1]
-            similarity[crowded] = np.where(similarity[crowded] >= cutoff[:, None], similarity[crowded], -1)
-        first, second = np.nonzero(similarity >= CANDIDATE_SIMILARITY)
-        pairs = np.stack([first + start, second], axis=1)
-        yield np.unique(np.sort(pairs, axis=1), axis=0), len(queries)
+        image, neighbour, similarity = index.search(queries.reshape(-1, queries.shape[-1]))
+        image = image // len(CROPS) + start
+        image, neighbour, similarity = (values[image != neighbour] for values in (image, neighbour, similarity))
+        nearest = np.lexsort((-similarity, neighbour, image))
+        image, neighbour, similarity = (values[nearest] for values in (image, neighbour, similarity))
+        repeated = (image[1:] == image[:-1]) & (neighbour[1:] == neighbour[:-1])  # by another crop
+        pairs = np.stack([image, neighbour], axis=1)[np.concatenate([[True], ~repeated])[: len(image)]]
+        similarity = similarity[np.concatenate([[True], ~repeated])[: len(image)]]
+        kept = _rank_within(pairs[:, 0], similarity) < MAX_CANDIDATES
+        yield np.unique(np.sort(pairs[kept], axis=1), axis=0), len(queries)
+
+
+def _rank_within(groups: NDArray[np.int64], values: Floats) -> NDArray[np.int64]:
+    """The rank of each value among those of its group, 0 for the largest."""
+    order = np.lexsort((-values, groups))
+    first = np.searchsorted(groups[order], groups[order])
+    ranks = np.empty(len(groups), np.int64)
+    ranks[order] = np.arange(len(groups)) - first
+    return ranks
+
+
+class _InvertedFile:
+    """Unit vectors by their nearest of many centroids; up to EXHAUSTIVE vectors in one list, which is exact."""
+
+    def __init__(self, vectors: Floats) -> None:
+        count = 1 if len(vectors) <= EXHAUSTIVE else round(LISTS * len(vectors) ** 0.5)
+        self._centroids = _cluster(vectors, count)
+        nearest = _nearest_centroids(vectors, self._centroids, 1)[:, 0]
+        self._members = np.argsort(nearest, kind="stable")
+        self._ends = np.cumsum(np.bincount(nearest, minlength=count))
+        self._sorted = vectors[self._members]
+
+    def search(self, queries: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """Query, vector and similarity of those at least CANDIDATE_SIMILARITY in the nearest lists of each query."""
+        probed = _nearest_centroids(queries, self._centroids, min(PROBED_LISTS, len(self._centroids)))
+        order = np.argsort(probed, axis=None, kind="stable")
+        rows = np.split(
+            order // probed.shape[1], np.cumsum(np.bincount(probed.ravel(), minlength=len(self._ends)))[:-1]
+        )
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+        for number, asking in enumerate(rows):
+            members = slice(self._ends[number - 1] if number else 0, self._ends[number])
+            similarity = queries[asking] @ self._sorted[members].T
+            if similarity.shape[1] > MAX_CANDIDATES + 1:  # one of them may be the image itself
+                cutoff = -np.partition(-similarity, MAX_CANDIDATES, axis=1)[:, MAX_CANDIDATES]
+                query, member = np.nonzero(similarity >= np.maximum(cutoff, CANDIDATE_SIMILARITY)[:, None])
+            else:
+                query, member = np.nonzero(similarity >= CANDIDATE_SIMILARITY)
+            found.append((asking[query], self._members[members][member], similarity[query, member]))
+        queries_found, vectors, similarities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return queries_found, vectors, similarities
+
+
+def _cluster(vectors: Floats, count: int) -> Floats:
+    """Centroids of spherical k-means on a sample."""
+    random = np.random.default_rng(0)
+    sample = vectors[random.permutation(len(vectors))[: max(CLUSTERED * count, 1)]]
+    centroids = sample[:count]
+    for _ in range(CLUSTERING_STEPS if count > 1 else 0):
+        nearest = _nearest_centroids(sample, centroids, 1)[:, 0]
+        members = sparse.csr_array((np.ones(len(sample), np.float32), (nearest, np.arange(len(sample)))))
+        sums = np.zeros_like(centroids)
+        sums[: members.shape[0]] = members @ sample
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = np.where(length > 0, sums / np.maximum(length, 1e-9), centroids)
+    return centroids
+
+
+def _nearest_centroids(vectors: Floats, centroids: Floats, count: int) -> NDArray[np.int64]:
+    """(n, count)"""
+    blocks = []
+    for start in range(0, max(len(vectors), 1), QUERY_BLOCK):
+        similarity = vectors[start : start + QUERY_BLOCK] @ centroids.T
+        if count == 1:
+            blocks.append(similarity.argmax(axis=1)[:, None])
+        else:
+            blocks.append(np.argpartition(-similarity, count - 1, axis=1)[:, :count])
+    return np.concatenate(blocks)
 
 
 def _mean_signature(signatures: NDArray[np.float16]) -> Floats:
@@ -159,18 +241,15 @@ def _centred_unit(signatures: NDArray[np.float16], mean: Floats) -> Floats:
 def _cross_correlation(planes: Planes, pairs: NDArray[np.int64]) -> Floats:
     """The highest normalised cross-correlation of each pair over the eight orientations and the crops."""
     first, second = _zero_mean_unit(planes[pairs[:, 0]]), _zero_mean_unit(planes[pairs[:, 1]])
-    best = np.full(len(pairs), -1, np.float32)
-    for quarter_turns in range(4):
-        rotated = np.rot90(first, quarter_turns, (2, 3))
-        for oriented in (rotated, rotated[..., ::-1]):
-            whole_in_crops = np.einsum("nyx,ncyx->nc", oriented[:, 0], second)
-            crops_in_whole = np.einsum("ncyx,nyx->nc", oriented[:, 1:], second[:, 0])
-            best = np.maximum(best, np.maximum(whole_in_crops.max(axis=1), crops_in_whole.max(axis=1)))
-    return best
+    # The inverse of an orientation is one of the eight, so that turning the other image covers the same ones.
+    whole_in_crops = second @ np.take(first[:, 0], _ORIENTATIONS, axis=1).transpose(0, 2, 1)
+    crops_in_whole = first[:, 1:] @ np.take(second[:, 0], _ORIENTATIONS, axis=1).transpose(0, 2, 1)
+    return np.asarray(np.maximum(whole_in_crops.max(axis=(1, 2)), crops_in_whole.max(axis=(1, 2))))
 
 
 def _zero_mean_unit(planes: Planes) -> Floats:
-    values = planes.astype(np.float32)
-    values -= values.mean(axis=(2, 3), keepdims=True)
-    norm = np.sqrt((values * values).sum(axis=(2, 3), keepdims=True))
+    """(n, crops, pixels)"""
+    values = planes.reshape(*planes.shape[:2], -1).astype(np.float32)
+    values -= values.mean(axis=2, keepdims=True)
+    norm = np.sqrt((values * values).sum(axis=2, keepdims=True))
     return np.asarray(values / np.maximum(norm, 1e-9), np.float32)

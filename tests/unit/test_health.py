@@ -73,6 +73,18 @@ def test_different_galaxies_of_one_class_are_not_duplicates() -> None:
     assert near_duplicates.find_pairs(signatures) == []
 
 
+def test_copies_among_many_images_are_those_of_an_exhaustive_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(128, 50, (300, 16, 16, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    turned = np.rot90(coarse[:20], 1, (1, 2)) + rng.normal(0, 4, (20, 128, 128, 3))
+    pixels = np.clip(np.concatenate([coarse, turned]), 0, 255).astype(np.uint8)
+    signatures = near_duplicates.compute_signatures(pixels)
+    exhaustive = near_duplicates.find_pairs(signatures)
+    assert {(number, 300 + number) for number in range(20)} == {(pair.first, pair.second) for pair in exhaustive}
+    monkeypatch.setattr(near_duplicates, "EXHAUSTIVE", 10)
+    assert near_duplicates.find_pairs(signatures) == exhaustive
+
+
 def test_duplicates_are_found_in_a_data_set_of_two_images(tmp_path: Path) -> None:
     save(galaxy(0), tmp_path / "E" / "0.jpg")
     save(np.rot90(galaxy(0)).copy(), tmp_path / "E" / "1.jpg")
