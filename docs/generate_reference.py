@@ -283,6 +283,13 @@ def python_api() -> str:
     return python_reference.sections()
 
 
+def promises() -> str:
+    """What the service promises, and the tests that prove it."""
+    from docs import promises  # noqa: PLC0415
+
+    return promises.sections()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings_table,
@@ -293,6 +300,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "packages": packages,
     "decisions": decisions,
     "python-api": python_api,
+    "promises": promises,
 }
 
 
