@@ -184,9 +184,9 @@ class Database:
         """Add up to `most` vectors to the HNSW graph, oldest first, and return how many; 0 when none is left."""
         return int(self._scalar("index_vectors", {"most": most})) if self.stores_vectors else 0
 
-    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:
-        """The `newest` images of a space, plus all labelled ones."""
-        rows = self._execute(SQL["embedded_images"], {"space": space, "newest": newest})
+    def embedded_images(self, space: str, *, newest: int, model: str | None = None) -> EmbeddedImages:
+        """The `newest` images of a space, plus all labelled ones; with the scores by `model`."""
+        rows = self._execute(SQL["embedded_images"], {"space": space, "newest": newest, "model": model})
         halves = b"".join(bytes(row["vector"][HALFVEC_HEADER_BYTES:]) for row in rows)
         vectors = np.frombuffer(halves, ">f2").astype(np.float32).reshape(-1, DIMENSIONS)
         width = np.flatnonzero(vectors.any(axis=0)).max(initial=0) + 1  # the rest is padding
@@ -194,6 +194,7 @@ class Database:
             ids=[row["prediction_id"] for row in rows],
             images=[row["image_sha256"] for row in rows],
             classes=[row["class"] for row in rows],
+            scores=np.array([row["score"] for row in rows], np.float32),
             novelty=np.array([row["novelty"] for row in rows], np.float32),
             vectors=vectors[:, :width],
         )

@@ -31,6 +31,7 @@ from astrodetect.cli import (  # noqa: E402
     score,
     simulate,
     split,
+    teach,
 )
 from astrodetect.cli._options import command_parser, complete_paths  # noqa: E402
 from astrodetect.errors import AstrodetectError  # noqa: E402
@@ -38,7 +39,7 @@ from astrodetect.settings import PROGRAMS  # noqa: E402
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
-    *(predict, score, anomalies, recall, adapt, labels, psql, backup, keys),
+    *(predict, score, anomalies, recall, adapt, labels, teach, psql, backup, keys),
 )
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 

@@ -27,6 +27,7 @@ class Backbone:
     application: str | None  # its name in keras.applications; None: EfficientNet-Lite0, whose weights come in a package
     imagenet: PixelStatistics
     imagenet_bgr: bool = False  # the published weights take BGR; ours always take RGB
+    middle: bool = False  # the features of its middle stages, instead of the last one's
     preprocesses: bool = True  # Keras builds normalisation into it unless switched off: ours is a layer before it
 
 
@@ -57,6 +58,7 @@ _UNIT_RANGE = PixelStatistics(  # of ImageNet's pixels; the variances are (0.229
 
 RESNET50_STATISTICS = PixelStatistics((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 DEFAULT_RECIPE, FOREST = "resnet50", "forest"
+TEACHING_RECIPE = "efficientnet-lite0-mid"  # what `teach` trains
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -77,6 +79,18 @@ RECIPES = {
             patience=12,  # to the end of the learning rate's decay; the best epoch is published anyway
             fine_tuning_rate=3e-4,
             fine_tuning_stages=((0.2, 1.0),),  # the first fifth is generic, and takes half of the time
+        ),
+        Recipe(
+            TEACHING_RECIPE,
+            "network",
+            "middle stages of EfficientNet-Lite0, 1 million weights: the better features for a linear head",
+            Backbone(None, _SIGNED_RANGE, middle=True),
+            size=128,
+            crop=AUTO_CROP,
+            epochs=12,
+            patience=12,
+            fine_tuning_rate=3e-4,
+            fine_tuning_stages=((0.2, 1.0),),
         ),
         Recipe(
             "efficientnetv2-b0",

@@ -235,6 +235,7 @@ class EmbeddedImages:
     ids: list[int]  # of each image's first prediction
     images: list[str]  # SHA-256
     classes: list[str]  # predicted
+    scores: Floats  # by the model that was asked for; NaN of other models
     novelty: Floats
     vectors: Floats  # (n, dimensions)
 

@@ -19,6 +19,7 @@ REVIEW_ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
 RANKING_WEIGHT = 1.5  # of the standardised tail scores of the ranking, beside the standardised likeness
 LIKE_RANKING_WEIGHT = 0.5  # where one kind is searched for: it need not be unusual
+NETWORK_WEIGHT = 0.8  # of the standardised tail scores of a network that was taught by labels
 ARTEFACT_WEIGHT = 1.5  # of what an image is more like the artefacts than like the wanted ones
 # Labelled images at which the likeness has half its weight: fewer are a guess.
 ARTEFACT_HALF_WEIGHT, HALF_WEIGHT = 3.0, 10.0
@@ -47,14 +48,18 @@ def rank_by_labels(
     *,
     blocks: Sequence[int] = (),
     like: str | None = None,
+    network: Floats | None = None,
 ) -> LabelledRanking:
     """The interest given the unsupervised `strength`, and `labels` by image index; of one label's kind if `like` it.
 
     Wanted are `interesting` images and those with labels of one's own; what is more like `artefact` than like these
-    sinks. Each of the `blocks` of dimensions counts as much as the others, however few it has.
+    sinks. Each of the `blocks` of dimensions counts as much as the others, however few it has. `network`: the score of
+    each image by a network that was taught by labels of all kinds, or NaN.
     """
     inputs = _Inputs(vectors, _block_scales(blocks, vectors.shape[1]))
-    interest = (LIKE_RANKING_WEIGHT if like else RANKING_WEIGHT) * _standardised_tail_scores(strength)
+    interest = (LIKE_RANKING_WEIGHT if like else RANKING_WEIGHT) * standardised_tail_scores(strength)
+    if network is not None and not like and (scored := np.isfinite(network)).any():
+        interest[scored] += NETWORK_WEIGHT * standardised_tail_scores(network[scored])
     kinds = _Kinds.of(labels, like)
     sample = np.random.default_rng(SAMPLE_SEED).permutation(len(strength))[:UNLABELLED_SAMPLE]
     likeness = np.zeros(len(strength), np.float32)
@@ -80,9 +85,10 @@ def review_orders(
     *,
     blocks: Sequence[int] = (),
     like: str | None = None,
+    network: Floats | None = None,
 ) -> dict[ReviewOrder, list[int]]:
     """The indices of up to `count` unlabelled images in each review order, the first to label in front."""
-    ranking = rank_by_labels(vectors, strength, labels, blocks=blocks, like=like)
+    ranking = rank_by_labels(vectors, strength, labels, blocks=blocks, like=like, network=network)
     boundary = float(ranking.interest.max(initial=0)) if ranking.boundary is None else ranking.boundary
     priorities: dict[ReviewOrder, NDArray[np.floating]] = {
         "interest": ranking.interest.copy(),
@@ -145,29 +151,29 @@ def _likeness(inputs: _Inputs, positive: Sequence[int], negative: Sequence[int],
     rows = np.concatenate([np.array(positive, np.int64), np.array(negative, np.int64), weak])
     targets = (np.arange(len(rows)) < len(positive)).astype(np.float64)
     weights = np.where(np.arange(len(rows)) < len(rows) - len(weak), 1.0, UNLABELLED_WEIGHT)
-    coefficients = _logistic_regression(inputs.rows(rows), targets, weights)
-    return _standardise(inputs.products(coefficients))
+    coefficients = logistic_regression(inputs.rows(rows), targets, weights, PENALTY)
+    return _standardise(inputs.products(coefficients[:-1]))
 
 
-def _logistic_regression(
-    inputs: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
+def logistic_regression(
+    inputs: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64], penalty: float
 ) -> NDArray[np.float64]:
-    """The coefficients, without the intercept, by Newton's method."""
+    """The coefficients, and the intercept at the end, by Newton's method under an L2 penalty."""
     inputs = np.column_stack([inputs, np.ones(len(inputs))])
-    penalty = np.full(inputs.shape[1], PENALTY)
-    penalty[-1] = 0.0  # of the intercept
+    penalties = np.full(inputs.shape[1], penalty)
+    penalties[-1] = 0.0  # of the intercept
     share = np.clip(np.average(targets, weights=weights), 1e-6, 1 - 1e-6)
     coefficients = np.zeros(inputs.shape[1])
     coefficients[-1] = np.log(share / (1 - share))
     for _ in range(MAX_NEWTON_STEPS):
         probability = 1 / (1 + np.exp(-np.clip(inputs @ coefficients, -30, 30)))
-        gradient = inputs.T @ (weights * (targets - probability)) - penalty * coefficients
+        gradient = inputs.T @ (weights * (targets - probability)) - penalties * coefficients
         curvature = np.maximum(weights * probability * (1 - probability), 1e-9)
-        step = np.linalg.solve((inputs.T * curvature) @ inputs + np.diag(penalty), gradient)
+        step = np.linalg.solve((inputs.T * curvature) @ inputs + np.diag(penalties), gradient)
         coefficients += step
         if np.abs(step).max() < TOLERANCE:
             break
-    return coefficients[:-1]
+    return coefficients
 
 
 def _block_scales(blocks: Sequence[int], dimensions: int) -> Floats:
@@ -177,7 +183,7 @@ def _block_scales(blocks: Sequence[int], dimensions: int) -> Floats:
     return np.repeat([np.sqrt(max(blocks) / block) for block in blocks], blocks)[:dimensions].astype(np.float32)
 
 
-def _standardised_tail_scores(strength: Floats) -> Floats:
+def standardised_tail_scores(strength: Floats) -> Floats:
     """−log10 of the share of images as strong, standardised: the scale of `strength` does not matter."""
     share = np.empty(len(strength), np.float32)
     share[np.argsort(-strength, kind="stable")] = (np.arange(len(strength)) + 0.5) / max(len(strength), 1)

@@ -8,16 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from astrodetect.cli._options import describe_features, print_warnings
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
-from astrodetect.records import BatchRunner, ImageContract
+from astrodetect.records import BatchRunner, Floats, ImageContract
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.features.central_object import FeatureKind
-    from astrodetect.features.extraction import FeatureExtractor
+    from astrodetect.features.extraction import FeatureExtractor, ReadImages
     from astrodetect.inference.engine import Engine
 
 IMAGENET_PX = 224  # input side for ImageNet weights
@@ -52,6 +54,23 @@ def open_extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, st
     extractor = network_extractor(Engine(loaded), kind, loaded.manifest.version)
     print_warnings(loaded.manifest)
     return extractor, describe_features(loaded.manifest)
+
+
+def network_scores(arguments: argparse.Namespace, images: "ReadImages") -> Floats | None:
+    """The score of each image by the model of the options, if it learnt from labels and ranks images better."""
+    from astrodetect.model_store.store import read_current  # noqa: PLC0415
+
+    config, name = settings(), arguments.model
+    if not name or images.kind != "shapes" or not read_current(config.models_dir, name).ranks:
+        return None
+    from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415 - OpenVINO takes a second, as below
+    from astrodetect.inference.engine import Engine, load_verified  # noqa: PLC0415
+    from astrodetect.scoring.evaluate import compute_outputs  # noqa: PLC0415
+
+    loaded = load_verified(config.models_dir, name, config.precision)
+    paths = [item.path for item in images.items]
+    dataset = Dataset(tuple(loaded.manifest.classes), paths, np.zeros(len(paths), np.int64), "")
+    return compute_outputs(dataset, Engine(loaded), f"the images by {name}").probabilities[:, 1]
 
 
 @contextmanager

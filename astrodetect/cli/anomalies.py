@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE
 from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, available_detectors, default_detectors
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
-from astrodetect.cli._extraction import MakeRunner, open_extractor, open_runners
+from astrodetect.cli._extraction import MakeRunner, network_scores, open_extractor, open_runners
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
@@ -56,8 +56,8 @@ data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash 
 The output folder holds anomalies.html; anomalies.csv or .parquet, the most unusual first; ids/METHOD.txt, the images
 flagged by each detector, and ids/consensus.txt, those flagged by all. --detectors autoencoder,kmeans,dbscan selects the
 three of the four-class study. --labels ranks by active learning from a .csv of label (interesting, ordinary,
-artefact, or a name of your own) and path or image_sha256. --attach stores the detectors with a trained model; the
-service then reports the novelty of each image.
+artefact, or a name of your own) and path or image_sha256; a --model of the command teach ranks by its network too.
+--attach stores the detectors with a trained model; the service then reports the novelty of each image.
 """
 EXAMPLES = """examples:
   python -m astrodetect anomalies my/images
@@ -170,10 +170,12 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     unmatched, interest = 0, None
     if given_labels:
         labels, unmatched = match_images(given_labels, paths, read_images.sha256)
+    network = network_scores(arguments, read_images)
+    if labels or network is not None:
         like = require_label(arguments.like, labels.values())
         blocks = scored.fitted.novelty.block_dimensions
         interest = active_learning.rank_by_labels(
-            novelty.vectors, novelty.strength, labels, blocks=blocks, like=like
+            novelty.vectors, novelty.strength, labels, blocks=blocks, like=like, network=network
         ).interest
     gallery = order_images(novelty.strength, interest)[: arguments.top].tolist()
     anomaly_results = AnomalyResults(
@@ -195,7 +197,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     description = anomaly_report.RunDescription(
         title=" ".join(map(folder_name, arguments.data)),
         features=FEATURE_DESCRIPTIONS[extractor.kind].format(feature_source),
-        comparison=scored.comparison,
+        comparison=scored.comparison + ("" if network is None else f"; ranked by the network {arguments.model} too"),
         reader=ThumbnailReader(extractor.contract, config.max_image_pixels),
     )
     with results.replace_output_folder(arguments.output) as staged:
@@ -210,6 +212,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         with_domain = domain.with_domain if arguments.normal else domain.calibrate_domain
         store.attach_detectors(config.models_dir, arguments.attach, with_domain(scored.fitted.novelty).save)
     summary = _summary_lines(anomaly_results, scored, unmatched, arguments.attach)
+    if network is not None:
+        summary.append(f"ranked by the network {arguments.model} too, which learnt from labels")
     return [*summary, join_reference(str(arguments.output), "anomalies.html")]
 
 
@@ -284,7 +288,7 @@ def _summary_lines(
         anomaly_results.discoveries.text,
         f"single detectors flag: {flagged}",
     ]
-    if anomaly_results.interest is not None:
+    if anomaly_results.review_labels:
         lines.append(
             f"ranked by the labels of {len(anomaly_results.review_labels):,} images; "
             f"{unmatched:,} labels match no image"

@@ -3,6 +3,7 @@
 The mobile variant of EfficientNet-B0: no squeeze-and-excitation, ReLU6. Input: RGB as x/127.5 − 1.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,17 +44,43 @@ STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
+SMOOTHING_PX = 3
+MIDDLE = 3, 4, 5  # stages whose maps `middle_feature_map` has
 
 
 def feature_map(pixels: keras.KerasTensor) -> keras.KerasTensor:
     """The last feature map, with random weights; layers are named after the tensors of the weights file."""
-    x = _convolution(pixels, "conv_stem", "bn0", STEM_CHANNELS, kernel=3, strides=2)
-    number = 0
+    return _convolution(_stage_maps(pixels)[-1], "conv_head", "bn1", HEAD_CHANNELS)
+
+
+def middle_feature_map(pixels: keras.KerasTensor) -> keras.KerasTensor:
+    """The maps of the MIDDLE stages of the smoothed image, concatenated at the resolution of the finest.
+
+    Noise of single pixels, which ImageNet's photographs have not, is averaged away.
+    """
+    stages = _stage_maps(keras.layers.AveragePooling2D(SMOOTHING_PX, strides=1, padding="same", name="smooth")(pixels))
+    maps = [stages[stage] for stage in MIDDLE]
+    side = max(map_.shape[1] for map_ in maps)
+    return keras.layers.Concatenate(name="scales")([_enlarge(map_, side) for map_ in maps])
+
+
+def _enlarge(map_: keras.KerasTensor, side: int) -> keras.KerasTensor:
+    """Each cell repeated, up to this side."""
+    factor = math.ceil(side / map_.shape[1])
+    surplus = factor * map_.shape[1] - side
+    enlarged = map_ if factor == 1 else keras.layers.UpSampling2D(factor)(map_)
+    return keras.layers.Cropping2D(((0, surplus), (0, surplus)))(enlarged) if surplus else enlarged
+
+
+def _stage_maps(pixels: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """The output of each stage."""
+    x, maps, number = _convolution(pixels, "conv_stem", "bn0", STEM_CHANNELS, kernel=3, strides=2), [], 0
     for stage in STAGES:
         for index in range(stage.blocks):
             x = _block(x, f"blocks_{number}", stage, stage.strides if index == 0 else 1)
             number += 1
-    return _convolution(x, "conv_head", "bn1", HEAD_CHANNELS)
+        maps.append(x)
+    return maps
 
 
 def _block(x: keras.KerasTensor, name: str, stage: _Stage, strides: int) -> keras.KerasTensor:

@@ -231,10 +231,10 @@ def _has_constant(node: Any) -> bool:
     return any(entry.get_source_output().get_node().get_type_name() == "Constant" for entry in node.inputs())
 
 
-def features_engine(model: keras.Model, contract: ImageContract) -> Engine:
+def features_engine(model: keras.Model, contract: ImageContract, views: int = 1) -> Engine:
     """An engine that runs an untrained or unpublished network for its features, in the fastest precision here."""
     classes = [str(number) for number in range(max(2, model.output_shape[-1]))]
-    manifest = Manifest(name="features", classes=classes, image=contract, metrics={}, data={}, settings={}, versions={})
+    manifest = Manifest("features", classes, contract, metrics={}, data={}, settings={}, versions={}, views=views)
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "features.xml"
         to_openvino(model, xml)

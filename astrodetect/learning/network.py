@@ -67,7 +67,8 @@ def keras_name(recipe: str) -> str:
 def _feature_map(backbone: Backbone, normalised: Any) -> Any:
     """The backbone's last feature map, with random weights."""
     if backbone.application is None:
-        return efficientnet_lite.feature_map(normalised)
+        make = efficientnet_lite.middle_feature_map if backbone.middle else efficientnet_lite.feature_map
+        return make(normalised)
     return _application(backbone, weights=None, input_tensor=normalised).output
 
 

@@ -26,6 +26,7 @@ SIMULATED = "Trained on simulated images: not validated on real ones"
 SIMULATED_TESTED = "Trained on simulated images"  # and tested on real ones
 ADAPTED = "Adapted to images that it was not trained on: novelty and domain compare with these, classes may be wrong"
 ORDINARY = "ordinary"  # entry of `data`, of a model whose detectors were fitted on other images than the training's
+TEACHING = "teaching"  # entry of `data`, of a network that learnt from labels
 METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
 
 PRIOR_ROUNDING = 0.005  # by which the shares of all classes may differ from 1 together
@@ -108,6 +109,17 @@ class Manifest:
         """Where the ordinary images come from that replaced the training images of the detectors, if any did."""
         ordinary = self.data.get(ORDINARY)
         return ordinary if isinstance(ordinary, dict) else None
+
+    @property
+    def teaching(self) -> dict[str, Any] | None:
+        """What a network that learnt from labels learnt from, and how well it ranks."""
+        teaching = self.data.get(TEACHING)
+        return teaching if isinstance(teaching, dict) else None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether images are ranked by the score too: it ranked images better that the network had not learnt from."""
+        return bool(self.teaching and self.teaching.get("improves"))
 
     @property
     def _weights_sha256(self) -> str:

@@ -25,7 +25,12 @@ LOST_AFTER_S = 15.0
 STARTING_S = 30.0  # a stop request this much older than the training is of an earlier one
 MAX_STEPS, MAX_MESSAGES = 20, 4  # the latest, of those that are kept
 EPOCH = "epoch"  # what the title of an epoch's progress bar starts with; its metrics are kept instead
-PROGRESS, STOP, LOG = ".progress", ".stop", ".log"  # suffixes of the hidden files .NAME.progress and so on
+PROGRESS, STOP, LOG, LABELS = (
+    ".progress",
+    ".stop",
+    ".log",
+    ".labels.csv",
+)  # suffixes of the hidden files .NAME.progress…
 CHECKPOINTS = ".training"  # suffix of the hidden folder
 
 TrainingState = Literal["running", "stopped", "failed", "lost"]  # a file never says lost
@@ -57,7 +62,7 @@ class TrainingProgress:
     messages: tuple[str, ...] = ()
     epochs: tuple[dict[str, float], ...] = ()  # the metrics of each
     error: str = ""
-    command: tuple[str, ...] = ()  # the arguments of train_model.py, to resume it
+    command: tuple[str, ...] = ()  # the arguments of train_model.py or of the package, to resume it
     folder: str = ""  # the working directory that they refer to
 
     @property
@@ -211,12 +216,18 @@ def remove_progress(folder: Path, name: str, *, checkpoints: bool = False) -> No
     for suffix in (PROGRESS, STOP):
         _path(folder, name, suffix).unlink(missing_ok=True)
     if checkpoints:
+        labels_path(folder, name).unlink(missing_ok=True)
         shutil.rmtree(_path(folder, name, CHECKPOINTS), ignore_errors=True)
 
 
 def log_path(folder: Path, name: str) -> Path:
     """The output of a training process that the service started."""
     return _path(folder, name, LOG)
+
+
+def labels_path(folder: Path, name: str) -> Path:
+    """The labels that a network is taught by which the service trains."""
+    return _path(folder, name, LABELS)
 
 
 def _path(folder: Path, name: str, suffix: str) -> Path:

@@ -97,6 +97,11 @@ class ModelRegistry:
         return self.default.space if self.default else None
 
     @property
+    def taught(self) -> str | None:
+        """The name of the default model, if it learnt from labels and ranks images by its score too."""
+        return self.default_name if self.default and self.default.ranks else None
+
+    @property
     def loaded(self) -> dict[str, LoadedModel]:
         """The models in memory, by name."""
         return {name: LoadedModel(model.manifest, model.engine.precision) for name, model in self._loaded.items()}

@@ -54,7 +54,7 @@ def sort_by_novelty(images: EmbeddedImages) -> EmbeddedImages:
     ids, sha256s, classes = (
         [values[i] for i in order.tolist()] for values in (images.ids, images.images, images.classes)
     )
-    return EmbeddedImages(ids, sha256s, classes, images.novelty[order], images.vectors[order])
+    return EmbeddedImages(ids, sha256s, classes, images.scores[order], images.novelty[order], images.vectors[order])
 
 
 def projection_to_bytes(stored: StoredProjection) -> bytes:

@@ -41,7 +41,7 @@ class ReviewDatabase(Protocol):
     def stores_vectors(self) -> bool: ...
     @property
     def leases(self) -> LeaseTable: ...
-    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages: ...
+    def embedded_images(self, space: str, *, newest: int, model: str | None = None) -> EmbeddedImages: ...
     def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]: ...
     def by_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
@@ -127,9 +127,10 @@ class _Ranking:
         *,
         blocks: Sequence[int],
         like: LabelValue | None,
+        taught: str | None,
     ) -> None:
         self.space, self.images, self.labels, self.like = space, images, labels, like
-        self._blocks = blocks
+        self._blocks, self._taught = blocks, taught
         self._newest_id = newest_id
         norms = np.linalg.norm(images.vectors, axis=1)  # break ties: novelty is 1 beyond all training images
         self._strength = np.empty(len(norms), np.float32)
@@ -148,7 +149,9 @@ class _Ranking:
             return self
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        return _Ranking(self.space, self._newest_id, self.images, labels, blocks=self._blocks, like=like)
+        return _Ranking(
+            self.space, self._newest_id, self.images, labels, blocks=self._blocks, like=like, taught=self._taught
+        )
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The indices of the images to label next, without those labelled since."""
@@ -168,7 +171,13 @@ class _Ranking:
         if not self.images.ids:
             return {by: [] for by in active_learning.REVIEW_ORDERS}
         return active_learning.review_orders(
-            self.images.vectors, self._strength, self._labelled, ORDER_LENGTH, blocks=self._blocks, like=self.like
+            self.images.vectors,
+            self._strength,
+            self._labelled,
+            ORDER_LENGTH,
+            blocks=self._blocks,
+            like=self.like,
+            network=self.images.scores if self._taught else None,
         )
 
 
@@ -190,11 +199,14 @@ class ReviewQueue:
         space: str | None,
         blocks: Sequence[int] = (),
         like: LabelValue | None = None,
+        taught: str | None = None,
         at_once: bool = False,
     ) -> ReviewBatch:
         """Unlabelled images of the default model's embedding space, in this order; `like` those with this label.
 
         `blocks`: the numbers of dimensions of the blocks of the space.
+
+        `taught`: the name of the model, if it learnt from labels and ranks by its scores too.
 
         `at_once`: in an earlier ranking, where the one with the newest labels takes more than RANKING_WAIT_S.
         """
@@ -203,7 +215,7 @@ class ReviewQueue:
         if by == "novelty" or space is None or note:
             return self._by_novelty(space, note, limit, labels)
         find = self._available_ranking if at_once else self._newest_ranking
-        ranking = find(space, labels, blocks, like)
+        ranking = find(space, labels, blocks, like, taught)
         if ranking is None:
             return self._by_novelty(space, NOT_YET, limit, labels)
         order = ranking.order(by, labels)[:limit]
@@ -227,25 +239,35 @@ class ReviewQueue:
         return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
     def _available_ranking(
-        self, space: str, labels: Mapping[str, LabelValue], blocks: Sequence[int], like: LabelValue | None
+        self,
+        space: str,
+        labels: Mapping[str, LabelValue],
+        blocks: Sequence[int],
+        like: LabelValue | None,
+        taught: str | None,
     ) -> _Ranking | None:
         if self._next_ranking is None or self._next_ranking.done():
-            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels, blocks, like)
+            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels, blocks, like, taught)
             self._next_ranking.add_done_callback(_log_failure)
         wait([self._next_ranking], RANKING_WAIT_S)
         ranking = self._ranking
         return ranking if ranking and (ranking.space, ranking.like) == (space, like) else None
 
     def _newest_ranking(
-        self, space: str, labels: Mapping[str, LabelValue], blocks: Sequence[int], like: LabelValue | None
+        self,
+        space: str,
+        labels: Mapping[str, LabelValue],
+        blocks: Sequence[int],
+        like: LabelValue | None,
+        taught: str | None,
     ) -> _Ranking:
         with self._lock:  # computed once for all requests that wait
             newest_id = self._database.newest_id()
             ranking = self._ranking if self._ranking and self._ranking.is_current(space, newest_id) else None
             ranking = ranking.with_labels(labels, like) if ranking else None
             if ranking is None:
-                images = self._database.embedded_images(space, newest=MAX_RANKED)
-                ranking = _Ranking(space, newest_id, images, labels, blocks=blocks, like=like)
+                images = self._database.embedded_images(space, newest=MAX_RANKED, model=taught)
+                ranking = _Ranking(space, newest_id, images, labels, blocks=blocks, like=like, taught=taught)
             self._ranking = ranking
             return ranking
 

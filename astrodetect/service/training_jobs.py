@@ -1,6 +1,10 @@
-"""Trainings started on the page: train_model.py as a process of its own, one at a time, which ends with the service."""
+"""Trainings started on the page: train_model.py, or the command `teach`, as a process of its own.
+
+One runs at a time, and ends with the service.
+"""
 
 import ipaddress
+import os
 import subprocess
 import sys
 import threading
@@ -20,10 +24,10 @@ from astrodetect.extras import require_extra
 from astrodetect.model_store import store, training_progress
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.service.authentication import ApiKeys, identity_of
-from astrodetect.settings import PROGRAMS
+from astrodetect.settings import PACKAGE, PROGRAMS
 from astrodetect.storage.references import is_url
 
-PROGRAM = PROGRAMS / "train_model.py"
+PROGRAM, TEACH = PROGRAMS / "train_model.py", "teach"
 STOP_WITHIN_S = 20.0  # then its process is killed, and resumes from its last checkpoint
 STARTING = ".starting"  # no model's name: the lock while a training is started
 EXIT_INTERRUPTED = 130
@@ -63,7 +67,7 @@ class TrainingJobs:
             raise TrainingNotAllowed(refusal)
 
     def start(self, name: str, recipe: str, command: Sequence[str], folder: Path) -> None:
-        """Starts train_model.py with these arguments, in this working directory."""
+        """Starts train_model.py, or `teach` if that comes first, with these arguments in this working directory."""
         require_extra("train", "training")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -123,8 +127,9 @@ class TrainingJobs:
         try:
             with training_progress.log_path(self._folder, progress.name).open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, str(PROGRAM), *progress.command],
+                    [sys.executable, *_program(progress.command), *progress.command],
                     cwd=progress.folder,
+                    env=os.environ | {"ASTRODETECT_MODELS_DIR": str(self._folder.absolute()), **_python_path()},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -150,7 +155,17 @@ class TrainingJobs:
             training_progress.end_progress(self._folder, training or progress, error)
         if code == 0:
             log.unlink(missing_ok=True)
+            training_progress.labels_path(self._folder, name).unlink(missing_ok=True)
         self._processes.pop(name, None)
+
+
+def _program(command: Sequence[str]) -> list[str]:
+    return ["-m", "astrodetect"] if command[:1] == (TEACH,) else [str(PROGRAM)]
+
+
+def _python_path() -> dict[str, str]:
+    """So that the package is found from any working directory."""
+    return {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
 
 
 def check_images(path: Path, positive: str, negative: str) -> None:
@@ -200,4 +215,4 @@ def _last_line(log: Path) -> str:
     """The last line of a program's output, without the program's name."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "no output")
-    return last.removeprefix("train_model: ")
+    return last.removeprefix("train_model: ").removeprefix("astrodetect: ")

@@ -42,7 +42,8 @@ WITH chosen AS (
     (SELECT prediction_id FROM features WHERE space = %(space)s ORDER BY prediction_id DESC LIMIT %(newest)s)
     UNION
     (SELECT features.prediction_id FROM features JOIN current_labels USING (image_sha256) WHERE space = %(space)s))
-SELECT prediction_id, features.image_sha256, coalesce(label, result) AS class, novelty, halfvec_send(vector) AS vector
+SELECT prediction_id, features.image_sha256, coalesce(label, result) AS class, novelty,
+    CASE WHEN model = %(model)s THEN score END AS score, halfvec_send(vector) AS vector
 FROM chosen JOIN features USING (prediction_id) JOIN predictions ON predictions.id = prediction_id
 ORDER BY prediction_id
 

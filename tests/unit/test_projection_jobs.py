@@ -92,7 +92,8 @@ class FakeDatabase:
         n = min(self.count, newest)
         vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
         novelty = np.linspace(0, 1, n, dtype=np.float32)
-        return EmbeddedImages(list(range(1, n + 1)), [f"sum {i}" for i in range(n)], ["E"] * n, novelty, vectors)
+        names = [f"sum {i}" for i in range(n)]
+        return EmbeddedImages(list(range(1, n + 1)), names, ["E"] * n, np.zeros(n, np.float32), novelty, vectors)
 
     def count_newer_images(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
         return min(self.count - after, most)

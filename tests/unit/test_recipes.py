@@ -120,8 +120,8 @@ def test_the_help_of_training_describes_every_recipe_with_its_defaults(capsys: p
     text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines are broken at hyphens too
     for recipe in RECIPES.values():
         assert f"{recipe.name}: {recipe.description}" in text
-    assert "(default: 227; cnn and forest 100; efficientnet-lite0 128)" in text
-    assert "(default: 5; efficientnet-lite0 12; cnn 80)" in text
+    assert "(default: 227; efficientnet-lite0 and efficientnet-lite0-mid 128; cnn and forest 100)" in text
+    assert "(default: 5; efficientnet-lite0 and efficientnet-lite0-mid 12; cnn 80)" in text
 
 
 def test_the_registry_of_recipes_needs_no_keras() -> None:

@@ -56,4 +56,5 @@ def next_up(
 ) -> Any:
     """The unlabelled images to label next, each with the reasons."""
     blocks = space_blocks(models.detectors.values(), models.space)
-    return ReviewResponse.of(review_queue.next(by, limit=limit, space=models.space, blocks=blocks, like=like))
+    batch = review_queue.next(by, limit=limit, space=models.space, blocks=blocks, like=like, taught=models.taught)
+    return ReviewResponse.of(batch)

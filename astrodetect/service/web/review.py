@@ -99,6 +99,7 @@ class ReviewView:
                 space=services.models.space,
                 blocks=space_blocks(services.models.detectors.values(), services.models.space),
                 like=choice.like,
+                taught=services.models.taught,
                 at_once=True,
             )
             unskipped = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped]

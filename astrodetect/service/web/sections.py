@@ -12,6 +12,7 @@ from astrodetect.service.web import (
     rendering,
     review,
     sign_in,
+    teaching,
     training,
     upload,
 )
@@ -26,6 +27,7 @@ ROUTERS = tuple(
         image_view,
         prediction,
         review,
+        teaching,
         projection_map,
         models,
         training,

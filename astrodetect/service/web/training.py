@@ -113,8 +113,7 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
         raise DataError("name the folder of the images")
     if fields["recipe"] not in RECIPES or fields["stretch"] not in STRETCHES:
         raise DataError("choose a recipe and a stretch from the lists")
-    if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(INT8):
-        raise DataError("give the model a name of letters, digits, hyphens and dots")
+    check_name(name)
     command = ["--recipe", fields["recipe"], "--output", str(models_dir.absolute() / f"{name}.h5")]
     for option, low, high, type_ in (("epochs", 1, 10_000, int), ("size", 32, 4096, int), ("crop", 0.1, 1, float)):
         if option == "crop" and fields[option] == AUTO_CROP:
@@ -129,16 +128,26 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
             command += [f"--{option}", str(value)]
     if fields["stretch"] != "none":
         command += ["--stretch", fields["stretch"]]
-    path = Path(fields["images"])
-    try:
-        path = path.expanduser().absolute()
-    except RuntimeError as error:
-        raise DataError(f"no folder {path}") from error
+    path = absolute_folder(fields["images"])
     check_images(path, fields["positive"], fields["negative"])
     command += ["--data", str(path)]
     if fields["positive"]:
         return [*command, f"--positive={fields['positive']}", f"--negative={fields['negative']}"]
     return [*command, "--classes", "all"]
+
+
+def check_name(name: str) -> None:
+    """DataError unless a model may have this name."""
+    if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(INT8):
+        raise DataError("give the model a name of letters, digits, hyphens and dots")
+
+
+def absolute_folder(text: str) -> Path:
+    """The absolute path of a folder that a form names."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"no folder {text}") from error
 
 
 def training_values(request: Request, services: Services, at: Place) -> dict[str, Any]:
