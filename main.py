@@ -20,6 +20,7 @@ from astrodetect.service.middleware.request_log import RequestLog, RequestLogMid
 from astrodetect.service.middleware.security import SIGN_IN_BYTES, AuthMiddleware, SecurityHeadersMiddleware
 from astrodetect.service.middleware.single_image import SingleImageMiddleware
 from astrodetect.service.routes import api_docs, detection, health, labels_review, models, predictions
+from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.services import Services, attach, open_services, return_large_blocks, services_of
 from astrodetect.service.web import sections
 from astrodetect.settings import Settings, settings
@@ -59,10 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks into the environment at each request
     )
     default, by_path = body_limits(settings)
+    hosts = ServedHosts(settings.allowed_hosts)
     log = RequestLog(metrics, is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining)
     app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
     app.add_middleware(AuditMiddleware)
-    app.add_middleware(AuthMiddleware, keys=api_keys, respond=error_handlers.error_response_for)
+    app.add_middleware(AuthMiddleware, keys=api_keys, hosts=hosts, respond=error_handlers.error_response_for)
     app.add_middleware(RequestLogMiddleware, log=log)
     error_handlers.add(app)
     for routes in (detection, predictions, labels_review, models, health):
@@ -71,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in sections.ROUTERS:
         app.include_router(router)
     app.add_middleware(SecurityHeadersMiddleware)
-    app.add_middleware(SingleImageMiddleware, log=log, keys=api_keys, limit=by_path["/detect"])
+    app.add_middleware(SingleImageMiddleware, log=log, keys=api_keys, hosts=hosts, limit=by_path["/detect"])
     return app
 
 

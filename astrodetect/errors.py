@@ -9,7 +9,7 @@ class AstrodetectError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     public: ClassVar[str | None] = None  # message for HTTP clients, where the exception's may name hosts and paths
-    retry_after_s: ClassVar[int] = 5  # of a 503
+    retry_after_s: ClassVar[int] = 5  # of a 503 or 429
 
 
 class RequestError(AstrodetectError):
@@ -88,11 +88,26 @@ class KeyExists(RequestError):
     code = "key_exists"
 
 
+class TooManyGuesses(RequestError):
+    """Many wrong API keys came from this address."""
+
+    status = 429
+    code = "too_many_guesses"
+    retry_after_s = 60
+
+
 class CrossSiteRequest(RequestError):
     """A browser sent a state-changing request on behalf of another site."""
 
     status = 403
     code = "cross_site"
+
+
+class HostNotServed(RequestError):
+    """The Host header is not a name of this service."""
+
+    status = 421
+    code = "host_not_served"
 
 
 class TrainingNotAllowed(RequestError):

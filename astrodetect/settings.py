@@ -137,6 +137,12 @@ class Settings(BaseSettings):
         default=False, description="require the key for reading too, except on /key, /static and /health"
     )
 
+    allowed_hosts: str = Field(
+        default="",
+        description="names in the Host header, *.names, or * for all, besides addresses and localhost; "
+        "by default none for connections from this machine, all for others",
+    )
+
     train_on_page: bool = Field(
         default=True,
         description="whether Models → Train may start trainings: for a browser on this machine, or with an API key",

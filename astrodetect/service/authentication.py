@@ -21,6 +21,7 @@ from starlette.types import Scope
 from astrodetect.db.access import KEY_PREFIX, digest
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import KeyScope
+from astrodetect.service.key_guesses import KeyGuesses
 
 SESSION_COOKIE = "astrodetect_session"  # HTTP-only
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # need no key, unless the service is private
@@ -95,15 +96,20 @@ class Authenticator:
         self._keys, self._database = keys, database
         self._cache: OrderedDict[bytes, tuple[float, Identity | None]] = OrderedDict()
         self._turns = asyncio.Semaphore(LOOKUPS)
+        self._guesses = KeyGuesses()
 
-    async def identify(self, headers: Headers) -> Identity | None:
-        """Whose request this is; DatabaseUnavailable where that cannot be found out."""
+    async def identify(self, headers: Headers, client: tuple[str, int] | None) -> Identity | None:
+        """Whose request this is; DatabaseUnavailable where that cannot be found out, or TooManyGuesses."""
         key, cookie = _bearer_key(headers), cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
         if key is not None:
-            sha256 = digest(key)
-            if identity := self._keys.identity(sha256):
-                return identity
-            return await self._look_up(sha256, self._of_key) if key.startswith(KEY_PREFIX.encode()) else None
+            sha256, host = digest(key), client[0] if client else ""
+            self._guesses.check(host, sha256)
+            identity = self._keys.identity(sha256)
+            if identity is None and key.startswith(KEY_PREFIX.encode()):
+                identity = await self._look_up(sha256, self._of_key)
+            if key:
+                self._guesses.note(host, sha256, accepted=identity is not None)
+            return identity
         return await self._look_up(digest(cookie), self._of_session) if cookie else None
 
     def forget(self, cookie: str) -> None:

@@ -332,7 +332,7 @@ def error_response(error: AstrodetectError, *, close: bool = False) -> JSONRespo
 
 def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, str]:
     """The headers of an error response."""
-    headers = {"Retry-After": str(error.retry_after_s)} if error.status == 503 else {}
+    headers = {"Retry-After": str(error.retry_after_s)} if error.status in {429, 503} else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if close:

@@ -216,7 +216,7 @@ END = f"--{BOUNDARY}--\r\n".encode()
 
 def post_request(path: str, body: bytes, headers: dict[str, str] | None = None, *, length: int | None = None) -> bytes:
     """A POST request, with a true Content-Length or another one."""
-    base = {"Host": "test", "Content-Type": FORM, "Content-Length": str(len(body) if length is None else length)}
+    base = {"Host": "localhost", "Content-Type": FORM, "Content-Length": str(len(body) if length is None else length)}
     lines = "".join(f"{name}: {value}\r\n" for name, value in (base | (headers or {})).items())
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 

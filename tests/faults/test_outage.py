@@ -102,7 +102,7 @@ def test_readers_probes_and_uploads_do_not_wait_for_a_hanging_postgresql(
     assert send(service, request(0, 0)).json["logged"] == "committed"
     proxy.freeze()
     upload = upload_request("large.jpg", IMAGES[0] + bytes(2_000_000))  # what follows a JPEG is ignored
-    page = b"GET /predictions HTTP/1.1\r\nHost: test\r\n\r\n"
+    page = b"GET /predictions HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with ThreadPoolExecutor() as threads:
         pages = threads.submit(send_at_once, service.port, [page] * READERS)
         uploaded = threads.submit(send, service, upload)

@@ -29,7 +29,7 @@ MANY = 60  # images in one request, more than are processed at a time
 RESPONSES_METRIC = 'astrodetect_requests_total{route="/detect",status="200"}'
 SLOW_IMAGES = slow_image(0, 1500)  # a second or two for all of them
 IMAGE = small_image(0)
-LIVENESS = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+LIVENESS = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def refuses_connections(service: Service) -> bool:

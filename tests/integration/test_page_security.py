@@ -11,7 +11,9 @@ from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
 from astrodetect.errors import Overloaded
+from astrodetect.service import key_guesses
 from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.web import rendering
 from astrodetect.settings import settings
 
@@ -231,3 +233,56 @@ def test_a_private_service_needs_a_key_in_its_settings(monkeypatch: pytest.Monke
         monkeypatch.setenv("ASTRODETECT_API_KEY", keys)
     with pytest.raises(SystemExit, match=r"^invalid setting: ASTRODETECT_PRIVATE: .*ASTRODETECT_API_KEY$"):
         settings()
+
+
+def test_guessing_keys_is_slowed_for_each_address_but_no_known_client(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(api_key=f"{KEY}, another key")
+    right = {"Authorization": f"Bearer {KEY}"}
+    assert client.delete("/labels/1", headers=right).status_code == 404
+    for _ in range(key_guesses.MAX_GUESSES):  # one wrong key, as in an outdated cookie, is no guessing
+        assert client.delete("/labels/1", headers={"Authorization": "Bearer outdated"}).status_code == 401
+    for number in range(key_guesses.MAX_GUESSES - 1):
+        assert client.delete("/labels/1", headers={"Authorization": f"Bearer {number}"}).status_code == 401
+    for key in ("a guess", "another key"):
+        refused = client.delete("/labels/1", headers={"Authorization": f"Bearer {key}"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_guesses")
+        assert refused.headers["retry-after"] == "60"
+        assert client.post("/key", data={"key": key}).status_code == 429
+    assert client.delete("/labels/1", headers=right).status_code == 404
+    monkeypatch.setattr(key_guesses, "GUESS_WINDOW_S", 0.0)
+    assert client.delete("/labels/1", headers={"Authorization": "Bearer another key"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("server", "allowed", "host", "served"),
+    [
+        ("127.0.0.1", "", "evil.example", False),
+        ("127.0.0.1", "", "evil.example:8000", False),
+        ("127.0.0.1", "", "[", False),
+        ("::1", "", "localhost.evil.example", False),
+        ("127.0.0.1", "", "localhost:8000", True),
+        ("127.0.0.1", "", "astro.localhost", True),
+        ("127.0.0.1", "", "127.0.0.1:8000", True),
+        ("::1", "", "[::1]:8000", True),
+        ("127.0.0.1", "", "10.0.0.5", True),
+        ("10.0.0.5", "", "astro.example.org", True),
+        ("10.0.0.5", "astro.example.org", "ASTRO.example.org.:443", True),
+        ("10.0.0.5", "astro.example.org", "evil.example", False),
+        ("127.0.0.1", "a.org, *.b.org", "x.b.org", True),
+        ("127.0.0.1", "a.org, *.b.org", "b.org.evil.example", False),
+        ("127.0.0.1", "*", "evil.example", True),
+        ("/run/astrodetect.sock", "", "astro.example.org", True),
+    ],
+)
+def test_names_that_were_rebound_to_the_service_are_refused(server: str, allowed: str, host: str, served: bool) -> None:
+    assert ServedHosts(allowed).served(host, server) is served
+
+
+def test_a_request_for_another_host_is_a_421(start: Start) -> None:
+    app = start().app
+    client = TestClient(app, base_url="http://127.0.0.1:8000")
+    assert client.get("/models").status_code == 200
+    refused = client.get("/models", headers={"Host": "evil.example:8000"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (421, "host_not_served")

@@ -13,6 +13,7 @@ from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.body_limits import BodyLimit
 from astrodetect.service.middleware.request_log import RequestLog
 from astrodetect.service.middleware.single_image import MAX_BODY_BYTES, SingleImageMiddleware, read_single_file
+from astrodetect.service.served_hosts import ServedHosts
 
 BOUNDARY = "----boundary7"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -97,5 +98,9 @@ def test_no_large_body_is_held_in_memory(length: str | None) -> None:
 
     headers = [(b"content-type", TYPE.encode())] + ([(b"content-length", length.encode())] if length else [])
     scope = {"type": "http", "method": "POST", "path": "/detect", "query_string": b"", "headers": headers}
-    asyncio.run(SingleImageMiddleware(app, LOG, ApiKeys(None), BodyLimit(MAX_BODY_BYTES, 60))(scope, receive, send))
+    asyncio.run(
+        SingleImageMiddleware(app, LOG, ApiKeys(None), ServedHosts(""), BodyLimit(MAX_BODY_BYTES, 60))(
+            scope, receive, send
+        )
+    )
     assert passed_on == ["/detect"]

@@ -9,7 +9,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from astrodetect.errors import AstrodetectError, CrossSiteRequest, DatabaseUnavailable, InvalidApiKey, KeyScopeMissing
+from astrodetect.errors import (
+    AstrodetectError,
+    CrossSiteRequest,
+    DatabaseUnavailable,
+    HostNotServed,
+    InvalidApiKey,
+    KeyScopeMissing,
+    TooManyGuesses,
+)
 from astrodetect.service.authentication import (
     IDENTITY,
     PUBLIC_PREFIXES,
@@ -18,6 +26,7 @@ from astrodetect.service.authentication import (
     ApiKeys,
     needed_scope,
 )
+from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.services import services_of
 
 SIGN_IN_BYTES = 4096  # of its body at most
@@ -50,17 +59,18 @@ class Respond(Protocol):
     def __call__(self, request: Request, error: AstrodetectError, *, close: bool) -> Response: ...
 
 
-async def check_access(scope: Scope, keys: ApiKeys) -> AstrodetectError | None:
-    """The error of a cross-site request, or of one without a key that it needs; the identity goes into the scope."""
+async def check_access(scope: Scope, keys: ApiKeys, hosts: ServedHosts) -> AstrodetectError | None:
+    """The error of a request to another host, across sites, or without a key; the identity goes into the scope."""
     headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
-    if method not in SAFE_METHODS and _is_cross_site(headers):
-        return CrossSiteRequest("cross-site requests are refused")
+    if error := _check_site(scope, headers, hosts):
+        return error
     if not keys or path.startswith(PUBLIC_PREFIXES):
         return None
     required = keys.required(method, path)
     try:  # also where it is not required, for the page and the logs
-        identity = scope[IDENTITY] = await services_of(HTTPConnection(scope)).authenticator.identify(headers)
-    except DatabaseUnavailable as error:
+        authenticator = services_of(HTTPConnection(scope)).authenticator
+        identity = scope[IDENTITY] = await authenticator.identify(headers, scope["client"])
+    except (DatabaseUnavailable, TooManyGuesses) as error:
         return error if required else None
     if required and identity is None:
         return InvalidApiKey("an API key is needed: curl -H 'Authorization: Bearer KEY' …, or /key in a browser")
@@ -69,14 +79,23 @@ async def check_access(scope: Scope, keys: ApiKeys) -> AstrodetectError | None:
     return None
 
 
-class AuthMiddleware:
-    """Refuses requests without a key, and cross-site ones, before their bodies are read."""
+def _check_site(scope: Scope, headers: Headers, hosts: ServedHosts) -> AstrodetectError | None:
+    host, server = headers.get("host"), scope.get("server")
+    if host and server and not hosts.served(host, server[0]):
+        return HostNotServed("this host name is not the service's: set ASTRODETECT_ALLOWED_HOSTS")
+    if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):
+        return CrossSiteRequest("cross-site requests are refused")
+    return None
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, respond: Respond) -> None:
-        self._app, self._keys, self._respond = app, keys, respond
+
+class AuthMiddleware:
+    """Refuses requests to other hosts, without a key, and cross-site ones, before their bodies are read."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, hosts: ServedHosts, respond: Respond) -> None:
+        self._app, self._keys, self._hosts, self._respond = app, keys, hosts, respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := await check_access(scope, self._keys)):
+        if scope["type"] == "http" and (error := await check_access(scope, self._keys, self._hosts)):
             headers = Headers(scope=scope)
             declared = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
             small = declared.isdecimal() and int(declared) <= DISCARDED_BYTES

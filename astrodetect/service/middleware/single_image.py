@@ -28,6 +28,7 @@ from astrodetect.service.middleware.request_log import (
 )
 from astrodetect.service.middleware.security import RAW_SECURITY_HEADERS, add_security_headers, check_access
 from astrodetect.service.schemas import prediction_json
+from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.services import services_of
 
 REQUIRES_BINARY = {"/detect": True, "/classify": False}  # whether the model must be binary, by path
@@ -45,8 +46,8 @@ class SingleImageMiddleware:
     It is the outermost: it does for these requests what the middleware inside does for all.
     """
 
-    def __init__(self, app: ASGIApp, log: RequestLog, keys: ApiKeys, limit: BodyLimit) -> None:
-        self._app, self._log, self._keys, self._limit = app, log, keys, limit
+    def __init__(self, app: ASGIApp, log: RequestLog, keys: ApiKeys, hosts: ServedHosts, limit: BodyLimit) -> None:
+        self._app, self._log, self._keys, self._hosts, self._limit = app, log, keys, hosts, limit
         self._max_bytes = min(MAX_BODY_BYTES, limit.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +55,7 @@ class SingleImageMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if not self._is_plain(scope, headers) or await check_access(scope, self._keys):
+        if not self._is_plain(scope, headers) or await check_access(scope, self._keys, self._hosts):
             await self._app(scope, receive, send)
             return
         context, status, passed_on = self._log.begin(scope), int(CLIENT_CLOSED_REQUEST), False

@@ -38,7 +38,7 @@ async def sign_in(
 ) -> Response:
     """Starts a session if the key is valid, and redirects to the requested page."""
     raw = [(b"authorization", b"Bearer " + key.strip().encode())]
-    identity = await authenticator.identify(Headers(raw=raw)) if keys else None
+    identity = await authenticator.identify(Headers(raw=raw), request.scope["client"]) if keys else None
     if identity is None:
         return await run_in_threadpool(_sign_in_page, request, keys, to, invalid=True)
     cookie = await run_in_threadpool(database.access.start_session, identity.key_sha256, seconds=SESSION_S)
