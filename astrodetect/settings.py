@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     )
     model: str = Field("resnet50_model", pattern=r"^[\w.-]+$", description="name of the default model in models_dir")
 
+    require_signed: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9+/=, ]*$",
+        description="public keys, separated by commas: models that none of them has signed are not loaded",
+    )
+
     precision: Literal["auto", "int8", "bf16", "f32"] = Field(
         default="auto",
         description="arithmetic of the network; auto is the one chosen by measurement at the end of training",

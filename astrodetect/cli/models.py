@@ -1,4 +1,4 @@
-"""`models`: list trained models and roll back to earlier versions."""
+"""`models`: list trained models, roll back to earlier versions, sign and verify."""
 
 import argparse
 import sys
@@ -15,17 +15,24 @@ from astrodetect.settings import settings
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
 
-DESCRIPTION = """list trained models, or roll one back to an earlier version
+DESCRIPTION = """list trained models, roll one back to an earlier version, sign and verify them
 
 Each model keeps its last three replaced versions. `rollback` restores one of them: the last one unless VERSION is
 given. The version that it replaces is kept as an earlier one, so the same command undoes a rollback. A running service
 loads the restored version by itself without downtime. A version that cannot be loaded is not restored. Detectors
 (anomalies --attach) belong to the version that they were attached to.
+
+`new-key --key FILE` writes a private key (Ed25519, PEM) and prints the public one; `sign NAME --key FILE` signs the
+version in place; `verify` checks all files of all models and prints whose signatures hold. With public keys in
+ASTRODETECT_REQUIRE_SIGNED only models that one of them has signed are loaded.
 """
 EXAMPLES = """examples:
   python -m astrodetect models
   python -m astrodetect models rollback resnet50_model
   python -m astrodetect models rollback resnet50_model 5f0c3a9be214
+  python -m astrodetect models new-key --key signing.pem
+  python -m astrodetect models sign resnet50_model --key signing.pem
+  python -m astrodetect models verify
 """
 METRIC_FORMATS = {
     "accuracy": ("accuracy", "{:.2%}"),
@@ -38,17 +45,20 @@ BYTES_PER_MB = 1_000_000
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "models", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("action", nargs="?", choices=("list", "rollback"), default="list", metavar="list|rollback")
+    parser.add_argument("action", nargs="?", choices=tuple(ACTIONS), default="list", metavar="|".join(ACTIONS))
     parser.add_argument(
         "name", nargs="?", type=model_name, metavar="NAME", help=f"name of a model in {settings().models_dir.name}"
     )
     parser.add_argument("version", nargs="?", metavar="VERSION", help="(default: the version that was replaced last)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="private key, of new-key and sign")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the models, or roll one back and print the version in place."""
-    return _list(arguments) if arguments.action == "list" else _rollback(arguments)
+    """Do it, and print the versions in place."""
+    if (arguments.key is not None) != (arguments.action in {"new-key", "sign"}):
+        raise DataError("new-key and sign need --key FILE, the others take none")
+    return int(ACTIONS[arguments.action](arguments))
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -143,3 +153,41 @@ def _test_metrics(version: dict[str, Any]) -> str:
     return ", ".join(
         f"{label} {form.format(test[name])}" for name, (label, form) in METRIC_FORMATS.items() if name in test
     )
+
+
+def _new_key(arguments: argparse.Namespace) -> int:
+    from astrodetect.model_store import signatures  # noqa: PLC0415
+
+    print(f"ASTRODETECT_REQUIRE_SIGNED={signatures.new_key(arguments.key)}")
+    return 0
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from astrodetect.model_store import store  # noqa: PLC0415
+
+    if arguments.name is None:
+        raise DataError("which model? python -m astrodetect models lists them")
+    manifest = store.sign(settings().models_dir, arguments.name, arguments.key)
+    print(f"{manifest.name}: version {manifest.version} signed")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from astrodetect.model_store import mirror, signatures, store  # noqa: PLC0415
+    from astrodetect.model_store.manifest import list_manifests  # noqa: PLC0415
+
+    folder = settings().models_dir
+    mirror.pull_all(folder)
+    manifests = [manifest for manifest in list_manifests(folder) if arguments.name in {None, manifest.name}]
+    if not manifests:
+        raise DataError(f"no model {arguments.name}" if arguments.name else "there are no models")
+    for manifest in manifests:
+        store.verify(folder, manifest, "f32", has_bf16=lambda: False)
+        signatures.require_signature(manifest, settings().require_signed)
+        keys = signatures.signers(manifest)
+        signed = f"signed by {', '.join(sorted(keys))}" if keys else "not signed"
+        print(f"{manifest.name}: version {manifest.version} is whole, {signed}")
+    return 0
+
+
+ACTIONS = {"list": _list, "rollback": _rollback, "new-key": _new_key, "sign": _sign, "verify": _verify}

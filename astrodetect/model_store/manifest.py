@@ -80,6 +80,7 @@ class Manifest:
     format: int = MANIFEST_FORMAT
     simulated: bool | None = None  # whether most training images are simulated; None where it was not recorded
     better_than_chance: bool | None = None  # on the test images; None where it was not measured
+    signatures: dict[str, str] = field(default_factory=dict)  # public key → signature of everything above
 
     @property
     def warnings(self) -> list[str]:

@@ -25,6 +25,7 @@ from astrodetect.model_store.mirror import REPORT
 from astrodetect.model_store.publication import INT8, NETWORK, finish_interrupted, ready_folder
 from astrodetect.recipes import FOREST
 from astrodetect.records import Floats
+from astrodetect.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ def attach_detectors(
 
     With `ordinary`, where the images come from that they were fitted on, this is a new version of the model.
     """
+    if settings().require_signed:
+        raise ModelError("models have to be signed here: attach detectors where they are signed, and sign them again")
     with exclusive_lock(folder, name):
         manifest = read_current(folder, name)
         data = {key: value for key, value in manifest.data.items() if key != ORDINARY}
@@ -88,6 +91,17 @@ def attach_detectors(
             write(staged / f"{name}{NOVELTY}")
             new = replace(manifest, data=data, files=manifest.files | _checksums(staged))
             return _commit(staged, folder, new, based_on_current=True)
+
+
+def sign(folder: Path, name: str, key_file: Path) -> Manifest:
+    """Add a signature to the current version, whose files are verified before."""
+    from astrodetect.model_store import signatures  # noqa: PLC0415 - slow to import, rarely needed
+
+    with exclusive_lock(folder, name):
+        manifest = read_current(folder, name)
+        verify(folder, manifest, "f32", has_bf16=lambda: False)
+        with staging(folder, name) as staged:
+            return _commit(staged, folder, signatures.sign(manifest, key_file), based_on_current=True)
 
 
 def rollback(
@@ -113,6 +127,7 @@ def rollback(
             if path == folder:
                 return manifest
             mirror.fetch_version(folder, name, path)
+            _require_signature(manifest)
             trial(verify(path, manifest, precision, has_bf16))
             with staging(folder, name) as staged:
                 for file in (*manifest.files, *report_files(path, manifest)):
@@ -151,6 +166,7 @@ def load(
     while True:
         manifest = read_current(folder, name)
         try:
+            _require_signature(manifest)
             return verify(folder, manifest, precision, has_bf16)
         except ModelError:
             if read_current(folder, name).files == manifest.files:
@@ -181,6 +197,13 @@ def verify(
     except KeyError as error:
         raise ModelError(f"model {name}: its manifest lists no file {error.args[0]}: {RETRAIN}") from error
     return VerifiedModel(manifest, xml, weights, precision, contents.get(novelty))
+
+
+def _require_signature(manifest: Manifest) -> None:
+    if trusted := settings().require_signed:
+        from astrodetect.model_store import signatures  # noqa: PLC0415
+
+        signatures.require_signature(manifest, trusted)
 
 
 def _resolve_precision(

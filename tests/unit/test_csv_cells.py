@@ -10,7 +10,7 @@ from astrodetect.csv_cells import literal_text
 from astrodetect.datasets.sources import manifest
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 
-ASCII = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", " =1+1", "\n=1"]
+ASCII = ["=1+1", "+1+1", "-1+1", "-A1", "@SUM(1)", "\t=1", " =1+1", "\n=1"]
 FORMULAS = [*ASCII, "\u00a0=1", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20A"]
 
 
@@ -19,7 +19,7 @@ def test_a_formula_is_preceded_by_an_apostrophe(text: str) -> None:
     assert literal_text(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("text", ["", "m51.jpg", "a=b", "'=1", "NGC 1-2", "3 - 1"])
+@pytest.mark.parametrize("text", ["", "m51.jpg", "a=b", "'=1", "NGC 1-2", "3 - 1", "-3.25", "+1", "-1e-05"])
 def test_other_text_is_unchanged(text: str) -> None:
     assert literal_text(text) == text
 
