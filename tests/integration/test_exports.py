@@ -11,7 +11,17 @@ from starlette.testclient import TestClient
 
 from astrodetect.service.routes import predictions
 
-NAMES = ["m51.jpg", "=1+1", "-2.jpg", "+3+A1", "@x", "\tx", 'a "quoted", name\nof two lines', "<script>", "ünï ⛄ \u202e"]
+NAMES = [
+    "m51.jpg",
+    "=1+1",
+    "-2.jpg",
+    "+3+A1",
+    "@x",
+    "\tx",
+    'a "quoted", name\nof two lines',
+    "<script>",
+    "ünï ⛄ \u202e",
+]
 
 
 @pytest.fixture
