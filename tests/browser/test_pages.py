@@ -12,7 +12,7 @@ from browser.page_checks import accessibility_violations, broken_images, focused
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 SECTIONS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/models-page/train", "/live")
-PAGES = (*SECTIONS, "/key", "/history/999999")
+PAGES = (*SECTIONS, "/audit", "/key", "/history/999999")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 MIN_BYTES, MAX_BYTES = 10_000, 150_000
 MAX_SCRIPT_LINES = 600
