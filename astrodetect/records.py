@@ -136,6 +136,7 @@ class ScoredImage:
     )  # the whitened features, for the search for similar images
     space: str | None = None  # identifies the detectors: only vectors of one space are comparable
     in_domain: bool | None = None  # whether the image is like those that the detectors were fitted on
+    novelty_view: str | None = None  # the view that contributes the most to the novelty
     description: str | None = None  # base64 of the measured features, which new detectors can describe again
     description_kind: str | None = None  # only descriptions of one kind are comparable
 
@@ -171,6 +172,7 @@ class Prediction:
     novelty: float | None
     space: str | None
     in_domain: bool | None
+    novelty_view: str | None
 
     @property
     def image_key(self) -> str:

@@ -17,6 +17,7 @@ from astrodetect.anomalies.detectors.registry import (
     DETECTORS,
     FITTABLE_DETECTORS,
     RANKING_WEIGHTS,
+    VIEWS,
     available_detectors,
     default_detectors,
     ranking_detectors,
@@ -70,6 +71,12 @@ class NoveltyResult:
     def view(self, image: int) -> str:
         """The name of the ranking detector that finds the image the most unusual."""
         return list(self.scores)[int(self.leading[image])]
+
+    @property
+    def views(self) -> list[str | None]:
+        """The same of all images; None of detectors that are no views."""
+        names = [name if name in VIEWS else None for name in self.scores]
+        return [names[leading] for leading in self.leading.tolist()]
 
     @property
     def agreement(self) -> Floats:

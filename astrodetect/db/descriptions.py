@@ -52,6 +52,7 @@ class RowNovelty:
 
     novelty: Floats
     in_domain: NDArray[np.bool_] | None
+    views: list[str | None]
     vectors: Floats
 
 
@@ -110,6 +111,7 @@ class DescriptionLog:
             "ids": step.ids,
             "novelty": values.novelty.tolist() if values else [],
             "in_domain": [None] * count if values is None or values.in_domain is None else values.in_domain.tolist(),
+            "views": values.views if values else [],
             "vectors": [to_halfvec(vector, DIMENSIONS) for vector in values.vectors.tolist()] if values else [],
         }
         placed = self._sql["placed_vectors"] if vectors else ""

@@ -45,6 +45,7 @@ def decide(
         vector=None if novelty is None else tuple(novelty.vectors[0].tolist()),
         space=None if novelty is None else manifest.space,
         in_domain=None if novelty is None or novelty.in_domain is None else bool(novelty.in_domain[0]),
+        novelty_view=None if novelty is None else novelty.views[0],
         description=None if features is None else base64.b64encode(features[0].astype("<f4").tobytes()).decode(),
         description_kind=None if features is None else measurement_key(manifest.image),
     )

@@ -101,4 +101,4 @@ def _values(novelty: Novelty, step: OutdatedRows) -> RowNovelty | None:
     if not step.ids:
         return None
     result = novelty.score(step.features)
-    return RowNovelty(result.novelty, result.in_domain, result.vectors)
+    return RowNovelty(result.novelty, result.in_domain, result.views, result.vectors)

@@ -28,6 +28,7 @@ EXAMPLE_ROW: JsonDict = {
     "probabilities": {"E": 0.9834, "SB": 0.0166},
     "novelty": 0.912,
     "in_domain": True,
+    "novelty_view": "asymmetry",
     "id": 1842,
     "logged": "committed",
     "image_name": "587722981742084144.jpg",
@@ -44,8 +45,8 @@ class PredictionResponse(BaseModel):
     """A row of the table `predictions`; `queued`, and without an id, while PostgreSQL is down.
 
     `result` and `score`: whether the image is an anomaly, and the probability that it is one; of a model of several
-    classes, the label and its probability. Rows from before there were labels have none. `novelty` and `in_domain` need
-    a model that carries anomaly detectors.
+    classes, the label and its probability. Rows from before there were labels have none. `novelty`, `in_domain`
+    and `novelty_view` need a model that carries anomaly detectors.
     """
 
     model_config = ConfigDict(json_schema_extra={"example": EXAMPLE_ROW}, protected_namespaces=())
@@ -57,6 +58,7 @@ class PredictionResponse(BaseModel):
     probabilities: dict[str, float] | None = None
     novelty: float | None = None  # share of the training images that are less unusual
     in_domain: bool | None = None  # whether the image is like those that the detectors were fitted on
+    novelty_view: str | None = None  # what of the image is the most unusual: object, cutout, asymmetry or colours
     id: int | None
     logged: Literal["committed", "queued"] = "committed"
     image_name: str

@@ -51,10 +51,12 @@ WITH step AS (
     WHERE model = %(model)s AND space = %(space)s AND next_id = %(next_id)s
     RETURNING space),
 given AS (
-    SELECT * FROM unnest(%(ids)s::bigint[], %(novelty)s::float8[], %(in_domain)s::boolean[], %(vectors)s::text[])
-        AS given (id, novelty, in_domain, vector)),
+    SELECT * FROM unnest(
+        %(ids)s::bigint[], %(novelty)s::float8[], %(in_domain)s::boolean[], %(views)s::text[], %(vectors)s::text[])
+        AS given (id, novelty, in_domain, novelty_view, vector)),
 updated AS (
-    UPDATE predictions SET novelty = given.novelty, in_domain = given.in_domain, space = step.space
+    UPDATE predictions SET novelty = given.novelty, in_domain = given.in_domain, novelty_view = given.novelty_view,
+        space = step.space
     FROM given CROSS JOIN step WHERE predictions.id = given.id
     RETURNING predictions.id, predictions.space, image_sha256){placed}
 SELECT count(*) AS count FROM updated

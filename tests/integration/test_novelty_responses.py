@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from astrodetect import images
 from astrodetect.__main__ import main as run
+from astrodetect.anomalies.detectors.registry import VIEWS
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.settings import settings
 
@@ -102,6 +103,18 @@ def test_images_unlike_the_training_set_are_out_of_domain_in_responses_rows_filt
         export = client.get(f"/predictions.csv?in_domain={value}").text
         assert [row["id"] for row in csv.DictReader(export.splitlines())] == [str(id_) for id_ in ids]
     assert scored[ordinary.name]["in_domain"] == "true"
+
+
+def test_responses_rows_exports_and_pages_name_the_view_that_finds_an_image_unusual(
+    client: TestClient, database_url: str
+) -> None:
+    response = client.post("/detect", files={"file": encoded("nebula", 0)}).json()
+    view = response["novelty_view"]
+    assert view in VIEWS
+    assert query(database_url, "SELECT novelty_view FROM predictions") == [(view,)]
+    export = client.get("/predictions.csv").text
+    assert [row["novelty_view"] for row in csv.DictReader(export.splitlines())] == [view]
+    assert ", most by " in client.get(f"/history/{response['id']}").text
 
 
 def test_pages_say_that_an_image_is_out_of_domain(client: TestClient) -> None:

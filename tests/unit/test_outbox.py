@@ -58,6 +58,7 @@ def unusual(name: str) -> ScoredImage:
         vector=vector,
         space="5f0c3a9be214",
         in_domain=False,
+        novelty_view="asymmetry",
         description="A" * 1832,
         description_kind="5f0c3a9be2145f0c",
     )

@@ -42,7 +42,7 @@ def test_the_views_are_the_default_and_each_finds_what_it_is_for(fitted: Novelty
     )
     result = fitted.score(feature_matrix("shapes", np.stack([merger, trail]), 0.5))
     assert fitted.names == fitted.ranking == tuple(VIEWS)
-    assert result.view(0) == "asymmetry"
+    assert result.view(0) == result.views[0] == "asymmetry"
     assert result.view(1) in {"colours", "cutout"}
     assert (result.novelty > 0.98).all()
     assert result.flagged["asymmetry"].tolist() == [True, False]
@@ -77,6 +77,7 @@ def test_detectors_of_earlier_versions_ignore_the_asymmetry(features: Floats, tm
     Novelty("shapes", space, reference, [lof], {"lof": lof.score(images)}).save(tmp_path / "earlier.npz")
     loaded = Novelty.load((tmp_path / "earlier.npz").read_bytes())
     assert loaded.ranking == ("lof",)
+    assert loaded.score(features[:2]).views == [None, None]
     assert np.array_equal(loaded.score(features[:9]).strength, loaded.score(earlier[:9]).strength)
 
 
