@@ -22,6 +22,7 @@ HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --
 DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
 CHECK_S = 1.0  # between two looks for connections beyond these
 LINGER_S = 1.0  # after an error, so that a client that is still sending receives it
+LINGER_BYTES = 2**20  # that are read and dropped meanwhile
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65_536  # of the request line and the headers, or of trailers
 FRAMING_BYTES = 9  # of a chunked body, for each of its bytes: chunks of one byte take 5
@@ -131,9 +132,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
-        if self._refused:
-            return
         self._excess += len(data)
+        if self._refused:
+            if self._excess > LINGER_BYTES:
+                self.flow.pause_reading()
+            return
         super().data_received(data)
         if self._excess > MAX_HEADER_BYTES and self._expected != BETWEEN_REQUESTS:
             self._refuse(_headers_too_large())
