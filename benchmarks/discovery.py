@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 from astrodetect import images
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.detectors.registry import FITTABLE_DETECTORS
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.datasets import class_folders
 from astrodetect.datasets.simulation import generator
 from astrodetect.features.central_object import feature_matrix

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import domain
 from astrodetect.anomalies.domain import LatestImages
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.datasets.listing import list_images
 from astrodetect.evaluation.metrics import wilson_interval
 from astrodetect.features.extraction import extract_features, measured_extractor

@@ -9,7 +9,8 @@ from astrodetect import images
 from astrodetect.anomalies import adaptation
 from astrodetect.anomalies.conformal import SEED
 from astrodetect.anomalies.detectors.base import Detector, ReferencePoints
-from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES, Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.occlusion import hide_places, occlusion_map
 from astrodetect.anomalies.results import Explanation
 from astrodetect.datasets.dataset import Dataset

@@ -22,7 +22,7 @@ def calibrate_domain(novelty: Novelty) -> Novelty:
 
 
 def with_domain(novelty: Novelty) -> Novelty:
-    """The calibrated detectors with a limit of the strength, unless they are of too few images."""
+    """The calibrated detectors with a limit of the domain, unless they are of too few images."""
     return novelty if novelty.images < MIN_DOMAIN_IMAGES else novelty.with_limit(-math.log10(OUT_OF_DOMAIN_SHARE))
 
 

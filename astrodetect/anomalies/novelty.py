@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import serialisation
 from astrodetect.anomalies.conformal import SEED, StrengthCalibration, TailScore, assign_folds
-from astrodetect.anomalies.consensus import agreement, unanimous
 from astrodetect.anomalies.detectors.base import Detector, DetectorInput, ReferencePoints, tukey_fence
 from astrodetect.anomalies.detectors.registry import (
     DETECTORS,
     FITTABLE_DETECTORS,
     RANKING_WEIGHTS,
-    VIEWS,
     available_detectors,
     default_detectors,
     ranking_detectors,
 )
+from astrodetect.anomalies.detectors.views import AsymmetryView
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
@@ -44,7 +44,7 @@ MIN_IMAGES = 10
 BATCH_SIZE = 4_096  # images scored at a time
 MAX_REFERENCE_IMAGES = 20_000  # a random sample of a larger training set
 FORMAT = 1
-LIMIT, CALIBRATION = "domain.limit", "calibration.scores"  # their names in the file
+LIMIT, CALIBRATION, DOMAIN = "domain.limit", "calibration.scores", "calibration.domain"  # their names in the file
 
 
 def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
@@ -52,73 +52,6 @@ def feature_blocks(kind: FeatureKind, width: int) -> list[FeatureBlock]:
     measured = () if kind == "network" else MEASURED_WIDTHS
     network = () if kind == "shapes" else (width - sum(measured),)
     return [FeatureBlock(*block) for block in zip((*measured, *network), BLOCK_DIMENSIONS[kind], strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class NoveltyResult:
-    """The novelty of a batch of images, along the first axis."""
-
-    novelty: Floats  # 0 to 1: the share of the training images that are less unusual
-    strength: Floats  # what the ranking sorts by: −log10 of the p-value; unbounded
-    statistic: Floats  # the weighted mean tail score of the ranking detectors, which the p-value is of
-    vectors: Floats  # (n, dimensions) whitened features
-    scores: Mapping[str, Floats]  # by detector; larger is more unusual
-    flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit
-    leading: NDArray[np.int8]  # index in `scores` of the ranking detector that contributes the most to the statistic
-    in_domain: NDArray[np.bool_] | None = None  # None of detectors without a limit for it
-    features: Floats | None = None  # (n, width) measured features, where the detectors get these alone
-
-    def view(self, image: int) -> str:
-        """The name of the ranking detector that finds the image the most unusual."""
-        return list(self.scores)[int(self.leading[image])]
-
-    @property
-    def views(self) -> list[str | None]:
-        """The same of all images; None of detectors that are no views."""
-        names = [name if name in VIEWS else None for name in self.scores]
-        return [names[leading] for leading in self.leading.tolist()]
-
-    @property
-    def agreement(self) -> Floats:
-        """(n,) the share of the detectors that flag the image."""
-        return agreement(self.flagged)
-
-    @property
-    def consensus(self) -> NDArray[np.bool_]:
-        """(n,) whether all detectors flag the image."""
-        return unanimous(self.flagged)
-
-    def __getitem__(self, images: slice) -> "NoveltyResult":
-        """A slice of the batch."""
-        return NoveltyResult(
-            self.novelty[images],
-            self.strength[images],
-            self.statistic[images],
-            self.vectors[images],
-            {name: scores[images] for name, scores in self.scores.items()},
-            {name: flags[images] for name, flags in self.flagged.items()},
-            self.leading[images],
-            None if self.in_domain is None else self.in_domain[images],
-            None if self.features is None else self.features[images],
-        )
-
-    def calibrated(self, calibration: StrengthCalibration) -> "NoveltyResult":
-        """The same images with the strength by this calibration."""
-        return replace(self, strength=calibration.transform(self.statistic))
-
-    @staticmethod
-    def concatenate(parts: Sequence["NoveltyResult"]) -> "NoveltyResult":
-        """Concatenate batches in their order."""
-        return NoveltyResult(
-            np.concatenate([part.novelty for part in parts]),
-            np.concatenate([part.strength for part in parts]),
-            np.concatenate([part.statistic for part in parts]),
-            np.concatenate([part.vectors for part in parts]),
-            {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-            {name: np.concatenate([part.flagged[name] for part in parts]) for name in parts[0].flagged},
-            np.concatenate([part.leading for part in parts]),
-            None if parts[0].in_domain is None else np.concatenate([part.in_domain for part in parts]),
-        )
 
 
 class Novelty:
@@ -133,7 +66,7 @@ class Novelty:
         training_scores: Mapping[str, Floats],
     ) -> None:
         self.feature_kind = feature_kind
-        self.limit: float | None = None  # of the strength: beyond it an image is out of domain
+        self.limit: float | None = None  # −log10 of the p-value beyond which an image is out of domain
         self.names = tuple(detector.name for detector in detectors)
         self._space, self._reference, self._detectors = space, reference, tuple(detectors)
         self._training_scores = training_scores
@@ -145,6 +78,7 @@ class Novelty:
         self._set_tail_scores()
         # By leave-one-out scores until `calibrated`; None where the strength is the statistic.
         self._calibration: StrengthCalibration | None = StrengthCalibration.fit(self._training_statistics)
+        self._domain: StrengthCalibration | None = None  # None: the strength judges the domain
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
 
     def _set_tail_scores(self, **options: float) -> None:
@@ -199,7 +133,7 @@ class Novelty:
         return fitted
 
     def with_limit(self, limit: float) -> Self:
-        """The same detectors with a limit of the strength; see `domain.calibrate_domain`."""
+        """The same detectors with a limit of the domain; see `domain.calibrate_domain`."""
         limited = copy.copy(self)
         limited.limit = limit
         return limited
@@ -209,7 +143,10 @@ class Novelty:
 
         Not available after `load`.
         """
-        return self.calibrated_by(self._held_out_statistics())
+        statistics, domain_statistics = self._held_out_statistics()
+        calibrated = self.calibrated_by(statistics)
+        calibrated._domain = StrengthCalibration.fit(domain_statistics)
+        return calibrated
 
     def calibrated_by(self, statistics: Floats) -> Self:
         """The same detectors with a strength by these statistics."""
@@ -257,20 +194,21 @@ class Novelty:
         result = self._result(np.concatenate([self._reference.points, other_results.vectors])[order], scores)
         return result.calibrated(StrengthCalibration.fit(result.statistic))
 
-    def _held_out_statistics(self) -> Floats:
-        """The statistic of each reference image, by detectors of the other folds."""
+    def _held_out_statistics(self) -> tuple[Floats, Floats]:
+        """Both statistics of each reference image, by detectors of the other folds."""
         features, rows = self._require_training_set()
         features = features[rows]
         fold_of = assign_folds(len(rows))
         if int((fold_of != 0).sum()) < MIN_IMAGES:  # too few: leave-one-out scores
-            return self._training_statistics
+            return self._training_statistics, self._domain_statistic(self._weighted_tail_scores(self._training_scores))
         names = [name for name in self.ranking if name in FITTABLE_DETECTORS]
         extra = [detector for detector in self._detectors if detector.name in {*self.ranking} - {*names}]
-        statistics = []
+        held_out = []
         for fold in np.unique(fold_of):
             others = Novelty.fit(features[fold_of != fold], feature_kind=self.feature_kind, names=names, extra=extra)
-            statistics.append(others.score(features[fold_of == fold]).statistic)
-        return np.concatenate(statistics)
+            held_out.append(others.score(features[fold_of == fold]))
+        scored = NoveltyResult.concatenate(held_out)
+        return scored.statistic, scored.domain_statistic
 
     def _require_training_set(self) -> tuple[Floats, NDArray[np.int64]]:
         if self._training_set is None:
@@ -292,6 +230,8 @@ class Novelty:
             arrays[LIMIT] = np.asarray(self.limit, np.float64)
         if self._calibration is not None:
             arrays[CALIBRATION] = self._calibration.held_out
+        if self._domain is not None:
+            arrays[DOMAIN] = self._domain.held_out
         metadata = {"format": FORMAT, "sight": self.feature_kind, "detectors": self.names}
         with path.open("wb") as file:
             serialisation.write_arrays(file, metadata, arrays)
@@ -323,6 +263,8 @@ class Novelty:
         else:  # earlier versions ranked by the statistic itself, and had a limit of it
             loaded._calibration = None
             loaded._set_tail_scores(ranked_share=1.0)
+        if DOMAIN in stored:  # in earlier versions the strength judged the domain
+            loaded._domain = StrengthCalibration.fit(stored.floats(DOMAIN, None))
         return loaded.with_limit(stored.scalar(LIMIT)) if LIMIT in stored else loaded  # earlier versions wrote none
 
     def _score_batch(self, features: Floats) -> NoveltyResult:
@@ -339,6 +281,11 @@ class Novelty:
     def _statistic(self, scores: Mapping[str, Floats]) -> Floats:
         return np.asarray(self._weighted_tail_scores(scores).sum(axis=0), np.float32)
 
+    def _domain_statistic(self, weighted: NDArray[np.float64]) -> Floats:
+        """The statistic without the asymmetry, by which a smooth image is ordinary however foreign it is."""
+        views = [name != AsymmetryView.name or len(self.ranking) == 1 for name in self.ranking]
+        return np.asarray(weighted[views].sum(axis=0), np.float32)
+
     def _result(self, vectors: Floats, scores: Mapping[str, Floats]) -> NoveltyResult:
         tail_scores = self._weighted_tail_scores(scores)
         statistic = np.asarray(tail_scores.sum(axis=0), np.float32)
@@ -346,7 +293,17 @@ class Novelty:
         strength = statistic if self._calibration is None else self._calibration.transform(statistic)
         novelty = np.searchsorted(self._training_statistics, statistic) / np.float32(self.images)
         flagged = {name: values > self._limits[name] for name, values in scores.items()}
-        in_domain = None if self.limit is None else strength <= self.limit
+        domain_statistic = self._domain_statistic(tail_scores)
+        domain = strength if self._domain is None else self._domain.transform(domain_statistic)
+        in_domain = None if self.limit is None else domain <= self.limit
         return NoveltyResult(
-            novelty.astype(np.float32), strength, statistic, vectors, scores, flagged, leading, in_domain
+            novelty.astype(np.float32),
+            strength,
+            statistic,
+            domain_statistic,
+            vectors,
+            scores,
+            flagged,
+            leading,
+            in_domain,
         )

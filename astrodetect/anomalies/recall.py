@@ -8,7 +8,8 @@ import numpy as np
 
 from astrodetect import images
 from astrodetect.anomalies.conformal import FOLDS, assign_folds
-from astrodetect.anomalies.novelty import MIN_IMAGES, Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import MIN_IMAGES, Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.datasets.simulation import planting
 from astrodetect.errors import DataError, ImageError
 from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.conformal import Discoveries
-from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from astrodetect.anomalies.conformal import StrengthCalibration
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.features.extraction import (

@@ -30,7 +30,7 @@ from astrodetect.storage.references import as_image_path, folder_name, join_refe
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
-    from astrodetect.anomalies.novelty import NoveltyResult
+    from astrodetect.anomalies.novelty_result import NoveltyResult
     from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.datasets.tables import ListedImage
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, ReadImages

@@ -4,7 +4,7 @@ import base64
 import uuid
 from collections.abc import Sequence
 
-from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ScoredImage

@@ -15,7 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
-from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnsuitable, Overloaded, RequestError
 from astrodetect.service.detection import DetectionService, cancel_on_disconnect
 from astrodetect.service.fetch import Fetcher

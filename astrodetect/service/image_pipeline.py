@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.errors import AstrodetectError, IdempotencyConflict
 from astrodetect.inference import decision, heat_maps
 from astrodetect.inference.engine import Engine

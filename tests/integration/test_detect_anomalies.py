@@ -17,7 +17,7 @@ from programs import Service, query
 from starlette.testclient import TestClient
 
 from astrodetect import images
-from astrodetect.anomalies.novelty import NoveltyResult
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.records import ImageContract
 from astrodetect.service.anomaly_detection import FETCHES_IN_FLIGHT, loss_and_flag
 
@@ -204,6 +204,7 @@ def test_with_an_autoencoder_loss_and_flag_are_those_of_the_study() -> None:
         return NoveltyResult(
             ones * novelty,
             ones * 7,
+            ones,
             ones,
             ones[None],
             scores,

@@ -15,7 +15,8 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from astrodetect.anomalies import novelty, serialisation
 from astrodetect.anomalies.detectors.registry import GENERAL_DETECTORS
-from astrodetect.anomalies.novelty import Novelty, NoveltyResult
+from astrodetect.anomalies.novelty import Novelty
+from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.whitening import CLIP, FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError, ModelError
 from astrodetect.features.central_object import feature_matrix

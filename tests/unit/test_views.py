@@ -9,10 +9,13 @@ from blob_galaxies import BLUE, YELLOW, blob_galaxies, blob_galaxy
 from astrodetect.anomalies.detectors.base import DetectorInput, ReferencePoints
 from astrodetect.anomalies.detectors.lof import Lof
 from astrodetect.anomalies.detectors.registry import VIEWS
+from astrodetect.anomalies.detectors.views import ASYMMETRY_SIGNS
+from astrodetect.anomalies.domain import calibrate_domain
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
 from astrodetect.errors import DataError
 from astrodetect.features.central_object import (
+    ASYMMETRY_FEATURES,
     MEASURED_WIDTHS,
     Segments,
     as_earlier_features,
@@ -86,3 +89,21 @@ def test_views_of_network_features_are_refused() -> None:
     with pytest.raises(DataError, match="no detector of network features is named asymmetry: choose among lof"):
         Novelty.fit(rows, names=("asymmetry",))
     assert Novelty.fit(rows).names == ("lof", "knn", "mahalanobis")
+
+
+def test_an_asymmetric_object_is_unusual_and_in_domain(features: Floats, tmp_path: Path) -> None:
+    """Foreign colours are out of domain, also of a smooth object, which the asymmetry calls ordinary."""
+    detectors = calibrate_domain(Novelty.fit(features, feature_kind="shapes"))
+    rows = features[[int(detectors.score(features).strength.argmin())] * 2]
+    end = sum(MEASURED_WIDTHS)
+    asymmetry = slice(end - ASYMMETRY_FEATURES, end)
+    rows[0, asymmetry] = features[:, asymmetry].mean(axis=0) + 60 * ASYMMETRY_SIGNS * features[:, asymmetry].std(axis=0)
+    rows[1, :-ASYMMETRY_FEATURES] += 8 * features[:, :-ASYMMETRY_FEATURES].std(axis=0)
+    result = detectors.score(rows)
+    assert result.views[0] == "asymmetry"
+    assert result.novelty[0] > 0.99
+    assert result.in_domain is not None
+    assert result.in_domain.tolist() == [True, False]
+    detectors.save(tmp_path / "domain.npz")
+    loaded = Novelty.load((tmp_path / "domain.npz").read_bytes())
+    np.testing.assert_array_equal(loaded.score(rows).in_domain, result.in_domain)
