@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PLAIN_LINE_EVERY_S = 5.0
 
@@ -54,6 +54,15 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         if sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415 - the service starts without it
+            from rich.progress import (  # noqa: PLC0415
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._rich = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
             self._task = self._rich.add_task(self._title, total=self._total, note="")

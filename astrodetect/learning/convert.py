@@ -4,6 +4,7 @@ OpenVINO reads Keras's networks through TensorFlow. With another Keras backend a
 """
 
 import contextlib
+import importlib
 import os
 import platform
 import subprocess
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import openvino
+from astrodetect.inference.engine import CONVERTER, openvino
 from astrodetect.learning import network
 from astrodetect.learning.activation_maps import with_activation_map
 from astrodetect.learning.keras_runtime import keras
@@ -31,7 +32,7 @@ def to_openvino(model: keras.Model, xml: Path) -> None:
     size = model.input_shape[1]
     with warnings.catch_warnings(), _patched_converter():
         warnings.simplefilter("ignore", UserWarning)  # the converter passes inputs as a tuple, of which Keras warns
-        converted = openvino.convert_model(with_activation_map(model))
+        converted = importlib.import_module(CONVERTER).convert_model(with_activation_map(model))
     preprocessor = openvino.preprocess.PrePostProcessor(converted)
     preprocessor.input().tensor().set_element_type(openvino.Type.u8)
     converted = preprocessor.build()

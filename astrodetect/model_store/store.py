@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +28,13 @@ from astrodetect.recipes import FOREST
 from astrodetect.records import Floats
 from astrodetect.settings import settings
 
+CHECKING_THREADS = 4  # hashing 100 MB takes a tenth of a second
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class VerifiedModel:
-    """A model ready to serve: its manifest, and one of its networks as verified bytes."""
+    """A model ready to serve: its manifest, and one of its networks as verified bytes, which an engine may release."""
 
     manifest: Manifest
     xml: bytes
@@ -181,7 +183,8 @@ def verify(
     network = f"{name}{INT8}" if precision == "int8" else name
     network_files, novelty = [f"{network}{suffix}" for suffix in NETWORK], f"{name}{NOVELTY}"
     contents = {}
-    for file, expected in manifest.files.items():
+
+    def check(file: str) -> None:
         try:
             if file in {*network_files, novelty}:
                 contents[file] = content = (folder / file).read_bytes()
@@ -190,8 +193,11 @@ def verify(
                 actual = atomic_files.file_sha256(folder / file)
         except OSError as error:
             raise ModelError(f"model {name}: {file} cannot be read ({error.strerror}): {RETRAIN}") from error
-        if actual != expected:
+        if actual != manifest.files[file]:
             raise ModelError(f"model {name}: {file} does not match the SHA-256 in its manifest: {RETRAIN}")
+
+    with ThreadPoolExecutor(CHECKING_THREADS) as pool:
+        list(pool.map(check, manifest.files))  # raises the first error
     try:
         xml, weights = (contents[file] for file in network_files)
     except KeyError as error:

@@ -254,7 +254,8 @@ class ModelRegistry:
             if name == self.default_name:
                 raise ModelMissing(_describe_missing(self.folder, name)) from missing
             raise ModelUnknown(f"no model {name} here: GET /models lists the models") from missing
-        engine = Engine(loaded, cores=self._threads or None, processes=1 if self._threads else worker_count())
+        processes = 1 if self._threads else worker_count()
+        engine = Engine(loaded, cores=self._threads or None, processes=processes, keep_weights=False)
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
         batcher = Batcher(
             partial(self._process, engine, novelty),

@@ -15,7 +15,7 @@ import math
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -277,12 +277,16 @@ def return_large_blocks() -> None:
     images. A fixed threshold alone has it return the arrays of every batch, and fault them in again for the next.
     Other C libraries need no such call.
     """
-    try:
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, REUSED_BYTES)
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
-        return
+
+
+def return_free_memory() -> None:
+    """Has glibc return to the system what the start has freed."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def attach(app: FastAPI, services: Services) -> None:

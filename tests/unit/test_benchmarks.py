@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,25 @@ def test_a_load_report_without_responses_has_no_latency_and_fails() -> None:
 )
 def test_http_responses_are_parsed_once_complete(received: bytes, parsed: tuple[int, bytes, bool] | None) -> None:
     assert wire.parse(received) == parsed
+
+
+def test_the_serving_report_compares_ours_with_each_peer() -> None:
+    def service(per_s: float, p50_ms: float) -> dict[str, Any]:
+        load = {"per_s": per_s, "p50_ms": p50_ms, "p99_ms": 2 * p50_ms}
+        load |= {"cpu_share": 0.01, "cpu_us": 50.0, "idle_cpu_share": 0.0}
+        memory = {"peak_rss_mb": 300.0, "pss_mb": 200.0}
+        return memory | {"first_answer_s": 1.0, "ready_s": 0.9, "load": {1: load, 32: load}}
+
+    engine = {"images_per_s": 1800.0, "precision": "int8", "streams": 2, "batch": 16}
+    peers = {"naive": service(10, 80.0), "litserve": service(500, 9.0)}
+    ours = {"astrodetect": service(900, 3.0), "astrodetect_full": service(600, 6.0)}
+    report = serving.summarise([peers | ours | {"engine": engine}])
+    assert report["throughput_ratio_32"] == 90
+    assert (report["litserve_ratio_32"], report["litserve_p50_ratio_1"]) == (1.8, 3)
+    assert report["full_litserve_ratio_32"] == 1.2
+    assert "litserve: 500.0, 500.0 requests/s" in serving.peer_line(report, "litserve")
+    without = serving.summarise([{"naive": peers["naive"], "astrodetect": ours["astrodetect"], "engine": engine}])
+    assert "litserve_ratio_32" not in without
 
 
 @pytest.mark.parametrize(
