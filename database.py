@@ -50,8 +50,7 @@ T = TypeVar("T")
 
 GRACE_S = 1.0  # for PostgreSQL's own statement timeout to come first
 HALFVEC_HEADER_BYTES = 4  # of pgvector's binary format: the number of dimensions
-LABEL_BATCH = 1000
-THUMBNAIL_BATCH = 1000
+LABEL_BATCH = THUMBNAIL_BATCH = 1000
 PRUNING = 7_237_867_511_894_022  # key of pg_try_advisory_xact_lock
 CHANNEL = "predictions"
 CANDIDATES = "400"  # hnsw.ef_search: pgvector's default of 40 misses more of the true neighbours
@@ -337,8 +336,7 @@ class Database:
         return self._execute(SQL[statement].format(rows=rows), statements.row_values(columns, records))
 
     def _scalar(self, statement: str, parameters: Parameters) -> Any:
-        [row] = self._execute(SQL[statement], parameters)
-        [value] = row.values()
+        [value] = self._execute(SQL[statement], parameters)[0].values()
         return value
 
     def _predictions(self, statement: str, parameters: Parameters) -> list[Prediction]:
