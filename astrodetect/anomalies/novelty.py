@@ -207,8 +207,9 @@ class Novelty:
         for fold in np.unique(fold_of):
             others = Novelty.fit(features[fold_of != fold], feature_kind=self.feature_kind, names=names, extra=extra)
             held_out.append(others.score(features[fold_of == fold]))
-        scored = NoveltyResult.concatenate(held_out)
-        return scored.statistic, scored.domain_statistic
+        # Not their vectors: few images may give each fold a space of another width.
+        statistic = np.concatenate([result.statistic for result in held_out])
+        return statistic, np.concatenate([result.domain_statistic for result in held_out])
 
     def _require_training_set(self) -> tuple[Floats, NDArray[np.int64]]:
         if self._training_set is None:
