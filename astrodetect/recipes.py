@@ -28,6 +28,7 @@ class Backbone:
     imagenet: PixelStatistics
     imagenet_bgr: bool = False  # the published weights take BGR; ours always take RGB
     middle: bool = False  # the features of its middle stages, instead of the last one's
+    beside: str = ""  # a recipe whose packaged weights add their features, of the image at half its size
     preprocesses: bool = True  # Keras builds normalisation into it unless switched off: ours is a layer before it
 
 
@@ -47,6 +48,7 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 1e-3
     fine_tuning_rate: float = 1e-4  # the learning rate where a pretrained backbone is trained too
+    penalty: float | None = None  # L2, of the linear probe; None: chosen on the validation images
     # Of fine-tuning after the linear probe: the frozen share of the backbone, and the factor of the learning rate.
     fine_tuning_stages: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.0, 0.3))
 
@@ -59,6 +61,7 @@ _UNIT_RANGE = PixelStatistics(  # of ImageNet's pixels; the variances are (0.229
 RESNET50_STATISTICS = PixelStatistics((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 DEFAULT_RECIPE, FOREST = "resnet50", "forest"
 TEACHING_RECIPE = "efficientnet-lite0-mid"  # what `teach` trains
+GALAXIES = "galaxies"
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -87,6 +90,20 @@ RECIPES = {
             Backbone(None, _SIGNED_RANGE, middle=True),
             size=128,
             crop=AUTO_CROP,
+            penalty=0.1,
+            epochs=12,
+            patience=12,
+            fine_tuning_rate=3e-4,
+            fine_tuning_stages=((0.2, 1.0),),
+        ),
+        Recipe(
+            GALAXIES,
+            "network",
+            "both that and ResNet50 pre-trained on simulated skies: the best for galaxies, with a linear head",
+            Backbone(None, _SIGNED_RANGE, middle=True, beside=DEFAULT_RECIPE),
+            size=128,
+            crop=AUTO_CROP,
+            penalty=0.2,
             epochs=12,
             patience=12,
             fine_tuning_rate=3e-4,

@@ -61,10 +61,10 @@ def middle_feature_map(pixels: keras.KerasTensor) -> keras.KerasTensor:
     stages = _stage_maps(keras.layers.AveragePooling2D(SMOOTHING_PX, strides=1, padding="same", name="smooth")(pixels))
     maps = [stages[stage] for stage in MIDDLE]
     side = max(map_.shape[1] for map_ in maps)
-    return keras.layers.Concatenate(name="scales")([_enlarge(map_, side) for map_ in maps])
+    return keras.layers.Concatenate(name="scales")([enlarge(map_, side) for map_ in maps])
 
 
-def _enlarge(map_: keras.KerasTensor, side: int) -> keras.KerasTensor:
+def enlarge(map_: keras.KerasTensor, side: int) -> keras.KerasTensor:
     """Each cell repeated, up to this side."""
     factor = math.ceil(side / map_.shape[1])
     surplus = factor * map_.shape[1] - side

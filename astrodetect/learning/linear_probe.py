@@ -101,8 +101,12 @@ def fit_linear_probe(
     smoothing: float,
     store: Path,
     run: str,
+    penalty: float | None = None,
 ) -> list[dict[str, float]]:
-    """Fit the model's head to its frozen backbone; returns the validation metrics of each L2 penalty."""
+    """Fit the model's head to its frozen backbone, under this L2 penalty or the best one on the validation images.
+
+    Returns the validation metrics of each penalty.
+    """
     views = min(ORIENTATIONS, max(1, MAX_ROWS // len(train))) if augment else 1
     features = _FeatureStore(model, contract, store, run)
     train_features = features.of(train, views, "features of the training images")
@@ -114,12 +118,13 @@ def fit_linear_probe(
     heads: list[LinearHead] = []
     history: list[dict[str, float]] = []
     losses: list[tuple[float, float]] = []  # and their standard errors
-    with ProgressBar("head", len(L2_PENALTIES)) as bar:
-        for penalty in L2_PENALTIES:
-            heads.append(path.fit(penalty))
+    penalties = L2_PENALTIES if penalty is None else (penalty,)
+    with ProgressBar("head", len(penalties)) as bar:
+        for tried in penalties:
+            heads.append(path.fit(tried))
             probabilities = heads[-1].probabilities(validation_features)
             # "strength" is the penalty's key in stored histories
-            history.append({"strength": penalty, **validation_metrics(validation, probabilities, task)})
+            history.append({"strength": tried, **validation_metrics(validation, probabilities, task)})
             losses.append((history[-1][VALIDATION_LOSS], _standard_error(validation, probabilities, task)))
             least = min(losses)
             bar.step(note=f"validation loss {least[0]:.3f}")

@@ -20,7 +20,8 @@ from astrodetect.learning.keras_runtime import keras
 from astrodetect.learning.weights_file import open_weights
 from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
-NORMALISATION = "normalisation"
+NORMALISATION, NORMALISATION_BESIDE = "normalisation", "normalisation_beside"
+FIXED_LAYERS = (keras.layers.Normalization, keras.layers.BatchNormalization)  # in fine-tuning
 OUTSIDE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
 LUMINANCE = (0.299, 0.587, 0.114)
 HEAD_DROPOUT, CNN_DROPOUT = 0.2, 0.5
@@ -43,7 +44,10 @@ def build(recipe: str, size: int, statistics: PixelStatistics, outputs: int) -> 
     if backbone is None:
         features = _small_cnn(normalised)
     else:
-        features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(_feature_map(backbone, normalised))
+        feature_map = _feature_map(backbone, normalised)
+        if backbone.beside:
+            feature_map = _concatenate_beside(backbone.beside, pixels, feature_map)
+        features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(feature_map)
     dropped = keras.layers.Dropout(HEAD_DROPOUT if backbone else CNN_DROPOUT, name="dropout")(features)
     activation = "sigmoid" if outputs == 1 else "softmax"
     head = keras.layers.Dense(outputs, activation=activation, name=SCORE, dtype="float32")
@@ -70,6 +74,16 @@ def _feature_map(backbone: Backbone, normalised: Any) -> Any:
         make = efficientnet_lite.middle_feature_map if backbone.middle else efficientnet_lite.feature_map
         return make(normalised)
     return _application(backbone, weights=None, input_tensor=normalised).output
+
+
+def _concatenate_beside(recipe: str, pixels: Any, feature_map: Any) -> Any:
+    """The map, and that of another recipe's backbone of the image at half its size, each cell repeated."""
+    backbone = RECIPES[recipe].backbone
+    assert backbone  # noqa: S101 - of a recipe of a network
+    half = keras.layers.AveragePooling2D(2, name="half")(pixels)
+    beside = _feature_map(backbone, keras.layers.Normalization(name=NORMALISATION_BESIDE)(half))
+    enlarged = efficientnet_lite.enlarge(beside, feature_map.shape[1])
+    return keras.layers.Concatenate(name="backbones")([feature_map, enlarged])
 
 
 def _application(backbone: Backbone, **options: Any) -> keras.Model:
@@ -103,15 +117,21 @@ def freeze(model: keras.Model, share: float) -> None:
     """
     layers = backbone_layers(model)
     for number, layer in enumerate(layers):
-        fixed = layer.name in (NORMALISATION, "grey") or isinstance(layer, keras.layers.BatchNormalization)
+        fixed = layer.name in (NORMALISATION, NORMALISATION_BESIDE, "grey") or isinstance(
+            layer, keras.layers.BatchNormalization
+        )
         layer.trainable = number >= share * len(layers) and not fixed
 
 
 def set_normalisation(model: keras.Model, statistics: PixelStatistics) -> None:
-    """Set mean and variance of the normalisation layer."""
-    layer = model.get_layer(NORMALISATION)
-    layer.set_weights([np.array(statistics.mean), np.array(statistics.variance), np.array(0)])
-    layer.finalize_state()
+    """Set mean and variance of the normalisation layers."""
+    for layer in _normalisations(model):
+        layer.set_weights([np.array(statistics.mean), np.array(statistics.variance), np.array(0)])
+        layer.finalize_state()
+
+
+def _normalisations(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
 
 
 def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
@@ -120,7 +140,11 @@ def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
     if backbone is None:
         raise ModelError(f"there are no ImageNet weights of {recipe}")
     if backbone.application is None:
-        _set_backbone_weights(model, recipe, efficientnet_lite.imagenet_weights(), "ImageNet")
+        arrays = efficientnet_lite.imagenet_weights()
+        if backbone.beside:
+            beside = _packaged_weights(backbone.beside)
+            arrays |= beside | {NORMALISATION_BESIDE: beside.pop(NORMALISATION)}
+        _set_backbone_weights(model, recipe, arrays, "ImageNet")
         return
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
@@ -136,7 +160,12 @@ def load_imagenet_weights(model: keras.Model, recipe: str) -> None:
 
 
 def load_packaged_weights(model: keras.Model, recipe: str) -> None:
-    """Load the backbone that comes with this package, pre-trained on simulated skies; kernels are stored as int8."""
+    """Load the backbone that comes with this package, pre-trained on simulated skies."""
+    _set_backbone_weights(model, recipe, _packaged_weights(recipe), PACKAGED)
+
+
+def _packaged_weights(recipe: str) -> dict[str, list[np.ndarray]]:
+    """Layer name → its arrays; kernels are stored as int8."""
     path = PACKAGED_FOLDER / f"{recipe}.npz"
     if not path.exists():
         available = ", ".join(sorted(file.stem for file in PACKAGED_FOLDER.glob("*.npz")))
@@ -146,7 +175,7 @@ def load_packaged_weights(model: keras.Model, recipe: str) -> None:
         for key in (key for key in stored.files if not key.endswith("/scale")):  # LAYER/0, LAYER/1, …
             scale = stored[f"{key}/scale"] if f"{key}/scale" in stored.files else 1
             arrays.setdefault(key.rpartition("/")[0], []).append(stored[key] * scale)
-    _set_backbone_weights(model, recipe, arrays, path.name)
+    return arrays
 
 
 def load_weights_file(model: keras.Model, recipe: str, path: Path) -> None:
@@ -170,11 +199,12 @@ def _set_backbone_weights(
             mismatch = f"layer {layer.name} has {shapes or 'no weights'}, not {expected}"
             raise ModelError(f"{source} holds no {recipe}: {mismatch}")
     published = backbone if NORMALISATION not in stored else None  # by Keras
+    if published:
+        set_normalisation(model, published.imagenet)
     for layer in layers:
         arrays = [np.asarray(array) for array in stored[layer.name]]
         if published and published.imagenet_bgr and layer is layers[0]:
             arrays[0] = arrays[0][:, :, ::-1]
         layer.set_weights(arrays)
-    if published:
-        set_normalisation(model, published.imagenet)
-    model.get_layer(NORMALISATION).finalize_state()
+    for layer in _normalisations(model):
+        layer.finalize_state()

@@ -97,6 +97,7 @@ def run_training(
                 smoothing=plan.smoothing,
                 store=store / "features",
                 run=run,
+                penalty=RECIPES[plan.recipe].penalty,
             )
             stages = RECIPES[plan.recipe].fine_tuning_stages if plan.fine_tune else ()
         for number, (frozen, rate_factor) in enumerate(stages):

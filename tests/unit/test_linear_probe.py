@@ -16,7 +16,7 @@ from astrodetect.images import crop_array
 from astrodetect.learning import efficientnet_lite, network, torch_weights
 from astrodetect.learning.linear_probe import RegularisationPath, choose_penalty
 from astrodetect.learning.torch_weights import read_torch_weights
-from astrodetect.recipes import PixelStatistics
+from astrodetect.recipes import GALAXIES, TEACHING_RECIPE, PixelStatistics
 from astrodetect.records import ImageContract
 
 
@@ -30,6 +30,23 @@ def test_packaged_weights_give_features_that_tell_simulated_classes_apart() -> N
     fitted = np.arange(80) % 2 == 0
     head = RegularisationPath(features[fitted], labels[fitted], np.ones(40, np.float32)).fit(1.0)
     assert ((head.probabilities(features[~fitted])[:, 1] > 0.5) == labels[~fitted, 0]).mean() > 0.75
+
+
+def test_the_recipe_for_galaxies_has_the_features_of_both_networks() -> None:
+    both, middle, packaged = (
+        network.build(recipe, size, PixelStatistics((0.0,) * 3, (1.0,) * 3), 1)
+        for recipe, size in ((GALAXIES, 128), (TEACHING_RECIPE, 128), ("resnet50", 64))
+    )
+    network.load_imagenet_weights(both, GALAXIES)
+    network.load_imagenet_weights(middle, TEACHING_RECIPE)
+    network.load_packaged_weights(packaged, "resnet50")
+    pixels = np.random.default_rng(0).uniform(0, 60, (2, 128, 128, 3)).astype(np.float32)
+    half = pixels.reshape(2, 64, 2, 64, 2, 3).mean(axis=(2, 4))
+    features = [
+        keras.Model(model.input, model.get_layer("features").output).predict(images, verbose=0)
+        for model, images in ((both, pixels), (middle, pixels), (packaged, half))
+    ]
+    assert features[0] == pytest.approx(np.concatenate(features[1:], axis=1), abs=1e-3)
 
 
 def test_installed_imagenet_weights_name_scikit_learns_photographs() -> None:
