@@ -14,6 +14,7 @@ from programs import outbox_user, query
 
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
+from astrodetect.service import outbox as outbox_module
 from astrodetect.service import recorder as recorder_module
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.recorder import Recorder
@@ -187,7 +188,7 @@ def test_a_full_outbox_is_reported_and_its_rows_are_kept(
     opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
     async def scenario() -> None:
-        recorder = opened(max_bytes=900)
+        recorder = opened(max_bytes=int(2.5 * len(outbox_module._format_line(row(0)))))
         database.cut = "before"
         answers = [answer for number in range(5) for answer in await record(recorder, [row(number)])]
         assert [type(answer) for answer in answers] == [
