@@ -29,6 +29,8 @@ MANY = 60  # images in one request, more than are processed at a time
 RESPONSES_METRIC = 'astrodetect_requests_total{route="/detect",status="200"}'
 SLOW_IMAGES = slow_image(0, 1500)  # a second or two for all of them
 IMAGE = small_image(0)
+# Under nohup the service ignores SIGHUP, as it should.
+HANGUP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP
 LIVENESS = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -59,7 +61,7 @@ def test_every_request_in_flight_at_shutdown_is_answered_and_recorded(log: Predi
             for n, connection in enumerate(connections)
         ]
         await asyncio.to_thread(service.wait_until, lambda: arrived() == IN_FLIGHT)
-        service.signal(signal.SIGHUP)
+        service.signal(HANGUP)
         try:
             return await asyncio.gather(*responses)
         finally:
