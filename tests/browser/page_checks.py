@@ -10,6 +10,11 @@ from browser.tabs import Tabs
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 IMPACTS = {"serious", "critical"}
+WAIT_FOR_REQUESTS_AND_ANIMATIONS = """async () => {
+  const busy = () => document.querySelector('.htmx-request')
+    || document.getAnimations().some(animation => animation.playState === 'running');
+  for (const end = Date.now() + 10_000; busy() && Date.now() < end;) await new Promise(requestAnimationFrame);
+}"""
 FOCUSED_ELEMENT = """() => {
   const element = document.activeElement, style = getComputedStyle(element), box = element.getBoundingClientRect();
   const visible = box.width > 0 && box.height > 0;
@@ -20,6 +25,7 @@ FOCUSED_ELEMENT = """() => {
 
 def accessibility_violations(page: Page) -> list[str]:
     """The serious and critical violations that axe-core finds, with their elements."""
+    page.evaluate(WAIT_FOR_REQUESTS_AND_ANIMATIONS)  # a half-transparent element has less contrast
     page.evaluate(AXE)  # bypasses the content security policy, as browser extensions do
     violations: list[dict[str, Any]] = page.evaluate("axe.run().then(results => results.violations)")
     return [
