@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
 
-MAGIC, GZIP = b"SIMPLE  =", b"\x1f\x8b"
+MAGIC, GZIP, TILES = b"SIMPLE  =", b"\x1f\x8b", b"ZIMAGE  ="
 MAX_HDUS = 64  # that are searched for an image
 # Tile compression (.fits.fz). The decoders of HCOMPRESS_1 and PLIO_1 trust the sizes that a file declares.
 RICE, GZIP_TILES = ("RICE_1", "RICE_ONE"), ("GZIP_1", "GZIP_2")

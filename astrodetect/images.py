@@ -42,6 +42,8 @@ THUMBNAIL_QUALITY = 80
 CONTINUOUS_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be interpolated
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
 VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, which are stretched as those of FITS
+MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pixels; encoders make some ten
+SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metadata may, by chance
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
@@ -230,6 +232,8 @@ def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
 
 
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
+    if image_format == "JPEG" and data.count(SCAN) > MAX_SCANS:
+        raise ImageError(f"damaged JPEG: more than {MAX_SCANS} scans")
     image = Image.open(io.BytesIO(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -1,16 +1,19 @@
-"""API keys, sessions of browsers, and the audit log."""
+"""API keys, wrong ones, sessions of browsers, and the audit log."""
 
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from astrodetect.db.connections import Parameters, Row
+from astrodetect.db.statements import storable_text
 from astrodetect.errors import KeyExists, NotFound
 from astrodetect.records import AuditEntry, KeyScope, StoredKey
 
 KEY_PREFIX = "astrodetect_"  # by which scanners for leaked secrets find one
 PAGE = 1000  # audit entries that are read at a time
 LAST_ID = 2**63 - 1
+GUESS_WINDOW_S, MAX_GUESSES_READ = 60.0, 100
+MAX_ADDRESS_CHARS = 100
 
 Execute = Callable[[str, Parameters], list[Row]]
 
@@ -21,7 +24,7 @@ def digest(secret: str | bytes) -> bytes:
 
 
 class AccessTables:
-    """The tables `api_keys`, `sessions` and `audit_log`, part of `database.Database`."""
+    """The tables `api_keys`, `key_guesses`, `sessions` and `audit_log`, part of `database.Database`."""
 
     def __init__(self, execute: Execute, statements: Mapping[str, str]) -> None:
         self._execute, self._sql = execute, statements
@@ -64,11 +67,17 @@ class AccessTables:
         """Sign a browser out."""
         self._execute(self._sql["end_session"], {"sha256": sha256})
 
+    def add_guess(self, network: str, guess: bytes) -> list[tuple[bytes, float]]:
+        """Store a wrong key; returns the others of this network in the last GUESS_WINDOW_S, with their ages in s."""
+        values = {"network": network, "guess": guess, "seconds": GUESS_WINDOW_S, "limit": MAX_GUESSES_READ}
+        return [(bytes(row["guess"]), row["age_s"]) for row in self._execute(self._sql["add_guess"], values)]
+
     def add_audit_entry(
         self, request: str, *, who: str | None, address: str | None = None, status: int | None = None
     ) -> int:
         """The id of a new entry."""
-        values = {"who": who, "address": address, "request": request, "status": status}
+        address = address and storable_text(address)[:MAX_ADDRESS_CHARS]
+        values = {"who": who, "address": address, "request": storable_text(request), "status": status}
         return int(self._execute(self._sql["add_audit_entry"], values)[0]["id"])
 
     def end_audit_entry(self, id: int, status: int) -> None:  # noqa: A002 - the name of the column

@@ -25,11 +25,12 @@ from astrodetect.service.key_guesses import KeyGuesses
 
 SESSION_COOKIE = "astrodetect_session"  # HTTP-only
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # need no key, unless the service is private
-SIGN_IN_PATH = "/key"  # starts and ends sessions: the one POST that needs no key
+SIGN_IN_PATH, SIGN_OUT_PATH = "/key", "/key/out"  # start and end sessions: the POSTs that need no key
 PUBLIC_PREFIXES = ("/static/", "/health/")  # of paths that need no key even where the service is private
 AUDIT_PREFIX = "/audit"
 PREDICTING = {"/detect", "/detect/batch", "/detect-anomalies", "/classify", "/similar", "/try"}
 REVIEWING = ("/review/", "/labels/", "/map")
+TEACHING_PATH = "/review/teach"  # a training
 NAME_OF_SETTING = "ASTRODETECT_API_KEY"
 IDENTITY = "astrodetect.identity"  # key in the ASGI scope
 
@@ -37,6 +38,7 @@ CACHE_S = 5.0
 CACHED = 10_000  # keys and cookies, unknown ones included
 LOOKUP_S = 1.0  # a request waits at most so long for the database to say whose it is
 LOOKUPS = 4  # at a time, so that unknown keys take no more connections
+MAX_UNKNOWN_COOKIES = 200  # of an address in a minute; each costs a look-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class AccessDatabase(Protocol):
 
     def use_key(self, sha256: bytes) -> tuple[str, frozenset[KeyScope]] | None: ...
     def session_key(self, sha256: bytes) -> bytes | None: ...
+    def add_guess(self, network: str, guess: bytes) -> list[tuple[bytes, float]]: ...
 
 
 class ApiKeys:
@@ -73,7 +76,7 @@ class ApiKeys:
 
     def required(self, method: str, path: str) -> bool:
         """Whether this request needs a key."""
-        if not self or path == SIGN_IN_PATH:
+        if not self or path in {SIGN_IN_PATH, SIGN_OUT_PATH}:
             return False
         if method not in SAFE_METHODS or path.startswith(AUDIT_PREFIX):
             return True
@@ -86,7 +89,8 @@ def needed_scope(method: str, path: str) -> KeyScope:
         return "operate" if path.startswith(AUDIT_PREFIX) else "read"
     if path in PREDICTING:
         return "predict"
-    return "review" if path.startswith(REVIEWING) or path.endswith("/label") else "operate"
+    reviewing = path.endswith("/label") or (path.startswith(REVIEWING) and path != TEACHING_PATH)
+    return "review" if reviewing else "operate"
 
 
 class Authenticator:
@@ -94,30 +98,50 @@ class Authenticator:
 
     def __init__(self, keys: ApiKeys, database: AccessDatabase) -> None:
         self._keys, self._database = keys, database
-        self._cache: OrderedDict[bytes, tuple[float, Identity | None]] = OrderedDict()
+        self._cache: OrderedDict[tuple[bool, bytes], tuple[float, Identity | None]] = OrderedDict()  # True: of cookies
         self._turns = asyncio.Semaphore(LOOKUPS)
-        self._guesses = KeyGuesses()
+        self._guesses = KeyGuesses(database.add_guess)
+        self._unknown_cookies = KeyGuesses(most=MAX_UNKNOWN_COOKIES)
 
     async def identify(self, headers: Headers, client: tuple[str, int] | None) -> Identity | None:
         """Whose request this is; DatabaseUnavailable where that cannot be found out, or TooManyGuesses."""
-        key, cookie = _bearer_key(headers), cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
-        if key is not None:
-            sha256, host = digest(key), client[0] if client else ""
-            self._guesses.check(host, sha256)
-            identity = self._keys.identity(sha256)
-            if identity is None and key.startswith(KEY_PREFIX.encode()):
+        key, host = _bearer_key(headers), client[0] if client else ""
+        if key:
+            return await self._of_unproven_key(key, host)
+        cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "") if key is None else ""
+        return await self._of_cookie(digest(cookie), host) if cookie else None
+
+    async def _of_unproven_key(self, key: bytes, host: str) -> Identity | None:
+        sha256 = digest(key)
+        counted = self._guesses.begin(host, sha256)
+        identity = self._keys.identity(sha256)
+        if identity is None and key.startswith(KEY_PREFIX.encode()):
+            try:
                 identity = await self._look_up(sha256, self._of_key)
-            if key:
-                self._guesses.note(host, sha256, accepted=identity is not None)
-            return identity
-        return await self._look_up(digest(cookie), self._of_session) if cookie else None
+            except DatabaseUnavailable:
+                self._guesses.withdraw(host, sha256)
+                raise
+        if identity:
+            self._guesses.accept(host, sha256)
+        elif counted:
+            await self._guesses.share(host, sha256)
+        return identity
+
+    async def _of_cookie(self, sha256: bytes, host: str) -> Identity | None:
+        self._unknown_cookies.begin(host, sha256)
+        identity = await self._look_up(sha256, self._of_session, of_cookie=True)
+        if identity:
+            self._unknown_cookies.accept(host, sha256)
+        return identity
 
     def forget(self, cookie: str) -> None:
         """The session with this cookie has ended."""
-        self._cache.pop(digest(cookie), None)
+        self._cache.pop((True, digest(cookie)), None)
 
-    async def _look_up(self, sha256: bytes, find: Callable[[bytes], Identity | None]) -> Identity | None:
-        checked, identity = self._cache.get(sha256, (float("-inf"), None))
+    async def _look_up(
+        self, sha256: bytes, find: Callable[[bytes], Identity | None], *, of_cookie: bool = False
+    ) -> Identity | None:
+        checked, identity = self._cache.get((of_cookie, sha256), (float("-inf"), None))
         if time.monotonic() - checked < CACHE_S:
             return identity
         try:
@@ -126,8 +150,8 @@ class Authenticator:
         except (DatabaseError, TimeoutError) as error:
             if identity is None:
                 raise DatabaseUnavailable("PostgreSQL does not answer, which knows the keys") from error
-        self._cache[sha256] = time.monotonic(), identity
-        self._cache.move_to_end(sha256)
+        self._cache[of_cookie, sha256] = time.monotonic(), identity
+        self._cache.move_to_end((of_cookie, sha256))
         while len(self._cache) > CACHED:
             self._cache.popitem(last=False)
         return identity

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from astrodetect import images
+from astrodetect import fits, images
 from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ImageError, ModelUnsuitable, Overloaded
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction
@@ -195,6 +195,8 @@ async def _disconnected(request: Request) -> None:
 
 
 def _is_large(data: bytes) -> bool:
+    if data.startswith((fits.GZIP, fits.MAGIC)):  # whose size is known once it is unpacked
+        return data.startswith(fits.GZIP) or len(data) > LARGE_FILE_BYTES or fits.TILES in data
     if SMALL_FILE_BYTES < len(data) <= LARGE_FILE_BYTES:
         try:
             image = images.probe(data)

@@ -3,6 +3,7 @@
 import http
 import logging
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -38,7 +39,7 @@ async def handle_our_error(request: Request, error: Exception) -> Response:
     """An error of `errors.py`; those with a public message are logged with their own."""
     assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
     if error.public:
-        log.error("%s %s: %s", request.method, request.url.path, error)
+        log.error("%s %s: %s", request.method, quote(request.scope["path"]), error)
     return error_response_for(request, error)
 
 
@@ -73,7 +74,7 @@ async def handle_disconnect(_: Request, __: Exception) -> Response:
 
 async def handle_unexpected(request: Request, error: Exception) -> Response:
     """A bug: Starlette logs its traceback; the response has no details."""
-    log.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
+    log.error("%s %s: %s", request.method, quote(request.scope["path"]), type(error).__name__)
     message = "an internal error; see the server log"
     return _response(request, 500, "internal_error", message, security.SECURITY_HEADERS)  # sent outside the middleware
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 from uvicorn import Config, Server
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -25,7 +27,8 @@ LINGER_S = 1.0  # after an error, so that a client that is still sending receive
 LINGER_BYTES = 2**20  # that are read and dropped meanwhile
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65_536  # of the request line and the headers, or of trailers
-FRAMING_BYTES = 9  # of a chunked body, for each of its bytes: chunks of one byte take 5
+FRAMING_SHARE = 16  # bytes of a chunked body to one of its framing, beyond MAX_HEADER_BYTES
+PIECE_BYTES = 16_384  # of headers or chunks that are parsed at a time: others have their turns in between
 
 MAX_CONNECTIONS = 4096
 OWN_DESCRIPTORS = 128  # of models, logs, the database and the outbox
@@ -98,6 +101,20 @@ class ConnectionLimits:
         self._timer = self._loop.call_later(CHECK_S, self._check)
 
 
+class ParsedFlowControl(FlowControl):
+    """Has reading resumed by the protocol, which parses what has arrived first."""
+
+    def __init__(self, transport: asyncio.Transport, resume: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._resume = resume
+
+    def resume_reading(self) -> None:
+        """Called once a body is consumed or a response complete."""
+        if self.read_paused:
+            self.read_paused = False
+            self._resume()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -114,12 +131,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._limits = limits
         self._expected = BETWEEN_REQUESTS
         self._excess = 0  # bytes of the present request that are not its body
+        self._body_bytes = 0  # of the present request
+        self._unparsed = b""
+        self._resuming = False
         self._error: AstrodetectError | None = None
         self._refused = self._closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop."""
         super().connection_made(transport)
+        self.flow = ParsedFlowControl(transport, self._resume_soon)
         if len(self.connections) > self._limits.max_connections and not self._limits.make_room():
             self._refuse(Overloaded("too many connections are open: try again soon"), linger=False)
         else:
@@ -132,14 +153,46 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
-        self._excess += len(data)
         if self._refused:
+            self._excess += len(data)
             if self._excess > LINGER_BYTES:
                 self.flow.pause_reading()
-            return
+        elif len(data) <= PIECE_BYTES and not self._unparsed:
+            self._parse(data)
+        else:
+            self._unparsed += data
+            self.transport.pause_reading()
+            self._resume_soon()
+
+    def _parse(self, data: bytes) -> None:
+        self._excess += len(data)
         super().data_received(data)
         if self._excess > MAX_HEADER_BYTES and self._expected != BETWEEN_REQUESTS:
             self._refuse(_headers_too_large())
+
+    def _resume_soon(self) -> None:
+        if not self._resuming:
+            self._resuming = True
+            self.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Parses a piece of what has arrived, once all requests before it are at work, or goes on reading."""
+        self._resuming = False
+        if self.transport.is_closing() or self.flow.read_paused or self.pipeline:
+            return
+        if self._unparsed and not self._refused:
+            size = max(PIECE_BYTES, self._missing_bytes())
+            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._parse(piece)
+            self._resume_soon()
+        else:
+            self.transport.resume_reading()
+
+    def _missing_bytes(self) -> int:
+        """Of a body of a declared length; the parser takes them at once."""
+        if self._expected != IN_BODY:
+            return 0
+        return int(dict(self.headers).get(b"content-length", 0)) - self._body_bytes
 
     def on_message_begin(self) -> None:
         """Called by the parser at the first byte of a request."""
@@ -160,17 +213,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser with a part of the body."""
-        self._excess = max(0, self._excess - FRAMING_BYTES * len(body))
+        self._body_bytes += len(body)
+        self._excess = max(0, self._excess - len(body) - len(body) // FRAMING_SHARE)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser after the last byte of a request."""
-        self._expected, self._excess = BETWEEN_REQUESTS, 0
+        self._expected, self._excess, self._body_bytes = BETWEEN_REQUESTS, 0, 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Called after the last byte of a response."""
         super().on_response_complete()
+        if not self.pipeline and not self.transport.is_reading():
+            self._resume_soon()
         if self._is_idle() and not self.transport.is_closing():
             self._limits.wait(self)
 
@@ -200,7 +256,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         if self.transport.is_closing() or not self._is_idle():
             return
-        if self._expected != BETWEEN_REQUESTS or is_readable(self.transport.get_extra_info("socket").fileno()):
+        if (
+            self._expected != BETWEEN_REQUESTS
+            or self._unparsed
+            or is_readable(self.transport.get_extra_info("socket").fileno())
+        ):
             self.loop.call_later(RECHECK_S, self._close_if_idle)
         else:
             self.transport.close()
@@ -237,4 +297,4 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def _headers_too_large() -> HeadersTooLarge:
-    return HeadersTooLarge(f"more than {MAX_HEADERS} headers, or {MAX_HEADER_BYTES:,} bytes of them")
+    return HeadersTooLarge(f"more than {MAX_HEADERS} headers, or {MAX_HEADER_BYTES:,} bytes of them or of small chunks")

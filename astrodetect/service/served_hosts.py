@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 CACHED_HOSTS = 256
+NOT_IN_HOSTS = set("/@?#\\,")  # of a URL, or of several hosts
 
 
 class ServedHosts:
@@ -19,6 +20,8 @@ class ServedHosts:
 
     def _served(self, host: str, server: str) -> bool:
         """Whether a Host header is one of them, of a request that arrived at this address of the server."""
+        if set(host) & NOT_IN_HOSTS:
+            return False
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:

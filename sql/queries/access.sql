@@ -38,3 +38,11 @@ UPDATE audit_log SET status = %(status)s WHERE id = %(id)s RETURNING id
 -- name: audit_entries
 SELECT id, "timestamp", who, address, request, status FROM audit_log
 WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s
+
+-- name: add_guess
+WITH ended AS (DELETE FROM key_guesses WHERE "timestamp" < now() - make_interval(secs => %(seconds)s)),
+    added AS (INSERT INTO key_guesses (network, guess) VALUES (%(network)s, %(guess)s))
+SELECT guess, extract(epoch FROM now() - min("timestamp"))::float8 AS age_s FROM key_guesses
+WHERE network = %(network)s AND "timestamp" >= now() - make_interval(secs => %(seconds)s) AND guess <> %(guess)s
+GROUP BY guess ORDER BY age_s
+LIMIT %(limit)s

@@ -16,7 +16,7 @@ from astrodetect.__main__ import main
 from astrodetect.db.access import KEY_PREFIX, digest
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import KeyScope
-from astrodetect.service import authentication
+from astrodetect.service import authentication, key_guesses
 from astrodetect.service.middleware.audit import is_audited
 
 KEY = "the key of the setting"
@@ -124,7 +124,7 @@ def test_a_session_has_no_key_in_it_and_ends_when_signed_out_or_with_its_key(
 ) -> None:
     monkeypatch.setattr(authentication, "CACHE_S", 0.0)
     key = keys("create", "browser", "--scopes", "predict").stdout.strip()
-    for sign_in_with, ending in ((KEY, "sign out"), (key, "revoke")):
+    for sign_in_with, ending in ((key, "sign out"), (key, "revoke")):  # no other scope is needed to sign out
         client.cookies.clear()
         cookie = client.post("/key", data={"key": sign_in_with}).headers["set-cookie"]
         assert sign_in_with not in cookie
@@ -134,6 +134,7 @@ def test_a_session_has_no_key_in_it_and_ends_when_signed_out_or_with_its_key(
         assert query(database_url, "SELECT count(*) FROM sessions WHERE sha256 = %s", digest(value)) == [(1,)]
         if ending == "sign out":
             assert client.post("/key/out").headers["location"] == "/key"
+            assert query(database_url, AUDIT)[-1][:2] == ("browser", "POST /key/out")
             client.cookies.set(authentication.SESSION_COOKIE, value)  # a copy of it is worth nothing
         else:
             keys("revoke", "browser")
@@ -191,13 +192,68 @@ def test_a_request_is_not_audited_where_it_only_reads_predicts_or_turns_a_page()
     audited = {
         *(
             ("POST", path)
-            for path in ("/review/label", "/review/undo", "/history/ordinary", "/models-page/train", "/key")
+            for path in ("/review/label", "/review/undo", "/review/teach", "/history/ordinary", "/models-page/train")
         ),
         ("DELETE", "/labels/3"),
         ("GET", "/labels.csv"),
     }
-    others = {("GET", "/history"), ("POST", "/detect"), ("POST", "/review/skip"), ("POST", "/map"), ("GET", "/key")}
+    others = {("GET", "/history"), ("POST", "/detect"), ("POST", "/review/skip"), ("POST", "/map"), ("GET", "/key")} | {
+        ("POST", "/key"),  # writes its entry where it succeeds
+        ("POST", "/key/out"),
+    }
     assert {request for request in audited | others if is_audited(*request)} == audited
+
+
+def test_what_arrives_is_audited_as_text_and_failed_sign_ins_are_not(client: TestClient, database_url: str) -> None:
+    assert client.get("/predictions.%00").status_code == 422
+    assert client.post("/models/a%00b/rollback", headers=bearer(KEY)).status_code == 422
+    for _ in range(3):
+        assert client.post("/key", data={"key": "wrong"}).status_code == 401
+    assert client.post("/key/out").status_code == 303
+    assert client.post("/key", data={"key": KEY}).status_code == 303
+    assert query(database_url, AUDIT) == [
+        (None, "GET /predictions.\ufffd", 422),
+        ("ASTRODETECT_API_KEY", "POST /models/a\ufffdb/rollback", 422),
+        ("ASTRODETECT_API_KEY", "POST /key", 303),
+    ]
+
+
+def test_a_key_is_no_cookie_and_what_is_known_of_one_is_not_of_the_other(client: TestClient, keys: Any) -> None:
+    key = keys("create", "k", "--scopes", "predict").stdout.strip()
+    for headers, status in (({"Cookie": f"{authentication.SESSION_COOKIE}={key}"}, 401), (bearer(key), 200)) * 2:
+        assert client.post("/detect", files=IMAGE, headers=headers).status_code == status
+
+
+def test_processes_of_one_database_count_wrong_keys_together(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = start(api_key=KEY), start(api_key=KEY)
+
+    def guess(client: TestClient, number: int) -> int:
+        return client.post("/detect", headers=bearer(f"{KEY_PREFIX if number % 2 else ''}{number}")).status_code
+
+    half = key_guesses.MAX_GUESSES // 2
+    assert {guess(first, number) for number in range(half)} == {401}
+    assert {guess(second, number) for number in range(half, 2 * half)} == {401}
+    assert guess(second, 100) == 429
+    assert [guess(first, 101), guess(first, 102)] == [401, 429]  # it learns of others with its next wrong key
+
+    third: Any = start(api_key=KEY)
+    access = third.app.state.services.database.access
+    monkeypatch.setattr(key_guesses, "SHARE_WITHIN_S", 0.05)
+    monkeypatch.setattr(access, "_execute", lambda *_: time.sleep(0.2))  # PostgreSQL hangs
+    assert {guess(third, 2 * number) for number in range(key_guesses.MAX_GUESSES)} == {401}
+    assert guess(third, 1000) == 429
+
+
+def test_unknown_cookies_are_slowed_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    app: Any = client.app
+    authenticator = app.state.services.authenticator
+    monkeypatch.setattr(authenticator._unknown_cookies, "_most", 3)  # noqa: SLF001
+    statuses = [
+        client.post("/detect", headers={"Cookie": f"{authentication.SESSION_COOKIE}={number}"}).status_code
+        for number in (1, 2, 2, 3, 4)
+    ]
+    assert statuses == [401, 401, 401, 401, 429]
+    assert client.post("/detect", files=IMAGE, headers=bearer(KEY)).status_code == 200
 
 
 def test_a_model_can_be_rolled_back_while_the_audit_log_cannot_be_written(

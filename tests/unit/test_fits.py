@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from astrodetect import images
 from astrodetect.errors import ImageError, ImageTooManyPixels, ImageTooSmall, ImageUnsupported
 from astrodetect.records import ImageContract
+from astrodetect.service import detection
 
 SIDE = 64
 STRETCHES = ("asinh", "zscale", "linear")
@@ -235,6 +236,14 @@ def compressed(values: NDArray[Any], codec: str = "RICE_1", **options: Any) -> b
     hdu = fits.CompImageHDU(values, compression_type=codec, **options)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
     return buffer.getvalue()
+
+
+def test_the_service_neither_unpacks_nor_parses_a_fits_on_its_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "probe", lambda _: pytest.fail("parsed"))
+    plain = header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 0)) + bytes(100_000)
+    tiles = header(("SIMPLE", "T"), ("ZIMAGE", "T")) + bytes(100_000)
+    large = [detection._is_large(data) for data in (gzip.compress(bytes(100)), plain, tiles)]  # noqa: SLF001
+    assert large == [True, False, True]
 
 
 @pytest.mark.parametrize("codec", ["RICE_1", "GZIP_1", "GZIP_2", "NOCOMPRESS"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
@@ -55,13 +55,18 @@ class Server:
 
     def __init__(self) -> None:
         self.metrics, self.calls = Metrics(), 0
+        self.observe: Callable[[], object] = lambda: None
         self._clients: list[Client] = []
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the size of the body."""
         self.calls += 1
+        self.observe()
         body = b"" if scope["path"] == "/unread" else await Request(scope, receive).body()
         await PlainTextResponse(str(len(body)))(scope, receive, send)
+
+    def connections(self) -> list[HttpProtocol]:
+        return cast(list[HttpProtocol], list(self._server.server_state.connections))
 
     async def connect(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -80,7 +85,7 @@ class Server:
             timeout_keep_alive=60,
             http=cast(Any, partial(HttpProtocol, limits=limits)),
         )
-        server = uvicorn.Server(config)
+        server = self._server = uvicorn.Server(config)
         config.load()
         server.lifespan = config.lifespan_class(config)
         await server.startup()
@@ -131,6 +136,7 @@ def test_headers_that_do_not_end_are_answered_408_and_silent_connections_closed(
         (b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\n\r\n",),
         (b"GET / HTTP/1.1\r\n" + b"X:1\r\n" * 300 + b"\r\n",),
         (POST, b"0\r\nX: ", *[b"x" * 40_000] * 3),  # trailers of a body that has ended
+        (POST, b"1\r\nx\r\n" * 20_000),  # much more framing than body
     ],
 )
 def test_headers_beyond_the_limit_are_answered_431(parts: tuple[bytes, ...]) -> None:
@@ -144,18 +150,37 @@ def test_headers_beyond_the_limit_are_answered_431(parts: tuple[bytes, ...]) -> 
     asyncio.run(scenario())
 
 
-def test_headers_within_the_limit_and_bodies_of_any_framing_are_answered() -> None:
+def test_headers_and_framing_within_the_limits_are_answered() -> None:
     async def scenario() -> None:
         async with Server().run(max_connections=10) as server:
             client = await server.connect()
             assert await client.status(b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000, b"\r\n\r\n") == 200
             large = b"POST / HTTP/1.1\r\nContent-Length: 500000\r\n\r\n"
             assert await client.status(large + b"x" * 500_000) == 200
-            chunks = b"1\r\nx\r\n" * 50_000
+            chunks = b"1\r\nx\r\n" * 10_000 + (b"80\r\n" + b"x" * 128 + b"\r\n") * 10_000
             assert await client.status(POST, chunks + b"0\r\n\r\n" + GET[:10]) == 200
             assert await client.status(GET[10:]) == 200
 
     asyncio.run(scenario())
+
+
+def test_pipelined_requests_are_parsed_a_few_at_a_time_and_all_answered_in_order() -> None:
+    count, waiting = 5_000, [0]
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            server.observe = lambda: waiting.extend(len(each.pipeline) for each in server.connections())
+            client = await server.connect()
+            body = b"x" * 100_000
+            client.writer.write(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + body)
+            client.writer.write(GET * count + b"POST / HTTP/1.1\r\nContent-Length: 3\r\nConnection: close\r\n\r\nend")
+            async with asyncio.timeout(WAIT_S):
+                responses = (await client.reader.read()).split(b"HTTP/1.1 200 OK")[1:]
+            sizes = [response.rpartition(b"\r\n")[2] for response in responses]
+            assert sizes == [b"100000", *[b"0"] * count, b"3"]
+
+    asyncio.run(scenario())
+    assert max(waiting) <= http_protocol.PIECE_BYTES / len(GET)
 
 
 @pytest.mark.parametrize("request_", [b"NONSENSE / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00"])

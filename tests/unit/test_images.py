@@ -123,6 +123,15 @@ def test_a_decompression_bomb_is_rejected_from_its_header() -> None:
         images.decode(data, WHOLE)
 
 
+def test_a_jpeg_of_very_many_scans_is_rejected_and_not_decoded() -> None:
+    data = encoded(gradient(4000, 4000), "JPEG", progressive=True, quality=5)
+    scans = data.count(images.SCAN)
+    scan = data[data.rindex(images.SCAN) :][:14]  # each takes a pass over all pixels
+    images.decode(data[:-2] + scan * (images.MAX_SCANS - scans) + data[-2:], WHOLE)
+    with pytest.raises(ImageError, match="scans"):
+        images.decode(data[:-2] + scan * 40_000 + data[-2:], WHOLE)  # half a megabyte, 80 s
+
+
 def test_the_limit_of_pixels_is_a_parameter() -> None:
     data = encoded(gradient(200, 100))
     assert images.decode(data, WHOLE, max_pixels=20_000).shape == (64, 64, 3)

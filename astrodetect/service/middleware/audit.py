@@ -13,6 +13,7 @@ from astrodetect.service.authentication import (
     PREDICTING,
     SAFE_METHODS,
     SIGN_IN_PATH,
+    SIGN_OUT_PATH,
     identity_of,
     needed_scope,
 )
@@ -75,6 +76,6 @@ def is_audited(method: str, path: str) -> bool:
         return path.startswith(EXPORTS)
     if path in PREDICTING:
         return False
-    if path.startswith(SIGN_IN_PATH):
-        return True
+    if path in {SIGN_IN_PATH, SIGN_OUT_PATH}:  # anybody may try: they write their entry where they succeed
+        return False
     return needed_scope(method, path) == "operate" or method == "DELETE" or path.endswith(CHANGES_OF_REVIEW)

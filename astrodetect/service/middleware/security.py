@@ -80,7 +80,7 @@ async def check_access(scope: Scope, keys: ApiKeys, hosts: ServedHosts) -> Astro
 
 
 def _check_site(scope: Scope, headers: Headers, hosts: ServedHosts) -> AstrodetectError | None:
-    host, server = headers.get("host"), scope.get("server")
+    host, server = ",".join(headers.getlist("host")), scope.get("server")
     if host and server and not hosts.served(host, server[0]):
         return HostNotServed("this host name is not the service's: set ASTRODETECT_ALLOWED_HOSTS")
     if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):

@@ -9,7 +9,14 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from astrodetect.db.access import digest
-from astrodetect.service.authentication import SESSION_COOKIE, SIGN_IN_PATH, ApiKeys, identity_of
+from astrodetect.service.authentication import (
+    SESSION_COOKIE,
+    SIGN_IN_PATH,
+    SIGN_OUT_PATH,
+    ApiKeys,
+    Identity,
+    identity_of,
+)
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import ApiKeysDep, AuthenticatorDep, DatabaseDep
 from astrodetect.service.web.rendering import render
@@ -41,6 +48,7 @@ async def sign_in(
     identity = await authenticator.identify(Headers(raw=raw), request.scope["client"]) if keys else None
     if identity is None:
         return await run_in_threadpool(_sign_in_page, request, keys, to, invalid=True)
+    await run_in_threadpool(_audit, database, request, identity)
     cookie = await run_in_threadpool(database.access.start_session, identity.key_sha256, seconds=SESSION_S)
     response = RedirectResponse(_local_url(to), 303)
     response.set_cookie(
@@ -54,15 +62,22 @@ async def sign_in(
     return response
 
 
-@router.post(SIGN_IN_PATH + "/out")
+@router.post(SIGN_OUT_PATH)
 async def sign_out(request: Request, authenticator: AuthenticatorDep, database: DatabaseDep) -> Response:
     """Ends the session of this browser."""
     if cookie := request.cookies.get(SESSION_COOKIE):
+        if identity := identity_of(request.scope):
+            await run_in_threadpool(_audit, database, request, identity)
         await run_in_threadpool(database.access.end_session, digest(cookie))
         authenticator.forget(cookie)
     response = RedirectResponse(SIGN_IN_PATH, 303)
     response.delete_cookie(SESSION_COOKIE, httponly=True)
     return response
+
+
+def _audit(database: DatabaseDep, request: Request, identity: Identity) -> None:
+    address, path = request.client and request.client.host, request.url.path
+    database.access.add_audit_entry(f"POST {path}", who=identity.name, address=address, status=303)
 
 
 def _sign_in_page(request: Request, keys: ApiKeys, to: str, *, invalid: bool = False) -> HTMLResponse:
