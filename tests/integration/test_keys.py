@@ -247,7 +247,7 @@ def test_processes_of_one_database_count_wrong_keys_together(start: Start, monke
 def test_unknown_cookies_are_slowed_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     app: Any = client.app
     authenticator = app.state.services.authenticator
-    monkeypatch.setattr(authenticator._unknown_cookies, "_most", 3)  # noqa: SLF001
+    monkeypatch.setattr(authenticator._unknown_cookies, "_most", 3)
     statuses = [
         client.post("/detect", headers={"Cookie": f"{authentication.SESSION_COOKIE}={number}"}).status_code
         for number in (1, 2, 2, 3, 4)

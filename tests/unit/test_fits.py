@@ -242,7 +242,7 @@ def test_the_service_neither_unpacks_nor_parses_a_fits_on_its_event_loop(monkeyp
     monkeypatch.setattr(images, "probe", lambda _: pytest.fail("parsed"))
     plain = header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 0)) + bytes(100_000)
     tiles = header(("SIMPLE", "T"), ("ZIMAGE", "T")) + bytes(100_000)
-    large = [detection._is_large(data) for data in (gzip.compress(bytes(100)), plain, tiles)]  # noqa: SLF001
+    large = [detection._is_large(data) for data in (gzip.compress(bytes(100)), plain, tiles)]
     assert large == [True, False, True]
 
 
