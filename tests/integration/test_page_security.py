@@ -184,7 +184,7 @@ def test_a_private_service_refuses_every_route_without_a_key(start: Start) -> No
         person = client.request(method, path, headers=BROWSER)
         if path in {"/key", "/key/out"} or path.startswith(("/static/", "/health/")):
             assert "www-authenticate" not in program.headers
-                assert "?to=" not in person.headers.get("location", "")
+            assert "?to=" not in person.headers.get("location", "")
         else:
             assert (program.status_code, person.status_code) == (401, 303), (method, path)
             assert program.headers["www-authenticate"] == "Bearer"
