@@ -5,6 +5,7 @@ Called by `images.py` only, which checks the declared size before values are rea
 
 import contextlib
 import math
+import re
 import threading
 import warnings
 import zlib
@@ -35,6 +36,13 @@ ASINH_BLACK = -1.0  # standard deviations of the noise from the sky level
 ASINH_SOFTENING = 3.0  # standard deviations of the noise: linear below, logarithmic above
 ASINH_WHITE_PERCENTILE = 99.9  # of the brightest plane: one white level for all planes preserves colours
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
+# Keywords of a celestial WCS in the first two axes, with the distortions SIP and TPV. Others are not handed to wcslib.
+WCS_KEYWORD = re.compile(
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_[0-3]?\d|[AB]_(ORDER|\d_\d)"
+    r"|RADESYS|EQUINOX|LONPOLE|LATPOLE"
+)
+MAX_SIP_ORDER = 9
+NEAR_ICRS = ("ICRS", "FK5")  # FK5 of J2000 differs from ICRS by less than 0.03″
 
 Values = NDArray[np.float64]
 
@@ -54,6 +62,28 @@ class Frame:
     def pixels(self, contract: ImageContract) -> Pixels:
         """Stretched RGB pixels, with the first row at the top; undefined pixels are black."""
         return stretch_planes([self._plane(number) for number in self._plane_numbers(contract.bands)], contract.stretch)
+
+    def centre(self) -> tuple[float, float] | None:
+        """RA and Dec of the middle of the image in degrees, ICRS; None without a celestial WCS."""
+        header = {name: self._hdu.header[name] for name in self._hdu.header if WCS_KEYWORD.fullmatch(name)}
+        if "CTYPE1" not in header or not all(0 <= header.get(f"{axis}_ORDER", 0) <= MAX_SIP_ORDER for axis in "AB"):
+            return None
+        with _quiet():
+            from astropy.io.fits import Header  # noqa: PLC0415 - slow to import
+            from astropy.wcs import WCS  # noqa: PLC0415
+            from astropy.wcs.utils import wcs_to_celestial_frame  # noqa: PLC0415
+
+            wcs = WCS(Header(header))
+            if not wcs.has_celestial:
+                return None
+            frame = wcs_to_celestial_frame(wcs)
+            middle = (self.width - 1) / 2, (self.height - 1) / 2
+            if frame.name.upper() in NEAR_ICRS and wcs.wcs.lng == 0 and getattr(frame, "equinox", "J2000") == "J2000":
+                ra, dec = (float(angle) for angle in wcs.all_pix2world(*middle, 0))
+            else:
+                position = wcs.pixel_to_world(*middle).icrs
+                ra, dec = float(position.ra.deg), float(position.dec.deg)
+        return (ra % 360, dec) if math.isfinite(ra) and -90 <= dec <= 90 else None
 
     def _plane_numbers(self, bands: str) -> list[int]:
         """One plane number for grey, or three."""

@@ -25,7 +25,7 @@ from astrodetect.errors import (
     StorageError,
     StorageUnavailable,
 )
-from astrodetect.records import ImageContract, ImagePath, Pixels, Thumbnail
+from astrodetect.records import ImageContract, ImagePath, Pixels, SkyObject, Thumbnail
 from astrodetect.storage import shards
 
 MIN_SIDE_PX = 16
@@ -97,6 +97,17 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     with _translate_errors(image_format):
         image = _open_fits(data, max_pixels) if image_format == FITS else _open_picture(data, image_format, max_pixels)
         return Probe(image_format, image.width, image.height)
+
+
+def sky_object(data: bytes, given: SkyObject | None = None, *, max_pixels: int = MAX_PIXELS) -> SkyObject | None:
+    """What the image shows: as `given`; if that has no position, at the centre of a FITS by its WCS."""
+    if (given and given.ra is not None) or not data.startswith((fits.MAGIC, fits.GZIP)):
+        return given
+    try:
+        centre = _open_fits(data, max_pixels).centre()
+    except Exception:  # noqa: BLE001 - a header of any kind: what cannot be read says no position
+        centre = None
+    return SkyObject(*centre, given.object_id if given else None) if centre else given
 
 
 def decode(data: bytes, contract: ImageContract, *, max_pixels: int = MAX_PIXELS) -> Pixels:

@@ -117,6 +117,24 @@ def as_probabilities(outputs: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
+class SkyObject:
+    """Where an image is on the sky, in degrees, ICRS, and what its object is called; `ra` and `dec` come together."""
+
+    ra: float | None = None
+    dec: float | None = None
+    object_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cone:
+    """The positions within a radius of a centre; degrees."""
+
+    ra: float
+    dec: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredImage:
     """The result for one image, before it is a row of the table."""
 
@@ -139,6 +157,9 @@ class ScoredImage:
     novelty_view: str | None = None  # the view that contributes the most to the novelty
     description: str | None = None  # base64 of the measured features, which new detectors can describe again
     description_kind: str | None = None  # only descriptions of one kind are comparable
+    ra: float | None = None  # of its object: degrees, ICRS
+    dec: float | None = None
+    object_id: str | None = None
 
     @property
     def has_client_key(self) -> bool:
@@ -173,6 +194,9 @@ class Prediction:
     space: str | None
     in_domain: bool | None
     novelty_view: str | None
+    ra: float | None
+    dec: float | None
+    object_id: str | None
 
     @property
     def image_key(self) -> str:
@@ -257,6 +281,7 @@ class PredictionFilters:
     label: str | None = None
     min_novelty: float | None = None
     in_domain: bool | None = None
+    cone: Cone | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,19 @@ op = openvino.opset13
 
 
 def publish(
-    folder: Path, name: str, classes: Sequence[str] = CLASSES, *, scale: float = 0.02, places: int = SIZE
+    folder: Path,
+    name: str,
+    classes: Sequence[str] = CLASSES,
+    *,
+    scale: float = 0.02,
+    places: int = SIZE,
+    stretch: str = "none",
 ) -> Manifest:
     """Publish a colour model in `folder`; `scale` multiplies its logits, its map has so many `places` along an axis."""
     manifest = Manifest(
         name=name,
         classes=list(classes),
-        image=ImageContract(size=SIZE),
+        image=ImageContract(size=SIZE, stretch=stretch),
         metrics={},
         data={},
         settings={},

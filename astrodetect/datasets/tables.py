@@ -9,6 +9,7 @@ from typing import Any
 
 from astrodetect.errors import DataError, StorageError
 from astrodetect.records import ImagePath
+from astrodetect.sky.catalogue import PATH_COLUMNS
 from astrodetect.storage import objects, parquet_shards
 from astrodetect.storage.references import (
     PARQUET_SUFFIXES,
@@ -21,7 +22,6 @@ from astrodetect.storage.references import (
 )
 
 PARTS = ("train", "validation", "test")
-PATH_COLUMNS = ("path", "filename", "file", "image_name")  # names of a table's column of paths; the first that it has
 NO_PART = ""  # of images whose path names no part
 PART_SYNONYMS = {"val": "validation", "valid": "validation"}
 CSV_SUFFIX = ".csv"

@@ -19,6 +19,7 @@ import numpy as np
 
 from astrodetect.labels import Label
 from astrodetect.records import BIGINT_MAX, DIMENSIONS, HeatMap, Prediction, PredictionFilters, ScoredImage, Thumbnail
+from astrodetect.sky.healpix import cell_index
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
@@ -91,13 +92,13 @@ def row_values(columns: Sequence[Column[T]], records: Sequence[T]) -> list[Any]:
 def read_statements(folder: Path) -> dict[str, str]:
     """Statements of the folder's .sql files, by the name in a line `-- name: NAME` before each.
 
-    `{columns}` are all columns of `predictions`, `{inserted}` all but the id; a statement of SHARED is inserted into
-    others by its name.
+    `{columns}` are the columns of `predictions` that are read, `{inserted}` those that are written; a statement of
+    SHARED is inserted into others by its name.
     """
-    inserted = column_list(PREDICTIONS)
+    read, inserted = f"id, {column_list(READ)}", column_list(PREDICTIONS)
     statements: dict[str, str] = {}
     for path in folder.glob("*.sql"):
-        text = path.read_text(encoding="utf-8").replace("{columns}", f"id, {inserted}").replace("{inserted}", inserted)
+        text = path.read_text(encoding="utf-8").replace("{columns}", read).replace("{inserted}", inserted)
         _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
         statements.update(zip(parts[::2], parts[1::2], strict=True))
     for name in SHARED:
@@ -155,7 +156,12 @@ def _column(name: str) -> Column[ScoredImage]:
     return Column(name, lambda scored: _storable(getattr(scored, name)))
 
 
-PREDICTIONS = [_column(field.name) for field in fields(Prediction) if field.name != "id"]
+def _healpix(scored: ScoredImage) -> int | None:
+    return None if scored.ra is None or scored.dec is None else cell_index(scored.ra, scored.dec)
+
+
+READ = [_column(field.name) for field in fields(Prediction) if field.name != "id"]
+PREDICTIONS = [*READ, Column("healpix", _healpix)]  # by which a cone is found, and which says nothing else
 VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
     Column("request_id", lambda vector: vector[0], "uuid"),
     Column("vector", lambda vector: vector[1], "halfvec"),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import ScoredImage
+from astrodetect.records import ScoredImage, SkyObject
+
+UNKNOWN_OBJECT = SkyObject()
 
 
 def decide(
@@ -18,6 +20,7 @@ def decide(
     image_sha256: str,
     request_id: uuid.UUID,
     novelty: NoveltyResult | None = None,
+    sky_object: SkyObject | None = None,
 ) -> ScoredImage:
     """Binary models: the second class above the threshold. Others: the most probable class.
 
@@ -31,6 +34,7 @@ def decide(
         score = probabilities[1]
         predicted = int(score > threshold)
     features = novelty.features if novelty else None
+    sky_object = sky_object or UNKNOWN_OBJECT
     return ScoredImage(
         image_name=image_name,
         image_sha256=image_sha256,
@@ -48,4 +52,7 @@ def decide(
         novelty_view=None if novelty is None else novelty.views[0],
         description=None if features is None else base64.b64encode(features[0].astype("<f4").tobytes()).decode(),
         description_kind=None if features is None else measurement_key(manifest.image),
+        ra=sky_object.ra,
+        dec=sky_object.dec,
+        object_id=sky_object.object_id,
     )

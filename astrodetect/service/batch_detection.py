@@ -1,25 +1,33 @@
-"""Many images in one request, as files of a form or in zips: scored together, answered as lines of JSON in order."""
+"""Many images in one request, as files of a form or in zips: scored together, answered as lines of JSON in order.
+
+A manifest before them, a CSV, says where the images are on the sky.
+"""
 
 import asyncio
 import contextlib
+import csv
+import io
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from astrodetect.errors import ArchiveError, AstrodetectError, BodyTooLarge, Overloaded, RequestError
+from astrodetect.errors import ArchiveError, AstrodetectError, BodyTooLarge, DataError, Overloaded, RequestError
+from astrodetect.records import SkyObject
 from astrodetect.service import zip_archives
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ServedModel
 from astrodetect.service.schemas import PredictionResponse, error_line
 from astrodetect.service.shutdown import Shutdown
+from astrodetect.sky.catalogue import Catalogue, CatalogueColumns
+from astrodetect.sky.table_readers import read_csv_table
 
 MAX_BATCH_REQUESTS = 2  # at a time; more are refused
 MAX_SPOOLED_BODIES = 4  # of the largest size, on disk at a time
@@ -29,6 +37,7 @@ IN_MEMORY_BYTES = 1_000_000  # of a part of a form; a larger one goes to disk
 MAX_UNPACKED_RATIO = 10  # bytes unpacked from a zip, over the largest body of a request
 ZIP_SIGNATURE = b"PK\x03\x04"
 MAX_ENTRIES_PER_FILE = 3  # of a zip: folders and hidden files have entries too
+MANIFEST = "manifest"  # field of the form
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,7 @@ class UploadedFile:
 
     name: str
     data: bytes | AstrodetectError
+    sky_object: SkyObject | None = None  # as the manifest says
 
 
 class BatchDetection:
@@ -127,7 +137,7 @@ class BatchDetection:
             self._shutdown.check()
             if isinstance(file.data, AstrodetectError):
                 raise file.data
-            result = await self._detection.detect_in_batch(serving, file.name, file.data)
+            result = await self._detection.detect_in_batch(serving, file.name, file.data, file.sky_object)
         except AstrodetectError as error:
             return error_line(error, file.name)
         return PredictionResponse.of(result.prediction).model_dump_json().encode() + b"\n"
@@ -144,24 +154,52 @@ def _next_file(files: Iterator[UploadedFile]) -> UploadedFile | AstrodetectError
 def uploaded_files(
     body: IO[bytes], content_type: str, *, max_files: int, max_file_bytes: int, max_bytes: int
 ) -> Generator[UploadedFile, None, None]:
-    """Every file of the form, in order; one in a zip is named ZIP/PATH."""
-    for name, part in _parts(body, content_type):
+    """Every file of the form, in order; one in a zip is named ZIP/PATH. The manifest comes first, if there is one."""
+    manifest: Catalogue | None = None
+    images = 0
+    for field, name, part in _parts(body, content_type):
         with part:
+            if field == MANIFEST:
+                if images or manifest:
+                    raise RequestError("one manifest, before the images: curl -F manifest=@objects.csv -F file=@a.jpg")
+                manifest = _read_manifest(part, max_file_bytes)
+                continue
+            images += 1
             signature = part.read(len(ZIP_SIGNATURE))
             size = part.seek(0, 2)
             part.seek(0)
             if signature == ZIP_SIGNATURE:
-                yield from _unzip(
+                for file in _unzip(
                     name,
                     part,
                     max_files=max_files,
                     max_file_bytes=max_file_bytes,
                     max_bytes=max_bytes * MAX_UNPACKED_RATIO,
-                )
+                ):
+                    yield _with_sky_object(file, manifest, file.name.removeprefix(f"{name}/"))
             elif size > max_file_bytes:
                 yield UploadedFile(name, BodyTooLarge(f"the file is larger than {max_file_bytes:,} bytes"))
             else:
-                yield UploadedFile(name, part.read())
+                yield _with_sky_object(UploadedFile(name, part.read()), manifest, name)
+
+
+def _read_manifest(part: IO[bytes], max_bytes: int) -> Catalogue:
+    """Sky positions by the name of the file; a zip's by the path in it."""
+    data = part.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise BodyTooLarge(f"the manifest is larger than {max_bytes:,} bytes")
+    manifest = Catalogue()
+    try:
+        manifest.add_table(read_csv_table(io.BytesIO(data)), "the manifest", None, CatalogueColumns())
+    except DataError as error:
+        raise RequestError(str(error)) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RequestError(f"the manifest is no CSV in UTF-8: {error}") from error
+    return manifest
+
+
+def _with_sky_object(file: UploadedFile, manifest: Catalogue | None, name: str) -> UploadedFile:
+    return file if manifest is None else replace(file, sky_object=manifest.sky_object(name))
 
 
 def _unzip(
@@ -177,8 +215,8 @@ def _unzip(
         yield UploadedFile(name, error)
 
 
-def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of every part of the form that is a file."""
+def _parts(body: IO[bytes], content_type: str) -> Iterator[tuple[str, str, IO[bytes]]]:
+    """Field, file name and content of every part of the form that is a file."""
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise RequestError("send the images as a form: curl -F file=@a.jpg -F file=@b.jpg, or -F file=@many.zip")
@@ -203,10 +241,11 @@ class _FormParts:
 
     def __init__(self) -> None:
         self.ended = False
-        self._finished: deque[tuple[str, IO[bytes]]] = deque()
+        self._finished: deque[tuple[str, str, IO[bytes]]] = deque()
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
         self._name: str | None = None
+        self._form_field = ""
         self._content: IO[bytes] | None = None
 
     def callbacks(self) -> dict[str, object]:
@@ -218,12 +257,12 @@ class _FormParts:
             )
         }  # fmt: skip
 
-    def pop_finished(self) -> Iterator[tuple[str, IO[bytes]]]:
+    def pop_finished(self) -> Iterator[tuple[str, str, IO[bytes]]]:
         while self._finished:
             yield self._finished.popleft()
 
     def close(self) -> None:
-        for _, content in self._finished:
+        for *_, content in self._finished:
             content.close()
         if self._content:
             self._content.close()
@@ -245,6 +284,7 @@ class _FormParts:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"filename" in options:
             self._name = options[b"filename"].decode("utf-8", "replace")
+            self._form_field = options.get(b"name", b"").decode("utf-8", "replace")
             self._content = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -254,7 +294,7 @@ class _FormParts:
     def on_part_end(self) -> None:
         if self._content and self._name is not None:
             self._content.seek(0)
-            self._finished.append((self._name, self._content))
+            self._finished.append((self._form_field, self._name, self._content))
         self._content = None
 
     def on_end(self) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from astrodetect import fits, images
 from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ImageError, ModelUnsuitable, Overloaded
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction
+from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction, SkyObject
 from astrodetect.service.image_pipeline import DecodedImage, DetectionResult, ImageJob, ImagePipeline, image_conflict
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import RequestContext
@@ -65,6 +65,7 @@ class DetectionService:
         model: str | None,
         key: str | None = None,
         require_binary: bool = False,
+        sky_object: SkyObject | None = None,
     ) -> Prediction | QueuedPrediction:
         """Scores and records one uploaded image, unless the client disconnects; its request log gets the stages.
 
@@ -75,7 +76,7 @@ class DetectionService:
         if self.full():
             raise Overloaded("too many images are being processed: try again soon")
         request_id = context.request_id if key is None else uuid.uuid5(KEY_NAMESPACE, key)
-        job = ImageJob(name, data, request_id, context.stages_s)
+        job = ImageJob(name, data, request_id, context.stages_s, sky_object)
         work = self._detect(job, context, model=model, require_binary=require_binary)
         prediction = await cancel_on_disconnect(request, self._in_slot(work))
         logged = "queued" if isinstance(prediction, QueuedPrediction) else "committed"
@@ -84,9 +85,11 @@ class DetectionService:
         context.fields |= {"request_id": prediction.request_id, "logged": logged}
         return prediction
 
-    async def detect_in_batch(self, serving: ServedModel, name: str, data: bytes) -> DetectionResult:
+    async def detect_in_batch(
+        self, serving: ServedModel, name: str, data: bytes, sky_object: SkyObject | None = None
+    ) -> DetectionResult:
         """Scores and records one image of a request with many; it waits for a free slot."""
-        return await self._in_slot(self._score_and_record(serving, ImageJob(name, data, uuid.uuid4(), {})))
+        return await self._in_slot(self._score_and_record(serving, ImageJob(name, data, uuid.uuid4(), {}, sky_object)))
 
     @asynccontextmanager
     async def use_model(

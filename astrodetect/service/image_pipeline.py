@@ -19,7 +19,16 @@ from astrodetect.inference import decision, heat_maps
 from astrodetect.inference.engine import Engine
 from astrodetect.jpeg_thumbnails import reuse_as_thumbnail
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import Floats, ImageContract, Outputs, Pixels, Prediction, QueuedPrediction, Thumbnail
+from astrodetect.records import (
+    Floats,
+    ImageContract,
+    Outputs,
+    Pixels,
+    Prediction,
+    QueuedPrediction,
+    SkyObject,
+    Thumbnail,
+)
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.recorder import Recorder
 from astrodetect.service.thumbnails import ThumbnailStore
@@ -45,6 +54,7 @@ class ImageJob:
     data: bytes
     request_id: uuid.UUID
     stages_s: dict[str, float]  # to which the durations of the stages are added
+    sky_object: SkyObject | None = None  # as the caller says; else as the image does
     decoded: DecodedImage | None = None  # of a large file, which was decoded before
     queued: float = field(default_factory=time.perf_counter)
 
@@ -90,6 +100,7 @@ class ImagePipeline:
             job.stages_s["queue"] = started - job.queued
             try:
                 decoded[index] = job.decoded or self.decode(job.data, contract)
+                job.sky_object = images.sky_object(job.data, job.sky_object, max_pixels=self._max_pixels)
             except AstrodetectError as error:
                 results[index] = error
             job.stages_s["decode"] = job.stages_s.get("decode", 0.0) + time.perf_counter() - started
@@ -119,6 +130,7 @@ class ImagePipeline:
                     image_sha256=image.sha256,
                     request_id=job.request_id,
                     novelty=result,
+                    sky_object=job.sky_object,
                 )
                 for (job, image), probabilities, result in zip(
                     batch, outputs.probabilities.tolist(), novelties, strict=True

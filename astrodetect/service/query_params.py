@@ -11,7 +11,8 @@ from pydantic import AfterValidator
 
 from astrodetect.labels import LabelValue, parse_label
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
-from astrodetect.records import BIGINT_MAX, PredictionFilters
+from astrodetect.records import BIGINT_MAX, PredictionFilters, SkyObject
+from astrodetect.sky.positions import MAX_ID_CHARS, parse_sky_object
 
 MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100
@@ -56,6 +57,22 @@ def chosen_label(label: Annotated[str, Form()] = "", own: Annotated[str, Form()]
 ChosenLabel: TypeAlias = Annotated[LabelValue, Depends(chosen_label)]
 
 
+def sky_object_of_request(
+    *,
+    ra: Annotated[str | None, Form(description="right ascension, ICRS: degrees, or sexagesimal hours")] = None,
+    dec: Annotated[str | None, Form(description="declination, ICRS: degrees, or sexagesimal degrees")] = None,
+    object_id: Annotated[str | None, Form(description=f"of at most {MAX_ID_CHARS} characters")] = None,
+    ra_of_query: Annotated[str | None, Query(alias="ra", description="as the form field `ra`")] = None,
+    dec_of_query: Annotated[str | None, Query(alias="dec", description="as the form field `dec`")] = None,
+    id_of_query: Annotated[str | None, Query(alias="object_id", description="as the form field `object_id`")] = None,
+) -> SkyObject | None:
+    """What the form, or else the query string, says of the object of an image."""
+    try:
+        return parse_sky_object(ra or ra_of_query, dec or dec_of_query, object_id or id_of_query)
+    except ValueError as error:
+        raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
+
+
 @dataclass(frozen=True, slots=True)
 class PageEdge:
     """The position of a page of predictions: just below an id, just above one, or at the newest."""
@@ -75,6 +92,7 @@ def page_edge(
     return PageEdge(before, after)
 
 
+SkyObjectParam: TypeAlias = Annotated[SkyObject | None, Depends(sky_object_of_request)]
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 LabelId: TypeAlias = PredictionId
 FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(prediction_filters)]

@@ -38,6 +38,9 @@ EXAMPLE_ROW: JsonDict = {
     "model_version": "5f0c3a9be214",
     "image_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "request_id": "3f2b8c1e-7d54-4a0e-9f0e-2f1f6f0c9b11",
+    "ra": 202.46957,
+    "dec": 47.19525,
+    "object_id": "587733080270569500",
 }
 
 
@@ -68,6 +71,9 @@ class PredictionResponse(BaseModel):
     model_version: str | None
     image_sha256: str | None
     request_id: uuid.UUID | None
+    ra: float | None = None  # degrees, ICRS
+    dec: float | None = None
+    object_id: str | None = None
 
     @classmethod
     def of(cls, row: Prediction | QueuedPrediction) -> "PredictionResponse":

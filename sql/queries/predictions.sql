@@ -1,5 +1,5 @@
--- Statements of database.py on the table `predictions`. %(name)s is a parameter, {columns} are all columns, {inserted} all
--- but the id, {rows} the rows of values to insert.
+-- Statements of database.py on the table `predictions`. %(name)s is a parameter, {columns} are the columns that are read,
+-- {inserted} those that are written, {rows} the rows of values to insert.
 
 -- name: check
 -- `leases` is of the newest migration that the service needs.

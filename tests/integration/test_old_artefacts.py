@@ -96,6 +96,7 @@ def test_rows_of_an_outbox_are_handed_over(old_artefacts: Path) -> None:
     outbox.close()
     oldest, keyed, newest = rows
     assert (oldest.label, oldest.probabilities, oldest.vector) == (None, None, None)
+    assert (newest.ra, newest.dec, newest.object_id) == (None, None, None)
     assert (keyed.has_client_key, newest.has_client_key) == (True, False)
     assert (newest.image_name, newest.timestamp, newest.space) == ("2.jpg", SCORED_AT, SPACE)
     assert (newest.probabilities, newest.vector) == ({"nebula": 0.75, "lawn": 0.25}, (0.5, -1.25, 3.0))
@@ -115,6 +116,7 @@ def test_a_collected_folder_is_continued_and_read_as_a_dataset(old_artefacts: Pa
 def test_a_database_keeps_its_predictions_labels_and_thumbnails(old_database: Database) -> None:
     oldest, labelled, newest = (old_database.prediction(id_) for id_ in (1, 2, 3))
     assert (oldest.label, oldest.novelty, oldest.result) == (None, None, "No Anomaly")
+    assert (newest.ra, newest.dec, newest.object_id) == (None, None, None)
     assert (newest.score, newest.timestamp, newest.model_version) == (0.45, SCORED_AT, VERSION)
     assert newest.probabilities == {"nebula": 0.75, "lawn": 0.25}
     [[first, second]] = old_database.label_pages()

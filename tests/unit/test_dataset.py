@@ -9,6 +9,7 @@ from astrodetect import images
 from astrodetect.datasets import class_folders, dataset, framing, listing, tables
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract
+from astrodetect.sky.catalogue import PATH_COLUMNS
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_classes_of_the_data_are_renamed_to_those_of_the_model(data: Path) -> No
     assert labelled.counts() == {"no": 23, "yes": 10}
 
 
-@pytest.mark.parametrize("column", tables.PATH_COLUMNS)
+@pytest.mark.parametrize("column", PATH_COLUMNS)
 def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: str) -> None:
     table = data / "list.csv"
     table.write_text(f"{column},label\nE/1.jpg,E\nSB/2.jpg,SB\n")

@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import ModelName
+from astrodetect.service.query_params import ModelName, SkyObjectParam
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
@@ -54,20 +54,35 @@ router = APIRouter()
 
 @router.post("/detect", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
 async def detect(
-    request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
+    request: Request,
+    file: UploadFile,
+    *,
+    detection: DetectionDep,
+    sky_object: SkyObjectParam,
+    model: ModelName = None,
+    key: IdempotencyKey = None,
 ) -> Any:
     """Whether an image has an anomaly: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
     name, data = file.filename or "", await file.read()
-    return as_json(await detection.detect(request, name, data, model=model, key=key, require_binary=True))
+    prediction = await detection.detect(
+        request, name, data, model=model, key=key, require_binary=True, sky_object=sky_object
+    )
+    return as_json(prediction)
 
 
 @router.post("/classify", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
 async def classify(
-    request: Request, detection: DetectionDep, file: UploadFile, model: ModelName = None, key: IdempotencyKey = None
+    request: Request,
+    file: UploadFile,
+    *,
+    detection: DetectionDep,
+    sky_object: SkyObjectParam,
+    model: ModelName = None,
+    key: IdempotencyKey = None,
 ) -> Any:
     """Class of an image, by any model: `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`."""
     name, data = file.filename or "", await file.read()
-    return as_json(await detection.detect(request, name, data, model=model, key=key))
+    return as_json(await detection.detect(request, name, data, model=model, key=key, sky_object=sky_object))
 
 
 @router.post(

@@ -1,0 +1,1 @@
+"""Positions on the sky: reading and checking them, HEALPix indexes, catalogues, and cone search."""

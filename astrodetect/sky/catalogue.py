@@ -1,0 +1,245 @@
+"""Catalogues: which object an image shows, where it is, and what else is known of it."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astrodetect.errors import DataError
+from astrodetect.parquet_table import ColumnType
+from astrodetect.records import SkyObject
+from astrodetect.sky.positions import HOURS_TO_DEGREES, parse_dec, parse_ra
+from astrodetect.sky.table_readers import ObjectTable, read_object_table
+from astrodetect.storage.references import base_name, is_url, join_reference, parent_folder, printable_url
+
+# usual column names, in lower case
+RA_COLUMNS = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "right_ascension", "radeg")
+DEC_COLUMNS = ("dec", "dec_deg", "dej2000", "_dej2000", "dec_j2000", "de_icrs", "dec_icrs", "declination", "decdeg")
+ID_COLUMNS = ("object_id", "objid", "objectid", "id", "name", "iauname", "dr7objid", "source_id", "galaxyid", "main_id")
+PATH_COLUMNS = ("path", "filename", "file", "image_name")
+RA_UCDS = ("pos.eq.ra;meta.main", "pos_eq_ra_main", "pos.eq.ra")
+DEC_UCDS = ("pos.eq.dec;meta.main", "pos_eq_dec_main", "pos.eq.dec")
+ID_UCDS = ("meta.id;meta.main", "id_main", "meta.id")
+POSITION_COLUMNS: dict[str, ColumnType] = {"ra": "number", "dec": "number", "object_id": "text"}
+NO_VALUE = {"", "nan", "null", "none"}  # texts of cells without one
+IMAGE_SUFFIX_PARTS = (".gz", ".fz")  # behind the suffix of an image
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueColumns:
+    """The names of a catalogue's columns; None: found by their usual names or UCDs."""
+
+    ra: str | None = None
+    dec: str | None = None
+    object_id: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRow:
+    """What a catalogue says of an image."""
+
+    sky_object: SkyObject
+    values: Mapping[str, Any]  # of the other columns
+
+
+class Catalogue:
+    """The rows of one or several tables, found by the image, or by the identifier that an image is named by."""
+
+    def __init__(self) -> None:
+        self._objects: list[SkyObject] = []
+        self._columns: dict[str, list[Any]] = {}  # the other ones; lists may be short
+        self._by_path: dict[str, int] = {}
+        self._by_name: dict[str, int] = {}  # of rows that name a file without its folder
+        self._by_id: dict[str, int] = {}  # of tables without paths
+        self._folders: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether any row has one."""
+        return any(sky_object.ra is not None for sky_object in self._objects)
+
+    def columns(self, taken: Iterable[str] = ()) -> dict[str, ColumnType]:
+        """What a table gets of the catalogue: positions, identifiers, every other column; `taken` has the table."""
+        names = self._output_names(taken)
+        return POSITION_COLUMNS | {names[name]: _column_type(values) for name, values in self._columns.items()}
+
+    def cells(self, path: object, *, typed: bool = False) -> list[Any]:
+        """The values of an image in these columns, as they are in the catalogue; `typed`: of the columns' types."""
+        row = self.find(path)
+        if row is None:
+            return [None] * (len(POSITION_COLUMNS) + len(self._columns))
+        item = self._objects[row]
+        values = [column[row] if row < len(column) else None for column in self._columns.values()]
+        if typed:
+            kinds = map(_column_type, self._columns.values())
+            values = [_typed(value, kind) for value, kind in zip(values, kinds, strict=True)]
+        return [item.ra, item.dec, item.object_id, *values]
+
+    def sky_object(self, path: object) -> SkyObject | None:
+        """The object that an image shows; None where the catalogue does not say."""
+        row = self.find(path)
+        return None if row is None else self._objects[row]
+
+    def find(self, path: object) -> int | None:
+        """The number of the image's row."""
+        reference = str(path)
+        row = self._by_path.get(_absolute(reference))
+        if row is None and (self._by_name or self._by_id):
+            name = base_name(reference.rpartition("#")[2])
+            row = self._by_name.get(name)
+            folder = self._folders.get(name)
+            if row is not None and folder is not None and Path(folder, name).exists():
+                return None  # the row is of another file, of the same name
+            if row is None:
+                row = self._by_id.get(_stem(name))
+        return row
+
+    def add_table(self, table: ObjectTable, name: str, folder: str | None, chosen: CatalogueColumns) -> None:
+        """Adds the rows of a table, whose paths are relative to the folder, if any; DataError says what is wrong."""
+        ra = _find_column(table, name, chosen.ra, RA_COLUMNS, RA_UCDS)
+        dec = _find_column(table, name, chosen.dec, DEC_COLUMNS, DEC_UCDS)
+        object_id = _find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
+        path = _find_column(table, name, chosen.path, PATH_COLUMNS, ())
+        if not (ra and dec):
+            missing = "dec" if ra else "ra"
+            raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
+        if not (path or object_id):
+            raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
+        first = len(self._objects)
+        positions = zip(_angles(table, ra, name, hours=True), _angles(table, dec, name, hours=False), strict=True)
+        ids: Sequence[Any] = table.columns[object_id] if object_id else [None] * len(table)
+        for (ra_deg, dec_deg), identifier in zip(positions, ids, strict=True):
+            known = ra_deg is not None and dec_deg is not None
+            self._objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, _text(identifier)))
+        for column, values in table.columns.items():
+            decimal = column in POSITION_COLUMNS and _column_type(values) == POSITION_COLUMNS[column]
+            if column != path and not (decimal and column in {ra, dec, object_id}):
+                cells = self._columns.setdefault(column, [])
+                cells += [None] * (first - len(cells))
+                cells += values
+        if path:
+            self._index_paths(table.columns[path], first, folder)
+        else:
+            for row, item in enumerate(self._objects[first:], start=first):
+                if item.object_id:
+                    self._by_id.setdefault(item.object_id, row)
+
+    def _index_paths(self, paths: Sequence[Any], first: int, folder: str | None) -> None:
+        for row, cell in enumerate(paths, start=first):
+            if cell_path := _text(cell):
+                reference = cell_path if folder is None else join_reference(folder, cell_path)
+                self._by_path.setdefault(_absolute(reference), row)
+                if "/" not in cell_path:
+                    self._by_name.setdefault(cell_path, row)
+                    if folder is not None and not is_url(folder):
+                        self._folders.setdefault(cell_path, folder)
+
+    def _output_names(self, taken: Iterable[str]) -> dict[str, str]:
+        names = {*taken, *POSITION_COLUMNS}
+        renamed = {}
+        for column in self._columns:
+            name = column
+            while name in names:
+                name = f"catalogue_{name}"
+            names.add(name)
+            renamed[column] = name
+        return renamed
+
+
+def read_catalogue(references: Sequence[str | Path], chosen: CatalogueColumns | None = None) -> Catalogue:
+    """The catalogue of these tables; DataError says which cannot be read, and why."""
+    catalogue = Catalogue()
+    for reference in map(str, references):
+        table, name = read_object_table(reference), f"the catalogue {printable_url(reference)}"
+        catalogue.add_table(table, name, parent_folder(reference), chosen or CatalogueColumns())
+    return catalogue
+
+
+def _find_column(
+    table: ObjectTable, name: str, requested: str | None, usual: Sequence[str], ucds: Sequence[str]
+) -> str | None:
+    """The requested column; or the first with a UCD of these, or with a usual name."""
+    if requested is not None and requested not in table.columns:
+        raise DataError(f"{name} has no column {requested}: it has {', '.join(table.columns)}")
+    by_ucd, by_name = dict[str, str](), dict[str, str]()
+    for column in table.columns:
+        by_ucd.setdefault(table.ucds.get(column, "").lower(), column)
+        by_name.setdefault(column.strip().lower(), column)
+    found = [by_ucd.get(ucd) for ucd in ucds] + [by_name.get(usual_name) for usual_name in usual]
+    return requested or next(filter(None, found), None)
+
+
+def _angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[float | None]:
+    """Degrees of each row; DataError names the first row whose value is no angle."""
+    parse = parse_ra if hours else parse_dec
+    unit = table.units.get(column, "").lower()
+    scale = HOURS_TO_DEGREES if unit in {"h", "hour", "hourangle"} else 180 / math.pi if unit == "rad" else 1.0
+    angles: list[float | None] = []
+    for row, value in enumerate(table.columns[column], start=1):
+        if value is None or (isinstance(value, str) and value.strip().lower() in NO_VALUE):
+            angles.append(None)
+            continue
+        try:
+            angles.append(parse(value if isinstance(value, str) else repr(value * scale)))
+        except ValueError as error:
+            raise DataError(f"{name}, row {row}: {error}") from error
+    return angles
+
+
+def _column_type(values: Sequence[Any]) -> ColumnType:
+    """The type that holds every value: of texts, what they all spell."""
+    kinds: set[ColumnType] = set()
+    for value in values:
+        if isinstance(value, bool):
+            kinds.add("boolean")
+        elif isinstance(value, str):
+            if value.strip().lower() not in NO_VALUE:
+                kinds.add(_spelt_type(value))
+        elif value is not None:
+            kinds.add("integer" if isinstance(value, int) and -(2**63) <= value < 2**63 else "number")
+        if "text" in kinds:
+            return "text"
+    if kinds == {"integer", "number"}:
+        return "number"
+    return kinds.pop() if len(kinds) == 1 else "text"
+
+
+def _spelt_type(text: str) -> ColumnType:
+    try:
+        number = int(text)
+    except ValueError:
+        try:
+            float(text)
+        except ValueError:
+            return "text"
+        return "number"
+    return "integer" if str(number) == text and -(2**63) <= number < 2**63 else "text"  # not 007
+
+
+def _typed(value: Any, kind: ColumnType) -> Any:
+    if kind == "text":
+        return _text(value)
+    if isinstance(value, str):
+        return None if value.strip().lower() in NO_VALUE else int(value) if kind == "integer" else float(value)
+    return float(value) if kind == "number" and value is not None else value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value).strip() or None
+
+
+def _absolute(reference: str) -> str:
+    return reference if is_url(reference) else os.path.abspath(reference)  # noqa: PTH100 - a third of the time
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffix of an image."""
+    for suffix in IMAGE_SUFFIX_PARTS:
+        name = name.removesuffix(suffix)
+    return name.rpartition(".")[0] or name

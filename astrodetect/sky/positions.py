@@ -1,0 +1,63 @@
+"""Positions as people and catalogues write them: decimal degrees or sexagesimal, checked."""
+
+import math
+import re
+
+from astrodetect.records import SkyObject
+
+MAX_ID_CHARS = 255
+HOURS_TO_DEGREES = 15.0
+# 12:34:56.7, 12 34 56.7, 12h34m56.7s, -45d30m, +45°30′15″; the last part may have decimals, seconds may be missing
+SEXAGESIMAL = re.compile(
+    r"""([-+−]?)\s*(\d{1,3}) \s*[:\shd°]\s* (\d{1,2}(?:\.\d*)?)
+    \s*(?:[:\sm'′]\s*(?:(\d{1,2}(?:\.\d*)?) \s*["″s]?)?)?""",
+    re.VERBOSE | re.ASCII,
+)
+MINUS = ("-", "−")
+
+
+def parse_ra(text: str) -> float:
+    """Right ascension in degrees, from degrees or sexagesimal hours; ValueError says what is wrong."""
+    degrees = _parse_angle(text, hours=True)
+    if degrees is None or not 0 <= degrees <= 360:
+        raise ValueError(f"RA in degrees from 0 to 360, or as 12:34:56.7 in hours, not {text.strip() or 'nothing'}")
+    return degrees % 360
+
+
+def parse_dec(text: str) -> float:
+    """Declination in degrees, from degrees or sexagesimal degrees; ValueError says what is wrong."""
+    degrees = _parse_angle(text, hours=False)
+    if degrees is None or not -90 <= degrees <= 90:
+        raise ValueError(f"Dec in degrees from -90 to 90, or as -12:34:56.7, not {text.strip() or 'nothing'}")
+    return degrees
+
+
+def parse_sky_object(ra: str | None, dec: str | None, object_id: str | None) -> SkyObject | None:
+    """What a caller says of an image; None where that is nothing. ValueError says what is wrong."""
+    ra, dec, object_id = ((text or "").strip() for text in (ra, dec, object_id))
+    if bool(ra) != bool(dec):
+        raise ValueError(f"{'RA' if ra else 'Dec'} alone is no position: give ra and dec")
+    if len(object_id) > MAX_ID_CHARS:
+        raise ValueError(f"an object_id of at most {MAX_ID_CHARS} characters, not {len(object_id)}")
+    if not (ra or object_id):
+        return None
+    return SkyObject(parse_ra(ra) if ra else None, parse_dec(dec) if dec else None, object_id or None)
+
+
+def _parse_angle(text: str, *, hours: bool) -> float | None:
+    """Degrees; None of what is no angle."""
+    text = text.strip()
+    if match := SEXAGESIMAL.fullmatch(text):
+        sign, whole, minutes, seconds = match.groups()
+        if max(float(minutes), float(seconds or 0)) >= 60 or ("." in minutes and seconds):
+            return None
+        if not hours and "h" in text:
+            return None
+        value = int(whole) + float(minutes) / 60 + float(seconds or 0) / 3600
+        scale = HOURS_TO_DEGREES if hours and not {"d", "°"} & {*text} else 1.0
+        return (-value if sign in MINUS else value) * scale
+    try:
+        degrees = float(text)
+    except ValueError:
+        return None
+    return degrees if math.isfinite(degrees) else None
