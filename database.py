@@ -139,8 +139,8 @@ class Database:
         """
         statement, edge = ("newest", before) if after is None else ("newer", after)
         parameters = statements.filter_parameters(filters, limit, edge)
-        rows = self._execute(SQL[statement], parameters)
-        if len(rows) <= limit and filters != PredictionFilters():
+        rows = self._execute(SQL[f"{statement}_in_cone" if filters.cone else statement], parameters)
+        if len(rows) <= limit and filters != PredictionFilters() and not filters.cone:
             rows = self._execute(SQL[f"{statement}_of_all"], parameters)
         predictions = [Prediction(**row) for row in rows]
         if after is None:

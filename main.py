@@ -22,7 +22,7 @@ from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddl
 from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
 from astrodetect.service.middleware.security import SIGN_IN_BYTES, AuthMiddleware, SecurityHeadersMiddleware
 from astrodetect.service.middleware.single_image import SingleImageMiddleware
-from astrodetect.service.routes import api_docs, detection, health, labels_review, models, predictions
+from astrodetect.service.routes import api_docs, cone_search, detection, health, labels_review, models, predictions
 from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.services import (
     Services,
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AuthMiddleware, keys=api_keys, hosts=hosts, respond=error_handlers.error_response_for)
     app.add_middleware(RequestLogMiddleware, log=log)
     error_handlers.add(app)
-    for routes in (detection, predictions, labels_review, models, health):
+    for routes in (detection, predictions, cone_search, labels_review, models, health):
         app.include_router(routes.router)
     api_docs.add(app, api_keys)
     for router in sections.ROUTERS:

@@ -10,7 +10,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -18,8 +18,17 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 
 from astrodetect.labels import Label
-from astrodetect.records import BIGINT_MAX, DIMENSIONS, HeatMap, Prediction, PredictionFilters, ScoredImage, Thumbnail
-from astrodetect.sky.healpix import cell_index
+from astrodetect.records import (
+    BIGINT_MAX,
+    DIMENSIONS,
+    Cone,
+    HeatMap,
+    Prediction,
+    PredictionFilters,
+    ScoredImage,
+    Thumbnail,
+)
+from astrodetect.sky.healpix import cell_index, cover_cone
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
@@ -59,7 +68,7 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("filters", "name_condition")  # conditions in several statements
+SHARED = ("filters", "name_condition", "in_cone", "cone")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -141,7 +150,16 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
         "in_domain": filters.in_domain,
         "limit": limit + 1,
         "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
+        **_cone_parameters(filters.cone),
     }
+
+
+def _cone_parameters(cone: Cone | None) -> dict[str, Any]:
+    """The centre of a cone, its radius, and the ranges of HEALPix cells that it lies in."""
+    if cone is None:
+        return {}
+    first, last = zip(*cover_cone(cone), strict=True)
+    return {**asdict(cone), "first_cells": list(first), "last_cells": list(last)}
 
 
 def _storable(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Form, Path, Query
@@ -11,8 +11,8 @@ from pydantic import AfterValidator
 
 from astrodetect.labels import LabelValue, parse_label
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
-from astrodetect.records import BIGINT_MAX, PredictionFilters, SkyObject
-from astrodetect.sky.positions import MAX_ID_CHARS, parse_sky_object
+from astrodetect.records import BIGINT_MAX, Cone, PredictionFilters, SkyObject
+from astrodetect.sky.positions import MAX_ID_CHARS, parse_cone, parse_sky_object
 
 MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100
@@ -57,6 +57,27 @@ def chosen_label(label: Annotated[str, Form()] = "", own: Annotated[str, Form()]
 ChosenLabel: TypeAlias = Annotated[LabelValue, Depends(chosen_label)]
 
 
+def cone_of_query(
+    *,
+    ra: Annotated[str | None, Query(description="of the centre of a cone: degrees, or sexagesimal hours")] = None,
+    dec: Annotated[str | None, Query(description="of the centre: degrees, or sexagesimal degrees")] = None,
+    radius: Annotated[str | None, Query(description="of the cone in degrees, to 180")] = None,
+) -> Cone | None:
+    """The cone in the query string."""
+    try:
+        return parse_cone(ra, dec, radius)
+    except ValueError as error:
+        raise RequestValidationError([{"loc": ("query", "cone"), "msg": str(error)}]) from error
+
+
+def filters_with_cone(
+    filters: Annotated[PredictionFilters, Depends(prediction_filters)],
+    cone: Annotated[Cone | None, Depends(cone_of_query)],
+) -> PredictionFilters:
+    """The filters in the query string, with the cone."""
+    return replace(filters, cone=cone) if cone else filters
+
+
 def sky_object_of_request(
     *,
     ra: Annotated[str | None, Form(description="right ascension, ICRS: degrees, or sexagesimal hours")] = None,
@@ -95,7 +116,7 @@ def page_edge(
 SkyObjectParam: TypeAlias = Annotated[SkyObject | None, Depends(sky_object_of_request)]
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 LabelId: TypeAlias = PredictionId
-FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(prediction_filters)]
+FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(filters_with_cone)]
 PageEdgeParam: TypeAlias = Annotated[PageEdge, Depends(page_edge)]
 ModelPath: TypeAlias = Annotated[str, Path(pattern=MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)]
 ModelName: TypeAlias = Annotated[

@@ -3,7 +3,7 @@
 import math
 import re
 
-from astrodetect.records import SkyObject
+from astrodetect.records import Cone, SkyObject
 
 MAX_ID_CHARS = 255
 HOURS_TO_DEGREES = 15.0
@@ -42,6 +42,23 @@ def parse_sky_object(ra: str | None, dec: str | None, object_id: str | None) -> 
     if not (ra or object_id):
         return None
     return SkyObject(parse_ra(ra) if ra else None, parse_dec(dec) if dec else None, object_id or None)
+
+
+def parse_cone(ra: str | None, dec: str | None, radius: str | None) -> Cone | None:
+    """A cone of a query, in degrees; None where nothing is given. ValueError says what is wrong."""
+    given = {"ra": (ra or "").strip(), "dec": (dec or "").strip(), "radius": (radius or "").strip()}
+    missing = [name for name, text in given.items() if not text]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise ValueError(f"a cone needs ra, dec and radius: {' and '.join(missing)} missing")
+    try:
+        degrees = float(given["radius"])
+    except ValueError:
+        degrees = math.nan
+    if not 0 <= degrees <= 180:
+        raise ValueError(f"a radius in degrees from 0 to 180, not {given['radius']}")
+    return Cone(parse_ra(given["ra"]), parse_dec(given["dec"]), degrees)
 
 
 def _parse_angle(text: str, *, hours: bool) -> float | None:

@@ -133,6 +133,27 @@ FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block) AS blocks
 ORDER BY blocks.block, id
 LIMIT %(limit)s
 
+-- name: newest_in_cone
+-- Ordered by id + 0, or PostgreSQL might scan from the newest row of the table.
+SELECT {columns} FROM predictions {in_cone}
+WHERE {cone} AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters}
+ORDER BY id + 0 DESC
+LIMIT %(limit)s
+
+-- name: newer_in_cone
+SELECT {columns} FROM predictions {in_cone}
+WHERE {cone} AND id > %(edge)s AND {filters}
+ORDER BY id + 0
+LIMIT %(limit)s
+
+-- name: in_cone
+-- The rows of some cells, then those of the cone among them.
+JOIN unnest(%(first_cells)s::bigint[], %(last_cells)s::bigint[]) AS cells (first, last)
+    ON healpix BETWEEN cells.first AND cells.last
+
+-- name: cone
+sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s
+
 -- name: name_condition
 (%(part)s IS NULL OR length(%(part)s) < 3
     OR name_grams(image_name, id >> 13) COLLATE "C" @> name_grams(%(part)s, blocks.block)

@@ -69,7 +69,7 @@ def test_without_a_position_its_fields_are_null(client: TestClient, database_url
 def test_a_bad_position_is_one_clear_line_and_makes_no_row(
     client: TestClient, database_url: str, form: dict[str, str], message: str
 ) -> None:
-    answer = detect(client, **form)
+    answer = detect(client, None, **form)
     assert (answer.status_code, answer.json()["error"]) == (422, {"code": "bad_arguments", "message": message})
     assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
 
