@@ -58,7 +58,8 @@ CANDIDATES = "400"  # hnsw.ef_search: pgvector's default of 40 misses more of th
 SESSION = """
     SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false),
         set_config('hnsw.ef_search', %(candidates)s, false),
-        set_config('hnsw.iterative_scan', 'strict_order', false)"""  # continues where the nearest are of other spaces
+        set_config('hnsw.iterative_scan', 'strict_order', false),  -- continues where the nearest are of other spaces
+        set_config('jit', 'off', false)"""  # takes longer than the statements
 SQL = statements.read_statements(Path(__file__).resolve().parent / "sql" / "queries")
 
 

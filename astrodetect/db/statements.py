@@ -68,7 +68,7 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("filters", "name_condition", "in_cone", "cone")  # conditions in several statements
+SHARED = ("filters", "name_condition", "cells", "cone")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
