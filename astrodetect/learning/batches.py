@@ -1,6 +1,7 @@
 """Keras datasets over labelled images: decoded when needed, shuffled and augmented from the seed alone."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from astrodetect.datasets.dataset import Dataset
 from astrodetect.learning.keras_runtime import keras, pad_to_devices
 from astrodetect.records import Floats, ImageContract, Pixels
 
-DECODERS = 2  # threads that decode while the network computes
+MIN_DECODERS = 2  # threads that decode and augment while the network computes
 AUGMENTATION_MARGIN = 1.5  # how much larger than a view the image is that it is cut from, if the frame allows
 IMAGE_CACHE_BYTES = 2**30
 MAX_SHIFT = 0.05  # of the frame, each way
@@ -64,7 +65,8 @@ class Batches(keras.utils.PyDataset):
     """The images in order, in batches; given a task, with targets and sample weights."""
 
     def __init__(self, cache: ImageCache, batch_size: int, task: LearningTask | None = None) -> None:
-        super().__init__(workers=DECODERS, use_multiprocessing=False, max_queue_size=8)
+        threads = max(MIN_DECODERS, os.cpu_count() or 1)
+        super().__init__(workers=threads, use_multiprocessing=False, max_queue_size=max(8, threads))
         self._cache, self._batch_size, self._task = cache, batch_size, task
         self._order = np.arange(len(cache))
 

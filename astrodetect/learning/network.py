@@ -56,7 +56,7 @@ def build(recipe: str, size: int, statistics: PixelStatistics, outputs: int) -> 
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BATCH_NORM_MOMENTUM
             if layer.name.endswith(LAST_NORM_OF_BLOCK):  # zero-init: each residual block starts as the identity
-                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+                layer.gamma.assign(keras.ops.zeros(layer.gamma.shape))
     if backbone is None:
         model.get_layer("grey").set_weights([np.reshape(LUMINANCE, (1, 1, 3, 1))])
     set_normalisation(model, statistics)

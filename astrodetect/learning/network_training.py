@@ -60,7 +60,7 @@ class AveragingAdam(keras.optimizers.Adam):
         averages = self._model_variables_moving_average
         weights = [keras.ops.convert_to_numpy(variable) for variable in self._trainable_variables]
         for variable, average in zip(self._trainable_variables, averages, strict=True):
-            variable.assign(average)
+            variable.assign(keras.ops.copy(average))  # under JAX they would share an array, which a step then frees
         try:
             yield
         finally:
