@@ -4,7 +4,10 @@ documentation derive from it; `learning` builds each of them."""
 from dataclasses import dataclass
 from typing import Literal
 
+from astrodetect.images import ORIENTATIONS
+
 AUTO_CROP = "auto"  # the crop is chosen from the training images
+FIXED_THRESHOLD = "0.5"
 RecipeKind = Literal["network", "cnn", "forest"]
 
 
@@ -49,6 +52,9 @@ class Recipe:
     learning_rate: float = 1e-3
     fine_tuning_rate: float = 1e-4  # the learning rate where a pretrained backbone is trained too
     penalty: float | None = None  # L2, of the linear probe; None: chosen on the validation images
+    class_weights: Literal["none", "balanced"] = "none"
+    views: int = 1  # orientations of each image that the model averages
+    threshold: str = FIXED_THRESHOLD  # a rule, of binary models
     # Of fine-tuning after the linear probe: the frozen share of the backbone, and the factor of the learning rate.
     fine_tuning_stages: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.0, 0.3))
 
@@ -104,6 +110,9 @@ RECIPES = {
             size=128,
             crop=AUTO_CROP,
             penalty=0.2,
+            class_weights="balanced",
+            views=ORIENTATIONS,
+            threshold="prevalence",
             epochs=12,
             patience=12,
             fine_tuning_rate=3e-4,

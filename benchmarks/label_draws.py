@@ -55,7 +55,8 @@ def main() -> None:
     add("--unusual", nargs="+", required=True, metavar="CLASS")
     add("--artefact", metavar="CLASS", help="of the unusual ones: labelled artefact, not interesting")
     add("--half", type=int, choices=(0, 1), help="draw half as many from one half of the images")
-    add("--seeds", type=int, default=10)
+    add("--seeds", type=int, default=10, metavar="N", help="draws (default: 10)")
+    add("--first", type=int, default=0, metavar="SEED", help="the first draw's seed, to run draws in pieces")
     add("--batch", type=int, default=1, help="images labelled before the queue is ordered again")
     add("--teach", action="store_true", help="rank by a network too, after all labels")
     add("--json", action="store_true")
@@ -70,7 +71,7 @@ def main() -> None:
         halves = [hashlib.sha256(path.read_bytes()).digest()[-1] % 2 for path in paths]
         pool, share = np.array(halves) == arguments.half, 0.5
     results = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         drawn = _draw(seed, pool, unusual, share)
         novelty = Novelty.fit(shapes[drawn], feature_kind="shapes")
         teach = partial(_taught_scores, [paths[image] for image in drawn], seed) if arguments.teach else None

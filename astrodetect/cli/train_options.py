@@ -9,12 +9,13 @@ from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
 from astrodetect.model_store.publication import INT8
-from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
+from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, FIXED_THRESHOLD, RECIPES
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url, parent_folder
 
 DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 MIN_TRAINING_CROP = 0.1
+RECIPE_DEFAULTS = ("size", "crop", "weights", "epochs", "patience", "batch_size", "class_weights", "views")
 EXAMPLES = """examples:
   python train_model.py
   python train_model.py --train data/sample/train --test data/sample/test --size 64 --weights none
@@ -38,11 +39,11 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
         and arguments.classes != ["all"]
     ):
         parser.error("--classes takes two or more different classes, or all")
-    if arguments.classes and arguments.threshold != "0.5":
+    if arguments.classes and arguments.threshold not in (None, FIXED_THRESHOLD):
         parser.error("--threshold is for binary models; with --classes the most probable class is the prediction")
     recipe = RECIPES[arguments.recipe]
-    defaults = {name: getattr(recipe, name) for name in ("size", "crop", "weights", "epochs", "patience", "batch_size")}
-    defaults |= {
+    defaults = {name: getattr(recipe, name) for name in RECIPE_DEFAULTS} | {
+        "threshold": FIXED_THRESHOLD if arguments.classes else recipe.threshold,
         "learning_rate": recipe.fine_tuning_rate if arguments.fine_tune else recipe.learning_rate,
         "output": _output(recipe.name),
     }
@@ -129,16 +130,14 @@ def _add_model_options(group: "argparse._ArgumentGroup") -> None:
         "--views",
         type=int,
         choices=(1, ORIENTATIONS),
-        default=1,
         help="orientations of each image that the model averages wherever it is used, which takes as many times longer "
-        "(default: 1)",
+        f"(default: {_defaults('views')})",
     )
     add(
         "--threshold",
         type=_rule,
-        default="0.5",
         metavar="RULE",
-        help=f"{THRESHOLD_RULES}; chosen on the validation images (default: 0.5)",
+        help=f"{THRESHOLD_RULES}; chosen on the validation images (default: {_defaults('threshold')})",
     )
     add(
         "--output",
@@ -171,8 +170,7 @@ def _add_training_options(group: "argparse._ArgumentGroup") -> None:
     add(
         "--class-weights",
         choices=("none", "balanced"),
-        default="none",
-        help="balanced: weights inverse to the classes' frequencies (default: none)",
+        help=f"balanced: weights inverse to the classes' frequencies (default: {_defaults('class_weights')})",
     )
     add(
         "--label-smoothing",

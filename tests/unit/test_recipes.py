@@ -107,12 +107,22 @@ def two_classes(blob_images: Dataset) -> Dataset:
 def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
     for recipe in RECIPES.values():
         arguments = train_options.parse_train_options(["--recipe", recipe.name], None)
-        defaults = ("size", "crop", "weights", "epochs", "patience", "batch_size", "learning_rate")
+        defaults = (*train_options.RECIPE_DEFAULTS, "learning_rate", "threshold")
         assert [getattr(arguments, name) for name in defaults] == [getattr(recipe, name) for name in defaults]
         arguments = train_options.parse_train_options(["--recipe", recipe.name, "--fine-tune"], None)
         assert arguments.learning_rate == recipe.fine_tuning_rate
     with pytest.raises(SystemExit):
         train_options.parse_train_options(["--recipe", "transformer"], None)
+
+
+def test_galaxies_balances_classes_and_averages_views_unless_told_otherwise() -> None:
+    def options(*given: str) -> tuple[str, int, str]:
+        arguments = train_options.parse_train_options(["--recipe", GALAXIES, *given], None)
+        return arguments.class_weights, arguments.views, arguments.threshold
+
+    assert options() == ("balanced", 8, "prevalence")
+    assert options("--class-weights", "none", "--views", "1", "--threshold", "0.4") == ("none", 1, "0.4")
+    assert options("--classes", "all") == ("balanced", 8, "0.5")  # the most probable class is predicted
 
 
 def test_the_help_of_training_describes_every_recipe_with_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
