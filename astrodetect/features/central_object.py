@@ -278,7 +278,7 @@ def _colours(planes: Floats, weight: Floats) -> Floats:
 FeatureKind = Literal["shapes", "network", "both"]
 
 CENTRAL_SHARE = 0.5  # of the frame's side: the centre that is measured
-MEASURED = 8  # images at a time: their arrays stay in the processor's cache
+MEASURED = 16  # images at a time: their arrays stay in the processor's cache
 MEASURED_WIDTHS: tuple[int, ...] = (OBJECT_FEATURES, STRUCTURE_FEATURES, ASYMMETRY_FEATURES)  # columns of each block
 
 

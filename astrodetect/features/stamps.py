@@ -71,14 +71,14 @@ def cut_planes(pixels: NDArray[np.uint8], crop: float) -> Floats:
     size = end - begin
     rows = np.empty((RESAMPLED, SIDE_PX, 3 * size), np.float32)
     for first in range(0, len(pixels), RESAMPLED):
-        stamps = planes[first : first + RESAMPLED].transpose(0, 2, 1, 3)
+        stamps = planes[first : first + RESAMPLED]
         count = len(stamps)
         source = pixels[first : first + count, begin:end, begin:end].astype(np.float32).reshape(count, size, 3 * size)
         for block in blocks:
             np.matmul(block.of_rows, source[:, block.source], out=rows[:count, block.stamp])
+        bands = rows[:count].reshape(count, SIDE_PX, size, 3).transpose(0, 3, 1, 2).copy()
         for block in blocks:
-            columns = rows[:count, :, 3 * block.source.start : 3 * block.source.stop] @ block.of_columns
-            stamps[..., block.stamp] = columns.reshape(count, SIDE_PX, 3, -1)
+            np.matmul(bands[..., block.source], block.of_columns, out=stamps[..., block.stamp])
     return planes
 
 
@@ -143,7 +143,7 @@ class _Block(NamedTuple):
     stamp: slice
     source: slice
     of_rows: Floats  # (stamp, source)
-    of_columns: Floats  # (source · bands, bands · stamp)
+    of_columns: Floats  # (source, stamp)
 
 
 @lru_cache(16)
@@ -158,6 +158,5 @@ def _resampling(side: int, crop: float) -> tuple[int, int, list[_Block]]:
         overlapping = np.flatnonzero(weights[:, stamp].any(axis=1)).tolist()
         source = slice(overlapping[0], overlapping[-1] + 1)
         part = weights[source, stamp]
-        columns = np.einsum("sx,cd->scdx", part / FULL_SCALE, np.eye(3, dtype=np.float32))
-        blocks.append(_Block(stamp, source, np.ascontiguousarray(part.T), columns.reshape(3 * len(part), -1)))
+        blocks.append(_Block(stamp, source, np.ascontiguousarray(part.T), part / FULL_SCALE))
     return begin, end, blocks
