@@ -226,10 +226,9 @@ def _differences(planes: Floats) -> tuple[Floats, Floats]:
     Of all planes in one row, since NumPy subtracts long rows several times faster; the borders are replaced.
     """
     flat = planes.reshape(-1)
-    down, across = np.empty_like(flat), np.empty_like(flat)
-    np.subtract(flat[2 * SIDE_PX :], flat[: -2 * SIDE_PX], out=down[SIDE_PX:-SIDE_PX])
-    np.subtract(flat[2:], flat[:-2], out=across[1:-1])
-    down, across = down.reshape(planes.shape), across.reshape(planes.shape)
+    down, across = np.empty(planes.shape, np.float32), np.empty(planes.shape, np.float32)
+    np.subtract(flat[2 * SIDE_PX :], flat[: -2 * SIDE_PX], out=down.reshape(-1)[SIDE_PX:-SIDE_PX])
+    np.subtract(flat[2:], flat[:-2], out=across.reshape(-1)[1:-1])
     for border, after, before in ((0, 1, 0), (-1, -1, -2)):
         down[:, border] = 2 * (planes[:, after] - planes[:, before])
         across[:, :, border] = 2 * (planes[:, :, after] - planes[:, :, before])
