@@ -4,8 +4,6 @@ documentation derive from it; `learning` builds each of them."""
 from dataclasses import dataclass
 from typing import Literal
 
-from astrodetect.images import ORIENTATIONS
-
 AUTO_CROP = "auto"  # the crop is chosen from the training images
 FIXED_THRESHOLD = "0.5"
 RecipeKind = Literal["network", "cnn", "forest"]
@@ -111,7 +109,7 @@ RECIPES = {
             crop=AUTO_CROP,
             penalty=0.2,
             class_weights="balanced",
-            views=ORIENTATIONS,
+            views=8,  # all orientations
             threshold="prevalence",
             epochs=12,
             patience=12,
