@@ -5,7 +5,7 @@ import datetime as dt
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from astrodetect.settings import PROGRAMS, Settings, settings
 
 FORMAT = 1
 CONTENTS, DUMP, MODELS, OUTBOX = "backup.json", "database.dump", "models", "outbox"
+RESTORING = ".restoring"  # where copies are made before anything is replaced
 ATTEMPTS = 5  # to copy the models, where one is published meanwhile
 BACKUP_DESCRIPTION = """copy the predictions database, the rows that wait for it and the models into a new folder
 
@@ -34,7 +35,7 @@ BACKUP_EXAMPLES = """examples:
 """
 RESTORE_DESCRIPTION = """bring back what `backup` copied
 
-Stop the service first. Every file is checked before anything changes, and the restored tables are compared with the
+Stop the service first. Every file is checked and copied before anything changes, and the restored tables are compared with the
 backup's before they take the place of the configured database. Predictions or models that are there are never
 overwritten: --replace keeps them under another name.
 """
@@ -96,24 +97,19 @@ def _restore(arguments: argparse.Namespace) -> int:
             f"{config.models_dir} has models: set ASTRODETECT_MODELS_DIR to another folder, or keep these aside with "
             "--replace"
         )
-    with _database(config) as url:
+    with (
+        _copy_of(own_models, config.models_dir) as models,
+        _copy_of(source / OUTBOX, config.outbox_dir) as outbox,
+        _database(config) as url,
+    ):
         print_notice("restoring the database")
         kept = backup.restore(url, source / DUMP, contents["tables"], replace=arguments.replace)
         setup_db.migrate(url)
+        _move_into_place(present, models, config.models_dir)
+        for path in sorted(outbox.iterdir()):
+            path.rename(config.outbox_dir / f"restored-{path.name}")
     if kept:
         print(f"the database that was replaced is kept as {kept}")
-    if present:
-        aside = config.models_dir / f".replaced-{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}"
-        aside.mkdir()
-        for path in present:
-            path.rename(aside / path.name)
-        print(f"the models that were replaced are kept in {aside}")
-    if own_models.is_dir():
-        shutil.copytree(own_models, config.models_dir, dirs_exist_ok=True)
-    for path in sorted((source / OUTBOX).glob("*/*")):
-        waiting = config.outbox_dir / f"restored-{path.parent.name}" / path.name
-        waiting.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, waiting)
     name = read_url(url)["dbname"]
     print(
         f"restored {int(contents['tables']['predictions'][0]):,} predictions into {name}, as of {contents['created']}"
@@ -129,6 +125,39 @@ def _database(config: Settings) -> Iterator[str]:
         return
     with lifetime.embedded_server(config.postgres_dir, lifetime.EMBEDDED_DATABASE) as url:
         yield url
+
+
+@contextmanager
+def _copy_of(source: Path, target: Path) -> Iterator[Path]:
+    """A copy within the target folder, from where it is moved without taking space; what is left of it is removed."""
+    staging = target / RESTORING
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, staging, dirs_exist_ok=True)
+        yield staging
+    except (OSError, shutil.Error) as error:
+        raise BackupError(f"{getattr(error, 'filename', None) or target}: {_reason(error)}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be copied; of a folder, the first one."""
+    return str(error.args[0][0][2]) if isinstance(error, shutil.Error) else getattr(error, "strerror", "") or str(error)
+
+
+def _move_into_place(present: Sequence[Path], models: Path, target: Path) -> None:
+    """Keep the present models in a folder of their own, and have the restored ones in their place."""
+    if present:
+        aside = target / f".replaced-{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}"
+        aside.mkdir()
+        for path in present:
+            path.rename(aside / path.name)
+        print(f"the models that were replaced are kept in {aside}")
+    for path in sorted(models.iterdir()):
+        path.rename(target / path.name)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -95,6 +95,16 @@ class ReviewBatch:
         return LabelProgress.of(self.labels)
 
 
+@dataclass(frozen=True, slots=True)
+class RankingRequest:
+    """What a ranking is made of, besides the labels."""
+
+    space: str  # the embedding space of the default model
+    blocks: Sequence[int] = ()  # the numbers of dimensions of the blocks of the space
+    like: LabelValue | None = None  # images like those with this label first
+    taught: str | None = None  # the name of the model, if it learnt from labels and ranks by its scores too
+
+
 class ReviewLeases:
     """The images under review, so that two reviewers do not get the same one, whichever process answers them."""
 
@@ -119,19 +129,9 @@ class _Ranking:
     """Images of an embedding space, their labels, and the review orders that follow from these."""
 
     def __init__(
-        self,
-        space: str,
-        newest_id: int,
-        images: EmbeddedImages,
-        labels: Mapping[str, LabelValue],
-        *,
-        blocks: Sequence[int],
-        like: LabelValue | None,
-        taught: str | None,
+        self, request: RankingRequest, newest_id: int, images: EmbeddedImages, labels: Mapping[str, LabelValue]
     ) -> None:
-        self.space, self.images, self.labels, self.like = space, images, labels, like
-        self._blocks, self._taught = blocks, taught
-        self._newest_id = newest_id
+        self.request, self.images, self.labels, self._newest_id = request, images, labels, newest_id
         norms = np.linalg.norm(images.vectors, axis=1)  # break ties: novelty is 1 beyond all training images
         self._strength = np.empty(len(norms), np.float32)
         self._strength[np.lexsort((norms, images.novelty))] = np.arange(len(norms))
@@ -141,17 +141,15 @@ class _Ranking:
 
     def is_current(self, space: str, newest_id: int) -> bool:
         """Whether the table has grown by at most MAX_GROWTH since."""
-        return self.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
+        return self.request.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
 
     def with_labels(self, labels: Mapping[str, LabelValue], like: LabelValue | None) -> "_Ranking | None":
         """The same images with new labels; None where one of these belongs to an image that is not among them."""
-        if labels == self.labels and like == self.like:
+        if labels == self.labels and like == self.request.like:
             return self
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        return _Ranking(
-            self.space, self._newest_id, self.images, labels, blocks=self._blocks, like=like, taught=self._taught
-        )
+        return _Ranking(replace(self.request, like=like), self._newest_id, self.images, labels)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The indices of the images to label next, without those labelled since."""
@@ -175,9 +173,9 @@ class _Ranking:
             self._strength,
             self._labelled,
             ORDER_LENGTH,
-            blocks=self._blocks,
-            like=self.like,
-            network=self.images.scores if self._taught else None,
+            blocks=self.request.blocks,
+            like=self.request.like,
+            network=self.images.scores if self.request.taught else None,
         )
 
 
@@ -214,8 +212,8 @@ class ReviewQueue:
         note = NO_DETECTORS if space is None else None if self._database.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
             return self._by_novelty(space, note, limit, labels)
-        find = self._available_ranking if at_once else self._newest_ranking
-        ranking = find(space, labels, blocks, like, taught)
+        request = RankingRequest(space, blocks, like, taught)
+        ranking = (self._available_ranking if at_once else self._newest_ranking)(request, labels)
         if ranking is None:
             return self._by_novelty(space, NOT_YET, limit, labels)
         order = ranking.order(by, labels)[:limit]
@@ -238,36 +236,23 @@ class ReviewQueue:
         rows = self._database.most_novel(space, limit=limit)
         return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
-    def _available_ranking(
-        self,
-        space: str,
-        labels: Mapping[str, LabelValue],
-        blocks: Sequence[int],
-        like: LabelValue | None,
-        taught: str | None,
-    ) -> _Ranking | None:
+    def _available_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking | None:
         if self._next_ranking is None or self._next_ranking.done():
-            self._next_ranking = self._executor.submit(self._newest_ranking, space, labels, blocks, like, taught)
+            self._next_ranking = self._executor.submit(self._newest_ranking, request, labels)
             self._next_ranking.add_done_callback(_log_failure)
         wait([self._next_ranking], RANKING_WAIT_S)
         ranking = self._ranking
-        return ranking if ranking and (ranking.space, ranking.like) == (space, like) else None
+        same = ranking and (ranking.request.space, ranking.request.like) == (request.space, request.like)
+        return ranking if same else None
 
-    def _newest_ranking(
-        self,
-        space: str,
-        labels: Mapping[str, LabelValue],
-        blocks: Sequence[int],
-        like: LabelValue | None,
-        taught: str | None,
-    ) -> _Ranking:
+    def _newest_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking:
         with self._lock:  # computed once for all requests that wait
             newest_id = self._database.newest_id()
-            ranking = self._ranking if self._ranking and self._ranking.is_current(space, newest_id) else None
-            ranking = ranking.with_labels(labels, like) if ranking else None
+            ranking = self._ranking if self._ranking and self._ranking.is_current(request.space, newest_id) else None
+            ranking = ranking.with_labels(labels, request.like) if ranking else None
             if ranking is None:
-                images = self._database.embedded_images(space, newest=MAX_RANKED, model=taught)
-                ranking = _Ranking(space, newest_id, images, labels, blocks=blocks, like=like, taught=taught)
+                images = self._database.embedded_images(request.space, newest=MAX_RANKED, model=request.taught)
+                ranking = _Ranking(request, newest_id, images, labels)
             self._ranking = ranking
             return ranking
 

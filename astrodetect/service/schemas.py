@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.config import JsonDict
+from pydantic.config import JsonDict, JsonValue
 from starlette.datastructures import URL
 from starlette.responses import JSONResponse
 
@@ -42,6 +42,11 @@ EXAMPLE_ROW: JsonDict = {
     "dec": 47.19525,
     "object_id": "587733080270569500",
 }
+
+
+def with_example(**example: JsonValue) -> ConfigDict:
+    """The configuration of a model with this example in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"example": example})
 
 
 class PredictionResponse(BaseModel):
@@ -98,18 +103,14 @@ def prediction_json(prediction: Prediction | QueuedPrediction) -> str:
 class AnomalyResponse(BaseModel):
     """The novelty of an image among those that the model's detectors were fitted on; its prediction is recorded too."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "filename": "https://example.org/m51.jpg",
-                "loss": 0.045,
-                "anomaly": True,
-                "novelty": 0.998,
-                "id": 1842,
-                "logged": "committed",
-                "request_id": "3f2b8c1e-7d54-4a0e-9f0e-2f1f6f0c9b11",
-            }
-        }
+    model_config = with_example(
+        filename="https://example.org/m51.jpg",
+        loss=0.045,
+        anomaly=True,
+        novelty=0.998,
+        id=1842,
+        logged="committed",
+        request_id="3f2b8c1e-7d54-4a0e-9f0e-2f1f6f0c9b11",
     )
 
     filename: str
@@ -127,14 +128,10 @@ class PredictionsResponse(BaseModel):
     They are null at the two ends; the last page may be empty.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "predictions": [EXAMPLE_ROW],
-                "next": "/predictions?limit=1&before=1842",
-                "previous": "/predictions?limit=1&after=1842",
-            }
-        }
+    model_config = with_example(
+        predictions=[EXAMPLE_ROW],
+        next="/predictions?limit=1&before=1842",
+        previous="/predictions?limit=1&after=1842",
     )
 
     predictions: list[PredictionResponse]
@@ -162,13 +159,9 @@ class NeighbourResponse(BaseModel):
 class SimilarResponse(BaseModel):
     """The recorded images that are nearest to this one, nearest first, each once."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "prediction": EXAMPLE_ROW,
-                "similar": [{"distance": 1.75, "prediction": EXAMPLE_ROW}],
-            }
-        }
+    model_config = with_example(
+        prediction=EXAMPLE_ROW,
+        similar=[{"distance": 1.75, "prediction": EXAMPLE_ROW}],
     )
 
     prediction: PredictionResponse
@@ -201,19 +194,15 @@ class LabelRequest(BaseModel):
 class LabelResponse(BaseModel):
     """A stored label and the image that it belongs to."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": 12,
-                "prediction_id": 1842,
-                "image_name": EXAMPLE_ROW["image_name"],
-                "image_sha256": EXAMPLE_ROW["image_sha256"],
-                "label": "interesting",
-                "who": "ada",
-                "note": "a ring?",
-                "timestamp": "2026-11-21T06:30:00.123456Z",
-            }
-        }
+    model_config = with_example(
+        id=12,
+        prediction_id=1842,
+        image_name=EXAMPLE_ROW["image_name"],
+        image_sha256=EXAMPLE_ROW["image_sha256"],
+        label="interesting",
+        who="ada",
+        note="a ring?",
+        timestamp="2026-11-21T06:30:00.123456Z",
     )
 
     id: int
@@ -247,27 +236,23 @@ class ProgressResponse(BaseModel):
 class ReviewResponse(BaseModel):
     """The images to label next, in order; `note` says why the order is not the requested one."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "by": "interest",
-                "note": None,
-                "next": [
-                    {
-                        "why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"],
-                        "prediction": EXAMPLE_ROW,
-                    }
-                ],
-                "progress": {
-                    "labelled": 50,
-                    "interesting": 14,
-                    "ordinary": 20,
-                    "artefact": 9,
-                    "names": {"merger": 4, "ring": 3},
-                    "found_per_100": 42.0,
-                },
+    model_config = with_example(
+        by="interest",
+        note=None,
+        next=[
+            {
+                "why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"],
+                "prediction": EXAMPLE_ROW,
             }
-        }
+        ],
+        progress={
+            "labelled": 50,
+            "interesting": 14,
+            "ordinary": 20,
+            "artefact": 9,
+            "names": {"merger": 4, "ring": 3},
+            "found_per_100": 42.0,
+        },
     )
 
     by: active_learning.ReviewOrder
@@ -289,7 +274,7 @@ class ReviewResponse(BaseModel):
 class LivenessResponse(BaseModel):
     """The process is running."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "live"}})
+    model_config = with_example(status="live")
 
     status: str
 
@@ -297,7 +282,7 @@ class LivenessResponse(BaseModel):
 class ReadinessResponse(BaseModel):
     """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "ready", "logged": "committed", "outbox": 0}})
+    model_config = with_example(status="ready", logged="committed", outbox=0)
 
     status: str
     logged: Literal["committed", "queued"]
@@ -314,9 +299,7 @@ class ErrorDetail(BaseModel):
 class ErrorResponse(BaseModel):
     """The body of every error response."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"error": {"code": "image_empty", "message": "the file is empty"}}}
-    )
+    model_config = with_example(error={"code": "image_empty", "message": "the file is empty"})
 
     error: ErrorDetail
 

@@ -1,5 +1,6 @@
 """`backup` and `restore`: everything is destroyed in between, and comes back."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -165,3 +166,21 @@ def test_damaged_models_are_not_backed_up(astrodetect: Run, models: Path, tmp_pa
     assert done.returncode == 1
     assert "models that are damaged, or change all the time: colours" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+def test_a_disk_that_fills_up_leaves_everything_as_it_was(
+    astrodetect: Run, database_url: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert astrodetect("backup", tmp_path / "backup").returncode == 0
+    query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('after', 0, 'No Anomaly')")
+    files = {path.name for path in models.iterdir()}
+
+    def fail(_: str, target: str, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    done = astrodetect("restore", tmp_path / "backup", "--replace")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert len(query(database_url, ROWS)) == 1
+    assert {path.name for path in models.iterdir()} == files

@@ -1,6 +1,7 @@
 """`python setup_db.py` as a program, against real servers."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,15 @@ def test_a_failing_migration_is_rolled_back_and_can_be_repeated(
 @pytest.mark.parametrize(
     ("version", "message"), [(None, "the server has no pgvector"), ("0.6.2", "its pgvector 0.6.2 has no halfvec")]
 )
+def test_a_migration_that_was_undone_as_documented_is_applied_again(database_url: str) -> None:
+    notes = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
+    undone = re.findall(r"^\| `(\d+)(_\w+)` \| `([A-Z][^`]+)`", notes, re.MULTILINE)
+    assert len(undone) >= 3
+    for version, _, statement in undone:
+        query(database_url, f"BEGIN; {statement}; DELETE FROM schema_migrations WHERE version = {int(version)}; COMMIT")
+    assert setup_db.migrate(database_url).applied == sorted(version + name for version, name, _ in undone)
+
+
 def test_without_pgvector_everything_else_is_set_up_and_vectors_are_added_later(
     postgres_url: str, version: str | None, message: str
 ) -> None:
