@@ -35,9 +35,9 @@ BACKUP_EXAMPLES = """examples:
 """
 RESTORE_DESCRIPTION = """bring back what `backup` copied
 
-Stop the service first. Every file is checked and copied before anything changes, and the restored tables are compared with the
-backup's before they take the place of the configured database. Predictions or models that are there are never
-overwritten: --replace keeps them under another name.
+Stop the service first. Every file is checked and copied before anything changes, and the restored tables are compared
+with the backup's before they take the place of the configured database. Predictions or models that are there are
+never overwritten: --replace keeps them under another name.
 """
 RESTORE_EXAMPLES = """examples:
   python -m astrodetect restore /backups/monday

@@ -161,15 +161,6 @@ def test_a_failing_migration_is_rolled_back_and_can_be_repeated(
 @pytest.mark.parametrize(
     ("version", "message"), [(None, "the server has no pgvector"), ("0.6.2", "its pgvector 0.6.2 has no halfvec")]
 )
-def test_a_migration_that_was_undone_as_documented_is_applied_again(database_url: str) -> None:
-    notes = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
-    undone = re.findall(r"^\| `(\d+)(_\w+)` \| `([A-Z][^`]+)`", notes, re.MULTILINE)
-    assert len(undone) >= 3
-    for version, _, statement in undone:
-        query(database_url, f"BEGIN; {statement}; DELETE FROM schema_migrations WHERE version = {int(version)}; COMMIT")
-    assert setup_db.migrate(database_url).applied == sorted(version + name for version, name, _ in undone)
-
-
 def test_without_pgvector_everything_else_is_set_up_and_vectors_are_added_later(
     postgres_url: str, version: str | None, message: str
 ) -> None:
@@ -279,3 +270,12 @@ def test_help_shows_an_example() -> None:
     done = run("", "--help")
     assert (done.returncode, without_permission_warnings(done.stderr)) == (0, "")
     assert "DATABASE_URL=postgresql://" in done.stdout
+
+
+def test_a_migration_that_was_undone_as_documented_is_applied_again(database_url: str) -> None:
+    notes = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
+    undone = re.findall(r"^\| `(\d+)(_\w+)` \| `([A-Z][^`]+)`", notes, re.MULTILINE)
+    assert len(undone) >= 3
+    for version, _, statement in undone:
+        query(database_url, f"BEGIN; {statement}; DELETE FROM schema_migrations WHERE version = {int(version)}; COMMIT")
+    assert setup_db.migrate(database_url).applied == sorted(version + name for version, name, _ in undone)
