@@ -236,6 +236,22 @@ def test_markup_in_a_manifest_is_escaped(client: TestClient, models_dir: Path) -
     assert re.findall(r"<style|\sstyle=|\son\w+=", page) == []
 
 
+def test_the_page_says_whether_a_taught_network_takes_part_in_the_ranking(client: TestClient, models_dir: Path) -> None:
+    colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
+    path = models_dir / f"{NAME}.json"
+    assert "Ranking" not in text_of(client.get("/models-page").text)
+    precision = {"ranking": 0.677, "labels": 0.744, "network": 0.494, "together": 0.723}
+    for teaching, text in (
+        ({"improves": False, "average_precision": precision}, "average precision 0.723 with it, 0.744 without"),
+        ({"improves": True, "average_precision": precision | {"together": 0.8}}, "0.800 with it, 0.744 without"),
+        ({"improves": False}, "takes no part in it"),
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"teaching": teaching}}))
+        page = text_of(client.get("/models-page").text)
+        assert f"takes {'part' if teaching['improves'] else 'no part'} in it" in page
+        assert text in page
+
+
 def test_paths_in_the_settings_are_shown_by_their_last_component(client: TestClient, models_dir: Path) -> None:
     colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES)
     path = models_dir / f"{NAME}.json"

@@ -177,6 +177,7 @@ def _render_models(models: list[ModelEntry]) -> tuple[Markup, str]:
         metrics=METRICS_SHOWN,
         describe_input=_describe_input,
         describe_precision=_describe_precision,
+        describe_ranking=_describe_ranking,
         settings_of=_settings,
         data_of=_data,
         models_path=MODELS_PATH,
@@ -212,6 +213,17 @@ def _describe_precision(manifest: Manifest, precision: Precision) -> str:
         return f"{precision}, as trained"
     agreement = f"{fidelity.same_decisions:.1%} of {fidelity.images:,} images"
     return f"{precision}: the same decision as the trained model for {agreement}"
+
+
+def _describe_ranking(manifest: Manifest) -> str:
+    """Whether a network that learnt from labels ranks images, and by which comparison; empty for other models."""
+    if manifest.teaching is None:
+        return ""
+    verdict = "takes part in it as the default model" if manifest.ranks else "takes no part in it: label more images"
+    match manifest.teaching.get("average_precision"):
+        case {"ranking": float(ranking), "labels": float(labels), "together": float(together)}:
+            return f"{verdict}; average precision {together:.3f} with it, {max(ranking, labels):.3f} without"
+    return verdict
 
 
 def _data(manifest: Manifest) -> list[tuple[str, str, str]]:
