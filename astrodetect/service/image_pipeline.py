@@ -1,4 +1,4 @@
-"""From the bytes of a batch of images to recorded predictions, all in one thread: each change of thread costs time."""
+"""From the bytes of a batch of images to recorded predictions: scored in one thread, recorded by one at a time."""
 
 import hashlib
 import threading
@@ -26,6 +26,7 @@ from astrodetect.records import (
     Pixels,
     Prediction,
     QueuedPrediction,
+    ScoredImage,
     SkyObject,
     Thumbnail,
 )
@@ -59,6 +60,18 @@ class ImageJob:
     queued: float = field(default_factory=time.perf_counter)
 
 
+class ScoredJob(NamedTuple):
+    """What the network and the detectors say of an image, to be recorded."""
+
+    job: ImageJob
+    image: DecodedImage
+    manifest: Manifest
+    probabilities: Floats
+    activation_map: Floats
+    novelty: NoveltyResult | None
+    scored: float  # time.perf_counter()
+
+
 class DetectionResult(NamedTuple):
     """A recorded prediction, and the output of the model's anomaly detectors, if it carries any."""
 
@@ -66,6 +79,7 @@ class DetectionResult(NamedTuple):
     novelty: NoveltyResult | None
 
 
+Scores: TypeAlias = ScoredJob | Exception
 JobResult: TypeAlias = DetectionResult | Exception
 
 
@@ -90,10 +104,10 @@ class ImagePipeline:
         frame = images.decode_with_frame(data, contract, self._thumbnail_px, max_pixels=self._max_pixels)
         return DecodedImage(sha256, *frame)
 
-    def run(self, engine: Engine, novelty: Novelty | None, jobs: Sequence[ImageJob]) -> list[JobResult]:
-        """The recorded prediction of each image, or its error."""
+    def score(self, engine: Engine, novelty: Novelty | None, jobs: Sequence[ImageJob]) -> list[Scores]:
+        """The scores of each image, or its error."""
         contract = engine.manifest.image
-        results: list[JobResult | None] = [None] * len(jobs)
+        results: list[Scores | None] = [None] * len(jobs)
         decoded: dict[int, DecodedImage] = {}
         for index, job in enumerate(jobs):
             started = time.perf_counter()
@@ -110,48 +124,53 @@ class ImagePipeline:
                 results[index] = result
         return [result for result in results if result is not None]
 
+    def record(self, scored: Sequence[ScoredJob]) -> list[JobResult]:
+        """The recorded prediction of each image, or its error; all are recorded in one commit."""
+        with self._recording:  # rows are stored in the order of their times
+            predictions = self._recorder.record([_decide(item) for item in scored])
+        recorded = time.perf_counter()
+        results: list[JobResult] = []
+        for item, prediction in zip(scored, predictions, strict=True):
+            sha256, manifest = item.image.sha256, item.manifest
+            if isinstance(prediction, Exception):
+                results.append(prediction)
+            else:
+                if self._thumbnails.enabled:
+                    heat_map = heat_maps.heat_map(manifest, item.probabilities, item.activation_map, sha256)
+                    self._thumbnails.add(sha256, item.image.thumbnail, heat_map)
+                conflict = image_conflict(prediction, sha256, manifest)
+                results.append(conflict or DetectionResult(prediction, item.novelty))
+            item.job.stages_s["commit"] = recorded - item.scored
+            self._metrics.observe_stages(item.job.stages_s)
+        return results
+
     def close(self) -> None:
         """Stops the threads."""
         self._novelty_threads.shutdown()
 
     def _score(
         self, engine: Engine, novelty: Novelty | None, batch: Sequence[tuple[ImageJob, DecodedImage]]
-    ) -> list[JobResult]:
-        manifest, started = engine.manifest, time.perf_counter()
+    ) -> list[ScoredJob]:
+        started = time.perf_counter()
         outputs, measured = self._infer(engine, novelty, np.stack([image.pixels for _, image in batch]))
-        inferred = time.perf_counter()
-        novelties = [measured[i : i + 1] if measured else None for i in range(len(batch))]
-        with self._recording:  # rows are stored in the order of their times
-            rows = [
-                decision.decide(
-                    manifest,
-                    probabilities,
-                    image_name=job.name,
-                    image_sha256=image.sha256,
-                    request_id=job.request_id,
-                    novelty=result,
-                    sky_object=job.sky_object,
-                )
-                for (job, image), probabilities, result in zip(
-                    batch, outputs.probabilities.tolist(), novelties, strict=True
-                )
-            ]
-            predictions = self._recorder.record(rows)
-        recorded = time.perf_counter()
+        scored = time.perf_counter()
         for start in range(0, len(batch), engine.batch_size):
             self._metrics.observe_batch(min(engine.batch_size, len(batch) - start))
-        results: list[JobResult] = []
+        results = []
         for index, (job, image) in enumerate(batch):
-            prediction = predictions[index]
-            if isinstance(prediction, Exception):
-                results.append(prediction)
-            else:
-                heat_map = heat_maps.heat_map(manifest, outputs.probabilities[index], outputs.maps[index], image.sha256)
-                self._thumbnails.add(image.sha256, image.thumbnail, heat_map)
-                conflict = image_conflict(prediction, image.sha256, manifest)
-                results.append(conflict or DetectionResult(prediction, novelties[index]))
-            job.stages_s |= {"inference": inferred - started, "commit": recorded - inferred}
-            self._metrics.observe_stages(job.stages_s)
+            job.stages_s["inference"] = scored - started
+            novelty_result = measured[index : index + 1] if measured else None
+            results.append(
+                ScoredJob(
+                    job,
+                    image,
+                    engine.manifest,
+                    outputs.probabilities[index],
+                    outputs.maps[index],
+                    novelty_result,
+                    scored,
+                )
+            )
         return results
 
     def _infer(self, engine: Engine, novelty: Novelty | None, pixels: Pixels) -> tuple[Outputs, NoveltyResult | None]:
@@ -164,6 +183,18 @@ class ImagePipeline:
             return outputs, novelty.score_images(pixels, crop, outputs.features)
         measured = self._novelty_threads.submit(novelty.score_images, pixels, crop, NO_FEATURES)
         return engine.run_all(pixels), measured.result()
+
+
+def _decide(item: ScoredJob) -> ScoredImage:
+    return decision.decide(
+        item.manifest,
+        item.probabilities.tolist(),
+        image_name=item.job.name,
+        image_sha256=item.image.sha256,
+        request_id=item.job.request_id,
+        novelty=item.novelty,
+        sky_object=item.job.sky_object,
+    )
 
 
 def image_conflict(

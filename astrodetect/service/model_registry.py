@@ -23,8 +23,8 @@ from astrodetect.settings import TRAIN_COMMAND
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
 MEASURED_TOGETHER = 16  # images, by the detectors: a third of the time that each takes alone
 RETRY_S = 30.0  # until the next check where the published version cannot be loaded
-# Jobs to results, or to their errors, with a model's engine and detectors.
-ProcessBatch = Callable[[Engine, Novelty | None, list[Any]], Sequence[Any]]
+ScoreBatch = Callable[[Engine, Novelty | None, list[Any]], Sequence[Any]]  # of a model: jobs to scores, or to errors
+RecordBatch = Callable[[list[Any]], Sequence[Any]]  # scores to results, or to errors
 
 log = logging.getLogger("uvicorn.error")
 
@@ -42,7 +42,7 @@ class ServedModel:
 
     engine: Engine
     novelty: Novelty | None  # None where the model carries no anomaly detectors
-    batcher: Batcher[Any, Any]
+    batcher: Batcher[Any, Any, Any]
     stamp: tuple[int, int] | None  # of the manifest's file
     next_check: float  # time.monotonic()
     last_used: float  # time.monotonic()
@@ -73,11 +73,12 @@ class ModelRegistry:
         *,
         threads: int,
         max_models: int,
-        process: ProcessBatch,
+        score: ScoreBatch,
+        record: RecordBatch,
     ) -> None:
         self.folder, self.default_name = folder, default_name
         self._precision, self._threads = precision, threads
-        self._max_models, self._process = max_models, process
+        self._max_models, self._score, self._record = max_models, score, record
         self._loaded: dict[str, ServedModel] = {}  # replaced, never mutated: other threads read it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -258,9 +259,10 @@ class ModelRegistry:
         engine = Engine(loaded, cores=self._threads or None, processes=processes, keep_weights=False)
         novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
         batcher = Batcher(
-            partial(self._process, engine, novelty),
+            partial(self._score, engine, novelty),
+            self._record,
             max_batch=max(engine.batch_size, MEASURED_TOGETHER if novelty else 0),
-            threads=engine.streams + 1,  # one decodes or waits for a commit meanwhile
+            threads=engine.streams + 1,  # one decodes, or records what the others have scored, meanwhile
             name="detection",
         )
         now = time.monotonic()

@@ -161,7 +161,8 @@ async def open_services(
             settings.precision,
             threads=settings.threads,
             max_models=settings.max_models,
-            process=pipeline.run,
+            score=pipeline.score,
+            record=pipeline.record,
         )
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
         try:

@@ -110,6 +110,11 @@ class ThumbnailStore:
             self._stop_compressor()
             raise
 
+    @property
+    def enabled(self) -> bool:
+        """Whether any are stored."""
+        return self._max_bytes > 0
+
     def needs(self, image_sha256: str) -> bool:
         """Whether no thumbnail of this image is stored or queued, as far as is known without asking the database."""
         with self._lock:

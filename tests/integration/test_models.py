@@ -59,7 +59,7 @@ def process(engine: Engine, _novelty: Novelty | None, batch: list[Pixels]) -> li
 
 @asynccontextmanager
 async def open_registry(models_dir: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, process=process)
+    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, score=process, record=list)
     try:
         yield models
     finally:

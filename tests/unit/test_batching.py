@@ -28,11 +28,13 @@ class Doubler:
         return [2 * item for item in items]
 
 
-def make_batcher(process: Doubler, max_batch: int = 4) -> Batcher[int, int]:
-    return Batcher(process, max_batch=max_batch, threads=1, name="test")
+def make_batcher(process: Doubler, max_batch: int = 4, threads: int = 1) -> Batcher[int, int, int]:
+    return Batcher(process, list, max_batch=max_batch, threads=threads, name="test")
 
 
-async def submit_all(batcher: Batcher[int, int], process: Doubler, items: Sequence[int]) -> list[asyncio.Task[int]]:
+async def submit_all(
+    batcher: Batcher[int, int, int], process: Doubler, items: Sequence[int]
+) -> list[asyncio.Task[int]]:
     """The first item is being processed, the others are queued."""
     tasks = [asyncio.create_task(batcher.submit(items[0]))]
     await asyncio.to_thread(process.started.wait, 10)
@@ -66,7 +68,7 @@ def test_while_a_thread_works_a_free_one_waits_for_more_items(monkeypatch: pytes
     monkeypatch.setattr(batching, "time", SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
 
     async def run() -> None:
-        batcher = Batcher(process, max_batch=4, threads=2, name="test")
+        batcher = make_batcher(process, threads=2)
         tasks = await submit_all(batcher, process, [0])
         tasks.append(asyncio.create_task(batcher.submit(1)))
         await asyncio.to_thread(waiting.wait, 10)
@@ -129,3 +131,53 @@ def test_closing_the_batcher_processes_queued_items() -> None:
         return [await task for task in tasks]
 
     assert asyncio.run(run()) == [0, 2, 4, 6, 8, 10]
+
+
+def test_what_is_computed_while_a_thread_finishes_is_finished_next_as_one_batch_and_its_thread_goes_on() -> None:
+    process, finishing, finish = Doubler(), threading.Event(), threading.Event()
+    process.release.set()
+    finished: list[list[int]] = []
+
+    def record(computed: list[int]) -> Sequence[int | Exception]:
+        finished.append(computed)
+        finishing.set()
+        finish.wait(10)
+        return [ValueError("not recorded") if value == 4 else value for value in computed]
+
+    async def run() -> list[int | BaseException]:
+        batcher = Batcher(process, record, max_batch=1, threads=2, name="test")
+        tasks = [asyncio.create_task(batcher.submit(0))]
+        await asyncio.to_thread(finishing.wait, 10)
+        tasks += [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+        while len(process.batches) < 4 or len(batcher):
+            await asyncio.sleep(0.001)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        finish.set()
+        await closing
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, second, failed, last = asyncio.run(run())
+    assert (first, second, last) == (0, 2, 6)
+    assert isinstance(failed, ValueError)
+    assert finished[0] == [0]
+    assert sorted(value for batch in finished[1:] for value in batch) == [2, 4, 6]
+
+
+def test_where_a_batch_cannot_be_finished_each_item_is_finished_alone() -> None:
+    process = Doubler()
+
+    def record(computed: list[int]) -> list[int]:
+        if 4 in computed:
+            raise ValueError("not recorded")
+        return computed
+
+    async def run() -> list[int | BaseException]:
+        batcher = Batcher(process, record, max_batch=4, threads=1, name="test")
+        tasks = await submit_all(batcher, process, range(4))
+        process.release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(batcher.close)
+        return results
+
+    first, second, failed, last = asyncio.run(run())
+    assert (first, second, last, str(failed)) == (0, 2, 6, "not recorded")
