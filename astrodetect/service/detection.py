@@ -4,9 +4,10 @@ import asyncio
 import time
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +16,7 @@ from astrodetect import fits, images
 from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ImageError, ModelUnsuitable, Overloaded
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction, SkyObject
+from astrodetect.service.http_protocol import DISCONNECTION, Disconnection
 from astrodetect.service.image_pipeline import DecodedImage, DetectionResult, ImageJob, ImagePipeline, image_conflict
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import RequestContext
@@ -173,14 +175,12 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Await
     task, disconnected = asyncio.current_task(), False
     assert task is not None  # noqa: S101 - within a coroutine
 
-    def cancel(watch: asyncio.Task[None]) -> None:
+    def cancel() -> None:
         nonlocal disconnected
-        if not watch.cancelled():
-            disconnected = True
-            task.cancel()
+        disconnected = True
+        task.cancel()
 
-    watch = asyncio.create_task(_disconnected(request))
-    watch.add_done_callback(cancel)
+    stop_watching = _watch(request, cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -188,8 +188,27 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Await
             raise ClientDisconnect from None
         raise
     finally:
-        watch.remove_done_callback(cancel)
+        stop_watching()
+
+
+def _watch(request: Request, on_disconnect: Callable[[], object]) -> Callable[[], object]:
+    """Has this called when the client disconnects; returns what ends that."""
+    disconnection: Disconnection | None = request.scope.get(DISCONNECTION)
+    if disconnection:
+        disconnection.add(on_disconnect)
+        return partial(disconnection.discard, on_disconnect)
+    watch = asyncio.create_task(_disconnected(request))  # under another server, or its other protocol
+
+    def done(watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled():
+            on_disconnect()
+
+    def stop() -> None:
+        watch.remove_done_callback(done)
         watch.cancel()
+
+    watch.add_done_callback(done)
+    return stop
 
 
 async def _disconnected(request: Request) -> None:

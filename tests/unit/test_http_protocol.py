@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from astrodetect.service import http_protocol
+from astrodetect.service.detection import cancel_on_disconnect
 from astrodetect.service.http_protocol import ConnectionLimits, HttpProtocol
 from astrodetect.service.metrics import Metrics
 
@@ -56,6 +57,7 @@ class Server:
     def __init__(self) -> None:
         self.metrics, self.calls = Metrics(), 0
         self.observe: Callable[[], object] = lambda: None
+        self.at_work, self.cancelled = asyncio.Event(), asyncio.Event()
         self._clients: list[Client] = []
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,10 +65,21 @@ class Server:
         self.calls += 1
         self.observe()
         body = b"" if scope["path"] == "/unread" else await Request(scope, receive).body()
+        if scope["path"].startswith("/work"):
+            await self._work(scope, receive)
         await PlainTextResponse(str(len(body)))(scope, receive, send)
 
     def connections(self) -> list[HttpProtocol]:
         return cast(list[HttpProtocol], list(self._server.server_state.connections))
+
+    async def _work(self, scope: Scope, receive: Receive) -> None:
+        """For ever, unless the client disconnects."""
+        if scope["path"] == "/work/as-under-another-server":
+            del scope[http_protocol.DISCONNECTION]
+        self.at_work.set()
+        with pytest.raises(ClientDisconnect):
+            await cancel_on_disconnect(Request(scope, receive), asyncio.Event().wait())
+        self.cancelled.set()
 
     async def connect(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -226,3 +239,32 @@ def test_at_the_limit_connections_without_a_request_give_way_and_others_are_refu
             assert await busy.status(b"0\r\n\r\n") == 200
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/work", "/work/as-under-another-server"])
+def test_work_is_cancelled_when_its_client_disconnects_and_not_by_others(path: str) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(WAIT_S), Server().run(max_connections=10) as server:
+            client, other = await server.connect(), await server.connect()
+            client.writer.write(POST.replace(b" / ", b" %s " % path.encode()) + b"0\r\n\r\n")
+            await server.at_work.wait()
+            assert await other.status(GET) == 200
+            other.writer.transport.abort()
+            assert await (await server.connect()).status(GET) == 200
+            assert not server.cancelled.is_set()
+            client.writer.transport.abort()
+            await server.cancelled.wait()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_to_be_done_after_a_disconnection_is_done_at_once_where_it_has_happened() -> None:
+    disconnection, done = http_protocol.Disconnection(), list[str]()
+    disconnection.add(kept := partial(done.append, "kept"))
+    disconnection.add(discarded := partial(done.append, "discarded"))
+    disconnection.discard(discarded)
+    assert done == []
+    disconnection.happen()
+    disconnection.discard(kept)
+    disconnection.add(partial(done.append, "late"))
+    assert done == ["kept", "late"]

@@ -1,6 +1,7 @@
 """The id, the log line and the metrics of every request."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import logging
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -173,6 +174,39 @@ def _forwarded_id(scope: Scope) -> uuid.UUID | None:
     return None
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop together: those of the requests of a batch, for example."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `handle`, which holds the lock."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if len(self._lines) == 1:
+                self._flush_soon()
+        except Exception:  # noqa: BLE001 - as other handlers do
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _flush_soon(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a thread, or no service runs
+            self.flush()
+        else:
+            loop.call_soon(self.flush)
+
+
 def configure_logging() -> None:
     """Replaces uvicorn's access log by JSON lines on stdout; where our log has handlers already, they stay."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response says what is wrong with a form
@@ -180,7 +214,7 @@ def configure_logging() -> None:
     if access_log.handlers:
         access_log.handlers.clear()
         access_log.propagate = False
-        handler = logging.StreamHandler(sys.stdout)
+        handler = LineHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
