@@ -59,7 +59,7 @@ def test_an_outage_under_load_fails_no_request_and_loses_no_row(
             assert (ready["status"], ready["logged"]) == ("ready", "queued")
             assert ready["outbox"] > 0
             assert read_metric(service, "astrodetect_outbox_rows") >= ready["outbox"]
-            service.wait_until(lambda: len(clients.responses(started, time.monotonic())) > client_count)
+            service.wait_until(lambda since=started: len(clients.responses(since, time.monotonic())) > client_count)
             during = clients.responses(started, time.monotonic())
             outcomes = {(response.status, response.json["logged"], response.json["id"]) for response in during}
             assert outcomes == {(200, "queued", None)}
