@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from programs import Service
@@ -44,6 +45,11 @@ def wait_for_recovery(service: Service) -> None:
     assert read_metric(service, "astrodetect_outbox_rows") == 0
 
 
+def answered_since(clients: LoadClients, started: float, count: int) -> bool:
+    """Whether more than `count` requests sent since then have been answered."""
+    return len(clients.responses(started, time.monotonic())) > count
+
+
 def test_an_outage_under_load_fails_no_request_and_loses_no_row(
     log: PredictionsDatabase, start: Start, full: bool
 ) -> None:
@@ -59,7 +65,7 @@ def test_an_outage_under_load_fails_no_request_and_loses_no_row(
             assert (ready["status"], ready["logged"]) == ("ready", "queued")
             assert ready["outbox"] > 0
             assert read_metric(service, "astrodetect_outbox_rows") >= ready["outbox"]
-            service.wait_until(lambda since=started: len(clients.responses(since, time.monotonic())) > client_count)
+            service.wait_until(partial(answered_since, clients, started, client_count))
             during = clients.responses(started, time.monotonic())
             outcomes = {(response.status, response.json["logged"], response.json["id"]) for response in during}
             assert outcomes == {(200, "queued", None)}
