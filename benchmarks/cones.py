@@ -30,6 +30,7 @@ PAGE = 50
 RADII = {"1″": 1 / 3600, "10″": 10 / 3600, "1′": 1 / 60, "0.1°": 0.1, "1°": 1.0, "10°": 10.0}  # degrees
 SURVEY_RA, SURVEY_DEC = (150.0, 190.0), (0.0, 26.0)  # degrees
 ROWS_PER_COPY = 50_000
+OTHER_INDEXES = ("predictions_block_name", "predictions_block_result", "predictions_block_score")  # slow to fill
 COPY = """COPY predictions (image_name, score, result, threshold, model, model_version, label, ra, dec, object_id,
     healpix) FROM STDIN"""
 WITHOUT_INDEX = """SELECT * FROM predictions WHERE sky_separation(ra, dec, {ra}, {dec}) <= {radius}
@@ -88,6 +89,8 @@ def fill(connection: Connection, rows: int) -> tuple[list[float], list[float]]:
     half = rows // 2
     ra[half:], dec[half:] = random.uniform(*SURVEY_RA, rows - half), random.uniform(*SURVEY_DEC, rows - half)
     places = list(zip(ra.tolist(), dec.tolist(), cells_of(ra, dec).tolist(), random.random(rows).tolist(), strict=True))
+    for index in OTHER_INDEXES:
+        execute(connection, f"DROP INDEX {index}")
     for begin in range(0, rows, ROWS_PER_COPY):
         lines = [
             f"galaxy_{n}.jpg\t{score}\t{ANOMALY if score > 0.5 else NO_ANOMALY}\t0.5\tresnet50_model\t5f0c3a9be214"

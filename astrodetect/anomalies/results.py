@@ -21,6 +21,7 @@ from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats, ImagePath
+from astrodetect.sky.catalogue import Catalogue, JoinedColumns
 from astrodetect.storage import objects
 from astrodetect.storage.references import join_reference
 
@@ -43,6 +44,7 @@ class AnomalyResults:
     review_labels: Mapping[int, str]  # image index → interesting, ordinary or artefact
     interest: Floats | None  # the posterior interest; None without review labels
     skipped: Sequence[tuple[ImagePath, str]]  # unreadable files and the reason
+    catalogue: Catalogue | None = None  # whose columns the table gets
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -155,10 +157,13 @@ def _previous(folder: Path) -> Path:
 def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
     """Write `anomalies.csv` or `.parquet`, and `ids/` with the discoveries and what each and all detectors flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
+    joined = results.catalogue.join(columns) if results.catalogue else None
+    more = dict(joined.columns) if joined else {}
     if table_format == "parquet":
-        write_parquet(path, _column_types(columns), table_rows(results))
+        rows = ([*row, *joined.cells(row[1], typed=True)] if joined else row for row in table_rows(results))
+        write_parquet(path, _column_types(columns) | more, rows)
     else:
-        _write_csv(path, columns, table_rows(results))
+        _write_csv(path, columns, table_rows(results), joined)
     lists = folder / "ids"
     lists.mkdir()
     for name, flags in {**results.flagged_by(), DISCOVERIES: results.discoveries.flagged}.items():
@@ -195,11 +200,13 @@ def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
         yield [None, str(path), *[None] * (len(table_columns(results)) - 3), reason]
 
 
-def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]]) -> None:
+def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]], joined: JoinedColumns | None = None) -> None:
+    """Cells of a catalogue are as they are there, so that the tables can be joined."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows([_csv_value(value) for value in row] for row in rows)
+        table.writerow([*columns, *(joined.columns if joined else ())])
+        for row in rows:
+            table.writerow([*map(_csv_value, row), *(joined.cells(row[1]) if joined else ())])
 
 
 def _csv_value(value: object) -> object:

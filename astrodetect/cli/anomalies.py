@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE
 from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, available_detectors, default_detectors
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
+from astrodetect.cli._catalogue import add_catalogue_options, missing_rows, open_catalogue
 from astrodetect.cli._extraction import MakeRunner, network_scores, open_extractor, open_runners
 from astrodetect.cli._options import (
     Subparsers,
@@ -127,6 +128,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="output folder, or its URL on an object store (default: ./anomalies)",
     )
     add_ray_option(parser)
+    add_catalogue_options(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
         "--format", choices=("csv", "parquet"), default="csv", help="format of the table (default: csv)"
@@ -157,6 +159,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     config = settings()
     results.check_output_folder(arguments.output)
     items = listing.list_images(arguments.data)
+    catalogue = open_catalogue(arguments, arguments.data, (item.path for item in items))
     normal_items = listing.list_images([arguments.normal]) if arguments.normal else None
     if arguments.like and not arguments.labels:
         raise DataError("--like needs the labels of some images: add --labels LABELS.csv")
@@ -172,10 +175,14 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         labels, unmatched = match_images(given_labels, paths, read_images.sha256)
     network = network_scores(arguments, read_images)
     if labels or network is not None:
-        like = require_label(arguments.like, labels.values())
         blocks = scored.fitted.novelty.block_dimensions
         interest = active_learning.rank_by_labels(
-            novelty.vectors, novelty.strength, labels, blocks=blocks, like=like, network=network
+            novelty.vectors,
+            novelty.strength,
+            labels,
+            blocks=blocks,
+            like=require_label(arguments.like, labels.values()),
+            network=network,
         ).interest
     gallery = order_images(novelty.strength, interest)[: arguments.top].tolist()
     anomaly_results = AnomalyResults(
@@ -190,6 +197,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         review_labels=labels,
         interest=interest,
         skipped=[(file.path, file.reason) for file in read_images.skipped],
+        catalogue=catalogue,
     )
     explanations = analysis.explain(
         scored.fitted.ordinary, read_images, novelty.vectors, gallery, extractor, max_pixels=config.max_image_pixels
@@ -293,6 +301,9 @@ def _summary_lines(
             f"ranked by the labels of {len(anomaly_results.review_labels):,} images; "
             f"{unmatched:,} labels match no image"
         )
+    catalogue = anomaly_results.catalogue
+    if catalogue and (missing := missing_rows(catalogue, anomaly_results.paths)):
+        lines.append(missing)
     if attached:
         lines.append(f"the model {attached} now has these detectors: the service reports novelty")
     return lines

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astrodetect.cli._catalogue import add_catalogue_options, catalogue_columns, open_catalogue
 from astrodetect.cli._options import (
     Subparsers,
     add_prior_option,
@@ -70,6 +72,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
     add_prior_option(parser)
     add_ray_option(parser)
+    add_catalogue_options(parser)
     parser.add_argument("--log", action="store_true", help="also record each score in the table `predictions`, once")
 
 
@@ -82,8 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     model = arguments.model or config.model
     task = batch_scoring.ScoringTask(arguments.folders, arguments.output, arguments.restart, log=arguments.log)
     task.check()
+    catalogue = open_catalogue(arguments, arguments.folders, task.references())
+    task, work = replace(task, catalogue=catalogue), WorkerTask(model, log=arguments.log, prior=arguments.prior)
+    if catalogue and arguments.log:
+        columns = astuple(catalogue_columns(arguments))
+        work = replace(work, catalogue=tuple(catalogue.files), catalogue_columns=columns)
     try:
-        with _open_pool(arguments, WorkerTask(model, log=arguments.log, prior=arguments.prior)) as pool:
+        with _open_pool(arguments, work) as pool:
             from astrodetect.model_store import store  # noqa: PLC0415 - while the workers load the model
 
             manifest = store.read_current(config.models_dir, model)

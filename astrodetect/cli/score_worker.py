@@ -6,10 +6,12 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from astrodetect.errors import AstrodetectError, DatabaseError
+from astrodetect.records import SkyObject
 from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import WorkerTask
 from astrodetect.scoring.worker_messages import WorkerChannel
@@ -18,6 +20,7 @@ from astrodetect.settings import PROGRAMS, Settings, settings
 if TYPE_CHECKING:
     from astrodetect.records import HeatMap, ScoredImage, Thumbnail
     from astrodetect.scoring.chunk_worker import RecordBatch
+    from astrodetect.sky.catalogue import Catalogue
     from database import Database
 
 PRUNE_INTERVAL = 10_000  # thumbnails
@@ -48,7 +51,7 @@ def _work(channel: WorkerChannel, task: WorkerTask) -> None:
     threading.Thread(target=import_module, args=["pyarrow.parquet"]).start()  # while the network is compiled
     engine = Engine(loaded, cores=task.cores)
     novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
-    with open_recorder(config) if task.log else nullcontext() as record:
+    with open_recorder(config, _read_catalogue(task)) if task.log else nullcontext() as record:
         thumbnail_px = config.thumbnail_px if config.thumbnail_max_bytes else 0
         worker = ChunkWorker(
             channel,
@@ -62,13 +65,19 @@ def _work(channel: WorkerChannel, task: WorkerTask) -> None:
         worker.run()
 
 
+def _read_catalogue(task: WorkerTask) -> "Catalogue | None":
+    from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue  # noqa: PLC0415
+
+    return read_catalogue(task.catalogue, CatalogueColumns(*task.catalogue_columns)) if task.catalogue else None
+
+
 @contextmanager
-def open_recorder(config: Settings) -> "Iterator[RecordBatch]":
-    """A function that records batches in the table `predictions`."""
+def open_recorder(config: Settings, catalogue: "Catalogue | None" = None) -> "Iterator[RecordBatch]":
+    """A function that records batches in the table `predictions`, with the positions of a catalogue."""
     from database import open_database  # noqa: PLC0415 - imported here because most runs do not need it
 
     with open_database(config, connections=1) as database:
-        recorder = _PredictionsRecorder(database, config)
+        recorder = _PredictionsRecorder(database, config, catalogue)
         yield recorder.record
         recorder.prune()
 
@@ -76,12 +85,15 @@ def open_recorder(config: Settings) -> "Iterator[RecordBatch]":
 class _PredictionsRecorder:
     """Records scores with their thumbnails, within the limits of the settings on thumbnails."""
 
-    def __init__(self, database: "Database", config: Settings) -> None:
-        self._database, self._config = database, config
+    def __init__(self, database: "Database", config: Settings, catalogue: "Catalogue | None") -> None:
+        self._database, self._config, self._catalogue = database, config, catalogue
         self._since_pruning, self._warned = 0, False
 
     def record(self, scored: "list[ScoredImage]", thumbnails: "list[Thumbnail]", heat_maps: "list[HeatMap]") -> None:
         """Record a batch; its rows are committed on return."""
+        if self._catalogue:
+            objects = [self._catalogue.sky_object(image.image_name) or SkyObject() for image in scored]
+            scored = [replace(image, **asdict(item)) for image, item in zip(scored, objects, strict=True)]
         self._database.record_many(scored)
         with self._warn_once("some scores are recorded without thumbnails"):
             self._database.save_thumbnails(thumbnails, heat_maps)

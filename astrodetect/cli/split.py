@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 
+from astrodetect.cli._catalogue import add_catalogue_options, open_catalogue
 from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between, local_path
 from astrodetect.errors import DataError
 from astrodetect.storage.references import as_image_path
@@ -47,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--seed", type=int_between(0, MAX_SEED), default=0, help="random seed; determines the split (default: 0)"
     )
+    add_catalogue_options(parser)
     parser.add_argument(
         "--copy", action="store_true", help="copy the images (default: hard links where the file system allows)"
     )
@@ -54,7 +56,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Split the images and print the number of images in each part."""
-    from astrodetect.datasets import health, splits, tables  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.datasets import class_folders, health, splits, tables  # noqa: PLC0415 - not needed by the other commands
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave no training images: their sum must be below 1")
@@ -67,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         limits=limits,
         seed=arguments.seed,
     )
+    items = class_folders.list_dataset(arguments.data)
+    catalogue = open_catalogue(arguments, [arguments.data], (item.path for item in items))
     scan = health.scan_dataset(arguments.data)
     for file in scan.unreadable[:UNREADABLE_LISTED]:
         print(f"left out {file.item.path}: {file.reason}", file=sys.stderr)
@@ -74,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out {len(scan.unreadable) - UNREADABLE_LISTED} more unreadable files", file=sys.stderr)
     groups, duplicate_groups = health.group_duplicates(scan)
     items = splits.split_images([image.item for image in scan.images], groups, plan)
-    splits.write_split(items, arguments.output, copy=arguments.copy)
+    splits.write_split(items, arguments.output, copy=arguments.copy, catalogue=catalogue)
     counts = Counter((item.part, item.label) for item in items)
     for part in tables.PARTS:
         of_part = ", ".join(f"{count} {label}" for (name, label), count in sorted(counts.items()) if name == part)

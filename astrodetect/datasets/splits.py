@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from astrodetect import atomic_files
 from astrodetect.datasets.listing import SIMULATION_FILE, count_simulated
+from astrodetect.datasets.sources.manifest import CATALOGUE
 from astrodetect.datasets.tables import PARTS, ListedImage
 from astrodetect.errors import DataError
 from astrodetect.progress import track_progress
+from astrodetect.records import ImagePath
+from astrodetect.sky.catalogue import Catalogue
 from astrodetect.storage.references import is_url, relative_name
 
 TABLE_SUFFIX = ".csv"
+SPLIT_COLUMNS = ("path", "label", "part", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +76,18 @@ def check_output(path: Path) -> None:
         raise DataError(f"{path} exists already: choose another --output")
 
 
-def write_split(items: Sequence[ListedImage], path: Path, *, copy: bool) -> None:
+def write_split(items: Sequence[ListedImage], path: Path, *, copy: bool, catalogue: Catalogue | None = None) -> None:
     """Write a .csv of path, label, part and group, or part/class folders of hard links, atomically.
 
-    Images are copied where `copy` is set or hard links are not possible.
+    Images are copied where `copy` is set or hard links are not possible. The columns of a catalogue are added; beside
+    folders they are written as their catalogue.csv.
     """
     try:
         if path.suffix.lower() == TABLE_SUFFIX:
             with atomic_files.replacing(path.absolute()) as temporary:
-                _write_table(items, temporary)
+                _write_table([(item.path, item) for item in items], temporary, catalogue)
         else:
-            _write_folders(items, path.absolute(), copy=copy)
+            _write_folders(items, path.absolute(), catalogue, copy=copy)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
 
@@ -133,22 +138,27 @@ def _assign_parts(groups: list[list[int]], shares: Mapping[str, float]) -> list[
     return assigned
 
 
-def _write_table(items: Sequence[ListedImage], path: Path) -> None:
+def _write_table(placed: Sequence[tuple[ImagePath, ListedImage]], path: Path, catalogue: Catalogue | None) -> None:
+    """The images where they are, by paths relative to the table, with what the catalogue says of them."""
+    joined = catalogue.join(SPLIT_COLUMNS) if catalogue else None
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["path", "label", "part", "group"])
-        for item in items:
-            relative_path = str(item.path)
+        table.writerow([*SPLIT_COLUMNS, *(joined.columns if joined else ())])
+        for place, item in placed:
+            relative_path = str(place)
             if not is_url(relative_path):
-                relative_path = relative_name(Path(item.path).absolute(), path.parent)
-            table.writerow([relative_path, item.label, item.part, item.group])
+                relative_path = relative_name(Path(place).absolute(), path.parent)
+            cells = joined.cells(item.path) if joined else ()
+            table.writerow([relative_path, item.label, item.part, item.group, *cells])
 
 
-def _write_folders(items: Sequence[ListedImage], path: Path, *, copy: bool) -> None:
+def _write_folders(items: Sequence[ListedImage], path: Path, catalogue: Catalogue | None, *, copy: bool) -> None:
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _fill_folders(items, temporary, copy=copy)
+        placed = _fill_folders(items, temporary, copy=copy)
+        if catalogue:
+            _write_table(placed, temporary / CATALOGUE, catalogue)
         if count_simulated([item.path for item in items]) == len(items):
             (temporary / SIMULATION_FILE).write_text("{}\n", encoding="utf-8")
         if path.is_dir():
@@ -158,7 +168,9 @@ def _write_folders(items: Sequence[ListedImage], path: Path, *, copy: bool) -> N
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> None:
+def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> list[tuple[ImagePath, ListedImage]]:
+    """Returns the images with where they are now."""
+    placed: list[tuple[ImagePath, ListedImage]] = []
     for item in track_progress(items, "writing images", len(items)):
         folder = root / item.part / item.label
         if folder.parent.parent != root or not item.label.strip("."):
@@ -171,6 +183,8 @@ def _fill_folders(items: Sequence[ListedImage], root: Path, *, copy: bool) -> No
             number += 1
             target = folder / f"{item.path.stem}-{number}{item.path.suffix}"
         _link_or_copy(item.path, target, copy=copy)
+        placed.append((target, item))
+    return placed
 
 
 def _link_or_copy(source: Path, target: Path, *, copy: bool) -> None:

@@ -25,6 +25,7 @@ from astrodetect.scoring.chunks import (
     chunk_images,
 )
 from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, ScoreRow
+from astrodetect.sky.catalogue import Catalogue
 from astrodetect.storage.references import is_shard, is_url
 
 if TYPE_CHECKING:  # slow to import: the workers load the model meanwhile
@@ -51,6 +52,7 @@ class ScoringTask:
     output: resumable_table.TablePath
     restart: bool
     log: bool = False  # whether workers record rows in the predictions table
+    catalogue: Catalogue | None = None  # whose columns the table gets
 
     def check(self) -> None:
         """Raises DataError if there is nothing to read or nowhere to write."""
@@ -58,6 +60,10 @@ class ScoringTask:
         listing.check_paths(self.paths)
         if next(listing.list_references(self.paths), None) is None:
             raise listing.no_images(self.paths)
+
+    def references(self) -> Iterator[str]:
+        """What is scored."""
+        return listing.list_references(self.paths)
 
     def count(self) -> int:
         """The number of references to score: of images, and of shards."""
@@ -91,7 +97,8 @@ def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> Sco
                     table.add(progress.chunks[event.number], event.part)
                 progress.update(event)
         tally = _Tally(manifest, ready.columns)
-        table.finish(tally.add)
+        joined = task.catalogue.join(ready.columns) if task.catalogue else None
+        table.finish(tally.add, joined)
     speed = f", {progress.rate:.0f} images/s" if progress.finished.images else ""
     return tally.summary(task.output, speed)
 

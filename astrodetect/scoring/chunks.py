@@ -74,6 +74,8 @@ class WorkerTask:
     cores: int | None = None  # to use; None: all
     prior: Mapping[str, float] | None = None  # share of classes among the images; None: the settings'
     careful: bool = False  # one image at a time, each announced before it is read
+    catalogue: Sequence[str] = ()  # tables of positions for the rows that are recorded
+    catalogue_columns: Sequence[str | None] = ()  # the names of their columns: see CatalogueColumns
 
 
 @dataclass(frozen=True, slots=True)

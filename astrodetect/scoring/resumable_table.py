@@ -28,6 +28,7 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
 from astrodetect.scoring.part_files import ScoreRow, column_types, list_parts, part_name, part_rows
+from astrodetect.sky.catalogue import JoinedColumns
 from astrodetect.storage import objects
 
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
@@ -100,20 +101,22 @@ class ResumableTable:
             objects.write_bytes(f"{_parts(self.path)}/{part_name(chunk.number, chunk.id)}", part)
         self._done[chunk.number] = chunk.id
 
-    def finish(self, observe: Callable[[ScoreRow], object]) -> None:
-        """Joins the parts into the table, atomically; `observe` is called with each row."""
+    def finish(self, observe: Callable[[ScoreRow], object], joined: JoinedColumns | None = None) -> None:
+        """Joins the parts into the table, atomically, with the columns of a catalogue; `observe` gets each row."""
+        parquet = str(self.path).lower().endswith(PARQUET)
+        more = dict(joined.columns) if joined else {}
 
         def rows() -> Iterator[ScoreRow]:
             for row in self._rows():
                 observe(row)
-                yield row
+                yield [*row, *joined.cells(row[0], typed=parquet)] if joined else row
 
         with _write_errors(self.path):
             with objects.open_writer(str(self.path)) as file:
-                if str(self.path).lower().endswith(PARQUET):
-                    write_parquet(file, column_types(self.columns), rows())
+                if parquet:
+                    write_parquet(file, column_types(self.columns) | more, rows())
                 else:
-                    lines = map(_line, chain([self.columns], rows()))
+                    lines = map(_line, chain([[*self.columns, *more]], rows()))
                     while block := b"".join(islice(lines, LINES_PER_WRITE)):
                         file.write(block)
             _discard_parts(self.path)

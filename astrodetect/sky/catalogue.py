@@ -11,7 +11,7 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
 from astrodetect.sky.positions import HOURS_TO_DEGREES, parse_dec, parse_ra
-from astrodetect.sky.table_readers import ObjectTable, read_object_table
+from astrodetect.sky.table_readers import ObjectTable, read_column_names, read_object_table
 from astrodetect.storage.references import base_name, is_url, join_reference, parent_folder, printable_url
 
 # usual column names, in lower case
@@ -23,6 +23,7 @@ RA_UCDS = ("pos.eq.ra;meta.main", "pos_eq_ra_main", "pos.eq.ra")
 DEC_UCDS = ("pos.eq.dec;meta.main", "pos_eq_dec_main", "pos.eq.dec")
 ID_UCDS = ("meta.id;meta.main", "id_main", "meta.id")
 POSITION_COLUMNS: dict[str, ColumnType] = {"ra": "number", "dec": "number", "object_id": "text"}
+LISTED_COLUMNS = {"label", "part", "group"}  # that a table of images has, and what is made of it as well
 NO_VALUE = {"", "nan", "null", "none"}  # texts of cells without one
 IMAGE_SUFFIX_PARTS = (".gz", ".fz")  # behind the suffix of an image
 
@@ -37,19 +38,12 @@ class CatalogueColumns:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueRow:
-    """What a catalogue says of an image."""
-
-    sky_object: SkyObject
-    values: Mapping[str, Any]  # of the other columns
-
-
 class Catalogue:
     """The rows of one or several tables, found by the image, or by the identifier that an image is named by."""
 
     def __init__(self) -> None:
-        self._objects: list[SkyObject] = []
+        self.files: list[str] = []
+        self.objects: list[SkyObject] = []  # of the rows
         self._columns: dict[str, list[Any]] = {}  # the other ones; lists may be short
         self._by_path: dict[str, int] = {}
         self._by_name: dict[str, int] = {}  # of rows that name a file without its folder
@@ -57,34 +51,34 @@ class Catalogue:
         self._folders: dict[str, str] = {}
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return len(self.objects)
 
     @property
     def has_positions(self) -> bool:
         """Whether any row has one."""
-        return any(sky_object.ra is not None for sky_object in self._objects)
+        return any(sky_object.ra is not None for sky_object in self.objects)
 
-    def columns(self, taken: Iterable[str] = ()) -> dict[str, ColumnType]:
-        """What a table gets of the catalogue: positions, identifiers, every other column; `taken` has the table."""
-        names = self._output_names(taken)
-        return POSITION_COLUMNS | {names[name]: _column_type(values) for name, values in self._columns.items()}
-
-    def cells(self, path: object, *, typed: bool = False) -> list[Any]:
-        """The values of an image in these columns, as they are in the catalogue; `typed`: of the columns' types."""
-        row = self.find(path)
-        if row is None:
-            return [None] * (len(POSITION_COLUMNS) + len(self._columns))
-        item = self._objects[row]
-        values = [column[row] if row < len(column) else None for column in self._columns.values()]
-        if typed:
-            kinds = map(_column_type, self._columns.values())
-            values = [_typed(value, kind) for value, kind in zip(values, kinds, strict=True)]
-        return [item.ra, item.dec, item.object_id, *values]
+    def join(self, taken: Iterable[str]) -> "JoinedColumns":
+        """What a table with the columns `taken` gets of the catalogue: positions, identifiers, every other column."""
+        taken = {*taken}
+        kept = {name: values for name, values in self._columns.items() if not {name} & LISTED_COLUMNS & taken}
+        names, used = dict[str, str](), taken | {*POSITION_COLUMNS}
+        for column in kept:
+            names[column] = column
+            while names[column] in used:
+                names[column] = f"catalogue_{names[column]}"
+            used.add(names[column])
+        types = {name: _column_type(values) for name, values in kept.items()}
+        return JoinedColumns(
+            POSITION_COLUMNS | {names[name]: kind for name, kind in types.items()},
+            self,
+            [(values, types[name]) for name, values in kept.items()],
+        )
 
     def sky_object(self, path: object) -> SkyObject | None:
         """The object that an image shows; None where the catalogue does not say."""
         row = self.find(path)
-        return None if row is None else self._objects[row]
+        return None if row is None else self.objects[row]
 
     def find(self, path: object) -> int | None:
         """The number of the image's row."""
@@ -111,22 +105,22 @@ class Catalogue:
             raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
         if not (path or object_id):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
-        first = len(self._objects)
+        first = len(self.objects)
         positions = zip(_angles(table, ra, name, hours=True), _angles(table, dec, name, hours=False), strict=True)
         ids: Sequence[Any] = table.columns[object_id] if object_id else [None] * len(table)
         for (ra_deg, dec_deg), identifier in zip(positions, ids, strict=True):
             known = ra_deg is not None and dec_deg is not None
-            self._objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, _text(identifier)))
+            self.objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, _text(identifier)))
         for column, values in table.columns.items():
-            decimal = column in POSITION_COLUMNS and _column_type(values) == POSITION_COLUMNS[column]
-            if column != path and not (decimal and column in {ra, dec, object_id}):
+            decimal = column in {"ra", "dec"} & {ra, dec} and _is_decimal(values)
+            if column != path and not decimal and not column == object_id == "object_id":
                 cells = self._columns.setdefault(column, [])
                 cells += [None] * (first - len(cells))
                 cells += values
         if path:
             self._index_paths(table.columns[path], first, folder)
         else:
-            for row, item in enumerate(self._objects[first:], start=first):
+            for row, item in enumerate(self.objects[first:], start=first):
                 if item.object_id:
                     self._by_id.setdefault(item.object_id, row)
 
@@ -140,25 +134,41 @@ class Catalogue:
                     if folder is not None and not is_url(folder):
                         self._folders.setdefault(cell_path, folder)
 
-    def _output_names(self, taken: Iterable[str]) -> dict[str, str]:
-        names = {*taken, *POSITION_COLUMNS}
-        renamed = {}
-        for column in self._columns:
-            name = column
-            while name in names:
-                name = f"catalogue_{name}"
-            names.add(name)
-            renamed[column] = name
-        return renamed
+
+@dataclass(frozen=True, slots=True)
+class JoinedColumns:
+    """The columns of a catalogue in another table of images."""
+
+    columns: Mapping[str, ColumnType]
+    catalogue: Catalogue
+    _values: Sequence[tuple[Sequence[Any], ColumnType]]  # of the columns after those of positions
+
+    def cells(self, path: object, *, typed: bool = False) -> list[Any]:
+        """The values of an image, as they stand in the catalogue, or of the columns' types; None without a row."""
+        row = self.catalogue.find(path)
+        if row is None:
+            return [None] * len(self.columns)
+        item = self.catalogue.objects[row]
+        cells = [(values[row] if row < len(values) else None, kind) for values, kind in self._values]
+        return [item.ra, item.dec, item.object_id, *(_typed(cell, kind) if typed else cell for cell, kind in cells)]
 
 
-def read_catalogue(references: Sequence[str | Path], chosen: CatalogueColumns | None = None) -> Catalogue:
-    """The catalogue of these tables; DataError says which cannot be read, and why."""
-    catalogue = Catalogue()
+def read_catalogue(
+    references: Sequence[str | Path], chosen: CatalogueColumns | None = None, catalogue: Catalogue | None = None
+) -> Catalogue:
+    """The catalogue of these tables, after those it has; DataError says which cannot be read, and why."""
+    catalogue = Catalogue() if catalogue is None else catalogue
     for reference in map(str, references):
         table, name = read_object_table(reference), f"the catalogue {printable_url(reference)}"
+        catalogue.files.append(reference)
         catalogue.add_table(table, name, parent_folder(reference), chosen or CatalogueColumns())
     return catalogue
+
+
+def may_have_positions(reference: str, chosen: CatalogueColumns) -> bool:
+    """Whether the names of its columns, which alone are read, are those of a catalogue."""
+    names = {name.lower() for name in read_column_names(reference)}
+    return all(column or names & {*usual} for column, usual in ((chosen.ra, RA_COLUMNS), (chosen.dec, DEC_COLUMNS)))
 
 
 def _find_column(
@@ -208,6 +218,13 @@ def _column_type(values: Sequence[Any]) -> ColumnType:
     if kinds == {"integer", "number"}:
         return "number"
     return kinds.pop() if len(kinds) == 1 else "text"
+
+
+def _is_decimal(values: Sequence[Any]) -> bool:
+    """Whether the values are positions in degrees as they stand."""
+    return _column_type([value for value in values if _text(value)]) != "text" or not any(
+        value for value in map(_text, values) if value and value.lower() not in NO_VALUE
+    )
 
 
 def _spelt_type(text: str) -> ColumnType:

@@ -15,6 +15,7 @@ from astrodetect.storage.references import PARQUET_SUFFIXES, printable_url, suff
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz")
 VOTABLE_SUFFIXES = (".vot", ".votable", ".xml")
 CSV_SUFFIXES = (".csv",)
+MAX_HEADER_BYTES = 1_000_000
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *FITS_SUFFIXES, *VOTABLE_SUFFIXES, *PARQUET_SUFFIXES)
 
 
@@ -41,12 +42,12 @@ def read_object_table(reference: str) -> ObjectTable:
             return _read_parquet(reference)
         with objects.open_reader(reference) as source:
             return reader(source)
-    except DataError as error:
-        raise DataError(f"the catalogue {name} {error}") from error
     except StorageError as error:
         cause = error.__cause__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
         raise DataError(f"the catalogue {name} cannot be read: {reason}") from error
+    except DataError as error:
+        raise DataError(f"the catalogue {name} {error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the catalogue {name} is no CSV in UTF-8: {error}") from error
     except Exception as error:  # astropy raises almost any exception for damaged files
@@ -54,9 +55,22 @@ def read_object_table(reference: str) -> ObjectTable:
         raise DataError(f"the catalogue {name} cannot be read: {reason}") from error
 
 
+def read_column_names(reference: str) -> list[str]:
+    """The names of the columns of a CSV or Parquet file; none of one that cannot be read."""
+    try:
+        if suffix_path(reference).endswith(PARQUET_SUFFIXES):
+            return [name.strip() for name in parquet_shards.column_names(reference)]
+        with objects.open_reader(reference) as source:
+            line = source.readline(MAX_HEADER_BYTES).decode("utf-8-sig", "replace")
+        return [name.strip() for name in next(csv.reader([line]), [])]
+    except (StorageError, OSError, csv.Error):
+        return []
+
+
 def read_csv_table(source: BinaryIO) -> ObjectTable:
     """A CSV with a header; its cells are texts."""
-    rows = csv.reader(io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    text = source.read().decode("utf-8-sig", "surrogateescape")
+    rows = csv.reader(io.StringIO(text, newline=""))
     names = [name.strip() for name in next(rows, [])]
     if len(set(names)) < len(names):
         raise csv.Error("it names a column twice")

@@ -5,6 +5,7 @@ import shutil
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import colour_models
@@ -21,6 +22,7 @@ from astrodetect.records import ImageContract, Pixels, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table, table_rows
 from astrodetect.scoring.chunk_worker import RecordBatch
 from astrodetect.scoring.part_files import COLUMNS
+from astrodetect.sky.catalogue import read_catalogue
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 
@@ -240,13 +242,21 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         if calls in {2, 3}:
             raise DatabaseUnavailable("gone")
 
-    score(task([nested_images], uninterrupted), engine)
+    (tmp_path / "objects.csv").write_text("id,ra,dec,mag\n7,10:00:00,-5,17.50\n")
+    catalogue = read_catalogue([tmp_path / "objects.csv"])
+    (tmp_path / "objects.csv").unlink()
+    score(replace(task([nested_images], uninterrupted), catalogue=catalogue), engine)
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable):
-            score(task([nested_images], output), engine, fail_twice)
+            score(replace(task([nested_images], output), catalogue=catalogue), engine, fail_twice)
         assert not output.exists()
-    score(task([nested_images], output), engine, fail_twice)
+    score(replace(task([nested_images], output), catalogue=catalogue), engine, fail_twice)
     assert output.read_bytes() == uninterrupted.read_bytes()
+    if suffix == ".csv":
+        added = ["ra", "dec", "object_id", "id", "catalogue_ra", "mag"]
+        rows = {row[0]: row[len(COLUMNS) :] for row in rows_in(output, [*COLUMNS, *added])}
+        assert rows[f"{nested_images}/c/7.jpg"] == ["150.0", "-5.0", "7", "7", "10:00:00", "17.50"]
+        assert rows[f"{nested_images}/c/8.jpg"] == [""] * len(added)
     assert len(logged) == len(set(logged.values())) == sum(1 for _ in listing.list_references([str(nested_images)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
 

@@ -1,0 +1,200 @@
+"""Catalogues of every format, by names and UCDs, and their columns in the tables of anomalies and splits."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from programs import run_here
+from test_anomaly_results import run_results
+
+from astrodetect import __main__
+from astrodetect.anomalies import results
+from astrodetect.anomalies.results import AnomalyResults
+from astrodetect.datasets import splits
+from astrodetect.datasets.tables import ListedImage
+from astrodetect.errors import DataError
+from astrodetect.records import SkyObject
+from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, read_catalogue
+
+__all__ = ["run_results"]
+
+OBJECTS = {
+    "RAJ2000": [10.5, 20.25, 359.75],
+    "DEJ2000": [-5.5, 0.0, 89.5],
+    "objid": [587722981742084144, 2, 3],
+    "filename": ["a.jpg", "sub/b.jpg", "c.jpg"],
+    "mag": [17.5, None, 19.25],
+    "survey": ["SDSS", "", "DES"],
+}
+
+
+def write_catalogue(path: Path, columns: Mapping[str, Any], ucds: dict[str, str] | None = None) -> Path:
+    """A catalogue in the format of its suffix."""
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table(columns), path)
+    else:
+        from astropy.table import Table
+
+        table = Table({name: [np.nan if cell is None else cell for cell in cells] for name, cells in columns.items()})
+        for name, ucd in (ucds or {}).items():
+            table[name].meta["ucd"] = ucd
+        table.write(path, format="fits" if path.suffix == ".fits" else "votable")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".fits", ".vot"])
+def test_every_format_gives_the_same_objects_and_columns(tmp_path: Path, suffix: str) -> None:
+    catalogue = read_catalogue([write_catalogue(tmp_path / f"objects{suffix}", OBJECTS)])
+    joined = catalogue.join(["path", "score"])
+    names = ["ra", "dec", "object_id", "RAJ2000", "DEJ2000", "objid", "mag", "survey"]
+    assert list(joined.columns) == names
+    kinds = ["number", "number", "text", "number", "number", "integer", "number", "text"]
+    assert list(joined.columns.values()) == kinds
+    a = [10.5, -5.5, "587722981742084144", 10.5, -5.5, 587722981742084144, 17.5, "SDSS"]
+    assert joined.cells(tmp_path / "a.jpg", typed=True) == a
+    b = [20.25, 0.0, "2", 20.25, 0.0, 2, None, None]
+    assert joined.cells(tmp_path / "sub" / "b.jpg", typed=True) == b
+    assert joined.cells(tmp_path / "d.jpg") == [None] * len(names)
+
+
+def test_columns_are_found_by_ucd_or_named(tmp_path: Path) -> None:
+    from astropy.io import votable
+    from astropy.table import Table
+
+    table = votable.from_table(Table({"x": [10.0], "y": [20.0], "z": ["M51"], "ra": [1.0], "dec": [2.0]}))
+    ucds = ("pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "meta.id;meta.main", "", "")
+    for field, ucd in zip(table.get_first_table().fields, ucds, strict=True):
+        field.ucd = ucd or None
+    table.to_xml(str(tmp_path / "objects.vot"))
+    by_ucd = read_catalogue([tmp_path / "objects.vot"])
+    assert by_ucd.sky_object("folder/M51.fits.gz") == SkyObject(10, 20, "M51")
+    assert list(by_ucd.join([]).columns)[3:] == ["x", "y", "z", "catalogue_ra", "catalogue_dec"]
+    named = read_catalogue([tmp_path / "objects.vot"], CatalogueColumns(ra="ra", dec="dec", object_id="z"))
+    assert named.sky_object("M51.jpg") == SkyObject(1, 2, "M51")
+    with pytest.raises(DataError, match="has no column RA: it has x, y, z, ra, dec"):
+        read_catalogue([tmp_path / "objects.vot"], CatalogueColumns(ra="RA"))
+
+
+def test_a_row_without_a_folder_is_of_the_image_of_that_name_unless_there_is_one_beside_the_catalogue(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    catalogue = read_catalogue([write_catalogue(tmp_path / "objects.csv", OBJECTS)])
+    assert catalogue.sky_object("elsewhere/c.jpg") == SkyObject(359.75, 89.5, "3")
+    assert catalogue.sky_object("shard.tar#night/c.jpg") == SkyObject(359.75, 89.5, "3")
+    assert catalogue.sky_object("elsewhere/a.jpg") is None
+    assert catalogue.sky_object("elsewhere/b.jpg") is None
+
+
+def test_several_catalogues_are_one(tmp_path: Path) -> None:
+    (tmp_path / "night").mkdir()
+    first = write_catalogue(
+        tmp_path / "objects.csv", {"path": ["a.jpg"], "ra": ["12:00:00"], "dec": ["-1"], "x": ["7"]}
+    )
+    second = write_catalogue(tmp_path / "night" / "b.csv", {"path": ["b.jpg"], "ra": [""], "dec": ["nan"], "y": ["8"]})
+    joined = read_catalogue([first, second]).join([])
+    assert list(joined.columns) == ["ra", "dec", "object_id", "catalogue_ra", "x", "y"]
+    assert joined.cells(tmp_path / "a.jpg") == [180.0, -1.0, None, "12:00:00", "7", None]
+    assert joined.cells(tmp_path / "night" / "b.jpg") == [None, None, None, None, None, "8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("o.csv", "path,ra,dec\na.jpg,1,2\nb.jpg,400,2\n", "row 2: RA in degrees from 0 to 360"),
+        ("o.csv", "path,ra,dec\na.jpg,1,north\n", "row 1: Dec in degrees from -90 to 90"),
+        ("o.csv", "path,x,dec\n", "no column with a usual name for RA: name it with --ra"),
+        ("o.csv", "ra,dec\n1,2\n", "no column of paths or identifiers: name one with --path or --id"),
+        ("o.fits", "no FITS", "cannot be read"),
+        ("o.vot", "<VOTABLE", "cannot be read"),
+        ("o.parquet", "no Parquet", "cannot be read"),
+        ("o.txt", "", "ends in none of .csv .fits"),
+    ],
+)
+def test_what_is_wrong_with_a_catalogue_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as refused:
+        read_catalogue([tmp_path / name])
+    assert message in str(refused.value)
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def sky_catalogue(tmp_path: Path) -> Catalogue:
+    """Of `sky/10.jpg`, with a declination and a name that a spreadsheet would evaluate."""
+    columns = {
+        "path": ["sky/10.jpg"],
+        "ra": ["10"],
+        "dec": ["-20:00:00"],
+        "id": ["=M51"],
+        "label": ["S"],
+        "x": ["1.50"],
+    }
+    path = write_catalogue(tmp_path / "objects.csv", columns)
+    catalogue = Catalogue()
+    return read_catalogue([path], catalogue=catalogue)
+
+
+def test_the_table_of_anomalies_has_the_columns_of_the_catalogue(
+    run_results: AnomalyResults, sky_catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow.parquet import read_table
+
+    monkeypatch.chdir(tmp_path)
+    plain = results.table_columns(run_results)
+    joined = replace(run_results, catalogue=sky_catalogue)
+    for kind in ("csv", "parquet"):
+        (tmp_path / kind).mkdir()
+        results.write_tables(tmp_path / kind, joined, kind)
+    with Path("csv/anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    added = ["ra", "dec", "object_id", "catalogue_dec", "id"]
+    assert [*rows["sky/10.jpg"]] == [*plain, *added, "catalogue_x"]
+    assert [rows["sky/10.jpg"][name] for name in added] == ["10.0", "-20.0", "=M51", "-20:00:00", "=M51"]
+    assert rows["sky/10.jpg"]["catalogue_x"] == "1.50"
+    assert {rows["sky/11.jpg"][name] for name in added} == {""}
+    [row] = [row for row in read_table("parquet/anomalies.parquet").to_pylist() if row["path"] == "sky/10.jpg"]
+    assert (row["ra"], row["dec"], row["object_id"], row["catalogue_x"]) == (10, -20, "=M51", 1.5)
+
+
+def test_a_split_keeps_the_columns_of_the_catalogue(
+    sky_catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sky").mkdir()
+    Path("sky/10.jpg").write_bytes(b"image")
+    items = [ListedImage(tmp_path / "sky" / "10.jpg", "S", "train")]
+    splits.write_split(items, Path("split.csv"), copy=False, catalogue=sky_catalogue)
+    splits.write_split(items, Path("folders"), copy=False, catalogue=sky_catalogue)
+    for table, path in ((Path("split.csv"), "sky/10.jpg"), (Path("folders/catalogue.csv"), "train/S/10.jpg")):
+        with table.open(newline="") as file:
+            [row] = csv.DictReader(file)
+        assert [*row] == ["path", "label", "part", "group", "ra", "dec", "object_id", "catalogue_dec", "id", "x"]
+        assert (row["path"], row["ra"], row["dec"], row["x"]) == (path, "10.0", "-20.0", "1.50")
+    found = read_catalogue(["folders/catalogue.csv"])
+    assert found.sky_object("folders/train/S/10.jpg") == SkyObject(10, -20, "=M51")
+
+
+@pytest.mark.parametrize("command", ["score", "anomalies", "split"])
+def test_a_catalogue_of_other_images_is_refused_before_anything_is_computed(tmp_path: Path, command: str) -> None:
+    (tmp_path / "data" / "S").mkdir(parents=True)
+    (tmp_path / "data" / "S" / "1.jpg").write_bytes(b"no image")
+    catalogue = write_catalogue(tmp_path / "objects.csv", {"id": ["7"], "ra": ["1"], "dec": ["2"]})
+    output = tmp_path / ("out.csv" if command == "score" else "out")
+    arguments = [command, tmp_path / "data", "--output", output, "--catalogue", catalogue]
+    done = run_here(__main__.main, *arguments)
+    assert done.returncode == 1
+    assert "the catalogue has no row for" in done.stderr
+    done = run_here(__main__.main, command, tmp_path / "data", "--output", output, "--ra", "RA")
+    assert "add --catalogue FILE" in done.stderr
