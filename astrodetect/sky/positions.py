@@ -64,17 +64,20 @@ def parse_cone(ra: str | None, dec: str | None, radius: str | None) -> Cone | No
 def _parse_angle(text: str, *, hours: bool) -> float | None:
     """Degrees; None of what is no angle."""
     text = text.strip()
-    if match := SEXAGESIMAL.fullmatch(text):
-        sign, whole, minutes, seconds = match.groups()
-        if max(float(minutes), float(seconds or 0)) >= 60 or ("." in minutes and seconds):
-            return None
-        if not hours and "h" in text:
-            return None
-        value = int(whole) + float(minutes) / 60 + float(seconds or 0) / 3600
-        scale = HOURS_TO_DEGREES if hours and not {"d", "°"} & {*text} else 1.0
-        return (-value if sign in MINUS else value) * scale
     try:
         degrees = float(text)
     except ValueError:
-        return None
+        return _parse_sexagesimal(text, hours=hours)
     return degrees if math.isfinite(degrees) else None
+
+
+def _parse_sexagesimal(text: str, *, hours: bool) -> float | None:
+    match = SEXAGESIMAL.fullmatch(text)
+    if match is None or (not hours and "h" in text):
+        return None
+    sign, whole, minutes, seconds = match.groups()
+    if max(float(minutes), float(seconds or 0)) >= 60 or ("." in minutes and seconds):
+        return None
+    value = int(whole) + float(minutes) / 60 + float(seconds or 0) / 3600
+    scale = HOURS_TO_DEGREES if hours and not {"d", "°"} & {*text} else 1.0
+    return (-value if sign in MINUS else value) * scale

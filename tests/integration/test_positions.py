@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from astrodetect.records import ScoredImage, SkyObject
 from astrodetect.service.outbox import Outbox
+from astrodetect.settings import Settings
 from astrodetect.sky.healpix import cell_index
 from database import Database
 
@@ -135,6 +136,22 @@ def test_rows_keep_their_position_in_the_outbox(log: Database, database_url: str
     assert query(database_url, "SELECT ra, dec, object_id, healpix IS NULL FROM predictions ORDER BY id") == [
         (M51.ra, M51.dec, M51.object_id, False),
         (None, None, None, True),
+    ]
+
+
+def test_score_records_the_positions_of_its_catalogue(database_url: str, tmp_path: Path) -> None:
+    from astrodetect.cli.score_worker import open_recorder
+    from astrodetect.sky.catalogue import read_catalogue
+
+    (tmp_path / "objects.csv").write_text("id,ra,dec\nb,10,-20\n")
+    config = Settings.model_validate({"database_url": database_url, "data_dir": tmp_path})
+    scored = [ScoredImage(f"night/{name}.png", name * 64, 0.75, 0.5, "resnet50_model", "1") for name in "abc"]
+    with open_recorder(config, read_catalogue([tmp_path / "objects.csv"])) as record:
+        record(scored, [], [])
+    assert query(database_url, "SELECT ra, dec, object_id FROM predictions ORDER BY image_name") == [
+        (None, None, None),
+        (10, -20, "b"),
+        (None, None, None),
     ]
 
 
