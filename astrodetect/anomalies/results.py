@@ -22,13 +22,14 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats, ImagePath
 from astrodetect.sky.catalogue import Catalogue, JoinedColumns
+from astrodetect.sky.votable import write_votable
 from astrodetect.storage import objects
 from astrodetect.storage.references import join_reference
 
-OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.html", "ids"}
+OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.vot", "anomalies.html", "ids"}
 
 DISCOVERIES = "flagged"  # column and list of the discoveries
-TableFormat = Literal["csv", "parquet"]
+TableFormat = Literal["csv", "parquet", "vot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +156,16 @@ def _previous(folder: Path) -> Path:
 
 
 def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
-    """Write `anomalies.csv` or `.parquet`, and `ids/` with the discoveries and what each and all detectors flag."""
+    """Write `anomalies.csv`, `.parquet` or `.vot`, and `ids/`: the discoveries, what each detector and all flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
     joined = results.catalogue.join(columns) if results.catalogue else None
-    more = dict(joined.columns) if joined else {}
+    types = _column_types(columns) | dict(joined.columns if joined else {})
+    rows = ([*row, *joined.cells(row[1], typed=True)] if joined else row for row in table_rows(results))
     if table_format == "parquet":
-        rows = ([*row, *joined.cells(row[1], typed=True)] if joined else row for row in table_rows(results))
-        write_parquet(path, _column_types(columns) | more, rows)
+        write_parquet(path, types, rows)
+    elif table_format == "vot":
+        with path.open("wb") as file:
+            write_votable(file, types, rows, "Images by how unusual they are")
     else:
         _write_csv(path, columns, table_rows(results), joined)
     lists = folder / "ids"

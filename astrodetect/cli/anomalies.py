@@ -54,10 +54,11 @@ The features are shapes and colours in the middle of the frame, which need no mo
 those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are cached in
 data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
 
-The output folder holds anomalies.html; anomalies.csv or .parquet, the most unusual first; ids/METHOD.txt, the images
-flagged by each detector, and ids/consensus.txt, those flagged by all. --detectors autoencoder,kmeans,dbscan selects the
-three of the four-class study. --labels ranks by active learning from a .csv of label (interesting, ordinary,
-artefact, or a name of your own) and path or image_sha256; a --model of the command teach ranks by its network too.
+The output folder holds anomalies.html; anomalies.csv, .parquet or .vot (VOTable), the most unusual first;
+ids/METHOD.txt, the images flagged by each detector, and ids/consensus.txt, those flagged by all.
+--detectors autoencoder,kmeans,dbscan selects the three of the four-class study. --labels ranks by active learning from
+a .csv of label (interesting, ordinary, artefact, or a name of your own) and path or image_sha256; a --model of the
+command teach ranks by its network too.
 --attach stores the detectors with a trained model; the service then reports the novelty of each image.
 """
 EXAMPLES = """examples:
@@ -131,7 +132,10 @@ def add_parser(subparsers: Subparsers) -> None:
     add_catalogue_options(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
-        "--format", choices=("csv", "parquet"), default="csv", help="format of the table (default: csv)"
+        "--format",
+        choices=("csv", "parquet", "vot"),
+        default="csv",
+        help="of the table (default: csv)",
     )
 
 

@@ -64,7 +64,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--output",
         type=as_image_path,
         default=Path("scores.csv"),
-        help="a .csv or .parquet file, or its URL on an object store (default: ./scores.csv)",
+        help="a .csv, .parquet or .vot (VOTable) file, or its URL on an object store (default: ./scores.csv)",
     )
     parser.add_argument(
         "--restart", action="store_true", help="start from the first image and overwrite an earlier OUTPUT"

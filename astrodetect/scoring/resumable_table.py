@@ -29,6 +29,7 @@ from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
 from astrodetect.scoring.part_files import ScoreRow, column_types, list_parts, part_name, part_rows
 from astrodetect.sky.catalogue import JoinedColumns
+from astrodetect.sky.votable import write_votable
 from astrodetect.storage import objects
 
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
@@ -36,7 +37,7 @@ CONVERSIONS: dict[ColumnType, Callable[[str], object]] = {"text": str, "boolean"
 REMEDY = "--restart scores everything again, another --output leaves it alone"
 PLAN = "plan.jsonl"
 NOTES = ".run"  # suffix
-PARQUET = ".parquet"
+PARQUET, VOTABLE = ".parquet", ".vot"
 LINES_PER_WRITE = 1000
 
 TablePath: TypeAlias = Path | str  # a local file, or a URL on an object store
@@ -45,8 +46,8 @@ CHUNK = "chunk"  # note: images of a chunk
 
 def check_table_path(output: TablePath, *, restart: bool) -> None:
     """Raises DataError if a table cannot be written there, before any work is done."""
-    if not str(output).lower().endswith((".csv", PARQUET)):
-        raise DataError(f"the output {output} ends neither in .csv nor in .parquet")
+    if not str(output).lower().endswith((".csv", PARQUET, VOTABLE)):
+        raise DataError(f"the output {output} ends neither in .csv nor in .parquet or .vot")
     if isinstance(output, str):
         objects.check_writable(output)
         if objects.exists(output) and not (restart or _is_begun(output)):
@@ -103,20 +104,23 @@ class ResumableTable:
 
     def finish(self, observe: Callable[[ScoreRow], object], joined: JoinedColumns | None = None) -> None:
         """Joins the parts into the table, atomically, with the columns of a catalogue; `observe` gets each row."""
-        parquet = str(self.path).lower().endswith(PARQUET)
-        more = dict(joined.columns) if joined else {}
+        name = str(self.path).lower()
+        typed = name.endswith((PARQUET, VOTABLE))
+        columns = column_types(self.columns) | dict(joined.columns if joined else {})
 
         def rows() -> Iterator[ScoreRow]:
             for row in self._rows():
                 observe(row)
-                yield [*row, *joined.cells(row[0], typed=parquet)] if joined else row
+                yield [*row, *joined.cells(row[0], typed=typed)] if joined else row
 
         with _write_errors(self.path):
             with objects.open_writer(str(self.path)) as file:
-                if parquet:
-                    write_parquet(file, column_types(self.columns) | more, rows())
+                if name.endswith(PARQUET):
+                    write_parquet(file, columns, rows())
+                elif typed:
+                    write_votable(file, columns, rows(), "Scores")
                 else:
-                    lines = map(_line, chain([[*self.columns, *more]], rows()))
+                    lines = map(_line, chain([[*columns]], rows()))
                     while block := b"".join(islice(lines, LINES_PER_WRITE)):
                         file.write(block)
             _discard_parts(self.path)

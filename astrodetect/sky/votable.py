@@ -1,11 +1,13 @@
 """VOTables, the tables of the Virtual Observatory, written row by row without astropy."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
 from xml.sax.saxutils import escape, quoteattr
+
+from astrodetect.parquet_table import ColumnType
 
 MEDIA_TYPE = "application/x-votable+xml"
 NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")  # what XML 1.0 cannot hold
@@ -37,6 +39,20 @@ class VOField:
         return f"<FIELD {text}>{content}</FIELD>" if content else f"<FIELD {text}/>"
 
 
+DATATYPES: dict[ColumnType, str] = {
+    "text": "unicodeChar",
+    "number": "double",
+    "integer": "long",
+    "boolean": "boolean",
+    "bytes": "char",
+}
+UCDS = {  # and unit, of columns in tables of results
+    "ra": ("pos.eq.ra;meta.main", "deg"),
+    "dec": ("pos.eq.dec;meta.main", "deg"),
+    "object_id": ("meta.id;meta.main",),
+    "path": ("meta.id;meta.file",),
+    "score": ("stat.probability",),
+}
 NO_INTEGER = -(2**63)  # stands for no value in a column of integers
 
 
@@ -61,6 +77,13 @@ def votable(
     if most is not None and next(remaining, None) is not None:
         yield '<INFO name="QUERY_STATUS" value="OVERFLOW"/>\n'
     yield "</RESOURCE>\n</VOTABLE>\n"
+
+
+def write_votable(file: BinaryIO, columns: Mapping[str, ColumnType], rows: Iterable[Sequence[Any]], title: str) -> None:
+    """A table of values in the order of the columns, whose UCDs are known for the usual ones."""
+    fields = [VOField(name, DATATYPES[kind], *UCDS.get(name, ())) for name, kind in columns.items()]
+    for piece in votable(fields, rows, title=title):
+        file.write(piece.encode())
 
 
 def votable_error(message: str, version: str) -> str:

@@ -227,7 +227,7 @@ def test_files_above_the_size_limit_are_not_read_completely(tmp_path: Path, monk
         pipeline.image_reader(10**6)(str(tmp_path / "large.jpg"), ImageContract())
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".vot"])
 def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
     nested_images: Path, engine: Engine, tmp_path: Path, suffix: str
 ) -> None:

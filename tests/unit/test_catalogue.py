@@ -154,7 +154,7 @@ def test_the_table_of_anomalies_has_the_columns_of_the_catalogue(
     monkeypatch.chdir(tmp_path)
     plain = results.table_columns(run_results)
     joined = replace(run_results, catalogue=sky_catalogue)
-    for kind in ("csv", "parquet"):
+    for kind in ("csv", "parquet", "vot"):
         (tmp_path / kind).mkdir()
         results.write_tables(tmp_path / kind, joined, kind)
     with Path("csv/anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -166,6 +166,16 @@ def test_the_table_of_anomalies_has_the_columns_of_the_catalogue(
     assert {rows["sky/11.jpg"][name] for name in added} == {""}
     [row] = [row for row in read_table("parquet/anomalies.parquet").to_pylist() if row["path"] == "sky/10.jpg"]
     assert (row["ra"], row["dec"], row["object_id"], row["catalogue_x"]) == (10, -20, "=M51", 1.5)
+
+    from astropy.io import votable
+
+    table = votable.parse("vot/anomalies.vot", verify="exception").get_first_table()
+    [voted] = [voted for voted in table.array if voted["path"] == "sky/10.jpg"]
+    for name, value in row.items():
+        assert voted[name] is np.ma.masked or voted[name] == ("" if value is None else value), name
+    assert [voted["ra"], voted["catalogue_x"], voted["rank"]] == [10, 1.5, row["rank"]]
+    assert table.array["rank"].mask.tolist() == [False] * len(run_results) + [True]
+    assert table.get_field_by_id_or_name("dec").ucd == "pos.eq.dec;meta.main"
 
 
 def test_a_split_keeps_the_columns_of_the_catalogue(

@@ -26,7 +26,7 @@ FIELDS = {
     ],
     USUAL: [
         VOField("object_id", ucd="meta.id", description="what the object is called"),
-        VOField("image_name", ucd="meta.file", description="file name as the caller sent it"),
+        VOField("image_name", ucd="meta.id;meta.file", description="file name as the caller sent it"),
         VOField("score", "double", "stat.probability", description="probability of an anomaly, or of the label"),
         VOField("result", ucd="meta.code.class", description="Anomaly Detected or No Anomaly, or the label"),
         VOField("label", ucd="meta.code.class", description="predicted class"),
