@@ -53,6 +53,7 @@ HALFVEC_HEADER_BYTES = 4  # of pgvector's binary format: the number of dimension
 LABEL_BATCH = THUMBNAIL_BATCH = 1000
 PRUNING = 7_237_867_511_894_022  # key of pg_try_advisory_xact_lock
 CHANNEL = "predictions"
+NARROW_CONE_DEG = 0.5  # cones to this radius have too few rows to look for them among the newest
 CANDIDATES = "400"  # hnsw.ef_search: pgvector's default of 40 misses more of the true neighbours
 
 SESSION = """
@@ -140,9 +141,10 @@ class Database:
         """
         statement, edge = ("newest", before) if after is None else ("newer", after)
         parameters = statements.filter_parameters(filters, limit, edge)
-        rows = self._execute(SQL[f"{statement}_in_cone" if filters.cone else statement], parameters)
-        if len(rows) <= limit and filters != PredictionFilters() and not filters.cone:
-            rows = self._execute(SQL[f"{statement}_of_all"], parameters)
+        narrow = filters.cone is not None and filters.cone.radius <= NARROW_CONE_DEG
+        rows = [] if narrow else self._execute(SQL[statement], parameters)
+        if len(rows) <= limit and filters != PredictionFilters():
+            rows = self._execute(SQL[f"{statement}_in_cone" if filters.cone else f"{statement}_of_all"], parameters)
         predictions = [Prediction(**row) for row in rows]
         if after is None:
             page = predictions[:limit]

@@ -68,7 +68,7 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("filters", "name_condition", "cells", "cone")  # conditions in several statements
+SHARED = ("filters", "name_condition", "cells", "in_cells")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -157,7 +157,7 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
 def _cone_parameters(cone: Cone | None) -> dict[str, Any]:
     """The centre of a cone, its radius, and the ranges of HEALPix cells that it lies in."""
     if cone is None:
-        return {}
+        return {"ra": None, "dec": None, "radius": None}
     first, last = zip(*cover_cone(cone), strict=True)
     return {**asdict(cone), "first_cells": list(first), "last_cells": list(last)}
 

@@ -82,6 +82,7 @@ LIMIT %(limit)s
   AND (%(label)s IS NULL OR label = %(label)s)
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
   AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
+  AND (%(radius)s IS NULL OR sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
 
 -- name: newest
 -- Filter the rows next to the edge first: with most filters enough of them match.
@@ -134,28 +135,31 @@ ORDER BY blocks.block, id
 LIMIT %(limit)s
 
 -- name: newest_in_cone
-SELECT {columns} FROM {cells} CROSS JOIN LATERAL (
-    SELECT * FROM predictions
-    WHERE {cone} AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters}
-    OFFSET 0) AS found
+-- Ids alone are sorted: a wide cone has many rows.
+SELECT {columns} FROM predictions
+WHERE id = ANY (ARRAY(
+    SELECT found.id FROM {cells} CROSS JOIN LATERAL (
+        SELECT id FROM predictions WHERE {in_cells} AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} OFFSET 0) AS found
+    ORDER BY id DESC
+    LIMIT %(limit)s))
 ORDER BY id DESC
-LIMIT %(limit)s
 
 -- name: newer_in_cone
-SELECT {columns} FROM {cells} CROSS JOIN LATERAL (
-    SELECT * FROM predictions
-    WHERE {cone} AND id > %(edge)s AND {filters}
-    OFFSET 0) AS found
+SELECT {columns} FROM predictions
+WHERE id = ANY (ARRAY(
+    SELECT found.id FROM {cells} CROSS JOIN LATERAL (
+        SELECT id FROM predictions WHERE {in_cells} AND id > %(edge)s AND {filters} OFFSET 0) AS found
+    ORDER BY id
+    LIMIT %(limit)s))
 ORDER BY id
-LIMIT %(limit)s
 
 -- name: cells
 unnest(%(first_cells)s::bigint[], %(last_cells)s::bigint[]) AS cells (first, last)
 
--- name: cone
--- The rows of each range of cells by the index, then those of the cone among them. OFFSET 0 keeps PostgreSQL from
--- computing the distance of every row: it assumes that a range of cells has a two-hundredth of all rows.
-healpix BETWEEN cells.first AND cells.last AND sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s
+-- name: in_cells
+-- By the index; the filters compare the distance. OFFSET 0 keeps PostgreSQL from computing the distance of every row: it
+-- assumes that a range of cells has a two-hundredth of all rows.
+healpix BETWEEN cells.first AND cells.last
 
 -- name: name_condition
 (%(part)s IS NULL OR length(%(part)s) < 3
