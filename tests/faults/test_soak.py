@@ -3,9 +3,12 @@
 import random
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import colour_models
@@ -25,6 +28,7 @@ SOAK_S, FULL_SOAK_S = 0.0, 3600.0  # each fault happens once at least
 CLIENTS, INTERVAL_S = 6, 0.1  # of the requests of a client: two hundred thousand in an hour
 BAD = 10  # every so many requests have a damaged image
 SLOW_CLIENTS = 20
+DISK_BYTES = 8 * 2**20
 REQUESTS, FULL_REQUESTS = 800, 100_000  # for leaks
 WARM_UP = 0.25  # share of them
 SAMPLES = 40
@@ -47,8 +51,23 @@ def proxy(log: PredictionsDatabase) -> Iterator[TcpProxy]:
     proxy.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """The data folder as a file system of its own, of DISK_BYTES; None where this user may not mount one."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    yield folder if mounted else None
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_under_random_faults_every_promise_is_kept(
-    log: PredictionsDatabase, proxy: TcpProxy, start: Start, tmp_path: Path, full: bool
+    log: PredictionsDatabase, proxy: TcpProxy, start: Start, tmp_path: Path, *, small_disk: Path | None, full: bool
 ) -> None:
     folder = tmp_path / "models"
     expected = {publish(folder, scale): scores(folder) for scale in SCALES}
@@ -81,6 +100,8 @@ def test_under_random_faults_every_promise_is_kept(
             "model swapped": lambda: publish(folder, rng.choice(SCALES)),
             "slow clients": lambda: send_slowly(service.port),
         }
+        if small_disk:
+            faults["disk full"] = partial(with_full_disk, small_disk, faults["postgresql stopped"])
         drawn: list[str] = []
         end = time.monotonic() + (FULL_SOAK_S if full else SOAK_S)
         while time.monotonic() < end or len(drawn) < len(faults):
@@ -110,7 +131,7 @@ def test_under_random_faults_every_promise_is_kept(
             assert sha == sha256(SCORED[number])
             assert abs(expected[version][number] - score) <= TOLERANCE
     assert log.in_order()
-    assert counts["whole image: 200"] > 0.9 * sum(counts[name] for name in counts if name.startswith("whole"))
+    assert counts["whole image: 200"] > 0.8 * sum(counts[name] for name in counts if name.startswith("whole"))
     print(counts, Counter(drawn), f"{len(clients.lost)} connections lost, {len(rows)} rows")  # noqa: T201 - of the hour
 
 
@@ -139,6 +160,15 @@ def test_many_requests_leave_no_memory_descriptors_or_threads(
 def publish(folder: Path, scale: float) -> str:
     """Publishes a version of the model, as a training in another process does; returns its name."""
     return colour_models.publish(folder, NAME, colour_models.TWO_CLASSES, scale=scale).version
+
+
+def with_full_disk(disk: Path, fault: Callable[[], object]) -> None:
+    """The fault, with no space left for rows."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+    fault()
+    (disk / "filler").unlink()
 
 
 def send_slowly(port: int) -> None:
