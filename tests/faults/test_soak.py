@@ -116,7 +116,8 @@ def test_under_random_faults_every_promise_is_kept(
 
     for call in clients.calls:
         status, bad = call.response.status, call.number % BAD == BAD - 1
-        counts[f"{'damaged' if bad else 'whole'} image: {status}"] += 1
+        kind = "refused" if call.response.error_code == "outbox_full" else "damaged" if bad else "whole"
+        counts[f"{kind} image: {status}"] += 1
         assert status in {200, 503} or (bad and 400 <= status < 500), (status, call.response.body)
     rows = query(log.url, "SELECT request_id::text, image_name, image_sha256, score, model_version FROM predictions")
     stored = {request_id: (name, sha) for request_id, name, sha, *_ in rows}
@@ -131,7 +132,7 @@ def test_under_random_faults_every_promise_is_kept(
             assert sha == sha256(SCORED[number])
             assert abs(expected[version][number] - score) <= TOLERANCE
     assert log.in_order()
-    assert counts["whole image: 200"] > 0.8 * sum(counts[name] for name in counts if name.startswith("whole"))
+    assert counts["whole image: 200"] > 0.9 * sum(counts[name] for name in counts if name.startswith("whole"))
     print(counts, Counter(drawn), f"{len(clients.lost)} connections lost, {len(rows)} rows")  # noqa: T201 - of the hour
 
 
