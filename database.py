@@ -151,9 +151,8 @@ class Database:
             newer = None if before is None else page[0].id if page else before - 1
             return PredictionPage(page, page[-1].id if len(predictions) > limit else None, newer)
         page = predictions[:limit][::-1]
-        return PredictionPage(
-            page, page[-1].id if page else after + 1, page[0].id if len(predictions) > limit else None
-        )
+        newer = page[0].id if len(predictions) > limit else None
+        return PredictionPage(page, page[-1].id if page else after + 1, newer)
 
     def newest_id(self) -> int:
         """The largest id; 0 of an empty table."""
@@ -231,8 +230,8 @@ class Database:
 
     def labels_by_image(self, predictions: Sequence[Prediction]) -> dict[str, LabelValue]:
         """The current labels of these predictions' images, by `Prediction.image_key`."""
-        images = [prediction.image_sha256 for prediction in predictions if prediction.image_sha256]
-        ids = [prediction.id for prediction in predictions if not prediction.image_sha256]
+        images = [row.image_sha256 for row in predictions if row.image_sha256]
+        ids = [row.id for row in predictions if not row.image_sha256]
         return self._label_map("labels_by_image", {"images": images, "ids": ids}) if predictions else {}
 
     def label_pages(self) -> Iterator[list[StoredLabel]]:
@@ -303,9 +302,8 @@ class Database:
     def listen(self) -> Listener:
         """Notifications of new rows, on a connection of its own; DatabaseUnavailable if there is none."""
         connection = connect(self._url, timeout_s=self._timeout_s, bounded=True)
-        return Listener(
-            connection, CHANNEL, SQL["enable_notifications"], SQL["disable_notifications"], within_s=self._timeout_s
-        )
+        enable, disable = SQL["enable_notifications"], SQL["disable_notifications"]
+        return Listener(connection, CHANNEL, enable, disable, within_s=self._timeout_s)
 
     def check(self) -> None:
         """Raise DatabaseUnavailable or DatabaseNotSetUp if the table cannot be read."""
@@ -339,8 +337,7 @@ class Database:
         return self._execute(SQL[statement].format(rows=rows), statements.row_values(columns, records))
 
     def _scalar(self, statement: str, parameters: Parameters) -> Any:
-        [value] = self._execute(SQL[statement], parameters)[0].values()
-        return value
+        return next(iter(self._execute(SQL[statement], parameters)[0].values()))
 
     def _predictions(self, statement: str, parameters: Parameters) -> list[Prediction]:
         return [Prediction(**row) for row in self._execute(SQL[statement], parameters)]

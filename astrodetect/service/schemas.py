@@ -324,11 +324,8 @@ def error_response(error: AstrodetectError, *, close: bool = False) -> JSONRespo
 def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, str]:
     """The headers of an error response."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.status in {429, 503} else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if close:
-        headers["Connection"] = "close"
-    return headers
+    headers |= {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return headers | ({"Connection": "close"} if close else {})
 
 
 def error_line(error: AstrodetectError, name: str | None = None) -> bytes:

@@ -32,6 +32,7 @@ DISK_BYTES = 8 * 2**20
 REQUESTS, FULL_REQUESTS = 800, 100_000  # for leaks
 WARM_UP = 0.25  # share of them
 SAMPLES = 40
+LATE_THREADS = 4  # that bounded pools may still start: they do as they need them
 SLOPE_BYTES, FULL_SLOPE_BYTES = 20_000, 100  # of memory for each request; a short run has more noise
 rng = random.Random(20)
 
@@ -151,11 +152,11 @@ def test_many_requests_leave_no_memory_descriptors_or_threads(
             memory.append(process.memory_full_info().uss)
             handles.append((process.num_fds(), process.num_threads()))
     slope = float(np.polyfit(np.arange(len(memory)) * (count // SAMPLES), memory, 1)[0])
+    print(f"{slope * 10_000 / 1e6:.2f} MB for 10,000 requests; {handles[0]} → {handles[-1]}")  # noqa: T201 - figures
     assert slope < (FULL_SLOPE_BYTES if full else SLOPE_BYTES), memory
     descriptors, threads = (np.array(column) for column in zip(*handles, strict=True))
     assert np.median(descriptors[-5:]) <= np.median(descriptors[:5]) + 2, descriptors
-    assert np.median(threads[-5:]) <= np.median(threads[:5]), threads
-    print(f"{slope * 10_000 / 1e6:.2f} MB for 10,000 requests")  # noqa: T201
+    assert np.median(threads[-5:]) <= np.median(threads[:5]) + LATE_THREADS, threads
 
 
 def publish(folder: Path, scale: float) -> str:
