@@ -14,10 +14,9 @@ from astrodetect.errors import DataError, ImageBlank, ImageError, SourceUrlError
 from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
+from astrodetect.sky.catalogue import DEC_COLUMNS, RA_COLUMNS
 
 # usual column names, in lower case
-RA_COLUMNS = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "right_ascension")
-DEC_COLUMNS = ("dec", "dec_deg", "dej2000", "_dej2000", "dec_j2000", "de_icrs", "dec_icrs", "declination")
 LABEL_COLUMNS = ("label", "class", "gz2class", "morphology")
 NAME_COLUMNS = ("name", "objid", "object_id", "id", "iauname", "dr7objid", "source_id", "galaxyid", "main_id")
 ARCSEC_PER_DEGREE = 3600
