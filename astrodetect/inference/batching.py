@@ -18,8 +18,8 @@ MAX_GATHER_S = 0.005
 BatchItem = TypeVar("BatchItem")
 Computed = TypeVar("Computed")
 ItemOutput = TypeVar("ItemOutput")
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -134,8 +134,8 @@ class Batcher(Generic[BatchItem, Computed, ItemOutput]):
 
 
 def _each(
-    function: Callable[[list[Given]], Sequence[Made | Exception]], items: list[Given]
-) -> Sequence[Made | Exception]:
+    function: Callable[[list[Item]], Sequence[Result | Exception]], items: list[Item]
+) -> Sequence[Result | Exception]:
     """`function` of the items; where it fails, of each alone: any error is raised for the item that caused it."""
     try:
         return function(items)

@@ -65,7 +65,7 @@ class Server:
         self.calls += 1
         self.observe()
         body = b"" if scope["path"] == "/unread" else await Request(scope, receive).body()
-        if scope["path"].startswith("/work"):
+        if scope["path"].startswith("/wait"):
             await self._work(scope, receive)
         await PlainTextResponse(str(len(body)))(scope, receive, send)
 
@@ -74,7 +74,7 @@ class Server:
 
     async def _work(self, scope: Scope, receive: Receive) -> None:
         """For ever, unless the client disconnects."""
-        if scope["path"] == "/work/as-under-another-server":
+        if scope["path"] == "/wait-under-another-server":
             del scope[http_protocol.DISCONNECTION]
         self.at_work.set()
         with pytest.raises(ClientDisconnect):
@@ -241,7 +241,7 @@ def test_at_the_limit_connections_without_a_request_give_way_and_others_are_refu
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("path", ["/work", "/work/as-under-another-server"])
+@pytest.mark.parametrize("path", ["/wait", "/wait-under-another-server"])
 def test_work_is_cancelled_when_its_client_disconnects_and_not_by_others(path: str) -> None:
     async def scenario() -> None:
         async with asyncio.timeout(WAIT_S), Server().run(max_connections=10) as server:
