@@ -119,6 +119,11 @@ class _Stretch:
         return np.rint(levels).astype(np.uint8)
 
 
+def may_have_wcs(data: bytes) -> bool:
+    """Whether these bytes are a FITS whose header may say where it is; much faster than reading it."""
+    return data.startswith(GZIP) or (data.startswith(MAGIC) and b"CTYPE1" in data)
+
+
 def read_frame(data: bytes, *, max_pixels: int) -> Frame:
     """The first image in these bytes; astropy may raise almost any exception for damaged ones."""
     limit = max_pixels * BYTES_PER_PIXEL

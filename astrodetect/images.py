@@ -101,7 +101,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
 
 def sky_object(data: bytes, given: SkyObject | None = None, *, max_pixels: int = MAX_PIXELS) -> SkyObject | None:
     """What the image shows: as `given`; if that has no position, at the centre of a FITS by its WCS."""
-    if (given and given.ra is not None) or not data.startswith((fits.MAGIC, fits.GZIP)):
+    if (given and given.ra is not None) or not fits.may_have_wcs(data):
         return given
     try:
         centre = _open_fits(data, max_pixels).centre()

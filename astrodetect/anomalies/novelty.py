@@ -20,7 +20,7 @@ from astrodetect.anomalies.detectors.registry import (
     default_detectors,
     ranking_detectors,
 )
-from astrodetect.anomalies.detectors.views import AsymmetryView
+from astrodetect.anomalies.detectors.views import AsymmetryView, ColourView, are_grey
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.serialisation import StoredArrays
 from astrodetect.anomalies.whitening import FeatureBlock, WhitenedSpace
@@ -122,6 +122,8 @@ class Novelty:
         if len(features) > MAX_REFERENCE_IMAGES:
             rows = np.sort(np.random.default_rng(SEED).choice(rows, MAX_REFERENCE_IMAGES, replace=False))
         sample = features[rows]
+        if feature_kind == "shapes" and ColourView.name in names and len({*names}) > 1 and are_grey(sample):
+            names = [name for name in names if name != ColourView.name]
         with threadpool_limits(1):  # contending threads make k-means many times slower
             space = WhitenedSpace.fit(sample, feature_blocks(feature_kind, sample.shape[1]))
             reference = ReferencePoints(space.transform(sample))

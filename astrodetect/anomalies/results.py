@@ -4,9 +4,9 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from astrodetect.anomalies.projection import Projection
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
-from astrodetect.records import Floats, ImagePath
-from astrodetect.sky.catalogue import Catalogue, JoinedColumns
+from astrodetect.records import Floats, ImagePath, SkyObject
+from astrodetect.sky.catalogue import OWN_POSITIONS, Catalogue
 from astrodetect.sky.votable import write_votable
 from astrodetect.storage import objects
 from astrodetect.storage.references import join_reference
@@ -46,6 +46,7 @@ class AnomalyResults:
     interest: Floats | None  # the posterior interest; None without review labels
     skipped: Sequence[tuple[ImagePath, str]]  # unreadable files and the reason
     catalogue: Catalogue | None = None  # whose columns the table gets
+    sky_positions: Mapping[ImagePath, SkyObject] = field(default_factory=dict)  # of FITS files, by their WCS
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -158,16 +159,22 @@ def _previous(folder: Path) -> Path:
 def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
     """Write `anomalies.csv`, `.parquet` or `.vot`, and `ids/`: the discoveries, what each detector and all flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
-    joined = results.catalogue.join(columns) if results.catalogue else None
+    joined = results.catalogue.join(columns) if results.catalogue else OWN_POSITIONS if results.sky_positions else None
     types = _column_types(columns) | dict(joined.columns if joined else {})
-    rows = ([*row, *joined.cells(row[1], typed=True)] if joined else row for row in table_rows(results))
+    own = {str(path): position for path, position in results.sky_positions.items()}
+
+    def added(row: list[Any], *, typed: bool) -> list[Any]:
+        return joined.cells(row[1], own.get(row[1]), typed=typed) if joined else []
+
+    rows = ([*row, *added(row, typed=True)] for row in table_rows(results))
     if table_format == "parquet":
         write_parquet(path, types, rows)
     elif table_format == "vot":
-        with path.open("wb") as file:
-            write_votable(file, types, rows, "Images by how unusual they are")
+        with path.open("wb") as table:
+            write_votable(table, types, rows, "Images by how unusual they are")
     else:
-        _write_csv(path, columns, table_rows(results), joined)
+        cells = ([*map(_csv_value, row), *added(row, typed=False)] for row in table_rows(results))
+        _write_csv(path, types, cells)
     lists = folder / "ids"
     lists.mkdir()
     for name, flags in {**results.flagged_by(), DISCOVERIES: results.discoveries.flagged}.items():
@@ -204,13 +211,12 @@ def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
         yield [None, str(path), *[None] * (len(table_columns(results)) - 3), reason]
 
 
-def _write_csv(path: Path, columns: list[str], rows: Iterator[list[Any]], joined: JoinedColumns | None = None) -> None:
+def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[list[Any]]) -> None:
     """Cells of a catalogue are as they are there, so that the tables can be joined."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow([*columns, *(joined.columns if joined else ())])
-        for row in rows:
-            table.writerow([*map(_csv_value, row), *(joined.cells(row[1]) if joined else ())])
+        table.writerow([*columns])
+        table.writerows(rows)
 
 
 def _csv_value(value: object) -> object:

@@ -120,6 +120,6 @@ def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageRead
     def read(name: str, contract: ImageContract) -> pipeline.ReadImage:
         array = arrays[int(name)]
         pixels = decoder.crop_array(array, contract, max_pixels=max_pixels)
-        return hashlib.sha256(array.tobytes()).hexdigest(), pixels, None
+        return pipeline.ReadImage(hashlib.sha256(array.tobytes()).hexdigest(), pixels)
 
     return [str(number) for number in range(len(arrays))], read

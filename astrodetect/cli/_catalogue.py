@@ -10,7 +10,7 @@ from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
 from astrodetect.records import ImagePath
-from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, may_have_positions, read_catalogue
+from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, may_have_positions, missing_text, read_catalogue
 from astrodetect.storage.references import as_image_path, is_shard, is_url
 
 LOOKED_UP = 10_000  # images, before a catalogue counts as one of other images
@@ -86,5 +86,4 @@ def _check_matches(catalogue: Catalogue, references: Iterable[object]) -> None:
 def missing_rows(catalogue: Catalogue, paths: Iterable[object]) -> str | None:
     """How many images are not in the catalogue, in words."""
     found = [catalogue.find(path) is not None for path in paths]
-    missing = found.count(False)
-    return f"{missing:,} of {len(found):,} images are not in the catalogue" if missing else None
+    return missing_text(found.count(False), len(found))

@@ -202,6 +202,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         interest=interest,
         skipped=[(file.path, file.reason) for file in read_images.skipped],
         catalogue=catalogue,
+        sky_positions=read_images.positions,
     )
     explanations = analysis.explain(
         scored.fitted.ordinary, read_images, novelty.vectors, gallery, extractor, max_pixels=config.max_image_pixels

@@ -92,14 +92,19 @@ class _PredictionsRecorder:
     def record(self, scored: "list[ScoredImage]", thumbnails: "list[Thumbnail]", heat_maps: "list[HeatMap]") -> None:
         """Record a batch; its rows are committed on return."""
         if self._catalogue:
-            objects = [self._catalogue.sky_object(image.image_name) or SkyObject() for image in scored]
-            scored = [replace(image, **asdict(item)) for image, item in zip(scored, objects, strict=True)]
+            scored = [self._with_object(image, self._catalogue) for image in scored]
         self._database.record_many(scored)
         with self._warn_once("some scores are recorded without thumbnails"):
             self._database.save_thumbnails(thumbnails, heat_maps)
         self._since_pruning += len(thumbnails)
         if self._since_pruning >= PRUNE_INTERVAL:
             self.prune()
+
+    @staticmethod
+    def _with_object(image: "ScoredImage", catalogue: "Catalogue") -> "ScoredImage":
+        """With its object; its own position counts where the catalogue has none."""
+        item = catalogue.sky_object(image.image_name) or SkyObject()
+        return replace(image, **{name: value for name, value in asdict(item).items() if value is not None})
 
     def prune(self) -> None:
         """Delete thumbnails that are too old or exceed the size limit."""

@@ -23,7 +23,7 @@ from astrodetect.errors import DataError, ImageError
 from astrodetect.features import central_object, cutout, stamps
 from astrodetect.features.central_object import CENTRAL_SHARE, FeatureKind, feature_matrix
 from astrodetect.progress import ProgressBar
-from astrodetect.records import BatchRunner, Floats, ImageContract, Pixels
+from astrodetect.records import BatchRunner, Floats, ImageContract, ImagePath, Pixels, SkyObject
 
 MEASURED_BATCH = 32  # images
 MEASURED_PX = 128  # side of the pixels that are measured where no model prescribes it
@@ -56,6 +56,7 @@ class ReadImages:
     contract: ImageContract  # how the images were read
     items: list[ListedImage] = field(default_factory=list)  # path and label of each image
     sha256: list[str] = field(default_factory=list)  # of each file
+    positions: dict[ImagePath, SkyObject] = field(default_factory=dict)  # of FITS files, by their WCS
     skipped: list[SkippedFile] = field(default_factory=list)  # unreadable files, with the reason
     computed: int = 0  # images that were not in the cache
 
@@ -169,6 +170,8 @@ def extract_batches(
                 if file.features is not None:
                     cache.add(file.sha256, file.features)
                     read.computed += 1
+                if file.position:
+                    read.positions[file.item.path] = file.position
                 read.items.append(file.item)
                 read.sha256.append(file.sha256.hex())
             yield applied
@@ -188,6 +191,7 @@ class FeatureFile:
     features: Floats | None = None
     pixels: Pixels | None = None  # until the features are computed
     computed: bool = False  # not from the cache
+    position: SkyObject | None = None  # by its WCS
     error: str = ""
 
 
@@ -220,9 +224,11 @@ def _read(item: ListedImage, contract: ImageContract, cache: "FeatureCache", max
     try:
         data = images.read_bytes(item.path)
         sha256 = hashlib.sha256(data).digest()
+        position = images.sky_object(data, max_pixels=max_pixels)
         if (features := cache.get(sha256)) is not None:
-            return FeatureFile(item, sha256, features)
-        return FeatureFile(item, sha256, pixels=images.decode(data, contract, max_pixels=max_pixels))
+            return FeatureFile(item, sha256, features, position=position)
+        pixels = images.decode(data, contract, max_pixels=max_pixels)
+        return FeatureFile(item, sha256, pixels=pixels, position=position)
     except ImageError as error:
         return FeatureFile(item, error=str(error))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -21,7 +21,7 @@ from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key
 from astrodetect.jpeg_thumbnails import reuse_as_thumbnail
-from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, Thumbnail
+from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, SkyObject, Thumbnail
 from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
@@ -35,7 +35,17 @@ Batch = TypeVar("Batch")
 Material = TypeVar("Material")
 BatchResult = TypeVar("BatchResult")
 Image = TypeVar("Image")  # a path, or what else names an image
-ReadImage = tuple[str, Pixels, Thumbnail | None]  # the file's SHA-256, the network's pixels, and a thumbnail to store
+
+
+class ReadImage(NamedTuple):
+    """What is needed of an image file."""
+
+    sha256: str
+    pixels: Pixels  # for the network
+    thumbnail: Thumbnail | None = None  # to store
+    position: SkyObject | None = None  # by the WCS of a FITS file
+
+
 ImageReader = Callable[[Image, ImageContract], ReadImage]
 
 
@@ -78,6 +88,7 @@ class ScoredFile:
     error: str = ""
     novelty: NoveltyResult | None = None  # of the model's anomaly detectors, if it has any
     thumbnail: Thumbnail | None = None  # if one is to be stored
+    position: SkyObject | None = None  # by its WCS
     activation_map: Floats | None = None
 
 
@@ -147,9 +158,11 @@ def decode_image(data: bytes, contract: ImageContract, max_pixels: int, thumbnai
     sha256 = hashlib.sha256(data).hexdigest()
     thumbnail = reuse_as_thumbnail(sha256, data, thumbnail_px) if thumbnail_px else None
     if thumbnail or not thumbnail_px:
-        return sha256, images.decode(data, contract, max_pixels=max_pixels), thumbnail
-    pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
-    return sha256, pixels, images.make_thumbnail(sha256, whole)
+        pixels = images.decode(data, contract, max_pixels=max_pixels)
+    else:
+        pixels, whole = images.decode_with_frame(data, contract, thumbnail_px, max_pixels=max_pixels)
+        thumbnail = images.make_thumbnail(sha256, whole)
+    return ReadImage(sha256, pixels, thumbnail, images.sky_object(data, max_pixels=max_pixels))
 
 
 def _read(
@@ -162,11 +175,11 @@ def _read(
     for image in batch:
         path = name(image)
         try:
-            sha256, pixels[readable], thumbnail = read(image, contract)
+            sha256, pixels[readable], thumbnail, position = read(image, contract)
         except ImageError as error:
             files.append(ScoredFile(path, error=str(error)))
         else:
-            files.append(ScoredFile(path, sha256, thumbnail=thumbnail))
+            files.append(ScoredFile(path, sha256, thumbnail=thumbnail, position=position))
             readable += 1
     return files, pixels[:readable]
 

@@ -25,7 +25,7 @@ from astrodetect.scoring.chunks import (
     chunk_images,
 )
 from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, ScoreRow
-from astrodetect.sky.catalogue import Catalogue
+from astrodetect.sky.catalogue import Catalogue, missing_text
 from astrodetect.storage.references import is_shard, is_url
 
 if TYPE_CHECKING:  # slow to import: the workers load the model meanwhile
@@ -96,7 +96,7 @@ def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> Sco
                 if isinstance(event, ScoredChunk):
                     table.add(progress.chunks[event.number], event.part)
                 progress.update(event)
-        tally = _Tally(manifest, ready.columns)
+        tally = _Tally(manifest, ready.columns, task.catalogue)
         joined = task.catalogue.join(ready.columns) if task.catalogue else None
         table.finish(tally.add, joined)
     speed = f", {progress.rate:.0f} images/s" if progress.finished.images else ""
@@ -148,13 +148,13 @@ class _Progress:
 class _Tally:
     """Counts the rows of the finished table."""
 
-    def __init__(self, manifest: "Manifest", columns: Sequence[str]) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: "Manifest", columns: Sequence[str], catalogue: Catalogue | None) -> None:
+        self._manifest, self._catalogue = manifest, catalogue
         self._novelty = columns.index(NOVELTY) if IN_DOMAIN in columns else None
         from astrodetect.anomalies.domain import ATYPICAL_NOVELTY  # noqa: PLC0415
 
         self._atypical_novelty = ATYPICAL_NOVELTY
-        self._rows = self._bad = self._atypical = self._quarantined = 0
+        self._rows = self._bad = self._atypical = self._quarantined = self._missing = 0
         self._results: Counter[str] = Counter()
         self._named: list[str] = []
 
@@ -162,6 +162,7 @@ class _Tally:
         """Counts a row."""
         path, _, result, error, *_ = row
         self._rows += 1
+        self._missing += self._catalogue is not None and self._catalogue.find(path) is None
         if error is None:
             self._results[result] += 1
             self._atypical += self._novelty is not None and row[self._novelty] >= self._atypical_novelty
@@ -179,6 +180,8 @@ class _Tally:
             more = self._quarantined - len(self._named)
             names = " ".join(map(printable, self._named)) + (f" and {more} more" if more else "")
             lines.append(f"quarantined, since reading them ended the process: {names}")
+        if missing := missing_text(self._missing, self._rows):
+            lines.append(missing)
         from astrodetect.anomalies.domain import LatestImages  # noqa: PLC0415 - slow to import
 
         latest = LatestImages(self._rows - self._bad if self._novelty is not None else 0, self._atypical)

@@ -22,7 +22,7 @@ from astrodetect.inference import pipeline
 from astrodetect.inference.heat_maps import heat_map
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
-from astrodetect.records import BatchRunner, HeatMap, ImageContract, ScoredImage, Thumbnail
+from astrodetect.records import BatchRunner, HeatMap, ImageContract, ScoredImage, SkyObject, Thumbnail
 from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import QUARANTINED, Counts, WorkerReady, WorkerTask
 from astrodetect.scoring.part_files import ScoreRow, encode_part
@@ -49,6 +49,7 @@ class _OpenChunk:
     number: int
     run: uuid.UUID
     rows: list[ScoreRow] = field(default_factory=list)
+    positions: list[SkyObject | None] = field(default_factory=list)  # of the images of the rows
     results: Counter[str] = field(default_factory=Counter)
     bad: int = 0
 
@@ -103,7 +104,7 @@ class ChunkWorker:
                     chunk, ended = self._in_pipeline.popleft()
                     if chunk and ended:
                         part = {worker_messages.CHUNK_PART: chunk.number, "counts": chunk.counts.as_message()}
-                        self._channel.send(part, encode_part(self._columns, chunk.rows))
+                        self._channel.send(part, encode_part(self._columns, chunk.rows, chunk.positions))
                     elif chunk:
                         self._add(chunk, batch)
                         if time.monotonic() - reported > REPORT_EVERY_S:
@@ -158,6 +159,7 @@ class ChunkWorker:
             self._record(scored, thumbnails, _heat_maps(batch, manifest))
         for file, prediction in zip(batch, predictions, strict=True):
             chunk.rows.append(table_row(file, prediction, self._columns, manifest))
+            chunk.positions.append(file.position)
             if prediction:
                 chunk.results[prediction.result] += 1
             else:

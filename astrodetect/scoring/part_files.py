@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.records import SkyObject
 from astrodetect.storage import objects
 
 COLUMNS = ["path", "score", "result", "error", "model", "model_version"]
@@ -14,6 +15,7 @@ TEXT_COLUMNS = {"path", "result", "error", "model", "model_version"}
 NOVELTY = "novelty"  # column of models with anomaly detectors
 IN_DOMAIN = "in_domain"  # column of those whose detectors have a limit for it: true or false
 PROBABILITY = "p_"  # prefix of the columns of models with several classes
+OWN_POSITION = ("own_ra", "own_dec")  # of an image, by its WCS: columns of parts only
 PART_NAME = re.compile(r"part-(\d{6,})-([0-9a-f]+)\.parquet")
 
 ScoreRow = list[Any]  # values in the order of the columns, the path as str, None where there is no value
@@ -35,14 +37,26 @@ def column_types(columns: Sequence[str]) -> dict[str, ColumnType]:
     return {name: "text" if name in TEXT_COLUMNS else "boolean" if name == IN_DOMAIN else "number" for name in columns}
 
 
-def encode_part(columns: Sequence[str], rows: Sequence[ScoreRow]) -> bytes:
-    """Rows as a Parquet file."""
+def encode_part(columns: Sequence[str], rows: Sequence[ScoreRow], positions: Sequence[SkyObject | None] = ()) -> bytes:
+    """Rows as a Parquet file; with the positions of the images, if any, in columns behind."""
+    if any(positions):
+        columns = [*columns, *OWN_POSITION]
+        own = (position or SkyObject() for position in positions)
+        rows = [[*row, position.ra, position.dec] for row, position in zip(rows, own, strict=True)]
     types: dict[str, ColumnType] = {
         name: "bytes" if kind == "text" else kind for name, kind in column_types(columns).items()
     }
     buffer = io.BytesIO()
     write_parquet(buffer, types, ([os.fsencode(v) if isinstance(v, str) else v for v in row] for row in rows))
     return buffer.getvalue()
+
+
+def has_positions(reference: str) -> bool:
+    """Whether the rows of a part end with positions."""
+    from pyarrow.parquet import read_schema  # noqa: PLC0415 - as below
+
+    with objects.open_reader(reference) as source:
+        return tuple(read_schema(source).names[-len(OWN_POSITION) :]) == OWN_POSITION
 
 
 def part_rows(reference: str) -> Iterator[ScoreRow]:

@@ -26,9 +26,10 @@ from fasteners import InterProcessLock
 from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.records import SkyObject
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
-from astrodetect.scoring.part_files import ScoreRow, column_types, list_parts, part_name, part_rows
-from astrodetect.sky.catalogue import JoinedColumns
+from astrodetect.scoring.part_files import ScoreRow, column_types, has_positions, list_parts, part_name, part_rows
+from astrodetect.sky.catalogue import OWN_POSITIONS, JoinedColumns
 from astrodetect.sky.votable import write_votable
 from astrodetect.storage import objects
 
@@ -106,12 +107,15 @@ class ResumableTable:
         """Joins the parts into the table, atomically, with the columns of a catalogue; `observe` gets each row."""
         name = str(self.path).lower()
         typed = name.endswith((PARQUET, VOTABLE))
-        columns = column_types(self.columns) | dict(joined.columns if joined else {})
+        if joined is None and any(map(has_positions, self._part_files())):
+            joined = OWN_POSITIONS
+        columns, width = column_types(self.columns) | dict(joined.columns if joined else {}), len(self.columns)
 
         def rows() -> Iterator[ScoreRow]:
-            for row in self._rows():
+            for cells in self._rows():
+                row, own = cells[:width], SkyObject(*cells[width:])
                 observe(row)
-                yield [*row, *joined.cells(row[0], typed=typed)] if joined else row
+                yield [*row, *joined.cells(row[0], own, typed=typed)] if joined else row
 
         with _write_errors(self.path):
             with objects.open_writer(str(self.path)) as file:
@@ -129,12 +133,15 @@ class ResumableTable:
 
     def _rows(self) -> Iterator[ScoreRow]:
         yield from islice(_read_earlier(self.path, self.columns), self._earlier_rows)
-        for number, chunk_id in sorted(self._done.items()):
-            part = f"{_parts(self.path)}/{part_name(number, chunk_id)}"
+        for part in self._part_files():
             try:
                 yield from part_rows(part)
             except ValueError as error:  # of which pyarrow's errors are
                 raise DataError(f"{part} is damaged: delete it, and run the same command again") from error
+
+    def _part_files(self) -> Iterator[str]:
+        for number, chunk_id in sorted(self._done.items()):
+            yield f"{_parts(self.path)}/{part_name(number, chunk_id)}"
 
     def _count_earlier_rows(self, references: Iterator[str], batch_size: int) -> int:
         """The rows of whole batches in OUTPUT.part; advances `references` past them."""

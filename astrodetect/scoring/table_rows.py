@@ -3,6 +3,7 @@
 import hashlib
 import os
 import uuid
+from dataclasses import replace
 
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.inference.decision import decide
@@ -25,7 +26,7 @@ def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> Scored
     """The prediction for a file, with a request id that repeats when a run is resumed; None if it is unreadable."""
     if file.error:
         return None
-    return decide(
+    scored = decide(
         manifest,
         file.probabilities,
         image_name=file.path,
@@ -33,6 +34,7 @@ def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> Scored
         request_id=request_id(run, file.path),
         novelty=file.novelty,
     )
+    return replace(scored, ra=file.position.ra, dec=file.position.dec) if file.position else scored
 
 
 def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> ScoreRow:

@@ -143,14 +143,21 @@ class JoinedColumns:
     catalogue: Catalogue
     _values: Sequence[tuple[Sequence[Any], ColumnType]]  # of the columns after those of positions
 
-    def cells(self, path: object, *, typed: bool = False) -> list[Any]:
-        """The values of an image, as they stand in the catalogue, or of the columns' types; None without a row."""
-        row = self.catalogue.find(path)
+    def cells(self, path: object, own: SkyObject | None = None, *, typed: bool = False) -> list[Any]:
+        """The values of an image, as they stand in the catalogue, or of the columns' types; None without a row.
+
+        The image's own position counts where the catalogue has none.
+        """
+        row, own = self.catalogue.find(path), own or SkyObject()
         if row is None:
-            return [None] * len(self.columns)
+            return [own.ra, own.dec, *[None] * (len(self.columns) - 2)]
         item = self.catalogue.objects[row]
+        ra, dec = (own.ra, own.dec) if item.ra is None else (item.ra, item.dec)
         cells = [(values[row] if row < len(values) else None, kind) for values, kind in self._values]
-        return [item.ra, item.dec, item.object_id, *(_typed(cell, kind) if typed else cell for cell, kind in cells)]
+        return [ra, dec, item.object_id, *(_typed(cell, kind) if typed else cell for cell, kind in cells)]
+
+
+OWN_POSITIONS = JoinedColumns({"ra": "number", "dec": "number"}, Catalogue(), ())  # of images without a catalogue
 
 
 def read_catalogue(
@@ -163,6 +170,11 @@ def read_catalogue(
         catalogue.files.append(reference)
         catalogue.add_table(table, name, parent_folder(reference), chosen or CatalogueColumns())
     return catalogue
+
+
+def missing_text(missing: int, images: int) -> str | None:
+    """How many images are not in the catalogue, in words; None where all are."""
+    return f"{missing:,} of {images:,} images are not in the catalogue" if missing else None
 
 
 def may_have_positions(reference: str, chosen: CatalogueColumns) -> bool:

@@ -18,7 +18,7 @@ from astrodetect.datasets import listing
 from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_verified
-from astrodetect.records import ImageContract, Pixels, ScoredImage
+from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table, table_rows
 from astrodetect.scoring.chunk_worker import RecordBatch
 from astrodetect.scoring.part_files import COLUMNS
@@ -189,12 +189,12 @@ def test_walk_yields_normalised_relative_paths(
 def test_images_in_memory_are_bounded_by_the_read_ahead_window(nested_images: Path, engine: Engine) -> None:
     lock, read, consumed, most = threading.Lock(), 0, 0, 0
 
-    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
+    def reader(path: str, contract: ImageContract) -> pipeline.ReadImage:
         nonlocal read, most
         with lock:
             read += 1
             most = max(most, read - consumed)
-        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
+        return pipeline.ReadImage(path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8))
 
     window = pipeline.BATCHES_PER_STREAM * engine.streams * engine.batch_size
     paths = [str(number) for number in range(3 * window + 1)]
@@ -209,8 +209,8 @@ def test_images_in_memory_are_bounded_by_the_read_ahead_window(nested_images: Pa
 
 
 def test_closing_score_files_early_stops_its_threads(engine: Engine) -> None:
-    def reader(path: str, contract: ImageContract) -> tuple[str, Pixels, None]:
-        return path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8), None
+    def reader(path: str, contract: ImageContract) -> pipeline.ReadImage:
+        return pipeline.ReadImage(path, np.zeros((contract.size, contract.size, 3), dtype=np.uint8))
 
     before = threading.active_count()
     batches = pipeline.score_files(map(str, range(10**9)), engine, reader)

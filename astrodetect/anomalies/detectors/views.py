@@ -123,6 +123,11 @@ class ColourView:
         return self.lof.score(images.within(vectors, self.reference))
 
 
+def are_grey(features: Floats) -> bool:
+    """Whether no image has a colour, as those of one band, which ColourView cannot be fitted to."""
+    return not _ring_colours(features).any()
+
+
 def _ring_colours(features: Floats) -> Floats:
     """(n, 2 · RINGS) logarithms of the ratios of neighbouring bands in each ring."""
     profiles = features[:, _STRUCTURE][:, :PROFILE_COLUMNS].reshape(len(features), 3, RINGS)
