@@ -44,6 +44,15 @@ def parse_sky_object(ra: str | None, dec: str | None, object_id: str | None) -> 
     return SkyObject(parse_ra(ra) if ra else None, parse_dec(dec) if dec else None, object_id or None)
 
 
+def split_position(text: str) -> tuple[str, str]:
+    """RA and Dec of a text such as `13 29 52.7 +47 11 43` or `202.47, 47.2`; ValueError if it does not have both."""
+    parts = text.split(",") if "," in text else text.split()
+    if not parts or len(parts) % 2:
+        raise ValueError(f"a position is RA and Dec, such as 202.47 47.2 or 13:29:52.7 +47:11:43, not {text.strip()}")
+    half = len(parts) // 2
+    return " ".join(parts[:half]), " ".join(parts[half:])
+
+
 def parse_cone(ra: str | None, dec: str | None, radius: str | None) -> Cone | None:
     """A cone of a query, in degrees; None where nothing is given. ValueError says what is wrong."""
     given = {"ra": (ra or "").strip(), "dec": (dec or "").strip(), "radius": (radius or "").strip()}

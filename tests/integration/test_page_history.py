@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 
 from astrodetect.service.web import history
 from astrodetect.settings import Settings
+from astrodetect.sky.archives import archive_links
+from astrodetect.sky.healpix import cell_index
 from main import create_app
 
 HTMX = {"HX-Request": "true"}
@@ -87,6 +89,46 @@ def test_each_filter_of_the_url_selects_its_rows(
     assert ("No matches" in page.text) == (not expected)
 
 
+def test_a_position_selects_the_rows_within_its_radius(page_client: TestClient, rows: None, log_url: str) -> None:
+    for id_, ra, dec in ((1, 202.4696, 47.1952), (2, 202.4796, 47.1952), (3, 22.4696, -47.1952)):
+        query(
+            log_url,
+            "UPDATE predictions SET ra = %s, dec = %s, healpix = %s, object_id = 'M51' WHERE id = %s",
+            ra,
+            dec,
+            cell_index(ra, dec),
+            id_,
+        )
+    for position in ("202.4696 47.1952", "13:29:52.7 +47:11:43", "13 29 52.7 47 11 43", "202.4696, 47.1952"):
+        page = page_client.get("/history", params={"position": position})
+        assert (page.status_code, ids(page)) == (200, [2, 1])
+        page = page_client.get("/history", params={"position": position, "radius": "0.001"})
+        assert ids(page) == [1]
+        assert f"within 0.001° of {position}" in unescape(page.text)
+    page = page_client.get("/history?position=202.4696+47.1952&radius=0.001&model=first")
+    exports = [unescape(url) for url in re.findall(r'href="(/predictions[^"]+)"', page.text)]
+    assert "/predictions.csv?model=first&radius=0.001&ra=202.4696&dec=47.1952" in exports
+    assert len(page_client.get(exports[0]).text.splitlines()) == 2
+    assert 'href="/history?model=first"' in page.text  # without the position, and so without its radius
+    assert ids(page_client.get("/history?radius=0.001")) == [4, 3, 2, 1]
+    page = page_client.get("/history?position=1+2&radius=far")
+    assert (page.status_code, "“far” is not a radius: enter degrees from 0 to 180" in page.text) == (422, True)
+
+
+def test_the_page_of_a_prediction_links_its_position_to_archives(
+    page_client: TestClient, rows: None, log_url: str
+) -> None:
+    query(log_url, "UPDATE predictions SET ra = 202.4696, dec = -47.1952, object_id = 'M<51>' WHERE id = 2")
+    page = page_client.get("/history/2").text
+    assert "M&lt;51&gt;" in page
+    assert "13:29:52.70 -47:11:42.7" in page
+    assert "Coord=202.469600d-47.195200d&amp;" in page
+    links = [unescape(url) for url in re.findall(r'<a href="(https://[^"]+)" target', page)]
+    assert links == [url for _, url in archive_links(202.4696, -47.1952)]
+    assert "13:29:52.70 -47:11:42.7" in page_client.get("/history").text
+    assert 'class="small position"' not in page_client.get("/history/1").text
+
+
 def test_pagination_shows_every_row_once_in_both_directions_while_rows_are_inserted(
     page_client: TestClient, log_url: str
 ) -> None:
@@ -138,6 +180,8 @@ def test_empty_form_fields_do_not_filter(page_client: TestClient, rows: None) ->
         ("since=yesterday", "“yesterday” is not a date: enter one such as 2026-11-21."),
         ("until=2026-02-30", "“2026-02-30” is not a date"),
         ("until=2026", "“2026” is not a date"),
+        ("position=M51", "“M51” is not a position: enter RA and Dec, such as 202.47 47.2"),
+        ("position=400,0", "“400,0” is not a position"),
         ("request_id=7", "“7” is not a request id."),
         (f"name={'x' * 256}", "is too long: 255 characters at most."),
         ("min_score=%3Cscript%3Ealert(1)%3C/script%3E", "“<script>alert(1)</script>” is not a score"),

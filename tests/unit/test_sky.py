@@ -10,7 +10,8 @@ import pytest
 from astrodetect import images
 from astrodetect.records import Cone, SkyObject
 from astrodetect.sky import healpix
-from astrodetect.sky.positions import parse_dec, parse_ra, parse_sky_object
+from astrodetect.sky.archives import format_position
+from astrodetect.sky.positions import parse_dec, parse_ra, parse_sky_object, split_position
 
 POSITIONS = 5_000
 
@@ -169,3 +170,24 @@ def test_a_fits_without_a_celestial_wcs_has_no_position(header: dict[str, Any]) 
     assert images.sky_object(buffer.getvalue()) is None
     assert images.sky_object(buffer.getvalue()[:2000]) is None
     assert images.sky_object(b"\xff\xd8\xff no FITS") is None
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "text"),
+    [
+        (202.46957, 47.19525, "13:29:52.70 +47:11:42.9"),
+        (359.99999999, -0.00001, "00:00:00.00 +00:00:00.0"),
+        (0.0, -0.25, "00:00:00.00 -00:15:00.0"),
+        (15.0, 89.9999999, "01:00:00.00 +90:00:00.0"),
+    ],
+)
+def test_positions_are_written_as_people_write_them(ra: float, dec: float, text: str) -> None:
+    assert format_position(ra, dec) == text
+    ra_text, dec_text = split_position(text)
+    assert (parse_ra(ra_text), parse_dec(dec_text)) == pytest.approx((ra % 360 if ra < 359.99 else 0, dec), abs=5e-5)
+
+
+@pytest.mark.parametrize("text", ["", "12", "1 2 3", "1,2,3"])
+def test_a_text_without_two_halves_is_no_position(text: str) -> None:
+    with pytest.raises(ValueError, match="a position is RA and Dec"):
+        split_position(text)

@@ -4,7 +4,8 @@ import asyncio
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,10 +22,12 @@ from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filter
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
+from astrodetect.sky.positions import parse_cone, split_position
 
 PAGE_SIZE = 48  # predictions
 PREDICTION_ID = re.compile(r"\d{1,19}", re.ASCII)
 DATE_FIELDS = "since", "until"
+CONE_FIELDS = "ra", "dec", "radius"  # of the API
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 ONE_DAY = dt.timedelta(days=1)
 MAX_SHOWN = 40  # characters of a filter's value in messages and chips
@@ -39,6 +42,8 @@ DESCRIPTIONS = {  # of each filter, in the order of the form
     "since": "from {}",
     "until": "to {}",
     "model": "model {}",
+    "position": "within {radius}° of {}",
+    "radius": "",  # is in that of the position
     "request_id": "request {}",
 }
 ERRORS = {  # what to enter instead
@@ -48,8 +53,11 @@ ERRORS = {  # what to enter instead
     "in_domain": "is neither true nor false",
     "since": "is not a date: enter one such as 2026-11-21",
     "until": "is not a date: enter one such as 2026-11-21",
+    "position": "is not a position: enter RA and Dec, such as 202.47 47.2 or 13:29:52.7 +47:11:43",
+    "radius": "is not a radius: enter degrees from 0 to 180, such as 0.02",
     "request_id": "is not a request id",
 }
+DEFAULT_RADIUS = "0.02"  # degrees around a position
 TOO_LONG = f"is too long: {MAX_FILTER_CHARS} characters at most"
 _validate: Callable[..., PredictionFilters] = validate_call(prediction_filters)  # the same rules as the API
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
@@ -67,13 +75,20 @@ class HistoryFilters:
     def parse(cls, query: QueryParams | FormData) -> "HistoryFilters":
         """From the query string or a form; an empty field filters nothing."""
         entered = {name: text for name in DESCRIPTIONS if (text := str(query.get(name, "")).strip())}
+        if "position" in entered:
+            entered.setdefault("radius", DEFAULT_RADIUS)
+        else:
+            entered.pop("radius", None)
         invalid = [name for name in DATE_FIELDS if name in entered and not DATE.match(entered[name])]  # no timestamps
+        invalid += _invalid_cone_fields(entered)
+        query_of_api = _as_api_query(entered)
+        cone = [query_of_api.pop(name, None) for name in CONE_FIELDS]
         try:
-            validated = _validate(**_as_api_query(entered))
+            validated = _validate(**query_of_api)
         except ValidationError as error:
             invalid += [str(detail["loc"][0]) for detail in error.errors()]
         if not invalid:
-            return cls(entered, validated)
+            return cls(entered, replace(validated, cone=parse_cone(*cone)))
         errors = {
             name: f"“{shorten(text, MAX_SHOWN)}” {ERRORS.get(name, TOO_LONG)}."
             for name, text in entered.items()
@@ -85,14 +100,19 @@ class HistoryFilters:
     def chips(self) -> list[tuple[str, str]]:
         """Each filter's description, and the URL of the page without it."""
         return [
-            (DESCRIPTIONS[name].format(shorten(text, MAX_SHOWN)), self.url(without=name))
+            (
+                DESCRIPTIONS[name].format(shorten(text, MAX_SHOWN), radius=self.entered.get("radius")),
+                self.url(without=name),
+            )
             for name, text in self.entered.items()
+            if DESCRIPTIONS[name]
         ]
 
     def url(self, path: str = "/history", *, without: str = "", **edge: int | None) -> str:
         """The URL of a page with these filters except `without`, and with this edge."""
+        dropped = {without, "radius"} if without == "position" else {without}
         query = {
-            name: value for name, value in {**self.entered, **edge}.items() if name != without and value is not None
+            name: value for name, value in {**self.entered, **edge}.items() if name not in dropped and value is not None
         }
         return f"{path}?{urlencode(query)}" if query else path
 
@@ -146,14 +166,29 @@ async def use_as_ordinary(request: Request, models: ModelsDep, adaptation: Adapt
 
 
 def _as_api_query(entered: Mapping[str, str]) -> dict[str, str]:
-    """The API's query: the form's `until` includes its day, the API's ends before the moment."""
+    """The API's query: the form's `until` includes its day, the API's ends before the moment; RA and Dec are two."""
     query = dict(entered)
+    with suppress(ValueError):  # no position
+        if position := query.pop("position", None):
+            query["ra"], query["dec"] = split_position(position)
     try:
         if DATE.fullmatch(query.get("until", "")):
             query["until"] = (dt.date.fromisoformat(query["until"]) + ONE_DAY).isoformat()
     except (ValueError, OverflowError):
         pass  # no date, or the last one representable
     return query
+
+
+def _invalid_cone_fields(entered: Mapping[str, str]) -> list[str]:
+    """Which of position and radius cannot be read."""
+    invalid = []
+    if "position" in entered:
+        for name, position, radius in (("position", entered["position"], "0"), ("radius", "0 0", entered["radius"])):
+            try:
+                parse_cone(*split_position(position), radius)
+            except ValueError:
+                invalid.append(name)
+    return invalid
 
 
 def _read_page(
