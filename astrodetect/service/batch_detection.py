@@ -38,6 +38,7 @@ MAX_UNPACKED_RATIO = 10  # bytes unpacked from a zip, over the largest body of a
 ZIP_SIGNATURE = b"PK\x03\x04"
 MAX_ENTRIES_PER_FILE = 3  # of a zip: folders and hidden files have entries too
 MANIFEST = "manifest"  # field of the form
+MAX_MANIFEST_CELLS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +189,17 @@ def _read_manifest(part: IO[bytes], max_bytes: int) -> Catalogue:
     data = part.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise BodyTooLarge(f"the manifest is larger than {max_bytes:,} bytes")
-    manifest = Catalogue()
     try:
-        manifest.add_table(read_csv_table(io.BytesIO(data)), "the manifest", None, CatalogueColumns())
+        table = read_csv_table(io.BytesIO(data), MAX_MANIFEST_CELLS)
     except DataError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(f"the manifest {error}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise RequestError(f"the manifest is no CSV in UTF-8: {error}") from error
+    manifest = Catalogue()
+    try:
+        manifest.add_table(table, "the manifest", None, CatalogueColumns())
+    except DataError as error:
+        raise RequestError(str(error)) from error
     return manifest
 
 

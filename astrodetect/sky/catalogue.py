@@ -10,7 +10,7 @@ from typing import Any
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
-from astrodetect.sky.positions import HOURS_TO_DEGREES, parse_dec, parse_ra
+from astrodetect.sky.positions import HOURS_TO_DEGREES, MAX_ID_CHARS, parse_dec, parse_ra
 from astrodetect.sky.table_readers import ObjectTable, read_column_names, read_object_table
 from astrodetect.storage.references import base_name, is_url, join_reference, parent_folder, printable_url
 
@@ -108,9 +108,11 @@ class Catalogue:
         first = len(self.objects)
         positions = zip(_angles(table, ra, name, hours=True), _angles(table, dec, name, hours=False), strict=True)
         ids: Sequence[Any] = table.columns[object_id] if object_id else [None] * len(table)
-        for (ra_deg, dec_deg), identifier in zip(positions, ids, strict=True):
-            known = ra_deg is not None and dec_deg is not None
-            self.objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, _text(identifier)))
+        for row, ((ra_deg, dec_deg), cell) in enumerate(zip(positions, ids, strict=True), start=1):
+            known, identifier = ra_deg is not None and dec_deg is not None, _text(cell)
+            if len(identifier or "") > MAX_ID_CHARS:
+                raise DataError(f"{name}, row {row}: an identifier of more than {MAX_ID_CHARS} characters")
+            self.objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, identifier))
         for column, values in table.columns.items():
             decimal = column in {"ra", "dec"} & {ra, dec} and _is_decimal(values)
             if column != path and not decimal and not column == object_id == "object_id":

@@ -6,6 +6,7 @@ import re
 from astrodetect.records import Cone, SkyObject
 
 MAX_ID_CHARS = 255
+MAX_ANGLE_CHARS = 64  # the expression below takes time by the cube of the length of what is no angle
 HOURS_TO_DEGREES = 15.0
 # 12:34:56.7, 12 34 56.7, 12h34m56.7s, -45d30m, +45°30′15″; the last part may have decimals, seconds may be missing
 SEXAGESIMAL = re.compile(
@@ -20,7 +21,7 @@ def parse_ra(text: str) -> float:
     """Right ascension in degrees, from degrees or sexagesimal hours; ValueError says what is wrong."""
     degrees = _parse_angle(text, hours=True)
     if degrees is None or not 0 <= degrees <= 360:
-        raise ValueError(f"RA in degrees from 0 to 360, or as 12:34:56.7 in hours, not {text.strip() or 'nothing'}")
+        raise ValueError(f"RA in degrees from 0 to 360, or as 12:34:56.7 in hours, not {_quoted(text)}")
     return degrees % 360
 
 
@@ -28,7 +29,7 @@ def parse_dec(text: str) -> float:
     """Declination in degrees, from degrees or sexagesimal degrees; ValueError says what is wrong."""
     degrees = _parse_angle(text, hours=False)
     if degrees is None or not -90 <= degrees <= 90:
-        raise ValueError(f"Dec in degrees from -90 to 90, or as -12:34:56.7, not {text.strip() or 'nothing'}")
+        raise ValueError(f"Dec in degrees from -90 to 90, or as -12:34:56.7, not {_quoted(text)}")
     return degrees
 
 
@@ -66,13 +67,20 @@ def parse_cone(ra: str | None, dec: str | None, radius: str | None) -> Cone | No
     except ValueError:
         degrees = math.nan
     if not 0 <= degrees <= 180:
-        raise ValueError(f"a radius in degrees from 0 to 180, not {given['radius']}")
+        raise ValueError(f"a radius in degrees from 0 to 180, not {_quoted(given['radius'])}")
     return Cone(parse_ra(given["ra"]), parse_dec(given["dec"]), degrees)
+
+
+def _quoted(text: str) -> str:
+    """What a caller wrote, cut to what an angle may have."""
+    return text.strip()[:MAX_ANGLE_CHARS] or "nothing"
 
 
 def _parse_angle(text: str, *, hours: bool) -> float | None:
     """Degrees; None of what is no angle."""
     text = text.strip()
+    if len(text) > MAX_ANGLE_CHARS:
+        return None
     try:
         degrees = float(text)
     except ValueError:

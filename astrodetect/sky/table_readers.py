@@ -1,12 +1,14 @@
 """Tables of objects as columns of values: CSV, FITS, VOTable and Parquet; cells without a value are None."""
 
 import csv
+import gzip
 import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+from xml.parsers import expat
 
 from astrodetect.errors import DataError, StorageError
 from astrodetect.storage import objects, parquet_shards
@@ -16,6 +18,11 @@ FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz")
 VOTABLE_SUFFIXES = (".vot", ".votable", ".xml")
 CSV_SUFFIXES = (".csv",)
 MAX_HEADER_BYTES = 1_000_000
+# What a table may declare, however small its file is: a cell costs some 50 bytes of memory.
+MAX_COLUMNS, MAX_CELLS = 10_000, 100_000_000
+MAX_UNPACKED_BYTES = 2_000_000_000  # of a .fits.gz
+CHARS_PER_CELL = 16  # of texts and arrays whose length a VOTable declares, which astropy allocates for every row
+FITS_START, GZIP_START = b"SIMPLE", b"\x1f\x8b"
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *FITS_SUFFIXES, *VOTABLE_SUFFIXES, *PARQUET_SUFFIXES)
 
 
@@ -67,20 +74,34 @@ def read_column_names(reference: str) -> list[str]:
         return []
 
 
-def read_csv_table(source: BinaryIO) -> ObjectTable:
+def read_csv_table(source: BinaryIO, max_cells: int = MAX_CELLS) -> ObjectTable:
     """A CSV with a header; its cells are texts."""
     text = source.read().decode("utf-8-sig", "surrogateescape")
-    rows = csv.reader(io.StringIO(text, newline=""))
-    names = [name.strip() for name in next(rows, [])]
-    if len(set(names)) < len(names):
+    reader = csv.reader(io.StringIO(text, newline=""))
+    names = [name.strip() for name in next(reader, [])]
+    width, rows = len(names), list[list[str]]()
+    for row in reader:
+        if row:
+            rows.append(row)
+            _check_size(width, len(rows), max_cells)
+    _check_size(width, len(rows), max_cells)
+    if len(set(names)) < width:
         raise csv.Error("it names a column twice")
-    width = len(names)
-    columns = list(zip(*((row + [""] * width)[:width] for row in rows if row), strict=True))
-    return ObjectTable(dict(zip(names, columns or [()] * width, strict=True)))
+    columns = ([row[index] if index < len(row) else "" for row in rows] for index in range(width))
+    return ObjectTable(dict(zip(names, columns, strict=True)))
+
+
+def _check_size(columns: int, rows: int, max_cells: int = MAX_CELLS) -> None:
+    """Small files may declare, or repeat, far more than fits into memory."""
+    if columns > MAX_COLUMNS:
+        raise DataError(f"has more than {MAX_COLUMNS:,} columns: keep those that are needed")
+    if columns * rows > max_cells:
+        raise DataError(f"has more than {max_cells:,} cells: keep the columns and rows that are needed")
 
 
 def _read_parquet(reference: str) -> ObjectTable:
     names = parquet_shards.column_names(reference)
+    _check_size(len(names), parquet_shards.count_rows(reference))
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for row in parquet_shards.read_table_rows(reference, names):
         for name, value in row.items():
@@ -89,14 +110,22 @@ def _read_parquet(reference: str) -> ObjectTable:
 
 
 def _read_fits(source: BinaryIO) -> ObjectTable:
+    data = source.read()
+    if data.startswith(GZIP_START):
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_UNPACKED_BYTES + 1)
+        if len(data) > MAX_UNPACKED_BYTES:
+            raise DataError(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes: keep the columns that are needed")
+    if not data.startswith(FITS_START):  # astropy would unpack other archives
+        raise DataError("is no FITS")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from astropy.io import fits  # noqa: PLC0415 - slow to import
 
-        with fits.open(io.BytesIO(source.read()), memmap=False) as hdus:
+        with fits.open(io.BytesIO(data), memmap=False) as hdus:
             hdu = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
             if hdu is None:
                 raise DataError("has no table")
+            _check_size(hdu.header["TFIELDS"], hdu.header["NAXIS2"])
             columns, ucds, units = {}, {}, {}
             for number, column in enumerate(hdu.columns, start=1):
                 values = hdu.data.field(column.name)
@@ -109,11 +138,13 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
 
 
 def _read_votable(source: BinaryIO) -> ObjectTable:
+    data = source.read()
+    _check_votable(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from astropy.io import votable  # noqa: PLC0415 - slow to import
 
-        table = votable.parse(io.BytesIO(source.read()), verify="ignore").get_first_table()
+        table = votable.parse(io.BytesIO(data), verify="ignore").get_first_table()
         columns = {
             column.name: [_cell(cell) for cell in table.array[column.ID].tolist()]
             for column in table.fields
@@ -124,6 +155,34 @@ def _read_votable(source: BinaryIO) -> ObjectTable:
         {column.name: column.ucd or "" for column in table.fields},
         {column.name: str(column.unit or "") for column in table.fields},
     )
+
+
+def _check_votable(data: bytes) -> None:
+    """What astropy would do without asking: open the URL or file of a stream, and allocate what is declared."""
+    columns = width = rows = declared = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal columns, width, rows, declared
+        name = tag.rpartition(":")[2]
+        if name == "STREAM" and "href" in attributes:
+            raise DataError("has its values in another file: download it with them, as TABLEDATA or BINARY2")
+        if name == "TABLE":
+            columns = width = rows = 0
+            declared = int(attributes.get("nrows") or 0)
+        elif name == "FIELD":
+            columns += 1
+            lengths = attributes.get("arraysize", "").replace("*", "").split("x")
+            width += max(1, math.prod(int(length) for length in lengths if length.strip()) // CHARS_PER_CELL)
+        elif name == "TR":
+            rows += 1
+        else:
+            return
+        _check_size(columns, 0)
+        _check_size(1, width * max(rows, declared, 1))
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.Parse(data, True)
 
 
 def _cell(value: Any) -> Any:

@@ -27,6 +27,12 @@ def column_names(file: str) -> list[str]:
         return list(parquet.schema_arrow.names)
 
 
+def count_rows(file: str) -> int:
+    """The number of rows that the file declares, none of which is read."""
+    with _open_parquet(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
 def list_row_groups(file: str) -> list[str] | None:
     """The references of the row groups of a file of images; None for a file of other things."""
     with _open_parquet(file) as parquet:

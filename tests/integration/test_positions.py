@@ -109,6 +109,10 @@ def test_a_manifest_gives_the_positions_of_a_batch(client: TestClient, database_
         ("path,x,dec\na.png,4,1\n", "the manifest has no column with a usual name for RA"),
         ("ra,dec\n4,1\n", "the manifest has no column of paths or identifiers"),
         ("ra,ra\n4,1\n", "the manifest is no CSV in UTF-8: it names a column twice"),
+        # 16,000 columns and rows of one cell: 200 kB that took gigabytes and a minute
+        (",".join(f"c{n}" for n in range(16_000)) + "\n4" * 30_000, "the manifest has more than 10,000 columns"),
+        (",".join(f"c{n}" for n in range(8_000)) + "\n4" * 30_000, "the manifest has more than 1,000,000 cells"),
+        (f"name,ra,dec\n{'x' * 300},4,1\n", "the manifest, row 1: an identifier of more than 255 characters"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_the_reason(client: TestClient, manifest: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Catalogues of every format, by names and UCDs, and their columns in the tables of anomalies and splits."""
 
 import csv
+import gzip
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from astrodetect.datasets import splits
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.records import SkyObject
+from astrodetect.sky import table_readers
 from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, read_catalogue
 
 __all__ = ["run_results"]
@@ -115,7 +117,7 @@ def test_several_catalogues_are_one(tmp_path: Path) -> None:
         ("o.csv", "path,ra,dec\na.jpg,1,north\n", "row 1: Dec in degrees from -90 to 90"),
         ("o.csv", "path,x,dec\n", "no column with a usual name for RA: name it with --ra"),
         ("o.csv", "ra,dec\n1,2\n", "no column of paths or identifiers: name one with --path or --id"),
-        ("o.fits", "no FITS", "cannot be read"),
+        ("o.fits", "no FITS", "is no FITS"),
         ("o.vot", "<VOTABLE", "cannot be read"),
         ("o.parquet", "no Parquet", "cannot be read"),
         ("o.txt", "", "ends in none of .csv .fits"),
@@ -128,6 +130,53 @@ def test_what_is_wrong_with_a_catalogue_is_one_line(tmp_path: Path, name: str, c
     assert message in str(refused.value)
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+VOTABLE = """<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE nrows="{rows}">
+<FIELD name="ra" datatype="double"/><FIELD name="id" datatype="char" arraysize="{length}"/><DATA>{data}</DATA></TABLE>
+</RESOURCE></VOTABLE>"""
+CELLS = "<TABLEDATA><TR><TD>1</TD><TD>x</TD></TR></TABLEDATA>"
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "data", "message"),
+    [
+        (1, 1, '<BINARY><STREAM href="file:///etc/hostname"/></BINARY>', "has its values in another file"),
+        (1, 1, '<v:FITS xmlns:v="x"><v:STREAM href="http://127.0.0.1:9/"/></v:FITS>', "has its values in another file"),
+        (10**9, 1, CELLS, "has more than 100,000,000 cells"),
+        (1, 10**10, CELLS, "has more than 100,000,000 cells"),
+    ],
+)
+def test_a_votable_opens_no_other_file_and_allocates_only_what_it_holds(
+    tmp_path: Path, rows: int, length: int, data: str, message: str
+) -> None:
+    path = tmp_path / "objects.vot"
+    path.write_text(VOTABLE.format(rows=rows, length=length, data=data))
+    with pytest.raises(DataError, match=message):
+        read_catalogue([path])
+
+
+@pytest.mark.parametrize(("key", "value"), [("TFIELDS", 999_999_999), ("NAXIS2", 10**12)])
+def test_a_fits_allocates_no_more_than_a_table_may_have(tmp_path: Path, key: str, value: int) -> None:
+    data = write_catalogue(tmp_path / "objects.fits", {"ra": [1.0], "dec": [2.0], "id": ["x"]}).read_bytes()
+    start = data.rindex(f"{key:8}=".encode())
+    for name, content in (("o.fits", data), ("o.fits.gz", gzip.compress(data))):
+        assert read_catalogue([write_bytes(tmp_path / name, content)]).objects == [SkyObject(1.0, 2.0, "x")]
+    damaged = data[:start] + f"{key:8}= {value:>20}".ljust(80).encode() + data[start + 80 :]
+    with pytest.raises(DataError, match="has more than"):
+        read_catalogue([write_bytes(tmp_path / "damaged.fits", damaged)])
+
+
+def test_a_gzip_of_a_table_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_readers, "MAX_UNPACKED_BYTES", 1_000_000)
+    path = write_bytes(tmp_path / "objects.fits.gz", gzip.compress(b"SIMPLE" + bytes(1_000_000)))
+    with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"):
+        read_catalogue([path])
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 @pytest.fixture

@@ -47,6 +47,12 @@ def test_what_is_no_right_ascension_is_refused_in_one_line(text: str) -> None:
         parse_ra(text)
 
 
+@pytest.mark.parametrize("text", [f"1{' ' * 30_000}2{' ' * 30_000}x", "1" * 100_000])
+def test_a_long_text_that_is_no_angle_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^RA in degrees from 0 to 360.{1,150}$"):  # else it takes days
+        parse_ra(text)
+
+
 @pytest.mark.parametrize("text", ["91", "-90.1", "nan", "-91:00:00", "5h30m", "north"])
 def test_what_is_no_declination_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^Dec in degrees from -90 to 90"):
