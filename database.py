@@ -29,7 +29,7 @@ from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
 from astrodetect.db.pool import Heartbeat, Pool
 from astrodetect.db.shared_state import LeaseTable, MapTable
-from astrodetect.db.statements import storable_text
+from astrodetect.db.statements import read_prediction, storable_text
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (
@@ -130,7 +130,7 @@ class Database:
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Prediction]:
         """The predictions that exist of these ids."""
-        return {row["id"]: Prediction(**row) for row in self._execute(SQL["by_ids"], {"ids": list(ids)})}
+        return {row["id"]: read_prediction(row) for row in self._execute(SQL["by_ids"], {"ids": list(ids)})}
 
     def predictions(
         self, filters: PredictionFilters, *, limit: int, before: int | None = None, after: int | None = None
@@ -145,7 +145,7 @@ class Database:
         rows = [] if narrow else self._execute(SQL[statement], parameters)
         if len(rows) <= limit and filters != PredictionFilters():
             rows = self._execute(SQL[f"{statement}_in_cone" if filters.cone else f"{statement}_of_all"], parameters)
-        predictions = [Prediction(**row) for row in rows]
+        predictions = [read_prediction(row) for row in rows]
         if after is None:
             page = predictions[:limit]
             newer = None if before is None else page[0].id if page else before - 1
@@ -175,7 +175,7 @@ class Database:
         if not vectors:
             raise VectorMissing(f"prediction {prediction.id} has no vector: its model had no detectors then")
         rows = self._execute(SQL["nearest"], key | {"vector": vectors[0]["vector"], "limit": limit})
-        return [Neighbour(distance=row.pop("distance"), prediction=Prediction(**row)) for row in rows]
+        return [Neighbour(distance=row.pop("distance"), prediction=read_prediction(row)) for row in rows]
 
     def count_unindexed_vectors(self) -> int:
         """Vectors that are not in the HNSW graph yet, which a search scans."""
@@ -340,11 +340,11 @@ class Database:
         return next(iter(self._execute(SQL[statement], parameters)[0].values()))
 
     def _predictions(self, statement: str, parameters: Parameters) -> list[Prediction]:
-        return [Prediction(**row) for row in self._execute(SQL[statement], parameters)]
+        return [read_prediction(row) for row in self._execute(SQL[statement], parameters)]
 
     def _label_map(self, statement: str, parameters: Parameters) -> dict[str, LabelValue]:
         return {row["image"]: row["label"] for row in self._execute(SQL[statement], parameters)}
 
 
 def _by_request_id(rows: Sequence[Row]) -> dict[uuid.UUID | None, Prediction]:
-    return {row["request_id"]: Prediction(**row) for row in rows}
+    return {row["request_id"]: read_prediction(row) for row in rows}

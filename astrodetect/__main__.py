@@ -19,6 +19,7 @@ from astrodetect.cli import (  # noqa: E402
     anomalies,
     backup,
     collect,
+    crossmatch,
     evaluate,
     explore,
     keys,
@@ -39,7 +40,7 @@ from astrodetect.settings import PROGRAMS  # noqa: E402
 
 COMMANDS = (
     *(collect, simulate, explore, split, programs, evaluate, models),
-    *(predict, score, anomalies, recall, adapt, labels, teach, psql, backup, keys),
+    *(predict, score, anomalies, crossmatch, recall, adapt, labels, teach, psql, backup, keys),
 )
 COMPLETION_DESCRIPTION = """print a script that lets a shell complete commands, options and file names
 

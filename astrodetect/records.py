@@ -197,6 +197,12 @@ class Prediction:
     ra: float | None
     dec: float | None
     object_id: str | None
+    known: bool | None = None  # of the table `catalogue_matches`; None: not compared with catalogues
+    known_name: str | None = None  # of the nearest known object
+    known_type: str | None = None
+    known_arcsec: float | None = None  # its separation
+    known_references: int | None = None
+    known_catalogue: str | None = None
 
     @property
     def image_key(self) -> str:
@@ -282,6 +288,7 @@ class PredictionFilters:
     min_novelty: float | None = None
     in_domain: bool | None = None
     cone: Cone | None = None
+    known: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ import datetime as dt
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,11 +15,10 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 from psycopg2.extensions import make_dsn
 
-from astrodetect.db.connections import Connection, as_database_error, connect, read_url
+from astrodetect.db.connections import Connection, open_session, read_url
 from astrodetect.db.embedded.binaries import MAJOR, program_path
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp
 
-CONNECT_WITHIN_S = 10.0
 MAINTENANCE_DATABASE = "postgres"
 RESTORE_JOBS = 4  # connections of pg_restore, most of whose time is the building of indexes
 RESTORING = "_restoring"  # ends the name of the database that a dump is read into
@@ -34,7 +31,7 @@ MIGRATION_NAMES = "SELECT name FROM schema_migrations ORDER BY version"
 
 def dump(url: str, path: Path) -> tuple[Checksums, list[str]]:
     """Write a snapshot of the database to a file; its checksums, and the names of its migrations."""
-    with _session(url) as connection, connection.cursor() as cursor:
+    with open_session(url) as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute(MIGRATION_NAMES)
         migrations = [name for (name,) in cursor.fetchall()]
@@ -57,13 +54,13 @@ def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str 
             "with --replace"
         )
     temporary = name + RESTORING
-    with _session(url, MAINTENANCE_DATABASE) as maintenance:
+    with open_session(url, MAINTENANCE_DATABASE) as maintenance:
         _execute(maintenance, "DROP DATABASE IF EXISTS {}", temporary)
         _execute(maintenance, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", temporary)
         try:
             options = (f"--jobs={RESTORE_JOBS}", "--exit-on-error", "--no-owner", "--no-privileges", str(path))
             _run("pg_restore", maintenance, url, *options, database=temporary)
-            with _session(url, temporary) as connection:
+            with open_session(url, temporary) as connection:
                 if differing := _differences(expected, _checksums(connection)):
                     raise DatabaseError(f"the restored tables differ from the backup's: {', '.join(differing)}")
             return _exchange(maintenance, name, temporary, keep=replaced)
@@ -90,7 +87,7 @@ def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool)
 def _with_rows(url: str) -> bool:
     """Whether the database exists and has a prediction."""
     try:
-        with _session(url) as connection, connection.cursor() as cursor:
+        with open_session(url) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT EXISTS (SELECT FROM predictions)")
             [(exists,)] = cursor.fetchall()
             return bool(exists)
@@ -110,17 +107,6 @@ def _checksums(connection: Connection) -> Checksums:
 
 def _differences(expected: Checksums, found: Checksums) -> list[str]:
     return sorted(table for table in expected.keys() | found.keys() if expected.get(table) != found.get(table))
-
-
-@contextmanager
-def _session(url: str, database: str | None = None) -> Iterator[Connection]:
-    """A connection for long statements, whose errors are those of this package."""
-    name = database or read_url(url)["dbname"]
-    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options="-c TimeZone=UTC")) as connection:
-        try:
-            yield connection
-        except psycopg2.Error as error:
-            raise as_database_error(error) from error
 
 
 def _execute(connection: Connection, statement: str, *names: str) -> None:

@@ -5,7 +5,8 @@ import re
 import selectors
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -39,6 +40,7 @@ TRANSIENT = {  # the same statement may succeed later
 
 
 SILENCE_CHECK_S = 0.1
+CONNECT_WITHIN_S = 10.0  # of commands
 
 
 class ConnectionRefused(DatabaseUnavailable):
@@ -107,6 +109,17 @@ def connect(
     except (psycopg2.Error, ValueError) as error:
         raise _refused(error, parts) from error
     return connection
+
+
+@contextmanager
+def open_session(url: str, database: str | None = None) -> Iterator[Connection]:
+    """A connection for long statements, whose errors are those of this package."""
+    name = database or read_url(url)["dbname"]
+    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options="-c TimeZone=UTC")) as connection:
+        try:
+            yield connection
+        except psycopg2.Error as error:
+            raise as_database_error(error) from error
 
 
 def execute_within(

@@ -29,6 +29,7 @@ from astrodetect.records import (
     Thumbnail,
 )
 from astrodetect.sky.healpix import cell_index, cover_cone
+from astrodetect.sky.known_objects import KNOWN_COLUMNS
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 HALF_MAX = 65_504.0  # largest finite half-precision number
@@ -68,7 +69,7 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("filters", "name_condition", "cells", "in_cells")  # conditions in several statements
+SHARED = ("match", "filters", "name_condition", "cells", "in_cells")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -101,19 +102,26 @@ def row_values(columns: Sequence[Column[T]], records: Sequence[T]) -> list[Any]:
 def read_statements(folder: Path) -> dict[str, str]:
     """Statements of the folder's .sql files, by the name in a line `-- name: NAME` before each.
 
-    `{columns}` are the columns of `predictions` that are read, `{inserted}` those that are written; a statement of
-    SHARED is inserted into others by its name.
+    `{columns}` are the columns of `predictions` that are read, with what the catalogues say of the position, `{own}`
+    without that, `{inserted}` those that are written; a statement of SHARED is inserted into others by its name.
     """
     read, inserted = f"id, {column_list(READ)}", column_list(PREDICTIONS)
     statements: dict[str, str] = {}
     for path in folder.glob("*.sql"):
-        text = path.read_text(encoding="utf-8").replace("{columns}", read).replace("{inserted}", inserted)
+        text = path.read_text(encoding="utf-8").replace("{columns}", f"{read}, {{match}}").replace("{own}", read)
+        text = text.replace("{inserted}", inserted)
         _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
         statements.update(zip(parts[::2], parts[1::2], strict=True))
     for name in SHARED:
         condition = "\n" + statements[name]
         statements = {other: sql.replace(f"{{{name}}}", condition) for other, sql in statements.items()}
     return statements
+
+
+def read_prediction(row: dict[str, Any]) -> Prediction:
+    """A row of `{columns}`."""
+    match = row.pop("match", None)
+    return Prediction(**row, **(match or {}))
 
 
 def insert_statement(
@@ -148,6 +156,7 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
         "label": storable_text(filters.label),
         "min_novelty": filters.min_novelty,
         "in_domain": filters.in_domain,
+        "known": filters.known,
         "limit": limit + 1,
         "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
         **_cone_parameters(filters.cone),
@@ -178,7 +187,7 @@ def _healpix(scored: ScoredImage) -> int | None:
     return None if scored.ra is None or scored.dec is None else cell_index(scored.ra, scored.dec)
 
 
-READ = [_column(field.name) for field in fields(Prediction) if field.name != "id"]
+READ = [_column(field.name) for field in fields(Prediction) if field.name not in {"id", *KNOWN_COLUMNS}]
 PREDICTIONS = [*READ, Column("healpix", _healpix)]  # by which a cone is found, and which says nothing else
 VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
     Column("request_id", lambda vector: vector[0], "uuid"),

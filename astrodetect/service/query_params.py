@@ -39,10 +39,13 @@ def prediction_filters(
     in_domain: Annotated[
         bool | None, Query(description="whether the image is like those that the detectors were fitted on")
     ] = None,
+    known: Annotated[
+        bool | None, Query(description="whether `crossmatch` found a known object at the position")
+    ] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""
     return PredictionFilters(
-        result, min_score, max_score, name, since, until, request_id, model, label, min_novelty, in_domain
+        result, min_score, max_score, name, since, until, request_id, model, label, min_novelty, in_domain, known=known
     )
 
 

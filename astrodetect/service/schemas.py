@@ -41,6 +41,12 @@ EXAMPLE_ROW: JsonDict = {
     "ra": 202.46957,
     "dec": 47.19525,
     "object_id": "587733080270569500",
+    "known": True,
+    "known_name": "M 51",
+    "known_type": "GPair",
+    "known_arcsec": 0.4,
+    "known_references": 4313,
+    "known_catalogue": "SIMBAD",
 }
 
 
@@ -79,6 +85,12 @@ class PredictionResponse(BaseModel):
     ra: float | None = None  # degrees, ICRS
     dec: float | None = None
     object_id: str | None = None
+    known: bool | None = None  # whether a known object is there: null until `crossmatch` compared the position
+    known_name: str | None = None
+    known_type: str | None = None
+    known_arcsec: float | None = None
+    known_references: int | None = None
+    known_catalogue: str | None = None
 
     @classmethod
     def of(cls, row: Prediction | QueuedPrediction) -> "PredictionResponse":
@@ -269,24 +281,6 @@ class ReviewResponse(BaseModel):
         ]
         progress = ProgressResponse.model_validate(batch.progress, from_attributes=True)
         return cls(by=batch.by, note=batch.note, next=candidates, progress=progress)
-
-
-class LivenessResponse(BaseModel):
-    """The process is running."""
-
-    model_config = with_example(status="live")
-
-    status: str
-
-
-class ReadinessResponse(BaseModel):
-    """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk."""
-
-    model_config = with_example(status="ready", logged="committed", outbox=0)
-
-    status: str
-    logged: Literal["committed", "queued"]
-    outbox: int
 
 
 class ErrorDetail(BaseModel):

@@ -68,7 +68,7 @@ class Catalogue:
             while names[column] in used:
                 names[column] = f"catalogue_{names[column]}"
             used.add(names[column])
-        types = {name: _column_type(values) for name, values in kept.items()}
+        types = {name: column_type(values) for name, values in kept.items()}
         return JoinedColumns(
             POSITION_COLUMNS | {names[name]: kind for name, kind in types.items()},
             self,
@@ -96,20 +96,22 @@ class Catalogue:
 
     def add_table(self, table: ObjectTable, name: str, folder: str | None, chosen: CatalogueColumns) -> None:
         """Adds the rows of a table, whose paths are relative to the folder, if any; DataError says what is wrong."""
-        ra = _find_column(table, name, chosen.ra, RA_COLUMNS, RA_UCDS)
-        dec = _find_column(table, name, chosen.dec, DEC_COLUMNS, DEC_UCDS)
-        object_id = _find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
-        path = _find_column(table, name, chosen.path, PATH_COLUMNS, ())
+        ra = find_column(table, name, chosen.ra, RA_COLUMNS, RA_UCDS)
+        dec = find_column(table, name, chosen.dec, DEC_COLUMNS, DEC_UCDS)
+        object_id = find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
+        path = find_column(table, name, chosen.path, PATH_COLUMNS, ())
         if not (ra and dec):
             missing = "dec" if ra else "ra"
             raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
         if not (path or object_id):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
         first = len(self.objects)
-        positions = zip(_angles(table, ra, name, hours=True), _angles(table, dec, name, hours=False), strict=True)
+        positions = zip(
+            read_angles(table, ra, name, hours=True), read_angles(table, dec, name, hours=False), strict=True
+        )
         ids: Sequence[Any] = table.columns[object_id] if object_id else [None] * len(table)
         for row, ((ra_deg, dec_deg), cell) in enumerate(zip(positions, ids, strict=True), start=1):
-            known, identifier = ra_deg is not None and dec_deg is not None, _text(cell)
+            known, identifier = ra_deg is not None and dec_deg is not None, cell_text(cell)
             if len(identifier or "") > MAX_ID_CHARS:
                 raise DataError(f"{name}, row {row}: an identifier of more than {MAX_ID_CHARS} characters")
             self.objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, identifier))
@@ -128,7 +130,7 @@ class Catalogue:
 
     def _index_paths(self, paths: Sequence[Any], first: int, folder: str | None) -> None:
         for row, cell in enumerate(paths, start=first):
-            if cell_path := _text(cell):
+            if cell_path := cell_text(cell):
                 reference = cell_path if folder is None else join_reference(folder, cell_path)
                 self._by_path.setdefault(_absolute(reference), row)
                 if "/" not in cell_path:
@@ -156,7 +158,7 @@ class JoinedColumns:
         item = self.catalogue.objects[row]
         ra, dec = (own.ra, own.dec) if item.ra is None else (item.ra, item.dec)
         cells = [(values[row] if row < len(values) else None, kind) for values, kind in self._values]
-        return [ra, dec, item.object_id, *(_typed(cell, kind) if typed else cell for cell, kind in cells)]
+        return [ra, dec, item.object_id, *(typed_cell(cell, kind) if typed else cell for cell, kind in cells)]
 
 
 OWN_POSITIONS = JoinedColumns({"ra": "number", "dec": "number"}, Catalogue(), ())  # of images without a catalogue
@@ -185,7 +187,7 @@ def may_have_positions(reference: str, chosen: CatalogueColumns) -> bool:
     return all(column or names & {*usual} for column, usual in ((chosen.ra, RA_COLUMNS), (chosen.dec, DEC_COLUMNS)))
 
 
-def _find_column(
+def find_column(
     table: ObjectTable, name: str, requested: str | None, usual: Sequence[str], ucds: Sequence[str]
 ) -> str | None:
     """The requested column; or the first with a UCD of these, or with a usual name."""
@@ -199,7 +201,7 @@ def _find_column(
     return requested or next(filter(None, found), None)
 
 
-def _angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[float | None]:
+def read_angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[float | None]:
     """Degrees of each row; DataError names the first row whose value is no angle."""
     parse = parse_ra if hours else parse_dec
     unit = table.units.get(column, "").lower()
@@ -216,7 +218,7 @@ def _angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[
     return angles
 
 
-def _column_type(values: Sequence[Any]) -> ColumnType:
+def column_type(values: Sequence[Any]) -> ColumnType:
     """The type that holds every value: of texts, what they all spell."""
     kinds: set[ColumnType] = set()
     for value in values:
@@ -236,8 +238,8 @@ def _column_type(values: Sequence[Any]) -> ColumnType:
 
 def _is_decimal(values: Sequence[Any]) -> bool:
     """Whether the values are positions in degrees as they stand."""
-    return _column_type([value for value in values if _text(value)]) != "text" or not any(
-        value for value in map(_text, values) if value and value.lower() not in NO_VALUE
+    return column_type([value for value in values if cell_text(value)]) != "text" or not any(
+        value for value in map(cell_text, values) if value and value.lower() not in NO_VALUE
     )
 
 
@@ -253,15 +255,17 @@ def _spelt_type(text: str) -> ColumnType:
     return "integer" if str(number) == text and -(2**63) <= number < 2**63 else "text"  # not 007
 
 
-def _typed(value: Any, kind: ColumnType) -> Any:
+def typed_cell(value: Any, kind: ColumnType) -> Any:
+    """A cell as a value of its column's type; None without a value."""
     if kind == "text":
-        return _text(value)
+        return cell_text(value)
     if isinstance(value, str):
         return None if value.strip().lower() in NO_VALUE else int(value) if kind == "integer" else float(value)
     return float(value) if kind == "number" and value is not None else value
 
 
-def _text(value: Any) -> str | None:
+def cell_text(value: Any) -> str | None:
+    """A cell as text; None of an empty one."""
     return None if value is None else str(value).strip() or None
 
 

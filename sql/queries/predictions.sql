@@ -2,8 +2,8 @@
 -- {inserted} those that are written, {rows} the rows of values to insert.
 
 -- name: check
--- `leases` is of the newest migration that the service needs.
-SELECT {columns} FROM predictions WHERE EXISTS (SELECT FROM leases) LIMIT 0
+-- With the table of the newest migration that the service needs, `catalogue_matches`.
+SELECT {columns} FROM predictions LIMIT 0
 
 -- name: check_writes
 -- Two pages of a new table, which the full disk of a server has no room for.
@@ -15,8 +15,8 @@ WITH recorded AS (
     INSERT INTO predictions ({inserted})
     VALUES {rows}
     ON CONFLICT (request_id) DO NOTHING
-    RETURNING {columns}){stored}
-SELECT {columns} FROM recorded
+    RETURNING {own}){stored}
+SELECT {own} FROM recorded
 
 -- name: stored_vectors
 ,
@@ -82,6 +82,7 @@ LIMIT %(limit)s
   AND (%(label)s IS NULL OR label = %(label)s)
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
   AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
+  AND (%(known)s IS NULL OR (SELECT known FROM catalogue_matches WHERE prediction_id = id) = %(known)s)
   AND (%(radius)s IS NULL OR sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
 
 -- name: newest

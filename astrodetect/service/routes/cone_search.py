@@ -31,6 +31,8 @@ FIELDS = {
         VOField("result", ucd="meta.code.class", description="Anomaly Detected or No Anomaly, or the label"),
         VOField("label", ucd="meta.code.class", description="predicted class"),
         VOField("novelty", "double", "stat.value", description="share of the training images that are less unusual"),
+        VOField("known", "boolean", description="whether a catalogue has an object there"),
+        VOField("known_name", ucd="meta.id", description="what the nearest known object is called"),
         VOField("timestamp", "char", "time.processing", description="when the image was scored, UTC"),
     ],
     ALL: [
@@ -43,6 +45,10 @@ FIELDS = {
         VOField("space", "char", description="detectors of the novelty"),
         VOField("in_domain", "boolean", description="whether the image is like those of the detectors"),
         VOField("novelty_view", "char", description="what of the image is the most unusual"),
+        VOField("known_type", ucd="src.class", description="of the known object, in its catalogue's words"),
+        VOField("known_arcsec", "double", "pos.angDistance", "arcsec", "separation of the known object"),
+        VOField("known_references", "long", "meta.bib", description="publications about the known object"),
+        VOField("known_catalogue", ucd="meta.title", description="the catalogue that has it"),
     ],
 }
 DOCUMENT: dict[int | str, dict[str, Any]] = {

@@ -1,14 +1,15 @@
 """Liveness, readiness and metrics, for those who operate the service."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from astrodetect.errors import AstrodetectError, ModelMissing, NotReady
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.schemas import LivenessResponse, ReadinessResponse
+from astrodetect.service.schemas import with_example
 from astrodetect.service.services import MetricsDep, ServicesDep, ended
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,6 +19,24 @@ PROMETHEUS_RESPONSE: dict[int | str, dict[str, Any]] = {
 
 log = logging.getLogger("uvicorn.error")
 router = APIRouter()
+
+
+class LivenessResponse(BaseModel):
+    """The process is running."""
+
+    model_config = with_example(status="live")
+
+    status: str
+
+
+class ReadinessResponse(BaseModel):
+    """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk."""
+
+    model_config = with_example(status="ready", logged="committed", outbox=0)
+
+    status: str
+    logged: Literal["committed", "queued"]
+    outbox: int
 
 
 @router.head("/health/live", include_in_schema=False)

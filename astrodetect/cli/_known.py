@@ -1,0 +1,96 @@
+"""Comparing positions with known objects, of files or of the database, shared by the commands."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astrodetect.cli._options import float_between
+from astrodetect.progress import print_notice
+from astrodetect.settings import settings
+from astrodetect.sky.crossmatch import DEFAULT_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC, NearestObjects
+from astrodetect.sky.known_objects import KnownColumns, read_known_objects
+from astrodetect.storage.references import base_name
+
+if TYPE_CHECKING:
+    from astrodetect.db.catalogues import CatalogueTables
+    from astrodetect.sky.healpix import Degrees
+
+FROM_DATABASE = "database"  # names the imported catalogues in place of a file
+MIN_RADIUS_ARCSEC = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMatches:
+    """What is known of each position: the values of KNOWN_COLUMNS, all None without a position; and the numbers."""
+
+    cells: Sequence[Sequence[Any]]
+    summary: Sequence[str]
+
+
+def add_radius_option(parser: "argparse._ActionsContainer") -> None:
+    """Declare --radius."""
+    parser.add_argument(
+        "--radius",
+        type=float_between(MIN_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC),
+        default=DEFAULT_RADIUS_ARCSEC,
+        metavar="ARCSEC",
+        help=f"how far a known object may be from a position (default: {DEFAULT_RADIUS_ARCSEC:g})",
+    )
+
+
+def open_catalogues(url: str) -> "CatalogueTables":
+    """The tables of catalogues of the database at this URL."""
+    from astrodetect.db.catalogues import CatalogueTables  # noqa: PLC0415
+    from database import SQL  # noqa: PLC0415
+
+    return CatalogueTables(url, SQL)
+
+
+def find_known(
+    ra: "Degrees", dec: "Degrees", catalogues: Sequence[str | Path], radius_arcsec: float, what: str
+) -> KnownMatches:
+    """The nearest known object of each position, NaN where there is none, in files or FROM_DATABASE."""
+    placed = ~np.isnan(ra)
+    files = [str(catalogue) for catalogue in catalogues if str(catalogue) != FROM_DATABASE]
+    if files:
+        nearest, rows = _in_files(ra[placed], dec[placed], files, radius_arcsec)
+    else:
+        from database import database_url  # noqa: PLC0415 - not needed with files
+
+        with database_url(settings()) as url:
+            nearest, rows = open_catalogues(url).match_positions(ra[placed], dec[placed], radius_arcsec)
+    if not nearest.objects:
+        print_notice("there are no known objects with a position: see crossmatch import")
+    cells: list[list[Any]] = [[None] * 6 for _ in range(len(ra))]
+    matches = zip(np.flatnonzero(placed).tolist(), nearest.ids.tolist(), nearest.arcsec.tolist(), strict=True)
+    for position, object_, arcsec in matches:
+        row = rows.get(object_)
+        name = row and (row["name"] or row["object_id"])
+        cells[position] = (
+            [True, name, row["type"], arcsec, row["reference_count"], row["catalogue"]] if row else [False, *[None] * 5]
+        )
+    return KnownMatches(cells, nearest.describe(what, radius_arcsec))
+
+
+def _in_files(
+    ra: "Degrees", dec: "Degrees", files: Sequence[str], radius_arcsec: float
+) -> tuple[NearestObjects, dict[int, dict[str, Any]]]:
+    """As CatalogueTables.match_positions; objects are numbered from 1 through all files."""
+    nearest, rows, before = NearestObjects(ra, dec, radius_arcsec), dict[int, dict[str, Any]](), 1
+    for file in files:
+        objects = read_known_objects(file, KnownColumns())
+        placed = np.flatnonzero(objects.placed)
+        nearest.add(placed + before, objects.ra[placed], objects.dec[placed])
+        for number in {*nearest.ids.tolist()} & {*(placed + before).tolist()}:
+            index = number - before
+            rows[number] = {
+                "catalogue": base_name(file),
+                "reference_count": objects.references[index],
+                **{name: objects.texts[name][index] for name in ("object_id", "name", "type")},
+            }
+        before += len(objects)
+    return nearest, rows

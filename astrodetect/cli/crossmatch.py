@@ -1,0 +1,184 @@
+"""`crossmatch`: which objects are known: compare positions with catalogues, and import these."""
+
+import argparse
+import csv
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from astrodetect import atomic_files
+from astrodetect.cli._known import FROM_DATABASE, add_radius_option, find_known, open_catalogues
+from astrodetect.cli._options import Subparsers, command_parser, local_path
+from astrodetect.csv_cells import literal_text
+from astrodetect.errors import DataError
+from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.progress import ProgressBar, printable
+from astrodetect.settings import settings
+from astrodetect.sky.catalogue import column_type, typed_cell
+from astrodetect.sky.known_objects import KNOWN_COLUMNS, KnownColumns, read_known_objects, read_positions
+from astrodetect.sky.table_readers import CSV_SUFFIXES, ObjectTable, read_object_table
+from astrodetect.sky.votable import write_votable
+from astrodetect.storage.references import PARQUET_SUFFIXES, as_image_path
+
+if TYPE_CHECKING:
+    from astrodetect.db.catalogues import CatalogueKind
+
+IMPORT, LIST, REMOVE = "import", "list", "remove"
+VOTABLE_SUFFIX = ".vot"
+DESCRIPTION = """find which objects are known, by comparing positions with catalogues
+
+Without a TABLE, every prediction in the database that has a position is compared with all imported catalogues; the
+nearest object within --radius is stored (catalogue_matches) and shown wherever the prediction is. Run it again after
+an import, or every night: what has not changed is not written again. With a TABLE (.csv, .parquet, FITS table or
+VOTable with positions, such as the anomalies.csv of `anomalies --catalogue`), the columns known, known_name,
+known_type, known_arcsec, known_references and known_catalogue are added to it; with --catalogue no database is needed.
+
+import FILE --name NAME stores a catalogue: a .csv, .parquet, FITS table or VOTable with positions, whose other columns
+are kept too. Importing a name again replaces that catalogue as a whole. list shows the catalogues; remove NAME removes
+one. The images that `collect` downloaded are listed too, but do not count as known objects.
+
+The number of matches that chance alone would give is estimated by moving all positions by an arcminute (or ten radii)
+to four sides.
+"""
+EXAMPLES = """examples:
+  python -m astrodetect crossmatch import hyperleda.fits --name HyperLEDA
+  python -m astrodetect crossmatch
+  python -m astrodetect crossmatch anomalies/anomalies.csv --output known.csv
+  python -m astrodetect crossmatch objects.vot --catalogue lenses.fits --radius 3 --output known.vot
+  python -m astrodetect crossmatch list
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the options."""
+    parser = command_parser(subparsers, "crossmatch", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument(
+        "action", nargs="?", metavar="TABLE|import|list|remove", help="a table to compare (default: the predictions)"
+    )
+    parser.add_argument("target", nargs="?", metavar="FILE|NAME", help="the file to import, or the catalogue to remove")
+    parser.add_argument("--name", help="what an imported catalogue is called")
+    parser.add_argument(
+        "--catalogue",
+        action="append",
+        type=as_image_path,
+        metavar="FILE",
+        help="compare a TABLE with this file instead of the imported catalogues; repeatable",
+    )
+    parser.add_argument(
+        "--output", type=local_path, metavar="FILE", help="where a TABLE is written: .csv, .parquet or .vot"
+    )
+    add_radius_option(parser)
+    group = parser.add_argument_group("columns of the TABLE, or of the file to import (default: by name or UCD)")
+    for name, what in (
+        ("ra", "right ascensions"),
+        ("dec", "declinations"),
+        ("id", "identifiers"),
+        ("object-name", "names"),
+        ("type", "types"),
+        ("references", "numbers of publications"),
+    ):
+        group.add_argument(f"--{name}", metavar="COLUMN", help=f"column of {what}")
+    parser.set_defaults(error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Import, list, remove or compare."""
+    action, target = arguments.action, arguments.target
+    if (target is None) == (action in {IMPORT, REMOVE}):
+        arguments.error("import needs a file, remove the name of a catalogue; nothing else takes a second argument")
+    if (arguments.name is None) == (action == IMPORT):
+        arguments.error("import needs --name, nothing else takes it")
+    is_table = action not in {None, IMPORT, LIST, REMOVE}
+    if (arguments.output is None) == is_table or (arguments.catalogue and not is_table):
+        arguments.error("--output is needed for a TABLE; --output and --catalogue are for a TABLE only")
+    if is_table:
+        lines = _match_table(arguments)
+    else:
+        from database import database_url  # noqa: PLC0415 - a program at the top
+
+        with database_url(settings()) as url:
+            lines = _use_database(arguments, url)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _use_database(arguments: argparse.Namespace, url: str) -> list[str]:
+    catalogues, name = open_catalogues(url), arguments.target
+    if arguments.action == LIST:
+        rows = [
+            f"{printable(row.name)}: {row.objects:,} objects, {row.kind} {row.timestamp:%Y-%m-%d} from "
+            f"{printable(row.source)}"
+            for row in catalogues.list_catalogues()
+        ]
+        return rows or ["no catalogues"]
+    if arguments.action == REMOVE:
+        return [f"removed {name}: {catalogues.remove(name):,} objects"]
+    if arguments.action == IMPORT:
+        objects = read_known_objects(name, _columns(arguments))
+        kind: CatalogueKind = "collected" if objects.collected else "imported"
+        with ProgressBar(f"importing {arguments.name}", len(objects)) as bar:
+            catalogues.replace(arguments.name, kind, name, objects, bar.step)
+        without = len(objects) - int(objects.placed.sum())
+        lines = [
+            f"imported {arguments.name}: {len(objects):,} objects"
+            + (f", {without:,} without a position" * bool(without))
+        ]
+        return [*lines, "compare the predictions with it: python -m astrodetect crossmatch"]
+    return catalogues.match_predictions(arguments.radius).describe("predictions with a position", arguments.radius)
+
+
+def _match_table(arguments: argparse.Namespace) -> list[str]:
+    suffix = arguments.output.suffix.lower()
+    if suffix not in (*CSV_SUFFIXES, *PARQUET_SUFFIXES, VOTABLE_SUFFIX):
+        raise DataError(f"the table is written as .csv, .parquet or .vot, not {arguments.output}")
+    table = read_object_table(arguments.action)
+    chosen = _columns(arguments)
+    ra, dec = read_positions(table, f"the table {arguments.action}", chosen.ra, chosen.dec)
+    known = find_known(ra, dec, arguments.catalogue or [FROM_DATABASE], arguments.radius, "rows with a position")
+    try:
+        with atomic_files.replacing(arguments.output) as temporary, temporary.open("wb") as file:
+            _write_table(file, suffix, table, known.cells)
+    except OSError as error:
+        raise DataError(f"cannot write {arguments.output}: {error.strerror or error}") from error
+    return [*known.summary, str(arguments.output)]
+
+
+def _write_table(file: BinaryIO, suffix: str, table: ObjectTable, known: Any) -> None:
+    """The columns of a table, except those of an earlier comparison, and what is known of each row."""
+    columns = {name: values for name, values in table.columns.items() if name not in KNOWN_COLUMNS}
+    if suffix in CSV_SUFFIXES:
+        rows = zip(*columns.values(), strict=True)
+        cells = ([*row, *map(_csv_value, matched)] for row, matched in zip(rows, known, strict=True))
+        _write_csv(file, [*columns, *KNOWN_COLUMNS], cells)
+        return
+    kinds: dict[str, ColumnType] = {name: column_type(values) for name, values in columns.items()}
+    typed = (
+        [typed_cell(value, kind) for value, kind in zip(row, kinds.values(), strict=True)]
+        for row in zip(*columns.values(), strict=True)
+    )
+    values = ([*row, *matched] for row, matched in zip(typed, known, strict=True))
+    if suffix == VOTABLE_SUFFIX:
+        write_votable(file, kinds | KNOWN_COLUMNS, values, "Which objects are known")
+    else:
+        write_parquet(file, kinds | KNOWN_COLUMNS, values)
+
+
+def _write_csv(file: BinaryIO, columns: list[str], rows: Iterator[list[Any]]) -> None:
+    with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as text:
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return literal_text(value)
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _columns(arguments: argparse.Namespace) -> KnownColumns:
+    names = ("ra", "dec", "id", "object_name", "type", "references")
+    return KnownColumns(*(getattr(arguments, name) for name in names))

@@ -1,0 +1,186 @@
+"""Catalogues in the database: imports, what is known of predictions, and where it is seen."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import query, run_here
+from starlette.testclient import TestClient
+
+from astrodetect.__main__ import main
+from astrodetect.records import PredictionFilters, ScoredImage
+from database import Database
+
+M51 = (202.46957, 47.19525)
+CATALOGUE = (
+    "main_id,otype,ra,dec,nbref,z,note\n"
+    "M 51,GPair,202.46957,47.19525,4313,0.0015,\\.\n"
+    'M 51b,Galaxy,202.4698,47.1953,12,,"a ""quoted"", \\N text"\n'
+    "nowhere,?,,,,,\n"
+)
+
+
+@pytest.fixture
+def crossmatch(database_url: str, tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs the command on the test's database; its output."""
+
+    def run(*words: object, status: int = 0) -> list[str]:
+        done = run_here(main, "crossmatch", *words, environment={"DATABASE_URL": database_url})
+        assert done.returncode == status, done.stderr
+        return (done.stdout or done.stderr).splitlines()
+
+    return run
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    path = tmp_path / "objects.csv"
+    path.write_text(CATALOGUE, encoding="utf-8")
+    return path
+
+
+def record(log: Database, *positions: tuple[float, float] | None) -> list[int]:
+    rows = [
+        ScoredImage(
+            f"{n}.png", f"{n:064x}", 0.9, 0.5, "m", "1", ra=position and position[0], dec=position and position[1]
+        )
+        for n, position in enumerate(positions)
+    ]
+    return [row.id for row in log.record_many(rows)]
+
+
+def test_an_import_keeps_every_column_and_replaces_the_catalogue_as_a_whole(
+    crossmatch: Callable[..., list[str]], catalogue: Path, database_url: str
+) -> None:
+    lines = crossmatch("import", catalogue, "--name", "mine")
+    assert lines[0] == "imported mine: 3 objects, 1 without a position"
+    columns = "object_id, name, type, ra, healpix IS NULL, reference_count, columns"
+    assert query(database_url, f"SELECT {columns} FROM catalogue_objects ORDER BY id") == [
+        ("M 51", "M 51", "GPair", 202.46957, False, 4313, {"z": "0.0015", "note": "\\."}),
+        ("M 51b", "M 51b", "Galaxy", 202.4698, False, 12, {"note": 'a "quoted", \\N text'}),
+        ("nowhere", "nowhere", "?", None, True, None, None),
+    ]
+    catalogue.write_text("id,ra,dec\na,1,2\n", encoding="utf-8")
+    crossmatch("import", catalogue, "--name", "mine")
+    assert query(database_url, "SELECT object_id FROM catalogue_objects") == [("a",)]
+    [line] = crossmatch("list")
+    assert line.startswith("mine: 1 objects, imported 2")
+    assert crossmatch("remove", "mine") == ["removed mine: 1 objects"]
+    assert crossmatch("list") == ["no catalogues"]
+    assert crossmatch("remove", "mine", status=1) == ["astrodetect: there is no catalogue mine: see crossmatch list"]
+
+
+def test_an_import_that_fails_or_is_stopped_leaves_the_earlier_one(
+    crossmatch: Callable[..., list[str]], catalogue: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from astrodetect.db import catalogues
+
+    crossmatch("import", catalogue, "--name", "mine")
+    before = query(database_url, "SELECT * FROM catalogue_objects ORDER BY id")
+    bad = catalogue.with_name("bad.csv")
+    bad.write_text("id,ra,dec\na,1,2\nb,400,2\n", encoding="utf-8")
+    [line] = crossmatch("import", bad, "--name", "mine", status=1)
+    assert "bad.csv, row 2: RA in degrees from 0 to 360" in line
+
+    def stopped(*_: object) -> Any:
+        yield ["mine", *[None] * 11]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalogues, "_object_rows", stopped)
+    crossmatch("import", catalogue, "--name", "mine", status=130)
+    assert query(database_url, "SELECT * FROM catalogue_objects ORDER BY id") == before
+
+
+def test_predictions_get_the_nearest_known_object(
+    crossmatch: Callable[..., list[str]], catalogue: Path, log: Database, database_url: str
+) -> None:
+    near, far, unplaced, again = record(log, M51, (10, 10), None, M51)
+    assert crossmatch()[1].startswith("0.0 matches")
+    assert [log.prediction(row).known for row in (near, far, unplaced)] == [False, False, None]
+    crossmatch("import", catalogue, "--name", "mine")
+    assert crossmatch()[0] == ("2 of 3 predictions with a position are within 2″ of one of 2 known objects, 1 are not")
+    row = log.prediction(near)
+    assert (row.known, row.known_name, row.known_type, row.known_arcsec) == (True, "M 51", "GPair", 0)
+    assert (row.known_references, row.known_catalogue) == (4313, "mine")
+    pages = {
+        known: [row.id for row in log.predictions(PredictionFilters(known=known), limit=9).predictions]
+        for known in (True, False, None)
+    }
+    assert pages == {True: [again, near], False: [far], None: [again, unplaced, far, near]}
+    stored = query(database_url, 'SELECT prediction_id, "timestamp", xmin::text FROM catalogue_matches ORDER BY 1')
+    crossmatch()
+    assert (
+        query(database_url, 'SELECT prediction_id, "timestamp", xmin::text FROM catalogue_matches ORDER BY 1') == stored
+    )
+    crossmatch("remove", "mine")
+    assert [log.prediction(row).known for row in (near, far)] == [None, False]
+
+
+def test_a_table_is_compared_with_the_imported_catalogues(
+    crossmatch: Callable[..., list[str]], catalogue: Path, tmp_path: Path
+) -> None:
+    crossmatch("import", catalogue, "--name", "mine")
+    table, output = tmp_path / "table.csv", tmp_path / "out.csv"
+    table.write_text("path,ra,dec\na.jpg,202.4696,47.1952\nb.jpg,3,3\n", encoding="utf-8")
+    lines = crossmatch(table, "--output", output)
+    assert lines[0].startswith("1 of 2 rows")
+    with output.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["known"], row["known_name"], row["known_catalogue"]) for row in rows] == [
+        ("true", "M 51", "mine"),
+        ("false", "", ""),
+    ]
+
+
+def test_collected_images_are_rows_but_not_known_objects(
+    crossmatch: Callable[..., list[str]], tmp_path: Path, log: Database, database_url: str
+) -> None:
+    from astrodetect.datasets.sources.manifest import COLUMNS
+
+    collected = tmp_path / "catalogue.csv"
+    values = {
+        "path": "galaxy/PIA1.jpg", "label": "galaxy", "source": "nasa", "source_id": "PIA1", "url": "https://example.org/1",
+        "title": "A galaxy", "license": "public domain", "ra": "202.46957", "dec": "47.19525", "sha256": f"{0:064x}",
+    }  # fmt: skip
+    collected.write_text(
+        f"{','.join(COLUMNS)}\n{','.join(values.get(name, '') for name in COLUMNS)}\n", encoding="utf-8"
+    )
+    crossmatch("import", collected, "--name", "nasa")
+    [recorded] = record(log, M51)
+    assert "0 of 1 predictions with a position are within 2″ of one of 0 known objects, 1 are not" in crossmatch()
+    joined = "SELECT id, name, type, url, terms, columns ->> 'source' FROM predictions JOIN catalogue_objects USING "
+    assert query(database_url, f"{joined} (image_sha256)".replace("SELECT id", "SELECT predictions.id")) == [
+        (recorded, "A galaxy", "galaxy", "https://example.org/1", "public domain", "nasa")
+    ]
+    assert crossmatch("list")[0].startswith("nasa: 1 objects, collected 2")
+
+
+def test_responses_exports_and_cones_say_what_is_known(
+    crossmatch: Callable[..., list[str]], catalogue: Path, page_client: TestClient, log_url: str
+) -> None:
+    log = Database(log_url, connections=1, timeout_s=5)
+    near, far = record(log, M51, (10, 10))
+    log.close()
+    for words in (("import", catalogue, "--name", "mine"), ()):
+        assert run_here(main, "crossmatch", *words, environment={"DATABASE_URL": log_url}).returncode == 0
+    known = {
+        "known": True,
+        "known_name": "M 51",
+        "known_type": "GPair",
+        "known_arcsec": 0.0,
+        "known_references": 4313,
+        "known_catalogue": "mine",
+    }
+    assert page_client.get(f"/predictions/{near}").json().items() >= known.items()
+    for value, expected in (("true", [near]), ("false", [far])):
+        for path in ("/predictions", "/predictions.json"):
+            answer = page_client.get(path, params={"known": value}).json()
+            assert [row["id"] for row in (answer["predictions"] if path == "/predictions" else answer)] == expected
+    assert page_client.get("/predictions", params={"known": "perhaps"}).status_code == 422
+    [row] = csv.DictReader(page_client.get("/predictions.csv", params={"known": "true"}).text.splitlines())
+    assert (row["known"], row["known_name"], row["known_arcsec"]) == ("True", "M 51", "0")
+    cone = {"RA": str(M51[0]), "DEC": str(M51[1]), "SR": "0.1"}
+    assert "<TD>M 51</TD>" in page_client.get("/scs", params=cone).text
+    assert "<TD>GPair</TD>" in page_client.get("/scs", params=cone | {"VERB": "3"}).text
