@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._options import Subparsers, command_parser, int_between, local_path
-from astrodetect.errors import DataError
+from astrodetect.errors import AstrodetectError, DataError
+from astrodetect.progress import print_notice
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ MIN_PXSCALE, MAX_PXSCALE = 0.01, 100.0  # arcseconds
 DESCRIPTION = """collect images from the network into class folders
 
 Images are saved to OUTPUT/CLASS; OUTPUT/catalogue.csv records the source, licence and SHA-256 of each. Unusable images
-are listed in OUTPUT/skipped.csv with the reason. Requests are sent one at a time, at most three per second
-(ASTRODETECT_COLLECT_REQUESTS_PER_S), and retried after transient errors. After Ctrl-C or a crash, run the same command
-again to continue: collected images are not requested again.
+are listed in OUTPUT/skipped.csv with the reason. Where there is a database (DATABASE_URL, or the embedded one once it
+was used), the rows of catalogue.csv are stored there too: `crossmatch list` shows them.
+
+Requests are sent one at a time, at most three per second (ASTRODETECT_COLLECT_REQUESTS_PER_S), and retried after
+transient errors. After Ctrl-C or a crash, run the same command again to continue: collected images are not requested
+again.
 """
 EXAMPLES = """examples:
   python -m astrodetect collect nasa --class galaxy="spiral galaxy" --class nebula=nebula --limit 200
@@ -172,7 +176,28 @@ def _open_output(folder: Path) -> "Iterator[CollectionManifest]":
     print("; ".join(summary) or "no images found", file=sys.stderr)
     if not manifest.counts:
         raise DataError(f"no image was collected into {folder}")
+    _record_collection(folder.absolute())
     print(folder)
+
+
+def _record_collection(folder: Path) -> None:
+    """Store the rows of catalogue.csv, where there is a database; a failure is a notice, for the images are there."""
+    from astrodetect.datasets.sources.manifest import CATALOGUE  # noqa: PLC0415
+
+    config, path = settings(), folder / CATALOGUE
+    if not (config.database_url or config.postgres_dir.exists()):
+        return
+    from astrodetect.cli._known import open_catalogues  # noqa: PLC0415
+    from astrodetect.sky.known_objects import KnownColumns, read_known_objects  # noqa: PLC0415
+    from database import database_url  # noqa: PLC0415
+
+    try:
+        with database_url(config) as url:
+            open_catalogues(url).replace(
+                str(folder), "collected", str(path), read_known_objects(str(path), KnownColumns())
+            )
+    except AstrodetectError as error:
+        print_notice(f"not recorded in the database: {error}; later: crossmatch import {path} --name NAME")
 
 
 def _add_output(parser: argparse.ArgumentParser, source: str) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import query, run_here
+from collect_command import collect, read_rows
+from programs import free_port, query, run_here
+from source_server import LibraryImage, SourceServer, SourceState
 from starlette.testclient import TestClient
 
 from astrodetect.__main__ import main
@@ -137,24 +139,25 @@ def test_a_table_is_compared_with_the_imported_catalogues(
 def test_collected_images_are_rows_but_not_known_objects(
     crossmatch: Callable[..., list[str]], tmp_path: Path, log: Database, database_url: str
 ) -> None:
-    from astrodetect.datasets.sources.manifest import COLUMNS
-
-    collected = tmp_path / "catalogue.csv"
-    values = {
-        "path": "galaxy/PIA1.jpg", "label": "galaxy", "source": "nasa", "source_id": "PIA1", "url": "https://example.org/1",
-        "title": "A galaxy", "license": "public domain", "ra": "202.46957", "dec": "47.19525", "sha256": f"{0:064x}",
-    }  # fmt: skip
-    collected.write_text(
-        f"{','.join(COLUMNS)}\n{','.join(values.get(name, '') for name in COLUMNS)}\n", encoding="utf-8"
-    )
-    crossmatch("import", collected, "--name", "nasa")
-    [recorded] = record(log, M51)
-    assert "0 of 1 predictions with a position are within 2″ of one of 0 known objects, 1 are not" in crossmatch()
-    joined = "SELECT id, name, type, url, terms, columns ->> 'source' FROM predictions JOIN catalogue_objects USING "
-    assert query(database_url, f"{joined} (image_sha256)".replace("SELECT id", "SELECT predictions.id")) == [
-        (recorded, "A galaxy", "galaxy", "https://example.org/1", "public domain", "nasa")
-    ]
-    assert crossmatch("list")[0].startswith("nasa: 1 objects, collected 2")
+    state = SourceState({"spiral galaxy": [LibraryImage("PIA1", 1), LibraryImage("PIA2", 2)]})
+    folder = tmp_path / "nasa"
+    words = ("nasa", "--class", "galaxy=spiral galaxy", "--output", folder)
+    with SourceServer(state) as server:
+        unreachable = collect(server, *words, DATABASE_URL=f"postgresql://u@127.0.0.1:{free_port()}/x")
+        assert (unreachable.returncode, unreachable.stdout) == (0, f"{folder}\n")
+        assert "not recorded in the database: cannot reach PostgreSQL" in unreachable.stderr
+        for _ in range(2):
+            assert collect(server, *words, DATABASE_URL=database_url).returncode == 0
+    [line] = crossmatch("list")
+    assert line.startswith(f"{folder}: 2 objects, collected 2")
+    [digest] = {row["sha256"] for row in read_rows(folder / "catalogue.csv") if row["source_id"] == "PIA2"}
+    log.record_many([ScoredImage("x.jpg", digest, 0.9, 0.5, "m", "1", ra=1, dec=2)])
+    joined = "FROM predictions JOIN catalogue_objects AS o USING (image_sha256)"
+    [[title, label, url, source]] = query(database_url, f"SELECT o.name, type, url, columns ->> 'source' {joined}")
+    assert (title, label, source) == ('The "PIA2", seen', "galaxy", "nasa")
+    assert url.startswith("http://127.0.0.1")
+    query(database_url, "UPDATE catalogue_objects SET ra = 1, dec = 2, healpix = 3")
+    assert "within 2″ of one of 0 known objects" in crossmatch()[0]
 
 
 def test_responses_exports_and_cones_say_what_is_known(
