@@ -199,10 +199,10 @@ def test_a_request_without_cookies_leases_no_image(
         assert f"""hx-post="/review/turn" hx-trigger="load" hx-swap="none" hx-vals='{{"id": {first}}}'""" in page.text
         program.cookies.clear()
         program.post("/review/turn", data={"id": str(first)})
-    assert query(database_url, "SELECT count(*) FROM leases") == [(0,)]
+    assert query(database_url, "SELECT count(*) FROM leases WHERE name LIKE 'review %'") == [(0,)]
     page = client.get("/review?by=novelty")
     assert (candidate_id(page), "/review/turn" in page.text) == (first, False)
-    assert query(database_url, "SELECT count(*) FROM leases") == [(1,)]
+    assert query(database_url, "SELECT count(*) FROM leases WHERE name LIKE 'review %'") == [(1,)]
     assert client.post("/review/turn", data={"id": "999"}).status_code == 404
 
 

@@ -102,6 +102,8 @@ def _value(prediction: Prediction, name: str) -> object:
     value = getattr(prediction, name)
     if name == "timestamp":
         return value.isoformat()
+    if name == "known_references" and value is None:
+        return votable.NO_INTEGER  # an empty cell of integers came with VOTable 1.3
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
