@@ -27,6 +27,7 @@ from astrodetect.db.connections import (
 )
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.label_batches import LabelBatches
 from astrodetect.db.pool import Heartbeat, Pool
 from astrodetect.db.shared_state import LeaseTable, MapTable
 from astrodetect.db.statements import read_prediction, storable_text
@@ -99,7 +100,7 @@ class Database:
         self._has_vectors: bool | None = None  # as the newest connection found it
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
-        self.access = AccessTables(self._execute, SQL)
+        self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:
@@ -210,18 +211,13 @@ class Database:
 
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel:  # noqa: A002
         """Label the image of this prediction, or NotFound."""
-        values = {"id": id, "label": label, "who": storable_text(who or None), "note": storable_text(note or None)}
-        rows = self._execute(SQL["add_label"], values) if 0 < id <= BIGINT_MAX else []
-        if not rows:
-            raise NotFound(f"there is no prediction {id}")
-        return StoredLabel(**rows[0])
+        return self.label_batches.add([id], label, who=who, note=note)[0]
 
     def delete_label(self, id: int) -> StoredLabel:  # noqa: A002
         """Delete one label and return it, or NotFound."""
-        rows = self._execute(SQL["delete_label"], {"id": id}) if 0 < id <= BIGINT_MAX else []
-        if not rows:
-            raise NotFound(f"there is no label {id}")
-        return StoredLabel(**rows[0])
+        for label in self.label_batches.delete(id, id):
+            return label
+        raise NotFound(f"there is no label {id}")
 
     def labels_of_image(self, prediction: Prediction) -> list[StoredLabel]:
         """The labels of this prediction's image, newest first; the newest is its current one."""

@@ -30,8 +30,14 @@ class LeaseTable:
 
     def take(self, name: str, holder: str, *, seconds: float, state: Mapping[str, Any] | None = None) -> bool:
         """Take or renew a lease; False where another holder has it."""
-        values = {"name": name, "holder": holder, "seconds": seconds, "state": json.dumps(state or {})}
-        return bool(self._execute(self._sql["take_lease"], values))
+        return bool(self.take_many([name], holder, seconds=seconds, state=state))
+
+    def take_many(
+        self, names: Collection[str], holder: str, *, seconds: float, state: Mapping[str, Any] | None = None
+    ) -> AbstractSet[str]:
+        """Take or renew leases; the names of those that no other holder has."""
+        values = {"names": sorted({*names}), "holder": holder, "seconds": seconds, "state": json.dumps(state or {})}
+        return {row["name"] for row in self._execute(self._sql["take_leases"], values)}
 
     def end(self, name: str, holder: str, *, seconds: float = 0.0, state: Mapping[str, Any] | None = None) -> None:
         """End a lease, so that others can take it, and leave its last state for so long."""
@@ -50,9 +56,9 @@ class LeaseTable:
         rows = self._execute(self._sql["leased_by_others"], {"names": list(names), "holder": holder})
         return {row["name"] for row in rows}
 
-    def release_others(self, holder: str, name: str) -> None:
-        """Release all leases of a holder but this one."""
-        self._execute(self._sql["release_leases"], {"holder": holder, "except": name})
+    def release_others(self, holder: str, names: Collection[str]) -> None:
+        """Release all leases of a holder but these."""
+        self._execute(self._sql["release_leases"], {"holder": holder, "except": list(names)})
 
 
 class MapTable:

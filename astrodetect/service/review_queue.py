@@ -116,13 +116,12 @@ class ReviewLeases:
         taken = self._leases.held_by_others([_lease_name(image) for image in images], session)
         return {image for image in images if _lease_name(image) not in taken}
 
-    def lease(self, session: str, image: str) -> bool:
-        """Leases an image for LEASE_S in place of the session's previous one; False where another session has it."""
-        name = _lease_name(image)
-        if not self._leases.take(name, session, seconds=LEASE_S):
-            return False
-        self._leases.release_others(session, name)
-        return True
+    def lease(self, session: str, images: Sequence[str]) -> AbstractSet[str]:
+        """Leases images for LEASE_S in place of the session's previous ones; those that no other session has."""
+        names = {_lease_name(image): image for image in images}
+        taken = self._leases.take_many(names, session, seconds=LEASE_S)
+        self._leases.release_others(session, taken)
+        return {names[name] for name in taken}
 
 
 class _Ranking:

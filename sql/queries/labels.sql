@@ -1,17 +1,27 @@
 -- Statements of database.py on the table `labels`.
 
--- name: add_label
+-- name: add_labels
+-- Of all these predictions, or of none.
 WITH given AS (
     INSERT INTO labels (prediction_id, label, who, note)
-    SELECT id, %(label)s, %(who)s, %(note)s FROM predictions WHERE id = %(id)s
+    SELECT id, %(label)s, %(who)s, %(note)s FROM predictions
+    WHERE id = ANY (%(ids)s) AND (SELECT count(*) FROM predictions WHERE id = ANY (%(ids)s)) = %(count)s
+    ORDER BY array_position(%(ids)s::bigint[], id)
     RETURNING *)
 SELECT given.id, prediction_id, image_name, image_sha256, given.label, who, note, given."timestamp"
 FROM given JOIN predictions ON predictions.id = prediction_id
+ORDER BY given.id
 
--- name: delete_label
-WITH deleted AS (DELETE FROM labels WHERE id = %(id)s RETURNING *)
+-- name: delete_labels
+-- Labels of one transaction have the same time; others may have stored some between them.
+WITH deleted AS (
+    DELETE FROM labels
+    WHERE id BETWEEN %(first)s AND %(last)s
+      AND "timestamp" = (SELECT max("timestamp") FROM labels WHERE id IN (%(first)s, %(last)s))
+    RETURNING *)
 SELECT deleted.id, prediction_id, image_name, image_sha256, deleted.label, who, note, deleted."timestamp"
 FROM deleted JOIN predictions ON predictions.id = prediction_id
+ORDER BY deleted.id
 
 -- name: labels
 SELECT labels.id, prediction_id, image_name, image_sha256, labels.label, who, note, labels."timestamp"

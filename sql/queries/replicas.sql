@@ -1,9 +1,11 @@
 -- Statements of astrodetect/db/shared_state.py on the tables `leases` and `maps`. clock_timestamp(), not now(): a statement
 -- may have waited for another's row.
 
--- name: take_lease
+-- name: take_leases
+-- In the order of their names: two that take the same ones in different orders would wait for each other.
 INSERT INTO leases AS present (name, holder, until, state)
-VALUES (%(name)s, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s), %(state)s)
+SELECT name, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s), %(state)s::jsonb
+FROM unnest(%(names)s::text[]) AS name ORDER BY name
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, state = excluded.state
 WHERE present.holder IS NULL OR present.holder = excluded.holder OR present.until < clock_timestamp()
 RETURNING name
@@ -22,11 +24,11 @@ SELECT name FROM leases
 WHERE name = ANY (%(names)s) AND holder <> %(holder)s AND until > clock_timestamp()
 
 -- name: release_leases
--- All of one holder but one, and those that ended a day ago.
+-- All of one holder but these, and those that ended a day ago.
 DELETE FROM leases
 WHERE name IN (
     SELECT name FROM leases
-    WHERE (holder = %(holder)s AND name <> %(except)s) OR until < clock_timestamp() - interval '1 day'
+    WHERE (holder = %(holder)s AND name <> ALL (%(except)s)) OR until < clock_timestamp() - interval '1 day'
     FOR UPDATE SKIP LOCKED)
 RETURNING name
 

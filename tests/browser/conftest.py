@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, expect
-from programs import Service
+from programs import Service, query
 
 from browser import chromium, demo_service
 from browser.tabs import Tabs
@@ -36,6 +36,13 @@ def tabs(browser: Browser) -> Iterator[Tabs]:
 def log_url(new_database: Callable[[], str]) -> str:
     """The database of the demo service."""
     return new_database()
+
+
+@pytest.fixture
+def free_images(log_url: str) -> Iterator[None]:
+    """Returns the images that the test had under review, which otherwise come back two minutes later."""
+    yield
+    query(log_url, "DELETE FROM leases WHERE name LIKE 'review %'")
 
 
 @pytest.fixture(scope="package")

@@ -15,6 +15,7 @@ PATHS = (
     "/history",
     "/history/1",
     "/review",
+    "/review/grid",
     "/map",
     "/models-page",
     "/models-page/train",

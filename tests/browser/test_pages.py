@@ -11,11 +11,13 @@ from astrodetect.service.web import rendering
 from browser.page_checks import accessibility_violations, broken_images, focused_element, horizontal_overflow_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
-SECTIONS = ("/", "/history", "/history/1", "/review", "/map", "/models-page", "/models-page/train", "/live")
+GRID = "/review/grid?count=12"
+SECTIONS = ("/", "/history", "/history/1", "/review", GRID, "/map", "/models-page", "/models-page/train", "/live")
 PAGES = (*SECTIONS, "/audit", "/key", "/history/999999")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+pytestmark = pytest.mark.usefixtures("free_images")
 MIN_BYTES, MAX_BYTES = 10_000, 150_000
-MAX_SCRIPT_LINES = 600
+MAX_SCRIPT_LINES = 1_200
 VENDORED = {"htmx.min.js"}
 MAX_TAB_STEPS = 400
 CONTROLS = """[...document.querySelectorAll(`a[href], button, input, select, textarea, summary, [tabindex="0"]`)]

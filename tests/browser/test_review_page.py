@@ -3,10 +3,13 @@
 import csv
 
 import httpx2
+import pytest
 from playwright.sync_api import Page, expect
 from programs import Service
 
 from browser.tabs import Tabs
+
+pytestmark = pytest.mark.usefixtures("free_images")
 
 
 def candidate(page: Page) -> str:

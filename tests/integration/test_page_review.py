@@ -282,13 +282,13 @@ def test_an_invalid_session_cookie_starts_a_new_session(client: TestClient, cook
 def test_a_long_session_fits_its_cookie_and_drops_its_first_steps(client: TestClient) -> None:
     session = review_session.ReviewSession("0123456789abcdef")
     for n in range(200):
-        session = session.add(review_session.ReviewStep("s", BIGINT_MAX - n))
-    cookie = ".".join([session.id, *(f"s{id_}" for id_ in session.skipped)])
+        session = session.add(review_session.ReviewStep("l", BIGINT_MAX - n, review_session.MAX_SPAN))
+    cookie = ".".join([session.id, *map(str, session.steps)])
     assert len(cookie) < 4000
     client.cookies.set(review_session.SESSION_COOKIE, cookie)
     page = client.post("/review/again", headers=HTMX)
-    assert page.headers["set-cookie"].startswith(f"{review_session.SESSION_COOKIE}={session.id};")
-    assert session.skipped[0] == BIGINT_MAX - 50
+    assert page.headers["set-cookie"].startswith(f"{review_session.SESSION_COOKIE}={session.id}.l")
+    assert session.steps[0].id == BIGINT_MAX - 50
 
 
 def test_without_postgresql_the_page_is_an_error(models_dir: Path) -> None:

@@ -205,7 +205,8 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
     labelling = row_values(IMPORTED_LABELS, [(0, Label(label="ordinary", image_sha256="7"))])
     statements: list[tuple[str, Any]] = [
         (database.SQL["most_novel"], {"space": SPACE, "limit": 10}),
-        (database.SQL["add_label"], {"id": 7, "label": "ordinary", "who": None, "note": None}),
+        (database.SQL["add_labels"], {"ids": [7], "count": 1, "label": "ordinary", "who": None, "note": None}),
+        (database.SQL["delete_labels"], {"first": 7, "last": 8}),
         (database.SQL["import_labels"].format(rows=placeholders(IMPORTED_LABELS, 1)), labelling),
         (database.SQL["by_ids"], {"ids": [1, 2, 3]}),
     ]

@@ -2,59 +2,104 @@
 
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import quote, unquote, urlencode
 
-from fastapi import Form, Query
+from fastapi import Depends, Form, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.labels import LabelValue
+from astrodetect.labels import LabelValue, StoredLabel
 from astrodetect.records import BIGINT_MAX
 from astrodetect.service.query_params import LabelName
 
 SESSION_COOKIE = "astrodetect_review"
 REVIEWER_COOKIE = "astrodetect_who"
-REVIEW_PATH = "/review"
+REVIEW_PATH, GRID_PATH = "/review", "/review/grid"
+GRID_COUNTS = MIN_GRID, *_, MAX_GRID = 12, 24, 40, 60  # images at once
 MAX_STEPS = 150  # fit in a cookie of 4 KB; older ones are dropped
 SESSION_ID_BYTES = 8
-SESSION_PATTERN = re.compile(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.[ls][0-9]{{1,19}}){{0,{MAX_STEPS}}}", re.ASCII)
+MAX_SPAN = 9_999  # ids that lie between the first and the last label of a batch, with those of other reviewers
+SESSION_PATTERN = re.compile(
+    rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.[lsk][0-9]{{1,19}}(-[0-9]{{1,4}})?){{0,{MAX_STEPS}}}", re.ASCII
+)
 MAX_REVIEWER_LENGTH = 60  # characters: each may take twelve in a cookie
 REVIEWER_MAX_AGE_S = 365 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewChoice:
-    """The order in which a reviewer sees the images, and the label of whose kind more are wanted."""
+    """The order in which a reviewer sees the images, the label of whose kind more are wanted, and how many at once."""
 
     by: ReviewOrder
     like: LabelValue | None = None
+    count: int = 0  # of the grid; 0: one at a time
+
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """As fields of a query string or a form."""
+        fields: dict[str, str | int] = {"by": self.by}
+        return fields | ({"like": self.like} if self.like else {}) | ({"count": self.count} if self.count else {})
 
     @property
     def url(self) -> str:
         """The page's address."""
-        return f"{REVIEW_PATH}?{urlencode({'by': self.by} | ({'like': self.like} if self.like else {}))}"
+        return f"{GRID_PATH if self.count else REVIEW_PATH}?{urlencode(self.fields)}"
 
 
 def queried_choice(by: ReviewOrder = "interest", like: Annotated[LabelName | None, Query()] = None) -> ReviewChoice:
-    """From the query string."""
+    """From the query string, one image at a time."""
     return ReviewChoice(by, like)
+
+
+def queried_grid(
+    by: ReviewOrder = "interest",
+    like: Annotated[LabelName | None, Query()] = None,
+    count: Annotated[int, Query(ge=MIN_GRID, le=MAX_GRID)] = GRID_COUNTS[1],
+) -> ReviewChoice:
+    """From the query string, as a grid."""
+    return ReviewChoice(by, like, count)
 
 
 def posted_choice(
-    by: Annotated[ReviewOrder, Form()] = "interest", like: Annotated[LabelName | None, Form()] = None
+    by: Annotated[ReviewOrder, Form()] = "interest",
+    like: Annotated[LabelName | None, Form()] = None,
+    count: Annotated[int, Form(ge=0, le=MAX_GRID)] = 0,
 ) -> ReviewChoice:
     """From a form."""
-    return ReviewChoice(by, like)
+    return ReviewChoice(by, like, count)
+
+
+PostedChoice: TypeAlias = Annotated[ReviewChoice, Depends(posted_choice)]
+PredictionIdField: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
 
 
 class ReviewStep(NamedTuple):
-    """One action: `l`, the label with this id was added, or `s`, the prediction with this id was skipped."""
+    """`l`, the labels with ids from `id` to `id + span` were added; `s`, the prediction with this id was skipped.
 
-    kind: Literal["l", "s"]
+    `k` is a skip that belongs to the step before it.
+    """
+
+    kind: Literal["l", "s", "k"]
     id: int
+    span: int = 0
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[StoredLabel]) -> "ReviewStep":
+        """Labels that were given together."""
+        return cls("l", labels[0].id, min(labels[-1].id - labels[0].id, MAX_SPAN))
+
+    @classmethod
+    def parse(cls, text: str) -> "ReviewStep":
+        """A step of the cookie."""
+        id_, _, span = text[1:].partition("-")
+        return cls(cast('Literal["l", "s", "k"]', text[0]), int(id_), int(span or 0))
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.id}" + (f"-{self.span}" if self.span else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +116,7 @@ class ReviewSession:
         cookie = request.cookies.get(SESSION_COOKIE, "")
         if SESSION_PATTERN.fullmatch(cookie):
             id_, *parts = cookie.split(".")
-            steps = tuple(ReviewStep("l" if part[0] == "l" else "s", int(part[1:])) for part in parts)
+            steps = tuple(map(ReviewStep.parse, parts))
             if all(step.id <= BIGINT_MAX for step in steps):
                 return cls(id_, steps)
         return cls(secrets.token_hex(SESSION_ID_BYTES), has_cookie=False)
@@ -79,23 +124,38 @@ class ReviewSession:
     @property
     def skipped(self) -> list[int]:
         """The ids of the skipped predictions."""
-        return [step.id for step in self.steps if step.kind == "s"]
+        return [step.id for step in self.steps if step.kind != "l"]
+
+    @property
+    def last_step(self) -> tuple[ReviewStep, ...]:
+        """The newest label or batch of labels, or what was skipped last, in order; none of a new session."""
+        start = len(self.steps) - 1
+        while start > 0 and self.steps[start].kind == "k":
+            start -= 1
+        return self.steps[max(start, 0) :]
 
     def add(self, step: ReviewStep) -> "ReviewSession":
         """With one more step."""
         return replace(self, steps=(*self.steps, step)[-MAX_STEPS:], has_cookie=True)
 
+    def skip(self, ids: Sequence[int]) -> "ReviewSession":
+        """With these predictions skipped, as one step."""
+        session = self
+        for number, id_ in enumerate(ids):
+            session = session.add(ReviewStep("k" if number else "s", id_))
+        return session
+
     def undo(self) -> "ReviewSession":
         """Without the last step."""
-        return replace(self, steps=self.steps[:-1])
+        return replace(self, steps=self.steps[: len(self.steps) - len(self.last_step)])
 
     def restore_skipped(self) -> "ReviewSession":
         """Without the skips."""
-        return replace(self, steps=tuple(step for step in self.steps if step.kind != "s"))
+        return replace(self, steps=tuple(step for step in self.steps if step.kind == "l"))
 
     def save(self, response: Response) -> Response:
         """Sets the session cookie, which ends with the browser's session."""
-        value = ".".join([self.id, *(f"{kind}{id_}" for kind, id_ in self.steps)])
+        value = ".".join([self.id, *map(str, self.steps)])
         response.set_cookie(SESSION_COOKIE, value, path=REVIEW_PATH, httponly=True, samesite="strict")
         return response
 
@@ -103,6 +163,11 @@ class ReviewSession:
 def reviewer_name(request: Request) -> str | None:
     """The name stored with this browser's labels, if it gave one."""
     return unquote(request.cookies.get(REVIEWER_COOKIE, ""))[:MAX_REVIEWER_LENGTH].strip() or None
+
+
+def knows_reviewer(request: Request) -> bool:
+    """Whether this browser was asked for the reviewer's name; an empty answer is one too."""
+    return REVIEWER_COOKIE in request.cookies
 
 
 def remember_reviewer(response: Response, name: str) -> None:

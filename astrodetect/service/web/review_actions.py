@@ -1,0 +1,159 @@
+"""What the pages of Review share: the images that a reviewer may get, undoing, and what the labels found so far."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from markupsafe import Markup
+from starlette.requests import Request
+
+from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, LabelValue, is_wanted, own_names
+from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
+from astrodetect.service.review_queue import ORDER_LENGTH, ReviewBatch, ReviewCandidate, space_blocks
+from astrodetect.service.services import ServiceDatabase, Services
+from astrodetect.service.web.review_session import (
+    GRID_COUNTS,
+    MAX_REVIEWER_LENGTH,
+    ReviewChoice,
+    ReviewSession,
+    knows_reviewer,
+    reviewer_name,
+)
+
+LOOKAHEAD = 19  # more candidates than needed, of which those with a thumbnail come first
+RECENT_LABELS = 100
+CHART_HEIGHT = 220.0
+CHART_AXES = "labelled", "interesting"
+
+ORDER_DESCRIPTIONS: dict[ReviewOrder, tuple[str, str]] = {
+    "interest": (
+        "Interest",
+        "Probably interesting, by your labels so far and by novelty.",
+    ),
+    "novelty": ("Novelty", "By novelty, the highest first, whatever the labels."),
+    "uncertainty": (
+        "Uncertainty",
+        "Between what you labelled interesting and the rest: the least certain.",
+    ),
+    "random": ("Random", "A random sample: it estimates how common interesting images are."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FreeCandidates:
+    """The images that no other reviewer has and this one did not skip, those with a thumbnail first."""
+
+    batch: ReviewBatch
+    candidates: list[ReviewCandidate]
+    with_thumbnail: set[str]  # hashes
+    skipped: int  # images
+    any_unskipped: bool  # whether there are images left, others' included
+
+    @classmethod
+    def find(
+        cls, services: Services, session: ReviewSession, choice: ReviewChoice, *, wanted: int = 1
+    ) -> "FreeCandidates":
+        """At least `wanted` of them, if there are as many in the order."""
+        database, queue = services.database, services.review_queue
+        skipped = {row.image_key for row in database.by_ids(session.skipped).values()} if session.skipped else set()
+        for lookahead in (wanted + LOOKAHEAD, ORDER_LENGTH):  # more if others have the first ones
+            batch = queue.next(
+                choice.by,
+                limit=lookahead + len(skipped),
+                space=services.models.space,
+                blocks=space_blocks(services.models.detectors.values(), services.models.space),
+                like=choice.like,
+                taught=services.models.taught,
+                at_once=True,
+            )
+            unskipped = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped]
+            free = queue.leases.free(session.id, [entry.prediction.image_key for entry in unskipped])
+            if len(free) >= wanted or len(batch.candidates) < lookahead + len(skipped):
+                break
+        candidates = [entry for entry in unskipped if entry.prediction.image_key in free]
+        with_thumbnail = database.images_with_thumbnails(
+            [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
+        )
+        candidates.sort(key=lambda entry: entry.prediction.image_sha256 not in with_thumbnail)
+        return cls(batch, candidates, with_thumbnail, len(skipped), bool(unskipped))
+
+
+@dataclass(frozen=True, slots=True)
+class UndoneStep:
+    """What undoing the last step of a session did."""
+
+    session: ReviewSession
+    message: str
+    ids: list[int]  # of the predictions to show again
+    note: str = ""
+
+
+def undo_last_step(database: ServiceDatabase, session: ReviewSession) -> UndoneStep:
+    """Removes the labels of the last step, or returns what it skipped to the queue."""
+    if not session.steps:
+        return UndoneStep(session, "nothing to undo", [])
+    steps, session = session.last_step, session.undo()
+    if steps[0].kind == "l":
+        removed = database.label_batches.delete(steps[0].id, steps[0].id + steps[0].span)
+        what = f"label {removed[0].label}" if len(removed) == 1 else f"{len(removed)} labels"
+        if not removed:
+            return UndoneStep(session, "that step was already undone", [])
+        return UndoneStep(session, f"{what} removed", [label.prediction_id for label in removed], removed[0].note or "")
+    known = database.by_ids([step.id for step in steps])
+    ids = [step.id for step in steps if step.id in known]
+    return UndoneStep(session, "no longer skipped" if ids else "that step was already undone", ids)
+
+
+def describe_labels(database: ServiceDatabase) -> dict[str, Any]:
+    """What the templates show of the labels given so far."""
+    labels = database.labels_in_order()
+    names = own_names(labels)
+    summary = summarise_discoveries(labels) if labels else None
+    return {
+        "labelled": len(labels),
+        "names": names,
+        "max_label_length": MAX_LABEL_LENGTH,
+        "counts": {label: labels.count(label) for label in [*LABELS, *names]},
+        "chart": plot_discoveries(labels, summary) if summary else None,
+        "summary": summary,
+    }
+
+
+def page_values(request: Request, session: ReviewSession) -> dict[str, Any]:
+    """What the templates of whole pages need besides."""
+    return {
+        "orders": ORDER_DESCRIPTIONS,
+        "counts_of_grid": GRID_COUNTS,
+        "reviewer": reviewer_name(request) or "",
+        "knows_reviewer": knows_reviewer(request),
+        "max_reviewer_length": MAX_REVIEWER_LENGTH,
+        "has_lease": session.has_cookie,
+    }
+
+
+def announce(message: str) -> dict[str, str]:
+    """The header with which the page shows a message and screen readers read it."""
+    return {"HX-Trigger": json.dumps({"announce": message[0].upper() + message[1:]})}
+
+
+def plot_discoveries(labels: Sequence[LabelValue], description: str) -> Markup:
+    """The number of interesting images against the number labelled, in the order of labelling."""
+    interesting = list(accumulate(map(is_wanted, labels), initial=0))
+    ends = (0, max(len(labels), 1)), (0, max(interesting[-1], 1))
+    axes = ChartAxes(*ends, CHART_HEIGHT, whole_x=True, whole_y=True)
+    constant_rate = ChartLine("", (0, len(labels)), (0, interesting[-1]), "chance")
+    return line_chart(
+        description, [constant_rate, ChartLine("", range(len(interesting)), interesting)], axes, CHART_AXES
+    )
+
+
+def summarise_discoveries(labels: Sequence[LabelValue]) -> str:
+    """The same as a sentence."""
+    count = sum(map(is_wanted, labels))
+    text = f"{count:,} interesting of {len(labels):,} labelled: {100 * count / len(labels):.0f} per hundred."
+    if len(labels) > RECENT_LABELS:
+        text += f" Of the last hundred: {sum(map(is_wanted, labels[-RECENT_LABELS:]))}."
+    return text
