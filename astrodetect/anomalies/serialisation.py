@@ -71,6 +71,8 @@ class StoredArrays:
                 entries = archive.infolist()
                 if len(entries) > MAX_ARRAYS or sum(entry.file_size for entry in entries) > MAX_BYTES:
                     raise unusable_error(f"more than {MAX_BYTES:,} bytes")
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                    raise unusable_error("compressed arrays")  # zipfile unpacks more than an entry declares
                 arrays = {entry.filename.removesuffix(".npy"): _read_array(archive.read(entry)) for entry in entries}
             metadata = json.loads(arrays.pop(METADATA).tobytes())
         except UNREADABLE as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from astrodetect.cli._options import Subparsers, command_parser, model_name
-from astrodetect.errors import DataError
+from astrodetect.errors import DataError, ModelError
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:
@@ -174,11 +174,14 @@ def _sign(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from astrodetect.model_store import mirror, signatures, store  # noqa: PLC0415
-    from astrodetect.model_store.manifest import list_manifests  # noqa: PLC0415
+    from astrodetect.model_store.manifest import invalid_manifests, list_manifests  # noqa: PLC0415
 
     folder = settings().models_dir
     mirror.pull_all(folder)
     manifests = [manifest for manifest in list_manifests(folder) if arguments.name in {None, manifest.name}]
+    for name, error in invalid_manifests(folder).items():
+        if arguments.name in {None, name}:
+            raise ModelError(error)
     if not manifests:
         raise DataError(f"no model {arguments.name}" if arguments.name else "there are no models")
     for manifest in manifests:

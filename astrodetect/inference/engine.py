@@ -48,6 +48,7 @@ CANARY_TOLERANCE = {"f32": 0.01, "bf16": 0.03, "int8": 0.05}
 # Output names of the served network. Binary models have one score, of the second class; others one for each class.
 SCORE, FEATURES, MAP = "score", "features", "map"
 BINARY = 2  # classes
+UNUSABLE = (RuntimeError, ValueError, LookupError, MemoryError)  # what OpenVINO and NumPy raise for damaged networks
 
 
 class Engine:
@@ -84,12 +85,12 @@ class Engine:
             network = core.read_model(model.xml, model.weights)
             if not keep_weights:
                 model.weights = b""
-            _check_classes(network, model.manifest)
+            _check_shapes(network, model.manifest)
             forms = [(part, streams), (cores, 1)] if has_latency_model else [(part, streams)]
             with ThreadPoolExecutor(len(forms)) as pool:  # a compilation keeps one core busy
                 compiled = list(pool.map(lambda form: _compile(core, network, self.precision, *form), forms))
             throughput, latency = compiled[0], compiled[-1]
-        except RuntimeError as error:
+        except UNUSABLE as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
         self.streams = max(streams, 2)  # concurrent requests: reading outputs in Python leaves no stream idle
         self._latency_request = latency.create_infer_request()
@@ -98,7 +99,10 @@ class Engine:
             self._throughput_requests.put(throughput.create_infer_request())
         self._running, self._lock = 0, threading.Lock()
         if check:
-            self._check()
+            try:
+                self._check()
+            except UNUSABLE as error:
+                raise ModelError(f"model {self.manifest.name}: its network cannot be run") from error
 
     @property
     def prior(self) -> str:
@@ -203,8 +207,14 @@ def load_verified(
     return replace(model, prior_weights=model.manifest.prior_weights(prior)) if prior else model
 
 
-def _check_classes(network: Any, manifest: Manifest) -> None:
-    """ModelError where the manifest has other classes than the network has outputs; of two classes one may suffice."""
+def _check_shapes(network: Any, manifest: Manifest) -> None:
+    """ModelError where the manifest has another size of images, or other classes, than the network.
+
+    Of two classes one output may suffice.
+    """
+    size = manifest.image.size
+    if not network.input(0).get_partial_shape().compatible(openvino.PartialShape([-1, size, size, 3])):
+        raise ModelError(f"model {manifest.name}: its network takes images of another size than {size} pixels")
     outputs = network.output(SCORE).get_partial_shape()[1].get_length()
     count = len(manifest.classes)
     if outputs != count and (outputs, count) != (1, BINARY):

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import predict_classes, significant_auc
@@ -29,6 +29,8 @@ ORDINARY = "ordinary"  # entry of `data`, of a model whose detectors were fitted
 TEACHING = "teaching"  # entry of `data`, of a network that learnt from labels
 METRICS = ".metrics.json"  # suffix of an evaluation's metrics, which stand beside the manifests
 
+FILE_SUFFIXES = (".h5", ".xml", ".bin", ".int8.xml", ".int8.bin", NOVELTY)  # of what a manifest may list
+MAX_INPUT_SIZE = 4_096  # pixels; the canary image is made before the network is run
 PRIOR_ROUNDING = 0.005  # by which the shares of all classes may differ from 1 together
 
 Precision = Literal["int8", "bf16", "f32"]
@@ -66,13 +68,13 @@ class Manifest:
     canary_score: float = float("nan")  # the network's score of `canary()`, checked when it is loaded
     precision: Precision = "f32"  # the default for serving
     fidelity: dict[Precision, Fidelity] = field(default_factory=dict)  # of each low precision that was measured
-    threshold: float = 0.5  # binary models: an anomaly where score > threshold
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5  # binary models: an anomaly where score > threshold
     # Calibration, which the networks' weights include already: logits / temperature + bias of each class; and the share
     # of each class in the images that it was fitted to, at which the probabilities hold.
     temperature: float = 1.0
     bias: list[float] = field(default_factory=list)
-    balance: dict[str, float] = field(default_factory=dict)  # empty: not recorded
-    views: int = 1  # orientations of each image that outputs are averaged over
+    balance: dict[str, Annotated[float, Field(ge=0, le=1)]] = field(default_factory=dict)  # empty: not recorded
+    views: Annotated[int, Field(ge=1, le=8)] = 1  # orientations of each image that outputs are averaged over
     files: dict[str, str] = field(default_factory=dict)  # name → SHA-256
     created: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
     task: ModelTask = "binary"
@@ -217,7 +219,8 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     file = f"{name}.json"
     try:
         fields = json.loads(data)
-    except ValueError as error:
+        json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair could be shown nowhere
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {RETRAIN}") from error
     if not isinstance(fields, dict) or fields.get("format") != MANIFEST_FORMAT:
         raise ModelError(f"{file} is not a manifest that this version reads: {RETRAIN}")
@@ -227,15 +230,27 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         first = error.errors()[0]
         if first["loc"][0] == "image" and first["type"] == "value_error":
             raise ModelError(_unknown_preprocessing(name)) from error
-        field_path = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{file} is incomplete, its field {field_path} is invalid: {RETRAIN}") from error
+        raise ModelError(_invalid_field(file, ".".join(str(part) for part in first["loc"]))) from error
     if fields["image"] != asdict(manifest.image):
         raise ModelError(_unknown_preprocessing(name))
-    outside = [listed for listed in manifest.files if Path(listed).name != listed]
-    enough_classes = len(manifest.classes) == 2 if manifest.task == "binary" else len(set(manifest.classes)) >= 2
+    if manifest.image.size > MAX_INPUT_SIZE:
+        raise ModelError(_invalid_field(file, "image.size"))
+    try:
+        _ = manifest.warnings  # of fields that may hold anything
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(_invalid_field(file, "data or metrics")) from error
+    outside = manifest.files.keys() - {f"{name}{suffix}" for suffix in FILE_SUFFIXES}
+    different = len(set(manifest.classes)) == len(manifest.classes)
+    enough_classes = different and (
+        len(manifest.classes) == 2 if manifest.task == "binary" else len(manifest.classes) >= 2
+    )
     if outside or manifest.name != name or not enough_classes or f"{name}.bin" not in manifest.files:
         raise ModelError(f"{file} is not the manifest of this model: {RETRAIN}")
     return manifest
+
+
+def _invalid_field(file: str, field_path: str) -> str:
+    return f"{file} is incomplete, its field {repr(field_path)[1:-1]} is invalid: {RETRAIN}"
 
 
 def _unknown_preprocessing(name: str) -> str:

@@ -1,10 +1,9 @@
 """The last step of publishing a model: its files, ready in a folder beside the target, are moved into place."""
 
 import contextlib
-import json
 from pathlib import Path
 
-from astrodetect.model_store.manifest import NOVELTY
+from astrodetect.model_store.manifest import NOVELTY, parse_manifest
 
 NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
 INT8 = ".int8"  # infix of the int8 network's files; f32 and bf16 share the float32 ones
@@ -17,7 +16,7 @@ def finish_interrupted(folder: Path, name: str) -> None:
     if not ready.is_dir():
         return
     with contextlib.suppress(FileNotFoundError):  # another process completes the same move
-        files = json.loads((ready / f"{name}.json").read_text(encoding="utf-8"))["files"]
+        files = parse_manifest((ready / f"{name}.json").read_bytes(), name).files
         for file in (f"{name}{suffix}" for suffix in NOT_IN_EVERY_MODEL):
             if file not in files:
                 (folder / file).unlink(missing_ok=True)  # of the older model

@@ -48,9 +48,9 @@ def signers(manifest: Manifest) -> set[str]:
 
 
 def require_signature(manifest: Manifest, trusted: str) -> None:
-    """ModelError unless one of these public keys, separated by commas, has signed the model; without keys nothing."""
-    keys = {key.strip() for key in trusted.split(",")} - {""}
-    if keys and not keys & signers(manifest):
+    """ModelError unless one of these public keys, separated by commas, has signed the model; of no text nothing."""
+    keys = {key.strip() for key in trusted.split(",")}
+    if trusted and not keys & signers(manifest):
         raise ModelError(
             f"model {manifest.name}: no key in ASTRODETECT_REQUIRE_SIGNED has signed it: sign it with "
             f"python -m astrodetect models sign {manifest.name} --key FILE"

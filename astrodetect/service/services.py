@@ -222,7 +222,11 @@ async def open_services(
             max_images=settings.max_anomaly_images,
             max_file_bytes=settings.max_body_bytes,
         )
-        training_jobs = TrainingJobs(settings.models_dir, api_keys, enabled=settings.train_on_page)
+        training_jobs = TrainingJobs(
+            settings.models_dir,
+            api_keys,
+            enabled=settings.train_on_page and not settings.require_signed,  # its model would not be loaded
+        )
         stack.push_async_callback(asyncio.to_thread, training_jobs.close)
         storage = stack.enter_context(closing(StorageMonitor(database.heartbeat, recorder, outbox, restart_database)))
         periodic.append(storage)

@@ -52,7 +52,7 @@ class TrainingJobs:
         A training reads any folder that the service can read: this takes a key, or without keys the machine itself.
         """
         if not self._enabled:
-            return "trainings are not started on this page (ASTRODETECT_TRAIN_ON_PAGE is off)"
+            return "trainings are not started on this page (ASTRODETECT_TRAIN_ON_PAGE is off, or models must be signed)"
         if self._api_keys:
             identity = identity_of(connection.scope)
             allowed = identity is not None and "operate" in identity.scopes

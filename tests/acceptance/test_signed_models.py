@@ -77,6 +77,10 @@ def test_where_signatures_are_required_only_signed_models_are_loaded(
     settings.cache_clear()
     with pytest.raises(ModelError, match="has signed it"):
         load_verified(folder, "m")
+    assert "has signed it" in models("verify", trusted=" , ").stderr  # a list without a key is no permission
+    (folder / "n.json").write_text("{")
+    damaged = models("verify")
+    assert (damaged.returncode, damaged.stderr.partition(":")[2][:22]) == (1, " n.json cannot be read")
 
 
 def test_an_unsigned_version_is_not_rolled_back_to_where_signatures_are_required(

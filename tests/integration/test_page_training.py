@@ -119,6 +119,7 @@ def test_trainings_are_started_on_the_machine_itself_or_with_a_key(start: Start,
         (local(remote), "rebound.example", 421),
         (local(start(allowed_hosts="*")), "rebound.example", 403),
         (local(start(train_on_page=False)), None, 403),
+        (local(start(require_signed="AAAA")), None, 403),
         (start(api_key=KEY), None, 401),
         (local(start(api_key=KEY)), None, 401),
     ):

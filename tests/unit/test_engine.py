@@ -1,6 +1,7 @@
 """The engine uses as many threads as a container's quota pays for, and runs no network that its manifest misstates."""
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,3 +34,21 @@ def test_a_manifest_with_other_classes_than_the_network_has_outputs_is_refused(t
         other = replace(loaded, manifest=replace(loaded.manifest, classes=classes))
         with pytest.raises(ModelError, match="its network has 3 outputs, its manifest the classes E, SB"):
             Engine(other)
+    smaller = replace(loaded.manifest, image=replace(loaded.manifest.image, size=12))
+    with pytest.raises(ModelError, match="takes images of another size than 12 pixels"):
+        Engine(replace(loaded, manifest=smaller))
+
+
+def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(tmp_path: Path) -> None:
+    colour_models.publish(tmp_path, "colours")
+    loaded = load_verified(tmp_path, "colours")
+    rng, refused = random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(loaded.xml)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        try:
+            Engine(replace(loaded, xml=bytes(damaged)))
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 20

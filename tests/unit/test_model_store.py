@@ -352,6 +352,18 @@ def test_the_error_for_a_missing_model_names_the_training_command(tmp_path: Path
         {"created": None},
         {"precision": "f8"},
         {"fidelity": {"int8": {"kept": True}}},
+        {"classes": ["E", "E"]},
+        {"threshold": float("nan")},
+        {"threshold": 1.5},
+        {"views": 0},
+        {"views": 10**6},
+        {"balance": {"E": float("nan")}},
+        {"image": {"size": 10**6}},
+        {"files": {"m.bin": "0", "other.json": "0"}},
+        {"better_than_chance": False},
+        {"simulated": True, "data": {"test": 1}},
+        {"created": "\ud800"},
+        {"fidelity": {"a\nb": 1}},
     ],
 )
 def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
@@ -363,12 +375,21 @@ def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dic
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff", pytest.param("[" * 100_000, id="deep")])
 def test_a_damaged_manifest_is_rejected_and_not_listed(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError):
         load_verified(tmp_path, "m")
     assert list(list_manifests(tmp_path)) == []
+
+
+def test_a_damaged_commit_is_named_and_not_moved_into_place(tmp_path: Path) -> None:
+    publish(tmp_path, "old")
+    (tmp_path / ".m.ready").mkdir()
+    (tmp_path / ".m.ready" / "m.json").write_text("{")
+    with pytest.raises(ModelError, match=r"m\.json cannot be read"):
+        load_verified(tmp_path, "m")
+    assert (tmp_path / "m.xml").read_text() == "old m.xml"
 
 
 def test_the_canary_image_never_changes() -> None:

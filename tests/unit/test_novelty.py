@@ -222,12 +222,12 @@ def test_shape_features_do_not_depend_on_the_crop_of_the_network() -> None:
     assert np.array_equal(both, np.concatenate([whole, features], axis=1))
 
 
-def with_entries(file: bytes, changes: Mapping[str, bytes | None]) -> bytes:
+def with_entries(file: bytes, changes: Mapping[str, bytes | None], compression: int = zipfile.ZIP_STORED) -> bytes:
     """The archive with some entries replaced, or removed where None."""
     with zipfile.ZipFile(io.BytesIO(file)) as archive:
         entries: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(made, "w", compression) as archive:
         for name, content in ({**entries, **changes}).items():
             if content is not None:
                 archive.writestr(name, content)
@@ -322,8 +322,9 @@ def test_whitened_blocks_have_the_requested_dimensions() -> None:
 
 
 def test_zip_bomb_is_refused_by_its_declared_size(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = with_entries(file, {"bomb.npy": bytes(50_000_000)})
+    bomb = with_entries(file, {"bomb.npy": bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 5_000_000
+    liar = with_entries(file, {"bomb.npy": b""}, zipfile.ZIP_BZIP2)  # a member is unpacked whole, whatever it declares
     monkeypatch.setattr(serialisation, "MAX_BYTES", 20_000_000)
 
     def unpacked(*_: object) -> bytes:
@@ -332,3 +333,5 @@ def test_zip_bomb_is_refused_by_its_declared_size(file: bytes, monkeypatch: pyte
     monkeypatch.setattr(zipfile.ZipFile, "read", unpacked)
     with pytest.raises(ModelError, match="more than 20,000,000 bytes"):
         Novelty.load(bomb)
+    with pytest.raises(ModelError, match="compressed arrays"):
+        Novelty.load(liar)
