@@ -160,6 +160,26 @@ def test_collected_images_are_rows_but_not_known_objects(
     assert "within 2″ of one of 0 known objects" in crossmatch()[0]
 
 
+def test_history_and_the_page_of_a_prediction_show_what_is_known(
+    catalogue: Path, page_client: TestClient, log_url: str
+) -> None:
+    log = Database(log_url, connections=1, timeout_s=5)
+    near, far, unplaced = record(log, M51, (10, 10), None)
+    log.close()
+    catalogue.write_text("name,type,ra,dec\n<M 51>,GPair,202.46957,47.19525\n", encoding="utf-8")
+    for words in (("import", catalogue, "--name", "mine"), ()):
+        assert run_here(main, "crossmatch", *words, environment={"DATABASE_URL": log_url}).returncode == 0
+    shown = {id_: page_client.get(f"/history/{id_}").text for id_ in (near, far, unplaced)}
+    assert "Known: <b><bdi>&lt;M 51&gt;</bdi></b>, GPair, 0.0″ away (mine)" in shown[near]
+    assert "No known object there" in shown[far]
+    assert "nown object" not in shown[unplaced].partition("<main")[2]
+    rows = page_client.get("/history?known=true").text
+    assert "known: <bdi>&lt;M 51&gt;</bdi></span>" in rows
+    assert (f"/history/{near}?known=true" in rows, f"/history/{far}?" in rows) == (True, False)
+    assert f"/history/{far}?known=false" in page_client.get("/history?known=false").text
+    assert "is neither true nor false" in page_client.get("/history?known=perhaps").text
+
+
 def test_responses_exports_and_cones_say_what_is_known(
     crossmatch: Callable[..., list[str]], catalogue: Path, page_client: TestClient, log_url: str
 ) -> None:
