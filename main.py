@@ -1,8 +1,23 @@
 """The HTTP service: `uvicorn main:app`. An image in, a prediction out, its row in `predictions` before the response."""
 
 import gc
+import sys
 
+SWITCH_INTERVAL_S = sys.getswitchinterval()
+sys.setswitchinterval(SWITCH_INTERVAL_S / 10)  # the model is opened beside the imports: it waits for them often
 gc.disable()  # what is imported stays: looking for garbage in it takes a seventh of the start
+
+from concurrent.futures import Future
+
+from astrodetect.service.malloc import return_free_memory, return_large_blocks
+from astrodetect.service.opened_model import OpenedModel, start_opening
+from astrodetect.service.uvicorn_workers import is_served
+from astrodetect.settings import Settings, settings
+
+opening: Future[OpenedModel] | None = None
+if is_served():  # the rest is imported meanwhile, which takes as long
+    return_large_blocks()
+    opening = start_opening(settings())
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,19 +43,16 @@ from astrodetect.service.services import (
     Services,
     attach,
     open_services,
-    return_free_memory,
-    return_large_blocks,
     services_of,
 )
 from astrodetect.service.web import sections
-from astrodetect.settings import Settings, settings
 from database import Database, database_url
 
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to arrive
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service with these settings; nothing is opened before it starts."""
+def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -> FastAPI:
+    """The service with these settings; nothing but the model of `opening` is opened before it starts."""
     metrics, api_keys = Metrics(), ApiKeys(settings.api_key, private=settings.private)
 
     @asynccontextmanager
@@ -52,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
                 Database, url, connections=settings.database_connections, timeout_s=settings.database_timeout_s
             )
             restart = None if settings.database_url else partial(restart_server, settings.postgres_dir)
-            async with open_services(settings, metrics, api_keys, connect, restart) as services:
+            async with open_services(settings, metrics, api_keys, connect, restart, opening=opening) as services:
                 attach(app, services)
                 return_free_memory()
                 gc.freeze()  # what the start made lives as long as the service: no collection need traverse it
@@ -113,5 +125,6 @@ def body_limits(settings: Settings) -> tuple[BodyLimit, dict[str, BodyLimit]]:
     }
 
 
-app = create_app(settings())
+app = create_app(settings(), opening)
+sys.setswitchinterval(SWITCH_INTERVAL_S)
 gc.enable()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
+import scipy  # loads its submodules when they are first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from astrodetect.features.cutout import STRUCTURE_FEATURES, measure_structure
 from astrodetect.features.stamps import PIXELS, SIDE_PX, SMOOTHING_PX, Stamps, gaussian_blur, join_columns
@@ -28,7 +28,7 @@ TINY = 1e-6
 
 Doubles: TypeAlias = NDArray[np.float64]
 
-_FOUR_CONNECTED = ndimage.generate_binary_structure(2, 1)
+_FOUR_CONNECTED = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.bool_)
 _SHARES, _SIGMAS = np.array(ISOPHOTES + ASYMMETRY_ISOPHOTES, np.float32).T[:, :, None]
 _CENTRE = slice(SIDE_PX // 2 - CENTRE_PX, SIDE_PX // 2 + CENTRE_PX)
 _HALF = PIXELS // 2  # a rotation by 180° exchanges the first and the second half of the pixels
@@ -118,7 +118,7 @@ def _central_segments(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected pixels at the centre of each image; the central pixels where there are none."""
     beside = np.zeros((SIDE_PX, len(above), SIDE_PX + 1), dtype=bool)  # one labelling, with a gap between the images
     beside[:, :, :SIDE_PX] = above.transpose(1, 0, 2)
-    labels = ndimage.label(beside.reshape(SIDE_PX, -1), _FOUR_CONNECTED)[0].reshape(beside.shape)
+    labels = scipy.ndimage.label(beside.reshape(SIDE_PX, -1), _FOUR_CONNECTED)[0].reshape(beside.shape)
     central = labels[_CENTRE, :, _CENTRE].transpose(1, 0, 2).reshape(len(above), -1)
     label = central[:, 0].copy()
     for image in np.flatnonzero((central != label[:, None]).any(axis=1) | (label == 0)).tolist():

@@ -7,8 +7,8 @@ from functools import cache, lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
+import scipy  # loads its submodules when they are first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from astrodetect.records import Floats
 
@@ -126,7 +126,7 @@ def _blur_products(sigma: float) -> list[tuple[slice, slice, Floats, Floats]]:
 
     Blocks, since most of one product with the whole matrix would be with zeros.
     """
-    kernel = ndimage.gaussian_filter1d(np.eye(SIDE_PX), sigma, axis=0).astype(np.float32)
+    kernel = scipy.ndimage.gaussian_filter1d(np.eye(SIDE_PX), sigma, axis=0).astype(np.float32)
     size = BLOCK_PX if sigma < WIDE_PX else 2 * BLOCK_PX
     products = []
     for pixels in (slice(at, at + size) for at in range(0, SIDE_PX, size)):

@@ -6,8 +6,8 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -86,17 +86,17 @@ class Engine:
             if not keep_weights:
                 model.weights = b""
             _check_shapes(network, model.manifest)
-            forms = [(part, streams), (cores, 1)] if has_latency_model else [(part, streams)]
-            with ThreadPoolExecutor(len(forms)) as pool:  # a compilation keeps one core busy
-                compiled = list(pool.map(lambda form: _compile(core, network, self.precision, *form), forms))
-            throughput, latency = compiled[0], compiled[-1]
+            throughput = _compile(core, network, self.precision, part, streams)
         except UNUSABLE as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
         self.streams = max(streams, 2)  # concurrent requests: reading outputs in Python leaves no stream idle
-        self._latency_request = latency.create_infer_request()
         self._throughput_requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
             self._throughput_requests.put(throughput.create_infer_request())
+        # Compiled when the first image runs alone: until then, and in bulk, it is not needed.
+        latency = partial(_compile, core, network, self.precision, cores, 1)
+        self._compile_latency = latency if has_latency_model else None
+        self._latency_request = None if has_latency_model else throughput.create_infer_request()
         self._running, self._lock = 0, threading.Lock()
         if check:
             try:
@@ -121,7 +121,18 @@ class Engine:
                 self._running -= 1
 
     def _run_latency(self, pixels: NDArray[np.uint8]) -> Outputs:
+        with self._lock:
+            compile_latency, self._compile_latency = self._compile_latency, None
+        if compile_latency:  # the first: it and those that come meanwhile do not wait for it
+            threading.Thread(target=self._add_latency_model, args=(compile_latency,), name="compiling").start()
+        if self._latency_request is None:
+            return self.run_batch(pixels)
         return self._infer(self._latency_request, pixels, self._views)
+
+    def _add_latency_model(self, compile_latency: Callable[[], Any]) -> None:
+        request = compile_latency().create_infer_request()
+        self._infer(request, canary(self.manifest.image.size)[np.newaxis], 1)  # the first takes three times as long
+        self._latency_request = request
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> Outputs:
         """`run` by the throughput model, so that the outputs do not depend on what else is running."""

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # loads its submodules when they are first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from astrodetect.anomalies.occlusion import hide_places, occlusion_map
 from astrodetect.model_store.manifest import Manifest
@@ -63,7 +63,7 @@ def odds_map(
     compute, and may wait or raise.
     """
     sigma = HIDING_BLUR * len(pixels)
-    copies = hide_places(pixels, ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest"), HIDDEN_GRID)
+    copies = hide_places(pixels, scipy.ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest"), HIDDEN_GRID)
 
     def probabilities(batch: Pixels) -> Floats:
         before_batch()

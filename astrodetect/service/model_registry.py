@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown, Overloaded
 from astrodetect.inference.batching import Batcher
-from astrodetect.inference.engine import Engine, has_bf16, load_verified
+from astrodetect.inference.engine import Engine, has_bf16
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.model_store.training_progress import read_progress
-from astrodetect.service.uvicorn_workers import worker_count
+from astrodetect.service.opened_model import OpenedModel, open_model, published_stamp
 from astrodetect.settings import TRAIN_COMMAND
 
 CHECK_S = 1.0  # between checks whether a new version of a model in use was published
@@ -75,10 +76,12 @@ class ModelRegistry:
         max_models: int,
         score: ScoreBatch,
         record: RecordBatch,
+        opening: Future[OpenedModel] | None = None,
     ) -> None:
         self.folder, self.default_name = folder, default_name
         self._precision, self._threads = precision, threads
         self._max_models, self._score, self._record = max_models, score, record
+        self._opening = opening  # of the default model, which began before
         self._loaded: dict[str, ServedModel] = {}  # replaced, never mutated: other threads read it
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -152,7 +155,7 @@ class ModelRegistry:
         for name, serving in self._loaded.items():
             self._check_if_due(name, serving)
         name = self.default_name
-        if name not in self._loaded | self._loading | self._failed and self._stamp(name):
+        if name not in self._loaded | self._loading | self._failed and published_stamp(self.folder, name):
             self._start_loading(name)
 
     async def rollback(self, name: str, version: str | None = None) -> Manifest:
@@ -164,7 +167,7 @@ class ModelRegistry:
             async with self._load_lock:  # its trial is a load
                 manifest = await asyncio.to_thread(put_back)
             self._failed.pop(name, None)
-            while (serving := self._loaded.get(name)) and serving.stamp != self._stamp(name):
+            while (serving := self._loaded.get(name)) and serving.stamp != published_stamp(self.folder, name):
                 await self._load(name)
         log.warning("model %s is rolled back to its version %s", name, manifest.version)
         return manifest
@@ -240,7 +243,7 @@ class ModelRegistry:
     async def _load_if_published(self, name: str, serving: ServedModel) -> None:
         """Replaces a model by a version published since; keeps it where that cannot be loaded."""
         try:
-            stamp = await asyncio.to_thread(self._stamp, name)
+            stamp = await asyncio.to_thread(published_stamp, self.folder, name)
             if stamp not in {None, serving.stamp} and self._loaded.get(name) is serving:
                 await self._load(name)
         except (ModelError, Overloaded) as error:
@@ -248,16 +251,13 @@ class ModelRegistry:
             log.error("the model loaded before stays in use: %s", error)
 
     def _open(self, name: str) -> ServedModel:
-        stamp = self._stamp(name)  # before the files: what is published meanwhile is found by the next check
         try:
-            loaded = load_verified(self.folder, name, self._precision)
+            opened = self._take_opened(name) or open_model(self.folder, name, self._precision, self._threads)
         except ModelMissing as missing:
             if name == self.default_name:
                 raise ModelMissing(_describe_missing(self.folder, name)) from missing
             raise ModelUnknown(f"no model {name} here: GET /models lists the models") from missing
-        processes = 1 if self._threads else worker_count()
-        engine = Engine(loaded, cores=self._threads or None, processes=processes, keep_weights=False)
-        novelty = None if loaded.novelty is None else Novelty.load(loaded.novelty)
+        engine, novelty, stamp = opened
         batcher = Batcher(
             partial(self._score, engine, novelty),
             self._record,
@@ -268,13 +268,14 @@ class ModelRegistry:
         now = time.monotonic()
         return ServedModel(engine, novelty, batcher, stamp, next_check=now + CHECK_S, last_used=now)
 
-    def _stamp(self, name: str) -> tuple[int, int] | None:
-        """Modification time and inode of the manifest, which is written last; None where there is none."""
-        try:
-            status = (self.folder / f"{name}.json").stat()
-        except OSError:
+    def _take_opened(self, name: str) -> OpenedModel | None:
+        """What the start opened meanwhile, once, if it is that model in its published version."""
+        if name != self.default_name or self._opening is None:
             return None
-        return status.st_mtime_ns, status.st_ino
+        opening, self._opening = self._opening, None
+        if opening.exception() or opening.result().stamp != published_stamp(self.folder, name):
+            return None  # opened anew, with the error that this may raise
+        return opening.result()
 
 
 def _describe_missing(folder: Path, name: str) -> str:

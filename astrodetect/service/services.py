@@ -9,13 +9,13 @@ What has only a request or a scope, such as an error page or a middleware, calls
 """
 
 import asyncio
-import ctypes
 import logging
 import math
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from astrodetect.service.metrics import Metrics
 from astrodetect.service.model_mirror import ModelMirror
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.novelty_updater import NoveltyUpdater
+from astrodetect.service.opened_model import OpenedModel
 from astrodetect.service.outbox import Outbox
 from astrodetect.service.periodic_thread import PeriodicThread
 from astrodetect.service.projection_jobs import EmbeddingDatabase, ProjectionJobs
@@ -59,10 +60,6 @@ from astrodetect.service.storage_monitor import DatabaseHeartbeat, StorageMonito
 from astrodetect.service.thumbnails import ThumbnailDatabase, ThumbnailStore
 from astrodetect.service.training_jobs import TrainingJobs
 from astrodetect.settings import Settings
-
-LARGE_BYTES = 4 * 2**20  # smaller blocks are reused, larger ones hold the pixels of one image
-REUSED_BYTES = 8 * 2**20  # free memory that a thread keeps: the arrays of a batch, which the next one needs again
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = logging.getLogger("uvicorn.error")
 
@@ -132,8 +129,13 @@ async def open_services(
     api_keys: ApiKeys,
     connect: Callable[[], ServiceDatabase],
     restart_database: Callable[[], object] | None = None,
+    *,
+    opening: Future[OpenedModel] | None = None,
 ) -> AsyncIterator[Services]:
-    """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well."""
+    """Opens everything, and closes it in reverse order; what was opened before a failure is closed as well.
+
+    `opening` is the default model, where it is being opened already.
+    """
     async with AsyncExitStack() as stack:
         shutdown = Shutdown(settings.shutdown_timeout_s, settings.drain_s)
         if server := listening.running_server():
@@ -166,6 +168,7 @@ async def open_services(
             max_models=settings.max_models,
             score=pipeline.score,
             record=pipeline.record,
+            opening=opening,
         )
         stack.push_async_callback(models.close)  # before the recorder: images in a batch still get their rows
         try:
@@ -276,25 +279,6 @@ def _free_bytes(folder: Path) -> float:
         return shutil.disk_usage(folder).free
     except OSError:
         return math.nan
-
-
-def return_large_blocks() -> None:
-    """Has glibc return the memory of large images to the system.
-
-    By default its threshold grows with what is freed, and the process keeps a hundred megabytes after a few large
-    images. A fixed threshold alone has it return the arrays of every batch, and fault them in again for the next.
-    Other C libraries need no such call.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows, where CDLL takes no None
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, REUSED_BYTES)
-
-
-def return_free_memory() -> None:
-    """Has glibc return to the system what the start has freed."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def attach(app: FastAPI, services: Services) -> None:

@@ -1,9 +1,16 @@
-"""How many processes of this service share the machine."""
+"""Whether uvicorn runs this process, and how many of its processes share the machine."""
 
 import multiprocessing
 import os
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
+
+
+def is_served() -> bool:
+    """Whether this process is uvicorn's, by its command line, which its workers are given too."""
+    program = Path(sys.argv[0])
+    return "uvicorn" in {program.stem, program.parent.name}  # the script, or `python -m`
 
 
 def worker_count() -> int:

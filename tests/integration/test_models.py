@@ -6,6 +6,7 @@ import shutil
 import time
 import weakref
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Outputs, Pixels
 from astrodetect.service import model_registry as models_module
+from astrodetect.service import opened_model
 from astrodetect.service.model_registry import ModelRegistry, ServedModel
+from astrodetect.service.opened_model import OpenedModel
+from astrodetect.settings import Settings
 
 DEFAULT = "first"
 
@@ -49,7 +53,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         loaded.append(name)
         return load(folder, name, precision)
 
-    monkeypatch.setattr(models_module, "load_verified", counting_load)
+    monkeypatch.setattr(opened_model, "load_verified", counting_load)
     return loaded
 
 
@@ -58,8 +62,12 @@ def process(engine: Engine, _novelty: Novelty | None, batch: list[Pixels]) -> li
 
 
 @asynccontextmanager
-async def open_registry(models_dir: Path, max_models: int = 2) -> AsyncIterator[ModelRegistry]:
-    models = ModelRegistry(models_dir, DEFAULT, "auto", threads=1, max_models=max_models, score=process, record=list)
+async def open_registry(
+    models_dir: Path, max_models: int = 2, opening: Future[OpenedModel] | None = None
+) -> AsyncIterator[ModelRegistry]:
+    models = ModelRegistry(
+        models_dir, DEFAULT, "auto", threads=1, max_models=max_models, score=process, record=list, opening=opening
+    )
     try:
         yield models
     finally:
@@ -93,6 +101,36 @@ def test_concurrent_requests_load_a_model_once_and_one_may_be_cancelled(models_d
             results = await asyncio.gather(*tasks[1:])
             assert len(set(map(id, results))) == 1
             assert loads == ["a"]
+
+    run(scenario())
+
+
+def start_opening(models_dir: Path) -> Future[OpenedModel]:
+    return opened_model.start_opening(Settings(models_dir=models_dir, model=DEFAULT, threads=1))
+
+
+def test_the_model_that_the_start_opened_is_not_opened_again(models_dir: Path, loads: list[str]) -> None:
+    async def scenario() -> None:
+        opening = start_opening(models_dir)
+        async with open_registry(models_dir, opening=opening) as models:
+            assert (await use(models)).engine is opening.result().engine
+            await use(models, "a")
+        assert loads == [DEFAULT, "a"]
+
+    run(scenario())
+
+
+def test_what_is_published_or_damaged_while_the_start_opens_the_model_is_noticed(models_dir: Path) -> None:
+    async def scenario() -> None:
+        opening = start_opening(models_dir)
+        old = opening.result().engine.manifest.version
+        colour_models.publish(models_dir, DEFAULT, scale=0.04)
+        async with open_registry(models_dir, opening=opening) as models:
+            assert (await use(models)).manifest.version != old
+        (models_dir / f"{DEFAULT}.xml").write_bytes(b"<net/>")
+        async with open_registry(models_dir, opening=start_opening(models_dir)) as models:
+            with pytest.raises(ModelError, match="does not match"):
+                await models.check()
 
     run(scenario())
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from astrodetect.service.uvicorn_workers import worker_count
+from astrodetect.service.uvicorn_workers import is_served, worker_count
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,20 @@ def test_a_worker_knows_how_many_there_are(
     assert worker_count() == 1  # this process is none
     monkeypatch.setattr(multiprocessing, "parent_process", object)
     assert worker_count() == count
+
+
+@pytest.mark.parametrize(
+    ("program", "served"),
+    [
+        ("/venv/bin/uvicorn", True),
+        ("/venv/lib/python3.11/site-packages/uvicorn/__main__.py", True),
+        ("/venv/bin/pytest", False),
+        ("-c", False),
+        ("", False),
+    ],
+)
+def test_only_uvicorn_opens_the_model_while_the_service_is_imported(
+    monkeypatch: pytest.MonkeyPatch, program: str, served: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "main:app"])
+    assert is_served() == served
