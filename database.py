@@ -13,7 +13,7 @@ import psycopg2
 from psycopg2.extras import register_uuid
 
 import setup_db
-from astrodetect.db import statements
+from astrodetect.db import sky_counts, statements
 from astrodetect.db.access import AccessTables
 from astrodetect.db.connections import (
     Connection,
@@ -101,6 +101,7 @@ class Database:
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
         self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
+        self.sky = sky_counts.SkyCounts(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:

@@ -135,6 +135,18 @@ class Cone:
 
 
 @dataclass(frozen=True, slots=True)
+class SkyCell:
+    """A HEALPix cell with objects in it: how many, the highest novelty, and the first of them."""
+
+    cell: int  # nested, of the order of the map
+    count: int
+    novelty: float | None = None
+    id: int | None = None
+    ra: float = 0.0
+    dec: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredImage:
     """The result for one image, before it is a row of the table."""
 

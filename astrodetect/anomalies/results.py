@@ -72,6 +72,14 @@ class AnomalyResults:
         """The rank of each image by each detector, from 1."""
         return {name: consensus.ranks(scores) for name, scores in self.novelty.scores.items()}
 
+    def sky_object(self, image: int) -> SkyObject:
+        """The object that an image shows, by the catalogue, or else by the image's own WCS."""
+        path = self.paths[image]
+        own, listed = self.sky_positions.get(path), self.catalogue.sky_object(path) if self.catalogue else None
+        if listed is None or own is None or listed.ra is not None:
+            return listed or own or SkyObject()
+        return SkyObject(own.ra, own.dec, listed.object_id)
+
     def flagged_by(self) -> dict[str, NDArray[np.bool_]]:
         """Flags of each detector, and `consensus`: flagged by all of them."""
         return {**self.novelty.flagged, "consensus": self.novelty.consensus}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.results import DISCOVERIES, AnomalyResults, Explanation
-from astrodetect.records import Floats
+from astrodetect.records import Cone, Floats, SkyCell, SkyObject
 from astrodetect.reports.html import (
     REPORT_TEMPLATES,
     TILE_PX,
@@ -25,7 +25,9 @@ from astrodetect.reports.html import (
     template_environment,
     thumbnail_sprite,
 )
+from astrodetect.reports.sky_map import SkyMap, SkyMark, draw_sky_map, enclosing_cone, map_order
 from astrodetect.reports.svg_charts import Marker, class_markers
+from astrodetect.sky.healpix import cells_of
 
 STYLE = REPORT_TEMPLATES / "report.css"  # shared with the evaluation report
 CARD_PX, NEIGHBOUR_PX, SAMPLE_PX = 192, 96, 80  # sides of the images
@@ -33,6 +35,7 @@ SAMPLES = 12  # images per detector
 SAMPLE_SEED = 0
 MAX_TILES = 2000  # images with a preview on the map: a megabyte
 MAX_SKIPPED = 200
+MAX_FIELD_DEG = 40.0  # images farther apart are on a map of the whole sky
 MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 640, 14
 
 
@@ -62,6 +65,7 @@ class AnomalyCard:
     view: str  # the detector that finds it the most unusual
     detector_ranks: list[tuple[str, int, bool]]  # detector, its rank of the image, whether it flags it
     position: tuple[float, float]  # on the map
+    sky: SkyObject
 
     @property
     def flags(self) -> list[str]:
@@ -104,6 +108,7 @@ def write_anomaly_report(
             tile=TILE_PX,
             tiles=(TILES_PER_ROW, min(MAX_TILES, len(by_rank))),
             size=(MAP_WIDTH, MAP_HEIGHT),
+            sky=_sky(results, cards),
             skipped=[(display_name(file), reason) for file, reason in results.skipped[:MAX_SKIPPED]],
         )
     )
@@ -144,6 +149,7 @@ def _cards(
                 (name, int(ranks[name][image]), bool(novelty.flagged[name][image])) for name in results.detectors
             ],
             position=tuple(xy[map_index[image]].tolist()),
+            sky=results.sky_object(image),
         )
         for explanation in explanations
         for image in (explanation.image,)
@@ -163,6 +169,25 @@ def _points(
         "names": [display_name(results.paths[image]) for image in images.tolist()],
         "cards": cards,
     }
+
+
+def _sky(results: AnomalyResults, cards: Sequence[AnomalyCard]) -> SkyMap | None:
+    """The map of the sky with all images and the gallery's; None without positions."""
+    placed = [item for item in map(results.sky_object, range(len(results))) if item.ra is not None]
+    if not placed:
+        return None
+    ra, dec = np.array([item.ra for item in placed], float), np.array([item.dec for item in placed], float)
+    cone: Cone | None = enclosing_cone(ra, dec)
+    if cone and cone.radius > MAX_FIELD_DEG:
+        cone = None
+    cells, counts = np.unique(cells_of(ra, dec, map_order(cone)), return_counts=True)
+    marks = [
+        SkyMark(card.sky.ra, card.sky.dec, f"#card-{card.rank}", f"{card.rank}, {card.picture.name}", card.discovery)
+        for card in reversed(cards)  # the most unusual above the others
+        if card.sky.ra is not None and card.sky.dec is not None
+    ]
+    counted = [SkyCell(cell, count) for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)]
+    return draw_sky_map(counted, cone, title="Map of the sky", marks=marks)
 
 
 def _overlap_rows(results: AnomalyResults) -> list[tuple[str, list[float | None]]]:

@@ -22,6 +22,7 @@ from astrodetect.errors import ImageError
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats, ImageContract, ImagePath, Pixels
 from astrodetect.settings import SETUP_DB_COMMAND, TRAIN_COMMAND
+from astrodetect.sky.archives import archive_links, format_position
 from astrodetect.storage.references import printable_url
 
 REPORT_TEMPLATES = Path(__file__).parent / "templates"
@@ -53,6 +54,8 @@ def template_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
+        "archive_links": archive_links,
+        "format_position": format_position,
         "heat_legend": heat_legend,
         "train_command": TRAIN_COMMAND,
         "setup_db_command": SETUP_DB_COMMAND,

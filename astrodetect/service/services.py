@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from astrodetect.db.access import AccessTables
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.label_batches import LabelBatches
+from astrodetect.db.sky_counts import SkyCounts
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.labels import LabelValue, StoredLabel
@@ -83,6 +84,8 @@ class ServiceDatabase(
     def access(self) -> AccessTables: ...
     @property
     def label_batches(self) -> LabelBatches: ...
+    @property
+    def sky(self) -> SkyCounts: ...
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel: ...  # noqa: A002
     def delete_label(self, id: int) -> StoredLabel: ...  # noqa: A002
     def label_pages(self) -> Iterator[list[StoredLabel]]: ...

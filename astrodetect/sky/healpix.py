@@ -35,6 +35,7 @@ BIT_JOINS = [
 ]
 CELLS_PER_RADIUS = 8  # how finely a cone's edge is covered
 MAX_EDGE_CELLS = 64  # cells on the edge of a cone are divided no further than that
+CORNER_ORDERS = 5  # a corner is the centre of a cell so many orders smaller
 ROUNDING_DEG = 1e-9  # of angles near 180°, so that no cell on the edge is lost
 
 Degrees = NDArray[np.float64]
@@ -87,6 +88,16 @@ def centres(cells: Cells, order: int) -> tuple[Degrees, Degrees]:
     cos_dec = np.where(polar, cap * np.sqrt(2 - cap**2), np.sqrt(np.maximum(1 - z**2, 0)))
     dec = np.degrees(np.arctan2(np.where(ring < 2 * side, z, -z), cos_dec))
     ra = np.mod((CENTRE_LONGITUDE[base] * width + x - y) / (2 * width) * 90.0, 360.0)
+    return ra, dec
+
+
+def cell_corners(cells: Cells, order: int) -> tuple[Degrees, Degrees]:
+    """RA and Dec just inside of the four corners of these cells, two arrays of four columns."""
+    side = (1 << CORNER_ORDERS) - 1
+    across, along = np.array([0, side, side, 0]), np.array([0, 0, side, side])
+    ra, dec = centres(
+        (cells[:, None] << (2 * CORNER_ORDERS)) + _spread(across) + (_spread(along) << 1), order + CORNER_ORDERS
+    )
     return ra, dec
 
 

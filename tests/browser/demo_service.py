@@ -8,6 +8,7 @@ import numpy as np
 from programs import Service, query
 
 from astrodetect import images
+from astrodetect.sky.healpix import cell_index
 
 BINARY_MODEL, MULTICLASS_MODEL = "resnet50_model", "colours"
 TRAINING_IMAGES, PREDICTIONS = 100, 60
@@ -51,3 +52,7 @@ def fill(service: Service, database_url: str) -> None:
     for number, name in enumerate(names):
         service.detect(demo_image(number), name).raise_for_status()
     query(database_url, "UPDATE predictions SET image_name = %s WHERE image_name = %s", LONG_NAME, LONG_NAME[:100])
+    for id_ in range(1, PREDICTIONS, 4):  # half of them in one field
+        ra, dec = (202.4 + id_ / 300, 47.2) if id_ % 8 == 1 else (id_ * 6.0, 80 - id_ * 2.5)
+        cell = cell_index(ra, dec)
+        query(database_url, "UPDATE predictions SET ra = %s, dec = %s, healpix = %s WHERE id = %s", ra, dec, cell, id_)

@@ -17,6 +17,7 @@ PATHS = (
     "/review",
     "/review/grid",
     "/map",
+    "/map/sky",
     "/models-page",
     "/models-page/train",
     "/live",

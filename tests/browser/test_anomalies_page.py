@@ -4,16 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from astrodetect import images
 from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE, Discoveries
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import project
 from astrodetect.anomalies.results import AnomalyResults, Explanation
-from astrodetect.records import ImageContract
+from astrodetect.records import ImageContract, SkyObject
 from astrodetect.reports import anomaly_report as pages
 from astrodetect.reports.anomaly_report import RunDescription
 from astrodetect.reports.html import ThumbnailReader
+from astrodetect.sky.archives import format_position
 from browser.page_checks import open_standalone
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -42,6 +44,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> AnomalyResults:
         review_labels={},
         interest=None,
         skipped=[(folder / "bad.jpg", "the file is empty")],
+        sky_positions={path: SkyObject(10 + number / 20, 41.0) for number, path in enumerate(paths)},
     )
 
 
@@ -83,6 +86,19 @@ def test_gallery_filters_show_matching_cards(tabs: Tabs, place: Path, findings: 
     agreed = int(findings.novelty.consensus[first].sum())
     assert 0 < page.evaluate(f"{SHOWN}.length") == agreed < CARDS
     assert page.evaluate("document.getElementById('shown-count').textContent") == f"{agreed} of {CARDS} shown"
+
+
+def test_cards_have_their_position_and_marks_of_the_sky_lead_to_cards(
+    tabs: Tabs, place: Path, findings: AnomalyResults
+) -> None:
+    page = tabs.open(place)
+    first = findings.sky_object(int(findings.order[0]))
+    position = page.locator("#card-1 .position")
+    expect(position).to_contain_text(format_position(first.ra or 0, first.dec or 0))
+    expect(position.get_by_role("link")).to_have_count(6)
+    assert page.locator("#sky .sky-map circle title").count() == CARDS
+    page.locator('#sky a[href="#card-2"]').dispatch_event("click")
+    expect(page.locator("#card-2")).to_be_focused()
 
 
 def test_map_keyboard_navigation_steps_by_rank_and_opens_cards(

@@ -12,7 +12,8 @@ from browser.page_checks import accessibility_violations, broken_images, focused
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 GRID = "/review/grid?count=12"
-SECTIONS = ("/", "/history", "/history/1", "/review", GRID, "/map", "/models-page", "/models-page/train", "/live")
+MAPS = "/map", "/map/sky"
+SECTIONS = ("/", "/history", "/history/1", "/review", GRID, *MAPS, "/models-page", "/models-page/train", "/live")
 PAGES = (*SECTIONS, "/audit", "/key", "/history/999999")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 pytestmark = pytest.mark.usefixtures("free_images")

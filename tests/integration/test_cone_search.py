@@ -49,6 +49,26 @@ def rows(log: Database) -> list[ScoredImage]:
     return rows
 
 
+def test_cells_of_the_sky_count_the_rows_that_the_filters_select(log: Database, rows: list[ScoredImage]) -> None:
+    placed = [row for row in rows if row.ra is not None and row.dec is not None]
+    ra, dec = np.array([row.ra for row in placed], float), np.array([row.dec for row in placed], float)
+    scores = np.array([row.score for row in placed])
+    near = healpix.separation(120.0, 30.0, ra, dec) <= 0.3
+    for filters, selected, order in (
+        (PredictionFilters(), scores >= 0, 4),
+        (PredictionFilters(min_score=0.5), scores >= 0.5, 4),
+        (PredictionFilters(cone=Cone(120.0, 30.0, 0.3)), near, 12),
+    ):
+        cells, counts = np.unique(healpix.cells_of(ra[selected], dec[selected], order), return_counts=True)
+        found = sorted(log.sky.cells(filters, order), key=lambda cell: cell.cell)
+        assert [(cell.cell, cell.count) for cell in found] == list(zip(cells.tolist(), counts.tolist(), strict=True))
+        alone = [cell for cell in found if cell.count == 1]
+        assert alone
+        for cell in alone:
+            row = log.prediction(cell.id or 0)
+            assert (row.ra, row.dec) == (cell.ra, cell.dec)
+
+
 def names(predictions: list[Prediction]) -> list[str]:
     return [prediction.image_name for prediction in predictions]
 

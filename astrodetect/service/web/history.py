@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, PredictionPage
+from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, PredictionFilters, PredictionPage
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
@@ -117,6 +117,11 @@ class HistoryFilters:
             name: value for name, value in {**self.entered, **edge}.items() if name not in dropped and value is not None
         }
         return f"{path}?{urlencode(query)}" if query else path
+
+    def around(self, cone: Cone) -> "HistoryFilters":
+        """These filters around another position; its URL alone counts."""
+        position = {"position": f"{cone.ra:.6f} {cone.dec:+.6f}", "radius": f"{cone.radius:.4g}"}
+        return replace(self, entered={**self.entered, **position})
 
     def export_url(self, kind: str) -> str:
         """The URL of the export of these predictions."""

@@ -15,7 +15,6 @@ from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import services_of
-from astrodetect.sky.archives import archive_links, format_position
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_NAME_LENGTH = 120  # characters of an image's name in lists; its own page shows all of it
@@ -124,5 +123,4 @@ def _page_values(request: Request) -> dict[str, Any]:
 
 TEMPLATE.globals |= {"static": STATIC_URL, "logo": STATIC_FILES["icon.svg"].decode()}
 TEMPLATE.filters |= {"plain": escape_invisible, "short": shorten, "time": format_time, "share": format_share}
-TEMPLATE.globals |= {"archive_links": archive_links, "format_position": format_position}
 TEMPLATE.filters |= {"clock": format_clock, "duration": format_duration}
