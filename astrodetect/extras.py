@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from astrodetect.errors import PackagesMissing
 
-EXTRAS = {"train": ("keras", "h5py", "nncf"), "notebook": ("pandas",), "cluster": ("ray",)}
+EXTRAS = {"train": ("keras", "h5py", "nncf"), "notebook": ("pandas",), "cluster": ("ray",), "sources": ("sep",)}
 
 
 def require_extra(extra: str, purpose: str) -> None:

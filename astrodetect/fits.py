@@ -6,10 +6,8 @@ Called by `images.py` only, which checks the declared size before values are rea
 import contextlib
 import math
 import re
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
+from astrodetect.sky.wcs import NEAR_ICRS, quiet
 
 MAGIC, GZIP, TILES = b"SIMPLE  =", b"\x1f\x8b", b"ZIMAGE  ="
 MAX_HDUS = 64  # that are searched for an image
@@ -42,11 +41,8 @@ WCS_KEYWORD = re.compile(
     r"|RADESYS|EQUINOX|LONPOLE|LATPOLE"
 )
 MAX_SIP_ORDER = 9
-NEAR_ICRS = ("ICRS", "FK5")  # FK5 of J2000 differs from ICRS by less than 0.03″
 
 Values = NDArray[np.float64]
-
-_astropy_lock = threading.Lock()  # warnings can only be silenced for all threads at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,7 @@ class Frame:
         header = {name: self._hdu.header[name] for name in self._hdu.header if WCS_KEYWORD.fullmatch(name)}
         if "CTYPE1" not in header or not all(0 <= header.get(f"{axis}_ORDER", 0) <= MAX_SIP_ORDER for axis in "AB"):
             return None
-        with _quiet():
+        with quiet():
             from astropy.io.fits import Header  # noqa: PLC0415 - slow to import
             from astropy.wcs import WCS  # noqa: PLC0415
             from astropy.wcs.utils import wcs_to_celestial_frame  # noqa: PLC0415
@@ -98,7 +94,7 @@ class Frame:
 
     def _plane(self, number: int) -> NDArray[Any]:
         index = tuple(number if length > 1 else 0 for length in self._outer)
-        with _quiet():
+        with quiet():
             plane = np.asarray(self._hdu.section[(*index, ...)])
         return plane[::-1]  # FITS counts rows from the bottom
 
@@ -129,7 +125,7 @@ def read_frame(data: bytes, *, max_pixels: int) -> Frame:
     limit = max_pixels * BYTES_PER_PIXEL
     if data.startswith(GZIP):
         data = _unpacked(data, limit)
-    with _quiet():
+    with quiet():
         from astropy.io import fits  # noqa: PLC0415 - takes most of a second
 
         hdus = fits.open(BytesIO(data), memmap=False, lazy_load_hdus=True, disable_image_compression=True)
@@ -200,14 +196,6 @@ def _unpack(data: bytes, limit: int) -> bytes:
     return unpacked
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress astropy's warnings of unusual headers, which do not affect pixels."""
-    with _astropy_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _sample(plane: NDArray[Any]) -> Values:
     """An evenly spaced sample of its finite values."""
     finite = plane[np.isfinite(plane)]
@@ -251,7 +239,7 @@ def _limits(values: Values, stretch: str) -> tuple[float, float]:
     if stretch == "linear":
         low, high = np.percentile(values, LINEAR_PERCENTILES)
     else:
-        with _quiet():
+        with quiet():
             from astropy.visualization import ZScaleInterval  # noqa: PLC0415 - as above
 
             low, high = ZScaleInterval().get_limits(values)

@@ -26,6 +26,7 @@ from astrodetect.errors import (
     StorageUnavailable,
 )
 from astrodetect.records import ImageContract, ImagePath, Pixels, SkyObject, Thumbnail
+from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage import shards
 
 MIN_SIDE_PX = 16
@@ -149,6 +150,8 @@ def read_bytes(path: ImagePath) -> bytes:
     StorageUnavailable, where a server does not answer, is not the fault of one image, and is raised as it is.
     """
     try:
+        if isinstance(path, Cutout):
+            return path.read()
         if isinstance(path, str):
             return shards.read_image(path, MAX_FILE_BYTES)
         with path.open("rb") as file:

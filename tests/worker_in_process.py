@@ -2,9 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.inference.engine import Engine
@@ -41,11 +41,12 @@ class InProcessPool:
         *,
         max_pixels: int = 10**6,
         thumbnail_px: int = 0,
+        cutouts: Mapping[str, Any] | None = None,
     ) -> None:
         self._channel = _Channel()
         self._worker = ChunkWorker(
             cast(WorkerChannel, self._channel),
-            WorkerTask(engine.manifest.name),
+            WorkerTask(engine.manifest.name, cutouts=cutouts),
             engine,
             novelty,
             record,

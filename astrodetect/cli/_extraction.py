@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from astrodetect.anomalies.detectors.registry import DETECTORS, available_detectors, default_detectors
 from astrodetect.cli._options import describe_features, print_warnings
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
@@ -18,12 +19,14 @@ from astrodetect.records import BatchRunner, Floats, ImageContract
 from astrodetect.settings import settings
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
+    from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.features.central_object import FeatureKind
-    from astrodetect.features.extraction import FeatureExtractor, ReadImages
+    from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, ReadImages
     from astrodetect.inference.engine import Engine
 
 IMAGENET_PX = 224  # input side for ImageNet weights
 IMAGENET = "imagenet"
+AUTOENCODER = "autoencoder"  # the detector that Keras trains
 
 # The runner for a function of a batch whose features are extracted; it is pickled for the nodes of a cluster.
 MakeRunner = Callable[[Callable[[Any], Any]], BatchRunner]
@@ -71,6 +74,24 @@ def network_scores(arguments: argparse.Namespace, images: "ReadImages") -> Float
     paths = [item.path for item in images.items]
     dataset = Dataset(tuple(loaded.manifest.classes), paths, np.zeros(len(paths), np.int64), "")
     return compute_outputs(dataset, Engine(loaded), f"the images by {name}").probabilities[:, 1]
+
+
+def fit_detectors(
+    arguments: argparse.Namespace, reference: "ExtractedFeatures", *, all_ordinary: bool
+) -> "FittedDetectors":
+    """Fit the selected detectors; the autoencoder is trained separately with Keras."""
+    from astrodetect.anomalies import analysis  # noqa: PLC0415
+
+    names, extra = arguments.detectors or default_detectors(reference.kind), []
+    if set(names) == set(DETECTORS):
+        names = [*available_detectors(reference.kind), AUTOENCODER]
+    if AUTOENCODER in names:
+        require_extra("train", f"the detector {AUTOENCODER}")
+        from astrodetect.learning import autoencoder  # noqa: PLC0415 - imports Keras
+
+        extra = [autoencoder.fit_autoencoder(reference.features)]
+    fitted_names = [name for name in names if name != AUTOENCODER]
+    return analysis.fit_detectors(reference, fitted_names, extra, all_ordinary=all_ordinary)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.conformal import FALSE_DISCOVERY_RATE
-from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, available_detectors, default_detectors
+from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, default_detectors
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
 from astrodetect.cli._catalogue import add_catalogue_options, missing_rows, open_catalogue
-from astrodetect.cli._extraction import MakeRunner, network_scores, open_extractor, open_runners
+from astrodetect.cli._extraction import MakeRunner, fit_detectors, network_scores, open_extractor, open_runners
+from astrodetect.cli._mosaics import add_mosaic_options, check_inputs, open_mosaics
 from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
@@ -24,8 +25,8 @@ from astrodetect.cli._options import (
     model_name,
 )
 from astrodetect.datasets import listing
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
-from astrodetect.extras import require_extra
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
@@ -33,13 +34,13 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.anomalies.analysis import FittedDetectors
     from astrodetect.anomalies.novelty_result import NoveltyResult
     from astrodetect.anomalies.results import AnomalyResults
-    from astrodetect.datasets.tables import ListedImage
     from astrodetect.features.extraction import ExtractedFeatures, FeatureExtractor, ReadImages
     from astrodetect.labels import LabelValue
+    from astrodetect.sky.catalogue import Catalogue
 
 MIN_CROP = 0.1
 MAX_GALLERY = 1000
-AUTOENCODER, ALL = "autoencoder", "all"
+ALL = "all"
 FEATURE_DESCRIPTIONS = {
     "shapes": "described by shapes and colours in the middle of the frame",
     "network": "described by {}",
@@ -67,6 +68,7 @@ EXAMPLES = """examples:
   python -m astrodetect anomalies my/images --detectors autoencoder,kmeans,dbscan --format parquet
   python -m astrodetect anomalies my/images --labels labels.csv --like merger
   python -m astrodetect anomalies s3://survey/shards --sample 10000 --ray auto --format parquet
+  python -m astrodetect anomalies --mosaic survey.fits --catalogue objects.fits --size 8arcsec --format vot
   python -m astrodetect anomalies data/sample/train --attach resnet50_model
 """
 
@@ -74,7 +76,7 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "anomalies", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("data", nargs="+", type=as_image_path, metavar="DATA", help="images, labelled or not")
+    parser.add_argument("data", nargs="*", type=as_image_path, metavar="DATA", help="images, labelled or not")
     parser.add_argument(
         "--normal", type=as_image_path, metavar="DATA", help="images to fit the detectors on (default: DATA itself)"
     )
@@ -130,6 +132,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_ray_option(parser)
     add_catalogue_options(parser)
+    add_mosaic_options(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
         "--format",
@@ -162,13 +165,15 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
 
     config = settings()
     results.check_output_folder(arguments.output)
-    items = listing.list_images(arguments.data)
-    catalogue = open_catalogue(arguments, arguments.data, (item.path for item in items))
+    items, catalogue = _list_images(arguments)
     normal_items = listing.list_images([arguments.normal]) if arguments.normal else None
     if arguments.like and not arguments.labels:
         raise DataError("--like needs the labels of some images: add --labels LABELS.csv")
     given_labels = read_image_labels(arguments.labels) if arguments.labels else []
     extractor, feature_source = open_extractor(arguments)
+    if mosaics := open_mosaics(arguments, lambda: extractor.contract):
+        items, catalogue = [ListedImage(cutout, "") for cutout in mosaics.cutouts], mosaics.catalogue
+        arguments.data = [Path(file) for file in arguments.mosaic]  # for titles
     with open_runners(arguments, extractor) as make_runner:
         scored = _score_images(arguments, items, normal_items, extractor, make_runner)
     novelty, read_images = scored.result, scored.images
@@ -225,9 +230,19 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         with_domain = domain.with_domain if arguments.normal else domain.calibrate_domain
         store.attach_detectors(config.models_dir, arguments.attach, with_domain(scored.fitted.novelty).save)
     summary = _summary_lines(anomaly_results, scored, unmatched, arguments.attach)
+    summary[:0] = mosaics.summary if mosaics else []
     if network is not None:
         summary.append(f"ranked by the network {arguments.model} too, which learnt from labels")
     return [*summary, join_reference(str(arguments.output), "anomalies.html")]
+
+
+def _list_images(arguments: argparse.Namespace) -> "tuple[list[ListedImage], Catalogue | None]":
+    """The images of DATA and their catalogue; none where there are mosaics instead."""
+    check_inputs(arguments, arguments.data, "DATA")
+    if arguments.mosaic:
+        return [], None
+    items = listing.list_images(arguments.data)
+    return items, open_catalogue(arguments, arguments.data, (item.path for item in items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +283,7 @@ def _score_images(
         title=reference_title if separate else title,
         max_pixels=config.max_image_pixels,
     )
-    fitted = _fit_detectors(arguments, reference, all_ordinary=bool(normal_items))
+    fitted = fit_detectors(arguments, reference, all_ordinary=bool(normal_items))
     if not separate:
         comparison = "each compared with the others"
         return _ScoredImages(reference, fitted.result, fitted, reference, comparison, reference.computed)
@@ -312,24 +327,6 @@ def _summary_lines(
     if attached:
         lines.append(f"the model {attached} now has these detectors: the service reports novelty")
     return lines
-
-
-def _fit_detectors(
-    arguments: argparse.Namespace, reference: "ExtractedFeatures", *, all_ordinary: bool
-) -> "FittedDetectors":
-    """Fit the selected detectors; the autoencoder is trained separately with Keras."""
-    from astrodetect.anomalies import analysis  # noqa: PLC0415
-
-    names, extra = arguments.detectors or default_detectors(reference.kind), []
-    if set(names) == set(DETECTORS):
-        names = [*available_detectors(reference.kind), AUTOENCODER]
-    if AUTOENCODER in names:
-        require_extra("train", f"the detector {AUTOENCODER}")
-        from astrodetect.learning import autoencoder  # noqa: PLC0415 - imports Keras
-
-        extra = [autoencoder.fit_autoencoder(reference.features)]
-    fitted_names = [name for name in names if name != AUTOENCODER]
-    return analysis.fit_detectors(reference, fitted_names, extra, all_ordinary=all_ordinary)
 
 
 def _detector_names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._catalogue import add_catalogue_options, catalogue_columns, open_catalogue
+from astrodetect.cli._mosaics import add_mosaic_options, check_inputs, open_mosaics
 from astrodetect.cli._options import (
     Subparsers,
     add_prior_option,
@@ -46,6 +47,7 @@ EXAMPLES = """examples:
   python -m astrodetect score data/sample/test
   python -m astrodetect score /survey/night1 /survey/night2 --output scores.parquet --log
   python -m astrodetect score my/catalogue.csv
+  python -m astrodetect score --mosaic survey-*.fits --bands g,r,i --catalogue objects.fits --size 8arcsec
   python -m astrodetect score s3://survey/shards --output s3://survey/scores.parquet
   ASTRODETECT_PRECISION=f32 python -m astrodetect score galaxy.jpg --output one.csv
 """
@@ -56,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command_parser(subparsers, "score", DESCRIPTION.format(formats=accepted_text()), EXAMPLES, run)
     parser.add_argument(
         "folders",
-        nargs="+",
+        nargs="*",
         metavar="FOLDER",
         help="folder of images, searched recursively, image, table, shard, or URL",
     )
@@ -73,28 +75,34 @@ def add_parser(subparsers: Subparsers) -> None:
     add_prior_option(parser)
     add_ray_option(parser)
     add_catalogue_options(parser)
+    add_mosaic_options(parser)
     parser.add_argument("--log", action="store_true", help="also record each score in the table `predictions`, once")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the images and print a summary."""
-    from astrodetect.scoring import batch_scoring  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.model_store.store import read_current  # noqa: PLC0415 - not needed by the other commands
+    from astrodetect.scoring import batch_scoring  # noqa: PLC0415
     from astrodetect.scoring.chunks import WorkerTask  # noqa: PLC0415
 
     config = settings()
     model = arguments.model or config.model
+    check_inputs(arguments, arguments.folders, "FOLDER")
     task = batch_scoring.ScoringTask(arguments.folders, arguments.output, arguments.restart, log=arguments.log)
     task.check()
-    catalogue = open_catalogue(arguments, arguments.folders, task.references())
-    task, work = replace(task, catalogue=catalogue), WorkerTask(model, log=arguments.log, prior=arguments.prior)
-    if catalogue and arguments.log:
+    mosaics = open_mosaics(arguments, lambda: read_current(config.models_dir, model).image)
+    work = WorkerTask(model, log=arguments.log, prior=arguments.prior)
+    if mosaics:
+        task = replace(task, catalogue=mosaics.catalogue, cutouts=mosaics.cutouts)
+        work = replace(work, cutouts=mosaics.cutouts[0].source.as_message())
+    else:
+        task = replace(task, catalogue=open_catalogue(arguments, arguments.folders, task.references()))
+    if (catalogue := task.catalogue) and arguments.log and not mosaics:
         columns = astuple(catalogue_columns(arguments))
         work = replace(work, catalogue=tuple(catalogue.files), catalogue_columns=columns)
     try:
         with _open_pool(arguments, work) as pool:
-            from astrodetect.model_store import store  # noqa: PLC0415 - while the workers load the model
-
-            manifest = store.read_current(config.models_dir, model)
+            manifest = read_current(config.models_dir, model)  # while the workers load the model
             try:
                 summary = batch_scoring.score_task(task, manifest, pool)
             except (DatabaseError, WorkerError, ClusterError, StorageUnavailable) as error:
@@ -102,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
-    print(summary.text)
+    print("\n".join([*(mosaics.summary if mosaics else ()), summary.text]))
     print_warnings(manifest)
     if summary.bad_files == summary.files:
         print(f"every file is bad: the column error of {arguments.output} says why", file=sys.stderr)

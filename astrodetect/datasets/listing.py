@@ -12,7 +12,8 @@ from astrodetect import images
 from astrodetect.datasets.class_folders import list_dataset
 from astrodetect.datasets.tables import ListedImage, is_table, read_table
 from astrodetect.errors import DataError, ImageError, StorageError, StorageUnavailable
-from astrodetect.records import ImagePath
+from astrodetect.records import ImagePath, SkyObject
+from astrodetect.sky.cutouts import Cutout, CutoutSource
 from astrodetect.storage import objects, parquet_shards, shards
 from astrodetect.storage.references import (
     PARQUET_SUFFIXES,
@@ -41,6 +42,7 @@ class ImageFile:
 
     name: str
     read: Callable[[], bytes]
+    sky_object: SkyObject | None = None  # that it shows, where that is known before
 
 
 def count_simulated(paths: Sequence[ImagePath]) -> int:
@@ -115,6 +117,12 @@ def open_images(references: Iterable[str]) -> Iterator[ImageFile]:
         downloads.cancel()
         raise
     downloads.finish()
+
+
+def open_cutouts(source: CutoutSource, descriptions: Iterable[str]) -> Iterator[ImageFile]:
+    """The cutouts of mosaics that are described, in order."""
+    for cutout in (Cutout.parse(description, source) for description in descriptions):
+        yield ImageFile(str(cutout), cutout.read, SkyObject(*cutout.position, str(cutout)))
 
 
 class _Downloads:

@@ -102,7 +102,7 @@ def read_thumbnails(
     requests: Iterable[ThumbnailRequest], reader: ThumbnailReader
 ) -> dict[ThumbnailRequest, NamedThumbnail]:
     """Read each distinct thumbnail once, in parallel."""
-    distinct = sorted(set(requests))
+    distinct = sorted(set(requests), key=lambda request: (str(request[0]), request[1]))
 
     def thumbnail(request: ThumbnailRequest) -> NamedThumbnail:
         path, side = request

@@ -26,6 +26,7 @@ from astrodetect.scoring.chunks import (
 )
 from astrodetect.scoring.part_files import IN_DOMAIN, NOVELTY, ScoreRow
 from astrodetect.sky.catalogue import Catalogue, missing_text
+from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage.references import is_shard, is_url
 
 if TYPE_CHECKING:  # slow to import: the workers load the model meanwhile
@@ -53,21 +54,31 @@ class ScoringTask:
     restart: bool
     log: bool = False  # whether workers record rows in the predictions table
     catalogue: Catalogue | None = None  # whose columns the table gets
+    cutouts: Sequence[Cutout] = ()  # of mosaics, instead of paths
 
     def check(self) -> None:
         """Raises DataError if there is nothing to read or nowhere to write."""
         resumable_table.check_table_path(self.output, restart=self.restart)
         listing.check_paths(self.paths)
-        if next(listing.list_references(self.paths), None) is None:
+        if self.paths and next(listing.list_references(self.paths), None) is None:
             raise listing.no_images(self.paths)
 
     def references(self) -> Iterator[str]:
         """What is scored."""
+        if self.cutouts:
+            return (cutout.describe() for cutout in self.cutouts)
         return listing.list_references(self.paths)
 
     def count(self) -> int:
         """The number of references to score: of images, and of shards."""
-        return sum(1 for _ in listing.list_references(self.paths))
+        return len(self.cutouts) or sum(1 for _ in listing.list_references(self.paths))
+
+    @property
+    def first_file(self) -> str:
+        """A file that every worker must see."""
+        if self.cutouts:
+            return self.cutouts[0].source.mosaics.files[0]
+        return next(listing.list_references(self.paths))
 
 
 def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> ScoringSummary:
@@ -75,7 +86,7 @@ def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> Sco
     for module in SLOW_IMPORTS:  # while the workers load the model
         import_module(module)
     total = task.count()
-    ready = pool.wait_ready(next(listing.list_references(task.paths)))
+    ready = pool.wait_ready(task.first_file)
     if ready.model_version != manifest.version:
         raise ModelError(
             f"model {manifest.name}: the workers have version {ready.model_version}, not {manifest.version}"
@@ -87,8 +98,7 @@ def score_task(task: ScoringTask, manifest: "Manifest", pool: WorkerPool) -> Sco
         images_per_chunk=chunk_images(total, ready.batch_size),
         restart=task.restart,
     ) as table:
-        references = listing.list_references(task.paths)
-        done = table.plan(references, ready.batch_size, _scorer_key(manifest, ready))
+        done = table.plan(task.references(), ready.batch_size, _scorer_key(manifest, ready))
         with ProgressBar("scoring", total) as bar:
             bar.step(done)
             progress = _Progress(bar, pool, manifest)
@@ -210,6 +220,8 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
         "threshold": manifest.threshold,
         "log": task.log,
     }
+    if task.cutouts:
+        run["mosaics"] = task.cutouts[0].source.as_message()
     return run | {"prior": ready.prior} if ready.prior else run
 
 

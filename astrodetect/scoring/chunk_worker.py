@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.datasets.listing import ImageFile, open_images
+from astrodetect.datasets.listing import ImageFile, open_cutouts, open_images
 from astrodetect.errors import ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.heat_maps import heat_map
@@ -28,6 +28,7 @@ from astrodetect.scoring.chunks import QUARANTINED, Counts, WorkerReady, WorkerT
 from astrodetect.scoring.part_files import ScoreRow, encode_part
 from astrodetect.scoring.table_rows import predict_file, score_columns, table_row
 from astrodetect.scoring.worker_messages import Message, WorkerChannel
+from astrodetect.sky.cutouts import CutoutSource
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
@@ -79,6 +80,8 @@ class ChunkWorker:
         self._channel, self._task, self._engine, self._novelty = channel, task, engine, novelty
         self._record, self._max_pixels = record, max_pixels
         self._thumbnail_px = thumbnail_px if record else 0
+        source = CutoutSource.of_message(task.cutouts) if task.cutouts else None
+        self._open = partial(open_cutouts, source) if source else open_images
         self._columns = score_columns(engine.manifest, novelty)
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopped = False
@@ -133,7 +136,7 @@ class ChunkWorker:
             if request is None:
                 raise _Stopped
             chunk = _OpenChunk(request["number"], uuid.UUID(request["run"]))
-            files = _without(request["quarantined"], open_images(request["references"]))
+            files = _without(request["quarantined"], self._open(request["references"]))
             while batch := list(islice(files, self._engine.batch_size)):
                 if self._stopped:
                     raise _Stopped
@@ -145,7 +148,8 @@ class ChunkWorker:
     def _read(self, image: ImageFile, contract: ImageContract) -> pipeline.ReadImage:
         if self._task.careful:
             self._announce([image.name])
-        return pipeline.decode_image(image.read(), contract, self._max_pixels, self._thumbnail_px)
+        read = pipeline.decode_image(image.read(), contract, self._max_pixels, self._thumbnail_px)
+        return read._replace(position=image.sky_object) if image.sky_object else read
 
     def _announce(self, names: list[str]) -> None:
         self._channel.send({worker_messages.SUSPECTS: names})

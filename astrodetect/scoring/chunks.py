@@ -74,6 +74,7 @@ class WorkerTask:
     cores: int | None = None  # to use; None: all
     prior: Mapping[str, float] | None = None  # share of classes among the images; None: the settings'
     careful: bool = False  # one image at a time, each announced before it is read
+    cutouts: Mapping[str, Any] | None = None  # a CutoutSource, where references are cutouts of mosaics
     catalogue: Sequence[str] = ()  # tables of positions for the rows that are recorded
     catalogue_columns: Sequence[str | None] = ()  # the names of their columns: see CatalogueColumns
 

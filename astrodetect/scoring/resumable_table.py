@@ -217,7 +217,7 @@ def _interrupted_run(path: TablePath, notes: str, settings: Mapping[str, Any]) -
 
 
 def _as_text(value: object) -> str:
-    return " ".join(value) if isinstance(value, dict) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, dict) else str(value)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.inference.decision import decide
@@ -34,7 +34,7 @@ def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> Scored
         request_id=request_id(run, file.path),
         novelty=file.novelty,
     )
-    return replace(scored, ra=file.position.ra, dec=file.position.dec) if file.position else scored
+    return replace(scored, **asdict(file.position)) if file.position else scored
 
 
 def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> ScoreRow:

@@ -3,14 +3,14 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
-from astrodetect.sky.positions import HOURS_TO_DEGREES, MAX_ID_CHARS, parse_dec, parse_ra
+from astrodetect.sky.positions import HOURS_TO_DEGREES, MAX_ID_CHARS, parse_dec, parse_ra, unused_name
 from astrodetect.sky.table_readers import ObjectTable, read_column_names, read_object_table
 from astrodetect.storage.references import base_name, is_url, join_reference, parent_folder, printable_url
 
@@ -40,6 +40,8 @@ class CatalogueColumns:
 
 class Catalogue:
     """The rows of one or several tables, found by the image, or by the identifier that an image is named by."""
+
+    has_images = True  # whether its rows name images, by paths or identifiers
 
     def __init__(self) -> None:
         self.files: list[str] = []
@@ -99,11 +101,11 @@ class Catalogue:
         ra = find_column(table, name, chosen.ra, RA_COLUMNS, RA_UCDS)
         dec = find_column(table, name, chosen.dec, DEC_COLUMNS, DEC_UCDS)
         object_id = find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
-        path = find_column(table, name, chosen.path, PATH_COLUMNS, ())
+        path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if self.has_images else None
         if not (ra and dec):
             missing = "dec" if ra else "ra"
             raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
-        if not (path or object_id):
+        if self.has_images and not (path or object_id):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
         first = len(self.objects)
         positions = zip(
@@ -137,6 +139,32 @@ class Catalogue:
                     self._by_name.setdefault(cell_path, row)
                     if folder is not None and not is_url(folder):
                         self._folders.setdefault(cell_path, folder)
+
+
+class ObjectCatalogue(Catalogue):
+    """A catalogue whose objects are cut out of mosaics, and found by their names: identifiers, or else positions."""
+
+    has_images = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_object: dict[str, int] = {}
+
+    def name_objects(self) -> list[tuple[str, SkyObject]]:
+        """The objects with a position, each with a name of its own; DataError for identifiers of several."""
+        for row, item in enumerate(self.objects):
+            if item.ra is None or item.dec is None:
+                continue
+            name = item.object_id or unused_name(item.ra, item.dec, self._by_object)
+            if name in self._by_object:
+                raise DataError(f"the catalogue names several objects {name}: name a column of identifiers with --id")
+            self._by_object[name] = row
+            self.objects[row] = replace(item, object_id=name)
+        return [(name, self.objects[row]) for name, row in self._by_object.items()]
+
+    def find(self, path: object) -> int | None:
+        """The number of the row of the object of this name."""
+        return self._by_object.get(str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +201,13 @@ def read_catalogue(
         table, name = read_object_table(reference), f"the catalogue {printable_url(reference)}"
         catalogue.files.append(reference)
         catalogue.add_table(table, name, parent_folder(reference), chosen or CatalogueColumns())
+    return catalogue
+
+
+def read_objects(reference: str | Path, chosen: CatalogueColumns | None = None) -> ObjectCatalogue:
+    """The catalogue of objects of mosaics in a table."""
+    catalogue = ObjectCatalogue()
+    read_catalogue([reference], chosen, catalogue)
     return catalogue
 
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Container
+from itertools import chain, count
 
 from astrodetect.records import Cone, SkyObject
 
@@ -31,6 +33,22 @@ def parse_dec(text: str) -> float:
     if degrees is None or not -90 <= degrees <= 90:
         raise ValueError(f"Dec in degrees from -90 to 90, or as -12:34:56.7, not {_quoted(text)}")
     return degrees
+
+
+def format_name(ra: float, dec: float) -> str:
+    """The name of an object after its position, as the IAU recommends: truncated, not rounded."""
+    hundredths = int(ra % 360 / HOURS_TO_DEGREES * 360_000 + 1e-6)
+    tenths = int(abs(dec) * 36_000 + 1e-6)
+    hours, minutes, seconds = hundredths // 360_000, hundredths // 6000 % 60, hundredths % 6000 / 100
+    degrees, arcminutes, arcseconds = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
+    sign = "-" if dec < 0 else "+"
+    return f"J{hours:02}{minutes:02}{seconds:05.2f}{sign}{degrees:02}{arcminutes:02}{arcseconds:04.1f}"
+
+
+def unused_name(ra: float, dec: float, taken: Container[str]) -> str:
+    """`format_name`, with a number where another object has that name."""
+    name = format_name(ra, dec)
+    return next(unused for unused in chain([name], (f"{name}-{number}" for number in count(2))) if unused not in taken)
 
 
 def parse_sky_object(ra: str | None, dec: str | None, object_id: str | None) -> SkyObject | None:

@@ -1,0 +1,42 @@
+"""From mosaics to a ranked VOTable: planted oddities are found, at their positions."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from mosaic_files import PIXEL_ARCSEC, MosaicSky, write_image
+from programs import run_here
+
+from astrodetect import __main__
+
+SIDE = 24  # objects along each axis
+ODD = frozenset({40, 133, 212, 400, 571})
+
+
+def test_planted_oddities_of_a_mosaic_lead_a_votable_at_their_positions(tmp_path: Path) -> None:
+    from astropy.io import votable
+    from astropy.table import Table
+
+    sky = MosaicSky(SIDE, ODD)
+    files = [
+        write_image(tmp_path / f"survey-{name}.fits", band, sky.header())
+        for name, band in zip("gri", sky.bands(), strict=True)
+    ]
+    options = ["--bands", "g,r,i", "--size", "10arcsec", "--format", "vot", "--top", "5"]
+    done = run_here(__main__.main, "anomalies", "--mosaic", *files, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{SIDE**2:,} sources found: anomalies-sources.fits"
+    assert lines[1].startswith(f"{SIDE**2:,} cutouts of {SIDE**2:,} objects")
+    table = votable.parse(tmp_path / "anomalies" / "anomalies.vot", verify="exception").get_first_table().to_table()
+    assert len(table) == SIDE**2
+    first = table[table["rank"] <= len(ODD)]
+    for number in ODD:
+        ra, dec = sky.positions[number]
+        away = np.hypot((first["ra"] - ra) * np.cos(np.radians(dec)), first["dec"] - dec)
+        assert away.min() * 3600 < PIXEL_ARCSEC
+    sources = Table.read(tmp_path / "anomalies-sources.fits")
+    assert {*first["path"]} <= {*sources["object_id"]}
+    page = (tmp_path / "anomalies" / "anomalies.html").read_text()
+    names = [str(name) for name in first["path"]]
+    assert all(re.search(rf'src="data:image/jpeg[^>]*alt="[^"]*{re.escape(name)}', page) for name in names)
