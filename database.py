@@ -200,15 +200,16 @@ class Database:
             scores=np.array([row["score"] for row in rows], np.float32),
             novelty=np.array([row["novelty"] for row in rows], np.float32),
             vectors=vectors[:, :width],
+            known=frozenset(index for index, row in enumerate(rows) if row["known"]),
         )
 
     def count_newer_images(self, space: str, *, after: int, most: int) -> int:
         """How many images of a space were first predicted after this prediction, counted up to `most`."""
         return int(self._scalar("count_newer_images", {"space": space, "after": after, "most": most}))
 
-    def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]:
-        """The unlabelled images of the highest novelty, each once, in one space or in all."""
-        return self._predictions("most_novel", {"space": space, "limit": limit})
+    def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]:
+        """The unlabelled images of the highest novelty, each once, in one space or in all; `unknown` to catalogues."""
+        return self._predictions("most_novel", {"space": space, "limit": limit, "unknown": unknown})
 
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel:  # noqa: A002
         """Label the image of this prediction, or NotFound."""

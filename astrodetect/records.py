@@ -282,6 +282,7 @@ class EmbeddedImages:
     scores: Floats  # by the model that was asked for; NaN of other models
     novelty: Floats
     vectors: Floats  # (n, dimensions)
+    known: frozenset[int] = frozenset()  # the indices of those at whose position a catalogue has an object
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A logistic regression on the whitened vectors, with a random sample of the unlab
 added to the unsupervised ranking. With few labels its strong penalty makes it a difference of means.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -86,8 +86,9 @@ def review_orders(
     blocks: Sequence[int] = (),
     like: str | None = None,
     network: Floats | None = None,
+    hidden: Iterable[int] = (),
 ) -> dict[ReviewOrder, list[int]]:
-    """The indices of up to `count` unlabelled images in each review order, the first to label in front."""
+    """The indices of up to `count` unlabelled images in each review order but `hidden`, the first to label in front."""
     ranking = rank_by_labels(vectors, strength, labels, blocks=blocks, like=like, network=network)
     boundary = float(ranking.interest.max(initial=0)) if ranking.boundary is None else ranking.boundary
     priorities: dict[ReviewOrder, NDArray[np.floating]] = {
@@ -96,9 +97,10 @@ def review_orders(
         "uncertainty": -np.abs(ranking.interest - boundary),
         "random": np.random.default_rng(len(labels)).random(len(strength)),
     }
-    count = min(count, len(strength) - len(labels))
+    left_out = [*{*labels, *hidden}]
+    count = min(count, len(strength) - len(left_out))
     for priority in priorities.values():
-        priority[list(labels)] = -np.inf
+        priority[left_out] = -np.inf
     return {order: _first(priority, count) for order, priority in priorities.items()}
 
 

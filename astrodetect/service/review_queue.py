@@ -43,7 +43,7 @@ class ReviewDatabase(Protocol):
     def leases(self) -> LeaseTable: ...
     def embedded_images(self, space: str, *, newest: int, model: str | None = None) -> EmbeddedImages: ...
     def current_labels(self) -> dict[str, LabelValue]: ...
-    def most_novel(self, space: str | None, *, limit: int) -> list[Prediction]: ...
+    def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]: ...
     def by_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
     def newest_id(self) -> int: ...
 
@@ -103,6 +103,12 @@ class RankingRequest:
     blocks: Sequence[int] = ()  # the numbers of dimensions of the blocks of the space
     like: LabelValue | None = None  # images like those with this label first
     taught: str | None = None  # the name of the model, if it learnt from labels and ranks by its scores too
+    unknown: bool = False  # whether images of objects that catalogues know are left out
+
+    @property
+    def choice(self) -> tuple[LabelValue | None, bool]:
+        """What reviewers choose."""
+        return self.like, self.unknown
 
 
 class ReviewLeases:
@@ -142,13 +148,14 @@ class _Ranking:
         """Whether the table has grown by at most MAX_GROWTH since."""
         return self.request.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
 
-    def with_labels(self, labels: Mapping[str, LabelValue], like: LabelValue | None) -> "_Ranking | None":
+    def with_labels(self, labels: Mapping[str, LabelValue], request: RankingRequest) -> "_Ranking | None":
         """The same images with new labels; None where one of these belongs to an image that is not among them."""
-        if labels == self.labels and like == self.request.like:
+        if labels == self.labels and request.choice == self.request.choice:
             return self
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        return _Ranking(replace(self.request, like=like), self._newest_id, self.images, labels)
+        chosen = replace(self.request, like=request.like, unknown=request.unknown)
+        return _Ranking(chosen, self._newest_id, self.images, labels)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The indices of the images to label next, without those labelled since."""
@@ -175,6 +182,7 @@ class _Ranking:
             blocks=self.request.blocks,
             like=self.request.like,
             network=self.images.scores if self.request.taught else None,
+            hidden=self.images.known if self.request.unknown else (),
         )
 
 
@@ -197,6 +205,7 @@ class ReviewQueue:
         blocks: Sequence[int] = (),
         like: LabelValue | None = None,
         taught: str | None = None,
+        unknown: bool = False,
         at_once: bool = False,
     ) -> ReviewBatch:
         """Unlabelled images of the default model's embedding space, in this order; `like` those with this label.
@@ -205,23 +214,25 @@ class ReviewQueue:
 
         `taught`: the name of the model, if it learnt from labels and ranks by its scores too.
 
+        `unknown`: without images of objects that catalogues know.
+
         `at_once`: in an earlier ranking, where the one with the newest labels takes more than RANKING_WAIT_S.
         """
         labels = self._database.current_labels()
         note = NO_DETECTORS if space is None else None if self._database.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
-            return self._by_novelty(space, note, limit, labels)
-        request = RankingRequest(space, blocks, like, taught)
+            return self._by_novelty(space, note, limit, labels, unknown)
+        request = RankingRequest(space, blocks, like, taught, unknown)
         ranking = (self._available_ranking if at_once else self._newest_ranking)(request, labels)
         if ranking is None:
-            return self._by_novelty(space, NOT_YET, limit, labels)
+            return self._by_novelty(space, NOT_YET, limit, labels, unknown)
         order = ranking.order(by, labels)[:limit]
         ids = [ranking.images.ids[index] for index in order]
         rows = self._database.by_ids(ids)
         candidates = [
             ReviewCandidate(rows[id_], [_novelty(rows[id_]), *ranking.nearest_labels(index)])
             for id_, index in zip(ids, order, strict=True)
-            if id_ in rows
+            if id_ in rows and not (unknown and rows[id_].known)
         ]
         return ReviewBatch(by, None, candidates, labels)
 
@@ -230,9 +241,9 @@ class ReviewQueue:
         self._executor.shutdown(cancel_futures=True)
 
     def _by_novelty(
-        self, space: str | None, note: str | None, limit: int, labels: Mapping[str, LabelValue]
+        self, space: str | None, note: str | None, limit: int, labels: Mapping[str, LabelValue], unknown: bool
     ) -> ReviewBatch:
-        rows = self._database.most_novel(space, limit=limit)
+        rows = self._database.most_novel(space, limit=limit, unknown=unknown)
         return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
 
     def _available_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking | None:
@@ -241,14 +252,14 @@ class ReviewQueue:
             self._next_ranking.add_done_callback(_log_failure)
         wait([self._next_ranking], RANKING_WAIT_S)
         ranking = self._ranking
-        same = ranking and (ranking.request.space, ranking.request.like) == (request.space, request.like)
+        same = ranking and (ranking.request.space, ranking.request.choice) == (request.space, request.choice)
         return ranking if same else None
 
     def _newest_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking:
         with self._lock:  # computed once for all requests that wait
             newest_id = self._database.newest_id()
             ranking = self._ranking if self._ranking and self._ranking.is_current(request.space, newest_id) else None
-            ranking = ranking.with_labels(labels, request.like) if ranking else None
+            ranking = ranking.with_labels(labels, request) if ranking else None
             if ranking is None:
                 images = self._database.embedded_images(request.space, newest=MAX_RANKED, model=request.taught)
                 ranking = _Ranking(request, newest_id, images, labels)

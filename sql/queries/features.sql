@@ -43,8 +43,10 @@ WITH chosen AS (
     UNION
     (SELECT features.prediction_id FROM features JOIN current_labels USING (image_sha256) WHERE space = %(space)s))
 SELECT prediction_id, features.image_sha256, coalesce(label, result) AS class, novelty,
-    CASE WHEN model = %(model)s THEN score END AS score, halfvec_send(vector) AS vector
+    CASE WHEN model = %(model)s THEN score END AS score, halfvec_send(vector) AS vector,
+    catalogue_matches.known
 FROM chosen JOIN features USING (prediction_id) JOIN predictions ON predictions.id = prediction_id
+    LEFT JOIN catalogue_matches USING (prediction_id)
 ORDER BY prediction_id
 
 -- name: count_newer_images

@@ -178,6 +178,7 @@ SELECT {columns}
 FROM spaces CROSS JOIN LATERAL (
     SELECT * FROM predictions AS candidate
     WHERE novelty IS NOT NULL AND space = spaces.name
+      AND NOT (%(unknown)s AND EXISTS (SELECT FROM catalogue_matches WHERE prediction_id = candidate.id AND known))
       AND NOT EXISTS (
         SELECT FROM predictions
         WHERE image_sha256 = candidate.image_sha256 AND id > candidate.id AND novelty IS NOT NULL

@@ -227,6 +227,20 @@ def test_markup_in_a_name_is_escaped_and_shortened(client: TestClient, ids: list
     assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩gpj.png" in page
 
 
+@pytest.mark.parametrize("path", ["/review?by=novelty", "/review/grid?by=novelty&count=12"])
+def test_known_objects_are_hidden_where_images_were_compared(
+    client: TestClient, ids: list[int], database_url: str, path: str
+) -> None:
+    assert "Hide what is known" not in client.get(path).text
+    query(database_url, "INSERT INTO catalogue_matches (prediction_id, known) SELECT id, id > 1 FROM predictions")
+    assert "unknown=true" in client.get(path).text
+    page = client.get(f"{path}&unknown=true").text
+    assert 'name="unknown" value="true"' in page
+    assert re.findall(r'(?:name="id" value|data-id)="(\d+)"', page) == ["1"]
+    query(database_url, "UPDATE catalogue_matches SET known = true")
+    assert "No image of an unknown object is left" in client.get(f"{path}&unknown=true").text
+
+
 def test_an_empty_queue_says_how_to_fill_it(client: TestClient, database_url: str) -> None:
     page = client.get("/review")
     assert "No image has been scored yet" in page.text

@@ -71,6 +71,21 @@ def test_labels_move_similar_images_up_or_down_the_queue(log: Database, clustere
     assert after.progress.found_per_100 == pytest.approx(50)
 
 
+def test_known_objects_are_hidden_in_every_order(
+    log: Database, clustered_rows: dict[str, Prediction], database_url: str
+) -> None:
+    queue, mergers = ReviewQueue(log), [row.id for name, row in clustered_rows.items() if "merger" in name]
+    log.add_label(mergers[0], "interesting", who=None, note=None)
+    matches = "INSERT INTO catalogue_matches (prediction_id, known) SELECT id, id = ANY (%s) FROM predictions"
+    query(database_url, matches, mergers)
+    for by in REVIEW_ORDERS:
+        unknown = names(queue.next(by, limit=56, space=SPACE, unknown=True))
+        assert (len(unknown), {name.split()[0] for name in unknown}) == (48, {"trail", "usual"})
+        assert len(names(queue.next(by, limit=56, space=SPACE))) == 55
+    query(database_url, "UPDATE catalogue_matches SET known = true")  # since the ranking was made
+    assert names(queue.next("interest", limit=56, space=SPACE, unknown=True)) == []
+
+
 def test_own_labels_are_counted_and_searched_for(log: Database, clustered_rows: dict[str, Prediction]) -> None:
     queue = ReviewQueue(log)
     for name, label in (("merger 0", "merger"), ("trail 0", "trail"), ("usual 0", "ordinary")):
@@ -204,7 +219,7 @@ def test_the_queue_and_the_labels_use_their_indexes(log: Database, database_url:
     query(database_url, "ANALYZE")
     labelling = row_values(IMPORTED_LABELS, [(0, Label(label="ordinary", image_sha256="7"))])
     statements: list[tuple[str, Any]] = [
-        (database.SQL["most_novel"], {"space": SPACE, "limit": 10}),
+        (database.SQL["most_novel"], {"space": SPACE, "limit": 10, "unknown": True}),
         (database.SQL["add_labels"], {"ids": [7], "count": 1, "label": "ordinary", "who": None, "note": None}),
         (database.SQL["delete_labels"], {"first": 7, "last": 8}),
         (database.SQL["import_labels"].format(rows=placeholders(IMPORTED_LABELS, 1)), labelling),

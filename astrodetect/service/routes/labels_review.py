@@ -53,8 +53,12 @@ def next_up(
     like: Annotated[
         LabelName | None, Query(description="more images of the kind with this label: interest means like these")
     ] = None,
+    *,
+    unknown: Annotated[bool, Query(description="without images of objects that catalogues know")] = False,
 ) -> Any:
     """The unlabelled images to label next, each with the reasons."""
     blocks = space_blocks(models.detectors.values(), models.space)
-    batch = review_queue.next(by, limit=limit, space=models.space, blocks=blocks, like=like, taught=models.taught)
+    batch = review_queue.next(
+        by, limit=limit, space=models.space, blocks=blocks, like=like, taught=models.taught, unknown=unknown
+    )
     return ReviewResponse.of(batch)

@@ -61,6 +61,7 @@ class ReviewView:
     skipped: int  # images
     leased_by_others: bool  # whether others are reviewing all images that are left
     has_predictions: bool
+    compared: bool  # whether images were compared with catalogues, so that known objects can be hidden
 
     @classmethod
     def load(
@@ -94,6 +95,7 @@ class ReviewView:
             skipped=free.skipped,
             leased_by_others=free.any_unskipped and not candidates,
             has_predictions=free.any_unskipped or database.newest_id() > 0,
+            compared=free.compared or choice.unknown,
         )
 
 

@@ -52,6 +52,11 @@ class FreeCandidates:
     skipped: int  # images
     any_unskipped: bool  # whether there are images left, others' included
 
+    @property
+    def compared(self) -> bool:
+        """Whether any was compared with catalogues."""
+        return any(entry.prediction.known is not None for entry in self.candidates)
+
     @classmethod
     def find(
         cls, services: Services, session: ReviewSession, choice: ReviewChoice, *, wanted: int = 1
@@ -67,6 +72,7 @@ class FreeCandidates:
                 blocks=space_blocks(services.models.detectors.values(), services.models.space),
                 like=choice.like,
                 taught=services.models.taught,
+                unknown=choice.unknown,
                 at_once=True,
             )
             unskipped = [entry for entry in batch.candidates if entry.prediction.image_key not in skipped]

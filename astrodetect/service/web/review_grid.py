@@ -50,6 +50,7 @@ class GridView:
     skipped: int  # images
     leased_by_others: bool  # whether others are reviewing all images that are left
     has_predictions: bool
+    compared: bool  # whether images were compared with catalogues, so that known objects can be hidden
 
     @classmethod
     def load(cls, services: Services, session: ReviewSession, choice: ReviewChoice, again: Sequence[int]) -> "GridView":
@@ -80,6 +81,7 @@ class GridView:
             skipped=free.skipped,
             leased_by_others=free.any_unskipped and not tiles,
             has_predictions=free.any_unskipped or database.newest_id() > 0,
+            compared=free.compared or choice.unknown,
         )
 
 

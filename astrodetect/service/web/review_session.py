@@ -37,12 +37,13 @@ class ReviewChoice:
     by: ReviewOrder
     like: LabelValue | None = None
     count: int = 0  # of the grid; 0: one at a time
+    unknown: bool = False  # whether objects that catalogues know are hidden
 
     @property
     def fields(self) -> dict[str, str | int]:
         """As fields of a query string or a form."""
-        fields: dict[str, str | int] = {"by": self.by}
-        return fields | ({"like": self.like} if self.like else {}) | ({"count": self.count} if self.count else {})
+        fields = {"like": self.like, "count": self.count, "unknown": "true" if self.unknown else None}
+        return {"by": self.by, **{name: value for name, value in fields.items() if value}}
 
     @property
     def url(self) -> str:
@@ -50,27 +51,33 @@ class ReviewChoice:
         return f"{GRID_PATH if self.count else REVIEW_PATH}?{urlencode(self.fields)}"
 
 
-def queried_choice(by: ReviewOrder = "interest", like: Annotated[LabelName | None, Query()] = None) -> ReviewChoice:
+def queried_choice(
+    by: ReviewOrder = "interest", like: Annotated[LabelName | None, Query()] = None, *, unknown: bool = False
+) -> ReviewChoice:
     """From the query string, one image at a time."""
-    return ReviewChoice(by, like)
+    return ReviewChoice(by, like, unknown=unknown)
 
 
 def queried_grid(
     by: ReviewOrder = "interest",
     like: Annotated[LabelName | None, Query()] = None,
     count: Annotated[int, Query(ge=MIN_GRID, le=MAX_GRID)] = GRID_COUNTS[1],
+    *,
+    unknown: bool = False,
 ) -> ReviewChoice:
     """From the query string, as a grid."""
-    return ReviewChoice(by, like, count)
+    return ReviewChoice(by, like, count, unknown)
 
 
 def posted_choice(
     by: Annotated[ReviewOrder, Form()] = "interest",
     like: Annotated[LabelName | None, Form()] = None,
     count: Annotated[int, Form(ge=0, le=MAX_GRID)] = 0,
+    *,
+    unknown: Annotated[bool, Form()] = False,
 ) -> ReviewChoice:
     """From a form."""
-    return ReviewChoice(by, like, count)
+    return ReviewChoice(by, like, count, unknown)
 
 
 PostedChoice: TypeAlias = Annotated[ReviewChoice, Depends(posted_choice)]
