@@ -87,7 +87,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from astrodetect.db import backup  # noqa: PLC0415
 
     config, source = settings(), arguments.folder.absolute()
-    contents = _checked_contents(source)
+    contents = checked_contents(source)
     own_models = source / MODELS
     if own_models.is_dir() and mirror.remote_url(config.models_dir) is not None:
         raise BackupError(f"the backup has models, and ASTRODETECT_MODELS_DIR is on an object store: copy {own_models}")
@@ -106,8 +106,8 @@ def _restore(arguments: argparse.Namespace) -> int:
         kept = backup.restore(url, source / DUMP, contents["tables"], replace=arguments.replace)
         setup_db.migrate(url)
         _move_into_place(present, models, config.models_dir)
-        for path in sorted(outbox.iterdir()):
-            path.rename(config.outbox_dir / f"restored-{path.name}")
+        for path in sorted(outbox.iterdir()):  # those of an earlier restoration may still wait; a row is stored once
+            path.rename(config.outbox_dir / f"restored-{_now()}-{path.name}")
     if kept:
         print(f"the database that was replaced is kept as {kept}")
     name = read_url(url)["dbname"]
@@ -143,6 +143,10 @@ def _copy_of(source: Path, target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _now() -> str:
+    return f"{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S%f}"
+
+
 def _reason(error: Exception) -> str:
     """Why a file could not be copied; of a folder, the first one."""
     return str(error.args[0][0][2]) if isinstance(error, shutil.Error) else getattr(error, "strerror", "") or str(error)
@@ -151,7 +155,7 @@ def _reason(error: Exception) -> str:
 def _move_into_place(present: Sequence[Path], models: Path, target: Path) -> None:
     """Keep the present models in a folder of their own, and have the restored ones in their place."""
     if present:
-        aside = target / f".replaced-{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}"
+        aside = target / f".replaced-{_now()}"
         aside.mkdir()
         for path in present:
             path.rename(aside / path.name)
@@ -219,21 +223,28 @@ def _damaged_models(folder: Path) -> list[str]:
     return damaged
 
 
-def _checked_contents(folder: Path) -> dict[str, Any]:
-    """backup.json, once every file is the one that it lists."""
+def checked_contents(folder: Path) -> dict[str, Any]:
+    """backup.json, once the folder has the files that it lists and nothing else."""
     try:
+        for path in (Path(parent) / name for parent, folders, names in os.walk(folder) for name in (*folders, *names)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BackupError(f"{path} is a link or a device, which a backup has not: use another one")
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
         if contents["format"] != FORMAT:
             raise BackupError(f"{folder} was made by astrodetect {contents['astrodetect']}: update this program")
         newer = [name for name in contents["migrations"] if not (PROGRAMS / "sql" / f"{name}.sql").is_file()]
         if newer:
             raise BackupError(f"{folder} was made by a newer astrodetect, it has {newer[-1]}: update this program")
+        int(contents["tables"]["predictions"][0]), str(contents["created"])
+        listed, present = contents["files"].keys(), {path.relative_to(folder).as_posix() for path in _files(folder)}
+        for name in sorted(present - listed - {CONTENTS}):
+            raise BackupError(f"{folder / name} is not listed in {CONTENTS}: remove it, or use another backup")
         for name, expected in contents["files"].items():
-            if atomic_files.file_sha256(folder / name) != expected:
+            if name not in present or atomic_files.file_sha256(folder / name) != expected:
                 raise BackupError(f"{folder / name} does not match its SHA-256 in {CONTENTS}: use another backup")
     except OSError as error:
         raise BackupError(f"{error.filename}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BackupError(f"{folder / CONTENTS} cannot be read: use another backup") from error
     return contents
 

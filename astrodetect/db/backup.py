@@ -21,6 +21,7 @@ from astrodetect.errors import DatabaseError, DatabaseNotSetUp
 
 MAINTENANCE_DATABASE = "postgres"
 RESTORE_JOBS = 4  # connections of pg_restore, most of whose time is the building of indexes
+NAME_BYTES = 63 - 30  # of a database's name; the rest is for what is appended
 RESTORING = "_restoring"  # ends the name of the database that a dump is read into
 Checksums: TypeAlias = dict[str, list[str]]  # table → number of rows, and the sum of their hashes
 
@@ -53,7 +54,7 @@ def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str 
             f"the database {name} has predictions: set DATABASE_URL to another one, or keep these under another name "
             "with --replace"
         )
-    temporary = name + RESTORING
+    temporary = _shortened(name) + RESTORING
     with open_session(url, MAINTENANCE_DATABASE) as maintenance:
         _execute(maintenance, "DROP DATABASE IF EXISTS {}", temporary)
         _execute(maintenance, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", temporary)
@@ -70,7 +71,7 @@ def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str 
 
 def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool) -> str | None:
     """Rename the restored database; one with predictions is kept under another name, an empty one dropped."""
-    kept = f"{name}_replaced_{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S}" if keep else None
+    kept = f"{_shortened(name)}_replaced_{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S%f}" if keep else None
     try:
         if kept:
             _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", name, kept)
@@ -82,6 +83,11 @@ def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool)
         raise
     _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", temporary, name)
     return kept
+
+
+def _shortened(name: str) -> str:
+    """The start of a database's name. PostgreSQL cuts names: with a suffix, a long one would be that of the original."""
+    return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def _with_rows(url: str) -> bool:

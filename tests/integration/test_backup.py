@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -13,9 +14,12 @@ import pytest
 from programs import outbox_user, query, run_here
 from starlette.testclient import TestClient
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.__main__ import main
+from astrodetect.cli.backup import checked_contents
+from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
+from astrodetect.errors import BackupError, DatabaseError
 from astrodetect.service.outbox import Outbox
 from astrodetect.settings import Settings
 from database import Database
@@ -80,13 +84,17 @@ def test_after_the_loss_of_everything_a_restored_service_goes_on(
     shutil.rmtree(data)
     done = astrodetect("restore", tmp_path / "backup")
     assert done.returncode == 0, done.stderr
+    drop(database_url)
+    done = astrodetect("restore", tmp_path / "backup", "--replace")  # while the rows of the first one still wait
+    assert done.returncode == 0, done.stderr
     assert query(database_url, ROWS) == rows
     assert {path.name: path.read_bytes() for path in models.glob("[!.]*")} == files
     outbox = Outbox(data / "outbox", max_bytes=10**6)
-    assert len(outbox) == 1
+    assert len(outbox) == 2
     outbox.close()
     with serve() as client:
         assert upload(client, "next.jpg") > ids[-1]
+    assert len(query(database_url, ROWS)) == len(ids) + 2  # the waiting row once
 
 
 def test_a_backup_under_load_has_every_prediction_acknowledged_before_it(
@@ -158,6 +166,61 @@ def test_a_damaged_backup_changes_nothing(
     assert "use another backup" in done.stderr
     assert not models.exists()
     Database(database_url, connections=1, timeout_s=5).close()
+
+
+def _link(backup: Path) -> None:
+    (backup / "models" / "x.html").symlink_to("/etc/hostname")
+
+
+def _pipe(backup: Path) -> None:
+    os.mkfifo(backup / "models" / "x.html")
+
+
+def _unlisted(backup: Path) -> None:
+    (backup / "models" / "x.html").write_text("x")
+
+
+def _outside(backup: Path) -> None:
+    (backup.parent / "x").write_text("x")
+    contents = json.loads((backup / "backup.json").read_text())
+    contents["files"]["../x"] = atomic_files.file_sha256(backup.parent / "x")
+    (backup / "backup.json").write_text(json.dumps(contents))
+
+
+def _deep(backup: Path) -> None:
+    (backup / "backup.json").write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("change", [_link, _pipe, _unlisted, _outside, _deep])
+def test_a_backup_has_the_files_that_it_lists_and_nothing_else(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    backup = tmp_path / "backup"
+    (backup / "models").mkdir(parents=True)
+    (backup / "database.dump").write_text("dump")
+    contents = {
+        "format": 1,
+        "created": "now",
+        "migrations": [],
+        "tables": {"predictions": ["1", "0"]},
+        "files": {"database.dump": atomic_files.file_sha256(backup / "database.dump")},
+    }
+    (backup / "backup.json").write_text(json.dumps(contents))
+    assert checked_contents(backup) == contents
+    change(backup)
+    with pytest.raises(BackupError, match="use another") as refused:
+        checked_contents(backup)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_database_with_the_longest_name_is_not_lost(database_url: str, tmp_path: Path) -> None:
+    name, short = "d" * 63, read_url(database_url)["dbname"]
+    query(database_url.replace(f"/{short}?", "/postgres?"), f'CREATE DATABASE "{name}" TEMPLATE "{short}"')
+    url = database_url.replace(f"/{short}?", f"/{name}?")
+    query(url, "INSERT INTO predictions (image_name, score, result) VALUES ('here', 0, 'No Anomaly')")
+    (tmp_path / "dump").write_text("damaged")
+    with pytest.raises(DatabaseError):
+        restore(url, tmp_path / "dump", {}, replace=True)
+    assert [row[1] for row in query(url, ROWS)] == ["here"]
+    drop(url)
 
 
 def test_damaged_models_are_not_backed_up(astrodetect: Run, models: Path, tmp_path: Path) -> None:
