@@ -86,7 +86,7 @@ def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool)
 
 
 def _shortened(name: str) -> str:
-    """The start of a database's name. PostgreSQL cuts names: with a suffix, a long one would be that of the original."""
+    """The start of a database's name: PostgreSQL cuts names, so that with a suffix a long one would be the original."""
     return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
