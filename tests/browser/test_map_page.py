@@ -2,10 +2,12 @@
 
 import re
 
+import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect
 from programs import Service
 
+from browser.conftest import EXPECT_TIMEOUT_MS
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 MAP_TIMEOUT_MS = 120_000
@@ -17,6 +19,13 @@ FIRST_POINT = """async () => {
   const box = document.getElementById('map-canvas').getBoundingClientRect();
   const [x, y] = new Uint16Array(bytes, 8 * bytes.byteLength / 15, 2);
   return [box.x + edge + (box.width - 2 * edge) * x / 65535, box.y + edge + (box.height - 2 * edge) * y / 65535];
+}"""
+
+SHOWS_COLOURS = """least => {
+  const canvas = document.getElementById('map-canvas'), { width, height } = canvas;
+  const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  return new Set(new Uint32Array(copy.getImageData(0, 0, width, height).data.buffer)).size > least;
 }"""
 
 
@@ -39,6 +48,17 @@ def test_hovering_previews_an_image_and_a_click_opens_its_page(tabs: Tabs, servi
     page.mouse.up()
     expect(page).to_have_url(f"{service.url}{href}")
     assert IMAGE_URL.search(page.url)
+
+
+def test_a_map_of_few_points_shows_their_images(tabs: Tabs, service: Service) -> None:
+    page = open_map(tabs, service)
+    canvas = page.locator("#map-canvas")
+    pictures = httpx2.get(f"{service.url}/map/pictures").json()
+    expect(canvas).to_have_attribute("data-pictures", str(len(pictures)))
+    assert len(pictures) == int(canvas.get_attribute("data-points") or 0)
+    page.wait_for_function(SHOWS_COLOURS, arg=2000, timeout=EXPECT_TIMEOUT_MS)
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_function(SHOWS_COLOURS, arg=1000, timeout=EXPECT_TIMEOUT_MS)
 
 
 def test_images_are_selected_and_opened_from_the_keyboard(tabs: Tabs, service: Service) -> None:

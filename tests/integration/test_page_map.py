@@ -17,6 +17,7 @@ from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import projection_jobs
+from astrodetect.service.web import projection_map
 from database import Database
 
 NAME, COUNT = "resnet50_model", 24
@@ -124,6 +125,17 @@ def test_points_are_compact_ordered_by_novelty_and_cached_by_etag(start: Start, 
     assert client.get("/map/points", headers={"If-None-Match": response.headers["etag"]}).status_code == 200
 
 
+def test_few_points_have_pictures_where_a_thumbnail_is_stored(
+    start: Start, rows: list[Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start()
+    assert client.get("/map/pictures").json() == []  # no map yet
+    finished_map(client)
+    assert client.get("/map/pictures").json() == [None] * COUNT
+    monkeypatch.setattr(projection_map, "MAX_PICTURED", COUNT - 1)
+    assert client.get("/map/pictures").json() == []
+
+
 def test_the_tooltip_of_a_point_escapes_its_image_name(start: Start, rows: list[Prediction]) -> None:
     client = start()
     client.post(f"/predictions/{rows[-1].id}/label", json={"label": "interesting"})
@@ -198,7 +210,7 @@ def test_the_page_says_why_there_is_no_map(
 def test_without_postgresql_the_map_routes_fail_with_503(start: Start) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     client = start(database_url=url)
-    for path in ("/map", "/map/progress", "/map/points", "/map/image/1"):
+    for path in ("/map", "/map/progress", "/map/points", "/map/pictures", "/map/image/1", "/map/sky"):
         response = client.get(path, headers=BROWSER)
         assert response.status_code == 503
         assert "hunter2" not in response.text

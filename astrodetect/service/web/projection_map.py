@@ -29,6 +29,7 @@ GRID_STEPS = 65_535  # of a coordinate: at the highest zoom the script draws a p
 IMAGE_MAX_AGE_S = 60
 UNLABELLED = "not labelled"
 NOVELTY_STEPS = np.array([0.5, 0.9, 0.99, 1.0], np.float32)  # boundaries of the novelty groups
+MAX_PICTURED = 400  # points that are shown as images
 LEGENDS_CACHED = 2  # projections: the current one and its successor
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
@@ -98,6 +99,17 @@ def send_points(request: Request, services: ServicesDep) -> Response:
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/map/pictures")
+def list_pictures(services: ServicesDep) -> list[str | None]:
+    """The SHA-256 of each point's image, in the order of the points; null without a thumbnail, none of many points."""
+    projection = _projection_state(services)
+    if projection is None or projection.stored is None or len(projection.stored.images) > MAX_PICTURED:
+        return []
+    images = projection.stored.images
+    with_thumbnail = services.database.images_with_thumbnails(images)
+    return [image if image in with_thumbnail else None for image in images]
 
 
 @router.get("/map/image/{id}")

@@ -3,11 +3,12 @@ import { announce, errorMessage } from "./page.js";
 
 const POINT_BYTES = 15, GRID_STEPS = 65535; // bytes of a point; steps of a coordinate
 const MARGIN = 16, HIT_RADIUS = 14, DRAG_THRESHOLD = 6, PAN_STEP = 60, MAX_SCALE = 64, HOVER_MS = 80; // lengths in pixels
+const PICTURE = 36; // the side of an image of a map of few points
 const find = (id) => document.getElementById(id);
 const canvas = find("map-canvas"), tooltip = find("tooltip"), tooltipContent = find("tooltip-content"), legends = find("legends");
 const context = canvas.getContext("2d");
 const choices = [...document.querySelectorAll("[data-by]")];
-let ids = [], xy = [], groupOf = [], stamp = "";
+let ids = [], xy = [], groupOf = [], pictures = [], stamp = "";
 let by = choices.findIndex((choice) => choice.hasAttribute("aria-current")), hidden = [], sprites = null, buffer = null;
 let width = 0, height = 0, density = 1, scale = 1, left = MARGIN, top = MARGIN, selected = -1, frame = 0, hoverTimer = 0;
 
@@ -41,9 +42,25 @@ const currentSprites = () => {
   sprites = { size, list: Array.from(paths, (path) => createSprite(path, size, background)) };
   return sprites.list;
 };
-const draw = () => {
-  frame = 0;
-  if (!ids.length || !buffer) return;
+const drawPictures = () => { // the highest novelty on top, each with the marker of its group
+  const paths = Array.from(legends.children[by].querySelectorAll("path"), (path) => [new Path2D(path.getAttribute("d")), getComputedStyle(path).fill]);
+  const side = PICTURE * (1 + 0.2 * Math.log2(scale));
+  context.strokeStyle = getComputedStyle(canvas).backgroundColor;
+  context.setTransform(density, 0, 0, density, 0, 0);
+  context.clearRect(0, 0, width, height);
+  for (let i = ids.length - 1; i >= 0; i -= 1) {
+    if (isHidden(i)) continue;
+    const [x, y] = position(i), [shape, fill] = paths[groupOf[by * ids.length + i]];
+    if (pictures[i].naturalWidth) context.drawImage(pictures[i], x - side / 2, y - side / 2, side, side);
+    context.translate(x - side / 2, y - side / 2);
+    context.fillStyle = fill;
+    context.fill(shape);
+    context.stroke(shape);
+    context.setTransform(density, 0, 0, density, 0, 0);
+  }
+  context.resetTransform();
+};
+const drawPoints = () => {
   const list = currentSprites(), { half } = list[0], base = by * ids.length, hiddenGroups = hidden[by];
   const [ax, ay, x0, y0] = [scaleX(), scaleY(), left, top].map((length) => density * length);
   const pixels = new Uint32Array(buffer.data.buffer), { width: columns, height: rows } = canvas;
@@ -56,9 +73,15 @@ const draw = () => {
     for (let j = 0; j < offsets.length; j += 1) pixels[centre + offsets[j]] = colours[j];
   }
   context.putImageData(buffer, 0, 0);
+};
+const draw = () => {
+  frame = 0;
+  if (!ids.length || !buffer) return;
+  if (pictures.length) drawPictures();
+  else drawPoints();
   if (selected < 0) return;
   const [x, y] = position(selected), ring = new Path2D();
-  ring.arc(density * x, density * y, density * 9, 0, 7);
+  ring.arc(density * x, density * y, density * (pictures.length ? PICTURE * 0.7 : 9), 0, 7);
   Object.assign(context, { lineWidth: 2.5 * density, strokeStyle: getComputedStyle(canvas).color });
   context.stroke(ring);
 };
@@ -66,7 +89,7 @@ const draw = () => {
 // Selection and tooltip
 const nearest = (x, y) => {
   const ax = scaleX(), ay = scaleY();
-  let best = -1, least = HIT_RADIUS ** 2;
+  let best = -1, least = (pictures.length ? PICTURE / 2 : HIT_RADIUS) ** 2;
   for (let i = 0; i < ids.length; i += 1) { // 20,000 take a fraction of a millisecond
     const distance = (left + ax * xy[2 * i] - x) ** 2 + (top + ay * xy[2 * i + 1] - y) ** 2;
     if (distance < least && !isHidden(i)) [best, least] = [i, distance];
@@ -200,13 +223,16 @@ const load = async () => {
   try {
     const response = await fetch("/map/points");
     if (!response.ok) return announce(errorMessage(response.status, await response.text()));
+    const images = await (await fetch("/map/pictures")).json(); // none where the points are many
     const bytes = await response.arrayBuffer(), count = bytes.byteLength / POINT_BYTES;
     ids = new Float64Array(bytes, 0, count);
     xy = new Uint16Array(bytes, 8 * count, 2 * count);
     groupOf = new Uint8Array(bytes, 12 * count);
+    pictures = images.map((sha256) => Object.assign(new Image(), { onload: redraw }, sha256 && { src: `/pictures/${sha256}` }));
     select(-1);
     applyLegend();
     canvas.dataset.points = count;
+    canvas.dataset.pictures = pictures.length;
   } catch {
     announce("The service does not answer.");
   }
