@@ -105,7 +105,12 @@ class Settings(BaseSettings):
         description="maximum size of the outbox, which stores rows while PostgreSQL is unavailable, bytes",
     )
 
-    thumbnail_px: int = Field(default=256, ge=16, le=1024, description="longer side of the stored thumbnails, pixels")
+    thumbnail_px: int = Field(
+        default=512,
+        ge=16,
+        le=4096,
+        description="longer side of the stored pictures, pixels; smaller images are stored whole",
+    )
     thumbnail_days: int = Field(
         default=365, ge=1, le=36_500, description="age at which thumbnails of unlabelled images are deleted, days"
     )

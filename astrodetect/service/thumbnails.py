@@ -12,7 +12,7 @@ from astrodetect import images
 from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import HeatMap, Pixels, Thumbnail
 
-MAX_PIXEL_BYTES = 48 * 2**20  # waiting to be compressed: 250 images with sides of 256 pixels
+MAX_PIXEL_BYTES = 48 * 2**20  # waiting to be compressed: 60 images with sides of 512 pixels
 MAX_CACHE_BYTES = 24 * 2**20  # of JPEGs and heat maps read last, and as much again that waits for PostgreSQL
 MAX_REMEMBERED = 20_000  # keys that are known to be written: 8 MB
 REMEMBER_S = 86_400.0  # for the database may have pruned one, which is then stored again when its image comes again

@@ -67,7 +67,7 @@ def test_a_scored_image_has_a_thumbnail_at_once_and_a_stored_heat_map(
         assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
         assert response.headers["x-content-type-options"] == "nosniff"
         assert {"private", "immutable"} <= set(response.headers["cache-control"].split(", "))
-        assert Image.open(io.BytesIO(response.content)).size == (256, 256)
+        assert Image.open(io.BytesIO(response.content)).size == (512, 512)
         cached = client.get(f"/pictures/{row['image_sha256']}", headers={"If-None-Match": response.headers["etag"]})
         assert (cached.status_code, cached.content) == (304, b"")
         assert client.get(f"/pictures/{sha256_of(together)}").status_code == 200

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astrodetect.jpeg_thumbnails import MAX_BYTES, reuse_as_thumbnail
+from astrodetect.jpeg_thumbnails import max_bytes, reuse_as_thumbnail
 
 SIDE = 128
 SKY = np.random.default_rng(0).integers(0, 255, (16, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
@@ -52,7 +52,7 @@ EXIF[0x0112] = 6  # turned by 90°
         jpeg(exif=EXIF),
         jpeg(progressive=True),
         jpeg("CMYK"),
-        jpeg() + bytes(MAX_BYTES),
+        jpeg() + bytes(max_bytes(SIDE)),
         jpeg()[:300],
         jpeg()[:-2],
         jpeg().replace(b"\xff\xc0", b"\xff\xc9"),

@@ -50,6 +50,18 @@ def show_prediction(
     )
 
 
+@router.get("/history/{id}/beside/{other}")
+def show_two_images(
+    request: Request,
+    services: ServicesDep,
+    id: PredictionId,  # noqa: A002
+    other: PredictionId,
+) -> Response:
+    """The images of two predictions side by side."""
+    rows = [services.database.prediction(id_) for id_ in (id, other)]
+    return render(request, "beside.html", sides=[(row, ImageView.load(row, services)) for row in rows])
+
+
 @router.post("/history/{id}/label")
 def add_label(
     request: Request,
