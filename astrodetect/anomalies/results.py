@@ -22,6 +22,7 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.records import Floats, ImagePath, SkyObject
 from astrodetect.sky.catalogue import OWN_POSITIONS, Catalogue
+from astrodetect.sky.known_objects import KNOWN_COLUMNS
 from astrodetect.sky.votable import write_votable
 from astrodetect.storage import objects
 from astrodetect.storage.references import join_reference
@@ -47,6 +48,7 @@ class AnomalyResults:
     skipped: Sequence[tuple[ImagePath, str]]  # unreadable files and the reason
     catalogue: Catalogue | None = None  # whose columns the table gets
     sky_positions: Mapping[ImagePath, SkyObject] = field(default_factory=dict)  # of FITS files, by their WCS
+    known: Sequence[Sequence[Any]] = ()  # the values of KNOWN_COLUMNS for each image, if compared with catalogues
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -170,9 +172,13 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
     joined = results.catalogue.join(columns) if results.catalogue else OWN_POSITIONS if results.sky_positions else None
     types = _column_types(columns) | dict(joined.columns if joined else {})
     own = {str(path): position for path, position in results.sky_positions.items()}
+    known = {str(path): [*cells] for path, cells in zip(results.paths, results.known, strict=False)}
+    types |= KNOWN_COLUMNS if known else {}
 
     def added(row: list[Any], *, typed: bool) -> list[Any]:
-        return joined.cells(row[1], own.get(row[1]), typed=typed) if joined else []
+        cells = joined.cells(row[1], own.get(row[1]), typed=typed) if joined else []
+        known_cells = known.get(row[1], [None] * len(KNOWN_COLUMNS)) if known else []
+        return [*cells, *(known_cells if typed else map(_csv_value, known_cells))]
 
     rows = ([*row, *added(row, typed=True)] for row in table_rows(results))
     if table_format == "parquet":

@@ -2,20 +2,22 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from astrodetect.cli._options import float_between
+from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
 from astrodetect.settings import settings
 from astrodetect.sky.crossmatch import DEFAULT_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC, NearestObjects
 from astrodetect.sky.known_objects import KnownColumns, read_known_objects
-from astrodetect.storage.references import base_name
+from astrodetect.storage.references import as_image_path, base_name
 
 if TYPE_CHECKING:
+    from astrodetect.anomalies.results import AnomalyResults
     from astrodetect.db.catalogues import CatalogueTables
     from astrodetect.sky.healpix import Degrees
 
@@ -31,15 +33,47 @@ class KnownMatches:
     summary: Sequence[str]
 
 
-def add_radius_option(parser: "argparse._ActionsContainer") -> None:
-    """Declare --radius."""
+def add_radius_option(parser: "argparse._ActionsContainer", name: str = "--radius") -> None:
+    """Declare --radius, or an option of another name."""
     parser.add_argument(
-        "--radius",
+        name,
         type=float_between(MIN_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC),
         default=DEFAULT_RADIUS_ARCSEC,
         metavar="ARCSEC",
         help=f"how far a known object may be from a position (default: {DEFAULT_RADIUS_ARCSEC:g})",
     )
+
+
+def add_known_options(parser: argparse.ArgumentParser) -> None:
+    """Declare --known and --known-radius."""
+    group = parser.add_argument_group("known objects", "columns of which objects are known, for images with a position")
+    group.add_argument(
+        "--known",
+        action="append",
+        type=as_image_path,
+        metavar="FILE",
+        help=f"a catalogue of known objects (.csv, .parquet, FITS table, VOTable), or {FROM_DATABASE}: those imported "
+        "by crossmatch; repeatable",
+    )
+    add_radius_option(group, "--known-radius")
+
+
+def check_known(arguments: argparse.Namespace) -> None:
+    """DataError or DatabaseError where --known cannot be read, before hours of work."""
+    if arguments.known:
+        find_known(np.zeros(0), np.zeros(0), arguments.known, arguments.known_radius, "")
+
+
+def known_of_results(arguments: argparse.Namespace, results: "AnomalyResults") -> tuple["AnomalyResults", list[str]]:
+    """The results with what is known of each image, where --known asks for it, and the numbers in words."""
+    if not arguments.known:
+        return results, []
+    objects = [results.sky_object(image) for image in range(len(results))]
+    ra, dec = (np.array([getattr(item, name) for item in objects], np.float64) for name in ("ra", "dec"))
+    if np.isnan(ra).all():
+        raise DataError("no image has a position to compare with --known: add --catalogue FILE")
+    known = find_known(ra, dec, arguments.known, arguments.known_radius, "images with a position")
+    return replace(results, known=known.cells), list(known.summary)
 
 
 def open_catalogues(url: str) -> "CatalogueTables":

@@ -12,6 +12,7 @@ from astrodetect.anomalies.detectors.registry import DETECTORS, VIEWS, default_d
 from astrodetect.anomalies.novelty import MAX_REFERENCE_IMAGES, MIN_IMAGES
 from astrodetect.cli._catalogue import add_catalogue_options, missing_rows, open_catalogue
 from astrodetect.cli._extraction import MakeRunner, fit_detectors, network_scores, open_extractor, open_runners
+from astrodetect.cli._known import add_known_options, check_known, known_of_results
 from astrodetect.cli._mosaics import add_mosaic_options, check_inputs, open_mosaics
 from astrodetect.cli._options import (
     Subparsers,
@@ -69,6 +70,7 @@ EXAMPLES = """examples:
   python -m astrodetect anomalies my/images --labels labels.csv --like merger
   python -m astrodetect anomalies s3://survey/shards --sample 10000 --ray auto --format parquet
   python -m astrodetect anomalies --mosaic survey.fits --catalogue objects.fits --size 8arcsec --format vot
+  python -m astrodetect anomalies my/images --catalogue objects.fits --known hyperleda.fits
   python -m astrodetect anomalies data/sample/train --attach resnet50_model
 """
 
@@ -132,6 +134,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_ray_option(parser)
     add_catalogue_options(parser)
+    add_known_options(parser)
     add_mosaic_options(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
@@ -209,6 +212,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         catalogue=catalogue,
         sky_positions=read_images.positions,
     )
+    anomaly_results, known = known_of_results(arguments, anomaly_results)
     explanations = analysis.explain(
         scored.fitted.ordinary, read_images, novelty.vectors, gallery, extractor, max_pixels=config.max_image_pixels
     )
@@ -229,7 +233,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
     if arguments.attach:
         with_domain = domain.with_domain if arguments.normal else domain.calibrate_domain
         store.attach_detectors(config.models_dir, arguments.attach, with_domain(scored.fitted.novelty).save)
-    summary = _summary_lines(anomaly_results, scored, unmatched, arguments.attach)
+    summary = [*_summary_lines(anomaly_results, scored, unmatched, arguments.attach), *known]
     summary[:0] = mosaics.summary if mosaics else []
     if network is not None:
         summary.append(f"ranked by the network {arguments.model} too, which learnt from labels")
@@ -239,6 +243,7 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
 def _list_images(arguments: argparse.Namespace) -> "tuple[list[ListedImage], Catalogue | None]":
     """The images of DATA and their catalogue; none where there are mosaics instead."""
     check_inputs(arguments, arguments.data, "DATA")
+    check_known(arguments)
     if arguments.mosaic:
         return [], None
     items = listing.list_images(arguments.data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from astrodetect.reports.html import (
 from astrodetect.reports.sky_map import SkyMap, SkyMark, draw_sky_map, enclosing_cone, map_order
 from astrodetect.reports.svg_charts import Marker, class_markers
 from astrodetect.sky.healpix import cells_of
+from astrodetect.sky.known_objects import KNOWN_COLUMNS
 
 STYLE = REPORT_TEMPLATES / "report.css"  # shared with the evaluation report
 CARD_PX, NEIGHBOUR_PX, SAMPLE_PX = 192, 96, 80  # sides of the images
@@ -66,6 +68,7 @@ class AnomalyCard:
     detector_ranks: list[tuple[str, int, bool]]  # detector, its rank of the image, whether it flags it
     position: tuple[float, float]  # on the map
     sky: SkyObject
+    known: Mapping[str, Any]  # the values of KNOWN_COLUMNS; None where not compared
 
     @property
     def flags(self) -> list[str]:
@@ -150,6 +153,7 @@ def _cards(
             ],
             position=tuple(xy[map_index[image]].tolist()),
             sky=results.sky_object(image),
+            known=dict(zip(KNOWN_COLUMNS, results.known[image] if results.known else repeat(None), strict=False)),
         )
         for explanation in explanations
         for image in (explanation.image,)

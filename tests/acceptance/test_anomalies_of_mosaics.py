@@ -22,7 +22,10 @@ def test_planted_oddities_of_a_mosaic_lead_a_votable_at_their_positions(tmp_path
         write_image(tmp_path / f"survey-{name}.fits", band, sky.header())
         for name, band in zip("gri", sky.bands(), strict=True)
     ]
-    options = ["--bands", "g,r,i", "--size", "10arcsec", "--format", "vot", "--top", "5"]
+    known = {40: "M 51", 212: "=Arp 220", 1: "NGC 1"}  # as a second catalogue has them, half an arcsecond away
+    rows = [f"{name},GPair,{ra},{dec + 0.5 / 3600},12" for n, name in known.items() for ra, dec in [sky.positions[n]]]
+    (tmp_path / "known.csv").write_text("\n".join(["main_id,otype,ra,dec,nbref", *rows]), encoding="utf-8")
+    options = ["--bands", "g,r,i", "--size", "10arcsec", "--format", "vot", "--top", "5", "--known", "known.csv"]
     done = run_here(__main__.main, "anomalies", "--mosaic", *files, *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -35,8 +38,15 @@ def test_planted_oddities_of_a_mosaic_lead_a_votable_at_their_positions(tmp_path
         ra, dec = sky.positions[number]
         away = np.hypot((first["ra"] - ra) * np.cos(np.radians(dec)), first["dec"] - dec)
         assert away.min() * 3600 < PIXEL_ARCSEC
+        row = first[away.argmin()]
+        assert bool(row["known"]) == (number in known)
+        assert str(row["known_name"] if number in known else "") == known.get(number, "")
+        assert number not in known or 0.1 < row["known_arcsec"] < 1
+    assert f"3 of {SIDE**2:,} images with a position are within 2″ of one of 3 known objects" in done.stdout
     sources = Table.read(tmp_path / "anomalies-sources.fits")
     assert {*first["path"]} <= {*sources["object_id"]}
     page = (tmp_path / "anomalies" / "anomalies.html").read_text()
+    assert 'data-known="false"' in page
+    assert "Known: <b>=Arp 220</b>, GPair, 0." in page
     names = [str(name) for name in first["path"]]
     assert all(re.search(rf'src="data:image/jpeg[^>]*alt="[^"]*{re.escape(name)}', page) for name in names)
