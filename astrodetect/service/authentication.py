@@ -19,7 +19,7 @@ from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from astrodetect.db.access import KEY_PREFIX, digest
-from astrodetect.errors import DatabaseError, DatabaseUnavailable
+from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable
 from astrodetect.records import KeyScope
 from astrodetect.service.key_guesses import KeyGuesses
 
@@ -110,6 +110,16 @@ class Authenticator:
             return await self._of_unproven_key(key, host)
         cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "") if key is None else ""
         return await self._of_cookie(digest(cookie), host) if cookie else None
+
+    async def may_still_read(self, scope: Scope) -> bool:
+        """Whether a request that goes on for long, and was allowed when it began, would be allowed now."""
+        if not self._keys.required("GET", scope["path"]):
+            return True
+        try:
+            identity = await self.identify(Headers(scope=scope), scope["client"])
+        except AstrodetectError:
+            return False
+        return identity is not None and "read" in identity.scopes
 
     async def _of_unproven_key(self, key: bytes, host: str) -> Identity | None:
         sha256 = digest(key)

@@ -1,5 +1,6 @@
 """Keys with scopes, sessions of browsers, and the audit log."""
 
+import asyncio
 import csv
 import subprocess
 import time
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import colour_models
+import httpx2
 import pytest
 from programs import query, run_here
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from astrodetect import images
 from astrodetect.__main__ import main
@@ -85,6 +88,54 @@ def test_a_private_service_is_read_with_a_key_that_may_read(start: Start, keys: 
     assert client.get("/predictions", headers=bearer(reader)).status_code == 200
     assert client.get("/predictions", headers=bearer(sender)).status_code == 403
     assert "may predict, not read" in client.get("/history", headers=bearer(sender) | BROWSER).text
+
+
+def test_a_live_stream_ends_with_the_key_that_it_is_read_with(
+    start: Start, keys: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "CACHE_S", 0.0)
+    client = start(api_key=KEY, private=True)
+    key = keys("create", "watcher", "--scopes", "read").stdout.strip()
+    row = "INSERT INTO predictions (image_name, score, result) VALUES (%s, 0, 'No Anomaly')"
+    received = bytearray()
+
+    async def watch() -> None:
+        async def send(message: Message) -> None:
+            nonlocal revoked
+            received.extend(message.get("body", b""))
+            if b"event: news" in received and not revoked:  # the first event: the stream has begun
+                revoked = True
+                await asyncio.to_thread(keys, "revoke", "watcher")
+                await asyncio.to_thread(query, database_url, row, "secret")
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()  # the client stays
+            raise AssertionError
+
+        revoked = False
+        request = httpx2.Request("GET", "http://testserver/live/events", headers=bearer(key))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/live/events",
+            "raw_path": b"/live/events",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "client": ("192.0.2.1", 5),
+            "server": ("testserver", 80),
+            "state": {},
+        }
+        async with asyncio.timeout(60):
+            await client.app(scope, receive, send)
+        assert revoked
+
+    assert client.portal
+    client.portal.call(watch)
+    assert b"secret" not in received
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from astrodetect.service.row_follower import (
     EventCursor,
     is_highlighted,
 )
-from astrodetect.service.services import DatabaseDep, LiveFeedDep, ServiceDatabase
+from astrodetect.service.services import AuthenticatorDep, DatabaseDep, LiveFeedDep, ServiceDatabase
 from astrodetect.service.web.rendering import TEMPLATE, render
 
 ROWS_SHOWN = 24  # fills lines of 2, 3, 4, 6 or 8 cards
@@ -47,7 +47,9 @@ def show_live(request: Request, database: DatabaseDep, only: OnlyParam = "") -> 
 
 @router.get("/live/events")
 async def stream_events(
+    request: Request,
     feed: LiveFeedDep,
+    authenticator: AuthenticatorDep,
     only: OnlyParam = "",
     after: Annotated[str | None, Query(pattern=CURSOR_PATTERN, max_length=MAX_CURSOR_CHARS)] = None,
     last: Annotated[
@@ -62,6 +64,8 @@ async def stream_events(
     async def stream() -> AsyncIterator[bytes]:
         yield format_sse_event(retry=RETRY_MS)
         async for event in events:
+            if not await authenticator.may_still_read(request.scope):
+                return
             yield _format_event(event)
 
     return EventSourceResponse(stream(), headers=STREAM_HEADERS)
