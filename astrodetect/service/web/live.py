@@ -50,6 +50,7 @@ async def stream_events(
     request: Request,
     feed: LiveFeedDep,
     authenticator: AuthenticatorDep,
+    *,
     only: OnlyParam = "",
     after: Annotated[str | None, Query(pattern=CURSOR_PATTERN, max_length=MAX_CURSOR_CHARS)] = None,
     last: Annotated[
