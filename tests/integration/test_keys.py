@@ -101,10 +101,9 @@ def test_a_live_stream_ends_with_the_key_that_it_is_read_with(
 
     async def watch() -> None:
         async def send(message: Message) -> None:
-            nonlocal revoked
             received.extend(message.get("body", b""))
-            if b"event: news" in received and not revoked:  # the first event: the stream has begun
-                revoked = True
+            if b"event: news" in received and not revoked.is_set():  # the first event: the stream has begun
+                revoked.set()
                 await asyncio.to_thread(keys, "revoke", "watcher")
                 await asyncio.to_thread(query, database_url, row, "secret")
 
@@ -112,7 +111,7 @@ def test_a_live_stream_ends_with_the_key_that_it_is_read_with(
             await asyncio.Event().wait()  # the client stays
             raise AssertionError
 
-        revoked = False
+        revoked = asyncio.Event()
         request = httpx2.Request("GET", "http://testserver/live/events", headers=bearer(key))
         scope = {
             "type": "http",
@@ -131,7 +130,7 @@ def test_a_live_stream_ends_with_the_key_that_it_is_read_with(
         }
         async with asyncio.timeout(60):
             await client.app(scope, receive, send)
-        assert revoked
+        assert revoked.is_set()
 
     assert client.portal
     client.portal.call(watch)
