@@ -17,9 +17,14 @@ CHECKS = (  # what a change must pass besides its tests
     ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "docs")],
 )
 PAGE_TESTS = Path("tests", "browser")
-FAULTS = "tests/faults"
-SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--ignore", FAULTS)  # the slowest first
-ONE_BY_ONE = (FAULTS,)  # they overload a service, and time what it answers
+FAULTS_BESIDE_OTHERS = {"test_batching", "test_mutations", "test_openapi", "test_score_on_ray"}  # they time nothing
+ONE_BY_ONE = [  # they overload a service, and time what it answers
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "tests" / "faults").glob("test_*.py"))
+    if path.stem not in FAULTS_BESIDE_OTHERS
+]
+SIDE_BY_SIDE = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]  # the slowest first
+SIDE_BY_SIDE += [f"--ignore={path}" for path in ONE_BY_ONE]
 
 
 def main(pytest_arguments: Sequence[str]) -> int:
