@@ -1,8 +1,10 @@
 """Keras `.h5` files of weights, which may come from anyone: only arrays that lie in the file itself are read."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -12,12 +14,26 @@ from astrodetect.errors import ModelError
 MODEL_WEIGHTS = "model_weights"  # of whole models; files of weights alone begin with the layers
 MAX_NAMES = 10_000
 MAX_CHUNK_BYTES = 2**20  # of a compressed array, unless the array is as large
+PROBE_S = 60.0  # to read the names; HDF5 reads some damaged files without end, and crashes with others
+PACKAGE_FOLDER = Path(__file__).parents[2]
 LOCAL_LAYOUTS = {h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Mapping[str, Sequence[h5py.Dataset]]]:
-    """The arrays by layer, not read yet; the network configuration in the file is never deserialised."""
+    """The arrays by layer, not read yet; the network configuration in the file is never deserialised.
+
+    Another process looks at the file first, so that HDF5 may fail there.
+    """
+    try:
+        program = "import sys; from astrodetect.learning import weights_file as w; w.probe(sys.argv[1])"
+        probe = subprocess.run(
+            [sys.executable, "-c", program, path.absolute()], cwd=PACKAGE_FOLDER, timeout=PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{path} is damaged: HDF5 does not finish reading it") from error
+    if probe.returncode:
+        raise ModelError(f"{path} is damaged: HDF5 cannot read it")
     try:
         with h5py.File(path) as file:
             try:
@@ -27,6 +43,12 @@ def open_weights(path: Path) -> Iterator[Mapping[str, Sequence[h5py.Dataset]]]:
             yield {layer: arrays for layer, arrays in weights.items() if arrays}
     except (OSError, KeyError, AttributeError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{path} is not a Keras .h5 file of weights by layer") from error
+
+
+def probe(path: str) -> None:
+    """Reads what `open_weights` does; errors are left to it."""
+    with suppress(Exception), h5py.File(path) as file:
+        _arrays(file)
 
 
 def _arrays(file: h5py.File) -> dict[str, list[h5py.Dataset]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from astrodetect.errors import ModelError
-from astrodetect.learning import network
+from astrodetect.learning import network, weights_file
 from astrodetect.recipes import PixelStatistics
 
 
@@ -70,3 +70,16 @@ def test_a_weights_file_that_leads_elsewhere_or_declares_much_is_refused_unread(
         file.attrs["layer_names"] = [layer]
     with pytest.raises(ModelError, match=message):
         network.load_weights_file(model, "cnn", path)
+
+
+def test_a_file_that_hdf5_reads_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["layer"]
+    data = bytearray(path.read_bytes())
+    first = data.index(b"GCOL") + 16  # object of the heap of texts: two bytes of number, six others, eight of length
+    data[first : first + 2], data[first + 8 : first + 16] = bytes(2), bytes(8)
+    path.write_bytes(data)
+    monkeypatch.setattr(weights_file, "PROBE_S", 3.0)
+    with pytest.raises(ModelError, match=r"weights\.h5 is damaged: HDF5"), weights_file.open_weights(path):
+        pass
