@@ -172,8 +172,28 @@ class Settings(BaseSettings):
     hips_url: str = Field(
         "https://alasky.cds.unistra.fr/hips-image-services", pattern=HTTP, description="cutouts of any HiPS survey"
     )
+    online_catalogues: str = Field(
+        default="",
+        pattern=r"^((simbad|ned|vizier:[\w/.+-]+)(,\s*|$))*$",
+        description="online catalogues that crossmatch sends positions to, of simbad, ned, vizier:TABLE, with commas",
+    )
+    online_max_age_days: int = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="age at which the answers of online catalogues are asked for again, days",
+    )
+    simbad_tap_url: str = Field(
+        "https://simbad.cds.unistra.fr/simbad/sim-tap", pattern=HTTP, description="TAP service of SIMBAD"
+    )
+    ned_tap_url: str = Field("https://ned.ipac.caltech.edu/tap", pattern=HTTP, description="TAP service of NED")
+    vizier_tap_url: str = Field(
+        "https://tapvizier.cds.unistra.fr/TAPVizieR/tap", pattern=HTTP, description="TAP service of VizieR"
+    )
     collect_requests_per_s: float = Field(
-        default=3.0, gt=0, description="maximum rate of requests to a source of images, per second"
+        default=3.0,
+        gt=0,
+        description="maximum rate of requests to a source of images or an online catalogue, per second",
     )
     collect_timeout_s: float = Field(default=30.0, gt=0, description="timeout of a source without data, seconds")
     collect_backoff_s: float = Field(

@@ -10,9 +10,10 @@ import numpy as np
 
 from astrodetect.cli._options import float_between
 from astrodetect.errors import DataError
-from astrodetect.progress import print_notice
+from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.settings import settings
 from astrodetect.sky.crossmatch import DEFAULT_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC, NearestObjects
+from astrodetect.sky.healpix import cells_of
 from astrodetect.sky.known_objects import KnownColumns, read_known_objects
 from astrodetect.storage.references import as_image_path, base_name
 
@@ -84,6 +85,26 @@ def open_catalogues(url: str) -> "CatalogueTables":
     return CatalogueTables(url, SQL)
 
 
+def ask_online(tables: "CatalogueTables", ra: "Degrees", dec: "Degrees", radius_arcsec: float) -> None:
+    """Ask the online catalogues of the settings about the positions that they were not asked about yet."""
+    config = settings()
+    if not config.online_catalogues:
+        return
+    from astrodetect.datasets.sources.http import HttpClient  # noqa: PLC0415 - not needed by default
+    from astrodetect.datasets.sources.tap import ask, online_catalogues  # noqa: PLC0415
+
+    cells, first = np.unique(cells_of(ra, dec), return_index=True)
+    for catalogue in online_catalogues(config):
+        missing = tables.missing_lookups(catalogue.name, cells, radius_arcsec, config.online_max_age_days)
+        places, asked = first[missing], cells[missing]
+        if not len(asked):
+            continue
+        with ProgressBar(f"asking {catalogue.name}", len(asked)) as bar:
+            for block, objects in ask(catalogue, ra[places], dec[places], radius_arcsec, HttpClient(config)):
+                tables.save_answer(catalogue.name, catalogue.url, objects, asked[block], radius_arcsec)
+                bar.step(len(asked[block]))
+
+
 def find_known(
     ra: "Degrees", dec: "Degrees", catalogues: Sequence[str | Path], radius_arcsec: float, what: str
 ) -> KnownMatches:
@@ -96,7 +117,9 @@ def find_known(
         from database import database_url  # noqa: PLC0415 - not needed with files
 
         with database_url(settings()) as url:
-            nearest, rows = open_catalogues(url).match_positions(ra[placed], dec[placed], radius_arcsec)
+            tables = open_catalogues(url)
+            ask_online(tables, ra[placed], dec[placed], radius_arcsec)
+            nearest, rows = tables.match_positions(ra[placed], dec[placed], radius_arcsec)
     if not nearest.objects:
         print_notice("there are no known objects with a position: see crossmatch import")
     cells: list[list[Any]] = [[None] * 6 for _ in range(len(ra))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from astrodetect import atomic_files
-from astrodetect.cli._known import FROM_DATABASE, add_radius_option, find_known, open_catalogues
+from astrodetect.cli._known import FROM_DATABASE, add_radius_option, ask_online, find_known, open_catalogues
 from astrodetect.cli._options import Subparsers, command_parser, local_path
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
@@ -36,6 +36,9 @@ known_type, known_arcsec, known_references and known_catalogue are added to it; 
 import FILE --name NAME stores a catalogue: a .csv, .parquet, FITS table or VOTable with positions, whose other columns
 are kept too. Importing a name again replaces that catalogue as a whole. list shows the catalogues; remove NAME removes
 one. The images that `collect` downloaded are listed too, but do not count as known objects.
+
+With ASTRODETECT_ONLINE_CATALOGUES (simbad, ned, vizier:TABLE; off by default) these are asked too, about 50 positions
+at a time, once each; the answers are stored with their date. The positions leave this machine then.
 
 The number of matches that chance alone would give is estimated by moving all positions by an arcminute (or ten radii)
 to four sides.
@@ -125,6 +128,9 @@ def _use_database(arguments: argparse.Namespace, url: str) -> list[str]:
             + (f", {without:,} without a position" * bool(without))
         ]
         return [*lines, "compare the predictions with it: python -m astrodetect crossmatch"]
+    if settings().online_catalogues:
+        _, ra, dec = catalogues.prediction_positions()
+        ask_online(catalogues, ra, dec, arguments.radius)
     return catalogues.match_predictions(arguments.radius).describe("predictions with a position", arguments.radius)
 
 

@@ -75,17 +75,30 @@ class CatalogueTables:
             values = {"name": storable_text(name), "kind": kind, "source": storable_text(source)}
             _execute(connection, self._sql["begin_catalogue"], values)
             _execute(connection, self._sql["delete_objects"], values)
-            rows = _object_rows(values["name"], objects)
-            while batch := list(islice(rows, ROWS_PER_COPY)):
-                text = io.StringIO()
-                csv.writer(text).writerows(batch)
-                text.seek(0)
-                with connection.cursor() as cursor:
-                    cursor.copy_expert(self._sql["copy_objects"], text)
-                step(len(batch))
+            self._copy(connection, values["name"], objects, step)
             _execute(connection, self._sql["end_catalogue"], values)
         with open_session(self._url) as connection:
             _execute(connection, "ANALYZE catalogue_objects", {})
+
+    def missing_lookups(self, name: str, cells: Cells, radius_arcsec: float, days: int) -> NDArray[np.bool_]:
+        """Which of these cells an online catalogue was not asked about yet, or too long ago."""
+        values = {"name": name, "radius": radius_arcsec, "days": days}
+        with open_session(self._url) as connection:
+            rows = _execute(connection, self._sql["known_lookups"], values)
+        return ~np.isin(cells, np.array([row["healpix"] for row in rows], np.int64))
+
+    def save_answer(self, name: str, source: str, objects: KnownObjects, cells: Cells, radius_arcsec: float) -> None:
+        """Add what an online catalogue answered about these cells, in one transaction."""
+        placed = objects.placed
+        found = cells_of(objects.ra[placed], objects.dec[placed]).tolist()
+        values = {"name": storable_text(name), "kind": "online", "source": storable_text(source)}
+        lookups = {"name": name, "cells": cells.tolist(), "radius": radius_arcsec}
+        with self._transaction() as connection:
+            _execute(connection, self._sql["begin_catalogue"], values)
+            _execute(connection, self._sql["delete_objects_in_cells"], {"name": name, "cells": found})
+            self._copy(connection, name, objects)
+            _execute(connection, self._sql["save_lookups"], lookups)
+            _execute(connection, self._sql["end_catalogue"], values)
 
     def list_catalogues(self) -> list[StoredCatalogue]:
         """All of them, by name."""
@@ -100,11 +113,15 @@ class CatalogueTables:
             raise DatabaseError(f"there is no catalogue {name}: see crossmatch list")
         return int(rows[0]["objects"])
 
+    def prediction_positions(self) -> Part:
+        """The ids and positions of all predictions that have one."""
+        with self._transaction() as connection:
+            return self._all_positions(connection)
+
     def match_predictions(self, radius_arcsec: float) -> NearestObjects:
         """Compare the positions of all predictions with all known objects, and store the nearest of each."""
         with self._transaction() as connection:
-            parts = list(self._positions(connection, "copy_prediction_positions"))
-            ids, ra, dec = (np.concatenate(values) for values in zip(*parts, strict=True)) if parts else _no_positions()
+            ids, ra, dec = self._all_positions(connection)
             nearest = NearestObjects(ra, dec, radius_arcsec)
             nearest.add_all(self._positions(connection, "copy_object_positions"))
             _execute(connection, self._sql["new_matches"], {})
@@ -123,6 +140,27 @@ class CatalogueTables:
             ids = np.unique(nearest.ids).tolist()
             rows = _execute(connection, self._sql["objects_by_ids"], {"ids": ids})
         return nearest, {row["id"]: row for row in rows}
+
+    def _all_positions(self, connection: Connection) -> Part:
+        parts = [_no_positions(), *self._positions(connection, "copy_prediction_positions")]
+        ids, ra, dec = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return ids, ra, dec
+
+    def _copy(
+        self,
+        connection: Connection,
+        name: str,
+        objects: KnownObjects,
+        step: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        rows = _object_rows(name, objects)
+        while batch := list(islice(rows, ROWS_PER_COPY)):
+            text = io.StringIO()
+            csv.writer(text).writerows(batch)
+            text.seek(0)
+            with connection.cursor() as cursor:
+                cursor.copy_expert(self._sql["copy_objects"], text)
+            step(len(batch))
 
     def _positions(self, connection: Connection, statement: str) -> Iterator[Part]:
         """The rows of a binary COPY of identifier, RA and Dec, in parts."""

@@ -137,7 +137,7 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
     return ObjectTable(columns, ucds, units)
 
 
-def _read_votable(source: BinaryIO) -> ObjectTable:
+def read_votable_table(source: BinaryIO) -> ObjectTable:
     data = source.read()
     _check_votable(data)
     with warnings.catch_warnings():
@@ -201,6 +201,6 @@ def _is_scalar(values: Sequence[Any]) -> bool:
 READERS: dict[tuple[str, ...], Callable[[Any], ObjectTable]] = {
     CSV_SUFFIXES: read_csv_table,
     FITS_SUFFIXES: _read_fits,
-    VOTABLE_SUFFIXES: _read_votable,
+    VOTABLE_SUFFIXES: read_votable_table,
     PARQUET_SUFFIXES: _read_parquet,
 }

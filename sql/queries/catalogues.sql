@@ -23,6 +23,18 @@ FROM STDIN (FORMAT csv)
 UPDATE catalogues SET objects = (SELECT count(*) FROM catalogue_objects WHERE catalogue = %(name)s)
 WHERE name = %(name)s
 
+-- name: known_lookups
+SELECT healpix FROM catalogue_lookups
+WHERE catalogue = %(name)s AND radius >= %(radius)s AND "timestamp" > now() - make_interval(days => %(days)s)
+
+-- name: save_lookups
+INSERT INTO catalogue_lookups (catalogue, healpix, radius)
+SELECT %(name)s, cell, %(radius)s FROM unnest(%(cells)s::bigint[]) AS cell
+ON CONFLICT (catalogue, healpix) DO UPDATE SET radius = EXCLUDED.radius, "timestamp" = now()
+
+-- name: delete_objects_in_cells
+DELETE FROM catalogue_objects WHERE catalogue = %(name)s AND healpix = ANY (%(cells)s::bigint[])
+
 -- name: list_catalogues
 SELECT name, kind, source, objects, "timestamp" FROM catalogues ORDER BY name
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -54,11 +54,14 @@ class HttpClient:
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self._session.max_redirects = MOST_REDIRECTS
 
-    def get(self, url: str, read: Callable[[bytes], T]) -> T:
-        """Request the URL and return `read` of the body; ImageError and ValueError from `read` are retried."""
+    def get(self, url: str, read: Callable[[bytes], T], *, form: Mapping[str, str] | None = None) -> T:
+        """Request the URL and return `read` of the body; ImageError and ValueError from `read` are retried.
+
+        A form is posted: for queries that change nothing, and so may be repeated.
+        """
 
         def attempt() -> T:
-            with self._request(url) as response:
+            with self._request(url, form=form) as response:
                 data = b"".join(_read_chunks(response, self._max_bytes))
             try:
                 return read(data)
@@ -121,7 +124,7 @@ class HttpClient:
         raise SourceUrlError(f"{failed} ({MAX_ATTEMPTS} attempts)")
 
     @contextlib.contextmanager
-    def _request(self, url: str, start: int = 0) -> Iterator[requests.Response]:
+    def _request(self, url: str, start: int = 0, form: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
         """The response with a successful status, its body not yet read."""
         now = time.monotonic()
         time.sleep(max(0.0, self._next_request_at - now))
@@ -130,7 +133,9 @@ class HttpClient:
         headers = {"Range": f"bytes={start}-"} if start else {}
         with (
             _translate_errors(),
-            self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response,
+            self._session.request(
+                "POST" if form else "GET", url, data=form, headers=headers, stream=True, timeout=self._timeout_s
+            ) as response,
         ):
             status = response.status_code
             if status in RETRYABLE_STATUSES:
