@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from astrodetect.records import ImageContract, ImagePath, Pixels, SkyObject, Thu
 from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage import shards
 
+BILINEAR = Image.Resampling.BILINEAR
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
+
 MIN_SIDE_PX = 16
 JPEG_DRAFT_FACTOR = 2  # a JPEG is decoded at no less than this many times its final size
 MAX_FILE_BYTES = 512 * 2**20  # larger files are no images, and would fill the memory
@@ -41,6 +45,8 @@ REDUCING_GAP = 2.0  # of Pillow: integer reduction to this many times a thumbnai
 JPEG_QUALITY = 92
 THUMBNAIL_QUALITY = 80
 CONTINUOUS_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be interpolated
+PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # by alpha, as transparent images are interpolated
+LARGE_PIXELS, STRIP_PX = 1024 * 1024, 512  # those above are interpolated in strips of so many rows
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
 VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, which are stretched as those of FITS
 MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pixels; encoders make some ten
@@ -306,13 +312,7 @@ def _scale_frame(image: Image.Image, side: int) -> Pixels:
     return _scale(image, size, (0, 0, *image.size), reducing_gap=REDUCING_GAP)
 
 
-def _scale(
-    image: Image.Image,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    *,
-    reducing_gap: float | None = None,
-) -> Pixels:
+def _scale(image: Image.Image, size: tuple[int, int], box: Box, *, reducing_gap: float | None = None) -> Pixels:
     """Scale first, then convert to RGB and rotate upright, which is cheaper on the small image."""
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if image.mode in WIDE_GREY_MODES:
@@ -320,8 +320,19 @@ def _scale(
     elif image.mode not in CONTINUOUS_MODES:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if box != (0, 0, *size):
-        image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=reducing_gap)
+        large = image.mode in PREMULTIPLIED and image.width * image.height > LARGE_PIXELS
+        image = _resize_large(image, size, box) if large else image.resize(size, BILINEAR, box, reducing_gap)
     return np.asarray(_to_rgb(_rotate(image, orientation)), dtype=np.uint8)
+
+
+def _resize_large(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    """In strips, a square box to the bit as by Pillow, which first copies all of a transparent image."""
+    mode, (left, top, right, bottom) = PREMULTIPLIED[image.mode], box
+    narrow = Image.new(mode, (size[0], image.height))
+    for y in range(0, image.height, STRIP_PX):
+        strip = image.crop((0, y, image.width, min(y + STRIP_PX, image.height))).convert(mode)
+        narrow.paste(strip.resize((size[0], strip.height), BILINEAR, (left, 0, right, strip.height)), (0, y))
+    return narrow.resize(size, BILINEAR, (0, top, size[0], bottom)).convert(image.mode)
 
 
 def _rotate(image: Image.Image, orientation: int) -> Image.Image:

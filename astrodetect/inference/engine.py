@@ -1,9 +1,11 @@
 """The OpenVINO engine: a verified model compiled for this processor, batches of pixels to Outputs."""
 
 import math
+import mmap
 import os
 import queue
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -82,7 +84,8 @@ class Engine:
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))
         core = openvino.Core()
         try:
-            network = core.read_model(model.xml, model.weights)
+            self._weights = _as_mapped_file(model.weights)
+            network = core.read_model(model.xml.decode(), openvino.Tensor(np.frombuffer(self._weights, np.uint8), True))
             if not keep_weights:
                 model.weights = b""
             _check_shapes(network, model.manifest)
@@ -103,6 +106,7 @@ class Engine:
                 self._check()
             except UNUSABLE as error:
                 raise ModelError(f"model {self.manifest.name}: its network cannot be run") from error
+        self._release_weights()
 
     @property
     def prior(self) -> str:
@@ -133,6 +137,12 @@ class Engine:
         request = compile_latency().create_infer_request()
         self._infer(request, canary(self.manifest.image.size)[np.newaxis], 1)  # the first takes three times as long
         self._latency_request = request
+        self._release_weights()
+
+    def _release_weights(self) -> None:
+        """Takes the weights out of memory: compiled networks have their own form, and seldom read the original."""
+        if isinstance(self._weights, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._weights.madvise(mmap.MADV_DONTNEED)
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> Outputs:
         """`run` by the throughput model, so that the outputs do not depend on what else is running."""
@@ -233,6 +243,20 @@ def _check_shapes(network: Any, manifest: Manifest) -> None:
         raise ModelError(
             f"model {manifest.name}: its network has {outputs} outputs, its manifest the classes {classes}"
         )
+
+
+def _as_mapped_file(weights: bytes) -> bytearray | mmap.mmap:
+    """The bytes as a mapping of an unnamed file, which nobody else can change; in memory where there is no space.
+
+    OpenVINO does not copy them, and keeps no reference.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(weights)
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError):  # ValueError: there are none
+        return bytearray(weights)  # OpenVINO wants to be able to write
 
 
 def _compile(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:

@@ -74,6 +74,16 @@ def test_transparent_pixels_become_black() -> None:
     assert images.decode(encoded(palette, transparency=0), WHOLE).min() == 250
 
 
+def test_a_large_transparent_image_is_interpolated_as_a_small_one() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1030, 1400, 4), dtype=np.uint8)
+    image, contract = Image.fromarray(pixels), ImageContract(size=64, crop=0.7)
+    side = 1030 * 0.7
+    box = ((1400 - side) / 2, (1030 - side) / 2, (1400 + side) / 2, (1030 + side) / 2)
+    expected = image.resize((64, 64), Image.Resampling.BILINEAR, box)
+    black = Image.alpha_composite(Image.new("RGBA", (64, 64), (0, 0, 0, 255)), expected).convert("RGB")
+    assert np.array_equal(images.crop_array(pixels, contract), np.asarray(black))
+
+
 def test_cmyk_keeps_its_colours() -> None:
     red = Image.new("RGB", (64, 64), (200, 20, 20))
     pixels = images.decode(encoded(red.convert("CMYK"), "JPEG", quality=95), WHOLE)

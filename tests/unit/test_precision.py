@@ -3,11 +3,13 @@
 import io
 import re
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -125,6 +127,18 @@ def test_batch_composition_does_not_change_outputs_in_any_precision(
             for place in range(count):
                 assert abs(together.scores[place] - alone[first + place].scores[0]) <= 1e-5
                 assert np.abs(together.features[place] - alone[first + place].features[0]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_stay_the_same_where_no_file_can_hold_them(
+    models_dir: Path, held_out: export.HeldOut, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk = Engine(load_verified(models_dir, "m", precision), keep_weights=False)
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError("no space left")))
+    in_memory = Engine(load_verified(models_dir, "m", precision), keep_weights=False)
+    for count in (1, 5, 8):
+        outputs = [engine.run_batch(held_out.pixels[:count]).probabilities for engine in (on_disk, in_memory)]
+        assert np.array_equal(*outputs)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
