@@ -30,7 +30,6 @@ from astrodetect.records import ImageContract, ImagePath, Pixels, SkyObject, Thu
 from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage import shards
 
-BILINEAR = Image.Resampling.BILINEAR
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 MIN_SIDE_PX = 16
@@ -41,6 +40,7 @@ MAX_PIXELS = 4096 * 4096  # default limit
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 FITS, TIFF = "FITS", "TIFF"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
+BILINEAR = Image.Resampling.BILINEAR
 REDUCING_GAP = 2.0  # of Pillow: integer reduction to this many times a thumbnail's size before resampling
 JPEG_QUALITY = 92
 THUMBNAIL_QUALITY = 80
@@ -286,7 +286,8 @@ def _translate_errors(image_format: str) -> Iterator[None]:
         unusual = ", or its values are of an unusual kind" if image_format == TIFF else ""
         raise ImageError(f"damaged {image_format}: its header cannot be read{unusual}") from error
     except Exception as error:  # decoders may raise anything for damaged bytes
-        raise ImageError(f"damaged {image_format}: {_first_line(error)}") from error
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ImageError(f"damaged {image_format}: {first_line}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -308,8 +309,8 @@ def _crop(image: Image.Image, contract: ImageContract) -> Pixels:
 def _scale_frame(image: Image.Image, side: int) -> Pixels:
     """The whole frame, never enlarged."""
     scale = min(1.0, side / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return _scale(image, size, (0, 0, *image.size), reducing_gap=REDUCING_GAP)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return _scale(image, (width, height), (0, 0, *image.size), reducing_gap=REDUCING_GAP)
 
 
 def _scale(image: Image.Image, size: tuple[int, int], box: Box, *, reducing_gap: float | None = None) -> Pixels:
@@ -327,19 +328,18 @@ def _scale(image: Image.Image, size: tuple[int, int], box: Box, *, reducing_gap:
 
 def _resize_large(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     """In strips, a square box to the bit as by Pillow, which first copies all of a transparent image."""
-    mode, (left, top, right, bottom) = PREMULTIPLIED[image.mode], box
-    narrow = Image.new(mode, (size[0], image.height))
+    mode, width, (left, top, right, bottom) = PREMULTIPLIED[image.mode], size[0], box
+    narrow = Image.new(mode, (width, image.height))
     for y in range(0, image.height, STRIP_PX):
         strip = image.crop((0, y, image.width, min(y + STRIP_PX, image.height))).convert(mode)
-        narrow.paste(strip.resize((size[0], strip.height), BILINEAR, (left, 0, right, strip.height)), (0, y))
-    return narrow.resize(size, BILINEAR, (0, top, size[0], bottom)).convert(image.mode)
+        narrow.paste(strip.resize((width, strip.height), BILINEAR, (left, 0, right, strip.height)), (0, y))
+    return narrow.resize(size, BILINEAR, (0, top, width, bottom)).convert(image.mode)
 
 
 def _rotate(image: Image.Image, orientation: int) -> Image.Image:
-    if orientation == UPRIGHT:
-        return image
-    image.getexif()[ORIENTATION] = orientation
-    return ImageOps.exif_transpose(image)
+    if orientation != UPRIGHT:
+        image.getexif()[ORIENTATION] = orientation
+    return image if orientation == UPRIGHT else ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -347,7 +347,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upper.size, (0, 0, 0, 255)), upper).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

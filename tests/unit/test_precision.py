@@ -137,8 +137,8 @@ def test_weights_stay_the_same_where_no_file_can_hold_them(
     monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError("no space left")))
     in_memory = Engine(load_verified(models_dir, "m", precision), keep_weights=False)
     for count in (1, 5, 8):
-        outputs = [engine.run_batch(held_out.pixels[:count]).probabilities for engine in (on_disk, in_memory)]
-        assert np.array_equal(*outputs)
+        from_disk, from_memory = (engine.run_batch(held_out.pixels[:count]) for engine in (on_disk, in_memory))
+        assert np.array_equal(from_disk.probabilities, from_memory.probabilities)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
