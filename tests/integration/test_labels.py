@@ -1,6 +1,7 @@
 """Labels of images: stored, exported as CSV and imported."""
 
 import datetime as dt
+import hashlib
 import subprocess
 import sys
 import uuid
@@ -8,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from programs import ROOT, query
+from malicious_server import png
+from programs import ROOT, query, run_here
 
 import setup_db
-from astrodetect import labels
+from astrodetect import images, labels
+from astrodetect.__main__ import main
 from astrodetect.errors import DataError, NotFound
 from astrodetect.labels import ImportCounts, Label, StoredLabel
-from astrodetect.records import Prediction, ScoredImage
+from astrodetect.records import ImageContract, Prediction, ScoredImage
 from database import Database
 
 SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
@@ -238,3 +241,38 @@ def test_export_and_import_print_one_line_of_counts(log: Database, database_url:
     done = astrodetect(database_url, "labels", "export", str(tmp_path / "no" / "labels.csv"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_labelled_images_become_train_and_test_folders(log: Database, database_url: str, tmp_path: Path) -> None:
+    folder, output = tmp_path / "images", tmp_path / "set"
+    folder.mkdir()
+    environment = {"DATABASE_URL": database_url}
+    for number, data in enumerate(map(png, range(12))):
+        sha256 = hashlib.sha256(data).hexdigest()
+        [row] = log.record_many([replace(SCORED, image_sha256=sha256, request_id=uuid.uuid4())])
+        if number == 0:
+            (folder / "original.png").write_bytes(data)
+        elif number < 11:
+            pixels = images.decode(data, ImageContract(size=32))
+            log.save_thumbnails([images.make_thumbnail(sha256, pixels)], [])
+        log.add_label(row.id, "merger" if number % 2 else "ordinary", who=None, note=None)
+    done = run_here(main, "labels", "folders", output, "--images", folder, environment=environment)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        [
+            "train: 4 merger, 5 ordinary",
+            "test: 1 merger, 1 ordinary",
+            "1 files, 10 stored pictures, 1 images have neither",
+            str(output),
+        ],
+    )
+    assert sorted(place.name for place in output.iterdir()) == ["test", "train"]
+    [original] = output.rglob("original.png")
+    assert original.read_bytes() == png(0)
+    assert len(list(output.rglob("*.jpg"))) == 10
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["images", "set"]  # nothing temporary is left
+    again = run_here(main, "labels", "folders", output, environment=environment)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    query(database_url, "UPDATE labels SET label = 'ordinary'")
+    again = run_here(main, "labels", "folders", tmp_path / "one", environment=environment)
+    assert "needs images of two labels" in again.stderr

@@ -14,9 +14,12 @@ from malicious_server import png
 from starlette.testclient import TestClient
 
 from astrodetect.datasets.simulation import generator
+from astrodetect.images import decode, make_thumbnail
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.model_store.training_progress import TrainingProgress, read_progress, write_progress
+from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.service import training_jobs
+from astrodetect.service.web import training
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -234,3 +237,30 @@ def test_a_process_that_ends_without_a_word_is_a_failed_training(
     assert failed.error == ("its process was killed by signal 9" if killed else "no /secret left")
     assert failed.error in text_of(browser.get("/").text)
     assert failed.error not in text_of(client.get("/").text)  # paths are shown on this machine only
+
+
+def test_labelled_images_become_the_images_of_the_form(client: TestClient) -> None:
+    here = local(client)
+    page = here.post(f"{TRAIN}/labels")
+    assert (page.status_code, "needs images of two labels" in text_of(page.text)) == (422, True)
+    database = client.app.state.services.database  # type: ignore[attr-defined]
+    for number in range(30):
+        sha256 = f"{number:064x}"
+        pixels = decode(png(number), ImageContract(size=32))
+        database.save_thumbnails([make_thumbnail(sha256, pixels)], [])
+        scored = ScoredImage("m51.jpg", sha256, score=0.9, threshold=0.5, model="m", model_version="1")
+        [row] = database.record_many([scored])
+        database.add_label(row.id, "ring" if number % 2 else "ordinary", who=None, note=None)
+    answer = here.post(f"{TRAIN}/labels")
+    assert answer.status_code == 303, text_of(answer.text)
+    page = here.get(answer.headers["location"])
+    [folder] = re.findall(r'name="images" value="([^"]+)"', page.text)
+    assert sorted(str(path.relative_to(folder)) for path in Path(folder).glob("*/*")) == [
+        "test/ordinary",
+        "test/ring",
+        "train/ordinary",
+        "train/ring",
+    ]
+    fields = {**training.EMPTY_FORM, "name": NAME, "images": folder}
+    assert training.train_arguments(fields, Path(folder))[-4:] == ["--data", folder, "--classes", "all"]
+    assert client.post(f"{TRAIN}/labels").status_code == 403  # from another machine

@@ -1,15 +1,19 @@
 """Training: the live view of every training on this machine, and the form that starts one."""
 
+import datetime as dt
 import hashlib
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from astrodetect.datasets.labelled import labels_by_sha256, write_labelled_folders
+from astrodetect.datasets.splits import SplitPlan
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation.curves import training_history
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN, list_manifests
@@ -26,6 +30,7 @@ from astrodetect.service.web.rendering import render
 MODELS_PATH = "/models-page"  # /models is the API's
 TRAIN_PATH = f"{MODELS_PATH}/train"
 STEPS_SHOWN = 8
+LABELLED, TEST_SHARE = "labelled", 0.2  # the folder of training sets made of labels, and what of them tests
 MAX_PATH_CHARS, MAX_CLASS_CHARS = 4096, 255
 STRETCHES = ("none", "asinh", "zscale", "linear")
 FIELDS = ("images", "name", "recipe", "positive", "negative", "epochs", "size", "crop", "stretch")
@@ -59,10 +64,27 @@ def show_trainings(
 
 
 @router.get(TRAIN_PATH)
-def show_form(request: Request, services: ServicesDep) -> HTMLResponse:
-    """The form that starts a training."""
+def show_form(
+    request: Request, services: ServicesDep, images: Annotated[str, Query(max_length=MAX_PATH_CHARS)] = ""
+) -> HTMLResponse:
+    """The form that starts a training, on the images of a folder if one is given."""
     name = "" if _has_default(services) else services.models.default_name
-    return _form(request, services, {**EMPTY_FORM, "name": name})
+    return _form(request, services, {**EMPTY_FORM, "name": name, "images": images})
+
+
+@router.post(f"{TRAIN_PATH}/labels")
+def write_training_set(request: Request, services: ServicesDep) -> Response:
+    """Writes the labelled images as class folders, and shows the form with them."""
+    output = services.settings.data_dir.absolute() / LABELLED / f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}"
+    plan = SplitPlan(validation=0.0, test=TEST_SHARE)
+    try:
+        services.training_jobs.require_allowed(request)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        labels = labels_by_sha256(services.database.current_labels())
+        write_labelled_folders(labels, services.thumbnails.thumbnail, output, folder=None, plan=plan)
+    except AstrodetectError as error:
+        return _form(request, services, EMPTY_FORM, error=str(error), status=error.status)
+    return RedirectResponse(f"{TRAIN_PATH}?{urlencode({'images': str(output)})}", 303)
 
 
 @router.post(TRAIN_PATH)
