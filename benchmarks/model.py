@@ -38,24 +38,35 @@ TARGET_LOGIT = 3.0  # that the head is fitted to
 MOONLIGHT = (0.1, 0.9)  # blended towards white
 SOURCES = (
     "benchmarks/model.py",
-    "astrodetect/model_store/*.py",
+    "astrodetect/model_store/manifest.py",
     "astrodetect/images.py",
-    "astrodetect/inference/*.py",
-    "astrodetect/learning/*.py",
+    "astrodetect/inference/engine.py",
+    "astrodetect/learning/convert.py",
+    "astrodetect/learning/export.py",
+    "astrodetect/learning/network.py",
 )
 VERSIONED = ("tensorflow", "keras", "openvino", "nncf", "numpy", "pillow")
 
 
 def prepare(size: int = SIZE) -> Path:
     """The models folder with the model, created unless these sources and versions have created it before."""
-    home = settings().data_dir / "benchmark"
-    folder = home / f"{size}-{key()}"
-    if not (folder / f"{NAME}.json").exists():
+    folder = folder_of(size)
+    if not is_complete(folder):
         make(folder, size)
-        for older in home.glob(f"{size}-*"):
+        for older in folder.parent.glob(f"{size}-*"):
             if older != folder:
                 shutil.rmtree(older, ignore_errors=True)
     return folder
+
+
+def folder_of(size: int) -> Path:
+    """The models folder that these sources and versions have created, or would create."""
+    return settings().data_dir / "benchmark" / f"{size}-{key()}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether it has been created."""
+    return (folder / f"{NAME}.json").exists()
 
 
 def jpegs(folder: Path) -> list[Path]:

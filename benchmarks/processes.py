@@ -29,7 +29,7 @@ class ServiceProcess:
     """`uvicorn MODULE:APP`, or the program MODULE, on a free port, with more options."""
 
     def __init__(self, app: str, environment: Mapping[str, str], log: Path, *options: str) -> None:
-        self.app, self._log = app, log
+        self.app, self._log, self._asked_to_end = app, log, False
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         program = ["uvicorn", app] if ":" in app else [app]
@@ -60,12 +60,18 @@ class ServiceProcess:
         """The last lines of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
+    def ask_to_end(self) -> None:
+        """Terminate it, once: a second signal has another meaning."""
+        if not self._asked_to_end:
+            self._asked_to_end = True
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+
     def end(self) -> None:
         """Terminate, then kill, descendants too."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_WITHIN_S)
+        self.ask_to_end()
+        with contextlib.suppress(ProcessLookupError), contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_WITHIN_S)
         if os.name == "posix":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)

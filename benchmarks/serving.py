@@ -71,8 +71,10 @@ def measure(size: int, *, quick: bool, full: bool) -> dict[str, Any]:
     began, names = time.monotonic(), services(full=full)
     if LITSERVE not in names:
         print_progress(WITHOUT_LITSERVE)
-    print_progress("preparing the model")
-    models = Path(run_module("benchmarks.model", "--size", str(size)).splitlines()[-1])
+    models = model.folder_of(size)
+    if not model.is_complete(models):  # in a process of its own: TensorFlow's memory ends with it
+        print_progress("preparing the model")
+        models = Path(run_module("benchmarks.model", "--size", str(size)).splitlines()[-1])
     prepared_s = time.monotonic() - began
     machine = hardware.describe()
     with (

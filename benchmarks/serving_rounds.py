@@ -62,6 +62,8 @@ class ServingBenchmark:
             for name, service in running.items():
                 peak_mb, pss_mb = hardware.memory_mb(service.process.pid)
                 results[name] |= {"peak_rss_mb": peak_mb, "pss_mb": pss_mb}
+            for service in running.values():  # they end side by side
+                service.ask_to_end()
         for name, before in rows_before.items():
             rows, answered = count_rows(self.urls[name]) - before, results[name]["answered"]
             if rows != answered:
