@@ -85,6 +85,12 @@ def open_catalogues(url: str) -> "CatalogueTables":
     return CatalogueTables(url, SQL)
 
 
+def notice_without_objects(nearest: NearestObjects) -> None:
+    """Say where there was nothing to compare with: then nothing is known."""
+    if not nearest.objects:
+        print_notice("no catalogue has an object with a position: import one by crossmatch import")
+
+
 def ask_online(tables: "CatalogueTables", ra: "Degrees", dec: "Degrees", radius_arcsec: float) -> None:
     """Ask the online catalogues of the settings about the positions that they were not asked about yet."""
     config = settings()
@@ -120,8 +126,7 @@ def find_known(
             tables = open_catalogues(url)
             ask_online(tables, ra[placed], dec[placed], radius_arcsec)
             nearest, rows = tables.match_positions(ra[placed], dec[placed], radius_arcsec)
-    if not nearest.objects:
-        print_notice("there are no known objects with a position: see crossmatch import")
+    notice_without_objects(nearest)
     cells: list[list[Any]] = [[None] * 6 for _ in range(len(ra))]
     matches = zip(np.flatnonzero(placed).tolist(), nearest.ids.tolist(), nearest.arcsec.tolist(), strict=True)
     for position, object_, arcsec in matches:

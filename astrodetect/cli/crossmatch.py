@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from astrodetect import atomic_files
-from astrodetect.cli._known import FROM_DATABASE, add_radius_option, ask_online, find_known, open_catalogues
+from astrodetect.cli._known import (
+    FROM_DATABASE,
+    add_radius_option,
+    ask_online,
+    find_known,
+    notice_without_objects,
+    open_catalogues,
+)
 from astrodetect.cli._options import Subparsers, command_parser, local_path
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
@@ -131,7 +138,9 @@ def _use_database(arguments: argparse.Namespace, url: str) -> list[str]:
     if settings().online_catalogues:
         _, ra, dec = catalogues.prediction_positions()
         ask_online(catalogues, ra, dec, arguments.radius)
-    return catalogues.match_predictions(arguments.radius).describe("predictions with a position", arguments.radius)
+    nearest = catalogues.match_predictions(arguments.radius)
+    notice_without_objects(nearest)
+    return nearest.describe("predictions with a position", arguments.radius)
 
 
 def _match_table(arguments: argparse.Namespace) -> list[str]:

@@ -15,6 +15,10 @@ TRAINING_IMAGES, PREDICTIONS = 100, 60
 UPSCALING = 16  # to the size of a survey cutout
 COARSE = 2  # places along each axis of the second model's activation map: heat maps are computed by occlusion
 LONG_NAME = "galaxy " * 1_450 + ".png"  # 10 KB: beyond the limit of an upload's form, but other programs may log it
+MATCHES = """
+    INSERT INTO catalogue_matches (prediction_id, known, catalogue, name, type, arcsec, reference_count)
+    SELECT id, id % 8 = 1, 'SIMBAD', 'SDSS J133000.55+471200.1 <b>', 'GiG', 0.4, 12
+    FROM predictions WHERE healpix IS NOT NULL"""
 HOSTILE_NAMES = ("<script>alert(1)</script>.png", "a\u202egpj.png", "\u2066<b>\u2069&amp;'.png")
 
 
@@ -56,3 +60,4 @@ def fill(service: Service, database_url: str) -> None:
         ra, dec = (202.4 + id_ / 300, 47.2) if id_ % 8 == 1 else (id_ * 6.0, 80 - id_ * 2.5)
         cell = cell_index(ra, dec)
         query(database_url, "UPDATE predictions SET ra = %s, dec = %s, healpix = %s WHERE id = %s", ra, dec, cell, id_)
+    query(database_url, MATCHES)
