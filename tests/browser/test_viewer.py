@@ -58,9 +58,9 @@ def test_the_stretch_stays_from_one_image_under_review_to_the_next(tabs: Tabs, s
     page.locator(".view-controls summary").click()
     page.get_by_label("Contrast").fill("40")
     page.keyboard.press("+")
-    first = page.locator("#candidate").inner_text()
+    first = page.locator("#candidate a").get_attribute("href") or ""
     page.keyboard.press("s")
-    expect(page.locator("#candidate")).not_to_have_text(first)
+    expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
     expect(page.locator("svg.zoomable .pixels")).to_have_attribute("filter", "url(#stretch)")
     expect(page.locator("#zoom-scale")).to_have_text("1.0 ×")
 
