@@ -40,6 +40,7 @@ CORES_PER_STREAM = 2  # with one compiled model for both: a compromise between l
 CORES_FACTOR = (
     2  # of a process among several: connections are not spread evenly, and a busy one takes the others' cores
 )
+MEASURED_CORES = 2  # up to which a lone pass of a small network on all cores delays what runs beside it
 MAX_STREAMS = 8  # each holds the activations of one inference
 MAX_BATCH, MAX_BATCH_PIXELS = 16, 2 * 227 * 227  # larger batches cost memory and latency, and gain no throughput
 WARM_UP_IMAGES = 4  # batch sizes up to here are warmed up: the first inference of a size takes three times as long
@@ -82,6 +83,12 @@ class Engine:
         has_latency_model = self.precision in LATENCY_PRECISIONS
         streams = min(MAX_STREAMS, part if has_latency_model else max(1, part // CORES_PER_STREAM))
         self.batch_size = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // size**2))
+        small = self.batch_size == MAX_BATCH
+        self._gains_little = small and cores <= MEASURED_CORES  # from a second core
+        # What an int8 network keeps in floating point is as good in bfloat16 (docs/decisions/models.md), and for large
+        # images a tenth faster.
+        low = self.precision == "bf16" or (self.precision == "int8" and not small and has_bf16())
+        floats = "bf16" if low else "f32"
         core = openvino.Core()
         try:
             self._weights = _as_mapped_file(model.weights)
@@ -89,7 +96,7 @@ class Engine:
             if not keep_weights:
                 model.weights = b""
             _check_shapes(network, model.manifest)
-            throughput = _compile(core, network, self.precision, part, streams)
+            throughput = _compile(core, network, floats, part, streams)
         except UNUSABLE as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
         self.streams = max(streams, 2)  # concurrent requests: reading outputs in Python leaves no stream idle
@@ -97,7 +104,7 @@ class Engine:
         for _ in range(self.streams):
             self._throughput_requests.put(throughput.create_infer_request())
         # Compiled when the first image runs alone: until then, and in bulk, it is not needed.
-        latency = partial(_compile, core, network, self.precision, cores, 1)
+        latency = partial(_compile, core, network, floats, cores, 1)
         self._compile_latency = latency if has_latency_model else None
         self._latency_request = None if has_latency_model else throughput.create_infer_request()
         self._running, self._lock = 0, threading.Lock()
@@ -151,6 +158,10 @@ class Engine:
             return self._infer(request, pixels, self._views)
         finally:
             self._throughput_requests.put(request)
+
+    def run_beside(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """`run_all` of a few images while another thread of the caller computes, which a second core is left to."""
+        return self.run_batch(pixels) if self._gains_little else self.run_all(pixels)
 
     def _infer(self, request: Any, pixels: NDArray[np.uint8], views: int) -> Outputs:
         outputs = average_views(lambda view: _outputs(request.infer({0: view}, share_outputs=False)), pixels, views)
@@ -259,15 +270,13 @@ def _as_mapped_file(weights: bytes) -> bytearray | mmap.mmap:
         return bytearray(weights)  # OpenVINO wants to be able to write
 
 
-def _compile(core: Any, network: Any, precision: Precision, cores: int, streams: int) -> Any:
+def _compile(core: Any, network: Any, floats: str, cores: int, streams: int) -> Any:
     options = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": cores,
         "ENABLE_CPU_PINNING": False,  # threads may move away from a core that the process's other work occupies
         "ENABLE_HYPER_THREADING": True,  # two processors of a virtual machine may be one core
-        # Explicit: the default would use bfloat16 wherever the processor has it. Layers of an int8 network that were
-        # left in floating point were left so for accuracy.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": floats,  # explicit: the default is bfloat16 wherever the processor has it
     }
     return core.compile_model(network, "CPU", options)
 

@@ -182,7 +182,7 @@ class ImagePipeline:
             outputs = engine.run_all(pixels)
             return outputs, novelty.score_images(pixels, crop, outputs.features)
         measured = self._novelty_threads.submit(novelty.score_images, pixels, crop, NO_FEATURES)
-        return engine.run_all(pixels), measured.result()
+        return engine.run_beside(pixels), measured.result()
 
 
 def _decide(item: ScoredJob) -> ScoredImage:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import train_model
 from astrodetect.errors import ModelError
+from astrodetect.inference import engine as engine_module
 from astrodetect.inference.engine import Engine, load_verified, openvino
 from astrodetect.learning import export, network
 from astrodetect.model_store.manifest import Fidelity, Manifest, Precision
@@ -228,6 +229,44 @@ def test_an_int8_network_with_corrupted_weights_is_refused(models_dir: Path) -> 
     spoilt[len(spoilt) // 4 :] = 1
     with pytest.raises(ModelError, match="model m"):
         Engine(VerifiedModel(true.manifest, true.xml, spoilt.tobytes(), "int8"))
+
+
+@pytest.mark.parametrize(("size", "native", "floats"), [(227, True, "bf16"), (227, False, "f32"), (SIZE, True, "f32")])
+def test_what_int8_leaves_in_float_is_bfloat16_for_large_images_where_the_processor_has_it(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int, native: bool, floats: str
+) -> None:
+    hints = []
+
+    def compile_model(_core: Any, _network: Any, floats: str, *_form: int) -> Any:
+        hints.append(floats)
+        raise RuntimeError
+
+    monkeypatch.setattr(engine_module, "has_bf16", lambda: native)
+    monkeypatch.setattr(engine_module, "_compile", compile_model)
+    loaded = load_verified(models_dir, "m", "int8")
+    contract = replace(loaded.manifest.image, size=size)
+    with pytest.raises(ModelError, match="cannot be compiled"):
+        Engine(replace(loaded, manifest=replace(loaded.manifest, image=contract)))
+    assert {*hints} == {floats}
+
+
+def test_a_small_network_leaves_one_of_two_cores_to_what_runs_beside_it(
+    models_dir: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_verified(models_dir, "m", "int8")
+    alone: list[Engine] = []
+    run_latency = Engine._run_latency
+
+    def noted(engine: Engine, image: NDArray[np.uint8]) -> Outputs:
+        alone.append(engine)
+        return run_latency(engine, image)
+
+    monkeypatch.setattr(Engine, "_run_latency", noted)
+    two, four = Engine(loaded, cores=2), Engine(loaded, cores=4)
+    expected = two.run_batch(pixels[:1]).probabilities
+    for engine in (two, four):
+        np.testing.assert_allclose(engine.run_beside(pixels[:1]).probabilities, expected, atol=1e-3)
+    assert alone == [four]
 
 
 @pytest.mark.usefixtures("models_dir")
