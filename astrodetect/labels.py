@@ -62,9 +62,10 @@ def parse_label(text: str) -> LabelValue:
     """The label in lower case with single spaces; ValueError says what a label is."""
     label = " ".join(text.lower().split())
     if not LABEL_PATTERN.fullmatch(label):
+        quoted = text.encode(errors="replace").decode()  # JSON may have half of a surrogate pair
         raise ValueError(
             f"a label is {', '.join(LABELS)}, or a name of letters, digits and . _ - of up to {MAX_LABEL_LENGTH} "
-            f"characters, not {text or 'nothing'}"
+            f"characters, not {quoted or 'nothing'}"
         )
     return label
 

@@ -32,7 +32,7 @@ DISK_BYTES = 8 * 2**20
 REQUESTS, FULL_REQUESTS = 800, 100_000  # for leaks
 WARM_UP = 0.25  # share of them
 SAMPLES = 40
-LATE_THREADS = 4  # that bounded pools may still start: they do as they need them
+LATE_THREADS = 4  # of the loop's executor, which has 4 more than there are cores, and starts one when all are busy
 SLOPE_BYTES, FULL_SLOPE_BYTES = 20_000, 100  # of memory for each request; a short run has more noise
 rng = random.Random(20)
 

@@ -142,6 +142,14 @@ def test_a_malicious_file_name_is_stored_as_text(client: TestClient) -> None:
         assert client.get(f"/predictions/{response.json()['id']}").json()["image_name"] == response.json()["image_name"]
 
 
+def test_half_a_surrogate_pair_in_json_is_refused(client: TestClient) -> None:
+    path = f"/predictions/{detect(client, png()).json()['id']}/label"
+    for body in (rb'{"label": "\ud800"}', rb'{"label": "x", "note": "\ud800"}', rb'{"label": "x", "\ud800": 1}'):
+        response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422
+        assert "\ud800" not in response.text
+
+
 def test_predictions_are_paged_newest_first_and_filtered(client: TestClient) -> None:
     ids = [detect(client, png(seed=seed), f"sky-{seed}.png").json()["id"] for seed in range(7)]
     ids_found, url = [], "/predictions?limit=3&name=SKY"
