@@ -29,6 +29,7 @@ from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
 from astrodetect.db.label_batches import LabelBatches
 from astrodetect.db.pool import Heartbeat, Pool
+from astrodetect.db.ranked_pages import RankedPages
 from astrodetect.db.shared_state import LeaseTable, MapTable
 from astrodetect.db.statements import read_prediction, storable_text
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
@@ -101,6 +102,7 @@ class Database:
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
         self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
+        self.ranked = RankedPages(self._execute, SQL)
         self.sky = sky_counts.SkyCounts(self._execute, SQL)
 
     @property

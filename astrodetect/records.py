@@ -313,6 +313,8 @@ class PredictionPage:
     previous_after: int | None
 
 
+RankedBy = Literal["score", "novelty"]
+
 KeyScope = Literal["read", "predict", "review", "operate"]
 
 

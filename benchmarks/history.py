@@ -14,14 +14,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 import setup_db
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.embedded import lifetime
-from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters
+from astrodetect.records import ANOMALY, NO_ANOMALY, PredictionFilters, RankedBy
 from benchmarks import hardware
 from benchmarks.similar import execute, timed
 from database import Database
@@ -70,6 +70,14 @@ NAIVE = {  # filters of the naive baseline
     "in_domain": "in_domain = %(in_domain)s",
 }
 
+RANKED = (
+    ("all rows", PredictionFilters()),
+    ("a result", PredictionFilters(result=ANOMALY)),
+    ("a part of a name", PredictionFilters(name="follow-up")),
+    ("a name that no row has", PredictionFilters(name="nebula")),
+    ("out of domain: of the oldest fiftieth", PredictionFilters(in_domain=False)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -84,6 +92,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedPage:
+    """Latency of a page of the highest values, in milliseconds."""
+
+    what: str
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The results."""
 
@@ -92,6 +109,7 @@ class Report:
     table_mb: float
     index_mb: float
     asked: list[Asked]
+    ranked: list[RankedPage]
 
 
 def main() -> None:
@@ -112,6 +130,9 @@ def main() -> None:
             f"| {case.what} | {case.rows} | {case.p50_ms:.1f} | {case.p99_ms:.1f} | {case.naive_p50_ms:.1f} | "
             f"{case.naive_p99_ms:.1f} | {case.naive_p50_ms / case.p50_ms:.1f}× |"
         )
+    print("| 50 highest | p50, ms | p99, ms |\n|" + " --- |" * 3)
+    for page in report.ranked:
+        print(f"| {page.what} | {page.p50_ms:.1f} | {page.p99_ms:.1f} |")
 
 
 def measure(folder: Path, rows: int, rounds: int) -> Report:
@@ -148,7 +169,24 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
                     (", result", PredictionFilters(result=NO_ANOMALY), HALF),
                 )
             ]
-    return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), asked)
+            ranked = [
+                measure_ranked(log, by, what, filters, rounds) for by in get_args(RankedBy) for what, filters in RANKED
+            ]
+    return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), asked, ranked)
+
+
+def measure_ranked(log: Database, by: RankedBy, what: str, filters: PredictionFilters, rounds: int) -> RankedPage:
+    """Measure the first page and the tenth, in turns."""
+    tenth = None
+    for _ in range(9):
+        tenth = log.ranked.read(filters, by, limit=PAGE, before=tenth).next_before
+    times = [
+        timed(lambda edge=edge: log.ranked.read(filters, by, limit=PAGE, before=edge))  # type: ignore[misc]
+        for _ in range(rounds)
+        for edge in (None, tenth)
+    ]
+    p50, p99 = np.percentile(np.array(times) * 1000, [50, 99])
+    return RankedPage(f"{by}, {what}", float(p50), float(p99))
 
 
 def fill(connection: Connection, rows: int) -> None:

@@ -69,7 +69,7 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("match", "filters", "name_condition", "cells", "in_cells")  # conditions in several statements
+SHARED = ("match", "filters", "name_condition", "cells", "in_cells", "after_edge")  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from astrodetect.db.access import AccessTables
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.label_batches import LabelBatches
+from astrodetect.db.ranked_pages import RankedPages
 from astrodetect.db.sky_counts import SkyCounts
 from astrodetect.errors import ModelMissing
 from astrodetect.fetch_policy import AllowedHosts
@@ -84,6 +85,8 @@ class ServiceDatabase(
     def access(self) -> AccessTables: ...
     @property
     def label_batches(self) -> LabelBatches: ...
+    @property
+    def ranked(self) -> RankedPages: ...
     @property
     def sky(self) -> SkyCounts: ...
     def add_label(self, id: int, label: LabelValue, *, who: str | None, note: str | None) -> StoredLabel: ...  # noqa: A002

@@ -154,6 +154,37 @@ WHERE id = ANY (ARRAY(
     LIMIT %(limit)s))
 ORDER BY id
 
+-- name: highest
+-- Block by block, as the newest: of each block the highest by its index of {key}, which is score or novelty. The edge is
+-- a row: those after it have a lower value, or the same one and a smaller id.
+WITH RECURSIVE blocks (block) AS (
+    (SELECT id >> 13 FROM predictions ORDER BY id DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT id >> 13 FROM predictions WHERE id < blocks.block << 13 ORDER BY id DESC LIMIT 1)
+    FROM blocks WHERE block IS NOT NULL)
+SELECT {columns}
+FROM (SELECT block FROM blocks WHERE block IS NOT NULL) AS blocks CROSS JOIN LATERAL (
+    SELECT * FROM predictions
+    WHERE id >> 13 = blocks.block AND {after_edge} AND {filters} AND {name_condition}
+    ORDER BY {key} DESC, id DESC
+    LIMIT %(limit)s) AS found
+ORDER BY {key} DESC, id DESC
+LIMIT %(limit)s
+
+-- name: highest_in_cone
+SELECT {columns} FROM predictions
+WHERE id = ANY (ARRAY(
+    SELECT found.id FROM {cells} CROSS JOIN LATERAL (
+        SELECT id, {key} FROM predictions WHERE {in_cells} AND {after_edge} AND {filters} OFFSET 0) AS found
+    ORDER BY {key} DESC, id DESC
+    LIMIT %(limit)s))
+ORDER BY {key} DESC, id DESC
+
+-- name: after_edge
+{key} IS NOT NULL
+AND (%(edge)s IS NULL OR {key} <= (SELECT {key} FROM predictions WHERE id = %(edge)s))
+AND (%(edge)s IS NULL OR {key} < (SELECT {key} FROM predictions WHERE id = %(edge)s) OR id < %(edge)s)
+
 -- name: cells
 unnest(%(first_cells)s::bigint[], %(last_cells)s::bigint[]) AS cells (first, last)
 

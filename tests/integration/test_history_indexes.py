@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from typing import Any, get_args
 
 import pytest
 
 from astrodetect.db.connections import Connection, connect
 from astrodetect.db.statements import NEAR, filter_parameters
-from astrodetect.records import PredictionFilters
+from astrodetect.records import PredictionFilters, RankedBy
 from benchmarks.history import NAIVE, cases, fill
 from database import SQL, Database
 
@@ -43,7 +44,7 @@ def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def rows_read(connection: Connection, statement: str, values: dict[str, Any]) -> int:
     """How many rows of the table PostgreSQL read."""
     with connection.cursor() as cursor:
-        cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL[statement], values)
+        cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL.get(statement, statement), values)
         [(plan_json,)] = cursor.fetchall()
     count = 0
     for scan in scans((json.loads(plan_json) if isinstance(plan_json, str) else plan_json)[0]["Plan"]):
@@ -164,3 +165,30 @@ def test_sparse_and_extreme_ids_are_paged_through(database_url: str) -> None:
         after = page.previous_after
     assert found_ids == ends
     log.close()
+
+
+def test_the_highest_scores_and_novelties_are_read_from_the_index_of_each_block(
+    filled: tuple[Database, Connection], rows: int
+) -> None:
+    log, connection = filled
+    for by in get_args(RankedBy):
+        for filters in (PredictionFilters(), PredictionFilters(result="Anomaly Detected", max_score=0.99)):
+            where = " AND ".join(f"({NAIVE[name]})" for name in NAIVE if getattr(filters, name) is not None) or "true"
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"SELECT id FROM predictions WHERE {where} AND {by} IS NOT NULL"
+                    f" ORDER BY {by} DESC, id DESC LIMIT 120",
+                    asdict(filters),
+                )
+                matching = [id_ for (id_,) in cursor.fetchall()]
+            read, edge = list[int](), None
+            while len(read) < len(matching):
+                page = log.ranked.read(filters, by, limit=40, before=edge)
+                read += [row.id for row in page.predictions]
+                edge = page.next_before
+            assert read == matching, (by, filters)
+        few = 5 * LIMIT * (rows // BLOCK + 1) + BLOCK
+        statement = SQL["highest"].format(key=by)
+        assert rows_read(connection, statement, filter_parameters(PredictionFilters(), LIMIT, None)) < few
+        assert rows_read(connection, statement, filter_parameters(PredictionFilters(), LIMIT, read[-1])) < few
+    assert log.ranked.read(PredictionFilters(), "score", limit=40, before=rows + 9).predictions == []

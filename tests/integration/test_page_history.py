@@ -340,3 +340,24 @@ def test_without_postgresql_the_page_is_an_error_that_keeps_the_filters(tmp_path
         for kind in ("csv", "json"):
             assert client.get(f"/predictions.{kind}").status_code == 503
     gc.collect()
+
+
+def test_rows_are_sorted_by_score_or_novelty_page_by_page(
+    page_client: TestClient, rows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sort, expected in (("score", [3, 4, 2, 1]), ("novelty", [2, 4, 1]), ("luck", [4, 3, 2, 1])):
+        assert ids(page_client.get(f"/history?sort={sort}")) == expected
+    monkeypatch.setattr(history, "PAGE_SIZE", 2)
+    first = page_client.get("/history?sort=score&min_score=0.2")
+    assert ids(first) == [3, 4]
+    second = page_client.get(link(first, "older"))
+    assert (ids(second), link(second, "older")) == ([2], "")
+    assert link(second, "highest") == "/history?min_score=0.2&sort=score"
+    assert 'href="/history?sort=score"' in second.text  # without the filter
+    assert ids(page_client.get("/history?sort=score&position=0+0&radius=1")) == []
+
+
+def test_the_rows_of_a_cone_are_sorted_too(page_client: TestClient, rows: None, log_url: str) -> None:
+    query(log_url, "UPDATE predictions SET ra = 10, dec = 0, healpix = %s WHERE id <> 4", cell_index(10, 0))
+    assert ids(page_client.get("/history?sort=score&position=10+0&radius=1")) == [3, 2, 1]
+    assert ids(page_client.get("/history?sort=score&position=10+0&radius=1&before=3")) == [2, 1]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, PredictionFilters, PredictionPage
+from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, PredictionFilters, PredictionPage, RankedBy
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
@@ -72,6 +72,7 @@ class HistoryFilters:
     entered: Mapping[str, str]
     validated: PredictionFilters
     errors: Mapping[str, str] = field(default_factory=dict)  # by the field, a sentence each
+    sort: RankedBy | None = None  # None: the newest first
 
     @classmethod
     def parse(cls, query: QueryParams | FormData) -> "HistoryFilters":
@@ -89,14 +90,15 @@ class HistoryFilters:
             validated = _validate(**query_of_api)
         except ValidationError as error:
             invalid += [str(detail["loc"][0]) for detail in error.errors()]
+        sort = next((by for by in get_args(RankedBy) if by == query.get("sort")), None)
         if not invalid:
-            return cls(entered, replace(validated, cone=parse_cone(*cone)))
+            return cls(entered, replace(validated, cone=parse_cone(*cone)), sort=sort)
         errors = {
             name: f"“{shorten(text, MAX_SHOWN)}” {ERRORS.get(name, TOO_LONG)}."
             for name, text in entered.items()
             if name in invalid
         }
-        return cls(entered, PredictionFilters(), errors)
+        return cls(entered, PredictionFilters(), errors, sort)
 
     @property
     def chips(self) -> list[tuple[str, str]]:
@@ -113,9 +115,8 @@ class HistoryFilters:
     def url(self, path: str = "/history", *, without: str = "", **edge: int | None) -> str:
         """The URL of a page with these filters except `without`, and with this edge."""
         dropped = {without, "radius"} if without == "position" else {without}
-        query = {
-            name: value for name, value in {**self.entered, **edge}.items() if name not in dropped and value is not None
-        }
+        values = {**self.entered, "sort": self.sort, **edge}
+        query = {name: value for name, value in values.items() if name not in dropped and value is not None}
         return f"{path}?{urlencode(query)}" if query else path
 
     def around(self, cone: Cone) -> "HistoryFilters":
@@ -154,7 +155,7 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
         current = request.headers.get("hx-current-url", "").endswith(url)
         response.headers["HX-Push-Url"] = "false" if current else url
         return response
-    newest = not (filters.entered or before or after)
+    newest = not (filters.entered or filters.sort or before or after)
     values["choices"] = _choices(filters, list_manifests(models.folder))
     values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
     return render(request, "history.html", status=422 if filters.errors else 200, **values)
@@ -204,6 +205,8 @@ def _read_page(
     """The page beside this edge; the newest page where fewer rows than a page are newer than `after`."""
     if filters.errors:
         return PredictionPage([], None, None)
+    if filters.sort:
+        return database.ranked.read(filters.validated, filters.sort, limit=PAGE_SIZE, before=before)
     page = database.predictions(filters.validated, limit=PAGE_SIZE, before=before, after=after)
     if after is not None and page.previous_after is None and len(page.predictions) < PAGE_SIZE:
         page = database.predictions(filters.validated, limit=PAGE_SIZE)
