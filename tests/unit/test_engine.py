@@ -43,12 +43,12 @@ def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(
     colour_models.publish(tmp_path, "colours")
     loaded = load_verified(tmp_path, "colours")
     rng, refused = random.Random(0), list[str]()
-    for _ in range(60):
+    for _ in range(24):
         damaged = bytearray(loaded.xml)
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
         try:
             Engine(replace(loaded, xml=bytes(damaged)))
         except ModelError as error:
             refused.append(str(error))
-    assert len(refused) > 20
+    assert len(refused) > 8
     assert not any("\n" in message for message in refused)
