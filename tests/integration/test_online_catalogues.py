@@ -107,7 +107,7 @@ def test_faults_that_pass_are_retried(
     server.state.faults = [fault]
     lines, _ = crossmatch()
     assert lines[0].startswith("2 of 4")
-    assert len(server.state.queries) == 2
+    assert len(server.state.queries) >= 2  # more where the machine is slower than the timeout
 
 
 @pytest.mark.parametrize(
