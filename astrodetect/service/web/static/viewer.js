@@ -120,7 +120,8 @@ document.addEventListener("click", ({ target }) => {
   if (button) ({ "zoom-in": () => zoom(STEP), "zoom-out": () => zoom(1 / STEP), "view-reset": reset })[button.id]();
 });
 document.addEventListener("input", ({ target }) => { if (target.closest(".view-sliders")) stretch(); });
-document.addEventListener("htmx:afterSwap", () => { // the next image is shown whole, and stretched as the last one was
+document.addEventListener("htmx:afterSwap", ({ detail }) => { // the next image is shown whole, stretched as the last one
+  if (!detail.target.querySelector("svg.zoomable")) return; // another part of the page
   [scale, centre] = [1, [0.5, 0.5]];
   show();
 });
