@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,17 @@ from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.projection import Projection
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DataError
-from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Floats, ImagePath, SkyObject
 from astrodetect.sky.catalogue import OWN_POSITIONS, Catalogue
 from astrodetect.sky.known_objects import KNOWN_COLUMNS
-from astrodetect.sky.votable import write_votable
+from astrodetect.sky.table_writers import TABLE_FORMATS, write_table
 from astrodetect.storage import objects
 from astrodetect.storage.references import join_reference
 
-OUTPUT_NAMES = {"anomalies.csv", "anomalies.parquet", "anomalies.vot", "anomalies.html", "ids"}
+OUTPUT_NAMES = {*(f"anomalies.{name}" for name in TABLE_FORMATS), "anomalies.html", "ids"}
 
 DISCOVERIES = "flagged"  # column and list of the discoveries
-TableFormat = Literal["csv", "parquet", "vot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +165,8 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
 
 
-def write_tables(folder: Path, results: AnomalyResults, table_format: TableFormat) -> None:
-    """Write `anomalies.csv`, `.parquet` or `.vot`, and `ids/`: the discoveries, what each detector and all flag."""
+def write_tables(folder: Path, results: AnomalyResults, table_format: str) -> None:
+    """Write `anomalies.csv` or another format, and `ids/`: the discoveries, what each detector and all flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
     joined = results.catalogue.join(columns) if results.catalogue else OWN_POSITIONS if results.sky_positions else None
     types = _column_types(columns) | dict(joined.columns if joined else {})
@@ -181,11 +180,8 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: TableForma
         return [*cells, *(known_cells if typed else map(_csv_value, known_cells))]
 
     rows = ([*row, *added(row, typed=True)] for row in table_rows(results))
-    if table_format == "parquet":
-        write_parquet(path, types, rows)
-    elif table_format == "vot":
-        with path.open("wb") as table:
-            write_votable(table, types, rows, "Images by how unusual they are")
+    if table_format != "csv":
+        write_table(str(path), types, rows, "Images by how unusual they are")
     else:
         cells = ([*map(_csv_value, row), *added(row, typed=False)] for row in table_rows(results))
         _write_csv(path, types, cells)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import shtab
 
+from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
 from astrodetect.records import parse_prior
 from astrodetect.settings import settings
@@ -93,6 +94,29 @@ def add_figure_options(group: "argparse._ActionsContainer", figures: str) -> Non
     group.add_argument(
         "--figure-format", choices=("png", "svg", "pdf"), default="png", help="format of the figures (default: png)"
     )
+
+
+def add_samp_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --samp."""
+    parser.add_argument(
+        "--samp", action="store_true", help="send the VOTable that is written to TOPCAT, Aladin and others, by SAMP"
+    )
+
+
+def check_samp(arguments: argparse.Namespace, table: str, remedy: str) -> None:
+    """DataError if there will be no VOTable to send."""
+    if arguments.samp and (is_url(table) or not table.lower().endswith(".vot")):
+        raise DataError(f"--samp sends a VOTable on this machine: {remedy}")
+
+
+def send_by_samp(table: Path) -> None:
+    """Send a VOTable; what prevents it is a notice, since the table is written."""
+    from astrodetect.sky.samp import send_votable  # noqa: PLC0415 - not needed by the other commands
+
+    try:
+        print(f"sent to {', '.join(send_votable(table, table.stem))}")
+    except DataError as error:
+        print_notice(f"not sent: {error}")
 
 
 def local_path(text: str) -> Path:

@@ -18,17 +18,21 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
+    add_samp_option,
+    check_samp,
     command_parser,
     float_between,
     int_at_least,
     int_between,
     local_path,
     model_name,
+    send_by_samp,
 )
 from astrodetect.datasets import listing
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
+from astrodetect.sky.table_writers import TABLE_FORMATS
 from astrodetect.storage.references import as_image_path, folder_name, join_reference
 
 if TYPE_CHECKING:  # slow to import, and not needed by the other commands
@@ -56,7 +60,7 @@ The features are shapes and colours in the middle of the frame, which need no mo
 those of a trained model (--model) or of a ResNet50 with ImageNet or other weights (--weights). Features are cached in
 data/cache, up to 4 GB: a second run computes none, and after Ctrl-C or a crash the same command resumes.
 
-The output folder holds anomalies.html; anomalies.csv, .parquet or .vot (VOTable), the most unusual first;
+The output folder holds anomalies.html; anomalies.csv, .parquet, .vot, .fits or .hats, the most unusual first;
 ids/METHOD.txt, the images flagged by each detector, and ids/consensus.txt, those flagged by all.
 --detectors autoencoder,kmeans,dbscan selects the three of the four-class study. --labels ranks by active learning from
 a .csv of label (interesting, ordinary, artefact, or a name of your own) and path or image_sha256; a --model of the
@@ -133,15 +137,16 @@ def add_parser(subparsers: Subparsers) -> None:
         help="output folder, or its URL on an object store (default: ./anomalies)",
     )
     add_ray_option(parser)
+    add_samp_option(parser)
     add_catalogue_options(parser)
     add_known_options(parser)
     add_mosaic_options(parser)
     add_figure_options(parser, "sampled anomalies of each detector, and the latent space, coloured by class")
     parser.add_argument(
         "--format",
-        choices=("csv", "parquet", "vot"),
+        choices=TABLE_FORMATS,
         default="csv",
-        help="of the table (default: csv)",
+        help="of the table: vot is a VOTable, hats a folder partitioned by HEALPix (default: csv)",
     )
 
 
@@ -150,6 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for line in rank_images(arguments):
             print(line)
+        if arguments.samp:
+            send_by_samp(Path(arguments.output, "anomalies.vot"))
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)
         return 130
@@ -244,6 +251,7 @@ def _list_images(arguments: argparse.Namespace) -> "tuple[list[ListedImage], Cat
     """The images of DATA and their catalogue; none where there are mosaics instead."""
     check_inputs(arguments, arguments.data, "DATA")
     check_known(arguments)
+    check_samp(arguments, f"{arguments.output}.{arguments.format}", "add --format vot, and a local --output")
     if arguments.mosaic:
         return [], None
     items = listing.list_images(arguments.data)

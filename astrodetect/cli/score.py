@@ -12,9 +12,12 @@ from astrodetect.cli._options import (
     Subparsers,
     add_prior_option,
     add_ray_option,
+    add_samp_option,
+    check_samp,
     command_parser,
     model_name,
     print_warnings,
+    send_by_samp,
 )
 from astrodetect.errors import ClusterError, DatabaseError, StorageUnavailable, WorkerError
 from astrodetect.extras import require_extra
@@ -66,7 +69,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--output",
         type=as_image_path,
         default=Path("scores.csv"),
-        help="a .csv, .parquet or .vot (VOTable) file, or its URL on an object store (default: ./scores.csv)",
+        help="a .csv, .parquet, .vot (VOTable) or .fits file, or its URL on an object store; or a local folder .hats, "
+        "partitioned by HEALPix (default: ./scores.csv)",
     )
     parser.add_argument(
         "--restart", action="store_true", help="start from the first image and overwrite an earlier OUTPUT"
@@ -74,6 +78,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
     add_prior_option(parser)
     add_ray_option(parser)
+    add_samp_option(parser)
     add_catalogue_options(parser)
     add_mosaic_options(parser)
     parser.add_argument("--log", action="store_true", help="also record each score in the table `predictions`, once")
@@ -88,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = settings()
     model = arguments.model or config.model
     check_inputs(arguments, arguments.folders, "FOLDER")
+    check_samp(arguments, str(arguments.output), "name a local --output that ends in .vot")
     task = batch_scoring.ScoringTask(arguments.folders, arguments.output, arguments.restart, log=arguments.log)
     task.check()
     mosaics = open_mosaics(arguments, lambda: read_current(config.models_dir, model).image)
@@ -111,6 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"stopped: {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     print("\n".join([*(mosaics.summary if mosaics else ()), summary.text]))
+    if arguments.samp:
+        send_by_samp(arguments.output)
     print_warnings(manifest)
     if summary.bad_files == summary.files:
         print(f"every file is bad: the column error of {arguments.output} says why", file=sys.stderr)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from astrodetect.parquet_table import ColumnType, write_parquet
@@ -55,8 +56,9 @@ def has_positions(reference: str) -> bool:
     """Whether the rows of a part end with positions."""
     from pyarrow.parquet import read_schema  # noqa: PLC0415 - as below
 
-    with objects.open_reader(reference) as source:
+    with suppress(ValueError), objects.open_reader(reference) as source:  # reading a damaged one says so
         return tuple(read_schema(source).names[-len(OWN_POSITION) :]) == OWN_POSITION
+    return False
 
 
 def part_rows(reference: str) -> Iterator[ScoreRow]:

@@ -25,12 +25,12 @@ from fasteners import InterProcessLock
 
 from astrodetect import atomic_files
 from astrodetect.errors import DataError
-from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, Chunk, cut_chunks, read_plan, write_plan
 from astrodetect.scoring.part_files import ScoreRow, column_types, has_positions, list_parts, part_name, part_rows
 from astrodetect.sky.catalogue import OWN_POSITIONS, JoinedColumns
-from astrodetect.sky.votable import write_votable
+from astrodetect.sky.table_writers import CSV, ENDINGS, HATS, check_hats, ending, write_table
 from astrodetect.storage import objects
 
 NOT_UTF8 = sys.getfilesystemencodeerrors()  # Python's error handler for file names, which preserves their bytes
@@ -38,7 +38,6 @@ CONVERSIONS: dict[ColumnType, Callable[[str], object]] = {"text": str, "boolean"
 REMEDY = "--restart scores everything again, another --output leaves it alone"
 PLAN = "plan.jsonl"
 NOTES = ".run"  # suffix
-PARQUET, VOTABLE = ".parquet", ".vot"
 LINES_PER_WRITE = 1000
 
 TablePath: TypeAlias = Path | str  # a local file, or a URL on an object store
@@ -47,8 +46,10 @@ CHUNK = "chunk"  # note: images of a chunk
 
 def check_table_path(output: TablePath, *, restart: bool) -> None:
     """Raises DataError if a table cannot be written there, before any work is done."""
-    if not str(output).lower().endswith((".csv", PARQUET, VOTABLE)):
-        raise DataError(f"the output {output} ends neither in .csv nor in .parquet or .vot")
+    if (suffix := ending(str(output))) is None:
+        raise DataError(f"the output {output} ends in none of {' '.join(ENDINGS)}")
+    if suffix == HATS:
+        check_hats(str(output))
     if isinstance(output, str):
         objects.check_writable(output)
         if objects.exists(output) and not (restart or _is_begun(output)):
@@ -56,8 +57,9 @@ def check_table_path(output: TablePath, *, restart: bool) -> None:
         return
     if not output.parent.is_dir():
         raise DataError(f"no folder {output.parent} for the output")
-    if output.exists() and not (output.is_file() and (restart or _is_begun(output))):
-        raise DataError(f"{output} exists already: {REMEDY}" if output.is_file() else f"{output} is not a file")
+    is_table = output.is_dir() if suffix == HATS else output.is_file()
+    if output.exists() and not (is_table and (restart or _is_begun(output))):
+        raise DataError(f"{output} exists already: {REMEDY}" if is_table else f"{output} is not a file")
 
 
 class ResumableTable:
@@ -105,8 +107,7 @@ class ResumableTable:
 
     def finish(self, observe: Callable[[ScoreRow], object], joined: JoinedColumns | None = None) -> None:
         """Joins the parts into the table, atomically, with the columns of a catalogue; `observe` gets each row."""
-        name = str(self.path).lower()
-        typed = name.endswith((PARQUET, VOTABLE))
+        typed = ending(str(self.path)) != CSV
         if joined is None and any(map(has_positions, self._part_files())):
             joined = OWN_POSITIONS
         columns, width = column_types(self.columns) | dict(joined.columns if joined else {}), len(self.columns)
@@ -118,12 +119,10 @@ class ResumableTable:
                 yield [*row, *joined.cells(row[0], own, typed=typed)] if joined else row
 
         with _write_errors(self.path):
-            with objects.open_writer(str(self.path)) as file:
-                if name.endswith(PARQUET):
-                    write_parquet(file, columns, rows())
-                elif typed:
-                    write_votable(file, columns, rows(), "Scores")
-                else:
+            if typed:
+                write_table(str(self.path), columns, rows(), "Scores")
+            else:
+                with objects.open_writer(str(self.path)) as file:
                     lines = map(_line, chain([[*columns]], rows()))
                     while block := b"".join(islice(lines, LINES_PER_WRITE)):
                         file.write(block)

@@ -102,7 +102,7 @@ class MosaicFiles:
         """The images of each band, of which there is one without names; DataError says what is wrong."""
         by_band: dict[str, list[BandImage]] = defaultdict(list)
         for file in self.files:
-            images = list_images(file)
+            images = list_hdus(file)
             if not self.bands or (len(images) == 1 and images[0].planes == len(self.bands) > 1):
                 by_band[""].append(BandImage(images[0]))
                 continue
@@ -151,7 +151,7 @@ class MosaicFiles:
                 raise DataError(f"the model reads bands by increasing wavelength: --bands {','.join(right)}")
 
 
-def list_images(file: str) -> list[ImageHdu]:
+def list_hdus(file: str) -> list[ImageHdu]:
     """The images of a file; of FILE[HDU], that one. DataError if there is none."""
     if is_url(file):
         raise DataError(f"the mosaic {file} is at a URL: mosaics are local files, of which windows are read")

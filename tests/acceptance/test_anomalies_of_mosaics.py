@@ -26,8 +26,11 @@ def test_planted_oddities_of_a_mosaic_lead_a_votable_at_their_positions(tmp_path
     rows = [f"{name},GPair,{ra},{dec + 0.5 / 3600},12" for n, name in known.items() for ra, dec in [sky.positions[n]]]
     (tmp_path / "known.csv").write_text("\n".join(["main_id,otype,ra,dec,nbref", *rows]), encoding="utf-8")
     options = ["--bands", "g,r,i", "--size", "10arcsec", "--format", "vot", "--top", "5", "--known", "known.csv"]
-    done = run_here(__main__.main, "anomalies", "--mosaic", *files, *options, folder=tmp_path)
+    options += ["--samp"]
+    no_hub = {"SAMP_HUB": f"std-lockurl:file://{tmp_path}/none"}
+    done = run_here(__main__.main, "anomalies", "--mosaic", *files, *options, folder=tmp_path, environment=no_hub)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "not sent: no SAMP hub runs on this machine: start TOPCAT or Aladin"
     lines = done.stdout.splitlines()
     assert lines[0] == f"{SIDE**2:,} sources found: anomalies-sources.fits"
     assert lines[1].startswith(f"{SIDE**2:,} cutouts of {SIDE**2:,} objects")

@@ -101,3 +101,44 @@ def test_the_history_page_links_to_the_export_of_its_rows(page_client: TestClien
     page = page_client.get("/history?until=2026-11-20").text
     [link] = re.findall(r'href="(/predictions\.csv[^"]*)"', page)
     assert [row["image_name"] for row in read_csv(page_client.get(link))] == ["23.jpg", "0.jpg"]
+
+
+@pytest.mark.filterwarnings("ignore:Column .* contains NULL")  # of logical values, which astropy makes False
+@pytest.mark.parametrize("kind", ["parquet", "vot", "fits"])
+def test_tables_have_typed_columns_with_the_values_of_the_rows(
+    page_client: TestClient, recorded: list[str], log_url: str, kind: str
+) -> None:
+    query(log_url, "UPDATE predictions SET ra = 202.5, dec = 47.25, object_id = 'M51' WHERE id = 1")
+    response = page_client.get(f"/predictions.{kind}?max_score=0.75")
+    assert response.status_code == 200
+    assert response.headers["content-disposition"].endswith(f'.{kind}"')
+    table = read_table(response.content, kind)
+    expected = page_client.get("/predictions.json?max_score=0.75").json()
+    assert list(table)[:5] == ["id", "image_name", "score", "result", "timestamp"]
+    assert table["id"] == [row["id"] for row in expected]
+    assert table["score"] == [row["score"] for row in expected]
+    assert (table["ra"][-1], table["dec"][-1]) == (202.5, 47.25)
+    if kind != "fits":  # which holds ASCII only
+        names = [row["image_name"] for row in expected]
+        assert table["image_name"] == (names if kind == "parquet" else [name.strip() for name in names])  # XML's spaces
+        assert table["in_domain"] == [None] * len(expected)
+    empty = page_client.get(f"/predictions.{kind}?name=none-of-them")
+    assert read_table(empty.content, kind)["id"] == []
+
+
+def read_table(content: bytes, kind: str) -> dict[str, list[Any]]:
+    """The columns of a table, read by the usual libraries."""
+    if kind == "parquet":
+        from pyarrow import parquet
+
+        columns: dict[str, list[Any]] = parquet.read_table(io.BytesIO(content)).to_pydict()
+        return columns
+    if kind == "vot":
+        from astropy.io import votable
+
+        array = votable.parse(io.BytesIO(content), verify="exception").get_first_table().array
+        return {name: array[name].tolist() for name in array.dtype.names}
+    from astropy.table import Table
+
+    table = Table.read(io.BytesIO(content), format="fits")
+    return {name: table[name].tolist() for name in table.colnames}

@@ -187,8 +187,7 @@ def test_links_to_pages_rows_and_exports_keep_the_filters(page_client: TestClien
     assert ids(older) == [2]
     assert link(older, "newest") == "/history?result=No+Anomaly"
     assert re.findall(r'href="(/predictions[^"]+)"', older.text) == [
-        "/predictions.csv?result=No+Anomaly",
-        "/predictions.json?result=No+Anomaly",
+        f"/predictions.{kind}?result=No+Anomaly" for kind in ("csv", "json", "parquet", "vot", "fits")
     ]
 
 

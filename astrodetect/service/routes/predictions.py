@@ -5,8 +5,11 @@ import csv
 import datetime as dt
 import io
 import json
+import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,6 +18,7 @@ from starlette.responses import StreamingResponse
 
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DatabaseUnavailable
+from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
@@ -27,14 +31,25 @@ from astrodetect.service.schemas import (
     csv_response,
 )
 from astrodetect.service.services import DatabaseDep, DetectionDep, ServiceDatabase
+from astrodetect.sky.fits_table import MEDIA_TYPE as FITS
+from astrodetect.sky.table_writers import WRITERS
+from astrodetect.sky.votable import MEDIA_TYPE as VOTABLE
 
 MAX_PAGE_ROWS = 1000
 MAX_NEIGHBOURS = 100
 EXPORT_PAGE_ROWS = 1000
+BLOCK_BYTES = 1 << 16
 
-ExportFormat: TypeAlias = Literal["csv", "json"]
+ExportFormat: TypeAlias = Literal["csv", "json", "parquet", "vot", "fits"]
 NeighbourCount: TypeAlias = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS)]
 router = APIRouter(route_class=DatabaseRoute)
+
+TABLE_TYPES = {"parquet": "application/vnd.apache.parquet", "vot": VOTABLE, "fits": FITS}
+EXPORT_RESPONSES = csv_response("id, image_name, score, result, timestamp, …", json_rows=PredictionResponse)
+EXPORT_RESPONSES[200]["content"] |= {
+    media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in TABLE_TYPES.values()
+}
+COLUMN_TYPES: dict[str, ColumnType] = {"float": "number", "int": "integer", "bool": "boolean"}
 
 
 @router.get("/predictions", response_model=PredictionsResponse, responses=declared(422, 503))
@@ -53,11 +68,13 @@ def predictions(
 @router.get(
     "/predictions.{kind}",
     response_class=StreamingResponse,
-    responses=declared(422, 503)
-    | csv_response("id, image_name, score, result, timestamp, …", json_rows=PredictionResponse),
+    responses=declared(422, 503) | EXPORT_RESPONSES,
 )
 def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
-    """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '."""
+    """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '.
+
+    `vot` is a VOTable and `fits` a FITS table; these two and `parquet` are made as a whole before they are sent.
+    """
     write, media_type = EXPORTS[kind]
     pages = _pages(database, filters)
     first = next(pages)  # before the response starts, so that a database error has its status
@@ -129,6 +146,28 @@ def _cell(value: object) -> str:
     return literal_text(value) if isinstance(value, str) else str(value)
 
 
+def _write_table(kind: str, pages: Iterable[list[Prediction]]) -> Iterator[bytes]:
+    """A table of typed columns, from a temporary file."""
+    columns = {
+        column.name: COLUMN_TYPES.get(str(getattr(column.type, "__name__", column.type)).partition(" |")[0], "text")
+        for column in fields(Prediction)
+    }
+    rows = ([_table_value(getattr(row, column)) for column in columns] for page in pages for row in page)
+    with tempfile.TemporaryFile() as file:
+        WRITERS[f".{kind}"](file, columns, rows, "Predictions")
+        file.seek(0)
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def _table_value(value: object) -> object:
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
 def _write_json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
     """A list of what GET /predictions/{id} answers for each row, a line each."""
     yield "["
@@ -139,7 +178,10 @@ def _write_json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
     yield "\n]\n"
 
 
-EXPORTS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
+EXPORTS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str] | Iterator[bytes]], str]] = {
     "csv": (_write_csv, CSV),
     "json": (_write_json, "application/json"),
+    "parquet": (partial(_write_table, "parquet"), TABLE_TYPES["parquet"]),
+    "vot": (partial(_write_table, "vot"), TABLE_TYPES["vot"]),
+    "fits": (partial(_write_table, "fits"), TABLE_TYPES["fits"]),
 }
