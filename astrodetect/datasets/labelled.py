@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from astrodetect import images
-from astrodetect.datasets import health, splits
+from astrodetect.datasets import splits
 from astrodetect.datasets.listing import list_images
 from astrodetect.datasets.splits import SplitPlan
 from astrodetect.datasets.tables import ListedImage
@@ -45,6 +45,8 @@ def write_labelled_folders(
 
     An image is its file in `folder`, if that holds one with its SHA-256, or else its stored picture.
     """
+    from astrodetect.datasets import health  # noqa: PLC0415 - slow to import, and the service imports this module
+
     splits.check_output(output)
     files = _files_by_sha256(folder, labels) if folder else {}
     items, missing = [], 0

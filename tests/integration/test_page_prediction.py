@@ -83,10 +83,10 @@ def test_the_thumbnail_is_shown_with_the_heat_map_of_the_same_model_version(
     heat_map = HeatMap(SHA256, "v2", np.eye(7, dtype=np.uint8) * 255, crop=0.5)
     database(page_client).save_thumbnails([thumbnail], [heat_map])
     page = page_client.get("/history/3").text
-    assert f'<image href="/pictures/{SHA256}" width="200" height="100"/>' in page
+    assert f'<image class="pixels" href="/pictures/{SHA256}" width="200" height="100"/>' in page
     assert re.search(r'class="heat-map" href="data:image/png;base64,\w[^"]*" x="75.0" y="25.0" width="50.0"', page)
     older = page_client.get("/history/1").text
-    assert f'<image href="/pictures/{SHA256}"' in older
+    assert f'<image class="pixels" href="/pictures/{SHA256}"' in older
     assert 'class="heat-map"' not in older
     assert "No heat map: the version of the model" in older
 

@@ -97,7 +97,7 @@ def test_a_card_shows_the_whole_frame_with_the_heat_map_over_the_network_input(c
     card = send(client, wide_png("lawn", 101))
     [frame] = re.findall(r'<svg class="frame" viewBox="0 0 (\d+) (\d+)"', card.text)
     assert int(frame[0]) == 2 * int(frame[1])
-    [picture] = re.findall(r'<image href="(/pictures/[0-9a-f]{64})"', card.text)
+    [picture] = re.findall(r'<image class="pixels" href="(/pictures/[0-9a-f]{64})"', card.text)
     assert client.get(picture).headers["content-type"] == "image/jpeg"
     [(x, width)] = re.findall(
         r'class="heat-map" href="data:image/png;base64,[^"]+" x="([\d.]+)" .*?width="([\d.]+)"', card.text

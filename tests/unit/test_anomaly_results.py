@@ -51,6 +51,15 @@ def test_results_table_has_a_row_per_image_with_any_file_name(run_results: Anoma
     assert [float(row["strength"]) for row in rows[:-1]] == pytest.approx(np.sort(run_results.novelty.strength)[::-1])
 
 
+def test_a_table_has_no_formulas(run_results: AnomalyResults, tmp_path: Path) -> None:
+    named = replace(run_results, paths=["=1+1.png", *run_results.paths[1:]], labels=["@SUM(1)"] * COUNT)
+    results.write_tables(tmp_path, named, "csv")
+    with (tmp_path / "anomalies.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert "'=1+1.png" in {row["path"] for row in rows}
+    assert {row["label"] for row in rows[:-1]} == {"'@SUM(1)"}
+
+
 def test_csv_and_parquet_have_the_same_values(run_results: AnomalyResults, tmp_path: Path) -> None:
     from pyarrow import parquet
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from astrodetect.anomalies import results
 from astrodetect.csv_cells import literal_text
 from astrodetect.datasets.sources import manifest
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
@@ -22,11 +21,6 @@ def test_a_formula_is_preceded_by_an_apostrophe(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "m51.jpg", "a=b", "'=1", "NGC 1-2", "3 - 1", "-3.25", "+1", "-1e-05"])
 def test_other_text_is_unchanged(text: str) -> None:
     assert literal_text(text) == text
-
-
-def test_tables_of_anomalies_have_no_formulas(tmp_path: Path) -> None:
-    results._write_csv(tmp_path / "anomalies.csv", ["path", "novelty"], iter([["=1+1.png", -0.5], ["m51.png", 1]]))
-    assert (tmp_path / "anomalies.csv").read_text() == "path,novelty\n'=1+1.png,-0.5\nm51.png,1\n"
 
 
 def test_catalogues_have_no_formulas_but_keep_what_identifies_an_image(tmp_path: Path) -> None:
