@@ -182,7 +182,7 @@ def test_a_table_of_images_is_scored_and_only_bad_files_are_a_failure(colour_mod
         (("{image_dir}", "{image_dir}/1"), "{image_dir}/1 is inside {image_dir}"),
         (("{image_dir}", "{image_dir}/1/.."), "the same: name it once"),
         (("{empty}",), "no images under {empty}"),
-        (("{image_dir}", "--output", "scores.txt"), "ends neither in .csv nor in .parquet or .vot"),
+        (("{image_dir}", "--output", "scores.txt"), "ends in none of .csv .parquet .vot .fits .hats"),
         (("{image_dir}", "--output", "{image_dir}/nowhere/scores.csv"), "no folder {image_dir}/nowhere for the output"),
         (("{image_dir}", "--output", "{empty}/o.csv", "--model", "other"), "no model other yet: "),
         (
