@@ -63,7 +63,7 @@ def add_mosaic_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MosaicImages:
-    """The cutouts of a run, their catalogue, and what is said of them."""
+    """The cutouts of a run, their catalogue, and a summary of both."""
 
     cutouts: list[Cutout]
     catalogue: ObjectCatalogue
@@ -114,8 +114,8 @@ def open_mosaics(arguments: argparse.Namespace, contract: Callable[[], ImageCont
         "objects are outside": coverage.outside,
         "have no position": len(catalogue) - len(named),
     }
-    said = [f"{count:,} {text}" for text, count in counts.items() if count]
-    summary.append("; ".join([f"{len(coverage.inside):,} cutouts of {len(catalogue):,} objects", *said]))
+    numbers = [f"{count:,} {text}" for text, count in counts.items() if count]
+    summary.append("; ".join([f"{len(coverage.inside):,} cutouts of {len(catalogue):,} objects", *numbers]))
     inside = [named[index][0] for index in coverage.inside]
     cutouts = list_cutouts(source, inside, [positions[index] for index in coverage.inside])
     return MosaicImages(cutouts, catalogue, summary)

@@ -82,7 +82,7 @@ def _sources_of_tile(
     except Exception as error:  # sep raises Exception
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"sources in {image.name} cannot be told apart: raise --depth or --min-area ({reason})"
+            f"sources in {image.name} cannot be separated: raise --depth or --min-area ({reason})"
         ) from error
     found["x"] += x
     found["y"] += y

@@ -31,7 +31,7 @@ def server() -> Iterator[TapServer]:
 
 @pytest.fixture
 def crossmatch(database_url: str, server: TapServer) -> Callable[..., tuple[list[str], str]]:
-    """Runs the command with online catalogues; its output, and what it said on stderr."""
+    """Runs the command with online catalogues; its output, and its stderr."""
 
     def run(*words: object, online: str = "simbad", status: int = 0) -> tuple[list[str], str]:
         environment = {**server.environment, "DATABASE_URL": database_url, "ASTRODETECT_ONLINE_CATALOGUES": online}
