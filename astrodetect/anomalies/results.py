@@ -1,10 +1,9 @@
 """The results of an anomaly search: per-image results, their tables, and the folder they are written to."""
 
-import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from astrodetect.anomalies import consensus
 from astrodetect.anomalies.conformal import Discoveries
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.anomalies.projection import Projection
-from astrodetect.csv_cells import literal_text
+from astrodetect.csv_cells import csv_cell, write_csv
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Floats, ImagePath, SkyObject
@@ -177,14 +176,15 @@ def write_tables(folder: Path, results: AnomalyResults, table_format: str) -> No
     def added(row: list[Any], *, typed: bool) -> list[Any]:
         cells = joined.cells(row[1], own.get(row[1]), typed=typed) if joined else []
         known_cells = known.get(row[1], [None] * len(KNOWN_COLUMNS)) if known else []
-        return [*cells, *(known_cells if typed else map(_csv_value, known_cells))]
+        return [*cells, *(known_cells if typed else map(csv_cell, known_cells))]
 
     rows = ([*row, *added(row, typed=True)] for row in table_rows(results))
     if table_format != "csv":
         write_table(str(path), types, rows, "Images by how unusual they are")
     else:
-        cells = ([*map(_csv_value, row), *added(row, typed=False)] for row in table_rows(results))
-        _write_csv(path, types, cells)
+        cells = ([*map(csv_cell, row), *added(row, typed=False)] for row in table_rows(results))
+        with path.open("wb") as table:
+            write_csv(table, types, cells)
     lists = folder / "ids"
     lists.mkdir()
     for name, flags in {**results.flagged_by(), DISCOVERIES: results.discoveries.flagged}.items():
@@ -219,22 +219,6 @@ def table_rows(results: AnomalyResults) -> Iterator[list[Any]]:
         yield [*row, results.sha256[image], None]
     for path, reason in results.skipped:
         yield [None, str(path), *[None] * (len(table_columns(results)) - 3), reason]
-
-
-def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[list[Any]]) -> None:
-    """Cells of a catalogue are as they are there, so that the tables can be joined."""
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*columns])
-        table.writerows(rows)
-
-
-def _csv_value(value: object) -> object:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return literal_text(value)
-    return f"{value:.7g}" if isinstance(value, float) else value  # single precision
 
 
 def _column_types(columns: list[str]) -> dict[str, ColumnType]:

@@ -1,12 +1,9 @@
 """`crossmatch`: which objects are known: compare positions with catalogues, and import these."""
 
 import argparse
-import csv
-import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from astrodetect import atomic_files
 from astrodetect.cli._known import (
     FROM_DATABASE,
     add_radius_option,
@@ -16,22 +13,22 @@ from astrodetect.cli._known import (
     open_catalogues,
 )
 from astrodetect.cli._options import Subparsers, command_parser, local_path
-from astrodetect.csv_cells import literal_text
+from astrodetect.csv_cells import csv_cell, write_csv
 from astrodetect.errors import DataError
-from astrodetect.parquet_table import ColumnType, write_parquet
+from astrodetect.parquet_table import ColumnType
 from astrodetect.progress import ProgressBar, printable
 from astrodetect.settings import settings
 from astrodetect.sky.catalogue import column_type, typed_cell
 from astrodetect.sky.known_objects import KNOWN_COLUMNS, KnownColumns, read_known_objects, read_positions
-from astrodetect.sky.table_readers import CSV_SUFFIXES, ObjectTable, read_object_table
-from astrodetect.sky.votable import write_votable
-from astrodetect.storage.references import PARQUET_SUFFIXES, as_image_path
+from astrodetect.sky.table_readers import ObjectTable, read_object_table
+from astrodetect.sky.table_writers import CSV, ENDINGS, HATS, check_hats, ending, write_table
+from astrodetect.storage import objects
+from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
     from astrodetect.db.catalogues import CatalogueKind
 
 IMPORT, LIST, REMOVE = "import", "list", "remove"
-VOTABLE_SUFFIX = ".vot"
 DESCRIPTION = """find which objects are known, by comparing positions with catalogues
 
 Without a TABLE, every prediction in the database that has a position is compared with all imported catalogues; the
@@ -75,7 +72,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="compare a TABLE with this file instead of the imported catalogues; repeatable",
     )
     parser.add_argument(
-        "--output", type=local_path, metavar="FILE", help="where a TABLE is written: .csv, .parquet or .vot"
+        "--output", type=local_path, metavar="FILE", help=f"where a TABLE is written: {', '.join(ENDINGS)}"
     )
     add_radius_option(parser)
     group = parser.add_argument_group("columns of the TABLE, or of the file to import (default: by name or UCD)")
@@ -125,14 +122,13 @@ def _use_database(arguments: argparse.Namespace, url: str) -> list[str]:
     if arguments.action == REMOVE:
         return [f"removed {name}: {catalogues.remove(name):,} objects"]
     if arguments.action == IMPORT:
-        objects = read_known_objects(name, _columns(arguments))
-        kind: CatalogueKind = "collected" if objects.collected else "imported"
-        with ProgressBar(f"importing {arguments.name}", len(objects)) as bar:
-            catalogues.replace(arguments.name, kind, name, objects, bar.step)
-        without = len(objects) - int(objects.placed.sum())
+        known = read_known_objects(name, _columns(arguments))
+        kind: CatalogueKind = "collected" if known.collected else "imported"
+        with ProgressBar(f"importing {arguments.name}", len(known)) as bar:
+            catalogues.replace(arguments.name, kind, name, known, bar.step)
+        without = len(known) - int(known.placed.sum())
         lines = [
-            f"imported {arguments.name}: {len(objects):,} objects"
-            + (f", {without:,} without a position" * bool(without))
+            f"imported {arguments.name}: {len(known):,} objects" + (f", {without:,} without a position" * bool(without))
         ]
         return [*lines, "compare the predictions with it: python -m astrodetect crossmatch"]
     if settings().online_catalogues:
@@ -144,54 +140,36 @@ def _use_database(arguments: argparse.Namespace, url: str) -> list[str]:
 
 
 def _match_table(arguments: argparse.Namespace) -> list[str]:
-    suffix = arguments.output.suffix.lower()
-    if suffix not in (*CSV_SUFFIXES, *PARQUET_SUFFIXES, VOTABLE_SUFFIX):
-        raise DataError(f"the table is written as .csv, .parquet or .vot, not {arguments.output}")
+    output = str(arguments.output)
+    if (suffix := ending(output)) is None:
+        raise DataError(f"the table is written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, not {output}")
+    if suffix == HATS:
+        check_hats(output)
     table = read_object_table(arguments.action)
     chosen = _columns(arguments)
     ra, dec = read_positions(table, f"the table {arguments.action}", chosen.ra, chosen.dec)
     known = find_known(ra, dec, arguments.catalogue or [FROM_DATABASE], arguments.radius, "rows with a position")
     try:
-        with atomic_files.replacing(arguments.output) as temporary, temporary.open("wb") as file:
-            _write_table(file, suffix, table, known.cells)
+        _write_table(output, table, known.cells)
     except OSError as error:
-        raise DataError(f"cannot write {arguments.output}: {error.strerror or error}") from error
-    return [*known.summary, str(arguments.output)]
+        raise DataError(f"cannot write {output}: {error.strerror or error}") from error
+    return [*known.summary, output]
 
 
-def _write_table(file: BinaryIO, suffix: str, table: ObjectTable, known: Any) -> None:
+def _write_table(output: str, table: ObjectTable, known: Sequence[Sequence[Any]]) -> None:
     """The columns of a table, except those of an earlier comparison, and what is known of each row."""
     columns = {name: values for name, values in table.columns.items() if name not in KNOWN_COLUMNS}
-    if suffix in CSV_SUFFIXES:
-        rows = zip(*columns.values(), strict=True)
-        cells = ([*row, *map(_csv_value, matched)] for row, matched in zip(rows, known, strict=True))
-        _write_csv(file, [*columns, *KNOWN_COLUMNS], cells)
+    rows = zip(zip(*columns.values(), strict=True), known, strict=True)
+    if ending(output) == CSV:
+        with objects.open_writer(output) as file:
+            write_csv(file, [*columns, *KNOWN_COLUMNS], ([*row, *map(csv_cell, matched)] for row, matched in rows))
         return
     kinds: dict[str, ColumnType] = {name: column_type(values) for name, values in columns.items()}
-    typed = (
-        [typed_cell(value, kind) for value, kind in zip(row, kinds.values(), strict=True)]
-        for row in zip(*columns.values(), strict=True)
+    values = (
+        [*(typed_cell(value, kind) for value, kind in zip(row, kinds.values(), strict=True)), *matched]
+        for row, matched in rows
     )
-    values = ([*row, *matched] for row, matched in zip(typed, known, strict=True))
-    if suffix == VOTABLE_SUFFIX:
-        write_votable(file, kinds | KNOWN_COLUMNS, values, "Which objects are known")
-    else:
-        write_parquet(file, kinds | KNOWN_COLUMNS, values)
-
-
-def _write_csv(file: BinaryIO, columns: list[str], rows: Iterator[list[Any]]) -> None:
-    with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as text:
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
-
-
-def _csv_value(value: object) -> object:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return literal_text(value)
-    return f"{value:.4f}" if isinstance(value, float) else value
+    write_table(output, kinds | KNOWN_COLUMNS, values, "Which objects are known")
 
 
 def _columns(arguments: argparse.Namespace) -> KnownColumns:

@@ -112,11 +112,11 @@ def test_a_table_gets_what_is_known_of_each_row_without_a_database(known: Path, 
     ]
     assert 0.3 < float(rows[0][8]) < 0.9
     assert rows[1][5:] == ["false", "", "", "", "", ""]
-    assert rows[2][5:] == ["true", "'=far", "G, old", "0.3600", "", "known.csv"]
+    assert rows[2][5:] == ["true", "'=far", "G, old", "0.36", "", "known.csv"]
     assert rows[3][5:] == [""] * 6
 
 
-@pytest.mark.parametrize("suffix", [".vot", ".parquet"])
+@pytest.mark.parametrize("suffix", [".vot", ".parquet", ".fits"])
 def test_other_formats_keep_types_and_can_be_compared_again(
     known: Path, table: Path, tmp_path: Path, suffix: str
 ) -> None:
@@ -138,7 +138,7 @@ def test_other_formats_keep_types_and_can_be_compared_again(
         (["import", "--name", "x"], 2, "import needs a file"),
         (["list", "x"], 2, "nothing else takes a second argument"),
         (["--catalogue", "KNOWN"], 2, "are for a TABLE only"),
-        (["TABLE", "--output", "out.txt"], 1, "written as .csv, .parquet or .vot, not out.txt"),
+        (["TABLE", "--output", "out.txt"], 1, "written as .csv, .parquet, .vot, .fits or .hats, not out.txt"),
         (["missing.csv", "--output", "out.csv"], 1, "missing.csv cannot be read: No such file or directory"),
         (["KNOWN", "--ra", "RA2", "--output", "out.csv"], 1, "has no column RA2: it has main_id"),
         (["TABLE", "--radius", "0", "--output", "out.csv"], 2, "between 0.01 and 600"),
