@@ -2,6 +2,7 @@
 
 import http
 import logging
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,10 @@ from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
 from astrodetect.service.web.rendering import accepts_html, error_page
 
+REPEATED_S = 10.0  # within which the same error is logged once: an outage fails every reading request
+
 log = logging.getLogger("uvicorn.error")
+_logged: dict[str, tuple[str, float]] = {}  # text and time of the last one of each code
 
 
 def add(app: FastAPI) -> None:
@@ -39,7 +43,10 @@ async def handle_our_error(request: Request, error: Exception) -> Response:
     """An error of `errors.py`; those with a public message are logged with their own."""
     assert isinstance(error, AstrodetectError)  # noqa: S101 - Starlette's handlers are typed for any exception
     if error.public:
-        log.error("%s %s: %s", request.method, quote(request.scope["path"]), error)
+        text, logged_at = _logged.get(error.code, ("", 0.0))
+        if str(error) != text or time.monotonic() - logged_at > REPEATED_S:
+            _logged[error.code] = str(error), time.monotonic()
+            log.error("%s %s: %s", request.method, quote(request.scope["path"]), error)
     return error_response_for(request, error)
 
 

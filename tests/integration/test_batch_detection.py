@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_a_request_without_files_is_refused(client: TestClient) -> None:
     ):
         assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request"), response.text
         assert "\n" not in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
+def test_a_boundary_of_a_megabyte_is_refused_at_once(client: TestClient, path: str) -> None:
+    boundary = "x" * 1_000_000
+    body = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'.encode() + png(1)
+    started = time.process_time()
+    response = client.post(
+        path,
+        content=body + f"\r\n--{boundary}--\r\n".encode(),
+        headers={"content-type": f"multipart/form-data; boundary={boundary}"},
+    )
+    assert response.status_code in {400, 413}, response.text[:200]
+    assert boundary not in response.text
+    assert time.process_time() - started < 1
 
 
 def test_a_truncated_form_gives_its_complete_images_and_an_error(client: TestClient) -> None:

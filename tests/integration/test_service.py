@@ -284,6 +284,20 @@ def test_a_missing_model_is_reported_and_served_once_trained(
         assert client.get("/health/ready").json() == {"status": "ready", "logged": "committed", "outbox": 0}
 
 
+@pytest.mark.parametrize("damaged", ["resnet50_model.json", "resnet50_model.bin"])
+def test_the_error_of_a_damaged_model_says_neither_its_folder_nor_its_traceback(
+    start: Any, models_dir: Path, tmp_path: Path, damaged: str
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    client = start(models_dir=folder)
+    for path in models_dir.glob("resnet50_model*"):
+        (folder / path.name).write_bytes(b"{}" if path.name == damaged else path.read_bytes())
+    for response, code in ((detect(client, png()), "model_invalid"), (client.get("/health/ready"), "not_ready")):
+        assert damaged in error_message(response, 503, code)
+        assert str(folder) not in response.text
+
+
 def test_a_background_thread_that_has_ended_is_not_ready(client: TestClient) -> None:
     services = client.app.state.services  # type: ignore[attr-defined]
     thread = threading.Thread(name="ended-thread")
@@ -302,7 +316,9 @@ def test_a_database_without_tables_is_reported_with_the_command_that_sets_it_up(
         assert "python setup_db.py" in error_message(client.get("/health/ready"), 503, "not_ready")
 
 
-def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_secrets(models_dir: Path) -> None:
+def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_secrets(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=models_dir))) as client:
         response, ready, predictions = detect(client, png()), client.get("/health/ready"), client.get("/predictions")
@@ -313,6 +329,11 @@ def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_se
         for each in (response, ready, predictions):
             assert "hunter2" not in each.text
             assert "127.0.0.1" not in each.text
+        caplog.clear()
+        assert {client.get(f"/predictions/{id_}").status_code for id_ in range(1, 9)} == {503}
+        assert detect(client, png(seed=1)).json()["logged"] == "queued"
+        logged = [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname == "ERROR"]
+        assert len(logged) <= 1, caplog.text  # the same error is not logged for each request
 
 
 def test_the_openapi_document_shows_examples_and_declares_its_errors(client: TestClient) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import colour_models
+import numpy as np
 import pytest
 
 from astrodetect.errors import ModelError
@@ -37,6 +38,15 @@ def test_a_manifest_with_other_classes_than_the_network_has_outputs_is_refused(t
     smaller = replace(loaded.manifest, image=replace(loaded.manifest.image, size=12))
     with pytest.raises(ModelError, match="takes images of another size than 12 pixels"):
         Engine(replace(loaded, manifest=smaller))
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    colour_models.publish(tmp_path, "colours", scale=0.0173)
+    loaded = load_verified(tmp_path, "colours")
+    weights = loaded.weights.replace(np.float32(0.0173).tobytes(), np.float32(np.nan).tobytes())
+    assert weights != loaded.weights
+    with pytest.raises(ModelError, match=r"scores its canary nan in f32, not 0\.\d+: train it again"):
+        Engine(replace(loaded, weights=weights))
 
 
 def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(tmp_path: Path) -> None:
