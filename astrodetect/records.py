@@ -313,7 +313,7 @@ class PredictionPage:
     previous_after: int | None
 
 
-RankedBy = Literal["score", "novelty"]
+RankedBy = Literal["score", "novelty", "distance"]  # the distance from the centre of a cone
 
 KeyScope = Literal["read", "predict", "review", "operate"]
 

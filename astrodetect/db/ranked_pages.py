@@ -1,10 +1,14 @@
-"""Pages of predictions by score or novelty, the highest first."""
+"""Pages of predictions by score or novelty, the highest first, or by distance, the nearest first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from astrodetect.db.connections import Parameters, Row
 from astrodetect.db.statements import filter_parameters, read_prediction
 from astrodetect.records import PredictionFilters, PredictionPage, RankedBy
+
+NEARNESS = "-sky_separation(ra, dec, %(ra)s, %(dec)s)"  # the nearest are the highest
+FIRST_RADIUS_DEG, GROWTH = 0.02, 8.0  # of the cones that are searched for the nearest rows
 
 
 class RankedPages:
@@ -16,8 +20,26 @@ class RankedPages:
     def read(
         self, filters: PredictionFilters, by: RankedBy, *, limit: int, before: int | None = None
     ) -> PredictionPage:
-        """The highest predictions that have this value, or those that follow the prediction `before`."""
-        statement = self._sql["highest_in_cone" if filters.cone else "highest"].format(key=by)
-        rows = self._execute(statement, filter_parameters(filters, limit, before))
+        """The highest predictions that have this value, or those that follow the prediction `before`.
+
+        By distance the filters have a cone, whose centre it is from; what lies within a smaller cone comes first.
+        """
+        key = NEARNESS if by == "distance" else by
+        statement = self._sql["highest_in_cone" if filters.cone else "highest"].format(key=key)
+        rows: list[Row] = []
+        for tried in _growing_cones(filters) if by == "distance" else (filters,):
+            rows = self._execute(statement, filter_parameters(tried, limit, before))
+            if len(rows) > limit:
+                break
         page = [read_prediction(row) for row in rows[:limit]]
         return PredictionPage(page, page[-1].id if len(rows) > limit else None, None)
+
+
+def _growing_cones(filters: PredictionFilters) -> Iterator[PredictionFilters]:
+    """The filters with smaller cones around the same centre, and at last with their own."""
+    assert filters.cone  # noqa: S101 - for the type checker: HistoryFilters refuses it
+    radius = FIRST_RADIUS_DEG
+    while radius < filters.cone.radius:
+        yield replace(filters, cone=replace(filters.cone, radius=radius))
+        radius *= GROWTH
+    yield filters

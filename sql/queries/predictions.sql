@@ -172,11 +172,12 @@ ORDER BY {key} DESC, id DESC
 LIMIT %(limit)s
 
 -- name: highest_in_cone
+-- Also the nearest: {key} is then the negative distance from the centre.
 SELECT {columns} FROM predictions
 WHERE id = ANY (ARRAY(
     SELECT found.id FROM {cells} CROSS JOIN LATERAL (
-        SELECT id, {key} FROM predictions WHERE {in_cells} AND {after_edge} AND {filters} OFFSET 0) AS found
-    ORDER BY {key} DESC, id DESC
+        SELECT id, {key} AS value FROM predictions WHERE {in_cells} AND {after_edge} AND {filters} OFFSET 0) AS found
+    ORDER BY value DESC, id DESC
     LIMIT %(limit)s))
 ORDER BY {key} DESC, id DESC
 

@@ -96,16 +96,31 @@ def test_a_cone_is_paged_in_both_directions_and_combined_with_filters(log: Datab
     assert names(back.predictions) == names(first.predictions)
 
 
-def test_the_index_can_find_a_cone(log: Database) -> None:
+def test_the_index_can_find_a_cone_and_its_nearest_rows(log: Database) -> None:
     from astrodetect.db import statements
+    from astrodetect.db.ranked_pages import NEARNESS
     from database import SQL
 
     parameters = statements.filter_parameters(PredictionFilters(cone=Cone(120, 30, 0.01)), 50, None)
     plan = "\n".join(
         row["QUERY PLAN"]
-        for row in log._execute(f"SET enable_seqscan = off; EXPLAIN {SQL['newest_in_cone']}", parameters)
+        for statement in (SQL["newest_in_cone"], SQL["highest_in_cone"].format(key=NEARNESS))
+        for row in log._execute(f"SET enable_seqscan = off; EXPLAIN {statement}", parameters)
     )
-    assert "predictions_healpix" in plan
+    assert plan.count("predictions_healpix") == 2
+
+
+def test_rows_are_sorted_by_distance_around_poles_and_the_wrap_of_ra(log: Database, rows: list[ScoredImage]) -> None:
+    ra, dec = np.array([row.ra for row in rows[:ROWS]], float), np.array([row.dec for row in rows[:ROWS]], float)
+    for centre in CENTRES:
+        distances = healpix.separation(*centre, ra, dec)
+        filters, edge, found = PredictionFilters(cone=Cone(*centre, 180)), None, list[int]()
+        for _ in range(3):
+            page = log.ranked.read(filters, "distance", limit=30, before=edge)
+            found += [int(name.removesuffix(".png")) for name in names(page.predictions)]
+            edge = page.next_before
+        assert len({*found}) == 90
+        np.testing.assert_allclose(distances[found], np.sort(distances)[:90], atol=1e-6)  # at a pole many are at 0
 
 
 @pytest.fixture

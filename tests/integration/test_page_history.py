@@ -360,3 +360,25 @@ def test_the_rows_of_a_cone_are_sorted_too(page_client: TestClient, rows: None, 
     query(log_url, "UPDATE predictions SET ra = 10, dec = 0, healpix = %s WHERE id <> 4", cell_index(10, 0))
     assert ids(page_client.get("/history?sort=score&position=10+0&radius=1")) == [3, 2, 1]
     assert ids(page_client.get("/history?sort=score&position=10+0&radius=1&before=3")) == [2, 1]
+
+
+def test_the_rows_of_a_cone_are_sorted_by_distance_page_by_page(
+    page_client: TestClient, rows: None, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id_, ra in ((1, 359.9), (2, 0.5), (3, 359.9999), (4, 0.9)):  # degrees from the centre: 0.1, 0.5, 0.0001, 0.9
+        cell = cell_index(ra, 0)
+        query(log_url, "UPDATE predictions SET ra = %s, dec = 0, healpix = %s WHERE id = %s", ra, cell, id_)
+    url = "/history?sort=distance&position=0+0"
+    first = page_client.get(f"{url}&radius=1")
+    assert ids(first) == [3, 1, 2, 4]
+    assert "0.36″ away" in first.text
+    assert ids(page_client.get(f"{url}&radius=0.6")) == [3, 1, 2]
+    assert ids(page_client.get(f"{url}&radius=1&min_score=0.3")) == [3, 2, 4]
+    monkeypatch.setattr(history, "PAGE_SIZE", 2)
+    pages = [page_client.get(f"{url}&radius=1")]
+    pages.append(page_client.get(link(pages[0], "older")))
+    assert [ids(page) for page in pages] == [[3, 1], [2, 4]]
+    assert link(pages[1], "highest") == "/history?position=0+0&radius=1&sort=distance"
+    refused = page_client.get("/history?sort=distance")
+    assert (refused.status_code, ids(refused)) == (422, [])
+    assert "Sorting by distance needs a position" in refused.text

@@ -3,25 +3,27 @@
 import asyncio
 import datetime as dt
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 from urllib.parse import urlencode
 
+import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import ValidationError, validate_call
 from starlette.datastructures import FormData, QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, PredictionFilters, PredictionPage, RankedBy
+from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, Prediction, PredictionFilters, PredictionPage, RankedBy
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
+from astrodetect.sky.healpix import separation
 from astrodetect.sky.positions import parse_cone, split_position
 
 PAGE_SIZE = 48  # predictions
@@ -60,6 +62,7 @@ ERRORS = {  # what to enter instead
     "request_id": "is not a request id",
 }
 DEFAULT_RADIUS = "0.02"  # degrees around a position
+NO_CENTRE = "Sorting by distance needs a position: enter one under More filters."
 TOO_LONG = f"is too long: {MAX_FILTER_CHARS} characters at most"
 _validate: Callable[..., PredictionFilters] = validate_call(prediction_filters)  # the same rules as the API
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
@@ -91,6 +94,8 @@ class HistoryFilters:
         except ValidationError as error:
             invalid += [str(detail["loc"][0]) for detail in error.errors()]
         sort = next((by for by in get_args(RankedBy) if by == query.get("sort")), None)
+        if sort == "distance" and "position" not in entered:
+            return cls(entered, PredictionFilters(), {"sort": NO_CENTRE}, sort)
         if not invalid:
             return cls(entered, replace(validated, cone=parse_cone(*cone)), sort=sort)
         errors = {
@@ -149,6 +154,7 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
         "max_ordinary": MAX_ORDINARY_IMAGES,
         "with_thumbnail": database.images_with_thumbnails(hashes),
         "labels": database.labels_by_image(page.predictions),
+        "distances": _distances(filters.validated.cone, page.predictions),
     }
     if fragment:
         response = render(request, "_rows.html", **values)
@@ -211,6 +217,14 @@ def _read_page(
     if after is not None and page.previous_after is None and len(page.predictions) < PAGE_SIZE:
         page = database.predictions(filters.validated, limit=PAGE_SIZE)
     return page
+
+
+def _distances(cone: Cone | None, rows: Sequence[Prediction]) -> dict[int, float]:
+    """The distance of each prediction from the centre of the cone in degrees, by its id."""
+    if cone is None:
+        return {}
+    ra, dec = (np.array([getattr(row, name) for row in rows], float) for name in ("ra", "dec"))
+    return dict(zip((row.id for row in rows), separation(cone.ra, cone.dec, ra, dec).tolist(), strict=True))
 
 
 def _page_edge(request: Request, name: str) -> int | None:

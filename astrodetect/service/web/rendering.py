@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from astrodetect import __version__
 from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
+from astrodetect.reports.sky_map import format_angle
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import services_of
 
@@ -123,4 +124,4 @@ def _page_values(request: Request) -> dict[str, Any]:
 
 TEMPLATE.globals |= {"static": STATIC_URL, "logo": STATIC_FILES["icon.svg"].decode()}
 TEMPLATE.filters |= {"plain": escape_invisible, "short": shorten, "time": format_time, "share": format_share}
-TEMPLATE.filters |= {"clock": format_clock, "duration": format_duration}
+TEMPLATE.filters |= {"clock": format_clock, "duration": format_duration, "angle": format_angle}
