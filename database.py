@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,10 +29,12 @@ from astrodetect.db.connections import (
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
 from astrodetect.db.label_batches import LabelBatches
+from astrodetect.db.label_names import LabelNames
 from astrodetect.db.pool import Heartbeat, Pool
 from astrodetect.db.ranked_pages import RankedPages
 from astrodetect.db.shared_state import LeaseTable, MapTable
 from astrodetect.db.statements import read_prediction, storable_text
+from astrodetect.db.tags import TagTable
 from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (
@@ -102,7 +105,8 @@ class Database:
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
         self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
-        self.ranked = RankedPages(self._execute, SQL)
+        self.label_names = LabelNames(self._execute, SQL)
+        self.ranked, self.tags = RankedPages(self._execute, SQL), TagTable(self._execute, SQL)
         self.sky = sky_counts.SkyCounts(self._execute, SQL)
 
     @property
@@ -148,7 +152,8 @@ class Database:
         narrow = filters.cone is not None and filters.cone.radius <= NARROW_CONE_DEG
         rows = [] if narrow else self._execute(SQL[statement], parameters)
         if len(rows) <= limit and filters != PredictionFilters():
-            rows = self._execute(SQL[f"{statement}_in_cone" if filters.cone else f"{statement}_of_all"], parameters)
+            where = "of_tag" if filters.tag else "in_cone" if filters.cone else "of_all"
+            rows = self._execute(SQL[f"{statement}_{where}"], parameters)
         predictions = [read_prediction(row) for row in rows]
         if after is None:
             page = predictions[:limit]
@@ -234,15 +239,9 @@ class Database:
         ids = [row.id for row in predictions if not row.image_sha256]
         return self._label_map("labels_by_image", {"images": images, "ids": ids}) if predictions else {}
 
-    def label_pages(self) -> Iterator[list[StoredLabel]]:
-        """Every label, oldest first, in pages; the first page is empty if there is none."""
-        last_id = 0
-        while True:
-            rows = self._execute(SQL["labels"], {"after": last_id, "limit": LABEL_BATCH})
-            yield [StoredLabel(**row) for row in rows]
-            if len(rows) < LABEL_BATCH:
-                return
-            last_id = rows[-1]["id"]
+    def label_pages(self) -> Iterator[list[Label]]:
+        """Every label, oldest first, then images that have tags alone; the first page is empty if there is none."""
+        return self.label_batches.pages()
 
     def current_labels(self) -> dict[str, LabelValue]:
         """The current label of every labelled image, by `Prediction.image_key`, the newest last."""
@@ -254,12 +253,13 @@ class Database:
 
     def import_labels(self, labels: Sequence[Label]) -> ImportCounts:
         """Add labels of images that have predictions here, except those that are in the table already."""
-        new = matched = 0
+        total: Counter[str] = Counter()
         for begin in range(0, len(labels), LABEL_BATCH):
             batch = list(enumerate(labels[begin : begin + LABEL_BATCH]))
             [counts] = self._insert("import_labels", statements.IMPORTED_LABELS, batch)
-            new, matched = new + counts["added"], matched + counts["matched"]
-        return ImportCounts(new, known=matched - new, unmatched=len(labels) - matched)
+            total.update(counts)
+        known, unmatched = total["labelled"] - total["added"], len(labels) - total["matched"]
+        return ImportCounts(total["added"], known=known, unmatched=unmatched, tags=total["tagged"])
 
     def save_thumbnails(self, thumbnails: Sequence[Thumbnail], heat_maps: Sequence[HeatMap]) -> None:
         """Insert those that are missing; a heat map needs the thumbnail of its image."""

@@ -62,6 +62,10 @@ class KeyExists(RequestError, status=409, code="key_exists"):
     """There is an API key of this name."""
 
 
+class LabelNameConflict(RequestError, status=409, code="label_name_conflict"):
+    """The name of a label, or its key, is in use."""
+
+
 class TooManyGuesses(RequestError, status=429, code="too_many_guesses", retry_after_s=60):
     """Many wrong API keys came from this address."""
 

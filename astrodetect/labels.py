@@ -7,7 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,8 +19,14 @@ LabelValue: TypeAlias = str  # one of LABELS, or a name of one's own for a kind 
 LABELS = INTERESTING, ORDINARY, ARTEFACT = "interesting", "ordinary", "artefact"
 MAX_LABEL_LENGTH = 40  # characters
 LABEL_PATTERN = re.compile(rf"\w[\w .-]{{0,{MAX_LABEL_LENGTH - 1}}}")
-COLUMNS = ("id", "prediction_id", "image_name", "image_sha256", "label", "who", "note", "timestamp")
+COLUMNS = (
+    "id", "prediction_id", "image_name", "image_sha256", "label", "who", "note", "timestamp", "role", "tags"
+)  # fmt: skip
+TAG_SEPARATOR = ";"
 MAX_NOTE_LENGTH = 10_000  # characters
+MAX_LABEL_NAMES = 100
+DIGITS = "123456789"  # what names without a key of their own get
+LABEL_KEYS = f"{DIGITS}bcdefghmpqvwxyz"  # the pages have other uses for the rest
 
 _CsvRow: TypeAlias = "dict[str | Any, str | Any]"  # of csv.DictReader; missing and surplus fields are None
 
@@ -29,7 +35,8 @@ _CsvRow: TypeAlias = "dict[str | Any, str | Any]"  # of csv.DictReader; missing 
 class Label:
     """A label of one image, which is identified by its SHA-256, by one of its predictions or by its path."""
 
-    label: LabelValue
+    label: LabelValue  # empty of an image that has tags only
+    id: int | None = None
     prediction_id: int | None = None
     image_name: str | None = None
     image_sha256: str | None = None  # not recorded in rows of older versions
@@ -37,6 +44,8 @@ class Label:
     note: str | None = None
     timestamp: dt.datetime | None = None
     path: str | None = None  # never in the table
+    role: LabelValue | None = None  # which of LABELS a name of one's own counts as; None: interesting
+    tags: tuple[str, ...] = ()  # of the image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +59,43 @@ class StoredLabel(Label):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelName:
+    """A name of one's own, its key in Review, what it counts as, and how many labels have it."""
+
+    name: LabelValue
+    key: str | None  # None: the next free digit
+    role: LabelValue  # one of LABELS
+    labels: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImportCounts:
     """Labels of an import by outcome."""
 
     new: int
     known: int  # in the table already
     unmatched: int  # of images without a prediction here
+    tags: int = 0  # new ones
 
 
 def parse_label(text: str) -> LabelValue:
     """The label in lower case with single spaces; ValueError says what a label is."""
-    label = " ".join(text.lower().split())
-    if not LABEL_PATTERN.fullmatch(label):
+    return _parse_name(text, f"a label is {', '.join(LABELS)}, or a name of")
+
+
+def parse_tag(text: str) -> str:
+    """The tag in lower case with single spaces; ValueError says what a tag is."""
+    return _parse_name(text, "a tag has")
+
+
+def _parse_name(text: str, what: str) -> str:
+    name = " ".join(text.lower().split())
+    if not LABEL_PATTERN.fullmatch(name):
         quoted = text.encode(errors="replace").decode()  # JSON may have half of a surrogate pair
         raise ValueError(
-            f"a label is {', '.join(LABELS)}, or a name of letters, digits and . _ - of up to {MAX_LABEL_LENGTH} "
-            f"characters, not {quoted or 'nothing'}"
+            f"{what} letters, digits and . _ - of up to {MAX_LABEL_LENGTH} characters, not {quoted or 'nothing'}"
         )
-    return label
+    return name
 
 
 def is_wanted(label: LabelValue) -> bool:
@@ -88,7 +116,14 @@ def own_names(labels: Iterable[LabelValue]) -> list[LabelValue]:
     return sorted({*labels} - {*LABELS})
 
 
-def to_csv(pages: Iterable[Sequence[StoredLabel]]) -> Iterator[str]:
+def assign_keys(names: Sequence[LabelName]) -> list[LabelName]:
+    """The names with free digits for those without a key; those for which there is none come without, at the end."""
+    free = iter(sorted({*DIGITS} - {name.key for name in names if name.key}))
+    keyed = [name if name.key else replace(name, key=next(free, None)) for name in names]
+    return sorted(keyed, key=lambda name: name.key is None)
+
+
+def to_csv(pages: Iterable[Sequence[Label]]) -> Iterator[str]:
     """A CSV file in parts, one for each page.
 
     Names are written literally, even where a spreadsheet would read one as a formula: an import must give the same.
@@ -137,7 +172,9 @@ def match_images(
     return matched, unmatched
 
 
-def _read_csv(path: Path, keys: tuple[str, str], parse: Callable[[_CsvRow], Label], *, strict: bool) -> list[Label]:
+def _read_csv(
+    path: Path, keys: tuple[str, str], parse: Callable[[_CsvRow], Label | None], *, strict: bool
+) -> list[Label]:
     """The labels of a file with a column `label` and one of `keys`; DataError names the first line that is invalid.
 
     Unless `strict`, rows may be ragged and paths may hold bytes that are not UTF-8.
@@ -147,10 +184,11 @@ def _read_csv(path: Path, keys: tuple[str, str], parse: Callable[[_CsvRow], Labe
             rows = csv.DictReader(file, strict=strict)
             if not ({"label"} <= set(rows.fieldnames or ()) and set(keys) & set(rows.fieldnames or ())):
                 raise DataError(f"{path}: its first line must name label, and {keys[0]} or {keys[1]}")
-            labels = []
+            labels: list[Label] = []
             for row in rows:
                 try:
-                    labels.append(parse(_complete(row) if strict else row))
+                    label = parse(_complete(row) if strict else row)
+                    labels += [label] if label else []
                 except ValueError as error:
                     raise DataError(f"{path}, line {rows.line_num}: {error}; no label was read") from error
     except OSError as error:
@@ -168,7 +206,11 @@ def _complete(row: _CsvRow) -> _CsvRow:
 
 def _table_label(row: _CsvRow) -> Label:
     row = {column: text or None for column, text in row.items()}
-    label, digits, sha256 = parse_label(row.get("label") or ""), row.get("prediction_id"), row.get("image_sha256")
+    tags = _tags(row)
+    label = parse_label(row.get("label") or "") if row.get("label") or not tags else ""
+    digits, sha256, role = row.get("prediction_id"), row.get("image_sha256"), row.get("role")
+    if role and role not in LABELS:
+        raise ValueError(f"a role is {', '.join(LABELS)}, not {role}")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"an image_sha256 is 64 digits from 0 to f, not {sha256}")
     if digits and not (re.fullmatch(r"[0-9]{1,19}", digits) and 0 < int(digits) <= BIGINT_MAX):
@@ -188,17 +230,33 @@ def _table_label(row: _CsvRow) -> Label:
         who=row.get("who"),
         note=row.get("note"),
         timestamp=timestamp.replace(tzinfo=timestamp.tzinfo or dt.UTC) if timestamp else None,
+        role=None if label in LABELS else role,
+        tags=tags,
     )
 
 
-def _image_label(row: _CsvRow) -> Label:
-    label, sha256, path = ((row.get(column) or "").strip() or None for column in ("label", "image_sha256", "path"))
-    return Label(label=parse_label(label or ""), image_sha256=sha256, path=path)
+def _image_label(row: _CsvRow) -> Label | None:
+    """The label as rankings read it; None of a row that has tags only."""
+    label, sha256, path, role = (
+        (row.get(column) or "").strip() or None for column in ("label", "image_sha256", "path", "role")
+    )
+    if not label and _tags(row):
+        return None
+    parsed = parse_label(label or "")
+    counts_as = role if role in {ORDINARY, ARTEFACT} and parsed not in LABELS else parsed
+    return Label(label=counts_as or "", image_sha256=sha256, path=path)
+
+
+def _tags(row: _CsvRow) -> tuple[str, ...]:
+    """The tags of a row, each once."""
+    return tuple(dict.fromkeys(map(parse_tag, filter(None, (row.get("tags") or "").split(TAG_SEPARATOR)))))
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return TAG_SEPARATOR.join(value)
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 

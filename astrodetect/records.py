@@ -215,6 +215,7 @@ class Prediction:
     known_arcsec: float | None = None  # its separation
     known_references: int | None = None
     known_catalogue: str | None = None
+    tags: tuple[str, ...] = ()  # of its image, in the table `image_tags`
 
     @property
     def image_key(self) -> str:
@@ -302,6 +303,7 @@ class PredictionFilters:
     in_domain: bool | None = None
     cone: Cone | None = None
     known: bool | None = None
+    tag: str | None = None  # of the image
 
 
 @dataclass(frozen=True, slots=True)

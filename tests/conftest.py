@@ -207,7 +207,7 @@ def _service(log_url: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterato
 @pytest.fixture
 def page_client(_service: "TestClient", log_url: str) -> "TestClient":
     """A test client of the module's service, with no model and an empty `predictions` table."""
-    query(log_url, "TRUNCATE predictions, pictures, heat_maps CASCADE")
+    query(log_url, "TRUNCATE predictions, pictures, heat_maps, image_tags, label_names CASCADE")
     _service.cookies.clear()
     return _service
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 MAX_SEED = 2**31 - 1
 DESCRIPTION = """export the labels of images to a CSV file, import them, or write a training set
 
-Columns: id, prediction_id, image_name, image_sha256, label, who, note, timestamp. An import needs label (interesting,
-ordinary, artefact, or a name of your own) and image_sha256 or prediction_id. A label is assigned to the newest
-prediction of the image with that SHA-256, whichever database it comes from; without a SHA-256, to the prediction with
-that id (and that name, if given). Labels that exist already are skipped; a file with an invalid line is not imported at
-all. Names that begin with = + - or @ are written unchanged: spreadsheets must open the file as text.
+Columns: id, prediction_id, image_name, image_sha256, label, who, note, timestamp, role, tags. An import needs label
+(interesting, ordinary, artefact, or a name of your own) or tags (separated by ;), and image_sha256 or prediction_id.
+The role is which of the three a name of your own counts as. A label is assigned to the newest prediction of the image
+with that SHA-256, whichever database it comes from; without a SHA-256, to the prediction with that id (and that name,
+if given). Labels and tags that exist already are skipped; a file with an invalid line is not imported at all. Names
+that begin with = + - or @ are written unchanged: spreadsheets must open the file as text.
 
 `folders` writes train/LABEL and test/LABEL folders of the images by their newest labels, with duplicates in one part.
 It takes the files of --images that have the SHA-256 of a labelled image, as hard links where the file system allows;
@@ -62,7 +63,7 @@ def _export(path: Path) -> int:
 
     count = 0
 
-    def pages(database: "Database") -> Iterator[list[labels.StoredLabel]]:
+    def pages(database: "Database") -> Iterator[list[labels.Label]]:
         nonlocal count
         for page in database.label_pages():
             count += len(page)
@@ -115,5 +116,6 @@ def _import(path: Path) -> int:
     print(
         f"{path}: {imported.new:,} new, {imported.known:,} known, "
         f"{imported.unmatched:,} of images without a prediction in the database"
+        + (f"; {imported.tags:,} new tags" if imported.tags else "")
     )
     return 0

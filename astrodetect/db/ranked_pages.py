@@ -25,7 +25,8 @@ class RankedPages:
         By distance the filters have a cone, whose centre it is from; what lies within a smaller cone comes first.
         """
         key = NEARNESS if by == "distance" else by
-        statement = self._sql["highest_in_cone" if filters.cone else "highest"].format(key=key)
+        where = "_of_tag" if filters.tag else "_in_cone" if filters.cone else ""
+        statement = self._sql[f"highest{where}"].format(key=key)
         rows: list[Row] = []
         for tried in _growing_cones(filters) if by == "distance" else (filters,):
             rows = self._execute(statement, filter_parameters(tried, limit, before))

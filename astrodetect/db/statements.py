@@ -69,7 +69,15 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = ("match", "filters", "name_condition", "cells", "in_cells", "after_edge")  # conditions in several statements
+SHARED = (
+    "match",
+    "filters",
+    "tagged",
+    "name_condition",
+    "cells",
+    "in_cells",
+    "after_edge",
+)  # conditions in several statements
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -102,8 +110,9 @@ def row_values(columns: Sequence[Column[T]], records: Sequence[T]) -> list[Any]:
 def read_statements(folder: Path) -> dict[str, str]:
     """Statements of the folder's .sql files, by the name in a line `-- name: NAME` before each.
 
-    `{columns}` are the columns of `predictions` that are read, with what the catalogues say of the position, `{own}`
-    without that, `{inserted}` those that are written; a statement of SHARED is inserted into others by its name.
+    `{columns}` are the columns of `predictions` that are read, with the image's tags and what the catalogues say of the
+    position, `{own}` without these, `{inserted}` those that are written; a statement of SHARED is inserted into others
+    by its name.
     """
     read, inserted = f"id, {column_list(READ)}", column_list(PREDICTIONS)
     statements: dict[str, str] = {}
@@ -120,8 +129,8 @@ def read_statements(folder: Path) -> dict[str, str]:
 
 def read_prediction(row: dict[str, Any]) -> Prediction:
     """A row of `{columns}`."""
-    match = row.pop("match", None)
-    return Prediction(**row, **(match or {}))
+    match, tags = row.pop("match", None), row.pop("tags", None)
+    return Prediction(**row, **(match or {}), tags=tuple(tags or ()))
 
 
 def insert_statement(
@@ -157,6 +166,7 @@ def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) 
         "min_novelty": filters.min_novelty,
         "in_domain": filters.in_domain,
         "known": filters.known,
+        "tag": filters.tag,
         "limit": limit + 1,
         "near": limit + 1 + (NEAR if filters != PredictionFilters() else 0),
         **_cone_parameters(filters.cone),
@@ -187,7 +197,7 @@ def _healpix(scored: ScoredImage) -> int | None:
     return None if scored.ra is None or scored.dec is None else cell_index(scored.ra, scored.dec)
 
 
-READ = [_column(field.name) for field in fields(Prediction) if field.name not in {"id", *KNOWN_COLUMNS}]
+READ = [_column(field.name) for field in fields(Prediction) if field.name not in {"id", "tags", *KNOWN_COLUMNS}]
 PREDICTIONS = [*READ, Column("healpix", _healpix)]  # by which a cone is found, and which says nothing else
 VECTORS: list[Column[tuple[uuid.UUID, str]]] = [
     Column("request_id", lambda vector: vector[0], "uuid"),
@@ -207,6 +217,8 @@ IMPORTED_LABELS: list[Column[tuple[int, Label]]] = [  # with their position in t
     Column("prediction_id", lambda line: line[1].prediction_id, "bigint"),
     Column("image_name", lambda line: storable_text(line[1].image_name)),
     Column("image_sha256", lambda line: line[1].image_sha256),
+    Column("role", lambda line: line[1].role),
+    Column("tags", lambda line: list(line[1].tags), "text[]"),
 ]
 THUMBNAILS: list[Column[Thumbnail]] = [
     Column("image_sha256", lambda thumbnail: thumbnail.image_sha256),

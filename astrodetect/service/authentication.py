@@ -31,6 +31,8 @@ AUDIT_PREFIX = "/audit"
 PREDICTING = {"/detect", "/detect/batch", "/detect-anomalies", "/classify", "/similar", "/try"}
 REVIEWING = ("/review/", "/labels/", "/map")
 TEACHING_PATH = "/review/teach"  # a training
+LABEL_NAMES_PATH = "/review/names"
+LABELLING = ("/label", "/tag", "/untag")  # how the paths end
 NAME_OF_SETTING = "ASTRODETECT_API_KEY"
 IDENTITY = "astrodetect.identity"  # key in the ASGI scope
 
@@ -89,7 +91,7 @@ def needed_scope(method: str, path: str) -> KeyScope:
         return "operate" if path.startswith(AUDIT_PREFIX) else "read"
     if path in PREDICTING:
         return "predict"
-    reviewing = path.endswith("/label") or (path.startswith(REVIEWING) and path != TEACHING_PATH)
+    reviewing = path.endswith(LABELLING) or (path.startswith(REVIEWING) and path != TEACHING_PATH)
     return "review" if reviewing else "operate"
 
 

@@ -9,7 +9,7 @@ from fastapi import Depends, Form, Path, Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
 
-from astrodetect.labels import LabelValue, parse_label
+from astrodetect.labels import LabelValue, parse_label, parse_tag
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
 from astrodetect.records import BIGINT_MAX, Cone, PredictionFilters, SkyObject
 from astrodetect.sky.positions import MAX_ID_CHARS, parse_cone, parse_sky_object
@@ -20,6 +20,8 @@ OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
 VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
 
 LabelName: TypeAlias = Annotated[str, AfterValidator(parse_label)]  # built in, or one's own
+TagName: TypeAlias = Annotated[str, AfterValidator(parse_tag)]
+PostedTag: TypeAlias = Annotated[TagName, Form()]
 
 
 def prediction_filters(
@@ -42,10 +44,23 @@ def prediction_filters(
     known: Annotated[
         bool | None, Query(description="whether `crossmatch` found a known object at the position")
     ] = None,
+    tag: Annotated[TagName | None, Query(description="a tag of the image")] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""
     return PredictionFilters(
-        result, min_score, max_score, name, since, until, request_id, model, label, min_novelty, in_domain, known=known
+        result,
+        min_score,
+        max_score,
+        name,
+        since,
+        until,
+        request_id,
+        model,
+        label,
+        min_novelty,
+        in_domain,
+        known=known,
+        tag=tag,
     )
 
 

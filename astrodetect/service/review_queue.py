@@ -14,8 +14,9 @@ import numpy as np
 from astrodetect.anomalies import active_learning
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.anomalies.novelty import Novelty
+from astrodetect.db.label_names import LabelNames
 from astrodetect.db.shared_state import LeaseTable
-from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY, LabelValue, own_names
+from astrodetect.labels import ARTEFACT, INTERESTING, ORDINARY, LabelValue, is_wanted, own_names
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import EmbeddedImages, Prediction
 from astrodetect.settings import SETUP_DB_COMMAND
@@ -41,6 +42,8 @@ class ReviewDatabase(Protocol):
     def stores_vectors(self) -> bool: ...
     @property
     def leases(self) -> LeaseTable: ...
+    @property
+    def label_names(self) -> LabelNames: ...
     def embedded_images(self, space: str, *, newest: int, model: str | None = None) -> EmbeddedImages: ...
     def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]: ...
@@ -65,19 +68,20 @@ class LabelProgress:
     ordinary: int
     artefact: int
     names: Mapping[str, int] = field(default_factory=dict)  # of one's own
+    found: int = field(default=0, compare=False)  # that count as interesting
 
     @classmethod
-    def of(cls, labels: Mapping[str, LabelValue]) -> "LabelProgress":
-        """From the label of each image."""
+    def of(cls, labels: Mapping[str, LabelValue], roles: Mapping[LabelValue, LabelValue]) -> "LabelProgress":
+        """From the label of each image, and the roles of names."""
         counts = Counter(labels.values())
         names = {name: counts[name] for name in own_names(counts)}
-        return cls(len(labels), counts[INTERESTING], counts[ORDINARY], counts[ARTEFACT], names)
+        found = sum(count for label, count in counts.items() if is_wanted(roles.get(label, label)))
+        return cls(len(labels), counts[INTERESTING], counts[ORDINARY], counts[ARTEFACT], names, found)
 
     @property
     def found_per_100(self) -> float | None:
-        """Interesting images per hundred labelled ones, those with one's own labels included."""
-        found = self.interesting + sum(self.names.values())
-        return 100 * found / self.labelled if self.labelled else None
+        """Interesting images per hundred labelled ones, by the roles of their labels."""
+        return 100 * self.found / self.labelled if self.labelled else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,12 @@ class ReviewBatch:
     note: str | None  # why the order is not the requested one
     candidates: list[ReviewCandidate]
     labels: Mapping[str, LabelValue]  # by image
+    roles: Mapping[LabelValue, LabelValue]  # of names that do not count as interesting
 
     @property
     def progress(self) -> LabelProgress:
         """The numbers of labelled images."""
-        return LabelProgress.of(self.labels)
+        return LabelProgress.of(self.labels, self.roles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,12 @@ class RankingRequest:
     like: LabelValue | None = None  # images like those with this label first
     taught: str | None = None  # the name of the model, if it learnt from labels and ranks by its scores too
     unknown: bool = False  # whether images of objects that catalogues know are left out
+    roles: Mapping[LabelValue, LabelValue] = field(default_factory=dict)  # of names that do not count as interesting
 
     @property
-    def choice(self) -> tuple[LabelValue | None, bool]:
+    def choice(self) -> tuple[LabelValue | None, bool, Mapping[LabelValue, LabelValue]]:
         """What reviewers choose."""
-        return self.like, self.unknown
+        return self.like, self.unknown, self.roles
 
 
 class ReviewLeases:
@@ -154,7 +160,7 @@ class _Ranking:
             return self
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
-        chosen = replace(self.request, like=request.like, unknown=request.unknown)
+        chosen = replace(self.request, like=request.like, unknown=request.unknown, roles=request.roles)
         return _Ranking(chosen, self._newest_id, self.images, labels)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
@@ -174,13 +180,17 @@ class _Ranking:
     def _compute_orders(self) -> Mapping[ReviewOrder, list[int]]:
         if not self.images.ids:
             return {by: [] for by in active_learning.REVIEW_ORDERS}
+        roles, like = self.request.roles, self.request.like
+        counted = {
+            image: label if label == like else roles.get(label, label) for image, label in self._labelled.items()
+        }
         return active_learning.review_orders(
             self.images.vectors,
             self._strength,
-            self._labelled,
+            counted,
             ORDER_LENGTH,
             blocks=self.request.blocks,
-            like=self.request.like,
+            like=like,
             network=self.images.scores if self.request.taught else None,
             hidden=self.images.known if self.request.unknown else (),
         )
@@ -218,14 +228,14 @@ class ReviewQueue:
 
         `at_once`: in an earlier ranking, where the one with the newest labels takes more than RANKING_WAIT_S.
         """
-        labels = self._database.current_labels()
+        labels, roles = self._database.current_labels(), self._database.label_names.roles()
         note = NO_DETECTORS if space is None else None if self._database.stores_vectors else NO_VECTORS
         if by == "novelty" or space is None or note:
-            return self._by_novelty(space, note, limit, labels, unknown)
-        request = RankingRequest(space, blocks, like, taught, unknown)
+            return self._by_novelty(space, note, limit, labels, roles, unknown=unknown)
+        request = RankingRequest(space, blocks, like, taught, unknown, roles)
         ranking = (self._available_ranking if at_once else self._newest_ranking)(request, labels)
         if ranking is None:
-            return self._by_novelty(space, NOT_YET, limit, labels, unknown)
+            return self._by_novelty(space, NOT_YET, limit, labels, roles, unknown=unknown)
         order = ranking.order(by, labels)[:limit]
         ids = [ranking.images.ids[index] for index in order]
         rows = self._database.by_ids(ids)
@@ -234,17 +244,24 @@ class ReviewQueue:
             for id_, index in zip(ids, order, strict=True)
             if id_ in rows and not (unknown and rows[id_].known)
         ]
-        return ReviewBatch(by, None, candidates, labels)
+        return ReviewBatch(by, None, candidates, labels, roles)
 
     def close(self) -> None:
         """Waits for the ranking that is being computed."""
         self._executor.shutdown(cancel_futures=True)
 
     def _by_novelty(
-        self, space: str | None, note: str | None, limit: int, labels: Mapping[str, LabelValue], unknown: bool
+        self,
+        space: str | None,
+        note: str | None,
+        limit: int,
+        labels: Mapping[str, LabelValue],
+        roles: Mapping[LabelValue, LabelValue],
+        *,
+        unknown: bool,
     ) -> ReviewBatch:
         rows = self._database.most_novel(space, limit=limit, unknown=unknown)
-        return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels)
+        return ReviewBatch("novelty", note, [ReviewCandidate(row, [_novelty(row)]) for row in rows], labels, roles)
 
     def _available_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking | None:
         if self._next_ranking is None or self._next_ranking.done():

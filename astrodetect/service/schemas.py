@@ -6,17 +6,13 @@ import uuid
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.config import JsonDict, JsonValue
 from starlette.datastructures import URL
 from starlette.responses import JSONResponse
 
-from astrodetect.anomalies import active_learning
 from astrodetect.errors import AstrodetectError
-from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import Neighbour, Prediction, PredictionPage, QueuedPrediction
-from astrodetect.service.query_params import LabelName
-from astrodetect.service.review_queue import ReviewBatch
 
 CSV = "text/csv; charset=utf-8"
 
@@ -47,6 +43,7 @@ EXAMPLE_ROW: JsonDict = {
     "known_arcsec": 0.4,
     "known_references": 4313,
     "known_catalogue": "SIMBAD",
+    "tags": ["blue core", "tidal tail"],
 }
 
 
@@ -91,6 +88,7 @@ class PredictionResponse(BaseModel):
     known_arcsec: float | None = None
     known_references: int | None = None
     known_catalogue: str | None = None
+    tags: list[str] = []  # of the image, by people; empty in what /detect answers
 
     @classmethod
     def of(cls, row: Prediction | QueuedPrediction) -> "PredictionResponse":
@@ -187,100 +185,6 @@ class SimilarResponse(BaseModel):
             for neighbour in neighbours
         ]
         return cls(prediction=PredictionResponse.of(row), similar=similar)
-
-
-class LabelRequest(BaseModel):
-    """A person's label of the image of a prediction."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"label": "interesting", "who": "ada", "note": "a ring?"}}
-    )
-
-    label: LabelName = Field(
-        description="interesting, ordinary, artefact, or a name of one's own for a kind of interesting images"
-    )
-    who: str | None = Field(default=None, max_length=255)
-    note: str | None = Field(default=None, max_length=MAX_NOTE_LENGTH)
-
-
-class LabelResponse(BaseModel):
-    """A stored label and the image that it belongs to."""
-
-    model_config = with_example(
-        id=12,
-        prediction_id=1842,
-        image_name=EXAMPLE_ROW["image_name"],
-        image_sha256=EXAMPLE_ROW["image_sha256"],
-        label="interesting",
-        who="ada",
-        note="a ring?",
-        timestamp="2026-11-21T06:30:00.123456Z",
-    )
-
-    id: int
-    prediction_id: int
-    image_name: str
-    image_sha256: str | None
-    label: LabelValue
-    who: str | None
-    note: str | None
-    timestamp: dt.datetime
-
-
-class CandidateResponse(BaseModel):
-    """An image to label, and why it was chosen."""
-
-    why: list[str]
-    prediction: PredictionResponse
-
-
-class ProgressResponse(BaseModel):
-    """Numbers of labelled images, by label: `names` has one's own; `found_per_100` is null before the first."""
-
-    labelled: int
-    interesting: int
-    ordinary: int
-    artefact: int
-    names: dict[str, int]
-    found_per_100: float | None
-
-
-class ReviewResponse(BaseModel):
-    """The images to label next, in order; `note` says why the order is not the requested one."""
-
-    model_config = with_example(
-        by="interest",
-        note=None,
-        next=[
-            {
-                "why": ["novelty 0.998", "most like it: 3 interesting, 2 artefact"],
-                "prediction": EXAMPLE_ROW,
-            }
-        ],
-        progress={
-            "labelled": 50,
-            "interesting": 14,
-            "ordinary": 20,
-            "artefact": 9,
-            "names": {"merger": 4, "ring": 3},
-            "found_per_100": 42.0,
-        },
-    )
-
-    by: active_learning.ReviewOrder
-    note: str | None
-    next: list[CandidateResponse]
-    progress: ProgressResponse
-
-    @classmethod
-    def of(cls, batch: ReviewBatch) -> "ReviewResponse":
-        """From the images that the queue chose."""
-        candidates = [
-            CandidateResponse(why=candidate.why, prediction=PredictionResponse.of(candidate.prediction))
-            for candidate in batch.candidates
-        ]
-        progress = ProgressResponse.model_validate(batch.progress, from_attributes=True)
-        return cls(by=batch.by, note=batch.note, next=candidates, progress=progress)
 
 
 class ErrorDetail(BaseModel):

@@ -1,10 +1,11 @@
 -- Statements of database.py and astrodetect/db/catalogues.py on catalogues, their objects, and their matches.
 
 -- name: match
--- Of the row with this id, of whatever table: `catalogue_matches` has no column of that name.
+-- Of the row with this id, of whatever table: `catalogue_matches` has no column of that name, nor has `image_tags`.
 (SELECT json_build_object('known', known, 'known_name', coalesce(name, object_id), 'known_type', type,
     'known_arcsec', arcsec, 'known_references', reference_count, 'known_catalogue', catalogue)
-FROM catalogue_matches WHERE prediction_id = id) AS match
+FROM catalogue_matches WHERE prediction_id = id) AS match,
+(SELECT array_agg(tag ORDER BY tag) FROM image_tags WHERE image = coalesce(image_sha256, id::text)) AS tags
 
 -- name: begin_catalogue
 -- The row is locked until the end of the transaction: another import of this name waits.

@@ -1,4 +1,4 @@
--- Statements of database.py on the table `labels`.
+-- Statements of database.py, db/label_batches.py, db/label_names.py and db/tags.py on labels, their names, and tags.
 
 -- name: add_labels
 -- Of all these predictions, or of none.
@@ -24,8 +24,9 @@ FROM deleted JOIN predictions ON predictions.id = prediction_id
 ORDER BY deleted.id
 
 -- name: labels
-SELECT labels.id, prediction_id, image_name, image_sha256, labels.label, who, note, labels."timestamp"
-FROM labels JOIN predictions ON predictions.id = prediction_id
+SELECT labels.id, prediction_id, image_name, image_sha256, labels.label, who, note, labels."timestamp", role,
+    (SELECT array_agg(tag ORDER BY tag) FROM image_tags WHERE image = coalesce(image_sha256, prediction_id::text)) AS tags
+FROM labels JOIN predictions ON predictions.id = prediction_id LEFT JOIN label_names ON name = labels.label
 WHERE labels.id > %(after)s
 ORDER BY labels.id
 LIMIT %(limit)s
@@ -63,22 +64,23 @@ ORDER BY min(labels."timestamp"), min(labels.id)
 
 -- name: import_labels
 -- By SHA-256, of the image's predictions the one with this id or else the newest; without a SHA-256 by prediction id.
-WITH given (line, label, who, note, "timestamp", prediction_id, image_name, image_sha256) AS (VALUES {rows}),
+-- Tags belong to the image, roles to the name; what is here already stays as it is.
+WITH given (line, label, who, note, "timestamp", prediction_id, image_name, image_sha256, role, tags) AS (VALUES {rows}),
 matched AS (
-    SELECT line, found.id, found.image_sha256, given.label, who, note, given."timestamp"
+    SELECT line, found.id, found.image_sha256, given.label, who, note, given."timestamp", tags
     FROM given CROSS JOIN LATERAL (
         SELECT id, image_sha256 FROM predictions
         WHERE image_sha256 = given.image_sha256
         ORDER BY id = given.prediction_id DESC NULLS LAST, id DESC
         LIMIT 1) AS found
     UNION ALL
-    SELECT line, predictions.id, predictions.image_sha256, given.label, who, note, given."timestamp"
+    SELECT line, predictions.id, predictions.image_sha256, given.label, who, note, given."timestamp", tags
     FROM given JOIN predictions ON predictions.id = prediction_id
     WHERE given.image_sha256 IS NULL AND coalesce(given.image_name = predictions.image_name, true)),
 added AS (
     INSERT INTO labels (prediction_id, label, who, note, "timestamp")
     SELECT id, label, who, note, coalesce("timestamp", now()) FROM matched
-    WHERE NOT EXISTS (
+    WHERE label <> '' AND NOT EXISTS (
         SELECT FROM labels JOIN predictions ON predictions.id = labels.prediction_id
         WHERE (predictions.id = matched.id OR predictions.image_sha256 = matched.image_sha256)
           AND labels.label = matched.label
@@ -86,5 +88,82 @@ added AS (
           AND coalesce(labels."timestamp" = matched."timestamp", true))
     GROUP BY id, label, who, note, "timestamp"
     ORDER BY max(line)
-    RETURNING id)
-SELECT (SELECT count(*) FROM added) AS added, (SELECT count(*) FROM matched) AS matched
+    RETURNING id),
+named AS (
+    INSERT INTO label_names (name, role)
+    SELECT DISTINCT ON (label) label, role FROM given WHERE label <> '' AND role IS NOT NULL ORDER BY label, line DESC
+    ON CONFLICT (name) DO NOTHING),
+tagged AS (
+    INSERT INTO image_tags (image, tag, who)
+    SELECT DISTINCT ON (image, tag) coalesce(image_sha256, id::text) AS image, tag, who
+    FROM matched CROSS JOIN unnest(tags) AS tag ORDER BY image, tag, line
+    ON CONFLICT (image, tag) DO NOTHING
+    RETURNING image)
+SELECT (SELECT count(*) FROM added) AS added, (SELECT count(*) FROM tagged) AS tagged,
+    (SELECT count(*) FROM matched) AS matched, (SELECT count(*) FROM matched WHERE label <> '') AS labelled
+
+-- name: tags_without_label
+-- Of images that have tags and no label, each with its newest prediction.
+SELECT tags, who, "timestamp", newest.id AS prediction_id, image_name, image_sha256
+FROM (
+    SELECT image, array_agg(tag ORDER BY tag) AS tags, min(who) AS who, max("timestamp") AS "timestamp"
+    FROM image_tags WHERE image > %(after)s GROUP BY image ORDER BY image) AS tagged
+CROSS JOIN LATERAL (
+    SELECT id, image_name, image_sha256 FROM predictions
+    WHERE id = (SELECT max(id) FROM predictions WHERE image_sha256 = image)
+       OR id = CASE WHEN length(image) < 20 THEN image::bigint END) AS newest
+WHERE image NOT IN (
+    SELECT coalesce(predictions.image_sha256, prediction_id::text)
+    FROM labels JOIN predictions ON predictions.id = prediction_id)
+ORDER BY image
+LIMIT %(limit)s
+
+-- name: add_tag
+-- To the images of all these predictions, or of none.
+WITH given AS (
+    SELECT DISTINCT coalesce(image_sha256, id::text) AS image FROM predictions
+    WHERE id = ANY (%(ids)s) AND (SELECT count(*) FROM predictions WHERE id = ANY (%(ids)s)) = %(count)s),
+added AS (
+    INSERT INTO image_tags (image, tag, who) SELECT image, %(tag)s, %(who)s FROM given ORDER BY image
+    ON CONFLICT (image, tag) DO NOTHING)
+SELECT image FROM given
+
+-- name: remove_tag
+DELETE FROM image_tags
+WHERE tag = %(tag)s AND image IN (SELECT coalesce(image_sha256, id::text) FROM predictions WHERE id = ANY (%(ids)s))
+RETURNING image
+
+-- name: tags
+SELECT tag FROM image_tags GROUP BY tag ORDER BY count(*) DESC, tag LIMIT %(limit)s
+
+-- name: label_names
+-- Those that were added, and those of all labels; a name that was never added counts as interesting.
+SELECT name, key, coalesce(role, 'interesting') AS role, coalesce(labels, 0)::int AS labels
+FROM label_names FULL JOIN (
+    SELECT label AS name, count(*) AS labels FROM labels WHERE label <> ALL (%(built_in)s) GROUP BY label) AS used
+    USING (name)
+ORDER BY name
+
+-- name: label_roles
+SELECT name, role FROM label_names WHERE role <> 'interesting'
+
+-- name: save_label_name
+-- The name `old` is replaced, and may be one that labels have and that was never added.
+WITH allowed AS (
+    SELECT WHERE NOT EXISTS (SELECT FROM label_names WHERE key = %(key)s AND name IS DISTINCT FROM %(old)s)
+      AND (%(name)s IS NOT DISTINCT FROM %(old)s OR (
+        NOT EXISTS (SELECT FROM label_names WHERE name = %(name)s)
+        AND NOT EXISTS (SELECT FROM labels WHERE label IN (%(name)s, %(old)s))))
+      AND (%(old)s IS NOT NULL OR (SELECT count(*) FROM label_names) < %(most)s)),
+renamed AS (
+    UPDATE label_names SET name = %(name)s, key = %(key)s, role = %(role)s
+    WHERE name = %(old)s AND EXISTS (SELECT FROM allowed)
+    RETURNING name),
+added AS (
+    INSERT INTO label_names (name, key, role)
+    SELECT %(name)s, %(key)s, %(role)s FROM allowed WHERE NOT EXISTS (SELECT FROM renamed)
+    RETURNING name)
+SELECT name FROM renamed UNION ALL SELECT name FROM added
+
+-- name: remove_label_name
+DELETE FROM label_names WHERE name = %(name)s AND NOT EXISTS (SELECT FROM labels WHERE label = %(name)s) RETURNING name

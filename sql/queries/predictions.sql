@@ -2,7 +2,7 @@
 -- {inserted} those that are written, {rows} the rows of values to insert.
 
 -- name: check
--- With the table of the newest migration that the service needs, `catalogue_matches`.
+-- With tables of the newest migrations that the service needs: `catalogue_matches` and `image_tags`.
 SELECT {columns} FROM predictions LIMIT 0
 
 -- name: check_writes
@@ -83,6 +83,7 @@ LIMIT %(limit)s
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
   AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
   AND (%(known)s IS NULL OR (SELECT known FROM catalogue_matches WHERE prediction_id = id) = %(known)s)
+  AND (%(tag)s IS NULL OR id = ANY ({tagged}))
   AND (%(radius)s IS NULL OR sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
 
 -- name: newest
@@ -154,6 +155,25 @@ WHERE id = ANY (ARRAY(
     LIMIT %(limit)s))
 ORDER BY id
 
+-- name: newest_of_tag
+-- People tag few images, whose ids come first. Ordered by id + 0, or PostgreSQL might scan from the newest row.
+SELECT {columns} FROM predictions
+WHERE (%(edge)s IS NULL OR id < %(edge)s) AND {filters}
+ORDER BY id + 0 DESC
+LIMIT %(limit)s
+
+-- name: newer_of_tag
+SELECT {columns} FROM predictions
+WHERE id > %(edge)s AND {filters}
+ORDER BY id + 0
+LIMIT %(limit)s
+
+-- name: highest_of_tag
+SELECT {columns} FROM predictions
+WHERE {after_edge} AND {filters}
+ORDER BY {key} DESC, id DESC
+LIMIT %(limit)s
+
 -- name: highest
 -- Block by block, as the newest: of each block the highest by its index of {key}, which is score or novelty. The edge is
 -- a row: those after it have a lower value, or the same one and a smaller id.
@@ -180,6 +200,14 @@ WHERE id = ANY (ARRAY(
     ORDER BY value DESC, id DESC
     LIMIT %(limit)s))
 ORDER BY {key} DESC, id DESC
+
+-- name: tagged
+-- The ids of the tag's images. A SHA-256 has 64 digits, an id at most 19.
+ARRAY(
+    SELECT tagged.id FROM image_tags JOIN predictions AS tagged ON tagged.image_sha256 = image WHERE tag = %(tag)s
+    UNION ALL
+    SELECT image::bigint FROM (
+        SELECT image FROM image_tags WHERE tag = %(tag)s AND length(image) < 20 OFFSET 0) AS unhashed)
 
 -- name: after_edge
 {key} IS NOT NULL

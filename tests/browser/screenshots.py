@@ -16,6 +16,7 @@ PATHS = (
     "/history/1",
     "/review",
     "/review/grid",
+    "/review/names",
     "/map",
     "/map/sky",
     "/models-page",

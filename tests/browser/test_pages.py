@@ -14,7 +14,7 @@ from browser.tabs import LAPTOP, PHONE, Tabs
 GRID = "/review/grid?count=12"
 MAPS = "/map", "/map/sky"
 SECTIONS = ("/", "/history", "/history/1", "/review", GRID, *MAPS, "/models-page", "/models-page/train", "/live")
-PAGES = (*SECTIONS, "/audit", "/key", "/history/999999")
+PAGES = (*SECTIONS, "/review/names", "/audit", "/key", "/history/999999")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 pytestmark = pytest.mark.usefixtures("free_images")
 MIN_BYTES, MAX_BYTES = 10_000, 150_000

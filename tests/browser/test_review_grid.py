@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("free_images", "no_labels")
 
 @pytest.fixture
 def no_labels(log_url: str) -> Any:
-    """Removes all labels before and after a test."""
-    query(log_url, "DELETE FROM labels")
+    """Removes all labels, their names and tags before and after a test."""
+    query(log_url, "TRUNCATE labels, label_names, image_tags")
     yield
-    query(log_url, "DELETE FROM labels")
+    query(log_url, "TRUNCATE labels, label_names, image_tags")
 
 
 def open_grid(tabs: Tabs, service: Service, **options: Any) -> Page:
@@ -91,6 +91,51 @@ def test_the_rest_is_ordinary_turns_the_page_and_is_undone_as_a_whole(
     expect(page.locator(f'#tiles > li[data-id="{first[0]}"]')).to_have_count(1)  # shown again, first
     assert ids(page)[:9] == [id_ for id_ in first if id_ not in first[2:5]]
     assert labels(log_url) == [(id_, "ring io") for id_ in first[2:5]]
+
+
+def test_a_name_gets_a_key_and_images_are_tagged_and_labelled_by_keyboard(
+    tabs: Tabs, service: Service, log_url: str
+) -> None:
+    page = tabs.open(f"{service.url}/review/names")
+    page.get_by_role("textbox", name="Name").focus()
+    page.keyboard.type("Satellite trail")
+    page.keyboard.press("Tab")
+    page.keyboard.type("art")  # of the roles
+    page.keyboard.press("Tab")
+    page.keyboard.type("x")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("form", name="satellite trail").get_by_label("Counts as")).to_have_value("artefact")
+
+    page = open_grid(tabs, service)
+    first = ids(page)
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("t")
+    page.keyboard.type("Blue  core")
+    page.keyboard.press("Enter")
+    expect(page.locator("#announcement")).to_have_text("2 images tagged blue core")
+    expect(tile(page, 1)).to_be_focused()
+    expect(tile(page, 0).locator(".chip")).to_have_text("blue core")
+    page.keyboard.press("x")  # they are still chosen
+    expect(tile(page, 0)).to_have_accessible_name(
+        f"{tile(page, 0).get_attribute('data-name')}, labelled satellite trail, tagged blue core"
+    )
+    expect(tile(page, 0).locator(".chip.artefact")).to_have_text("satellite trail")
+    expect(page.locator("#announcement")).to_have_text("2 images labelled satellite trail")
+    assert labels(log_url) == [(id_, "satellite trail") for id_ in first[:2]]
+
+    page = tabs.open(f"{service.url}/history/{first[0]}")
+    page.keyboard.press("t")
+    page.keyboard.type("tail")
+    page.keyboard.press("Enter")
+    remove = page.get_by_role("button", name="Remove tag")
+    expect(remove).to_have_count(2)
+    assert accessibility_violations(page) == []
+    remove.first.press("Enter")
+    expect(remove).to_have_text("tail ×")
+    assert query(log_url, "SELECT tag, count(*) FROM image_tags GROUP BY tag ORDER BY tag") == [
+        ("blue core", 1), ("tail", 1)
+    ]  # fmt: skip
 
 
 def test_a_label_that_is_not_stored_is_not_shown(tabs: Tabs, service: Service, log_url: str) -> None:

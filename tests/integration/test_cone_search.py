@@ -174,7 +174,7 @@ def strict_table(document: bytes) -> Any:
         return votable.parse(io.BytesIO(document), verify="exception").get_first_table()
 
 
-@pytest.mark.parametrize(("verbosity", "columns"), [("1", 3), ("2", 12), ("3", 25), ("", 12)])
+@pytest.mark.parametrize(("verbosity", "columns"), [("1", 3), ("2", 12), ("3", 26), ("", 12)])
 def test_simple_cone_search_answers_valid_votables(cone_client: TestClient, verbosity: str, columns: int) -> None:
     answer = cone_client.get("/scs", params={"RA": "202.4", "DEC": "47.2", "SR": "0.01", "VERB": verbosity})
     assert answer.status_code == 200

@@ -21,7 +21,7 @@ from astrodetect.records import ImageContract, Prediction, ScoredImage
 from database import Database
 
 SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
-HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
+HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp,role,tags"
 HOSTILE = ("=cmd|' /C calc'!A0", 'quo"te, comma', "a\r\nb", "+1", "-1", "@x", "'; DROP TABLE labels; --", "ümläut ✨")
 
 
@@ -31,7 +31,7 @@ def recorded(log: Database, number: int = 1, name: str = "m51.jpg") -> Predictio
 
 
 def all_labels(log: Database) -> list[StoredLabel]:
-    return [label for page in log.label_pages() for label in page]
+    return [label for page in log.label_pages() for label in page if isinstance(label, StoredLabel)]
 
 
 def exported(log: Database, path: Path) -> Path:

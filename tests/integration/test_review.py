@@ -318,7 +318,7 @@ def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
     file = client.get("/labels.csv")
     assert file.headers["content-type"] == "text/csv; charset=utf-8"
     header, line = file.text.splitlines()
-    assert header == "id,prediction_id,image_name,image_sha256,label,who,note,timestamp"
+    assert header == "id,prediction_id,image_name,image_sha256,label,who,note,timestamp,role,tags"
     assert line.startswith(f"{label['id']},{label['prediction_id']},{label['image_name']},{label['image_sha256']},")
 
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from astrodetect.errors import DatabaseError
 from astrodetect.service.authentication import (
     AUDIT_PREFIX,
+    LABEL_NAMES_PATH,
     PREDICTING,
     SAFE_METHODS,
     SIGN_IN_PATH,
@@ -20,7 +21,7 @@ from astrodetect.service.authentication import (
 from astrodetect.service.services import services_of
 
 EXPORTS = ("/predictions.", "/labels.csv", AUDIT_PREFIX + ".csv")
-CHANGES_OF_REVIEW = ("/label", "/undo")  # how the paths end that store or delete labels; others turn pages
+CHANGES_OF_REVIEW = ("/label", "/undo", "/tag", "/untag")  # ends of the paths that store or delete; others turn pages
 REQUEST_CHARS = 300
 
 log = logging.getLogger("uvicorn.error")
@@ -78,4 +79,9 @@ def is_audited(method: str, path: str) -> bool:
         return False
     if path in {SIGN_IN_PATH, SIGN_OUT_PATH}:  # anybody may try: they write their entry where they succeed
         return False
-    return needed_scope(method, path) == "operate" or method == "DELETE" or path.endswith(CHANGES_OF_REVIEW)
+    return (
+        needed_scope(method, path) == "operate"
+        or method == "DELETE"
+        or path.endswith(CHANGES_OF_REVIEW)
+        or path.startswith(LABEL_NAMES_PATH)
+    )

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
 from astrodetect.errors import DatabaseError
+from astrodetect.labels import TAG_SEPARATOR
 from astrodetect.records import Cone, Prediction, PredictionFilters
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.services import DatabaseDep
@@ -49,6 +50,7 @@ FIELDS = {
         VOField("known_arcsec", "double", "pos.angDistance", "arcsec", "separation of the known object"),
         VOField("known_references", "long", "meta.bib", description="publications about the known object"),
         VOField("known_catalogue", ucd="meta.title", description="the catalogue that has it"),
+        VOField("tags", description="of the image, by people, separated by ;"),
     ],
 }
 DOCUMENT: dict[int | str, dict[str, Any]] = {
@@ -100,6 +102,8 @@ def _parse_verbosity(text: str | None) -> int:
 
 def _value(prediction: Prediction, name: str) -> object:
     value = getattr(prediction, name)
+    if isinstance(value, tuple):
+        return TAG_SEPARATOR.join(value)
     if name == "timestamp":
         return value.isoformat()
     if name == "known_references" and value is None:

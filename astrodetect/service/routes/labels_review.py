@@ -12,7 +12,8 @@ from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import LabelId, LabelName, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
-from astrodetect.service.schemas import CSV, LabelRequest, LabelResponse, ReviewResponse, csv_response
+from astrodetect.service.review_schemas import LabelRequest, LabelResponse, ReviewResponse, TagRequest, TagsResponse
+from astrodetect.service.schemas import CSV, csv_response
 from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 
 router = APIRouter(route_class=DatabaseRoute)
@@ -24,6 +25,20 @@ router = APIRouter(route_class=DatabaseRoute)
 def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
     """Labels the image of a prediction; the newest of several labels is its current one."""
     return database.add_label(id, body.label, who=body.who, note=body.note)
+
+
+@router.post("/predictions/{id}/tag", response_model=TagsResponse, responses=declared(400, 404, 422, 503))
+def tag(database: DatabaseDep, id: PredictionId, body: TagRequest) -> Any:  # noqa: A002
+    """Tags the image of a prediction; an image may have many tags, which do not rank."""
+    database.tags.add([id], body.tag, who=body.who)
+    return database.prediction(id)
+
+
+@router.post("/predictions/{id}/untag", response_model=TagsResponse, responses=declared(400, 404, 422, 503))
+def untag(database: DatabaseDep, id: PredictionId, body: TagRequest) -> Any:  # noqa: A002
+    """Removes a tag from the image of a prediction; a tag that it does not have is no error."""
+    database.tags.remove([id], body.tag)
+    return database.prediction(id)
 
 
 @router.delete("/labels/{id}", response_model=LabelResponse, responses=declared(404, 422, 503))

@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 
 from astrodetect.csv_cells import literal_text
 from astrodetect.errors import DatabaseUnavailable
+from astrodetect.labels import TAG_SEPARATOR
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
@@ -143,6 +144,8 @@ def _cell(value: object) -> str:
         return value.isoformat()
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return TAG_SEPARATOR.join(value)
     return literal_text(value) if isinstance(value, str) else str(value)
 
 
@@ -165,6 +168,8 @@ def _table_value(value: object) -> object:
         return value.isoformat()
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return TAG_SEPARATOR.join(value) or None
     return str(value) if isinstance(value, uuid.UUID) else value
 
 

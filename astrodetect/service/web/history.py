@@ -42,6 +42,7 @@ DESCRIPTIONS = {  # of each filter, in the order of the form
     "min_novelty": "novelty from {}",
     "in_domain": "in domain: {}",
     "known": "known: {}",
+    "tag": "tag {}",
     "since": "from {}",
     "until": "to {}",
     "model": "model {}",
@@ -55,6 +56,7 @@ ERRORS = {  # what to enter instead
     "min_novelty": "is not a novelty: enter a number from 0 to 1, such as 0.99",
     "in_domain": "is neither true nor false",
     "known": "is neither true nor false",
+    "tag": "is not a tag: enter letters, digits and . _ -",
     "since": "is not a date: enter one such as 2026-11-21",
     "until": "is not a date: enter one such as 2026-11-21",
     "position": "is not a position: enter RA and Dec, such as 202.47 47.2 or 13:29:52.7 +47:11:43",
@@ -154,6 +156,7 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
         "max_ordinary": MAX_ORDINARY_IMAGES,
         "with_thumbnail": database.images_with_thumbnails(hashes),
         "labels": database.labels_by_image(page.predictions),
+        "roles": database.label_names.roles(),
         "distances": _distances(filters.validated.cone, page.predictions),
     }
     if fragment:
@@ -163,6 +166,7 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
         return response
     newest = not (filters.entered or filters.sort or before or after)
     values["choices"] = _choices(filters, list_manifests(models.folder))
+    values["known_tags"] = database.tags.suggested()
     values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
     return render(request, "history.html", status=422 if filters.errors else 200, **values)
 

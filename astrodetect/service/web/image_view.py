@@ -104,6 +104,7 @@ def show_neighbours(request: Request, database: DatabaseDep, id: PredictionId) -
         problem=problem,
         with_thumbnail=with_thumbnail,
         labels=database.labels_by_image([neighbour.prediction for neighbour in neighbours]),
+        roles=database.label_names.roles(),
     )
 
 

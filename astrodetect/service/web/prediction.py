@@ -7,10 +7,10 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.errors import NotFound
-from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH
+from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH, assign_keys
 from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.query_params import ChosenLabel, LabelId, PredictionId
+from astrodetect.service.query_params import ChosenLabel, LabelId, PostedTag, PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
@@ -20,6 +20,7 @@ from astrodetect.service.web.review_session import MAX_REVIEWER_LENGTH, remember
 MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH, "label": MAX_LABEL_LENGTH}  # characters
 MAX_OTHERS = 12  # other predictions of the same image
 MAX_LABELS_SHOWN = 20
+Back: TypeAlias = Annotated[str, Form(pattern=r"^(/(history|review)[\w/]*(\?[\w=&%.+-]*)?)?$", max_length=500)]
 Compact: TypeAlias = Annotated[bool, Form()]  # whether the labels are on an upload card
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
@@ -46,7 +47,7 @@ def show_prediction(
         others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
-        **_label_values(request, database, row, compact=False),
+        **_tag_values(database, row) | _label_values(request, database, row, compact=False),
     )
 
 
@@ -82,6 +83,34 @@ def add_label(
     return response
 
 
+@router.post("/history/{id}/tag")
+def add_tag(
+    request: Request,
+    database: DatabaseDep,
+    id: PredictionId,  # noqa: A002
+    *,
+    tag: PostedTag,
+    back: Back = "",
+) -> Response:
+    """Tags the image of a prediction."""
+    database.tags.add([id], tag, who=reviewer_name(request))
+    return _show_tags(request, database, id, back, f"Tagged {tag}")
+
+
+@router.post("/history/{id}/untag")
+def remove_tag(
+    request: Request,
+    database: DatabaseDep,
+    id: PredictionId,  # noqa: A002
+    *,
+    tag: PostedTag,
+    back: Back = "",
+) -> Response:
+    """Removes a tag; one that the image does not have is no error."""
+    database.tags.remove([id], tag)
+    return _show_tags(request, database, id, back, f"Tag {tag} removed")
+
+
 @router.post("/labels/{label_id}/undo")
 def remove_label(
     request: Request,
@@ -100,14 +129,36 @@ def remove_label(
 
 def _label_values(request: Request, database: ServiceDatabase, row: Prediction, *, compact: bool) -> dict[str, Any]:
     """What `_labels.html` needs."""
+    names = database.label_names.list()
     return {
         "id": row.id,
         "labels": database.labels_of_image(row),
+        "roles": {name.name: name.role for name in names},
+        "own_names": assign_keys(names),
         "max_labels": MAX_LABELS_SHOWN,
         "reviewer": reviewer_name(request),
         "max_lengths": MAX_LENGTHS,
         "compact": compact,
     }
+
+
+def _tag_values(database: ServiceDatabase, row: Prediction, back: str = "") -> dict[str, Any]:
+    """What `_tags.html` needs."""
+    return {
+        "id": row.id,
+        "tags": row.tags,
+        "known_tags": database.tags.suggested(),
+        "back": back or f"/history/{row.id}",
+        "max_label_length": MAX_LABEL_LENGTH,
+    }
+
+
+def _show_tags(request: Request, database: ServiceDatabase, id: int, back: str, message: str) -> Response:  # noqa: A002
+    if not wants_fragment(request):
+        return RedirectResponse(back or f"/history/{id}#tags-{id}", 303)
+    response = render(request, "_tags.html", **_tag_values(database, database.prediction(id), back))
+    response.headers["HX-Trigger"] = json.dumps({"announce": message})
+    return response
 
 
 def _show_labels(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -124,7 +124,8 @@ def show_map_image(
     row = database.prediction(id)
     labels = database.labels_of_image(row)
     label = labels[0].label if labels else None
-    response = render(request, "_map_image.html", row=row, label=label, rank=rank, total=total)
+    role = database.label_names.roles().get(label, label) if label else None
+    response = render(request, "_map_image.html", row=row, label=label, role=role, rank=rank, total=total)
     response.headers["Cache-Control"] = f"private, max-age={IMAGE_MAX_AGE_S}"
     return response
 
@@ -144,15 +145,16 @@ def legend_by_class(stored: StoredProjection) -> Legend:
     return _legend("class", markers, [index_of[name] for name in classes])
 
 
-def legend_by_label(labels: Sequence[LabelValue | None]) -> Legend:
-    """By the current label."""
+def legend_by_label(labels: Sequence[LabelValue | None], roles: Mapping[LabelValue, LabelValue]) -> Legend:
+    """By the current label; names that do not count as interesting are shown as what they count as."""
     _, square, triangle, diamond, cross, _ = MARKER_SHAPES
     markers = [
         (UNLABELLED, "step-0", _disc(2.2)),
         *zip(LABELS, ("mark-1", "mark-0", "mark-3"), (triangle, square, cross), strict=True),
     ]
     index_of = {None: 0} | {label: index for index, label in enumerate(LABELS, start=1)}
-    if names := own_names(label for label in labels if label):
+    index_of |= {name: index_of[role] for name, role in roles.items()}
+    if names := own_names(label for label in labels if label and label not in roles):
         markers.append((", ".join(names), "mark-2", diamond))
         index_of |= dict.fromkeys(names, len(markers) - 1)
     return _legend("label", markers, [index_of[label] for label in labels])
@@ -186,7 +188,11 @@ def _disc(radius: float) -> str:
 
 def _legends(services: Services, stored: StoredProjection) -> list[Legend]:
     labels = services.projections.labels(stored)
-    return [legend_by_class(stored), legend_by_label(labels), legend_by_novelty(stored)]
+    return [
+        legend_by_class(stored),
+        legend_by_label(labels, services.database.label_names.roles()),
+        legend_by_novelty(stored),
+    ]
 
 
 def _space(services: Services) -> str | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, LabelValue, is_wanted, own_names
+from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, LabelValue, assign_keys, is_wanted, own_names
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
 from astrodetect.service.review_queue import ORDER_LENGTH, ReviewBatch, ReviewCandidate, space_blocks
 from astrodetect.service.services import ServiceDatabase, Services
@@ -115,15 +115,19 @@ def undo_last_step(database: ServiceDatabase, session: ReviewSession) -> UndoneS
 
 def describe_labels(database: ServiceDatabase) -> dict[str, Any]:
     """What the templates show of the labels given so far."""
-    labels = database.labels_in_order()
-    names = own_names(labels)
-    summary = summarise_discoveries(labels) if labels else None
+    labels, names = database.labels_in_order(), database.label_names.list()
+    roles = {name.name: name.role for name in names}
+    counted = [roles.get(label, label) for label in labels]
+    summary = summarise_discoveries(counted) if labels else None
     return {
         "labelled": len(labels),
-        "names": names,
+        "names": (given := own_names(labels)),
+        "own_names": assign_keys(names),
+        "roles": roles,
+        "known_tags": database.tags.suggested(),
         "max_label_length": MAX_LABEL_LENGTH,
-        "counts": {label: labels.count(label) for label in [*LABELS, *names]},
-        "chart": plot_discoveries(labels, summary) if summary else None,
+        "counts": {label: labels.count(label) for label in [*LABELS, *given]},
+        "chart": plot_discoveries(counted, summary) if summary else None,
         "summary": summary,
     }
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from astrodetect.labels import LabelValue
 from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.query_params import ChosenLabel
+from astrodetect.service.query_params import ChosenLabel, PostedTag
 from astrodetect.service.review_queue import ReviewCandidate
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.rendering import render, wants_fragment
@@ -146,6 +146,35 @@ def skip_images(
     return _answer(request, session, choice, f"{_images(len(chosen))} skipped", chosen)
 
 
+@router.post("/tag")
+def tag_images(
+    request: Request,
+    services: ServicesDep,
+    choice: PostedChoice,
+    *,
+    tag: PostedTag,
+    chosen: PredictionIds = [],  # noqa: B006
+) -> Response:
+    """Tags the chosen images."""
+    if chosen:
+        services.database.tags.add(chosen, tag, who=reviewer_name(request))
+    return _answer_tags(request, services, choice, f"{_images(len(chosen))} tagged {tag}", chosen)
+
+
+@router.post("/untag")
+def untag_images(
+    request: Request,
+    services: ServicesDep,
+    choice: PostedChoice,
+    *,
+    tag: PostedTag,
+    chosen: PredictionIds = [],  # noqa: B006
+) -> Response:
+    """Removes a tag from the chosen images."""
+    count = services.database.tags.remove(chosen, tag)
+    return _answer_tags(request, services, choice, f"tag {tag} removed from {_images(count)}", chosen)
+
+
 @router.post("/undo")
 def undo_step_of_grid(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Undoes the last step of the session: all labels of a batch."""
@@ -173,6 +202,15 @@ def _label(
     return _answer(request, session, choice, f"{_images(len(stored))} labelled {label}", ids)
 
 
+def _answer_tags(
+    request: Request, services: Services, choice: ReviewChoice, message: str, ids: Sequence[int]
+) -> Response:
+    """As `_answer`, with the tags of each image; without scripts the images are shown again."""
+    rows = services.database.by_ids(ids)
+    tags = {id_: row.tags for id_, row in rows.items()}
+    return _answer(request, ReviewSession.read(request), choice, message, ids, again=ids, tags=tags)
+
+
 def _answer(
     request: Request,
     session: ReviewSession,
@@ -181,10 +219,11 @@ def _answer(
     ids: Sequence[int],
     *,
     again: Sequence[int] = (),
+    **values: Any,
 ) -> Response:
     """For the page's script what was done to which predictions; else the next images."""
     if wants_fragment(request):
-        answer: dict[str, Any] = {"message": message[0].upper() + message[1:], "ids": ids}
+        answer: dict[str, Any] = {"message": message[0].upper() + message[1:], "ids": ids, **values}
         return session.save(JSONResponse(answer))
     url = choice.url + "".join(f"&again={id_}" for id_ in again[:MAX_GRID])
     return session.save(RedirectResponse(url, 303))

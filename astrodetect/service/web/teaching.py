@@ -64,7 +64,8 @@ def _teach_arguments(services: Services, images: str, name: str) -> list[str]:
 
 
 def _count_wanted(services: Services) -> int:
-    return sum(map(is_wanted, services.database.current_labels().values()))
+    roles = services.database.label_names.roles()
+    return sum(is_wanted(roles.get(label, label)) for label in services.database.current_labels().values())
 
 
 def _form(

@@ -160,15 +160,17 @@ def _card_values(request: Request, services: Services, prediction: Prediction | 
     """What `_card.html` needs; without the database there are neither image nor labels."""
     stages_s = RequestContext.of(request.scope).stages_s
     row = prediction.scored if isinstance(prediction, QueuedPrediction) else prediction
-    view, labels = ImageView.without_image(VIEW_UNAVAILABLE), None
+    view, labels, roles = ImageView.without_image(VIEW_UNAVAILABLE), None, dict[str, str]()
     with suppress(DatabaseError):
         view = ImageView.load(row, services)
         labels = services.database.labels_of_image(prediction) if isinstance(prediction, Prediction) else None
+        roles = services.database.label_names.roles() if labels else {}
     return {
         "row": row,
         "queued": isinstance(prediction, QueuedPrediction),
         "view": view,
         "labels": labels,
+        "roles": roles,
         "unusual": UNUSUAL_NOVELTY,
         "took_ms": 1000 * sum(seconds for stage, seconds in stages_s.items() if stage != "read"),
     }

@@ -12,12 +12,14 @@ const open = () => tiles.filter((tile) => !tile.dataset.label && !tile.dataset.s
 const select = (tile, on) => tile.setAttribute("aria-selected", on);
 
 const describe = (tile) => {
-  const { name, why, label, skipped } = tile.dataset;
-  tile.setAttribute("aria-label", [name, label ? `labelled ${label}` : skipped ? "skipped" : why].join(", "));
-  const chip = document.createElement("span");
-  chip.className = `chip ${["ordinary", "artefact"].includes(label) ? label : "interesting"}`;
-  chip.textContent = label || "skipped";
-  tile.querySelector(".tile-label").replaceChildren(...(label || skipped ? [chip] : []));
+  const { name, why, label, skipped, tags } = tile.dataset;
+  const state = label ? `labelled ${label}` : skipped ? "skipped" : why;
+  tile.setAttribute("aria-label", [name, state, ...(tags ? [`tagged ${tags}`] : [])].join(", "));
+  const role = section.querySelector(`button[value="${CSS.escape(label ?? "")}"]`)?.dataset.role ?? label;
+  const chip = (text, kind) => Object.assign(document.createElement("span"), { className: `chip ${kind}`, textContent: text });
+  tile.querySelector(".tile-label").replaceChildren(
+    ...(label || skipped ? [chip(label || "skipped", ["ordinary", "artefact"].includes(role) ? role : "interesting")] : []),
+    ...tags.split("; ").filter(Boolean).map((tag) => chip(tag, "tag")));
 };
 
 const moveTo = (index, focus = true) => {
@@ -133,12 +135,30 @@ const undo = () => enqueue(async () => {
   if (undone.length) moveTo(anchor = tiles.indexOf(undone[0]));
 });
 
+// Tags do not end the review of an image: the selection stays, for a label.
+const changeTags = (path, input) => {
+  const chosen = selected().length ? selected() : [tiles[current]], tag = input.value;
+  if (!tag.trim()) return input.focus();
+  input.value = "";
+  tiles[current].focus();
+  enqueue(async () => {
+    const { message, tags } = await post(path, [...chosen.map((tile) => ["chosen", tile.dataset.id]), ["tag", tag]]);
+    announce(message);
+    for (const tile of chosen) {
+      tile.dataset.tags = tags[tile.dataset.id].join("; ");
+      describe(tile);
+    }
+  });
+};
+
 section.addEventListener("submit", (event) => {
   const { submitter, target } = event, path = submitter.getAttribute("formaction") ?? target.getAttribute("action");
   if (submitter.id === "restore-skipped") return; // reloads the page
   event.preventDefault();
   if (submitter.id === "undo") return undo();
-  if (turning || !tiles.length || !open().length) return; // a label would go to an image that nobody has seen
+  if (turning || !tiles.length) return;
+  if (submitter.id.endsWith("-tag")) return changeTags(path, target.elements.tag);
+  if (!open().length) return; // a label would go to an image that nobody has seen
   const label = submitter.value || target.elements.own.value.trim().toLowerCase();
   let chosen = selected().length ? selected() : [tiles[current]];
   if (submitter.id === "rest") chosen = open().filter((tile) => !isSelected(tile));
@@ -152,6 +172,10 @@ section.addEventListener("submit", (event) => {
 });
 
 section.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.name === "tag") {
+    event.preventDefault(); // or it would press the button of a label
+    find("add-tag").click();
+  }
   if (!event.target.closest("#tiles") || event.altKey || !tiles.length) return;
   const columns = tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length, end = tiles.length - 1;
   const places = { ArrowLeft: current - 1, ArrowRight: current + 1, ArrowUp: current - columns, ArrowDown: current + columns, Home: 0, End: end };
