@@ -14,17 +14,13 @@ from typing import Any, TypeAlias
 import litserve
 import numpy as np
 import openvino
-import psycopg2
 from fastapi import Request
 from numpy.typing import NDArray
 from PIL import Image
-from psycopg2.extras import execute_values
+
+from benchmarks import peer_rows
 
 MAX_BATCH, BATCH_TIMEOUT_S = 32, 0.002
-TABLE_SQL = """
-    CREATE TABLE IF NOT EXISTS predictions (
-        id bigserial PRIMARY KEY, image_name text, score real, result text, timestamp timestamptz DEFAULT now())"""
-INSERT_SQL = "INSERT INTO predictions (image_name, score, result) VALUES %s RETURNING id"
 
 NamedPixels: TypeAlias = tuple[str, NDArray[np.uint8]]
 
@@ -37,9 +33,7 @@ class Detector(litserve.LitAPI):  # type: ignore[misc]  # LitServe need not be i
         network = openvino.Core().compile_model(os.environ["MODEL"], "CPU", {"NUM_STREAMS": 1})  # on all cores
         self.size = network.input().get_partial_shape()[1].get_length()
         self.request = network.create_infer_request()
-        self.connection = psycopg2.connect(os.environ["DATABASE_URL"])
-        with self.connection, self.connection.cursor() as cursor:
-            cursor.execute(TABLE_SQL)
+        self.connection = peer_rows.connect(os.environ["DATABASE_URL"])
 
     def decode_request(self, request: Request) -> NamedPixels:
         """The name and the pixels of the form's file: LitServe has read the form."""
@@ -55,14 +49,7 @@ class Detector(litserve.LitAPI):  # type: ignore[misc]  # LitServe need not be i
         """One pass of the network, and one commit."""
         names, pixels = batch
         scores = self.request.infer({0: pixels})["score"][:, 0].tolist()
-        results = ["Anomaly Detected" if score > 0.5 else "No Anomaly" for score in scores]
-        rows = list(zip(names, scores, results, strict=True))
-        with self.connection, self.connection.cursor() as cursor:
-            ids = execute_values(cursor, INSERT_SQL, rows, fetch=True)
-        return [
-            {"id": id_, "image_name": name, "score": score, "result": result}
-            for (id_,), (name, score, result) in zip(ids, rows, strict=True)
-        ]
+        return peer_rows.record(self.connection, names, scores)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """An answer for each image."""

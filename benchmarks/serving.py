@@ -1,11 +1,12 @@
-"""`python -m benchmarks.serving`: our service against a naive one and LitServe, in the same run on one machine.
+"""`python -m benchmarks.serving`: our service against a naive one, LitServe and BentoML, in turns on one machine.
 
 All serve the same model to the same callers, and log to the same embedded PostgreSQL, a database each, fsync on. The
-naive one (`naive_service.py`) runs Keras; LitServe (`litserve_service.py`) the same int8 network as ours, in batches;
-it is left out where it is not installed. All run all the time but only one is under load, in turns; the CPU share of
-the idle ones is in the report. Start-up is measured from exec to the first scored image. The engine's own images/s are
-measured in the same run, while all are idle. A status other than 200, or a missing row, fails the whole run without a
-report.
+naive one (`naive_service.py`) runs Keras; LitServe (`litserve_service.py`) and BentoML (`bentoml_service.py`) the same
+int8 network as ours, in batches; they are left out where they are not installed, and BentoML in quick runs. All run all
+the time but only one is under load, in turns; the CPU share of the idle ones is in the report, and the processor time
+that each service takes for a request, which other load disturbs less than its rate. Start-up is measured
+from exec to the first scored image. The engine's own images/s are measured in the same run, while all are idle. A
+status other than 200, or a missing row, fails the whole run without a report.
 
 `--full` adds our service with anomaly detectors, vectors and thumbnails, and has the other one store no thumbnails.
 """
@@ -24,11 +25,11 @@ from astrodetect.settings import settings
 from benchmarks import bar_chart, hardware, model, novelty
 from benchmarks.processes import BenchmarkError, exit_on_signals, print_progress, run_module
 from benchmarks.serving_rounds import (
+    BATCHING_PEERS,
     FULL,
-    LITSERVE,
+    INSTALL_PEERS,
     NAIVE,
     OURS,
-    WITHOUT_LITSERVE,
     ServingBenchmark,
     databases,
     services,
@@ -37,7 +38,7 @@ from benchmarks.serving_rounds import (
 QUICK_S = {1: 1.5, 32: 3.0}  # seconds by callers
 FULL_S = {1: 4.0, 8: 5.0, 32: 10.0}  # the naive service is slow at 32
 ROUNDS = 3
-LOAD_METRICS = ("per_s", "p50_ms", "p99_ms")
+LOAD_METRICS = ("per_s", "p50_ms", "p99_ms", "service_cpu_ms")  # the last: of the processor, for a request
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,9 +69,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(size: int, *, quick: bool, full: bool) -> dict[str, Any]:
     """All rounds."""
-    began, names = time.monotonic(), services(full=full)
-    if LITSERVE not in names:
-        print_progress(WITHOUT_LITSERVE)
+    began, names = time.monotonic(), services(full=full, quick=quick)
+    if not {*BATCHING_PEERS} & {*names}:
+        print_progress(f"batching peers are left out: {INSTALL_PEERS}")
     models = model.folder_of(size)
     if not model.is_complete(models):  # in a process of its own: TensorFlow's memory ends with it
         print_progress("preparing the model")
@@ -111,7 +112,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
     callers = tuple(rounds[0][OURS]["load"])
     measured: dict[str, dict[str, float]] = {}
-    for name in (name for name in (NAIVE, LITSERVE, OURS, FULL) if name in rounds[0]):
+    for name in (name for name in (NAIVE, *BATCHING_PEERS, OURS, FULL) if name in rounds[0]):
         measured[name] = {key: median(name, key) for key in ("first_answer_s", "peak_rss_mb", "pss_mb")}
         measured[name] |= {f"{key}_{n}": median(name, "load", n, key) for key in LOAD_METRICS for n in callers}
     ours, naive = measured[OURS], measured[NAIVE]
@@ -119,12 +120,13 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = {f"throughput_ratio_{n}": ours[f"per_s_{n}"] / naive[f"per_s_{n}"] for n in callers}
     for share in ("p50", "p99"):
         ratios |= {f"{share}_ratio_{n}": naive[f"{share}_ms_{n}"] / ours[f"{share}_ms_{n}"] for n in callers}
-    for name in (OURS, FULL) if LITSERVE in measured else ():
-        if name in measured:
-            prefix = LITSERVE if name == OURS else f"full_{LITSERVE}"
-            peer, own = measured[LITSERVE], measured[name]
-            ratios |= {f"{prefix}_ratio_{n}": own[f"per_s_{n}"] / peer[f"per_s_{n}"] for n in callers}
-            ratios |= {f"{prefix}_p50_ratio_{n}": peer[f"p50_ms_{n}"] / own[f"p50_ms_{n}"] for n in callers}
+    for peer, name in ((peer, name) for peer in BATCHING_PEERS for name in (OURS, FULL)):
+        if {peer, name} <= measured.keys():
+            prefix = peer if name == OURS else f"full_{peer}"
+            its, own = measured[peer], measured[name]
+            ratios |= {f"{prefix}_ratio_{n}": own[f"per_s_{n}"] / its[f"per_s_{n}"] for n in callers}
+            for share, key in (("p50", "p50_ms"), ("cpu", "service_cpu_ms")):
+                ratios |= {f"{prefix}_{share}_ratio_{n}": its[f"{key}_{n}"] / own[f"{key}_{n}"] for n in callers}
     engine = {"images_per_s": median("engine", "images_per_s")} | {
         key: rounds[-1]["engine"][key] for key in ("precision", "streams", "batch")
     }
@@ -163,7 +165,7 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [f"{'':24}{OURS:>14}{NAIVE:>14}{'better':>10}"]
     lines += [f"{name:24}{ours:>14,.1f}{naive:>14,.1f}{better:>10}" for name, ours, naive, better in table(report)]
     ours, naive, engine = report["services"][OURS], report["services"][NAIVE], report["engine"]
-    lines += [peer_line(report, name) for name in (LITSERVE, FULL) if name in report["services"]]
+    lines += [peer_line(report, name) for name in (*BATCHING_PEERS, OURS, FULL) if name in report["services"]]
     lines += [
         f"memory after the load, PSS: {ours['pss_mb']:,.0f} and {naive['pss_mb']:,.0f} MB; "
         f"ours is ready after {ours['ready_s']:.2f} s",
@@ -181,11 +183,14 @@ def peer_line(report: dict[str, Any], name: str) -> str:
     service, callers = report["services"][name], report["callers"]
     rates = ", ".join(f"{service[f'per_s_{n}']:.1f}" for n in callers)
     latencies = ", ".join(f"{service[f'p50_ms_{n}']:.1f}" for n in callers)
-    line = f"{name}: {rates} requests/s and p50 {latencies} ms for {', '.join(map(str, callers))} callers"
-    if LITSERVE in report["services"]:
-        prefix = f"full_{LITSERVE}" if name == FULL else LITSERVE
+    processor = ", ".join(f"{service[f'service_cpu_ms_{n}']:.1f}" for n in callers)
+    line = f"{name}: {rates} requests/s, p50 {latencies} ms and {processor} ms of the processor for a request"
+    line += f" of {', '.join(map(str, callers))} callers"
+    peers = [peer for peer in BATCHING_PEERS if peer in report["services"]]
+    for peer in peers if name in (OURS, FULL) else []:
+        prefix = f"full_{peer}" if name == FULL else peer
         ratios = ", ".join(f"{report[f'{prefix}_ratio_{n}']:.2f}" for n in callers)
-        line += f"; {FULL if name == FULL else OURS} makes {ratios} times the requests/s of {LITSERVE}"
+        line += f"; {ratios} times the requests/s of {peer}"
     return line
 
 

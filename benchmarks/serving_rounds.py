@@ -18,15 +18,17 @@ from benchmarks import hardware, http_messages, model
 from benchmarks.load import jpegs
 from benchmarks.processes import BenchmarkError, ServiceProcess, print_progress, run_module
 
-OURS, FULL, NAIVE, LITSERVE = "astrodetect", "astrodetect_full", "naive", "litserve"
-WITHOUT_LITSERVE = "LitServe is left out: python -m pip install -r benchmarks/requirements.txt"
+OURS, FULL, NAIVE, LITSERVE, BENTOML = "astrodetect", "astrodetect_full", "naive", "litserve", "bentoml"
+BATCHING_PEERS = (LITSERVE, BENTOML)  # each served by benchmarks.NAME_service
+INSTALL_PEERS = "python -m pip install -r benchmarks/requirements.txt"
 WARM_S = {1: 0.3, 8: 0.5, 32: 1.0}
 
 
-def services(*, full: bool) -> list[str]:
-    """What is measured: LitServe where it is installed, ours with everything on where that is asked for."""
-    peers = [NAIVE, LITSERVE] if importlib.util.find_spec("litserve") else [NAIVE]
-    return [*peers, OURS, FULL] if full else [*peers, OURS]
+def services(*, full: bool, quick: bool) -> list[str]:
+    """What is measured: the installed peers, in a quick run LitServe alone, and ours, with everything on if asked."""
+    peers = [LITSERVE] if quick else BATCHING_PEERS
+    names = [NAIVE, *(name for name in peers if importlib.util.find_spec(name)), OURS]
+    return [*names, FULL] if full else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,10 @@ class ServingBenchmark:
         if name == NAIVE:
             environment |= {"MODEL": str(self.models / f"{model.NAME}.h5")}
             return ServiceProcess("benchmarks.naive_service:app", environment, log)
-        if name == LITSERVE:
+        if name in BATCHING_PEERS:
             int8 = self.models / f"{model.NAME}.int8.xml"
             environment |= {"MODEL": str(int8 if int8.exists() else self.models / f"{model.NAME}.xml")}
-            return ServiceProcess("benchmarks.litserve_service", environment, log)
+            return ServiceProcess(f"benchmarks.{name}_service", environment, log)
         environment |= {
             "ASTRODETECT_MODELS_DIR": str(self.models_with_detectors if name == FULL else self.models),
             "ASTRODETECT_DATA_DIR": str(self.scratch / name),
@@ -106,6 +108,7 @@ class ServingBenchmark:
             "--seconds", str(seconds), "--warm", str(WARM_S[callers]), "--json",
         )  # fmt: skip
         began, idle_before = time.perf_counter(), sum(map(hardware.cpu_s, idle))
+        before = hardware.cpu_s(service.process.pid)
         report: dict[str, Any] = json.loads(run_module("benchmarks.load", *arguments, may_fail=True))
         idle_s = sum(map(hardware.cpu_s, idle)) - idle_before
         if set(report["statuses"]) != {"200"} or report["errors"]:
@@ -113,7 +116,9 @@ class ServingBenchmark:
                 f"{service.app} with {callers} callers: statuses {report['statuses']}, errors {report['errors']}\n"
                 + service.log_tail()
             )
-        return report | {"idle_cpu_share": idle_s / (time.perf_counter() - began) / hardware.cores()}
+        cpu_ms = 1000 * (hardware.cpu_s(service.process.pid) - before) / report["statuses"]["200"]
+        idle_share = idle_s / (time.perf_counter() - began) / hardware.cores()
+        return report | {"service_cpu_ms": cpu_ms, "idle_cpu_share": idle_share}
 
 
 @contextlib.contextmanager

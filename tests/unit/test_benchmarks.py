@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, load, serving
+from benchmarks import engine, load, serving, serving_rounds
 from benchmarks import http_messages as wire
 from benchmarks.load_generator import LoadGenerator
 from benchmarks.load_report import LoadReport, Response
@@ -141,21 +141,34 @@ def test_http_responses_are_parsed_once_complete(received: bytes, parsed: tuple[
     assert wire.parse(received) == parsed
 
 
+def test_a_quick_run_measures_litserve_alone_of_the_batching_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+    assert serving_rounds.services(full=True, quick=True) == ["naive", "litserve", "astrodetect", "astrodetect_full"]
+    assert serving_rounds.services(full=False, quick=False) == ["naive", "litserve", "bentoml", "astrodetect"]
+
+
 def test_the_serving_report_compares_ours_with_each_peer() -> None:
     def service(per_s: float, p50_ms: float) -> dict[str, Any]:
         load = {"per_s": per_s, "p50_ms": p50_ms, "p99_ms": 2 * p50_ms}
-        load |= {"cpu_share": 0.01, "cpu_us": 50.0, "idle_cpu_share": 0.0}
+        load |= {"cpu_share": 0.01, "cpu_us": 50.0, "idle_cpu_share": 0.0, "service_cpu_ms": 1000 / per_s}
         memory = {"peak_rss_mb": 300.0, "pss_mb": 200.0}
         return memory | {"first_answer_s": 1.0, "ready_s": 0.9, "load": {1: load, 32: load}}
 
     engine = {"images_per_s": 1800.0, "precision": "int8", "streams": 2, "batch": 16}
-    peers = {"naive": service(10, 80.0), "litserve": service(500, 9.0)}
+    peers = {"naive": service(10, 80.0), "litserve": service(500, 9.0), "bentoml": service(300, 6.0)}
     ours = {"astrodetect": service(900, 3.0), "astrodetect_full": service(600, 6.0)}
     report = serving.summarise([peers | ours | {"engine": engine}])
     assert report["throughput_ratio_32"] == 90
     assert (report["litserve_ratio_32"], report["litserve_p50_ratio_1"]) == (1.8, 3)
-    assert report["full_litserve_ratio_32"] == 1.2
-    assert "litserve: 500.0, 500.0 requests/s" in serving.peer_line(report, "litserve")
+    assert (report["full_litserve_ratio_32"], report["bentoml_ratio_32"], report["full_bentoml_p50_ratio_1"]) == (
+        1.2,
+        3,
+        1,
+    )
+    assert report["full_bentoml_cpu_ratio_32"] == pytest.approx(2)
+    line = serving.peer_line(report, "litserve")
+    assert line.startswith("litserve: 500.0, 500.0 requests/s, p50 9.0, 9.0 ms and 2.0, 2.0 ms of the processor")
+    assert "2.00, 2.00 times the requests/s of bentoml" in serving.peer_line(report, "astrodetect_full")
     without = serving.summarise([{"naive": peers["naive"], "astrodetect": ours["astrodetect"], "engine": engine}])
     assert "litserve_ratio_32" not in without
 
