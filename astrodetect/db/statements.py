@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -58,8 +59,15 @@ def to_halfvec(vector: Sequence[float] | None, dimensions: int) -> str | None:
     """A vector in pgvector's text format, padded with zeros; None if it is too long or not finite."""
     if vector is None or len(vector) > dimensions or not all(map(math.isfinite, vector)):
         return None
-    bounded = (f"{max(-HALF_MAX, min(value, HALF_MAX)):.5g}" for value in vector)
-    return f"[{','.join((*bounded, *'0' * (dimensions - len(vector))))}]"
+    if vector and not -HALF_MAX <= min(vector) <= max(vector) <= HALF_MAX:
+        vector = [max(-HALF_MAX, min(value, HALF_MAX)) for value in vector]
+    # One format of all values: one for each takes four times as long, a tenth of what recording an image takes.
+    return _halfvec_format(len(vector), dimensions) % tuple(vector)
+
+
+@cache
+def _halfvec_format(values: int, dimensions: int) -> str:
+    return f"[{','.join(['%.5g'] * values + ['0'] * (dimensions - values))}]"
 
 
 def like_pattern(part: str | None) -> str | None:
