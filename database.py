@@ -28,6 +28,7 @@ from astrodetect.db.connections import (
 )
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.fits_values import FitsValuesTable
 from astrodetect.db.label_batches import LabelBatches
 from astrodetect.db.label_names import LabelNames
 from astrodetect.db.pool import Heartbeat, Pool
@@ -105,9 +106,9 @@ class Database:
         self.description_log = DescriptionLog(self._execute, SQL, lambda: self.stores_vectors)
         self.leases, self.maps = LeaseTable(self._execute, SQL), MapTable(self._execute, SQL)
         self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
-        self.label_names = LabelNames(self._execute, SQL)
-        self.ranked, self.tags = RankedPages(self._execute, SQL), TagTable(self._execute, SQL)
-        self.sky = sky_counts.SkyCounts(self._execute, SQL)
+        self.label_names, self.tags = LabelNames(self._execute, SQL), TagTable(self._execute, SQL)
+        self.ranked, self.sky = RankedPages(self._execute, SQL), sky_counts.SkyCounts(self._execute, SQL)
+        self.fits_values = FitsValuesTable(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:
@@ -131,8 +132,7 @@ class Database:
 
     def prediction(self, id: int) -> Prediction:  # noqa: A002 - the name of the column
         """One prediction, or NotFound."""
-        predictions = self.by_ids([id]) if 0 < id <= BIGINT_MAX else {}
-        if not predictions:
+        if not (predictions := self.by_ids([id]) if 0 < id <= BIGINT_MAX else {}):
             raise NotFound(f"there is no prediction {id}")
         return predictions[id]
 

@@ -1,13 +1,13 @@
 """FITS to 8-bit RGB: the first image of a file, the selected planes, stretched to show faint structure.
 
-Called by `images.py` only, which checks the declared size before values are read and translates exceptions.
+`images.py` checks the declared size before values are read, and translates exceptions.
 """
 
 import contextlib
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -57,7 +57,7 @@ class Frame:
 
     def pixels(self, contract: ImageContract) -> Pixels:
         """Stretched RGB pixels, with the first row at the top; undefined pixels are black."""
-        return stretch_planes([self._plane(number) for number in self._plane_numbers(contract.bands)], contract.stretch)
+        return stretch_planes([self.plane(number) for number in self._plane_numbers(contract.bands)], contract.stretch)
 
     def centre(self) -> tuple[float, float] | None:
         """RA and Dec of the middle of the image in degrees, ICRS; None without a celestial WCS."""
@@ -92,7 +92,8 @@ class Frame:
             raise ImageError(f"FITS of {self.planes} planes, counted from 0: there are no bands {bands}")
         return numbers
 
-    def _plane(self, number: int) -> NDArray[Any]:
+    def plane(self, number: int) -> NDArray[Any]:
+        """The values of a plane, counted from 0, with the first row at the top."""
         index = tuple(number if length > 1 else 0 for length in self._outer)
         with quiet():
             plane = np.asarray(self._hdu.section[(*index, ...)])
@@ -138,6 +139,13 @@ def read_frame(data: bytes, *, max_pixels: int) -> Frame:
                 if type(hdu) in {fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU} and len(hdu.shape) >= 2:
                     return _frame_of(hdu)
     raise ImageUnsupported("FITS without an image: tables are not read")
+
+
+def read_planes(data: bytes, *, most: int, max_pixels: int) -> Iterator[NDArray[Any]]:
+    """The values of the first `most` planes of a file that was decoded before, one by one."""
+    frame = read_frame(data, max_pixels=max_pixels)
+    for number in range(min(most, frame.planes)):
+        yield frame.plane(number)
 
 
 def stretch_planes(planes: Sequence[NDArray[Any]], stretch: str) -> Pixels:

@@ -208,7 +208,7 @@ def make_thumbnail(image_sha256: str, pixels: Pixels) -> Thumbnail:
     return Thumbnail(image_sha256, encode_thumbnail(pixels, max(height, width)), width, height)
 
 
-def encode_png(pixels: Pixels) -> bytes:
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """A PNG, without loss."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

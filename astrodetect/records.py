@@ -261,6 +261,7 @@ class Thumbnail:
     jpeg: bytes
     width: int  # pixels
     height: int
+    bands: int = 0  # of a FITS image whose values are stored
 
 
 @dataclass(frozen=True, slots=True, eq=False)

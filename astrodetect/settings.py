@@ -117,7 +117,13 @@ class Settings(BaseSettings):
     thumbnail_max_bytes: int = Field(
         default=2_000_000_000,
         ge=0,
-        description="maximum size of all thumbnails, the oldest are deleted; 0 stores none, bytes",
+        description="maximum size of all thumbnails and FITS values, the oldest are deleted; 0 stores none, bytes",
+    )
+    fits_values_px: int = Field(
+        default=512,
+        ge=0,
+        le=4096,
+        description="longer side of the values stored of FITS uploads, pixels: averaged down to it; 0 stores none",
     )
 
     max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="maximum request body, bytes")

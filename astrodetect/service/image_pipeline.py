@@ -137,7 +137,8 @@ class ImagePipeline:
             else:
                 if self._thumbnails.enabled:
                     heat_map = heat_maps.heat_map(manifest, item.probabilities, item.activation_map, sha256)
-                    self._thumbnails.add(sha256, item.image.thumbnail, heat_map)
+                    fits_file = item.job.data if images.detect_format(item.job.data) == images.FITS else None
+                    self._thumbnails.add(sha256, item.image.thumbnail, heat_map, fits_file)
                 conflict = image_conflict(prediction, sha256, manifest)
                 results.append(conflict or DetectionResult(prediction, item.novelty))
             item.job.stages_s["commit"] = recorded - item.scored

@@ -154,7 +154,15 @@ async def open_services(
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(
-            closing(ThumbnailStore(database, days=settings.thumbnail_days, max_bytes=settings.thumbnail_max_bytes))
+            closing(
+                ThumbnailStore(
+                    database,
+                    days=settings.thumbnail_days,
+                    max_bytes=settings.thumbnail_max_bytes,
+                    fits_px=settings.fits_values_px,
+                    max_pixels=settings.max_image_pixels,
+                )
+            )
         )
         outbox = stack.enter_context(closing(Outbox(settings.outbox_dir, max_bytes=settings.outbox_max_bytes)))
         recorder = stack.enter_context(closing(Recorder(database, outbox, count_rows=metrics.count_rows)))

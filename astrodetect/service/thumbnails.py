@@ -1,15 +1,16 @@
-"""Thumbnails and heat maps of scored images: made and written by threads of their own, beside the requests."""
+"""Thumbnails, heat maps and FITS values of scored images: made and written by threads beside the requests."""
 
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from astrodetect import images
+from astrodetect import fits, images
 from astrodetect.errors import DatabaseUnavailable
+from astrodetect.fits_values import MAX_BANDS, FitsValues, compress_values
 from astrodetect.records import HeatMap, Pixels, Thumbnail
 
 MAX_PIXEL_BYTES = 48 * 2**20  # waiting to be compressed: 60 images with sides of 512 pixels
@@ -24,7 +25,9 @@ RETRY_S = 2.0  # while PostgreSQL is down
 PRUNE_S = 300.0  # between deletions of thumbnails that are too old or too many
 
 log = logging.getLogger("uvicorn.error")
-ThumbnailKey = tuple[str, str]  # the image's SHA-256, and of a heat map the model's version
+VALUES = "values"
+ThumbnailKey: TypeAlias = tuple[str, str]  # the image's SHA-256, and the version of a heat map's model, or VALUES
+Entry: TypeAlias = Thumbnail | HeatMap | FitsValues
 
 QueueKey = TypeVar("QueueKey")
 QueueValue = TypeVar("QueueValue")
@@ -70,9 +73,18 @@ class BoundedQueue(Generic[QueueKey, QueueValue]):
         return key, value
 
 
+class ValuesTable(Protocol):
+    """The stored values: `db.fits_values.FitsValuesTable`."""
+
+    def save(self, values: FitsValues) -> None: ...
+    def read(self, image_sha256: str) -> FitsValues | None: ...
+
+
 class ThumbnailDatabase(Protocol):
     """The database that stores them: `database.Database`."""
 
+    @property
+    def fits_values(self) -> ValuesTable: ...
     def save_thumbnails(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None: ...
     def thumbnail(self, image_sha256: str) -> Thumbnail | None: ...
     def heat_map(self, image_sha256: str, model_version: str) -> HeatMap | None: ...
@@ -81,24 +93,34 @@ class ThumbnailDatabase(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Uncompressed:
-    """The pixels of a thumbnail, and the heat maps of its image so far."""
+    """The pixels of a thumbnail, the heat maps of its image so far, and the file if that is a FITS."""
 
     pixels: Pixels
+    fits: bytes | None
     heat_maps: dict[str, HeatMap] = field(default_factory=dict)  # by the model's version
 
 
 class ThumbnailStore:
-    """Stores thumbnails and heat maps; `add` neither blocks nor fails: beyond the limits the oldest are dropped."""
+    """Stores what pages show; `add` neither blocks nor fails: beyond the limits the oldest are dropped."""
 
-    def __init__(self, database: ThumbnailDatabase, *, days: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        database: ThumbnailDatabase,
+        *,
+        days: int,
+        max_bytes: int,
+        fits_px: int = 0,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> None:
         self._database, self._days, self._max_bytes = database, days, max_bytes
+        self._fits_px, self._max_pixels = fits_px, max_pixels
         self._lock = threading.Lock()
         self._added, self._compressed, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._pixels: BoundedQueue[str, _Uncompressed] = BoundedQueue(
-            MAX_PIXEL_BYTES, lambda entry: entry.pixels.nbytes + ENTRY_OVERHEAD_BYTES
+            MAX_PIXEL_BYTES, lambda entry: entry.pixels.nbytes + len(entry.fits or b"") + ENTRY_OVERHEAD_BYTES
         )
         self._cache: BoundedQueue[ThumbnailKey, Thumbnail | HeatMap] = BoundedQueue(MAX_CACHE_BYTES, _size)
-        self._to_write: BoundedQueue[ThumbnailKey, Thumbnail | HeatMap] = BoundedQueue(MAX_CACHE_BYTES, _size)
+        self._to_write: BoundedQueue[ThumbnailKey, Entry] = BoundedQueue(MAX_CACHE_BYTES, _size)
         self._remembered: OrderedDict[ThumbnailKey, float] = OrderedDict()  # when each was written or queued
         self._compressor = threading.Thread(target=self._compress, name="thumbnail-compressor", daemon=True)
         self._writer = threading.Thread(target=self._write, name="thumbnail-writer", daemon=True)
@@ -121,8 +143,14 @@ class ThumbnailStore:
             stored = self._pixels.get(image_sha256) is not None or self._is_remembered((image_sha256, ""))
             return self._max_bytes > 0 and not stored
 
-    def add(self, image_sha256: str, thumbnail: Thumbnail | Pixels | None, heat_map: HeatMap | None) -> None:
-        """Queues a thumbnail, or the pixels of one, if given, and a heat map."""
+    def add(
+        self,
+        image_sha256: str,
+        thumbnail: Thumbnail | Pixels | None,
+        heat_map: HeatMap | None,
+        fits_file: bytes | None = None,
+    ) -> None:
+        """Queues a thumbnail, or the pixels of one, if given, with the file of a FITS image; and a heat map."""
         if not self._max_bytes:
             return
         with self._lock:
@@ -130,7 +158,9 @@ class ThumbnailStore:
             if isinstance(thumbnail, Thumbnail):
                 self._queue((image_sha256, ""), thumbnail)
             elif uncompressed is None and thumbnail is not None:
-                self._pixels.put(image_sha256, uncompressed := _Uncompressed(thumbnail))
+                self._pixels.put(
+                    image_sha256, uncompressed := _Uncompressed(thumbnail, fits_file if self._fits_px else None)
+                )
             if heat_map:
                 key = (image_sha256, heat_map.model_version)
                 self._cache.put(key, heat_map)
@@ -161,6 +191,12 @@ class ThumbnailStore:
                 self._cache.put((image_sha256, model_version), entry)
         return entry if isinstance(entry, HeatMap) else None
 
+    def fits_values(self, image_sha256: str) -> FitsValues | None:
+        """The values of a FITS image, if they are stored."""
+        with self._lock:
+            entry = self._to_write.get((image_sha256, VALUES))
+        return entry if isinstance(entry, FitsValues) else self._database.fits_values.read(image_sha256)
+
     def close(self) -> None:
         """Writes what is queued, unless PostgreSQL is down, and stops the threads."""
         self._stop_compressor()
@@ -172,7 +208,7 @@ class ThumbnailStore:
         self._added.set()
         self._compressor.join()
 
-    def _lookup(self, key: ThumbnailKey) -> Thumbnail | HeatMap | None:
+    def _lookup(self, key: ThumbnailKey) -> Entry | None:
         if entry := self._cache.get(key):
             self._cache.put(key, entry)
         return entry or self._to_write.get(key)
@@ -181,8 +217,9 @@ class ThumbnailStore:
         since = self._remembered.get(key)
         return since is not None and time.monotonic() - since < REMEMBER_S
 
-    def _queue(self, key: ThumbnailKey, entry: Thumbnail | HeatMap) -> None:
-        self._cache.put(key, entry)
+    def _queue(self, key: ThumbnailKey, entry: Entry) -> None:
+        if not isinstance(entry, FitsValues):  # which are large, and seldom read
+            self._cache.put(key, entry)
         self._remembered[key] = time.monotonic()
         self._remembered.move_to_end(key)
         if len(self._remembered) > MAX_REMEMBERED:
@@ -209,14 +246,26 @@ class ThumbnailStore:
                 except Exception as error:  # noqa: BLE001 - no image ends the thread
                     log.warning("a thumbnail is lost: %s", error)
                     thumbnail = None
+                values = self._compress_values(image, uncompressed.fits) if thumbnail and uncompressed.fits else None
                 with self._lock:
                     if thumbnail:
-                        self._queue((image, ""), thumbnail)
+                        self._queue((image, ""), replace(thumbnail, bands=len(values.zeros) if values else 0))
+                    if values:
+                        self._queue((image, VALUES), values)
+                    if thumbnail:
                         for version, heat_map in uncompressed.heat_maps.items():
                             self._queue((image, version), heat_map)
                     if self._pixels.get(image) is uncompressed:
                         self._pixels.discard(image)
             self._compressed.set()
+
+    def _compress_values(self, image_sha256: str, fits_file: bytes) -> FitsValues | None:
+        try:
+            planes = fits.read_planes(fits_file, most=MAX_BANDS, max_pixels=self._max_pixels)
+            return compress_values(image_sha256, planes, self._fits_px)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning("the values of a FITS image are lost: %s", error)
+            return None
 
     def _write(self) -> None:
         """Runs in a thread of its own, so that a database that hangs does not delay the compression."""
@@ -249,6 +298,9 @@ class ThumbnailStore:
         heat_maps = [entry for _, entry in batch if isinstance(entry, HeatMap)]
         try:
             self._database.save_thumbnails(thumbnails, heat_maps)
+            for _, entry in batch:
+                if isinstance(entry, FitsValues):
+                    self._database.fits_values.save(entry)
         except DatabaseUnavailable:
             with self._lock:
                 for key, entry in reversed(batch):
@@ -262,5 +314,7 @@ class ThumbnailStore:
             raise
 
 
-def _size(entry: Thumbnail | HeatMap) -> int:
-    return ENTRY_OVERHEAD_BYTES + (len(entry.jpeg) if isinstance(entry, Thumbnail) else entry.places.nbytes)
+def _size(entry: Entry) -> int:
+    if isinstance(entry, HeatMap):
+        return ENTRY_OVERHEAD_BYTES + entry.places.nbytes
+    return ENTRY_OVERHEAD_BYTES + len(entry.jpeg if isinstance(entry, Thumbnail) else entry.content)

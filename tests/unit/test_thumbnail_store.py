@@ -9,9 +9,23 @@ import pytest
 
 from astrodetect import images
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
+from astrodetect.fits_values import FitsValues
 from astrodetect.records import HeatMap, Pixels, Thumbnail
 from astrodetect.service import thumbnails as thumbnails_module
 from astrodetect.service.thumbnails import ThumbnailStore
+
+
+class FakeValues:
+    """The table of values."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, FitsValues] = {}
+
+    def save(self, values: FitsValues) -> None:
+        self.saved[values.image_sha256] = values
+
+    def read(self, image_sha256: str) -> FitsValues | None:
+        return self.saved.get(image_sha256)
 
 
 class FakeDatabase:
@@ -23,6 +37,7 @@ class FakeDatabase:
         self.heats: dict[tuple[str, str], HeatMap] = {}
         self.failure: Exception | None = None
         self.written: list[set[tuple[str, str]]] = []
+        self.fits_values = FakeValues()
 
     def save_thumbnails(self, pictures: Sequence[Thumbnail], heats: Sequence[HeatMap]) -> None:
         self.attempts += 1
@@ -208,6 +223,14 @@ def test_a_limit_of_zero_bytes_stores_no_thumbnails(database: FakeDatabase) -> N
     store.close()
     assert not database.heats
     assert database.pruned == (1, 0)  # earlier ones are pruned
+
+
+def test_the_values_of_a_damaged_fits_are_lost_and_its_thumbnail_is_stored(database: FakeDatabase) -> None:
+    store = ThumbnailStore(database, days=1, max_bytes=10**9, fits_px=64)
+    store.add("a", pixels(), None, b"SIMPLE  = what?")
+    store.close()
+    assert database.pictures["a"].bands == 0
+    assert store.fits_values("a") is None
 
 
 def test_no_error_ends_the_threads(

@@ -5,13 +5,15 @@ import datetime as dt
 import time
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from astrodetect.errors import AstrodetectError, NotFound, VectorMissing, VectorsOff
+from astrodetect import images
+from astrodetect.errors import AstrodetectError, NotFound, RequestError, VectorMissing, VectorsOff
+from astrodetect.fits_values import ValueStretch, stretch_bands
 from astrodetect.inference.heat_maps import has_detail
 from astrodetect.records import Neighbour, Prediction, ScoredImage, Thumbnail
 from astrodetect.reports.html import HeatLegend, heat_map_overlay
@@ -30,6 +32,9 @@ NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
     VectorsOff: f"No neighbours: the database lacks pgvector. {SETUP_DB_COMMAND} says how to install it.",
 }
+BANDS, MAX_BANDS_LENGTH = r"^\d+(,\d+,\d+)?$", 9
+ImageSha256: TypeAlias = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+Percentile: TypeAlias = Annotated[float, Query(ge=0, le=100)]
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
@@ -68,9 +73,7 @@ class ImageView:
 
 
 @router.get("/pictures/{image_sha256}")
-def send_thumbnail(
-    request: Request, services: ServicesDep, image_sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
-) -> Response:
+def send_thumbnail(request: Request, services: ServicesDep, image_sha256: ImageSha256) -> Response:
     """The thumbnail of an image by its SHA-256, as JPEG, or NotFound."""
     headers = {
         "Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}, immutable",
@@ -82,6 +85,34 @@ def send_thumbnail(
     if thumbnail is None:
         raise NotFound("no thumbnail of this image is stored: none was made, or it was deleted")
     return Response(thumbnail.jpeg, media_type="image/jpeg", headers=headers)
+
+
+@router.get("/pictures/{image_sha256}/values")
+def send_values(
+    request: Request,
+    services: ServicesDep,
+    image_sha256: ImageSha256,
+    *,
+    bands: Annotated[str, Query(pattern=BANDS, max_length=MAX_BANDS_LENGTH)] = "0",
+    stretch: ValueStretch = "asinh",
+    low: Percentile = 0.5,
+    high: Percentile = 99.5,
+) -> Response:
+    """A band of a FITS image, or three as red, green and blue, black and white at these percentiles: a PNG."""
+    numbers = [int(number) for number in bands.split(",")]
+    if low >= high:
+        raise RequestError("low must be less than high")
+    headers = {
+        "Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}, immutable",
+        "ETag": f'"{image_sha256}-{bands}-{stretch}-{low}-{high}"',
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    values = services.thumbnails.fits_values(image_sha256)
+    if values is None or max(numbers) >= len(values.zeros):
+        raise NotFound("no such values of this image are stored: it is no FITS, has fewer bands, or they were deleted")
+    png = images.encode_png(stretch_bands(values, numbers, stretch, low, high))
+    return Response(png, media_type="image/png", headers=headers)
 
 
 @router.get("/history/{id}/heat-map")

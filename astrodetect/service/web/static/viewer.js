@@ -63,7 +63,27 @@ const stretch = () => {
   show();
 };
 
+// Pictures of the stored values, where an image was a FITS; the choice stays from one image to the next.
+const showValues = () => {
+  const form = find("view-values"), bands = Math.max(0, ...Array.from(images(), (svg) => Number(svg.dataset.bands ?? 0)));
+  if (!form) return;
+  form.parentElement.hidden = !bands;
+  const { bands: select, low, high } = form.elements;
+  for (let band = select.options.length - 2; band < bands; band += 1) select.add(new Option(String(band)));
+  const has = (choice, count) => choice !== "" && choice.split(",").every((band) => Number(band) < count);
+  for (const option of select.options) option.hidden = option.value !== "" && !has(option.value, bands);
+  high.setCustomValidity(Number(low.value) < Number(high.value) ? "" : "White needs a higher percentile than black");
+  if (!form.reportValidity()) return;
+  for (const svg of images()) {
+    const pixels = svg.querySelector(".pixels"), stored = (pixels.dataset.stored ??= pixels.getAttribute("href"));
+    const chosen = has(select.value, Number(svg.dataset.bands ?? 0));
+    pixels.setAttribute("href", chosen ? `${stored}/values?${new URLSearchParams(new FormData(form))}` : stored);
+  }
+};
+
 const reset = () => {
+  find("view-values").reset();
+  showValues();
   [scale, centre] = [1, [0.5, 0.5]];
   for (const input of document.querySelectorAll(".view-sliders input")) {
     input.value = input.defaultValue;
@@ -120,9 +140,13 @@ document.addEventListener("click", ({ target }) => {
   if (button) ({ "zoom-in": () => zoom(STEP), "zoom-out": () => zoom(1 / STEP), "view-reset": reset })[button.id]();
 });
 document.addEventListener("input", ({ target }) => { if (target.closest(".view-sliders")) stretch(); });
+document.addEventListener("change", ({ target }) => { if (target.closest("#view-values")) showValues(); });
+document.addEventListener("submit", (event) => { if (event.target.id === "view-values") event.preventDefault(); });
 document.addEventListener("htmx:afterSwap", ({ detail }) => { // the next image is shown whole, stretched as the last one
   if (!detail.target.querySelector("svg.zoomable")) return; // another part of the page
   [scale, centre] = [1, [0.5, 0.5]];
   show();
+  showValues();
 });
 if (find("view-controls")) show();
+showValues();
