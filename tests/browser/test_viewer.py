@@ -1,11 +1,21 @@
 """The viewer of images: zoom, position and stretch, by mouse and keyboard, also of two images side by side."""
 
+from contextlib import closing
+
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 from programs import Service, query
 
+from astrodetect import images
+from astrodetect.fits_values import compress_values
 from browser.page_checks import accessibility_violations, horizontal_overflow_px
 from browser.tabs import PHONE, Tabs
+from database import Database
+
+INSERT = """
+    INSERT INTO predictions (image_name, score, result, image_sha256) VALUES ('cube.fits', 0.2, 'No Anomaly', %s)
+    RETURNING id"""
 
 pytestmark = pytest.mark.usefixtures("free_images")
 
@@ -38,7 +48,7 @@ def test_an_image_is_zoomed_moved_and_stretched(tabs: Tabs, service: Service, lo
     page.mouse.move(400, 500, steps=4)
     page.mouse.up()
     assert box(page)[2] == pytest.approx(before[2])
-    page.locator(".view-controls summary").click()
+    page.locator(".view-controls summary").first.click()
     page.get_by_label("Stretch (asinh)").fill("50")
     page.get_by_label("Invert").check()
     expect(page.locator("svg.zoomable .pixels")).to_have_attribute("filter", "url(#stretch)")
@@ -55,7 +65,7 @@ def test_an_image_is_zoomed_moved_and_stretched(tabs: Tabs, service: Service, lo
 
 def test_the_stretch_stays_from_one_image_under_review_to_the_next(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/review?by=novelty")
-    page.locator(".view-controls summary").click()
+    page.locator(".view-controls summary").first.click()
     page.get_by_label("Contrast").fill("40")
     page.keyboard.press("+")
     first = page.locator("#candidate a").get_attribute("href") or ""
@@ -63,6 +73,31 @@ def test_the_stretch_stays_from_one_image_under_review_to_the_next(tabs: Tabs, s
     expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
     expect(page.locator("svg.zoomable .pixels")).to_have_attribute("filter", "url(#stretch)")
     expect(page.locator("#zoom-scale")).to_have_text("1.0 ×")
+
+
+@pytest.mark.parametrize("width", [1440, PHONE])
+def test_a_band_of_a_fits_upload_is_shown_with_a_stretch_of_its_values(
+    tabs: Tabs, service: Service, log_url: str, width: int
+) -> None:
+    sha256 = f"{width:064x}"
+    planes = [np.random.default_rng(band).normal(size=(32, 32)) for band in range(3)]
+    with closing(Database(log_url, connections=1, timeout_s=30)) as log:
+        log.save_thumbnails([images.make_thumbnail(sha256, np.zeros((32, 32, 3), np.uint8))], [])
+        log.fits_values.save(compress_values(sha256, planes, 32))
+    [(id_,)] = query(log_url, INSERT, sha256)
+    page = tabs.open(f"{service.url}/history/{id_}", width)
+    pixels = page.locator("svg.zoomable .pixels")
+    page.get_by_text("FITS values").click()
+    page.get_by_label("Band").select_option("1")
+    page.get_by_label("Stretch", exact=True).select_option("log")
+    address = f"/pictures/{sha256}/values?bands=1&stretch=log&low=0.5&high=99.5"
+    expect(pixels).to_have_attribute("href", address)
+    assert page.evaluate("address => fetch(address).then(response => response.status)", address) == 200
+    assert (accessibility_violations(page), horizontal_overflow_px(page)) == ([], 0)
+    page.get_by_label("Band").select_option("2,1,0")
+    expect(pixels).to_have_attribute("href", address.replace("bands=1", "bands=2%2C1%2C0"))
+    page.locator("#view-reset").click()
+    expect(pixels).to_have_attribute("href", f"/pictures/{sha256}")
 
 
 @pytest.mark.parametrize("width", [1440, PHONE])
