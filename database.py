@@ -28,6 +28,7 @@ from astrodetect.db.connections import (
 )
 from astrodetect.db.descriptions import DescriptionLog
 from astrodetect.db.embedded.lifetime import EMBEDDED_DATABASE, embedded_server
+from astrodetect.db.embeddings import EmbeddingTable, read_images
 from astrodetect.db.fits_values import FitsValuesTable
 from astrodetect.db.label_batches import LabelBatches
 from astrodetect.db.label_names import LabelNames
@@ -40,7 +41,6 @@ from astrodetect.errors import NotFound, VectorMissing, VectorsOff
 from astrodetect.labels import ImportCounts, Label, LabelValue, StoredLabel
 from astrodetect.records import (
     BIGINT_MAX,
-    DIMENSIONS,
     EmbeddedImages,
     HeatMap,
     Neighbour,
@@ -55,7 +55,6 @@ from astrodetect.settings import SETUP_DB_COMMAND, Settings
 T = TypeVar("T")
 
 GRACE_S = 1.0  # for PostgreSQL's own statement timeout to come first
-HALFVEC_HEADER_BYTES = 4  # of pgvector's binary format: the number of dimensions
 LABEL_BATCH = THUMBNAIL_BATCH = 1000
 PRUNING = 7_237_867_511_894_022  # key of pg_try_advisory_xact_lock
 CHANNEL = "predictions"
@@ -108,7 +107,7 @@ class Database:
         self.access, self.label_batches = AccessTables(self._execute, SQL), LabelBatches(self._execute, SQL)
         self.label_names, self.tags = LabelNames(self._execute, SQL), TagTable(self._execute, SQL)
         self.ranked, self.sky = RankedPages(self._execute, SQL), sky_counts.SkyCounts(self._execute, SQL)
-        self.fits_values = FitsValuesTable(self._execute, SQL)
+        self.fits_values, self.embeddings = FitsValuesTable(self._execute, SQL), EmbeddingTable(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:
@@ -197,22 +196,7 @@ class Database:
     def embedded_images(self, space: str, *, newest: int, model: str | None = None) -> EmbeddedImages:
         """The `newest` images of a space, plus all labelled ones; with the scores by `model`."""
         rows = self._execute(SQL["embedded_images"], {"space": space, "newest": newest, "model": model})
-        halves = b"".join(bytes(row["vector"][HALFVEC_HEADER_BYTES:]) for row in rows)
-        vectors = np.frombuffer(halves, ">f2").astype(np.float32).reshape(-1, DIMENSIONS)
-        width = np.flatnonzero(vectors.any(axis=0)).max(initial=0) + 1  # the rest is padding
-        return EmbeddedImages(
-            ids=[row["prediction_id"] for row in rows],
-            images=[row["image_sha256"] for row in rows],
-            classes=[row["class"] for row in rows],
-            scores=np.array([row["score"] for row in rows], np.float32),
-            novelty=np.array([row["novelty"] for row in rows], np.float32),
-            vectors=vectors[:, :width],
-            known=frozenset(index for index, row in enumerate(rows) if row["known"]),
-        )
-
-    def count_newer_images(self, space: str, *, after: int, most: int) -> int:
-        """How many images of a space were first predicted after this prediction, counted up to `most`."""
-        return int(self._scalar("count_newer_images", {"space": space, "after": after, "most": most}))
+        return read_images(rows)
 
     def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]:
         """The unlabelled images of the highest novelty, each once, in one space or in all; `unknown` to catalogues."""

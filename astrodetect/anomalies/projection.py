@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect.anomalies.placement import Placement
 from astrodetect.errors import ProjectionFailed
 from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats
@@ -33,6 +34,7 @@ COMMAND = (sys.executable, "-m", "astrodetect.anomalies.projection")
 NICENESS = 19  # the lowest priority of os.nice
 PARENT_GONE_STATUS = 1  # the exit status after the parent process ended
 DONE = b"done\n"  # separates the progress lines from the map
+MORE = b"+"  # precedes vectors that are to be placed on the map
 DTYPE = np.dtype("<f4")  # of the vectors and the map on the pipes
 
 
@@ -152,7 +154,20 @@ class ProjectionProcess:
             self._process.stdin.flush()  # and stays open: its end tells the process that its parent is gone
             while (line := self._process.stdout.readline()) != DONE:
                 report(float(line))
-            return np.frombuffer(self._process.stdout.read(), DTYPE).reshape(len(vectors), 2).astype(np.float32)
+            xy = self._process.stdout.read(2 * DTYPE.itemsize * len(vectors))
+            return np.frombuffer(xy, DTYPE).reshape(len(vectors), 2).astype(np.float32)
+        except (OSError, ValueError) as error:
+            raise ProjectionFailed(self._failure()) from error
+
+    def place(self, vectors: Floats) -> Floats:
+        """Positions of other images on that map."""
+        assert self._process.stdin  # noqa: S101 - as above
+        assert self._process.stdout  # noqa: S101
+        try:
+            self._process.stdin.write(MORE + b"%d %d\n" % vectors.shape + vectors.astype(DTYPE).tobytes())
+            self._process.stdin.flush()
+            xy = self._process.stdout.read(2 * DTYPE.itemsize * len(vectors))
+            return np.frombuffer(xy, DTYPE).reshape(len(vectors), 2).astype(np.float32)
         except (OSError, ValueError) as error:
             raise ProjectionFailed(self._failure()) from error
 
@@ -179,14 +194,14 @@ class ProjectionProcess:
 
 
 def main() -> None:
-    """The subprocess: read vectors from stdin; write progress, then the map, to stdout."""
+    """The subprocess: read vectors from stdin; write progress, then the map, to stdout; then place others on it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the service, which stops this process
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     source, out = sys.stdin.buffer, sys.stdout.buffer
-    shape = [int(number) for number in source.readline().split()]
-    vectors = np.frombuffer(source.read(math.prod(shape) * DTYPE.itemsize), DTYPE).reshape(shape)
-    threading.Thread(target=_exit_with_parent, args=(source.fileno(),), daemon=True).start()
+    vectors = _read_vectors(source)
+    watcher = threading.Thread(target=_exit_with_parent, args=(source.fileno(),), daemon=True)
+    watcher.start()
     done = 0
 
     def advance(count: int) -> None:
@@ -198,12 +213,23 @@ def main() -> None:
     xy = tsne_projection(vectors, advance)
     out.write(DONE + xy.astype(DTYPE).tobytes())
     out.flush()
+    watcher.join()
+    placement = Placement(vectors, xy)
+    while True:
+        out.write(placement.place(_read_vectors(source)).astype(DTYPE).tobytes())
+        out.flush()
+        _exit_with_parent(source.fileno())
+
+
+def _read_vectors(source: IO[bytes]) -> Floats:
+    shape = [int(number) for number in source.readline().split()]
+    return np.frombuffer(source.read(math.prod(shape) * DTYPE.itemsize), DTYPE).reshape(shape)
 
 
 def _exit_with_parent(descriptor: int) -> None:
-    """Exit when the pipe closes: a killed parent cannot end its children."""
-    os.read(descriptor, 1)
-    os._exit(PARENT_GONE_STATUS)
+    """Wait for MORE; exit when the pipe closes: a killed parent cannot end its children."""
+    if os.read(descriptor, 1) != MORE:
+        os._exit(PARENT_GONE_STATUS)
 
 
 if __name__ == "__main__":

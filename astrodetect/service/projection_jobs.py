@@ -4,9 +4,12 @@ import datetime as dt
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from astrodetect.anomalies import projection
 from astrodetect.anomalies.projection import ProjectionProcess
@@ -17,11 +20,15 @@ from astrodetect.service import projection_store
 from astrodetect.service.job_lease import JobLease, LeaseDatabase
 from astrodetect.service.projection_store import StoredProjection
 
-MAX_PROJECTED = 20_000  # the newest images, in addition to all labelled ones
+MAX_PROJECTED = 20_000  # by t-SNE: the labelled images and a sample of the others, which are placed among these
+MAX_MAPPED = 1_000_000  # the newest images, in addition to the labelled ones
+PLACED_AT_ONCE = 10_000  # images, whose vectors are in memory
+TSNE_SHARE = 0.7  # of the progress, if others are placed afterwards
+NO_VECTORS: Floats = np.empty((0, 0), np.float32)
 LEASE = "map"
 LEASE_RETRY_S = 0.5  # while another service process computes
 ERROR_SHOWN_S = 3600.0  # unless it is computed again
-MAX_CACHED = 3  # projections in memory, preliminary ones included: megabytes each
+MAX_CACHED = 3  # projections in memory, preliminary ones included: 24 MB of a million images
 
 log = logging.getLogger("uvicorn.error")
 
@@ -35,14 +42,22 @@ class MapStorage(Protocol):
     def delete_preliminary(self, space: str) -> None: ...
 
 
+class Embeddings(Protocol):
+    """The images of a space: `db.embeddings.EmbeddingTable`."""
+
+    def ids(self, space: str, *, most: int) -> NDArray[np.int64]: ...
+    def labels(self, space: str) -> Mapping[int, LabelValue]: ...
+    def images(self, space: str, ids: Sequence[int]) -> EmbeddedImages: ...
+    def count_newer(self, space: str, *, after: int, most: int) -> int: ...
+
+
 class EmbeddingDatabase(LeaseDatabase, Protocol):
     """The database of predictions and labels: `database.Database`."""
 
     @property
     def maps(self) -> MapStorage: ...
-    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages: ...
-    def count_newer_images(self, space: str, *, after: int, most: int) -> int: ...
-    def current_labels(self) -> Mapping[str, LabelValue]: ...
+    @property
+    def embeddings(self) -> Embeddings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +108,26 @@ class _Job:
         if self._stopped.wait(LEASE_RETRY_S):
             raise ProjectionFailed("it was stopped")
 
-    def project(self, vectors: Floats, report: Callable[[float], None]) -> Floats:
-        """The t-SNE projection, computed by another process; ProjectionFailed once the job is stopped."""
+    def project(
+        self, images: EmbeddedImages, others: Iterator[EmbeddedImages], count: int, report: Callable[[float], None]
+    ) -> StoredProjection:
+        """The t-SNE projection, with the `count` others placed on it, by another process.
+
+        ProjectionFailed once the job is stopped.
+        """
+        parts, tsne_share = [images], TSNE_SHARE if count else 1.0
         with self._lock:
             if self._stopped.is_set():
                 raise ProjectionFailed("it was stopped")
             process = self._process = ProjectionProcess()
         try:
-            return process.project(vectors, report)
+            positions = [process.project(images.vectors, lambda share: report(tsne_share * share))]
+            for part in others:
+                positions.append(process.place(part.vectors))
+                parts.append(replace(part, images=[], vectors=NO_VECTORS))
+                placed = sum(len(part.ids) for part in parts[1:])
+                report(tsne_share + (1 - tsne_share) * min(1.0, placed / count))
+            return StoredProjection.of_images(parts, np.concatenate(positions), projection.TSNE_METHOD)
         finally:
             with self._lock:
                 self._process = None
@@ -129,7 +156,7 @@ class ProjectionJobs:
 
     def state(self, space: str) -> ProjectionState:
         """The state of one space."""
-        job = self._job if self._job and self._job.space == space else None
+        job = self._job_of(space)
         lease = self._database.leases.read(LEASE)  # of any service process
         shared = lease.state if lease and lease.state.get("space") == space else {}
         progress = shared if lease and lease.running else {}
@@ -139,7 +166,7 @@ class ProjectionJobs:
             or (job.preliminary if job else None)
             or (self._read(space, preliminary=True) if shared else None)
         )
-        new = self._database.count_newer_images(space, after=stored.newest if stored else 0, most=MAX_PROJECTED)
+        new = self._database.embeddings.count_newer(space, after=stored.newest if stored else 0, most=MAX_PROJECTED)
         error = "" if running else (job.error if job else "") or shared.get("error", "")
         share, left_s = progress.get("share", 0.0), progress.get("left_s")
         return ProjectionState(space, stored, new, running, share, left_s, error)
@@ -155,10 +182,15 @@ class ProjectionJobs:
             self._job = _Job(space, lambda job: self._run(job, previous))
             self._job.start()
 
-    def labels(self, stored: StoredProjection) -> list[LabelValue | None]:
-        """The label of each image of a projection."""
-        labels = self._database.current_labels()
-        return [labels.get(image) for image in stored.images]
+    def shown(self, space: str) -> StoredProjection | None:
+        """The projection of one space that `state` has, without the state of the computation."""
+        job = self._job_of(space)
+        stored = self._read(space) or (job.preliminary if job else None)
+        return stored or self._read(space, preliminary=True)
+
+    def labels(self, space: str, stored: StoredProjection) -> list[tuple[int, LabelValue]]:
+        """The index and the label of each labelled image of a projection."""
+        return stored.labels(self._database.embeddings.labels(space))
 
     def close(self) -> None:
         """Stops the computation."""
@@ -172,10 +204,13 @@ class ProjectionJobs:
         if previous:
             previous.join()
         try:
-            images = projection_store.sort_by_novelty(self._database.embedded_images(job.space, newest=MAX_PROJECTED))
+            embeddings = self._database.embeddings
+            ids, labelled = embeddings.ids(job.space, most=MAX_MAPPED), embeddings.labels(job.space)
+            sample = _sample(ids, [*labelled])
+            images = embeddings.images(job.space, sample.tolist())
             if len(images.ids) >= projection.MIN_IMAGES:
                 job.preliminary = StoredProjection.from_pca(images)
-                self._compute(job, job.preliminary, images.vectors)
+                self._compute(job, job.preliminary, images, np.setdiff1d(ids, sample))
         except (AstrodetectError, OSError) as error:
             job.error = _message(error)
             log.warning("the projection was not computed: %s", error)
@@ -183,17 +218,26 @@ class ProjectionJobs:
             state = {"space": job.space, "error": job.error}
             self._lease.release(state, shown_s=0.0 if job.stopped or not job.error else ERROR_SHOWN_S)
 
-    def _compute(self, job: _Job, preliminary: StoredProjection, vectors: Floats) -> None:
+    def _job_of(self, space: str) -> _Job | None:
+        return self._job if self._job and self._job.space == space else None
+
+    def _compute(
+        self, job: _Job, preliminary: StoredProjection, images: EmbeddedImages, others: NDArray[np.int64]
+    ) -> None:
         while not self._lease.acquire({"space": job.space}):
             job.pause()
         stored = self._read(job.space)
         if stored and stored.drawn > preliminary.drawn:
             return  # by another process
-        xy, method = preliminary.xy, preliminary.method
-        if projection.has_neighbours(vectors):
-            self._save(job.space, preliminary)  # for the other processes
-            xy, method = job.project(vectors, self._report_progress(job.space)), projection.TSNE_METHOD
-        self._save(job.space, replace(preliminary, xy=xy, method=method, drawn=dt.datetime.now(dt.UTC)), final=True)
+        if not projection.has_neighbours(images.vectors):
+            self._save(job.space, replace(preliminary, drawn=dt.datetime.now(dt.UTC)), final=True)
+            return
+        self._save(job.space, preliminary)  # for the other processes
+        parts = (
+            self._database.embeddings.images(job.space, others[start : start + PLACED_AT_ONCE].tolist())
+            for start in range(0, len(others), PLACED_AT_ONCE)
+        )
+        self._save(job.space, job.project(images, parts, len(others), self._report_progress(job.space)), final=True)
 
     def _report_progress(self, space: str) -> Callable[[float], None]:
         started = time.monotonic()
@@ -230,6 +274,16 @@ class ProjectionJobs:
             self._cache[space, preliminary] = stored
             for old in list(self._cache)[:-MAX_CACHED]:
                 del self._cache[old]
+
+
+def _sample(ids: NDArray[np.int64], labelled: Sequence[int]) -> NDArray[np.int64]:
+    """Of the images those that t-SNE places: all, or the labelled ones and a random sample of the others."""
+    first = np.array(labelled[:MAX_PROJECTED], np.int64)
+    others = np.setdiff1d(ids, first)
+    most = MAX_PROJECTED - len(first)
+    if len(others) > most:
+        others = np.random.default_rng(0).permutation(others)[:most]
+    return np.sort(np.concatenate([first, others]))
 
 
 def _message(error: AstrodetectError | OSError) -> str:

@@ -49,6 +49,21 @@ FROM chosen JOIN features USING (prediction_id) JOIN predictions ON predictions.
     LEFT JOIN catalogue_matches USING (prediction_id)
 ORDER BY prediction_id
 
+-- name: embedded_ids
+SELECT prediction_id FROM features WHERE space = %(space)s AND prediction_id < %(before)s
+ORDER BY prediction_id DESC
+LIMIT %(limit)s
+
+-- name: embedded_labels
+SELECT features.prediction_id, label FROM features JOIN current_labels USING (image_sha256) WHERE space = %(space)s
+
+-- name: embedded_by_ids
+SELECT prediction_id, features.image_sha256, coalesce(label, result) AS class, novelty, NULL AS score,
+    halfvec_send(vector) AS vector, false AS known
+FROM features JOIN predictions ON predictions.id = prediction_id
+WHERE prediction_id = ANY (%(ids)s) AND features.space = %(space)s
+ORDER BY prediction_id
+
 -- name: count_newer_images
 SELECT count(*) FROM (
     SELECT FROM features WHERE space = %(space)s AND prediction_id > %(after)s LIMIT %(most)s) AS newer

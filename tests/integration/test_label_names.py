@@ -65,7 +65,7 @@ def test_a_role_decides_what_a_name_counts_as_in_progress_and_on_the_map() -> No
     given = {"a": "trail", "b": "merger", "c": "interesting", "d": "ordinary"}
     assert LabelProgress.of(given, {"trail": "artefact"}).found_per_100 == 50
     assert LabelProgress.of(given, {}).found_per_100 == 75
-    legend = legend_by_label([*given.values(), None], {"trail": "artefact"})
+    legend = legend_by_label([*enumerate(given.values())], len(given) + 1, {"trail": "artefact"})
     assert {group.name: group.count for group in legend.groups} == {
         "not labelled": 1, "interesting": 1, "ordinary": 1, "artefact": 1, "merger": 1
     }  # fmt: skip

@@ -136,6 +136,27 @@ def test_few_points_have_pictures_where_a_thumbnail_is_stored(
     assert client.get("/map/pictures").json() == []
 
 
+def test_of_many_images_the_most_unusual_are_points_and_all_are_in_tiles(
+    start: Start, rows: list[Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection_map, "MAX_POINTS", COUNT - 1)
+    monkeypatch.setattr(projection_map, "MOST_UNUSUAL", 5)
+    client = start()
+    assert client.get("/map/tiles/0/0/0").status_code == 404  # no map yet
+    page = finished_map(client)
+    assert f'data-total="{COUNT}" data-fullest="1"' in page
+    assert len(client.get("/map/points").content) == 5 * POINT_BYTES
+    client.post(f"/predictions/{rows[3].id}/label", json={"label": "artefact"})
+    response = client.get("/map/tiles/0/0/0?by=label")
+    assert np.frombuffer(response.content, "<u4", 2).tolist() == [0, COUNT]
+    assert {*np.frombuffer(response.content, "<f8", COUNT, 8).tolist()} == {row.id for row in rows}
+    assert client.get("/map/tiles/0/0/0?by=label", headers={"If-None-Match": response.headers["etag"]}).content == b""
+    assert client.get("/map/tiles/1/2/0").status_code == 404
+    assert client.get("/map/tiles/9/0/0").status_code == client.get("/map/tiles/0/0/0?by=size").status_code == 422
+    assert client.get("/map/density.png").content.startswith(b"\x89PNG")
+    assert 'src="/map/density.png"' in page
+
+
 def test_the_tooltip_of_a_point_escapes_its_image_name(start: Start, rows: list[Prediction]) -> None:
     client = start()
     client.post(f"/predictions/{rows[-1].id}/label", json={"label": "interesting"})
@@ -210,7 +231,15 @@ def test_the_page_says_why_there_is_no_map(
 def test_without_postgresql_the_map_routes_fail_with_503(start: Start) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
     client = start(database_url=url)
-    for path in ("/map", "/map/progress", "/map/points", "/map/pictures", "/map/image/1", "/map/sky"):
+    for path in (
+        "/map",
+        "/map/progress",
+        "/map/points",
+        "/map/pictures",
+        "/map/tiles/0/0/0",
+        "/map/image/1",
+        "/map/sky",
+    ):
         response = client.get(path, headers=BROWSER)
         assert response.status_code == 503
         assert "hunter2" not in response.text
@@ -218,7 +247,7 @@ def test_without_postgresql_the_map_routes_fail_with_503(start: Start) -> None:
 
 def test_new_images_are_counted_up_to_the_limit(rows: list[Prediction], database_url: str, space: str) -> None:
     log = Database(database_url, connections=1, timeout_s=5)
-    assert log.count_newer_images(space, after=rows[-4].id, most=100) == 3
-    assert log.count_newer_images(space, after=0, most=5) == 5
-    assert log.count_newer_images("another", after=0, most=5) == 0
+    assert log.embeddings.count_newer(space, after=rows[-4].id, most=100) == 3
+    assert log.embeddings.count_newer(space, after=0, most=5) == 5
+    assert log.embeddings.count_newer("another", after=0, most=5) == 0
     log.close()

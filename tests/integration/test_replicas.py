@@ -19,7 +19,7 @@ from astrodetect import images
 from astrodetect.db import shared_state
 from astrodetect.db.shared_state import Lease
 from astrodetect.records import ScoredImage
-from astrodetect.service import job_lease, projection_store
+from astrodetect.service import job_lease
 from astrodetect.service.job_lease import JobLease
 from astrodetect.service.projection_store import StoredProjection
 from database import Database
@@ -132,7 +132,7 @@ def test_every_service_shows_the_map_that_one_has_drawn(start: Callable[..., Tes
     drawing, other = start(), start()
     space = drawing.app.state.services.models.space  # type: ignore[attr-defined]
     log.record_many([scored(number, space) for number in range(IMAGES)])
-    stored = StoredProjection.from_pca(projection_store.sort_by_novelty(log.embedded_images(space, newest=100)))
+    stored = StoredProjection.from_pca(log.embedded_images(space, newest=100))
     drawing.app.state.services.projections._save(space, stored, final=True)  # type: ignore[attr-defined]
     assert other.get("/map/points").content == drawing.get("/map/points").content != b""
     assert f"{IMAGES} images by" in other.get("/map", headers={"Accept": "text/html"}).text

@@ -2,18 +2,20 @@
 
 import datetime as dt
 import errno
+import io
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from astrodetect.anomalies import projection
+from astrodetect.anomalies import projection, serialisation
 from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.db.shared_state import Lease
 from astrodetect.errors import DatabaseUnavailable
@@ -81,32 +83,39 @@ class FakeMaps:
         self.stored.pop((space, True), None)
 
 
-class FakeDatabase:
-    """The same number of images in every space."""
+class FakeEmbeddings:
+    """The same number of images in every space; the ids are those of the newest."""
 
-    def __init__(self, count: int = COUNT) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self.leases, self.maps = FakeLeases(), FakeMaps()
+        self.failure: Exception | None = None
 
-    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
-        n = min(self.count, newest)
-        vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
-        novelty = np.linspace(0, 1, n, dtype=np.float32)
-        names = [f"sum {i}" for i in range(n)]
-        return EmbeddedImages(list(range(1, n + 1)), names, ["E"] * n, np.zeros(n, np.float32), novelty, vectors)
+    def ids(self, space: str, *, most: int) -> NDArray[np.int64]:  # noqa: ARG002
+        if self.failure:
+            raise self.failure
+        return np.arange(self.count, 0, -1)[:most]
 
-    def count_newer_images(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
+    def labels(self, space: str) -> Mapping[int, LabelValue]:  # noqa: ARG002
+        return {4: "artefact", 10**6: "ordinary"}
+
+    def images(self, space: str, ids: Sequence[int]) -> EmbeddedImages:  # noqa: ARG002
+        present = np.array(sorted(id_ for id_ in ids if id_ <= self.count), np.int64)
+        vectors = np.random.default_rng(0).normal(size=(self.count, 4)).astype(np.float32)[present - 1]
+        novelty = (present / self.count).astype(np.float32)
+        n = len(present)
+        names = [f"sum {id_}" for id_ in present]
+        return EmbeddedImages(present.tolist(), names, ["E"] * n, np.zeros(n, np.float32), novelty, vectors)
+
+    def count_newer(self, space: str, *, after: int, most: int) -> int:  # noqa: ARG002
         return min(self.count - after, most)
 
-    def current_labels(self) -> Mapping[str, LabelValue]:
-        return {"sum 3": "artefact", "sum gone": "ordinary"}
 
+class FakeDatabase:
+    """A database of images, leases and maps."""
 
-class UnavailableDatabase(FakeDatabase):
-    """A database that does not answer."""
-
-    def embedded_images(self, space: str, *, newest: int) -> EmbeddedImages:  # noqa: ARG002
-        raise DatabaseUnavailable("PostgreSQL at a secret place does not answer")
+    def __init__(self, count: int = COUNT) -> None:
+        self.embeddings = FakeEmbeddings(count)
+        self.leases, self.maps = FakeLeases(), FakeMaps()
 
 
 @pytest.fixture
@@ -167,13 +176,13 @@ def test_a_pca_projection_is_shown_until_t_sne_is_done(
         projection.PCA_METHOD,
         True,
     )
-    assert state.stored.ids == list(range(COUNT, 0, -1))  # the most unusual first
+    assert state.stored.ids.tolist() == list(range(COUNT, 0, -1))  # the most unusual first
     may_start.set()
     final = wait_for(jobs, idle).stored
     assert final
-    assert (final.method, final.ids) == (projection.TSNE_METHOD, state.stored.ids)
+    assert (final.method, final.ids.tolist()) == (projection.TSNE_METHOD, state.stored.ids.tolist())
     assert final.stamp != state.stored.stamp
-    assert jobs.labels(final) == [None] * (COUNT - 4) + ["artefact"] + [None] * 3
+    assert jobs.labels(SPACE, final) == [(COUNT - 4, "artefact")]
 
 
 def test_a_stored_projection_outlives_the_service_and_counts_new_images(
@@ -182,7 +191,7 @@ def test_a_stored_projection_outlives_the_service_and_counts_new_images(
     first = started()
     first.start(SPACE)
     drawn = wait_for(first, idle).stored
-    database.count += 5
+    database.embeddings.count += 5
     state = started().state(SPACE)
     assert drawn
     assert state.stored
@@ -205,6 +214,45 @@ def test_a_damaged_map_is_computed_again(
     content = database.maps.read(SPACE, preliminary=False) or b""
     database.maps.save(SPACE, content[:-40], now, preliminary=False)
     assert started().state(SPACE).due
+
+
+def test_images_beyond_the_limit_of_t_sne_are_placed_among_a_sample(
+    started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = (
+        "from astrodetect.anomalies import projection as p; p.NICENESS = 0;"
+        " p.tsne_projection = lambda vectors, _: p.pca_projection(vectors); p.main()"
+    )
+    monkeypatch.setattr(projection_jobs, "ProjectionProcess", lambda: ProjectionProcess((sys.executable, "-c", fast)))
+    monkeypatch.setattr(projection_jobs, "MAX_PROJECTED", 20)
+    monkeypatch.setattr(projection_jobs, "PLACED_AT_ONCE", 7)
+    jobs = started(FakeDatabase(50))
+    jobs.start(SPACE)
+    preliminary = wait_for(jobs, lambda state: state.stored is not None).stored
+    stored = wait_for(jobs, idle).stored
+    assert preliminary
+    assert stored
+    assert stored.ids.tolist() == list(range(50, 0, -1))
+    assert np.isfinite(stored.xy).all()
+    if preliminary.preliminary:
+        assert len(preliminary.ids) == 19  # one label is of an image that is gone
+        assert 4 in preliminary.ids  # the labelled one
+    assert jobs.shown(SPACE) is stored
+
+
+def test_maps_of_version_0_1_are_read() -> None:
+    drawn = dt.datetime.now(dt.UTC)
+    metadata = {"images": ["a", "b"], "classes": ["SB", "E"], "method": "t-SNE", "drawn": drawn.isoformat()}
+    arrays = {
+        "ids": np.array([7.0, 3.0]),
+        "novelty": np.array([0.9, 0.1], np.float32),
+        "xy": np.array([[0, 1], [1, 0]], np.float32),
+    }
+    file = io.BytesIO()
+    serialisation.write_arrays(file, metadata, arrays)
+    stored = projection_store.projection_from_bytes(file.getvalue())
+    assert stored
+    assert (stored.ids.tolist(), [stored.class_names[code] for code in stored.class_of]) == ([7, 3], ["SB", "E"])
 
 
 def test_close_stops_the_computation(started: Callable[..., ProjectionJobs], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +278,9 @@ def test_close_stops_the_computation(started: Callable[..., ProjectionJobs], mon
 def test_a_failed_computation_reports_why_and_keeps_the_stored_projection(
     started: Callable[..., ProjectionJobs], instant: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing = started(UnavailableDatabase())
+    unavailable = FakeDatabase()
+    unavailable.embeddings.failure = DatabaseUnavailable("PostgreSQL at a secret place does not answer")
+    failing = started(unavailable)
     failing.start(SPACE)
     assert wait_for(failing, idle) == ProjectionState(SPACE, None, COUNT, error=DatabaseUnavailable.public or "")
     assert not failing.state(SPACE).due  # no retry at every request

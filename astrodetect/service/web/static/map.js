@@ -1,14 +1,15 @@
 // Map: points on a canvas, redrawn only after a change. Markers and groups are those of the legend.
+import { drawDensity, forget, repaint } from "./density.js";
 import { announce, errorMessage } from "./page.js";
 
 const POINT_BYTES = 15, GRID_STEPS = 65535; // bytes of a point; steps of a coordinate
 const MARGIN = 16, HIT_RADIUS = 14, DRAG_THRESHOLD = 6, PAN_STEP = 60, MAX_SCALE = 64, HOVER_MS = 80; // lengths in pixels
 const PICTURE = 36; // the side of an image of a map of few points
 const find = (id) => document.getElementById(id);
-const canvas = find("map-canvas"), tooltip = find("tooltip"), tooltipContent = find("tooltip-content"), legends = find("legends");
+const canvas = find("map-canvas"), under = find("map-density"), tooltip = find("tooltip"), tooltipContent = find("tooltip-content"), legends = find("legends");
 const context = canvas.getContext("2d");
 const choices = [...document.querySelectorAll("[data-by]")];
-let ids = [], xy = [], groupOf = [], pictures = [], stamp = "";
+let ids = [], xy = [], groupOf = [], ranks = null, total = 0, first = null, pointed = "", pictures = [], stamp = "";
 let by = choices.findIndex((choice) => choice.hasAttribute("aria-current")), hidden = [], sprites = null, buffer = null;
 let width = 0, height = 0, density = 1, scale = 1, left = MARGIN, top = MARGIN, selected = -1, frame = 0, hoverTimer = 0;
 
@@ -38,14 +39,14 @@ const currentSprites = () => {
   const crowding = ids.length > 8000 ? 0.62 : ids.length > 1500 ? 0.8 : 1.05;
   const size = density * crowding * (1 + 0.2 * Math.round(Math.log2(scale)));
   if (sprites?.size === size) return sprites.list;
-  const background = getComputedStyle(canvas).backgroundColor, paths = legends.children[by].querySelectorAll("path");
+  const background = getComputedStyle(under).backgroundColor, paths = legends.children[by].querySelectorAll("path");
   sprites = { size, list: Array.from(paths, (path) => createSprite(path, size, background)) };
   return sprites.list;
 };
 const drawPictures = () => { // the highest novelty on top, each with the marker of its group
   const paths = Array.from(legends.children[by].querySelectorAll("path"), (path) => [new Path2D(path.getAttribute("d")), getComputedStyle(path).fill]);
   const side = PICTURE * (1 + 0.2 * Math.log2(scale));
-  context.strokeStyle = getComputedStyle(canvas).backgroundColor;
+  context.strokeStyle = getComputedStyle(under).backgroundColor;
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, width, height);
   for (let i = ids.length - 1; i >= 0; i -= 1) {
@@ -74,9 +75,29 @@ const drawPoints = () => {
   }
   context.putImageData(buffer, 0, 0);
 };
+// Of more images than points: cells beneath, and beside the most unusual the points of the tiles in view.
+const drawCells = () => {
+  const fills = Array.from(legends.children[by].querySelectorAll("path"), (path) => getComputedStyle(path).fill.match(/\d+/g).map(Number));
+  const view = { left, top, mapWidth: scale * (width - 2 * MARGIN), mapHeight: scale * (height - 2 * MARGIN), width, height, density };
+  const tiles = drawDensity(under, view, { by: choices[by].dataset.by, stamp, colours: fills, hidden: hidden[by], fullest: Number(find("map-status").dataset.fullest), changed: redraw });
+  const key = tiles.map((tile) => tile.ids[0]).join();
+  if (key === pointed) return;
+  pointed = key;
+  const id = ids[selected], parts = [first, ...tiles], join = (Type, arrays) => {
+    const joined = new Type(arrays.reduce((sum, array) => sum + array.length, 0));
+    arrays.reduce((offset, array) => (joined.set(array, offset), offset + array.length), 0);
+    return joined;
+  };
+  ids = join(Float64Array, parts.map((part) => part.ids));
+  xy = join(Uint16Array, parts.map((part) => part.xy));
+  ranks = join(Uint32Array, parts.map((part) => part.ranks));
+  groupOf = join(Uint8Array, hidden.flatMap((_, legend) => parts.map((part) => part.pointGroups.subarray(legend * part.ids.length, (legend + 1) * part.ids.length))));
+  selected = ids.indexOf(id);
+};
 const draw = () => {
   frame = 0;
   if (!ids.length || !buffer) return;
+  if (first) drawCells();
   if (pictures.length) drawPictures();
   else drawPoints();
   if (selected < 0) return;
@@ -110,7 +131,7 @@ const select = (i, delay = HOVER_MS) => {
   canvas.classList.toggle("hovering", i >= 0);
   redraw();
   clearTimeout(hoverTimer);
-  const url = `/map/image/${ids[i]}?rank=${i + 1}&total=${ids.length}`;
+  const url = `/map/image/${ids[i]}?rank=${(ranks ? ranks[i] : i) + 1}&total=${total}`;
   if (i >= 0) hoverTimer = setTimeout(() => htmx.ajax("GET", url, { source: tooltipContent, target: tooltipContent }), delay);
 };
 const openSelected = () => { if (selected >= 0) location.assign(`/history/${ids[selected]}`); };
@@ -144,7 +165,7 @@ const resize = () => {
   if (!canvas.clientWidth) return;
   const [ratioX, ratioY] = width ? [canvas.clientWidth / width, canvas.clientHeight / height] : [1, 1];
   [width, height, density] = [canvas.clientWidth, canvas.clientHeight, devicePixelRatio];
-  [canvas.width, canvas.height] = [Math.round(width * density), Math.round(height * density)];
+  [canvas.width, canvas.height] = [under.width, under.height] = [Math.round(width * density), Math.round(height * density)];
   [left, top, sprites, buffer] = [left * ratioX, top * ratioY, null, context.createImageData(canvas.width, canvas.height)];
   applyView();
 };
@@ -201,6 +222,7 @@ for (const button of document.querySelectorAll(".map-controls button")) {
 // Legend: the grouping and the hidden groups
 const applyLegend = () => {
   sprites = null;
+  repaint();
   hidden = Array.from(legends.children, (legend, index) => {
     legend.hidden = index !== by;
     return Array.from(legend.querySelectorAll("input"), (input) => !input.checked);
@@ -228,6 +250,9 @@ const load = async () => {
     ids = new Float64Array(bytes, 0, count);
     xy = new Uint16Array(bytes, 8 * count, 2 * count);
     groupOf = new Uint8Array(bytes, 12 * count);
+    [total, pointed, ranks] = [Number(find("map-status").dataset.total), "", null];
+    first = count < total ? { ids, xy, ranks: Uint32Array.from(ids, (_, i) => i), pointGroups: groupOf } : null;
+    forget();
     pictures = images.map((sha256) => Object.assign(new Image(), { onload: redraw }, sha256 && { src: `/pictures/${sha256}` }));
     select(-1);
     applyLegend();
