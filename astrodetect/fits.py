@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
+from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.sky.wcs import NEAR_ICRS, quiet
 
 MAGIC, GZIP, TILES = b"SIMPLE  =", b"\x1f\x8b", b"ZIMAGE  ="
@@ -127,8 +129,7 @@ def read_frame(data: bytes, *, max_pixels: int) -> Frame:
     if data.startswith(GZIP):
         data = _unpacked(data, limit)
     with quiet():
-        from astropy.io import fits  # noqa: PLC0415 - takes most of a second
-
+        fits = fits_reader()
         hdus = fits.open(BytesIO(data), memmap=False, lazy_load_hdus=True, disable_image_compression=True)
         for number in range(MAX_HDUS):
             with contextlib.suppress(IndexError):  # fewer HDUs
@@ -171,9 +172,9 @@ def _check_tiles(table: Any, limit: int) -> None:
     if codec not in TILE_CODECS:
         raise ImageUnsupported(f"FITS compressed by {codec}, which is not read: unpack it with funpack")
     axes = range(1, header["ZNAXIS"] + 1)
-    tile_shape = [header[f"ZTILE{axis}"] for axis in axes]
+    shape, tile_shape = ([index(header[f"{card}{axis}"]) for axis in axes] for card in ("ZNAXIS", "ZTILE"))
     tile_pixels = math.prod(tile_shape)
-    tiles = math.prod(math.ceil(header[f"ZNAXIS{axis}"] / max(1, header[f"ZTILE{axis}"])) for axis in axes)
+    tiles = math.prod(math.ceil(length / max(1, tile)) for length, tile in zip(shape, tile_shape, strict=True))
     if min(tile_shape, default=0) < 1 or tile_pixels > MAX_TILE_PIXELS or max(tiles, header["NAXIS2"]) > MAX_TILES:
         raise ImageUnsupported(f"FITS compressed in {tiles:,} tiles of {tile_pixels:,} pixels: unpack it with funpack")
     if codec in RICE:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import DataError
 from astrodetect.records import Floats, ImageContract
+from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.sky.wcs import PixelGrid, quiet
 from astrodetect.storage.references import is_url
 
@@ -54,11 +55,15 @@ class BandImage:
         self.name, self.planes, self._hdu = hdu.name, hdu.planes, hdu
         self.grid = PixelGrid.of_header(hdu.header, self.width, self.height, hdu.name)
         header = hdu.header
-        self._scale, self._zero, self._blank = header.get("BSCALE", 1), header.get("BZERO", 0), header.get("BLANK")
         self._values: NDArray[Any] | None = None
-        if hdu.offset is not None:
-            bits = int(header["BITPIX"])
+        try:
+            bits, self._scale = int(header["BITPIX"]), float(header.get("BSCALE", 1))
+            self._zero = float(header.get("BZERO", 0))
+            self._blank = None if header.get("BLANK") is None else int(header["BLANK"])
             dtype = np.dtype(np.uint8 if bits == 8 else f">{'f' if bits < 0 else 'i'}{abs(bits) // 8}")
+        except (ValueError, TypeError) as error:
+            raise DataError(f"the mosaic {hdu.name} has values of an unknown kind") from error
+        if hdu.offset is not None:
             try:
                 self._values = np.memmap(hdu.path, dtype, "r", hdu.offset, (self.planes, self.height, self.width))
             except (ValueError, OSError) as error:
@@ -75,15 +80,12 @@ class BandImage:
 
     def _read(self, rows: slice, columns: slice) -> NDArray[Any]:
         if self._values is None:  # the tiles around it are unpacked
-            with quiet():
-                from astropy.io import fits  # noqa: PLC0415 - slow to import
-
-                with fits.open(self._hdu.path) as hdus:
-                    outer = [slice(None)] * (len(self._hdu.shape) - 2)
-                    values = np.asarray(hdus[self._hdu.number].section[(*outer, rows, columns)])
+            with quiet(), fits_reader().open(self._hdu.path) as hdus:
+                outer = [slice(None)] * (len(self._hdu.shape) - 2)
+                values = np.asarray(hdus[self._hdu.number].section[(*outer, rows, columns)])
             return values.reshape(self.planes, rows.stop - rows.start, columns.stop - columns.start)
         stored = self._values[:, rows, columns]
-        values = stored if (self._scale, self._zero) == (1, 0) else stored * float(self._scale) + float(self._zero)
+        values = stored if (self._scale, self._zero) == (1, 0) else stored * self._scale + self._zero
         return (
             values
             if self._blank is None or stored.dtype.kind == "f"
@@ -161,17 +163,17 @@ def list_hdus(file: str) -> list[ImageHdu]:
         raise DataError(f"the mosaic {path} is packed by gzip, of which no window can be read: unpack it with gunzip")
     try:
         with quiet():
-            from astropy.io import fits  # noqa: PLC0415 - slow to import
-
-            with fits.open(path, memmap=True) as hdus:
+            fits = fits_reader()
+            with Path(path).open("rb") as opened, fits.open(opened, memmap=True) as hdus:
                 images = [
                     (number, hdu.header.copy(), hdu.shape, None if is_packed else hdu.fileinfo()["datLoc"])
                     for number, hdu in enumerate(hdus)
                     if getattr(hdu, "is_image", False) and len(hdu.shape) >= 2
                     for is_packed in (isinstance(hdu, fits.CompImageHDU),)
                 ]
-    except OSError as error:
-        raise DataError(f"the mosaic {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # astropy raises almost any exception for damaged headers
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"the mosaic {path} cannot be read: {reason}") from error
     if chosen:
         wanted = chosen[2].strip()
         images = [image for image in images if wanted in {str(image[0]), str(image[1].get("EXTNAME", ""))}]

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from xml.parsers import expat
 
 from astrodetect.errors import DataError, StorageError
+from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.storage import objects, parquet_shards
 from astrodetect.storage.references import PARQUET_SUFFIXES, printable_url, suffix_path
 
@@ -119,8 +120,7 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
         raise DataError("is no FITS")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from astropy.io import fits  # noqa: PLC0415 - slow to import
-
+        fits = fits_reader()
         with fits.open(io.BytesIO(data), memmap=False) as hdus:
             hdu = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
             if hdu is None:

@@ -25,9 +25,12 @@ _warnings_lock = Lock()  # warnings can only be silenced for all threads at once
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress astropy's warnings of unusual headers."""
+    """Suppress astropy's warnings of unusual headers, and what it logs of them: a dozen lines for one image."""
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from astropy import log  # noqa: PLC0415 - slow to import
+
+        log.setLevel("ERROR")
         yield
 
 

@@ -1,15 +1,21 @@
 """Exports of the predictions: complete, filtered, and safe to open in a spreadsheet."""
 
 import csv
+import errno
 import io
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from programs import query
+from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 
+from astrodetect.service.http_protocol import DISCONNECTION, Disconnection
 from astrodetect.service.routes import predictions
+from astrodetect.sky import table_writers
 
 NAMES = [
     "m51.jpg",
@@ -124,6 +130,42 @@ def test_tables_have_typed_columns_with_the_values_of_the_rows(
         assert table["in_domain"] == [None] * len(expected)
     empty = page_client.get(f"/predictions.{kind}?name=none-of-them")
     assert read_table(empty.content, kind)["id"] == []
+
+
+def test_few_tables_are_made_at_a_time_and_a_full_disk_is_one_line(
+    page_client: TestClient, recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(predictions.TABLES_AT_ONCE + 1):
+        assert page_client.get("/predictions.vot").status_code == 200
+    with ExitStack() as stack:
+        for _ in range(predictions.TABLES_AT_ONCE):
+            stack.enter_context(predictions._table_slot())
+        refused = page_client.get("/predictions.fits")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert len(read_csv(page_client.get("/predictions.csv"))) == len(recorded)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(table_writers.WRITERS, ".fits", fail)
+    full = page_client.get("/predictions.fits")
+    assert full.json()["error"]["message"] == "the table cannot be written: No space left on device"
+
+
+def test_a_table_that_nobody_waits_for_is_not_made_to_its_end() -> None:
+    disconnection, read = Disconnection(), list[int]()
+
+    def pages() -> Iterator[list[Any]]:
+        for number in range(9):
+            read.append(number)
+            yield []
+
+    wanted = predictions._until_disconnect(Request({"type": "http", DISCONNECTION: disconnection}), pages())
+    next(wanted)
+    disconnection.happen()
+    with pytest.raises(ClientDisconnect):
+        list(wanted)
+    assert read == [0, 1]
 
 
 def read_table(content: bytes, kind: str) -> dict[str, list[Any]]:

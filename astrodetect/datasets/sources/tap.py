@@ -16,7 +16,7 @@ from astrodetect.sky.table_readers import read_votable_table
 
 POSITIONS_PER_QUERY = 50
 MAX_ROWS = 100_000  # of an answer
-INFO = re.compile(rb"<INFO\b([^>]*?)(?:/>|>(.*?)</INFO>)", re.DOTALL)
+INFO = re.compile(rb"<INFO\b([^<>]*)>(?:<!\[CDATA\[)?([^<]*)")  # in time that is linear in the answer's length
 STATUS = re.compile(rb"""value\s*=\s*["'](\w+)["']""")
 VIZIER = "vizier:"
 MAX_MESSAGE = 200  # characters of a service's message

@@ -6,23 +6,26 @@ import datetime as dt
 import io
 import json
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from functools import partial
 from itertools import chain
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import IO, Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request, UploadFile
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from astrodetect.csv_cells import literal_text
-from astrodetect.errors import DatabaseUnavailable
+from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.labels import TAG_SEPARATOR
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
+from astrodetect.service.http_protocol import DISCONNECTION, Disconnection
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
 from astrodetect.service.schemas import (
     CSV,
@@ -40,10 +43,13 @@ MAX_PAGE_ROWS = 1000
 MAX_NEIGHBOURS = 100
 EXPORT_PAGE_ROWS = 1000
 BLOCK_BYTES = 1 << 16
+TABLES_AT_ONCE = 2  # that are made: each holds a thread, and 20 MB of rows
 
 ExportFormat: TypeAlias = Literal["csv", "json", "parquet", "vot", "fits"]
 NeighbourCount: TypeAlias = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS)]
 router = APIRouter(route_class=DatabaseRoute)
+
+_table_slots = threading.BoundedSemaphore(TABLES_AT_ONCE)
 
 TABLE_TYPES = {"parquet": "application/vnd.apache.parquet", "vot": VOTABLE, "fits": FITS}
 EXPORT_RESPONSES = csv_response("id, image_name, score, result, timestamp, …", json_rows=PredictionResponse)
@@ -71,16 +77,21 @@ def predictions(
     response_class=StreamingResponse,
     responses=declared(422, 503) | EXPORT_RESPONSES,
 )
-def predictions_file(database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
+def predictions_file(request: Request, database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
     """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '.
 
-    `vot` is a VOTable and `fits` a FITS table; these two and `parquet` are made as a whole before they are sent.
+    `vot` is a VOTable and `fits` a FITS table; these two and `parquet` are made as a whole before they are sent, of
+    which a process makes two at a time.
     """
-    write, media_type = EXPORTS[kind]
     pages = _pages(database, filters)
-    first = next(pages)  # before the response starts, so that a database error has its status
     name = f"predictions-{dt.datetime.now(dt.UTC):%Y-%m-%d}.{kind}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    if kind in TABLE_TYPES:
+        with _table_slot():
+            table = _make_table(kind, _until_disconnect(request, pages))
+        return StreamingResponse(_blocks(table), media_type=TABLE_TYPES[kind], headers=headers)
+    write, media_type = TEXT_EXPORTS[kind]
+    first = next(pages)  # before the response starts, so that a database error has its status
     return StreamingResponse(write(chain([first], pages)), media_type=media_type, headers=headers)
 
 
@@ -149,16 +160,46 @@ def _cell(value: object) -> str:
     return literal_text(value) if isinstance(value, str) else str(value)
 
 
-def _write_table(kind: str, pages: Iterable[list[Prediction]]) -> Iterator[bytes]:
-    """A table of typed columns, from a temporary file."""
+@contextmanager
+def _table_slot() -> Iterator[None]:
+    """The right to make a table; Overloaded while TABLES_AT_ONCE are made."""
+    if not _table_slots.acquire(blocking=False):
+        raise Overloaded("other tables are being made: try again soon, or take /predictions.csv")
+    try:
+        yield
+    finally:
+        _table_slots.release()
+
+
+def _until_disconnect(request: Request, pages: Iterable[list[Prediction]]) -> Iterator[list[Prediction]]:
+    """The pages, until the client disconnects: nothing else would end the thread that makes a table of them."""
+    disconnection = request.scope.get(DISCONNECTION) or Disconnection()
+    for page in pages:
+        if disconnection.happened:
+            raise ClientDisconnect
+        yield page
+
+
+def _make_table(kind: str, pages: Iterable[list[Prediction]]) -> IO[bytes]:
+    """A temporary file with a table of typed columns."""
     columns = {
         column.name: COLUMN_TYPES.get(str(getattr(column.type, "__name__", column.type)).partition(" |")[0], "text")
         for column in fields(Prediction)
     }
     rows = ([_table_value(getattr(row, column)) for column in columns] for page in pages for row in page)
-    with tempfile.TemporaryFile() as file:
-        WRITERS[f".{kind}"](file, columns, rows, "Predictions")
-        file.seek(0)
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            WRITERS[f".{kind}"](file, columns, rows, "Predictions")
+            file.seek(0)
+            stack.pop_all()  # `_blocks` closes it
+    except OSError as error:
+        raise Overloaded(f"the table cannot be written: {error.strerror or error}") from error
+    return file
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
         while block := file.read(BLOCK_BYTES):
             yield block
 
@@ -183,10 +224,7 @@ def _write_json(pages: Iterable[list[Prediction]]) -> Iterator[str]:
     yield "\n]\n"
 
 
-EXPORTS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str] | Iterator[bytes]], str]] = {
+TEXT_EXPORTS: dict[ExportFormat, tuple[Callable[[Iterable[list[Prediction]]], Iterator[str]], str]] = {
     "csv": (_write_csv, CSV),
     "json": (_write_json, "application/json"),
-    "parquet": (partial(_write_table, "parquet"), TABLE_TYPES["parquet"]),
-    "vot": (partial(_write_table, "vot"), TABLE_TYPES["vot"]),
-    "fits": (partial(_write_table, "fits"), TABLE_TYPES["fits"]),
 }
