@@ -1,5 +1,6 @@
 """VOTables, the tables of the Virtual Observatory, written row by row without astropy."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,21 +63,18 @@ def votable(
     *,
     title: str,
     version: str = CONTROLLED_UCDS,
-    most: int | None = None,
+    overflow: bool = False,
 ) -> Iterator[str]:
-    """The document in pieces; `most` rows at the most, with the status OVERFLOW where there are more."""
+    """The document in pieces; `overflow`: there are more rows than it has."""
     yield _head(version)
     yield f'<RESOURCE type="results">\n<DESCRIPTION>{escape(_xml_text(title))}</DESCRIPTION>\n'
-    yield '<INFO name="QUERY_STATUS" value="OK"/>\n<TABLE>\n'
+    status = "OVERFLOW" if overflow else "OK"  # before the table: version 1.1 allows it nowhere else
+    yield f'<INFO name="QUERY_STATUS" value="{status}"/>\n<TABLE>\n'
     yield "".join(f"{field.declaration()}\n" for field in fields) + "<DATA><TABLEDATA>\n"
     remaining = iter(rows)
-    bounded = remaining if most is None else islice(remaining, most)
-    while piece := "".join(_row(row) for row in islice(bounded, ROWS_PER_PIECE)):
+    while piece := "".join(_row(row) for row in islice(remaining, ROWS_PER_PIECE)):
         yield piece
-    yield "</TABLEDATA></DATA>\n</TABLE>\n"
-    if most is not None and next(remaining, None) is not None:
-        yield '<INFO name="QUERY_STATUS" value="OVERFLOW"/>\n'
-    yield "</RESOURCE>\n</VOTABLE>\n"
+    yield "</TABLEDATA></DATA>\n</TABLE>\n</RESOURCE>\n</VOTABLE>\n"
 
 
 def write_votable(file: BinaryIO, columns: Mapping[str, ColumnType], rows: Iterable[Sequence[Any]], title: str) -> None:
@@ -110,6 +108,8 @@ def _cell(value: Any) -> str:
         return "<TD/>"
     if isinstance(value, bool):
         return "<TD>true</TD>" if value else "<TD>false</TD>"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"<TD>{'NaN' if math.isnan(value) else '+Inf' if value > 0 else '-Inf'}</TD>"
     return f"<TD>{escape(_xml_text(str(value)))}</TD>"
 
 

@@ -1,6 +1,8 @@
 """Predictions around a position: in pages, in exports, and by Simple Cone Search with the client pyvo."""
 
 import io
+import shutil
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -257,3 +259,16 @@ def test_pyvo_reads_the_log_and_its_errors(cone_client: TestClient, monkeypatch:
         assert len(service.search(pos=(202.4, 47.2), radius=0.2)) == 2
     answer = cone_client.get("/scs", params={"RA": "202.4", "DEC": "47.2", "SR": "0.2"})
     assert "OVERFLOW" in answer.text
+
+
+@pytest.mark.skipif(shutil.which("stilts") is None, reason="stilts is not installed")
+def test_votlint_finds_nothing_wrong_with_any_votable(cone_client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from astrodetect.service.routes import cone_search
+
+    monkeypatch.setattr(cone_search, "MAX_ROWS", 2)
+    cone = "/scs?RA=202.4&DEC=47.2&SR=0.2"
+    for path in (f"{cone}&VERB=3", f"{cone}&VERB=9", "/predictions.vot"):
+        document = cone_client.get(path).content
+        command = ["stilts", "votlint", "votable=-"]
+        linted = subprocess.run(command, input=document, capture_output=True, timeout=120, check=True)
+        assert (linted.stdout, linted.stderr) == (b"", b""), path

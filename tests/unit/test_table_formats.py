@@ -1,5 +1,7 @@
 """Tables as FITS and HATS, read back by astropy and hats, and sent by SAMP to a listening program."""
 
+import io
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from programs import run_here
 from astrodetect import __main__
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
-from astrodetect.sky import hats, table_writers
+from astrodetect.sky import hats, table_writers, votable
 from astrodetect.sky.healpix import cells_of
 from astrodetect.sky.table_writers import write_table
 
@@ -51,6 +53,15 @@ def test_a_fits_table_has_the_values_and_says_what_they_are(tmp_path: Path, monk
     assert read["rank"] == [3, None, 2**40]
     write_table(str(tmp_path / "none.fits"), COLUMNS, [], "Scores")
     assert len(Table.read(tmp_path / "none.fits")) == 0
+
+
+def test_numbers_of_a_votable_that_are_not_finite_are_written_as_the_standard_says() -> None:
+    from astropy.io import votable as reader
+
+    values = [float("nan"), float("inf"), float("-inf"), 0.5]
+    document = "".join(votable.votable([votable.VOField("x", "double")], [[value] for value in values], title=""))
+    assert re.findall("<TD>(.*)</TD>", document) == ["NaN", "+Inf", "-Inf", "0.5"]
+    assert reader.parse(io.BytesIO(document.encode())).get_first_table().array["x"].data.tolist()[1:] == values[1:]
 
 
 def test_hats_partitions_are_cells_of_positions_and_hats_reads_them(

@@ -80,8 +80,8 @@ def cone_search(
     except DatabaseError as error:
         return _error(error.public or str(error), error.status)
     fields = [field for level, some in FIELDS.items() if level <= verbose for field in some]
-    rows = ([_value(prediction, field.name) for field in fields] for prediction in page)
-    document = votable.votable(fields, rows, title=TITLE, version=votable.OLD_UCDS, most=MAX_ROWS)
+    rows = ([_value(prediction, field.name) for field in fields] for prediction in page[:MAX_ROWS])
+    document = votable.votable(fields, rows, title=TITLE, version=votable.OLD_UCDS, overflow=len(page) > MAX_ROWS)
     return StreamingResponse(document, media_type=votable.MEDIA_TYPE)
 
 
