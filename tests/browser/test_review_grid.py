@@ -132,6 +132,7 @@ def test_a_name_gets_a_key_and_images_are_tagged_and_labelled_by_keyboard(
     expect(remove).to_have_count(2)
     assert accessibility_violations(page) == []
     remove.first.press("Enter")
+    expect(remove).to_have_count(1)
     expect(remove).to_have_text("tail ×")
     assert query(log_url, "SELECT tag, count(*) FROM image_tags GROUP BY tag ORDER BY tag") == [
         ("blue core", 1), ("tail", 1)
