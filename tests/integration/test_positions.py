@@ -127,7 +127,7 @@ def test_positions_are_in_the_exports(client: TestClient) -> None:
     row = detect(client, ra=str(M51.ra), dec=str(M51.dec), object_id=str(M51.object_id)).json()
     header, line = client.get("/predictions.csv").text.splitlines()
     assert "novelty_view,ra,dec,object_id,known,known_name" in header
-    assert line.endswith("202.46957,47.19525,M51,,,,,,")
+    assert line.endswith("202.46957,47.19525,M51,,,,,,,")
     assert client.get("/predictions.json").json() == [row]
 
 
