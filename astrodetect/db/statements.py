@@ -77,15 +77,8 @@ def like_pattern(part: str | None) -> str | None:
 
 T = TypeVar("T")
 
-SHARED = (
-    "match",
-    "filters",
-    "tagged",
-    "name_condition",
-    "cells",
-    "in_cells",
-    "after_edge",
-)  # conditions in several statements
+# Conditions in several statements.
+SHARED = ("match", "filters", "tagged", "name_condition", "cells", "in_cells", "after_edge")
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 

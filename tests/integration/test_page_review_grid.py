@@ -1,6 +1,7 @@
 """The grid of the Review page: batches of labels, undo, skipping, leases, and forms without scripts."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ def models_dir(noise_models_dir: Path) -> Path:
 
 
 @pytest.fixture
-def ids(client: TestClient) -> list[int]:
-    """Fourteen images in the log: more than the smallest grid shows."""
+def ids(client: TestClient, database_url: str) -> list[int]:
+    """Fourteen images in the log, more than the smallest grid shows, with the thumbnails that they are sorted by."""
     client.follow_redirects = True
-    return [
+    ids = [
         int(client.post("/detect", files={"file": (f"{seed}.png", png(seed))}).json()["id"]) for seed in range(100, 114)
     ]
+    deadline = time.monotonic() + 30
+    while query(database_url, "SELECT count(*) FROM thumbnails") != [(len(ids),)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return ids
 
 
 def shown(page: Any) -> list[int]:
