@@ -103,6 +103,7 @@ def test_the_service_uses_little_memory_with_large_images(
     database_url: str, model_folder: Path, tmp_path: Path, jpeg: bytes
 ) -> None:
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(model_folder)}
+    environment["ASTRODETECT_REQUEST_TIMEOUT_S"] = "120"  # slow machines decode one for seconds
     with Service(log=tmp_path / "log", environment=environment) as service:
         service.wait_until(service.ready)
         for _ in range(50):

@@ -30,7 +30,7 @@ def ids(client: TestClient, database_url: str) -> list[int]:
         int(client.post("/detect", files={"file": (f"{seed}.png", png(seed))}).json()["id"]) for seed in range(100, 114)
     ]
     deadline = time.monotonic() + 30
-    while query(database_url, "SELECT count(*) FROM thumbnails") != [(len(ids),)]:
+    while query(database_url, "SELECT count(*) FROM pictures") != [(len(ids),)]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return ids
