@@ -105,6 +105,9 @@ def main() -> None:
 @contextmanager
 def serve_rows(rows: int) -> Iterator[str]:
     """URL of a service over a table of so many rows."""
+    space = next((manifest.space for manifest in list_manifests(settings().models_dir) if manifest.space), None)
+    if space is None:
+        raise SystemExit("there is no model with detectors to serve: python3 run.py trains one")
     with (
         TemporaryDirectory(prefix="astrodetect-pages-") as place,
         lifetime.embedded_server(Path(place) / "postgres", lifetime.EMBEDDED_DATABASE) as url,
@@ -114,7 +117,6 @@ def serve_rows(rows: int) -> Iterator[str]:
         print_progress(f"filling a table with {rows:,} rows")
         with closing(connect(url, timeout_s=60)) as connection, connection.cursor() as cursor:
             fill(connection, rows)
-            space = next((manifest.space for manifest in list_manifests(settings().models_dir) if manifest.space), None)
             cursor.execute(SCORES, [space, WITH_VECTORS])
             cursor.execute(VECTORS, [space, WITH_VECTORS])
             execute(connection, "VACUUM ANALYZE")
