@@ -23,6 +23,11 @@ def digest(secret: str | bytes) -> bytes:
     return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
 
 
+def link_digest(url: str, token: str) -> bytes:
+    """What is stored of a link; by another function, so that no cookie has it."""
+    return hashlib.blake2s(f"{url} {token}".encode()).digest()
+
+
 class AccessTables:
     """The tables `api_keys`, `key_guesses`, `sessions` and `audit_log`, part of `database.Database`."""
 
@@ -58,8 +63,15 @@ class AccessTables:
         self._execute(self._sql["add_session"], values)
         return cookie
 
+    def start_link(self, key_sha256: bytes, url: str, *, seconds: float) -> str:
+        """A new random token, which stands for this key at this URL alone: a session of its own."""
+        token = secrets.token_urlsafe(32)
+        values = {"sha256": link_digest(url, token), "key_sha256": key_sha256, "seconds": seconds}
+        self._execute(self._sql["add_session"], values)
+        return token
+
     def session_key(self, sha256: bytes) -> bytes | None:
-        """The hash of the key that a session stands for."""
+        """The hash of the key that a session, or a link, stands for."""
         rows = self._execute(self._sql["session_key"], {"sha256": sha256})
         return bytes(rows[0]["key_sha256"]) if rows else None
 

@@ -10,7 +10,7 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, get_args
 
 from pydantic import SecretStr
@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
-from astrodetect.db.access import KEY_PREFIX, digest
+from astrodetect.db.access import KEY_PREFIX, digest, link_digest
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable
 from astrodetect.records import KeyScope
 from astrodetect.service.key_guesses import KeyGuesses
@@ -33,6 +33,9 @@ REVIEWING = ("/review/", "/labels/", "/map")
 TEACHING_PATH = "/review/teach"  # a training
 LABEL_NAMES_PATH = "/review/names"
 LABELLING = ("/label", "/tag", "/untag")  # how the paths end
+LINK_PATH = "/history/link"  # makes a link to an export, which needs no key itself
+LINK_PARAMETER = "access"  # the last one of such a link's query
+LINKED_PREFIX = "/predictions."  # of the paths that links lead to
 NAME_OF_SETTING = "ASTRODETECT_API_KEY"
 IDENTITY = "astrodetect.identity"  # key in the ASGI scope
 
@@ -89,6 +92,8 @@ def needed_scope(method: str, path: str) -> KeyScope:
     """What a key has to allow for this request; what is not listed above takes the most."""
     if method in SAFE_METHODS:
         return "operate" if path.startswith(AUDIT_PREFIX) else "read"
+    if path == LINK_PATH:
+        return "read"
     if path in PREDICTING:
         return "predict"
     reviewing = path.endswith(LABELLING) or (path.startswith(REVIEWING) and path != TEACHING_PATH)
@@ -112,6 +117,15 @@ class Authenticator:
             return await self._of_unproven_key(key, host)
         cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "") if key is None else ""
         return await self._of_cookie(digest(cookie), host) if cookie else None
+
+    async def identify_link(self, scope: Scope) -> Identity | None:
+        """Who made the link that the request follows, with the scope read alone; None if it is none, or has ended."""
+        query, separator, token = scope["query_string"].decode("latin-1").rpartition(f"{LINK_PARAMETER}=")
+        if not separator or not scope["path"].startswith(LINKED_PREFIX):
+            return None
+        host = scope["client"][0] if scope["client"] else ""
+        identity = await self._of_cookie(link_digest(f"{scope['path']}?{query}", token), host)
+        return replace(identity, scopes=identity.scopes & {"read"}) if identity else None
 
     async def may_still_read(self, scope: Scope) -> bool:
         """Whether a request that goes on for long, and was allowed when it began, would be allowed now."""

@@ -34,13 +34,13 @@ SKIPPED = "the page tests are skipped, no browser starts: install Chromium, Chro
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser | None]:
-    """Launch the first browser that starts; None if none does."""
+def open_browser(*arguments: str) -> Iterator[Browser | None]:
+    """Launch the first browser that starts, with these arguments; None if none does."""
     if not _driver_starts():
         yield None
         return
     with sync_playwright() as playwright:
-        browser = _launch(playwright)
+        browser = _launch(playwright, arguments)
         try:
             yield browser
         finally:
@@ -88,8 +88,9 @@ def _version() -> str | None:
         return browser.version if browser else None
 
 
-def _launch(playwright: Playwright) -> Browser | None:
+def _launch(playwright: Playwright, arguments: Sequence[str]) -> Browser | None:
     options = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+    options += arguments
     for location in _locations():
         try:
             return playwright.chromium.launch(args=options, timeout=LAUNCH_TIMEOUT_S * 1000, **location)

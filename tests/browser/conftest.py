@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, expect
-from programs import Service, query
+from programs import Service, free_port, query
 
 from browser import chromium, demo_service
 from browser.tabs import Tabs
@@ -15,9 +15,15 @@ expect.set_options(timeout=EXPECT_TIMEOUT_MS)
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def hub_port() -> int:
+    """Where the browser looks for a SAMP hub instead of port 21012, which somebody's own may have."""
+    return free_port()
+
+
+@pytest.fixture(scope="package")
+def browser(hub_port: int) -> Iterator[Browser]:
     """The browser of all page tests; closed before other tests run: Playwright occupies the event loop."""
-    with chromium.open_browser() as browser:
+    with chromium.open_browser(f"--host-resolver-rules=MAP localhost:21012 127.0.0.1:{hub_port}") as browser:
         if browser is None:
             pytest.skip(chromium.SKIPPED)
         yield browser

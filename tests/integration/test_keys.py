@@ -268,6 +268,40 @@ def test_what_arrives_is_audited_as_text_and_failed_sign_ins_are_not(client: Tes
     ]
 
 
+def test_a_link_to_a_table_reads_that_table_alone_until_it_ends(
+    start: Start, keys: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "CACHE_S", 0.0)
+    client = start(api_key=KEY, private=True)
+    headers = bearer(keys("create", "reader", "--scopes", "read").stdout.strip())
+    assert client.post("/history/link").status_code == 401
+    url = client.post("/history/link?name=a%2Bb&sort=score", headers=headers).json()["url"]
+    assert url.startswith("/predictions.vot?name=a%2Bb&access=")
+    assert client.get(url).status_code == 200
+    assert query(database_url, "SELECT who, request, status FROM audit_log ORDER BY id DESC LIMIT 1") == [
+        ("reader", "GET /predictions.vot", 200)
+    ]
+    token = url.rpartition("=")[2]
+    for other in (
+        f"/predictions.vot?access={token}",
+        f"/predictions.csv?name=a%2Bb&access={token}",
+        f"/predictions?name=a%2Bb&access={token}",
+        url.replace("name=a", "name=c"),
+        url + "&name=c",
+        url[:-1],
+    ):
+        assert client.get(other).status_code == 401, other
+    assert client.post(url).status_code == 401
+    for cookie in (token, f"{url.removesuffix(f'access={token}')} {token}"):
+        assert client.get("/predictions", headers={"Cookie": f'astrodetect_session="{cookie}"'}).status_code == 401
+    query(database_url, "UPDATE sessions SET expires = now()")
+    assert client.get(url).status_code == 401
+    url = client.post("/history/link", headers=headers).json()["url"]
+    assert client.get(url).status_code == 200
+    assert keys("revoke", "reader").returncode == 0
+    assert client.get(url).status_code == 401
+
+
 def test_a_key_is_no_cookie_and_what_is_known_of_one_is_not_of_the_other(client: TestClient, keys: Any) -> None:
     key = keys("create", "k", "--scopes", "predict").stdout.strip()
     for headers, status in (({"Cookie": f"{authentication.SESSION_COOKIE}={key}"}, 401), (bearer(key), 200)) * 2:

@@ -32,18 +32,28 @@ from astrodetect.service.services import services_of
 SIGN_IN_BYTES = 4096  # of its body at most
 DISCARDED_BYTES = 65_536  # of a refused body: uvicorn discards it; for a larger one the connection is closed
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",  # heat maps are data URIs, images chosen for upload are blobs
-        "connect-src 'self'",
-        "form-action 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data: blob:",  # heat maps are data URIs, images chosen for upload are blobs
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
+
+
+def content_security_policy(**widened: str) -> str:
+    """The policy of all pages, with further sources: `connect_src="http://…"`."""
+    added = {name.replace("_", "-"): sources for name, sources in widened.items()}
+    return "; ".join(
+        f"{name} {POLICY.get(name, '')} {added.get(name, '')}".replace("  ", " ").strip() for name in POLICY | added
     )
-)
+
+
+CONTENT_SECURITY_POLICY = content_security_policy()
+SAMP_POLICY = content_security_policy(connect_src="http://localhost:21012/")  # every hub's, by the Web Profile of SAMP
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -69,7 +79,10 @@ async def check_access(scope: Scope, keys: ApiKeys, hosts: ServedHosts) -> Astro
     required = keys.required(method, path)
     try:  # also where it is not required, for the page and the logs
         authenticator = services_of(HTTPConnection(scope)).authenticator
-        identity = scope[IDENTITY] = await authenticator.identify(headers, scope["client"])
+        identity = await authenticator.identify(headers, scope["client"])
+        if identity is None and required and method in SAFE_METHODS:
+            identity = await authenticator.identify_link(scope)
+        scope[IDENTITY] = identity
     except (DatabaseUnavailable, TooManyGuesses) as error:
         return error if required else None
     if required and identity is None:

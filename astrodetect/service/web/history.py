@@ -19,6 +19,7 @@ from astrodetect.model_store.manifest import Manifest, list_manifests
 from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, Prediction, PredictionFilters, PredictionPage, RankedBy
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
+from astrodetect.service.middleware.security import SAMP_POLICY
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
@@ -131,6 +132,11 @@ class HistoryFilters:
         position = {"position": f"{cone.ra:.6f} {cone.dec:+.6f}", "radius": f"{cone.radius:.4g}"}
         return replace(self, entered={**self.entered, **position})
 
+    @property
+    def table_name(self) -> str:
+        """What the table of these predictions is called in other programs."""
+        return ", ".join(["astrodetect", *(description for description, _ in self.chips)])
+
     def export_url(self, kind: str) -> str:
         """The URL of the export of these predictions."""
         return f"/predictions.{kind}?{urlencode(_as_api_query(self.entered))}".rstrip("?")
@@ -168,7 +174,7 @@ def show_history(request: Request, database: DatabaseDep, models: ModelsDep) -> 
     values["choices"] = _choices(filters, list_manifests(models.folder))
     values["known_tags"] = database.tags.suggested()
     values["newest_id"] = max((row.id for row in page.predictions), default=0) if newest else None
-    return render(request, "history.html", status=422 if filters.errors else 200, **values)
+    return render(request, "history.html", status=422 if filters.errors else 200, policy=SAMP_POLICY, **values)
 
 
 @router.post("/history/ordinary")

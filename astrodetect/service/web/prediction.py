@@ -10,6 +10,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH, assign_keys
 from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.database_route import DatabaseRoute
+from astrodetect.service.middleware.security import SAMP_POLICY
 from astrodetect.service.query_params import ChosenLabel, LabelId, PostedTag, PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
@@ -41,6 +42,7 @@ def show_prediction(
     return render(
         request,
         "prediction.html",
+        policy=SAMP_POLICY,
         row=row,
         filters=filters,
         view=ImageView.load(row, services),

@@ -14,7 +14,9 @@ from astrodetect import __version__
 from astrodetect.errors import NotFound
 from astrodetect.reports.html import template_environment
 from astrodetect.reports.sky_map import format_angle
+from astrodetect.service.authentication import identity_of
 from astrodetect.service.database_route import DatabaseRoute
+from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY
 from astrodetect.service.services import services_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,10 +46,13 @@ async def send_static_file(version: str, name: str) -> Response:
     return Response(STATIC_FILES[name], media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 
-def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page, or a fragment of one, from its template."""
+def render(
+    request: Request, template: str, *, status: int = 200, policy: str = CONTENT_SECURITY_POLICY, **values: Any
+) -> HTMLResponse:
+    """A page, or a fragment of one, from its template; `policy` is for what it loads besides the usual."""
     text = TEMPLATE.get_template(template).render(**_page_values(request), status=status, **values)
-    return HTMLResponse(text, status, {"Vary": "HX-Request"})  # else "back" shows a cached fragment as the page
+    vary = "HX-Request"  # else "back" shows a cached fragment as the page
+    return HTMLResponse(text, status, {"Vary": vary, "Content-Security-Policy": policy})
 
 
 def wants_fragment(request: Request) -> bool:
@@ -114,6 +119,8 @@ def _page_values(request: Request) -> dict[str, Any]:
         "retry_url": request.url.replace(scheme="", netloc="") if request.method == "GET" else None,
         "version": __version__,
         "has_keys": bool(services.api_keys),
+        "private": services.api_keys.private,
+        "readable": not services.api_keys.private or identity_of(request.scope) is not None,
         "model_warnings": [
             f"Model {shorten(name, MAX_MODEL_LENGTH)}: {warning}"
             for name, model in services.models.loaded.items()

@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.service.database_route import DatabaseRoute
+from astrodetect.service.middleware.security import SAMP_POLICY
 from astrodetect.service.query_params import ChosenLabel
 from astrodetect.service.review_queue import ReviewCandidate
 from astrodetect.service.services import Services, ServicesDep
@@ -110,7 +111,7 @@ def show_review(
     session = ReviewSession.read(request)
     values = _review_values(services, session, choice, id)
     values |= page_values(request, session)
-    return session.save(render(request, "review.html", **values))
+    return session.save(render(request, "review.html", policy=SAMP_POLICY, **values))
 
 
 @router.post("/label")

@@ -13,7 +13,6 @@ from astrodetect.service.authentication import (
     SESSION_COOKIE,
     SIGN_IN_PATH,
     SIGN_OUT_PATH,
-    ApiKeys,
     Identity,
     identity_of,
 )
@@ -28,9 +27,9 @@ router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
 
 
 @router.get(SIGN_IN_PATH)
-def show_sign_in(request: Request, keys: ApiKeysDep, to: str = "/") -> HTMLResponse:
+def show_sign_in(request: Request, to: str = "/") -> HTMLResponse:
     """The form for the key, or the name of the key that this browser has signed in with."""
-    return _sign_in_page(request, keys, to)
+    return _sign_in_page(request, to)
 
 
 @router.post(SIGN_IN_PATH)
@@ -47,7 +46,7 @@ async def sign_in(
     raw = [(b"authorization", b"Bearer " + key.strip().encode())]
     identity = await authenticator.identify(Headers(raw=raw), request.scope["client"]) if keys else None
     if identity is None:
-        return await run_in_threadpool(_sign_in_page, request, keys, to, invalid=True)
+        return await run_in_threadpool(_sign_in_page, request, to, invalid=True)
     await run_in_threadpool(_audit, database, request, identity)
     cookie = await run_in_threadpool(database.access.start_session, identity.key_sha256, seconds=SESSION_S)
     response = RedirectResponse(_local_url(to), 303)
@@ -80,9 +79,9 @@ def _audit(database: DatabaseDep, request: Request, identity: Identity) -> None:
     database.access.add_audit_entry(f"POST {path}", who=identity.name, address=address, status=303)
 
 
-def _sign_in_page(request: Request, keys: ApiKeys, to: str, *, invalid: bool = False) -> HTMLResponse:
-    values = {"invalid": invalid, "private": keys.private, "to": _local_url(to), "identity": identity_of(request.scope)}
-    return render(request, "sign_in.html", status=401 if invalid else 200, **values)
+def _sign_in_page(request: Request, to: str, *, invalid: bool = False) -> HTMLResponse:
+    status, identity = 401 if invalid else 200, identity_of(request.scope)
+    return render(request, "sign_in.html", status=status, invalid=invalid, to=_local_url(to), identity=identity)
 
 
 def _local_url(to: str) -> str:
