@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         description="whether Models → Train may start trainings: for a browser on this machine, or with an API key",
     )
 
+    aladin: Path | None = Field(
+        default=None,
+        description="file dist/aladin.js of the npm package aladin-lite: pages of predictions show the sky around them",
+    )
+    aladin_hips: str = Field(
+        "https://alasky.cds.unistra.fr/DSS/DSSColor",
+        pattern=r"^https?://[\w.:\[\]-]+(/[^\s;,]*)?[^/\s;,]$",
+        description="HiPS, by its URL, whose tiles the browser loads for that",
+    )
+
     nasa_url: str = Field("https://images-api.nasa.gov", pattern=HTTP, description="NASA's image library")
     galaxy10_url: str = Field(
         "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5", pattern=HTTP, description="Galaxy10's file"
@@ -215,6 +225,13 @@ class Settings(BaseSettings):
         if is_web(text):
             raise ValueError("models are stored in a folder, or on an object store (s3://, gs://, az://)")
         return info.data["data_dir"] / MIRRORS / quote(text.rstrip("/"), safe="")
+
+    @field_validator("aladin")
+    @classmethod
+    def _readable_script(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"there is no file {path}: npm pack aladin-lite, unpack it, name its dist/aladin.js")
+        return path
 
     @field_validator("fetch_allow")
     @classmethod

@@ -3,7 +3,7 @@
 import io
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,13 +12,13 @@ from urllib.request import urlopen
 import httpx2
 import pytest
 from playwright.sync_api import Page, expect
-from programs import Service, query
+from programs import Service
 
+from browser.conftest import KEY
 from browser.tabs import Tabs
 
 TABLE, POSITION = "table.load.votable", "coord.pointAt.sky"
 SEND, SHOW = "Send to TOPCAT, Aladin", "Show in Aladin, TOPCAT"
-KEY = "correct horse"
 WAIT_S = 60
 NO_HUB = "ERR_CONNECTION_REFUSED"
 
@@ -120,28 +120,13 @@ def test_without_a_hub_or_its_users_consent_the_page_says_so(
     expect(page.locator("#announcement")).to_have_text("Not sent: Request of registration rejected by the user.")
 
 
-def test_a_private_table_is_sent_as_a_link_that_needs_no_key(
-    tabs: Tabs, hub: Hub, new_database: Callable[[], str], tmp_path: Path
-) -> None:
-    (tmp_path / "models").mkdir()
-    environment = {
-        "DATABASE_URL": (database_url := new_database()),
-        "ASTRODETECT_DATA_DIR": str(tmp_path),
-        "ASTRODETECT_MODELS_DIR": str(tmp_path / "models"),
-        "ASTRODETECT_API_KEY": KEY,
-        "ASTRODETECT_PRIVATE": "true",
-    }
-    query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('a', 0.5, 'x'), ('b', 0.7, 'x')")
+def test_a_private_table_is_sent_as_a_link_that_needs_no_key(private_service: Service, tabs: Tabs, hub: Hub) -> None:
     hub.listen()
-    with Service(log=tmp_path / "log", environment=environment) as service:
-        service.wait_until(lambda: "startup complete" in service.output)
-        page = tabs.open(f"{service.url}/history?name=b")
-        page.locator("input[name=key]").fill(KEY)
-        page.keyboard.press("Enter")
-        send(page, SEND, "Sent to listener <1>.")
-        url = hub.received.get(timeout=WAIT_S)[1]["url"]
-        assert [row["image_name"] for row in read_rows(url)] == ["b"]
-        assert httpx2.get(url.replace("name=b", "name=a")).status_code == 401
-        assert urlsplit(url).path == "/predictions.vot"
-        service.signal(15)
-        service.wait()
+    page = tabs.open(f"{private_service.url}/history?name=b")
+    page.locator("input[name=key]").fill(KEY)
+    page.keyboard.press("Enter")
+    send(page, SEND, "Sent to listener <1>.")
+    url = hub.received.get(timeout=WAIT_S)[1]["url"]
+    assert [row["image_name"] for row in read_rows(url)] == ["b"]
+    assert httpx2.get(url.replace("name=b", "name=a")).status_code == 401
+    assert urlsplit(url).path == "/predictions.vot"

@@ -3,18 +3,21 @@
 import html
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from malicious_server import png
+from programs import query
+from pydantic import ValidationError
 from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
 from astrodetect.errors import Overloaded
 from astrodetect.service import key_guesses
-from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from astrodetect.service.middleware.security import CONTENT_SECURITY_POLICY, SAMP_HUB, SECURITY_HEADERS
 from astrodetect.service.served_hosts import ServedHosts
-from astrodetect.service.web import rendering
+from astrodetect.service.web import rendering, sky_view
 from astrodetect.settings import settings
 
 KEY = "correct horse"
@@ -289,3 +292,35 @@ def test_a_request_for_another_host_is_a_421(start: Start) -> None:
     assert client.get("/models").status_code == 200
     refused = client.get("/models", headers={"Host": "evil.example:8000"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (421, "host_not_served")
+
+
+def test_aladin_lite_is_off_unless_a_file_is_named_and_has_a_policy_of_its_own(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    statement = "INSERT INTO predictions (image_name, score, result, ra, dec) VALUES ('a', 0.5, 'x', %s, %s)"
+    query(database_url, statement, 10, -20)
+    query(database_url, statement, None, None)
+    client = start()
+    page = client.get("/history/1")
+    assert "<iframe" not in page.text
+    assert "frame-src" not in page.headers["content-security-policy"]
+    assert [client.get(url).status_code for url in ("/history/1/sky", sky_view.SCRIPT_URL)] == [404, 404]
+
+    with pytest.raises(ValidationError, match="there is no file"):
+        start(aladin=tmp_path / "none.js")
+    for invalid in ("ftp://host/hips", "https://host/hips; script-src *", "https://host/hips/"):
+        with pytest.raises(ValidationError, match="aladin_hips"):
+            start(aladin_hips=invalid)
+    (tmp_path / "aladin.js").write_text("export default {};")
+    client = start(aladin=tmp_path / "aladin.js", aladin_hips="https://tiles.example:8443/P/DSS")
+    page, frame, script = (client.get(url) for url in ("/history/1", "/history/1/sky", sky_view.SCRIPT_URL))
+    assert 'src="/history/1/sky"' in page.text
+    widened = f"connect-src 'self' {SAMP_HUB}; form-action"
+    assert widened in page.headers["content-security-policy"]
+    assert page.headers["content-security-policy"].endswith("; frame-src 'self'")
+    policy = frame.headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts; default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; ")
+    assert "connect-src data: blob: https://tiles.example:8443; " in policy
+    assert (script.text, script.headers["access-control-allow-origin"]) == ("export default {};", "*")
+    assert "<iframe" not in client.get("/history/2").text
+    assert client.get("/history/2/sky").status_code == 404

@@ -53,7 +53,9 @@ def content_security_policy(**widened: str) -> str:
 
 
 CONTENT_SECURITY_POLICY = content_security_policy()
-SAMP_POLICY = content_security_policy(connect_src="http://localhost:21012/")  # every hub's, by the Web Profile of SAMP
+SAMP_HUB = "http://localhost:21012/"  # of every user, by the Web Profile
+SAMP_POLICY = content_security_policy(connect_src=SAMP_HUB)
+SKY_VIEW_POLICY = content_security_policy(connect_src=SAMP_HUB, frame_src="'self'")  # with a frame of its own policy
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -10,7 +10,7 @@ from astrodetect.errors import NotFound
 from astrodetect.labels import MAX_LABEL_LENGTH, MAX_NOTE_LENGTH, assign_keys
 from astrodetect.records import BIGINT_MAX, Prediction
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.middleware.security import SAMP_POLICY
+from astrodetect.service.middleware.security import SAMP_POLICY, SKY_VIEW_POLICY
 from astrodetect.service.query_params import ChosenLabel, LabelId, PostedTag, PredictionId
 from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesDep
 from astrodetect.service.web.history import HistoryFilters
@@ -42,10 +42,11 @@ def show_prediction(
     return render(
         request,
         "prediction.html",
-        policy=SAMP_POLICY,
+        policy=SAMP_POLICY if services.settings.aladin is None else SKY_VIEW_POLICY,
         row=row,
         filters=filters,
         view=ImageView.load(row, services),
+        sky_view=services.settings.aladin is not None and row.ra is not None,
         others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,

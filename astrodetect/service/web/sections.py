@@ -16,6 +16,7 @@ from astrodetect.service.web import (
     samp,
     sign_in,
     sky,
+    sky_view,
     teaching,
     training,
     upload,
@@ -24,6 +25,7 @@ from astrodetect.service.web import (
 ROUTERS = tuple(
     module.router
     for module in (
+        sky_view,  # before the static files
         rendering,
         domain_notice,
         upload,
