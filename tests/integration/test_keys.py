@@ -278,14 +278,12 @@ def test_a_link_to_a_table_reads_that_table_alone_until_it_ends(
     url = client.post("/history/link?name=a%2Bb&sort=score", headers=headers).json()["url"]
     assert url.startswith("/predictions.vot?name=a%2Bb&access=")
     assert client.get(url).status_code == 200
-    assert query(database_url, "SELECT who, request, status FROM audit_log ORDER BY id DESC LIMIT 1") == [
-        ("reader", "GET /predictions.vot", 200)
-    ]
+    entries = query(database_url, "SELECT who, request, status FROM audit_log ORDER BY id DESC LIMIT 1")
+    assert entries == [("reader", "GET /predictions.vot", 200)]
     token = url.rpartition("=")[2]
     for other in (
         f"/predictions.vot?access={token}",
-        f"/predictions.csv?name=a%2Bb&access={token}",
-        f"/predictions?name=a%2Bb&access={token}",
+        *(f"/{path}?name=a%2Bb&access={token}" for path in ("predictions.csv", "predictions")),
         url.replace("name=a", "name=c"),
         url + "&name=c",
         url[:-1],

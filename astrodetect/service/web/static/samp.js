@@ -2,6 +2,7 @@
 import { announce, errorMessage } from "./page.js";
 
 const HUB = "http://localhost:21012/", REGISTER_MS = 120_000, CALL_MS = 30_000; // registering asks the user
+const DELIVERY_MS = 1000; // hubs deliver in threads, and drop a message whose sender has left
 const NAMES = { "table.load.votable": "reads tables", "coord.pointAt.sky": "goes to positions" };
 
 const escape = (text) => text.replace(/[<&>]/g, (char) => `&#${char.charCodeAt()};`);
@@ -35,7 +36,10 @@ const send = async (type, parameters) => {
     await call("declareMetadata", key, { "samp.name": "astrodetect", "samp.description.text": "Unusual objects and scores of images of the sky" });
     const programs = Object.keys(await call("getSubscribedClients", key, type));
     const names = await Promise.all(programs.map(async (program) => (await call("getMetadata", key, program))["samp.name"] ?? program));
-    if (programs.length) await call("notifyAll", key, { "samp.mtype": type, "samp.params": await parameters() });
+    if (programs.length) {
+      await call("notifyAll", key, { "samp.mtype": type, "samp.params": await parameters() });
+      await new Promise((done) => { setTimeout(done, DELIVERY_MS); });
+    }
     return names;
   } finally {
     await call("unregister", key).catch(() => {}); // the hub has ended
