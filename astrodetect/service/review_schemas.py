@@ -1,11 +1,12 @@
 """The JSON of labels, tags and the review queue, as pydantic models for the OpenAPI document."""
 
 import datetime as dt
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from astrodetect.anomalies import active_learning
-from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
+from astrodetect.labels import LABEL_KEYS, MAX_NOTE_LENGTH, LabelValue
 from astrodetect.service.query_params import LabelName, TagName
 from astrodetect.service.review_queue import ReviewBatch
 from astrodetect.service.schemas import EXAMPLE_ROW, PredictionResponse, with_example
@@ -47,6 +48,27 @@ class LabelResponse(BaseModel):
     who: str | None
     note: str | None
     timestamp: dt.datetime
+
+
+class LabelNameRequest(BaseModel):
+    """What a name of labels counts as, and its key in Review."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"role": "artefact", "key": "x"}})
+
+    name: LabelName | None = Field(default=None, description="a new name, where no label has the old one")
+    role: Literal["interesting", "ordinary", "artefact"] = "interesting"
+    key: str | None = Field(default=None, pattern=f"^[{LABEL_KEYS}]$", description="null: the next free digit")
+
+
+class LabelNameResponse(BaseModel):
+    """A name of one's own, with the number of labels that have it."""
+
+    model_config = with_example(name="satellite trail", role="artefact", key="x", labels=12)
+
+    name: LabelValue
+    role: LabelValue
+    key: str | None
+    labels: int
 
 
 class TagRequest(BaseModel):

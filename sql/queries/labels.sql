@@ -119,19 +119,25 @@ ORDER BY image
 LIMIT %(limit)s
 
 -- name: add_tag
--- To the images of all these predictions, or of none.
+-- To the images of all these predictions, or of none; one prediction of each image.
 WITH given AS (
-    SELECT DISTINCT coalesce(image_sha256, id::text) AS image FROM predictions
-    WHERE id = ANY (%(ids)s) AND (SELECT count(*) FROM predictions WHERE id = ANY (%(ids)s)) = %(count)s),
+    SELECT coalesce(image_sha256, id::text) AS image, min(id) AS id FROM predictions
+    WHERE id = ANY (%(ids)s) AND (SELECT count(*) FROM predictions WHERE id = ANY (%(ids)s)) = %(count)s
+    GROUP BY 1),
 added AS (
     INSERT INTO image_tags (image, tag, who) SELECT image, %(tag)s, %(who)s FROM given ORDER BY image
-    ON CONFLICT (image, tag) DO NOTHING)
-SELECT image FROM given
+    ON CONFLICT (image, tag) DO NOTHING
+    RETURNING image)
+SELECT id, added.image IS NOT NULL AS is_new FROM given LEFT JOIN added USING (image) ORDER BY id
 
 -- name: remove_tag
-DELETE FROM image_tags
-WHERE tag = %(tag)s AND image IN (SELECT coalesce(image_sha256, id::text) FROM predictions WHERE id = ANY (%(ids)s))
-RETURNING image
+-- One prediction of each image that had it.
+WITH given AS (
+    SELECT coalesce(image_sha256, id::text) AS image, min(id) AS id FROM predictions
+    WHERE id = ANY (%(ids)s) GROUP BY 1),
+removed AS (
+    DELETE FROM image_tags WHERE tag = %(tag)s AND image IN (SELECT image FROM given) RETURNING image)
+SELECT id FROM given JOIN removed USING (image) ORDER BY id
 
 -- name: tags
 SELECT tag FROM image_tags GROUP BY tag ORDER BY count(*) DESC, tag LIMIT %(limit)s
@@ -154,7 +160,7 @@ WITH allowed AS (
       AND (%(name)s IS NOT DISTINCT FROM %(old)s OR (
         NOT EXISTS (SELECT FROM label_names WHERE name = %(name)s)
         AND NOT EXISTS (SELECT FROM labels WHERE label IN (%(name)s, %(old)s))))
-      AND (%(old)s IS NOT NULL OR (SELECT count(*) FROM label_names) < %(most)s)),
+      AND (EXISTS (SELECT FROM label_names WHERE name = %(old)s) OR (SELECT count(*) FROM label_names) < %(most)s)),
 renamed AS (
     UPDATE label_names SET name = %(name)s, key = %(key)s, role = %(role)s
     WHERE name = %(old)s AND EXISTS (SELECT FROM allowed)

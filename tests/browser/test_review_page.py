@@ -36,6 +36,15 @@ def test_images_are_labelled_skipped_and_restored_from_the_keyboard(tabs: Tabs, 
     assert len(labels(service)) == before
     page.locator("#restore-skipped").click()
     expect(page.locator("#restore-skipped")).to_have_count(0)
+    tagged = candidate(page)
+    page.keyboard.press("t")
+    page.keyboard.type("tail")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Remove tag tail")).to_have_count(1)
+    expect(page.locator("#undo")).to_be_enabled()
+    page.locator("body").press("u")
+    expect(page.get_by_role("button", name="Remove tag tail")).to_have_count(0)
+    assert candidate(page) == tagged
 
 
 def test_a_note_is_stored_with_the_label_and_typing_it_triggers_no_shortcut(tabs: Tabs, service: Service) -> None:

@@ -114,7 +114,25 @@ def test_the_page_changes_names_for_all_reviewers(page_client: TestClient, log_u
     assert {"POST /review/names", "POST /review/names/merger"} <= {*audited}
 
 
+def test_names_are_read_and_changed_as_json(page_client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "/labels/names"
+    added = page_client.put(f"{url}/Satellite  Trail", json={"role": "artefact", "key": "x"})
+    assert added.json() == {"name": "satellite trail", "role": "artefact", "key": "x", "labels": 0}
+    renamed = page_client.put(f"{url}/satellite trail", json={"name": "Trail", "role": "artefact"}).json()
+    assert page_client.get(url).json() == [renamed] == [{"name": "trail", "role": "artefact", "key": None, "labels": 0}]
+    for name, body, status in (("ordinary", {}, 409), ("<b>", {}, 422), ("a", {"role": "odd"}, 422)):
+        assert page_client.put(f"{url}/{name}", json=body).status_code == status
+    monkeypatch.setattr("astrodetect.db.label_names.MAX_LABEL_NAMES", 1)
+    answer = page_client.put(f"{url}/ring", json={})
+    assert (answer.status_code, "there are 1 names already" in answer.text) == (409, True)
+    assert [page_client.delete(f"{url}/trail").status_code for _ in range(2)] == [204, 204]
+    assert page_client.get(url).json() == []
+
+
 def test_only_who_may_write_labels_changes_names_and_tags() -> None:
     for path in ("/review/names", "/review/names/merger", "/history/1/tag", "/predictions/1/untag", "/review/grid/tag"):
         assert (needed_scope("POST", path), is_audited("POST", path)) == ("review", True), path
+    for method in ("PUT", "DELETE"):
+        assert (needed_scope(method, "/labels/names/a"), is_audited(method, "/labels/names/a")) == ("review", True)
+    assert (needed_scope("GET", "/labels/names"), is_audited("GET", "/labels/names")) == ("read", False)
     assert not is_audited("GET", "/review/names")

@@ -11,7 +11,8 @@ from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect.errors import NotFound
-from astrodetect.service.web.review_session import ReviewSession, ReviewStep
+from astrodetect.records import BIGINT_MAX
+from astrodetect.service.web.review_session import SESSION_PATTERN, ReviewSession, ReviewStep
 from database import Database
 
 SCRIPT = {"HX-Request": "true"}
@@ -146,9 +147,20 @@ def test_an_empty_grid_says_how_to_fill_the_queue(client: TestClient) -> None:
 
 
 def test_skips_are_undone_together_and_spans_survive_the_cookie() -> None:
-    session = ReviewSession("0123456789abcdef").add(ReviewStep("l", 7, 59)).skip([3, 4, 5])
-    assert [str(step) for step in session.steps] == ["l7-59", "s3", "k4", "k5"]
+    session = ReviewSession("0123456789abcdef").add(ReviewStep("l", 7, 59)).add_each("s", [3, 4, 5])
+    session = session.add_each("u", [6, 7], "äö.")
+    assert [str(step) for step in session.steps] == ["l7-59", "s3", "k4", "k5", "u6~w6TDti4", "k7"]
     assert tuple(map(ReviewStep.parse, map(str, session.steps))) == session.steps
-    assert session.undo().last_step == (ReviewStep("l", 7, 59),)
-    assert session.undo().undo().last_step == ()
-    assert session.restore_skipped().steps == session.steps[:1]
+    assert session.skipped == [3, 4, 5]
+    assert session.undo().undo().last_step == (ReviewStep("l", 7, 59),)
+    assert session.undo().undo().undo().last_step == ()
+    assert session.restore_skipped().steps == (*session.steps[:1], *session.steps[4:])
+
+
+def test_long_steps_fit_the_cookie_and_older_ones_leave_it_whole() -> None:
+    session = ReviewSession("0123456789abcdef").add_each("s", range(1, 61))
+    for _ in range(20):
+        session = session.add_each("t", [BIGINT_MAX, 1], "\U00020000" * 40)
+    assert SESSION_PATTERN.fullmatch(session.cookie)
+    assert len(session.cookie) < 4000
+    assert (session.skipped, [step.kind for step in session.steps[:2]]) == ([], ["t", "k"])

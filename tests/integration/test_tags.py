@@ -40,7 +40,8 @@ def test_a_tag_belongs_to_the_image_and_selects_all_its_predictions(log: Databas
     )
     log.tags.add([first.id, other.id], "blue core", who="ada")
     log.tags.add([again.id, unhashed], "tail", who=None)
-    log.tags.add([first.id], "tail", who="bob")  # it has this one
+    assert log.tags.add([first.id, other.id], "tail", who="bob") == [other.id]  # the first has it
+    log.tags.remove([other.id], "tail")
     assert [log.prediction(id_).tags for id_ in (first.id, again.id, other.id, unhashed)] == [
         ("blue core", "tail"), ("blue core", "tail"), ("blue core",), ("tail",)
     ]  # fmt: skip
@@ -54,7 +55,8 @@ def test_a_tag_belongs_to_the_image_and_selects_all_its_predictions(log: Databas
     page = log.predictions(PredictionFilters(tag="blue core"), limit=1, after=first.id)
     assert [row.id for row in page.predictions] == [other.id]
     assert log.tags.suggested() == ["blue core", "tail"]
-    assert (log.tags.remove([again.id, other.id, 10**40], "blue core"), ids(log, tag="blue core")) == (2, [])
+    assert log.tags.remove([again.id, other.id, 10**40], "blue core") == [other.id, again.id]
+    assert ids(log, tag="blue core") == []
     assert log.current_labels() == {}  # what ranks
     for wrong in ([], [0], [first.id, 999], [2**63]):
         with pytest.raises(NotFound):
@@ -149,7 +151,10 @@ def test_tags_are_given_and_removed_on_pages_and_over_http(page_client: TestClie
     for kind in ("parquet", "vot", "fits"):
         assert page_client.get(f"/predictions.{kind}?tag=tail").status_code == 200
     assert page_client.post(f"{url}/untag", json={"tag": "tail"}).json()["tags"] == []
-    page_client.post(f"/history/{id_}/untag", data={"tag": "tail"}, headers=SCRIPT)
+    removed = page_client.post(f"/history/{id_}/untag", data={"tag": "tail"}, headers=SCRIPT)
+    assert 'name="tag" value="tail">Undo: tag tail again<' in removed.text
+    again = page_client.post(f"/history/{id_}/untag", data={"tag": "tail"}, headers=SCRIPT)
+    assert "Undo" not in again.text  # it had no such tag
     assert page_client.get(f"/predictions/{id_}").json()["tags"] == ["blue core"]
     assert page_client.get("/predictions?tag=<b>").status_code == 422
     assert "is not a tag" in page_client.get("/history?tag=<b>").text
@@ -167,3 +172,31 @@ def test_the_images_of_the_grid_are_tagged_together(page_client: TestClient, row
     assert (
         page_client.post("/review/grid/tag", data={"tag": "x"}, headers=SCRIPT).json()["message"] == "0 images tagged x"
     )
+
+
+def test_undo_of_review_takes_back_what_changed_of_tags(page_client: TestClient, rows: list[int]) -> None:
+    def tags() -> list[Any]:
+        return [page_client.get(f"/predictions/{id_}").json()["tags"] for id_ in rows]
+
+    first, second = rows
+    page_client.post("/review/name", data={"who": "ada"})
+    fragment = page_client.post(f"/review/{first}/tag", data={"tag": "Tail"}, headers=SCRIPT)
+    assert f'hx-post="/review/{first}/untag"' in fragment.text
+    assert 'id="undo" class="secondary" data-key="u" hx-swap-oob="true">' in fragment.text
+    form = {"chosen": rows, "tag": "tail", "count": "12"}
+    page_client.post("/review/grid/tag", data=form, headers=SCRIPT)
+    page_client.post("/review/grid/tag", data=form, headers=SCRIPT)  # changes nothing: no step
+    page_client.post("/review/grid/label", data={"chosen": rows, "label": "ordinary"}, headers=SCRIPT)
+    page_client.post("/review/grid/untag", data=form, headers=SCRIPT)
+    assert tags() == [[], []]
+    undone = [page_client.post("/review/grid/undo", headers=SCRIPT).json() for _ in range(3)]
+    assert undone == [
+        {"message": "Tag tail added again", "ids": rows, "tags": {str(id_): ["tail"] for id_ in rows}},
+        {"message": "2 labels removed", "ids": rows},
+        {"message": "Tag tail removed", "ids": [second], "tags": {str(second): []}},
+    ]
+    assert tags() == [["tail"], []]
+    page = page_client.post("/review/undo", headers=SCRIPT)
+    assert (tags(), f'name="id" value="{first}"' in page.text) == ([[], []], True)
+    assert page.headers["HX-Trigger"] == '{"announce": "Tag tail removed; 0 labelled"}'
+    assert page_client.post("/review/999/untag", data={"tag": "x"}).status_code == 404

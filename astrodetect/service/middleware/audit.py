@@ -11,6 +11,7 @@ from astrodetect.errors import DatabaseError
 from astrodetect.service.authentication import (
     AUDIT_PREFIX,
     LABEL_NAMES_PATH,
+    LABEL_NAMES_ROUTE,
     PREDICTING,
     SAFE_METHODS,
     SIGN_IN_PATH,
@@ -83,5 +84,5 @@ def is_audited(method: str, path: str) -> bool:
         needed_scope(method, path) == "operate"
         or method == "DELETE"
         or path.endswith(CHANGES_OF_REVIEW)
-        or path.startswith(LABEL_NAMES_PATH)
+        or path.startswith((LABEL_NAMES_PATH, LABEL_NAMES_ROUTE))
     )

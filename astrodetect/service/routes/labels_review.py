@@ -8,11 +8,20 @@ from starlette.responses import StreamingResponse
 
 from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
+from astrodetect.service.authentication import LABEL_NAMES_ROUTE
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import LabelId, LabelName, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
-from astrodetect.service.review_schemas import LabelRequest, LabelResponse, ReviewResponse, TagRequest, TagsResponse
+from astrodetect.service.review_schemas import (
+    LabelNameRequest,
+    LabelNameResponse,
+    LabelRequest,
+    LabelResponse,
+    ReviewResponse,
+    TagRequest,
+    TagsResponse,
+)
 from astrodetect.service.schemas import CSV, csv_response
 from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 
@@ -39,6 +48,27 @@ def untag(database: DatabaseDep, id: PredictionId, body: TagRequest) -> Any:  # 
     """Removes a tag from the image of a prediction; a tag that it does not have is no error."""
     database.tags.remove([id], body.tag)
     return database.prediction(id)
+
+
+@router.get(LABEL_NAMES_ROUTE, response_model=list[LabelNameResponse], responses=declared(503))
+def label_names(database: DatabaseDep) -> Any:
+    """The names of one's own for labels, in alphabetical order, with their roles and keys."""
+    return database.label_names.list()
+
+
+@router.put(LABEL_NAMES_ROUTE + "/{name}", response_model=LabelNameResponse, responses=declared(400, 409, 422, 503))
+def put_label_name(database: DatabaseDep, name: LabelName, body: LabelNameRequest) -> Any:
+    """Adds a name of labels, or changes its role and key, for all reviewers; no label is rewritten."""
+    new = body.name or name
+    database.label_names.save(new, body.key, body.role, instead_of=name)
+    return next(known for known in database.label_names.list() if known.name == new)
+
+
+@router.delete(LABEL_NAMES_ROUTE + "/{name}", status_code=204, responses=declared(409, 422, 503))
+def delete_label_name(database: DatabaseDep, name: LabelName) -> None:
+    """Removes a name that no label has; one that is not there is no error."""
+    if any(known.name == name for known in database.label_names.list()):
+        database.label_names.remove(name)
 
 
 @router.delete("/labels/{id}", response_model=LabelResponse, responses=declared(404, 422, 503))

@@ -1,6 +1,5 @@
 """The page of one prediction: everything known of it, and the labels of its image."""
 
-import json
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Form, Request
@@ -16,7 +15,13 @@ from astrodetect.service.services import DatabaseDep, ServiceDatabase, ServicesD
 from astrodetect.service.web.history import HistoryFilters
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
-from astrodetect.service.web.review_session import MAX_REVIEWER_LENGTH, remember_reviewer, reviewer_name
+from astrodetect.service.web.review_actions import announce, change_tags
+from astrodetect.service.web.review_session import (
+    MAX_REVIEWER_LENGTH,
+    REVIEW_PATH,
+    remember_reviewer,
+    reviewer_name,
+)
 
 MAX_LENGTHS = {"note": MAX_NOTE_LENGTH, "who": MAX_REVIEWER_LENGTH, "label": MAX_LABEL_LENGTH}  # characters
 MAX_OTHERS = 12  # other predictions of the same image
@@ -50,7 +55,7 @@ def show_prediction(
         others=[other for other in others if other.id != id][:MAX_OTHERS],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
-        **_tag_values(database, row) | _label_values(request, database, row, compact=False),
+        **_tag_values(database, row, f"/history/{id}") | _label_values(request, database, row, compact=False),
     )
 
 
@@ -87,21 +92,10 @@ def add_label(
 
 
 @router.post("/history/{id}/tag")
-def add_tag(
-    request: Request,
-    database: DatabaseDep,
-    id: PredictionId,  # noqa: A002
-    *,
-    tag: PostedTag,
-    back: Back = "",
-) -> Response:
-    """Tags the image of a prediction."""
-    database.tags.add([id], tag, who=reviewer_name(request))
-    return _show_tags(request, database, id, back, f"Tagged {tag}")
-
-
 @router.post("/history/{id}/untag")
-def remove_tag(
+@router.post(REVIEW_PATH + "/{id:int}/tag")
+@router.post(REVIEW_PATH + "/{id:int}/untag")
+def change_tag(
     request: Request,
     database: DatabaseDep,
     id: PredictionId,  # noqa: A002
@@ -109,9 +103,22 @@ def remove_tag(
     tag: PostedTag,
     back: Back = "",
 ) -> Response:
-    """Removes a tag; one that the image does not have is no error."""
-    database.tags.remove([id], tag)
-    return _show_tags(request, database, id, back, f"Tag {tag} removed")
+    """Tags the image of a prediction, or removes a tag; one that the image does not have is no error.
+
+    In Review it is a step of the session, which Undo takes back.
+    """
+    session, changed = change_tags(request, database, [id], tag)
+    path, _, action = request.url.path.rpartition("/")
+    reviews = path.startswith(f"{REVIEW_PATH}/")
+    if wants_fragment(request):
+        values = _tag_values(database, database.prediction(id), path, back)
+        values |= {"undo_enabled": reviews and bool(session.steps)}
+        values |= {"removed": tag if action == "untag" and changed and not reviews else None}
+        response: Response = render(request, "_tags.html", **values)
+        response.headers.update(announce(f"tagged {tag}" if action == "tag" else f"tag {tag} removed"))
+    else:
+        response = RedirectResponse(back or f"/history/{id}#tags-{id}", 303)
+    return session.save(response) if reviews else response
 
 
 @router.post("/labels/{label_id}/undo")
@@ -145,23 +152,16 @@ def _label_values(request: Request, database: ServiceDatabase, row: Prediction, 
     }
 
 
-def _tag_values(database: ServiceDatabase, row: Prediction, back: str = "") -> dict[str, Any]:
-    """What `_tags.html` needs."""
+def _tag_values(database: ServiceDatabase, row: Prediction, path: str, back: str = "") -> dict[str, Any]:
+    """What `_tags.html` needs; `path` begins the addresses of its forms."""
     return {
         "id": row.id,
         "tags": row.tags,
+        "tags_path": path,
         "known_tags": database.tags.suggested(),
         "back": back or f"/history/{row.id}",
         "max_label_length": MAX_LABEL_LENGTH,
     }
-
-
-def _show_tags(request: Request, database: ServiceDatabase, id: int, back: str, message: str) -> Response:  # noqa: A002
-    if not wants_fragment(request):
-        return RedirectResponse(back or f"/history/{id}#tags-{id}", 303)
-    response = render(request, "_tags.html", **_tag_values(database, database.prediction(id), back))
-    response.headers["HX-Trigger"] = json.dumps({"announce": message})
-    return response
 
 
 def _show_labels(
@@ -178,5 +178,5 @@ def _show_labels(
     row = database.prediction(id)
     values = _label_values(request, database, row, compact=compact) | {"reviewer": reviewer}
     response = render(request, "_labels.html", **values)
-    response.headers["HX-Trigger"] = json.dumps({"announce": message})
+    response.headers.update(announce(message))
     return response

@@ -1,6 +1,5 @@
 """Review: unlabelled images one after the other, to be labelled, and what the labels found so far."""
 
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.labels import MAX_NOTE_LENGTH, LabelValue
+from astrodetect.labels import MAX_NOTE_LENGTH
 from astrodetect.records import BIGINT_MAX, Neighbour, Prediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.middleware.security import SAMP_POLICY
@@ -18,7 +17,7 @@ from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.image_view import ImageView, find_neighbours
 from astrodetect.service.web.rendering import render, wants_fragment
 from astrodetect.service.web.review_actions import (
-    FreeCandidates,
+    ReviewView,
     announce,
     describe_labels,
     page_values,
@@ -49,55 +48,6 @@ class ReviewItem:
     view: ImageView
     neighbours: list[Neighbour]
     with_thumbnail: AbstractSet[str]  # hashes of the neighbours that have a thumbnail
-
-
-@dataclass(frozen=True, slots=True)
-class ReviewView:
-    """What the page shows; where no image is left, `has_predictions` says whether any was ever logged."""
-
-    note: str | None  # why the order is not the requested one
-    item: ReviewItem | None
-    next_thumbnail: str | None  # the hash of the next image, for preloading
-    labels: Mapping[str, LabelValue]  # the current label by image
-    skipped: int  # images
-    leased_by_others: bool  # whether others are reviewing all images that are left
-    has_predictions: bool
-    compared: bool  # whether images were compared with catalogues, so that known objects can be hidden
-
-    @classmethod
-    def load(
-        cls,
-        services: Services,
-        session: ReviewSession,
-        choice: ReviewChoice,
-        id: int | None,  # noqa: A002
-    ) -> "ReviewView":
-        """The next image for this reviewer, or that of prediction `id`; NotFound if there is no such prediction."""
-        database, leases = services.database, services.review_queue.leases
-        requested = ReviewCandidate(database.prediction(id), []) if id else None
-        free = FreeCandidates.find(services, session, choice)
-        candidates = free.candidates
-        if requested:
-            candidates = [
-                requested,
-                *(entry for entry in candidates if entry.prediction.image_key != requested.prediction.image_key),
-            ]
-        while candidates and session.has_cookie:
-            row = candidates[0].prediction
-            if (leases.lease(session.id, [row.image_key]) and not database.labels_by_image([row])) or requested:
-                break
-            del candidates[0]  # meanwhile another reviewer has it, or has labelled it
-        following = (entry.prediction.image_sha256 for entry in candidates[1:])
-        return cls(
-            note=free.batch.note,
-            item=_load_item(services, candidates[0]) if candidates else None,
-            next_thumbnail=next((sha for sha in following if sha in free.with_thumbnail), None),
-            labels=free.batch.labels,
-            skipped=free.skipped,
-            leased_by_others=free.any_unskipped and not candidates,
-            has_predictions=free.any_unskipped or database.newest_id() > 0,
-            compared=free.compared or choice.unknown,
-        )
 
 
 @router.get("")
@@ -138,13 +88,13 @@ def skip_image(
     choice: PostedChoice,
 ) -> Response:
     """Shows the next image; this one does not come again in this session."""
-    return _show_next(request, services, ReviewSession.read(request).skip([id]), choice, "skipped")
+    return _show_next(request, services, ReviewSession.read(request).add_each("s", [id]), choice, "skipped")
 
 
 @router.post("/undo")
 def undo_step(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Undoes the last step of the session and shows its image again."""
-    undone = undo_last_step(services.database, ReviewSession.read(request))
+    undone = undo_last_step(services.database, ReviewSession.read(request), who=reviewer_name(request))
     return _show_next(
         request,
         services,
@@ -225,10 +175,11 @@ def _review_values(
     id: int | None,  # noqa: A002
     note: str = "",
 ) -> dict[str, Any]:
-    """What the templates need."""
-    review = ReviewView.load(services, session, choice, id)
+    """What the templates need; NotFound if there is no prediction `id`."""
+    review = ReviewView.load(services, session, choice, [services.database.prediction(id)] if id else [])
     return describe_labels(services.database) | {
         "review": review,
+        "item": _load_item(services, review.candidates[0]) if review.candidates else None,
         "choice": choice,
         "note": note,
         "max_note_length": MAX_NOTE_LENGTH,

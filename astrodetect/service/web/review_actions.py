@@ -1,7 +1,8 @@
-"""What the pages of Review share: the images that a reviewer may get, undoing, and what the labels found so far."""
+"""What the pages of Review share: the images that a reviewer gets, tags, undoing, and what the labels found so far."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.labels import LABELS, MAX_LABEL_LENGTH, LabelValue, assign_keys, is_wanted, own_names
+from astrodetect.records import Prediction
 from astrodetect.reports.svg_charts import ChartAxes, ChartLine, line_chart
 from astrodetect.service.review_queue import ORDER_LENGTH, ReviewBatch, ReviewCandidate, space_blocks
 from astrodetect.service.services import ServiceDatabase, Services
@@ -88,6 +90,52 @@ class FreeCandidates:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewView:
+    """What both pages show; where no image is left, `has_predictions` says whether any was ever logged."""
+
+    note: str | None  # why the order is not the requested one
+    candidates: list[ReviewCandidate]
+    next_thumbnail: str | None  # the hash of an image after these, for preloading
+    with_thumbnail: AbstractSet[str]  # hashes
+    labels: Mapping[str, LabelValue]  # the current label by image
+    skipped: int  # images
+    leased_by_others: bool  # whether others are reviewing all images that are left
+    has_predictions: bool
+    compared: bool  # whether images were compared with catalogues, so that known objects can be hidden
+
+    @classmethod
+    def load(
+        cls, services: Services, session: ReviewSession, choice: ReviewChoice, requested: Sequence[Prediction]
+    ) -> "ReviewView":
+        """The next images for this reviewer, after those of the `requested` predictions."""
+        database, count = services.database, choice.count or 1
+        first = {row.image_key: ReviewCandidate(row, []) for row in requested}
+        free = FreeCandidates.find(services, session, choice, wanted=count)
+        waiting = [*first.values(), *(entry for entry in free.candidates if entry.prediction.image_key not in first)]
+        candidates: list[ReviewCandidate] = []
+        while waiting and len(candidates) < count:  # meanwhile others may have some, or have labelled them
+            batch = waiting[: count - len(candidates)]
+            del waiting[: len(batch)]
+            images = [entry.prediction.image_key for entry in batch]
+            leased = services.review_queue.leases.lease(session.id, images) if session.has_cookie else images
+            usable = {*leased} - database.labels_by_image([entry.prediction for entry in batch]).keys()
+            candidates += [entry for entry in batch if entry.prediction.image_key in usable | first.keys()]
+        hashes = [sha for row in requested if (sha := row.image_sha256)]
+        following = (entry.prediction.image_sha256 for entry in waiting)
+        return cls(
+            note=free.batch.note,
+            candidates=candidates,
+            next_thumbnail=next((sha for sha in following if sha in free.with_thumbnail), None),
+            with_thumbnail=free.with_thumbnail | database.images_with_thumbnails(hashes),
+            labels=free.batch.labels,
+            skipped=free.skipped,
+            leased_by_others=free.any_unskipped and not candidates,
+            has_predictions=free.any_unskipped or database.newest_id() > 0,
+            compared=free.compared or choice.unknown,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class UndoneStep:
     """What undoing the last step of a session did."""
 
@@ -95,10 +143,27 @@ class UndoneStep:
     message: str
     ids: list[int]  # of the predictions to show again
     note: str = ""
+    of_tags: bool = False
 
 
-def undo_last_step(database: ServiceDatabase, session: ReviewSession) -> UndoneStep:
-    """Removes the labels of the last step, or returns what it skipped to the queue."""
+def change_tags(
+    request: Request, database: ServiceDatabase, ids: Sequence[int], tag: str
+) -> tuple[ReviewSession, list[int]]:
+    """Tags the images of these predictions, or removes the tag where the path says `untag`.
+
+    The session with this step, and the predictions of the images that changed.
+    """
+    removes = request.url.path.endswith("/untag")
+    if removes:
+        changed = database.tags.remove(ids, tag)
+    else:
+        changed = database.tags.add(ids, tag, who=reviewer_name(request)) if ids else []
+    session = ReviewSession.read(request)
+    return session.add_each("u" if removes else "t", changed, tag) if changed else session, changed
+
+
+def undo_last_step(database: ServiceDatabase, session: ReviewSession, *, who: str | None) -> UndoneStep:
+    """Removes the labels of the last step, returns what it skipped to the queue, or takes back a change of tags."""
     if not session.steps:
         return UndoneStep(session, "nothing to undo", [])
     steps, session = session.last_step, session.undo()
@@ -110,6 +175,13 @@ def undo_last_step(database: ServiceDatabase, session: ReviewSession) -> UndoneS
         return UndoneStep(session, f"{what} removed", [label.prediction_id for label in removed], removed[0].note or "")
     known = database.by_ids([step.id for step in steps])
     ids = [step.id for step in steps if step.id in known]
+    if tag := steps[0].tag:
+        if steps[0].kind == "t":
+            database.tags.remove(ids, tag)
+        elif ids:
+            database.tags.add(ids, tag, who=who)
+        message = f"tag {tag} {'removed' if steps[0].kind == 't' else 'added again'}"
+        return UndoneStep(session, message if ids else "its predictions were deleted", ids, of_tags=True)
     return UndoneStep(session, "no longer skipped" if ids else "that step was already undone", ids)
 
 

@@ -1,20 +1,24 @@
 """Review as a grid: many images at once, whose labels are stored together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from astrodetect.labels import LabelValue
-from astrodetect.records import BIGINT_MAX, Prediction
+from astrodetect.records import BIGINT_MAX
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import ChosenLabel, PostedTag
-from astrodetect.service.review_queue import ReviewCandidate
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.web.rendering import render, wants_fragment
-from astrodetect.service.web.review_actions import FreeCandidates, describe_labels, page_values, undo_last_step
+from astrodetect.service.web.review_actions import (
+    ReviewView,
+    change_tags,
+    describe_labels,
+    page_values,
+    undo_last_step,
+)
 from astrodetect.service.web.review_session import (
     GRID_PATH,
     MAX_GRID,
@@ -30,61 +34,6 @@ PredictionIds: TypeAlias = Annotated[list[Annotated[int, Form(ge=1, le=BIGINT_MA
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False, prefix=GRID_PATH)
 
 
-@dataclass(frozen=True, slots=True)
-class GridTile:
-    """An image of the grid."""
-
-    row: Prediction
-    reasons: Sequence[str]
-    has_thumbnail: bool
-    label: LabelValue | None  # of an image that is shown again
-
-
-@dataclass(frozen=True, slots=True)
-class GridView:
-    """What the page shows."""
-
-    note: str | None  # why the order is not the requested one
-    tiles: list[GridTile]
-    labels: Mapping[str, LabelValue]  # the current label by image
-    skipped: int  # images
-    leased_by_others: bool  # whether others are reviewing all images that are left
-    has_predictions: bool
-    compared: bool  # whether images were compared with catalogues, so that known objects can be hidden
-
-    @classmethod
-    def load(cls, services: Services, session: ReviewSession, choice: ReviewChoice, again: Sequence[int]) -> "GridView":
-        """The next images for this reviewer; first those of the predictions `again`, as far as they exist."""
-        database = services.database
-        rows = database.by_ids(again) if again else {}
-        repeated = {rows[id_].image_key: ReviewCandidate(rows[id_], []) for id_ in again if id_ in rows}
-        free = FreeCandidates.find(services, session, choice, wanted=choice.count)
-        others = [entry for entry in free.candidates if entry.prediction.image_key not in repeated]
-        candidates = [*repeated.values(), *others][: choice.count]
-        if session.has_cookie and candidates:
-            leased = services.review_queue.leases.lease(
-                session.id, [entry.prediction.image_key for entry in candidates]
-            )
-            candidates = [entry for entry in candidates if entry.prediction.image_key in leased]
-        labels = database.labels_by_image([entry.prediction for entry in candidates])
-        hashes = [sha for entry in candidates if (sha := entry.prediction.image_sha256)]
-        with_thumbnail = database.images_with_thumbnails(hashes)
-        tiles = [
-            GridTile(row, entry.why[1:], row.image_sha256 in with_thumbnail, labels.get(row.image_key))
-            for entry in candidates
-            if (row := entry.prediction).image_key in repeated or row.image_key not in labels
-        ]
-        return cls(
-            note=free.batch.note,
-            tiles=tiles,
-            labels=free.batch.labels,
-            skipped=free.skipped,
-            leased_by_others=free.any_unskipped and not tiles,
-            has_predictions=free.any_unskipped or database.newest_id() > 0,
-            compared=free.compared or choice.unknown,
-        )
-
-
 @router.get("")
 def show_grid(
     request: Request,
@@ -95,8 +44,9 @@ def show_grid(
     """The next images to label, after those of the predictions `again`; for the page's script only their part."""
     session = ReviewSession.read(request)
     fragment = wants_fragment(request)
+    rows = services.database.by_ids(again) if again else {}
     values = {
-        "review": GridView.load(services, session, choice, again),
+        "review": ReviewView.load(services, session, choice, [rows[id_] for id_ in again if id_ in rows]),
         "choice": choice,
         "can_undo": bool(session.steps),
         **describe_labels(services.database),
@@ -142,11 +92,12 @@ def skip_images(
     chosen: PredictionIds = [],  # noqa: B006
 ) -> Response:
     """Skips the chosen images: they do not come again in this session."""
-    session = ReviewSession.read(request).skip(chosen)
+    session = ReviewSession.read(request).add_each("s", chosen)
     return _answer(request, session, choice, f"{_images(len(chosen))} skipped", chosen)
 
 
 @router.post("/tag")
+@router.post("/untag")
 def tag_images(
     request: Request,
     services: ServicesDep,
@@ -155,31 +106,19 @@ def tag_images(
     tag: PostedTag,
     chosen: PredictionIds = [],  # noqa: B006
 ) -> Response:
-    """Tags the chosen images."""
-    if chosen:
-        services.database.tags.add(chosen, tag, who=reviewer_name(request))
-    return _answer_tags(request, services, choice, f"{_images(len(chosen))} tagged {tag}", chosen)
-
-
-@router.post("/untag")
-def untag_images(
-    request: Request,
-    services: ServicesDep,
-    choice: PostedChoice,
-    *,
-    tag: PostedTag,
-    chosen: PredictionIds = [],  # noqa: B006
-) -> Response:
-    """Removes a tag from the chosen images."""
-    count = services.database.tags.remove(chosen, tag)
-    return _answer_tags(request, services, choice, f"tag {tag} removed from {_images(count)}", chosen)
+    """Tags the chosen images, or removes the tag from them."""
+    session, changed = change_tags(request, services.database, chosen, tag)
+    removes = request.url.path.endswith("/untag")
+    message = f"tag {tag} removed from {_images(len(changed))}" if removes else f"{_images(len(chosen))} tagged {tag}"
+    return _answer(request, session, choice, message, chosen, **_tags_shown(services, chosen))
 
 
 @router.post("/undo")
 def undo_step_of_grid(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
-    """Undoes the last step of the session: all labels of a batch."""
-    undone = undo_last_step(services.database, ReviewSession.read(request))
-    return _answer(request, undone.session, choice, undone.message, undone.ids, again=undone.ids)
+    """Undoes the last step of the session: all labels or tags of a batch."""
+    undone = undo_last_step(services.database, ReviewSession.read(request), who=reviewer_name(request))
+    shown = _tags_shown(services, undone.ids) if undone.of_tags else {"again": undone.ids}
+    return _answer(request, undone.session, choice, undone.message, undone.ids, **shown)
 
 
 @router.post("/turn")
@@ -202,13 +141,9 @@ def _label(
     return _answer(request, session, choice, f"{_images(len(stored))} labelled {label}", ids)
 
 
-def _answer_tags(
-    request: Request, services: Services, choice: ReviewChoice, message: str, ids: Sequence[int]
-) -> Response:
-    """As `_answer`, with the tags of each image; without scripts the images are shown again."""
-    rows = services.database.by_ids(ids)
-    tags = {id_: row.tags for id_, row in rows.items()}
-    return _answer(request, ReviewSession.read(request), choice, message, ids, again=ids, tags=tags)
+def _tags_shown(services: Services, ids: Sequence[int]) -> dict[str, Any]:
+    """For `_answer`: the tags of these images, which are shown again without scripts."""
+    return {"again": ids, "tags": {id_: row.tags for id_, row in services.database.by_ids(ids).items()}}
 
 
 def _answer(

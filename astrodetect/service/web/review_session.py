@@ -1,8 +1,9 @@
 """What a reviewer's browser remembers in cookies: the steps of the session, and the reviewer's name."""
 
+import base64
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import quote, unquote, urlencode
@@ -20,12 +21,11 @@ SESSION_COOKIE = "astrodetect_review"
 REVIEWER_COOKIE = "astrodetect_who"
 REVIEW_PATH, GRID_PATH = "/review", "/review/grid"
 GRID_COUNTS = MIN_GRID, *_, MAX_GRID = 12, 24, 40, 60  # images at once
-MAX_STEPS = 150  # fit in a cookie of 4 KB; older ones are dropped
+MAX_STEPS, MAX_COOKIE_CHARS = 150, 3_950  # browsers keep 4 KB, name included; older steps are dropped
 SESSION_ID_BYTES = 8
 MAX_SPAN = 9_999  # ids that lie between the first and the last label of a batch, with those of other reviewers
-SESSION_PATTERN = re.compile(
-    rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.[lsk][0-9]{{1,19}}(-[0-9]{{1,4}})?){{0,{MAX_STEPS}}}", re.ASCII
-)
+STEP_PATTERN = r"([lsk][0-9]{1,19}(-[0-9]{1,4})?|[tu][0-9]{1,19}~[\w-]{1,214})"
+SESSION_PATTERN = re.compile(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}(\.{STEP_PATTERN}){{0,{MAX_STEPS}}}", re.ASCII)
 MAX_REVIEWER_LENGTH = 60  # characters: each may take twelve in a cookie
 REVIEWER_MAX_AGE_S = 365 * 86_400
 
@@ -84,15 +84,20 @@ PostedChoice: TypeAlias = Annotated[ReviewChoice, Depends(posted_choice)]
 PredictionIdField: TypeAlias = Annotated[int, Form(ge=1, le=BIGINT_MAX)]
 
 
-class ReviewStep(NamedTuple):
-    """`l`, the labels with ids from `id` to `id + span` were added; `s`, the prediction with this id was skipped.
+StepKind: TypeAlias = Literal["l", "s", "t", "u", "k"]
 
-    `k` is a skip that belongs to the step before it.
+
+class ReviewStep(NamedTuple):
+    """`l`, the labels with ids from `id` to `id + span` were added; of the prediction with this id, `s`, it was
+    skipped, or its image was tagged (`t`), or a tag was removed from it (`u`).
+
+    `k` is another prediction of the step before it.
     """
 
-    kind: Literal["l", "s", "k"]
+    kind: StepKind
     id: int
     span: int = 0
+    tag: str = ""
 
     @classmethod
     def of_labels(cls, labels: Sequence[StoredLabel]) -> "ReviewStep":
@@ -102,11 +107,14 @@ class ReviewStep(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "ReviewStep":
         """A step of the cookie."""
-        id_, _, span = text[1:].partition("-")
-        return cls(cast('Literal["l", "s", "k"]', text[0]), int(id_), int(span or 0))
+        numbers, _, tag = text[1:].partition("~")
+        id_, _, span = numbers.partition("-")
+        padded = tag + "=" * (-len(tag) % 4)
+        return cls(cast("StepKind", text[0]), int(id_), int(span or 0), base64.urlsafe_b64decode(padded).decode())
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.id}" + (f"-{self.span}" if self.span else "")
+        tag = base64.urlsafe_b64encode(self.tag.encode()).decode().rstrip("=")
+        return f"{self.kind}{self.id}" + (f"-{self.span}" if self.span else "") + (f"~{tag}" if tag else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,10 @@ class ReviewSession:
         cookie = request.cookies.get(SESSION_COOKIE, "")
         if SESSION_PATTERN.fullmatch(cookie):
             id_, *parts = cookie.split(".")
-            steps = tuple(map(ReviewStep.parse, parts))
+            try:
+                steps = tuple(map(ReviewStep.parse, parts))
+            except ValueError:  # no base64 of UTF-8
+                steps = ()
             if all(step.id <= BIGINT_MAX for step in steps):
                 return cls(id_, steps)
         return cls(secrets.token_hex(SESSION_ID_BYTES), has_cookie=False)
@@ -131,26 +142,29 @@ class ReviewSession:
     @property
     def skipped(self) -> list[int]:
         """The ids of the skipped predictions."""
-        return [step.id for step in self.steps if step.kind != "l"]
+        return [step.id for kind, step in self._with_kinds() if kind == "s"]
 
     @property
     def last_step(self) -> tuple[ReviewStep, ...]:
-        """The newest label or batch of labels, or what was skipped last, in order; none of a new session."""
+        """The newest label or batch of labels, or what was skipped or tagged last, in order; none of a new session."""
         start = len(self.steps) - 1
         while start > 0 and self.steps[start].kind == "k":
             start -= 1
         return self.steps[max(start, 0) :]
 
-    def add(self, step: ReviewStep) -> "ReviewSession":
-        """With one more step."""
-        return replace(self, steps=(*self.steps, step)[-MAX_STEPS:], has_cookie=True)
+    def add(self, *added: ReviewStep) -> "ReviewSession":
+        """With one more step, of one or more parts."""
+        steps = [*self.steps, *added]
+        while len(steps) > MAX_STEPS or len(replace(self, steps=tuple(steps)).cookie) > MAX_COOKIE_CHARS:
+            del steps[0]
+        while steps and steps[0].kind == "k":  # the rest of a step
+            del steps[0]
+        return replace(self, steps=tuple(steps), has_cookie=True)
 
-    def skip(self, ids: Sequence[int]) -> "ReviewSession":
-        """With these predictions skipped, as one step."""
-        session = self
-        for number, id_ in enumerate(ids):
-            session = session.add(ReviewStep("k" if number else "s", id_))
-        return session
+    def add_each(self, kind: Literal["s", "t", "u"], ids: Sequence[int], tag: str = "") -> "ReviewSession":
+        """With these predictions skipped, tagged or untagged, as one step."""
+        first = [ReviewStep(kind, id_, tag=tag) for id_ in ids[:1]]
+        return self.add(*first, *(ReviewStep("k", id_) for id_ in ids[1:]))
 
     def undo(self) -> "ReviewSession":
         """Without the last step."""
@@ -158,13 +172,24 @@ class ReviewSession:
 
     def restore_skipped(self) -> "ReviewSession":
         """Without the skips."""
-        return replace(self, steps=tuple(step for step in self.steps if step.kind == "l"))
+        return replace(self, steps=tuple(step for kind, step in self._with_kinds() if kind != "s"))
+
+    @property
+    def cookie(self) -> str:
+        """As the value of the cookie."""
+        return ".".join([self.id, *map(str, self.steps)])
 
     def save(self, response: Response) -> Response:
         """Sets the session cookie, which ends with the browser's session."""
-        value = ".".join([self.id, *map(str, self.steps)])
-        response.set_cookie(SESSION_COOKIE, value, path=REVIEW_PATH, httponly=True, samesite="strict")
+        response.set_cookie(SESSION_COOKIE, self.cookie, path=REVIEW_PATH, httponly=True, samesite="strict")
         return response
+
+    def _with_kinds(self) -> Iterator[tuple[StepKind, ReviewStep]]:
+        """The steps, each with the kind of the step to which it belongs."""
+        kind: StepKind = "l"
+        for step in self.steps:
+            kind = step.kind if step.kind != "k" else kind
+            yield kind, step
 
 
 def reviewer_name(request: Request) -> str | None:

@@ -124,15 +124,16 @@ const change = (path, fields, chosen, values) => {
 };
 
 const undo = () => enqueue(async () => {
-  const { message, ids } = await post("/review/grid/undo", {});
+  const { message, ids, tags } = await post("/review/grid/undo", {});
   announce(message);
   const undone = tiles.filter((tile) => ids.includes(Number(tile.dataset.id)));
-  if (undone.length < ids.length) return turn(ids); // of an earlier page
+  if (!tags && undone.length < ids.length) return turn(ids); // of an earlier page
   for (const tile of undone) {
-    for (const key of ["label", "skipped"]) delete tile.dataset[key];
+    if (tags) tile.dataset.tags = tags[tile.dataset.id].join("; ");
+    else for (const key of ["label", "skipped"]) delete tile.dataset[key];
     describe(tile);
   }
-  if (undone.length) moveTo(anchor = tiles.indexOf(undone[0]));
+  if (!tags && undone.length) moveTo(anchor = tiles.indexOf(undone[0]));
 });
 
 // Tags do not end the review of an image: the selection stays, for a label.
@@ -144,6 +145,7 @@ const changeTags = (path, input) => {
   enqueue(async () => {
     const { message, tags } = await post(path, [...chosen.map((tile) => ["chosen", tile.dataset.id]), ["tag", tag]]);
     announce(message);
+    find("undo").disabled = false;
     for (const tile of chosen) {
       tile.dataset.tags = tags[tile.dataset.id].join("; ");
       describe(tile);
