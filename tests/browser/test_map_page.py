@@ -1,12 +1,17 @@
 """The Map page in a browser: selecting points by mouse, keyboard and touch."""
 
+import datetime as dt
 import re
+from dataclasses import replace
 
 import httpx2
+import numpy as np
 import pytest
 from playwright.sync_api import Page, Route, expect
-from programs import Service
+from programs import Service, query
 
+from astrodetect.service.projection_store import projection_from_bytes, projection_to_bytes
+from astrodetect.service.web.projection_map import MAX_POINTS, MOST_UNUSUAL
 from browser.conftest import EXPECT_TIMEOUT_MS
 from browser.tabs import LAPTOP, PHONE, Tabs
 
@@ -15,14 +20,14 @@ POLL_INTERVAL_MS = 1000
 UNAVAILABLE = {"error": {"code": "database_unavailable", "message": "PostgreSQL does not answer"}}
 IMAGE_URL = re.compile(r"/history/\d+$")
 FIRST_POINT = """async () => {
-  const bytes = await (await fetch('/map/points')).arrayBuffer(), edge = 16;
+  const bytes = await (await fetch('/map/points')).arrayBuffer(), edge = 24;
   const box = document.getElementById('map-canvas').getBoundingClientRect();
   const [x, y] = new Uint16Array(bytes, 8 * bytes.byteLength / 15, 2);
   return [box.x + edge + (box.width - 2 * edge) * x / 65535, box.y + edge + (box.height - 2 * edge) * y / 65535];
 }"""
 
-SHOWS_COLOURS = """least => {
-  const canvas = document.getElementById('map-canvas'), { width, height } = canvas;
+SHOWS_COLOURS = """([least, id]) => {
+  const canvas = document.getElementById(id), { width, height } = canvas;
   const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
   copy.drawImage(canvas, 0, 0);
   return new Set(new Uint32Array(copy.getImageData(0, 0, width, height).data.buffer)).size > least;
@@ -56,9 +61,42 @@ def test_a_map_of_few_points_shows_their_images(tabs: Tabs, service: Service) ->
     pictures = httpx2.get(f"{service.url}/map/pictures").json()
     expect(canvas).to_have_attribute("data-pictures", str(len(pictures)))
     assert len(pictures) == int(canvas.get_attribute("data-points") or 0)
-    page.wait_for_function(SHOWS_COLOURS, arg=2000, timeout=EXPECT_TIMEOUT_MS)
+    page.wait_for_function(SHOWS_COLOURS, arg=[2000, "map-canvas"], timeout=EXPECT_TIMEOUT_MS)
     page.get_by_role("button", name="Zoom in").click()
-    page.wait_for_function(SHOWS_COLOURS, arg=1000, timeout=EXPECT_TIMEOUT_MS)
+    page.wait_for_function(SHOWS_COLOURS, arg=[1000, "map-canvas"], timeout=EXPECT_TIMEOUT_MS)
+
+
+def test_a_map_of_many_images_shows_cells_and_zoomed_in_its_points(tabs: Tabs, service: Service, log_url: str) -> None:
+    open_map(tabs, service)
+    [(space, *few)] = query(log_url, "SELECT space, drawn, content FROM maps WHERE NOT preliminary")
+    stored, total = projection_from_bytes(bytes(few[1])), MAX_POINTS + 5_000
+    assert stored
+    random = np.random.default_rng(1)
+    xy = random.uniform(size=(total, 2)).astype(np.float32)
+    xy[(abs(xy - 0.5) < 0.03).all(axis=1)] = 0  # the least unusual one is alone in the middle, and has a prediction
+    xy[-1] = 0.5
+    many = replace(
+        stored,
+        ids=np.arange(stored.newest + total - 1, stored.newest - 1, -1),
+        class_of=random.integers(0, 2, total, np.int32),
+        novelty=np.linspace(1, 0, total, dtype=np.float32),
+        xy=xy,
+        drawn=dt.datetime.now(dt.UTC),
+    )
+    update = "UPDATE maps SET drawn = %s, content = %s WHERE space = %s AND NOT preliminary"
+    query(log_url, update, many.drawn, projection_to_bytes(many), space)
+    try:
+        page = open_map(tabs, service)
+        expect(page.locator("#map-canvas")).to_have_attribute("data-points", str(MOST_UNUSUAL))
+        page.wait_for_function(SHOWS_COLOURS, arg=[3, "map-density"], timeout=EXPECT_TIMEOUT_MS)
+        for _ in range(2):
+            page.get_by_role("button", name="Zoom in").click()
+        empty = f"arg => !({SHOWS_COLOURS})(arg)"
+        page.wait_for_function(empty, arg=[1, "map-density"], timeout=EXPECT_TIMEOUT_MS)  # all are points
+        page.locator("#map-canvas").hover()
+        expect(page.locator("#tooltip-content")).to_contain_text(f"image {total:,} of {total:,}")
+    finally:
+        query(log_url, update, *few, space)
 
 
 def test_images_are_selected_and_opened_from_the_keyboard(tabs: Tabs, service: Service) -> None:

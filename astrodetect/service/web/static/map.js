@@ -3,7 +3,7 @@ import { drawDensity, forget, repaint } from "./density.js";
 import { announce, errorMessage } from "./page.js";
 
 const POINT_BYTES = 15, GRID_STEPS = 65535; // bytes of a point; steps of a coordinate
-const MARGIN = 16, HIT_RADIUS = 14, DRAG_THRESHOLD = 6, PAN_STEP = 60, MAX_SCALE = 64, HOVER_MS = 80; // lengths in pixels
+const MARGIN = 24, HIT_RADIUS = 14, DRAG_THRESHOLD = 6, PAN_STEP = 60, MAX_SCALE = 64, HOVER_MS = 80; // lengths in pixels
 const PICTURE = 36; // the side of an image of a map of few points
 const find = (id) => document.getElementById(id);
 const canvas = find("map-canvas"), under = find("map-density"), tooltip = find("tooltip"), tooltipContent = find("tooltip-content"), legends = find("legends");
