@@ -21,6 +21,7 @@ from astrodetect.db.connections import (
     Listener,
     Parameters,
     Row,
+    ValuesRejected,
     as_database_error,
     connect,
     execute_within,
@@ -123,6 +124,8 @@ class Database:
         existing = [image.request_id for image in scored if image.request_id not in recorded]
         if existing:
             recorded |= _by_request_id(self._execute(SQL["by_request_ids"], [existing], urgent=True))
+        if any(image.request_id not in recorded for image in scored):
+            raise ValuesRejected("PostgreSQL refused: a trigger or rule left out a row")
         return [recorded[image.request_id] for image in scored]
 
     def by_request_ids(self, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, Prediction]:

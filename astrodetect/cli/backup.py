@@ -183,7 +183,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _copy_waiting_rows(outbox: Path, target: Path) -> None:
-    for path in sorted(outbox.glob("*/*.rows")):
+    for path in sorted([*outbox.glob("*/*.rows"), *outbox.glob("*/rejected")]):
         (target / path.parent.name).mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # its rows have just been written to the database
             shutil.copyfile(path, target / path.parent.name / path.name)

@@ -37,7 +37,8 @@ TRANSIENT = {  # the same statement may succeed later
     errorcodes.DISK_FULL,
     errorcodes.OUT_OF_MEMORY,
 }
-
+REJECTED_CLASSES = {"22", "23", "54"}  # data exceptions, constraints, limits such as the size of an index row
+REJECTED = {errorcodes.DATATYPE_MISMATCH, errorcodes.CANNOT_COERCE, errorcodes.RAISE_EXCEPTION}  # the last by triggers
 
 SILENCE_CHECK_S = 0.1
 CONNECT_WITHIN_S = 10.0  # of commands
@@ -45,6 +46,10 @@ CONNECT_WITHIN_S = 10.0  # of commands
 
 class ConnectionRefused(DatabaseUnavailable):
     """The server answered and refused the connection."""
+
+
+class ValuesRejected(DatabaseError):
+    """The server is well, and refuses these values whenever they are sent."""
 
 
 class ServerSilent(DatabaseUnavailable):
@@ -166,6 +171,9 @@ def as_database_error(error: psycopg2.Error) -> DatabaseError:
         return DatabaseUnavailable(f"PostgreSQL took too long: {line}")
     if error.pgcode in TRANSIENT or (error.pgcode is None and isinstance(error, psycopg2.OperationalError)):
         return DatabaseUnavailable(f"PostgreSQL does not answer: {line}")
+    rejected = (error.pgcode or "")[:2] in REJECTED_CLASSES or error.pgcode in REJECTED
+    if rejected or (error.pgcode is None and isinstance(error, psycopg2.ProgrammingError | psycopg2.DataError)):
+        return ValuesRejected(f"PostgreSQL refused: {line}")
     return DatabaseError(f"PostgreSQL refused: {line}")
 
 

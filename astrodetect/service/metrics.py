@@ -19,7 +19,7 @@ class Metrics:
         self._stage_seconds = self._histogram("stage_seconds", "Stages of a detection", SECONDS, "stage")
         self._batch_images = self._histogram("batch_images", "Images in one pass of the network", IMAGES)
         self._refused = self._counter("shed", "Requests refused because too many were in progress")
-        self._rows = self._counter("rows", "Rows committed, queued or drained", "logged")
+        self._rows = self._counter("rows", "Rows committed, queued, drained or rejected", "logged")
 
     def add_gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A gauge that is read when the metrics are exported."""
@@ -44,7 +44,7 @@ class Metrics:
         self._batch_images.observe(images)
 
     def count_rows(self, logged: str, rows: int) -> None:
-        """Counts rows committed, queued in the outbox, or drained from it."""
+        """Counts rows committed, queued in the outbox, drained from it, or rejected then."""
         self._rows.labels(logged).inc(rows)
 
     def export(self) -> bytes:

@@ -15,7 +15,7 @@ import threading
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
@@ -33,6 +33,7 @@ ROW_FIELDS = {field.name for field in fields(ScoredImage)}
 WRITE_CHECK_FILE = "write-check"
 DAMAGED_FILE = "damaged"  # lines with a wrong checksum, or that are no rows
 NEWER_FILE = "newer"  # lines with fields that this version does not know
+REJECTED_FILE = "rejected"  # rows that PostgreSQL refuses whatever its state
 
 log = logging.getLogger("uvicorn.error")
 
@@ -63,6 +64,7 @@ class Outbox:
         self._offset = 0  # into the oldest segment: what lies before it is drained
         self._row_count = sum(segment.rows for segment in self._segments)
         self._file: FileIO | None = None  # of the newest segment, if this process began it
+        self.rejected = sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*/{REJECTED_FILE}"))
         if self._row_count:
             log.warning("%d rows of an earlier run wait for PostgreSQL", len(self))
 
@@ -99,32 +101,41 @@ class Outbox:
             except OSError as error:
                 raise OutboxFull(f"the outbox cannot be written: {error.strerror}") from error
             self._segments[-1].size += len(data)
+            self._segments[-1].rows += len(rows)
             self._row_count += len(rows)
             self._keyed.update((row.request_id, row) for row in rows if row.has_client_key)
 
-    def drain(self, max_rows: int, write: Callable[[list[ScoredImage]], object]) -> int:
-        """Calls `write` with the oldest rows and removes them unless it raises; returns their number."""
+    def drain(self, max_rows: int, write: Callable[[list[ScoredImage]], Collection[ScoredImage] | None]) -> int:
+        """Calls `write` with the oldest rows and removes them unless it raises; returns their number.
+
+        Those that it returns are kept aside, for they can never be written.
+        """
         with self._lock:
             if not self._segments:
                 return 0
             oldest = self._segments[0]
             start, end = self._offset, oldest.size
         rows: list[ScoredImage] = []
-        with oldest.path.open("rb") as file:
+        lines: list[bytes] = []
+        position = end
+        with contextlib.suppress(FileNotFoundError), oldest.path.open("rb") as file:
             file.seek(start)
-            while len(rows) < max_rows and file.tell() < end:
-                if row := _parse_line(file.readline()):
+            while len(rows) < max_rows and file.tell() < end and (line := file.readline()):
+                if row := _parse_line(line):
                     rows.append(row)
-            position = file.tell()
-        if rows:
-            write(rows)
+                    lines.append(line)
+            position = file.tell() if line else end
+        rejected = {id(row) for row in (write(rows) or ())} if rows else set[int]()
+        self._keep_aside(REJECTED_FILE, [line for row, line in zip(rows, lines, strict=True) if id(row) in rejected])
+        self.rejected += len(rejected)
         with self._lock:
             self._offset = position
+            oldest.rows -= len(rows)
             for row in rows:
                 self._keyed.pop(row.request_id, None)
+            self._row_count -= len(rows)
             if self._offset >= oldest.size:
                 self._drop_oldest()
-            self._row_count -= len(rows)
         return len(rows)
 
     def find(self, request_id: uuid.UUID) -> ScoredImage | None:
@@ -163,14 +174,9 @@ class Outbox:
             self._begin_segment()
         assert self._file is not None  # noqa: S101 - for the type checker
         try:
-            unwritten = memoryview(data)
-            while unwritten:
-                unwritten = unwritten[self._file.write(unwritten) :]
-            os.fsync(self._file.fileno())
+            _append(self._file, data)
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file.fileno(), self._segments[-1].size)
-            self._end_segment()  # its contents beyond that are unknown
+            self._end_segment()  # its contents beyond what was known are unknown
             raise
 
     def _begin_segment(self) -> None:
@@ -190,8 +196,14 @@ class Outbox:
     def _drop_oldest(self) -> None:
         if len(self._segments) == 1:
             self._end_segment()
-        self._segments.popleft().path.unlink(missing_ok=True)
+        segment = self._segments.popleft()
         self._offset = 0
+        self._row_count -= segment.rows
+        if segment.rows:
+            log.error("%s: %d rows were damaged or deleted while they waited", segment.path, segment.rows)
+            with contextlib.suppress(FileNotFoundError):
+                segment.path.rename(segment.path.with_suffix(f".{DAMAGED_FILE}"))
+        segment.path.unlink(missing_ok=True)
 
     def _recover(self, path: Path) -> _Segment | None:
         """A segment of an earlier process; its damaged lines are moved to DAMAGED_FILE and reported."""
@@ -209,9 +221,7 @@ class Outbox:
                 else:
                     kept_aside[DAMAGED_FILE].append(line)
         for name, lines in kept_aside.items():
-            if lines:
-                with (self._folder / name).open("ab") as file:
-                    file.writelines(lines)
+            self._keep_aside(name, lines)
         if damaged := kept_aside[DAMAGED_FILE]:
             log.error("%s: %d damaged lines are left out and kept in %s", path, len(damaged), DAMAGED_FILE)
         if newer := kept_aside[NEWER_FILE]:
@@ -224,6 +234,24 @@ class Outbox:
             path.unlink()
             return None
         return segment
+
+    def _keep_aside(self, name: str, lines: list[bytes]) -> None:
+        if lines:
+            with (self._folder / name).open("ab", buffering=0) as file:
+                _append(file, b"".join(lines))
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Writes all of it to the disk, or nothing if that can be undone."""
+    size, unwritten = file.tell(), memoryview(data)
+    try:
+        while unwritten:
+            unwritten = unwritten[file.write(unwritten) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), size)
+        raise
 
 
 def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tuple[Path, list[Path]]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from astrodetect.db.connections import ValuesRejected
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable, OutboxFull
 from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
-from astrodetect.service.outbox import Outbox
+from astrodetect.service.outbox import REJECTED_FILE, Outbox
 from astrodetect.service.periodic_thread import PeriodicThread
 
 MAX_COMMIT_ROWS = 500  # of the outbox; more gain nothing
@@ -104,13 +105,33 @@ class Recorder:
                     self._outbox_filled.set()
                     continue
             if drained:
-                log.warning("PostgreSQL is back: %d rows of the outbox were written", drained)
+                log.warning("PostgreSQL is back: %d rows left the outbox", drained)
                 drained, reported = 0, ""
             if self._closing.is_set():
                 return
 
-    def _record_queued(self, rows: list[ScoredImage]) -> None:
-        """Writes rows of the outbox; one whose idempotency key was used elsewhere meanwhile gets a new request id."""
+    def _record_queued(self, rows: list[ScoredImage]) -> list[ScoredImage]:
+        """Writes rows of the outbox, in order, and returns those that PostgreSQL refuses whenever they are sent."""
+        if rejected := self._write_queued(rows):
+            (first, error), count = rejected[0], len(rejected)
+            log.error("%d rows are kept in %s in the outbox; %s: %s", count, REJECTED_FILE, first.request_id, error)
+            self._count_rows("rejected", count)
+        self.commit_failed = False
+        self._count_rows("drained", len(rows) - len(rejected))
+        return [row for row, _ in rejected]
+
+    def _write_queued(self, rows: list[ScoredImage]) -> list[tuple[ScoredImage, Exception]]:
+        try:
+            self._commit_queued(rows)
+        except (ValuesRejected, ValueError, TypeError) as error:  # the last two of rows that were edited
+            if len(rows) == 1:
+                return [(rows[0], error)]
+            half = len(rows) // 2
+            return self._write_queued(rows[:half]) + self._write_queued(rows[half:])
+        return []
+
+    def _commit_queued(self, rows: list[ScoredImage]) -> None:
+        """One whose idempotency key was used elsewhere meanwhile gets a new request id."""
         predictions = self._database.record_many(rows)
         conflicting = [
             replace(row, request_id=uuid.uuid5(row.request_id, f"{row.image_sha256} {row.model}"))
@@ -120,8 +141,6 @@ class Recorder:
         if conflicting:
             log.error("%d queued rows had keys that another service used meanwhile: new request ids", len(conflicting))
             self._database.record_many(conflicting)
-        self.commit_failed = False
-        self._count_rows("drained", len(rows))
 
 
 class VectorDatabase(Protocol):

@@ -21,7 +21,7 @@ def read_readiness(service: Service) -> dict[str, Any]:
 
 def outbox_is_empty(service: Service) -> bool:
     """Whether no row waits for PostgreSQL."""
-    return read_readiness(service) == {"status": "ready", "logged": "committed", "outbox": 0}
+    return read_readiness(service) == {"status": "ready", "logged": "committed", "outbox": 0, "rejected": 0}
 
 
 def read_metric(service: Service, name: str) -> float:

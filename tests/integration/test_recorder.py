@@ -1,9 +1,12 @@
 """The recorder: many rows in one commit, and none lost or duplicated by an outage of PostgreSQL."""
 
 import asyncio
+import math
+import random
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +250,81 @@ def test_a_row_that_postgresql_rejects_fails_alone(
         assert isinstance(too, Prediction)
         assert isinstance(bad, DatabaseError)
         assert names(database_url) == ["good", "too"]
+
+    run(scenario())
+
+
+def test_a_queued_row_that_postgresql_rejects_is_kept_aside_and_the_others_are_written(
+    opened: Callable[..., Recorder],
+    database: BreakableDatabase,
+    database_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        query(
+            database_url,
+            "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+            "CREATE TRIGGER leave_out BEFORE INSERT ON predictions FOR EACH ROW "
+            "WHEN (NEW.image_name = 'left out') EXECUTE FUNCTION leave_out(); "
+            "ALTER TABLE predictions ADD CHECK (image_name <> 'checked')",
+        )
+        first = opened()
+        database.cut = "before"
+        rejected: list[ScoredImage] = [
+            row("checked"),
+            row("left out"),
+            replace(row("long for an index"), label=random.Random(0).randbytes(4000).hex()),
+            replace(row("not JSON"), probabilities={"E": math.nan}),
+            replace(row("no number"), score="high"),  # type: ignore[arg-type]
+            replace(row("another type"), novelty=True),
+            replace(row("no numbers"), vector=(), space="s"),  # edited below
+            replace(row("no base64"), description="?", description_kind="k"),
+        ]
+        rows = [row(0), *(each for number, bad in enumerate(rejected, 1) for each in (bad, row(number)))]
+        await record(first, rows)
+        first.close()
+        [segment] = tmp_path.rglob("*.rows")
+        lines = [line.partition(b" ")[2].rstrip(b"\n") for line in segment.read_bytes().splitlines(keepends=True)]
+        lines = [line.replace(b'"vector": []', b'"vector": ["a"]') for line in lines]
+        segment.write_bytes(b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in lines))
+        database.cut = None
+        second = opened()
+        await wait_until(lambda: not second.queueing)
+        assert names(database_url) == [str(number) for number in range(len(rejected) + 1)]
+        assert second._outbox.rejected == len(rejected)
+        [kept] = tmp_path.rglob("rejected")
+        assert [outbox_module._parse_line(line).image_name for line in kept.read_bytes().splitlines(True)] == [  # type: ignore[union-attr]
+            bad.image_name for bad in rejected
+        ]
+        assert f"{len(rejected)} rows are kept in rejected" in caplog.text
+        query(database_url, "DROP TRIGGER leave_out ON predictions")
+        second.close()
+        kept.rename(kept.with_name("1.rows"))  # as the guide says
+        third = opened()
+        await wait_until(lambda: not third.queueing)
+        assert names(database_url)[-1] == "left out"
+
+    run(scenario())
+
+
+def test_queued_rows_wait_while_the_fault_is_not_theirs(
+    opened: Callable[..., Recorder],
+    database: BreakableDatabase,
+    database_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        database.cut = "before"
+        recorder = opened()
+        await record(recorder, [row(0), row(1)])
+        query(database_url, "ALTER TABLE predictions RENAME TO moved")
+        database.cut = None
+        await wait_until(lambda: "cannot be drained" in caplog.text)
+        assert recorder.queueing
+        query(database_url, "ALTER TABLE moved RENAME TO predictions")
+        await wait_until(lambda: not recorder.queueing)
+        assert names(database_url) == ["0", "1"]
 
     run(scenario())
 

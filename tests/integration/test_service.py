@@ -281,7 +281,8 @@ def test_a_missing_model_is_reported_and_served_once_trained(
         for path in sorted(models_dir.iterdir()):
             (tmp_path / path.name).write_bytes(path.read_bytes())
         assert detect(client, png()).status_code == 200
-        assert client.get("/health/ready").json() == {"status": "ready", "logged": "committed", "outbox": 0}
+        ready = {"status": "ready", "logged": "committed", "outbox": 0, "rejected": 0}
+        assert client.get("/health/ready").json() == ready
 
 
 @pytest.mark.parametrize("damaged", ["resnet50_model.json", "resnet50_model.bin"])
@@ -323,7 +324,7 @@ def test_predictions_are_queued_while_the_database_is_down_and_errors_have_no_se
     with TestClient(create_app(Settings(DATABASE_URL=url, models_dir=models_dir))) as client:
         response, ready, predictions = detect(client, png()), client.get("/health/ready"), client.get("/predictions")
         assert (response.status_code, response.json()["logged"], response.json()["id"]) == (200, "queued", None)
-        assert ready.json() == {"status": "ready", "logged": "queued", "outbox": 1}
+        assert ready.json() == {"status": "ready", "logged": "queued", "outbox": 1, "rejected": 0}
         assert "astrodetect_outbox_rows 1.0" in client.get("/metrics").text
         error_message(predictions, 503, "database_unavailable")
         for each in (response, ready, predictions):

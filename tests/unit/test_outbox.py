@@ -262,3 +262,33 @@ def test_the_rows_of_a_killed_process_are_adopted_while_this_one_runs(opened: Op
     assert not list(tmp_path.rglob("*.rows"))
     own.close()
     assert len(opened()) == 0
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_rows_that_are_damaged_or_deleted_while_they_wait_hold_up_no_other(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deleted: bool
+) -> None:
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1)
+    box = opened()
+    for number in range(3):
+        box.append([row(number)])
+    [path] = (tmp_path / "0").glob("*2.rows")
+    path.unlink()
+    if not deleted:
+        path.write_bytes(b"x" * 40)  # cut short, too
+    assert [row.image_name for row in drain(box) + drain(box)] == ["0", "2"]
+    assert len(box) == 0
+    assert "1 rows were damaged or deleted" in caplog.text
+    assert deleted or path.with_suffix(".damaged").read_bytes() == b"x" * 40
+
+
+def test_a_row_that_cannot_be_kept_aside_stays_queued(opened: Opened, tmp_path: Path) -> None:
+    box = opened()
+    box.append([row("bad"), row("good")])
+    (tmp_path / "0" / "rejected").mkdir()
+    with pytest.raises(IsADirectoryError):
+        box.drain(2, lambda rows: rows[:1])
+    assert len(box) == 2
+    (tmp_path / "0" / "rejected").rmdir()
+    assert box.drain(2, lambda rows: rows[:1]) == 2
+    assert (len(box), box.rejected, opened().rejected) == (0, 1, 1)

@@ -30,13 +30,17 @@ class LivenessResponse(BaseModel):
 
 
 class ReadinessResponse(BaseModel):
-    """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk."""
+    """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk.
 
-    model_config = with_example(status="ready", logged="committed", outbox=0)
+    `rejected` rows of the outbox were refused by PostgreSQL and are kept there.
+    """
+
+    model_config = with_example(status="ready", logged="committed", outbox=0, rejected=0)
 
     status: str
     logged: Literal["committed", "queued"]
     outbox: int
+    rejected: int
 
 
 @router.head("/health/live", include_in_schema=False)
@@ -67,7 +71,8 @@ async def ready(services: ServicesDep) -> Any:
         problems.append(f"the background thread {', '.join(names)} has ended: restart the service")
     if problems:
         raise NotReady("; ".join(problems))
-    return {"status": "ready", "logged": results["recorder"], "outbox": len(services.outbox)}
+    outbox = services.outbox
+    return {"status": "ready", "logged": results["recorder"], "outbox": len(outbox), "rejected": outbox.rejected}
 
 
 @router.get("/metrics", response_class=Response, responses=PROMETHEUS_RESPONSE)
