@@ -154,8 +154,7 @@ class Database:
         narrow = filters.cone is not None and filters.cone.radius <= NARROW_CONE_DEG
         rows = [] if narrow else self._execute(SQL[statement], parameters)
         if len(rows) <= limit and filters != PredictionFilters():
-            where = "of_tag" if filters.tag else "in_cone" if filters.cone else "of_all"
-            rows = self._execute(SQL[f"{statement}_{where}"], parameters)
+            rows = self._execute(statements.matching_statement(SQL, statement, filters), parameters)
         predictions = [read_prediction(row) for row in rows]
         if after is None:
             page = predictions[:limit]

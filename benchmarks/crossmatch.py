@@ -81,6 +81,10 @@ def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
         setup_db.migrate(url)
         with closing(connect(url, timeout_s=120)) as connection:
             ra, dec = cones.fill(connection, rows)
+            execute(
+                connection, "CREATE INDEX predictions_block_score ON predictions ((id >> 13), score)"
+            )  # dropped there
+            execute(connection, "ANALYZE predictions")
         file = folder / "known.csv"
         write_catalogue(file, np.array(ra), np.array(dec))
         del ra, dec
@@ -101,11 +105,17 @@ def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
             for known in (True, False):
                 filters = PredictionFilters(known=known)
                 timed(f"newest 50, known={known}".lower(), lambda f=filters: log.predictions(f, limit=50), PAGES)  # type: ignore[misc]
+                timed(
+                    f"highest 50, known={known}".lower(), lambda f=filters: log.ranked.read(f, "score", limit=50), PAGES
+                )  # type: ignore[misc]
             execute(connection, "DELETE FROM catalogue_matches WHERE known AND prediction_id > 1000")
+            execute(connection, "VACUUM ANALYZE catalogue_matches")
             rare = PredictionFilters(known=True)
             timed("newest 50, of 100 known ones among the oldest", lambda: log.predictions(rare, limit=50), PAGES)
+            timed("highest 50 of these", lambda: log.ranked.read(rare, "score", limit=50), PAGES)
             plan = log._execute(
-                f"EXPLAIN (COSTS OFF) {SQL['newest_of_all']}", statements.filter_parameters(rare, 50, None)
+                f"EXPLAIN (COSTS OFF) {statements.matching_statement(SQL, 'newest', rare)}",
+                statements.filter_parameters(rare, 50, None),
             )
     return measured, [*notes[:2], "", *(row["QUERY PLAN"] for row in plan)]
 

@@ -9,6 +9,7 @@ from astrodetect.records import PredictionFilters, PredictionPage, RankedBy
 
 NEARNESS = "-sky_separation(ra, dec, %(ra)s, %(dec)s)"  # the nearest are the highest
 FIRST_RADIUS_DEG, GROWTH = 0.02, 8.0  # of the cones that are searched for the nearest rows
+FEW_ROWS = 5_000  # that are read and sorted at once
 
 
 class RankedPages:
@@ -26,6 +27,8 @@ class RankedPages:
         """
         key = NEARNESS if by == "distance" else by
         where = "_of_tag" if filters.tag else "_in_cone" if filters.cone else ""
+        if not where and self._are_few(filters.known):
+            where = "_of_few"
         statement = self._sql[f"highest{where}"].format(key=key)
         rows: list[Row] = []
         for tried in _growing_cones(filters) if by == "distance" else (filters,):
@@ -34,6 +37,12 @@ class RankedPages:
                 break
         page = [read_prediction(row) for row in rows[:limit]]
         return PredictionPage(page, page[-1].id if len(rows) > limit else None, None)
+
+    def _are_few(self, known: bool | None) -> bool:
+        """Whether the filter leaves few rows: then the index of values finds them too late."""
+        if known is None:
+            return False
+        return bool(self._execute(self._sql["are_few"], {"known": known, "most": FEW_ROWS})[0]["few"])
 
 
 def _growing_cones(filters: PredictionFilters) -> Iterator[PredictionFilters]:

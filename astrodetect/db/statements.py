@@ -78,7 +78,7 @@ def like_pattern(part: str | None) -> str | None:
 T = TypeVar("T")
 
 # Conditions in several statements.
-SHARED = ("match", "filters", "tagged", "name_condition", "cells", "in_cells", "after_edge")
+SHARED = ("match", "filters", "tagged", "is_known", "name_condition", "cells", "in_cells", "after_edge")
 NEAR = 1000  # rows next to the edge of a page that are filtered before the indexes are used: a millisecond
 
 
@@ -148,6 +148,15 @@ def insert_statement(
         stored += sql["stored_descriptions"].format(descriptions=placeholders(DESCRIPTIONS, len(described)))
         values += row_values(DESCRIPTIONS, described)
     return sql["insert"].format(rows=placeholders(PREDICTIONS, len(scored)), stored=stored), values
+
+
+def matching_statement(sql: Mapping[str, str], direction: str, filters: PredictionFilters) -> str:
+    """The statement that looks for `newest` or `newer` rows in the whole table, of a tag, or in a cone."""
+    if filters.tag or filters.cone:
+        return sql[f"{direction}_of_tag" if filters.tag else f"{direction}_in_cone"]
+    return sql[f"{direction}_of_all"].replace(
+        "{known_filter}", sql["is_known_in_block"] if filters.known is not None else "true"
+    )
 
 
 def filter_parameters(filters: PredictionFilters, limit: int, edge: int | None) -> dict[str, Any]:

@@ -82,9 +82,17 @@ LIMIT %(limit)s
   AND (%(label)s IS NULL OR label = %(label)s)
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
   AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
-  AND (%(known)s IS NULL OR (SELECT known FROM catalogue_matches WHERE prediction_id = id) = %(known)s)
   AND (%(tag)s IS NULL OR id = ANY ({tagged}))
   AND (%(radius)s IS NULL OR sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
+
+-- name: is_known
+(%(known)s IS NULL OR (SELECT known FROM catalogue_matches WHERE prediction_id = id) = %(known)s)
+
+-- name: is_known_in_block
+-- The same as a join with the index of blocks, which reads few rows where few match; for filters that ask for it, since
+-- PostgreSQL makes no join of a condition with OR.
+id IN (SELECT prediction_id FROM catalogue_matches
+    WHERE prediction_id >> 13 = blocks.block AND catalogue_matches.known = %(known)s)
 
 -- name: newest
 -- Filter the rows next to the edge first: with most filters enough of them match.
@@ -93,13 +101,13 @@ SELECT {columns} FROM (
     WHERE %(edge)s IS NULL OR id < %(edge)s
     ORDER BY id DESC
     LIMIT %(near)s) AS near
-WHERE {filters}
+WHERE {filters} AND {is_known}
 ORDER BY id DESC
 LIMIT %(limit)s
 
 -- name: newer
 SELECT {columns} FROM (SELECT * FROM predictions WHERE id > %(edge)s ORDER BY id LIMIT %(near)s) AS near
-WHERE {filters}
+WHERE {filters} AND {is_known}
 ORDER BY id
 LIMIT %(limit)s
 
@@ -114,7 +122,7 @@ WITH RECURSIVE blocks (block) AS (
 SELECT {columns}
 FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block DESC) AS blocks CROSS JOIN LATERAL (
     SELECT * FROM predictions
-    WHERE id >> 13 = blocks.block AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {name_condition}
+    WHERE id >> 13 = blocks.block AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {known_filter} AND {name_condition}
     ORDER BY id + 0 DESC
     LIMIT %(limit)s) AS found
 ORDER BY blocks.block DESC, id DESC
@@ -130,7 +138,7 @@ WITH RECURSIVE blocks (block) AS (
 SELECT {columns}
 FROM (SELECT block FROM blocks WHERE block IS NOT NULL ORDER BY block) AS blocks CROSS JOIN LATERAL (
     SELECT * FROM predictions
-    WHERE id >> 13 = blocks.block AND id > %(edge)s AND {filters} AND {name_condition}
+    WHERE id >> 13 = blocks.block AND id > %(edge)s AND {filters} AND {known_filter} AND {name_condition}
     ORDER BY id + 0
     LIMIT %(limit)s) AS found
 ORDER BY blocks.block, id
@@ -141,7 +149,7 @@ LIMIT %(limit)s
 SELECT {columns} FROM predictions
 WHERE id = ANY (ARRAY(
     SELECT found.id FROM {cells} CROSS JOIN LATERAL (
-        SELECT id FROM predictions WHERE {in_cells} AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} OFFSET 0) AS found
+        SELECT id FROM predictions WHERE {in_cells} AND (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {is_known} OFFSET 0) AS found
     ORDER BY id DESC
     LIMIT %(limit)s))
 ORDER BY id DESC
@@ -150,7 +158,7 @@ ORDER BY id DESC
 SELECT {columns} FROM predictions
 WHERE id = ANY (ARRAY(
     SELECT found.id FROM {cells} CROSS JOIN LATERAL (
-        SELECT id FROM predictions WHERE {in_cells} AND id > %(edge)s AND {filters} OFFSET 0) AS found
+        SELECT id FROM predictions WHERE {in_cells} AND id > %(edge)s AND {filters} AND {is_known} OFFSET 0) AS found
     ORDER BY id
     LIMIT %(limit)s))
 ORDER BY id
@@ -158,19 +166,19 @@ ORDER BY id
 -- name: newest_of_tag
 -- People tag few images, whose ids come first. Ordered by id + 0, or PostgreSQL might scan from the newest row.
 SELECT {columns} FROM predictions
-WHERE (%(edge)s IS NULL OR id < %(edge)s) AND {filters}
+WHERE (%(edge)s IS NULL OR id < %(edge)s) AND {filters} AND {is_known}
 ORDER BY id + 0 DESC
 LIMIT %(limit)s
 
 -- name: newer_of_tag
 SELECT {columns} FROM predictions
-WHERE id > %(edge)s AND {filters}
+WHERE id > %(edge)s AND {filters} AND {is_known}
 ORDER BY id + 0
 LIMIT %(limit)s
 
 -- name: highest_of_tag
 SELECT {columns} FROM predictions
-WHERE {after_edge} AND {filters}
+WHERE {after_edge} AND {filters} AND {is_known}
 ORDER BY {key} DESC, id DESC
 LIMIT %(limit)s
 
@@ -185,7 +193,7 @@ WITH RECURSIVE blocks (block) AS (
 SELECT {columns}
 FROM (SELECT block FROM blocks WHERE block IS NOT NULL) AS blocks CROSS JOIN LATERAL (
     SELECT * FROM predictions
-    WHERE id >> 13 = blocks.block AND {after_edge} AND {filters} AND {name_condition}
+    WHERE id >> 13 = blocks.block AND {after_edge} AND {filters} AND {is_known} AND {name_condition}
     ORDER BY {key} DESC, id DESC
     LIMIT %(limit)s) AS found
 ORDER BY {key} DESC, id DESC
@@ -196,7 +204,7 @@ LIMIT %(limit)s
 SELECT {columns} FROM predictions
 WHERE id = ANY (ARRAY(
     SELECT found.id FROM {cells} CROSS JOIN LATERAL (
-        SELECT id, {key} AS value FROM predictions WHERE {in_cells} AND {after_edge} AND {filters} OFFSET 0) AS found
+        SELECT id, {key} AS value FROM predictions WHERE {in_cells} AND {after_edge} AND {filters} AND {is_known} OFFSET 0) AS found
     ORDER BY value DESC, id DESC
     LIMIT %(limit)s))
 ORDER BY {key} DESC, id DESC
@@ -208,6 +216,18 @@ ARRAY(
     UNION ALL
     SELECT image::bigint FROM (
         SELECT image FROM image_tags WHERE tag = %(tag)s AND length(image) < 20 OFFSET 0) AS unhashed)
+
+-- name: highest_of_few
+-- Of the few rows that are known, or are not.
+SELECT {columns} FROM predictions
+WHERE id = ANY (ARRAY(SELECT prediction_id FROM catalogue_matches WHERE catalogue_matches.known = %(known)s))
+    AND {after_edge} AND {filters}
+ORDER BY {key} DESC, id DESC
+LIMIT %(limit)s
+
+-- name: are_few
+SELECT count(*) <= %(most)s AS few
+FROM (SELECT FROM catalogue_matches WHERE catalogue_matches.known = %(known)s LIMIT %(most)s + 1) AS rows
 
 -- name: after_edge
 {key} IS NOT NULL

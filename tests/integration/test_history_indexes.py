@@ -1,14 +1,14 @@
 """A page of the history reads few rows, whatever the filters and the order of rows; 1,000,000 rows with --full."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from astrodetect.db.connections import Connection, connect
-from astrodetect.db.statements import NEAR, filter_parameters
+from astrodetect.db.statements import NEAR, filter_parameters, matching_statement
 from astrodetect.records import PredictionFilters, RankedBy
 from benchmarks.history import NAIVE, cases, fill
 from database import SQL, Database
@@ -33,21 +33,23 @@ def filled(database_url: str, rows: int) -> Iterator[tuple[Database, Connection]
     connection.close()
 
 
-def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The nodes of a query plan that read the table."""
-    if plan.get("Relation Name") == "predictions":
+def scans(plan: dict[str, Any], tables: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The nodes of a query plan that read these tables."""
+    if plan.get("Relation Name") in tables:
         yield plan
     for part in plan.get("Plans", []):
-        yield from scans(part)
+        yield from scans(part, tables)
 
 
-def rows_read(connection: Connection, statement: str, values: dict[str, Any]) -> int:
-    """How many rows of the table PostgreSQL read."""
+def rows_read(
+    connection: Connection, statement: str, values: dict[str, Any], tables: Collection[str] = ("predictions",)
+) -> int:
+    """How many rows of the tables PostgreSQL read."""
     with connection.cursor() as cursor:
         cursor.execute("EXPLAIN (ANALYZE, TIMING off, FORMAT json) " + SQL.get(statement, statement), values)
         [(plan_json,)] = cursor.fetchall()
     count = 0
-    for scan in scans((json.loads(plan_json) if isinstance(plan_json, str) else plan_json)[0]["Plan"]):
+    for scan in scans((json.loads(plan_json) if isinstance(plan_json, str) else plan_json)[0]["Plan"], tables):
         assert scan["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
         removed = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
         count += (scan["Actual Rows"] + removed) * scan["Actual Loops"]
@@ -82,7 +84,7 @@ def test_every_filter_uses_indexes_in_both_directions_and_reads_few_rows(
             values = filter_parameters(filters, LIMIT, edge)
             assert rows_read(connection, statement, values) <= NEAR + LIMIT + 1, what
             if filters != PredictionFilters():
-                assert rows_read(connection, f"{statement}_of_all", values) <= most, what
+                assert rows_read(connection, matching_statement(SQL, statement, filters), values) <= most, what
 
 
 def test_the_most_novel_images_are_found_through_indexes_in_any_space(
@@ -193,3 +195,34 @@ def test_the_highest_scores_and_novelties_are_read_from_the_index_of_each_block(
         assert rows_read(connection, statement, filter_parameters(PredictionFilters(), LIMIT, None)) < few
         assert rows_read(connection, statement, filter_parameters(PredictionFilters(), LIMIT, read[-1])) < few
     assert log.ranked.read(PredictionFilters(), "score", limit=40, before=rows + 9).predictions == []
+
+
+def test_pages_of_rare_known_or_unknown_rows_read_few_rows(filled: tuple[Database, Connection], rows: int) -> None:
+    log, connection = filled
+    few, tables = 100, ("predictions", "catalogue_matches")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO catalogue_matches (prediction_id, known) SELECT id, id <= %s FROM predictions", [few]
+        )
+        cursor.execute("VACUUM ANALYZE catalogue_matches")
+        cursor.execute("SELECT id FROM predictions WHERE id <= %s ORDER BY score DESC, id DESC", [few])
+        by_score = [id_ for (id_,) in cursor.fetchall()]
+    for rare in (True, False):  # few that are known, then few that are not
+        filters, others = PredictionFilters(known=rare), PredictionFilters(known=not rare)
+        page = log.predictions(filters, limit=LIMIT)
+        assert [row.id for row in page.predictions] == list(range(few, few - LIMIT, -1))
+        last = log.predictions(filters, limit=LIMIT, before=page.next_before)
+        assert ([row.id for row in last.predictions], last.next_before) == (list(range(few - LIMIT, 0, -1)), None)
+        newer = log.predictions(filters, limit=LIMIT, after=20)
+        assert [row.id for row in newer.predictions] == list(range(20 + LIMIT, 20, -1))
+        assert [row.id for row in log.predictions(others, limit=2).predictions] == [rows, rows - 1]
+        assert [row.id for row in log.ranked.read(filters, "score", limit=few).predictions] == by_score
+        assert len(log.ranked.read(others, "score", limit=LIMIT).predictions) == LIMIT
+        for direction, edge in (("newest", None), ("newer", 0)):
+            statement, values = matching_statement(SQL, direction, filters), filter_parameters(filters, LIMIT, edge)
+            assert rows_read(connection, statement, values, tables) < 5 * few
+        statement, values = SQL["highest_of_few"].format(key="score"), filter_parameters(filters, LIMIT, None)
+        assert rows_read(connection, statement, values, tables) < 5 * few
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE catalogue_matches SET known = NOT known")
+            cursor.execute("VACUUM ANALYZE catalogue_matches")
