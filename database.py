@@ -16,6 +16,7 @@ from psycopg2.extras import register_uuid
 import setup_db
 from astrodetect.db import sky_counts, statements
 from astrodetect.db.access import AccessTables
+from astrodetect.db.arrivals import Arrivals
 from astrodetect.db.connections import (
     Connection,
     Listener,
@@ -109,6 +110,7 @@ class Database:
         self.label_names, self.tags = LabelNames(self._execute, SQL), TagTable(self._execute, SQL)
         self.ranked, self.sky = RankedPages(self._execute, SQL), sky_counts.SkyCounts(self._execute, SQL)
         self.fits_values, self.embeddings = FitsValuesTable(self._execute, SQL), EmbeddingTable(self._execute, SQL)
+        self.arrivals = Arrivals(self._execute, SQL)
 
     @property
     def stores_vectors(self) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -104,10 +105,9 @@ def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
             execute(connection, "VACUUM ANALYZE catalogue_matches")
             for known in (True, False):
                 filters = PredictionFilters(known=known)
-                timed(f"newest 50, known={known}".lower(), lambda f=filters: log.predictions(f, limit=50), PAGES)  # type: ignore[misc]
-                timed(
-                    f"highest 50, known={known}".lower(), lambda f=filters: log.ranked.read(f, "score", limit=50), PAGES
-                )  # type: ignore[misc]
+                named = f"known={known}".lower()
+                timed(f"newest 50, {named}", partial(log.predictions, filters, limit=50), PAGES)
+                timed(f"highest 50, {named}", partial(log.ranked.read, filters, "score", limit=50), PAGES)
             execute(connection, "DELETE FROM catalogue_matches WHERE known AND prediction_id > 1000")
             execute(connection, "VACUUM ANALYZE catalogue_matches")
             rare = PredictionFilters(known=True)

@@ -39,6 +39,7 @@ from astrodetect.records import Neighbour, Prediction, PredictionFilters, Predic
 from astrodetect.service import listening
 from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.anomaly_detection import AnomalyDetection
+from astrodetect.service.arrival_matcher import ArrivalDatabase, ArrivalMatcher
 from astrodetect.service.authentication import ApiKeys, Authenticator
 from astrodetect.service.batch_detection import BatchDetection
 from astrodetect.service.detection import DetectionService
@@ -68,7 +69,14 @@ log = logging.getLogger("uvicorn.error")
 
 
 class ServiceDatabase(
-    PredictionDatabase, ReviewDatabase, EmbeddingDatabase, RowDatabase, ThumbnailDatabase, VectorDatabase, Protocol
+    PredictionDatabase,
+    ReviewDatabase,
+    EmbeddingDatabase,
+    RowDatabase,
+    ThumbnailDatabase,
+    VectorDatabase,
+    ArrivalDatabase,
+    Protocol,
 ):
     """The predictions database as the whole service uses it: `database.Database`."""
 
@@ -215,6 +223,7 @@ async def open_services(
         )
         stack.enter_context(closing(novelty_updater))
         periodic: list[PeriodicThread] = [vector_indexer, novelty_updater]
+        periodic.append(stack.enter_context(closing(ArrivalMatcher(database))))
         if remote_url(settings.models_dir):
             periodic.append(stack.enter_context(closing(ModelMirror(settings.models_dir, refresh))))
         adaptation = stack.enter_context(closing(AdaptationJob(database, settings.models_dir)))

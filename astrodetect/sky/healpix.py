@@ -36,6 +36,8 @@ BIT_JOINS = [
 CELLS_PER_RADIUS = 8  # how finely a cone's edge is covered
 MAX_EDGE_CELLS = 64  # cells on the edge of a cone are divided no further than that
 CORNER_ORDERS = 5  # a corner is the centre of a cell so many orders smaller
+CELLS_PER_CIRCLE = 12  # how much wider than a small circle the cells around it are
+CIRCLE_STEPS = np.linspace(-2.5, 2.5, 9)  # in radii: see cells_around
 ROUNDING_DEG = 1e-9  # of angles near 180°, so that no cell on the edge is lost
 
 Degrees = NDArray[np.float64]
@@ -115,8 +117,8 @@ def cover_cone(cone: Cone) -> list[tuple[int, int]]:
             inside.append((cells, order))
             break
         cells = (cells[:, None] * 4 + np.arange(4)).ravel()
-    first = np.concatenate([found << (2 * (ORDER - order)) for found, order in inside])
-    last = np.concatenate([((found + 1) << (2 * (ORDER - order))) - 1 for found, order in inside])
+    first = np.concatenate([first_cells(found, order) for found, order in inside])
+    last = np.concatenate([first_cells(found + 1, order) - 1 for found, order in inside])
     ranges: list[tuple[int, int]] = []
     for low, high in sorted(zip(first.tolist(), last.tolist(), strict=True)):
         if ranges and ranges[-1][1] + 1 == low:
@@ -124,6 +126,34 @@ def cover_cone(cone: Cone) -> list[tuple[int, int]]:
         else:
             ranges.append((low, high))
     return ranges
+
+
+def first_cells(cells: Cells, order: int) -> Cells:
+    """The first cell of order 29 in each of these."""
+    return cells << (2 * (ORDER - order))
+
+
+def cells_around(ra: Degrees, dec: Degrees, radius: float) -> tuple[Cells, int, NDArray[np.intp]]:
+    """The cells that small circles of this radius (degrees) touch, their order, and the index of each one's circle.
+
+    For many circles at once, 0.03 ms each. Corners of cells have at least 52°, so from any place of a cell within
+    the circle a disc of 0.44 radii in the same cell is no farther than 2.45 radii from the centre: a grid of points
+    0.625 radii apart has one in it.
+    """
+    order = int(min(ORDER, max(0, math.log2(math.degrees(math.sqrt(math.pi / 3)) / (CELLS_PER_CIRCLE * radius)))))
+    east, north = (step.ravel() * math.radians(radius) for step in np.meshgrid(CIRCLE_STEPS, CIRCLE_STEPS))
+    longitude, latitude = np.radians(ra)[:, None], np.radians(dec)[:, None]
+    # on the plane that touches the sphere at each centre
+    outward = np.cos(latitude) - north * np.sin(latitude)
+    x, y = (
+        outward * np.cos(longitude) - east * np.sin(longitude),
+        outward * np.sin(longitude) + east * np.cos(longitude),
+    )
+    z = np.sin(latitude) + north * np.cos(latitude)
+    cells = cells_of(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))), order)
+    cells.sort(axis=1)
+    differs = np.concatenate([np.ones((len(cells), 1), bool), cells[:, 1:] != cells[:, :-1]], axis=1)
+    return cells[differs], order, np.nonzero(differs)[0]
 
 
 def separation(ra: float, dec: float, others_ra: Degrees, others_dec: Degrees) -> Degrees:

@@ -67,10 +67,11 @@ CREATE TEMPORARY TABLE new_matches (prediction_id bigint, object bigint, arcsec 
 COPY new_matches FROM STDIN (FORMAT binary)
 
 -- name: save_matches
--- Rows that say the same are not written again.
+-- Rows that say the same are not written again; separations are rounded, so that those of match_arrivals do.
 INSERT INTO catalogue_matches AS present (
     prediction_id, known, catalogue, object_id, name, type, arcsec, reference_count)
-SELECT prediction_id, object <> 0, catalogue, object_id, name, type, CASE WHEN object <> 0 THEN arcsec END, reference_count
+SELECT prediction_id, object <> 0, catalogue, object_id, name, type,
+    CASE WHEN object <> 0 THEN round(arcsec::numeric, 6) END, reference_count
 FROM new_matches LEFT JOIN catalogue_objects ON catalogue_objects.id = object
 ON CONFLICT (prediction_id) DO UPDATE SET
     known = EXCLUDED.known, catalogue = EXCLUDED.catalogue, object_id = EXCLUDED.object_id, name = EXCLUDED.name,
@@ -80,5 +81,45 @@ WHERE (present.known, present.catalogue, present.object_id, present.name, presen
     EXCLUDED.type, EXCLUDED.arcsec, EXCLUDED.reference_count)
 
 -- name: delete_other_matches
+-- Of predictions that are gone. Not of those that were recorded and matched (see match_arrivals) during the comparison.
 DELETE FROM catalogue_matches AS present
 WHERE NOT EXISTS (SELECT FROM new_matches WHERE prediction_id = present.prediction_id)
+  AND NOT EXISTS (SELECT FROM predictions WHERE id = present.prediction_id)
+
+-- name: newest_arrival
+-- No row where there is nothing to compare with, or while a comparison of all predictions stores its matches.
+SELECT (SELECT coalesce(max(id), 0) FROM predictions) AS newest,
+    (SELECT coalesce(max(prediction_id), 0) FROM catalogue_matches) AS matched
+WHERE EXISTS (SELECT FROM catalogues WHERE kind <> 'collected' AND objects > 0)
+  AND NOT EXISTS (
+    SELECT FROM pg_locks WHERE relation = 'catalogue_matches'::regclass AND mode = 'ShareRowExclusiveLock'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+
+-- name: arrivals
+-- The next rows, and those of them that have a position and were not compared.
+WITH next AS (
+    SELECT id, ra, dec, healpix FROM predictions
+    WHERE id > %(after)s AND id <= %(newest)s
+    ORDER BY id
+    LIMIT %(most)s)
+SELECT (SELECT max(id) FROM next) AS last, array_agg(id) AS ids, array_agg(ra) AS ra, array_agg(dec) AS dec
+FROM next
+WHERE healpix IS NOT NULL AND NOT EXISTS (SELECT FROM catalogue_matches WHERE prediction_id = next.id)
+
+-- name: match_arrivals
+-- Each position has some ranges of cells. OFFSET 0: see in_cells in predictions.sql. Where online catalogues are asked
+-- by `crossmatch`, what has no match yet is not said to be unknown.
+INSERT INTO catalogue_matches (prediction_id, known, catalogue, object_id, name, type, arcsec, reference_count)
+SELECT DISTINCT ON (arrival.id) arrival.id, object.id IS NOT NULL, catalogue, object_id, name, type,
+    round(arcsec::numeric, 6), reference_count
+FROM unnest(%(ids)s::bigint[], %(ra)s::float8[], %(dec)s::float8[], %(first)s::bigint[], %(last)s::bigint[])
+    AS arrival (id, ra, dec, first, last)
+LEFT JOIN LATERAL (
+    SELECT *, sky_separation(ra, dec, arrival.ra, arrival.dec) * 3600 AS arcsec FROM catalogue_objects
+    WHERE healpix BETWEEN arrival.first AND arrival.last
+      AND catalogue IN (SELECT name FROM catalogues WHERE kind <> 'collected')
+    OFFSET 0) AS object ON arcsec <= %(radius)s
+WHERE object.id IS NOT NULL OR NOT EXISTS (SELECT FROM catalogues WHERE kind = 'online')
+ORDER BY arrival.id, arcsec
+ON CONFLICT (prediction_id) DO NOTHING
+RETURNING prediction_id

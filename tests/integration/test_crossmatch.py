@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from source_server import LibraryImage, SourceServer, SourceState
 from starlette.testclient import TestClient
 
 from astrodetect.__main__ import main
+from astrodetect.db import arrivals
+from astrodetect.db.catalogues import CatalogueTables
+from astrodetect.db.connections import Connection, connect
 from astrodetect.records import PredictionFilters, ScoredImage
-from database import Database
+from astrodetect.service import arrival_matcher
+from database import SQL, Database
 
 M51 = (202.46957, 47.19525)
 CATALOGUE = (
@@ -118,6 +123,75 @@ def test_predictions_get_the_nearest_known_object(
     )
     crossmatch("remove", "mine")
     assert [log.prediction(row).known for row in (near, far)] == [None, False]
+
+
+def test_new_predictions_are_matched_without_a_command(
+    crossmatch: Callable[..., list[str]], catalogue: Path, log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival_matcher, "CHECK_S", 3600.0)  # the steps are those of the test
+    monkeypatch.setattr(arrivals, "ROWS_PER_STEP", 2)
+    with closing(arrival_matcher.ArrivalMatcher(log)) as matcher:
+        [early] = record(log, M51)
+        matcher.step()
+        assert log.prediction(early).known is None  # there is nothing to compare with
+        crossmatch("import", catalogue, "--name", "mine")
+        matcher.step()
+        assert log.prediction(early).known is None  # the command compares what is there
+        inner, outer = ((M51[0], M51[1] - arcsec / 3600) for arcsec in (1.99, 2.01))  # M 51b is in the north
+        near, unplaced, within, beyond, pole, again = record(log, M51, None, inner, outer, (359.9999, 89.99), M51)
+        matcher.step()
+        rows = log.by_ids([near, unplaced, within, beyond, pole, again])
+        assert [rows[row].known for row in rows] == [True, None, True, False, False, True]
+        row = rows[within]
+        known = (row.known_name, row.known_type, row.known_references, row.known_catalogue)
+        assert known == ("M 51", "GPair", 4313, "mine")
+        assert row.known_arcsec == pytest.approx(1.99, abs=1e-6)
+        matches = {row: rows[row] for row in rows if rows[row].known is not None}
+        crossmatch()
+        assert {row: log.prediction(row) for row in matches} == matches  # the command says the same
+        crossmatch("remove", "mine")
+        record(log, M51)
+        monkeypatch.setattr(log.arrivals, "match", None)  # not called without a catalogue
+        matcher.step()
+
+
+def test_a_comparison_of_all_keeps_the_matches_of_predictions_that_arrive_meanwhile(
+    crossmatch: Callable[..., list[str]],
+    catalogue: Path,
+    log: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crossmatch("import", catalogue, "--name", "mine")
+    [gone] = record(log, M51)
+    tables, copy_positions = CatalogueTables(database_url, SQL), CatalogueTables._all_positions
+    crossmatch()
+    query(database_url, "DELETE FROM predictions")
+    arrived = []
+
+    def copy_before_others_arrive(tables: CatalogueTables, connection: Connection) -> Any:
+        positions = copy_positions(tables, connection)
+        arrived.extend(record(log, M51))
+        log.arrivals.match(gone, arrived[0])
+        return positions
+
+    monkeypatch.setattr(CatalogueTables, "_all_positions", copy_before_others_arrive)
+    tables.match_predictions(2.0)
+    assert query(database_url, "SELECT prediction_id, known FROM catalogue_matches") == [(arrived[0], True)]
+    with closing(connect(database_url, timeout_s=10)) as connection, connection.cursor() as cursor:
+        assert log.arrivals.newest() == (arrived[0], arrived[0])
+        cursor.execute("BEGIN; LOCK TABLE catalogue_matches IN SHARE ROW EXCLUSIVE MODE")
+        assert log.arrivals.newest() is None  # it would wait
+
+
+def test_without_a_match_a_new_prediction_is_not_called_unknown_before_online_catalogues_are_asked(
+    crossmatch: Callable[..., list[str]], catalogue: Path, log: Database, database_url: str
+) -> None:
+    crossmatch("import", catalogue, "--name", "mine")
+    query(database_url, "INSERT INTO catalogues (name, kind, source, objects) VALUES ('simbad', 'online', '', 1)")
+    near, far = record(log, M51, (10.0, 10.0))
+    assert log.arrivals.match(near - 1, far) == far
+    assert [log.prediction(row).known for row in (near, far)] == [True, None]
 
 
 def test_a_table_is_compared_with_the_imported_catalogues(

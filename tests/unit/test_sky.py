@@ -11,6 +11,7 @@ from astrodetect import images
 from astrodetect.records import Cone, SkyObject
 from astrodetect.sky import healpix
 from astrodetect.sky.archives import format_position
+from astrodetect.sky.crossmatch import unit_vectors
 from astrodetect.sky.positions import parse_dec, parse_ra, parse_sky_object, split_position
 
 POSITIONS = 5_000
@@ -197,3 +198,28 @@ def test_positions_are_written_as_people_write_them(ra: float, dec: float, text:
 def test_a_text_without_two_halves_is_no_position(text: str) -> None:
     with pytest.raises(ValueError, match="a position is RA and Dec"):
         split_position(text)
+
+
+def test_the_cells_around_a_small_circle_contain_all_of_it() -> None:
+    random, radius = np.random.default_rng(2), 2 / 3600
+    order = healpix.cells_around(np.zeros(1), np.zeros(1), radius)[1]
+    cells = random.integers(0, 12 << (2 * order), 3000)
+    cells[:24] = np.concatenate([np.arange(12) << (2 * order), (np.arange(1, 13) << (2 * order)) - 1])  # poles, edges
+    corner_ra, corner_dec = (corners.ravel() for corners in healpix.cell_corners(cells, order))
+
+    def moved(ra: Any, dec: Any, distance: Any) -> tuple[Any, Any]:
+        bearing = random.uniform(0, 2 * np.pi, len(ra))
+        x, y, z = (
+            np.cos(distance)[:, None] * unit_vectors(ra, dec)
+            + (np.sin(distance) * np.cos(bearing))[:, None] * unit_vectors(ra, dec + 90)
+            + (np.sin(distance) * np.sin(bearing))[:, None] * unit_vectors(ra + 90, np.zeros(len(ra)))
+        ).T
+        return np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+    ra, dec = moved(corner_ra, corner_dec, math.radians(1.3 * radius) * np.sqrt(random.random(len(corner_ra))))
+    around, _, circle = healpix.cells_around(ra, dec, radius)
+    covered = {*zip(circle.tolist(), around.tolist(), strict=True)}
+    for share in (1.0, 0.999, 0.9, 0.5, 0.0):
+        inside = moved(ra, dec, np.full(len(ra), math.radians(share * radius)))
+        assert covered >= {*enumerate(healpix.cells_of(*inside, order).tolist())}
+    assert len(around) < 5 * len(ra)
