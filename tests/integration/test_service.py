@@ -301,6 +301,7 @@ def test_the_error_of_a_damaged_model_says_neither_its_folder_nor_its_traceback(
 
 def test_a_background_thread_that_has_ended_is_not_ready(client: TestClient) -> None:
     services = client.app.state.services  # type: ignore[attr-defined]
+    assert "arrival-matcher" in {thread.name for thread in services.background_threads}
     thread = threading.Thread(name="ended-thread")
     client.app.state.services = replace(services, background_threads=[thread])  # type: ignore[attr-defined]
     assert "ended-thread" in error_message(client.get("/health/ready"), 503, "not_ready")
