@@ -21,6 +21,7 @@ PATHS = (
     "/map/sky",
     "/models-page",
     "/models-page/train",
+    "/audit",
     "/live",
     "/key",
     "/nowhere",
