@@ -35,6 +35,7 @@ ROWS, QUICK_ROWS = 1_000_000, 100_000
 SHARE_KNOWN = 0.1
 OFFSET_DEG = 0.3 / 3600  # of a prediction from its object, in declination
 PAGES = 20
+ARRIVALS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,16 @@ def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
                 f"EXPLAIN (COSTS OFF) {statements.matching_statement(SQL, 'newest', rare)}",
                 statements.filter_parameters(rare, 50, None),
             )
+            execute(connection, "TRUNCATE catalogue_matches")
+            timed(f"match {ARRIVALS:,} of them as new ones", lambda: match_arrivals(log))
     return measured, [*notes[:2], "", *(row["QUERY PLAN"] for row in plan)]
+
+
+def match_arrivals(log: Database) -> None:
+    """What the service does with new predictions."""
+    matched = 0
+    while matched < ARRIVALS:
+        matched = log.arrivals.match(matched, ARRIVALS)
 
 
 def write_catalogue(path: Path, ra: np.ndarray, dec: np.ndarray) -> None:

@@ -32,21 +32,25 @@ class ArrivalMatcher(PeriodicThread):
 
     def __init__(self, database: ArrivalDatabase) -> None:
         self._database = database
-        self._settled: int | None = None  # rows to this one are done; None before the first step with a catalogue
-        self._seen, self._seen_s = 0, -math.inf  # the newest row at a time: done when LATE_S have passed
+        self._settled: int | None = None  # no row to this one can still appear; None before the first step
+        self._compared = 0  # rows to this one were looked at
+        self._seen, self._seen_s = 0, -math.inf  # the newest row at a time: settled when LATE_S have passed
         super().__init__("arrival-matcher", CHECK_S, "new predictions are not compared with the catalogues")
 
     def step(self) -> None:
-        """Compares what is new since the last comparison, the rows of the last LATE_S once more."""
+        """Compares what is new since the last step; every LATE_S, what was committed late as well."""
         if (ids := self._database.arrivals.newest()) is None:
             return
         newest, matched = ids
         if self._settled is None or newest < self._seen:  # the first step, or rows were deleted
-            self._settled = self._seen = min(matched or newest, newest)
-        now, compared = time.monotonic(), self._settled
+            self._settled = self._compared = self._seen = min(matched or newest, newest)
+        now = time.monotonic()
+        is_due = now - self._seen_s >= LATE_S
+        compared = self._settled if is_due else self._compared
         while compared < newest:
             if self._closing.is_set():
                 return
             compared = self._database.arrivals.match(compared, newest)
-        if now - self._seen_s >= LATE_S:
+        self._compared = compared
+        if is_due:
             self._settled, self._seen, self._seen_s = self._seen, newest, now
