@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from astrodetect.api.models import Model, load_model
+    from astrodetect.api.mosaics import cutouts
     from astrodetect.api.programs import read_predictions, train_model
     from astrodetect.api.ranking import Ranking, describe, rank
     from astrodetect.errors import AstrodetectError
@@ -22,6 +23,7 @@ __all__ = [
     "PredictionFilters",
     "Ranking",
     "ScoredImage",
+    "cutouts",
     "describe",
     "load_model",
     "rank",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 _MODULES = {
     "api.models": ("Model", "load_model"),
+    "api.mosaics": ("cutouts",),
     "api.ranking": ("Ranking", "describe", "rank"),
     "api.programs": ("read_predictions", "train_model"),
     "errors": ("AstrodetectError",),

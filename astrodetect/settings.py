@@ -199,6 +199,11 @@ class Settings(BaseSettings):
         le=36_500,
         description="age at which the answers of online catalogues are asked for again, days",
     )
+    mosaic_cache_bytes: int = Field(
+        default=100 * 10**9,
+        ge=0,
+        description="maximum total size of the copies of mosaics at URLs in data_dir/cache/mosaics, bytes",
+    )
     simbad_tap_url: str = Field(
         "https://simbad.cds.unistra.fr/simbad/sim-tap", pattern=HTTP, description="TAP service of SIMBAD"
     )

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from astrodetect import images as decoder
 from astrodetect.anomalies.novelty import Novelty
+from astrodetect.api.mosaics import check_cutouts
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError, ImageError
 from astrodetect.inference import decision, pipeline
 from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.records import ImageContract, ImagePath, ScoredImage
 from astrodetect.settings import settings
+from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage.references import as_image_path, is_url
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Model:
         or several arrays of 8 bits. An unreadable image raises an error; with `errors="skip"` it is left out, and
         `image_name` says which image a prediction is of. Nothing is recorded in the database.
         """
-        names, read = _readers(images)
+        names, read = _readers(images, self.manifest.image)
         predictions = []
         for batch in pipeline.score_files(iter(names), self.engine, read, self._novelty):
             for file in batch:
@@ -71,6 +73,7 @@ class Model:
                             image_sha256=file.sha256,
                             request_id=uuid.uuid4(),
                             novelty=file.novelty,
+                            sky_object=file.position,
                         )
                     )
         return predictions
@@ -100,11 +103,14 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
 
 
 def as_paths(images: Paths) -> list[ImagePath]:
-    """One path or several as a list."""
-    return [as_image_path(image) for image in ([images] if isinstance(images, str | Path) else images)]
+    """One path or several as a list; cutouts of mosaics as they are."""
+    several = [images] if isinstance(images, str | Path) else images
+    return [image if isinstance(image, Cutout) else as_image_path(image) for image in several]
 
 
-def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageReader[str]]:
+def _readers(
+    images: Paths | PixelArrays, contract: ImageContract
+) -> tuple[Sequence[ImagePath], pipeline.ImageReader[ImagePath]]:
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]
@@ -114,11 +120,13 @@ def _readers(images: Paths | PixelArrays) -> tuple[list[str], pipeline.ImageRead
     elif not isinstance(images, str | Path) and all(isinstance(image, np.ndarray) for image in images):
         arrays = [np.asarray(image) for image in images]  # no images are no arrays
     else:
-        paths = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
-        return [str(item.path) for item in paths], pipeline.image_reader(max_pixels)
+        items = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
+        paths = [item.path for item in items]
+        check_cutouts(paths, contract)
+        return paths, pipeline.image_reader(max_pixels)
 
-    def read(name: str, contract: ImageContract) -> pipeline.ReadImage:
-        array = arrays[int(name)]
+    def read(name: ImagePath, contract: ImageContract) -> pipeline.ReadImage:
+        array = arrays[int(str(name))]
         pixels = decoder.crop_array(array, contract, max_pixels=max_pixels)
         return pipeline.ReadImage(hashlib.sha256(array.tobytes()).hexdigest(), pixels)
 

@@ -13,6 +13,7 @@ from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.projection import Projection
 from astrodetect.anomalies.results import AnomalyResults, table_columns, table_rows
 from astrodetect.api.models import Model, Paths, as_paths
+from astrodetect.api.mosaics import check_cutouts
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
@@ -29,6 +30,7 @@ from astrodetect.labels import LabelValue, require_label
 from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
+from astrodetect.sky.cutouts import Cutout
 from astrodetect.storage.references import as_image_path, base_name
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ def describe(
     `crop`, or as `model` sees it; "network" are features of `model`, and "both" are both. They are cached by the
     contents of each file.
     """
-    paths = as_paths(images)
+    paths, extractor = as_paths(images), _extractor(features, model, crop)
+    check_cutouts(paths, extractor.contract)
     return extract_features(
         listing.list_images(paths),
-        _extractor(features, model, crop),
+        extractor,
         settings().descriptions_dir,
         run_batches=pipeline.read_ahead,
         title=base_name(str(paths[0])) if len(paths) == 1 else f"{len(paths):,} paths",
@@ -89,11 +92,17 @@ class Ranking:
         return self.results.discoveries.text
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The columns of anomalies.csv: rank, path, novelty, strength, flagged, and the score of each detector."""
+        """The columns of anomalies.csv: rank, path, novelty, strength, flagged, and the score of each detector.
+
+        Of cutouts of mosaics it has their positions, too.
+        """
         require_extra("notebook", "a DataFrame")
         import pandas as pd  # noqa: PLC0415 - optional
 
         table = pd.DataFrame(table_rows(self.results), columns=table_columns(self.results))
+        positions = {str(path): path.position for path in self.results.paths if isinstance(path, Cutout)}
+        if positions:
+            table[["ra", "dec"]] = [positions[path] for path in table["path"]]
         return table.drop(columns=["x", "y", "error"])
 
     def gallery(self, count: int = 12, *, start: int = 1) -> "Gallery":
@@ -157,7 +166,7 @@ def rank(
     novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
     result = novelty.score_training_images() if normal is None else novelty.calibrated().score(extracted.features)
     indices = {item.path: index for index, item in enumerate(extracted.items)}
-    given = {as_image_path(path): label for path, label in (labels or {}).items()}
+    given = {path if path in indices else as_image_path(path): label for path, label in (labels or {}).items()}
     review_labels = {indices[path]: label for path, label in given.items() if path in indices}
     if labels and not review_labels:
         raise DataError(f"no label is of one of these images, whose paths are such as {extracted.items[0].path}")

@@ -11,7 +11,7 @@ from astrodetect.cli._options import float_between, int_between
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract, ImagePath
 from astrodetect.sky.catalogue import ObjectCatalogue, read_objects
-from astrodetect.sky.cutouts import Cutout, CutoutSize, CutoutSource, list_cutouts
+from astrodetect.sky.cutouts import Cutout, CutoutSize, CutoutSource, cut_out_objects
 from astrodetect.sky.mosaics import MosaicFiles
 from astrodetect.sky.source_detection import DEPTH_SIGMA, MIN_AREA_PX, SOURCE_COLUMNS, DetectionOptions, detect_sources
 from astrodetect.sky.table_readers import TABLE_SUFFIXES
@@ -33,7 +33,10 @@ def add_mosaic_options(parser: argparse.ArgumentParser) -> None:
         f"that are found in the mosaics, whose catalogue is written beside OUTPUT, as OUTPUT{SOURCES_SUFFIX}",
     )
     group.add_argument(
-        "--mosaic", nargs="+", metavar="FILE", help="FITS images with a WCS, instead of images; FILE[HDU] names an HDU"
+        "--mosaic",
+        nargs="+",
+        metavar="FILE",
+        help="FITS images with a WCS, or URLs of such, instead of images; FILE[HDU] names an HDU",
     )
     group.add_argument(
         "--bands",
@@ -104,21 +107,8 @@ def open_mosaics(arguments: argparse.Namespace, contract: Callable[[], ImageCont
         summary.append(f"{len(catalogue):,} sources found: {found}")
     else:
         catalogue = read_objects(arguments.catalogue, catalogue_columns(arguments))
-    named = catalogue.name_objects()
-    positions = [(item.ra or 0.0, item.dec or 0.0) for _, item in named]
-    coverage = maker.coverage(*(zip(*positions, strict=True) if positions else ((), ())))
-    if not coverage.inside:
-        raise DataError(f"none of the {len(catalogue):,} objects of the catalogue is in the mosaics")
-    counts = {
-        "padded, since they reach over an edge": coverage.padded,
-        "objects are outside": coverage.outside,
-        "have no position": len(catalogue) - len(named),
-    }
-    numbers = [f"{count:,} {text}" for text, count in counts.items() if count]
-    summary.append("; ".join([f"{len(coverage.inside):,} cutouts of {len(catalogue):,} objects", *numbers]))
-    inside = [named[index][0] for index in coverage.inside]
-    cutouts = list_cutouts(source, inside, [positions[index] for index in coverage.inside])
-    return MosaicImages(cutouts, catalogue, summary)
+    cutouts, counts = cut_out_objects(source, catalogue)
+    return MosaicImages(cutouts, catalogue, [*summary, counts])
 
 
 def _write_sources(arguments: argparse.Namespace, maker: "CutoutMaker") -> str:

@@ -57,6 +57,11 @@ def count_simulated(paths: Sequence[ImagePath]) -> int:
 
 def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
     """The images under these paths, and the rows of tables; labelled by class folders if there is one path only."""
+    cutouts = [path for path in paths if isinstance(path, Cutout)]
+    if cutouts:
+        if len(cutouts) < len(paths):
+            raise DataError("give either cutouts of mosaics or paths")
+        return [ListedImage(cutout, "") for cutout in cutouts]
     names = [str(path) for path in paths]
     try:
         check_paths(names)

@@ -21,8 +21,17 @@ from astrodetect.errors import ImageError
 from astrodetect.features.central_object import FeatureKind, feature_matrix
 from astrodetect.features.extraction import FeatureExtractor, cache_key
 from astrodetect.jpeg_thumbnails import reuse_as_thumbnail
-from astrodetect.records import BatchRunner, Floats, ImageContract, Outputs, Pixels, SkyObject, Thumbnail
-from astrodetect.storage.references import as_image_path
+from astrodetect.records import (
+    BatchRunner,
+    Floats,
+    ImageContract,
+    ImagePath,
+    Outputs,
+    Pixels,
+    SkyObject,
+    Thumbnail,
+)
+from astrodetect.sky.cutouts import Cutout
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
     from astrodetect.inference.engine import Engine
@@ -144,11 +153,12 @@ def open_network_extractor(
     return network_extractor(Engine(loaded, cores=cores), kind, loaded.manifest.version)
 
 
-def image_reader(max_pixels: int) -> ImageReader[str]:
+def image_reader(max_pixels: int) -> ImageReader[ImagePath]:
     """Reads image files as the service reads uploads."""
 
-    def read(path: str, contract: ImageContract) -> ReadImage:
-        return decode_image(images.read_bytes(as_image_path(path)), contract, max_pixels)
+    def read(path: ImagePath, contract: ImageContract) -> ReadImage:
+        image = decode_image(images.read_bytes(path), contract, max_pixels)
+        return image._replace(position=SkyObject(*path.position, str(path))) if isinstance(path, Cutout) else image
 
     return read
 

@@ -1,7 +1,7 @@
 """Cutouts of mosaics: which objects are in them, and their pixels as FITS files in memory, which are stored nowhere."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -10,6 +10,7 @@ import numpy as np
 
 from astrodetect.errors import DataError, ImageBlank
 from astrodetect.records import Floats
+from astrodetect.sky.catalogue import ObjectCatalogue
 from astrodetect.sky.mosaics import BandImage, MosaicFiles
 from astrodetect.sky.wcs import Doubles
 
@@ -215,9 +216,21 @@ class CutoutMaker:
         return self._offsets[key]
 
 
-def list_cutouts(source: CutoutSource, names: Iterable[str], positions: Sequence[tuple[float, float]]) -> list[Cutout]:
-    """A cutout of each object."""
-    return [Cutout(name, source, position) for name, position in zip(names, positions, strict=True)]
+def cut_out_objects(source: CutoutSource, catalogue: ObjectCatalogue) -> tuple[list[Cutout], str]:
+    """A cutout of each object that is in the mosaics, and how many are where; DataError if none is."""
+    named = catalogue.name_objects()
+    positions = [(item.ra or 0.0, item.dec or 0.0) for _, item in named]
+    coverage = source.open().coverage(*(zip(*positions, strict=True) if positions else ((), ())))
+    if not coverage.inside:
+        raise DataError(f"none of the {len(catalogue):,} objects of the catalogue is in the mosaics")
+    counts = {
+        "padded, since they reach over an edge": coverage.padded,
+        "objects are outside": coverage.outside,
+        "have no position": len(catalogue) - len(named),
+    }
+    numbers = [f"{count:,} {text}" for text, count in counts.items() if count]
+    summary = "; ".join([f"{len(coverage.inside):,} cutouts of {len(catalogue):,} objects", *numbers])
+    return [Cutout(named[index][0], source, positions[index]) for index in coverage.inside], summary
 
 
 def interpolate(image: BandImage, x: Doubles, y: Doubles) -> Floats:

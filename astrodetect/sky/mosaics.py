@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from astrodetect.errors import DataError
 from astrodetect.records import Floats, ImageContract
 from astrodetect.sky.fits_reader import fits_reader
+from astrodetect.sky.mosaic_cache import local_copy
 from astrodetect.sky.wcs import PixelGrid, quiet
-from astrodetect.storage.references import is_url
+from astrodetect.storage.references import is_url, printable_url
 
 GZIP_SUFFIX = ".gz"
 CHOSEN_HDU = re.compile(r"(.+)\[([^\[\]]+)\]", re.DOTALL)  # FILE[NAME] or FILE[NUMBER]
@@ -110,7 +111,9 @@ class MosaicFiles:
                 continue
             found = [(band, image) for image in images if (band := self._band(image))]
             if not found:
-                raise DataError(f"{file} is of none of the bands {','.join(self.bands)}, by its headers and its name")
+                raise DataError(
+                    f"{images[0].path} is of none of the bands {','.join(self.bands)}, by its headers and its name"
+                )
             for band, image in found:
                 by_band[band].append(BandImage(image))
         if {""} == {*by_band} and len(planes := {image.planes for image in by_band[""]}) > 1:
@@ -154,13 +157,14 @@ class MosaicFiles:
 
 
 def list_hdus(file: str) -> list[ImageHdu]:
-    """The images of a file; of FILE[HDU], that one. DataError if there is none."""
-    if is_url(file):
-        raise DataError(f"the mosaic {file} is at a URL: mosaics are local files, of which windows are read")
+    """The images of a file, or of a copy of what is at a URL; of FILE[HDU], that one. DataError if there is none."""
     chosen = None if Path(file).exists() else CHOSEN_HDU.fullmatch(file)
     path = chosen[1] if chosen else file
+    name = printable_url(file) if is_url(file) else file
     if path.lower().endswith(GZIP_SUFFIX):
-        raise DataError(f"the mosaic {path} is packed by gzip, of which no window can be read: unpack it with gunzip")
+        raise DataError(f"the mosaic {name} is packed by gzip, of which no window can be read: unpack it with gunzip")
+    if is_url(path):
+        path = str(local_copy(path))
     try:
         with quiet():
             fits = fits_reader()
@@ -173,10 +177,10 @@ def list_hdus(file: str) -> list[ImageHdu]:
                 ]
     except Exception as error:  # astropy raises almost any exception for damaged headers
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"the mosaic {path} cannot be read: {reason}") from error
+        raise DataError(f"the mosaic {name} cannot be read: {reason}") from error
     if chosen:
         wanted = chosen[2].strip()
         images = [image for image in images if wanted in {str(image[0]), str(image[1].get("EXTNAME", ""))}]
     if not images:
-        raise DataError(f"{file} has no image: a mosaic is a FITS image with a celestial WCS")
+        raise DataError(f"{name} has no image: a mosaic is a FITS image with a celestial WCS")
     return [ImageHdu(path, *image, alone=len(images) == 1) for image in images]

@@ -224,7 +224,7 @@ def test_files_above_the_size_limit_are_not_read_completely(tmp_path: Path, monk
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
     (tmp_path / "large.jpg").write_bytes(bytes(2**20 + 1))
     with pytest.raises(ImageError, match="more than 1 MiB"):
-        pipeline.image_reader(10**6)(str(tmp_path / "large.jpg"), ImageContract())
+        pipeline.image_reader(10**6)(tmp_path / "large.jpg", ImageContract())
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".vot"])

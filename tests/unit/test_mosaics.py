@@ -3,6 +3,7 @@
 import csv
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import colour_models
@@ -12,16 +13,19 @@ from mosaic_files import COLOURS, DEC, PIXEL_ARCSEC, RA, MosaicSky, write_catalo
 from programs import run_here
 from worker_in_process import InProcessPool
 
+import astrodetect
 from astrodetect import __main__, images
 from astrodetect.errors import DataError, ImageBlank
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.scoring import batch_scoring
-from astrodetect.sky import source_detection
+from astrodetect.settings import settings
+from astrodetect.sky import mosaic_cache, source_detection
 from astrodetect.sky.catalogue import ObjectCatalogue, read_objects
-from astrodetect.sky.cutouts import Cutout, CutoutMaker, CutoutSize, CutoutSource, list_cutouts
+from astrodetect.sky.cutouts import Cutout, CutoutMaker, CutoutSize, CutoutSource, cut_out_objects
 from astrodetect.sky.mosaics import MosaicFiles
 from astrodetect.sky.source_detection import DetectionOptions, detect_sources
+from astrodetect.storage import objects
 
 SIDE = 4  # objects along each axis
 SIZE = CutoutSize(32, in_pixels=True)
@@ -176,17 +180,70 @@ def test_a_cutout_travels_to_other_processes_by_its_name_and_position(sky: Mosai
     assert images.read_bytes(again) == cutout.read()
 
 
+def test_a_mosaic_on_an_object_store_is_downloaded_once_and_anew_when_it_changes(
+    sky: MosaicSky, folder: Path, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, url = folder / "survey-g.fits", f"{bucket}/survey-g.fits"
+    objects.write_bytes(url, file.read_bytes())
+    position = sky.positions[3]
+    expected = open_files(file).planes(*position)
+    stored = tmp_path / "data" / "cache" / "mosaics"
+    inodes = set()
+    for _ in range(2):
+        maker = CutoutMaker(CutoutSource(MosaicFiles((f"{url}[0]",), ("g",)), SIZE))  # found by the name of the object
+        assert np.array_equal(maker.planes(*position), expected, equal_nan=True)
+        [copy] = stored.glob("*/*.fits")
+        inodes.add(copy.stat().st_ino)
+    assert len(inodes) == 1
+    write_image(tmp_path / "other.fits", np.zeros((sky.pixels, sky.pixels), np.float32), sky.header())
+    objects.write_bytes(url, (tmp_path / "other.fits").read_bytes())
+    monkeypatch.setenv("ASTRODETECT_MOSAIC_CACHE_BYTES", str(copy.stat().st_size + 5000))
+    settings.cache_clear()
+    with pytest.raises(DataError, match="mosaics by ASTRODETECT_MOSAIC_CACHE_BYTES and its free space"):
+        open_files(url)  # the first is in use
+    mosaic_cache._in_use.clear()  # as in another process
+    assert not open_files(url).planes(*position).any()
+    assert (copy.exists(), len([*stored.glob("*/*")])) == (False, 1)  # there was no room for both
+    monkeypatch.setenv("ASTRODETECT_MOSAIC_CACHE_BYTES", "1000")
+    settings.cache_clear()
+    objects.write_bytes(f"{bucket}/large.fits", file.read_bytes())
+    for name, message in (("large", "bytes, and 1,000 are allowed in"), ("gone", "gone.fits does not exist")):
+        with pytest.raises(DataError, match=message):
+            open_files(f"{bucket}/{name}.fits")
+
+
+def test_the_python_api_predicts_and_ranks_the_objects_of_mosaics(sky: MosaicSky, folder: Path, tmp_path: Path) -> None:
+    colour_models.publish(tmp_path / "models", "fits_model", colour_models.TWO_CLASSES, stretch="asinh")
+    model = astrodetect.load_model(tmp_path / "models" / "fits_model")
+    files = [folder / f"survey-{name}.fits" for name in "gri"]
+    objects_of = partial(astrodetect.cutouts, files, catalogue=folder / "objects.fits", size="32px")
+    cutouts = objects_of(bands=["g", "r", "i"])
+    assert [cutout.position for cutout in cutouts] == sky.positions
+    predictions = model.predict(cutouts)
+    assert [(row.image_name, row.ra, row.dec) for row in predictions] == [(cut, *cut.position) for cut in cutouts]
+    ranking = astrodetect.rank(cutouts, labels={cutouts[0]: "interesting", str(cutouts[1]): "ordinary"})
+    table = ranking.to_pandas().set_index("path")
+    assert tuple(table.loc[cutouts[5], ["ra", "dec"]]) == sky.positions[5]
+    assert len(ranking.gallery().html) > 1000
+    with pytest.raises(DataError, match="increasing wavelength: --bands g,r,i"):
+        model.predict(objects_of(bands=["i", "r", "g"]))
+    with pytest.raises(DataError, match="either cutouts of mosaics or paths"):
+        astrodetect.rank([*cutouts, folder / "survey-g.fits"])
+    with pytest.raises(DataError, match="a size such as 8arcsec"):
+        astrodetect.cutouts(files, catalogue=folder / "objects.fits", size="8")
+
+
 def test_scores_of_cutouts_are_named_as_objects_with_the_columns_of_their_catalogue(
     sky: MosaicSky, folder: Path, tmp_path: Path
 ) -> None:
     colour_models.publish(tmp_path / "models", "fits_model", colour_models.TWO_CLASSES, stretch="asinh")
     engine = Engine(load_verified(tmp_path / "models", "fits_model"))
     source, catalogue = three_bands(folder), read_objects(folder / "objects.fits")
-    names = [name for name, _ in catalogue.name_objects()]
+    names = [item.object_id for item in catalogue.objects]
     recorded: list[ScoredImage] = []
 
     def score(source: CutoutSource, catalogue: ObjectCatalogue) -> str:
-        cutouts = tuple(list_cutouts(source, names, sky.positions))
+        cutouts, _ = cut_out_objects(source, catalogue)
         task = batch_scoring.ScoringTask((), tmp_path / "scores.csv", restart=False, cutouts=cutouts)
         task.check()
         with InProcessPool(engine, lambda scored, *_: recorded.extend(scored), cutouts=source.as_message()) as pool:
@@ -244,7 +301,7 @@ def test_objects_without_identifiers_are_named_by_position_and_duplicates_are_re
         ("--mosaic gone.fits --size 8arcsec", "gone.fits cannot be read: No such file or directory"),
         ("--mosaic objects --size 8arcsec", "objects.fits has no image: a mosaic is a FITS image with a celestial WCS"),
         ("--mosaic a.fits.gz --size 8arcsec", "a.fits.gz is packed by gzip, of which no window can be read"),
-        ("--mosaic s3://a/b.fits --size 8arcsec", "the mosaic s3://a/b.fits is at a URL: mosaics are local files"),
+        ("--mosaic http://x/a.fits.gz --size 8arcsec", "a.fits.gz is packed by gzip, of which no window can be read"),
         ("--mosaic plain --size 8arcsec", "the mosaic plain.fits has no celestial WCS"),
         ("--mosaic cut --size 8arcsec", "the mosaic cut.fits is truncated"),
         ("--mosaic G R --bands g --size 8arcsec", "survey-r.fits is of none of the bands g"),
