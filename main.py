@@ -23,7 +23,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from pydantic import BaseModel
+
+# FastAPI defines the models of OpenAPI documents when it is imported, a quarter of which is building their validators.
+# They inherit this setting, and are built when a document is asked for; ours, imported later, do not.
+BaseModel.model_config["defer_build"] = True
+try:
+    from fastapi import FastAPI
+finally:
+    del BaseModel.model_config["defer_build"]
+
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -31,13 +40,14 @@ from astrodetect import __version__
 from astrodetect.db.embedded.lifetime import restart_server
 from astrodetect.service import error_handlers
 from astrodetect.service.authentication import SIGN_IN_PATH, ApiKeys
+from astrodetect.service.deferred_routes import DeferredRoutes
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.audit import AuditMiddleware
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
 from astrodetect.service.middleware.security import SIGN_IN_BYTES, AuthMiddleware, SecurityHeadersMiddleware
 from astrodetect.service.middleware.single_image import SingleImageMiddleware
-from astrodetect.service.routes import api_docs, cone_search, detection, health, labels_review, models, predictions
+from astrodetect.service.routes import detection, health
 from astrodetect.service.served_hosts import ServedHosts
 from astrodetect.service.services import (
     Services,
@@ -45,7 +55,6 @@ from astrodetect.service.services import (
     open_services,
     services_of,
 )
-from astrodetect.service.web import sections
 from database import Database, database_url
 
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to arrive
@@ -69,7 +78,8 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
                 return_free_memory()
                 gc.freeze()  # what the start made lives as long as the service: no collection need traverse it
                 try:
-                    yield
+                    async with deferred.load_soon():
+                        yield
                 finally:
                     gc.unfreeze()
 
@@ -78,6 +88,7 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
         version=__version__,
         summary="Classifies sky images and finds the unusual ones.",
         lifespan=lifespan,
+        openapi_url=None,  # added with the documentation's routes
         docs_url=None,  # FastAPI's own pages load their scripts from another host
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks into the environment at each request
@@ -90,11 +101,11 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
     app.add_middleware(AuthMiddleware, keys=api_keys, hosts=hosts, respond=error_handlers.error_response_for)
     app.add_middleware(RequestLogMiddleware, log=log)
     error_handlers.add(app)
-    for routes in (detection, predictions, cone_search, labels_review, models, health):
+    for routes in detection, health:
         app.include_router(routes.router)
-    api_docs.add(app, api_keys)
-    for router in sections.ROUTERS:
-        app.include_router(router)
+    deferred = DeferredRoutes(app, api_keys)
+    if opening is None:  # nobody waits for a first answer
+        deferred.load()
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(SingleImageMiddleware, log=log, keys=api_keys, hosts=hosts, limit=by_path["/detect"])
     return app

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
-from astrodetect.service.web.rendering import accepts_html, error_page
 
 REPEATED_S = 10.0  # within which the same error is logged once: an outage fails every reading request
 
@@ -86,12 +85,19 @@ async def handle_unexpected(request: Request, error: Exception) -> Response:
     return _response(request, 500, "internal_error", message, security.SECURITY_HEADERS)  # sent outside the middleware
 
 
+def accepts_html(request: Request) -> bool:
+    """Whether the client is a browser that displays the response."""
+    return "text/html" in request.headers.get("accept", "")
+
+
 def _response(
     request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
     """JSON, or a page for a browser."""
     if not accepts_html(request):
         return schemas.json_error(status, code, message, headers)
-    page = error_page(request, status, code, message)
+    from astrodetect.service.web import rendering, sections  # noqa: F401, PLC0415 - imported after the start, if at all
+
+    page = rendering.error_page(request, status, code, message)
     page.headers.update(headers or {})
     return page

@@ -11,7 +11,6 @@ from astrodetect.inference.engine import Engine
 from astrodetect.inference.heat_maps import odds_map
 from astrodetect.model_store.manifest import Manifest, read_manifest
 from astrodetect.records import Prediction
-from astrodetect.reports.html import heat_map_png
 from astrodetect.service.model_registry import ModelRegistry
 from astrodetect.service.thumbnails import BoundedQueue, ThumbnailStore
 
@@ -76,6 +75,8 @@ class HeatMaps:
         contract = engine.manifest.image
         pixels = images.decode(jpeg, contract, max_pixels=images.MAX_PIXELS)
         index = engine.manifest.classes.index(label)
+        from astrodetect.reports.html import heat_map_png  # noqa: PLC0415 - imports Jinja, which no start needs
+
         return heat_map_png(
             odds_map(engine, pixels, index, batch_size=BATCH_SIZE, before_batch=self._wait_for_classification)
         )

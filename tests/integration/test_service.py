@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +14,7 @@ import colour_models
 import numpy as np
 import pytest
 from PIL import Image
-from programs import ROOT, query
+from programs import query
 from starlette.testclient import TestClient
 
 from astrodetect.settings import Settings
@@ -359,10 +357,3 @@ def test_the_docs_page_loads_from_this_host_alone(client: TestClient) -> None:
     assert len(urls) == 4
     for path in urls:
         assert client.get(path).status_code == 200
-
-
-def test_the_service_starts_without_what_is_slow_to_import() -> None:
-    slow = "tensorflow keras scipy.ndimage scipy.optimize numpy.f2py sklearn matplotlib pandas pyarrow astropy requests"
-    code = f"import sys, main; print(*{{*'{slow} openvino.tools.ovc rich'.split()}} & {{*sys.modules}})"
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert process.stdout.strip() == ""

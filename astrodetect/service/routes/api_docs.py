@@ -9,19 +9,23 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from astrodetect.service.authentication import SAFE_METHODS, ApiKeys
+from astrodetect.service.routes import health
 from astrodetect.service.schemas import ErrorResponse
 
+OPENAPI_URL = "/openapi.json"
 SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # the page starts Swagger inline
 
 
 def add(app: FastAPI, keys: ApiKeys) -> None:
-    """Adds /docs and its static files, and the keys to the OpenAPI document."""
+    """Adds the OpenAPI document with the keys, /docs and its static files."""
+    app.openapi_url = OPENAPI_URL
+    app.setup()
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
         page = get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url=OPENAPI_URL,
             title=app.title,
             swagger_js_url="/swagger/swagger-ui-bundle.js",
             swagger_css_url="/swagger/swagger-ui.css",
@@ -45,6 +49,8 @@ def document_keys(app: FastAPI, keys: ApiKeys) -> None:
         if app.openapi_schema:
             return app.openapi_schema
         document = generate()
+        last = {getattr(route, "path", "") for route in health.router.routes}  # first in the application
+        document["paths"] = dict(sorted(document["paths"].items(), key=lambda item: item[0] in last))
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 if method.upper() not in SAFE_METHODS:

@@ -66,11 +66,6 @@ def error_page(request: Request, status: int, code: str, message: str) -> HTMLRe
     return render(request, "problem.html", status=status, code=code, message=message)
 
 
-def accepts_html(request: Request) -> bool:
-    """Whether the client is a browser that displays the response."""
-    return "text/html" in request.headers.get("accept", "")
-
-
 def escape_invisible(text: str) -> str:
     """Replaces control, format and unassigned characters by their code points."""
     return "".join(f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in INVISIBLE else char for char in text)
