@@ -15,6 +15,13 @@ WAIT_FOR_REQUESTS_AND_ANIMATIONS = """async () => {
     || document.getAnimations().some(animation => animation.playState === 'running');
   for (const end = Date.now() + 10_000; busy() && Date.now() < end;) await new Promise(requestAnimationFrame);
 }"""
+ELEMENTS_BEYOND = """() => {
+  const main = document.querySelector('main'), padding = parseFloat(getComputedStyle(main).paddingRight);
+  const right = main.getBoundingClientRect().right - padding + 1;
+  return [...main.querySelectorAll('*')].filter(element => element.getBoundingClientRect().right > right
+    && element.checkVisibility() && !element.closest('.wide, svg, .visually-hidden, .label-buttons, .map-frame'))
+    .map(element => element.outerHTML.slice(0, 120));
+}"""
 FOCUSED_ELEMENT = """() => {
   const element = document.activeElement, style = getComputedStyle(element), box = element.getBoundingClientRect();
   const visible = box.width > 0 && box.height > 0;
@@ -38,6 +45,11 @@ def accessibility_violations(page: Page) -> list[str]:
 def horizontal_overflow_px(page: Page) -> int:
     """By how much the page is wider than the viewport."""
     return max(0, int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")))
+
+
+def elements_beyond_the_content(page: Page) -> list[str]:
+    """Elements that extend to the right of the main content, except within what scrolls."""
+    return list(page.evaluate(ELEMENTS_BEYOND))
 
 
 def broken_images(page: Page) -> list[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from playwright.sync_api import Page, expect
-from programs import Service
+from programs import Service, query
 
 from astrodetect.service.web.rendering import escape_invisible
 from browser.demo_service import HOSTILE_NAMES, LONG_NAME
-from browser.page_checks import horizontal_overflow_px
+from browser.page_checks import elements_beyond_the_content, horizontal_overflow_px
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 TEENS = [f"sky {number}.png" for number in range(19, 9, -1)]  # the newest first
@@ -123,3 +123,14 @@ def test_filters_and_labels_work_without_scripts(tabs: Tabs, service: Service) -
     assert "ordinary" in page.locator("section.labels .label-list").inner_text()
     page.get_by_role("button", name="Remove label: ordinary").click()
     assert page.locator("section.labels .label-list").count() == 0
+
+
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+def test_a_long_tag_stays_within_its_row(tabs: Tabs, service: Service, log_url: str, width: int) -> None:
+    tag = "in a cluster of many galaxies and stars"
+    insert = "INSERT INTO image_tags (image, tag) SELECT image_sha256, %s FROM predictions WHERE id = 1"
+    query(log_url, insert, tag)
+    page = tabs.open(f"{service.url}/history?tag={tag}", width)
+    query(log_url, "DELETE FROM image_tags WHERE tag = %s", tag)
+    expect(page.locator("#rows .chip.tag", has_text=tag)).to_have_count(1)
+    assert elements_beyond_the_content(page) == []

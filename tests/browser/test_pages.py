@@ -8,7 +8,13 @@ from playwright.sync_api import Page, Response, expect
 from programs import Service
 
 from astrodetect.service.web import rendering
-from browser.page_checks import accessibility_violations, broken_images, focused_element, horizontal_overflow_px
+from browser.page_checks import (
+    accessibility_violations,
+    broken_images,
+    elements_beyond_the_content,
+    focused_element,
+    horizontal_overflow_px,
+)
 from browser.tabs import LAPTOP, PHONE, Tabs
 
 GRID = "/review/grid?count=12"
@@ -35,6 +41,7 @@ def test_a_page_fits_the_screen_and_is_accessible(tabs: Tabs, service: Service, 
         page.reload()
         assert (scheme, horizontal_overflow_px(page)) == (scheme, 0)
         assert (scheme, accessibility_violations(page)) == (scheme, [])
+    assert elements_beyond_the_content(page) == []
     assert broken_images(page) == []
     assert page.locator("h1").count() == 1
 
