@@ -5,6 +5,7 @@ import datetime as dt
 import io
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -89,7 +90,7 @@ def parse_tag(text: str) -> str:
 
 
 def _parse_name(text: str, what: str) -> str:
-    name = " ".join(text.lower().split())
+    name = " ".join(unicodedata.normalize("NFC", text).lower().split())  # macOS separates accents from letters
     if not LABEL_PATTERN.fullmatch(name):
         quoted = text.encode(errors="replace").decode()  # JSON may have half of a surrogate pair
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from astrodetect.errors import LabelNameConflict
-from astrodetect.labels import LabelName, assign_keys
+from astrodetect.labels import LabelName, assign_keys, parse_label, parse_tag
 from astrodetect.records import ScoredImage
 from astrodetect.service.authentication import needed_scope
 from astrodetect.service.middleware.audit import is_audited
@@ -53,6 +53,13 @@ def test_names_are_added_and_changed_and_those_of_labels_keep_their_name(log: Da
     log.label_names.save("ring", None, "interesting", instead_of=None)
     log.label_names.remove("ring")
     assert len(log.label_names.list()) == 2
+
+
+def test_a_name_with_separate_accents_is_the_one_with_letters_that_have_them() -> None:
+    assert parse_label("Ne\u0301buleuse") == parse_tag("n\xe9buleuse") == "n\xe9buleuse"
+    for invisible in ("\u200bmerger", "mer\u202eger", "merger\ufeff", "mer\xadger"):
+        with pytest.raises(ValueError, match="letters, digits"):
+            parse_label(invisible)
 
 
 def test_names_without_a_key_get_the_free_digits() -> None:

@@ -5,6 +5,8 @@ import email.utils
 import hashlib
 import math
 import random
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from astrodetect import __version__
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageTooSmall, SourceError, SourceUrlError
@@ -23,6 +27,7 @@ MAX_ATTEMPTS = 5  # per URL
 MAX_UNANSWERED_URLS = 5  # in a row, after all attempts at each: then the source counts as unavailable
 MAX_BACKOFF_S = 60.0
 MAX_RETRY_AFTER_S = 300.0  # a longer Retry-After ends the run
+MAX_HEADERS_S = 120.0  # total time until the headers of a response are there
 MAX_RESPONSE_S = 300.0  # total time to read one response; downloads resume
 MOST_REDIRECTS = 5
 CHUNK_BYTES = 1 << 16
@@ -41,6 +46,44 @@ class _TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _HeaderDeadline(HTTPConnection):
+    """Timeouts of sockets count from the last byte: headers of a byte now and then would be read without end."""
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
+        timer = threading.Timer(MAX_HEADERS_S, self._interrupt)
+        timer.start()
+        try:
+            response = super().getresponse()
+            if timer.finished.is_set():
+                response.close()
+                raise TimeoutError
+            return response
+        finally:
+            timer.cancel()
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # it has just ended
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _TlsHeaderDeadline(_HeaderDeadline, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _HeaderDeadline
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsHeaderDeadline
+
+
+def _drop_body_of_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """`requests` reads and unpacks it whole, of any size."""
+    if response.is_redirect:
+        response.close()
+
+
 class HttpClient:
     """Client for one image source, within the limits of the settings."""
 
@@ -53,6 +96,11 @@ class HttpClient:
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self._session.max_redirects = MOST_REDIRECTS
+        self._session.hooks["response"].append(_drop_body_of_redirect)
+        adapter = requests.adapters.HTTPAdapter()
+        adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
 
     def get(self, url: str, read: Callable[[bytes], T], *, form: Mapping[str, str] | None = None) -> T:
         """Request the URL and return `read` of the body; ImageError and ValueError from `read` are retried.
@@ -176,7 +224,7 @@ def _translate_errors() -> Iterator[None]:
     """Errors of requests as FetchError (permanent) or _TransientError."""
     try:
         yield
-    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, ValueError) as error:  # of a URL
         raise SourceUrlError(f"invalid redirect or URL: {type(error).__name__}") from error
     except requests.Timeout as error:
         raise _TransientError("did not answer in time") from error

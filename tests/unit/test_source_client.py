@@ -1,0 +1,91 @@
+"""The client of image sources and catalogues: a hostile server costs it neither memory nor time without end."""
+
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import urllib3
+
+from astrodetect.datasets.sources import http
+from astrodetect.errors import SourceUrlError
+from astrodetect.settings import Settings
+
+
+@contextmanager
+def served(answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """The URL of a server that answers each connection so, until it is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        answer(connection)
+                except OSError:
+                    if listener.fileno() < 0:
+                        return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> http.HttpClient:
+    monkeypatch.setattr(http, "MAX_ATTEMPTS", 1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return http.HttpClient(Settings(collect_requests_per_s=1000))
+
+
+def test_the_body_of_a_redirect_is_not_unpacked(client: http.HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, unpacked = urllib3.HTTPResponse._decode, list[int]()
+
+    def count(*arguments: Any, **options: Any) -> bytes:
+        data = decode(*arguments, **options)
+        unpacked.append(len(data))
+        return data
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "_decode", count)
+    body = gzip.compress(bytes(1_000_000))
+    head = f"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    with (
+        served(lambda connection: connection.sendall(head.encode() + body)) as url,
+        pytest.raises(SourceUrlError, match="TooManyRedirects"),
+    ):
+        client.get(url, len)
+    assert sum(unpacked) == 0
+
+
+@pytest.mark.parametrize("location", [b"http://[::1", b"http://\xff\xfe/", b"file:///etc/hostname"])
+def test_a_redirect_to_what_is_no_url_of_a_file_is_an_error_of_the_source(
+    client: http.HttpClient, location: bytes
+) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    with (
+        served(lambda connection: connection.sendall(answer)) as url,
+        pytest.raises(SourceUrlError, match="invalid redirect or URL"),
+    ):
+        client.get(url, len)
+
+
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_headers_without_end_are_cut(client: http.HttpClient, monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    monkeypatch.setattr(http, "MAX_HEADERS_S", 0.2)
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(piece if piece.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            connection.sendall(piece)
+            time.sleep(0.01)
+
+    with served(drip) as url, pytest.raises(SourceUrlError, match=r"in time|connection failed"):
+        client.get(url, len)
