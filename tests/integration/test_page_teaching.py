@@ -45,7 +45,7 @@ def problem(page: str) -> str:
 def test_the_form_starts_teach_with_the_labels_of_the_log(
     client: TestClient, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert f'action="{TEACH}"' in client.get("/review").text
+    assert f'href="{TEACH}"' in client.get("/review").text
     assert "python -m astrodetect teach my/images" in client.get(TEACH).text  # a client on another machine
     browser, started = local(client), list[tuple[Any, ...]]()
     monkeypatch.setattr(training_jobs.TrainingJobs, "start", lambda _, *given: started.append(given))
