@@ -74,6 +74,7 @@ def test_after_the_loss_of_everything_a_restored_service_goes_on(
         ids = [upload(client, f"{n}.jpg") for n in range(3)]
         assert client.post(f"/predictions/{ids[0]}/label", json={"label": "interesting"}).status_code == 201
         with outbox_user(data / "outbox"):  # another process whose row waits
+            (data / "outbox" / "1" / "rejected").write_bytes(b"a row\n")
             done = astrodetect("backup", tmp_path / "backup")
     assert done.returncode == 0, done.stderr
     assert "3 predictions" in done.stdout
@@ -90,7 +91,7 @@ def test_after_the_loss_of_everything_a_restored_service_goes_on(
     assert query(database_url, ROWS) == rows
     assert {path.name: path.read_bytes() for path in models.glob("[!.]*")} == files
     outbox = Outbox(data / "outbox", max_bytes=10**6)
-    assert len(outbox) == 2
+    assert (len(outbox), outbox.rejected) == (2, 2)  # of both restorations
     outbox.close()
     with serve() as client:
         assert upload(client, "next.jpg") > ids[-1]
