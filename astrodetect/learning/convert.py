@@ -4,6 +4,7 @@ OpenVINO reads Keras's networks through TensorFlow. With another Keras backend a
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import platform
@@ -70,19 +71,24 @@ def main(name: str, size: str, outputs: str, weights: str, xml: str) -> None:
 
 @contextlib.contextmanager
 def _patched_converter() -> Iterator[None]:
-    """OpenVINO 2026.4 looks TensorFlow's version up in a way that Python 3.13 removed (docs/decisions/models.md)."""
+    """OpenVINO 2026.4 looks TensorFlow's version up in a way that Python 3.13 removed, and compares each weight with
+    all others whenever it reads it: with its answers cached, conversion takes half the time (docs/decisions/models.md).
+    """
     from openvino.frontend.tensorflow import utils  # noqa: PLC0415 - loads TensorFlow's whole Python side
+    from openvino.frontend.tensorflow.node_decoder import TFGraphNodeDecoder  # noqa: PLC0415
 
-    original = utils.get_environment_setup
+    environment, variable = utils.get_environment_setup, TFGraphNodeDecoder.get_variable
     utils.get_environment_setup = lambda _framework: {
         "python_version": platform.python_version(),
         "tensorflow": version("tensorflow"),
         "sys_platform": sys.platform,
     }
+    TFGraphNodeDecoder.get_variable = staticmethod(functools.cache(variable))
     try:
         yield
     finally:
-        utils.get_environment_setup = original
+        utils.get_environment_setup = environment
+        TFGraphNodeDecoder.get_variable = staticmethod(variable)
 
 
 if __name__ == "__main__":

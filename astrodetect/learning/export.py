@@ -29,6 +29,7 @@ from astrodetect.progress import ProgressBar
 from astrodetect.records import Floats, ImageContract, Outputs, as_probabilities
 
 CALIBRATION_IMAGES = 100  # for quantisation; more only take longer
+EAGER_IMAGES = 8  # fewer repay no compilation, which takes seconds for a ResNet50
 MAX_SCORE_DIFFERENCE = 0.01  # between the trained model and its float32 export
 # What a lower precision must reach to serve:
 MIN_SAME_DECISIONS = 0.995  # share
@@ -66,7 +67,11 @@ class TrainedNetwork:
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Floats:
         """(n, classes)"""
-        return as_probabilities(np.asarray(self.keras.predict(pixels, verbose=0), dtype=np.float32))
+        if len(pixels) < EAGER_IMAGES:
+            outputs = keras.ops.convert_to_numpy(self.keras(pixels, training=False))
+        else:
+            outputs = self.keras.predict(pixels, verbose=0)
+        return as_probabilities(np.asarray(outputs, dtype=np.float32))
 
     def calibrate(self, calibration: Calibration) -> None:
         """Calibrate by the head's weights, so that Keras, the service and the activation map agree."""

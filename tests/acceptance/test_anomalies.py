@@ -38,7 +38,7 @@ def read(place: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of simulated galaxies, some with satellite trails, and a bad file."""
-    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", CLASS_COUNTS, seed=1, size=64)
+    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", CLASS_COUNTS, seed=1, size=64, workers=1)
     (folder / "E" / "notes.txt").write_text("seen by eye")
     return folder
 

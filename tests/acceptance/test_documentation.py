@@ -60,7 +60,7 @@ def examples(
     tmp_path: Path, models_dir: Path, database_url: str, start: Callable[[], TestClient]
 ) -> Iterator[Callable[[list[str]], str]]:
     """Runs a command of an example as in the repository after `python3 run.py`, at a small size."""
-    generator.make_sample(tmp_path / "data" / "sample", 1, 3, seed=0, size=64)
+    generator.make_sample(tmp_path / "data" / "sample", 1, 3, seed=0, size=64, workers=1)
     client = start()
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models_dir)}
 

@@ -30,7 +30,7 @@ COUNT = 12  # images of each class in each part
 def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Galaxies in train and test, the latter with an unreadable file."""
     folder = tmp_path_factory.mktemp("sky")
-    generator.make_sample(folder, COUNT, COUNT, classes=("E", "SB"), seed=0, size=48)
+    generator.make_sample(folder, COUNT, COUNT, classes=("E", "SB"), seed=0, size=48, workers=1)
     (folder / "test" / "E" / "bad.jpg").write_text("no image")
     return folder
 

@@ -21,7 +21,9 @@ run = partial(run_here, main)
 @pytest.fixture(scope="module")
 def flawed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with a duplicate, a label conflict and an unreadable file."""
-    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64)
+    folder = generator.make_dataset(
+        tmp_path_factory.mktemp("sky") / "mine", {"E": 40, "SB": 30}, seed=1, size=64, workers=1
+    )
     (folder / "E" / "again.jpg").write_bytes((folder / "E" / "00001.jpg").read_bytes())
     (folder / "SB" / "also.jpg").write_bytes((folder / "E" / "00002.jpg").read_bytes())
     (folder / "SB" / "notes.txt").write_text("seen by eye")

@@ -58,7 +58,7 @@ def use_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.filterwarnings("ignore:model small")  # it is trained on a few simulated images
 def test_examples_of_the_guide_run_in_order(tmp_path: Path, use_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator.make_sample(tmp_path / "data" / "sample", 12, 6, seed=0, size=64)
+    generator.make_sample(tmp_path / "data" / "sample", 12, 6, seed=0, size=64, workers=1)
     ordinary = np.stack([colour_models.image("nebula", seed) for seed in range(12)])
     colour_models.publish_with_detectors(tmp_path / "models", "resnet50_model", ordinary, ["SB", "E"])
     monkeypatch.setenv("ASTRODETECT_MODELS_DIR", str(tmp_path / "models"))

@@ -53,8 +53,13 @@ def noise_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return dataset.read_dataset(folder, ("SB", "E"), title="images")
 
 
+def run(model: keras.Model, pixels: Floats) -> Floats:
+    """The outputs of a network, without the compilation of `predict`."""
+    return np.asarray(model(pixels, training=False))
+
+
 def scores(model: keras.Model, pixels: Floats) -> Floats:
-    return np.asarray(model.predict(pixels, verbose=0))[:, 0]
+    return run(model, pixels)[:, 0]
 
 
 def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
@@ -62,42 +67,46 @@ def held_out(model: keras.Model, pixels: Floats) -> export.HeldOut:
     return export.HeldOut(decoded, np.arange(len(decoded)) % 2, export.TrainedNetwork(model).probabilities(decoded))
 
 
+@pytest.fixture(scope="module")
+def exported(model: keras.Model, pixels: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model `m`, exported; not to be modified."""
+    folder = tmp_path_factory.mktemp("exported")
+    export.export_model(export.TrainedNetwork(model), manifest(), folder, held_out(model, pixels))
+    return folder
+
+
 def manifest(name: str = "m") -> Manifest:
     return Manifest(name=name, classes=["SB", "E"], image=CONTRACT, metrics={}, data={}, settings={}, versions={})
 
 
 def test_an_exported_model_opens_in_keras_and_serves_the_same_scores(
-    model: keras.Model, pixels: Floats, tmp_path: Path
+    model: keras.Model, pixels: Floats, exported: Path
 ) -> None:
-    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    served = Engine(load_verified(tmp_path, "m")).run(pixels.astype(np.uint8))
-    opened = keras.models.load_model(tmp_path / "m.h5")
+    served = Engine(load_verified(exported, "m")).run(pixels.astype(np.uint8))
+    opened = keras.models.load_model(exported / "m.h5")
     assert np.abs(scores(opened, pixels) - scores(model, pixels)).max() < 1e-6
     assert np.abs(served.scores - scores(model, pixels)).max() < 1e-4
     assert served.features.shape == (6, 2048)
     features = keras.Model(model.input, model.get_layer("features").output)
-    assert np.abs(served.features - features.predict(pixels, verbose=0)).max() < 1e-3
+    assert np.abs(served.features - run(features, pixels)).max() < 1e-3
 
 
-def test_the_mean_of_the_activation_map_gives_the_score(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    served = Engine(load_verified(tmp_path, "m")).run(pixels.astype(np.uint8))
+def test_the_mean_of_the_activation_map_gives_the_score(model: keras.Model, pixels: Floats, exported: Path) -> None:
+    served = Engine(load_verified(exported, "m")).run(pixels.astype(np.uint8))
     _, bias = model.get_layer("score").get_weights()
     logits = served.maps.mean(axis=(1, 2)) + bias
     assert np.abs(1 / (1 + np.exp(-logits)) - served.scores).max() < 1e-5
 
 
-def test_batch_composition_does_not_change_scores(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    engine = Engine(load_verified(tmp_path, "m"))
+def test_batch_composition_does_not_change_scores(pixels: Floats, exported: Path) -> None:
+    engine = Engine(load_verified(exported, "m"))
     together = engine.run(pixels.astype(np.uint8)).scores
     alone = [engine.run(pixels[[i]].astype(np.uint8)).scores[0] for i in range(len(pixels))]
     assert np.abs(together - alone).max() < 1e-5
 
 
-def test_a_network_whose_canary_score_differs_is_refused(model: keras.Model, pixels: Floats, tmp_path: Path) -> None:
-    export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
-    true = load_verified(tmp_path, "m")
+def test_a_network_whose_canary_score_differs_is_refused(exported: Path) -> None:
+    true = load_verified(exported, "m")
     with pytest.raises(ModelError, match=r"scores its canary 0\.\d+ in f32, not 0\.999: train it again"):
         Engine(VerifiedModel(replace(true.manifest, canary_score=0.999), true.xml, true.weights))
     sick = np.full(len(true.weights) // 4, np.nan, dtype=np.float32).tobytes()
@@ -108,9 +117,10 @@ def test_a_network_whose_canary_score_differs_is_refused(model: keras.Model, pix
 
 
 def test_a_model_whose_exported_scores_differ_is_not_published(
-    model: keras.Model, pixels: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pixels: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "MAX_SCORE_DIFFERENCE", -1.0)
+    model = network.build("cnn", SIZE, STATISTICS, 1)
     with pytest.raises(ModelError, match="nothing was changed"):
         export.export_model(export.TrainedNetwork(model), manifest(), tmp_path, held_out(model, pixels))
     assert list(tmp_path.iterdir()) == []
@@ -130,23 +140,27 @@ def test_weights_published_by_keras_get_their_bgr_kernel_and_normalisation_conve
 ) -> None:
     published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="avg")
     published.save(tmp_path / "published.h5", include_optimizer=False)
-    expected = published.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
+    expected = run(published, keras.applications.resnet50.preprocess_input(pixels.copy()))
     ours = network.build("resnet50", SIZE, STATISTICS, 1)
     network.load_weights_file(ours, "resnet50", tmp_path / "published.h5")
-    features = keras.Model(ours.input, ours.get_layer("features").output).predict(pixels, verbose=0)
+    features = run(keras.Model(ours.input, ours.get_layer("features").output), pixels)
     assert np.abs(features - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_a_weights_file_without_a_resnet50_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_weights_file_without_a_resnet50_is_refused_in_one_line_and_changes_nothing(
+    model: keras.Model, tmp_path: Path
+) -> None:
     (tmp_path / "text.h5").write_text("no")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     small.save(tmp_path / "small.h5", include_optimizer=False)
+    before = model.get_weights()
     for name in ("gone.h5", "text.h5", "empty.h5", "small.h5"):
         with pytest.raises(ModelError) as refused:
-            network.load_weights_file(network.build("resnet50", SIZE, STATISTICS, 1), "resnet50", tmp_path / name)
+            network.load_weights_file(model, "resnet50", tmp_path / name)
         assert "\n" not in str(refused.value)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
 def test_with_a_frozen_backbone_only_the_head_is_trainable() -> None:
@@ -285,11 +299,21 @@ def stops_at(time_asked: int) -> Iterator[Callable[[], bool]]:
     yield lambda: next(asked) >= time_asked
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(noise_images: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """The metrics of a run that nothing interrupts."""
+    return small_fit(noise_images, Checkpoint(tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize(("stop", "where"), [(1, (0, 1)), (4, (0, 4)), (5, (0, 5)), (6, (1, 0)), (8, (1, 2))])
-def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(
-    noise_images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, where: tuple[int, int]
+def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(  # noqa: PLR0917 - fixtures
+    uninterrupted: list[dict[str, float]],
+    noise_images: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+    where: tuple[int, int],
 ) -> None:
-    whole = small_fit(noise_images, Checkpoint(tmp_path / "whole"))
     cut = Checkpoint(tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_stop_requests", lambda: stops_at(stop))
@@ -300,7 +324,7 @@ def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(
     assert (state.epoch, state.step) == where
     resumed = small_fit(noise_images, cut)
     assert len(resumed) == 2
-    for a, b in zip(whole, resumed, strict=True):
+    for a, b in zip(uninterrupted, resumed, strict=True):
         assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
 
 

@@ -25,7 +25,7 @@ def test_packaged_weights_give_features_that_tell_simulated_classes_apart() -> N
     network.load_packaged_weights(model, "resnet50")
     pixels = np.stack([render_image(kind, seed)[80:147, 80:147] for kind in ("E", "SB") for seed in range(40)])
     backbone = keras.Model(model.input, model.get_layer("features").output)
-    features = backbone.predict(pixels[:, 1:65, 1:65].astype(np.float32), verbose=0)
+    features = np.asarray(backbone(pixels[:, 1:65, 1:65].astype(np.float32), training=False))
     labels = np.repeat([1, 0], 40)[:, np.newaxis].astype(np.float32)
     fitted = np.arange(80) % 2 == 0
     head = RegularisationPath(features[fitted], labels[fitted], np.ones(40, np.float32)).fit(1.0)
@@ -43,7 +43,7 @@ def test_the_recipe_for_galaxies_has_the_features_of_both_networks() -> None:
     pixels = np.random.default_rng(0).uniform(0, 60, (2, 128, 128, 3)).astype(np.float32)
     half = pixels.reshape(2, 64, 2, 64, 2, 3).mean(axis=(2, 4))
     features = [
-        keras.Model(model.input, model.get_layer("features").output).predict(images, verbose=0)
+        np.asarray(keras.Model(model.input, model.get_layer("features").output)(images, training=False))
         for model, images in ((both, pixels), (middle, pixels), (packaged, half))
     ]
     assert features[0] == pytest.approx(np.concatenate(features[1:], axis=1), abs=1e-3)
@@ -56,7 +56,8 @@ def test_installed_imagenet_weights_name_scikit_learns_photographs() -> None:
     contract = ImageContract(224)
     pixels = [crop_array(load_sample_image(name), contract) for name in ("china.jpg", "flower.jpg")]
     palace, daisy = 698, 985  # ImageNet's classes
-    assert model.predict(np.stack(pixels).astype(np.float32), verbose=0).argmax(axis=1).tolist() == [palace, daisy]
+    outputs = np.asarray(model(np.stack(pixels).astype(np.float32), training=False))
+    assert outputs.argmax(axis=1).tolist() == [palace, daisy]
 
 
 def test_weights_files_other_than_the_published_one_are_refused(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def features(pixels: Pixels) -> Floats:
 
 @pytest.fixture(scope="module")
 def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Pixels:
-    folder = generator.make_dataset(tmp_path_factory.mktemp("sky") / "mine", {"E": 120, "SB": 80}, seed=3, size=SIDE)
+    folder = generator.make_dataset(
+        tmp_path_factory.mktemp("sky") / "mine", {"E": 120, "SB": 80}, seed=3, size=SIDE, workers=1
+    )
     contract = ImageContract(size=SIDE, crop=0.5)
     return np.stack([images.decode_file(path, contract) for path in sorted(Path(folder).rglob("*.jpg"))])
 

@@ -166,6 +166,7 @@ def test_the_features_of_three_depths_are_the_means_of_their_maps() -> None:
     network.load_imagenet_weights(model, recipe)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
     depths = [model.get_layer(f"blocks_{block}_add").output for block in (7, 10, 14)]
-    *maps, features = keras.Model(model.input, [*depths, model.get_layer(FEATURES).output]).predict(pixels, verbose=0)
+    outputs = keras.Model(model.input, [*depths, model.get_layer(FEATURES).output])(pixels, training=False)
+    *maps, features = (np.asarray(output) for output in outputs)
     assert [map_.shape[1:] for map_ in maps] == [(4, 4, 80), (4, 4, 112), (2, 2, 192)]
     assert features == pytest.approx(np.concatenate([map_.mean(axis=(1, 2)) for map_ in maps], axis=1), abs=1e-4)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its submodules when they are first used
 
 from astrodetect.datasets.simulation import rare
 from astrodetect.datasets.simulation.observing import (
@@ -36,7 +36,7 @@ def plant(pixels: Pixels, kind: str, brightness: float, rng: np.random.Generator
     x, y = _coordinates(len(pixels), share)
     light = PLANTS[kind](rng, x, y, radius)
     sigma = SEEING * len(pixels) / (FRAME * share)
-    light = np.stack([ndimage.gaussian_filter(band, sigma) for band in light])
+    light = np.stack([scipy.ndimage.gaussian_filter(band, sigma) for band in light])
     scale = brightness * peak / max(float(np.percentile(light.mean(axis=0), PEAK_PERCENTILE)), 1e-9)
     planted = image + scale * light.transpose(1, 2, 0)
     return np.clip(np.rint(planted), 0, 255).astype(np.uint8)
@@ -44,11 +44,11 @@ def plant(pixels: Pixels, kind: str, brightness: float, rng: np.random.Generator
 
 def _central_object(grey: Plane, share: float) -> tuple[float, float]:
     """Peak above the sky, and the half-light radius in length units, of the object at the centre."""
-    smooth = ndimage.gaussian_filter(grey, 1.0)
+    smooth = scipy.ndimage.gaussian_filter(grey, 1.0)
     middle, reach = len(grey) // 2, max(2, round(CENTRE * len(grey) / share))
     centre = (slice(middle - reach, middle + reach),) * 2
     peak = max(float(smooth[centre].max()), 1.0)
-    labels, _ = ndimage.label(smooth > PEAK_SHARE * peak)
+    labels, _ = scipy.ndimage.label(smooth > PEAK_SHARE * peak)
     label = labels[centre].ravel()[smooth[centre].argmax()]
     area = float((labels == label).sum()) * (FRAME * share / len(grey)) ** 2
     return peak, float(np.clip(np.sqrt(area / np.pi), *SIZES))
