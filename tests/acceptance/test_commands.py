@@ -35,7 +35,7 @@ def test_simulate_writes_a_sample_and_prints_the_folder(tmp_path: Path) -> None:
 
 
 def test_simulate_writes_the_requested_count_of_each_class(tmp_path: Path) -> None:
-    assert astrodetect("simulate", str(tmp_path), "--count", "E=2", "--count", "lens=1").returncode == 0
+    assert run_here(main, "simulate", tmp_path, "--count", "E=2", "--count", "lens=1").returncode == 0
     assert {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir() if path.is_dir()} == {"E": 2, "lens": 1}
 
 
@@ -61,7 +61,7 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
 
 def test_simulate_into_an_existing_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "sky").write_text("in the way")
-    done = astrodetect("simulate", str(tmp_path / "sky"))
+    done = run_here(main, "simulate", tmp_path / "sky")
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "cannot write to" in line
@@ -75,11 +75,11 @@ def test_psql_queries_the_predictions_table(database_url: str) -> None:
 
 def test_psql_hides_the_password_and_refuses_an_invalid_url() -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/astrodetect"
-    shown = astrodetect("psql", "--show", DATABASE_URL=url)
+    shown = run_here(main, "psql", "--show", environment={"DATABASE_URL": url})
     assert "someone@127.0.0.1:1/astrodetect" in shown.stdout
     for done in (shown, astrodetect("psql", "-c", "SELECT 1", DATABASE_URL=url)):
         assert "hunter2" not in done.stdout + done.stderr
-    refused = astrodetect("psql", DATABASE_URL="host=h dbname=d password=hunter2")
+    refused = run_here(main, "psql", environment={"DATABASE_URL": "host=h dbname=d password=hunter2"})
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert "DATABASE_URL is not a URL" in line

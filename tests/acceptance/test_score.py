@@ -1,4 +1,4 @@
-"""`python -m astrodetect score` as a process: signals, errors, and a real PostgreSQL."""
+"""`python -m astrodetect score`: signals, errors, and a real PostgreSQL; as a process where that matters."""
 
 import csv
 import os
@@ -40,10 +40,18 @@ def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With `resnet50_model` of two classes, and `colours` of three."""
+    folder = tmp_path_factory.mktemp("models")
+    colour_models.publish(folder, "resnet50_model", colour_models.TWO_CLASSES)
+    colour_models.publish(folder, "colours")
+    return folder
+
+
 def run(*arguments: object, models: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "astrodetect", "score", *map(str, arguments)]
-    environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models), **environment}
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    given = {"ASTRODETECT_MODELS_DIR": str(models), **environment}
+    return run_here(__main__.main, "score", *arguments, environment=given)
 
 
 def read(output: Path) -> list[dict[str, str]]:
@@ -52,10 +60,13 @@ def read(output: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(image_dir: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(image_dir: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of an uninterrupted run."""
     output = tmp_path_factory.mktemp("uninterrupted") / "scores.csv"
-    done = run(image_dir, "--output", output, models=model_folder, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    environment = {"ASTRODETECT_MODELS_DIR": str(models), "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    command = [sys.executable, "-m", "astrodetect", "score", str(image_dir), "--output", str(output)]
+    environ = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     anomalies = sum(row["result"] == "Anomaly Detected" for row in read(output))
@@ -64,13 +75,13 @@ def uninterrupted(image_dir: Path, model_folder: Path, tmp_path_factory: pytest.
 
 
 def test_every_file_has_a_row_and_a_finished_table_is_not_overwritten(
-    image_dir: Path, uninterrupted: Path, model_folder: Path
+    image_dir: Path, uninterrupted: Path, models: Path
 ) -> None:
     rows, content = read(uninterrupted), uninterrupted.read_bytes()
     assert [row["path"] for row in rows] == sorted(str(path) for path in image_dir.rglob("*.*"))
     assert {Path(row["path"]).name for row in rows if row["error"]} == {"bad.jpg", "empty.png"}
     assert len({row["score"] for row in rows}) > DIFFERENT / 2
-    again = run(image_dir, "--output", uninterrupted, models=model_folder)
+    again = run(image_dir, "--output", uninterrupted, models=models)
     assert again.returncode == 1
     [line] = again.stderr.splitlines()
     assert "exists already: --restart" in line
@@ -78,10 +89,10 @@ def test_every_file_has_a_row_and_a_finished_table_is_not_overwritten(
 
 
 def test_scoring_interrupted_by_signals_and_by_postgresql_is_resumed_with_one_row_for_each_image(
-    image_dir: Path, uninterrupted: Path, model_folder: Path, database_url: str, tmp_path: Path
+    image_dir: Path, uninterrupted: Path, models: Path, database_url: str, tmp_path: Path
 ) -> None:
     output, parts = tmp_path / "scores.csv", tmp_path / "scores.csv.parts"
-    environment = {"ASTRODETECT_MODELS_DIR": str(model_folder), "DATABASE_URL": database_url}
+    environment = {"ASTRODETECT_MODELS_DIR": str(models), "DATABASE_URL": database_url}
     command = ("-m", "astrodetect", "score", str(image_dir), "--output", str(output), "--log")
 
     query(database_url, SLOW)  # slow enough to be interrupted on any machine
@@ -104,11 +115,11 @@ def test_scoring_interrupted_by_signals_and_by_postgresql_is_resumed_with_one_ro
         assert not output.exists()
     allow_connections(database_url, allow=True)
     query(database_url, "DROP TRIGGER slow ON predictions")
-    other = run(image_dir, "--output", output, models=model_folder, DATABASE_URL=database_url)
+    other = run(image_dir, "--output", output, models=models, DATABASE_URL=database_url)
     assert other.returncode == 1
     assert "another log (True, now False): --restart" in other.stderr
 
-    done = run(image_dir, "--output", output, "--log", models=model_folder, DATABASE_URL=database_url)
+    done = run(image_dir, "--output", output, "--log", models=models, DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == uninterrupted.read_bytes()
     logged = query(database_url, 'SELECT image_name, score, result FROM predictions ORDER BY image_name COLLATE "C"')
@@ -127,15 +138,14 @@ def allow_connections(url: str, *, allow: bool) -> None:
 
 
 def test_multiclass_probabilities_are_in_the_table_and_in_the_predictions_log(
-    tmp_path: Path, database_url: str
+    models: Path, tmp_path: Path, database_url: str
 ) -> None:
     (tmp_path / "sky").mkdir()
-    colour_models.publish(tmp_path / "models", "colours")
     for name in colour_models.CLASSES:
         images.write_jpeg(tmp_path / "sky" / f"{name}.jpg", colour_models.image(name))
     output = tmp_path / "classes.csv"
     command = (tmp_path / "sky", "--model", "colours", "--output", output, "--log")
-    done = run(*command, models=tmp_path / "models", DATABASE_URL=database_url)
+    done = run(*command, models=models, DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{output}: 3 files scored, 1 nebula, 1 lawn, 1 ocean, 0 bad files")
     found = {row["path"]: (row["result"], float(row["score"]), float(row["p_ocean"])) for row in read(output)}
@@ -144,14 +154,19 @@ def test_multiclass_probabilities_are_in_the_table_and_in_the_predictions_log(
     assert {row[0]: row[1:] for row in query(database_url, logged)} == found
 
 
-def test_only_one_process_writes_a_table(image_dir: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_only_one_process_writes_a_table(image_dir: Path, models: Path, tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     with resumable_table.open_table(output, COLUMNS, {}, images_per_chunk=1, restart=False) as table:
         table.plan(iter(()), 1, "")
-        for more in ((), ("--restart",)):
-            second = run(image_dir, "--output", output, *more, models=model_folder)
-            assert second.returncode == 1
-            assert f"another process is writing {output}" in second.stderr
+        command = ["score", str(image_dir), "--output", str(output)]
+        runs = [command, [*command, "--restart"]]
+        code = f"from astrodetect.__main__ import main; print(*map(main, {runs}))"
+        environ = {**os.environ, "ASTRODETECT_MODELS_DIR": str(models)}
+        other = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+        )
+        assert other.stdout == "1 1\n"
+        assert other.stderr.count(f"another process is writing {output}") == 2
         table.finish(lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
@@ -162,14 +177,7 @@ def test_a_table_of_images_is_scored_and_only_bad_files_are_a_failure(colour_mod
     for names, status in ((["lawn.jpg", "bad.jpg", "gone.jpg"], 0), (["bad.jpg", "gone.jpg"], 1)):
         table, output = tmp_path / "list.csv", tmp_path / f"scores-{status}.csv"
         table.write_text("".join(f"{line}\n" for line in ["filename", *names]))
-        done = run_here(
-            __main__.main,
-            "score",
-            table,
-            "--output",
-            output,
-            environment={"ASTRODETECT_MODELS_DIR": str(colour_models_dir)},
-        )
+        done = run(table, "--output", output, models=colour_models_dir)
         assert done.returncode == status, done.stderr
         assert [row["path"] for row in read(output)] == [str(tmp_path / name) for name in names]
         assert ("every file is bad" in done.stderr) == bool(status)
@@ -204,11 +212,9 @@ def test_scoring_errors_are_one_line_and_leave_no_files(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unreachable_postgresql_is_reported_before_scoring(
-    image_dir: Path, model_folder: Path, tmp_path: Path
-) -> None:
+def test_an_unreachable_postgresql_is_reported_before_scoring(image_dir: Path, models: Path, tmp_path: Path) -> None:
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
-    done = run(image_dir, "--output", tmp_path / "o.csv", "--log", models=model_folder, DATABASE_URL=url)
+    done = run(image_dir, "--output", tmp_path / "o.csv", "--log", models=models, DATABASE_URL=url)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "cannot reach PostgreSQL" in line

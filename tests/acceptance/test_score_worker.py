@@ -8,9 +8,9 @@ from pathlib import Path
 import colour_models
 import psutil
 import pytest
-from programs import Program
+from programs import Program, run_here
 
-from astrodetect import images
+from astrodetect import __main__, images
 
 IMAGES = 192
 CRASHING_DECODER = str(Path(__file__).parent.parent / "crashing_decoder")
@@ -114,8 +114,8 @@ def test_the_worker_ends_with_its_run_however_that_ends(
     assert "Traceback" not in program.output
     if end == signal.SIGINT:
         assert program.output.splitlines()[-1].startswith("stopped: run the same command")
-    with score(sky, output, colour_models_dir) as program:
-        assert program.wait() == 0, program.output
+    models = {"ASTRODETECT_MODELS_DIR": str(colour_models_dir)}
+    assert run_here(__main__.main, "score", sky, "--output", output, environment=models).returncode == 0
     assert output.read_bytes() == uninterrupted.read_bytes()
 
 

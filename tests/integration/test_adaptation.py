@@ -1,6 +1,7 @@
 """New ordinary images: a new version of the model, and what is in the log described anew, each row once."""
 
 import base64
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,12 +32,19 @@ NAME = "resnet50_model"
 ROWS = "SELECT image_sha256, score, label, timestamp, novelty, in_domain, space FROM predictions ORDER BY id"
 
 
-@pytest.fixture
-def models_dir(tmp_path: Path) -> Path:
-    """A model whose detectors were fitted on lawns."""
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose detectors were fitted on lawns; not to be modified."""
+    folder = tmp_path_factory.mktemp("published")
     lawns = np.stack([colour_models.image("lawn", seed) for seed in range(TRAINING)])
-    colour_models.publish_with_detectors(tmp_path / "models", NAME, lawns)
-    return tmp_path / "models"
+    colour_models.publish_with_detectors(folder, NAME, lawns)
+    return folder
+
+
+@pytest.fixture
+def models_dir(published: Path, tmp_path: Path) -> Path:
+    """A copy of that model, which a test may adapt."""
+    return shutil.copytree(published, tmp_path / "models")
 
 
 @pytest.fixture(autouse=True)

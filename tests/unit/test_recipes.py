@@ -146,7 +146,7 @@ def test_a_recipe_has_a_backbone_where_it_is_a_network() -> None:
     }
 
 
-@pytest.mark.parametrize(("recipe", "outputs"), [*((recipe, 3) for recipe in NETWORKS), ("resnet50", 1), ("cnn", 1)])
+@pytest.mark.parametrize(("recipe", "outputs"), [*((recipe, 3) for recipe in NETWORKS), ("cnn", 1)])
 def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to_the_logit(
     recipe: str, outputs: int, blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -159,7 +159,7 @@ def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to
     labelled = blob_images if outputs == 3 else two_classes(blob_images)
     sample = labelled.subset(np.arange(0, len(labelled), len(labelled) // 10))
     served = published(export.TrainedNetwork(keras_model), sample, pixels[::6][: len(sample)], tmp_path)
-    predicted = keras_model.predict(pixels[::6][: len(sample)], verbose=0)
+    predicted = np.asarray(keras_model(pixels[::6][: len(sample)], training=False))
     assert np.abs(served.probabilities[:, -outputs:] - predicted).max() < 1e-4
     kernel, bias = keras_model.get_layer("score").get_weights()
     logits = served.features @ kernel + bias
