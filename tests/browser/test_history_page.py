@@ -21,7 +21,7 @@ OPACITY = "getComputedStyle(document.querySelector('.heat-map')).opacity"
 
 
 def names(page: Page) -> list[str]:
-    return page.locator("#rows ol .name").all_inner_texts()
+    return page.locator("#rows ol .name").all_text_contents()  # inner texts of rows out of view are empty
 
 
 def links(page: Page) -> list[str]:
