@@ -134,9 +134,11 @@ def test_a_server_killed_with_its_user_starts_again(cluster: Path, users: list[S
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a process of the server's account")
+@pytest.mark.parametrize("deleted", [False, True])
 def test_a_killed_server_starts_again_although_another_program_has_its_pid(
-    cluster: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch
+    cluster: Path, users: list[ServerUser], monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
+    """Also where someone has deleted `postmaster.pid`, and the lock of the socket is left."""
     monkeypatch.setattr(server_process, "BIND_WITHIN_S", 0.2)
     killed = _enter(users, cluster)
     killed.url()
@@ -149,6 +151,8 @@ def test_a_killed_server_starts_again_although_another_program_has_its_pid(
                 file = cluster / name
                 if file.exists():
                     file.write_text(file.read_text().replace(f"{dead}\n", f"{other.pid}\n", 1))
+            if deleted:
+                (cluster / "postmaster.pid").unlink()
             with embedded_server(cluster, "postgres") as url:
                 assert query(url, "SELECT line FROM stored") == [("a row",)]
             assert other.poll() is None

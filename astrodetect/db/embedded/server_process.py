@@ -124,7 +124,10 @@ def _start(folder: Path, account: Account | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             options = f"-h 127.0.0.1 -p {free.getsockname()[1]} -c unix_socket_directories="
     else:
-        directory = str(_socket_folder(folder, account)).replace('"', '""')  # a list of quoted names
+        socket_folder = _socket_folder(folder, account)
+        if not ServerAddress(folder, socket_folder, SOCKET_PORT, ready=False).listens():  # of a killed server
+            (socket_folder / f".s.PGSQL.{SOCKET_PORT}.lock").unlink(missing_ok=True)
+        directory = str(socket_folder).replace('"', '""')  # a list of quoted names
         options = f"-h '' -p {SOCKET_PORT} -k " + shlex.quote(f'"{directory}"')
     deadline = time.monotonic() + ORPHANS_EXIT_WITHIN_S
     server_log = folder / "server.log"
