@@ -20,6 +20,10 @@ LabelValue: TypeAlias = str  # one of LABELS, or a name of one's own for a kind 
 LABELS = INTERESTING, ORDINARY, ARTEFACT = "interesting", "ordinary", "artefact"
 MAX_LABEL_LENGTH = 40  # characters
 LABEL_PATTERN = re.compile(rf"\w[\w .-]{{0,{MAX_LABEL_LENGTH - 1}}}")
+MARK_CATEGORIES = {"Mn", "Mc"}  # signs of vowels, as in Devanagari, and accents that Unicode has no letter with
+MAX_MARKS = 4  # after a letter; more would be drawn over other lines
+# Marks and letters that show nothing: with them, names that differ look alike.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 COLUMNS = (
     "id", "prediction_id", "image_name", "image_sha256", "label", "who", "note", "timestamp", "role", "tags"
 )  # fmt: skip
@@ -90,13 +94,27 @@ def parse_tag(text: str) -> str:
 
 
 def _parse_name(text: str, what: str) -> str:
-    name = " ".join(unicodedata.normalize("NFC", text).lower().split())  # macOS separates accents from letters
-    if not LABEL_PATTERN.fullmatch(name):
+    lower = unicodedata.normalize("NFC", text).lower()  # macOS separates accents from letters
+    name = " ".join(unicodedata.normalize("NFC", lower).split())
+    if len(name) > MAX_LABEL_LENGTH or INVISIBLE.search(name) or not LABEL_PATTERN.fullmatch(_without_marks(name)):
         quoted = text.encode(errors="replace").decode()  # JSON may have half of a surrogate pair
         raise ValueError(
             f"{what} letters, digits and . _ - of up to {MAX_LABEL_LENGTH} characters, not {quoted or 'nothing'}"
         )
     return name
+
+
+def _without_marks(name: str) -> str:
+    """The name without the marks of its letters; those of anything else, and too many, are left in it."""
+    characters: list[str] = []
+    marks = MAX_MARKS
+    for character in name:
+        if unicodedata.category(character) not in MARK_CATEGORIES:
+            marks = 0 if character.isalpha() else MAX_MARKS
+            characters.append(character)
+        elif (marks := marks + 1) > MAX_MARKS:
+            characters.append(character)
+    return "".join(characters)
 
 
 def is_wanted(label: LabelValue) -> bool:

@@ -23,7 +23,8 @@ def read_files(
 ) -> Iterator[tuple[str, bytes | AstrodetectError]]:
     """The path of each file that is not hidden, and its content or its error; ArchiveError where nothing can be read.
 
-    Files may have `max_file_bytes` each and `max_bytes` together.
+    A path with `..` is an error, as it is to programs that unpack. Files may have `max_file_bytes` each and `max_bytes`
+    together.
     """
     _check_directory(archive_file, max_entries)
     try:
@@ -32,8 +33,13 @@ def read_files(
         raise ArchiveError(f"the zip cannot be read: {error}") from error
     unpacked = 0
     for member in archive.infolist():
-        hidden = any(part.startswith(".") for part in member.filename.split("/"))
+        parts = [part for part in member.filename.split("/") if part != "."]
+        outside = ".." in parts
+        hidden = not outside and any(part.startswith(".") for part in parts)
         if member.is_dir() or hidden or member.filename.startswith(MACOS_FOLDER):
+            continue
+        if outside:
+            yield member.filename, ArchiveError("its path leads out of the zip: pack it again without ..")
             continue
         unpacked += member.file_size
         if member.file_size <= max_file_bytes and unpacked > max_bytes:

@@ -57,9 +57,16 @@ def test_names_are_added_and_changed_and_those_of_labels_keep_their_name(log: Da
 
 def test_a_name_with_separate_accents_is_the_one_with_letters_that_have_them() -> None:
     assert parse_label("Ne\u0301buleuse") == parse_tag("n\xe9buleuse") == "n\xe9buleuse"
-    for invisible in ("\u200bmerger", "mer\u202eger", "merger\ufeff", "mer\xadger"):
+    for name in (
+        "\u0917\u094b\u0932 \u0906\u0915\u093e\u0936\u0917\u0902\u0917\u093e",
+        "\u0e01\u0e32\u0e41\u0e25\u0e47\u0e01\u0e0b\u0e35\u0e48",
+        "I\u0307zmir",
+    ):  # vowels, tones
+        assert parse_label(parse_tag(name)) == parse_label(name)
+    invisible = ("\u200bmerger", "mer\u202eger", "merger\ufeff", "mer\xadger", "mer\ufe0fger", "m\u034fb", "\u3164")
+    for refused in (*invisible, "\u094b\u0917", "a \u0301b", "1\u0301", "b" + 5 * "\u0301", "\u0917\u094b" * 21):
         with pytest.raises(ValueError, match="letters, digits"):
-            parse_label(invisible)
+            parse_label(refused)
 
 
 def test_names_without_a_key_get_the_free_digits() -> None:

@@ -70,6 +70,12 @@ def test_files_are_read_and_folders_and_hidden_files_are_not() -> None:
         assert read(bytes(make_zip(files, method))) == [("a/1.png", b"1"), ("c.png", b"4")]
 
 
+def test_a_path_that_leads_out_of_the_zip_is_an_error_in_its_place() -> None:
+    (path, error), *others = read(bytes(make_zip({"a/../../b.png": b"1", "./c.png": b"2", "a/..d/e.png": b"3"})))
+    assert (path, others) == ("a/../../b.png", [("./c.png", b"2")])
+    assert "leads out of the zip" in str(error)
+
+
 def test_limits_of_each_file_and_of_all() -> None:
     large, *others = read(bytes(make_zip({"large": bytes(10_001)} | {str(number): bytes(9000) for number in range(9)})))
     assert "larger than 10,000 bytes" in str(large[1])
