@@ -7,6 +7,7 @@ of the oldest may be drained again, which their request ids make harmless.
 
 import contextlib
 import datetime as dt
+import errno
 import itertools
 import json
 import logging
@@ -34,6 +35,8 @@ WRITE_CHECK_FILE = "write-check"
 DAMAGED_FILE = "damaged"  # lines with a wrong checksum, or that are no rows
 NEWER_FILE = "newer"  # lines with fields that this version does not know
 REJECTED_FILE = "rejected"  # rows that PostgreSQL refuses whatever its state
+UNREADABLE = ".unreadable"  # the suffix of segments that are set aside
+FILE_ERRORS = {errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EBADMSG}  # not of the process
 
 log = logging.getLogger("uvicorn.error")
 
@@ -65,6 +68,7 @@ class Outbox:
         self._row_count = sum(segment.rows for segment in self._segments)
         self._file: FileIO | None = None  # of the newest segment, if this process began it
         self.rejected = sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*/{REJECTED_FILE}"))
+        self.rejected += len(list(folder.glob(f"*/*{UNREADABLE}")))  # each is of one row or more
         if self._row_count:
             log.warning("%d rows of an earlier run wait for PostgreSQL", len(self))
 
@@ -117,14 +121,23 @@ class Outbox:
             start, end = self._offset, oldest.size
         rows: list[ScoredImage] = []
         lines: list[bytes] = []
-        position = end
-        with contextlib.suppress(FileNotFoundError), oldest.path.open("rb") as file:
-            file.seek(start)
-            while len(rows) < max_rows and file.tell() < end and (line := file.readline()):
-                if row := _parse_line(line):
-                    rows.append(row)
-                    lines.append(line)
-            position = file.tell() if line else end
+        position = start
+        try:
+            with oldest.path.open("rb") as file:
+                file.seek(start)
+                while len(rows) < max_rows and position < end:
+                    if row := _parse_line(line := file.readline()):
+                        rows.append(row)
+                        lines.append(line)
+                    position = file.tell() if line else end
+        except FileNotFoundError:
+            position = end
+        except OSError as error:
+            if error.errno not in FILE_ERRORS:
+                raise
+            if not rows:  # those before the error come first
+                self._set_aside_oldest(error)
+                return 0
         rejected = {id(row) for row in (write(rows) or ())} if rows else set[int]()
         self._keep_aside(REJECTED_FILE, [line for row, line in zip(rows, lines, strict=True) if id(row) in rejected])
         self.rejected += len(rejected)
@@ -205,21 +218,38 @@ class Outbox:
                 segment.path.rename(segment.path.with_suffix(f".{DAMAGED_FILE}"))
         segment.path.unlink(missing_ok=True)
 
+    def _set_aside_oldest(self, error: OSError) -> None:
+        """So that a segment that cannot be read holds up no other."""
+        with self._lock:
+            segment = self._segments[0]
+            segment.path.rename(segment.path.with_suffix(UNREADABLE))
+            log.error("%s cannot be read, %d rows or more are kept in it: %s", segment.path, segment.rows, error)
+            self.rejected += segment.rows
+            self._row_count -= segment.rows
+            segment.rows = 0
+            self._drop_oldest()
+
     def _recover(self, path: Path) -> _Segment | None:
         """A segment of an earlier process; its damaged lines are moved to DAMAGED_FILE and reported."""
         segment, unknown = _Segment(path, size=path.stat().st_size), set[str]()
         kept_aside: dict[str, list[bytes]] = {DAMAGED_FILE: [], NEWER_FILE: []}
-        with path.open("rb") as file:
-            for line in file:
-                if row := _parse_line(line):
-                    segment.rows += 1
-                    if row.has_client_key:
-                        self._keyed[row.request_id] = row
-                    if fields_of_line := _unknown_fields(line):
-                        unknown |= fields_of_line
-                        kept_aside[NEWER_FILE].append(line)
-                else:
-                    kept_aside[DAMAGED_FILE].append(line)
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    if row := _parse_line(line):
+                        segment.rows += 1
+                        if row.has_client_key:
+                            self._keyed[row.request_id] = row
+                        if fields_of_line := _unknown_fields(line):
+                            unknown |= fields_of_line
+                            kept_aside[NEWER_FILE].append(line)
+                    else:
+                        kept_aside[DAMAGED_FILE].append(line)
+        except OSError as error:
+            if error.errno not in FILE_ERRORS:
+                raise
+            segment.rows += 1  # or more, which `drain` sets aside
+            segment.size = max(segment.size, 1)
         for name, lines in kept_aside.items():
             self._keep_aside(name, lines)
         if damaged := kept_aside[DAMAGED_FILE]:

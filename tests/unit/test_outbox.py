@@ -1,6 +1,7 @@
 """The outbox: rows survive a crash, in order, and a lost row is reported."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -280,6 +281,56 @@ def test_rows_that_are_damaged_or_deleted_while_they_wait_hold_up_no_other(
     assert len(box) == 0
     assert "1 rows were damaged or deleted" in caplog.text
     assert deleted or path.with_suffix(".damaged").read_bytes() == b"x" * 40
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_segment_that_cannot_be_read_holds_up_no_other_and_is_counted(
+    opened: Opened,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    restarted: bool,
+) -> None:
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1)
+    box = opened()
+    for number in range(3):
+        box.append([row(number)])
+    for name in ("00000002.rows", "00000003.rows"):  # the second of which is still appended to
+        (tmp_path / "0" / name).unlink()
+        (tmp_path / "0" / name).mkdir()
+    if restarted:
+        box.close()
+        box = opened()
+    assert [row.image_name for row in (*drain(box), *drain(box), *drain(box))] == ["0"]
+    assert (len(box), box.rejected) == (0, 2)
+    assert "00000002.rows cannot be read, 1 rows or more are kept in it: [Errno 21]" in caplog.text
+    box.append([row("after")])
+    assert [row.image_name for row in drain(box)] == ["after"]
+    box.close()
+    assert opened().rejected == 2
+    assert len(list((tmp_path / "0").glob("*.unreadable"))) == 2
+
+
+def test_the_rows_before_an_error_of_the_disk_are_written_and_what_is_not_the_file_s_fault_waits(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = opened()
+    box.append([row(number) for number in range(3)])
+    parse, cause = outbox._parse_line, errno.EIO
+
+    def failing(line: bytes) -> ScoredImage | None:
+        if b'"image_name": "1"' in line:
+            raise OSError(cause, os.strerror(cause))
+        return parse(line)
+
+    monkeypatch.setattr(outbox, "_parse_line", failing)
+    assert [row.image_name for row in drain(box)] == ["0"]
+    assert (len(box), box.rejected) == (0, 2)
+    box.append([row("1")])
+    cause = errno.EMFILE
+    with pytest.raises(OSError, match="Too many open files"):
+        drain(box)
+    assert (len(box), box.rejected) == (1, 2)
 
 
 def test_a_row_that_cannot_be_kept_aside_stays_queued(opened: Opened, tmp_path: Path) -> None:

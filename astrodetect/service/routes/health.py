@@ -32,7 +32,7 @@ class LivenessResponse(BaseModel):
 class ReadinessResponse(BaseModel):
     """Predictions are served; `queued`: PostgreSQL is down, and `outbox` rows wait for it on disk.
 
-    `rejected` rows of the outbox were refused by PostgreSQL and are kept there.
+    `rejected` rows of the outbox were refused by PostgreSQL or cannot be read, and are kept there.
     """
 
     model_config = with_example(status="ready", logged="committed", outbox=0, rejected=0)
