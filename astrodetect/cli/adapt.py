@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     measured = adaptation.measure_files(list_images(arguments.data), before.image, read_ahead, source)
     novelty = adaptation.fit_ordinary(measured.features)
     count = len(measured.items)
-    adapted = store.attach_detectors(folder, name, novelty.save, ordinary=adaptation.describe_source(source, count))
+    ordinary = adaptation.describe_source(source, count)
+    adapted = store.attach_detectors(folder, name, novelty.save, ordinary=ordinary, contract=before.image)
     bad = f"; {len(measured.skipped):,} bad files" if measured.skipped else ""
     print(f"{name}: version {adapted.version}, novelty compares with {count:,} images{bad}")
     if novelty.limit is None:

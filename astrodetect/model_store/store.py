@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,11 +26,12 @@ from astrodetect.model_store.manifest import NOVELTY, ORDINARY, RETRAIN, Manifes
 from astrodetect.model_store.mirror import REPORT
 from astrodetect.model_store.publication import INT8, NETWORK, finish_interrupted, ready_folder
 from astrodetect.recipes import FOREST
-from astrodetect.records import Floats
+from astrodetect.records import Floats, ImageContract
 from astrodetect.settings import settings
 
 CHECKING_THREADS = 4  # hashing 100 MB takes a tenth of a second
 log = logging.getLogger(__name__)
+_threads, _locked = threading.Lock(), set[Path]()  # the locks that this process holds
 
 
 @dataclass(slots=True)
@@ -58,15 +60,20 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, name: str) -> Iterator[None]:
-    """Exclusive inter-process lock on one model; ModelError if another process holds it."""
+    """Exclusive lock on one model; ModelError if another process or thread holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = fasteners.InterProcessLock(folder / f".{name}.lock")
-    if not lock.acquire(blocking=False):
-        raise ModelError(f"another process is changing the model {name}")
+    path = folder.resolve() / f".{name}.lock"
+    lock = fasteners.InterProcessLock(path)
+    with _threads:  # the system's locks are a process's: any thread would get one again, and end it for all
+        if path in _locked or not lock.acquire(blocking=False):
+            raise ModelError(f"another process is changing the model {name}")
+        _locked.add(path)
     try:
         yield
     finally:
-        lock.release()
+        with _threads:
+            lock.release()
+            _locked.remove(path)
 
 
 def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
@@ -76,16 +83,24 @@ def publish(staged: Path, folder: Path, manifest: Manifest) -> Manifest:
 
 
 def attach_detectors(
-    folder: Path, name: str, write: Callable[[Path], object], *, ordinary: dict[str, Any] | None = None
+    folder: Path,
+    name: str,
+    write: Callable[[Path], object],
+    *,
+    ordinary: dict[str, Any] | None = None,
+    contract: ImageContract | None = None,
 ) -> Manifest:
     """Add anomaly detectors to a published model; `write` saves them to the path it is called with.
 
     With `ordinary`, where the images come from that they were fitted on, this is a new version of the model.
+    ModelError if the model no longer prepares images by `contract`, as those were that the detectors are fitted on.
     """
     if settings().require_signed:
         raise ModelError("models have to be signed here: attach detectors where they are signed, and sign them again")
     with exclusive_lock(folder, name):
         manifest = read_current(folder, name)
+        if contract and manifest.image != contract:
+            raise ModelError(f"{name} was replaced meanwhile by a model that prepares images otherwise: try again")
         data = {key: value for key, value in manifest.data.items() if key != ORDINARY}
         if ordinary:
             data[ORDINARY] = ordinary

@@ -115,7 +115,9 @@ class AdaptationJob:
             raise DataError("the service stops")
         novelty = adaptation.fit_ordinary(features)
         ordinary = adaptation.describe_source(source, len(features))
-        adapted = store.attach_detectors(self._models_dir, model, novelty.save, ordinary=ordinary)
+        adapted = store.attach_detectors(
+            self._models_dir, model, novelty.save, ordinary=ordinary, contract=manifest.image
+        )
         return replace(state, images=len(features), space=adapted.space)
 
     def _images(self, filters: PredictionFilters) -> list[str]:

@@ -265,7 +265,11 @@ async def open_services(
             free_bytes = partial(_free_bytes, folder)
             metrics.add_gauge(f"{name}_free_bytes", f"Free space of the file system of the {name} folder", free_bytes)
         metrics.add_gauge("outbox_rows", "Rows queued on disk", lambda: len(outbox))
-        metrics.add_gauge("rejected_rows", "Rows set aside in the outbox: refused by PostgreSQL, or not readable", lambda: outbox.rejected)
+        metrics.add_gauge(
+            "rejected_rows",
+            "Rows set aside in the outbox: refused by PostgreSQL, or not readable",
+            lambda: outbox.rejected,
+        )
         metrics.add_gauge("queue_length", "Images queued for the network", models.queue_length)
         metrics.add_gauge("watchers", "Clients of the live feed", lambda: len(live_feed))
         metrics.add_gauge("images_at_work", "Images being processed", detection.in_flight)

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from astrodetect import atomic_files
 from astrodetect.datasets import class_folders
 from astrodetect.datasets.dataset import MIN_IMAGES_PER_CLASS
 from astrodetect.errors import DataError, ModelError, TrainingConflict, TrainingNotAllowed
@@ -66,8 +67,13 @@ class TrainingJobs:
         if refusal := self.refusal(connection):
             raise TrainingNotAllowed(refusal)
 
-    def start(self, name: str, recipe: str, command: Sequence[str], folder: Path) -> None:
-        """Starts train_model.py, or `teach` if that comes first, with these arguments in this working directory."""
+    def start(
+        self, name: str, recipe: str, command: Sequence[str], folder: Path, *, labels: Iterable[str] = ()
+    ) -> None:
+        """Starts train_model.py, or `teach` if that comes first, with these arguments in this working directory.
+
+        The parts of `labels` are written to the file of its labels: another training that runs keeps its own.
+        """
         require_extra("train", "training")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,12 +82,16 @@ class TrainingJobs:
                     if training.state == "running":
                         raise TrainingConflict(f"the training of {training.name} runs: wait for it, or cancel it")
                 training_progress.remove_progress(self._folder, name)
+                if text := "".join(labels):
+                    atomic_files.write_text(training_progress.labels_path(self._folder, name), text)
                 progress = TrainingProgress(
                     name, time.time(), recipe=recipe, command=tuple(command), folder=str(folder)
                 )
                 self._run(progress)
         except ModelError as error:
             raise TrainingConflict("another training is just being started") from error
+        except OSError as error:
+            raise DataError(f"the training cannot be started: {error.strerror}") from error
 
     def cancel(self, name: str) -> None:
         """Asks a running training to stop, also one started elsewhere; it keeps what it has learnt so far."""
@@ -135,9 +145,9 @@ class TrainingJobs:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C in the service's terminal reaches it through `close` alone
                 )
-        except OSError as error:
+        except OSError:
             training_progress.remove_progress(self._folder, progress.name)
-            raise DataError(f"the training cannot be started: {error.strerror}") from error
+            raise
         self._processes[progress.name] = process
         thread = threading.Thread(target=self._wait, args=(progress, process), name="training", daemon=True)
         self._waiting = [*(waiting for waiting in self._waiting if waiting.is_alive()), thread]
@@ -154,9 +164,12 @@ class TrainingJobs:
             error = f"its process was killed by signal {-code}" if code < 0 else _last_line(log)
             training_progress.end_progress(self._folder, training or progress, error)
         if code == 0:
-            log.unlink(missing_ok=True)
-            training_progress.labels_path(self._folder, name).unlink(missing_ok=True)
-        self._processes.pop(name, None)
+            with suppress(ModelError), store.exclusive_lock(self._folder, STARTING):  # else they are another's already
+                if training_progress.read_progress(self._folder, name) is None:
+                    log.unlink(missing_ok=True)
+                    training_progress.labels_path(self._folder, name).unlink(missing_ok=True)
+        if self._processes.get(name) is process:
+            del self._processes[name]
 
 
 def _program(command: Sequence[str]) -> list[str]:

@@ -2,9 +2,13 @@
 
 import base64
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,17 @@ from starlette.testclient import TestClient
 
 from astrodetect import images
 from astrodetect.__main__ import main as run
+from astrodetect.anomalies import adaptation
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.db.descriptions import OutdatedRows, RowNovelty
+from astrodetect.errors import ModelError
 from astrodetect.features.central_object import feature_matrix
 from astrodetect.features.extraction import measurement_key
+from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest, read_manifest
-from astrodetect.records import ScoredImage
+from astrodetect.records import Floats, PredictionFilters, ScoredImage
 from astrodetect.service import novelty_updater
+from astrodetect.service.adaptation_job import AdaptationJob
 from astrodetect.service.novelty_updater import NoveltyUpdater
 from astrodetect.settings import settings
 from database import Database
@@ -180,6 +188,36 @@ def logged(log: Database, replaced: tuple[Manifest, Novelty]) -> Database:
     ]
     log.record_many(rows)
     return log
+
+
+def test_a_model_replaced_meanwhile_by_one_that_prepares_images_otherwise_is_not_adapted(
+    logged: Database, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = adaptation.fit_ordinary
+
+    def fit_after_a_swap(features: Floats) -> Novelty:
+        colour_models.publish(models_dir, NAME, colour_models.TWO_CLASSES, stretch="asinh")
+        return fit(features)
+
+    monkeypatch.setattr(adaptation, "fit_ordinary", fit_after_a_swap)
+    job = AdaptationJob(logged, models_dir)
+    job.start(NAME, PredictionFilters(), "everything")
+    wait_until(lambda: job.state is not None and not job.state.running)
+    job.close()
+    assert job.state is not None
+    assert "was replaced meanwhile" in job.state.error
+    assert f"{NAME}.novelty.npz" not in read_manifest(models_dir / f"{NAME}.json").files
+
+
+def test_threads_of_one_process_do_not_change_a_model_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as thread, store.exclusive_lock(tmp_path, NAME):
+        other = thread.submit(ExitStack().enter_context, store.exclusive_lock(tmp_path, NAME))
+        with pytest.raises(ModelError, match="is changing the model"):
+            other.result()
+        code = (
+            f"import fasteners; print(fasteners.InterProcessLock({str(tmp_path / f'.{NAME}.lock')!r}).acquire(False))"
+        )
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
 def test_two_services_do_no_step_of_an_update_twice(

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from malicious_server import png
 from starlette.testclient import TestClient
 
 from astrodetect.anomalies.teaching import MIN_WANTED
+from astrodetect.errors import TrainingConflict
 from astrodetect.model_store import training_progress
 from astrodetect.recipes import TEACHING_RECIPE
 from astrodetect.records import ScoredImage
@@ -48,7 +50,9 @@ def test_the_form_starts_teach_with_the_labels_of_the_log(
     assert f'href="{TEACH}"' in client.get("/review").text
     assert "python -m astrodetect teach my/images" in client.get(TEACH).text  # a client on another machine
     browser, started = local(client), list[tuple[Any, ...]]()
-    monkeypatch.setattr(training_jobs.TrainingJobs, "start", lambda _, *given: started.append(given))
+    monkeypatch.setattr(
+        training_jobs.TrainingJobs, "start", lambda _, *given, labels: started.append((*given, "".join(labels)))
+    )
     fields = {"images": str(tmp_path), "name": "taught"}
     assert client.post(TEACH, data=fields).status_code == 403
     for changed, message in (
@@ -67,13 +71,11 @@ def test_the_form_starts_teach_with_the_labels_of_the_log(
     assert not started
     answer = browser.post(TEACH, data=fields)
     assert (answer.status_code, answer.headers["location"]) == (303, "/models-page")
-    [(name, recipe, command, _)] = started
+    [(name, recipe, command, _, text)] = started
     labels = training_progress.labels_path(models_dir, name)
     assert (name, recipe) == ("taught", TEACHING_RECIPE)
     assert command == ["teach", str(tmp_path), "--labels", str(labels), "--name", "taught"]
-    assert len(labels.read_text().splitlines()) == 1 + MIN_WANTED
-    training_progress.remove_progress(models_dir, name, checkpoints=True)
-    assert not labels.exists()
+    assert len(text.splitlines()) == 1 + MIN_WANTED
 
 
 def test_the_process_of_teach_runs_the_package_with_the_models_of_the_service(
@@ -88,7 +90,7 @@ def test_the_process_of_teach_runs_the_package_with_the_models_of_the_service(
     assert training_jobs._program(("--recipe", "cnn")) == [str(training_jobs.PROGRAM)]
     monkeypatch.setattr(training_jobs, "_program", lambda _: [str(program)])
     jobs = client.app.state.services.training_jobs  # type: ignore[attr-defined]
-    jobs.start("taught", TEACHING_RECIPE, ["teach", "my images"], tmp_path)
+    jobs.start("taught", TEACHING_RECIPE, ["teach", "my images"], tmp_path, labels=["its ", "labels"])
     for thread in jobs._waiting:
         thread.join()
     ended = training_progress.read_progress(models_dir, "taught")
@@ -96,7 +98,14 @@ def test_the_process_of_teach_runs_the_package_with_the_models_of_the_service(
     arguments, models, package = json.loads(ended.error)
     assert (arguments, models) == (["teach", "my images"], str(models_dir))
     assert Path(package).parent == Path(sys.modules["astrodetect"].__file__ or "").parent
+    labels = training_progress.labels_path(models_dir, "taught")
+    training_progress.write_progress(models_dir, replace(ended, name="other", state="running"))
+    with pytest.raises(TrainingConflict):  # the labels of a training that runs are not replaced
+        jobs.start("taught", TEACHING_RECIPE, ["teach", "my images"], tmp_path, labels=["later ones"])
+    assert labels.read_text() == "its labels"
+    training_progress.remove_progress(models_dir, "other")
     jobs.discard("taught")
+    assert not labels.exists()
 
 
 def test_the_score_of_a_taught_network_orders_the_queue(log: Database) -> None:

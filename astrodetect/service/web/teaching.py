@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from astrodetect import atomic_files
 from astrodetect.anomalies.teaching import MIN_WANTED, TAUGHT
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.labels import is_wanted, to_csv
@@ -42,24 +41,22 @@ def start_teaching(
     try:
         services.training_jobs.require_allowed(request)
         command = _teach_arguments(services, images, name)
-        services.training_jobs.start(name, TEACHING_RECIPE, command, Path.cwd())
+        labels = to_csv(services.database.label_pages())
+        services.training_jobs.start(name, TEACHING_RECIPE, command, Path.cwd(), labels=labels)
     except AstrodetectError as error:
         return _form(request, services, images, name, error=str(error), status=error.status)
     return RedirectResponse(MODELS_PATH, 303)
 
 
 def _teach_arguments(services: Services, images: str, name: str) -> list[str]:
-    """The arguments of the command, whose labels are stored in a file; DataError says what is wrong."""
+    """The arguments of the command; DataError says what is wrong."""
     check_name(name)
     folder = absolute_folder(images) if images else None
     if folder is None or not os.path.exists(folder):  # noqa: PTH110 - Path.exists raises where the name is too long
         raise DataError(f"no folder {images}" if images else "name the folder of the images")
     if (wanted := _count_wanted(services)) < MIN_WANTED:
         raise DataError(f"{wanted} images are labelled interesting: a network learns from {MIN_WANTED} or more")
-    models = services.models.folder
-    models.mkdir(parents=True, exist_ok=True)
-    labels = training_progress.labels_path(models, name).absolute()
-    atomic_files.write_text(labels, "".join(to_csv(services.database.label_pages())))
+    labels = training_progress.labels_path(services.models.folder, name).absolute()
     return [TEACH, str(folder), "--labels", str(labels), "--name", name]
 
 
