@@ -19,6 +19,18 @@ def test_without_ray_the_option_says_what_to_install(
     assert line == ("astrodetect: --ray needs packages that are missing (ray): pip install 'astrodetect[cluster]'")
 
 
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from astrodetect.cluster import connection
+
+    def failing(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(ray, "init", failing)
+    with pytest.raises(ClusterError, match=r"cluster local: The current node timed out during startup\. `ray start"):
+        connection.connect_to_ray("local")
+
+
 def test_a_node_that_does_not_see_the_images_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     from astrodetect.cluster.connection import check_visible
