@@ -9,12 +9,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from astrodetect.records import Floats
 
-__all__ = ["accelerators", "data_parallel", "dtype_policy", "keras", "pad_to_devices"]
+__all__ = ["accelerators", "data_parallel", "dtype_policy", "keras", "pad_to_devices", "raw_ops"]
 
 
 @contextlib.contextmanager
@@ -40,6 +41,11 @@ with _native_stderr_suppressed():
     import keras
 
     keras.ops.convert_to_numpy(keras.ops.zeros(1))  # initialises the device, of which TensorFlow logs too
+raw_ops: Any = None  # TensorFlow's kernels, where it is Keras's backend
+if keras.backend.backend() == "tensorflow":
+    import tensorflow
+
+    raw_ops = tensorflow.raw_ops
 logging.getLogger("absl").setLevel(logging.ERROR)  # warns of the `.h5` format, which users ask for
 
 

@@ -20,6 +20,7 @@ from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augmentation_contract
 from astrodetect.learning.keras_runtime import keras
+from astrodetect.learning.optimizer import AveragingAdam
 from astrodetect.progress import ProgressBar
 from astrodetect.recipes import PixelStatistics
 from astrodetect.records import Floats, ImageContract, as_probabilities
@@ -46,26 +47,6 @@ class TrainingStage:
 
 class TrainingStopped(KeyboardInterrupt):
     """The user interrupted the run, after its state was saved."""
-
-
-class AveragingAdam(keras.optimizers.Adam):
-    """Adam with an exponential moving average of the weights, which is a part of its state."""
-
-    def finalize_variable_values(self, var_list: list[Any]) -> None:
-        """Keep the weights after each epoch, where Keras would go on from their average."""
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model's trainable weights are their average within."""
-        averages = self._model_variables_moving_average
-        weights = [keras.ops.convert_to_numpy(variable) for variable in self._trainable_variables]
-        for variable, average in zip(self._trainable_variables, averages, strict=True):
-            variable.assign(keras.ops.copy(average))  # under JAX they would share an array, which a step then frees
-        try:
-            yield
-        finally:
-            for variable, value in zip(self._trainable_variables, weights, strict=True):
-                variable.assign(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +253,9 @@ def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     # XLA makes ResNet50 slower on a CPU under TensorFlow (docs/decisions/training.md); JAX always compiles.
     jit_compile = "auto" if keras.backend.backend() == "jax" else False
     momentum = 1 - 1 / max(1.0, AVERAGED_SHARE * total)
-    model.compile(AveragingAdam(rate, use_ema=True, ema_momentum=momentum), loss, jit_compile=jit_compile)
+    optimizer = AveragingAdam(rate, use_ema=True, ema_momentum=momentum)
+    optimizer.build(model.trainable_variables)  # within the first step it takes many times as long
+    model.compile(optimizer, loss, jit_compile=jit_compile)
 
 
 def _is_finished(state: CheckpointState, stage: TrainingStage) -> bool:

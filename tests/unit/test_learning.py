@@ -20,7 +20,8 @@ from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.learning import export, network, network_training
 from astrodetect.learning.batches import Batches, Epoch, ImageCache, LearningTask, augment, augmentation_contract
-from astrodetect.learning.network_training import AveragingAdam, Checkpoint, CheckpointState
+from astrodetect.learning.network_training import Checkpoint, CheckpointState
+from astrodetect.learning.optimizer import AveragingAdam
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.model_store.store import VerifiedModel
 from astrodetect.recipes import PixelStatistics
@@ -268,6 +269,26 @@ def test_a_checkpoint_restores_weights_and_optimiser(model: keras.Model, pixels:
     checkpoint.restore_best(second, state)
     for a, b in zip(second.get_weights(), average, strict=True):
         assert np.abs(a - b).max() < 1e-6
+
+
+def test_the_optimiser_computes_what_keras_computes(pixels: Floats) -> None:
+    """Adam and the moving average, each in one pass, to the rounding of Keras's operations."""
+
+    class Reference(AveragingAdam):
+        update_step = keras.optimizers.Adam.update_step
+        _update_model_variables_moving_average = keras.optimizers.Adam._update_model_variables_moving_average
+
+    values = []
+    for kind in (AveragingAdam, Reference):
+        variable = keras.Variable(pixels[0, 0] / 255)
+        optimizer = kind(0.1, use_ema=True, ema_momentum=0.9)
+        for step in range(4):
+            optimizer.apply([keras.ops.convert_to_tensor(pixels[step, 1] - 100)], [variable])
+        with optimizer.averaged():
+            values.append([keras.ops.convert_to_numpy(variable)])
+        values[-1].append(keras.ops.convert_to_numpy(variable))
+    assert values[0] == [pytest.approx(value, abs=1e-5) for value in values[1]]
+    assert not np.allclose(values[0][0], values[0][1])
 
 
 def small_fit(noise_images: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
