@@ -75,7 +75,7 @@ def show_form(
 @router.post(f"{TRAIN_PATH}/labels")
 def write_training_set(request: Request, services: ServicesDep) -> Response:
     """Writes the labelled images as class folders, and shows the form with them."""
-    output = services.settings.data_dir.absolute() / LABELLED / f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}"
+    output = services.settings.data_dir.absolute() / LABELLED / f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S-%f}"
     plan = SplitPlan(validation=0.0, test=TEST_SHARE)
     try:
         services.training_jobs.require_allowed(request)
