@@ -160,7 +160,8 @@ def test_labels_change_the_ranking(galaxies: Path, workplace: Path, first: "subp
 
 
 def test_study_detectors_and_their_consensus(galaxies: Path, workplace: Path) -> None:
-    done = run(galaxies, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
+    some = (galaxies / "SB", galaxies / "trail")
+    done = run(*some, "--detectors", "autoencoder,kmeans,dbscan", "--output", "study", "--top", 2, folder=workplace)
     assert done.returncode == 0, done.stderr
     lists = {path.stem: set(path.read_text().splitlines()) for path in (workplace / "study" / "ids").iterdir()}
     assert set(lists) == {"autoencoder", "kmeans", "dbscan", "consensus", "flagged"}
@@ -194,10 +195,6 @@ def test_anomalies_with_external_weights(galaxies: Path, workplace: Path, model_
     some = [galaxies / "trail", *sorted((galaxies / "SB").glob("*.jpg"))[:5]]
     done = run(*some, "--weights", weights, "--top", 1, "--output", "weights", folder=workplace)
     assert done.returncode == 0, done.stderr
-    (workplace / "torn.h5").write_bytes(weights.read_bytes()[:1000])
-    torn = run(galaxies, "--weights", "torn.h5", folder=workplace)
-    assert (torn.returncode, torn.stdout) == (1, "")
-    assert torn.stderr.splitlines()[-1] == "astrodetect: torn.h5 is not a Keras .h5 file of weights by layer"
 
 
 def test_interrupted_run_keeps_earlier_output_and_resumes(galaxies: Path, tmp_path: Path) -> None:

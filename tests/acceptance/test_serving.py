@@ -2,9 +2,9 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from programs import ROOT, Program, ServerUser, Service, query
+from programs import Program, ServerUser, Service, query, run_here
 
 from astrodetect import images
+from astrodetect.__main__ import main
 from astrodetect.db.embedded.lifetime import psql_command
 
 MEMORY_LIMIT_BYTES = 500_000_000
@@ -28,18 +29,15 @@ def jpeg(tmp_path: Path) -> bytes:
 
 
 def test_the_service_with_the_embedded_postgresql_leaves_nothing_running(
-    model_folder: Path, tmp_path: Path, jpeg: bytes
+    colour_models_dir: Path, tmp_path: Path, jpeg: bytes
 ) -> None:
-    environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "data"), "ASTRODETECT_MODELS_DIR": str(model_folder)}
+    environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "data"), "ASTRODETECT_MODELS_DIR": str(colour_models_dir)}
     for start in (1, 2):
         with Service(log=tmp_path / f"log{start}", environment=environment) as service:
             service.wait_until(service.ready)
             response = service.detect(jpeg).json()
             assert response["id"] == start
-            command = subprocess.run(
-                [sys.executable, "-m", "astrodetect", "psql", "--show"],
-                cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=True,
-            ).stdout.strip()  # fmt: skip
+            command = run_here(main, "psql", "--show", environment=environment).stdout.strip()
             output = subprocess.run(
                 f'{command} -At -c "SELECT id, image_name, score, result FROM predictions ORDER BY id DESC LIMIT 1"',
                 shell=True, capture_output=True, text=True, check=True,
@@ -57,8 +55,8 @@ def test_the_service_with_the_embedded_postgresql_leaves_nothing_running(
         assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
-def test_a_killed_service_loses_no_row_and_starts_again(model_folder: Path, tmp_path: Path, jpeg: bytes) -> None:
-    environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "data"), "ASTRODETECT_MODELS_DIR": str(model_folder)}
+def test_a_killed_service_loses_no_row_and_starts_again(colour_models_dir: Path, tmp_path: Path, jpeg: bytes) -> None:
+    environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "data"), "ASTRODETECT_MODELS_DIR": str(colour_models_dir)}
     with Service(log=tmp_path / "log1", environment=environment) as service:
         service.wait_until(service.ready)
         ids = [service.detect(jpeg).json()["id"] for _ in range(5)]
@@ -73,13 +71,13 @@ def test_a_killed_service_loses_no_row_and_starts_again(model_folder: Path, tmp_
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
-def test_an_outage_of_postgresql_needs_no_restart(model_folder: Path, tmp_path: Path, jpeg: bytes) -> None:
+def test_an_outage_of_postgresql_needs_no_restart(colour_models_dir: Path, tmp_path: Path, jpeg: bytes) -> None:
     folder = tmp_path / "data" / "postgres"
     other = ServerUser(folder)
     url = other.url()
     query(url, "CREATE DATABASE log")
     address = url.replace("/postgres?", "/log?", 1)
-    environment = {"DATABASE_URL": address, "ASTRODETECT_MODELS_DIR": str(model_folder)}
+    environment = {"DATABASE_URL": address, "ASTRODETECT_MODELS_DIR": str(colour_models_dir)}
     with Program("setup_db.py", log=tmp_path / "setup.log", environment=environment) as setup_program:
         assert setup_program.wait() == 0
     with Service(log=tmp_path / "log", environment=environment) as service:
@@ -118,13 +116,9 @@ def test_the_service_uses_little_memory_with_large_images(
 
 @pytest.mark.parametrize("broken", ["resnet50_model.bin", "resnet50_model.json"])
 def test_a_damaged_model_ends_the_start_with_one_line(
-    database_url: str, model_folder: Path, tmp_path: Path, broken: str
+    database_url: str, colour_models_dir: Path, tmp_path: Path, broken: str
 ) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-    for path in model_folder.iterdir():
-        if path.is_file():
-            (models / path.name).write_bytes(path.read_bytes())
+    models = shutil.copytree(colour_models_dir, tmp_path / "models")
     (models / broken).write_bytes(b"{}")
     environment = {"DATABASE_URL": database_url, "ASTRODETECT_MODELS_DIR": str(models)}
     with Service(log=tmp_path / "log", environment=environment) as service:
@@ -133,8 +127,8 @@ def test_a_damaged_model_ends_the_start_with_one_line(
     assert sum(broken in line for line in service.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("setting", ["ASTRODETECT_MAX_BODY_BYTES", "ASTRODETECT_DATABASE_CONNECTIONS"])
-def test_an_invalid_setting_is_named(tmp_path: Path, setting: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path) -> None:
+    setting = "ASTRODETECT_MAX_BODY_BYTES"
     with Service(log=tmp_path / "log", environment={setting: "many"}) as service:
         assert service.wait() != 0
     assert setting in service.output

@@ -1,4 +1,4 @@
-"""`python train_model.py` as its user runs it: real processes, real signals, the layout of the user's own folders."""
+"""`python train_model.py`: the layout of the user's own folders; with real processes and signals where these matter."""
 
 import io
 import json
@@ -100,9 +100,10 @@ def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
 ) -> None:
     models, state = tmp_path / "models", tmp_path / "models/.cnn.training/stage-1/state.json"
 
+    arguments = (*SMALL, "--recipe", "cnn", "--epochs", EPOCHS, "--patience", EPOCHS)
+
     def train() -> Program:
-        arguments = ("train_model.py", *SMALL, "--recipe", "cnn", "--epochs", EPOCHS, "--patience", EPOCHS)
-        return Program(*arguments, log=tmp_path / "log", environment=environment)
+        return Program("train_model.py", *arguments, log=tmp_path / "log", environment=environment)
 
     def no_model() -> None:
         with pytest.raises(ModelMissing):
@@ -128,9 +129,9 @@ def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
     killed = json.loads(state.read_text())
     no_model()
 
-    with train() as training:
-        assert training.wait() == 0, training.output
-        assert f"from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in training.output
+    done = run_here(train_model.main, *arguments, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"from epoch {killed['epoch'] + 1}, batch {killed['step'] + 1}" in done.stderr
     history = json.loads((models / "cnn.json").read_text())["settings"]["history"]
     assert len(history) == int(EPOCHS)
     assert history[: killed["epoch"]] == killed["history"]
@@ -149,18 +150,17 @@ def test_cnn_and_forest_train_on_several_classes(recipe: str, tmp_path: Path) ->
     arguments = ("--classes", "all", *balance, "--size", "40", "--crop", "auto", "--views", "8")
     epochs = ("--epochs", "2") if recipe == "cnn" else ()
     command = ("--data", str(parted), "--recipe", recipe, *arguments, *epochs, "--output", str(output))
-    with Program("train_model.py", *command, log=tmp_path / "log", environment={}) as training:
-        assert training.wait() == 0, training.output
-    assert "Traceback" not in training.output
-    assert "training images: 16 E, 14 S, 14 edge" in training.output
-    assert training.output.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
+    done = run_here(train_model.main, *command)
+    assert done.returncode == 0, done.stderr
+    assert "training images: 16 E, 14 S, 14 edge" in done.stderr
+    assert done.stdout.splitlines()[-1] == str(output.with_suffix(".xml" if recipe == "forest" else ".h5"))
     manifest = load_verified(output.parent, "kinds").manifest
     assert (manifest.task, manifest.recipe, manifest.classes) == ("classes", recipe, ["E", "S", "edge"])
     assert manifest.positive is None
     assert manifest.temperature > 0
     assert manifest.balance == {"E": 6 / 14, "S": 4 / 14, "edge": 4 / 14}  # of the validation images
     assert (manifest.views, 0.2 <= manifest.image.crop < 1) == (8, True)
-    assert f"--crop {manifest.image.crop:g}" in training.output
+    assert f"--crop {manifest.image.crop:g}" in done.stderr
     assert manifest.metrics["test"]["images"] == 14
     assert manifest.data["train"]["images"] == {"E": 14, "S": 14, "edge": 14}
     assert set(manifest.data) == {"train", "validation", "test"}
@@ -175,11 +175,8 @@ def test_the_same_seed_and_images_give_the_same_metrics(data: Path, tmp_path: Pa
         output = tmp_path / str(run) / "same.h5"
         train, test = (str(data / DEFAULT_FOLDER.format(part)) for part in ("train", "test"))
         command = ("--train", train, "--test", test, "--recipe", "cnn", "--size", "40", "--epochs", "2", "--seed", "3")
-        threshold = ("--threshold", "balanced")
-        with Program(
-            "train_model.py", *command, *threshold, "--output", str(output), log=tmp_path / "log", environment={}
-        ) as training:
-            assert training.wait() == 0, training.output
+        done = run_here(train_model.main, *command, "--threshold", "balanced", "--output", output)
+        assert done.returncode == 0, done.stderr
         manifest = read_manifest(output.with_suffix(".json"))
         metrics.append((manifest.metrics, manifest.temperature, manifest.threshold))
     assert metrics[0] == metrics[1]
@@ -188,9 +185,9 @@ def test_the_same_seed_and_images_give_the_same_metrics(data: Path, tmp_path: Pa
 
 def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(tmp_path: Path) -> None:
     environment = {"ASTRODETECT_DATA_DIR": str(tmp_path / "none"), "ASTRODETECT_MODELS_DIR": str(tmp_path / "models")}
-    with Program("train_model.py", log=tmp_path / "log", environment=environment) as training:
-        assert training.wait() == 1
-    [line] = training.output.splitlines()
+    done = run_here(train_model.main, environment=environment)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
     assert DEFAULT_FOLDER.format("train") in line
     assert "python -m astrodetect simulate" in line
 
