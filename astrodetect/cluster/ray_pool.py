@@ -17,7 +17,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from astrodetect.cluster.connection import connect_to_ray, task_error
+from astrodetect.cluster.connection import LOCAL, connect_to_ray, task_error
 from astrodetect.cluster.scoring_actor import ScoringActor
 from astrodetect.errors import ClusterError
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, ScoredChunk, WorkerReady, WorkerTask
@@ -66,6 +66,7 @@ class RayPool:
         self._ready: WorkerReady | None = None
         self._losses: Counter[int] = Counter()
         self._lost: deque[Chunk] = deque()
+        self._local = address == LOCAL
         connect_to_ray(address)
 
     @property
@@ -132,7 +133,10 @@ class RayPool:
             return
         self._looked_at = now
         occupied = {worker.node for worker in self._workers}
-        for node in ray.nodes():
+        nodes = ray.nodes()
+        if self._local and not any(node["Alive"] for node in nodes):  # no other can join
+            raise ClusterError("Ray's process on this machine has ended; run the same command again to continue")
+        for node in nodes:
             cpus = int(node["Resources"].get("CPU", 0))
             if node["Alive"] and cpus and node["NodeID"] not in occupied:
                 actor = (

@@ -6,7 +6,7 @@ import pytest
 
 from astrodetect import __main__, extras
 from astrodetect.errors import ClusterError
-from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, chunk_images, cut_chunks, read_plan, write_plan
+from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, WorkerTask, chunk_images, cut_chunks, read_plan, write_plan
 
 
 def test_without_ray_the_option_says_what_to_install(
@@ -29,6 +29,18 @@ def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", failing)
     with pytest.raises(ClusterError, match=r"cluster local: The current node timed out during startup\. `ray start"):
         connection.connect_to_ray("local")
+
+
+def test_a_local_run_whose_node_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from astrodetect.cluster import ray_pool
+
+    monkeypatch.setattr(ray_pool, "connect_to_ray", lambda _: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "NodeID": "a", "Resources": {"CPU": 1.0}}])
+    task = WorkerTask(model="m", cores=1)
+    pool = ray_pool.RayPool("local", [], task, environment={}, notify=lambda _: None)
+    with pytest.raises(ClusterError, match="has ended; run the same command again"):
+        next(pool.score(iter([])))
 
 
 def test_a_node_that_does_not_see_the_images_is_named(tmp_path: Path) -> None:
