@@ -66,7 +66,7 @@ class RayPool:
         self._ready: WorkerReady | None = None
         self._losses: Counter[int] = Counter()
         self._lost: deque[Chunk] = deque()
-        self._local = address == LOCAL
+        self._local, self._lost_ray = address == LOCAL, False
         connect_to_ray(address)
 
     @property
@@ -116,7 +116,8 @@ class RayPool:
             if closing:
                 ray.wait(closing, num_returns=len(closing), timeout=ABANDON_WITHIN_S if kind else CLOSE_WITHIN_S)
         finally:
-            ray.shutdown()
+            if not self._lost_ray:  # else this would end the process before the error is shown
+                ray.shutdown()
 
     def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
         return self._lost.popleft() if self._lost else next(chunks, None)
@@ -135,7 +136,8 @@ class RayPool:
         occupied = {worker.node for worker in self._workers}
         nodes = ray.nodes()
         if self._local and not any(node["Alive"] for node in nodes):  # no other can join
-            raise ClusterError("Ray's process on this machine has ended; run the same command again to continue")
+            self._lost_ray = True
+            raise ClusterError("Ray's process on this machine has ended")
         for node in nodes:
             cpus = int(node["Resources"].get("CPU", 0))
             if node["Alive"] and cpus and node["NodeID"] not in occupied:

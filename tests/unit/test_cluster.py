@@ -39,7 +39,7 @@ def test_a_local_run_whose_node_is_lost_ends(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "NodeID": "a", "Resources": {"CPU": 1.0}}])
     task = WorkerTask(model="m", cores=1)
     pool = ray_pool.RayPool("local", [], task, environment={}, notify=lambda _: None)
-    with pytest.raises(ClusterError, match="has ended; run the same command again"):
+    with pytest.raises(ClusterError, match="on this machine has ended"):
         next(pool.score(iter([])))
 
 
