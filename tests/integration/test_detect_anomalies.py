@@ -274,8 +274,8 @@ def test_the_openapi_document_declares_bodies_and_keys(start: Start) -> None:
     assert "security" not in json.dumps(plain)
     for path, operations in keyed["paths"].items():
         for method, operation in operations.items():
-            assert ("security" in operation) == ("401" in operation["responses"]) == (method in {"post", "delete"}), (
-                path
-            )
+            assert (
+                ("security" in operation) == ("401" in operation["responses"]) == (method in {"post", "put", "delete"})
+            ), path
     [name] = keyed["components"]["securitySchemes"]
     assert keyed["paths"]["/detect"]["post"]["security"] == [{name: []}]

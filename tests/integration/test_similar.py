@@ -1,5 +1,6 @@
 """Similar images: the stored vectors, and the nearest neighbours among them."""
 
+import re
 import uuid
 from contextlib import closing
 from dataclasses import replace
@@ -153,7 +154,7 @@ def test_the_search_uses_the_hnsw_index_for_a_large_space_and_the_space_index_fo
             cursor.connection.close()
         assert index in plan
         assert "features_fresh" in plan
-        assert "Seq Scan" not in plan
+        assert not re.search("Seq Scan on (features|predictions)", plan)  # other tables are empty
 
 
 def test_without_pgvector_rows_are_recorded_and_similar_reports_why(postgres_url: str) -> None:
