@@ -5,43 +5,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from published_models import FILES, INT8_FILES, publish
 
 from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
 from astrodetect.inference.engine import load_verified
 from astrodetect.model_store import store, versions
-from astrodetect.model_store.manifest import Manifest, Precision, canary, list_manifests, read_manifest
-from astrodetect.records import ImageContract
-
-FILES = ("m.h5", "m.xml", "m.bin")
-INT8_FILES = ("m.int8.xml", "m.int8.bin")
-
-
-def manifest(precision: Precision = "f32") -> Manifest:
-    return Manifest(
-        name="m",
-        classes=["SB", "E"],
-        image=ImageContract(64),
-        metrics={},
-        data={},
-        settings={},
-        versions={},
-        precision=precision,
-        canary_score=0.25,
-    )
-
-
-def publish(folder: Path, content: str, precision: Precision = "f32") -> None:
-    with store.staging(folder, "m") as staged:
-        for name in (*FILES, *(INT8_FILES if precision == "int8" else ())):
-            (staged / name).write_text(f"{content} {name}")
-        store.publish(staged, folder, manifest(precision))
+from astrodetect.model_store.manifest import Manifest, read_manifest
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
@@ -336,53 +310,6 @@ def test_the_error_for_a_missing_model_names_the_training_command(tmp_path: Path
         load_verified(tmp_path, "m")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 99},
-        {"files": {"../m.h5": "0"}},
-        {"files": {}},
-        {"name": "other"},
-        {"classes": ["E"]},
-        {"image": {"size": 64, "stretch": "asinh"}},
-        {"image": {"size": 64, "pixels": 3}},
-        {"surprise": 1},
-        {"files": ["m.h5"]},
-        {"metrics": "good"},
-        {"created": None},
-        {"precision": "f8"},
-        {"fidelity": {"int8": {"kept": True}}},
-        {"classes": ["E", "E"]},
-        {"threshold": float("nan")},
-        {"threshold": 1.5},
-        {"views": 0},
-        {"views": 10**6},
-        {"balance": {"E": float("nan")}},
-        {"image": {"size": 10**6}},
-        {"files": {"m.bin": "0", "other.json": "0"}},
-        {"better_than_chance": False},
-        {"simulated": True, "data": {"test": 1}},
-        {"created": "\ud800"},
-        {"fidelity": {"a\nb": 1}},
-    ],
-)
-def test_an_invalid_manifest_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
-    publish(tmp_path, "old")
-    path = tmp_path / "m.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ModelError) as refused:
-        load_verified(tmp_path, "m")
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff", pytest.param("[" * 100_000, id="deep")])
-def test_a_damaged_manifest_is_rejected_and_not_listed(tmp_path: Path, text: str) -> None:
-    (tmp_path / "m.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ModelError):
-        load_verified(tmp_path, "m")
-    assert list(list_manifests(tmp_path)) == []
-
-
 def test_a_damaged_commit_is_named_and_not_moved_into_place(tmp_path: Path) -> None:
     publish(tmp_path, "old")
     (tmp_path / ".m.ready").mkdir()
@@ -390,23 +317,3 @@ def test_a_damaged_commit_is_named_and_not_moved_into_place(tmp_path: Path) -> N
     with pytest.raises(ModelError, match=r"m\.json cannot be read"):
         load_verified(tmp_path, "m")
     assert (tmp_path / "m.xml").read_text() == "old m.xml"
-
-
-def test_the_canary_image_never_changes() -> None:
-    image = canary(8)
-    assert image.shape == (8, 8, 3)
-    assert np.array_equal(image, canary(8))
-    assert image.sum() == 12494
-
-
-def test_a_model_no_better_than_chance_has_a_warning_in_its_manifest(tmp_path: Path) -> None:
-    data = {"test": {"images": {"SB": 30, "E": 30}}}
-    good, bad = (replace(manifest(), data=data).with_metrics({"test": {"auc": auc}}) for auc in (0.7, 0.6))
-    assert (good.better_than_chance, good.warnings, good.metrics) == (True, [], {"test": {"auc": 0.7}})
-    assert bad.warnings == ["No better than chance on its test images: AUC 0.600"]
-    with store.staging(tmp_path, "m") as staged:
-        for name in FILES:
-            (staged / name).write_text(name)
-        store.publish(staged, tmp_path, bad)
-    assert read_manifest(tmp_path / "m.json").warnings == bad.warnings
-    assert manifest().with_metrics({}).warnings == []
