@@ -1,4 +1,7 @@
-"""Adam that also averages the weights; under TensorFlow each update is one pass over a variable's memory."""
+"""Adam that also averages the weights.
+
+Under TensorFlow one kernel, which passes over a variable's memory once, does what a dozen operations of Keras do.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,15 +9,13 @@ from typing import Any
 
 from astrodetect.learning.keras_runtime import keras, raw_ops
 
-FUSED = raw_ops is not None  # one kernel of TensorFlow computes what Keras's dozen operations do
-
 
 class AveragingAdam(keras.optimizers.Adam):
     """Adam with an exponential moving average of the weights, which is a part of its state."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Adam's update of a variable and its two moments."""
-        if not FUSED:
+        if raw_ops is None:  # not TensorFlow
             super().update_step(gradient, variable, learning_rate)
             return
         ops, index = keras.ops, self._get_variable_index(variable)
@@ -34,7 +35,7 @@ class AveragingAdam(keras.optimizers.Adam):
 
     def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
         """average -= (1 - momentum) × (average - variable); the first average is the variable."""
-        if not FUSED:
+        if raw_ops is None:  # not TensorFlow
             super()._update_model_variables_moving_average(trainable_variables)
             return
         ops = keras.ops

@@ -66,7 +66,7 @@ def exclusive_lock(folder: Path, name: str) -> Iterator[None]:
     lock = fasteners.InterProcessLock(path)
     with _threads:  # the system's locks are a process's: any thread would get one again, and end it for all
         if path in _locked or not lock.acquire(blocking=False):
-            raise ModelError(f"another process is changing the model {name}")
+            raise ModelError(f"another process or request is changing the model {name}")
         _locked.add(path)
     try:
         yield
