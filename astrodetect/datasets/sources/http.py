@@ -50,18 +50,20 @@ class _HeaderDeadline(HTTPConnection):
     """Timeouts of sockets count from the last byte: headers of a byte now and then would be read without end."""
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-        timer = threading.Timer(MAX_HEADERS_S, self._interrupt)
+        late = threading.Event()
+        timer = threading.Timer(MAX_HEADERS_S, self._interrupt, (late,))
         timer.start()
         try:
             response = super().getresponse()
-            if timer.finished.is_set():
+            if late.is_set():  # http.client takes headers that end with the connection as whole
                 response.close()
                 raise TimeoutError
             return response
         finally:
             timer.cancel()
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, late: threading.Event) -> None:
+        late.set()  # before the reader wakes
         with contextlib.suppress(OSError, AttributeError):  # it has just ended
             self.sock.shutdown(socket.SHUT_RDWR)
 
