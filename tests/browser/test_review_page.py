@@ -85,7 +85,7 @@ def test_shortcuts_can_be_disabled_persistently(tabs: Tabs, service: Service) ->
     page.goto(f"{service.url}/map")
     expect(page.locator(".key-help")).to_be_hidden()
     page.locator("#shortcuts").click()
-    page.goto(f"{service.url}/review")
+    page.get_by_role("link", name="Review", exact=True).click()
     expect(hint).to_be_visible()
     page.keyboard.press("s")
     expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
