@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import httptools
 from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from astrodetect.errors import AstrodetectError, HeadersTooLarge, HeadersTooSlow, MalformedRequest, Overloaded
+from astrodetect.service.disconnect import DISCONNECTION, Disconnection
 from astrodetect.service.listening import GRACE_S, is_readable
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import log_refusal
@@ -35,7 +37,6 @@ OWN_DESCRIPTORS = 128  # of models, logs, the database and the outbox
 MIN_WAIT_S = 1.0  # without a request, before a connection is closed for a new one
 RECHECK_S = 0.05
 
-DISCONNECTION = "astrodetect.disconnection"  # key in the ASGI scope
 BETWEEN_REQUESTS, IN_HEADERS, IN_BODY = range(3)  # what the parser expects
 
 
@@ -116,30 +117,6 @@ class ParsedFlowControl(FlowControl):
             self._resume()
 
 
-class Disconnection:
-    """What is to be done once the client of a connection has disconnected: cheaper than a task that waits for it."""
-
-    def __init__(self) -> None:
-        self.happened = False
-        self._actions: set[Callable[[], object]] = set()
-
-    def add(self, action: Callable[[], object]) -> None:
-        """Calls `action` when that happens, or now if it has."""
-        self._actions.add(action)
-        if self.happened:
-            action()
-
-    def discard(self, action: Callable[[], object]) -> None:
-        """Does not call it any more."""
-        self._actions.discard(action)
-
-    def happen(self) -> None:
-        """Calls what was added."""
-        self.happened = True
-        for action in list(self._actions):
-            action()
-
-
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -160,6 +137,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = b""
         self._resuming = False
         self._error: AstrodetectError | None = None
+        self._refusal: AstrodetectError | None = None  # sent once the requests before it are answered
         self._refused = self._closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -191,10 +169,25 @@ class HttpProtocol(HttpToolsProtocol):
             self._resume_soon()
 
     def _parse(self, data: bytes) -> None:
-        self._excess += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        while data:
+            self._excess += len(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:  # the body was left out: no route serves another protocol
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                continue
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+            break
         if self._excess > MAX_HEADER_BYTES and self._expected != BETWEEN_REQUESTS:
             self._refuse(_headers_too_large())
+
+    def _head_without_upgrade(self) -> bytes:
+        """The request line and headers that the parser has just read, without the headers `Upgrade`."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _resume_soon(self) -> None:
         if not self._resuming:
@@ -232,6 +225,10 @@ class HttpProtocol(HttpToolsProtocol):
         if too_long or len(self.headers) > MAX_HEADERS:
             self._error = _headers_too_large()
             raise self._error
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise MalformedRequest
+            return  # it is parsed again
         self._expected = IN_BODY
         self._limits.end_wait(self)
         super().on_headers_complete()
@@ -247,11 +244,17 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Called by the parser after the last byte of a request."""
         self._expected, self._excess, self._body_bytes = BETWEEN_REQUESTS, 0, 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Called after the last byte of a response."""
+        is_last = not self.pipeline
         super().on_response_complete()
+        if self._refused:
+            if self._refusal and is_last:
+                self._send_refusal(self._refusal)
+            return
         if not self.pipeline and not self.transport.is_reading():
             self._resume_soon()
         if self._is_idle() and not self.transport.is_closing():
@@ -300,11 +303,23 @@ class HttpProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _refuse(self, error: AstrodetectError, *, linger: bool = True) -> None:
-        """Answers by an error, unless a response has begun, and closes the connection."""
+        """Answers a request by an error, once those before it are answered, and closes the connection."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self._limits.end_wait(self)
+        if self._expected == IN_BODY and self.pipeline:
+            self.pipeline.popleft()
+            self._refusal = error
+        elif self._expected != IN_BODY and not self._is_idle():
+            self._refusal = error
+        else:
+            self._send_refusal(error, linger=linger)
+
+    def _send_refusal(self, error: AstrodetectError, *, linger: bool = True) -> None:
+        """Sends it, unless a response has begun."""
+        if self.transport.is_closing():
+            return
         self._limits.refused(self, error.status, error.code)
         if not self._is_idle():
             if self.cycle.response_started:

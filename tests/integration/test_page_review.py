@@ -282,6 +282,7 @@ def test_invalid_forms_are_refused_and_store_nothing(client: TestClient, ids: li
         "0123456789abcdef.x1",
         "0123456789abcdef" + ".s1" * 151,
         "0123456789abcdef.s9223372036854775808",
+        *("0" * 16 + ".u1~" + tag for tag in ("AA", "YTti", "PWNtZA")),  # tags that no one can give: NUL, "a;b", "=cmd"
     ],
 )
 def test_an_invalid_session_cookie_starts_a_new_session(client: TestClient, cookie: str) -> None:

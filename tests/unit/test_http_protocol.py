@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from astrodetect.service import http_protocol
 from astrodetect.service.detection import cancel_on_disconnect
+from astrodetect.service.disconnect import DISCONNECTION, Disconnection
 from astrodetect.service.http_protocol import ConnectionLimits, HttpProtocol
 from astrodetect.service.metrics import Metrics
 
@@ -75,7 +76,7 @@ class Server:
     async def _work(self, scope: Scope, receive: Receive) -> None:
         """For ever, unless the client disconnects."""
         if scope["path"] == "/wait-under-another-server":
-            del scope[http_protocol.DISCONNECTION]
+            del scope[DISCONNECTION]
         self.at_work.set()
         with pytest.raises(ClientDisconnect):
             await cancel_on_disconnect(Request(scope, receive), asyncio.Event().wait())
@@ -114,7 +115,7 @@ class Server:
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HEADERS_TIMEOUT_S": 1.0, "DISCARD_TIMEOUT_S": 0.5, "CHECK_S": 0.05}.items():
+    for name, value in {"HEADERS_TIMEOUT_S": 1.0, "DISCARD_TIMEOUT_S": 0.5, "CHECK_S": 0.05, "LINGER_S": 0.05}.items():
         monkeypatch.setattr(http_protocol, name, value)
 
 
@@ -209,6 +210,55 @@ def test_what_is_not_http_is_answered_400_and_logged(request_: bytes, caplog: py
 
 
 @pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize(
+    "bad", [b"NONSENSE / HTTP/1.1\r\n\r\n", POST + b"z\r\n", GET[:-2] + b"X:1\r\n" * 300 + b"\r\n"]
+)
+def test_requests_before_one_that_is_refused_are_answered_first(bad: bytes) -> None:
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            client.writer.write(GET * 3 + b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nend" + bad + GET)
+            async with asyncio.timeout(WAIT_S):
+                responses = (await client.reader.read()).split(b"HTTP/1.1 ")[1:]
+            assert [response[:3] for response in responses[:-1]] == [b"200"] * 4
+            assert responses[3].endswith(b"3")
+            assert responses[-1][:3] in {b"400", b"431"}
+            assert server.calls == 4
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("size", [7, 10_000])  # of the pieces that arrive
+def test_a_request_that_offers_another_protocol_is_answered_with_its_body(size: int) -> None:
+    offer = (
+        b" / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAM\r\n"
+    )
+    requests = b"".join(
+        [
+            b"POST" + offer % b"h2c" + b"Content-Length: %d\r\n\r\n" % len(GET) + GET,  # not another request
+            b"GET" + offer % b"websocket" + b"\r\n",
+            b"POST" + offer % b"h2c" + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+            b"CONNECT" + offer % b"h2c" + b"\r\n",
+        ]
+    )
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            for start in range(0, len(requests), size):
+                client.writer.write(requests[start : start + size])
+                await asyncio.sleep(0)
+            async with asyncio.timeout(WAIT_S):
+                responses = (await client.reader.read()).split(b"HTTP/1.1 ")[1:]
+            sizes = [response.rpartition(b"\r\n")[2] for response in responses[:-1]]
+            assert sizes == [b"%d" % len(GET), b"0", b"4"]
+            assert responses[-1].startswith(b"400")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("short_waits")
 def test_a_body_that_is_discarded_after_the_response_is_cut() -> None:
     async def scenario() -> None:
         async with Server().run(max_connections=10) as server:
@@ -259,7 +309,7 @@ def test_work_is_cancelled_when_its_client_disconnects_and_not_by_others(path: s
 
 
 def test_what_is_to_be_done_after_a_disconnection_is_done_at_once_where_it_has_happened() -> None:
-    disconnection, done = http_protocol.Disconnection(), list[str]()
+    disconnection, done = Disconnection(), list[str]()
     disconnection.add(kept := partial(done.append, "kept"))
     disconnection.add(discarded := partial(done.append, "discarded"))
     disconnection.discard(discarded)

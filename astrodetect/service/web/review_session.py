@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from astrodetect.anomalies.active_learning import ReviewOrder
-from astrodetect.labels import LabelValue, StoredLabel
+from astrodetect.labels import LabelValue, StoredLabel, parse_tag
 from astrodetect.records import BIGINT_MAX
 from astrodetect.service.query_params import LabelName
 
@@ -109,8 +109,8 @@ class ReviewStep(NamedTuple):
         """A step of the cookie."""
         numbers, _, tag = text[1:].partition("~")
         id_, _, span = numbers.partition("-")
-        padded = tag + "=" * (-len(tag) % 4)
-        return cls(cast("StepKind", text[0]), int(id_), int(span or 0), base64.urlsafe_b64decode(padded).decode())
+        name = base64.urlsafe_b64decode(tag + "=" * (-len(tag) % 4)).decode()
+        return cls(cast("StepKind", text[0]), int(id_), int(span or 0), parse_tag(name) if name else "")
 
     def __str__(self) -> str:
         tag = base64.urlsafe_b64encode(self.tag.encode()).decode().rstrip("=")
@@ -133,7 +133,7 @@ class ReviewSession:
             id_, *parts = cookie.split(".")
             try:
                 steps = tuple(map(ReviewStep.parse, parts))
-            except ValueError:  # no base64 of UTF-8
+            except ValueError:  # no base64 of UTF-8, or no tag
                 steps = ()
             if all(step.id <= BIGINT_MAX for step in steps):
                 return cls(id_, steps)
