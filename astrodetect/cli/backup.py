@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fasteners import InterProcessLock
 
 from astrodetect import __version__, atomic_files
 from astrodetect.cli._options import Subparsers, command_parser, local_path
@@ -22,6 +25,8 @@ from astrodetect.settings import PROGRAMS, Settings, settings
 FORMAT = 1
 CONTENTS, DUMP, MODELS, OUTBOX = "backup.json", "database.dump", "models", "outbox"
 RESTORING = ".restoring"  # where copies are made before anything is replaced
+UNREADABLE = ".unreadable"  # suffix of what the service could not read
+WORKING_FILES = {"lock", "write-check"}  # of an outbox: all others have rows
 ATTEMPTS = 5  # to copy the models, where one is published meanwhile
 BACKUP_DESCRIPTION = """copy the predictions database, the rows that wait for it and the models into a new folder
 
@@ -132,15 +137,35 @@ def _copy_of(source: Path, target: Path) -> Iterator[Path]:
     """A copy within the target folder, from where it is moved without taking space; what is left of it is removed."""
     staging = target / RESTORING
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        if source.is_dir():
-            shutil.copytree(source, staging, dirs_exist_ok=True)
-        yield staging
+        target.mkdir(parents=True, exist_ok=True)
+        with _exclusive(staging):
+            if source.is_dir():
+                shutil.copytree(source, staging, dirs_exist_ok=True)
+            yield staging
     except (OSError, shutil.Error) as error:
         raise BackupError(f"{getattr(error, 'filename', None) or target}: {_reason(error)}") from error
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """A new folder, which this process alone fills; what is left of it is removed, also of one that was killed."""
+    path = folder.with_name(f"{folder.name}.lock")
+    lock = InterProcessLock(path)
+    acquired = lock.acquire(blocking=False)
+    try:
+        # The file is removed below: another process may have made a new one since this one opened it.
+        if not acquired or not path.exists() or path.stat().st_ino != os.fstat(lock.lockfile.fileno()).st_ino:
+            raise BackupError(f"another process is writing {folder}")
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)  # rows name images and show thumbnails of them
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                path.unlink()
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        lock.release() if acquired else lock.lockfile.close()
 
 
 def _now() -> str:
@@ -169,24 +194,31 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` when the block ends, and is removed if the block raises."""
     part = target.with_name(f".{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True, mode=0o700)  # rows name images and show thumbnails of them
-        yield part
-        for path in _files(part):
-            atomic_files.sync_file(path)
-        part.rename(target)
-        atomic_files.sync_folder(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(part):
+            yield part
+            for path in _files(part):
+                atomic_files.sync_file(path)
+            part.rename(target)
+            atomic_files.sync_folder(target.parent)
     except OSError as error:
         raise BackupError(f"{error.filename or part}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _copy_waiting_rows(outbox: Path, target: Path) -> None:
-    for path in sorted([*outbox.glob("*/*.rows"), *outbox.glob("*/rejected")]):
-        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # its rows have just been written to the database
-            shutil.copyfile(path, target / path.parent.name / path.name)
+    """Copy the rows that wait and those that are set aside; a file that was set aside may still be unreadable."""
+    for path in sorted(path for path in outbox.glob("*/*") if path.name not in WORKING_FILES and path.is_file()):
+        copy = target / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(path, copy)
+        except FileNotFoundError:
+            continue  # its rows have just been written to the database
+        except OSError as error:
+            if path.suffix != UNREADABLE or error.errno == errno.ENOSPC:
+                raise
+            copy.unlink(missing_ok=True)
+            print_notice(f"{path} cannot be read, and is not in the backup: {error.strerror}")
 
 
 def _copy_models(models: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -34,11 +34,18 @@ def main() -> None:
         return
     try:
         _work(channel, WorkerTask(**message))
+    except BrokenPipeError:
+        return  # the supervisor has ended
     except AstrodetectError as error:
-        channel.send(worker_messages.error_message(error))
+        _report(channel, error)
     except Exception as error:  # noqa: BLE001 - the supervisor ends the run
         traceback.print_exc()
-        channel.send(worker_messages.error_message(AstrodetectError(f"{type(error).__name__}: {error}")))
+        _report(channel, AstrodetectError(f"{type(error).__name__}: {error}"))
+
+
+def _report(channel: WorkerChannel, error: AstrodetectError) -> None:
+    with suppress(BrokenPipeError):  # the supervisor has ended
+        channel.send(worker_messages.error_message(error))
 
 
 def _work(channel: WorkerChannel, task: WorkerTask) -> None:

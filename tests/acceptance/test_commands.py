@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import ROOT, run_here
+from programs import ROOT, Program, run_here
 
 from astrodetect.__main__ import main
 
@@ -32,6 +32,15 @@ def test_simulate_writes_a_sample_and_prints_the_folder(tmp_path: Path) -> None:
     assert files == {
         f"{part}/{name}/0000{n}.jpg" for part, numbers in parts.items() for name in ("E", "ring") for n in numbers
     }
+
+
+def test_the_workers_of_a_simulation_end_with_it(tmp_path: Path) -> None:
+    command = ("-m", "astrodetect", "simulate", str(tmp_path / "sky"), "--size", "64")
+    with Program(*command, log=tmp_path / "log") as program:
+        program.wait_until(lambda: any((tmp_path / "sky").glob("*/*/*.jpg")))
+        workers = psutil.Process(program.process.pid).children()
+        program.signal(signal.SIGKILL)
+        assert len(psutil.wait_procs(workers, timeout=10)[1]) == 0
 
 
 def test_simulate_writes_the_requested_count_of_each_class(tmp_path: Path) -> None:

@@ -119,14 +119,17 @@ def test_the_worker_ends_with_its_run_however_that_ends(
     assert output.read_bytes() == uninterrupted.read_bytes()
 
 
-def test_ctrl_c_while_the_model_is_loaded_ends_at_once(sky: Path, colour_models_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_while_the_model_is_loaded_ends_it_at_once(
+    sky: Path, colour_models_dir: Path, tmp_path: Path, end: signal.Signals
+) -> None:
     output = tmp_path / "scores.csv"
     with score(sky, output, colour_models_dir) as program:
         program.wait_until(lambda: psutil.Process(program.process.pid).children())
         worker = worker_of(program)
-        program.signal(signal.SIGINT)
+        program.signal(end)
         began = time.monotonic()
-        assert program.wait() == 130, program.output
+        assert program.wait() == (130 if end == signal.SIGINT else -end), program.output
         assert time.monotonic() - began < 5
         worker.wait(5)
     assert "Traceback" not in program.output

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_after_the_loss_of_everything_a_restored_service_goes_on(
         assert client.post(f"/predictions/{ids[0]}/label", json={"label": "interesting"}).status_code == 201
         with outbox_user(data / "outbox"):  # another process whose row waits
             (data / "outbox" / "1" / "rejected").write_bytes(b"a row\n")
+            (data / "outbox" / "1" / "00000007.unreadable").write_bytes(b"a row\n")
             done = astrodetect("backup", tmp_path / "backup")
     assert done.returncode == 0, done.stderr
     assert "3 predictions" in done.stdout
@@ -91,7 +93,7 @@ def test_after_the_loss_of_everything_a_restored_service_goes_on(
     assert query(database_url, ROWS) == rows
     assert {path.name: path.read_bytes() for path in models.glob("[!.]*")} == files
     outbox = Outbox(data / "outbox", max_bytes=10**6)
-    assert (len(outbox), outbox.rejected) == (2, 2)  # of both restorations
+    assert (len(outbox), outbox.rejected) == (2, 4)  # of both restorations
     outbox.close()
     with serve() as client:
         assert upload(client, "next.jpg") > ids[-1]
@@ -121,6 +123,27 @@ def test_a_backup_under_load_has_every_prediction_acknowledged_before_it(
     assert done.returncode == 0, done.stderr
     contents = json.loads((tmp_path / "backup" / "backup.json").read_text())
     assert acknowledged <= int(contents["tables"]["predictions"][0]) <= len(ids)
+
+
+def test_two_at_once_do_not_write_one_folder(astrodetect: Run, models: Path, tmp_path: Path) -> None:
+    assert astrodetect("backup", tmp_path / "first").returncode == 0
+    holder = "import fasteners, sys; lock = fasteners.InterProcessLock(sys.argv[1]); lock.acquire(); print(); input()"
+    for folder, command in (
+        (tmp_path / ".second.part", ["backup", tmp_path / "second"]),
+        (models / ".restoring", ["restore", tmp_path / "first", "--replace"]),
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, f"{folder}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout
+            process.stdout.readline()
+            folder.mkdir()  # the other process writes here
+            done = astrodetect(*command)
+            process.kill()
+        assert (done.returncode, folder.is_dir()) == (1, True)
+        assert done.stderr.splitlines()[-1] == f"astrodetect: another process is writing {folder}"
+        assert astrodetect(*command).returncode == 0  # it was killed
+        assert not folder.exists()
 
 
 def test_what_is_there_is_never_overwritten(
