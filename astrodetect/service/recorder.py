@@ -55,8 +55,9 @@ class Recorder:
             try:
                 predictions = self._database.record_many(rows)
             except DatabaseUnavailable as error:
+                if not self.commit_failed:  # again and again where the outbox has no room either
+                    log.error("rows go to the outbox: %s", error)
                 self.commit_failed = True
-                log.error("rows go to the outbox: %s", error)
             except DatabaseError as error:
                 return [error] if len(rows) == 1 else [result for row in rows for result in self.record([row])]
             else:

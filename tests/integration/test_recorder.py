@@ -194,13 +194,7 @@ def test_a_full_outbox_is_reported_and_its_rows_are_kept(
         recorder = opened(max_bytes=int(2.5 * len(outbox_module._format_line(row(0)))))
         database.cut = "before"
         answers = [answer for number in range(5) for answer in await record(recorder, [row(number)])]
-        assert [type(answer) for answer in answers] == [
-            QueuedPrediction,
-            QueuedPrediction,
-            OutboxFull,
-            OutboxFull,
-            OutboxFull,
-        ]
+        assert [type(answer) for answer in answers] == [QueuedPrediction] * 2 + [OutboxFull] * 3
         assert recorder.commit_failed
         database.cut = None
         await wait_until(lambda: not recorder.queueing)
@@ -208,6 +202,18 @@ def test_a_full_outbox_is_reported_and_its_rows_are_kept(
         assert not recorder.commit_failed
 
     run(scenario())
+
+
+def test_an_outage_without_room_in_the_outbox_is_one_line_of_the_log(
+    opened: Callable[..., Recorder], database: BreakableDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = opened(max_bytes=1)
+    for _ in range(2):
+        database.cut = "before"
+        assert [type(recorder.record([row(0)])[0]) for _ in range(3)] == [OutboxFull] * 3
+        database.cut = None
+        assert isinstance(recorder.record([row(1)])[0], Prediction)
+    assert caplog.messages == ["rows go to the outbox: down"] * 2
 
 
 def test_an_error_of_the_disk_does_not_end_the_drainer(
