@@ -1,5 +1,5 @@
 -- Statements of astrodetect/db/shared_state.py on the tables `leases` and `maps`. clock_timestamp(), not now(): a statement
--- may have waited for another's row.
+-- may have waited for another's row. No lease is for more than an hour: longer ones are from before the clock was set back.
 
 -- name: take_leases
 -- In the order of their names: two that take the same ones in different orders would wait for each other.
@@ -7,7 +7,8 @@ INSERT INTO leases AS present (name, holder, until, state)
 SELECT name, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s), %(state)s::jsonb
 FROM unnest(%(names)s::text[]) AS name ORDER BY name
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, state = excluded.state
-WHERE present.holder IS NULL OR present.holder = excluded.holder OR present.until < clock_timestamp()
+WHERE present.holder IS NULL OR present.holder = excluded.holder
+    OR present.until NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '1 hour'
 RETURNING name
 
 -- name: end_lease
@@ -17,11 +18,13 @@ WHERE name = %(name)s AND holder = %(holder)s
 RETURNING name
 
 -- name: lease
-SELECT holder IS NOT NULL AS running, state FROM leases WHERE name = %(name)s AND until > clock_timestamp()
+SELECT holder IS NOT NULL AS running, state FROM leases
+WHERE name = %(name)s AND until BETWEEN clock_timestamp() AND clock_timestamp() + interval '1 hour'
 
 -- name: leased_by_others
 SELECT name FROM leases
-WHERE name = ANY (%(names)s) AND holder <> %(holder)s AND until > clock_timestamp()
+WHERE name = ANY (%(names)s) AND holder <> %(holder)s
+  AND until BETWEEN clock_timestamp() AND clock_timestamp() + interval '1 hour'
 
 -- name: release_leases
 -- All of one holder but these, and those that ended a day ago.

@@ -46,6 +46,11 @@ def test_a_lease_has_one_holder_until_it_ends_or_expires_by_the_clock_of_the_dat
     assert leases.take("map", "a", seconds=60)
     leases.end("map", "b", seconds=60)  # it was taken over
     assert leases.read("map") == Lease(running=True, state={})
+    assert leases.held_by_others(["map"], "b") == {"map"}
+    query(database_url, "UPDATE leases SET until = until + interval '400 days'")  # the clock has been set back since
+    assert leases.read("map") is None
+    assert leases.held_by_others(["map"], "b") == frozenset()
+    assert leases.take("map", "b", seconds=60)
 
 
 def test_many_at_once_get_one_lease(new_database: Callable[[], str]) -> None:
