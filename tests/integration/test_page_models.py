@@ -194,6 +194,10 @@ def test_a_damaged_model_is_reported_while_the_loaded_version_keeps_serving(
     assert f"{versions[0]} will replace the unreadable version" in page
     client.post(f"/models-page/{NAME}/rollback", data={"version": versions[0]})
     assert serving_version(client) == versions[0]
+    (models_dir / "m.json").unlink()
+    page = text_of(client.get("/models-page").text)
+    assert f"its files were deleted. Version {versions[0]} keeps serving" in page
+    assert serving_version(client) == versions[0]
 
 
 def test_a_report_is_shown_for_its_version_only_and_in_a_sandbox(

@@ -30,6 +30,7 @@ from astrodetect.service.web.training import MODELS_PATH, training_values
 
 OLD_PATH = "/trained"  # of earlier releases
 METRICS_SHOWN = [spec for spec in METRIC_SPECS if spec.name in ("accuracy", "balanced_accuracy", "auc", "ece")]
+DELETED = "its files were deleted."
 REPORT_POLICY = "; ".join(  # a report is self-contained: its script runs in a sandbox without access to the service
     (
         "default-src 'none'",
@@ -143,7 +144,7 @@ def _list_models(registry: ModelRegistry) -> list[ModelEntry]:
             _version_entry(folder, current[name]) if name in current else None,
             loaded[name].manifest if name in loaded else None,
             loaded[name].precision if name in loaded else None,
-            unreadable.get(name) or failed.get(name),
+            unreadable.get(name) or failed.get(name) or (None if name in current else DELETED),
             [_version_entry(path, manifest) for path, manifest in versions.earlier_versions(folder, name).items()],
         )
         for name in names
