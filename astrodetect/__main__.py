@@ -1,14 +1,18 @@
 """`astrodetect COMMAND …`, or `python -m astrodetect COMMAND …`: the commands are in `cli/`."""
 
+import os
 import signal
 import sys
 
 IS_PROGRAM = __name__ == "__main__" or sys.argv[0].endswith("astrodetect")
 if IS_PROGRAM:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports needs no traceback
+    if sys.stderr is None:  # closed: what is opened next would take its place, and get the errors
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - before other imports, until the end
+        os.set_inheritable(sys.stderr.fileno(), True)
 
 import argparse  # noqa: E402
-import os  # noqa: E402
+import io  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import shtab  # noqa: E402
@@ -72,16 +76,22 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, str(PROGRAMS))  # what commands run of main.py, train_model.py and the others
     if os.getpid() == 1:  # of a container, which would ignore SIGTERM: it acts as Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
+        arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
         if IS_PROGRAM:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # of any locale, and of names that are not UTF-8
+                sys.stdout.reconfigure(errors="backslashreplace")
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return int(arguments.command(arguments))
+        status = int(arguments.command(arguments))
+        print(end="", flush=True)  # or Python would do it at its end, with a traceback if the disk is full
+        return status  # noqa: TRY300
     except AstrodetectError as error:
         print(f"astrodetect: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # what reads the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # what reads the output has ended, as `head` does
+            print(f"astrodetect: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would write to it once more
         return 1
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)

@@ -1,7 +1,10 @@
 """Atomic replacement of files: write beside the target, fsync, rename; and their SHA-256."""
 
+import contextlib
+import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     The temporary file is hidden and in the same folder, so that it is never listed as data and the rename is atomic.
     `sync=False` saves the fsync where thousands of files can be made again after a power cut.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_path(path)
     try:
         yield part
         if sync:
@@ -24,6 +27,23 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def part_path(path: Path) -> Path:
+    """Where this process writes what becomes `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed have left of `path` (POSIX only): nobody else knows of it."""
+    if os.name != "posix":
+        return
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(ValueError, OSError):
+            try:
+                os.kill(int(part.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Replace the file's contents atomically."""
     with replacing(path, sync=sync) as part:
@@ -31,8 +51,9 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file's contents atomically, encoded in UTF-8."""
-    write_bytes(path, text.encode(), sync=sync)
+    """Replace the file's contents atomically, encoded in UTF-8; of a name that is not UTF-8 bytes become `\\udcff`."""
+    remove_abandoned(path)
+    write_bytes(path, text.encode(errors="backslashreplace"), sync=sync)
 
 
 def move(part: Path, path: Path) -> None:

@@ -1,6 +1,5 @@
 """The results of an anomaly search: per-image results, their tables, and the folder they are written to."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astrodetect import atomic_files
 from astrodetect.anomalies import consensus
 from astrodetect.anomalies.conformal import Discoveries
 from astrodetect.anomalies.novelty_result import NoveltyResult
@@ -134,7 +134,8 @@ def replace_output_folder(folder: Path | str) -> Iterator[Path]:
             yield Path(name)
             _put_folder(Path(name), folder)
         return
-    staged = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    atomic_files.remove_abandoned(folder)
+    staged = atomic_files.part_path(folder)
     try:
         try:
             staged.mkdir(parents=True)

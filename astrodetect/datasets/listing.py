@@ -269,12 +269,20 @@ def _names(prefix: str) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     names.append(entry.name + os.sep)
-                elif entry.name.lower().endswith(LISTED_SUFFIXES) and entry.is_file():
+                elif entry.name.lower().endswith(LISTED_SUFFIXES) and _is_file(entry):
                     names.append(entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {prefix or '.'}: {error.strerror}") from error
     names.sort()
     return names
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a file, or a link that cannot be followed: reading it says why."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
 
 
 def _has_class_folders(path: ImagePath) -> bool:

@@ -153,8 +153,8 @@ def _write_table(placed: Sequence[tuple[ImagePath, ListedImage]], path: Path, ca
 
 
 def _write_folders(items: Sequence[ListedImage], path: Path, catalogue: Catalogue | None, *, copy: bool) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
+    atomic_files.remove_abandoned(path)
+    temporary = atomic_files.part_path(path)
     try:
         placed = _fill_folders(items, temporary, copy=copy)
         if catalogue:

@@ -63,6 +63,7 @@ def write_figures(figures: Mapping[str, DrawFigure], folder: Path, figure_format
             figure = draw()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                atomic_files.remove_abandoned(path)
                 with atomic_files.replacing(path, sync=False) as part:
                     figure.savefig(part, format=figure_format, metadata=NO_DATE[figure_format])
             except OSError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from astrodetect import atomic_files
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType, write_parquet
 from astrodetect.progress import print_notice
@@ -57,8 +58,8 @@ def check_hats(target: str) -> None:
 
 def _write_hats(folder: Path, columns: Columns, rows: Rows, title: str) -> None:
     check_hats(str(folder))
-    staged = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(staged, ignore_errors=True)
+    atomic_files.remove_abandoned(folder)
+    staged = atomic_files.part_path(folder)
     staged.mkdir()
     try:
         left_out = write_hats(staged, columns, rows, title)

@@ -94,6 +94,7 @@ def open_writer(reference: str) -> Iterator[BinaryIO]:
     path = Path(reference)
     with _translate_errors(reference, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_files.remove_abandoned(path)
         with atomic_files.replacing(path) as part, part.open("wb") as file:
             yield file
 

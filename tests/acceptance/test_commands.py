@@ -23,10 +23,11 @@ def astrodetect(*arguments: str, **environment: str) -> "subprocess.CompletedPro
 
 
 def test_simulate_writes_a_sample_and_prints_the_folder(tmp_path: Path) -> None:
-    sky = tmp_path / "sky"
-    done = astrodetect("simulate", str(sky), "--train", "2", "--test", "1", "--classes", "E", "ring")
+    sky = tmp_path / "µ"
+    options = ("--train", "2", "--test", "1", "--classes", "E", "ring")
+    done = astrodetect("simulate", str(sky), *options, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(sky)]
+    assert done.stdout.splitlines() == [str(tmp_path / "\\xb5")]
     files = {path.relative_to(sky).as_posix() for path in sky.rglob("*.jpg")}
     parts = {"train": (1, 2), "test": (1,)}
     assert files == {
@@ -111,6 +112,16 @@ def test_sigterm_ends_process_1_of_a_container_as_ctrl_c(tmp_path: Path) -> None
         process_1.terminate()
         assert unshare.wait(30) == 130
     assert "stopped: run the same command again to continue" in log.read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is a full disk")
+def test_a_full_disk_behind_stdout_is_one_line_and_stderr_may_be_closed() -> None:
+    command = f"{sys.executable} -m astrodetect completion bash"
+    done = subprocess.run(["sh", "-c", f"{command} > /dev/full"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "astrodetect: [Errno 28] No space left on device\n")
+    models = f"{sys.executable} -m astrodetect models --key x 2>&-"  # print(file=None) would be stdout
+    done = subprocess.run(["sh", "-c", models], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")

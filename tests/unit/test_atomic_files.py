@@ -1,10 +1,13 @@
 """A file is replaced completely or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from astrodetect import atomic_files
+from astrodetect.storage import objects
 
 
 def test_an_exception_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
@@ -14,6 +17,26 @@ def test_an_exception_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) 
         part.write_text("new\ud800", encoding="utf-8")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_removed_and_what_running_ones_write_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    (tmp_path / f".[a].csv.{ended.pid}.part").touch()
+    (tmp_path / ".[a].csv.1.part").touch()
+    (tmp_path / f".b.csv.{ended.pid}.part").touch()
+    with objects.open_writer(str(tmp_path / "[a].csv")):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".[a].csv.1.part",
+        f".b.csv.{ended.pid}.part",
+        "[a].csv",
+    ]
+
+
+def test_a_page_may_have_names_that_are_not_utf8(tmp_path: Path) -> None:
+    atomic_files.write_text(tmp_path / "a.html", "µ\udcff")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == "µ\\udcff"
 
 
 def test_the_contents_are_on_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,14 @@ def test_walk_follows_links_to_images_but_not_to_folders(nested_images: Path, tm
     (tmp_path / "image.jpg").symlink_to(nested_images / "a.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
-    assert list(listing.list_references([str(tmp_path)])) == [str(tmp_path / "image.jpg")]
+    (tmp_path / "self.jpg").symlink_to("self.jpg")  # has a row that says so
+    names = [str(tmp_path / name) for name in ("image.jpg", "self.jpg")]
+    assert list(listing.list_references([str(tmp_path)])) == names
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="it is a pipe or a device"):  # as a table may name it
+        images.read_bytes(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="Too many levels of symbolic links"):
+        images.read_bytes(tmp_path / "self.jpg")
     (tmp_path / "outside").symlink_to(nested_images / "b")
     assert len(list(listing.list_references([str(tmp_path / "outside")]))) == 3
 
