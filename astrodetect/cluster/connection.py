@@ -13,6 +13,8 @@ from astrodetect.storage.references import is_url
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports to Ray's makers
 os.environ.setdefault("RAY_worker_niceness", "0")  # of a local cluster: the priority of a run without Ray
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else it prints its own logs to stdout where a process ends
+# Where the raylet ends, Ray ends a driver whose parent is process 1 without a word; it asks this id where there is one.
+os.environ.setdefault("RAY_RAYLET_PID", str(os.getpid()))
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a future default
 
 import ray

@@ -1,5 +1,7 @@
 """What a run on a cluster needs, without a cluster."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,14 @@ def test_a_local_run_whose_node_is_lost_ends(monkeypatch: pytest.MonkeyPatch) ->
     pool = ray_pool.RayPool("local", [], task, environment={}, notify=lambda _: None)
     with pytest.raises(ClusterError, match="on this machine has ended"):
         next(pool.score(iter([])))
+
+
+def test_ray_neither_ends_the_driver_nor_prints_its_logs_where_its_process_ends() -> None:
+    pytest.importorskip("ray")
+    from astrodetect.cluster import connection  # noqa: F401 - sets what Ray reads
+
+    assert os.environ["RAY_RAYLET_PID"] == str(os.getpid())
+    assert re.search(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"], "Raylet is terminated.\nLast 20 lines")
 
 
 def test_a_node_that_does_not_see_the_images_is_named(tmp_path: Path) -> None:
