@@ -11,10 +11,11 @@ from concurrent.futures import Future
 
 from astrodetect.service.malloc import return_free_memory, return_large_blocks
 from astrodetect.service.opened_model import OpenedModel, start_opening
-from astrodetect.service.uvicorn_workers import is_served
+from astrodetect.service.uvicorn_workers import end_with_parent, is_served
 from astrodetect.settings import Settings, settings
 
 opening: Future[OpenedModel] | None = None
+end_with_parent()
 if is_served():  # the rest is imported meanwhile, which takes as long
     return_large_blocks()
     opening = start_opening(settings())

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -24,3 +26,14 @@ def worker_count() -> int:
     parser.add_argument("--workers", type=int)
     workers = parser.parse_known_args(sys.argv[1:])[0].workers or os.environ.get("WEB_CONCURRENCY", "")
     return max(1, int(workers)) if str(workers).isdecimal() else 1
+
+
+def end_with_parent() -> None:
+    """Shut down where uvicorn's first process is killed: its workers would keep the port from the next one."""
+    if parent := multiprocessing.parent_process():
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=follow, name="parent", daemon=True).start()

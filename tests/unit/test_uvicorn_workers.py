@@ -1,11 +1,30 @@
 """Workers of one machine divide its processors among them."""
 
 import multiprocessing
+import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
+from programs import ROOT
 
 from astrodetect.service.uvicorn_workers import is_served, worker_count
+
+KILLED_PARENT = """
+import multiprocessing, os, time
+from astrodetect.service.uvicorn_workers import end_with_parent
+
+def work():
+    end_with_parent()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("spawn").Process(target=work)
+    worker.start()
+    print(worker.pid, flush=True)
+    os._exit(1)
+"""
 
 
 @pytest.mark.parametrize(
@@ -45,3 +64,13 @@ def test_only_uvicorn_opens_the_model_while_the_service_is_imported(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program, "main:app"])
     assert is_served() == served
+
+
+def test_a_worker_ends_where_its_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(KILLED_PARENT)
+    command, environment = [sys.executable, str(script)], {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert psutil.wait_procs([worker], timeout=10)[1] == []
