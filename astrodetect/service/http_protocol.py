@@ -135,6 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._excess = 0  # bytes of the present request that are not its body
         self._body_bytes = 0  # of the present request
         self._unparsed = b""
+        self._body: list[bytes] = []  # chunks of the piece that is being parsed
         self._resuming = False
         self._error: AstrodetectError | None = None
         self._refusal: AstrodetectError | None = None  # sent once the requests before it are answered
@@ -180,6 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
             break
+        self._pass_body()
         if self._excess > MAX_HEADER_BYTES and self._expected != BETWEEN_REQUESTS:
             self._refuse(_headers_too_large())
 
@@ -236,13 +238,20 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Called by the parser with a part of the body."""
-        self._body_bytes += len(body)
-        self._excess = max(0, self._excess - len(body) - len(body) // FRAMING_SHARE)
-        super().on_body(body)
+        """Called by the parser with a chunk, or a part of a body of a declared length."""
+        self._body.append(body)
+
+    def _pass_body(self) -> None:
+        """Gives the request what was parsed of its body: at once, since a chunk may have a single byte."""
+        if body := b"".join(self._body):
+            self._body = []
+            self._body_bytes += len(body)
+            self._excess = max(0, self._excess - len(body) - len(body) // FRAMING_SHARE)
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser after the last byte of a request."""
+        self._pass_body()
         self._expected, self._excess, self._body_bytes = BETWEEN_REQUESTS, 0, 0
         if not self.parser.should_upgrade():
             super().on_message_complete()

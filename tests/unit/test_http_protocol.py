@@ -12,6 +12,7 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from astrodetect.service import http_protocol
 from astrodetect.service.detection import cancel_on_disconnect
@@ -176,6 +177,24 @@ def test_headers_and_framing_within_the_limits_are_answered() -> None:
             assert await client.status(GET[10:]) == 200
 
     asyncio.run(scenario())
+
+
+def test_chunks_of_a_byte_reach_the_request_by_the_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed, pass_on = list[int](), HttpToolsProtocol.on_body
+
+    def count(self: HttpToolsProtocol, body: bytes) -> None:
+        passed.append(len(body))
+        pass_on(self, body)
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            assert await client.status(POST, b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n") == 200
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", count)
+    asyncio.run(scenario())
+    assert sum(passed) == 10_000
+    assert len(passed) < 100
 
 
 def test_pipelined_requests_are_parsed_a_few_at_a_time_and_all_answered_in_order() -> None:
