@@ -2,11 +2,11 @@
 
 All serve the same model to the same callers, and log to the same embedded PostgreSQL, a database each, fsync on. The
 naive one (`naive_service.py`) runs Keras; LitServe (`litserve_service.py`) and BentoML (`bentoml_service.py`) the same
-int8 network as ours, in batches; they are left out where they are not installed, and BentoML in quick runs. All run all
-the time but only one is under load, in turns; the CPU share of the idle ones is in the report, and the processor time
-that each service takes for a request, which other load disturbs less than its rate. Start-up is measured
-from exec to the first scored image. The engine's own images/s are measured in the same run, while all are idle. A
-status other than 200, or a missing row, fails the whole run without a report.
+int8 network as ours, in batches; they are left out where they are not installed, and BentoML in quick runs. One is
+started, or under load, at a time, in turns, while the others are suspended; the processor time that each takes for a
+request, which other load disturbs less than its rate, is in the report. Start-up is measured from exec to the first
+scored image, and the engine's own images/s in the same run, while all are suspended. A status other than 200, or a
+missing row, fails the whole run without a report.
 
 `--full` adds our service with anomaly detectors, vectors and thumbnails, and has the other one store no thumbnails.
 """
@@ -141,7 +141,6 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "precision": engine["precision"],
         "generator_cpu_share": max(load["cpu_share"] for load in loads),
         "generator_cpu_us": max(load["cpu_us"] for load in loads),
-        "idle_cpu_share": max(load["idle_cpu_share"] for load in loads),
     }
 
 
@@ -171,8 +170,7 @@ def as_text(report: dict[str, Any]) -> str:
         f"ours is ready after {ours['ready_s']:.2f} s",
         f"our engine alone: {engine['images_per_s']:.1f} images/s in {engine['precision']}, {engine['streams']} "
         f"streams of {engine['batch']}; with 32 callers the service reaches {report['engine_share']:.0%} of it",
-        f"of the machine, the load generator took at most {report['generator_cpu_share']:.1%}, "
-        f"the idle services {report['idle_cpu_share']:.1%}",
+        f"of the machine, the load generator took at most {report['generator_cpu_share']:.1%}",
         about(report),
     ]
     return "\n".join(lines)

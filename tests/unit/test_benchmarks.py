@@ -150,7 +150,7 @@ def test_a_quick_run_measures_litserve_alone_of_the_batching_peers(monkeypatch: 
 def test_the_serving_report_compares_ours_with_each_peer() -> None:
     def service(per_s: float, p50_ms: float) -> dict[str, Any]:
         load = {"per_s": per_s, "p50_ms": p50_ms, "p99_ms": 2 * p50_ms}
-        load |= {"cpu_share": 0.01, "cpu_us": 50.0, "idle_cpu_share": 0.0, "service_cpu_ms": 1000 / per_s}
+        load |= {"cpu_share": 0.01, "cpu_us": 50.0, "service_cpu_ms": 1000 / per_s}
         memory = {"peak_rss_mb": 300.0, "pss_mb": 200.0}
         return memory | {"first_answer_s": 1.0, "ready_s": 0.9, "load": {1: load, 32: load}}
 
