@@ -28,12 +28,12 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def part_path(path: Path) -> Path:
-    """Where this process writes what becomes `path`."""
+    """The temporary path of this process for a file or folder that becomes `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed have left of `path` (POSIX only): nobody else knows of it."""
+    """Remove the temporary files and folders of `path` whose process on this machine was killed (POSIX only)."""
     if os.name != "posix":
         return
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -51,7 +51,7 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file's contents atomically, encoded in UTF-8; of a name that is not UTF-8 bytes become `\\udcff`."""
+    """Replace the file's contents atomically, encoded in UTF-8; surrogates, as in names that are not, are escaped."""
     remove_abandoned(path)
     write_bytes(path, text.encode(errors="backslashreplace"), sync=sync)
 

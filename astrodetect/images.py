@@ -151,13 +151,13 @@ def decode_file(path: ImagePath, contract: ImageContract, *, max_pixels: int = M
 
 
 def read_bytes(path: ImagePath) -> bytes:
-    """The contents; ImageError if they cannot be read or are too large, StorageUnavailable as it is."""
+    """The contents; ImageError if they cannot be read or are too large, StorageUnavailable if a server is silent."""
     try:
         if isinstance(path, Cutout):
             return path.read()
         if isinstance(path, str):
             return shards.read_image(path, MAX_FILE_BYTES)
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if not path.is_file() and path.exists() and not path.is_dir():
             raise ImageError("cannot be read: it is a pipe or a device")  # which may have no end
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

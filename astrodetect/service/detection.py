@@ -16,7 +16,7 @@ from astrodetect import fits, images
 from astrodetect.errors import DatabaseUnavailable, DeadlineExceeded, ImageError, ModelUnsuitable, Overloaded
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import NAME_BASED_UUID, Prediction, QueuedPrediction, SkyObject
-from astrodetect.service.disconnect import DISCONNECTION, Disconnection
+from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.image_pipeline import DecodedImage, DetectionResult, ImageJob, ImagePipeline, image_conflict
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import RequestContext

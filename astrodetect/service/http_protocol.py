@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from astrodetect.errors import AstrodetectError, HeadersTooLarge, HeadersTooSlow, MalformedRequest, Overloaded
-from astrodetect.service.disconnect import DISCONNECTION, Disconnection
+from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.listening import GRACE_S, is_readable
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.request_log import log_refusal

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from argparse import ArgumentParser
 from pathlib import Path
+
+from astrodetect.parent_process import when_parent_ends
 
 
 def is_served() -> bool:
@@ -30,10 +31,4 @@ def worker_count() -> int:
 
 def end_with_parent() -> None:
     """Shut down where uvicorn's first process is killed: its workers would keep the port from the next one."""
-    if parent := multiprocessing.parent_process():
-
-        def follow() -> None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        threading.Thread(target=follow, name="parent", daemon=True).start()
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -13,7 +13,7 @@ from programs import query
 from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 
-from astrodetect.service.disconnect import DISCONNECTION, Disconnection
+from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.routes import predictions
 from astrodetect.sky import table_writers
 

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from astrodetect.service import http_protocol
 from astrodetect.service.detection import cancel_on_disconnect
-from astrodetect.service.disconnect import DISCONNECTION, Disconnection
+from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.http_protocol import ConnectionLimits, HttpProtocol
 from astrodetect.service.metrics import Metrics
 

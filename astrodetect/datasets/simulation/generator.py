@@ -18,6 +18,7 @@ from astrodetect.datasets.listing import SIMULATION_FILE
 from astrodetect.datasets.simulation import galaxies, rare
 from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
 from astrodetect.errors import DataError
+from astrodetect.parent_process import when_parent_ends
 from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.records import Pixels
 
@@ -162,7 +163,7 @@ def _run(tasks: list[RenderTask], workers: int | None) -> None:
 def _start_pool(workers: int) -> ProcessPoolExecutor | None:
     """A process pool, or None where the system has no semaphores to share with workers."""
     try:
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_initialise_worker)
     except (OSError, ImportError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print_notice(f"shared memory (/dev/shm) cannot be used: {reason}; simulating in one process")
@@ -181,14 +182,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _follow_parent() -> None:
-    """Worker initializer: Ctrl-C reaches the whole process group, and only the parent handles it; its end is theirs."""
+def _initialise_worker() -> None:
+    """Initialise a worker: Ctrl-C reaches the whole process group, and only the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_after_parent, daemon=True).start()
-
-
-def _exit_after_parent() -> None:
-    """The pool's workers would wait for ever for one that was killed: each holds all ends of the queue of tasks."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
+    when_parent_ends(lambda: os._exit(1))  # each holds all ends of the queue of tasks: they would wait for ever

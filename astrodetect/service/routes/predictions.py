@@ -24,7 +24,7 @@ from astrodetect.labels import TAG_SEPARATOR
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.disconnect import DISCONNECTION, Disconnection
+from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
 from astrodetect.service.schemas import (

@@ -1,4 +1,4 @@
-"""What is to be done once the client of a request has disconnected."""
+"""The disconnection of a client, and the callbacks that wait for it."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ DISCONNECTION = "astrodetect.disconnection"  # key in the ASGI scope
 
 
 class Disconnection:
-    """What is to be done once the client of a connection has disconnected: cheaper than a task that waits for it."""
+    """Callbacks for the disconnection of a connection's client: cheaper than a task that waits for it."""
 
     def __init__(self) -> None:
         self.happened = False
