@@ -24,6 +24,15 @@ def names(page: Page) -> list[str]:
     return page.locator("#rows ol .name").all_text_contents()  # inner texts of rows out of view are empty
 
 
+# By how many pixels an element moves in the frames after it was scrolled to.
+MOVED = """async element => {
+    element.scrollIntoView();
+    const top = element.getBoundingClientRect().top;
+    for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+    return element.getBoundingClientRect().top - top;
+}"""
+
+
 def links(page: Page) -> list[str]:
     addresses: list[str] = page.locator("#rows ol .name").evaluate_all(
         "links => links.map(a => a.getAttribute('href'))"
@@ -57,6 +66,7 @@ def test_a_filter_without_matches_can_be_removed(tabs: Tabs, service: Service) -
 def test_pages_link_to_older_and_newer_ones(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/history")
     first = links(page)
+    assert abs(page.locator("#older").evaluate(MOVED)) < 1
     page.locator("#older").click()
     expect(page.locator("#newer")).to_be_visible()
     expect(page).to_have_url(re.compile("before="))
