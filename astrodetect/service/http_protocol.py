@@ -1,7 +1,6 @@
 """uvicorn's HTTP protocol, with limits that hold before a request reaches the application, and at the shutdown."""
 
 import asyncio
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -13,18 +12,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from astrodetect.errors import AstrodetectError, HeadersTooLarge, HeadersTooSlow, MalformedRequest, Overloaded
+from astrodetect.service.connection_limits import ConnectionLimits
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.listening import GRACE_S, is_readable
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.middleware.request_log import log_refusal
 from astrodetect.service.schemas import error_response
-
-if sys.platform != "win32":
-    import resource
 
 HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --timeout-keep-alive
 DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
-CHECK_S = 1.0  # between two looks for connections beyond these
 LINGER_S = 1.0  # after an error, so that a client that is still sending receives it
 LINGER_BYTES = 2**20  # that are read and dropped meanwhile
 MAX_HEADERS = 256
@@ -32,75 +27,9 @@ MAX_HEADER_BYTES = 65_536  # of the request line and the headers, or of trailers
 FRAMING_SHARE = 16  # bytes of a chunked body to one of its framing, beyond MAX_HEADER_BYTES
 PIECE_BYTES = 16_384  # of headers or chunks that are parsed at a time: others have their turns in between
 
-MAX_CONNECTIONS = 4096
-OWN_DESCRIPTORS = 128  # of models, logs, the database and the outbox
-MIN_WAIT_S = 1.0  # without a request, before a connection is closed for a new one
 RECHECK_S = 0.05
 
 BETWEEN_REQUESTS, IN_HEADERS, IN_BODY = range(3)  # what the parser expects
-
-
-def max_connections() -> int:
-    """Half of the descriptors that the service does not need itself: a request may open a file for its body."""
-    if sys.platform == "win32":
-        return MAX_CONNECTIONS
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = descriptors == resource.RLIM_INFINITY
-    return MAX_CONNECTIONS if unlimited else max(1, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) // 2))
-
-
-class ConnectionLimits:
-    """What the connections of a server share."""
-
-    def __init__(self, metrics: Metrics, max_connections: int) -> None:
-        self.max_connections = max_connections
-        self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
-        self._new: dict[HttpProtocol, float] = {}  # connections without a request, oldest first, with their times
-        self._idle: dict[HttpProtocol, float] = {}  # those that wait for another one, or discard a body
-        self._timer = self._loop.call_later(CHECK_S, self._check)
-
-    def adapt(self, server: Server) -> None:
-        """Has its connections use HttpProtocol, also under `uvicorn main:app`, whose command line cannot name it."""
-        if server.config.http_protocol_class is HttpToolsProtocol:
-            server.config.http_protocol_class = cast(Any, partial(HttpProtocol, limits=self))
-            if isinstance(self._loop, asyncio.BaseEventLoop):  # it accepts up to the backlog at once, uvloop one
-                server.config.backlog = min(server.config.backlog, max(1, self.max_connections // 4))
-            self._metrics.add_gauge("connections", "Open connections", lambda: len(server.server_state.connections))
-
-    def wait(self, connection: "HttpProtocol") -> None:
-        """A request is expected on this connection from now on."""
-        (self._new if connection.cycle is None else self._idle)[connection] = self._loop.time()
-
-    def end_wait(self, connection: "HttpProtocol") -> None:
-        """The headers of a request have arrived, or nothing more is expected."""
-        (self._new if connection.cycle is None else self._idle).pop(connection, None)
-
-    def make_room(self) -> bool:
-        """Closes the oldest connection that has waited for MIN_WAIT_S without a request, or else for another one."""
-        for waiting in (self._new, self._idle):
-            connection, since = next(iter(waiting.items()), (None, 0.0))
-            if connection and self._loop.time() - since >= MIN_WAIT_S:
-                del waiting[connection]
-                connection.transport.abort()
-                return True
-        return False
-
-    def refused(self, connection: "HttpProtocol", status: int, code: str) -> None:
-        """Logs and counts an error that the application does not see."""
-        log_refusal(connection.client, status, code)
-        self._metrics.observe_request("other", status, 0.0)
-
-    def close(self) -> None:
-        """Ends the checks."""
-        self._timer.cancel()
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        for waiting in (self._new, self._idle):
-            for connection, since in list(waiting.items()):
-                connection.check_wait(now - since)
-        self._timer = self._loop.call_later(CHECK_S, self._check)
 
 
 class ParsedFlowControl(FlowControl):
@@ -346,6 +275,15 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.abort)
         else:
             self.transport.close()
+
+
+def limit_connections(server: Server, limits: ConnectionLimits, metrics: Metrics) -> None:
+    """Has a server use HttpProtocol, also under `uvicorn main:app`, whose command line cannot name it."""
+    if server.config.http_protocol_class is HttpToolsProtocol:
+        server.config.http_protocol_class = cast(Any, partial(HttpProtocol, limits=limits))
+        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # it accepts up to the backlog, uvloop one
+            server.config.backlog = min(server.config.backlog, max(1, limits.max_connections // 4))
+        metrics.add_gauge("connections", "Open connections", lambda: len(server.server_state.connections))
 
 
 def _headers_too_large() -> HeadersTooLarge:

@@ -42,10 +42,11 @@ from astrodetect.service.anomaly_detection import AnomalyDetection
 from astrodetect.service.arrival_matcher import ArrivalDatabase, ArrivalMatcher
 from astrodetect.service.authentication import ApiKeys, Authenticator
 from astrodetect.service.batch_detection import BatchDetection
+from astrodetect.service.connection_limits import ConnectionLimits, max_connections
 from astrodetect.service.detection import DetectionService
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.heat_maps import HeatMaps
-from astrodetect.service.http_protocol import ConnectionLimits, max_connections
+from astrodetect.service.http_protocol import limit_connections
 from astrodetect.service.image_pipeline import ImagePipeline
 from astrodetect.service.live_feed import LiveFeed
 from astrodetect.service.metrics import Metrics
@@ -158,7 +159,7 @@ async def open_services(
         if server := listening.running_server():
             stack.enter_context(shutdown.handle_signals(server))
             connections = stack.enter_context(closing(ConnectionLimits(metrics, max_connections())))
-            connections.adapt(server)
+            limit_connections(server, connections, metrics)
         stack.enter_context(threadpool_limits(1, user_api="blas"))  # the network's passes use the cores
         database = stack.enter_context(closing(connect()))
         thumbnails = stack.enter_context(

@@ -14,10 +14,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from astrodetect.service import http_protocol
+from astrodetect.service import connection_limits, http_protocol
+from astrodetect.service.connection_limits import ConnectionLimits
 from astrodetect.service.detection import cancel_on_disconnect
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
-from astrodetect.service.http_protocol import ConnectionLimits, HttpProtocol
+from astrodetect.service.http_protocol import HttpProtocol
 from astrodetect.service.metrics import Metrics
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -116,7 +117,8 @@ class Server:
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HEADERS_TIMEOUT_S": 1.0, "DISCARD_TIMEOUT_S": 0.5, "CHECK_S": 0.05, "LINGER_S": 0.05}.items():
+    monkeypatch.setattr(connection_limits, "CHECK_S", 0.05)
+    for name, value in {"HEADERS_TIMEOUT_S": 1.0, "DISCARD_TIMEOUT_S": 0.5, "LINGER_S": 0.05}.items():
         monkeypatch.setattr(http_protocol, name, value)
 
 
@@ -291,7 +293,7 @@ def test_a_body_that_is_discarded_after_the_response_is_cut() -> None:
 def test_at_the_limit_connections_without_a_request_give_way_and_others_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_protocol, "MIN_WAIT_S", 60.0)
+    monkeypatch.setattr(connection_limits, "MIN_WAIT_S", 60.0)
 
     async def scenario() -> None:
         async with Server().run(max_connections=3) as server:
@@ -302,7 +304,7 @@ def test_at_the_limit_connections_without_a_request_give_way_and_others_are_refu
             refused = await server.connect()
             assert await refused.status() == 503  # the others have just been opened
             assert await refused.closed()
-            monkeypatch.setattr(http_protocol, "MIN_WAIT_S", 0.0)
+            monkeypatch.setattr(connection_limits, "MIN_WAIT_S", 0.0)
             assert await (await server.connect()).status(GET) == 200
             assert await attackers[0].closed()
             assert await busy.status(b"0\r\n\r\n") == 200
