@@ -106,6 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:  # the body was left out: no route serves another protocol
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)  # the other one reads no more after `close`
                 continue
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
@@ -155,6 +156,10 @@ class HttpProtocol(HttpToolsProtocol):
         too_long = self._excess > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES
         if too_long or len(self.headers) > MAX_HEADERS:
             self._error = _headers_too_large()
+            raise self._error
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):  # the parser reads any that end with it
+            self._error = MalformedRequest("the Transfer-Encoding of a request is chunked, or there is none")
             raise self._error
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":

@@ -232,7 +232,13 @@ def test_what_is_not_http_is_answered_400_and_logged(request_: bytes, caplog: py
 
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
-    "bad", [b"NONSENSE / HTTP/1.1\r\n\r\n", POST + b"z\r\n", GET[:-2] + b"X:1\r\n" * 300 + b"\r\n"]
+    "bad",
+    [
+        b"NONSENSE / HTTP/1.1\r\n\r\n",
+        POST + b"z\r\n",
+        GET[:-2] + b"X:1\r\n" * 300 + b"\r\n",
+        POST.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n",
+    ],
 )
 def test_requests_before_one_that_is_refused_are_answered_first(bad: bytes) -> None:
     async def scenario() -> None:
@@ -251,7 +257,8 @@ def test_requests_before_one_that_is_refused_are_answered_first(bad: bytes) -> N
 
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("size", [7, 10_000])  # of the pieces that arrive
-def test_a_request_that_offers_another_protocol_is_answered_with_its_body(size: int) -> None:
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_request_that_offers_another_protocol_is_answered_with_its_body(size: int, *, closes: bool) -> None:
     offer = (
         b" / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAM\r\n"
     )
@@ -260,7 +267,9 @@ def test_a_request_that_offers_another_protocol_is_answered_with_its_body(size: 
             b"POST" + offer % b"h2c" + b"Content-Length: %d\r\n\r\n" % len(GET) + GET,  # not another request
             b"GET" + offer % b"websocket" + b"\r\n",
             b"POST" + offer % b"h2c" + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
-            b"CONNECT" + offer % b"h2c" + b"\r\n",
+            GET[:-2] + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+            if closes
+            else b"CONNECT" + offer % b"h2c" + b"\r\n",
         ]
     )
 
@@ -274,7 +283,7 @@ def test_a_request_that_offers_another_protocol_is_answered_with_its_body(size: 
                 responses = (await client.reader.read()).split(b"HTTP/1.1 ")[1:]
             sizes = [response.rpartition(b"\r\n")[2] for response in responses[:-1]]
             assert sizes == [b"%d" % len(GET), b"0", b"4"]
-            assert responses[-1].startswith(b"400")
+            assert responses[-1].startswith(b"200" if closes else b"400")
 
     asyncio.run(scenario())
 
