@@ -21,7 +21,6 @@ from astrodetect.learning.weights_file import open_weights
 from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
 NORMALISATION, NORMALISATION_BESIDE = "normalisation", "normalisation_beside"
-FIXED_LAYERS = (keras.layers.Normalization, keras.layers.BatchNormalization)  # in fine-tuning
 OUTSIDE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
 LUMINANCE = (0.299, 0.587, 0.114)
 HEAD_DROPOUT, CNN_DROPOUT = 0.2, 0.5

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +24,6 @@ from astrodetect.reports.anomaly_report import SAMPLE_SEED
 from astrodetect.reports.html import ThumbnailReader
 
 FigureFormat = Literal["png", "svg", "pdf"]
-FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 COLUMN, PAGE = 3.5, 7.2  # widths in inches: one column and both of a journal's page
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 GREY = "#888888"

@@ -339,7 +339,6 @@ AuthenticatorDep: TypeAlias = Annotated[Authenticator, _part(lambda services: se
 ModelsDep: TypeAlias = Annotated[ModelRegistry, _part(lambda services: services.models)]
 DatabaseDep: TypeAlias = Annotated[ServiceDatabase, _part(lambda services: services.database)]
 ReviewQueueDep: TypeAlias = Annotated[ReviewQueue, _part(lambda services: services.review_queue)]
-ProjectionsDep: TypeAlias = Annotated[ProjectionJobs, _part(lambda services: services.projections)]
 LiveFeedDep: TypeAlias = Annotated[LiveFeed, _part(lambda services: services.live_feed)]
 DetectionDep: TypeAlias = Annotated[DetectionService, _part(lambda services: services.detection)]
 HeatMapsDep: TypeAlias = Annotated[HeatMaps, _part(lambda services: services.heat_maps)]

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from evaluation_inputs import make_evaluation_inputs
@@ -26,7 +27,7 @@ NAMES = {
 def test_every_figure_of_an_evaluation_is_written_in_every_format(tmp_path: Path) -> None:
     drawn = figures.evaluation_figures(make_evaluation_inputs(tmp_path / "sky"))
     magic = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    for kind in figures.FIGURE_FORMATS:
+    for kind in get_args(figures.FigureFormat):
         paths = figures.write_figures(drawn, tmp_path / "figures", kind)
         assert {path.name for path in paths} == {f"{name}.{kind}" for name in NAMES}
         assert all(path.read_bytes().startswith(magic[kind]) for path in paths)
