@@ -31,7 +31,7 @@ TAG_SEPARATOR = ";"
 MAX_NOTE_LENGTH = 10_000  # characters
 MAX_LABEL_NAMES = 100
 DIGITS = "123456789"  # what names without a key of their own get
-LABEL_KEYS = f"{DIGITS}bcdefghmpqvwxyz"  # the pages have other uses for the rest
+LABEL_KEYS = f"{DIGITS}bcdefghmpqvwxyz"  # the others are those of `label_buttons` in _macros.html and of other actions
 
 _CsvRow: TypeAlias = "dict[str | Any, str | Any]"  # of csv.DictReader; missing and surplus fields are None
 

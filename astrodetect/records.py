@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 ANOMALY = "Anomaly Detected"
 NO_ANOMALY = "No Anomaly"
+UNUSUAL_NOVELTY = 0.99  # from which an image is called unusual, whatever its class
 NAME_BASED_UUID = 5  # the version of request ids made from an Idempotency-Key; all others are random
 
 DIMENSIONS = 64  # of a stored vector; shorter ones are padded with zeros

@@ -65,17 +65,7 @@ class Model:
                 if file.error and errors == "raise":
                     raise ImageError(f"{file.path}: {file.error}")
                 if not file.error:
-                    predictions.append(
-                        decision.decide(
-                            self.manifest,
-                            file.probabilities,
-                            image_name=file.path,
-                            image_sha256=file.sha256,
-                            request_id=uuid.uuid4(),
-                            novelty=file.novelty,
-                            sky_object=file.position,
-                        )
-                    )
+                    predictions.append(decision.decide_file(self.manifest, file, uuid.uuid4()))
         return predictions
 
     def __repr__(self) -> str:

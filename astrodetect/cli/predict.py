@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line for each image."""
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.inference import pipeline  # noqa: PLC0415
-    from astrodetect.inference.decision import decide  # noqa: PLC0415
+    from astrodetect.inference.decision import decide_file  # noqa: PLC0415
 
     config = settings()
     listing.check_paths(arguments.images)
@@ -75,14 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = listing.open_images(listing.list_references(arguments.images))
     with closing(pipeline.score_files(files, engine, read, novelty, name=attrgetter("name"))) as batches:
         for file in (file for batch in batches for file in batch):
-            scored = None if file.error else decide(
-                manifest,
-                file.probabilities,
-                image_name=file.path,
-                image_sha256=file.sha256,
-                request_id=uuid.uuid4(),
-                novelty=file.novelty,
-            )  # fmt: skip
+            scored = None if file.error else decide_file(manifest, file, uuid.uuid4())
             count, bad_files = count + 1, bad_files + (scored is None)
             line = _json_line(file, scored) if arguments.json else _text_line(file, scored, manifest.classes)
             print(line, flush=True)

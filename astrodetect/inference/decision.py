@@ -3,11 +3,15 @@
 import base64
 import uuid
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.features.extraction import measurement_key
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ScoredImage, SkyObject
+
+if TYPE_CHECKING:
+    from astrodetect.inference.pipeline import ScoredFile
 
 UNKNOWN_OBJECT = SkyObject()
 
@@ -55,4 +59,17 @@ def decide(
         ra=sky_object.ra,
         dec=sky_object.dec,
         object_id=sky_object.object_id,
+    )
+
+
+def decide_file(manifest: Manifest, file: "ScoredFile", request_id: uuid.UUID) -> ScoredImage:
+    """The decision for a file that could be read."""
+    return decide(
+        manifest,
+        file.probabilities,
+        image_name=file.path,
+        image_sha256=file.sha256,
+        request_id=request_id,
+        novelty=file.novelty,
+        sky_object=file.position,
     )

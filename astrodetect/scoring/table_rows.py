@@ -3,10 +3,9 @@
 import hashlib
 import os
 import uuid
-from dataclasses import asdict, replace
 
 from astrodetect.anomalies.novelty import Novelty
-from astrodetect.inference.decision import decide
+from astrodetect.inference.decision import decide_file
 from astrodetect.inference.pipeline import ScoredFile
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ScoredImage
@@ -24,17 +23,7 @@ def score_columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
 
 def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> ScoredImage | None:
     """The prediction for a file, with a request id that repeats when a run is resumed; None if it is unreadable."""
-    if file.error:
-        return None
-    scored = decide(
-        manifest,
-        file.probabilities,
-        image_name=file.path,
-        image_sha256=file.sha256,
-        request_id=request_id(run, file.path),
-        novelty=file.novelty,
-    )
-    return replace(scored, **asdict(file.position)) if file.position else scored
+    return None if file.error else decide_file(manifest, file, request_id(run, file.path))
 
 
 def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> ScoreRow:

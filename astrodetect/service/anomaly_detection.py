@@ -14,6 +14,7 @@ from starlette.requests import Request
 from astrodetect.anomalies.detectors.autoencoder import Autoencoder
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.errors import AstrodetectError, BodyTooLarge, ModelUnsuitable, Overloaded, RequestError
+from astrodetect.records import UNUSUAL_NOVELTY
 from astrodetect.service.detection import DetectionService, cancel_on_disconnect
 from astrodetect.service.fetch import Fetcher
 from astrodetect.service.middleware.request_log import RequestContext
@@ -24,7 +25,6 @@ from astrodetect.service.shutdown import Shutdown
 MAX_ANOMALY_REQUESTS = 4  # at a time; more are refused
 FETCHES_IN_FLIGHT = 4  # images of one request that are fetched or held in memory at a time
 MAX_JSON_BYTES = 4_000_000
-NOVELTY_THRESHOLD = 0.99  # from which an image is an anomaly, where the model carries no autoencoder
 
 
 class ImageUrls(BaseModel):
@@ -145,8 +145,8 @@ class AnomalyDetection:
 def loss_and_flag(novelty: NoveltyResult) -> tuple[float, bool]:
     """Of one image: the autoencoder's loss, and whether all detectors call it an anomaly, as in the published study.
 
-    Without an autoencoder: the strength by which images are ranked, and whether novelty reaches NOVELTY_THRESHOLD.
+    Without an autoencoder: the strength by which images are ranked, and whether novelty reaches UNUSUAL_NOVELTY.
     """
     if Autoencoder.name in novelty.scores:
         return float(novelty.scores[Autoencoder.name][0]), bool(novelty.consensus[0])
-    return float(novelty.strength[0]), bool(novelty.novelty[0] >= NOVELTY_THRESHOLD)
+    return float(novelty.strength[0]), bool(novelty.novelty[0] >= UNUSUAL_NOVELTY)

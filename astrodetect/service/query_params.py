@@ -41,9 +41,7 @@ def prediction_filters(
     in_domain: Annotated[
         bool | None, Query(description="whether the image is like those that the detectors were fitted on")
     ] = None,
-    known: Annotated[
-        bool | None, Query(description="whether `crossmatch` found a known object at the position")
-    ] = None,
+    known: Annotated[bool | None, Query(description="whether a known object is at the position")] = None,
     tag: Annotated[TagName | None, Query(description="a tag of the image")] = None,
 ) -> PredictionFilters:
     """The filters in the query string."""

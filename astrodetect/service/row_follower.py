@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from typing import Protocol
 
 from astrodetect.errors import DatabaseError
-from astrodetect.records import ANOMALY, BIGINT_MAX, Prediction
+from astrodetect.records import ANOMALY, BIGINT_MAX, UNUSUAL_NOVELTY, Prediction
 
 MAX_NEWEST = 20  # rows kept in the state
 MAX_READ = 500  # rows of one read; beyond it their number is estimated from the ids
@@ -21,7 +21,6 @@ MAX_SILENCE_S = 5.0  # between reads without a notification: a server that hangs
 RETRY_S = 1.0  # while PostgreSQL is down
 LATE_S = 10.0  # how long a missing id may still appear, as commits do not keep the order of ids
 MAX_LATE_IDS = 1000
-UNUSUAL_NOVELTY = 0.99  # from which an image is highlighted although the classifier found no anomaly
 
 MAX_CURSOR_IDS = 1000  # missing ids in a written cursor; of more the smallest are left out
 MAX_CURSOR_CHARS = 13_000  # where every other id is missing

@@ -82,7 +82,7 @@ class PredictionResponse(BaseModel):
     ra: float | None = None  # degrees, ICRS
     dec: float | None = None
     object_id: str | None = None
-    known: bool | None = None  # whether a known object is there: null until `crossmatch` compared the position
+    known: bool | None = None  # whether a known object is at the position: null until that was compared
     known_name: str | None = None
     known_type: str | None = None
     known_arcsec: float | None = None

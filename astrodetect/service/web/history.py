@@ -16,12 +16,20 @@ from starlette.datastructures import FormData, QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import ANOMALY, NO_ANOMALY, Cone, Prediction, PredictionFilters, PredictionPage, RankedBy
+from astrodetect.records import (
+    ANOMALY,
+    NO_ANOMALY,
+    UNUSUAL_NOVELTY,
+    Cone,
+    Prediction,
+    PredictionFilters,
+    PredictionPage,
+    RankedBy,
+)
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.middleware.security import SAMP_POLICY
 from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
-from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 from astrodetect.sky.healpix import separation

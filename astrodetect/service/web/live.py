@@ -10,14 +10,13 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import HTMLResponse, Response
 
-from astrodetect.records import ANOMALY, Prediction, PredictionFilters
+from astrodetect.records import ANOMALY, UNUSUAL_NOVELTY, Prediction, PredictionFilters
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.live_feed import NewRows, StreamEvent
 from astrodetect.service.row_follower import (
     CURSOR_PATTERN,
     MAX_CURSOR_CHARS,
     MAX_NEWEST,
-    UNUSUAL_NOVELTY,
     EventCursor,
     is_highlighted,
 )

@@ -3,10 +3,9 @@
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from astrodetect.records import Cone, SkyCell
+from astrodetect.records import UNUSUAL_NOVELTY, Cone, SkyCell
 from astrodetect.reports.sky_map import SkyMark, cell_cones, draw_sky_map, format_angle, map_order
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import DatabaseDep
 from astrodetect.service.web.history import PAGE_SIZE, HistoryFilters
 from astrodetect.service.web.rendering import render
@@ -37,7 +36,7 @@ def show_sky(request: Request, database: DatabaseDep) -> Response:
     listed = several[:LISTED_CELLS]
     return render(
         request,
-        "sky.html",
+        "sky_map.html",
         status=422 if filters.errors else 200,
         filters=filters,
         count=sum(cell.count for cell in cells),

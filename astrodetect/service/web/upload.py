@@ -14,12 +14,11 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from astrodetect import images
 from astrodetect.errors import AstrodetectError, DatabaseError, ImageEmpty, NotFound
 from astrodetect.model_store.manifest import Manifest, list_manifests
-from astrodetect.records import Prediction, QueuedPrediction
+from astrodetect.records import UNUSUAL_NOVELTY, Prediction, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import accepts_html
 from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, OPTIONAL_MODEL_NAME_PATTERN
-from astrodetect.service.row_follower import UNUSUAL_NOVELTY
 from astrodetect.service.services import DatabaseDep, ModelsDep, Services, ServicesDep, SettingsDep
 from astrodetect.service.web.image_view import ImageView
 from astrodetect.service.web.rendering import render, wants_fragment
