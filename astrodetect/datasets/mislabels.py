@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from astrodetect.progress import track_progress
 from astrodetect.records import Floats
 
-FOLDS = 5
+FOLDS, SEED = 5, 0
 MIN_CLASS_IMAGES = 10  # smaller classes are not checked
 MAX_TRAINING_IMAGES = 20_000  # per fold
 CONFIDENT = 0.8  # probability that suffices, even if the class's own images average a higher one
@@ -31,9 +31,7 @@ class SuspectedMislabel:
     label_probability: float
 
 
-def find_mislabels(
-    features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
-) -> list[SuspectedMislabel]:
+def find_mislabels(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64]) -> list[SuspectedMislabel]:
     """Suspected label errors, the largest probability margin first; images of one group share a fold.
 
     A label is suspect if another class is more probable and reaches the class threshold of confident learning (the mean
@@ -45,7 +43,7 @@ def find_mislabels(
     if len(class_ids) < 2 or len(np.unique(groups[indices])) < FOLDS * 2:
         return []
     targets = np.searchsorted(class_ids, labels[indices])
-    probabilities = _out_of_fold(_reduce(features[indices]), targets, groups[indices], seed)
+    probabilities = _out_of_fold(_reduce(features[indices]), targets, groups[indices])
     mean_confidence = np.array([probabilities[targets == k, k].mean() for k in range(len(class_ids))])
     rows = np.arange(len(indices))
     label_probability = probabilities[rows, targets]
@@ -75,17 +73,15 @@ def _reduce(features: Floats) -> Floats:
     return np.asarray(pca.fit_transform(features), np.float32)
 
 
-def _out_of_fold(
-    features: Floats, targets: NDArray[np.int64], groups: NDArray[np.int64], seed: int
-) -> NDArray[np.float64]:
+def _out_of_fold(features: Floats, targets: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, classes): predicted probabilities from models that were not trained on the image or its group."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     probabilities = np.zeros((len(features), int(targets.max()) + 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a class with fewer groups than folds
-        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
         folds = [
             (rng.permutation(train)[:MAX_TRAINING_IMAGES], held_out)
             for train, held_out in splitter.split(features, targets, groups)

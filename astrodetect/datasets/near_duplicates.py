@@ -84,10 +84,10 @@ def compute_signatures(pixels: NDArray[np.uint8]) -> ImageSignatures:
     return ImageSignatures(signatures.astype(np.float16), quantised)
 
 
-def find_pairs(images: ImageSignatures, title: str = "comparing images") -> list[DuplicatePair]:
+def find_pairs(images: ImageSignatures) -> list[DuplicatePair]:
     """Pairs of copies; of many copies of one image, enough pairs to connect them all."""
     correlations = {}
-    with ProgressBar(title, len(images)) as bar:
+    with ProgressBar("comparing images", len(images)) as bar:
         for candidates, query_count in _candidate_pairs(images.signatures):
             for start in range(0, len(candidates), PAIR_BLOCK):
                 block = candidates[start : start + PAIR_BLOCK]

@@ -15,9 +15,7 @@ EPOCHS = 50
 BATCH_SIZE = 32
 
 
-def fit_autoencoder(
-    features: Floats, *, epochs: int = EPOCHS, seed: int = 0, batch_size: int = BATCH_SIZE
-) -> Autoencoder:
+def fit_autoencoder(features: Floats, *, epochs: int = EPOCHS, seed: int = 0) -> Autoencoder:
     """Fit to features (images, features) after standardisation; deterministic per seed and machine."""
     scaling = Standardisation.fit(features)
     if not scaling.scale.any():
@@ -30,7 +28,7 @@ def fit_autoencoder(
     standard = scaling.transform(features)
     with ProgressBar("autoencoder", epochs) as bar:
         callbacks = [_EpochCallback(bar)]
-        network.fit(standard, standard, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)
+        network.fit(standard, standard, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=callbacks)
     weights = [layer.get_weights() for layer in network.layers if isinstance(layer, keras.layers.Dense)]
     return Autoencoder(scaling, tuple(kernel for kernel, _ in weights), tuple(bias for _, bias in weights))
 

@@ -191,7 +191,7 @@ def _sky(results: AnomalyResults, cards: Sequence[AnomalyCard]) -> SkyMap | None
         if card.sky.ra is not None and card.sky.dec is not None
     ]
     counted = [SkyCell(cell, count) for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)]
-    return draw_sky_map(counted, cone, title="Map of the sky", marks=marks)
+    return draw_sky_map(counted, cone, marks=marks)
 
 
 def _overlap_rows(results: AnomalyResults) -> list[tuple[str, list[float | None]]]:

@@ -94,7 +94,6 @@ def draw_sky_map(
     cells: Sequence[SkyCell],
     cone: Cone | None,
     *,
-    title: str,
     marks: Sequence[SkyMark] = (),
     cell_url: Callable[[SkyCell, Cone], str] | None = None,
 ) -> SkyMap:
@@ -113,7 +112,7 @@ def draw_sky_map(
         if low <= high
     ]
     svg = Markup(  # noqa: S704 - numbers, and texts that are escaped
-        f'<svg class="sky-map" viewBox="0 0 {WIDTH:g} {projection.height:g}" role="group" aria-label="{escape(title)}"'
+        f'<svg class="sky-map" viewBox="0 0 {WIDTH:g} {projection.height:g}" role="group" aria-label="Map of the sky"'
         f' stroke="{LINES}" fill="none">'
         f"{''.join(parts)}</svg>"
     )

@@ -14,6 +14,7 @@ from astrodetect.records import Floats
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 14.0, 12.0, 42.0  # of a chart and its margins
 SQUARE = WIDTH - LEFT - RIGHT + TOP + BOTTOM  # the height that gives both axes the same length
 MAX_LINE_POINTS = 200  # more cannot be told apart
+MAX_AXIS_LABEL = 6  # characters of a class name
 MAX_DOTS = 30  # on a line of more points, dots are left out
 
 MAX_MARKED_CLASSES = 24  # the largest classes with a marker of their own
@@ -226,5 +227,5 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _shorten(name: str, length: int = 6) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _shorten(name: str) -> str:
+    return name if len(name) <= MAX_AXIS_LABEL else name[: MAX_AXIS_LABEL - 1] + "…"

@@ -23,7 +23,7 @@ from astrodetect.inference.heat_maps import odds_map
 from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import mirror
 from astrodetect.progress import ProgressBar
-from astrodetect.records import BatchRunner, ImagePath, Outputs
+from astrodetect.records import ImagePath, Outputs
 from astrodetect.reports import evaluation_report
 
 if TYPE_CHECKING:  # OpenVINO is slow to import: usage errors are reported without it
@@ -98,16 +98,14 @@ def evaluate(
     return EvaluationInputs(_evaluated_model(engine), evaluated, training, views, single_view, remarks, explain)
 
 
-def compute_outputs(
-    dataset: Dataset, engine: "Engine", title: str, views: int = 1, *, run_batches: BatchRunner = read_ahead
-) -> Outputs:
+def compute_outputs(dataset: Dataset, engine: "Engine", title: str, views: int = 1) -> Outputs:
     """The network's outputs for each image, averaged over `views` orientations (test-time augmentation)."""
     batches = (dataset.paths[start : start + engine.batch_size] for start in range(0, len(dataset), engine.batch_size))
     from astrodetect.inference.engine import average_views  # noqa: PLC0415 - as above
 
     outputs = []
     with ProgressBar(f"evaluating {title}", len(dataset)) as bar:
-        for batch in run_batches(
+        for batch in read_ahead(
             batches,
             lambda paths: _read_images(paths, engine),
             lambda pixels: average_views(engine.run, pixels, views),

@@ -65,25 +65,23 @@ def test_all_positions_are_within_the_outline() -> None:
 def test_a_field_holds_all_positions_also_across_0_h_and_a_pole(ra: list[float], dec: list[float]) -> None:
     cone = enclosing_cone(np.array(ra), np.array(dec))
     assert separation(cone.ra, cone.dec, np.array(ra), np.array(dec)).max() <= cone.radius <= 1.2
-    assert "nan" not in draw_sky_map([], cone, title="").svg
+    assert "nan" not in draw_sky_map([], cone).svg
 
 
 def test_cells_and_marks_link_and_say_what_they_are() -> None:
     cells = [SkyCell(n, count) for n, count in enumerate((2, 3, 9, 1000))]
     mark = SkyMark(180.0, 0.0, '/history/1?a="b"', "<M51>", prominent=True)
-    drawn = draw_sky_map(
-        cells, None, title="<map>", marks=[mark], cell_url=lambda cell, cone: f"/x?{cell.count}&{cone.radius:.1f}"
-    )
+    drawn = draw_sky_map(cells, None, marks=[mark], cell_url=lambda cell, cone: f"/x?{cell.count}&{cone.radius:.1f}")
     assert re.findall(r'href="([^"]+)"', drawn.svg) == [
         *(f"/x?{count}&amp;3.7" for count in (2, 3, 9, 1000)),
         "/history/1?a=&#34;b&#34;",
     ]
     assert "<M51>" not in drawn.svg
-    assert "&lt;map&gt;" in drawn.svg
+    assert "&lt;M51&gt;" in drawn.svg
     colours = re.findall(r'<path fill="(#\w+)"', drawn.svg)
     assert colours == [drawn.legend[index][0] for index in (0, 0, 1, -1)]
     assert [text for _, text in drawn.legend] == ["2 to 4", "5 to 16", "17 to 63", "64 to 251", "252 to 1,000"]
-    assert "<a" not in draw_sky_map(cells, None, title="").svg
+    assert "<a" not in draw_sky_map(cells, None).svg
 
 
 def test_angles_are_in_the_unit_that_keeps_them_short() -> None:

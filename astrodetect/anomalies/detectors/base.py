@@ -60,12 +60,12 @@ class ReferencePoints:
         blocks = [self._nearest(vectors[at : at + BLOCK], count) for at in range(0, max(len(vectors), 1), BLOCK)]
         return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
-    def leave_one_out(self, count: int = MAX_NEIGHBOURS) -> NearestNeighbours:
+    def leave_one_out(self) -> NearestNeighbours:
         """The nearest reference points of each reference point, itself excluded."""
         starts: Iterable[int] = range(0, len(self), BLOCK)
         if len(self) > QUICKLY_COMPARED:
             starts = track_progress(starts, "comparing the images", len(range(0, len(self), BLOCK)))
-        blocks = [self._nearest(self.points[at : at + BLOCK], count, first_index=at) for at in starts]
+        blocks = [self._nearest(self.points[at : at + BLOCK], MAX_NEIGHBOURS, first_index=at) for at in starts]
         return NearestNeighbours(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
     def _nearest(self, vectors: Floats, count: int, first_index: int | None = None) -> NearestNeighbours:

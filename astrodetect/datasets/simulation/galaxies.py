@@ -14,6 +14,7 @@ from astrodetect.datasets.simulation.observing import (
 
 RED_ELLIPTICALS, RED_SPIRALS = 0.8, 0.3  # fractions on the red sequence
 ELLIPTICAL_FLUX, SPIRAL_FLUX = 1.05, 0.6  # relative to the common distribution: ellipticals have brighter centres
+CENTRE_JITTER_PX = 1.5
 FAINTEST = 1e-12  # keeps logarithms of profiles finite far outside
 
 
@@ -28,9 +29,9 @@ def draw_colour(rng: np.random.Generator, red_fraction: float = 0.5) -> float:
     return float(rng.normal(0.6, 0.17) if rng.random() < red_fraction else rng.normal(0.16, 0.18))
 
 
-def centred_coordinates(rng: np.random.Generator, field: SimulatedField, jitter: float = 1.5) -> tuple[Plane, Plane]:
+def centred_coordinates(rng: np.random.Generator, field: SimulatedField) -> tuple[Plane, Plane]:
     """Coordinates relative to the galaxy, which lies near the centre of the cutout."""
-    dx, dy = rng.normal(0, jitter, 2)
+    dx, dy = rng.normal(0, CENTRE_JITTER_PX, 2)
     return field.x - np.float32(dx), field.y - np.float32(dy)
 
 

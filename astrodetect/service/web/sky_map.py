@@ -40,9 +40,7 @@ def show_sky(request: Request, database: DatabaseDep) -> Response:
         status=422 if filters.errors else 200,
         filters=filters,
         count=sum(cell.count for cell in cells),
-        sky_map=draw_sky_map(
-            several, cone, title="Map of the sky", marks=[_mark(cell) for cell in single], cell_url=url
-        ),
+        sky_map=draw_sky_map(several, cone, marks=[_mark(cell) for cell in single], cell_url=url),
         radius=format_angle(cone.radius) if cone else "",
         densest=[
             (cell.count, format_position(around.ra, around.dec), url(cell, around))
