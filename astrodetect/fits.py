@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
 from astrodetect.sky.fits_reader import fits_reader
-from astrodetect.sky.wcs import NEAR_ICRS, quiet
+from astrodetect.sky.wcs import icrs_positions, is_icrs, quiet
 
 MAGIC, GZIP, TILES = b"SIMPLE  =", b"\x1f\x8b", b"ZIMAGE  ="
 MAX_HDUS = 64  # that are searched for an image
@@ -69,19 +69,13 @@ class Frame:
         with quiet():
             from astropy.io.fits import Header  # noqa: PLC0415 - slow to import
             from astropy.wcs import WCS  # noqa: PLC0415
-            from astropy.wcs.utils import wcs_to_celestial_frame  # noqa: PLC0415
 
             wcs = WCS(Header(header))
             if not wcs.has_celestial:
                 return None
-            frame = wcs_to_celestial_frame(wcs)
             middle = (self.width - 1) / 2, (self.height - 1) / 2
-            if frame.name.upper() in NEAR_ICRS and wcs.wcs.lng == 0 and getattr(frame, "equinox", "J2000") == "J2000":
-                ra, dec = (float(angle) for angle in wcs.all_pix2world(*middle, 0))
-            else:
-                position = wcs.pixel_to_world(*middle).icrs
-                ra, dec = float(position.ra.deg), float(position.dec.deg)
-        return (ra % 360, dec) if math.isfinite(ra) and -90 <= dec <= 90 else None
+            ra, dec = map(float, icrs_positions(wcs, *middle, direct=is_icrs(wcs)))
+        return (ra, dec) if math.isfinite(ra) and -90 <= dec <= 90 else None
 
     def _plane_numbers(self, bands: str) -> list[int]:
         """One plane number for grey, or three."""

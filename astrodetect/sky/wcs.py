@@ -34,6 +34,25 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def is_icrs(wcs: Any) -> bool:
+    """Whether the world coordinates of a celestial WCS are RA and Dec, ICRS."""
+    from astropy.wcs.utils import wcs_to_celestial_frame  # noqa: PLC0415 - slow to import
+
+    frame = wcs_to_celestial_frame(wcs)
+    is_near = frame.name.upper() in NEAR_ICRS and getattr(frame, "equinox", "J2000") == "J2000"
+    return bool(is_near and wcs.wcs.lng == 0)
+
+
+def icrs_positions(wcs: Any, x: Any, y: Any, *, direct: bool) -> tuple[Doubles, Doubles]:
+    """RA and Dec of pixels; `direct` says that `is_icrs` holds."""
+    if direct:
+        ra, dec = wcs.all_pix2world(x, y, 0)
+    else:
+        icrs = wcs.pixel_to_world(x, y).icrs
+        ra, dec = icrs.ra.deg, icrs.dec.deg
+    return np.asarray(ra % 360), np.asarray(dec)
+
+
 @dataclass(frozen=True, slots=True)
 class PixelGrid:
     """The pixels of an image on the sky."""
@@ -51,19 +70,14 @@ class PixelGrid:
         """The grid of an image; DataError without a celestial WCS."""
         with quiet():
             from astropy.wcs import WCS  # noqa: PLC0415 - slow to import
-            from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame  # noqa: PLC0415
+            from astropy.wcs.utils import proj_plane_pixel_area  # noqa: PLC0415
 
             try:
                 wcs = WCS(header).celestial
-                frame = wcs_to_celestial_frame(wcs)
+                direct = is_icrs(wcs)
                 scale = math.sqrt(proj_plane_pixel_area(wcs)) * DEGREE_ARCSEC
             except Exception as error:  # astropy raises almost any exception for unusual headers
                 raise DataError(f"the mosaic {name} has no celestial WCS") from error
-            direct = (
-                frame.name.upper() in NEAR_ICRS
-                and wcs.wcs.lng == 0
-                and getattr(frame, "equinox", "J2000") == "J2000"
-            )  # fmt: skip
         grid = cls(width, height, scale, wcs, direct, (0.0, 0.0), 180.0)
         middle = grid.positions([(width - 1) / 2], [(height - 1) / 2])
         corners = grid.positions([-0.5, width - 0.5, -0.5, width - 0.5], [-0.5, -0.5, height - 0.5, height - 0.5])
@@ -93,12 +107,7 @@ class PixelGrid:
         """RA and Dec of pixels."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         with quiet():
-            if self._direct:
-                ra, dec = self._wcs.all_pix2world(x, y, 0)
-            else:
-                icrs = self._wcs.pixel_to_world(x, y).icrs
-                ra, dec = icrs.ra.deg, icrs.dec.deg
-        return np.asarray(ra % 360), np.asarray(dec)
+            return icrs_positions(self._wcs, x, y, direct=self._direct)
 
     def shares_pixels(self, left: int, bottom: int, width: int, height: int) -> bool:
         """Whether any pixel of a window is in the image."""
