@@ -78,7 +78,7 @@ class Novelty:
         self._set_tail_scores()
         # By leave-one-out scores until `calibrated`; None where the strength is the statistic.
         self._calibration: StrengthCalibration | None = StrengthCalibration.fit(self._training_statistics)
-        self._domain: StrengthCalibration | None = None  # None: the strength judges the domain
+        self._domain: StrengthCalibration | None = None  # None: the strength decides on the domain
         self._training_set: tuple[Floats, NDArray[np.int64]] | None = None  # features and reference rows, after `fit`
 
     def _set_tail_scores(self, **options: float) -> None:
@@ -266,7 +266,7 @@ class Novelty:
         else:  # earlier versions ranked by the statistic itself, and had a limit of it
             loaded._calibration = None
             loaded._set_tail_scores(ranked_share=1.0)
-        if DOMAIN in stored:  # in earlier versions the strength judged the domain
+        if DOMAIN in stored:  # in earlier versions the strength decided on the domain
             loaded._domain = StrengthCalibration.fit(stored.floats(DOMAIN, None))
         return loaded.with_limit(stored.scalar(LIMIT)) if LIMIT in stored else loaded  # earlier versions wrote none
 

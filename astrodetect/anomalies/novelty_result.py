@@ -19,7 +19,7 @@ class NoveltyResult:
     novelty: Floats  # 0 to 1: the share of the training images that are less unusual
     strength: Floats  # what the ranking sorts by: −log10 of the p-value; unbounded
     statistic: Floats  # the weighted mean tail score of the ranking detectors, which the p-value is of
-    domain_statistic: Floats  # the part of it that judges the domain
+    domain_statistic: Floats  # the part of it that decides on the domain
     vectors: Floats  # (n, dimensions) whitened features
     scores: Mapping[str, Floats]  # by detector; larger is more unusual
     flagged: Mapping[str, NDArray[np.bool_]]  # by detector: the score is above its limit

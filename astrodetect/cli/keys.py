@@ -86,7 +86,7 @@ def _print_keys(keys: list[dict[str, object]], *, as_json: bool) -> None:
 
 def _name(text: str) -> str:
     if not KEY_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError("letters, digits, dots, hyphens and underscores, at most 100")
+        raise argparse.ArgumentTypeError(f"letters, digits, dots, hyphens and underscores, at most 100, not {text}")
     return text
 
 

@@ -41,7 +41,7 @@ class _ImageSource(NamedTuple):
 
 
 class AnomalyDetection:
-    """Handles /detect-anomalies; its images wait for free slots, so that requests with a single image go first."""
+    """Answers /detect-anomalies; its images wait for free slots, so that requests with a single image go first."""
 
     def __init__(
         self,

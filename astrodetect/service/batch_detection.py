@@ -51,7 +51,7 @@ class UploadedFile:
 
 
 class BatchDetection:
-    """Handles /detect/batch; its images wait for free slots, so that requests with a single image go first."""
+    """Answers /detect/batch; its images wait for free slots, so that requests with a single image go first."""
 
     def __init__(
         self, detection: DetectionService, shutdown: Shutdown, *, max_file_bytes: int, max_bytes: int, max_images: int

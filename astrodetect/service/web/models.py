@@ -220,11 +220,11 @@ def _describe_ranking(manifest: Manifest) -> str:
     """Whether a network that learnt from labels ranks images, and by which comparison; empty for other models."""
     if manifest.teaching is None:
         return ""
-    verdict = "takes part in it as the default model" if manifest.ranks else "takes no part in it: label more images"
+    part = "takes part in it as the default model" if manifest.ranks else "takes no part in it: label more images"
     match manifest.teaching.get("average_precision"):
         case {"ranking": float(ranking), "labels": float(labels), "together": float(together)}:
-            return f"{verdict}; average precision {together:.3f} with it, {max(ranking, labels):.3f} without"
-    return verdict
+            return f"{part}; average precision {together:.3f} with it, {max(ranking, labels):.3f} without"
+    return part
 
 
 def _data(manifest: Manifest) -> list[tuple[str, str, str]]:

@@ -161,7 +161,7 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
 def check_name(name: str) -> None:
     """DataError unless a model may have this name."""
     if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(INT8):
-        raise DataError("give the model a name of letters, digits, hyphens and dots")
+        raise DataError("give the model a name of letters, digits, underscores, hyphens and dots")
 
 
 def absolute_folder(text: str) -> Path:
