@@ -38,7 +38,7 @@ WITHOUT_INDEX = """SELECT * FROM predictions WHERE sky_separation(ra, dec, {ra},
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ConeLatency:
     """The latency of cones of one radius."""
 
     radius: str
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"| {case.radius} | {case.what} | {case.rows:,.1f} | {case.p50_ms:.1f} | {case.p99_ms:.1f} |")
 
 
-def measure(folder: Path, rows: int, rounds: int) -> list[Measured]:
+def measure(folder: Path, rows: int, rounds: int) -> list[ConeLatency]:
     """Measure cones around objects of the log."""
     with lifetime.embedded_server(folder / "postgres", lifetime.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)
@@ -103,10 +103,10 @@ def fill(connection: Connection, rows: int) -> tuple[list[float], list[float]]:
     return ra.tolist(), dec.tolist()
 
 
-def measure_radius(log: Database, connection: Connection, radius: str, cones: list[Cone]) -> list[Measured]:
+def measure_radius(log: Database, connection: Connection, radius: str, cones: list[Cone]) -> list[ConeLatency]:
     """Pages of the newest rows, all rows, and the same pages without the index, of which a tenth are measured."""
 
-    def case(what: str, limit: int) -> Measured:
+    def case(what: str, limit: int) -> ConeLatency:
         times, counts = [], []
         for cone in cones:
             filters = PredictionFilters(cone=cone)
@@ -116,14 +116,14 @@ def measure_radius(log: Database, connection: Connection, radius: str, cones: li
                 counts[-1] = len(log.predictions(filters, limit=limit).predictions)
 
             times.append(timed(read) * 1000)
-        return Measured(radius, what, float(np.mean(counts)), *np.percentile(times, [50, 99]).tolist())
+        return ConeLatency(radius, what, float(np.mean(counts)), *np.percentile(times, [50, 99]).tolist())
 
     few = cones[: max(3, len(cones) // 40)]
     naive_ms = [
         timed(lambda cone=cone: execute(connection, WITHOUT_INDEX.format(**asdict(cone), limit=PAGE))) * 1000  # type: ignore[misc]
         for cone in few
     ]
-    naive = Measured(radius, f"page of {PAGE}, no index", PAGE, *np.percentile(naive_ms, [50, 99]).tolist())
+    naive = ConeLatency(radius, f"page of {PAGE}, no index", PAGE, *np.percentile(naive_ms, [50, 99]).tolist())
     return [case(f"page of {PAGE}", PAGE), case("all", MAX_ROWS), naive]
 
 

@@ -39,7 +39,7 @@ ARRIVALS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class StepCost:
     """A step, its time, and the largest memory of this process so far."""
 
     what: str
@@ -66,9 +66,9 @@ def main() -> None:
     print("\n" + "\n".join(notes))
 
 
-def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
+def measure(folder: Path, rows: int) -> tuple[list[StepCost], list[str]]:
     """Measure each step once, and the mean of PAGES pages."""
-    measured: list[Measured] = []
+    measured: list[StepCost] = []
 
     def timed(what: str, work: Callable[[], object], repeats: int = 1) -> None:
         started = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(folder: Path, rows: int) -> tuple[list[Measured], list[str]]:
             work()
         seconds = (time.perf_counter() - started) / repeats
         memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        measured.append(Measured(what, seconds, memory_mb))
+        measured.append(StepCost(what, seconds, memory_mb))
 
     with lifetime.embedded_server(folder / "postgres", lifetime.EMBEDDED_DATABASE) as url:
         setup_db.create_database(url)

@@ -31,7 +31,7 @@ SEED = 11
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class DomainCounts:
     """A set of images: how many are out of domain, on average of the folds, and how many batches raise the notice."""
 
     name: str
@@ -78,7 +78,7 @@ def read_features(name: str, contract: ImageContract) -> Floats:
     return extracted.features
 
 
-def measure(name: str, train: Floats, others: dict[str, Floats], limit: int | None) -> list[Judged]:
+def measure(name: str, train: Floats, others: dict[str, Floats], limit: int | None) -> list[DomainCounts]:
     """Every set, judged with each fold held out."""
     random = np.random.default_rng(SEED)
     folds = np.array_split(random.permutation(len(train)), FOLDS)
@@ -92,7 +92,7 @@ def measure(name: str, train: Floats, others: dict[str, Floats], limit: int | No
     return [count(key, results, images, random) for (key, results), images in zip(judged.items(), sizes, strict=True)]
 
 
-def count(name: str, results: list[NoveltyResult], images: int, random: np.random.Generator) -> Judged:
+def count(name: str, results: list[NoveltyResult], images: int, random: np.random.Generator) -> DomainCounts:
     """The images out of domain and the batches with the notice, over all folds."""
     outside = images * float(np.mean(np.concatenate([~known(result) for result in results])))
     batches = [
@@ -101,7 +101,7 @@ def count(name: str, results: list[NoveltyResult], images: int, random: np.rando
         for _ in range(BATCHES)
     ]
     raised = sum(LatestImages.of(batch.tolist()).mostly_out_of_domain for batch in batches)
-    return Judged(name, images, outside, len(batches), raised)
+    return DomainCounts(name, images, outside, len(batches), raised)
 
 
 def known(result: NoveltyResult) -> NDArray[np.bool_]:

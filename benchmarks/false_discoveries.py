@@ -34,7 +34,7 @@ SIMULATION_SEED = 11
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class DiscoveryCounts:
     """All draws of one size: what was flagged among ordinary images alone, and with unusual ones among them."""
 
     images: int
@@ -85,7 +85,7 @@ def read_features(folder: Path, unusual: list[str]) -> tuple[Floats, Floats]:
     return measured.features[~is_unusual], measured.features[is_unusual]
 
 
-def measure(ordinary: Floats, unusual: Floats, size: int, draws: int, rate: float) -> Iterator[Measured]:
+def measure(ordinary: Floats, unusual: Floats, size: int, draws: int, rate: float) -> Iterator[DiscoveryCounts]:
     """Draws of this size, compared with each other and with others."""
     planted = max(3, round(UNUSUAL_SHARE * size))
     flags: dict[str, list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]] = {"each other": [], "others": []}
@@ -100,7 +100,7 @@ def measure(ordinary: Floats, unusual: Floats, size: int, draws: int, rate: floa
     for compared_with, pairs in flags.items():
         if pairs:
             alone, mixed = (np.array(part) for part in zip(*pairs, strict=True))
-            yield Measured(
+            yield DiscoveryCounts(
                 images=size,
                 compared_with=compared_with,
                 draws_with_flags=int(alone.any(axis=1).sum()),

@@ -47,7 +47,7 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Planted:
+class PlantedFaults:
     """The names of the images with injected faults."""
 
     wrong: set[str]
@@ -112,7 +112,7 @@ def main() -> None:
             )
 
 
-def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
+def plant(source: Path, classes: list[str], home: Path, seed: int) -> PlantedFaults:
     """Copy the images into parts train and test and inject faults; the file names identify the images."""
     random = np.random.default_rng(seed)
     paths = [path for name in classes for path in sorted((source / name).iterdir()) if path.is_file()]
@@ -130,7 +130,7 @@ def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
         part = "test" if number < TEST * count else "train"
         placed.append(home / part / label / f"{number:06}{path.suffix}")
         shutil.copyfile(path, placed[-1])
-    planted = Planted({placed[number].name for number in wrong}, set(), set(), set())
+    planted = PlantedFaults({placed[number].name for number in wrong}, set(), set(), set())
     tests, learnt = round(TEST * count), count - round(TEST * count)
     originals = tests + random.choice(learnt, round((COPIES + CORRUPT) * count), replace=False)
     copied, broken = np.split(originals, [round(COPIES * count)])
@@ -148,7 +148,7 @@ def plant(source: Path, classes: list[str], home: Path, seed: int) -> Planted:
     return planted
 
 
-def compare(found: DatasetHealth, planted: Planted) -> list[Fault]:
+def compare(found: DatasetHealth, planted: PlantedFaults) -> list[Fault]:
     """Compare findings with injected faults; a copy of a mislabelled image counts as mislabelled too."""
     wrong = set(planted.wrong)
     for pair in planted.copies | planted.leaks:

@@ -80,7 +80,7 @@ RANKED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueryLatency:
     """Latency of a page, ours and naive, in milliseconds."""
 
     what: str
@@ -108,7 +108,7 @@ class Report:
     fill_s: float
     table_mb: float
     index_mb: float
-    asked: list[Asked]
+    queries: list[QueryLatency]
     ranked: list[RankedPage]
 
 
@@ -125,7 +125,7 @@ def main() -> None:
         return
     print(f"{report.rows:,} rows in {report.fill_s:.0f} s: {report.table_mb:.0f} MB, indexes {report.index_mb:.0f} MB")
     print("| page of 50 | rows | p50, ms | p99, ms | naive p50, ms | naive p99, ms | better |\n|" + " --- |" * 7)
-    for case in report.asked:
+    for case in report.queries:
         print(
             f"| {case.what} | {case.rows} | {case.p50_ms:.1f} | {case.p99_ms:.1f} | {case.naive_p50_ms:.1f} | "
             f"{case.naive_p99_ms:.1f} | {case.naive_p50_ms / case.p50_ms:.1f}× |"
@@ -152,7 +152,7 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
                 connection,
                 "SELECT pg_relation_size('predictions') / 1e6, pg_indexes_size('predictions') / 1e6",
             )[0]
-            asked = [
+            queries = [
                 in_turns(log, connection, what, filters, 0, rounds=rounds) for what, filters in cases(rows).items()
             ] + [
                 in_turns(
@@ -172,7 +172,7 @@ def measure(folder: Path, rows: int, rounds: int) -> Report:
             ranked = [
                 measure_ranked(log, by, what, filters, rounds) for by in get_args(RankedBy) for what, filters in RANKED
             ]
-    return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), asked, ranked)
+    return Report(rows, fill_s, float(sizes[0]), float(sizes[1]), queries, ranked)
 
 
 def measure_ranked(log: Database, by: RankedBy, what: str, filters: PredictionFilters, rounds: int) -> RankedPage:
@@ -249,7 +249,7 @@ def cases(rows: int) -> dict[str, PredictionFilters]:
 
 def in_turns(
     log: Database, connection: Connection, what: str, filters: PredictionFilters, skip: int, *, rounds: int
-) -> Asked:
+) -> QueryLatency:
     """Measure one page after `skip` rows: ours by keyset, naive by OFFSET."""
     active = {name: value for name, value in asdict(filters).items() if value is not None}
     before = None
@@ -267,7 +267,7 @@ def in_turns(
         if [row.id for row in page.predictions] != [int(row[0]) for row in rows]:
             raise AssertionError(f"{what}: the results differ")
     percentiles = [float(value) for times in (ours_ms, naive_ms) for value in np.percentile(times, [50, 99])]
-    return Asked(what, len(page.predictions), *percentiles)
+    return QueryLatency(what, len(page.predictions), *percentiles)
 
 
 def naive(connection: Connection, active: dict[str, Any], offset: int, limit: int) -> list[tuple[Any, ...]]:

@@ -54,7 +54,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SearchQuality:
     """Latency and recall of queries."""
 
     fresh: int  # vectors that are not in the index
@@ -73,7 +73,7 @@ class Report:
     build_s: float  # of the index, in one go
     index_mb: float  # of the index
     table_mb: float
-    asked: list[Asked]
+    searches: list[SearchQuality]
     index_ms: float  # per vector that is indexed later
     rows: list[Rows]
 
@@ -91,7 +91,7 @@ def main() -> None:
         return
     print(f"{report.vectors:,} vectors: filled in {report.fill_s:.0f} s, index built in {report.build_s:.0f} s")
     print(f"index {report.index_mb:.0f} MB, table with its other indexes {report.table_mb:.0f} MB")
-    for case in report.asked:
+    for case in report.searches:
         print(
             f"more like this, {case.fresh:>6,} fresh: p50 {case.p50_ms:.1f} ms, p99 {case.p99_ms:.1f} ms, "
             f"first {case.first_ms:.0f} ms; recall@{NEAREST} {case.recall_at_10:.4f} over {QUERIES} queries"
@@ -121,14 +121,14 @@ def measure(folder: Path, count: int) -> Report:
                 "SELECT pg_relation_size('features_graph') / 1e6, pg_total_relation_size('features') / 1e6"
                 " - pg_relation_size('features_graph') / 1e6",
             )[0]
-            answered = [asked(log, vectors[:count])]
+            searches = [measure_searches(log, vectors[:count])]
             fill(connection, vectors[count:], first=count + 1, indexed=False)
-            answered.append(asked(log, vectors))
+            searches.append(measure_searches(log, vectors))
             index_s = timed(lambda: index(log))
-            answered.append(asked(log, vectors))
+            searches.append(measure_searches(log, vectors))
             rows += [recorded(log, len(vectors), a_commit) for a_commit in A_COMMIT]
     return Report(
-        count, fill_s, build_s, float(index_mb), float(table_mb), answered, index_s * 1000 / MAX_UNINDEXED, rows
+        count, fill_s, build_s, float(index_mb), float(table_mb), searches, index_s * 1000 / MAX_UNINDEXED, rows
     )
 
 
@@ -182,7 +182,7 @@ def index(log: Database) -> None:
         pass
 
 
-def asked(log: Database, vectors: Floats) -> Asked:
+def measure_searches(log: Database, vectors: Floats) -> SearchQuality:
     """Query the neighbours of a sample of the stored vectors."""
     squares = (vectors**2).sum(axis=1)
     took_ms, found = [], 0
@@ -196,7 +196,7 @@ def asked(log: Database, vectors: Floats) -> Asked:
         true = set((np.argpartition(distances, NEAREST)[:NEAREST] + 1).tolist())
         found += len(true & {neighbour.prediction.id for neighbour in neighbours})
     p50, p99 = np.percentile(took_ms[1:], [50, 99])
-    return Asked(log.count_unindexed_vectors(), took_ms[0], float(p50), float(p99), found / (QUERIES * NEAREST))
+    return SearchQuality(log.count_unindexed_vectors(), took_ms[0], float(p50), float(p99), found / (QUERIES * NEAREST))
 
 
 def recorded(log: Database, stored: int, a_commit: int) -> Rows:

@@ -105,8 +105,8 @@ def _readers(
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]
     if isinstance(images, np.ndarray):
-        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
-        arrays = [images] if one else list(images)
+        is_single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
+        arrays = [images] if is_single else list(images)
     elif not isinstance(images, str | Path) and all(isinstance(image, np.ndarray) for image in images):
         arrays = [np.asarray(image) for image in images]  # no images are no arrays
     else:

@@ -85,5 +85,5 @@ def _check_matches(catalogue: Catalogue, references: Iterable[object]) -> None:
 
 def missing_rows(catalogue: Catalogue, paths: Iterable[object]) -> str | None:
     """How many images are not in the catalogue, in words."""
-    found = [catalogue.find(path) is not None for path in paths]
-    return missing_text(found.count(False), len(found))
+    has_row = [catalogue.find(path) is not None for path in paths]
+    return missing_text(has_row.count(False), len(has_row))

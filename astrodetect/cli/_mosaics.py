@@ -102,9 +102,9 @@ def open_mosaics(arguments: argparse.Namespace, contract: Callable[[], ImageCont
     source.mosaics.check_contract(maker.plane_count, contract())
     summary = list[str]()
     if arguments.catalogue is None:
-        found = _write_sources(arguments, maker)
-        catalogue = read_objects(found)
-        summary.append(f"{len(catalogue):,} sources found: {found}")
+        sources = _write_sources(arguments, maker)
+        catalogue = read_objects(sources)
+        summary.append(f"{len(catalogue):,} sources found: {sources}")
     else:
         catalogue = read_objects(arguments.catalogue, catalogue_columns(arguments))
     cutouts, counts = cut_out_objects(source, catalogue)

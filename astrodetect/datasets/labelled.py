@@ -77,12 +77,12 @@ def write_labelled_folders(
 
 def _files_by_sha256(folder: Path, wanted: Mapping[str, str]) -> dict[str, Path]:
     """The image files of a folder with these hashes."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for item in track_progress(items := list_images([folder]), f"reading {folder}", len(items)):
         try:
             digest = hashlib.sha256(images.read_bytes(item.path)).hexdigest()
         except ImageError:
             continue
         if digest in wanted and isinstance(item.path, Path):
-            found.setdefault(digest, item.path)
-    return found
+            files.setdefault(digest, item.path)
+    return files

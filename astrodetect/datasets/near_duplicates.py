@@ -183,7 +183,7 @@ class _InvertedFile:
         rows = np.split(
             order // probed.shape[1], np.cumsum(np.bincount(probed.ravel(), minlength=len(self._ends)))[:-1]
         )
-        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+        pairs = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         for number, asking in enumerate(rows):
             members = slice(self._ends[number - 1] if number else 0, self._ends[number])
             similarity = queries[asking] @ self._sorted[members].T
@@ -192,8 +192,8 @@ class _InvertedFile:
                 query, member = np.nonzero(similarity >= np.maximum(cutoff, CANDIDATE_SIMILARITY)[:, None])
             else:
                 query, member = np.nonzero(similarity >= CANDIDATE_SIMILARITY)
-            found.append((asking[query], self._members[members][member], similarity[query, member]))
-        queries_found, vectors, similarities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            pairs.append((asking[query], self._members[members][member], similarity[query, member]))
+        queries_found, vectors, similarities = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         return queries_found, vectors, similarities
 
 

@@ -90,12 +90,12 @@ class CatalogueTables:
     def save_answer(self, name: str, source: str, objects: KnownObjects, cells: Cells, radius_arcsec: float) -> None:
         """Add what an online catalogue answered about these cells, in one transaction."""
         placed = objects.placed
-        found = cells_of(objects.ra[placed], objects.dec[placed]).tolist()
+        occupied = cells_of(objects.ra[placed], objects.dec[placed]).tolist()
         values = {"name": storable_text(name), "kind": "online", "source": storable_text(source)}
         lookups = {"name": name, "cells": cells.tolist(), "radius": radius_arcsec}
         with self._transaction() as connection:
             _execute(connection, self._sql["begin_catalogue"], values)
-            _execute(connection, self._sql["delete_objects_in_cells"], {"name": name, "cells": found})
+            _execute(connection, self._sql["delete_objects_in_cells"], {"name": name, "cells": occupied})
             self._copy(connection, name, objects)
             _execute(connection, self._sql["save_lookups"], lookups)
             _execute(connection, self._sql["end_catalogue"], values)

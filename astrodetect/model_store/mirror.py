@@ -175,16 +175,15 @@ def _archive(url: str, name: str, new_version: str) -> None:
 
 def _prune(url: str, manifest: Manifest) -> None:
     """Deletes all but the most recent earlier versions, with the files that none of the others has."""
-    name, kept, deleted, seen = manifest.name, [manifest], list[Manifest](), {manifest.version}
+    name, kept, deleted = manifest.name, [manifest], list[Manifest]()
     for entry in reversed(list(objects.list_names(f"{url}/{name}/earlier"))):
         key = f"{url}/{name}/earlier/{entry}"
         earlier = parse_manifest(objects.read_bytes(key), name)
-        if earlier.version in seen or len(kept) > versions.KEPT:
+        if len(kept) > versions.KEPT or any(earlier.version == other.version for other in kept):
             objects.delete(key)
             deleted.append(earlier)
         else:
             kept.append(earlier)
-            seen.add(earlier.version)
     for keys in (_file_keys, _report_keys):
         for key in {*chain(*map(keys, deleted))} - {*chain(*map(keys, kept))}:
             objects.delete(f"{url}/{key}")

@@ -36,7 +36,7 @@ def sign(manifest: Manifest, key_file: Path) -> Manifest:
     except (ValueError, TypeError) as error:
         raise ModelError(f"{key_file} is no private key without a password, in PEM") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ModelError(f"{key_file} is no Ed25519 key: python -m astrodetect models new-key FILE makes one")
+        raise ModelError(f"{key_file} is no Ed25519 key: python -m astrodetect models new-key --key FILE makes one")
     signature = base64.b64encode(key.sign(_signed_bytes(manifest))).decode()
     return replace(manifest, signatures=manifest.signatures | {_public_text(key.public_key()): signature})
 

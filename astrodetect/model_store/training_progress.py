@@ -190,8 +190,8 @@ def read_progress(folder: Path, name: str) -> TrainingProgress | None:
 def list_trainings(folder: Path) -> list[TrainingProgress]:
     """The trainings of all models in the folder, the newest first."""
     names = [path.name[1 : -len(PROGRESS)] for path in folder.glob(f".*{PROGRESS}")]
-    found = [progress for name in names if (progress := read_progress(folder, name))]
-    return sorted(found, key=lambda progress: -progress.started)
+    trainings = [progress for name in names if (progress := read_progress(folder, name))]
+    return sorted(trainings, key=lambda progress: -progress.started)
 
 
 def write_progress(folder: Path, progress: TrainingProgress) -> None:

@@ -183,8 +183,8 @@ class Authenticator:
         return identity
 
     def _of_key(self, sha256: bytes) -> Identity | None:
-        found = self._database.use_key(sha256)
-        return Identity(*found, sha256) if found else None
+        key = self._database.use_key(sha256)
+        return Identity(*key, sha256) if key else None
 
     def _of_session(self, sha256: bytes) -> Identity | None:
         key_sha256 = self._database.session_key(sha256)

@@ -38,7 +38,7 @@ async def stop_listening(server: Server) -> None:
     """
     for connection in list(server.server_state.connections):
         connection.shutdown()
-    sockets = [duplicate(listener.fileno()) for one in server.servers for listener in one.sockets]
+    sockets = [duplicate(listener.fileno()) for listening in server.servers for listener in listening.sockets]
     try:
         if not server.config.use_subprocess and server.config.fd is None:
             for listener in sockets:
@@ -46,8 +46,8 @@ async def stop_listening(server: Server) -> None:
         await asyncio.sleep(GRACE_S)
         while any(is_readable(listener.fileno()) for listener in sockets):
             await asyncio.sleep(0)
-        for one in server.servers:
-            one.close()
+        for listening in server.servers:
+            listening.close()
     finally:
         for listener in sockets:
             listener.close()

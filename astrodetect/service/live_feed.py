@@ -104,15 +104,15 @@ class LiveFeed:
         if after is None:
             return NewRows(0, 0, (), state.cursor)
         try:
-            found = await asyncio.to_thread(self._read_missed, after, state.last)
+            newer = await asyncio.to_thread(self._read_missed, after, state.last)
         except DatabaseError:
             return StreamEvent.UNAVAILABLE
-        if found is None:
+        if newer is None:
             return StreamEvent.HEARTBEAT
-        missed = [row for row in found[:MAX_MISSED] if row.id <= state.last and row.id not in state.missing]
+        missed = [row for row in newer[:MAX_MISSED] if row.id <= state.last and row.id not in state.missing]
         missed_highlighted = [row for row in missed if is_highlighted(row)]
         rows = tuple((missed_highlighted if highlighted_only else missed)[:MAX_NEWEST])
-        return NewRows(len(missed), len(missed_highlighted), rows, state.cursor, complete=len(found) <= MAX_MISSED)
+        return NewRows(len(missed), len(missed_highlighted), rows, state.cursor, complete=len(newer) <= MAX_MISSED)
 
     def _read_missed(self, after: EventCursor, last: int) -> list[Prediction] | None:
         """The rows after a cursor; None where another process issued a cursor that this follower has not reached."""

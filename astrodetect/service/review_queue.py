@@ -291,8 +291,7 @@ def _log_failure(ranking: Future[_Ranking]) -> None:
 
 def space_blocks(detectors: Iterable[tuple[Manifest, Novelty]], space: str | None) -> tuple[int, ...]:
     """The number of dimensions of each block of an embedding space; none where its detectors are not loaded."""
-    found = (novelty.block_dimensions for manifest, novelty in detectors if manifest.space == space)
-    return next(found, ())
+    return next((novelty.block_dimensions for manifest, novelty in detectors if manifest.space == space), ())
 
 
 def _lease_name(image: str) -> str:

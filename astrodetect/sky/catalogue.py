@@ -232,8 +232,8 @@ def find_column(
     for column in table.columns:
         by_ucd.setdefault(table.ucds.get(column, "").lower(), column)
         by_name.setdefault(column.strip().lower(), column)
-    found = [by_ucd.get(ucd) for ucd in ucds] + [by_name.get(usual_name) for usual_name in usual]
-    return requested or next(filter(None, found), None)
+    candidates = [by_ucd.get(ucd) for ucd in ucds] + [by_name.get(usual_name) for usual_name in usual]
+    return requested or next(filter(None, candidates), None)
 
 
 def read_angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[float | None]:

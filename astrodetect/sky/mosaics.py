@@ -109,12 +109,12 @@ class MosaicFiles:
             if not self.bands or (len(images) == 1 and images[0].planes == len(self.bands) > 1):
                 by_band[""].append(BandImage(images[0]))
                 continue
-            found = [(band, image) for image in images if (band := self._band(image))]
-            if not found:
+            matching = [(band, image) for image in images if (band := self._band(image))]
+            if not matching:
                 raise DataError(
                     f"{images[0].path} is of none of the bands {','.join(self.bands)}, by its headers and its name"
                 )
-            for band, image in found:
+            for band, image in matching:
                 by_band[band].append(BandImage(image))
         if {""} == {*by_band} and len(planes := {image.planes for image in by_band[""]}) > 1:
             raise DataError(f"the mosaics have different numbers of planes: {', '.join(map(str, sorted(planes)))}")

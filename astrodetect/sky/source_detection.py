@@ -47,10 +47,10 @@ def detect_sources(maker: CutoutMaker, options: DetectionOptions) -> list[list[A
     for number, image in enumerate(maker.reference_images):
         tiles = [(x, y) for y in range(0, image.height, TILE_PX) for x in range(0, image.width, TILE_PX)]
         for left, bottom in track_progress(tiles, f"finding sources in {image.name}", len(tiles)):
-            found = _sources_of_tile(maker, image, left, bottom, options)
-            ra, dec = image.grid.positions(found["x"], found["y"])
+            sources = _sources_of_tile(maker, image, left, bottom, options)
+            ra, dec = image.grid.positions(sources["x"], sources["y"])
             new = ~_in_earlier(maker.reference_images[:number], ra, dec)
-            for source, source_ra, source_dec in zip(found[new], ra[new].tolist(), dec[new].tolist(), strict=True):
+            for source, source_ra, source_dec in zip(sources[new], ra[new].tolist(), dec[new].tolist(), strict=True):
                 name = unused_name(source_ra, source_dec, names)
                 names.add(name)
                 rows.append(
@@ -78,17 +78,17 @@ def _sources_of_tile(
     signal, undefined = _signal_to_noise(planes)
     sep.set_extract_pixstack(PIXEL_STACK)
     try:
-        found = sep.extract(signal, options.depth, err=1.0, minarea=options.min_area, mask=undefined)
+        sources = sep.extract(signal, options.depth, err=1.0, minarea=options.min_area, mask=undefined)
     except Exception as error:  # sep raises Exception
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"sources in {image.name} cannot be separated: raise --depth or --min-area ({reason})"
         ) from error
-    found["x"] += x
-    found["y"] += y
-    inside = (found["x"] >= left - 0.5) & (found["x"] < left + TILE_PX - 0.5)
-    inside &= (found["y"] >= bottom - 0.5) & (found["y"] < bottom + TILE_PX - 0.5)
-    return np.asarray(found[inside])
+    sources["x"] += x
+    sources["y"] += y
+    inside = (sources["x"] >= left - 0.5) & (sources["x"] < left + TILE_PX - 0.5)
+    inside &= (sources["y"] >= bottom - 0.5) & (sources["y"] < bottom + TILE_PX - 0.5)
+    return np.asarray(sources[inside])
 
 
 def _signal_to_noise(planes: Floats) -> tuple[Floats, NDArray[np.bool_]]:

@@ -148,10 +148,10 @@ def read_single_file(body: bytes, content_type: bytes) -> tuple[str, bytes] | No
     closing = LINE_END + delimiter + DASHES
     if end_of_headers < 0 or end < start or body[end:] not in {closing, closing + LINE_END}:
         return None
-    found = CONTENT_DISPOSITION.findall(body, len(delimiter), end_of_headers)
-    if len(found) != 1:
+    headers = CONTENT_DISPOSITION.findall(body, len(delimiter), end_of_headers)
+    if len(headers) != 1:
         return None
-    _, disposition = parse_options_header(found[0])
+    _, disposition = parse_options_header(headers[0])
     if disposition.get(b"name") != FIELD or b"filename" not in disposition:
         return None
     try:

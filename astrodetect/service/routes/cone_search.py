@@ -79,7 +79,7 @@ def cone_search(
         return _error(str(error), 200)  # the standard names no status: clients look into the document
     except DatabaseError as error:
         return _error(error.public or str(error), error.status)
-    fields = [field for level, some in FIELDS.items() if level <= verbose for field in some]
+    fields = [field for level, added in FIELDS.items() if level <= verbose for field in added]
     rows = ([_value(prediction, field.name) for field in fields] for prediction in page[:MAX_ROWS])
     document = votable.votable(fields, rows, title=TITLE, version=votable.OLD_UCDS, overflow=len(page) > MAX_ROWS)
     return StreamingResponse(document, media_type=votable.MEDIA_TYPE)
