@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     thumbnail_max_bytes: int = Field(
         default=2_000_000_000,
         ge=0,
-        description="maximum size of all thumbnails and FITS values, the oldest are deleted; 0 stores none, bytes",
+        description="maximum size of all thumbnails and FITS values, the oldest are deleted; 0 keeps none, bytes",
     )
     fits_values_px: int = Field(
         default=512,

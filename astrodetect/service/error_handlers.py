@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
-from astrodetect.errors import AstrodetectError
+from astrodetect.errors import AstrodetectError, DatabaseError
 from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
 
@@ -20,6 +21,17 @@ REPEATED_S = 10.0  # within which the same error is logged once: an outage fails
 
 log = logging.getLogger("uvicorn.error")
 _logged: dict[str, tuple[str, float]] = {}  # text and time of the last one of each code
+
+
+class RowsResponse(StreamingResponse):
+    """Rows that are sent as they are read; where PostgreSQL ends that, the connection is closed without their end."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Sends them."""
+        try:
+            await super().stream_response(send)
+        except DatabaseError as error:  # the status has been sent
+            log.error("a file of rows is cut short: %s", error)
 
 
 def add(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ from programs import query
 from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 
+from astrodetect.errors import DatabaseUnavailable
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.routes import predictions
 from astrodetect.sky import table_writers
@@ -150,6 +151,20 @@ def test_few_tables_are_made_at_a_time_and_a_full_disk_is_one_line(
     monkeypatch.setitem(table_writers.WRITERS, ".fits", fail)
     full = page_client.get("/predictions.fits")
     assert full.json()["error"]["message"] == "the table cannot be written: No space left on device"
+
+
+def test_an_export_that_postgresql_ends_is_cut_short_with_one_line(
+    page_client: TestClient, recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = predictions._write_csv
+
+    def write_first(pages: Iterator[list[Any]]) -> Iterator[str]:
+        yield from write([next(pages)])
+        raise DatabaseUnavailable("PostgreSQL does not answer")
+
+    monkeypatch.setitem(predictions.TEXT_EXPORTS, "csv", (write_first, "text/csv"))
+    assert 0 < len(read_csv(page_client.get("/predictions.csv"))) < len(recorded)
+    assert caplog.messages == ["a file of rows is cut short: PostgreSQL does not answer"]
 
 
 def test_a_table_that_nobody_waits_for_is_not_made_to_its_end() -> None:

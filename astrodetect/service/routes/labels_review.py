@@ -4,13 +4,12 @@ from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from starlette.responses import StreamingResponse
 
 from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.service.authentication import LABEL_NAMES_ROUTE
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.error_handlers import declared
+from astrodetect.service.error_handlers import RowsResponse, declared
 from astrodetect.service.query_params import LabelId, LabelName, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.review_schemas import (
@@ -79,14 +78,14 @@ def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
 
 @router.get(
     "/labels.csv",
-    response_class=StreamingResponse,
+    response_class=RowsResponse,
     responses=declared(503) | csv_response("id, prediction_id, image_name, …"),
 )
 def labels_csv(database: DatabaseDep) -> Any:
     """All labels, oldest first, as `python -m astrodetect labels import` reads it."""
     parts = labels.to_csv(database.label_pages())
     first = next(parts)  # before the response starts, so that a database error has its status
-    return StreamingResponse(chain([first], parts), media_type=CSV)
+    return RowsResponse(chain([first], parts), media_type=CSV)
 
 
 @router.get("/review/next", response_model=ReviewResponse, responses=declared(422, 503))

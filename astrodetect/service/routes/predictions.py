@@ -25,7 +25,7 @@ from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
-from astrodetect.service.error_handlers import declared
+from astrodetect.service.error_handlers import RowsResponse, declared
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
 from astrodetect.service.schemas import (
     CSV,
@@ -92,7 +92,7 @@ def predictions_file(request: Request, database: DatabaseDep, filters: FiltersPa
         return StreamingResponse(_blocks(table), media_type=TABLE_TYPES[kind], headers=headers)
     write, media_type = TEXT_EXPORTS[kind]
     first = next(pages)  # before the response starts, so that a database error has its status
-    return StreamingResponse(write(chain([first], pages)), media_type=media_type, headers=headers)
+    return RowsResponse(write(chain([first], pages)), media_type=media_type, headers=headers)
 
 
 @router.get("/predictions/{id}", response_model=PredictionResponse, responses=declared(404, 422, 503))

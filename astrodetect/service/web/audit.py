@@ -7,12 +7,13 @@ from dataclasses import astuple, fields
 from itertools import chain
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.responses import HTMLResponse
 
 from astrodetect.db.access import AccessTables
 from astrodetect.records import AuditEntry
 from astrodetect.service.authentication import AUDIT_PREFIX
 from astrodetect.service.database_route import DatabaseRoute
+from astrodetect.service.error_handlers import RowsResponse
 from astrodetect.service.schemas import CSV
 from astrodetect.service.services import DatabaseDep
 from astrodetect.service.web.rendering import render
@@ -28,11 +29,11 @@ def show_audit_log(request: Request, database: DatabaseDep) -> HTMLResponse:
 
 
 @router.get(AUDIT_PREFIX + ".csv")
-def audit_file(database: DatabaseDep) -> StreamingResponse:
+def audit_file(database: DatabaseDep) -> RowsResponse:
     """All entries, newest first."""
     parts = _audit_csv(database.access)
     first = next(parts)  # before the response starts, so that a database error has its status
-    return StreamingResponse(chain([first], parts), media_type=CSV)
+    return RowsResponse(chain([first], parts), media_type=CSV)
 
 
 def _audit_csv(access: AccessTables) -> Iterator[str]:
