@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from PIL import Image
 
 from astrodetect import images
 from astrodetect.datasets.dataset import Dataset
@@ -130,12 +130,14 @@ def augment(frame: Pixels, size: int, random: np.random.Generator) -> Floats:
     matrix = zoom * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     if random.random() < 0.5:
         matrix[:, 1] *= -1
-    centre = (len(frame) - 1) / 2 + size * random.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
-    offset = centre - matrix @ np.full(2, (size - 1) / 2)
-    view = np.empty((size, size, 3), dtype=np.float32)
-    for band in range(3):
-        ndimage.affine_transform(
-            frame[..., band], matrix, offset, (size, size), output=view[..., band], order=1, mode="reflect"
-        )
+    centre = len(frame) / 2 + size * random.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+    reach = np.abs(matrix).sum(axis=1) * size / 2  # of the view, up and down, left and right of its centre
+    margin = max(0, math.ceil(max(*(reach - centre), *(centre + reach - len(frame)))) + 1)
+    mirrored = np.pad(frame, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+    (yy, yx), (xy, xx) = matrix
+    y, x = centre + margin - matrix @ np.full(2, size / 2)
+    view = Image.fromarray(mirrored).transform(
+        (size, size), Image.Transform.AFFINE, (xx, xy, x, yx, yy, y), Image.Resampling.BILINEAR
+    )
     gains = np.exp(random.normal(0, BRIGHTNESS_LOG_STD) + random.normal(0, COLOUR_LOG_STD, 3))
-    return np.minimum(view * gains.astype(np.float32), np.float32(WHITE))
+    return np.minimum(np.asarray(view, np.float32) * gains.astype(np.float32), np.float32(WHITE))

@@ -37,6 +37,7 @@ def _native_stderr_suppressed() -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's default only where the processor has VNNI
 with _native_stderr_suppressed():
     import keras
 

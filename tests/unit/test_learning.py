@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -207,6 +208,18 @@ def test_augmentation_rotates_shifts_and_zooms_within_its_limits() -> None:
         assert 8 / 1.17 - 2.9 < np.hypot(y, x) < 8 * 1.17 + 2.9
         angles.append(np.arctan2(y, x))
     assert np.histogram(angles, bins=8, range=(-np.pi, np.pi))[0].min() > 0
+
+
+def test_augmentation_continues_the_frame_by_its_mirror_image() -> None:
+    for frame_px in (40, 60):
+        frame = np.full((frame_px, frame_px, 3), 100, dtype=np.uint8)
+        for seed in range(30):
+            view = augment(frame, 40, np.random.default_rng(seed))
+            assert np.ptp(view, axis=(0, 1)).max() == 0
+
+
+def test_tensorflow_computes_with_onednn_on_every_processor() -> None:
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
 
 
 def test_images_for_augmentation_are_larger_at_the_same_scale_if_the_frame_allows() -> None:
