@@ -2,8 +2,6 @@
 
 import datetime as dt
 import itertools
-import socket
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,10 +12,7 @@ from programs import query
 
 import database
 import setup_db
-from astrodetect.db.connections import connect
 from astrodetect.db.embedded import server_process
-from astrodetect.db.embedded.binaries import account_for, run_program
-from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.db.statements import storable_text
 from astrodetect.errors import DatabaseError, DatabaseNotSetUp, DatabaseUnavailable, NotFound
 from astrodetect.records import ANOMALY, NO_ANOMALY, Prediction, PredictionFilters, ScoredImage
@@ -104,86 +99,6 @@ def test_rows_of_older_versions_are_part_of_the_history(postgres_url: str) -> No
     assert old.timestamp.tzinfo is not None
     new = recorded(log, SCORED)
     assert log.predictions(PredictionFilters(), limit=10).predictions == [new, old]
-    log.close()
-
-
-def test_the_next_call_after_a_restart_of_postgresql_succeeds(
-    log: Database, postgres_folder: Path, database_url: str
-) -> None:
-    with ThreadPoolExecutor(2) as both:  # so that both connections are open, and idle, when it goes
-        gate = threading.Barrier(2)
-
-        def in_step(name: str) -> None:
-            gate.wait()
-            recorded(log, scored(name))
-
-        list(both.map(in_step, ["one", "two"]))
-    done = run_program("pg_ctl", postgres_folder, account_for(postgres_folder), "restart", "-m", "fast")
-    assert done.returncode == 0
-    assert recorded(log, scored("three")).image_name == "three"
-    assert recorded(log, scored("four")).image_name == "four"
-    assert query(database_url, "SELECT count(*) FROM predictions") == [(4,)]
-
-
-def test_a_terminated_connection_is_replaced(log: Database, database_url: str) -> None:
-    first = recorded(log, SCORED)
-    end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    query(database_url, end_others + " AND pid <> pg_backend_pid()")
-    assert recorded(log, SCORED) == first
-
-
-def test_calls_fail_while_postgresql_is_unavailable_and_succeed_afterwards(tmp_path: Path) -> None:
-    folder = tmp_path / "postgres"
-    with embedded_server(folder, "postgres") as url:
-        setup_db.migrate(url)
-        log = Database(url, connections=2, timeout_s=2)
-        log.check()
-    for call in (log.check, lambda: recorded(log, SCORED), lambda: log.prediction(1)):
-        with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL"):
-            call()
-    with embedded_server(folder, "postgres"):
-        assert recorded(log, SCORED).image_name == "m51.jpg"
-        log.close()
-
-
-def test_connecting_to_a_silent_server_times_out() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        log = Database(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1, timeout_s=1)
-        with pytest.raises(DatabaseUnavailable, match="timeout expired"):
-            log.check()
-
-
-def test_a_slow_statement_times_out(database_url: str) -> None:
-    log = Database(database_url, connections=1, timeout_s=1)
-    log.check()
-    blocker = connect(database_url, timeout_s=5)
-    with blocker.cursor() as cursor:
-        cursor.execute("BEGIN; LOCK TABLE predictions")
-        with pytest.raises(DatabaseUnavailable, match="took too long"):
-            recorded(log, SCORED)
-        cursor.execute("ROLLBACK")
-    blocker.close()
-    assert recorded(log, SCORED).id > 0
-    log.close()
-
-
-def test_many_threads_share_the_pool(log: Database, database_url: str) -> None:
-    with ThreadPoolExecutor(16) as crowd:
-        rows = list(crowd.map(lambda number: recorded(log, scored(str(number))), range(200)))
-    assert len({row.id for row in rows}) == 200
-    ours = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'astrodetect' AND datname = current_database()"
-    )
-    assert query(database_url, ours)[0][0] in {1, 2}
-
-
-def test_waiting_for_a_busy_pool_times_out(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Database(database_url, connections=1, timeout_s=30)
-    with log._pool.connection():  # which a busy machine opens in its own time
-        monkeypatch.setattr(log._pool, "_timeout_s", 0.5)
-        with pytest.raises(DatabaseUnavailable, match="all 1 connections to PostgreSQL stayed busy"):
-            log.check()
-    log.check()
     log.close()
 
 
