@@ -14,7 +14,7 @@ from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.settings import settings
 from astrodetect.sky.crossmatch import DEFAULT_RADIUS_ARCSEC, MAX_RADIUS_ARCSEC, NearestObjects
 from astrodetect.sky.healpix import cells_of
-from astrodetect.sky.known_objects import KnownColumns, read_known_objects
+from astrodetect.sky.known_objects import KNOWN_COLUMNS, KnownColumns, read_known_objects
 from astrodetect.storage.references import as_image_path, base_name
 
 if TYPE_CHECKING:
@@ -127,14 +127,13 @@ def find_known(
             ask_online(tables, ra[placed], dec[placed], radius_arcsec)
             nearest, rows = tables.match_positions(ra[placed], dec[placed], radius_arcsec)
     notice_without_objects(nearest)
-    cells: list[list[Any]] = [[None] * 6 for _ in range(len(ra))]
+    cells: list[list[Any]] = [[None] * len(KNOWN_COLUMNS) for _ in range(len(ra))]
     matches = zip(np.flatnonzero(placed).tolist(), nearest.ids.tolist(), nearest.arcsec.tolist(), strict=True)
     for position, object_, arcsec in matches:
-        row = rows.get(object_)
-        name = row and (row["name"] or row["object_id"])
-        cells[position] = (
-            [True, name, row["type"], arcsec, row["reference_count"], row["catalogue"]] if row else [False, *[None] * 5]
-        )
+        cells[position][0] = object_ in rows
+        if row := rows.get(object_):
+            name = row["name"] or row["object_id"]
+            cells[position][1:] = name, row["type"], arcsec, row["reference_count"], row["catalogue"]
     return KnownMatches(cells, nearest.describe(what, radius_arcsec))
 
 
