@@ -7,6 +7,7 @@ serves; meanwhile it simulates galaxies and trains a model on them. Completed st
 from __future__ import annotations  # so that an old Python can look for a newer one
 
 import argparse
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -310,6 +311,7 @@ def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str
     """A Python process from .venv, terminated on exit; in its own group, so that Ctrl-C reaches it only through us."""
     process = subprocess.Popen(
         [str(PYTHON), *arguments],
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread runs then
         stdout=subprocess.PIPE if piped else None,
         stderr=subprocess.STDOUT if piped else None,
         encoding="utf-8",
@@ -327,6 +329,11 @@ def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def end_with_parent() -> None:
+    """In a child on Linux: SIGINT where this program is killed, or it would keep the port or write .venv beside us."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
 def interrupt(*_: object) -> None:

@@ -1,5 +1,10 @@
 """Create the predictions database and apply the migrations: the numbered files of sql/, in order, each exactly once."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports needs no traceback
+
 import argparse
 import hashlib
 import re
@@ -224,4 +229,5 @@ def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -5,6 +5,11 @@ trains on any number of classes, --recipe another network or a random forest. Af
 command again to continue.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports needs no traceback
+
 import argparse
 import hashlib
 import json
@@ -345,4 +350,5 @@ def precision_text(manifest: Manifest) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

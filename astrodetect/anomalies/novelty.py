@@ -113,8 +113,10 @@ class Novelty:
 
         if len(features) < MIN_IMAGES:
             raise DataError(f"{len(features)} images are too few to fit detectors: give {MIN_IMAGES} or more")
-        names = default_detectors(feature_kind) if names is None else names
+        names = default_detectors(feature_kind) if names is None else list(names)
         available = available_detectors(feature_kind)
+        if not names and not extra:
+            raise DataError(f"no detectors are given: choose among {', '.join(available)}")
         if unknown := sorted({*names} - {*available}):
             whose = f" of {feature_kind} features" if unknown[0] in FITTABLE_DETECTORS else ""
             raise DataError(f"no detector{whose} is named {unknown[0]}: choose among {', '.join(available)}")

@@ -109,6 +109,8 @@ def check_output_folder(output: Path | str) -> None:
         _check_foreign(output, {name.partition("/")[0] for name in objects.list_names(output)})
         return
     folder = output
+    if folder.name in {"", ".."} or folder.is_mount():
+        raise DataError(f"{folder} cannot be replaced as a whole, as results are: name a folder in it as --output")
     previous = _previous(folder)
     if previous.is_dir() and not folder.exists():
         previous.rename(folder)  # the process was killed between the two renames
@@ -134,6 +136,8 @@ def replace_output_folder(folder: Path | str) -> Iterator[Path]:
             yield Path(name)
             _put_folder(Path(name), folder)
         return
+    if folder.is_symlink():
+        folder = folder.resolve()
     atomic_files.remove_abandoned(folder)
     staged = atomic_files.part_path(folder)
     try:

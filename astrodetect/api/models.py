@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -25,8 +25,8 @@ from astrodetect.storage.references import as_image_path, is_url
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
 
-Paths: TypeAlias = str | Path | Sequence[str | Path]  # images, folders of images, or .csv lists
-PixelArrays: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (height, width[, 3 or 4]) each
+Paths: TypeAlias = str | Path | Iterable[str | Path]  # images, folders of images, or .csv lists
+PixelArrays: TypeAlias = NDArray[np.uint8] | Iterable[NDArray[np.uint8]]  # (height, width[, 3 or 4]) each
 MODEL_SUFFIXES = (".h5", ".json", ".xml")
 
 
@@ -58,6 +58,8 @@ class Model:
         or several arrays of 8 bits. An unreadable image raises an error; with `errors="skip"` it is left out, and
         `image_name` says which image a prediction is of. Nothing is recorded in the database.
         """
+        if errors not in {"raise", "skip"}:
+            raise DataError(f'errors is "raise" or "skip", not {errors!r}')
         names, read = _readers(images, self.manifest.image)
         predictions = []
         for batch in pipeline.score_files(iter(names), self.engine, read, self._novelty):
@@ -94,7 +96,10 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
 
 def as_paths(images: Paths) -> list[ImagePath]:
     """One path or several as a list; cutouts of mosaics as they are."""
-    several = [images] if isinstance(images, str | Path) else images
+    several = [images] if isinstance(images, str | Path) else list(images)
+    for image in several:
+        if not isinstance(image, str | Path):
+            raise DataError(f"one of the images is of the type {type(image).__name__}: give paths, str or Path")
     return [image if isinstance(image, Cutout) else as_image_path(image) for image in several]
 
 
@@ -104,6 +109,8 @@ def _readers(
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]
+    if not isinstance(images, str | Path | np.ndarray):
+        images = list(images)  # type: ignore[assignment]  # an iterator, as Path.glob's, gives each image once
     if isinstance(images, np.ndarray):
         is_single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
         arrays = [images] if is_single else list(images)

@@ -27,10 +27,12 @@ def cutouts(
     by increasing wavelength. The catalogue's columns are found by their names, unless `ra`, `dec` and `object_id` name
     them. An image has the name of its object, and its `position`; objects outside of the mosaics are left out.
     """
-    given = [mosaic] if isinstance(mosaic, str | Path) else mosaic
+    given = [mosaic] if isinstance(mosaic, str | Path) else list(mosaic)
+    if not given:
+        raise DataError("no mosaics are given: name one FITS image or more")
     files = tuple(str(file) if is_url(file) else str(Path(file).absolute()) for file in given)
     try:
-        source = CutoutSource(MosaicFiles(files, tuple(bands)), CutoutSize.parse(size))
+        source = CutoutSource(MosaicFiles(files, tuple(bands)), CutoutSize.parse(str(size)))
     except ValueError as error:
         raise DataError(str(error)) from error
     objects = read_objects(str(catalogue), CatalogueColumns(ra, dec, object_id))

@@ -36,6 +36,8 @@ def read_predictions(
     require_extra("notebook", "a DataFrame")
     import pandas as pd  # noqa: PLC0415 - optional
 
+    if limit is not None and limit < 0:
+        raise DataError(f"limit is a number of predictions from 0, not {limit}")
     config = settings().model_copy(update={"database_url": SecretStr(url)} if url else {})
     predictions: list[Prediction] = []
     with _program("database").open_database(config, connections=1) as database:
@@ -64,7 +66,8 @@ def train_model(data: str | Path, **options: object) -> Model:
         with contextlib.redirect_stderr(errors):
             parsed = train_options.parse_train_options(arguments, None)
     except SystemExit as error:
-        raise DataError(errors.getvalue().strip().rpartition("error: ")[2]) from error
+        message = errors.getvalue().strip().rpartition("error: ")[2]
+        raise DataError(message or "help is no option here: see astrodetect train --help") from error
     return load_model(program.train(parsed, arguments))
 
 

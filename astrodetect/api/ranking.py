@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from astrodetect.features.extraction import (
     measured_extractor,
 )
 from astrodetect.inference import pipeline
-from astrodetect.labels import LabelValue, require_label
+from astrodetect.labels import LabelValue, parse_label, require_label
 from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
@@ -107,6 +107,8 @@ class Ranking:
 
     def gallery(self, count: int = 12, *, start: int = 1) -> "Gallery":
         """The images from rank `start` on, to be shown in a notebook."""
+        if start < 1 or count < 0:
+            raise DataError(f"ranks are counted from 1, not {start}, and images from 0, not {count}")
         reader = ThumbnailReader(self.extracted.contract, settings().max_image_pixels)
         shown = self.results.order[start - 1 : start - 1 + count].tolist()
         thumbnails = read_thumbnails([(self.results.paths[image], GALLERY_PX) for image in shown], reader)
@@ -159,14 +161,22 @@ def rank(
             return given
         return describe(given, features=features, model=model, crop=crop)
 
+    if not 0 < fdr < 1:
+        raise DataError(f"a false discovery rate is between 0 and 1, not {fdr}")
     extracted = extracted_of(images)
+    if not extracted.items:
+        raise DataError("there are no images to rank")
     fitted_to = extracted if normal is None else extracted_of(normal)
     if fitted_to.kind != extracted.kind:
         raise DataError(f"{extracted.kind} features cannot be compared with {fitted_to.kind} features")
+    if fitted_to.contract != extracted.contract:
+        raise DataError("the normal images were described with another crop or model: describe both in the same way")
     novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
     result = novelty.score_training_images() if normal is None else novelty.calibrated().score(extracted.features)
     indices = {item.path: index for index, item in enumerate(extracted.items)}
-    given = {path if path in indices else as_image_path(path): label for path, label in (labels or {}).items()}
+    given = {
+        path if path in indices else as_image_path(path): _as_label(label) for path, label in (labels or {}).items()
+    }
     review_labels = {indices[path]: label for path, label in given.items() if path in indices}
     if labels and not review_labels:
         raise DataError(f"no label is of one of these images, whose paths are such as {extracted.items[0].path}")
@@ -190,11 +200,23 @@ def rank(
     return Ranking(results, extracted)
 
 
+def _as_label(label: LabelValue) -> LabelValue:
+    try:
+        return parse_label(label)
+    except (ValueError, TypeError) as error:
+        raise DataError(str(error)) from error
+
+
 def _extractor(features: FeatureKind, model: Model | None, crop: float | None) -> FeatureExtractor:
+    if features not in get_args(FeatureKind):
+        raise DataError(f"features are {', '.join(get_args(FeatureKind))}, not {features!r}")
     if model is None:
         if features != "shapes":
             raise DataError(f'features="{features}" are those of a network: give a model, load_model("NAME")')
-        return measured_extractor(measured_contract(crop))
+        try:
+            return measured_extractor(measured_contract(crop))
+        except ValueError as error:
+            raise DataError(str(error)) from error
     if crop is not None:
         raise DataError("the crop of a trained model is fixed: leave crop out")
     if features == "shapes":

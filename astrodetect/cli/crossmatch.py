@@ -95,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.error("import needs a file, remove the name of a catalogue; nothing else takes a second argument")
     if (arguments.name is None) == (action == IMPORT):
         arguments.error("import needs --name, nothing else takes it")
+    unused = [name for name in ("id", "object_name", "type", "references") if getattr(arguments, name) is not None]
+    if unused and action != IMPORT:
+        arguments.error(f"--{unused[0].replace('_', '-')} is for import only")
     is_table = action not in {None, IMPORT, LIST, REMOVE}
     if (arguments.output is None) == is_table or (arguments.catalogue and not is_table):
         arguments.error("--output is needed for a TABLE; --output and --catalogue are for a TABLE only")

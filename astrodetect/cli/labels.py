@@ -61,6 +61,8 @@ def _export(path: Path) -> int:
     """Replace the file atomically."""
     from database import open_database  # noqa: PLC0415 - slow to import, not needed by the other commands
 
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name a .csv file")
     count = 0
 
     def pages(database: "Database") -> Iterator[list[labels.Label]]:

@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it, and print the versions in place."""
     if (arguments.key is not None) != (arguments.action in {"new-key", "sign"}):
         raise DataError("new-key and sign need --key FILE, the others take none")
+    if (arguments.version and arguments.action != "rollback") or (arguments.name and arguments.action == "new-key"):
+        raise DataError("only rollback takes a VERSION, and new-key takes no name")
     return int(ACTIONS[arguments.action](arguments))
 
 

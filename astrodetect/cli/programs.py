@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import socket
 from pathlib import Path
 
 from astrodetect.cli import train_options
 from astrodetect.cli._options import Subparsers, command_parser, int_between
+from astrodetect.errors import DataError
 
 TRAIN_DESCRIPTION = """train, calibrate, evaluate and export an image classifier from labelled images
 
@@ -75,9 +77,29 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     options = {name: value for name, value in vars(arguments).items() if name not in {"argv", "command"}}
     if options["uds"]:
+        _check_socket(options["uds"])
         options["uds"] = str(options["uds"])
     uvicorn.run("main:app", timeout_worker_healthcheck=WORKER_TIMEOUT_S, **options)
     return 0
+
+
+def _check_socket(path: Path) -> None:
+    """DataError where uvicorn could not listen, or would take the place of another service; it removes what is there,
+    whatever it is."""
+    if path.exists() and not path.is_socket():
+        raise DataError(f"{path} exists and is no socket: name another --uds")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            if not path.absolute().parent.is_dir():
+                raise DataError(f"there is no folder {path.absolute().parent}: name another --uds") from None
+        except ConnectionRefusedError:
+            return  # left by a service that was killed
+        except OSError as error:
+            raise DataError(f"cannot listen on {path}: {error.strerror or error}") from error
+        else:
+            raise DataError(f"another program listens on {path}: name another --uds")
 
 
 def _setup_db(_: argparse.Namespace) -> int:

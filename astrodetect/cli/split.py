@@ -90,5 +90,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _limit(text: str) -> tuple[str, int]:
     """Option type: N or CLASS=N."""
-    name, count = class_count(text) if "=" in text else ("", int_between(0, MAX_IMAGES)(text))
+    name, count = class_count(text) if "=" in text else ("", int_between(1, MAX_IMAGES)(text))
     return name, count

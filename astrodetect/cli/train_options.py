@@ -31,6 +31,11 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
     )
     add_train_options(parser)
     arguments = parser.parse_args(argv)
+    if arguments.data is not None and (arguments.train, arguments.test) != (
+        parser.get_default("train"),
+        parser.get_default("test"),
+    ):
+        parser.error("--data has the parts train and test: leave --train and --test out")
     if arguments.positive == arguments.negative:
         parser.error(f"--positive and --negative are both {arguments.positive}: they name two classes")
     if (

@@ -79,7 +79,7 @@ class ExtractedFeatures(ReadImages):
 
 def measured_contract(crop: float | None = None) -> ImageContract:
     """How images are read for measurements without a model: the central half of the frame, or the share `crop`."""
-    return ImageContract(MEASURED_PX, crop or CENTRAL_SHARE, stretch="asinh")
+    return ImageContract(MEASURED_PX, CENTRAL_SHARE if crop is None else crop, stretch="asinh")
 
 
 def measured_extractor(contract: ImageContract) -> FeatureExtractor:

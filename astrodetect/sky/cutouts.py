@@ -16,6 +16,7 @@ from astrodetect.sky.wcs import Doubles
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(arcsec|arcmin|px|\"|′|″|')")
 UNITS = {"arcsec": 1.0, '"': 1.0, "″": 1.0, "arcmin": 60.0, "'": 60.0, "′": 60.0}  # in arcseconds
+MAX_SIZE = 1e6  # in any of the units
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 4096
 MAX_UNDEFINED = 0.5  # share of a cutout's pixels, in each band
 SAME_GRID_PX = 0.01  # by which pixels of one grid may differ
@@ -34,7 +35,7 @@ class CutoutSize:
     def parse(cls, text: str) -> Self:
         """From 8arcsec, 0.5arcmin or 64px; ValueError says what is wrong."""
         match = SIZE.fullmatch(text.strip())
-        if match is None or not float(match[1]):
+        if match is None or not 0 < float(match[1]) < MAX_SIZE:
             raise ValueError(f"a size such as 8arcsec, 0.5arcmin or 64px, not {text}")
         return cls(float(match[1]) * UNITS.get(match[2], 1.0), match[2] == "px")
 
@@ -218,6 +219,7 @@ class CutoutMaker:
 
 def cut_out_objects(source: CutoutSource, catalogue: ObjectCatalogue) -> tuple[list[Cutout], str]:
     """A cutout of each object that is in the mosaics, and how many are where; DataError if none is."""
+    _open_maker.cache_clear()  # files may have changed since
     named = catalogue.name_objects()
     positions = [(item.ra or 0.0, item.dec or 0.0) for _, item in named]
     coverage = source.open().coverage(*(zip(*positions, strict=True) if positions else ((), ())))

@@ -14,6 +14,7 @@ from astrodetect.records import Floats, ImageContract
 from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.sky.mosaic_cache import local_copy
 from astrodetect.sky.wcs import PixelGrid, quiet
+from astrodetect.storage import objects
 from astrodetect.storage.references import is_url, printable_url
 
 GZIP_SUFFIX = ".gz"
@@ -57,6 +58,7 @@ class BandImage:
         self.grid = PixelGrid.of_header(hdu.header, self.width, self.height, hdu.name)
         header = hdu.header
         self._values: NDArray[Any] | None = None
+        self._state = objects.file_state(hdu.path)
         try:
             bits, self._scale = int(header["BITPIX"]), float(header.get("BSCALE", 1))
             self._zero = float(header.get("BZERO", 0))
@@ -80,6 +82,10 @@ class BandImage:
         return values
 
     def _read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        if (
+            objects.file_state(self._hdu.path) != self._state
+        ):  # reading mapped pages that are gone would end the process
+            raise DataError(f"the mosaic {self.name} has changed while it was read: run the same command again")
         if self._values is None:  # the tiles around it are unpacked
             with quiet(), fits_reader().open(self._hdu.path) as hdus:
                 outer = [slice(None)] * (len(self._hdu.shape) - 2)

@@ -51,6 +51,15 @@ def exists(reference: str) -> bool:
     return clients.head(reference) is not None if is_url(reference) else Path(reference).is_file()
 
 
+def file_state(reference: str) -> tuple[int, ...]:
+    """What differs once a local file is replaced or written; nothing of a URL, whose reader is of one version."""
+    if is_url(reference):
+        return ()
+    with _translate_errors(reference):
+        state = Path(reference).stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def list_names(folder: str) -> Iterator[str]:
     """The names of the files under a folder, relative to it and sorted; hidden ones are left out.
 

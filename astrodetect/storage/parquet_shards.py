@@ -53,10 +53,11 @@ def read_row_group(file: str, member: str, max_bytes: int) -> Iterator[tuple[int
 def read_row(file: str, member: str, max_bytes: int) -> bytes:
     """The image of one row. The last row groups are remembered, since neighbouring rows are read together."""
     row = int(member) if member.isdecimal() else -1
-    group = next((group for group, rows in enumerate(_group_rows(file)) if row in rows), None)
+    state = objects.file_state(file)
+    group = next((group for group, rows in enumerate(_group_rows(file, state)) if row in rows), None)
     if group is None:
         raise StorageMissing(f"{file} has no row {member}")
-    image = _group_images(file, group, max_bytes)[row]
+    image = _group_images(file, state, group, max_bytes)[row]
     if isinstance(image, StorageError):
         raise StorageError(f"{member_reference(file, member)}: {image}")
     return image
@@ -64,7 +65,7 @@ def read_row(file: str, member: str, max_bytes: int) -> bytes:
 
 def row_numbers(file: str, member: str) -> range:
     """The numbers in the file of the rows of a row group."""
-    return _group_rows(file)[int(member.removeprefix(ROW_GROUP))]
+    return _group_rows(file, objects.file_state(file))[int(member.removeprefix(ROW_GROUP))]
 
 
 def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -115,14 +116,14 @@ def _image_column(parquet: "ParquetFile") -> str | None:
 
 
 @lru_cache(maxsize=KNOWN_FILES)
-def _group_rows(file: str) -> list[range]:
+def _group_rows(file: str, _: tuple[int, ...]) -> list[range]:
     with _open_parquet(file) as parquet:
         counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 @lru_cache(maxsize=KEPT_GROUPS)
-def _group_images(file: str, group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
+def _group_images(file: str, _: tuple[int, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
     with _open_parquet(file) as parquet:
         return dict(_read_group(parquet, group, max_bytes))
 

@@ -76,9 +76,13 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
         return file.read(size)
 
 
-@lru_cache(maxsize=INDEXED_SHARDS)
 def _member_places(shard: str) -> dict[str, tuple[int, int]]:
-    """Name → offset and size of each member of an archive, which is read once for it."""
+    return _read_places(shard, objects.file_state(shard))
+
+
+@lru_cache(maxsize=INDEXED_SHARDS)
+def _read_places(shard: str, _: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """Name → offset and size of each member of an archive, which is read once for it, and again once it has changed."""
     if not suffix_path(shard).endswith(".tar"):
         raise StorageError(f"{shard} is compressed, so that its images cannot be read one by one: decompress it")
     with _open_archive(shard, mode="r:") as archive:

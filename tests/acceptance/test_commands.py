@@ -69,6 +69,28 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
     assert not (tmp_path / "sky").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("serve --uds own.csv", "own.csv exists and is no socket"),
+        ("serve --uds none/socket", "there is no folder"),
+        ("labels export .", ". is a folder: name a .csv file"),
+        ("models verify small 5", "only rollback takes a VERSION"),
+        ("split . --output x.csv --limit 0", "from 1 to"),
+        ("crossmatch own.csv --output x.csv --type kind", "--type is for import only"),
+        ("train --data a --train b", "leave --train and --test out"),
+    ],
+)
+def test_what_a_command_would_ignore_or_damage_is_refused_in_one_line(
+    command: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.csv").write_text("mine")
+    done = run_here(main, *command.split(), folder=tmp_path)
+    assert done.returncode in {1, 2}
+    assert message in done.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["own.csv"]
+
+
 def test_simulate_into_an_existing_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "sky").write_text("in the way")
     done = run_here(main, "simulate", tmp_path / "sky")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from astrodetect.labels import LabelValue
 from astrodetect.records import ImagePath
 from astrodetect.settings import settings
 
+cutouts: Any = astrodetect.cutouts
+describe: Any = astrodetect.describe  # called with what no type checker allows
 INSERT = "INSERT INTO predictions (image_name, score, result) VALUES (%s, %s, 'No Anomaly')"
 
 
@@ -126,7 +129,37 @@ def test_unreadable_images_raise_or_are_left_out(model: astrodetect.Model, lawn:
         model.predict([lawn, bad])
     assert [prediction.image_name for prediction in model.predict([bad, lawn], errors="skip")] == [str(lawn)]
     with pytest.raises(ImageError, match=r"float64 \(9, 9\): give uint8"):
-        model.predict(np.zeros((9, 9)))  # type: ignore[arg-type]
+        model.predict(np.zeros((9, 9)))
+
+
+def test_iterators_give_each_image_once(model: astrodetect.Model, lawn: Path) -> None:
+    paths = iter([lawn, lawn.rename(lawn.with_name("b.png")), lawn])
+    Image.fromarray(colour_models.image("lawn", 1)).save(lawn)
+    next(paths)
+    assert [Path(prediction.image_name).name for prediction in model.predict(paths)] == ["b.png", "lawn.png"]
+    assert len(model.predict(colour_models.image("lawn", seed) for seed in range(3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, _: model.predict([None]), "of the type NoneType: give paths"),
+        (lambda model, lawn: model.predict([lawn], errors="ignore"), "errors is \"raise\" or \"skip\", not 'ignore'"),
+        (lambda model, lawn: describe(lawn, features="all", model=model), "features are shapes, "),
+        (lambda _, lawn: astrodetect.describe(lawn, crop=0), "a crop above 0, to 1, not 0"),
+        (lambda _, lawn: astrodetect.rank(lawn, fdr=2), "between 0 and 1, not 2"),
+        (lambda *_: astrodetect.cutouts([], catalogue="none.csv", size="9px"), "no mosaics are given"),
+        (lambda *_: astrodetect.cutouts("a.fits", catalogue="none.csv", size="9" * 400 + "px"), "a size such as"),
+        (lambda *_: cutouts("a.fits", catalogue="none.csv", size=64), "a size such as"),
+        (lambda *_: astrodetect.read_predictions(limit=-1), "a number of predictions from 0, not -1"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_errors_of_one_line(
+    model: astrodetect.Model, lawn: Path, call: Callable[[Any, Path], object], message: str
+) -> None:
+    with pytest.raises(DataError) as raised:
+        call(model, lawn)
+    assert message in str(raised.value)
 
 
 def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp_path: Path) -> None:
@@ -149,6 +182,15 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
     assert rings.paths[0] == ranking.paths[1]
     with pytest.raises(DataError, match="no image here is labelled lens: the labels are artefact, interesting"):
         astrodetect.rank(ranking.extracted, normal=normal, labels=labels, like="lens")
+    with pytest.raises(DataError, match="a label is interesting, ordinary, artefact, or a name of letters"):
+        astrodetect.rank(ranking.extracted, normal=normal, labels={last: "=1+1"})
+    assert astrodetect.rank(ranking.extracted, normal=normal, labels={last: "Interesting"}).paths[0] == last
+    with pytest.raises(DataError, match="described with another crop or model"):
+        astrodetect.rank(ranking.extracted, normal=astrodetect.describe(tmp_path / "normal", crop=0.5))
+    with pytest.raises(DataError, match="ranks are counted from 1, not 0"):
+        ranking.gallery(start=0)
+    with pytest.raises(DataError, match="no detectors are given"):
+        astrodetect.rank(normal, detectors=iter(()))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no label is of one of these images"):
         astrodetect.rank(normal, labels={"elsewhere.jpg": "ordinary"})
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import checks
 import httpx2
+import psutil
 import pytest
 from programs import ROOT, Program, free_port
 
@@ -198,6 +199,19 @@ def test_a_failed_installation_is_reported_in_one_line_and_repeated_next_time(cl
         assert running.wait() == 1
     assert "pip failed: Could not find a version" in running.output.splitlines()[-1]
     assert not (clone / ".venv" / run.STAMP.name).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is a signal on Linux only")
+def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import run, sys; run.PYTHON = sys.executable\n"
+        "with run.child('-c', 'import time; time.sleep(60)') as child: print(child.pid, flush=True); child.wait()"
+    )
+    with Program("-c", code, log=tmp_path / "log") as parent:
+        parent.wait_until(lambda: parent.output.endswith("\n"))
+        child = psutil.Process(int(parent.output))
+        parent.signal(signal.SIGKILL)
+        assert len(psutil.wait_procs([child], timeout=10)[1]) == 0
 
 
 class Replaced(Exception):

@@ -180,3 +180,16 @@ def test_output_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     ):
         pass
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anomalies.csv", "notes.txt"}
+
+
+def test_results_go_to_where_a_link_leads_and_what_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (link := tmp_path / "link").symlink_to(tmp_path / "disk")
+    for text in ("1", "2"):
+        with results.replace_output_folder(link) as folder:
+            (folder / "anomalies.csv").write_text(text)
+        assert link.is_symlink()
+        assert (tmp_path / "disk" / "anomalies.csv").read_text() == text
+    for refused in (Path(), Path("/"), Path("..")):
+        with pytest.raises(DataError, match="cannot be replaced as a whole, as results are: name a folder in it"):
+            results.check_output_folder(refused)

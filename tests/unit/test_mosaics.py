@@ -1,7 +1,9 @@
 """Cutouts of mosaics: their pixels and positions, bands, edges, and what is refused in one line."""
 
 import csv
+import os
 import pickle
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -154,6 +156,21 @@ def test_of_overlapping_mosaics_the_one_is_taken_whose_edges_are_farther(sky: Mo
     for x, part in ((75.0, 0), (105.0, 1)):
         (ra,), (dec,) = grid.positions([x], [80.0])
         assert np.all(maker.planes(ra, dec) == part)
+
+
+def test_a_mosaic_that_changes_while_it_is_open_is_one_line_and_is_read_anew_next_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    source = CutoutSource(MosaicFiles((str(shutil.copy(folder / "survey-g.fits", tmp_path)),)), SIZE)
+    cutout = cut_out_objects(source, read_objects(folder / "objects.fits"))[0][0]
+    before = cutout.read()
+    shutil.copy(folder / "survey-r.fits", tmp_path / "survey-g.fits")
+    with pytest.raises(DataError, match=r"survey-g\.fits has changed while it was read"):
+        cutout.read()
+    assert cut_out_objects(source, read_objects(folder / "objects.fits"))[0][0].read() != before
+    os.truncate(tmp_path / "survey-g.fits", 5760)  # reading the mapped pages would be a SIGBUS
+    with pytest.raises(DataError, match="has changed while it was read"):
+        cutout.read()
 
 
 def test_a_galactic_mosaic_has_the_same_positions(tmp_path: Path) -> None:

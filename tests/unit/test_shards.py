@@ -5,7 +5,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from astrodetect import images
 from astrodetect.datasets import listing
@@ -52,6 +54,15 @@ def test_one_member_can_be_read_by_its_reference(tmp_path: Path, long_name: str)
     with pytest.raises(ImageError, match=r"has no member b\.png"):
         images.read_bytes(f"{shard}#b.png")
     assert [item.path for item in listing.list_images([shard])] == [f"{shard}#a.png", f"{shard}#{long_name}"]
+
+
+def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    for members in ({"a.png": b"1", "b.png": b"2"}, {"b.png": b"33", "a.png": b"44"}):
+        tar = write_tar(tmp_path / "a.tar", members)
+        parquet.write_table(pa.table({"image": list(members.values())}), tmp_path / "a.parquet")
+        assert {name: images.read_bytes(f"{tar}#{name}") for name in members} == members
+        rows = [images.read_bytes(f"{tmp_path / 'a.parquet'}#{row}") for row in range(2)]
+        assert rows == list(members.values())
 
 
 def test_single_images_of_compressed_shards_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,22 @@ def test_interrupted_simulation_resumes_with_the_missing_images(
     make_dataset(tmp_path / "halves", {"E": 6}, seed=1, size=64, workers=1)
     assert written == [f"{n:05}.jpg" for n in range(1, 7)]  # each once
     assert _files(tmp_path / "halves") == whole
+
+
+@dataclass(frozen=True)
+class KilledTask:
+    """A task whose worker is killed, as without memory."""
+
+    numbers: tuple[int, ...] = (1,)
+
+    def run(self) -> int:
+        """End the process."""
+        os._exit(9)
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with pytest.raises(DataError, match="a worker was killed, as without memory: run the same command again"):
+        generator._run([KilledTask(), KilledTask()], 2)  # type: ignore[list-item]
 
 
 def test_folder_simulated_with_another_seed_is_refused(tmp_path: Path) -> None:

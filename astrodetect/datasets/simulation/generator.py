@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,8 @@ def _run(tasks: list[RenderTask], workers: int | None) -> None:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     bar.step(future.result())
+        except BrokenProcessPool as error:
+            raise DataError("a worker was killed, as without memory: run the same command again to continue") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
