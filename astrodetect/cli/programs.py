@@ -76,6 +76,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     import uvicorn  # noqa: PLC0415 - slow to import
 
     options = {name: value for name, value in vars(arguments).items() if name not in {"argv", "command"}}
+    if options["ssl_keyfile"] and not options["ssl_certfile"]:
+        raise DataError("--ssl-keyfile is of a certificate: name it by --ssl-certfile")
     if options["uds"]:
         _check_socket(options["uds"])
         options["uds"] = str(options["uds"])

@@ -1,6 +1,7 @@
 """Labelled images of the log as a training set: class folders of their files, or of their stored pictures."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ def write_labelled_folders(
     files = _files_by_sha256(folder, labels) if folder else {}
     items, missing = [], 0
     try:
-        with TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as temporary:
+        suffix = f".{os.getpid()}.part"  # by which the next run removes that of a killed one
+        with TemporaryDirectory(suffix, f".{output.name}.", output.absolute().parent) as temporary:
             for sha256, label in track_progress(list(labels.items()), "reading pictures", len(labels)):
                 place = files.get(sha256) or Path(temporary) / f"{sha256}.jpg"
                 if sha256 not in files:

@@ -105,7 +105,7 @@ def _is_listed(member: tarfile.TarInfo, suffixes: Sequence[str]) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part != "." for part in name.split("/"))
+    return any(part.startswith(".") and part not in {".", ".."} for part in name.split("/"))
 
 
 @contextmanager

@@ -74,6 +74,7 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
     [
         ("serve --uds own.csv", "own.csv exists and is no socket"),
         ("serve --uds none/socket", "there is no folder"),
+        ("serve --ssl-keyfile own.csv", "name it by --ssl-certfile"),
         ("labels export .", ". is a folder: name a .csv file"),
         ("models verify small 5", "only rollback takes a VERSION"),
         ("split . --output x.csv --limit 0", "from 1 to"),

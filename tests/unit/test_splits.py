@@ -1,12 +1,15 @@
 """Stratified splits into train, validation and test."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from astrodetect import atomic_files
 from astrodetect.datasets import class_folders, listing, splits
+from astrodetect.datasets.labelled import write_labelled_folders
 from astrodetect.datasets.splits import SplitPlan
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
@@ -118,3 +121,17 @@ def test_split_never_overwrites_existing_files(name: str, tmp_path: Path) -> Non
     splits.check_output(tmp_path / "empty")
     with pytest.raises(DataError, match=r"is not empty|exists already|no folder"):
         splits.check_output(tmp_path / name)
+
+
+def test_the_next_run_knows_the_pictures_of_a_killed_one(tmp_path: Path) -> None:
+    parts: set[str] = set()
+
+    def picture(_: str) -> None:
+        parts.update(path.name for path in tmp_path.iterdir())
+
+    with pytest.raises(DataError, match="needs images of two labels"):
+        write_labelled_folders({"0" * 64: "ring"}, picture, tmp_path / "out", folder=None, plan=SplitPlan())
+    [name] = parts
+    (tmp_path / name.replace(f".{os.getpid()}.", ".999999999.")).mkdir()  # as of a process that was killed
+    atomic_files.remove_abandoned(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
