@@ -17,6 +17,9 @@ import pytest
 from programs import query
 
 import setup_db
+from astrodetect import images
+from astrodetect.datasets import dataset
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.records import ImageContract
@@ -249,3 +252,14 @@ def _export_resnet50(folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     held_out = export.HeldOut(pixels, np.array([0, 1]), model.probabilities(pixels))
     export.export_model(model, manifest, folder, held_out)
+
+
+@pytest.fixture(scope="module")
+def noise_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Eleven images of 40 px in each of two classes."""
+    random, folder = np.random.default_rng(2), tmp_path_factory.mktemp("images")
+    for name in ("SB", "E"):
+        (folder / name).mkdir()
+        for number in range(11):
+            images.write_jpeg(folder / name / f"{number}.jpg", random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    return dataset.read_dataset(folder, ("SB", "E"), title="images")

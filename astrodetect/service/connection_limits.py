@@ -28,7 +28,7 @@ def max_connections() -> int:
 
 
 class ConnectionLimits:
-    """What the connections of a server share."""
+    """Limits the number of a server's connections, and how long each waits for a request."""
 
     def __init__(self, metrics: Metrics, max_connections: int) -> None:
         self.max_connections = max_connections

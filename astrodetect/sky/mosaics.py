@@ -14,6 +14,7 @@ from astrodetect.records import Floats, ImageContract
 from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.sky.mosaic_cache import local_copy
 from astrodetect.sky.wcs import PixelGrid, quiet
+from astrodetect.storage import objects
 from astrodetect.storage.references import is_url, printable_url
 
 GZIP_SUFFIX = ".gz"
@@ -57,7 +58,7 @@ class BandImage:
         self.grid = PixelGrid.of_header(hdu.header, self.width, self.height, hdu.name)
         header = hdu.header
         self._values: NDArray[Any] | None = None
-        self._state = _file_state(hdu.path)
+        self._state = objects.file_state(hdu.path)
         try:
             bits, self._scale = int(header["BITPIX"]), float(header.get("BSCALE", 1))
             self._zero = float(header.get("BZERO", 0))
@@ -81,7 +82,7 @@ class BandImage:
         return values
 
     def _read(self, rows: slice, columns: slice) -> NDArray[Any]:
-        if _file_state(self._hdu.path) != self._state:  # to read mapped pages that are gone would end the process
+        if objects.file_state(self._hdu.path) != self._state:  # reading mapped pages that are gone ends the process
             raise DataError(f"the mosaic {self.name} has changed while it was read: run the same command again")
         if self._values is None:  # the tiles around it are unpacked
             with quiet(), fits_reader().open(self._hdu.path) as hdus:
@@ -187,12 +188,3 @@ def list_hdus(file: str) -> list[ImageHdu]:
     if not images:
         raise DataError(f"{name} has no image: a mosaic is a FITS image with a celestial WCS")
     return [ImageHdu(path, *image, alone=len(images) == 1) for image in images]
-
-
-def _file_state(path: str) -> tuple[int, ...]:
-    """What differs once the file is written or replaced."""
-    try:
-        state = Path(path).stat()
-    except OSError:
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns

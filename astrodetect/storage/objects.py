@@ -52,11 +52,14 @@ def exists(reference: str) -> bool:
 
 
 def file_state(reference: str) -> tuple[int, ...]:
-    """What differs once a local file is replaced or written; nothing of a URL, whose reader is of one version."""
+    """What differs once a local file is replaced or written; nothing where there is none, as of a URL, whose reader is
+    of one version."""
     if is_url(reference):
         return ()
-    with _translate_errors(reference):
+    try:
         state = Path(reference).stat()
+    except OSError:  # reading it says why
+        return ()
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
