@@ -37,10 +37,11 @@ ASINH_BLACK = -1.0  # standard deviations of the noise from the sky level
 ASINH_SOFTENING = 3.0  # standard deviations of the noise: linear below, logarithmic above
 ASINH_WHITE_PERCENTILE = 99.9  # of the brightest plane: one white level for all planes preserves colours
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-# Keywords of a celestial WCS in the first two axes, with the distortions SIP and TPV. Others are not handed to wcslib.
+# Keywords of a celestial WCS in the first two axes, with the distortions SIP, TPV and TNX, and with the older names of
+# equinox, frame and matrix. Others are not handed to wcslib.
 WCS_KEYWORD = re.compile(
-    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_[0-3]?\d|[AB]_(ORDER|\d_\d)"
-    r"|RADESYS|EQUINOX|LONPOLE|LATPOLE"
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)([12]_[12]|00[12]00[12])|PV[12]_[0-3]?\d|[AB]_(ORDER|\d_\d)"
+    r"|WAT[012]_\d{3}|RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE"
 )
 MAX_SIP_ORDER = 9
 

@@ -1,6 +1,5 @@
 """Catalogues: which object an image shows, where it is, and what else is known of it."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,8 @@ ID_UCDS = ("meta.id;meta.main", "id_main", "meta.id")
 POSITION_COLUMNS: dict[str, ColumnType] = {"ra": "number", "dec": "number", "object_id": "text"}
 LISTED_COLUMNS = {"label", "part", "group"}  # that a table of images has, and what is made of it as well
 NO_VALUE = {"", "nan", "null", "none"}  # texts of cells without one
+HOURS = {"h", "hr", "hrs", "hour", "hours", "hourangle", "15 deg", '"h:m:s"', "h:m:s"}  # units, in lower case
+DEGREES = {"d", "decimal degrees", '"d:m:s"', "d:m:s"}  # beside what begins with deg
 IMAGE_SUFFIX_PARTS = (".gz", ".fz")  # behind the suffix of an image
 
 
@@ -98,13 +99,9 @@ class Catalogue:
 
     def add_table(self, table: ObjectTable, name: str, folder: str | None, chosen: CatalogueColumns) -> None:
         """Adds the rows of a table, whose paths are relative to the folder, if any; DataError says what is wrong."""
-        ra = find_column(table, name, chosen.ra, RA_COLUMNS, RA_UCDS)
-        dec = find_column(table, name, chosen.dec, DEC_COLUMNS, DEC_UCDS)
+        ra, dec = position_columns(table, name, chosen.ra, chosen.dec)
         object_id = find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
         path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if self.has_images else None
-        if not (ra and dec):
-            missing = "dec" if ra else "ra"
-            raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
         if self.has_images and not (path or object_id):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
         first = len(self.objects)
@@ -233,24 +230,54 @@ def find_column(
         by_ucd.setdefault(table.ucds.get(column, "").lower(), column)
         by_name.setdefault(column.strip().lower(), column)
     candidates = [by_ucd.get(ucd) for ucd in ucds] + [by_name.get(usual_name) for usual_name in usual]
-    return requested or next(filter(None, candidates), None)
+    return requested or min(filter(None, candidates), key=lambda column: bool(table.other_frame(column)), default=None)
+
+
+def position_columns(table: ObjectTable, name: str, ra: str | None, dec: str | None) -> tuple[str, str]:
+    """The columns of RA and Dec; DataError where there are none, or where they are neither ICRS nor J2000."""
+    ra = find_column(table, name, ra, RA_COLUMNS, RA_UCDS)
+    dec = find_column(table, name, dec, DEC_COLUMNS, DEC_UCDS)
+    if not (ra and dec):
+        missing = "dec" if ra else "ra"
+        raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
+    for column in (ra, dec):
+        if frame := table.other_frame(column):
+            raise DataError(f"{name}: {column} is in {frame}, and positions are read in ICRS or J2000: convert them")
+    return ra, dec
 
 
 def read_angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> list[float | None]:
     """Degrees of each row; DataError names the first row whose value is no angle."""
     parse = parse_ra if hours else parse_dec
-    unit = table.units.get(column, "").lower()
-    scale = HOURS_TO_DEGREES if unit in {"h", "hour", "hourangle"} else 180 / math.pi if unit == "rad" else 1.0
+    unit = table.units.get(column, "")
+    scale = _unit_degrees(unit)
     angles: list[float | None] = []
     for row, value in enumerate(table.columns[column], start=1):
         if value is None or (isinstance(value, str) and value.strip().lower() in NO_VALUE):
             angles.append(None)
             continue
+        if scale is None and not isinstance(value, str):
+            raise DataError(f"{name}: {column} has the unit {unit}: degrees, hours or radians are read")
         try:
             angles.append(parse(value if isinstance(value, str) else repr(value * scale)))
         except ValueError as error:
             raise DataError(f"{name}, row {row}: {error}") from error
     return angles
+
+
+def _unit_degrees(unit: str) -> float | None:
+    """How many degrees a unit has; None if it is no unit of angles."""
+    text = unit.strip().lower()
+    if text in HOURS:
+        return HOURS_TO_DEGREES
+    if not text or text in DEGREES or text.startswith("deg"):
+        return 1.0
+    from astropy.units import Unit  # noqa: PLC0415 - slow to import
+
+    try:
+        return float(Unit(text.removesuffix("s")).to("deg"))
+    except (ValueError, TypeError):
+        return None
 
 
 def column_type(values: Sequence[Any]) -> ColumnType:

@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.sky.catalogue import (
-    DEC_COLUMNS,
-    DEC_UCDS,
     ID_COLUMNS,
     ID_UCDS,
-    RA_COLUMNS,
-    RA_UCDS,
     cell_text,
     find_column,
+    position_columns,
     read_angles,
 )
 from astrodetect.sky.table_readers import ObjectTable, read_object_table
@@ -89,7 +86,7 @@ def known_objects(table: ObjectTable, name: str, chosen: KnownColumns) -> KnownO
     }
     references = find_column(table, name, chosen.references, REFERENCES_COLUMNS, ())
     empty = [None] * len(table)
-    taken = {*columns.values(), references, *_position_columns(table, name, chosen.ra, chosen.dec)}
+    taken = {*columns.values(), references, *position_columns(table, name, chosen.ra, chosen.dec)}
     return KnownObjects(
         ra,
         dec,
@@ -104,22 +101,13 @@ def read_positions(
     table: ObjectTable, name: str, ra: str | None = None, dec: str | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """RA and Dec of each row in degrees, NaN where it has none; DataError where there are no such columns."""
-    ra_column, dec_column = _position_columns(table, name, ra, dec)
+    ra_column, dec_column = position_columns(table, name, ra, dec)
     angles = [
         np.array(read_angles(table, column, name, hours=column == ra_column), np.float64)
         for column in (ra_column, dec_column)
     ]
     incomplete = np.isnan(angles[0]) | np.isnan(angles[1])
     return np.where(incomplete, np.nan, angles[0]), np.where(incomplete, np.nan, angles[1])
-
-
-def _position_columns(table: ObjectTable, name: str, ra: str | None, dec: str | None) -> tuple[str, str]:
-    ra = find_column(table, name, ra, RA_COLUMNS, RA_UCDS)
-    dec = find_column(table, name, dec, DEC_COLUMNS, DEC_UCDS)
-    if not (ra and dec):
-        missing = "dec" if ra else "ra"
-        raise DataError(f"{name} has no column with a usual name for {missing.upper()}: name it with --{missing}")
-    return ra, dec
 
 
 def _counts(values: Sequence[Any], name: str) -> list[int | None]:

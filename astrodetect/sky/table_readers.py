@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ MAX_COLUMNS, MAX_CELLS = 10_000, 100_000_000
 MAX_UNPACKED_BYTES = 2_000_000_000  # of a .fits.gz
 CHARS_PER_CELL = 16  # of texts and arrays whose length a VOTable declares, which astropy allocates for every row
 FITS_START, GZIP_START = b"SIMPLE", b"\x1f\x8b"
+OLD_EQUINOX = re.compile(r"(?<!\d)(1875|1900|1950)(\.0)?$")  # at the end of a column's name
+J2000 = re.compile(r"J?2000(\.0*)?", re.IGNORECASE)
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *FITS_SUFFIXES, *VOTABLE_SUFFIXES, *PARQUET_SUFFIXES)
 
 
@@ -34,9 +37,15 @@ class ObjectTable:
     columns: Mapping[str, Sequence[Any]]  # texts of a CSV; else values
     ucds: Mapping[str, str] = field(default_factory=dict)  # by the column: what it measures, in the words of the IVOA
     units: Mapping[str, str] = field(default_factory=dict)
+    frames: Mapping[str, str] = field(default_factory=dict)  # by the column: where positions are neither ICRS nor J2000
 
     def __len__(self) -> int:
         return max(map(len, self.columns.values()), default=0)
+
+    def other_frame(self, column: str | None) -> str:
+        """The frame of a column of positions that is neither ICRS nor J2000, by the table or by the column's name."""
+        old = OLD_EQUINOX.search(column or "")
+        return self.frames.get(column or "") or (f"B{old[1]}" if old else "")
 
 
 def read_object_table(reference: str) -> ObjectTable:
@@ -126,6 +135,7 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
             if hdu is None:
                 raise DataError("has no table")
             _check_size(hdu.header["TFIELDS"], hdu.header["NAXIS2"])
+            frame = _other_frame(*(hdu.header.get(card) for card in ("RADESYS", "EQUINOX")))
             columns, ucds, units = {}, {}, {}
             for number, column in enumerate(hdu.columns, start=1):
                 values = hdu.data.field(column.name)
@@ -134,7 +144,7 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
                     columns[column.name] = [None if cell == null else _cell(cell) for cell in values.tolist()]
                     ucds[column.name] = str(hdu.header.get(f"TUCD{number}", ""))
                     units[column.name] = column.unit or ""
-    return ObjectTable(columns, ucds, units)
+    return ObjectTable(columns, ucds, units, dict.fromkeys(columns, frame))
 
 
 def read_votable_table(source: BinaryIO) -> ObjectTable:
@@ -144,7 +154,9 @@ def read_votable_table(source: BinaryIO) -> ObjectTable:
         warnings.simplefilter("ignore")
         from astropy.io import votable  # noqa: PLC0415 - slow to import
 
-        table = votable.parse(io.BytesIO(data), verify="ignore").get_first_table()
+        file = votable.parse(io.BytesIO(data), verify="ignore")
+        table = file.get_first_table()
+        frames = {system.ID: _other_frame(system.system, system.equinox) for system in file.iter_coosys()}
         columns = {
             column.name: [_cell(cell) for cell in table.array[column.ID].tolist()]
             for column in table.fields
@@ -154,7 +166,15 @@ def read_votable_table(source: BinaryIO) -> ObjectTable:
         {name: values for name, values in columns.items() if _is_scalar(values)},
         {column.name: column.ucd or "" for column in table.fields},
         {column.name: str(column.unit or "") for column in table.fields},
+        {column.name: frames.get(column.ref, "") for column in table.fields},
     )
+
+
+def _other_frame(system: object, equinox: object) -> str:
+    """The name of a frame that is neither ICRS nor J2000; empty for these, and where nothing is said."""
+    names, year = str(system or "").upper(), "" if equinox is None else str(equinox)
+    other = "FK4" in names or ("ICRS" not in names and year and not J2000.fullmatch(year))
+    return f"{system or 'equinox'} {year}".strip() if other else ""
 
 
 def _check_votable(data: bytes) -> None:

@@ -69,6 +69,48 @@ def test_every_format_gives_the_same_objects_and_columns(tmp_path: Path, suffix:
     assert joined.cells(tmp_path / "d.jpg") == [None] * len(names)
 
 
+@pytest.mark.parametrize(
+    ("unit", "degrees"),
+    [("deg", 1), ("Degrees", 1), ("hours", 15), ("hr", 15), ("radians", 180 / np.pi), ("arcmin", 1 / 60), ("m", None)],
+)
+def test_the_unit_of_a_position_is_that_of_its_column(tmp_path: Path, unit: str, degrees: float | None) -> None:
+    from astropy.io import fits
+
+    path = write_catalogue(tmp_path / "objects.fits", {"id": ["a"], "ra": [1.5], "dec": [-2.5]})
+    fits.setval(path, "TUNIT2", value=unit, ext=1)
+    if degrees is None:
+        with pytest.raises(DataError, match="ra has the unit m: degrees, hours or radians are read"):
+            read_catalogue([path])
+    else:
+        assert read_catalogue([path]).objects[0].ra == pytest.approx(1.5 * degrees)
+
+
+def test_positions_of_another_frame_are_refused_and_left_for_those_of_j2000(tmp_path: Path) -> None:
+    from astropy.io import fits
+    from astropy.io.votable import from_table, tree, writeto
+    from astropy.table import Table
+
+    path = write_catalogue(tmp_path / "objects.fits", {"id": ["a"], "ra": [1.5], "dec": [-2.5]})
+    fits.setval(path, "RADESYS", value="FK4", ext=1)
+    with pytest.raises(DataError, match="ra is in FK4, and positions are read in ICRS or J2000: convert them"):
+        read_catalogue([path])
+
+    table = from_table(Table({"id": ["a"], "RA": [1.5], "DE": [-2.5], "_RA": [2.1], "_DE": [-2.2]}))
+    table.resources[0].coordinate_systems.append(tree.CooSys(ID="old", system="eq_FK4", equinox="B1950"))
+    ucds = (None, "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra", "pos.eq.dec")
+    for field, ucd in zip(table.get_first_table().fields, ucds, strict=True):
+        field.ucd, field.ref = ucd, "old" if field.name in {"RA", "DE"} else None
+    writeto(table, str(tmp_path / "both.vot"))
+    assert read_catalogue([tmp_path / "both.vot"]).objects == [SkyObject(2.1, -2.2, "a")]
+    with pytest.raises(DataError, match="RA is in eq_FK4 B1950"):
+        read_catalogue([tmp_path / "both.vot"], CatalogueColumns(ra="RA", dec="DE"))
+    with pytest.raises(DataError, match="RA1950 is in B1950"):
+        read_catalogue(
+            [write_catalogue(tmp_path / "old.csv", {"id": ["a"], "RA1950": [1.5], "DE1950": [2]})],
+            CatalogueColumns(ra="RA1950", dec="DE1950"),
+        )
+
+
 def test_columns_are_found_by_ucd_or_named(tmp_path: Path) -> None:
     from astropy.io import votable
     from astropy.table import Table

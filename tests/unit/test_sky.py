@@ -13,6 +13,7 @@ from astrodetect.sky import healpix
 from astrodetect.sky.archives import format_position
 from astrodetect.sky.crossmatch import unit_vectors
 from astrodetect.sky.positions import parse_dec, parse_ra, parse_sky_object, split_position
+from astrodetect.sky.wcs import quiet
 
 POSITIONS = 5_000
 
@@ -166,6 +167,35 @@ def test_the_position_of_a_fits_is_its_middle(kind: tuple[str, str], fields: dic
     assert distance * 3600 < 0.03
     given = SkyObject(1, 2, "M51")
     assert images.sky_object(data, given) == given
+
+
+TNX = 'wtype=tnx axtype={} {}cor = "3. 2. 2. 2. -1 1 -1 1 .01 0 0 0 "'
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"EPOCH": 1950.0},
+        {"RADECSYS": "FK4"},
+        {"PC001001": 0.8, "PC001002": -0.6, "PC002001": 0.6, "PC002002": 0.8},
+        {"CTYPE1": "RA---TNX", "CTYPE2": "DEC--TNX", "WAT1_001": TNX.format("ra", "lng"),
+         "WAT2_001": TNX.format("dec", "lat")},
+    ],
+)  # fmt: skip
+def test_the_position_of_a_fits_heeds_older_keywords(cards: dict[str, Any]) -> None:
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 202.5, "CRVAL2": 47.2} | cards)
+    header.update({"CRPIX1": 100.0, "CRPIX2": 50.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
+    image, buffer = fits.PrimaryHDU(np.zeros((64, 80), np.float32), header=header), io.BytesIO()
+    image.writeto(buffer)
+    with quiet():  # astropy warns of them
+        expected = WCS(image.header).pixel_to_world(39.5, 31.5).icrs
+    found = images.sky_object(buffer.getvalue())
+    assert found is not None
+    [distance] = healpix.separation(expected.ra.deg, expected.dec.deg, np.array([found.ra]), np.array([found.dec]))
+    assert distance * 3600 < 0.03
 
 
 @pytest.mark.parametrize("header", [{}, {"CTYPE1": "FREQ", "CTYPE2": "DEC--TAN"}, {"CTYPE1": "RA---TAN", "CTYPE2": 3}])
