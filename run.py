@@ -74,6 +74,10 @@ def main() -> int:
     except StepFailed as failure:
         print(f"run.py: {failure}", file=sys.stderr)
         return 1
+    except OSError as error:  # .venv or a file beside it that another user owns, a full disk, `| head`
+        print(f"run.py: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would write to it once more
+        return 1
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED

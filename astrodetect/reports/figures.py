@@ -274,7 +274,11 @@ def _line_style(index: int) -> dict[str, Any]:
 def _class_counts(inputs: EvaluationInputs) -> dict[str, dict[str, int]]:
     """Images of each class in the parts at training and, after it, in those evaluated that are not among them."""
     model = inputs.model
-    at_training = {title: part for title, part in model.data.items() if isinstance(part, dict) and "images" in part}
+    at_training = {
+        title: part
+        for title, part in model.data.items()
+        if isinstance(part, dict) and isinstance(part.get("images"), dict)  # a number, of adapted models
+    }
     counts = {
         title: {name: int(part["images"].get(name, 0)) for name in model.classes} for title, part in at_training.items()
     }

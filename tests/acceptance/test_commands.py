@@ -148,10 +148,14 @@ def test_a_full_disk_behind_stdout_is_one_line_and_stderr_may_be_closed() -> Non
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
-def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "shtab.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")  # is imported early
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [("-m astrodetect models", "shtab"), ("setup_db.py", "psycopg2"), ("train_model.py", "numpy")],
+)
+def test_ctrl_c_during_the_imports_prints_no_traceback(program: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
-        [sys.executable, "-m", "astrodetect", "models"],
+        [sys.executable, *program.split()],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -201,6 +201,19 @@ def test_a_failed_installation_is_reported_in_one_line_and_repeated_next_time(cl
     assert not (clone / ".venv" / run.STAMP.name).exists()
 
 
+def test_an_error_of_the_system_is_reported_in_one_line(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "run.py", tmp_path / "run.py")  # without the files that it reads
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does once it has what it wants
+    requirements, command = tmp_path / "requirements.txt", [sys.executable, "run.py", "--port", str(free_port())]
+    for message in (f"No such file or directory: '{requirements}'", "Broken pipe"):
+        done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, line.partition("] ")[2]) == (1, message)
+        requirements.touch()
+    os.close(writer)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is a signal on Linux only")
 def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     code = (

@@ -9,8 +9,10 @@ import pytest
 from evaluation_inputs import make_evaluation_inputs
 from PIL import Image
 
+from astrodetect.anomalies.adaptation import describe_source
 from astrodetect.errors import DataError
 from astrodetect.evaluation.summary import EvaluationInputs
+from astrodetect.model_store.manifest import ORDINARY
 from astrodetect.reports import figures
 
 NAMES = {
@@ -65,6 +67,8 @@ def test_class_imbalance_has_the_parts_at_training_and_other_images_that_are_eva
     assert parts(replace(inputs, training=None, model=model)) == {"train", "test", "test, evaluated"}
     data["test"]["fingerprint"] = inputs.detailed.fingerprint
     assert parts(replace(inputs, training=None, model=model)) == {"train", "test"}
+    adapted = replace(model, data={**data, ORDINARY: describe_source("my/survey", 100)})
+    assert parts(replace(inputs, training=None, model=adapted)) == {"train", "test"}
 
 
 def test_a_model_without_history_or_with_one_class_in_the_images_has_fewer_figures(tmp_path: Path) -> None:
