@@ -1,6 +1,5 @@
 """The history page: filters in its URL, keyset pagination both ways, and empty and error states."""
 
-import gc
 import re
 import threading
 from html import unescape
@@ -294,7 +293,6 @@ def test_without_postgresql_the_page_is_an_error_that_keeps_the_filters(tmp_path
         assert client.get("/history/1", headers=BROWSER).status_code == 503
         for kind in ("csv", "json"):
             assert client.get(f"/predictions.{kind}").status_code == 503
-    gc.collect()
 
 
 def test_rows_are_sorted_by_score_or_novelty_page_by_page(

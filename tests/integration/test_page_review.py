@@ -1,6 +1,5 @@
 """The Review page: labelling, undo, skipping, leases of images, and its empty states."""
 
-import gc
 import re
 from html import unescape
 from pathlib import Path
@@ -313,4 +312,3 @@ def test_without_postgresql_the_page_is_an_error(models_dir: Path) -> None:
         assert (page.status_code, "hunter2" in page.text) == (503, False)
         assert "<h1>" in page.text
         assert client.post("/review/label", data={"id": "1", "label": "ordinary"}, headers=HTMX).status_code == 503
-    gc.collect()

@@ -1,6 +1,5 @@
 """The review queue over a real database, and the routes of labels, review and similar images."""
 
-import gc
 import threading
 import uuid
 from dataclasses import replace
@@ -286,7 +285,6 @@ def test_without_pgvector_all_other_routes_work(database_url: str, models_dir: P
         assert int(response.headers["retry-after"]) > 0
         found = client.get("/review/next").json()
         assert (found["by"], found["note"], found["next"][0]["prediction"]) == ("novelty", NO_VECTORS, row)
-    gc.collect()
 
 
 def test_a_label_changes_the_queue_and_is_exported(client: TestClient) -> None:
@@ -347,4 +345,3 @@ def test_review_routes_answer_503_while_postgresql_is_down(models_dir: Path) -> 
         ):
             error_message(response, 503, "database_unavailable")
         assert client.get("/health/ready").json()["outbox"] == 1
-    gc.collect()
