@@ -36,7 +36,7 @@ EXAMPLES = """examples:
 BAD_FILE = "bad file"
 JSON_FIELDS = (
     *("label", "result", "score", "threshold", "probabilities", "novelty", "in_domain"),
-    *("model", "model_version", "image_sha256"),
+    *("ra", "dec", "model", "model_version", "image_sha256"),
 )
 MIN_WIDTH = 5  # of a probability
 

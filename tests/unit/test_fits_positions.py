@@ -1,14 +1,17 @@
-"""Positions of FITS files by their WCS, in the tables of `score` and `anomalies`, beside a catalogue or without one."""
+"""Positions of FITS files by their WCS, in predictions and tables, beside a catalogue or without one."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import colour_models
 import numpy as np
 import pytest
+from programs import run_here
 from worker_in_process import InProcessPool
 
+from astrodetect.__main__ import main
 from astrodetect.anomalies import results
 from astrodetect.anomalies.conformal import Discoveries
 from astrodetect.anomalies.novelty import Novelty
@@ -49,10 +52,15 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     colour_models.publish(folder, "fits_model", colour_models.TWO_CLASSES, stretch="asinh")
-    return Engine(load_verified(folder, "fits_model"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(models_dir: Path) -> Engine:
+    return Engine(load_verified(models_dir, "fits_model"))
 
 
 def catalogue_of_two(folder: Path) -> Catalogue:
@@ -95,6 +103,15 @@ def test_the_table_of_scores_has_the_positions_of_fits_files(
     table = parquet.read_table(tmp_path / "scores.parquet").to_pydict()
     assert table["ra"][0] == pytest.approx(RA)
     assert table["dec"][-1] is None
+
+
+def test_predictions_in_json_have_the_positions_of_fits_files(sky: Path, engine: Engine, models_dir: Path) -> None:
+    environment = {"ASTRODETECT_MODELS_DIR": str(models_dir)}
+    files = (sky / "00.fits", sky / f"{COUNT - 1:02}.fits")
+    done = run_here(main, "predict", *files, "--model", engine.manifest.name, "--json", environment=environment)
+    first, last = map(json.loads, done.stdout.splitlines())
+    assert (first["ra"], first["dec"]) == pytest.approx((RA, DEC))
+    assert (last["ra"], last["dec"]) == (None, None)
 
 
 @pytest.mark.parametrize("with_catalogue", [False, True])
