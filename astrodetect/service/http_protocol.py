@@ -16,7 +16,7 @@ from astrodetect.service.connection_limits import ConnectionLimits
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.listening import GRACE_S, is_readable
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.schemas import error_response
+from astrodetect.service.schemas import closing_response
 
 HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --timeout-keep-alive
 DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
@@ -271,7 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # the application learns of it, and what it sends is dropped
             self.cycle.message_event.set()
             self._disconnection.happen()
-        response = error_response(error, close=True)
+        response = closing_response(error)
         headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], lines, bytes(response.body)))

@@ -214,9 +214,9 @@ class FailedResponse(BaseModel):
         return cls(filename=name, error=ErrorDetail(code=error.code, message=error.public or str(error)))
 
 
-def error_response(error: AstrodetectError, *, close: bool = False) -> JSONResponse:
-    """An error as JSON; `close` the connection where the request's body was not read."""
-    return json_error(error.status, error.code, error.public or str(error), error_headers(error, close=close))
+def closing_response(error: AstrodetectError) -> JSONResponse:
+    """An error as JSON, after which the connection closes: the body of the request is not read."""
+    return json_error(error.status, error.code, error.public or str(error), error_headers(error, close=True))
 
 
 def error_headers(error: AstrodetectError, *, close: bool = False) -> dict[str, str]:

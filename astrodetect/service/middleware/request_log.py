@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from astrodetect.errors import ShuttingDown
 from astrodetect.service.authentication import identity_of
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.schemas import error_response
+from astrodetect.service.schemas import closing_response
 
 log = logging.getLogger("astrodetect.requests")
 CLIENT_CLOSED_REQUEST = 499  # the status of a request whose client disconnected before the response
@@ -121,7 +121,7 @@ class RequestLogMiddleware:
 
 def shutting_down_response() -> Response:
     """For a request that a shutdown waits for no longer."""
-    return error_response(ShuttingDown("the service is shutting down"), close=True)
+    return closing_response(ShuttingDown("the service is shutting down"))
 
 
 class _LogLine:
