@@ -7,9 +7,10 @@ import sys
 IS_PROGRAM = __name__ == "__main__" or sys.argv[0].endswith("astrodetect")
 if IS_PROGRAM:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports needs no traceback
-    if sys.stderr is None:  # closed: what is opened next would take its place, and get the errors
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - before other imports, until the end
-        os.set_inheritable(sys.stderr.fileno(), True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: what is opened next would take its place, and get what is printed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - before other imports, until the end
+            os.set_inheritable(getattr(sys, name).fileno(), True)
 
 import argparse  # noqa: E402
 import io  # noqa: E402

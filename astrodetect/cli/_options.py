@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -124,6 +124,13 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"a local path, not the URL {text}: copy it there afterwards, or from there")
     return Path(text)
+
+
+def check_not_input(output: Path | str, inputs: Iterable[Path | str]) -> None:
+    """DataError where the output would take the place of a file that is read."""
+    place = Path(output)
+    if place.exists() and any(path.exists() and path.samefile(place) for path in map(Path, inputs)):
+        raise DataError(f"{output} is read itself: choose another --output")
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

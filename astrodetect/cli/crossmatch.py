@@ -12,7 +12,7 @@ from astrodetect.cli._known import (
     notice_without_objects,
     open_catalogues,
 )
-from astrodetect.cli._options import Subparsers, command_parser, local_path
+from astrodetect.cli._options import Subparsers, check_not_input, command_parser, local_path
 from astrodetect.csv_cells import csv_cell, write_csv
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
@@ -148,6 +148,7 @@ def _match_table(arguments: argparse.Namespace) -> list[str]:
         raise DataError(f"the table is written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, not {output}")
     if suffix == HATS:
         check_hats(output)
+    check_not_input(output, arguments.catalogue or ())
     table = read_object_table(arguments.action)
     chosen = _columns(arguments)
     ra, dec = read_positions(table, f"the table {arguments.action}", chosen.ra, chosen.dec)

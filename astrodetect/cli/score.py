@@ -13,6 +13,7 @@ from astrodetect.cli._options import (
     add_prior_option,
     add_ray_option,
     add_samp_option,
+    check_not_input,
     check_samp,
     command_parser,
     model_name,
@@ -94,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = arguments.model or config.model
     check_inputs(arguments, arguments.folders, "FOLDER")
     check_samp(arguments, str(arguments.output), "name a local --output that ends in .vot")
+    inputs = [*arguments.folders, *(arguments.mosaic or ()), *filter(None, [arguments.catalogue])]
+    check_not_input(arguments.output, inputs)
     task = batch_scoring.ScoringTask(arguments.folders, arguments.output, arguments.restart, log=arguments.log)
     task.check()
     mosaics = open_mosaics(arguments, lambda: read_current(config.models_dir, model).image)

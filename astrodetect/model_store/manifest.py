@@ -210,7 +210,7 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError as error:
         raise ModelMissing(f"no model {path.stem} yet: {TRAIN_COMMAND} makes one from your images") from error
     except OSError as error:
-        raise ModelError(f"{path.name} cannot be read: {RETRAIN}") from error
+        raise ModelError(f"{path.name} cannot be read: {error.strerror}") from error
     return parse_manifest(data, path.stem)
 
 

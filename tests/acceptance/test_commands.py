@@ -80,6 +80,8 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
         ("split . --output x.csv --limit 0", "from 1 to"),
         ("crossmatch own.csv --output x.csv --type kind", "--type is for import only"),
         ("train --data a --train b", "leave --train and --test out"),
+        ("crossmatch a.csv --catalogue own.csv --output own.csv", "own.csv is read itself"),
+        ("score own.csv --restart --output ./own.csv", "own.csv is read itself"),
     ],
 )
 def test_what_a_command_would_ignore_or_damage_is_refused_in_one_line(
@@ -138,13 +140,17 @@ def test_sigterm_ends_process_1_of_a_container_as_ctrl_c(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is a full disk")
-def test_a_full_disk_behind_stdout_is_one_line_and_stderr_may_be_closed() -> None:
+def test_a_full_disk_behind_stdout_is_one_line_and_both_may_be_closed() -> None:
     command = f"{sys.executable} -m astrodetect completion bash"
     done = subprocess.run(["sh", "-c", f"{command} > /dev/full"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "astrodetect: [Errno 28] No space left on device\n")
     models = f"{sys.executable} -m astrodetect models --key x 2>&-"  # print(file=None) would be stdout
     done = subprocess.run(["sh", "-c", models], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
+    split = f"{sys.executable} -m astrodetect split . --output {'x' * 256} >&-"
+    done = subprocess.run(["sh", "-c", split], cwd=ROOT, capture_output=True, text=True, check=False)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, "File name too long" in line) == (1, True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
