@@ -52,6 +52,10 @@ def check_hats(target: str) -> None:
     """DataError unless a catalogue of HATS can be written there."""
     if is_url(target):
         raise DataError(f"{target}: HATS is written to a local folder; copy it from there")
+    try:
+        target.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{target}: PyArrow writes HATS to names in UTF-8 only, name another output") from error
     if Path(target).is_file() or (Path(target).is_dir() and not _is_hats(Path(target))):
         raise DataError(f"{target} exists, and is no catalogue of HATS: name another output")
 

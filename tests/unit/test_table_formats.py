@@ -115,6 +115,8 @@ def test_hats_needs_positions_and_replaces_nothing_else(tmp_path: Path) -> None:
         write_table(str(tmp_path / "mine.hats"), COLUMNS, ROWS, "Scores")
     with pytest.raises(DataError, match="HATS is written to a local folder"):
         table_writers.check_hats("s3://bucket/t.hats")
+    with pytest.raises(DataError, match="names in UTF-8 only"):
+        table_writers.check_hats("\udcff.hats")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.hats"]
 
 
