@@ -175,6 +175,21 @@ def test_a_worker_that_is_killed_is_one_line() -> None:
         generator._run([KilledTask(), KilledTask()], 2)  # type: ignore[list-item]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of files")
+def test_after_a_full_disk_the_same_command_continues(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes, as on a disk that is nearly full
+    try:
+        with pytest.raises(OSError, match="too large"):
+            make_dataset(tmp_path, {"E": 1}, seed=1, size=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    make_dataset(tmp_path, {"E": 1}, seed=1, size=16)
+    assert (tmp_path / "E" / "00001.jpg").exists()
+
+
 def test_folder_simulated_with_another_seed_is_refused(tmp_path: Path) -> None:
     make_dataset(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
     with pytest.raises(DataError, match="another seed"):

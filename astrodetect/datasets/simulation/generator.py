@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.datasets.listing import SIMULATION_FILE
 from astrodetect.datasets.simulation import galaxies, rare
 from astrodetect.datasets.simulation.observing import FRAME, SimulatedField
@@ -119,7 +119,7 @@ def _check_plan(folder: Path, seed: int, size: int) -> None:
     if plan_file.exists() and plan_file.read_text() != plan:
         raise DataError(f"{folder} holds images made with another seed, size or version: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    plan_file.write_text(plan)
+    atomic_files.write_text(plan_file, plan)  # whole or not at all, or a full disk would end all later runs
 
 
 def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: int) -> list[RenderTask]:
