@@ -4,7 +4,14 @@ import argparse
 import re
 from pathlib import Path
 
-from astrodetect.cli._options import add_figure_options, class_count, class_name, float_between, int_at_least
+from astrodetect.cli._options import (
+    add_figure_options,
+    class_count,
+    class_name,
+    float_between,
+    int_at_least,
+    int_between,
+)
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
@@ -15,6 +22,7 @@ from astrodetect.storage.references import as_image_path, is_url, parent_folder
 
 DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 MIN_TRAINING_CROP = 0.1
+MAX_SEED = 2**32 - 1  # of NumPy's global generator
 RECIPE_DEFAULTS = ("size", "crop", "weights", "epochs", "patience", "batch_size", "class_weights", "views")
 EXAMPLES = """examples:
   python train_model.py
@@ -197,7 +205,7 @@ def _add_training_options(group: "argparse._ArgumentGroup") -> None:
         help="share of the training images held out for early stopping and calibration (default: 0.1)",
     )
     add_figure_options(group, "confusion matrix, ROC, precision and recall, calibration, training, class imbalance")
-    add("--seed", type=int_at_least(0), default=0, help="seed of every random generator (default: 0)")
+    add("--seed", type=int_between(0, MAX_SEED), default=0, help="seed of every random generator (default: 0)")
 
 
 def _defaults(option: str) -> str:

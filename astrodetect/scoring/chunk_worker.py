@@ -92,8 +92,14 @@ class ChunkWorker:
         """Works until the channel is closed."""
         threading.Thread(target=self._receive, name="requests", daemon=True).start()
         engine = self._engine
+        manifest = engine.manifest
         ready = WorkerReady(
-            engine.manifest.version, engine.precision, engine.batch_size, tuple(self._columns), engine.prior
+            manifest.version,
+            engine.precision,
+            engine.batch_size,
+            tuple(self._columns),
+            engine.prior,
+            manifest.threshold,
         )
         self._channel.send({worker_messages.READY: asdict(ready)})
         runner: BatchRunner = partial(_one_by_one, self._announce) if self._task.careful else pipeline.read_ahead

@@ -88,6 +88,7 @@ class WorkerReady:
     batch_size: int
     columns: tuple[str, ...]
     prior: str = ""  # the factors of the probabilities, where another class balance is assumed
+    threshold: float = 0.5
 
 
 ChunkEvent = ChunkProgress | ScoredChunk

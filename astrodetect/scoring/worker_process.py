@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from astrodetect.errors import WorkerError
+from astrodetect.errors import ModelError, WorkerError
 from astrodetect.scoring import worker_messages
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, Counts, ScoredChunk, WorkerReady, WorkerTask
 from astrodetect.settings import INSTALLED, PROGRAMS
@@ -131,8 +131,11 @@ class WorkerProcess:
             if worker_messages.ERROR in message:
                 raise worker_messages.as_error(message)
             if worker_messages.READY in message:
-                ready = message[worker_messages.READY]
-                self._ready = WorkerReady(**ready | {"columns": tuple(ready["columns"])})
+                fields = message[worker_messages.READY]
+                ready = WorkerReady(**fields | {"columns": tuple(fields["columns"])})
+                if self._ready not in {None, ready}:  # published again since: a table has one model's scores
+                    raise ModelError(f"the model {self._task.model} is another one than when this run began")
+                self._ready = ready
                 self._failed_starts, self._loaded = 0, True
                 self._hand_out()
                 return None

@@ -111,8 +111,9 @@ def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
         assert [getattr(arguments, name) for name in defaults] == [getattr(recipe, name) for name in defaults]
         arguments = train_options.parse_train_options(["--recipe", recipe.name, "--fine-tune"], None)
         assert arguments.learning_rate == recipe.fine_tuning_rate
-    with pytest.raises(SystemExit):
-        train_options.parse_train_options(["--recipe", "transformer"], None)
+    for refused in (["--recipe", "transformer"], ["--seed", str(2**32)]):
+        with pytest.raises(SystemExit):
+            train_options.parse_train_options(refused, None)
 
 
 def test_galaxies_balances_classes_and_averages_views_unless_told_otherwise() -> None:
