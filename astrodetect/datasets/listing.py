@@ -84,10 +84,11 @@ def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
 def list_references(names: Iterable[str]) -> Iterator[str]:
     """The references of the images, and of the shards as a whole, that are named or under the named folders, sorted.
 
-    Hidden names and links to folders are skipped. A file given by name is listed whatever its suffix.
+    Hidden names and links to folders are skipped. A file, or an image of a shard, that is named is listed whatever its
+    suffix.
     """
     for name in names:
-        path = name if is_url(name) else str(Path(name))
+        path = name if is_url(name) or split_member(name) else str(Path(name))
         if is_table(name):
             yield from (str(item.path) for item in read_table(_image_path(name), labelled=False))
         elif _is_folder(name):
@@ -202,6 +203,8 @@ def check_paths(names: Sequence[str]) -> None:
 
 
 def _check_exists(name: str) -> None:
+    split = split_member(name)
+    name = split[0] if split else name  # whether the shard has the image, reading it will tell
     if not is_url(name):
         exists = Path(name).is_dir() or Path(name).is_file()
     elif is_web(name) and not _is_folder(name):
@@ -214,7 +217,7 @@ def _check_exists(name: str) -> None:
 
 def _is_folder(name: str) -> bool:
     if not is_url(name):
-        return Path(name).is_dir()
+        return os.path.isdir(name)  # noqa: PTH112 - of names of any length
     if is_web(name) or name.endswith("/"):
         return suffix_path(name).endswith("/")
     return not objects.exists(name)
@@ -291,7 +294,6 @@ def _has_class_folders(path: ImagePath) -> bool:
         return _is_folder(str(path)) and not any(
             "/" not in name and name.lower().endswith(LISTED_SUFFIXES) for name in objects.list_names(str(path))
         )
-    path = Path(path)
-    return path.is_dir() and not any(
-        file.name.lower().endswith(LISTED_SUFFIXES) for file in path.iterdir() if not file.is_dir()
+    return _is_folder(str(path)) and not any(
+        file.name.lower().endswith(LISTED_SUFFIXES) for file in Path(path).iterdir() if not file.is_dir()
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class ListedImage:
 def is_table(path: ImagePath) -> bool:
     """Whether it is a .csv, or a .parquet without images, that lists images."""
     suffix = suffix_path(str(path))
-    if not is_url(str(path)) and Path(path).is_dir():
+    if not is_url(str(path)) and os.path.isdir(path):  # noqa: PTH112 - of names of any length
         return False
     if suffix.endswith(PARQUET_SUFFIXES):
         return parquet_shards.list_row_groups(str(path)) is None

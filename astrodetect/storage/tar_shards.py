@@ -93,6 +93,9 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # which would hold every header in memory
         yield member
+    while rest := archive.fileobj.read(STREAM_BYTES):
+        if rest.strip(b"\0"):
+            raise _Damaged("data follow its end: archives that were joined by cat are read apart")
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

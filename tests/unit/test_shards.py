@@ -65,6 +65,26 @@ def test_one_member_can_be_read_by_its_reference(tmp_path: Path, long_name: str)
     assert [item.path for item in listing.list_images([shard])] == [f"{shard}#a.png", f"{shard}#{long_name}"]
 
 
+@pytest.mark.parametrize("member", ["x.png", "./a//x.png", f"{'n' * 300}.png"])
+def test_the_reference_of_a_member_names_an_image_wherever_a_path_does(tmp_path: Path, member: str) -> None:
+    reference = f"{write_tar(tmp_path / 'a.tar', {member: IMAGE})}#{member}"
+    listing.check_paths([reference])
+    assert [(file.name, file.read()) for file in listing.open_images(listing.list_references([reference]))] == [
+        (reference, IMAGE)
+    ]
+    assert [str(item.path) for item in listing.list_images([reference])] == [reference]
+    with pytest.raises(DataError, match=r"no such folder or file: b\.tar"):
+        listing.check_paths(["b.tar#x.png"])
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz")])
+def test_archives_that_were_joined_are_an_error_and_no_shorter_table(tmp_path: Path, name: str, mode: str) -> None:
+    shard = write_tar(tmp_path / name, {"a.png": b"1"}, mode)
+    shard.write_bytes(shard.read_bytes() * 2)
+    error = "damaged tar archive: data follow its end: archives that were joined by cat are read apart"
+    assert read_shard(shard) == [(f"{shard}#a.png", b"1"), (str(shard), error)]
+
+
 def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     for members in ({"a.png": b"1", "b.png": b"2"}, {"b.png": b"33", "a.png": b"44"}):
         tar = write_tar(tmp_path / "a.tar", members)
