@@ -1,6 +1,7 @@
 """Atomic replacement of files: write beside the target, fsync, rename; and their SHA-256."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -60,6 +61,17 @@ def move(part: Path, path: Path) -> None:
     """Fsync a complete file and rename it to `path` in the same folder."""
     sync_file(part)
     part.replace(path)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a folder; copy it where it is in a lower layer of an overlay, as in a container's image, and cannot be."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(source, target, symlinks=True)
+        shutil.rmtree(source)
 
 
 def sync_file(path: Path) -> None:

@@ -147,7 +147,7 @@ def replace_output_folder(folder: Path | str) -> Iterator[Path]:
             check_output_folder(folder)
             if folder.is_dir():
                 shutil.rmtree(_previous(folder), ignore_errors=True)
-                folder.rename(_previous(folder))
+                atomic_files.move_folder(folder, _previous(folder))
             staged.rename(folder)
             shutil.rmtree(_previous(folder), ignore_errors=True)
         finally:

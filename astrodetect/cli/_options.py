@@ -1,6 +1,7 @@
 """Command parsers and option types shared by the commands."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -131,6 +132,13 @@ def check_not_input(output: Path | str, inputs: Iterable[Path | str]) -> None:
     place = Path(output)
     if place.exists() and any(path.exists() and path.samefile(place) for path in map(Path, inputs)):
         raise DataError(f"{output} is read itself: choose another --output")
+
+
+def check_folder(folder: Path) -> None:
+    """DataError where results cannot be written to this folder, which may not exist yet: before the work is done."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise DataError(f"cannot write to {folder}: {place} is {'read-only' if place.is_dir() else 'no folder'}")
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

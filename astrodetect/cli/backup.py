@@ -183,7 +183,7 @@ def _move_into_place(present: Sequence[Path], models: Path, target: Path) -> Non
         aside = target / f".replaced-{_now()}"
         aside.mkdir()
         for path in present:
-            path.rename(aside / path.name)
+            atomic_files.move_folder(path, aside / path.name)
         print(f"the models that were replaced are kept in {aside}")
     for path in sorted(models.iterdir()):
         path.rename(target / path.name)

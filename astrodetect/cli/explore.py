@@ -11,6 +11,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
+    check_folder,
     command_parser,
     describe_features,
     float_between,
@@ -74,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.ray and arguments.model:
         raise DataError("the features of a model are computed on this machine: leave --ray or --model out")
+    output = arguments.output or Path("explore")
+    writes = arguments.output or not arguments.json
+    if writes:
+        check_folder(output)
     features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
     with _batch_runner(arguments) as run_batches:
         result = health.examine(arguments.data, crop=arguments.crop, features=features, run_batches=run_batches)
@@ -83,12 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
         figures.write_figures(figures.dataset_figures(result), arguments.figures, arguments.figure_format)
     if arguments.json:
         print(json.dumps(health_report.health_as_json(result, by=doubts_by)))
-        if not arguments.output:
+        if not writes:
             return 0
     else:
         for line in health_report.recommendations(result):
             print(f"{line.finding}: {line.action}")
-    report = health_report.write_health_report(result, arguments.output or Path("explore"), by=doubts_by)
+    report = health_report.write_health_report(result, output, by=doubts_by)
     if not arguments.json:
         print(report)
     return 0

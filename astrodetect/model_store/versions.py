@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelUnknown
 from astrodetect.model_store.manifest import Manifest, read_manifest
 
@@ -82,7 +83,7 @@ def _delete(path: Path) -> None:
     """Rename first: a deletion that is interrupted must not leave half a version."""
     gone = path.with_name(GONE)
     shutil.rmtree(gone, ignore_errors=True)
-    path.rename(gone)
+    atomic_files.move_folder(path, gone)
     shutil.rmtree(gone)
 
 

@@ -274,7 +274,7 @@ def _discard_parts(path: TablePath) -> None:
     discarded = path.with_name(f".{path.name}.discarded")
     shutil.rmtree(discarded, ignore_errors=True)  # of a process that was killed here
     if Path(_parts(path)).exists():
-        Path(_parts(path)).rename(discarded)
+        atomic_files.move_folder(Path(_parts(path)), discarded)
         shutil.rmtree(discarded, ignore_errors=True)
     _earlier(path).unlink(missing_ok=True)
 

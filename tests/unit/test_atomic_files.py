@@ -1,5 +1,6 @@
 """A file is replaced completely or not at all."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from astrodetect import atomic_files
+from astrodetect.anomalies.results import replace_output_folder
+from astrodetect.model_store.versions import prune
 from astrodetect.storage import objects
 
 
@@ -32,6 +35,28 @@ def test_what_killed_processes_left_is_removed_and_what_running_ones_write_is_no
         f".b.csv.{ended.pid}.part",
         "[a].csv",
     ]
+
+
+def test_folders_of_a_lower_layer_of_an_overlay_which_cannot_be_renamed_are_replaced_and_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def rename_upper(path: Path, target: Path) -> Path:
+        if path.name in {"out", "0001.old"}:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    for name in ("out", ".m.earlier/0001.old"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "anomalies.csv").write_text("old")
+    monkeypatch.setattr(Path, "rename", rename_upper)
+    with replace_output_folder(tmp_path / "out") as staged:
+        (staged / "anomalies.csv").write_text("new")
+    prune(tmp_path, "m", "old")
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == ["out/anomalies.csv"]
+    assert (tmp_path / files[0]).read_text() == "new"
 
 
 def test_a_page_may_have_names_that_are_not_utf8(tmp_path: Path) -> None:
