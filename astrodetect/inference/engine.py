@@ -239,6 +239,14 @@ def load_verified(
     return replace(model, prior_weights=model.manifest.prior_weights(prior)) if prior else model
 
 
+def save_network(network: Any, xml: Path) -> None:
+    """Write a network as `xml` and the `.bin` beside it."""
+    try:
+        openvino.save_model(network, xml, compress_to_fp16=False)
+    except RuntimeError as error:  # also of a full disk, without a word of it
+        raise ModelError(f"cannot write {xml}, is the disk full? {str(error).strip().splitlines()[-1]}") from error
+
+
 def _check_shapes(network: Any, manifest: Manifest) -> None:
     """ModelError where the manifest has another size of images, or other classes, than the network.
 

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import CONVERTER, openvino
+from astrodetect.inference.engine import CONVERTER, openvino, save_network
 from astrodetect.learning import network
 from astrodetect.learning.activation_maps import with_activation_map
 from astrodetect.learning.keras_runtime import keras
@@ -38,7 +38,7 @@ def to_openvino(model: keras.Model, xml: Path) -> None:
     preprocessor.input().tensor().set_element_type(openvino.Type.u8)
     converted = preprocessor.build()
     converted.reshape([-1, size, size, 3])
-    openvino.save_model(converted, xml, compress_to_fp16=False)
+    save_network(converted, xml)
 
 
 def _convert_in_subprocess(model: keras.Model, xml: Path) -> None:

@@ -11,7 +11,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from astrodetect.evaluation.calibration import Calibration
 from astrodetect.images import ORIENTATIONS, orient
-from astrodetect.inference.engine import FEATURES, MAP, SCORE, openvino
+from astrodetect.inference.engine import FEATURES, MAP, SCORE, openvino, save_network
 from astrodetect.records import Floats, Pixels
 
 TREE_COUNT = 300
@@ -58,7 +58,7 @@ class Forest:
 
     def write(self, folder: Path, name: str) -> None:
         """Write the trees as an OpenVINO network."""
-        openvino.save_model(self._graph(), folder / f"{name}.xml", compress_to_fp16=False)
+        save_network(self._graph(), folder / f"{name}.xml")
 
     def _graph(self) -> Any:
         """uint8 (n, size, size, 3) in; probabilities, every tree's class shares as features, and activation map out."""

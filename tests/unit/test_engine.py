@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, available_cores, load_verified
+from astrodetect.inference.engine import Engine, available_cores, load_verified, openvino, save_network
 
 PROCESSORS = 8
 
@@ -62,3 +62,12 @@ def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(
             refused.append(str(error))
     assert len(refused) > 8
     assert not any("\n" in message for message in refused)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is a full disk")
+def test_a_full_disk_while_a_network_is_written_is_one_line(tmp_path: Path) -> None:
+    pixels = openvino.opset13.parameter([1], np.float32)
+    (tmp_path / "x.bin").symlink_to("/dev/full")
+    (tmp_path / "x.xml").symlink_to("/dev/full")
+    with pytest.raises(ModelError, match=r"cannot write .*x\.xml, is the disk full\? .*iostream error$"):
+        save_network(openvino.Model([pixels], [pixels], "x"), tmp_path / "x.xml")
