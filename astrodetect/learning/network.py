@@ -129,6 +129,13 @@ def set_normalisation(model: keras.Model, statistics: PixelStatistics) -> None:
         layer.finalize_state()
 
 
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Set the weights of a network of the same recipe, its normalisation included."""
+    target.set_weights(source.get_weights())
+    for layer in _normalisations(target):
+        layer.finalize_state()  # else it normalises by what it was built with
+
+
 def _normalisations(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
 

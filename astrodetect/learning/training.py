@@ -78,6 +78,14 @@ def run_training(
     )
     statistics = network_training.measure_pixel_statistics(train, plan.contract, plan.seed)
     mixed = bool(devices) if plan.mixed_precision is None else plan.mixed_precision
+
+    def exact_copy(model: keras.Model) -> keras.Model:
+        """The network in float32 and on one device."""
+        with dtype_policy("float32"):
+            exact = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
+        network.copy_weights(model, exact)
+        return exact
+
     with data_parallel(devices) as parallel, dtype_policy("mixed_bfloat16" if mixed else "float32"):
         if parallel:
             echo(f"training on {len(devices)} devices, data-parallel")
@@ -87,8 +95,9 @@ def run_training(
         history: list[dict[str, float]] = []
         stages: tuple[tuple[float, float], ...] = FROM_SCRATCH_STAGES
         if adopted:
+            probed = exact_copy(model) if mixed and not devices else model  # OpenVINO, which is used there, needs it
             history = linear_probe.fit_linear_probe(
-                model,
+                probed,
                 train,
                 validation,
                 contract=plan.contract,
@@ -99,6 +108,8 @@ def run_training(
                 run=run,
                 penalty=RECIPES[plan.recipe].penalty,
             )
+            if probed is not model:
+                network.copy_weights(probed, model)
             stages = RECIPES[plan.recipe].fine_tuning_stages if plan.fine_tune else ()
         for number, (frozen, rate_factor) in enumerate(stages):
             if adopted:
@@ -126,9 +137,7 @@ def run_training(
                 on_epoch=partial(_append_epochs, on_epoch, history),
             )
     if mixed or parallel:  # what is published computes in float32 and on one device
-        exact = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
-        exact.set_weights(model.get_weights())
-        model = exact
+        model = exact_copy(model)
     return TrainingResult(TrainedNetwork(model), history, adopted)
 
 

@@ -330,12 +330,20 @@ def test_fine_tuning_trains_the_head_then_half_of_the_backbone_then_all_of_it(
     assert len(result.history) == len(penalties) + 2
 
 
-def test_a_network_trained_in_mixed_precision_is_exported_in_float32(blob_images: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_network_trained_in_mixed_precision_is_exported_in_float32(
+    blob_images: Dataset, tmp_path: Path, pretrained: bool
+) -> None:
     learn, validation = blob_images.split(0.2, 0)
-    result = training.run_training(
-        plan("cnn", mixed_precision=True), learn, validation, store=tmp_path, run="run", echo=lambda _: None
-    )
+    start = tmp_path / "start.h5"
+    if pretrained:
+        network.build("cnn", SIZE, STATISTICS, 3).save(start, include_optimizer=False)
+    mixed = plan("cnn", mixed_precision=True, weights=str(start) if pretrained else "none")
+    result = training.run_training(mixed, learn, validation, store=tmp_path, run="run", echo=lambda _: None)
     assert isinstance(result.model, export.TrainedNetwork)
-    assert {layer.compute_dtype for layer in result.model.keras.layers} == {"float32"}
+    model = result.model.keras
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     assert result.history[0]["log_loss"] > 0
+    if pretrained:  # which images are normalised by what the weights were made with
+        assert np.ravel(model.get_layer("normalisation").mean) == pytest.approx(STATISTICS.mean)
