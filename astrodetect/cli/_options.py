@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -129,9 +130,10 @@ def local_path(text: str) -> Path:
 
 def check_not_input(output: Path | str, inputs: Iterable[Path | str]) -> None:
     """DataError where the output would take the place of a file that is read."""
-    place = Path(output)
-    if place.exists() and any(path.exists() and path.samefile(place) for path in map(Path, inputs)):
-        raise DataError(f"{output} is read itself: choose another --output")
+    for path in map(Path, inputs):
+        with suppress(OSError):  # one of them is missing, or is a URL or the name of an image in a shard, of any length
+            if path.samefile(output):
+                raise DataError(f"{output} is read itself: choose another --output")
 
 
 def check_folder(folder: Path) -> None:

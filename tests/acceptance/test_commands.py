@@ -13,6 +13,7 @@ import pytest
 from programs import ROOT, Program, run_here
 
 from astrodetect.__main__ import main
+from astrodetect.cli._options import check_not_input
 
 
 def astrodetect(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -95,6 +96,11 @@ def test_what_a_command_would_ignore_or_damage_is_refused_in_one_line(
     assert done.returncode in {1, 2}
     assert message in done.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["own.csv"]
+
+
+def test_an_input_that_is_no_file_is_not_taken_for_the_output(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").touch()
+    check_not_input(tmp_path / "scores.csv", [f"https://host/{'x' * 300}.jpg", f"a.tar#{'x' * 300}", "missing"])
 
 
 def test_simulate_into_an_existing_file_is_a_one_line_error(tmp_path: Path) -> None:
