@@ -152,7 +152,7 @@ def test_a_report_after_training_has_every_part_and_the_nearest_training_images(
         (("resnet50_model", "{galaxies}", "--map", "E=elliptical"), "the model has no class elliptical, only SB, E"),
         (("resnet50_model", "{galaxies}", "--map", "round=E"), "has no class round"),
         (("resnet50_model", "{galaxies}/nowhere"), "no folder"),
-        (("resnet50_model", "{galaxies}", "--output", "{galaxies}/test/E/bad.jpg/x.html"), "cannot write the report"),
+        (("resnet50_model", "{galaxies}", "--output", "{galaxies}/test/E/bad.jpg/x.html"), "is no folder"),
     ],
 )
 def test_evaluation_errors_are_one_line(
