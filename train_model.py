@@ -153,6 +153,11 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     if arguments.classes:
         classes = class_folders.class_names(source) if arguments.classes == ["all"] else arguments.classes
     parts = class_folders.part_names(arguments.data) if arguments.data else []
+    if arguments.validation is not None and arguments.data and (not parts or "validation" in parts):
+        remedy = (
+            "has that part: leave it out" if parts else "has no parts: leave it out, or use python -m astrodetect split"
+        )
+        raise DataError(f"--validation: {arguments.data} {remedy}")
     if arguments.data and not parts:
         source = test_source = arguments.data = hold_out(arguments, classes)
         parts = list(tables.PARTS)
@@ -173,7 +178,8 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
         validation = read_part("validation", source, classes, contract, "validation")
         summary["validation"] = part_summary(validation)
         return TrainingData(training_images, validation, test, summary)
-    train_part, validation = training_images.split(arguments.validation, arguments.seed)
+    share = train_options.DEFAULT_VALIDATION if arguments.validation is None else arguments.validation
+    train_part, validation = training_images.split(share, arguments.seed)
     return TrainingData(train_part, validation, test, summary)
 
 

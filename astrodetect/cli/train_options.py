@@ -22,7 +22,17 @@ from astrodetect.storage.references import as_image_path, is_url, parent_folder
 
 DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 MIN_TRAINING_CROP = 0.1
+DEFAULT_VALIDATION = 0.1  # share of the training images
 MAX_SEED = 2**32 - 1  # of NumPy's global generator
+NETWORK_OPTIONS = (  # which a forest has no use for
+    "fine_tune",
+    "epochs",
+    "patience",
+    "batch_size",
+    "learning_rate",
+    "label_smoothing",
+    "mixed_precision",
+)
 RECIPE_DEFAULTS = ("size", "crop", "weights", "epochs", "patience", "batch_size", "class_weights", "views")
 EXAMPLES = """examples:
   python train_model.py
@@ -54,7 +64,17 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
         parser.error("--classes takes two or more different classes, or all")
     if arguments.classes and arguments.threshold not in (None, FIXED_THRESHOLD):
         parser.error("--threshold is for binary models; with --classes the most probable class is the prediction")
+    if arguments.classes and (arguments.positive, arguments.negative) != (
+        parser.get_default("positive"),
+        parser.get_default("negative"),
+    ):
+        parser.error("--classes replaces --positive and --negative: leave these out")
     recipe = RECIPES[arguments.recipe]
+    if recipe.kind == "forest" and arguments.weights not in (None, "none"):
+        parser.error("a forest has no pretrained weights: leave --weights out")
+    for name in NETWORK_OPTIONS if recipe.kind == "forest" else ():
+        if getattr(arguments, name) != parser.get_default(name):
+            parser.error(f"a forest has no use for --{name.replace('_', '-')}: leave it out")
     defaults = {name: getattr(recipe, name) for name in RECIPE_DEFAULTS} | {
         "threshold": FIXED_THRESHOLD if arguments.classes else recipe.threshold,
         "learning_rate": recipe.fine_tuning_rate if arguments.fine_tune else recipe.learning_rate,
@@ -63,8 +83,6 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if recipe.kind == "forest" and arguments.weights != "none":
-        parser.error("a forest has no pretrained weights: leave --weights out")
     return arguments
 
 
@@ -200,9 +218,9 @@ def _add_training_options(group: "argparse._ArgumentGroup") -> None:
     add(
         "--validation",
         type=float_between(0.01, 0.5),
-        default=0.1,
         metavar="SHARE",
-        help="share of the training images held out for early stopping and calibration (default: 0.1)",
+        help="share of the training images held out for early stopping and calibration, where the data has no part "
+        f"for it (default: {DEFAULT_VALIDATION})",
     )
     add_figure_options(group, "confusion matrix, ROC, precision and recall, calibration, training, class imbalance")
     add("--seed", type=int_between(0, MAX_SEED), default=0, help="seed of every random generator (default: 0)")
