@@ -68,7 +68,8 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
 
 def get_range(url: str, start: int, end: int, e_tag: str | None) -> bytes:
     """The bytes from `start` to before `end`, of the version with this entity tag."""
-    options = {"range": (start, end)} if e_tag is None else {"range": (start, end), "if_match": e_tag}
+    matches = {} if e_tag is None or e_tag.startswith("W/") else {"if_match": e_tag}  # weak tags never match
+    options = {"range": (start, end), **matches}
     return _call(url, lambda store, key: bytes(obstore.get(store, key, options=options).bytes()))  # type: ignore[arg-type]
 
 
@@ -169,8 +170,6 @@ class ObjectReader(io.RawIOBase):
         self._url, self._position = url, 0
         meta = _call(url, obstore.head)
         self._size, self._e_tag = meta["size"], meta["e_tag"]
-        if self._e_tag and self._e_tag.startswith("W/"):  # weak tags never match
-            self._e_tag = None
 
     def readable(self) -> bool:
         return True

@@ -51,11 +51,11 @@ def exists(reference: str) -> bool:
     return clients.head(reference) is not None if is_url(reference) else Path(reference).is_file()
 
 
-def file_state(reference: str) -> tuple[int, ...]:
-    """What differs once a local file is replaced or written; nothing where there is none, as of a URL, whose reader is
-    of one version."""
+def file_state(reference: str) -> tuple[object, ...]:
+    """What differs once a file or object is replaced or written; nothing where there is none."""
     if is_url(reference):
-        return ()
+        meta = clients.head(reference)
+        return () if meta is None else (meta["e_tag"], meta["size"], meta["last_modified"])
     try:
         state = Path(reference).stat()
     except OSError:  # reading it says why
@@ -93,6 +93,15 @@ def open_reader(reference: str, buffer_bytes: int = clients.BLOCK_BYTES) -> Bina
         return cast(BinaryIO, io.BufferedReader(clients.ObjectReader(reference), buffer_bytes))
     with _translate_errors(reference):
         return Path(reference).open("rb")
+
+
+def read_part(reference: str, offset: int, size: int, state: tuple[object, ...]) -> bytes:
+    """Some of the bytes; of an object, StorageError unless it still is the version that has this `file_state`."""
+    if is_url(reference):
+        return clients.get_range(reference, offset, offset + size, cast("str | None", state[0])) if size else b""
+    with open_reader(reference) as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 @contextlib.contextmanager

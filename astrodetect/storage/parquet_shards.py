@@ -116,14 +116,14 @@ def _image_column(parquet: "ParquetFile") -> str | None:
 
 
 @lru_cache(maxsize=KNOWN_FILES)
-def _group_rows(file: str, _: tuple[int, ...]) -> list[range]:
+def _group_rows(file: str, _: tuple[object, ...]) -> list[range]:
     with _open_parquet(file) as parquet:
         counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 @lru_cache(maxsize=KEPT_GROUPS)
-def _group_images(file: str, _: tuple[int, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
+def _group_images(file: str, _: tuple[object, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
     with _open_parquet(file) as parquet:
         return dict(_read_group(parquet, group, max_bytes))
 

@@ -60,28 +60,27 @@ def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tu
 
 def list_members(shard: str, suffixes: Sequence[str]) -> list[str]:
     """The names of the members with one of these suffixes, in order; hidden members and links are left out."""
-    return [name for name in _member_places(shard) if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name)]
+    return [
+        name
+        for name in _read_places(shard, objects.file_state(shard))
+        if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name)
+    ]
 
 
 def read_member(shard: str, name: str, max_bytes: int) -> bytes:
     """The contents of one member."""
-    place = _member_places(shard).get(name)
+    state = objects.file_state(shard)
+    place = _read_places(shard, state).get(name)
     if place is None:
         raise StorageMissing(f"{shard} has no member {name}")
     offset, size = place
     if size > max_bytes:
         raise too_large(member_reference(shard, name), max_bytes)
-    with objects.open_reader(shard, buffer_bytes=size + 1) as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-def _member_places(shard: str) -> dict[str, tuple[int, int]]:
-    return _read_places(shard, objects.file_state(shard))
+    return objects.read_part(shard, offset, size, state)
 
 
 @lru_cache(maxsize=INDEXED_SHARDS)
-def _read_places(shard: str, _: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int]]:
     """Name → offset and size of each member of an archive, which is read once for it, and again once it has changed."""
     if not suffix_path(shard).endswith(".tar"):
         raise StorageError(f"{shard} is compressed, so that its images cannot be read one by one: decompress it")

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from astrodetect import images
 from astrodetect.datasets import listing
 from astrodetect.errors import DataError, ImageError
+from astrodetect.storage import objects
 
 IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
 
@@ -92,6 +93,22 @@ def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
         assert {name: images.read_bytes(f"{tar}#{name}") for name in members} == members
         rows = [images.read_bytes(f"{tmp_path / 'a.parquet'}#{row}") for row in range(2)]
         assert rows == list(members.values())
+
+
+def test_a_shard_at_a_url_that_is_replaced_is_read_anew(tmp_path: Path, bucket: str) -> None:
+    """Its members may have the sizes that they had, as cutouts in FITS have, and then other places."""
+    for names in ("ab", "ba", "cab"):
+        images_of = {f"{name}.png": name.encode() * 9 for name in names}
+        for name, path in (
+            ("a.tar", write_tar(tmp_path / "a.tar", images_of)),
+            ("a.parquet", tmp_path / "a.parquet"),
+        ):
+            if name == "a.parquet":
+                parquet.write_table(pa.table({"image": list(images_of.values())}), path)
+            objects.write_bytes(f"{bucket}/{name}", path.read_bytes())
+        assert {name: images.read_bytes(f"{bucket}/a.tar#{name}") for name in images_of} == images_of
+        rows = [images.read_bytes(f"{bucket}/a.parquet#{row}") for row in range(len(names))]
+        assert rows == list(images_of.values())
 
 
 def test_single_images_of_compressed_shards_are_refused(tmp_path: Path) -> None:
