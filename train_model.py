@@ -312,6 +312,7 @@ def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
     parts = [
         json_arguments(arguments),
         data.summary["train"]["fingerprint"],
+        data.validation.fingerprint,
         weights,
         provenance.software_versions()["keras"],
     ]

@@ -238,8 +238,8 @@ def rank_images(arguments: argparse.Namespace) -> list[str]:
         drawn = figures.anomaly_figures(anomaly_results, description.reader)
         figures.write_figures(drawn, arguments.figures, arguments.figure_format)
     if arguments.attach:
-        with_domain = domain.with_domain if arguments.normal else domain.calibrate_domain
-        store.attach_detectors(config.models_dir, arguments.attach, with_domain(scored.fitted.novelty).save)
+        save = (domain.with_domain if arguments.normal else domain.calibrate_domain)(scored.fitted.novelty).save
+        store.attach_detectors(config.models_dir, arguments.attach, save, extractor.contract, extractor.model_version)
     summary = [*_summary_lines(anomaly_results, scored, unmatched, arguments.attach), *known]
     summary[:0] = mosaics.summary if mosaics else []
     if network is not None:

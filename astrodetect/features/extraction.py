@@ -46,6 +46,7 @@ class FeatureExtractor:
     cache_key: str  # differs wherever the features may differ
     batch_size: int
     streams: int  # batches computed at once
+    model_version: str | None = None  # of the published model whose network computes them
 
 
 @dataclass(slots=True)

@@ -140,7 +140,7 @@ def network_extractor(engine: "Engine", kind: FeatureKind, version: str) -> Feat
         return feature_matrix(kind, pixels, contract.crop, engine.run(pixels).features)
 
     key = cache_key(contract, kind, version, engine.precision)
-    return FeatureExtractor(kind, contract, compute, key, engine.batch_size, engine.streams)
+    return FeatureExtractor(kind, contract, compute, key, engine.batch_size, engine.streams, version)
 
 
 def open_network_extractor(

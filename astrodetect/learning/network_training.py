@@ -77,6 +77,10 @@ class Checkpoint:
             return None
         return state if state.run == run else None
 
+    def exists(self) -> bool:
+        """Whether there is the state of any run."""
+        return (self._folder / STATE).exists()
+
     def save(self, model: keras.Model, state: CheckpointState, *, best: bool = False) -> CheckpointState:
         """Save `state` with the model's weights; `best`: their average is the best so far."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +143,8 @@ def fit_network(
     _compile(model, stage, steps)
     state = checkpoint.load(run)
     if state is None:
+        if checkpoint.exists():
+            echo("the interrupted run had other options, images or software: starting anew")
         checkpoint.clear()
         state = CheckpointState(run)
     else:

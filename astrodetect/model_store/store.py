@@ -86,14 +86,16 @@ def attach_detectors(
     folder: Path,
     name: str,
     write: Callable[[Path], object],
+    contract: ImageContract | None = None,
+    version: str | None = None,
     *,
     ordinary: dict[str, Any] | None = None,
-    contract: ImageContract | None = None,
 ) -> Manifest:
     """Add anomaly detectors to a published model; `write` saves them to the path it is called with.
 
     With `ordinary`, where the images come from that they were fitted on, this is a new version of the model.
-    ModelError if the model no longer prepares images by `contract`, as those were that the detectors are fitted on.
+    ModelError if the model no longer prepares images by `contract`, as those were that the detectors are fitted on, or
+    is no longer the `version` whose network computed their features.
     """
     if settings().require_signed:
         raise ModelError("models have to be signed here: attach detectors where they are signed, and sign them again")
@@ -101,6 +103,8 @@ def attach_detectors(
         manifest = read_current(folder, name)
         if contract and manifest.image != contract:
             raise ModelError(f"{name} was replaced meanwhile by a model that prepares images otherwise: try again")
+        if version and manifest.version != version:
+            raise ModelError(f"{name} was replaced meanwhile by another version: try again")
         data = {key: value for key, value in manifest.data.items() if key != ORDINARY}
         if ordinary:
             data[ORDINARY] = ordinary

@@ -212,7 +212,13 @@ def test_the_optimiser_computes_what_keras_computes(pixels: Floats) -> None:
     assert not np.allclose(values[0][0], values[0][1])
 
 
-def small_fit(noise_images: Dataset, checkpoint: Checkpoint, learning_rate: float = 0.01) -> list[dict[str, float]]:
+def small_fit(
+    noise_images: Dataset,
+    checkpoint: Checkpoint,
+    learning_rate: float = 0.01,
+    run: str = "run",
+    echo: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, float]]:
     """A run of two epochs of five batches, with a network that takes no time."""
     network.set_seed(0)
     tiny = keras.Sequential(
@@ -229,8 +235,8 @@ def small_fit(noise_images: Dataset, checkpoint: Checkpoint, learning_rate: floa
             epochs=2, batch_size=4, learning_rate=learning_rate, seed=0, augment=True, patience=9
         ),
         checkpoint=checkpoint,
-        run="run",
-        echo=lambda _: None,
+        run=run,
+        echo=echo,
     )
 
 
@@ -268,6 +274,18 @@ def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(  # noqa: PL
     assert len(resumed) == 2
     for a, b in zip(uninterrupted, resumed, strict=True):
         assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-5)
+
+
+def test_a_run_with_other_options_than_the_interrupted_one_says_that_it_starts_anew(
+    noise_images: Dataset, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    for run in ("run", "run", "other"):
+        small_fit(noise_images, Checkpoint(tmp_path), run=run, echo=said.append)
+    assert [line.partition(":")[0].partition(" from")[0] for line in said if "run" in line] == [
+        "resuming the interrupted run",
+        "the interrupted run had other options, images or software",
+    ]
 
 
 def test_a_training_that_diverges_is_reported_and_its_checkpoint_removed(noise_images: Dataset, tmp_path: Path) -> None:

@@ -219,6 +219,15 @@ def test_rollback_restores_all_files_and_archives_the_replaced_version(tmp_path:
     assert earlier_versions(tmp_path) == [old.version]
 
 
+def test_detectors_are_not_attached_to_another_network_than_computed_their_features(tmp_path: Path) -> None:
+    publish(tmp_path, "first")
+    version = load_verified(tmp_path, "m").manifest.version
+    publish(tmp_path, "second")
+    with pytest.raises(ModelError, match="m was replaced meanwhile by another version: try again"):
+        store.attach_detectors(tmp_path, "m", Path.touch, version=version)
+    assert load_verified(tmp_path, "m").novelty is None
+
+
 def test_an_adapted_model_is_a_new_version_with_the_same_network_and_report(tmp_path: Path) -> None:
     publish(tmp_path, "network")
     store.attach_detectors(tmp_path, "m", lambda path: path.write_text("the training images"))
