@@ -152,6 +152,7 @@ def read_data(arguments: argparse.Namespace, contract: ImageContract) -> Trainin
     classes = [arguments.negative, arguments.positive]  # in the order of their labels: the anomaly is 1
     if arguments.classes:
         classes = class_folders.class_names(source) if arguments.classes == ["all"] else arguments.classes
+    class_folders.check_classes(source, classes)
     parts = class_folders.part_names(arguments.data) if arguments.data else []
     if arguments.validation is not None and arguments.data and (not parts or "validation" in parts):
         remedy = (

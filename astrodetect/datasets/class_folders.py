@@ -1,6 +1,7 @@
 """Labelled images in class folders, in parts (train, validation, test) of class folders, or listed by a table."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def list_dataset(path: ImagePath) -> list[ListedImage]:
 def class_names(path: ImagePath) -> list[str]:
     """The classes of a data set, in any of its parts."""
     return sorted({item.label for item in list_dataset(path)})
+
+
+def check_classes(path: ImagePath, names: Sequence[str]) -> None:
+    """DataError unless a model of these classes of a data set can be trained and stored."""
+    if len(names) < 2:
+        raise DataError(f"{path} has one class, {', '.join(names)}: a model distinguishes two or more")
+    for name in names:
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+            raise DataError(f"{path} has the class {name!a}: rename it, without control characters and in UTF-8")
 
 
 def part_names(path: ImagePath) -> list[str]:

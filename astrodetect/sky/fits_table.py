@@ -13,6 +13,8 @@ from astrodetect.sky.wcs import quiet
 
 MEDIA_TYPE = "application/fits"
 BLOCK_BYTES = 2880
+QUOTE = "'"
+MAX_NAME = 68  # characters of a text in one card of a header, of which a quote takes two; astropy refuses longer names
 FORMS: dict[ColumnType, str] = {"number": "D", "integer": "K", "boolean": "L"}
 DTYPES: dict[ColumnType, str] = {"number": ">f8", "integer": ">i8", "boolean": "u1"}
 TRUE, FALSE, UNKNOWN = ord("T"), ord("F"), 0  # of logical columns
@@ -59,7 +61,7 @@ def _header(columns: Mapping[str, ColumnType], widths: Mapping[int, int], width:
             "TFIELDS": len(columns), "EXTNAME": title,
         }  # fmt: skip
         for number, (name, kind) in enumerate(columns.items(), start=1):
-            cards[f"TTYPE{number}"] = _ascii(name)
+            cards[f"TTYPE{number}"] = _column_name(name, number)
             cards[f"TFORM{number}"] = FORMS.get(kind) or f"{widths[number - 1]}A"
             if kind == "integer":
                 cards[f"TNULL{number}"] = NO_INTEGER
@@ -92,6 +94,14 @@ def _stored(value: Any, kind: ColumnType) -> Any:
     if kind == "boolean":
         return UNKNOWN if value is None else TRUE if value else FALSE
     return b"" if value is None else value if isinstance(value, bytes) else value.encode("ascii")
+
+
+def _column_name(name: str, number: int) -> str:
+    """The name as a header holds it: of one that is too long, its beginning and the column's number."""
+    text = _ascii(name)
+    if len(text.replace(QUOTE, 2 * QUOTE)) <= MAX_NAME:
+        return text
+    return f"{text.replace(QUOTE, '_')[: MAX_NAME - 5]}~{number}"
 
 
 def _ascii(value: object) -> str:

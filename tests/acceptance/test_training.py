@@ -224,6 +224,26 @@ def test_invalid_training_options_are_reported_in_one_line(
     assert message in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("E",), "data has one class, E: a model distinguishes two or more"),
+        (("E", "a\x1b"), "data has the class 'a\\x1b': rename it, without control characters and in UTF-8"),
+        (("E", "a\udce9"), "data has the class 'a\\udce9': rename it, without control characters and in UTF-8"),
+    ],
+)
+def test_classes_that_no_model_can_have_are_refused_before_training(
+    environment: dict[str, str], tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.png").touch()
+    command = ("--data", tmp_path / "data", "--classes", "all", "--recipe", "forest")
+    done = run_here(train_model.main, *command, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"train_model: {tmp_path}/{message}"]
+
+
 def test_a_grey_16_bit_png_is_decoded_to_8_bits_for_training(data: Path, tmp_path: Path) -> None:
     """What the training reads is what the service reads: `images.read`, for any file that it takes."""
     buffer = io.BytesIO()

@@ -55,6 +55,17 @@ def test_a_fits_table_has_the_values_and_says_what_they_are(tmp_path: Path, monk
     assert len(Table.read(tmp_path / "none.fits")) == 0
 
 
+def test_astropy_reads_a_fits_table_whose_columns_have_long_names(tmp_path: Path) -> None:
+    from astropy.table import Table
+
+    names = ["p_эллиптическая", "p_эллиптический", "L" * 68, "'" * 40]  # an escape of a letter takes six characters
+    write_table(str(tmp_path / "t.fits"), dict.fromkeys(names, "number"), [[1.0, 2.0, 3.0, 4.0]], "Scores")
+    table = Table.read(tmp_path / "t.fits")
+    assert [*table[0]] == [1, 2, 3, 4]
+    assert table.colnames[2] == names[2]
+    assert table.colnames[0].startswith("p_\\u044d\\u043b")
+
+
 def test_numbers_of_a_votable_that_are_not_finite_are_written_as_the_standard_says() -> None:
     from astropy.io import votable as reader
 
