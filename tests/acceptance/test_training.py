@@ -16,6 +16,8 @@ from programs import ROOT, Program, Service, run_here
 
 import train_model
 from astrodetect import images
+from astrodetect.cli import train_options
+from astrodetect.datasets.dataset import Dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import ModelMissing
 from astrodetect.inference.engine import load_verified
@@ -137,6 +139,18 @@ def test_a_training_that_is_interrupted_and_killed_resumes_from_its_checkpoint(
     assert history[: killed["epoch"]] == killed["history"]
     assert load_verified(models, "cnn").manifest.positive == "E"
     assert not state.exists()
+
+
+def test_a_checkpoint_is_one_of_the_validation_images_too() -> None:
+    arguments = train_options.parse_train_options(["--recipe", "cnn"], None)
+    train, other = (Dataset(("a",), [], np.empty(0, np.int64), fingerprint) for fingerprint in "ab")
+    keys = {
+        train_model.run_key(
+            arguments, train_model.TrainingData(train, validation, train, {"train": {"fingerprint": "a"}})
+        )
+        for validation in (train, other)
+    }
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("recipe", ["cnn", "forest"])

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-import train_model
 from astrodetect import images
 from astrodetect.cli import train_options
 from astrodetect.datasets import dataset
@@ -115,18 +114,6 @@ def test_the_recipes_of_the_command_line_are_those_of_the_registry() -> None:
     for refused in (["--recipe", "transformer"], ["--seed", str(2**32)]):
         with pytest.raises(SystemExit):
             train_options.parse_train_options(refused, None)
-
-
-def test_a_checkpoint_is_one_of_the_validation_images_too() -> None:
-    arguments = train_options.parse_train_options(["--recipe", "cnn"], None)
-    train, other = (Dataset(("a",), [], np.empty(0, np.int64), fingerprint) for fingerprint in "ab")
-    keys = {
-        train_model.run_key(
-            arguments, train_model.TrainingData(train, validation, train, {"train": {"fingerprint": "a"}})
-        )
-        for validation in (train, other)
-    }
-    assert len(keys) == 2
 
 
 def test_galaxies_balances_classes_and_averages_views_unless_told_otherwise() -> None:
