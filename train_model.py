@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from astrodetect import provenance
 from astrodetect.anomalies.analysis import fit_novelty
 from astrodetect.cli import train_options
 from astrodetect.cli._options import print_warnings
-from astrodetect.datasets import class_folders, dataset, framing, health, listing, splits, tables
-from astrodetect.datasets.dataset import Dataset
+from astrodetect.cli.training_data import TrainingData, leakage_remarks, read_training_data
+from astrodetect.datasets import framing
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.evaluation.summary import classification_report
@@ -38,31 +38,12 @@ from astrodetect.progress import print_notice as echo
 from astrodetect.recipes import AUTO_CROP, RECIPES
 from astrodetect.records import ImageContract, Outputs
 from astrodetect.scoring import evaluate
-from astrodetect.settings import settings
-from astrodetect.storage.references import join_reference
 
 if TYPE_CHECKING:
     from astrodetect.inference.engine import Engine
     from astrodetect.learning.training import TrainingPlan, TrainingResult
 
 MAX_COMPARED_IMAGES = 500  # of each of validation and test, that exported and trained model are compared on
-SKIPPED_FILES_SHOWN = 10
-MAX_LEAK_SEARCH_IMAGES = 5000  # 2 ms each; `explore` searches larger data sets
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """The images to train on, to select and calibrate with, and to test on."""
-
-    train: Dataset
-    validation: Dataset
-    test: Dataset
-    summary: dict[str, Any]  # for the manifest
-
-    @property
-    def held_out(self) -> dict[str, Dataset]:
-        """The parts that metrics are computed on."""
-        return {"validation": self.validation, "test": self.test}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,7 +76,7 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
         store.exclusive_lock(folder, name),
         report_progress(folder, name, recipe=arguments.recipe, command=command) as progress,
     ):
-        data = read_data(arguments, contract)
+        data = read_training_data(arguments, contract)
         if arguments.crop == AUTO_CROP:
             contract = replace(contract, crop=framing.choose_crop(data.train, contract, arguments.seed))
             echo(f"the objects fill the central {contract.crop:.0%} of the images: --crop {contract.crop:g}")
@@ -144,71 +125,6 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
         print_warnings(published)
         training.clear_checkpoints(checkpoints)
     return Path(folder, f"{name}{'.h5' if f'{name}.h5' in published.files else '.xml'}")
-
-
-def read_data(arguments: argparse.Namespace, contract: ImageContract) -> TrainingData:
-    """Read and split the images; unreadable files are reported and skipped."""
-    source, test_source = (arguments.data or arguments.train), (arguments.data or arguments.test)
-    classes = [arguments.negative, arguments.positive]  # in the order of their labels: the anomaly is 1
-    if arguments.classes:
-        classes = class_folders.class_names(source) if arguments.classes == ["all"] else arguments.classes
-    class_folders.check_classes(source, classes)
-    parts = class_folders.part_names(arguments.data) if arguments.data else []
-    if arguments.validation is not None and arguments.data and (not parts or "validation" in parts):
-        remedy = (
-            "has that part: leave it out" if parts else "has no parts: leave it out, or use python -m astrodetect split"
-        )
-        raise DataError(f"--validation: {arguments.data} {remedy}")
-    if arguments.data and not parts:
-        source = test_source = arguments.data = hold_out(arguments, classes)
-        parts = list(tables.PARTS)
-    if arguments.data and not {"train", "test"} <= set(parts):
-        raise DataError(f"{arguments.data} has no parts train and test: create them with python -m astrodetect split")
-    training_images = read_part("training", source, classes, contract, "train" if parts else None)
-    for name, limit in arguments.limit:
-        training_images = training_images.limit_class(name, limit, arguments.seed)
-    test = read_part("test", test_source, classes, contract, "test" if parts else None)
-    summary = {"train": part_summary(training_images), "test": part_summary(test)}
-    for name, count in training_images.counts().items():
-        if count < dataset.MIN_IMAGES_PER_CLASS:
-            raise DataError(
-                f"{join_reference(str(source), name)} has {count} readable images: "
-                f"at least {dataset.MIN_IMAGES_PER_CLASS} are needed"
-            )
-    if "validation" in parts:
-        validation = read_part("validation", source, classes, contract, "validation")
-        summary["validation"] = part_summary(validation)
-        return TrainingData(training_images, validation, test, summary)
-    share = train_options.DEFAULT_VALIDATION if arguments.validation is None else arguments.validation
-    train_part, validation = training_images.split(share, arguments.seed)
-    return TrainingData(train_part, validation, test, summary)
-
-
-def hold_out(arguments: argparse.Namespace, classes: list[str]) -> Path:
-    """Split images without parts, copies of an image in one part, and return the table of the split."""
-    present = class_folders.class_names(arguments.data)
-    for name in classes:
-        if name not in present:
-            raise DataError(f"{arguments.data} has no class {name}: its classes are {', '.join(present)}")
-    table: Path = settings().data_dir / "splits" / f"{arguments.output.stem}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    scan = health.scan_dataset(arguments.data)
-    groups, _ = health.group_duplicates(scan)
-    items = splits.split_images([image.item for image in scan.images], groups, splits.SplitPlan(seed=arguments.seed))
-    splits.write_split(items, table, copy=False)
-    echo(f"split into training, validation and test images: {table}")
-    return table
-
-
-def read_part(title: str, source: Path, classes: list[str], contract: ImageContract, part: str | None) -> Dataset:
-    """Read one part of the images, reporting skipped files and the number of images per class."""
-    images = dataset.read_dataset(source, classes, title=f"{title} images", part=part, contract=contract)
-    for skipped in images.skipped[:SKIPPED_FILES_SHOWN]:
-        echo(f"skipped {skipped.path}: {skipped.reason}")
-    if len(images.skipped) > SKIPPED_FILES_SHOWN:
-        echo(f"skipped {len(images.skipped) - SKIPPED_FILES_SHOWN} more; the model's manifest will list all")
-    echo(f"{title} images: " + ", ".join(f"{count} {name}" for name, count in images.counts().items()))
-    return images
 
 
 def make_plan(arguments: argparse.Namespace, contract: ImageContract) -> "TrainingPlan":
@@ -292,20 +208,6 @@ def publish_model(
     return published, outputs
 
 
-def leakage_remarks(data: TrainingData) -> list[str]:
-    """Remarks for the report on test images that are near-duplicates of training images."""
-    searched = len(data.train) + len(data.test)
-    if searched > MAX_LEAK_SEARCH_IMAGES:
-        return [f"{searched} images: not searched for copies; python -m astrodetect explore searches so many"]
-    leaks = health.find_leaks(data.train, data.test)
-    if not leaks:
-        return []
-    example = f"{leaks[0].test} shows what {leaks[0].train} shows"
-    remark = f"{len(leaks)} test images are copies of training images, which inflates the metrics; {example}"
-    echo(f"{remark}: python -m astrodetect explore lists them, split keeps them together")
-    return [remark]
-
-
 def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
     """Hash of settings, images, initial weights and Keras version: a checkpoint is resumed only if it is the same."""
     path = Path(arguments.weights)
@@ -318,17 +220,6 @@ def run_key(arguments: argparse.Namespace, data: TrainingData) -> str:
         provenance.software_versions()["keras"],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def part_summary(part: Dataset) -> dict[str, Any]:
-    """The manifest's entry for a part of the data."""
-    skipped = [{"path": str(skipped.path), "reason": skipped.reason} for skipped in part.skipped]
-    return {
-        "images": part.counts(),
-        "fingerprint": part.fingerprint,
-        "skipped": skipped,
-        "simulated": listing.count_simulated(part.paths),
-    }
 
 
 def json_arguments(arguments: argparse.Namespace) -> dict[str, Any]:

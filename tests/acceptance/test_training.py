@@ -17,6 +17,7 @@ from programs import ROOT, Program, Service, run_here
 import train_model
 from astrodetect import images
 from astrodetect.cli import train_options
+from astrodetect.cli.training_data import TrainingData
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import ModelMissing
@@ -145,9 +146,7 @@ def test_a_checkpoint_is_one_of_the_validation_images_too() -> None:
     arguments = train_options.parse_train_options(["--recipe", "cnn"], None)
     train, other = (Dataset(("a",), [], np.empty(0, np.int64), fingerprint) for fingerprint in "ab")
     keys = {
-        train_model.run_key(
-            arguments, train_model.TrainingData(train, validation, train, {"train": {"fingerprint": "a"}})
-        )
+        train_model.run_key(arguments, TrainingData(train, validation, train, {"train": {"fingerprint": "a"}}))
         for validation in (train, other)
     }
     assert len(keys) == 2
