@@ -17,6 +17,7 @@ LOAD_VOTABLE = "table.load.votable"
 HUB_VARIABLE, LOCK_URL = "SAMP_HUB", "std-lockurl:"
 LOCK_FILE = ".samp"  # in the home folder
 CALL_S = 30.0
+LOAD_S = 20  # that a program may take to read the table, and to say whether it could
 LOCK_LINE = re.compile(r"\s*([^#=\s]+)\s*=\s*(.*?)\s*")
 NO_HUB = "no SAMP hub runs on this machine: start TOPCAT or Aladin"
 METADATA = {"samp.name": "astrodetect", "samp.description.text": "Unusual objects and scores of images of the sky"}
@@ -46,14 +47,28 @@ def send_votable(path: Path, name: str) -> list[str]:
         if not listening:
             raise DataError("no program at the SAMP hub reads VOTables: start TOPCAT or Aladin")
         url = path.absolute().as_uri()
-        parameters = {"url": url, "table-id": url, "name": name}
-        hub.notifyAll(key, {"samp.mtype": LOAD_VOTABLE, "samp.params": parameters})
-        return [str(hub.getMetadata(key, client).get("samp.name", client)) for client in listening]
+        message = {"samp.mtype": LOAD_VOTABLE, "samp.params": {"url": url, "table-id": url, "name": name}}
+        names = [str(hub.getMetadata(key, client).get("samp.name", client)) for client in listening]
+        for client, program in zip(listening, names, strict=True):
+            _have_it_read(hub, key, client, program, message)
     except (OSError, xmlrpc.client.Error) as error:
         raise DataError(f"the SAMP hub does not answer: {error}") from error
+    else:
+        return names
     finally:
         with suppress(OSError, xmlrpc.client.Error):  # it has ended
             hub.unregister(key)
+
+
+def _have_it_read(hub: Any, key: str, client: str, program: str, message: dict[str, Any]) -> None:
+    """Not by a notification: a hub may drop those whose sender has left before they are passed on."""
+    try:
+        response = hub.callAndWait(key, client, message, str(LOAD_S))
+    except xmlrpc.client.Fault as error:
+        raise DataError(f"{program} did not answer: {error.faultString}") from error
+    if response.get("samp.status") == "samp.error":
+        reason = response.get("samp.error", {}).get("samp.errortxt", "it does not say why")
+        raise DataError(f"{program} cannot read {message['samp.params']['url']}: {reason}")
 
 
 def _read_lock_file() -> dict[str, str]:

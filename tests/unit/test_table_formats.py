@@ -2,7 +2,6 @@
 
 import io
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,22 +151,28 @@ def test_a_votable_is_sent_to_a_program_that_listens(
     from astrodetect.sky.samp import LOAD_VOTABLE, send_votable
 
     monkeypatch.setattr("astrodetect.sky.samp.CALL_S", 300.0)
+    monkeypatch.setattr("astrodetect.sky.samp.LOAD_S", 300)
     path = tmp_path / "a table.vot"
     write_table(str(path), COLUMNS, ROWS, "Scores")
     with pytest.raises(DataError, match="no program at the SAMP hub reads VOTables"):
         send_votable(path, "Scores")
-    received, arrived = [], threading.Event()
+    received = []
+    answers = [
+        {"samp.status": "samp.ok", "samp.result": {}},
+        {"samp.status": "samp.error", "samp.error": {"samp.errortxt": "no memory"}},
+    ]
 
-    def receive(_key: str, _sender: str, _type: str, parameters: dict[str, str], _extra: object) -> None:
+    def receive(_key: str, _sender: str, id: str, _type: str, parameters: dict[str, str], _extra: object) -> None:  # noqa: A002
         received.append(parameters)
-        arrived.set()
+        topcat.reply(id, answers.pop(0))
 
     topcat = SAMPIntegratedClient(name="listener", addr="127.0.0.1")
     topcat.connect()
     try:
-        topcat.bind_receive_notification(LOAD_VOTABLE, receive)
+        topcat.bind_receive_call(LOAD_VOTABLE, receive)
         assert send_votable(path, "Scores") == ["listener"]
-        assert arrived.wait(300)
+        with pytest.raises(DataError, match=r"listener cannot read file:///.*a%20table.vot: no memory"):
+            send_votable(path, "Scores")
     finally:
         topcat.disconnect()
     assert received[0]["name"] == "Scores"
