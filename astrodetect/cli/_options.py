@@ -136,7 +136,7 @@ def check_not_input(output: Path | str, inputs: Iterable[Path | str]) -> None:
                 raise DataError(f"{output} is read itself: choose another --output")
 
 
-def check_folder(folder: Path) -> None:
+def check_writable_folder(folder: Path) -> None:
     """DataError where results cannot be written to this folder, which may not exist yet: before the work is done."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):

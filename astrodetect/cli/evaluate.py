@@ -9,7 +9,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_prior_option,
-    check_folder,
+    check_writable_folder,
     command_parser,
     local_path,
     model_name,
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.scoring import evaluate  # noqa: PLC0415
 
     config, data = settings(), arguments.data
-    check_folder(arguments.output.parent if arguments.output else Path())
+    check_writable_folder(arguments.output.parent if arguments.output else Path())
     loaded = load_verified(config.models_dir, arguments.model, config.precision, prior=arguments.prior)
     manifest = loaded.manifest
     part = arguments.part or (DEFAULT_PART if class_folders.part_names(data) else None)

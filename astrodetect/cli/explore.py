@@ -11,7 +11,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
-    check_folder,
+    check_writable_folder,
     command_parser,
     describe_features,
     float_between,
@@ -75,10 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.ray and arguments.model:
         raise DataError("the features of a model are computed on this machine: leave --ray or --model out")
-    output = arguments.output or Path("explore")
-    writes = arguments.output or not arguments.json
-    if writes:
-        check_folder(output)
+    output = arguments.output or (None if arguments.json else Path("explore"))
+    if output:
+        check_writable_folder(output)
     features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
     with _batch_runner(arguments) as run_batches:
         result = health.examine(arguments.data, crop=arguments.crop, features=features, run_batches=run_batches)
@@ -88,14 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
         figures.write_figures(figures.dataset_figures(result), arguments.figures, arguments.figure_format)
     if arguments.json:
         print(json.dumps(health_report.health_as_json(result, by=doubts_by)))
-        if not writes:
-            return 0
     else:
         for line in health_report.recommendations(result):
             print(f"{line.finding}: {line.action}")
-    report = health_report.write_health_report(result, output, by=doubts_by)
-    if not arguments.json:
-        print(report)
+    if output:
+        report = health_report.write_health_report(result, output, by=doubts_by)
+        if not arguments.json:
+            print(report)
     return 0
 
 

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from astrodetect.cli._options import Subparsers, check_folder, command_parser, float_between, int_at_least, local_path
+from astrodetect.cli._options import (
+    Subparsers,
+    check_writable_folder,
+    command_parser,
+    float_between,
+    int_at_least,
+    local_path,
+)
 from astrodetect.datasets import listing
 from astrodetect.datasets.simulation.planting import KINDS
 from astrodetect.settings import settings
@@ -65,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
     from astrodetect.reports import recall_report  # noqa: PLC0415
 
-    check_folder(arguments.output)
+    check_writable_folder(arguments.output)
     config, extractor = settings(), measured_extractor(measured_contract(arguments.crop))
     title = " ".join(map(folder_name, arguments.data))
     extracted = adaptation.measure_files(listing.list_images(arguments.data), extractor.contract, read_ahead, title)

@@ -219,8 +219,7 @@ def _add_training_options(group: "argparse._ArgumentGroup") -> None:
         "--validation",
         type=float_between(0.01, 0.5),
         metavar="SHARE",
-        help="share of the training images held out for early stopping and calibration, where the data has no part "
-        f"for it (default: {DEFAULT_VALIDATION})",
+        help=f"validation share of the training images, if the data has no such part (default: {DEFAULT_VALIDATION})",
     )
     add_figure_options(group, "confusion matrix, ROC, precision and recall, calibration, training, class imbalance")
     add("--seed", type=int_between(0, MAX_SEED), default=0, help="seed of every random generator (default: 0)")

@@ -79,12 +79,12 @@ def run_training(
     statistics = network_training.measure_pixel_statistics(train, plan.contract, plan.seed)
     mixed = bool(devices) if plan.mixed_precision is None else plan.mixed_precision
 
-    def exact_copy(model: keras.Model) -> keras.Model:
+    def float32_copy(model: keras.Model) -> keras.Model:
         """The network in float32 and on one device."""
         with dtype_policy("float32"):
-            exact = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
-        network.copy_weights(model, exact)
-        return exact
+            copy = network.build(plan.recipe, plan.contract.size, statistics, task.outputs)
+        network.copy_weights(model, copy)
+        return copy
 
     with data_parallel(devices) as parallel, dtype_policy("mixed_bfloat16" if mixed else "float32"):
         if parallel:
@@ -95,7 +95,7 @@ def run_training(
         history: list[dict[str, float]] = []
         stages: tuple[tuple[float, float], ...] = FROM_SCRATCH_STAGES
         if adopted:
-            probed = exact_copy(model) if mixed and not devices else model  # OpenVINO, which is used there, needs it
+            probed = float32_copy(model) if mixed and not devices else model  # OpenVINO, which is used there, needs it
             history = linear_probe.fit_linear_probe(
                 probed,
                 train,
@@ -137,7 +137,7 @@ def run_training(
                 on_epoch=partial(_append_epochs, on_epoch, history),
             )
     if mixed or parallel:  # what is published computes in float32 and on one device
-        model = exact_copy(model)
+        model = float32_copy(model)
     return TrainingResult(TrainedNetwork(model), history, adopted)
 
 

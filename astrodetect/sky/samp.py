@@ -50,7 +50,7 @@ def send_votable(path: Path, name: str) -> list[str]:
         message = {"samp.mtype": LOAD_VOTABLE, "samp.params": {"url": url, "table-id": url, "name": name}}
         names = [str(hub.getMetadata(key, client).get("samp.name", client)) for client in listening]
         for client, program in zip(listening, names, strict=True):
-            _have_it_read(hub, key, client, program, message)
+            _send_to_program(hub, key, client, program, message)
     except (OSError, xmlrpc.client.Error) as error:
         raise DataError(f"the SAMP hub does not answer: {error}") from error
     else:
@@ -60,8 +60,8 @@ def send_votable(path: Path, name: str) -> list[str]:
             hub.unregister(key)
 
 
-def _have_it_read(hub: Any, key: str, client: str, program: str, message: dict[str, Any]) -> None:
-    """Not by a notification: a hub may drop those whose sender has left before they are passed on."""
+def _send_to_program(hub: Any, key: str, client: str, program: str, message: dict[str, Any]) -> None:
+    """Waits for its answer, as a hub may drop a notification whose sender has left before it is passed on."""
     try:
         response = hub.callAndWait(key, client, message, str(LOAD_S))
     except xmlrpc.client.Fault as error:

@@ -171,7 +171,7 @@ def read_votable_table(source: BinaryIO) -> ObjectTable:
 
 
 def _other_frame(system: object, equinox: object) -> str:
-    """The name of a frame that is neither ICRS nor J2000; empty for these, and where nothing is said."""
+    """The name of a frame that is neither ICRS nor J2000; empty for these, and where none is given."""
     names, year = str(system or "").upper(), "" if equinox is None else str(equinox)
     other = "FK4" in names or ("ICRS" not in names and year and not J2000.fullmatch(year))
     return f"{system or 'equinox'} {year}".strip() if other else ""

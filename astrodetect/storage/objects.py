@@ -95,7 +95,7 @@ def open_reader(reference: str, buffer_bytes: int = clients.BLOCK_BYTES) -> Bina
         return Path(reference).open("rb")
 
 
-def read_part(reference: str, offset: int, size: int, state: tuple[object, ...]) -> bytes:
+def read_range(reference: str, offset: int, size: int, state: tuple[object, ...]) -> bytes:
     """Some of the bytes; of an object, StorageError unless it still is the version that has this `file_state`."""
     if is_url(reference):
         return clients.get_range(reference, offset, offset + size, cast("str | None", state[0])) if size else b""

@@ -76,7 +76,7 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
     offset, size = place
     if size > max_bytes:
         raise too_large(member_reference(shard, name), max_bytes)
-    return objects.read_part(shard, offset, size, state)
+    return objects.read_range(shard, offset, size, state)
 
 
 @lru_cache(maxsize=INDEXED_SHARDS)

@@ -279,10 +279,10 @@ def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(  # noqa: PL
 def test_a_run_with_other_options_than_the_interrupted_one_says_that_it_starts_anew(
     noise_images: Dataset, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     for run in ("run", "run", "other"):
-        small_fit(noise_images, Checkpoint(tmp_path), run=run, echo=said.append)
-    assert [line.partition(":")[0].partition(" from")[0] for line in said if "run" in line] == [
+        small_fit(noise_images, Checkpoint(tmp_path), run=run, echo=messages.append)
+    assert [line.partition(":")[0].partition(" from")[0] for line in messages if "run" in line] == [
         "resuming the interrupted run",
         "the interrupted run had other options, images or software",
     ]
