@@ -172,11 +172,11 @@ def _previous(folder: Path) -> Path:
 def write_tables(folder: Path, results: AnomalyResults, table_format: str) -> None:
     """Write `anomalies.csv` or another format, and `ids/`: the discoveries, what each detector and all flag."""
     path, columns = folder / f"anomalies.{table_format}", table_columns(results)
-    joined = results.catalogue.join(columns) if results.catalogue else OWN_POSITIONS if results.sky_positions else None
-    types = _column_types(columns) | dict(joined.columns if joined else {})
-    own = {str(path): position for path, position in results.sky_positions.items()}
     known = {str(path): [*cells] for path, cells in zip(results.paths, results.known, strict=False)}
-    types |= KNOWN_COLUMNS if known else {}
+    taken = [*columns, *(KNOWN_COLUMNS if known else ())]
+    joined = results.catalogue.join(taken) if results.catalogue else OWN_POSITIONS if results.sky_positions else None
+    types = _column_types(columns) | dict(joined.columns if joined else {}) | (KNOWN_COLUMNS if known else {})
+    own = {str(path): position for path, position in results.sky_positions.items()}
 
     def added(row: list[Any], *, typed: bool) -> list[Any]:
         cells = joined.cells(row[1], own.get(row[1]), typed=typed) if joined else []

@@ -281,7 +281,7 @@ def _unit_degrees(unit: str) -> float | None:
 
 
 def column_type(values: Sequence[Any]) -> ColumnType:
-    """The type that holds every value: of texts, what they all spell."""
+    """The type that holds every value, and no integer rounded: of texts, what they all spell."""
     kinds: set[ColumnType] = set()
     for value in values:
         if isinstance(value, bool):
@@ -290,11 +290,11 @@ def column_type(values: Sequence[Any]) -> ColumnType:
             if value.strip().lower() not in NO_VALUE:
                 kinds.add(_spelt_type(value))
         elif value is not None:
-            kinds.add("integer" if isinstance(value, int) and -(2**63) <= value < 2**63 else "number")
+            kinds.add(_spelt_type(str(value)) if isinstance(value, int) else "number")
         if "text" in kinds:
             return "text"
     if kinds == {"integer", "number"}:
-        return "number"
+        return "number" if all(map(_is_exact_float, values)) else "text"
     return kinds.pop() if len(kinds) == 1 else "text"
 
 
@@ -315,6 +315,14 @@ def _spelt_type(text: str) -> ColumnType:
             return "text"
         return "number"
     return "integer" if str(number) == text and -(2**63) <= number < 2**63 else "text"  # not 007
+
+
+def _is_exact_float(value: Any) -> bool:
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        return True
+    return number is None or float(number) == number
 
 
 def typed_cell(value: Any, kind: ColumnType) -> Any:

@@ -30,6 +30,8 @@ def write_hats(folder: Path, columns: Mapping[str, ColumnType], rows: Iterable[S
     with tempfile.TemporaryFile() as spooled:
         write_parquet(spooled, columns, rows)
         everything = parquet.read_table(spooled)
+    if SPATIAL_INDEX in columns:  # of a table that was such a catalogue
+        everything = everything.drop_columns(SPATIAL_INDEX)
     known = everything.filter(pa.compute.is_valid(everything["ra"]))
     if not known.num_rows:
         raise DataError(

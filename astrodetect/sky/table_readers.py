@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
+import numpy as np
+
 from astrodetect.errors import DataError, StorageError
 from astrodetect.sky.fits_reader import fits_reader
 from astrodetect.storage import objects, parquet_shards
@@ -141,7 +143,11 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
                 values = hdu.data.field(column.name)
                 if values.ndim == 1:
                     null = None if column.null in {None, ""} else int(column.null)
-                    columns[column.name] = [None if cell == null else _cell(cell) for cell in values.tolist()]
+                    cells = [None if cell == null else _cell(cell) for cell in values.tolist()]
+                    if values.dtype == bool:  # astropy reads an undefined one as false
+                        stored = hdu.data.view(np.ndarray)[column.name]
+                        cells = [cell if known else None for cell, known in zip(cells, stored.tolist(), strict=True)]
+                    columns[column.name] = cells
                     ucds[column.name] = str(hdu.header.get(f"TUCD{number}", ""))
                     units[column.name] = column.unit or ""
     return ObjectTable(columns, ucds, units, dict.fromkeys(columns, frame))

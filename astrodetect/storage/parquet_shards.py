@@ -11,6 +11,7 @@ from astrodetect.storage import objects
 from astrodetect.storage.references import ROW_GROUP, member_reference
 
 if TYPE_CHECKING:
+    from pyarrow import Schema
     from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "bytes")  # of binary values; or any column of structs with a field `bytes`
@@ -69,11 +70,21 @@ def row_numbers(file: str, member: str) -> range:
 
 
 def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table, in order; of these columns where it has them."""
+    """The rows of a table, in order; of these columns where it has them. Dates, times and decimals are texts."""
     with _open_parquet(file) as parquet:
         present = [name for name in columns if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(ROWS_PER_READ, columns=present):
-            yield from batch.to_pylist()
+            yield from batch.cast(_with_texts(batch.schema)).to_pylist()
+
+
+def _with_texts(schema: "Schema") -> "Schema":
+    """The schema with texts for dates, times and decimals."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    def is_text(kind: Any) -> bool:
+        return bool(pa.types.is_decimal(kind) or (pa.types.is_temporal(kind) and not pa.types.is_duration(kind)))
+
+    return pa.schema([field.with_type(pa.string()) if is_text(field.type) else field for field in schema])
 
 
 def _read_group(parquet: "ParquetFile", group: int, max_bytes: int) -> Iterator[tuple[int, bytes | StorageError]]:

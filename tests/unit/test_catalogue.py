@@ -4,6 +4,8 @@ import csv
 import gzip
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
 from astrodetect.records import SkyObject
 from astrodetect.sky import table_readers
-from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, read_catalogue
+from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, column_type, read_catalogue
 
 __all__ = ["run_results"]
 
@@ -267,6 +269,53 @@ def test_the_table_of_anomalies_has_the_columns_of_the_catalogue(
     assert [voted["ra"], voted["catalogue_x"], voted["rank"]] == [10, 1.5, row["rank"]]
     assert table.array["rank"].mask.tolist() == [False] * len(run_results) + [True]
     assert table.get_field_by_id_or_name("dec").ucd == "pos.eq.dec;meta.main"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_catalogue_that_was_compared_does_not_shift_the_columns_of_a_comparison(
+    run_results: AnomalyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {"path": ["sky/10.jpg"], "ra": [10.0], "dec": [-20.0], "known": [True], "known_name": ["before"]}
+    catalogue = read_catalogue([write_catalogue(tmp_path / "objects.parquet", before)])
+    known = [[False, None, None, None, None, None]] * len(run_results)
+    results.write_tables(tmp_path, replace(run_results, catalogue=catalogue, known=known), kind)
+    [row] = [row for row in read_rows(tmp_path / f"anomalies.{kind}") if row["path"] == "sky/10.jpg"]
+    assert (row["known"], row["known_name"]) == (("false", "") if kind == "csv" else (False, None))
+    assert (str(row["catalogue_known"]).lower(), row["catalogue_known_name"]) == ("true", "before")
+
+
+def read_rows(table: Path) -> list[dict[str, Any]]:
+    if table.suffix == ".csv":
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file, strict=True))
+    from pyarrow.parquet import read_table
+
+    return list(read_table(table).to_pylist())
+
+
+def test_no_cell_is_rounded_or_left_out(tmp_path: Path) -> None:
+    """As SPECOBJID of SDSS, which has 64 bits without a sign."""
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    columns = {
+        "path": ["a.jpg"] * 3,
+        "ra": [1.0, 2.0, 3.0],
+        "dec": [1.0, 2.0, 3.0],
+        "specobjid": pa.array([2**63 + 1, None, 7], pa.uint64()),
+        "decimal": pa.array([Decimal(2**64), None, Decimal(1)], pa.decimal128(20)),
+        "date": pa.array([date(2026, 1, 2), None, None]),
+        "time": pa.array([1, None, None], pa.timestamp("ns")),
+        "flag": pa.array([2**53, None, 1]),
+    }
+    write_table(pa.table(columns), tmp_path / "objects.parquet")
+    joined = read_catalogue([tmp_path / "objects.parquet"]).join(["path"])
+    assert joined.cells(tmp_path / "a.jpg", typed=True)[3:] == [
+        "9223372036854775809", "18446744073709551616", "2026-01-02", "1970-01-01 00:00:00.000000001", 2**53,
+    ]  # fmt: skip
+    assert column_type([str(2**53 + 1), "1.5", ""]) == column_type([2**53 + 1, 1.5, None]) == "text"
+    assert column_type([str(2**53), "1.5", "nan"]) == column_type([2**53, 1.5, None]) == "number"
 
 
 def test_a_split_keeps_the_columns_of_the_catalogue(

@@ -50,6 +50,7 @@ def test_a_fits_table_has_the_values_and_says_what_they_are(tmp_path: Path, monk
     read = read_object_table(str(tmp_path / "t.fits")).columns
     assert read["score"] == [0.25, None, 0.5]
     assert read["rank"] == [3, None, 2**40]
+    assert read["in_domain"] == [True, False, None]
     write_table(str(tmp_path / "none.fits"), COLUMNS, [], "Scores")
     assert len(Table.read(tmp_path / "none.fits")) == 0
 
@@ -101,8 +102,10 @@ def test_hats_partitions_are_cells_of_positions_and_hats_reads_them(
         names += part["path"]
     assert sorted(names) == sorted(str(row[0]) for row in rows)
     assert max(pixel.order for pixel in catalogue.get_healpix_pixels()) > 4
-    write_table(str(target), COLUMNS, rows[:5], "Scores")  # replaces it as a whole
+    of_hats: dict[str, ColumnType] = {"_healpix_29": "integer", **COLUMNS}  # as of a part of such a catalogue
+    write_table(str(target), of_hats, [[0, *row] for row in rows[:5]], "Scores")  # replaces it as a whole
     assert int(reader.read_hats(target).catalog_info.total_rows) == 5
+    assert reader.read_hats(target).schema.names == ["_healpix_29", *COLUMNS]
     assert [path.name for path in tmp_path.iterdir()] == ["scores.hats"]
 
 
