@@ -28,6 +28,34 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """As `replacing`, but FileExistsError where another process has made a file of that name meanwhile."""
+    part = part_path(path)
+    try:
+        yield part
+        sync_file(part)
+        if not rename_if_absent(part, path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def rename_if_absent(part: Path, path: Path) -> bool:
+    """Hard links are made atomically and never replace a file; where there are none, so is an exclusive creation."""
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except OSError:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        part.replace(path)
+    return True
+
+
 def part_path(path: Path) -> Path:
     """The temporary path of this process for a file or folder that becomes `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")

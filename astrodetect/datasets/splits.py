@@ -84,7 +84,7 @@ def write_split(items: Sequence[ListedImage], path: Path, *, copy: bool, catalog
     """
     try:
         if path.suffix.lower() == TABLE_SUFFIX:
-            with atomic_files.replacing(path.absolute()) as temporary:
+            with atomic_files.creating(path.absolute()) as temporary:
                 _write_table([(item.path, item) for item in items], temporary, catalogue)
         else:
             _write_folders(items, path.absolute(), catalogue, copy=copy)

@@ -121,6 +121,7 @@ class CatalogueTables:
     def match_predictions(self, radius_arcsec: float) -> NearestObjects:
         """Compare the positions of all predictions with all known objects, and store the nearest of each."""
         with self._transaction() as connection:
+            _execute(connection, self._sql["begin_comparison"], {})
             ids, ra, dec = self._all_positions(connection)
             nearest = NearestObjects(ra, dec, radius_arcsec)
             nearest.add_all(self._positions(connection, "copy_object_positions"))
@@ -135,7 +136,7 @@ class CatalogueTables:
     def match_positions(self, ra: Degrees, dec: Degrees, radius_arcsec: float) -> tuple[NearestObjects, dict[int, Row]]:
         """Compare these positions with all known objects; the objects that are nearest, by their identifiers."""
         nearest = NearestObjects(ra, dec, radius_arcsec)
-        with self._transaction() as connection:
+        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
             nearest.add_all(self._positions(connection, "copy_object_positions"))
             ids = np.unique(nearest.ids).tolist()
             rows = _execute(connection, self._sql["objects_by_ids"], {"ids": ids})
@@ -172,10 +173,10 @@ class CatalogueTables:
             yield from _read_parts(file, length // POSITION_ROW.itemsize)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, begin: str = "BEGIN") -> Iterator[Connection]:
         """Nothing is stored unless the block succeeds."""
         with open_session(self._url) as connection:
-            _execute(connection, "BEGIN", {})
+            _execute(connection, begin, {})
             yield connection
             _execute(connection, "COMMIT", {})
 

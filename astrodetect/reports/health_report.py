@@ -49,10 +49,11 @@ class CaptionedImage:
 
 def write_health_report(health: DatasetHealth, folder: Path, *, by: str) -> Path:
     """Write the page and the JSON; returns the path of the page. `by` names the features labels were checked with."""
+    page = _render(health, by)  # takes seconds, between which another process might write its own files
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(folder / JSON_NAME, json.dumps(health_as_json(health, by=by), indent=1) + "\n")
-        atomic_files.write_text(folder / PAGE_NAME, _render(health, by))
+        atomic_files.write_text(folder / PAGE_NAME, page)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from error
     return folder / PAGE_NAME

@@ -164,6 +164,7 @@ def open_table(
     `images_per_chunk` is that of a new run.
     """
     if isinstance(path, str):
+        check_table_path(path, restart=restart)
         if restart:
             _discard_parts(path)
         run, images_per_chunk = _begin_or_resume(path, settings, images_per_chunk)
@@ -171,6 +172,7 @@ def open_table(
             yield ResumableTable(path, columns, run, images_per_chunk, Path(folder, PLAN))
         return
     with _locked_notes(path) as notes:
+        check_table_path(path, restart=restart)  # again: another process may have finished it before it was locked
         with _write_errors(path):
             if restart:
                 _discard_parts(path)
@@ -229,16 +231,23 @@ def _locked_notes(path: Path) -> Iterator[TextIO]:
     lock.lockfile = notes  # closing a second handle of the file would release the lock
     with notes:
         try:
-            if not lock.acquire(blocking=False):
+            if not lock.acquire(blocking=False) or not _is_in_place(notes, notes_path):
                 raise DataError(f"another process is writing {path}")
         except threading.ThreadError as error:  # the file system has no locks
             raise DataError(f"cannot lock {notes_path}: {error}") from error
         try:
             yield notes
         finally:
-            lock.release()
             if not _is_begun(path):
                 notes_path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _is_in_place(notes: TextIO, path: Path) -> bool:
+    """Whether the file that is locked is still the one of that name: who finishes a table removes it."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(notes.fileno()))
+    return False
 
 
 @contextmanager

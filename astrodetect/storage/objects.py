@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +40,7 @@ def write_bytes(reference: str, data: bytes, *, if_absent: bool = False) -> bool
         try:
             part.write_bytes(data)
             atomic_files.sync_file(part)
-            return _rename_if_absent(part, path)
+            return atomic_files.rename_if_absent(part, path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -124,21 +123,6 @@ def check_writable(reference: str) -> None:
     """StorageError for a web server, which takes no files."""
     if is_web(reference):
         raise StorageError(f"{printable_url(reference)}: nothing can be written to a web server")
-
-
-def _rename_if_absent(part: Path, path: Path) -> bool:
-    """Hard links are made atomically and never replace a file; where there are none, so is an exclusive creation."""
-    try:
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    except OSError:
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        part.replace(path)
-    return True
 
 
 @contextlib.contextmanager

@@ -40,10 +40,16 @@ DELETE FROM catalogue_objects WHERE catalogue = %(name)s AND healpix = ANY (%(ce
 SELECT name, kind, source, objects, "timestamp" FROM catalogues ORDER BY name
 
 -- name: remove_catalogue
--- With its objects; what they were matches of is not compared any more.
+-- With its objects; what they were matches of is not compared any more. The row is locked first, as begin_comparison
+-- does, which locks the matches afterwards.
+SELECT FROM catalogues WHERE name = %(name)s FOR UPDATE;
 WITH removed AS (DELETE FROM catalogues WHERE name = %(name)s RETURNING objects),
 forgotten AS (DELETE FROM catalogue_matches WHERE catalogue = %(name)s)
 SELECT objects FROM removed
+
+-- name: begin_comparison
+-- Nobody replaces or removes a catalogue before the matches with its objects are stored; those who do are waited for.
+SELECT FROM catalogues FOR SHARE
 
 -- name: copy_prediction_positions
 COPY (SELECT id, ra, dec FROM predictions WHERE healpix IS NOT NULL ORDER BY id) TO STDOUT (FORMAT binary)

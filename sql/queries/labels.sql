@@ -64,7 +64,8 @@ ORDER BY min(labels."timestamp"), min(labels.id)
 
 -- name: import_labels
 -- By SHA-256, of the image's predictions the one with this id or else the newest; without a SHA-256 by prediction id.
--- Tags belong to the image, roles to the name; what is here already stays as it is.
+-- Tags belong to the image, roles to the name; what is here already stays as it is. Two imports take turns.
+SELECT pg_advisory_xact_lock(7237867511894024);
 WITH given (line, label, who, note, "timestamp", prediction_id, image_name, image_sha256, role, tags) AS (VALUES {rows}),
 matched AS (
     SELECT line, found.id, found.image_sha256, given.label, who, note, given."timestamp", tags

@@ -2,10 +2,12 @@
 
 import csv
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from collect_command import collect, read_rows
 from programs import free_port, query, run_here
@@ -18,6 +20,7 @@ from astrodetect.db.catalogues import CatalogueTables
 from astrodetect.db.connections import Connection, connect
 from astrodetect.records import PredictionFilters, ScoredImage
 from astrodetect.service import arrival_matcher
+from astrodetect.sky.known_objects import KnownColumns, read_known_objects
 from database import SQL, Database
 
 M51 = (202.46957, 47.19525)
@@ -182,6 +185,39 @@ def test_a_comparison_of_all_keeps_the_matches_of_predictions_that_arrive_meanwh
         assert log.arrivals.newest() == (arrived[0], arrived[0])
         cursor.execute("BEGIN; LOCK TABLE catalogue_matches IN SHARE ROW EXCLUSIVE MODE")
         assert log.arrivals.newest() is None  # it would wait
+
+
+def test_a_comparison_is_with_one_version_of_each_catalogue(
+    crossmatch: Callable[..., list[str]],
+    catalogue: Path,
+    log: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crossmatch("import", catalogue, "--name", "mine")
+    record(log, M51)
+    known, copy_positions = read_known_objects(str(catalogue), KnownColumns()), CatalogueTables._positions
+    tables, threads, changes = CatalogueTables(database_url, SQL), ThreadPoolExecutor(1), list[Future[Any]]()
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    def copy_before_a_change(tables: CatalogueTables, connection: Connection, statement: str) -> Any:
+        yield from copy_positions(tables, connection, statement)
+        if statement == "copy_object_positions":
+            changes.append(threads.submit(*change))
+            while not (changes[-1].done() or query(database_url, waiting)):
+                pass
+
+    monkeypatch.setattr(CatalogueTables, "_positions", copy_before_a_change)
+    change: tuple[Any, ...] = (tables.replace, "mine", "imported", "again", known)
+    nearest, rows = tables.match_positions(np.array([M51[0]]), np.array([M51[1]]), 2.0)
+    assert nearest.ids.tolist() == [*rows]
+    tables.match_predictions(2.0)
+    assert query(database_url, "SELECT known, name FROM catalogue_matches") == [(True, "M 51")]
+    change = (tables.remove, "mine")
+    assert tables.match_predictions(2.0).matched == 1
+    threads.shutdown()
+    assert [change.result() for change in changes] == [None, None, 3]
+    assert query(database_url, "SELECT known, name FROM catalogue_matches") == []
 
 
 def test_without_a_match_a_new_prediction_is_not_called_unknown_before_online_catalogues_are_asked(

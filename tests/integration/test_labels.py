@@ -5,6 +5,8 @@ import hashlib
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from programs import ROOT, query, run_here
 import setup_db
 from astrodetect import images, labels
 from astrodetect.__main__ import main
+from astrodetect.db import statements
+from astrodetect.db.connections import connect
 from astrodetect.errors import DataError, NotFound
 from astrodetect.labels import ImportCounts, Label, StoredLabel
 from astrodetect.records import ImageContract, Prediction, ScoredImage
-from database import Database
+from database import SQL, Database
 
 SCORED = ScoredImage("m51.jpg", "ab" * 32, score=0.9, threshold=0.5, model="resnet50_model", model_version="1")
 HEADER = "id,prediction_id,image_name,image_sha256,label,who,note,timestamp,role,tags"
@@ -144,6 +148,22 @@ def test_exported_labels_are_known_here_and_new_in_another_database(
     assert sorted(label.timestamp for label in imported) == [label.timestamp for label in found[:-1]]
     assert newest.id in {label.prediction_id for label in imported}
     other.close()
+
+
+def test_two_imports_at_once_add_a_label_once(log: Database, database_url: str) -> None:
+    label = Label(label="interesting", image_sha256=recorded(log).image_sha256)
+    imported = SQL["import_labels"].format(rows=statements.placeholders(statements.IMPORTED_LABELS, 1))
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    session = closing(connect(database_url, timeout_s=10))
+    with session as other, other.cursor() as cursor, ThreadPoolExecutor(1) as thread:
+        cursor.execute("BEGIN")
+        cursor.execute(imported, statements.row_values(statements.IMPORTED_LABELS, [(0, label)]))
+        second = thread.submit(log.import_labels, [label])
+        while not (second.done() or query(database_url, waiting)):
+            pass
+        cursor.execute("COMMIT")
+    assert second.result() == ImportCounts(new=0, known=1, unmatched=0)
+    assert len(all_labels(log)) == 1
 
 
 def test_an_import_needs_only_an_image_and_a_label(log: Database, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from astrodetect.datasets import dataset, health, near_duplicates
+from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.records import Pixels
@@ -148,3 +150,10 @@ def test_data_set_without_readable_image_is_a_one_line_error(tmp_path: Path) -> 
     (tmp_path / "E" / "0.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"none of the files .*0\.jpg: not a supported image"):
         health.examine(tmp_path)
+
+
+def test_a_report_is_written_once_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_report, "_render", lambda *_: str([*tmp_path.iterdir()]))
+    monkeypatch.setattr(health_report, "health_as_json", lambda *_, **__: {})
+    path = health_report.write_health_report(cast(DatasetHealth, None), tmp_path, by="shapes")
+    assert path.read_text() == "[]"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fasteners import InterProcessLock
 
 from astrodetect.errors import DataError
 from astrodetect.scoring import resumable_table
@@ -196,6 +197,27 @@ def test_a_table_that_version_0_1_began_is_continued_after_its_last_whole_batch(
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_a_table_that_another_process_finishes_before_it_is_locked_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "t.csv"
+    with opened(output) as table:
+        table.plan(iter(ODD_NAMES), 1, "")
+        finish(table)
+    with pytest.raises(DataError, match="exists already"), opened(output):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    acquire = InterProcessLock.acquire
+
+    def finished_meanwhile(lock: InterProcessLock, **options: Any) -> Any:
+        (tmp_path / "t.csv.run").unlink()
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(InterProcessLock, "acquire", finished_meanwhile)
+    with pytest.raises(DataError, match="another process is writing"), opened(output, restart=True):
+        pass
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_on_an_object_store_is_resumed_and_equals_a_local_one(bucket: str, tmp_path: Path, suffix: str) -> None:
     with opened(tmp_path / f"t{suffix}") as table:
@@ -217,6 +239,8 @@ def test_a_table_on_an_object_store_is_resumed_and_equals_a_local_one(bucket: st
     assert list(objects.list_names(bucket)) == [f"t{suffix}"]
     with pytest.raises(DataError, match="exists already"):
         resumable_table.check_table_path(url, restart=False)
+    with pytest.raises(DataError, match="exists already"), opened(url):
+        pass  # finished after this process had looked
 
 
 def test_a_run_with_other_settings_does_not_continue_a_table_on_an_object_store(bucket: str) -> None:

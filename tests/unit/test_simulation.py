@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.datasets.simulation import generator
 from astrodetect.datasets.simulation.generator import CLASSES, make_dataset, make_sample, render_image
 from astrodetect.errors import DataError
@@ -269,3 +269,13 @@ def test_the_benchmark_fixes_the_variation_that_it_names(name: str) -> None:
     with simulation.fixed_galaxies(name):
         fixed = [render_image("E", seed) for seed in range(8)]
     assert any(not np.array_equal(image, render_image("E", seed)) for seed, image in enumerate(fixed))
+
+
+def test_of_two_simulations_at_once_with_other_seeds_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = '{"recipe": 3, "seed": 2, "size": 64}\n'
+    monkeypatch.setattr(atomic_files, "remove_abandoned", lambda path: path.write_text(other))
+    with pytest.raises(DataError, match="holds images made with another seed"):
+        make_dataset(tmp_path, {"E": 1}, seed=1, size=64, workers=1)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [other]

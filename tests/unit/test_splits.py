@@ -99,6 +99,8 @@ def test_a_split_of_simulated_images_is_marked_as_simulated(assigned: list[Liste
 
 def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
     splits.write_split(assigned, tmp_path / "out.csv", copy=False)
+    with pytest.raises(DataError, match=r"out\.csv: File exists"):  # another process wrote it meanwhile
+        splits.write_split(assigned[:1], tmp_path / "out.csv", copy=False)
     listed_again = class_folders.list_dataset(tmp_path / "out.csv")
     assert [(Path(item.path).resolve(), item.label, item.part, item.group) for item in listed_again] == [
         (item.path, item.label, item.part, item.group) for item in assigned

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,10 +116,12 @@ def _check_plan(folder: Path, seed: int, size: int) -> None:
     """Record seed, size and recipe in the folder; raise DataError if it holds images made with others."""
     plan = json.dumps({"recipe": RECIPE, "seed": seed, "size": size}) + "\n"
     plan_file = folder / SIMULATION_FILE
-    if plan_file.exists() and plan_file.read_text() != plan:
-        raise DataError(f"{folder} holds images made with another seed, size or version: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_text(plan_file, plan)  # whole or not at all, or a full disk would end all later runs
+    atomic_files.remove_abandoned(plan_file)
+    with suppress(FileExistsError), atomic_files.creating(plan_file) as part:  # one of two processes at once
+        part.write_text(plan)  # whole or not at all, or a full disk would end all later runs
+    if plan_file.read_text() != plan:
+        raise DataError(f"{folder} holds images made with another seed, size or version: choose another folder")
 
 
 def _tasks(folder: Path, counts: Mapping[str, int], seed: int, part: int, size: int) -> list[RenderTask]:
