@@ -11,6 +11,7 @@ The local folder has the layout of a local model store; its name holds the URL.
 """
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from urllib.parse import unquote
 import fasteners
 
 from astrodetect import atomic_files
-from astrodetect.errors import ModelError, StorageMissing
+from astrodetect.errors import ModelError, StorageError, StorageMissing
 from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import METRICS, RETRAIN, Manifest, parse_manifest, read_manifest
 from astrodetect.model_store.publication import finish_interrupted, ready_folder
@@ -36,6 +37,7 @@ REPORT = (".html", METRICS)  # suffixes of an evaluation's page and metrics
 ATTEMPTS = 5  # to publish, where others publish at the same moment
 COPY_BYTES = 8 * 2**20
 
+log = logging.getLogger(__name__)
 _threads = threading.Lock()  # file locks exclude other processes, not other threads
 
 
@@ -97,14 +99,15 @@ def pull(folder: Path, name: str) -> None:
         _remember(folder, name, {"entity": entity})
 
 
-def push(folder: Path, staged: Path, manifest: Manifest, *, based_on_mirror: bool) -> None:
+def push(folder: Path, staged: Path, manifest: Manifest, *, based_on_mirror: bool) -> clients.Entity | None:
     """Publishes a version: its files, which are staged or in the folder, and its manifest as the last.
 
-    `based_on_mirror`: it changes the version that is mirrored, so that it must not replace another one.
+    `based_on_mirror`: it changes the version that is mirrored, so that it must not replace another one. Returns what
+    `finish_push` needs once the version is in the folder too; None without a mirror.
     """
     url, name = remote_url(folder), manifest.name
     if url is None:
-        return
+        return None
     _push_files(url, folder, staged, manifest)
     data = json.dumps(asdict(manifest), indent=2).encode() + b"\n"
     for _ in range(ATTEMPTS):
@@ -115,10 +118,18 @@ def push(folder: Path, staged: Path, manifest: Manifest, *, based_on_mirror: boo
             _archive(url, name, manifest.version)
         if published := clients.put(f"{url}/{name}.json", data, if_absent=entity is None, replaces=entity):
             _push_files(url, folder, staged, manifest)  # again what others deleted while it was of no version
-            _remember(folder, name, {"entity": published})
-            _prune(url, manifest)
-            return
+            return published
     raise ModelError(f"model {name} is published by other processes all the time: run the same command again")
+
+
+def finish_push(folder: Path, manifest: Manifest, entity: clients.Entity | None) -> None:
+    """Remembers that the version is mirrored, which a killed process or an outage may prevent: it is copied then."""
+    if (url := remote_url(folder)) and entity:
+        _remember(folder, manifest.name, {"entity": entity})
+        try:
+            _prune(url, manifest)
+        except (StorageError, ModelError) as error:
+            log.warning("model %s is published, and its oldest versions are not deleted: %s", manifest.name, error)
 
 
 def _push_files(url: str, folder: Path, staged: Path, manifest: Manifest) -> None:
@@ -174,18 +185,28 @@ def _archive(url: str, name: str, new_version: str) -> None:
 
 
 def _prune(url: str, manifest: Manifest) -> None:
-    """Deletes all but the most recent earlier versions, with the files that none of the others has."""
-    name, kept, deleted = manifest.name, [manifest], list[Manifest]()
-    for entry in reversed(list(objects.list_names(f"{url}/{name}/earlier"))):
+    """Deletes all but the most recent earlier versions, with the files that none of the others has.
+
+    What is listed of the version in place is left: another publisher, which is about to replace it, may have listed it.
+    """
+    name, deleted = manifest.name, list[Manifest]()
+    entries = [*objects.list_names(f"{url}/{name}/earlier")]
+    kept = [parse_manifest(objects.read_bytes(f"{url}/{name}.json"), name)]  # perhaps of another publisher by now
+    for entry in reversed(entries):
         key = f"{url}/{name}/earlier/{entry}"
-        earlier = parse_manifest(objects.read_bytes(key), name)
+        try:
+            earlier = parse_manifest(objects.read_bytes(key), name)
+        except StorageMissing:
+            continue  # another publisher has deleted it
+        if earlier.version == kept[0].version:
+            continue
         if len(kept) > versions.KEPT or any(earlier.version == other.version for other in kept):
             objects.delete(key)
             deleted.append(earlier)
         else:
             kept.append(earlier)
     for keys in (_file_keys, _report_keys):
-        for key in {*chain(*map(keys, deleted))} - {*chain(*map(keys, kept))}:
+        for key in {*chain(*map(keys, deleted))} - {*chain(*map(keys, [*kept, manifest]))}:
             objects.delete(f"{url}/{key}")
 
 

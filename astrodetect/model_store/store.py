@@ -271,10 +271,11 @@ def _commit(staged: Path, folder: Path, manifest: Manifest, *, based_on_current:
     for path in staged.iterdir():
         atomic_files.sync_file(path)
     with mirror.locked(folder, manifest.name):
-        mirror.push(folder, staged, manifest, based_on_mirror=based_on_current)
+        published = mirror.push(folder, staged, manifest, based_on_mirror=based_on_current)
         _archive_current(folder, manifest)
         staged.rename(ready_folder(folder, manifest.name))
         finish_interrupted(folder, manifest.name)
+        mirror.finish_push(folder, manifest, published)
         versions.prune(folder, manifest.name, manifest.version)
     return manifest
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -157,11 +158,28 @@ def test_a_publisher_killed_at_any_request_leaves_the_former_model_or_the_new_on
         folder = mirror_folder(tmp_path, f"killed-{step}", str(mirror.remote_url(here)).removesuffix("/models"))
         shutil.copytree(here, folder)
         s3.faults += [*[_pass] * step, *[_killed] * 50]
-        with pytest.raises((StorageUnavailable, ModelError)):
+        with suppress(StorageUnavailable, ModelError):  # published already where old versions are being deleted
             publish(folder, f"new-{step}")
         s3.faults.clear()
         assert content(there) in {"first", f"new-{step}"}
-        assert content(there) == content(here)
+        assert content(there) == content(here) == content(folder)
+
+
+def test_a_version_that_is_replaced_at_once_stays_an_earlier_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(here, "first")
+    prune, list_names, earlier = mirror._prune, objects.list_names, list[str]()
+
+    def prune_beside_another(url: str, manifest: Manifest) -> None:
+        mirror._archive(url, NAME, "of another publisher")  # which is about to put its manifest, and deletes others
+        with monkeypatch.context() as patch:
+            patch.setattr(objects, "list_names", lambda folder: ["0000.gone.json", *list_names(folder)])
+            prune(url, manifest)
+        earlier.extend(list_names(f"{url}/{NAME}/earlier"))
+
+    monkeypatch.setattr(mirror, "_prune", prune_beside_another)
+    second = publish(here, "second")
+    assert earlier[-1] == f"0002.{second.version}.json"
+    assert content(here) == "second"
 
 
 def _pass(proxy: FaultProxy) -> bool:
