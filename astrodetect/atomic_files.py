@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,17 +59,33 @@ def rename_if_absent(part: Path, path: Path) -> bool:
 
 def part_path(path: Path) -> Path:
     """The temporary path of this process for a file or folder that becomes `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    return path.with_name(f".{path.name}{part_suffix()}")
+
+
+def part_suffix() -> str:
+    """The end of the names of this process's temporary files; containers that share a folder share process ids."""
+    return f".{_namespace()}.{os.getpid()}.part"
+
+
+def _namespace() -> str:
+    """Digits of this machine, or container, and its namespace of process ids."""
+    pids = Path("/proc/self/ns/pid")
+    owner = f"{socket.gethostname()} {pids.stat().st_ino if pids.exists() else ''}"
+    return hashlib.sha256(owner.encode()).hexdigest()[:6]
 
 
 def remove_abandoned(path: Path) -> None:
     """Remove the temporary files and folders of `path` whose process on this machine was killed (POSIX only)."""
     if os.name != "posix":
         return
+    namespace = _namespace()
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(ValueError, OSError):
+            *_, owner, process, _ = part.name.split(".")
+            if owner != namespace:
+                continue  # whether that process lives cannot be told here
             try:
-                os.kill(int(part.name.split(".")[-2]), 0)
+                os.kill(int(process), 0)
             except ProcessLookupError:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
 

@@ -1,13 +1,12 @@
 """Labelled images of the log as a training set: class folders of their files, or of their stored pictures."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from astrodetect import images
+from astrodetect import atomic_files, images
 from astrodetect.datasets import splits
 from astrodetect.datasets.listing import list_images
 from astrodetect.datasets.splits import SplitPlan
@@ -52,7 +51,7 @@ def write_labelled_folders(
     files = _files_by_sha256(folder, labels) if folder else {}
     items, missing = [], 0
     try:
-        suffix = f".{os.getpid()}.part"  # by which the next run removes that of a killed one
+        suffix = atomic_files.part_suffix()  # by which the next run removes that of a killed one
         with TemporaryDirectory(suffix, f".{output.name}.", output.absolute().parent) as temporary:
             for sha256, label in track_progress(list(labels.items()), "reading pictures", len(labels)):
                 place = files.get(sha256) or Path(temporary) / f"{sha256}.jpg"

@@ -1,6 +1,8 @@
 """A file is replaced completely or not at all."""
 
 import errno
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +27,30 @@ def test_an_exception_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) 
 def test_what_killed_processes_left_is_removed_and_what_running_ones_write_is_not(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
-    (tmp_path / f".[a].csv.{ended.pid}.part").touch()
-    (tmp_path / ".[a].csv.1.part").touch()
-    (tmp_path / f".b.csv.{ended.pid}.part").touch()
+    names = {
+        (name, process): atomic_files.part_path(tmp_path / name).name.replace(f".{os.getpid()}.", f".{process}.")
+        for name, process in (("[a].csv", ended.pid), ("[a].csv", 1), ("b.csv", ended.pid))
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
     with objects.open_writer(str(tmp_path / "[a].csv")):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".[a].csv.1.part",
-        f".b.csv.{ended.pid}.part",
-        "[a].csv",
-    ]
+    left = {"[a].csv", *names.values()} - {names["[a].csv", ended.pid]}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_processes_of_one_id_in_two_containers_have_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.csv"
+    with atomic_files.replacing(path) as part:
+        part.write_text("ours")
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "another container")
+            atomic_files.write_text(path, "theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_folders_of_a_lower_layer_of_an_overlay_which_cannot_be_renamed_are_replaced_and_deleted(
