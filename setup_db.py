@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import argparse
 import hashlib
+import logging
 import re
 import sys
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ OLDEST_POSTGRES = 13
 OLDEST_PGVECTOR = (0, 7)  # the first with halfvec
 CONNECT_WITHIN_S = 10.0
 LOCK = 7_237_867_511_894_021  # key of pg_advisory_lock
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS_TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -184,15 +187,18 @@ def _migrations() -> list[_Migration]:
 
 def _missing(migrations: list[_Migration], recorded: dict[int, tuple[str, str]]) -> list[_Migration]:
     versions = {migration.version for migration in migrations}
+    missing = [migration for migration in migrations if migration.version not in recorded]
     if newer := [name for version, (name, _) in sorted(recorded.items()) if version not in versions]:
-        raise DatabaseError(f"the database is newer than this program, it has {newer[-1]}: update the program")
+        if missing:
+            raise DatabaseError(f"the database is newer than this program, it has {newer[-1]}: update the program")
+        log.warning("the database is of a newer version, it has %s: its tables stay as they are", newer[-1])
     for migration in migrations:
         if migration.version in recorded and recorded[migration.version][1] != migration.sha256:
             raise DatabaseError(
                 f"sql/{migration.name}.sql is not the file that was applied to this database: restore it, "
                 "and put changes into a new one"
             )
-    return [migration for migration in migrations if migration.version not in recorded]
+    return missing
 
 
 def _apply(cursor: "psycopg2.extensions.cursor", migration: _Migration) -> None:
