@@ -33,8 +33,8 @@ _number = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --full, which runs fault and bulk tests at full length."""
-    parser.addoption("--full", action="store_true", help="run fault and bulk tests at full length: about an hour")
+    """Add --full, which runs fault and bulk tests at full length, and those that are marked `long`."""
+    parser.addoption("--full", action="store_true", help="run every test, at full length: about two hours")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,6 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.name == "posix" and os.geteuid() == 0 and not config.option.basetemp:
         config.option.basetemp = tempfile.mkdtemp(prefix="astrodetect-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --full, leave out the tests that are marked `long`."""
+    if not config.getoption("--full"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(autouse=True)

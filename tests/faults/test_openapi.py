@@ -17,7 +17,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from faults.clients import send_in_turn, small_image, upload_request
 from faults.service_state import Start
 
-CASES, FULL_CASES = 50, 1_500  # of each operation, with valid arguments, and as many with invalid ones
+CASES, FULL_CASES = 30, 1_500  # of each operation, with valid arguments, and as many with invalid ones
 FEWEST = 1_000
 IMAGES = 5  # so that the first ids exist
 CHECKS = [

@@ -107,6 +107,7 @@ def test_after_a_killed_driver_a_lost_node_and_a_crash_the_table_is_that_of_one_
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == ["scores.csv"]
 
 
+@pytest.mark.long
 def test_a_node_that_joins_later_takes_part(
     cluster: Any, sky: Path, on_one_machine: Path, colour_models_dir: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_node_that_joins_later_takes_part(
     assert output.read_bytes() == on_one_machine.read_bytes()
 
 
+@pytest.mark.long
 def test_the_ranking_of_anomalies_by_a_sample_is_that_of_one_machine(
     cluster: Any, sky: Path, colour_models_dir: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +144,7 @@ def test_the_ranking_of_anomalies_by_a_sample_is_that_of_one_machine(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.long
 def test_a_data_set_is_explored_as_on_one_machine(cluster: Any, tmp_path: Path) -> None:
     for number in range(DIFFERENT):
         name = colour_models.TWO_CLASSES[number % 2]
