@@ -11,7 +11,7 @@ from astrodetect.records import ImagePath
 from astrodetect.storage import objects
 from astrodetect.storage.references import is_url, join_reference
 
-SAMPLE_COMMAND = "python -m astrodetect simulate"
+ADVICE = "put images there, or name the sample data/sample, which python -m astrodetect simulate makes"
 PART_IN_NAME = re.compile(r"(?:^|[_.\- ])(train|validation|valid|val|test)(?:[_.\- ]|$)", re.IGNORECASE)
 
 
@@ -51,7 +51,7 @@ def list_items(path: ImagePath, required_classes: Sequence[str] | None) -> list[
         return _list_objects(str(path), required_classes)
     path = Path(path)
     if not path.is_dir():
-        raise DataError(f"no folder {path}: put images there, or make a sample with {SAMPLE_COMMAND}")
+        raise DataError(f"no folder {path}: {ADVICE}")
     roots = _part_folders(path)
     return [
         ListedImage(file, name, part)
@@ -105,5 +105,5 @@ def _subfolders(path: Path) -> list[str]:
 def _class_files(root: Path, name: str) -> list[Path]:
     folder = root / name
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}: put images there, or make a sample with {SAMPLE_COMMAND}")
+        raise DataError(f"no folder {folder}: {ADVICE}")
     return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))

@@ -174,8 +174,8 @@ class _Ranking:
         labelled = np.array(list(self._labelled))
         distances = np.linalg.norm(self.images.vectors[labelled] - self.images.vectors[index], axis=1)
         nearest = labelled[np.argsort(distances)[:NEIGHBOURS_NAMED]].tolist()
-        counts = Counter(self._labelled[neighbour] for neighbour in nearest)
-        return ["most like it: " + ", ".join(f"{count} {label}" for label, count in counts.most_common())]
+        counts = Counter(self._labelled[neighbour] for neighbour in nearest).most_common()
+        return ["most like it: " + ", ".join(f"{count} {_isolated(label)}" for label, count in counts)]
 
     def _compute_orders(self) -> Mapping[ReviewOrder, list[int]]:
         if not self.images.ids:
@@ -194,6 +194,11 @@ class _Ranking:
             network=self.images.scores if self.request.taught else None,
             hidden=self.images.known if self.request.unknown else (),
         )
+
+
+def _isolated(label: LabelValue) -> str:
+    """Isolates a label for display: numbers beside Arabic or Hebrew are shown in another order."""
+    return label if label.isascii() else f"\u2068{label}\u2069"
 
 
 class ReviewQueue:

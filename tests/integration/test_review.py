@@ -153,6 +153,9 @@ def test_the_queue_ranks_the_newest_images_with_all_labels(
     found = queue.next("interest", limit=100, space=SPACE)
     assert len(names(found)) == 16
     assert found.candidates[0].why[1] == "most like it: 1 ordinary"
+    log.add_label(clustered_rows["usual 1"].id, "مجرة", who=None, note=None)
+    [why] = queue.next("interest", limit=1, space=SPACE).candidates[0].why[1:]
+    assert "1 \u2068مجرة\u2069" in why  # without isolation the next number would be shown on its other side
 
 
 def test_new_images_enter_the_queue(log: Database, clustered_rows: dict[str, Prediction]) -> None:
