@@ -20,6 +20,7 @@ from psycopg2 import errorcodes, sql
 from astrodetect.db.connections import ConnectionRefused, as_database_error, connect, read_url, without_password
 from astrodetect.db.embedded import lifetime
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
+from astrodetect.progress import escape_output
 from astrodetect.settings import settings
 
 MIGRATIONS = Path(__file__).resolve().parent / "sql"
@@ -236,4 +237,5 @@ def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    escape_output()
     sys.exit(main())

@@ -34,6 +34,7 @@ from astrodetect.inference.pipeline import read_ahead
 from astrodetect.model_store import store
 from astrodetect.model_store.manifest import Manifest
 from astrodetect.model_store.training_progress import CHECKPOINTS, report_progress
+from astrodetect.progress import escape_output
 from astrodetect.progress import print_notice as echo
 from astrodetect.recipes import AUTO_CROP, RECIPES
 from astrodetect.records import ImageContract, Outputs
@@ -250,4 +251,5 @@ def precision_text(manifest: Manifest) -> str:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    escape_output()
     sys.exit(main())

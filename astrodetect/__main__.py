@@ -13,7 +13,6 @@ if IS_PROGRAM:
             os.set_inheritable(getattr(sys, name).fileno(), True)
 
 import argparse  # noqa: E402
-import io  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import shtab  # noqa: E402
@@ -41,6 +40,7 @@ from astrodetect.cli import (  # noqa: E402
 )
 from astrodetect.cli._options import command_parser, complete_paths  # noqa: E402
 from astrodetect.errors import AstrodetectError  # noqa: E402
+from astrodetect.progress import escape_output  # noqa: E402
 from astrodetect.settings import PROGRAMS  # noqa: E402
 
 COMMANDS = (
@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     if os.getpid() == 1:  # of a container, which would ignore SIGTERM: it acts as Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if IS_PROGRAM:
+            escape_output()
         arguments = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
         if IS_PROGRAM:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # of any locale, and of names that are not UTF-8
-                sys.stdout.reconfigure(errors="backslashreplace")
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status = int(arguments.command(arguments))
         print(end="", flush=True)  # or Python would do it at its end, with a traceback if the disk is full

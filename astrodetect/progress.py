@@ -1,5 +1,6 @@
 """Progress on stderr: a bar on a terminal, elsewhere a line every few seconds; observers are notified."""
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,12 @@ class BarState:
 
 Observer = Callable[[BarState | str], None]  # of bars, and of messages
 _observers: list[Observer] = []
+
+
+def escape_output() -> None:
+    """Lets stdout print characters that its locale lacks, and bytes of names that are not UTF-8, as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -36,6 +36,10 @@ def test_simulate_writes_a_sample_and_prints_the_folder(tmp_path: Path) -> None:
     }
 
 
+def test_the_help_is_printed_in_any_locale() -> None:
+    assert "\\u2026" in astrodetect("score", "--help", PYTHONIOENCODING="latin-1").stdout
+
+
 def test_the_workers_of_a_simulation_end_with_it(tmp_path: Path) -> None:
     command = ("-m", "astrodetect", "simulate", str(tmp_path / "sky"), "--size", "64")
     with Program(*command, log=tmp_path / "log") as program:

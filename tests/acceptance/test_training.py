@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -264,10 +265,17 @@ def test_a_grey_16_bit_png_is_decoded_to_8_bits_for_training(data: Path, tmp_pat
     assert images.decode(buffer.getvalue(), ImageContract(size=32)).mean() == 155
 
 
-def test_training_help_shows_options_and_examples() -> None:
-    done = subprocess.run(
-        [sys.executable, "train_model.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+def test_training_help_shows_options_and_examples_and_prints_in_any_locale() -> None:
+    code = (
+        "import runpy, sys; from astrodetect.cli import train_options; parse = train_options.parse_train_options;"
+        "train_options.parse_train_options = lambda *options: print('β') or parse(*options);"
+        "sys.argv = ['train_model.py', '--help']; runpy.run_path('train_model.py', run_name='__main__')"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("\\u03b2\n")
     for argument in ("--train", "--epochs", "--batch-size", "--size", "--learning-rate", "--seed", "--positive",
                      "--weights", "--fine-tune", "--augment", "--class-weights", "--output", "examples:"):  # fmt: skip
         assert argument in done.stdout
