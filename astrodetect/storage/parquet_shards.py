@@ -11,7 +11,7 @@ from astrodetect.storage import objects
 from astrodetect.storage.references import ROW_GROUP, member_reference
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
+    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "bytes")  # of binary values; or any column of structs with a field `bytes`
@@ -74,17 +74,23 @@ def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any
     with _open_parquet(file) as parquet:
         present = [name for name in columns if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(ROWS_PER_READ, columns=present):
-            yield from batch.cast(_with_texts(batch.schema)).to_pylist()
+            yield from _with_texts(batch).to_pylist()
 
 
-def _with_texts(schema: "Schema") -> "Schema":
-    """The schema with texts for dates, times and decimals."""
+def _with_texts(batch: "RecordBatch") -> "RecordBatch":
+    """The batch with texts for dates, times (in UTC where they have a time zone) and decimals."""
     import pyarrow as pa  # noqa: PLC0415
 
-    def is_text(kind: Any) -> bool:
-        return bool(pa.types.is_decimal(kind) or (pa.types.is_temporal(kind) and not pa.types.is_duration(kind)))
+    def in_utc(kind: Any) -> Any:  # names of time zones need a database, which minimal systems lack
+        return pa.timestamp(kind.unit, "+00:00") if pa.types.is_timestamp(kind) and kind.tz else kind
 
-    return pa.schema([field.with_type(pa.string()) if is_text(field.type) else field for field in schema])
+    def as_text(kind: Any) -> Any:
+        is_time = pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
+        return pa.string() if is_time or pa.types.is_decimal(kind) else kind
+
+    for change in (in_utc, as_text):
+        batch = batch.cast(pa.schema([field.with_type(change(field.type)) for field in batch.schema]))
+    return batch
 
 
 def _read_group(parquet: "ParquetFile", group: int, max_bytes: int) -> Iterator[tuple[int, bytes | StorageError]]:

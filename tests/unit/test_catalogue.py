@@ -306,13 +306,13 @@ def test_no_cell_is_rounded_or_left_out(tmp_path: Path) -> None:
         "specobjid": pa.array([2**63 + 1, None, 7], pa.uint64()),
         "decimal": pa.array([Decimal(2**64), None, Decimal(1)], pa.decimal128(20)),
         "date": pa.array([date(2026, 1, 2), None, None]),
-        "time": pa.array([1, None, None], pa.timestamp("ns")),
+        "time": pa.array([1, None, None], pa.timestamp("ns", "Europe/Paris")),
         "flag": pa.array([2**53, None, 1]),
     }
     write_table(pa.table(columns), tmp_path / "objects.parquet")
     joined = read_catalogue([tmp_path / "objects.parquet"]).join(["path"])
     assert joined.cells(tmp_path / "a.jpg", typed=True)[3:] == [
-        "9223372036854775809", "18446744073709551616", "2026-01-02", "1970-01-01 00:00:00.000000001", 2**53,
+        "9223372036854775809", "18446744073709551616", "2026-01-02", "1970-01-01 00:00:00.000000001+0000", 2**53,
     ]  # fmt: skip
     assert column_type([str(2**53 + 1), "1.5", ""]) == column_type([2**53 + 1, 1.5, None]) == "text"
     assert column_type([str(2**53), "1.5", "nan"]) == column_type([2**53, 1.5, None]) == "number"

@@ -49,8 +49,12 @@ def blob_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 # Without `galaxies`, whose two networks are recipes of their own.
-NETWORKS = [recipe.name for recipe in RECIPES.values() if recipe.kind != "forest" and recipe.name != GALAXIES]
 LARGE = {"resnet50", "efficientnetv2-b0", "convnext-tiny"}  # the first is also in test_learning
+NETWORKS = [
+    pytest.param(recipe.name, 3, marks=[pytest.mark.long] if recipe.name in LARGE else [])
+    for recipe in RECIPES.values()
+    if recipe.kind != "forest" and recipe.name != GALAXIES
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +153,7 @@ def test_a_recipe_has_a_backbone_where_it_is_a_network() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("recipe", "outputs"),
-    [
-        *(pytest.param(recipe, 3, marks=[pytest.mark.long] if recipe in LARGE else []) for recipe in NETWORKS),
-        ("cnn", 1),
-    ],
-)
+@pytest.mark.parametrize(("recipe", "outputs"), [*NETWORKS, ("cnn", 1)])
 def test_an_exported_network_scores_as_keras_does_and_its_activation_map_sums_to_the_logit(
     recipe: str, outputs: int, blob_images: Dataset, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
