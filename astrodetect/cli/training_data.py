@@ -82,7 +82,7 @@ def _hold_out(arguments: argparse.Namespace, classes: list[str]) -> Path:
     scan = health.scan_dataset(arguments.data)
     groups, _ = health.group_duplicates(scan)
     items = splits.split_images([image.item for image in scan.images], groups, splits.SplitPlan(seed=arguments.seed))
-    splits.write_split(items, table, copy=False)
+    splits.write_split(items, table, replace=True)
     echo(f"split into training, validation and test images: {table}")
     return table
 

@@ -70,7 +70,7 @@ def write_labelled_folders(
             scan = health.scan_images(items, title="comparing images")
             groups, _ = health.group_duplicates(scan)
             items = splits.split_images([image.item for image in scan.images], groups, plan)
-            splits.write_split(items, output, copy=False)
+            splits.write_split(items, output)
     except OSError as error:
         raise DataError(f"cannot write {output}: {error.strerror}") from error
     return LabelledSet(items, sum(item.path in set(files.values()) for item in items), missing)

@@ -76,15 +76,23 @@ def check_output(path: Path) -> None:
         raise DataError(f"{path} exists already: choose another --output")
 
 
-def write_split(items: Sequence[ListedImage], path: Path, *, copy: bool, catalogue: Catalogue | None = None) -> None:
+def write_split(
+    items: Sequence[ListedImage],
+    path: Path,
+    *,
+    copy: bool = False,
+    replace: bool = False,
+    catalogue: Catalogue | None = None,
+) -> None:
     """Write a .csv of path, label, part and group, or part/class folders of hard links, atomically.
 
-    Images are copied where `copy` is set or hard links are not possible. The columns of a catalogue are added; beside
-    folders they are written as their catalogue.csv.
+    Images are copied where `copy` is set or hard links are not possible. A .csv is an error that exists already and is
+    not to be replaced. The columns of a catalogue are added; beside folders they are written as their catalogue.csv.
     """
+    writing = atomic_files.replacing if replace else atomic_files.creating
     try:
         if path.suffix.lower() == TABLE_SUFFIX:
-            with atomic_files.creating(path.absolute()) as temporary:
+            with writing(path.absolute()) as temporary:
                 _write_table([(item.path, item) for item in items], temporary, catalogue)
         else:
             _write_folders(items, path.absolute(), catalogue, copy=copy)

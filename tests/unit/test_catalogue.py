@@ -325,8 +325,8 @@ def test_a_split_keeps_the_columns_of_the_catalogue(
     Path("sky").mkdir()
     Path("sky/10.jpg").write_bytes(b"image")
     items = [ListedImage(tmp_path / "sky" / "10.jpg", "S", "train")]
-    splits.write_split(items, Path("split.csv"), copy=False, catalogue=sky_catalogue)
-    splits.write_split(items, Path("folders"), copy=False, catalogue=sky_catalogue)
+    splits.write_split(items, Path("split.csv"), catalogue=sky_catalogue)
+    splits.write_split(items, Path("folders"), catalogue=sky_catalogue)
     for table, path in ((Path("split.csv"), "sky/10.jpg"), (Path("folders/catalogue.csv"), "train/S/10.jpg")):
         with table.open(newline="") as file:
             [row] = csv.DictReader(file)

@@ -79,7 +79,7 @@ def assigned(tmp_path: Path) -> list[ListedImage]:
 
 
 def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[ListedImage], tmp_path: Path) -> None:
-    splits.write_split(assigned, tmp_path / "out", copy=False)
+    splits.write_split(assigned, tmp_path / "out")
     files = sorted((tmp_path / "out" / "train" / "E").iterdir())
     assert {path.read_bytes() for path in files} == {b"\0", b"\1", b"\2"}
     assert all(path.stat().st_nlink == 2 for path in files)
@@ -88,19 +88,20 @@ def test_split_folders_hold_every_image_under_a_unique_name(assigned: list[Liste
 
 
 def test_a_split_of_simulated_images_is_marked_as_simulated(assigned: list[ListedImage], tmp_path: Path) -> None:
-    splits.write_split(assigned, tmp_path / "unmarked", copy=False)
+    splits.write_split(assigned, tmp_path / "unmarked")
     for folder in {Path(item.path).parent for item in assigned}:
         (folder / listing.SIMULATION_FILE).touch()
-    splits.write_split(assigned, tmp_path / "marked", copy=False)
+    splits.write_split(assigned, tmp_path / "marked")
     marked, unmarked = ([*(tmp_path / name).rglob("*.jpg")] for name in ("marked", "unmarked"))
     assert listing.count_simulated(marked) == len(marked) > 0
     assert listing.count_simulated(unmarked) == 0
 
 
 def test_split_table_is_read_back_unchanged(assigned: list[ListedImage], tmp_path: Path) -> None:
-    splits.write_split(assigned, tmp_path / "out.csv", copy=False)
+    splits.write_split(assigned, tmp_path / "out.csv")
     with pytest.raises(DataError, match=r"out\.csv: File exists"):  # another process wrote it meanwhile
-        splits.write_split(assigned[:1], tmp_path / "out.csv", copy=False)
+        splits.write_split(assigned[:1], tmp_path / "out.csv")
+    splits.write_split(assigned, tmp_path / "out.csv", replace=True)
     listed_again = class_folders.list_dataset(tmp_path / "out.csv")
     assert [(Path(item.path).resolve(), item.label, item.part, item.group) for item in listed_again] == [
         (item.path, item.label, item.part, item.group) for item in assigned
@@ -111,7 +112,7 @@ def test_failed_write_of_a_split_leaves_no_files(assigned: list[ListedImage], tm
     Path(assigned[1].path).unlink()
     existing = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="cannot write"):
-        splits.write_split(assigned, tmp_path / "out", copy=False)
+        splits.write_split(assigned, tmp_path / "out")
     assert set(tmp_path.iterdir()) == existing
 
 
