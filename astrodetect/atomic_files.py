@@ -83,7 +83,7 @@ def remove_abandoned(path: Path) -> None:
         with contextlib.suppress(ValueError, OSError):
             *_, owner, process, _ = part.name.split(".")
             if owner != namespace:
-                continue  # whether that process lives cannot be told here
+                continue  # another machine's: whether that process still runs is unknown here
             try:
                 os.kill(int(process), 0)
             except ProcessLookupError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,13 @@ def query(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
+
+
+def wait_for_lock_or_end(change: Future[Any], database_url: str) -> None:
+    """Wait until the change is done, or a session of this database waits for another one's lock."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while not (change.done() or query(database_url, waiting)):
+        pass
 
 
 def run_here(

@@ -49,7 +49,7 @@ class CaptionedImage:
 
 def write_health_report(health: DatasetHealth, folder: Path, *, by: str) -> Path:
     """Write the page and the JSON; returns the path of the page. `by` names the features labels were checked with."""
-    page = _render(health, by)  # takes seconds, between which another process might write its own files
+    page = _render(health, by)  # takes seconds, in which another process may write its own files
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(folder / JSON_NAME, json.dumps(health_as_json(health, by=by), indent=1) + "\n")

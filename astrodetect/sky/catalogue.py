@@ -318,11 +318,12 @@ def _spelt_type(text: str) -> ColumnType:
 
 
 def _is_exact_float(value: Any) -> bool:
+    """False for an integer, also one that a text spells, which 64 bits of floating point round."""
     try:
-        number = int(value) if isinstance(value, str) else value
+        number = int(value) if isinstance(value, str | int) else 0
     except ValueError:
         return True
-    return number is None or float(number) == number
+    return float(number) == number
 
 
 def typed_cell(value: Any, kind: ColumnType) -> Any:

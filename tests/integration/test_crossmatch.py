@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from collect_command import collect, read_rows
-from programs import free_port, query, run_here
+from programs import free_port, query, run_here, wait_for_lock_or_end
 from source_server import LibraryImage, SourceServer, SourceState
 from starlette.testclient import TestClient
 
@@ -198,14 +198,12 @@ def test_a_comparison_is_with_one_version_of_each_catalogue(
     record(log, M51)
     known, copy_positions = read_known_objects(str(catalogue), KnownColumns()), CatalogueTables._positions
     tables, threads, changes = CatalogueTables(database_url, SQL), ThreadPoolExecutor(1), list[Future[Any]]()
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     def copy_before_a_change(tables: CatalogueTables, connection: Connection, statement: str) -> Any:
         yield from copy_positions(tables, connection, statement)
         if statement == "copy_object_positions":
             changes.append(threads.submit(*change))
-            while not (changes[-1].done() or query(database_url, waiting)):
-                pass
+            wait_for_lock_or_end(changes[-1], database_url)
 
     monkeypatch.setattr(CatalogueTables, "_positions", copy_before_a_change)
     change: tuple[Any, ...] = (tables.replace, "mine", "imported", "again", known)

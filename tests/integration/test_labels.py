@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from malicious_server import png
-from programs import ROOT, query, run_here
+from programs import ROOT, query, run_here, wait_for_lock_or_end
 
 import setup_db
 from astrodetect import images, labels
@@ -153,14 +153,12 @@ def test_exported_labels_are_known_here_and_new_in_another_database(
 def test_two_imports_at_once_add_a_label_once(log: Database, database_url: str) -> None:
     label = Label(label="interesting", image_sha256=recorded(log).image_sha256)
     imported = SQL["import_labels"].format(rows=statements.placeholders(statements.IMPORTED_LABELS, 1))
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     session = closing(connect(database_url, timeout_s=10))
     with session as other, other.cursor() as cursor, ThreadPoolExecutor(1) as thread:
         cursor.execute("BEGIN")
         cursor.execute(imported, statements.row_values(statements.IMPORTED_LABELS, [(0, label)]))
         second = thread.submit(log.import_labels, [label])
-        while not (second.done() or query(database_url, waiting)):
-            pass
+        wait_for_lock_or_end(second, database_url)
         cursor.execute("COMMIT")
     assert second.result() == ImportCounts(new=0, known=1, unmatched=0)
     assert len(all_labels(log)) == 1

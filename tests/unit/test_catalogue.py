@@ -315,7 +315,7 @@ def test_no_cell_is_rounded_or_left_out(tmp_path: Path) -> None:
         "9223372036854775809", "18446744073709551616", "2026-01-02", "1970-01-01 00:00:00.000000001+0000", 2**53,
     ]  # fmt: skip
     assert column_type([str(2**53 + 1), "1.5", ""]) == column_type([2**53 + 1, 1.5, None]) == "text"
-    assert column_type([str(2**53), "1.5", "nan"]) == column_type([2**53, 1.5, None]) == "number"
+    assert column_type([str(2**53), "1.5", "nan"]) == column_type([2**53, 1.5, None, float("nan")]) == "number"
 
 
 def test_a_split_keeps_the_columns_of_the_catalogue(

@@ -48,9 +48,8 @@ def blob_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return dataset.read_dataset(folder, CLASSES, title="images")
 
 
-# Without `galaxies`, whose two networks are recipes of their own.
 LARGE = {"resnet50", "efficientnetv2-b0", "convnext-tiny"}  # the first is also in test_learning
-NETWORKS = [
+NETWORKS = [  # without `galaxies`, whose two networks are recipes of their own
     pytest.param(recipe.name, 3, marks=[pytest.mark.long] if recipe.name in LARGE else [])
     for recipe in RECIPES.values()
     if recipe.kind != "forest" and recipe.name != GALAXIES
