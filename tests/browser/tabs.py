@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 LAPTOP, PHONE = 1440, 390  # pixels of width
+SCREENS = [  # with --full the other two as well: layout depends on the width, contrast on the colour scheme
+    (LAPTOP, "light"),
+    (PHONE, "dark"),
+    *(pytest.param(width, scheme, marks=pytest.mark.long) for width, scheme in ((LAPTOP, "dark"), (PHONE, "light"))),
+]
 MAX_PHONE_WIDTH = 600
 HEIGHT = 900
 RECORDED_LEVELS = {"error", "warning"}

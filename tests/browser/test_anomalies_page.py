@@ -17,7 +17,7 @@ from astrodetect.reports.anomaly_report import RunDescription
 from astrodetect.reports.html import ThumbnailReader
 from astrodetect.sky.archives import format_position
 from browser.page_checks import open_standalone
-from browser.tabs import LAPTOP, PHONE, Tabs
+from browser.tabs import SCREENS, Tabs
 
 COUNT, CARDS = 60, 12
 CLASSES = ("E", "a class of galaxies with a long name", "<b>SB</b>")
@@ -65,8 +65,7 @@ def place(findings: AnomalyResults, tmp_path_factory: pytest.TempPathFactory) ->
     return place
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_anomaly_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
     page = open_standalone(tabs, place, width, scheme)
     wide = "[...document.querySelectorAll('.results > li')].filter(card => card.scrollWidth > card.clientWidth).length"

@@ -8,7 +8,7 @@ from evaluation_inputs import make_evaluation_inputs
 from astrodetect.evaluation.summary import summarise_evaluation
 from astrodetect.reports import evaluation_report
 from browser.page_checks import open_standalone
-from browser.tabs import LAPTOP, PHONE, Tabs
+from browser.tabs import SCREENS, Tabs
 
 
 @pytest.fixture(scope="module", params=[("SB", "E"), tuple(f"a class of galaxies {n}" for n in range(10))])
@@ -27,8 +27,7 @@ def two_classes(tmp_path: Path) -> Path:
     return evaluation_report.write_evaluation_report(found, summarise_evaluation(found), tmp_path / "galaxies.html")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_report_fits_the_screen_and_makes_no_requests(tabs: Tabs, place: Path, width: int, scheme: str) -> None:
     open_standalone(tabs, place, width, scheme)
 
