@@ -5,7 +5,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,11 +96,21 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
 
 def as_paths(images: Paths) -> list[ImagePath]:
     """One path or several as a list; cutouts of mosaics as they are."""
-    several = [images] if isinstance(images, str | Path) else list(images)
+    several = [images] if isinstance(images, str | Path) else _as_list(images)
     for image in several:
         if not isinstance(image, str | Path):
             raise DataError(f"one of the images is of the type {type(image).__name__}: give paths, str or Path")
     return [image if isinstance(image, Cutout) else as_image_path(image) for image in several]
+
+
+def _as_list(images: Any) -> list[Any]:
+    try:
+        images = iter(images)
+    except TypeError as error:
+        raise DataError(
+            f"images of the type {type(images).__name__}: give paths, str or Path, or arrays of 8 bits"
+        ) from error
+    return list(images)
 
 
 def _readers(
@@ -109,11 +119,13 @@ def _readers(
     """The names of the images, and a function that reads one."""
     max_pixels = settings().max_image_pixels
     arrays: list[NDArray[np.uint8]]
-    if not isinstance(images, str | Path | np.ndarray):
-        images = list(images)  # type: ignore[assignment]  # an iterator, as Path.glob's, gives each image once
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "biufc":
+        images = images.tolist()  # paths, as a column of a table
+    elif not isinstance(images, str | Path | np.ndarray):
+        images = _as_list(images)  # an iterator, as Path.glob's, gives each image once
     if isinstance(images, np.ndarray):
         is_single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
-        arrays = [images] if is_single else list(images)
+        arrays = [images] if is_single else _as_list(images)
     elif not isinstance(images, str | Path) and all(isinstance(image, np.ndarray) for image in images):
         arrays = [np.asarray(image) for image in images]  # no images are no arrays
     else:

@@ -31,7 +31,7 @@ from astrodetect.records import ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
 from astrodetect.sky.cutouts import Cutout
-from astrodetect.storage.references import as_image_path, base_name
+from astrodetect.storage.references import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,8 +174,10 @@ def rank(
     novelty = Novelty.fit(fitted_to.features, feature_kind=extracted.kind, names=detectors)
     result = novelty.score_training_images() if normal is None else novelty.calibrated().score(extracted.features)
     indices = {item.path: index for index, item in enumerate(extracted.items)}
+    labels = dict(() if labels is None else labels)  # a pandas Series has no truth value
     given = {
-        path if path in indices else as_image_path(path): _as_label(label) for path, label in (labels or {}).items()
+        path if path in indices else image: _as_label(label)
+        for image, (path, label) in zip(as_paths(labels), labels.items(), strict=True)
     }
     review_labels = {indices[path]: label for path, label in given.items() if path in indices}
     if labels and not review_labels:
@@ -201,9 +203,11 @@ def rank(
 
 
 def _as_label(label: LabelValue) -> LabelValue:
+    if not isinstance(label, str):
+        raise DataError(f"a label is a text, not {label!r}: leave images without a label out")
     try:
         return parse_label(label)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise DataError(str(error)) from error
 
 
@@ -217,6 +221,8 @@ def _extractor(features: FeatureKind, model: Model | None, crop: float | None) -
             return measured_extractor(measured_contract(crop))
         except ValueError as error:
             raise DataError(str(error)) from error
+    if not isinstance(model, Model):
+        raise DataError(f'a model is what load_model("NAME") returns, not {model!r}')
     if crop is not None:
         raise DataError("the crop of a trained model is fixed: leave crop out")
     if features == "shapes":

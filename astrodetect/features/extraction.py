@@ -68,13 +68,17 @@ class ExtractedFeatures(ReadImages):
 
     features: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (n, d)
 
-    def subset(self, indices: NDArray[np.int64]) -> "ExtractedFeatures":
-        """The images at these indices, in this order."""
+    def subset(self, indices: NDArray[np.int64] | NDArray[np.bool_] | Sequence[int]) -> "ExtractedFeatures":
+        """The images at these indices, in this order, or those where a mask is true."""
+        try:
+            rows = np.arange(len(self.items))[indices]
+        except IndexError as error:
+            raise DataError(f"no subset of {len(self.items):,} images: {error}") from error
         return replace(
             self,
-            items=[self.items[index] for index in indices.tolist()],
-            sha256=[self.sha256[index] for index in indices.tolist()],
-            features=self.features[indices],
+            items=[self.items[row] for row in rows],
+            sha256=[self.sha256[row] for row in rows],
+            features=self.features[rows],
         )
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import colour_models
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
+from astropy.table import Column
 from nbclient import NotebookClient
 from PIL import Image
 from programs import ROOT, query
@@ -25,9 +27,11 @@ import astrodetect
 from astrodetect import extras
 from astrodetect.api import programs
 from astrodetect.datasets.simulation import generator
+from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError, ImageError, PackagesMissing
+from astrodetect.features.extraction import ExtractedFeatures
 from astrodetect.labels import LabelValue
-from astrodetect.records import ImagePath
+from astrodetect.records import ImageContract, ImagePath
 from astrodetect.settings import settings
 
 cutouts: Any = astrodetect.cutouts
@@ -110,6 +114,8 @@ def test_arrays_are_predicted_as_files_with_the_same_pixels(model: astrodetect.M
     assert model.predict([]) == []
     for images in (pixels, pixels[np.newaxis], [pixels], [pixels, pixels[..., 0]]):
         assert model.predict(images)[0].score == of_file.score
+    for column in (np.array([str(lawn)]), np.array([lawn]), Column([str(lawn).encode()]), pd.Series([str(lawn)])):
+        assert [prediction.score for prediction in model.predict(column)] == [of_file.score]
 
 
 def test_fits_is_predicted_by_models_with_a_stretch(model: astrodetect.Model, tmp_path: Path) -> None:
@@ -144,6 +150,10 @@ def test_iterators_give_each_image_once(model: astrodetect.Model, lawn: Path) ->
     ("call", "message"),
     [
         (lambda model, _: model.predict([None]), "of the type NoneType: give paths"),
+        (lambda model, _: model.predict(None), "of the type NoneType: give paths"),
+        (lambda model, _: model.predict(Image.new("L", (16, 16))), "of the type Image: give paths"),
+        (lambda model, _: model.predict(np.array(1, np.uint8)), "of the type ndarray: give paths"),
+        (lambda _, lawn: describe(lawn, model="small"), "a model is what load_model(\"NAME\") returns"),
         (lambda model, lawn: model.predict([lawn], errors="ignore"), "errors is \"raise\" or \"skip\", not 'ignore'"),
         (lambda model, lawn: describe(lawn, features="all", model=model), "features are shapes, "),
         (lambda _, lawn: astrodetect.describe(lawn, crop=0), "a crop above 0, to 1, not 0"),
@@ -185,6 +195,11 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
     with pytest.raises(DataError, match="a label is interesting, ordinary, artefact, or a name of letters"):
         astrodetect.rank(ranking.extracted, normal=normal, labels={last: "=1+1"})
     assert astrodetect.rank(ranking.extracted, normal=normal, labels={last: "Interesting"}).paths[0] == last
+    assert astrodetect.rank(ranking.extracted, normal=normal, labels=pd.Series({last: "interesting"})).paths[0] == last
+    with pytest.raises(DataError, match="a label is a text, not nan"):
+        astrodetect.rank(ranking.extracted, normal=normal, labels={last: np.nan})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="of the type int: give paths"):
+        astrodetect.rank(ranking.extracted, normal=normal, labels={0: "ordinary"})
     with pytest.raises(DataError, match="described with another crop or model"):
         astrodetect.rank(ranking.extracted, normal=astrodetect.describe(tmp_path / "normal", crop=0.5))
     with pytest.raises(DataError, match="ranks are counted from 1, not 0"):
@@ -193,6 +208,19 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
         astrodetect.rank(normal, detectors=iter(()))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no label is of one of these images"):
         astrodetect.rank(normal, labels={"elsewhere.jpg": "ordinary"})
+
+
+def test_a_subset_is_by_indices_or_by_a_mask() -> None:
+    items = [ListedImage(Path(name), "") for name in "abc"]
+    described = ExtractedFeatures("shapes", ImageContract(100), items, list("abc"), features=np.eye(3, dtype="f4"))
+    for chosen in (np.array([False, True, True]), [1, 2], np.array([-2, -1])):
+        subset = described.subset(chosen)
+        assert subset.items == items[1:]
+        assert subset.sha256 == ["b", "c"]
+        assert subset.features.tolist() == [[0, 1, 0], [0, 0, 1]]
+    for wrong in ([3], np.array([True])):
+        with pytest.raises(DataError, match="no subset of 3 images"):
+            described.subset(wrong)
 
 
 def test_predictions_are_read_in_pages_by_conditions(use_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
