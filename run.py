@@ -119,7 +119,8 @@ def run_service(host: str, port: int) -> None:
     print_step("database: PostgreSQL with the table predictions")
     call("setup_db.py")
     print_step(f"service: {url}")
-    with child("-m", "uvicorn", "main:app", "--host", host, "--port", str(port)) as service:
+    uvicorn = ("-m", "uvicorn", "main:app", "--host", host, "--port", str(port))
+    with child(*uvicorn, stop=signal.SIGTERM) as service:  # at SIGINT it prints a traceback while it imports
         wait_until_answers(service, f"{url}/health/live")
         if model.with_suffix(".json").exists() or train_on_sample(model.stem, service, url):
             wait_until_answers(service, f"{url}/health/ready")
@@ -311,8 +312,8 @@ def wait_for(*processes: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """A Python process from .venv, terminated on exit; in its own group, so that Ctrl-C reaches it only through us."""
+def child(*arguments: str, piped: bool = False, stop: int = signal.SIGINT) -> Iterator[subprocess.Popen[str]]:
+    """A Python process from .venv, ended by `stop` on exit; in its own group: Ctrl-C reaches it only through us."""
     process = subprocess.Popen(
         [str(PYTHON), *arguments],
         preexec_fn=end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread runs then
@@ -327,7 +328,7 @@ def child(*arguments: str, piped: bool = False) -> Iterator[subprocess.Popen[str
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", stop))
             try:
                 process.wait(STOP_WITHIN_S)
             except subprocess.TimeoutExpired:

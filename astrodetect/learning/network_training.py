@@ -70,12 +70,13 @@ class Checkpoint:
         self._folder = folder
 
     def load(self, run: str) -> CheckpointState | None:
-        """The state of this run; None if there is none, or only that of another run."""
+        """The state of this run; None if there is none, only that of another run, or one whose weights are gone."""
         try:
             state = CheckpointState(**json.loads((self._folder / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return state if state.run == run else None
+        whole = all((self._folder / name).is_file() for name in (state.weights, state.best_weights) if name)
+        return state if state.run == run and whole else None  # not whole: killed while the checkpoint was removed
 
     def exists(self) -> bool:
         """Whether there is the state of any run."""
@@ -144,7 +145,7 @@ def fit_network(
     state = checkpoint.load(run)
     if state is None:
         if checkpoint.exists():
-            echo("the interrupted run had other options, images or software: starting anew")
+            echo("the interrupted run had other options, images or software, or was incomplete: starting anew")
         checkpoint.clear()
         state = CheckpointState(run)
     else:

@@ -214,6 +214,15 @@ def test_an_error_of_the_system_is_reported_in_one_line(tmp_path: Path) -> None:
     os.close(writer)
 
 
+def test_a_service_that_is_stopped_while_it_imports_prints_no_traceback(installed: Path, tmp_path: Path) -> None:
+    (installed / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with Program("run.py", "--port", str(free_port()), folder=installed, log=tmp_path / "log") as running:
+        running.wait_until(lambda: "importing" in running.output)
+        running.signal(signal.SIGINT)
+        assert running.wait() == 130, running.output
+    assert running.output.splitlines()[-2:] == ["importing", "stopped: run the same command again to continue"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is a signal on Linux only")
 def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
