@@ -115,7 +115,7 @@ def train(arguments: argparse.Namespace, command: list[str]) -> Path:
         )
         published, outputs = publish_model(result, manifest, folder, data)
         report = evaluate.evaluate_and_report(
-            folder, name, data.held_out, train=data.train, remarks=leakage_remarks(data), known=outputs
+            folder, name, data.held_out, train=data.train, remarks=leakage_remarks(data, contract), known=outputs
         )
         print("\n".join(classification_report(list(report.summary.parts.values())[-1])), flush=True)
         echo(f"report: {report.page}")

@@ -1,6 +1,6 @@
 """What a network learns from labels, and whether images are ranked better with it: judged on labels it has not seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,24 +27,39 @@ class TeachingSet:
     folds: NDArray[np.int64]  # each is judged by a network that learnt from the others
 
     @classmethod
-    def draw(cls, labels: Mapping[int, str], images: int, seed: int) -> "TeachingSet":
-        """All labelled images, and unlabelled ones at random; each fold has the same share of both kinds."""
+    def draw(
+        cls,
+        labels: Mapping[int, str],
+        images: int,
+        seed: int,
+        group_copies: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: np.arange(len(rows)),
+    ) -> "TeachingSet":
+        """All labelled images, and unlabelled ones at random that are no copies of them.
+
+        Each fold has the same share of both kinds. Copies, as `group_copies` numbers them, are in one fold: what has
+        learnt from one of them has seen the others.
+        """
         random = np.random.default_rng(seed)
         others = random.permutation(np.setdiff1d(np.arange(images), list(labels)))[:UNLABELLED]
         rows = np.concatenate([np.array(list(labels), np.int64), np.sort(others)])
+        groups = group_copies(rows)
+        kept = (np.arange(len(rows)) < len(labels)) | ~np.isin(groups, groups[: len(labels)])
+        rows, groups = rows[kept], groups[kept]
         wanted = np.zeros(len(rows), np.bool_)
         wanted[: len(labels)] = [is_wanted(label) for label in labels.values()]
-        if wanted.sum() < MIN_WANTED:
+        if (different := len(np.unique(groups[wanted]))) < MIN_WANTED:
             raise DataError(
-                f"{wanted.sum()} images here are labelled interesting or by a name of your own: a network learns from "
+                f"{different} images here are labelled interesting or by a name of your own: a network learns from "
                 f"{MIN_WANTED} or more"
             )
         if (~wanted).sum() < MIN_WANTED:
             raise DataError(f"all but {(~wanted).sum()} images here are labelled interesting: add ordinary ones")
-        folds = np.empty(len(rows), np.int64)
-        for kind in (wanted, ~wanted):
-            members = random.permutation(np.flatnonzero(kind))
-            folds[members] = np.arange(len(members)) % FOLDS
+        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+        fold_of = np.empty(len(first), np.int64)
+        for kind in (True, False):
+            members = random.permutation(np.flatnonzero(wanted[first] == kind))
+            fold_of[members] = np.arange(len(members)) % FOLDS
+        folds = fold_of[group_of]
         return cls(rows, wanted, folds)
 
 

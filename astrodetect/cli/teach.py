@@ -27,6 +27,8 @@ from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from astrodetect.anomalies.teaching import TaughtComparison
     from astrodetect.model_store.manifest import Manifest
 
@@ -42,8 +44,9 @@ A linear head on the ImageNet features of EfficientNet-Lite0, which come with th
 images, and from up to 1,500 others of DATA as ordinary ones. It needs the labels of 10 interesting images or more; they
 are made on the Review page, or by hand. It takes a minute for some thousand images.
 
-Every label is also judged by a head that has not seen it: the command prints how well the interesting images are ranked
-with the network and without it. The network is published as the model NAME, with novelty detectors fitted on DATA.
+Every label is also judged by a head that has seen neither its image nor a copy of it: the command prints how well the
+interesting images are ranked with the network and without it. Copies of labelled images without a label of their own
+are left out. The network is published as the model NAME, with novelty detectors fitted on DATA.
 Where images are ranked better with it, `anomalies --model NAME` and, if NAME is the default model of the service, the
 Review page rank by the network too; otherwise they do not. The score of the model is the probability that an image is
 interesting. Features are cached in data/cache: after Ctrl-C or a crash the same command continues.
@@ -103,10 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _teach(arguments: argparse.Namespace, folder: Path) -> "tuple[Manifest, TaughtComparison]":
     """Measure the images, teach the network, and publish it with the comparison."""
+    import numpy as np  # noqa: PLC0415 - slow to import
+
     from astrodetect import provenance  # noqa: PLC0415 - slow to import
     from astrodetect.anomalies import adaptation, domain, teaching  # noqa: PLC0415
     from astrodetect.anomalies.novelty import Novelty  # noqa: PLC0415
-    from astrodetect.datasets import listing  # noqa: PLC0415
+    from astrodetect.datasets import health, listing  # noqa: PLC0415
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
     from astrodetect.evaluation import calibration, metrics  # noqa: PLC0415
     from astrodetect.features.extraction import measured_contract  # noqa: PLC0415
@@ -119,7 +124,14 @@ def _teach(arguments: argparse.Namespace, folder: Path) -> "tuple[Manifest, Taug
     measured = adaptation.measure_files(listing.list_images(arguments.data), contract, read_ahead, title)
     paths = [item.path for item in measured.items]
     labels, unmatched = match_images(given, paths, measured.sha256)
-    images = teaching.TeachingSet.draw(labels, len(paths), arguments.seed)
+
+    def group_copies(rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        scan = health.scan_images([measured.items[row] for row in rows], title="looking for copies")
+        numbers, _ = health.group_duplicates(scan)
+        groups = {image.item.path: group for image, group in zip(scan.images, numbers.tolist(), strict=True)}
+        return np.array([groups.get(paths[row], -1 - row) for row in rows.tolist()], np.int64)
+
+    images = teaching.TeachingSet.draw(labels, len(paths), arguments.seed, group_copies)
     fingerprint = hashlib.sha256("".join(measured.sha256[row] for row in images.rows).encode()).hexdigest()
     dataset = Dataset(
         (ORDINARY, INTERESTING), [paths[row] for row in images.rows], images.wanted.astype("int64"), fingerprint

@@ -79,7 +79,7 @@ def _hold_out(arguments: argparse.Namespace, classes: list[str]) -> Path:
             raise DataError(f"{arguments.data} has no class {name}: its classes are {', '.join(present)}")
     table: Path = settings().data_dir / "splits" / f"{arguments.output.stem}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
-    scan = health.scan_dataset(arguments.data)
+    scan = health.scan_dataset(arguments.data, bands=arguments.bands)
     groups, _ = health.group_duplicates(scan)
     items = splits.split_images([image.item for image in scan.images], groups, splits.SplitPlan(seed=arguments.seed))
     splits.write_split(items, table, replace=True)
@@ -98,12 +98,12 @@ def _read_part(title: str, source: Path, classes: list[str], contract: ImageCont
     return images
 
 
-def leakage_remarks(data: TrainingData) -> list[str]:
+def leakage_remarks(data: TrainingData, contract: ImageContract) -> list[str]:
     """Remarks for the report on test images that are near-duplicates of training images."""
     searched = len(data.train) + len(data.test)
     if searched > MAX_LEAK_SEARCH_IMAGES:
         return [f"{searched} images: not searched for copies; python -m astrodetect explore searches so many"]
-    leaks = health.find_leaks(data.train, data.test)
+    leaks = health.find_leaks(data.train, data.test, contract.bands)
     if not leaks:
         return []
     example = f"{leaks[0].test} shows what {leaks[0].train} shows"

@@ -86,7 +86,9 @@ def compute_signatures(pixels: NDArray[np.uint8]) -> ImageSignatures:
 
 def find_pairs(images: ImageSignatures) -> list[DuplicatePair]:
     """Pairs of copies; of many copies of one image, enough pairs to connect them all."""
-    correlations = {}
+    correlations: dict[tuple[int, int], float] = {}
+    if not len(images):
+        return []
     with ProgressBar("comparing images", len(images)) as bar:
         for candidates, query_count in _candidate_pairs(images.signatures):
             for start in range(0, len(candidates), PAIR_BLOCK):

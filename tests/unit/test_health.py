@@ -8,13 +8,15 @@ from typing import cast
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from PIL import Image
 
+from astrodetect.cli.training_data import TrainingData, leakage_remarks
 from astrodetect.datasets import dataset, health, near_duplicates
 from astrodetect.datasets.health import DatasetHealth
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
-from astrodetect.records import Pixels
+from astrodetect.records import ImageContract, Pixels
 from astrodetect.reports import health_report
 
 SIZE = 96
@@ -112,6 +114,24 @@ def test_find_leaks_pairs_test_images_with_their_training_copies(data: Path) -> 
     train, test = (dataset.read_dataset(data, ("SB", "E"), part=part, title=part) for part in ("train", "test"))
     result = {(Path(leak.train).name, Path(leak.test).name, leak.kind) for leak in health.find_leaks(train, test)}
     assert result == {("2.jpg", "seen.jpg", health.NEARLY), ("6.jpg", "same.jpg", health.SAME_FILE)}
+
+
+def test_leaks_among_cubes_are_found_by_the_bands_of_the_model(tmp_path: Path) -> None:
+    for part, numbers in (("train", (0, 1)), ("test", (2, 1))):
+        for number in numbers:
+            cube = np.concatenate([galaxy(number).transpose(2, 0, 1)] * 2)[:4].astype(np.int16)
+            path = tmp_path / part / ("E", "SB")[number % 2] / f"{number}.fits"
+            path.parent.mkdir(parents=True)
+            fits.PrimaryHDU(cube).writeto(path)
+    contract = ImageContract(96, stretch="asinh", bands="0,1,3")
+    train, test = (
+        dataset.read_dataset(tmp_path, ("SB", "E"), part=part, title=part, contract=contract)
+        for part in ("train", "test")
+    )
+    [remark] = leakage_remarks(TrainingData(train, train, test, {}), contract)
+    assert remark.startswith("1 test images are copies of training images")
+    assert health.find_leaks(train, test) == []  # none of them can be read without the bands
+    assert len(health.scan_dataset(tmp_path, bands="0,1,3")) == 4
 
 
 def test_recommendations_list_leaks_first_and_count_unreadable_files(data: Path) -> None:

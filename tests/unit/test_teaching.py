@@ -47,6 +47,20 @@ def test_a_teaching_set_has_all_labels_and_the_same_share_of_both_kinds_in_each_
             TeachingSet.draw(labels, IMAGES, seed=1)
 
 
+def test_copies_are_in_one_fold_and_those_of_labelled_images_are_not_ordinary_ones() -> None:
+    names = [INTERESTING if number < 12 else ORDINARY for number in range(40)]
+    labels = {number: names[number // 2] for number in range(80)}  # two copies of each, and a third without a label
+    images = np.array([number // 2 for number in range(80)] + list(range(40)) + list(range(40, 100)))
+    drawn = TeachingSet.draw(labels, len(images), 0, lambda rows: images[rows])
+    assert sorted(images[drawn.rows]) == sorted([*images[:80], *range(40, 100)])
+    for image in range(100):
+        assert len(set(drawn.folds[images[drawn.rows] == image])) == 1
+    assert {drawn.wanted[drawn.folds == fold].sum() for fold in range(FOLDS)} == {4, 6}
+    few = dict.fromkeys(range(18), INTERESTING)
+    with pytest.raises(DataError, match=r"^9 images here are labelled interesting"):
+        TeachingSet.draw(few, len(images), 0, lambda rows: images[rows])
+
+
 def test_a_network_improves_the_ranking_only_if_it_ranks_images_that_it_has_not_seen() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(0, 1, (IMAGES, 8)).astype(np.float32)
