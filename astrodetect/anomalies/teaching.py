@@ -52,8 +52,8 @@ class TeachingSet:
                 f"{different} images here are labelled interesting or by a name of your own: a network learns from "
                 f"{MIN_WANTED} or more"
             )
-        if (~wanted).sum() < MIN_WANTED:
-            raise DataError(f"all but {(~wanted).sum()} images here are labelled interesting: add ordinary ones")
+        if (ordinary := len(np.unique(groups[~wanted]))) < MIN_WANTED:
+            raise DataError(f"all but {ordinary} images here are labelled interesting: add ordinary ones, not copies")
         _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
         fold_of = np.empty(len(first), np.int64)
         for kind in (True, False):

@@ -56,6 +56,8 @@ def test_copies_are_in_one_fold_and_those_of_labelled_images_are_not_ordinary_on
     for image in range(100):
         assert len(set(drawn.folds[images[drawn.rows] == image])) == 1
     assert {drawn.wanted[drawn.folds == fold].sum() for fold in range(FOLDS)} == {4, 6}
+    with pytest.raises(DataError, match=r"^all but 1 images"):  # one ordinary image, many times
+        TeachingSet.draw(labels, len(images), 0, lambda rows: np.where(images[rows] < 12, images[rows], 12))
     few = dict.fromkeys(range(18), INTERESTING)
     with pytest.raises(DataError, match=r"^9 images here are labelled interesting"):
         TeachingSet.draw(few, len(images), 0, lambda rows: images[rows])
