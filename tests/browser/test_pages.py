@@ -7,6 +7,7 @@ from playwright.sync_api import Page, Response, expect
 from programs import Service
 
 from astrodetect.service.web import rendering
+from browser import demo_service
 from browser.page_checks import (
     accessibility_violations,
     broken_images,
@@ -64,6 +65,17 @@ def test_the_skip_link_moves_the_focus_to_the_main_content(tabs: Tabs, service: 
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")
     assert page.evaluate("document.getElementById('main').contains(document.activeElement)")
+
+
+def test_the_notice_of_the_domain_keeps_the_focus_when_predictions_arrive(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/history")
+    page.get_by_role("link", name="Train a model").focus()
+    expect(page.get_by_text("1 new prediction")).to_be_hidden()
+    with page.expect_response("**/domain") as notice:
+        service.detect(demo_service.demo_image(1), "ordinary.png").raise_for_status()
+    notice.value.finished()
+    expect(page.get_by_text("1 new prediction")).to_be_visible()
+    expect(page.get_by_role("link", name="Train a model")).to_be_focused()
 
 
 def test_the_announcement_region_is_exposed_to_screen_readers_from_the_start(tabs: Tabs, service: Service) -> None:

@@ -36,7 +36,7 @@ const receive = (event) => {
   pending = [...cards.filter((card) => !repeated.includes(card)), ...pending].slice(0, MAX_CARDS);
   setText("state", `Connected: new predictions appear here.${event.whole ? "" : " Some were too many to count."}`);
   update();
-  document.body.dispatchEvent(new Event("new-predictions")); // the notice on the model's domain may be due
+  if (images) document.body.dispatchEvent(new Event("new-predictions")); // the notice on the model's domain may be due
 };
 
 const update = () => {
