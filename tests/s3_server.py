@@ -2,6 +2,8 @@
 
 import http.client
 import logging
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +111,13 @@ def cut_connection(proxy: FaultProxy) -> bool:
     """A closed connection instead of an answer."""
     proxy.close_connection = True
     return True
+
+
+def reset_connection(proxy: FaultProxy) -> bool:
+    """A connection that is reset instead of an answer."""
+    proxy.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    proxy.connection.close()
+    return cut_connection(proxy)
 
 
 def stall(seconds: float) -> Fault:

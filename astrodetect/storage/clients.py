@@ -3,8 +3,9 @@
 import datetime as dt
 import io
 import re
+import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http.client import HTTPException
@@ -18,7 +19,14 @@ from obstore.store import HTTPStore, ObjectStore, from_url
 from astrodetect.errors import StorageError, StorageMissing, StorageUnavailable
 from astrodetect.storage.credentials import profile_options
 from astrodetect.storage.references import is_web, printable_url
-from astrodetect.storage.request_errors import ConditionFailed, LengthMissing, Unreachable, describe_error, too_large
+from astrodetect.storage.request_errors import (
+    ConditionFailed,
+    Interrupted,
+    LengthMissing,
+    Unreachable,
+    describe_error,
+    too_large,
+)
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, WritableFile
@@ -124,14 +132,25 @@ def list_objects(url: str) -> Iterator[str]:
     if is_web(url):
         raise StorageError(f"{printable_url(url)}: a folder of a web server cannot be listed: name files or a manifest")
     prefix = _split(url)[1].rstrip("/")
-    start, previous = len(prefix) + 1 if prefix else 0, b""
-    pages = _call(url, lambda store, _: iter(obstore.list(store, prefix or None, chunk_size=LIST_PAGE)))
-    while page := _call(url, lambda _, __: next(pages, None)):
+    start, previous = len(prefix) + 1 if prefix else 0, ""
+    pages: Iterator[Sequence[ObjectMeta]] | None = None
+
+    def next_page(store: ObjectStore, _: str) -> "Sequence[ObjectMeta] | None":
+        nonlocal pages
+        if pages is None:  # at the beginning, or after an error, which ends the stream of pages
+            pages = iter(obstore.list(store, prefix or None, offset=previous or None, chunk_size=LIST_PAGE))
+        try:
+            return next(pages, None)
+        except Exception:
+            pages = None
+            raise
+
+    while page := _call(url, next_page):
         for item in page:
-            if (name := item["path"].encode()) <= previous:
+            if item["path"].encode() <= previous.encode():
                 raise StorageError(f"{url} is not listed in order by its store: give a manifest of its images")
-            previous = name
-            yield item["path"][start:]
+            previous = item["path"]
+            yield previous[start:]
 
 
 class ObjectWriter(io.RawIOBase):
@@ -238,8 +257,15 @@ def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
 
 def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max_retries: int) -> Result:
     root, key = _split(url)
-    with _described(url):
-        return operation(_store(root, max_retries), key)
+    waits, until = [BACKOFF_S * 2**attempt for attempt in range(max_retries)], time.monotonic() + RETRY_S / 2
+    while True:
+        try:
+            with _described(url):
+                return operation(_store(root, max_retries), key)
+        except Interrupted:  # of lists, deletions and conditional requests, which the client does not repeat itself
+            if not waits or time.monotonic() + waits[0] > until:
+                raise
+            time.sleep(waits.pop(0))
 
 
 @contextmanager

@@ -27,6 +27,10 @@ class Unreachable(StorageUnavailable):
     """No connection to the server."""
 
 
+class Interrupted(StorageUnavailable):
+    """The connection was cut within a request or its answer."""
+
+
 # The first pattern that is found in "EXCEPTION STATUS CODE", a line end and the client's message decides.
 CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
     (re.compile(pattern), kind, message)
@@ -39,6 +43,7 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
             StorageUnavailable,
             "no credentials for {place}: set {credentials}",
         ),
+        (r"performing DELETE \S+uploadId=", StorageUnavailable, "{place}: the end of its upload was not confirmed"),
         (r"^\w+ \d* NoSuchBucket", StorageMissing, "{place}: there is no such bucket"),
         (r"^FileNotFoundError|^\w+ 4(04|10) ", StorageMissing, "{place}: no such file"),
         (
@@ -64,7 +69,8 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
         (r"^\w+ (429|5\d\d) ", StorageUnavailable, "{place}: answered {answer}"),
         (r"^\w+ \d\d\d ", StorageError, "{place}: answered {answer}"),
         (r"dns error", Unreachable, "{place}: its host name cannot be resolved"),
-        (r"kind: Connect", Unreachable, "{place}: no connection to its server"),
+        (r"kind: Connect\b", Unreachable, "{place}: no connection to its server"),
+        (r"kind: Interrupted", Interrupted, "{place}: the connection to its server was cut"),
         (r"kind: Timeout", StorageUnavailable, "{place}: its server did not answer in time"),
         (r"^InvalidPathError|InvalidPath", StorageError, "{place}: not a name that can be read"),
     )

@@ -7,7 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import Fault, FaultProxy, S3Server, cut_body, cut_connection, forbidden, slow_down, stall
+from s3_server import (
+    Fault,
+    FaultProxy,
+    S3Server,
+    cut_body,
+    cut_connection,
+    forbidden,
+    reset_connection,
+    slow_down,
+    stall,
+)
 
 from astrodetect import images
 from astrodetect.datasets import listing
@@ -57,6 +67,17 @@ def test_faults_of_the_server_are_repeated(
     s3.faults += [fault, fault, fault]
     assert objects.read_bytes(f"{bucket}/a") == data
     assert len(s3.requests) >= 5
+
+
+@pytest.mark.parametrize("fault", [cut_body, reset_connection])
+def test_lists_deletions_and_conditional_writes_are_repeated_too(s3: S3Server, bucket: str, fault: Fault) -> None:
+    s3.faults.append(fault)
+    assert objects.write_bytes(f"{bucket}/a", b"1", if_absent=True)
+    s3.faults.append(fault)
+    assert list(objects.list_names(bucket)) == ["a"]
+    s3.faults.append(fault)
+    objects.delete(f"{bucket}/a")
+    assert not objects.exists(f"{bucket}/a")
 
 
 def test_a_large_object_is_read_by_ranges_across_faults(
