@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astrodetect.cli._options import float_between
+from astrodetect.cli._options import float_between, refuse_unused
 from astrodetect.errors import DataError
 from astrodetect.progress import ProgressBar, print_notice
 from astrodetect.settings import settings
@@ -61,7 +61,9 @@ def add_known_options(parser: argparse.ArgumentParser) -> None:
 
 def check_known(arguments: argparse.Namespace) -> None:
     """DataError or DatabaseError where --known cannot be read, before hours of work."""
-    if arguments.known:
+    if not arguments.known:
+        refuse_unused(arguments, "known_radius", "without --known")
+    else:
         find_known(np.zeros(0), np.zeros(0), arguments.known, arguments.known_radius, "")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect.cli._catalogue import catalogue_columns
-from astrodetect.cli._options import float_between, int_between
+from astrodetect.cli._options import float_between, int_between, refuse_unused
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract, ImagePath
 from astrodetect.sky.catalogue import ObjectCatalogue, read_objects
@@ -86,6 +86,8 @@ def check_inputs(arguments: argparse.Namespace, data: Sequence[ImagePath], name:
         raise DataError(f"{data[0]} and --mosaic: give either images or mosaics")
     if arguments.size is None:
         raise DataError("--mosaic needs the --size of the cutouts, such as --size 8arcsec")
+    if arguments.catalogue is None:
+        refuse_unused(arguments, "ra dec id", "without --catalogue")
     if arguments.path is not None:
         raise DataError("--path names images, and the objects of mosaics have none: leave it out")
     if arguments.catalogue is not None and (arguments.depth is not None or arguments.min_area is not None):

@@ -39,9 +39,17 @@ def command_parser(
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(parser=parser)
     if run:
         parser.set_defaults(command=run)
     return parser
+
+
+def refuse_unused(arguments: argparse.Namespace, names: str, why: str) -> None:
+    """Wrong usage, if an option of these names has another value than its default, which would have no effect."""
+    for name in names.split():
+        if getattr(arguments, name) != arguments.parser.get_default(name):
+            arguments.parser.error(f"--{name.replace('_', '-')} has no effect {why}")
 
 
 def print_warnings(manifest: "Manifest") -> None:
@@ -96,6 +104,12 @@ def add_figure_options(group: "argparse._ActionsContainer", figures: str) -> Non
     group.add_argument(
         "--figure-format", choices=("png", "svg", "pdf"), default="png", help="format of the figures (default: png)"
     )
+
+
+def check_figures(arguments: argparse.Namespace) -> None:
+    """Wrong usage, if a format of figures is given, and no folder for them."""
+    if not arguments.figures:
+        refuse_unused(arguments, "figure_format", "without --figures")
 
 
 def add_samp_option(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from astrodetect.cli._options import (
     add_figure_options,
     add_ray_option,
     add_samp_option,
+    check_figures,
     check_samp,
     command_parser,
     float_between,
@@ -26,6 +27,7 @@ from astrodetect.cli._options import (
     int_between,
     local_path,
     model_name,
+    refuse_unused,
     send_by_samp,
 )
 from astrodetect.datasets import listing
@@ -152,6 +154,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Rank the images and print a summary."""
+    check_figures(arguments)
+    if not arguments.sample:
+        refuse_unused(arguments, "seed", "without --sample")
     try:
         for line in rank_images(arguments):
             print(line)

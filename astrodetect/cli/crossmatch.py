@@ -12,7 +12,7 @@ from astrodetect.cli._known import (
     notice_without_objects,
     open_catalogues,
 )
-from astrodetect.cli._options import Subparsers, check_not_input, command_parser, local_path
+from astrodetect.cli._options import Subparsers, check_not_input, command_parser, local_path, refuse_unused
 from astrodetect.csv_cells import csv_cell, write_csv
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
@@ -85,22 +85,26 @@ def add_parser(subparsers: Subparsers) -> None:
         ("references", "numbers of publications"),
     ):
         group.add_argument(f"--{name}", metavar="COLUMN", help=f"column of {what}")
-    parser.set_defaults(error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Import, list, remove or compare."""
     action, target = arguments.action, arguments.target
     if (target is None) == (action in {IMPORT, REMOVE}):
-        arguments.error("import needs a file, remove the name of a catalogue; nothing else takes a second argument")
+        arguments.parser.error(
+            "import needs a file, remove the name of a catalogue; nothing else takes a second argument"
+        )
     if (arguments.name is None) == (action == IMPORT):
-        arguments.error("import needs --name, nothing else takes it")
-    unused = [name for name in ("id", "object_name", "type", "references") if getattr(arguments, name) is not None]
-    if unused and action != IMPORT:
-        arguments.error(f"--{unused[0].replace('_', '-')} is for import only")
+        arguments.parser.error("import needs --name, nothing else takes it")
     is_table = action not in {None, IMPORT, LIST, REMOVE}
     if (arguments.output is None) == is_table or (arguments.catalogue and not is_table):
-        arguments.error("--output is needed for a TABLE; --output and --catalogue are for a TABLE only")
+        arguments.parser.error("--output is needed for a TABLE; --output and --catalogue are for a TABLE only")
+    if action in {IMPORT, LIST, REMOVE}:
+        refuse_unused(arguments, "radius", f"with {action}")
+    if action != IMPORT:
+        refuse_unused(arguments, "id object_name type references", "without import")
+    if action in {None, LIST, REMOVE}:
+        refuse_unused(arguments, "ra dec", "without a TABLE or import")
     if is_table:
         lines = _match_table(arguments)
     else:

@@ -9,6 +9,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_prior_option,
+    check_figures,
     check_writable_folder,
     command_parser,
     local_path,
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.reports import evaluation_report  # noqa: PLC0415
     from astrodetect.scoring import evaluate  # noqa: PLC0415
 
+    check_figures(arguments)
     config, data = settings(), arguments.data
     check_writable_folder(arguments.output.parent if arguments.output else Path())
     loaded = load_verified(config.models_dir, arguments.model, config.precision, prior=arguments.prior)

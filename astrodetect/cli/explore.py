@@ -11,6 +11,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
+    check_figures,
     check_writable_folder,
     command_parser,
     describe_features,
@@ -18,6 +19,7 @@ from astrodetect.cli._options import (
     local_path,
     model_name,
     print_warnings,
+    refuse_unused,
 )
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
@@ -73,6 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.datasets import health  # noqa: PLC0415 - not needed by the other commands
     from astrodetect.reports import health_report  # noqa: PLC0415
 
+    check_figures(arguments)
+    if arguments.model:
+        refuse_unused(arguments, "crop", "with --model")
     if arguments.ray and arguments.model:
         raise DataError("the features of a model are computed on this machine: leave --ray or --model out")
     output = arguments.output or (None if arguments.json else Path("explore"))

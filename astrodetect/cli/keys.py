@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict
 from typing import get_args
 
-from astrodetect.cli._options import Subparsers, command_parser, int_at_least
+from astrodetect.cli._options import Subparsers, command_parser, int_at_least, refuse_unused
 from astrodetect.progress import print_notice
 from astrodetect.records import KeyScope
 from astrodetect.settings import settings
@@ -38,7 +38,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--days", type=int_at_least(1), help="a new key expires after so many days (default: never)")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    parser.set_defaults(error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,9 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     from database import open_database  # noqa: PLC0415 - a program at the top
 
     if (arguments.name is None) != (arguments.action == LIST):
-        arguments.error("create and revoke need the name of a key, list takes none")
+        arguments.parser.error("create and revoke need the name of a key, list takes none")
     if (arguments.scopes is None) != (arguments.action != CREATE):
-        arguments.error("create needs --scopes, the others take none")
+        arguments.parser.error("create needs --scopes, the others take none")
+    unused = {CREATE: "json", LIST: "days", REVOKE: "days json"}[arguments.action]
+    refuse_unused(arguments, unused, f"with {arguments.action}")
     with open_database(settings(), connections=1) as database:
         access = database.access
         if arguments.action == LIST:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrodetect import atomic_files, labels
-from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, local_path
+from astrodetect.cli._options import Subparsers, command_parser, float_between, int_between, local_path, refuse_unused
 from astrodetect.errors import DataError
 from astrodetect.settings import settings
 
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, import or write folders, and print what was done."""
     if arguments.action == "folders":
         return _write_folders(arguments)
+    refuse_unused(arguments, "images test seed", f"with {arguments.action}")
     return _export(arguments.file) if arguments.action == "export" else _import(arguments.file)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from astrodetect.cli._options import Subparsers, command_parser, model_name
+from astrodetect.cli._options import Subparsers, command_parser, model_name, refuse_unused
 from astrodetect.errors import DataError, ModelError
 from astrodetect.settings import settings
 
@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError("new-key and sign need --key FILE, the others take none")
     if (arguments.version and arguments.action != "rollback") or (arguments.name and arguments.action == "new-key"):
         raise DataError("only rollback takes a VERSION, and new-key takes no name")
+    if arguments.action not in {"list", "rollback"}:
+        refuse_unused(arguments, "json", f"with {arguments.action}")
     return int(ACTIONS[arguments.action](arguments))
 
 

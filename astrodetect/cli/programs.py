@@ -75,7 +75,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     import uvicorn  # noqa: PLC0415 - slow to import
 
-    options = {name: value for name, value in vars(arguments).items() if name not in {"argv", "command"}}
+    options = {name: value for name, value in vars(arguments).items() if name not in {"argv", "command", "parser"}}
     if options["ssl_keyfile"] and not options["ssl_certfile"]:
         raise DataError("--ssl-keyfile is of a certificate: name it by --ssl-certfile")
     if options["uds"]:

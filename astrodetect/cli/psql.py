@@ -30,6 +30,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run psql; the embedded PostgreSQL is kept running until it exits."""
+    if arguments.show and arguments.sql:
+        arguments.parser.error("-c has no effect with --show")
     database_url = settings().database_url
     if database_url:
         return _psql(database_url.get_secret_value(), arguments)

@@ -3,7 +3,15 @@
 import argparse
 
 from astrodetect import images
-from astrodetect.cli._options import Subparsers, class_count, command_parser, int_between, local_path, model_name
+from astrodetect.cli._options import (
+    Subparsers,
+    class_count,
+    command_parser,
+    int_between,
+    local_path,
+    model_name,
+    refuse_unused,
+)
 from astrodetect.datasets.simulation import generator
 from astrodetect.errors import DataError
 from astrodetect.model_store import store
@@ -62,6 +70,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Generate the images and print the folder."""
     folder, models = arguments.folder, settings().models_dir
+    if arguments.count:
+        refuse_unused(arguments, "train test classes", "with --count")
     try:
         if arguments.model:
             with store.exclusive_lock(models, arguments.model), report_progress(models, arguments.model, keep=True):

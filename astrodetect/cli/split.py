@@ -5,7 +5,15 @@ import sys
 from collections import Counter
 
 from astrodetect.cli._catalogue import add_catalogue_options, open_catalogue
-from astrodetect.cli._options import Subparsers, class_count, command_parser, float_between, int_between, local_path
+from astrodetect.cli._options import (
+    Subparsers,
+    class_count,
+    command_parser,
+    float_between,
+    int_between,
+    local_path,
+    refuse_unused,
+)
 from astrodetect.errors import DataError
 from astrodetect.storage.references import as_image_path
 
@@ -60,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.validation + arguments.test >= 1:
         raise DataError("--validation and --test leave no training images: their sum must be below 1")
+    if arguments.output.suffix.lower() == splits.TABLE_SUFFIX:
+        refuse_unused(arguments, "copy", "on a .csv")
     splits.check_output(arguments.output)
     limits = dict(arguments.limit)
     plan = splits.SplitPlan(

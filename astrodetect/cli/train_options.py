@@ -69,6 +69,8 @@ def parse_train_options(argv: list[str] | None, description: str | None) -> argp
         parser.get_default("negative"),
     ):
         parser.error("--classes replaces --positive and --negative: leave these out")
+    if not arguments.figures and arguments.figure_format != parser.get_default("figure_format"):
+        parser.error("--figure-format has no effect without --figures")
     recipe = RECIPES[arguments.recipe]
     if recipe.kind == "forest" and arguments.weights not in (None, "none"):
         parser.error("a forest has no pretrained weights: leave --weights out")

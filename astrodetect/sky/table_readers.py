@@ -150,7 +150,8 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
                     columns[column.name] = cells
                     ucds[column.name] = str(hdu.header.get(f"TUCD{number}", ""))
                     units[column.name] = column.unit or ""
-    return ObjectTable(columns, ucds, units, dict.fromkeys(columns, frame))
+    scalars = {name: values for name, values in columns.items() if _is_scalar(values)}
+    return ObjectTable(scalars, ucds, units, dict.fromkeys(columns, frame))
 
 
 def read_votable_table(source: BinaryIO) -> ObjectTable:

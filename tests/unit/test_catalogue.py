@@ -56,6 +56,16 @@ def write_catalogue(path: Path, columns: Mapping[str, Any], ucds: dict[str, str]
     return path
 
 
+def test_columns_that_no_csv_can_hold_are_left_out(tmp_path: Path) -> None:
+    from astropy.io import fits
+
+    lists = np.array([np.array([1.0]), np.array([2.0, 3.0])], object)
+    columns = [fits.Column(name, "D", array=[10.0, 20.0]) for name in ("RA", "DEC")]
+    columns += [fits.Column("v", "PD()", array=lists), fits.Column("z", "M", array=np.array([1j, 2j]))]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "objects.fits")
+    assert [*table_readers.read_object_table(str(tmp_path / "objects.fits")).columns] == ["RA", "DEC"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".fits", ".vot"])
 def test_every_format_gives_the_same_objects_and_columns(tmp_path: Path, suffix: str) -> None:
     catalogue = read_catalogue([write_catalogue(tmp_path / f"objects{suffix}", OBJECTS)])
