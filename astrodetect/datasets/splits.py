@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,10 +54,10 @@ def split_images(
     by_class: dict[str, list[list[int]]] = defaultdict(list)
     for members in _merge_groups(items, duplicate_groups):
         by_class[items[members[0]].label].append(members)
-    assigned = {}
+    assigned, taken = {}, Counter[str]()
     for name in sorted(by_class):
         shuffled = [by_class[name][index] for index in rng.permutation(len(by_class[name]))]
-        limited = _take_within(shuffled, (plan.limits or {}).get(name, plan.limit))
+        limited = [members for members in shuffled if _take_within(plan, [items[at].label for at in members], taken)]
         for members, part in _assign_parts(limited, plan.shares()):
             group = f"{items[members[0]].label}-{members[0] + 1}" if len(members) > 1 else ""
             for index in members:
@@ -122,16 +122,15 @@ def _merge_groups(items: Sequence[ListedImage], duplicate_groups: NDArray[np.int
     return list(members.values())
 
 
-def _take_within(groups: list[list[int]], limit: int | None) -> list[list[int]]:
-    """Groups in order, skipping those that would exceed the limit on the number of images."""
-    if limit is None:
-        return groups
-    taken, count = [], 0
-    for members in groups:
-        if count + len(members) <= limit:
-            taken.append(members)
-            count += len(members)
-    return taken
+def _take_within(plan: SplitPlan, labels: list[str], taken: Counter[str]) -> bool:
+    """Count the images of a group, unless that would exceed the limit of a class: copies may have several labels."""
+    counts = Counter(labels)
+    for name, count in counts.items():
+        limit = (plan.limits or {}).get(name, plan.limit)
+        if limit is not None and taken[name] + count > limit:
+            return False
+    taken.update(counts)
+    return True
 
 
 def _assign_parts(groups: list[list[int]], shares: Mapping[str, float]) -> list[tuple[list[int], str]]:

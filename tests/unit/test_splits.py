@@ -66,6 +66,15 @@ def test_split_limits_apply_per_class_or_to_all_other_classes() -> None:
         splits.split_images(items, no_duplicates(items), SplitPlan(limits={"galaxy": 3}))
 
 
+def test_a_limit_holds_where_copies_have_several_labels() -> None:
+    items = listed(E=20, SB=20)
+    copies = np.tile(np.arange(20), 2)
+    copies[30:] = np.arange(30, 40)
+    counts = Counter(item.label for item in splits.split_images(items, copies, SplitPlan(limits={"SB": 5})))
+    assert counts["SB"] == 5
+    assert 10 <= counts["E"] <= 15  # ten have no copy, and no more than five of the others are left
+
+
 @pytest.fixture
 def assigned(tmp_path: Path) -> list[ListedImage]:
     """Three images, two of them with the same file name."""
