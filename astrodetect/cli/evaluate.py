@@ -117,7 +117,7 @@ def _left_out(data: ImagePath, part: str | None, classes: Sequence[str], renamed
     listed = class_folders.list_dataset(data)
     if unknown := sorted({*renamed} - {item.label for item in listed}):
         raise DataError(f"--map: {data} has no class {unknown[0]}")
-    counts = Counter(item.label for item in listed if part is None or item.part in {part, tables.NO_PART})
+    counts = Counter(item.label for item in listed if part in {None, item.part})
     others = [f"{name} ({counts[name]:,} images)" for name in sorted({*counts} - {*classes} - {*renamed})]
     if not others:
         return []

@@ -87,18 +87,25 @@ def read_dataset(
 ) -> Dataset:
     """Every image of these classes, each decoded once to check it; images of other classes are not read.
 
-    `part` selects one part of a data set that has parts; None reads all of them. `renamed` maps names of classes in the
+    `part` selects one part of a data set that has parts; None reads all of them. An image without a part beside others
+    with one is an error: it would be of none, or be trained on and tested with. `renamed` maps names of classes in the
     data to those in `classes`.
     """
     class_indices = {name: index for index, name in enumerate(classes)}
     listed = [
         replace(item, label=renamed.get(item.label, item.label))
         for item in class_folders.list_items(path, None if renamed else classes)
-        if part is None or item.part in {part, tables.NO_PART}
     ]
     items = [item for item in listed if item.label in class_indices]
-    if part is not None and not items and part not in (available := class_folders.part_names(path)):
-        raise DataError(f"{path} has no part {part}: it has {', '.join(available) or 'no images'}")
+    if part is not None:
+        counts = Counter(item.part for item in listed)
+        if part not in counts:
+            raise DataError(f"{path} has no part {part}: it has {', '.join(filter(None, counts)) or 'no parts'}")
+        if without := sum(item.part == tables.NO_PART for item in items):
+            raise DataError(
+                f"{without:,} of {len(items):,} images of {path} have no part: give one to each, or to none"
+            )
+        items = [item for item in items if item.part == part]
     items.sort(key=lambda item: class_indices[item.label])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = list(

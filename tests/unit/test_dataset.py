@@ -48,6 +48,22 @@ def test_unreadable_files_are_listed_with_the_reason(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("train", "test", ""), r"1 of 2 images of .*\.csv have no part"),
+        (("train", "train", "train"), "no part test: it has train$"),
+        (("", "", ""), "no part test: it has no parts$"),
+    ],
+)
+def test_a_part_is_read_only_where_every_image_has_one(data: Path, parts: tuple[str, ...], message: str) -> None:
+    names = ("S/0.jpg,S", "E/0.jpg,E", "SB/0.jpg,SB")
+    rows = [f"{name},{part}" for name, part in zip(names, parts, strict=True)]
+    (data / "table.csv").write_text("\n".join(["path,label,part", *rows]))
+    with pytest.raises(DataError, match=message):
+        dataset.read_dataset(data / "table.csv", ("SB", "E"), title="test", part="test")
+
+
+@pytest.mark.parametrize(
     ("classes", "message"),
     [
         (("SB", "E2"), "no folder .*E2"),
