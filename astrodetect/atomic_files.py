@@ -17,8 +17,12 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Path of a temporary file that replaces `path` when the block ends, and is removed if the block raises.
 
     The temporary file is hidden and in the same folder, so that it is never listed as data and the rename is atomic.
-    `sync=False` saves the fsync where thousands of files can be made again after a power cut.
+    `sync=False` saves the fsync where thousands of files can be made again after a power cut. A link is followed, and a
+    device or pipe is an OSError: the rename would put a file into its place, as of /dev/stdout.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    path = path.resolve() if path.is_symlink() else path
     part = part_path(path)
     try:
         yield part

@@ -63,7 +63,7 @@ def _backup(arguments: argparse.Namespace) -> int:
     from astrodetect.db import backup  # noqa: PLC0415 - as in every command, what others do not need
 
     config, target = settings(), arguments.folder.absolute()
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise BackupError(f"{target} exists: name a new folder")
     with _database(config) as url, _new_folder(target) as folder:
         _copy_waiting_rows(config.outbox_dir, folder / OUTBOX)  # first: what is drained meanwhile is in the dump

@@ -7,12 +7,13 @@ import re
 from dataclasses import asdict
 from typing import get_args
 
-from astrodetect.cli._options import Subparsers, command_parser, int_at_least, refuse_unused
+from astrodetect.cli._options import Subparsers, command_parser, int_between, refuse_unused
 from astrodetect.progress import print_notice
 from astrodetect.records import KeyScope
 from astrodetect.settings import settings
 
 KEY_NAME = re.compile(r"[\w.-]{1,100}")
+MAX_DAYS = 36_500  # Python has no dates beyond the year 9999
 CREATE, LIST, REVOKE = "create", "list", "revoke"
 DESCRIPTION = """create, list and revoke API keys with scopes
 
@@ -36,7 +37,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--scopes", type=_scopes, metavar="SCOPE,…", help=f"what a new key may: {', '.join(get_args(KeyScope))}"
     )
-    parser.add_argument("--days", type=int_at_least(1), help="a new key expires after so many days (default: never)")
+    parser.add_argument(
+        "--days", type=int_between(1, MAX_DAYS), help="a new key expires after so many days (default: never)"
+    )
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 

@@ -143,6 +143,7 @@ def test_a_live_stream_ends_with_the_key_that_it_is_read_with(
         (("create", "a"), "create needs --scopes"),
         (("create", "a b", "--scopes", "read"), "letters, digits, dots"),
         (("create", "a", "--scopes", "write"), "'write' is no scope: read, predict, review, operate"),
+        (("create", "a", "--scopes", "read", "--days", "3000000"), "from 1 to 36500"),
         (("list", "a"), "list takes none"),
         (("revoke",), "need the name of a key"),
     ],
