@@ -61,6 +61,7 @@ class CheckpointState:
     best_epoch: int = 0  # 0: none yet
     weights: str = ""
     best_weights: str = ""
+    seeds: list[list[int]] = field(default_factory=list)  # of the dropout layers, which Keras's file of weights lacks
 
 
 class Checkpoint:
@@ -91,6 +92,7 @@ class Checkpoint:
             state = replace(state, best_weights=f"average-{state.weights}")
             with model.optimizer.averaged():
                 self._save_weights(model, state.best_weights)
+        state = replace(state, seeds=[np.asarray(seed).tolist() for seed in _seeds(model)])
         atomic_files.write_text(self._folder / STATE, json.dumps(asdict(state)))
         current = {self._folder / state.weights, self._folder / state.best_weights}
         for stale in set(self._folder.glob(f"*{WEIGHTS_SUFFIX}")) - current:
@@ -104,15 +106,29 @@ class Checkpoint:
     def restore(self, model: keras.Model, state: CheckpointState) -> None:
         """Load the weights of `state` into the model and its optimiser."""
         model.optimizer.build(model.trainable_variables)  # else Keras has no variables to load the state into
-        model.load_weights(self._folder / state.weights)
+        self._load_weights(model, state.weights)
+        for variable, seed in zip(_seeds(model), state.seeds, strict=False):  # none in those of older versions
+            variable.assign(seed)
 
     def restore_best(self, model: keras.Model, state: CheckpointState) -> None:
         """Load the best weights of the run into the model."""
-        model.load_weights(self._folder / state.best_weights)
+        self._load_weights(model, state.best_weights)
+
+    def _load_weights(self, model: keras.Model, name: str) -> None:
+        try:
+            model.load_weights(self._folder / name)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{self._folder / name} of an interrupted run is damaged: delete {self._folder}"
+            ) from error
 
     def clear(self) -> None:
         """Remove the checkpoint."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
 
 
 def measure_pixel_statistics(dataset: Dataset, contract: ImageContract, seed: int) -> PixelStatistics:
@@ -233,7 +249,8 @@ class _TrainingCallback(keras.callbacks.Callback):
         self.loss = state.loss
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.loss = float((logs or {})["loss"])
+        earlier, since = self._state.step, batch + 1
+        self.loss = (earlier * self._state.loss + since * float((logs or {})["loss"])) / (earlier + since)
         self._bar.step(note=f"loss {self.loss:.3f}")
         stop = self._stop_requested()
         if stop or time.monotonic() - self._saved_at > SAVE_EVERY_S:
