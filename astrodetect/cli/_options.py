@@ -112,6 +112,15 @@ def check_figures(arguments: argparse.Namespace) -> None:
         refuse_unused(arguments, "figure_format", "without --figures")
 
 
+def by_class(arguments: argparse.Namespace, option: str) -> dict[str, int]:
+    """The numbers that an option gives by class; wrong usage, if it gives a class two, of which one has no effect."""
+    pairs: list[tuple[str, int]] = getattr(arguments, option) or []
+    numbers = dict(pairs)
+    if len(numbers) < len(pairs):
+        arguments.parser.error(f"--{option} is given twice for one class")
+    return numbers
+
+
 def add_samp_option(parser: argparse.ArgumentParser) -> None:
     """Declare --samp."""
     parser.add_argument(

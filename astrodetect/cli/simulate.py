@@ -5,6 +5,7 @@ import argparse
 from astrodetect import images
 from astrodetect.cli._options import (
     Subparsers,
+    by_class,
     class_count,
     command_parser,
     int_between,
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> None:
     folder, seed, size = arguments.folder, arguments.seed, arguments.size
     if arguments.count:
-        generator.make_dataset(folder, dict(arguments.count), seed=seed, size=size)
+        generator.make_dataset(folder, by_class(arguments, "count"), seed=seed, size=size)
     else:
         classes = tuple(arguments.classes)
         generator.make_sample(folder, arguments.train, arguments.test, classes=classes, seed=seed, size=size)

@@ -7,6 +7,7 @@ from collections import Counter
 from astrodetect.cli._catalogue import add_catalogue_options, open_catalogue
 from astrodetect.cli._options import (
     Subparsers,
+    by_class,
     class_count,
     command_parser,
     float_between,
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output.suffix.lower() == splits.TABLE_SUFFIX:
         refuse_unused(arguments, "copy", "on a .csv")
     splits.check_output(arguments.output)
-    limits = dict(arguments.limit)
+    limits = by_class(arguments, "limit")
     plan = splits.SplitPlan(
         validation=arguments.validation,
         test=arguments.test,

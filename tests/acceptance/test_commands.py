@@ -99,6 +99,8 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
         ("models verify --json", "--json has no effect with verify"),
         ("psql --show -c x", "-c has no effect with --show"),
         ("split . --output x.csv --copy", "--copy has no effect on a .csv"),
+        ("simulate sky --count E=3 --count E=4", "--count is given twice for one class"),
+        ("split . --output x --limit 3 --limit E=1 --limit 4", "--limit is given twice for one class"),
         ("simulate sky --count E=3 --train 4", "--train has no effect with --count"),
         ("train --data a --train b", "leave --train and --test out"),
         ("explore . --output own.csv", "own.csv is no folder"),
