@@ -228,7 +228,9 @@ def find_column(
     by_ucd, by_name = dict[str, str](), dict[str, str]()
     for column in table.columns:
         by_ucd.setdefault(table.ucds.get(column, "").lower(), column)
-        by_name.setdefault(column.strip().lower(), column)
+        if (lower := column.strip().lower()) == column:  # before RA, so that ra and dec are of one pair
+            by_name[lower] = column
+        by_name.setdefault(lower, column)
     candidates = [by_ucd.get(ucd) for ucd in ucds] + [by_name.get(usual_name) for usual_name in usual]
     return requested or min(filter(None, candidates), key=lambda column: bool(table.other_frame(column)), default=None)
 

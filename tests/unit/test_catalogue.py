@@ -141,6 +141,12 @@ def test_columns_are_found_by_ucd_or_named(tmp_path: Path) -> None:
         read_catalogue([tmp_path / "objects.vot"], CatalogueColumns(ra="RA"))
 
 
+def test_the_columns_of_a_position_are_of_one_pair(tmp_path: Path) -> None:
+    columns = {"RA": [1], "dec": [2], "ra": [3], "DEC": [4], "id": ["a"]}
+    [item] = read_catalogue([write_catalogue(tmp_path / "objects.csv", columns)]).objects
+    assert (item.ra, item.dec) == (3, 2)
+
+
 def test_a_row_without_a_folder_is_of_the_image_of_that_name_unless_there_is_one_beside_the_catalogue(
     tmp_path: Path,
 ) -> None:
