@@ -205,7 +205,7 @@ class _FeatureStore:
             if state["run"] == self._run and state["shape"] == list(shape):
                 features: Floats = np.load(path, mmap_mode="r+")
                 return features, state["done"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError):  # EOFError: an empty file
             pass
         state_path.unlink(missing_ok=True)
         np.save(path, np.broadcast_to(np.float32(0), shape))

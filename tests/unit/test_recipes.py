@@ -294,6 +294,9 @@ def test_stored_features_cover_every_image_in_every_orientation_and_are_reused_b
     assert len(batches) == computed  # none was computed again
     linear_probe._FeatureStore(model, CONTRACT, tmp_path, "another run").of(blob_images, 2, "features")
     assert len(batches) == 2 * computed
+    (tmp_path / "features.npy").write_bytes(b"")
+    again = linear_probe._FeatureStore(model, CONTRACT, tmp_path, "another run").of(blob_images, 2, "features")
+    assert again.shape == first.shape
 
 
 class _RecordingEngine:
