@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import random
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import SecretStr
 
 from astrodetect.api.models import Model, load_model
@@ -68,7 +70,12 @@ def train_model(data: str | Path, **options: object) -> Model:
     except SystemExit as error:
         message = errors.getvalue().strip().rpartition("error: ")[2]
         raise DataError(message or "help is no option here: see astrodetect train --help") from error
-    return load_model(program.train(parsed, arguments))
+    states = random.getstate(), np.random.get_state()
+    try:
+        return load_model(program.train(parsed, arguments))
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _option(name: str, value: object) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -319,6 +320,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         requested = True
 
     signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}  # SIGBREAK: Windows
+    if threading.current_thread() is not threading.main_thread():
+        signals = set()  # only the main thread gets them
     previous = {number: signal.signal(number, handle) for number in signals}
     try:
         yield lambda: requested

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import random
 import re
 import subprocess
 import sys
@@ -245,6 +246,20 @@ def test_wrong_training_options_and_missing_packages_are_errors_of_one_line(monk
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(PackagesMissing, match=r"missing \(pandas\): pip install 'astrodetect\[notebook\]'"):
         astrodetect.read_predictions()
+
+
+def test_training_leaves_the_random_numbers_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        random.seed(0)
+        np.random.seed(0)
+
+    monkeypatch.setattr(programs, "_program", lambda _: types.SimpleNamespace(train=train))
+    monkeypatch.setattr(programs, "load_model", lambda _: None)
+    drawn = set()
+    for _ in range(3):
+        astrodetect.train_model("sky")
+        drawn.add((random.random(), np.random.rand()))
+    assert len(drawn) == 3
 
 
 def test_training_options_are_those_of_the_command() -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -286,6 +287,13 @@ def test_a_run_interrupted_at_any_point_resumes_to_the_same_metrics(  # noqa: PL
     for a, b in zip(uninterrupted, resumed, strict=True):
         for name in ("log_loss", "train_loss"):
             assert a[name] == pytest.approx(b[name], rel=1e-5)
+
+
+def test_a_network_is_trained_in_any_thread(
+    uninterrupted: list[dict[str, float]], noise_images: Dataset, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        assert len(pool.submit(small_fit, noise_images, Checkpoint(tmp_path)).result()) == len(uninterrupted)
 
 
 def test_a_run_with_other_options_than_the_interrupted_one_says_that_it_starts_anew(
