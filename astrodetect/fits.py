@@ -82,7 +82,7 @@ class Frame:
         """One plane number for grey, or three."""
         if bands == ImageContract.RGB:
             if self.planes not in {1, 3}:
-                raise ImageError(f"FITS of {self.planes} planes: a model for it names three, as in --bands 2,1,0")
+                raise ImageError(f"FITS of {self.planes} planes: --planes names three (2,1,0), here or in training")
             return list(reversed(range(self.planes)))  # stored by increasing wavelength: red is the last
         numbers = [int(number) for number in bands.split(",")]
         if max(numbers) >= self.planes:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.accelerator`: ResNet50 trained from scratch, and applied, on the device that Keras finds.
 
-Needs no OpenVINO and no TensorFlow: `KERAS_BACKEND=jax` with JAX for the device is enough. Training is that of
+Needs no TensorFlow: `KERAS_BACKEND=jax` with JAX for the device is enough. Training is that of
 `python train_model.py` with the same input pipeline; the images are simulated. Its parts are measured alone too: what
 the input pipeline delivers, and what the device computes on images in memory.
 """

@@ -45,15 +45,20 @@ NO_MAP = Projection(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), "")
 
 
 def describe(
-    images: Paths, *, features: FeatureKind = "shapes", model: Model | None = None, crop: float | None = None
+    images: Paths,
+    *,
+    features: FeatureKind = "shapes",
+    model: Model | None = None,
+    crop: float | None = None,
+    planes: str | None = None,
 ) -> ExtractedFeatures:
     """A vector of features for each image: `features` (n, d), `items` with their paths, and `skipped` files.
 
     "shapes" are measurements of the central object and the cutout, on the central half of the frame or the share
-    `crop`, or as `model` sees it; "network" are features of `model`, and "both" are both. They are cached by the
-    contents of each file.
+    `crop`, or as `model` sees it; "network" are features of `model`, and "both" are both. Of FITS cubes of other than
+    three planes, `planes` names those for red, green and blue: "2,1,0". Features are cached by the contents of a file.
     """
-    paths, extractor = as_paths(images), _extractor(features, model, crop)
+    paths, extractor = as_paths(images), _extractor(features, model, crop, planes)
     check_cutouts(paths, extractor.contract)
     return extract_features(
         listing.list_images(paths),
@@ -211,20 +216,20 @@ def _as_label(label: LabelValue) -> LabelValue:
         raise DataError(str(error)) from error
 
 
-def _extractor(features: FeatureKind, model: Model | None, crop: float | None) -> FeatureExtractor:
+def _extractor(features: FeatureKind, model: Model | None, crop: float | None, planes: str | None) -> FeatureExtractor:
     if features not in get_args(FeatureKind):
         raise DataError(f"features are {', '.join(get_args(FeatureKind))}, not {features!r}")
     if model is None:
         if features != "shapes":
             raise DataError(f'features="{features}" are those of a network: give a model, load_model("NAME")')
         try:
-            return measured_extractor(measured_contract(crop))
+            return measured_extractor(measured_contract(crop, planes))
         except ValueError as error:
             raise DataError(str(error)) from error
     if not isinstance(model, Model):
         raise DataError(f'a model is what load_model("NAME") returns, not {model!r}')
-    if crop is not None:
-        raise DataError("the crop of a trained model is fixed: leave crop out")
+    if crop is not None or planes is not None:
+        raise DataError("the crop and planes of a trained model cannot be changed: leave them out")
     if features == "shapes":
         return measured_extractor(model.manifest.image)
     return pipeline.network_extractor(model.engine, features, model.manifest.version)

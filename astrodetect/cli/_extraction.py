@@ -42,11 +42,11 @@ def open_extractor(arguments: argparse.Namespace) -> "tuple[FeatureExtractor, st
     kind: FeatureKind = arguments.features or ("network" if weights else "shapes")
     _check_consistent(arguments, kind)
     if weights:
-        engine, version = _external_network(weights, arguments.crop or 1.0)
+        engine, version = _external_network(weights, arguments.crop or 1.0, arguments.planes)
         source = f"the features of a ResNet50 with the weights of {Path(weights).name}"
         return network_extractor(engine, kind, version), source
     if kind == "shapes" and not model:
-        return measured_extractor(measured_contract(arguments.crop)), ""
+        return measured_extractor(measured_contract(arguments.crop, arguments.planes)), ""
     model = model or config.model
     if kind == "shapes":
         return measured_extractor(read_current(config.models_dir, model).image), ""
@@ -130,11 +130,13 @@ def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> Non
         raise DataError("--weights needs Keras, which the nodes of a cluster have not: leave --ray out")
     if arguments.weights and (model or kind == "shapes"):
         raise DataError("--weights selects a network of its own: leave --model, --attach and --features shapes out")
-    if arguments.crop and (model or (kind != "shapes" and not arguments.weights)):
-        raise DataError("the crop of a trained model is fixed: leave --crop out")
+    if model or (kind != "shapes" and not arguments.weights):
+        for option in ("crop", "planes"):
+            if getattr(arguments, option) is not None:
+                raise DataError(f"the {option} of a trained model cannot be changed: leave --{option} out")
 
 
-def _external_network(weights: str, crop: float) -> "tuple[Engine, str]":
+def _external_network(weights: str, crop: float, planes: str | None) -> "tuple[Engine, str]":
     """A ResNet50 with external weights, and a version that identifies them."""
     if weights != IMAGENET and not Path(weights).is_file():
         raise DataError(f"no weights file {weights}: give a Keras .h5 file, or {IMAGENET}")
@@ -150,4 +152,5 @@ def _external_network(weights: str, crop: float) -> "tuple[Engine, str]":
         network.load_weights_file(model, DEFAULT_RECIPE, Path(weights))
         with Path(weights).open("rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
-    return features_engine(model, ImageContract(IMAGENET_PX, crop, stretch="asinh")), version
+    contract = ImageContract(IMAGENET_PX, crop, planes or ImageContract.RGB, stretch="asinh")
+    return features_engine(model, contract), version

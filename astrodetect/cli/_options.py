@@ -12,13 +12,14 @@ import shtab
 
 from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
-from astrodetect.records import parse_prior
+from astrodetect.records import ImageContract, parse_prior
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url
 
 if TYPE_CHECKING:
     from astrodetect.model_store.manifest import Manifest
 
+MIN_CROP = 0.1
 PATHS = ("FILE", "FOLDER", "DATA", "DIR", "IMAGE")  # how metavars of paths begin
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -86,6 +87,22 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS=SHARE,…",
         help="share of classes among these images, such as E=0.1, which the probabilities are corrected for (default: "
         "ASTRODETECT_PRIOR, or the class balance that the model was calibrated at)",
+    )
+
+
+def add_reading_options(parser: argparse.ArgumentParser, crop: str) -> None:
+    """Declare --crop, with this help, and --planes: how images are read without a model."""
+    parser.add_argument("--crop", type=float_between(MIN_CROP, 1.0), help=crop)
+    add_planes_option(parser)
+
+
+def add_planes_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --planes."""
+    parser.add_argument(
+        "--planes",
+        type=plane_numbers,
+        metavar="R,G,B",
+        help="planes of FITS cubes for red, green and blue, or one for grey, counted from 0 (default: of three 2,1,0)",
     )
 
 
@@ -197,6 +214,14 @@ def float_between(low: float, high: float) -> Callable[[str], float]:
         return float(text)
 
     return number
+
+
+def plane_numbers(text: str) -> str:
+    """Option type: the planes of a FITS cube, as the bands of an image contract."""
+    try:
+        return ImageContract(bands=text).bands
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def class_prior(text: str) -> dict[str, float]:

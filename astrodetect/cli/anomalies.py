@@ -18,6 +18,7 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
+    add_reading_options,
     add_samp_option,
     check_figures,
     check_samp,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:  # slow to import, and not needed by the other commands
     from astrodetect.labels import LabelValue
     from astrodetect.sky.catalogue import Catalogue
 
-MIN_CROP = 0.1
 MAX_GALLERY = 1000
 ALL = "all"
 FEATURE_DESCRIPTIONS = {
@@ -123,10 +123,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--labels", type=local_path, metavar="LABELS.csv", help="rank by these labels of some images")
     parser.add_argument("--like", metavar="LABEL", help="with --labels: more of the kind with this label first")
     parser.add_argument("--attach", type=model_name, metavar="NAME", help="store the detectors with this trained model")
-    parser.add_argument(
-        "--crop",
-        type=float_between(MIN_CROP, 1.0),
-        help="central share of the frame to use, without a model (default: 0.5 for shapes, 1 for a network)",
+    add_reading_options(
+        parser, "central share of the frame to use, without a model (default: 0.5 for shapes, 1 for a network)"
     )
     parser.add_argument(
         "--top", type=int_between(1, MAX_GALLERY), default=60, help="images in the gallery (default: 60)"

@@ -11,11 +11,11 @@ from astrodetect.cli._options import (
     Subparsers,
     add_figure_options,
     add_ray_option,
+    add_reading_options,
     check_figures,
     check_writable_folder,
     command_parser,
     describe_features,
-    float_between,
     local_path,
     model_name,
     print_warnings,
@@ -23,15 +23,18 @@ from astrodetect.cli._options import (
 )
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
+from astrodetect.records import ImageContract
 from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from astrodetect.datasets.health import ScanResult
+    from astrodetect.datasets.tables import ListedImage
     from astrodetect.records import BatchRunner, Floats
 
-MIN_CROP = 0.1
+    ScanBatch = Callable[[Sequence[ListedImage]], ScanResult]
+
 BY_SHAPES = "shapes and colours measured in the middle of the images"
 DESCRIPTION = """check labelled images: counts, unreadable files, duplicates, leaks, doubtful labels; writes a report
 
@@ -54,12 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command_parser(subparsers, "explore", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("data", type=as_image_path, metavar="DATA", help="labelled images")
     parser.add_argument("--output", type=local_path, metavar="FOLDER", help="folder of the report (default: ./explore)")
-    parser.add_argument(
-        "--crop",
-        type=float_between(MIN_CROP, 1.0),
-        default=0.5,
-        help="central share of the frame in which shapes are measured (default: 0.5)",
-    )
+    add_reading_options(parser, "central share of the frame in which shapes are measured (default: 0.5)")
     parser.add_argument(
         "--model", type=model_name, metavar="NAME", help="check labels with the features of this trained model"
     )
@@ -77,15 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_figures(arguments)
     if arguments.model:
-        refuse_unused(arguments, "crop", "with --model")
+        refuse_unused(arguments, "crop planes", "with --model")
     if arguments.ray and arguments.model:
         raise DataError("the features of a model are computed on this machine: leave --ray or --model out")
     output = arguments.output or (None if arguments.json else Path("explore"))
     if output:
         check_writable_folder(output)
-    features, doubts_by = _model_features(arguments.model) if arguments.model else (None, BY_SHAPES)
-    with _batch_runner(arguments) as run_batches:
-        result = health.examine(arguments.data, crop=arguments.crop, features=features, run_batches=run_batches)
+    bands, crop = arguments.planes or ImageContract.RGB, arguments.crop or health.CROP
+    features, doubts_by = None, BY_SHAPES
+    if arguments.model:
+        features, doubts_by, bands = _model_features(arguments.model)
+    with _batch_runner(arguments.ray, partial(health.scan_batch, crop, bands)) as run_batches:
+        result = health.examine(arguments.data, crop=crop, features=features, run_batches=run_batches, bands=bands)
     if arguments.figures:
         from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
 
@@ -103,22 +104,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _batch_runner(arguments: argparse.Namespace) -> "Iterator[BatchRunner | None]":
+def _batch_runner(address: str | None, scan_batch: "ScanBatch") -> "Iterator[BatchRunner | None]":
     """What scans the images: threads of this process (None), or a Ray cluster."""
-    if not arguments.ray:
+    if not address:
         yield None
         return
-    from astrodetect.datasets import health  # noqa: PLC0415
-
     require_extra("cluster", "--ray")
     from astrodetect.cluster.ray_batches import ray_cluster  # noqa: PLC0415 - imports Ray
 
-    with ray_cluster(arguments.ray) as make_runner:
-        yield make_runner(partial(partial, health.scan_batch, arguments.crop))
+    with ray_cluster(address) as make_runner:
+        yield make_runner(partial(partial, scan_batch))
 
 
-def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str]":
-    """A function that computes the model's features of scanned images, and their description; loads the model."""
+def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str, str]":
+    """What computes the model's features of scanned images, their description and the bands; loads the model."""
     import numpy as np  # noqa: PLC0415
 
     from astrodetect.datasets.dataset import Dataset  # noqa: PLC0415
@@ -134,4 +133,4 @@ def _model_features(model: str) -> "tuple[Callable[[ScanResult], Floats], str]":
         paths = [image.item.path for image in scan.images]
         return evaluate.compute_outputs(Dataset((), paths, np.zeros(len(paths), np.int64), ""), engine, model).features
 
-    return features, describe_features(engine.manifest)
+    return features, describe_features(engine.manifest), engine.manifest.image.bands

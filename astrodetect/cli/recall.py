@@ -5,6 +5,7 @@ from pathlib import Path
 
 from astrodetect.cli._options import (
     Subparsers,
+    add_reading_options,
     check_writable_folder,
     command_parser,
     float_between,
@@ -16,7 +17,6 @@ from astrodetect.datasets.simulation.planting import KINDS
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, folder_name
 
-MIN_CROP = 0.1
 BRIGHTNESS = (0.01, 10.0)
 DESCRIPTION = """plant simulated rarities into your images, and report which the ranking would have found
 
@@ -57,9 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="images of each kind and brightness (default: 50)",
     )
     parser.add_argument("--seed", type=int_at_least(0), default=0, help="draws images and rarities (default: 0)")
-    parser.add_argument(
-        "--crop", type=float_between(MIN_CROP, 1.0), help="central share of the frame to use (default: 0.5)"
-    )
+    add_reading_options(parser, "central share of the frame to use (default: 0.5)")
     parser.add_argument(
         "--output", type=local_path, default=Path("recall"), metavar="FOLDER", help="output folder (default: ./recall)"
     )
@@ -73,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from astrodetect.reports import recall_report  # noqa: PLC0415
 
     check_writable_folder(arguments.output)
-    config, extractor = settings(), measured_extractor(measured_contract(arguments.crop))
+    config, extractor = settings(), measured_extractor(measured_contract(arguments.crop, arguments.planes))
     title = " ".join(map(folder_name, arguments.data))
     extracted = adaptation.measure_files(listing.list_images(arguments.data), extractor.contract, read_ahead, title)
     result = recall.measure_recall(

@@ -7,6 +7,7 @@ from collections import Counter
 from astrodetect.cli._catalogue import add_catalogue_options, open_catalogue
 from astrodetect.cli._options import (
     Subparsers,
+    add_planes_option,
     by_class,
     class_count,
     command_parser,
@@ -16,6 +17,7 @@ from astrodetect.cli._options import (
     refuse_unused,
 )
 from astrodetect.errors import DataError
+from astrodetect.records import ImageContract
 from astrodetect.storage.references import as_image_path
 
 MAX_IMAGES = 100_000_000  # per class
@@ -57,6 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--seed", type=int_between(0, MAX_SEED), default=0, help="random seed; determines the split (default: 0)"
     )
+    add_planes_option(parser)
     add_catalogue_options(parser)
     parser.add_argument(
         "--copy", action="store_true", help="copy the images (default: hard links where the file system allows)"
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     items = class_folders.list_dataset(arguments.data)
     catalogue = open_catalogue(arguments, [arguments.data], (item.path for item in items))
-    scan = health.scan_dataset(arguments.data)
+    scan = health.scan_dataset(arguments.data, bands=arguments.planes or ImageContract.RGB)
     for file in scan.unreadable[:UNREADABLE_LISTED]:
         print(f"left out {file.item.path}: {file.reason}", file=sys.stderr)
     if len(scan.unreadable) > UNREADABLE_LISTED:

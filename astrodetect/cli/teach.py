@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from astrodetect.anomalies.teaching import TAUGHT
 from astrodetect.cli._options import (
     Subparsers,
+    add_reading_options,
     command_parser,
-    float_between,
     int_at_least,
     local_path,
     model_name,
@@ -71,11 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a .csv of label (interesting, ordinary, artefact, or a name of your own) and path or image_sha256",
     )
     add("--name", type=model_name, default=TAUGHT, help=f"of the model (default: {TAUGHT})")
-    add(
-        "--crop",
-        type=float_between(0.1, 1.0),
-        help="central share of the frame that network and measurements use (default: 0.5)",
-    )
+    add_reading_options(parser, "central share of the frame that network and measurements use (default: 0.5)")
     add(
         "--views",
         type=int,
@@ -119,14 +115,15 @@ def _teach(arguments: argparse.Namespace, folder: Path) -> "tuple[Manifest, Taug
     from astrodetect.labels import match_images, read_image_labels  # noqa: PLC0415
     from astrodetect.model_store.manifest import Manifest  # noqa: PLC0415
 
-    given, contract = read_image_labels(arguments.labels), measured_contract(arguments.crop)
+    given, contract = read_image_labels(arguments.labels), measured_contract(arguments.crop, arguments.planes)
     title = " ".join(map(folder_name, arguments.data))
     measured = adaptation.measure_files(listing.list_images(arguments.data), contract, read_ahead, title)
     paths = [item.path for item in measured.items]
     labels, unmatched = match_images(given, paths, measured.sha256)
 
     def group_copies(rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
-        scan = health.scan_images([measured.items[row] for row in rows], title="looking for copies")
+        items = [measured.items[row] for row in rows]
+        scan = health.scan_images(items, title="looking for copies", bands=contract.bands)
         numbers, _ = health.group_duplicates(scan)
         groups = {image.item.path: group for image, group in zip(scan.images, numbers.tolist(), strict=True)}
         return np.array([groups.get(paths[row], -1 - row) for row in rows.tolist()], np.int64)

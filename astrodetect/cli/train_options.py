@@ -141,7 +141,14 @@ def _add_image_options(group: "argparse._ArgumentGroup") -> None:
         default="none",
         help="how FITS values are mapped to brightness (default: none, no FITS)",
     )
-    add("--bands", default="RGB", help="planes of a FITS cube for red, green and blue (default: RGB, of three 2,1,0)")
+    add(
+        "--planes",
+        "--bands",
+        dest="bands",
+        default="RGB",
+        metavar="R,G,B",
+        help="planes of a FITS cube for red, green and blue, or one for grey, from 0 (default: RGB, of three 2,1,0)",
+    )
 
 
 def _add_model_options(group: "argparse._ArgumentGroup") -> None:

@@ -106,6 +106,7 @@ class DatasetHealth:
     scan: ScanResult
     duplicate_groups: list[DuplicateGroup]
     doubtful_labels: list[DoubtfulLabel]
+    bands: str = ImageContract.RGB  # of FITS
 
     @property
     def classes(self) -> list[str]:
@@ -162,15 +163,16 @@ def examine(
     crop: float = CROP,
     features: Callable[[ScanResult], Floats] | None = None,
     run_batches: BatchRunner | None = None,
+    bands: str = ImageContract.RGB,
 ) -> DatasetHealth:
-    """Read every image of a data set once; find duplicates and doubtful labels.
+    """Read every image of a data set once, FITS by these bands; find duplicates and doubtful labels.
 
     Labels are checked against shape features of the central `crop`, or against the rows that `features` returns.
     """
-    scan = scan_dataset(path, crop=None if features else crop, run_batches=run_batches)
+    scan = scan_dataset(path, crop=None if features else crop, run_batches=run_batches, bands=bands)
     groups, duplicate_groups = group_duplicates(scan)
     rows = features(scan) if features else scan.features
-    return DatasetHealth(path, scan, duplicate_groups, _doubtful_labels(scan, groups, rows))
+    return DatasetHealth(path, scan, duplicate_groups, _doubtful_labels(scan, groups, rows), bands)
 
 
 def scan_dataset(
@@ -207,7 +209,7 @@ def scan_images(
         threadpool_limits(1, user_api="blas"),  # the last bits depend on the number of threads
         ProgressBar(title, len(items)) as bar,
         closing(
-            run_batches(batches, partial(_scan_files, bands=bands), partial(_measure_files, crop), 1)
+            run_batches(batches, partial(_scan_files, bands), partial(_measure_files, crop), 1)
             if run_batches
             else (_measure_files(crop, files) for files in _read_batches(batches, bands))
         ) as scanned,
@@ -225,9 +227,9 @@ def scan_images(
     )
 
 
-def scan_batch(crop: float | None, items: Sequence[ListedImage]) -> ScanResult:
+def scan_batch(crop: float | None, bands: str, items: Sequence[ListedImage]) -> ScanResult:
     """A part of `scan_images`, for another machine to do."""
-    return _measure_files(crop, _scan_files(items))
+    return _measure_files(crop, _scan_files(bands, items))
 
 
 def group_duplicates(scan: ScanResult) -> tuple[NDArray[np.int64], list[DuplicateGroup]]:
@@ -280,7 +282,7 @@ def _read_batches(batches: Iterator[Sequence[ListedImage]], bands: str) -> Itera
             pool.shutdown(cancel_futures=True)
 
 
-def _scan_files(items: Sequence[ListedImage], bands: str = ImageContract.RGB) -> list[ScannedFile]:
+def _scan_files(bands: str, items: Sequence[ListedImage]) -> list[ScannedFile]:
     return [_scan_file(item, bands) for item in items]
 
 

@@ -252,7 +252,8 @@ def _captioned_image(
 ) -> CaptionedImage:
     name = _relative(health, image.item.path)
     try:
-        thumbnail = images.encode_thumbnail(images.decode_file(image.item.path, contract), THUMBNAIL_PX)
+        pixels = images.decode_file(image.item.path, replace(contract, bands=health.bands))
+        thumbnail = images.encode_thumbnail(pixels, THUMBNAIL_PX)
     except ImageError:
         return CaptionedImage("", name, lines)
     return CaptionedImage(jpeg_uri(thumbnail), name, lines)

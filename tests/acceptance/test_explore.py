@@ -2,18 +2,24 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 from programs import ROOT, run_here
 
 from astrodetect.__main__ import main
+from astrodetect.api.ranking import describe
 from astrodetect.datasets import class_folders, dataset, health
 from astrodetect.datasets.simulation import generator
+from astrodetect.images import decode_file
+from astrodetect.records import ImageContract
 
 run = partial(run_here, main)
 
@@ -86,6 +92,26 @@ def test_split_with_the_same_seed_writes_the_same_table(flawed_dataset: Path, tm
         assert run("split", flawed_dataset, "--output", tmp_path / name, "--seed", "3").returncode == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert len(dataset.read_dataset(tmp_path / "one.csv", ["E", "SB"], part="test", title="test")) > 0
+
+
+def test_cubes_are_read_by_the_planes_that_are_named(flawed_dataset: Path, tmp_path: Path) -> None:
+    for path in sorted(flawed_dataset.glob("*/0001*.jpg")):
+        bands = decode_file(path, ImageContract(64)).transpose(2, 0, 1)[:, ::-1].astype(np.int16)
+        for folder, planes in (("three", [*bands[::-1]]), ("four", [bands[0], bands[0].T, bands[2], bands[1]])):
+            cube = tmp_path / folder / path.parent.name / f"{path.stem}.fits"
+            cube.parent.mkdir(parents=True, exist_ok=True)
+            fits.PrimaryHDU(np.stack(planes)).writeto(cube)
+    results = []
+    for folder, options in (("three", ()), ("four", ("--planes", "0,3,2"))):
+        explored = run("explore", folder, "--json", *options, folder=tmp_path)
+        split = run("split", folder, "--output", f"{folder}.csv", *options, folder=tmp_path)
+        assert (explored.returncode, split.returncode) == (0, 0), explored.stderr + split.stderr
+        text = (explored.stdout + (tmp_path / f"{folder}.csv").read_text()).replace(folder, "")
+        features = describe(tmp_path / folder, planes=options[1] if options else None).features
+        results.append((re.sub("[0-9a-f]{64}", "", text), features.tolist()))
+    assert results[0] == results[1]
+    refused = run("anomalies", "four", folder=tmp_path)
+    assert "FITS of 4 planes: --planes names three (2,1,0)" in refused.stderr
 
 
 @pytest.mark.parametrize(
