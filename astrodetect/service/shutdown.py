@@ -60,12 +60,15 @@ class Shutdown:
             self.draining = True
             self._loop.call_soon_threadsafe(self._drain)
         elif not self.begun:
-            self.draining = self.begun = True
-            for callback in self._callbacks:
-                callback()
-            self._loop.call_soon_threadsafe(self._begin)
+            self._begin_stopping()
         else:
             self._loop.call_soon_threadsafe(self._end)
+
+    def _begin_stopping(self) -> None:
+        self.draining = self.begun = True
+        for callback in self._callbacks:
+            callback()
+        self._loop.call_soon_threadsafe(self._begin)
 
     def _drain(self) -> None:
         log.info("not ready for new clients; shutting down in %g s", self._drain_s)
@@ -73,7 +76,7 @@ class Shutdown:
 
     def _drained(self) -> None:
         if not self.begun:
-            self._handle(signal.SIGTERM, None)
+            self._begin_stopping()
 
     def _begin(self) -> None:
         self._stopping = asyncio.create_task(self._stop())
