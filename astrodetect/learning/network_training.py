@@ -281,6 +281,9 @@ def _compile(model: keras.Model, stage: TrainingStage, steps: int) -> None:
     optimizer = AveragingAdam(rate, use_ema=True, ema_momentum=momentum)
     optimizer.build(model.trainable_variables)  # within the first step it takes many times as long
     model.compile(optimizer, loss, jit_compile=jit_compile)
+    if keras.backend.backend() == "jax":  # else the first call of `fit` builds the loss from its first batch, used last
+        shapes = model.input_shape, model.output_shape
+        model.test_on_batch(*(np.zeros((1, *shape[1:]), np.float32) for shape in shapes))
 
 
 def _is_finished(state: CheckpointState, stage: TrainingStage) -> bool:
