@@ -27,7 +27,7 @@ from astrodetect.features.extraction import (
 )
 from astrodetect.inference import pipeline
 from astrodetect.labels import LabelValue, parse_label, require_label
-from astrodetect.records import ImagePath
+from astrodetect.records import ImageContract, ImagePath
 from astrodetect.reports.html import ThumbnailReader, display_name, read_thumbnails
 from astrodetect.settings import settings
 from astrodetect.sky.cutouts import Cutout
@@ -223,7 +223,7 @@ def _extractor(features: FeatureKind, model: Model | None, crop: float | None, p
         if features != "shapes":
             raise DataError(f'features="{features}" are those of a network: give a model, load_model("NAME")')
         try:
-            return measured_extractor(measured_contract(crop, planes))
+            return measured_extractor(measured_contract(crop, ImageContract.RGB if planes is None else planes))
         except ValueError as error:
             raise DataError(str(error)) from error
     if not isinstance(model, Model):

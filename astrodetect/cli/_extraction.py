@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astrodetect.anomalies.detectors.registry import DETECTORS, available_detectors, default_detectors
-from astrodetect.cli._options import describe_features, print_warnings
+from astrodetect.cli._options import describe_features, print_warnings, refuse_unused
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
 from astrodetect.recipes import DEFAULT_RECIPE, NO_NORMALISATION
@@ -131,12 +131,10 @@ def _check_consistent(arguments: argparse.Namespace, kind: "FeatureKind") -> Non
     if arguments.weights and (model or kind == "shapes"):
         raise DataError("--weights selects a network of its own: leave --model, --attach and --features shapes out")
     if model or (kind != "shapes" and not arguments.weights):
-        for option in ("crop", "planes"):
-            if getattr(arguments, option) is not None:
-                raise DataError(f"the {option} of a trained model cannot be changed: leave --{option} out")
+        refuse_unused(arguments, "crop planes", "on the images of a trained model")
 
 
-def _external_network(weights: str, crop: float, planes: str | None) -> "tuple[Engine, str]":
+def _external_network(weights: str, crop: float, planes: str) -> "tuple[Engine, str]":
     """A ResNet50 with external weights, and a version that identifies them."""
     if weights != IMAGENET and not Path(weights).is_file():
         raise DataError(f"no weights file {weights}: give a Keras .h5 file, or {IMAGENET}")
@@ -152,5 +150,4 @@ def _external_network(weights: str, crop: float, planes: str | None) -> "tuple[E
         network.load_weights_file(model, DEFAULT_RECIPE, Path(weights))
         with Path(weights).open("rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
-    contract = ImageContract(IMAGENET_PX, crop, planes or ImageContract.RGB, stretch="asinh")
-    return features_engine(model, contract), version
+    return features_engine(model, ImageContract(IMAGENET_PX, crop, planes, stretch="asinh")), version

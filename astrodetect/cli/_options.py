@@ -101,8 +101,9 @@ def add_planes_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--planes",
         type=plane_numbers,
+        default=ImageContract.RGB,
         metavar="R,G,B",
-        help="planes of FITS cubes for red, green and blue, or one for grey, counted from 0 (default: of three 2,1,0)",
+        help="planes of FITS cubes for red, green and blue, or one for grey, from 0 (default: RGB, of three 2,1,0)",
     )
 
 

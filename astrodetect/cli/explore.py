@@ -23,7 +23,6 @@ from astrodetect.cli._options import (
 )
 from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
-from astrodetect.records import ImageContract
 from astrodetect.storage.references import as_image_path
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or (None if arguments.json else Path("explore"))
     if output:
         check_writable_folder(output)
-    bands, crop = arguments.planes or ImageContract.RGB, arguments.crop or health.CROP
+    crop, bands = arguments.crop or health.CROP, arguments.planes
     features, doubts_by = None, BY_SHAPES
     if arguments.model:
         features, doubts_by, bands = _model_features(arguments.model)

@@ -17,7 +17,6 @@ from astrodetect.cli._options import (
     refuse_unused,
 )
 from astrodetect.errors import DataError
-from astrodetect.records import ImageContract
 from astrodetect.storage.references import as_image_path
 
 MAX_IMAGES = 100_000_000  # per class
@@ -85,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     items = class_folders.list_dataset(arguments.data)
     catalogue = open_catalogue(arguments, [arguments.data], (item.path for item in items))
-    scan = health.scan_dataset(arguments.data, bands=arguments.planes or ImageContract.RGB)
+    scan = health.scan_dataset(arguments.data, bands=arguments.planes)
     for file in scan.unreadable[:UNREADABLE_LISTED]:
         print(f"left out {file.item.path}: {file.reason}", file=sys.stderr)
     if len(scan.unreadable) > UNREADABLE_LISTED:

@@ -82,13 +82,9 @@ class ExtractedFeatures(ReadImages):
         )
 
 
-def measured_contract(crop: float | None = None, planes: str | None = None) -> ImageContract:
-    """How images are read for measurements without a model: the central half of the frame, or the share `crop`.
-
-    Of FITS cubes these `planes`, such as "2,1,0"; by default all three.
-    """
-    share = CENTRAL_SHARE if crop is None else crop
-    return ImageContract(MEASURED_PX, share, ImageContract.RGB if planes is None else planes, stretch="asinh")
+def measured_contract(crop: float | None = None, bands: str = ImageContract.RGB) -> ImageContract:
+    """How images are read for measurements without a model: the central half of the frame, or the share `crop`."""
+    return ImageContract(MEASURED_PX, CENTRAL_SHARE if crop is None else crop, bands, stretch="asinh")
 
 
 def measured_extractor(contract: ImageContract) -> FeatureExtractor:

@@ -119,9 +119,8 @@ class Checkpoint:
         try:
             model.load_weights(self._folder / name)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{self._folder / name} of an interrupted run is damaged: delete {self._folder}"
-            ) from error
+            message = f"{self._folder / name} of an interrupted run is damaged: delete {self._folder}"
+            raise ModelError(message) from error
 
     def clear(self) -> None:
         """Remove the checkpoint."""

@@ -257,7 +257,8 @@ def _call(url: str, operation: Callable[[ObjectStore, str], Result]) -> Result:
 
 def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max_retries: int) -> Result:
     root, key = _split(url)
-    waits, until = [BACKOFF_S * 2**attempt for attempt in range(max_retries)], time.monotonic() + RETRY_S / 2
+    waits = [min(BACKOFF_S * 2**attempt, MAX_BACKOFF_S) for attempt in range(max_retries)]
+    until = time.monotonic() + RETRY_S / 2  # the client may repeat the last request as long again
     while True:
         try:
             with _described(url):
