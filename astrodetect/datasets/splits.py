@@ -57,7 +57,7 @@ def split_images(
     assigned, taken = {}, Counter[str]()
     for name in sorted(by_class):
         shuffled = [by_class[name][index] for index in rng.permutation(len(by_class[name]))]
-        limited = [members for members in shuffled if _take_within(plan, [items[at].label for at in members], taken)]
+        limited = [members for members in shuffled if _within_limits(plan, [items[at].label for at in members], taken)]
         for members, part in _assign_parts(limited, plan.shares()):
             group = f"{items[members[0]].label}-{members[0] + 1}" if len(members) > 1 else ""
             for index in members:
@@ -122,8 +122,8 @@ def _merge_groups(items: Sequence[ListedImage], duplicate_groups: NDArray[np.int
     return list(members.values())
 
 
-def _take_within(plan: SplitPlan, labels: list[str], taken: Counter[str]) -> bool:
-    """Count the images of a group, unless that would exceed the limit of a class: copies may have several labels."""
+def _within_limits(plan: SplitPlan, labels: list[str], taken: Counter[str]) -> bool:
+    """Whether a group, of which copies may have several labels, is within the limit of each; if so, it is counted."""
     counts = Counter(labels)
     for name, count in counts.items():
         limit = (plan.limits or {}).get(name, plan.limit)
