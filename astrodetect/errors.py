@@ -221,6 +221,12 @@ class Overloaded(AstrodetectError, status=503, code="overloaded", retry_after_s=
     """There are more requests than can be answered in time."""
 
 
+class TemporaryFilesFull(
+    Overloaded, public="the service has no room for temporary files: try again later", retry_after_s=5
+):
+    """A temporary file cannot be written, as on a full disk."""
+
+
 class DeadlineExceeded(AstrodetectError, status=503, code="expired", retry_after_s=1):
     """The request's deadline passed before it was answered."""
 

@@ -1,5 +1,6 @@
 """Error responses: the project's errors, the framework's and unexpected ones, as JSON or as a page for browsers."""
 
+import errno
 import http
 import logging
 import time
@@ -13,10 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from astrodetect.errors import AstrodetectError, DatabaseError
+from astrodetect.errors import AstrodetectError, DatabaseError, TemporaryFilesFull
 from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
 REPEATED_S = 10.0  # within which the same error is logged once: an outage fails every reading request
 
 log = logging.getLogger("uvicorn.error")
@@ -40,6 +42,7 @@ def add(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, handle_invalid_arguments)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ClientDisconnect, handle_disconnect)
+    app.add_exception_handler(OSError, handle_os_error)
     app.add_exception_handler(Exception, handle_unexpected)
 
 
@@ -81,8 +84,17 @@ async def handle_invalid_arguments(request: Request, error: Exception) -> Respon
 async def handle_http_error(request: Request, error: Exception) -> Response:
     """An error of the framework: unknown path, wrong method, a form that cannot be parsed."""
     assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error.__cause__, OSError):  # of the file that holds a large form
+        return await handle_os_error(request, error.__cause__)
     code = http.HTTPStatus(error.status_code).name.lower()
     return _response(request, error.status_code, code, str(error.detail), dict(error.headers or {}))
+
+
+async def handle_os_error(request: Request, error: Exception) -> Response:
+    """A full disk, or no free descriptor, as a request needs a temporary file; any other one is a bug."""
+    if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+        raise error
+    return await handle_our_error(request, TemporaryFilesFull(f"a temporary file: {error.strerror}"))
 
 
 async def handle_disconnect(_: Request, __: Exception) -> Response:

@@ -1,11 +1,13 @@
 """The HTTP API and its errors, with a real PostgreSQL and a real network."""
 
+import errno
 import hashlib
 import io
 import json
 import re
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,20 @@ def test_a_chunked_body_is_read_up_to_the_limit(client: TestClient) -> None:
 
     response = client.post("/detect", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"})
     error_message(response, 413, "body_too_large")
+
+
+def test_large_uploads_without_room_for_temporary_files_are_refused_for_now(
+    start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    client = start(max_body_bytes=2_000_000)
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    for path in ("/detect", "/detect/batch", "/detect-anomalies"):
+        response = client.post(path, files={"file": ("a.png", bytes(1_500_000))})
+        error_message(response, 503, "overloaded")
+        assert response.headers["Retry-After"] == "5"
 
 
 def test_a_form_without_the_file_is_refused_with_an_example(client: TestClient) -> None:

@@ -187,14 +187,11 @@ def _make_table(kind: str, pages: Iterable[list[Prediction]]) -> IO[bytes]:
         for column in fields(Prediction)
     }
     rows = ([_table_value(getattr(row, column)) for column in columns] for page in pages for row in page)
-    try:
-        with ExitStack() as stack:
-            file = stack.enter_context(tempfile.TemporaryFile())
-            WRITERS[f".{kind}"](file, columns, rows, "Predictions")
-            file.seek(0)
-            stack.pop_all()  # `_blocks` closes it
-    except OSError as error:
-        raise Overloaded(f"the table cannot be written: {error.strerror or error}") from error
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        WRITERS[f".{kind}"](file, columns, rows, "Predictions")
+        file.seek(0)
+        stack.pop_all()  # `_blocks` closes it
     return file
 
 
