@@ -136,9 +136,12 @@ class Migrated:
     without_vectors: str | None
 
 
-def migrate(url: str) -> Migrated:
-    """Apply missing migrations, one transaction each; processes take turns by an advisory lock."""
-    connection = connect(url, timeout_s=CONNECT_WITHIN_S)
+def migrate(url: str, database: str | None = None) -> Migrated:
+    """Apply missing migrations, one transaction each; processes take turns by an advisory lock.
+
+    `database` names another one of the same server.
+    """
+    connection = connect(url, timeout_s=CONNECT_WITHIN_S, dbname=database or read_url(url)["dbname"])
     try:
         require_version(connection.server_version)
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":

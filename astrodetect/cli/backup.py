@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ BACKUP_EXAMPLES = """examples:
 RESTORE_DESCRIPTION = """bring back what `backup` copied
 
 Stop the service first. Every file is checked and copied before anything changes, and the restored tables are compared
-with the backup's before they take the place of the configured database. Predictions or models that are there are
+with the backup's before they take the place of the configured database. Rows or models that are there are
 never overwritten: --replace keeps them under another name.
 """
 RESTORE_EXAMPLES = """examples:
@@ -56,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("folder", type=local_path, metavar="FOLDER", help="the folder to make")
     parser = command_parser(subparsers, "restore", RESTORE_DESCRIPTION, RESTORE_EXAMPLES, _restore)
     parser.add_argument("folder", type=local_path, metavar="FOLDER", help="what backup made")
-    parser.add_argument("--replace", action="store_true", help="also where there are predictions or models already")
+    parser.add_argument("--replace", action="store_true", help="also where there are rows or models already")
 
 
 def _backup(arguments: argparse.Namespace) -> int:
@@ -106,10 +107,16 @@ def _restore(arguments: argparse.Namespace) -> int:
         _copy_of(own_models, config.models_dir) as models,
         _copy_of(source / OUTBOX, config.outbox_dir) as outbox,
         _database(config) as url,
+        ExitStack() as stack,
     ):
         print_notice("restoring the database")
-        kept = backup.restore(url, source / DUMP, contents["tables"], replace=arguments.replace)
-        setup_db.migrate(url)
+        stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+
+        def prepare(name: str) -> None:
+            setup_db.migrate(url, name)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on all of it is replaced, in moments
+
+        kept = backup.restore(url, source / DUMP, contents["tables"], replace=arguments.replace, prepare=prepare)
         _move_into_place(present, models, config.models_dir)
         for path in sorted(outbox.iterdir()):  # those of an earlier restoration may still wait; a row is stored once
             path.rename(config.outbox_dir / f"restored-{_now()}-{path.name}")

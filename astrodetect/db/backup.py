@@ -8,6 +8,7 @@ import datetime as dt
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,6 +26,11 @@ NAME_BYTES = 63 - 30  # of a database's name; the rest is for what is appended
 RESTORING = "_restoring"  # ends the name of the database that a dump is read into
 Checksums: TypeAlias = dict[str, list[str]]  # table → number of rows, and the sum of their hashes
 
+OWN_ROWS = ["schema_migrations", "novelty_updates", "leases"]  # what a service writes before its first prediction
+ALL_TABLES = """
+    SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%%' AND relname <> ALL(%s)
+    ORDER BY relname <> 'predictions', nspname, relname"""
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname"
 CHECKSUM = "SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {} AS t"
 MIGRATION_NAMES = "SELECT name FROM schema_migrations ORDER BY version"
@@ -42,16 +48,19 @@ def dump(url: str, path: Path) -> tuple[Checksums, list[str]]:
         return _checksums(connection), migrations
 
 
-def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str | None:
+def restore(
+    url: str, path: Path, expected: Checksums, *, replace: bool, prepare: Callable[[str], object] = str
+) -> str | None:
     """Replace the database by the one in a dump; returns the name under which a replaced one with rows was kept.
 
-    The server must let this user create databases. DatabaseError where the database has predictions, unless `replace`.
+    The server must let this user create databases. DatabaseError where the database has rows, unless `replace`.
+    `prepare` gets the name of the restored database before it takes its place.
     """
     name = read_url(url)["dbname"]
-    replaced = _with_rows(url)
+    replaced = _table_with_rows(url)
     if replaced and not replace:
         raise DatabaseError(
-            f"the database {name} has predictions: set DATABASE_URL to another one, or keep these under another name "
+            f"the database {name} has {replaced}: set DATABASE_URL to another one, or keep these under another name "
             "with --replace"
         )
     temporary = _shortened(name) + RESTORING
@@ -64,24 +73,26 @@ def restore(url: str, path: Path, expected: Checksums, *, replace: bool) -> str 
             with open_session(url, temporary) as connection:
                 if differing := _differences(expected, _checksums(connection)):
                     raise DatabaseError(f"the restored tables differ from the backup's: {', '.join(differing)}")
-            return _exchange(maintenance, name, temporary, keep=replaced)
+            prepare(temporary)
+            return _exchange(maintenance, name, temporary, keep=bool(replaced))
         finally:
             _execute(maintenance, "DROP DATABASE IF EXISTS {} WITH (FORCE)", temporary)
 
 
 def _exchange(maintenance: Connection, name: str, temporary: str, *, keep: bool) -> str | None:
-    """Rename the restored database; one with predictions is kept under another name, an empty one dropped."""
+    """Rename the restored database; one with rows is kept under another name, an empty one dropped."""
     kept = f"{_shortened(name)}_replaced_{dt.datetime.now(dt.UTC):%Y%m%d%H%M%S%f}" if keep else None
     try:
-        if kept:
-            _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", name, kept)
+        if kept:  # both in one transaction: there is always a database of this name
+            rename = "ALTER DATABASE {} RENAME TO {}"
+            _execute(maintenance, f"{rename}; {rename}", name, kept, temporary, name)
         else:
             _execute(maintenance, "DROP DATABASE IF EXISTS {}", name)
+            _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", temporary, name)
     except psycopg2.Error as error:
         if error.pgcode == errorcodes.OBJECT_IN_USE:
             raise DatabaseError(f"the database {name} is in use: stop the service first") from error
         raise
-    _execute(maintenance, "ALTER DATABASE {} RENAME TO {}", temporary, name)
     return kept
 
 
@@ -90,15 +101,18 @@ def _shortened(name: str) -> str:
     return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
-def _with_rows(url: str) -> bool:
-    """Whether the database exists and has a prediction."""
+def _table_with_rows(url: str) -> str | None:
+    """What the database has that a restoration would lose: predictions, or rows of any other table, also of others."""
     try:
         with open_session(url) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT EXISTS (SELECT FROM predictions)")
-            [(exists,)] = cursor.fetchall()
-            return bool(exists)
+            cursor.execute(ALL_TABLES, [OWN_ROWS])
+            for schema, table in cursor.fetchall():
+                cursor.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(schema, table)))
+                if cursor.rowcount:
+                    return "predictions" if table == "predictions" else f"rows in {table}"
     except DatabaseNotSetUp:
-        return False
+        pass
+    return None
 
 
 def _checksums(connection: Connection) -> Checksums:

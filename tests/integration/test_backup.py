@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import colour_models
 import pytest
@@ -18,6 +20,7 @@ from starlette.testclient import TestClient
 from astrodetect import atomic_files, images
 from astrodetect.__main__ import main
 from astrodetect.cli.backup import checked_contents
+from astrodetect.db import backup as db_backup
 from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
 from astrodetect.errors import BackupError, DatabaseError
@@ -245,6 +248,44 @@ def test_a_database_with_the_longest_name_is_not_lost(database_url: str, tmp_pat
         restore(url, tmp_path / "dump", {}, replace=True)
     assert [row[1] for row in query(url, ROWS)] == ["here"]
     drop(url)
+
+
+@pytest.mark.parametrize("table", ["api_keys", "measurements"])
+def test_a_database_without_predictions_but_with_other_rows_is_not_lost(
+    database_url: str, tmp_path: Path, table: str
+) -> None:
+    query(database_url, "CREATE SCHEMA survey")
+    query(database_url, "CREATE TABLE survey.measurements (id serial)")
+    columns = " (name, sha256, scopes)" if table == "api_keys" else ""
+    values = "VALUES ('joe', '', '{}')" if columns else "DEFAULT VALUES"
+    query(database_url, f"INSERT INTO {'' if columns else 'survey.'}{table}{columns} {values}")
+    with pytest.raises(DatabaseError, match=f"has rows in {table}: set DATABASE_URL to another one"):
+        restore(database_url, tmp_path / "missing", {}, replace=False)
+
+
+def test_ctrl_c_between_the_steps_of_the_replacement_waits_for_all_of_them(
+    astrodetect: Run, database_url: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert astrodetect("backup", tmp_path / "backup").returncode == 0
+    query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('after', 0, 'No Anomaly')")
+    execute, statements, handler = db_backup._execute, list[str](), signal.getsignal(signal.SIGINT)
+
+    def interrupted(connection: Any, statement: str, *names: str) -> None:
+        execute(connection, statement, *names)
+        statements.append(statement)
+        if "RENAME" in statement:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(db_backup, "_execute", interrupted)
+    done = astrodetect("restore", tmp_path / "backup", "--replace")
+    assert done.returncode == 0, done.stderr
+    assert query(database_url, ROWS) == []
+    assert (models / "resnet50_model.json").is_file()
+    assert len(list(models.glob(".replaced-*"))) == 1
+    assert sum("RENAME" in statement for statement in statements) == 1  # or a killed one leaves no database
+    assert signal.getsignal(signal.SIGINT) is handler
+    kept = next(word for word in done.stdout.split() if "_replaced_" in word)
+    drop(database_url.replace(f"/{read_url(database_url)['dbname']}?", f"/{kept}?"))
 
 
 def test_damaged_models_are_not_backed_up(astrodetect: Run, models: Path, tmp_path: Path) -> None:
