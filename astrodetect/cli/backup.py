@@ -209,7 +209,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
             part.rename(target)
             atomic_files.sync_folder(target.parent)
     except OSError as error:
-        raise BackupError(f"{error.filename or part}: {error.strerror or error}") from error
+        path = error.filename2 or error.filename or part  # of a copy, where it is written
+        raise BackupError(f"{path}: {error.strerror or error}") from error
 
 
 def _copy_waiting_rows(outbox: Path, target: Path) -> None:
@@ -234,9 +235,12 @@ def _copy_models(models: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         damaged = ["files that change"]
-        with suppress(FileNotFoundError, shutil.Error):  # a publication replaces files
+        with suppress(FileNotFoundError):  # a publication replaces files
             for path in _model_entries(models):
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
+                for file in _files(path) if path.is_dir() else [path]:
+                    copy = target / file.relative_to(models)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
             damaged = _damaged_models(target)
             if not damaged:
                 return

@@ -303,10 +303,16 @@ def test_a_disk_that_fills_up_leaves_everything_as_it_was(
     query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('after', 0, 'No Anomaly')")
     files = {path.name for path in models.iterdir()}
 
-    def fail(_: str, target: str, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", target)
+    def fail(source: str, target: str, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
 
     monkeypatch.setattr(shutil, "copyfile", fail)
+    (models / ".colours.earlier" / "0001.ab").mkdir(parents=True)
+    (models / ".colours.earlier" / "0001.ab" / "colours.bin").write_bytes(b"")
+    full = astrodetect("backup", tmp_path / "second")
+    copy = tmp_path / ".second.part" / "models" / ".colours.earlier" / "0001.ab" / "colours.bin"
+    assert full.stderr.splitlines()[-1] == f"astrodetect: {copy}: No space left on device"
+    shutil.rmtree(models / ".colours.earlier")
     done = astrodetect("restore", tmp_path / "backup", "--replace")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr.splitlines()[-1]
