@@ -24,21 +24,10 @@ EXAMPLE = "postgresql://user:password@host:5432/astrodetect"
 UNESCAPED_AT = "DATABASE_URL has an unescaped @: write @ as %40, / as %2F, ? as %3F in user and password"
 SET_UP = f"run: {SETUP_DB_COMMAND}"
 NOT_SET_UP = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME}
-TRANSIENT = {  # the same statement may succeed later
-    errorcodes.QUERY_CANCELED,
-    errorcodes.ADMIN_SHUTDOWN,
-    errorcodes.CRASH_SHUTDOWN,
-    errorcodes.CANNOT_CONNECT_NOW,
-    errorcodes.TOO_MANY_CONNECTIONS,
-    errorcodes.READ_ONLY_SQL_TRANSACTION,  # a standby, until it takes over
-    errorcodes.SERIALIZATION_FAILURE,
-    errorcodes.DEADLOCK_DETECTED,
-    errorcodes.LOCK_NOT_AVAILABLE,
-    errorcodes.DISK_FULL,
-    errorcodes.OUT_OF_MEMORY,
-}
-REJECTED_CLASSES = {"22", "23", "54"}  # data exceptions, constraints, limits such as the size of an index row
-REJECTED = {errorcodes.DATATYPE_MISMATCH, errorcodes.CANNOT_COERCE, errorcodes.RAISE_EXCEPTION}  # the last by triggers
+TRANSIENT = {errorcodes.READ_ONLY_SQL_TRANSACTION, errorcodes.LOCK_NOT_AVAILABLE}  # the first of a standby
+TRANSIENT_CLASSES = {"08", "40", "53", "57", "58"}  # connections, conflicts, resources, operators, system calls
+STATE_CLASSES = TRANSIENT_CLASSES | {"0A", "25", "26", "28", "2B", "3D", "3F", "42", "55", "F0", "HV", "XX"}
+REJECTED = {errorcodes.DATATYPE_MISMATCH, errorcodes.CANNOT_COERCE}  # though of class 42
 
 SILENCE_CHECK_S = 0.1
 CONNECT_WITHIN_S = 10.0  # of commands
@@ -169,10 +158,15 @@ def as_database_error(error: psycopg2.Error) -> DatabaseError:
         return DatabaseNotSetUp(f"{line}; {SET_UP}")
     if error.pgcode == errorcodes.QUERY_CANCELED:
         return DatabaseUnavailable(f"PostgreSQL took too long: {line}")
-    if error.pgcode in TRANSIENT or (error.pgcode is None and isinstance(error, psycopg2.OperationalError)):
+    if error.pgcode is None:
+        unavailable = isinstance(error, psycopg2.OperationalError)
+        rejected = isinstance(error, psycopg2.ProgrammingError | psycopg2.DataError)
+    else:
+        unavailable = error.pgcode in TRANSIENT or error.pgcode[:2] in TRANSIENT_CLASSES
+        rejected = error.pgcode in REJECTED or error.pgcode[:2] not in STATE_CLASSES  # triggers have any others
+    if unavailable:
         return DatabaseUnavailable(f"PostgreSQL does not answer: {line}")
-    rejected = (error.pgcode or "")[:2] in REJECTED_CLASSES or error.pgcode in REJECTED
-    if rejected or (error.pgcode is None and isinstance(error, psycopg2.ProgrammingError | psycopg2.DataError)):
+    if rejected:
         return ValuesRejected(f"PostgreSQL refused: {line}")
     return DatabaseError(f"PostgreSQL refused: {line}")
 

@@ -11,10 +11,10 @@ import pytest
 from programs import query
 
 import setup_db
-from astrodetect.db.connections import connect
+from astrodetect.db.connections import ValuesRejected, connect
 from astrodetect.db.embedded.binaries import account_for, run_program
 from astrodetect.db.embedded.lifetime import embedded_server
-from astrodetect.errors import DatabaseUnavailable
+from astrodetect.errors import DatabaseError, DatabaseUnavailable
 from astrodetect.records import Prediction, ScoredImage
 from database import Database
 
@@ -88,6 +88,25 @@ def test_a_slow_statement_times_out(database_url: str) -> None:
     blocker.close()
     assert recorded(log, SCORED).id > 0
     log.close()
+
+
+def test_errors_of_the_server_pass_errors_of_a_row_do_not(log: Database, database_url: str) -> None:
+    query(
+        database_url,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION USING ERRCODE = NEW.image_name; END'; "
+        "CREATE TRIGGER fail BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION fail()",
+    )
+    for code, expected in {
+        "58030": DatabaseUnavailable,  # an error of the disk
+        "53000": DatabaseUnavailable,  # no descriptors
+        "42501": DatabaseError,  # no permission
+        "23514": ValuesRejected,  # a constraint
+        "AB123": ValuesRejected,  # of a trigger's author
+    }.items():
+        with pytest.raises(DatabaseError) as raised:
+            recorded(log, scored(code))
+        assert type(raised.value) is expected, code
 
 
 def test_many_threads_share_the_pool(log: Database, database_url: str) -> None:
