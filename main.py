@@ -59,6 +59,7 @@ from astrodetect.service.services import (
 from database import Database, database_url
 
 BATCH_TIMEOUT_S = 600.0  # for the body of a request with many images to arrive
+FIELDS_BYTES = 131_072  # of a request without images: a note, percent-encoded; JSON is parsed on the event loop
 
 
 def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -> FastAPI:
@@ -126,7 +127,7 @@ def body_limits(settings: Settings) -> tuple[BodyLimit, dict[str, BodyLimit]]:
     image = BodyLimit(image_bytes, image_timeout_s, full(lambda services: services.detection.full()))
     batch = BodyLimit(batch_bytes, BATCH_TIMEOUT_S, full(lambda services: services.batch_detection.full()))
     anomalies = BodyLimit(batch_bytes, BATCH_TIMEOUT_S, full(lambda services: services.anomaly_detection.full()))
-    return BodyLimit(image_bytes, image_timeout_s), {
+    return BodyLimit(min(FIELDS_BYTES, image_bytes), image_timeout_s), {
         "/detect": image,
         "/classify": image,
         "/similar": image,

@@ -126,7 +126,9 @@ class Settings(BaseSettings):
         description="longer side of the values stored of FITS uploads, pixels: averaged down to it; 0 stores none",
     )
 
-    max_body_bytes: int = Field(default=20_000_000, ge=1_000, description="maximum request body, bytes")
+    max_body_bytes: int = Field(
+        default=20_000_000, ge=1_000, description="maximum request body, bytes; 131,072 where it has no image"
+    )
     max_batch_bytes: int = Field(
         default=1_000_000_000, ge=1_000, description="maximum body of a request to /detect/batch, bytes"
     )

@@ -24,7 +24,7 @@ from astrodetect.service.shutdown import Shutdown
 
 MAX_ANOMALY_REQUESTS = 4  # at a time; more are refused
 FETCHES_IN_FLIGHT = 4  # images of one request that are fetched or held in memory at a time
-MAX_JSON_BYTES = 4_000_000
+MIN_JSON_BYTES, JSON_BYTES_PER_URL = 100_000, 4_000  # the largest body: it is parsed on the event loop
 
 
 class ImageUrls(BaseModel):
@@ -89,11 +89,11 @@ class AnomalyDetection:
             yield [_ImageSource(url, partial(self._fetcher.get, url)) for url in urls]
 
     async def _read_urls(self, request: Request) -> list[str]:
-        body = bytearray()
+        body, max_bytes = bytearray(), max(MIN_JSON_BYTES, JSON_BYTES_PER_URL * self._max_images)
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_JSON_BYTES:
-                raise BodyTooLarge(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
+            if len(body) > max_bytes:
+                raise BodyTooLarge(f"more than {max_bytes:,} bytes of JSON")
         try:
             urls = ImageUrls.model_validate_json(body).image_paths
         except ValidationError as error:

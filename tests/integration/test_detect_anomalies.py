@@ -181,9 +181,9 @@ def test_an_invalid_request_is_refused_as_a_whole(start: Start) -> None:
     for wrong in (b"", b"no JSON", b"[]", b"{}", b'{"image_paths": "http://example.org/"}', b'{"image_paths": [1, 2]}'):
         error_message(client.post("/detect-anomalies", content=wrong), 422, "bad_arguments")
     error_message(client.post("/detect-anomalies", content=b"[" * 100_000), 422, "bad_arguments")
-    many = client.post("/detect-anomalies", content=b'{"image_paths": [' + b"1," * 1_000_000 + b"1]}")
+    many = client.post("/detect-anomalies", content=b'{"image_paths": [' + b"1," * 40_000 + b"1]}")
     assert len(error_message(many, 422, "bad_arguments")) < 200
-    error_message(client.post("/detect-anomalies", content=b" " * 5_000_000), 413, "body_too_large")
+    error_message(client.post("/detect-anomalies", content=b" " * 200_000), 413, "body_too_large")
 
 
 def test_a_model_without_detectors_is_refused_with_the_command_that_attaches_them(
