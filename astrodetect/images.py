@@ -51,6 +51,7 @@ WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow w
 VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, which are stretched as those of FITS
 MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pixels; encoders make some ten
 SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metadata may, by chance
+MAX_READS = 200_000  # that Pillow makes of a file: some for each part of it, of a few µs each
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
@@ -87,6 +88,19 @@ def accepted_text(contract: ImageContract | None = None) -> str:
     """The titles of those formats, as "JPEG, PNG or FITS"."""
     *others, last = (file_format.title for file_format in accepted_formats(contract))
     return f"{', '.join(others)} or {last}"
+
+
+class _ImageFile(io.BytesIO):
+    """The bytes of an image, which Pillow reads part by part: a JPEG by segments, and what is no segment by bytes."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Called by Pillow."""
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ImageError("damaged: its header or its pixels are in very many parts")
+        return super().read(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +267,7 @@ def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "JPEG" and data.count(SCAN) > MAX_SCANS:
         raise ImageError(f"damaged JPEG: more than {MAX_SCANS} scans")
-    image = Image.open(io.BytesIO(data), formats=[image_format])
+    image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tile = [int(image.tag_v2.get(tag, 1)) for tag in TIFF_TILE_TAGS]

@@ -49,6 +49,7 @@ class DetectionService:
         self._slots = asyncio.Semaphore(max_in_flight)
         self._in_flight = 0
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+        self._prober = ThreadPoolExecutor(1, thread_name_prefix="prober")
         self._key_locks: weakref.WeakValueDictionary[uuid.UUID, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def full(self) -> bool:
@@ -112,8 +113,9 @@ class DetectionService:
         return self._in_flight
 
     def close(self) -> None:
-        """Stops the decoder."""
+        """Stops the threads."""
         self._decoder.shutdown()
+        self._prober.shutdown()
 
     async def _detect(
         self, job: ImageJob, context: RequestContext, *, model: str | None, require_binary: bool
@@ -157,10 +159,16 @@ class DetectionService:
         return job.decoded
 
     async def _score_and_record(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
-        if job.decoded is None and _is_large(job.data):
+        if job.decoded is None and await self._is_large(job.data):
             await self._decode(serving, job)
         result: DetectionResult = await serving.batcher.submit(job)
         return result
+
+    async def _is_large(self, data: bytes) -> bool:
+        """In a thread where the header is read, of which a hostile one takes a second."""
+        if SMALL_FILE_BYTES < len(data) <= LARGE_FILE_BYTES:
+            return await asyncio.get_running_loop().run_in_executor(self._prober, _is_large, data)
+        return _is_large(data)
 
     def _find_recorded(self, request_id: uuid.UUID) -> Prediction | QueuedPrediction | None:
         """The prediction recorded under a key; while PostgreSQL is down, only those in the outbox are found."""

@@ -56,6 +56,7 @@ def test_a_fits_upload_is_shown_with_a_band_and_a_stretch_of_its_values(client: 
     assert band[:20].max() < 20
     assert opened(client.get(f"{address}?bands=1&stretch=linear").content).std() > 30
     assert opened(client.get(f"{address}?bands=2,1,0&stretch=log").content).shape == (SIDE, SIDE, 3)
+    assert client.get(f"{address}?bands=\u0660").status_code == 422  # an Arabic digit
     again = client.get(
         f"{address}?bands=0&stretch=linear&low=10&high=99", headers={"If-None-Match": response.headers["etag"]}
     )

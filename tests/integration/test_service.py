@@ -19,6 +19,7 @@ from PIL import Image
 from programs import query
 from starlette.testclient import TestClient
 
+from astrodetect import images
 from astrodetect.settings import Settings
 from main import create_app
 
@@ -155,6 +156,21 @@ def test_json_of_very_many_fields_is_refused_unread_and_few_are_reported(client:
     few, many = ({f"{n:05}": 0 for n in range(count)} for count in (1_000, 15_000))
     assert len(error_message(client.post(path, json=few), 422, "bad_arguments")) < 1_000
     error_message(client.post(path, json=many), 413, "body_too_large")
+
+
+def test_the_header_of_an_image_is_not_read_on_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 MB of empty segments in a JPEG takes Pillow a second."""
+    threads: list[str] = []
+
+    def probe(_: bytes) -> images.Probe:
+        threads.append(threading.current_thread().name)
+        return images.Probe("PNG", 200, 200)
+
+    monkeypatch.setattr(images, "probe", probe)
+    assert detect(client, png((200, 200), seed=3)).status_code == 200
+    assert threads == ["prober_0"]
 
 
 def test_a_malicious_file_name_is_stored_as_text(client: TestClient) -> None:

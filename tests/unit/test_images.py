@@ -142,6 +142,27 @@ def test_a_jpeg_of_very_many_scans_is_rejected_and_not_decoded() -> None:
         images.decode(data[:-2] + scan * 40_000 + data[-2:], WHOLE)  # half a megabyte, 80 s
 
 
+@pytest.mark.parametrize(
+    ("kind", "at", "part"),
+    [
+        ("JPEG", 2, b"\xff\xfe\0\2"),
+        ("JPEG", 2, b"\xff"),
+        ("JPEG", 20, b"\0"),
+        ("PNG", 33, b"\0\0\0\0vpAg\x01\x55\xc2\xb3"),
+        ("PNG", -12, b"\0\0\0\0tEXt\x96\x42\xc5\x85"),
+    ],
+)
+def test_an_image_in_very_many_parts_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, kind: str, at: int, part: bytes
+) -> None:
+    """Each takes µs of Python: 20 MB of them took up to 20 s."""
+    monkeypatch.setattr(images, "MAX_READS", 1_000)
+    data = encoded(gradient(64, 64), kind)
+    images.decode(data[:at] + part * 50 + data[at:], WHOLE)
+    with pytest.raises(ImageError, match="very many parts"):
+        images.decode(data[:at] + part * 2_000 + data[at:], WHOLE)
+
+
 def test_the_limit_of_pixels_is_a_parameter() -> None:
     data = encoded(gradient(200, 100))
     assert images.decode(data, WHOLE, max_pixels=20_000).shape == (64, 64, 3)

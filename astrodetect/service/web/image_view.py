@@ -32,7 +32,7 @@ NO_NEIGHBOURS: dict[type[AstrodetectError], str] = {
     VectorMissing: "No neighbours: the model had no detectors when it scored this image, so no vector was stored.",
     VectorsOff: f"No neighbours: the database lacks pgvector. {SETUP_DB_COMMAND} says how to install it.",
 }
-BANDS, MAX_BANDS_LENGTH = r"^\d+(,\d+,\d+)?$", 9
+BANDS, MAX_BANDS_LENGTH = "^[0-9]+(,[0-9]+,[0-9]+)?$", 9
 ImageSha256: TypeAlias = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Percentile: TypeAlias = Annotated[float, Query(ge=0, le=100)]
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
