@@ -21,6 +21,7 @@ LABELS = INTERESTING, ORDINARY, ARTEFACT = "interesting", "ordinary", "artefact"
 MAX_LABEL_LENGTH = 40  # characters
 LABEL_PATTERN = re.compile(rf"\w[\w .-]{{0,{MAX_LABEL_LENGTH - 1}}}")
 MARK_CATEGORIES = {"Mn", "Mc"}  # signs of vowels, as in Devanagari, and accents that Unicode has no letter with
+MAX_UNNORMALISED_LENGTH = 1_000  # of a label as it is typed; normalising takes a time by the square of the length
 MAX_MARKS = 4  # after a letter; more would be drawn over other lines
 # Marks and letters that show nothing: with them, names that differ look alike.
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
@@ -94,6 +95,8 @@ def parse_tag(text: str) -> str:
 
 
 def _parse_name(text: str, what: str) -> str:
+    if len(text) > MAX_UNNORMALISED_LENGTH:
+        raise ValueError(f"{what} up to {MAX_LABEL_LENGTH} characters, not {len(text):,}")
     lower = unicodedata.normalize("NFC", text).lower()  # macOS separates accents from letters
     name = " ".join(unicodedata.normalize("NFC", lower).split())
     if len(name) > MAX_LABEL_LENGTH or INVISIBLE.search(name) or not LABEL_PATTERN.fullmatch(_without_marks(name)):
