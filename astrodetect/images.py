@@ -52,6 +52,7 @@ VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, w
 MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pixels; encoders make some ten
 SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metadata may, by chance
 MAX_READS = 200_000  # that Pillow makes of a file: some for each part of it, of a few µs each
+FAX = {"tiff_ccitt", "group3", "group4"}  # libtiff writes a line to stderr for each damaged row of these
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
@@ -270,6 +271,8 @@ def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Imag
     image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if image.info.get("compression") in FAX:
+            raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
         tile = [int(image.tag_v2.get(tag, 1)) for tag in TIFF_TILE_TAGS]
         if math.prod(tile) > max_pixels:
             raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")

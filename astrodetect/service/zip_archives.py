@@ -36,7 +36,7 @@ def read_files(
         parts = [part for part in member.filename.split("/") if part != "."]
         outside = ".." in parts
         hidden = not outside and any(part.startswith(".") for part in parts)
-        if member.is_dir() or hidden or member.filename.startswith(MACOS_FOLDER):
+        if member.filename.endswith("/") or hidden or member.filename.startswith(MACOS_FOLDER):
             continue
         if outside:
             yield member.filename, ArchiveError("its path leads out of the zip: pack it again without ..")

@@ -119,6 +119,15 @@ def test_bytes_that_are_no_image_raise_image_unsupported(data: bytes) -> None:
         images.decode(data, WHOLE)
 
 
+@pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4"])
+def test_a_fax_is_rejected(compression: str) -> None:
+    """For 20 kB of damaged rows libtiff wrote 500,000 lines to stderr."""
+    buffer = io.BytesIO()
+    Image.new("1", (64, 64)).save(buffer, "TIFF", compression=compression)
+    with pytest.raises(ImageUnsupported, match="fax"):
+        images.decode(buffer.getvalue(), WHOLE)
+
+
 def test_an_empty_file_raises_image_empty() -> None:
     with pytest.raises(ImageEmpty, match="the file is empty"):
         images.decode(b"", WHOLE)

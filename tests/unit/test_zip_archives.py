@@ -51,6 +51,12 @@ def test_a_file_larger_than_it_declares_is_an_error_and_is_not_decompressed(meth
     assert peak < MAX_GROWTH
 
 
+@pytest.mark.parametrize("name", ["", "\0.png"])
+def test_a_file_without_a_name_is_read(name: str) -> None:
+    data = bytes(make_zip({"aaaaa": b"x"})).replace(b"aaaaa", name.encode().ljust(5, b"\0"))
+    assert read(data) == [("", b"x")]
+
+
 def test_entries_are_bounded_before_the_directory_is_read() -> None:
     data = bytes(make_zip({f"{number}.png": b"" for number in range(20_000)}, zipfile.ZIP_STORED))
     tracemalloc.start()
