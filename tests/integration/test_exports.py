@@ -4,7 +4,10 @@ import csv
 import errno
 import io
 import re
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -152,6 +155,27 @@ def test_few_tables_are_made_at_a_time_and_a_full_disk_is_one_line(
     full = page_client.get("/predictions.fits")
     assert (full.status_code, full.json()["error"]["code"]) == (503, "overloaded")
     assert "temporary files" in full.json()["error"]["message"]
+
+
+def test_texts_of_rows_are_made_by_one_thread_at_a_time(
+    page_client: TestClient, recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working, overlaps = threading.Lock(), 0
+
+    def write(_: object) -> Iterator[str]:
+        nonlocal overlaps
+        for _ in range(5):
+            if working.acquire(blocking=False):
+                time.sleep(0.01)
+                working.release()
+            else:
+                overlaps += 1
+            yield "x"
+
+    monkeypatch.setitem(predictions.TEXT_EXPORTS, "csv", (write, "text/csv"))
+    with ThreadPoolExecutor(4) as clients:
+        responses = list(clients.map(page_client.get, ["/predictions.csv"] * 4))
+    assert ([response.text for response in responses], overlaps) == (["xxxxx"] * 4, 0)
 
 
 def test_an_export_that_postgresql_ends_is_cut_short_with_one_line(
