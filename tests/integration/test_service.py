@@ -125,6 +125,16 @@ def test_a_chunked_body_is_read_up_to_the_limit(client: TestClient) -> None:
     error_message(response, 413, "body_too_large")
 
 
+@pytest.mark.parametrize("path", ["/detect", "/similar", "/detect/batch", "/predictions/1/label"])
+def test_forms_that_take_long_to_parse_are_refused(client: TestClient, path: str) -> None:
+    """One without an image, and one whose Content-Type has thousands of parameters."""
+    form = client.post(path, content=b"&" * 150_000, headers={"content-type": "application/x-www-form-urlencoded"})
+    error_message(form, 413, "body_too_large")
+    headers = {"content-type": "multipart/form-data; boundary=x" + ";" * 50_000}
+    message = error_message(client.post(path, content=png(), headers=headers), 400, "bad_request")
+    assert message == "the Content-Type has more than 1,000 characters"
+
+
 def test_large_uploads_without_room_for_temporary_files_are_refused_for_now(
     start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,12 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded
+from astrodetect.errors import AstrodetectError, BodyTooLarge, BodyTooSlow, Overloaded, RequestError
 from astrodetect.service import error_handlers
 from astrodetect.service.middleware.request_log import REQUEST_CONTEXT, RequestContext
 
 GRACE_S, MIN_BYTES_PER_S = 30.0, 16_384  # a body that is slower than that, after so many seconds, is cut
+MAX_CONTENT_TYPE = 1_000  # characters: it is parsed on the event loop, in time that grows with their square
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,21 @@ class BodyLimitMiddleware:
 
     async def _limited(self, limit: BodyLimit, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads at most the limit, whatever Content-Length declares."""
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        content_type, declared = headers.get("content-type", ""), headers.get("content-length", "0")
+        if "urlencoded" in content_type.lower():  # such a form has no image
+            limit = self._default
         too_large = BodyTooLarge(f"the request is larger than {limit.max_body_bytes:,} bytes")
-        if scope["method"] == "POST" and limit.full(
-            scope
-        ):  # uvicorn discards the body, so the connection can stay open
-            overloaded = Overloaded("too many requests are being processed: try again soon")
-            await error_handlers.error_response_for(Request(scope), overloaded)(scope, receive, send)
-            return
-        if declared.isdecimal() and int(declared) > limit.max_body_bytes:
-            await error_handlers.error_response_for(Request(scope), too_large, close=True)(scope, receive, send)
+        refusal: AstrodetectError | None = None
+        if scope["method"] in {"POST", "PUT"} and len(content_type) > MAX_CONTENT_TYPE:
+            refusal = RequestError(f"the Content-Type has more than {MAX_CONTENT_TYPE:,} characters")
+        elif scope["method"] == "POST" and limit.full(scope):
+            refusal = Overloaded("too many requests are being processed: try again soon")
+        elif declared.isdecimal() and int(declared) > limit.max_body_bytes:
+            refusal = too_large
+        if refusal:
+            close = not isinstance(refusal, Overloaded)  # uvicorn discards the body, so the connection can stay open
+            await error_handlers.error_response_for(Request(scope), refusal, close=close)(scope, receive, send)
             return
 
         context: RequestContext | None = scope.get(REQUEST_CONTEXT)

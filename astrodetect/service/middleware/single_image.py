@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from astrodetect.errors import AstrodetectError
 from astrodetect.service import error_handlers
 from astrodetect.service.authentication import ApiKeys
-from astrodetect.service.middleware.body_limits import BodyLimit
+from astrodetect.service.middleware.body_limits import MAX_CONTENT_TYPE, BodyLimit
 from astrodetect.service.middleware.request_log import (
     CLIENT_CLOSED_REQUEST,
     RawHeaders,
@@ -92,6 +92,7 @@ class SingleImageMiddleware:
             not scope["query_string"]
             and b"idempotency-key" not in headers
             and len(headers) == len(scope["headers"])  # none is repeated
+            and len(headers.get(b"content-type", b"")) <= MAX_CONTENT_TYPE
             and length.isdigit()
             and int(length) <= self._max_bytes
         )
