@@ -53,6 +53,20 @@ def test_an_endless_body_is_cut_at_the_limit(declared: str | None) -> None:
     assert json.loads(client.response[1]["body"])["error"]["code"] == "body_too_large"
 
 
+def test_a_stream_whose_request_has_an_endless_body_ends_as_if_its_client_had_left() -> None:
+    received: list[Message] = []
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not received or received[-1]["type"] == "http.request":
+            received.append(await receive())
+
+    client, scope = Client(), {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(BodyLimitMiddleware(stream, {}, BodyLimit(LIMIT, 60))(scope, client.receive, client.send))
+    assert received[-1] == {"type": "http.disconnect"}
+    assert [message.get("status") for message in client.response] == [200]
+
+
 def test_a_body_that_declares_too_much_is_not_read() -> None:
     client = Client()
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", str(LIMIT + 1).encode())]}

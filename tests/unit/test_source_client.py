@@ -89,3 +89,29 @@ def test_headers_without_end_are_cut(client: http.HttpClient, monkeypatch: pytes
 
     with served(drip) as url, pytest.raises(SourceUrlError, match=r"in time|connection failed"):
         client.get(url, len)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", b"A: b\r\n"),  # trailers
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"0"),  # the size of a chunk
+        (b"Content-Length: 1000000\r\n\r\n", b"a"),
+        (b"Content-Encoding: deflate\r\n\r\n", b"\0\0\0\xff\xff"),  # blocks without content
+    ],
+)
+def test_a_response_without_end_is_cut(
+    client: http.HttpClient, monkeypatch: pytest.MonkeyPatch, head: bytes, piece: bytes
+) -> None:
+    monkeypatch.setattr(http, "MAX_RESPONSE_S", 0.2)
+    started = time.monotonic()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + head)
+        while time.monotonic() - started < 10:
+            connection.sendall(piece)
+            time.sleep(0.01)
+
+    with served(drip) as url, pytest.raises(SourceUrlError, match=r"incomplete after|connection failed"):
+        client.get(url, len)
+    assert time.monotonic() - started < 9

@@ -46,26 +46,37 @@ class _TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
+@contextlib.contextmanager
+def _deadline(sock: socket.socket | None, seconds: float) -> Iterator[threading.Event]:
+    """Ends what the socket receives after so long, and sets the event: its own timeout counts from the last byte."""
+    late = threading.Event()
+
+    def interrupt() -> None:
+        late.set()  # before the reader wakes
+        with contextlib.suppress(OSError):  # it has just ended
+            if sock:
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
 class _HeaderDeadline(HTTPConnection):
-    """Timeouts of sockets count from the last byte: headers of a byte now and then would be read without end."""
+    """Headers of a byte now and then would be read without end."""
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-        late = threading.Event()
-        timer = threading.Timer(MAX_HEADERS_S, self._interrupt, (late,))
-        timer.start()
-        try:
+        sock = self.sock
+        with _deadline(sock, MAX_HEADERS_S) as late:
             response = super().getresponse()
             if late.is_set():  # http.client takes headers that end with the connection as whole
                 response.close()
                 raise TimeoutError
-            return response
-        finally:
-            timer.cancel()
-
-    def _interrupt(self, late: threading.Event) -> None:
-        late.set()  # before the reader wakes
-        with contextlib.suppress(OSError, AttributeError):  # it has just ended
-            self.sock.shutdown(socket.SHUT_RDWR)
+        response.socket = sock  # type: ignore[attr-defined]  # the connection may have no more
+        return response
 
 
 class _TlsHeaderDeadline(_HeaderDeadline, HTTPSConnection):
@@ -206,14 +217,16 @@ def _read_chunks(response: requests.Response, max_bytes: int) -> Iterator[bytes]
     too_large = f"more than {max_bytes:,} bytes"
     if _remaining_bytes(response) > max_bytes:
         raise SourceUrlError(too_large)
-    received, deadline = 0, time.monotonic() + MAX_RESPONSE_S
-    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
-        received += len(chunk)
-        if received > max_bytes:
-            raise SourceUrlError(too_large)
-        if time.monotonic() > deadline:
-            raise _TransientError(f"incomplete after {MAX_RESPONSE_S:.0f} s")
-        yield chunk
+    received = 0
+    sock = getattr(response.raw, "socket", None)  # through a proxy the connection is not one of ours
+    with _deadline(sock, MAX_RESPONSE_S) as late:  # also of the sizes of chunks, and of trailers
+        while not late.is_set() and (chunk := response.raw.read1(CHUNK_BYTES, decode_content=True)):
+            received += len(chunk)
+            if received > max_bytes:
+                raise SourceUrlError(too_large)
+            yield chunk
+    if late.is_set():
+        raise _TransientError(f"incomplete after {MAX_RESPONSE_S:.0f} s")
 
 
 def _remaining_bytes(response: requests.Response) -> int:

@@ -67,8 +67,15 @@ class BodyLimitMiddleware:
         received_bytes, complete, responding = 0, False, False
         error: AstrodetectError | None = None
 
+        def cut(why: AstrodetectError) -> Message:
+            nonlocal error
+            error = why
+            if responding:  # a stream, which needs no body and is not told of an error
+                return {"type": "http.disconnect"}
+            raise why
+
         async def limited_receive() -> Message:
-            nonlocal received_bytes, complete, error
+            nonlocal received_bytes, complete
             if complete:
                 return await receive()
             allowed_s = limit.allowed_s(received_bytes)
@@ -76,13 +83,11 @@ class BodyLimitMiddleware:
                 async with asyncio.timeout_at(started + allowed_s):
                     message = await receive()
             except TimeoutError:
-                error = BodyTooSlow(f"the request took longer than {allowed_s:.3g} seconds to arrive")
-                raise error from None
+                return cut(BodyTooSlow(f"the request took longer than {allowed_s:.3g} seconds to arrive"))
             received_bytes += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if received_bytes > limit.max_body_bytes:
-                error = too_large
-                raise error
+                return cut(too_large)
             return message
 
         async def guarded_send(message: Message) -> None:
