@@ -95,10 +95,14 @@ def connect(
     try:
         connection: Connection = psycopg2.connect(**parts, async_=bounded)
         if bounded:  # libpq does not apply its timeout to asynchronous connections
-            _settle(connection, timeout_s * len(parts.get("host", "").split(",")), silent)
+            _settle(connection, timeout_s, silent)
         else:
             connection.autocommit = True
     except ServerSilent:
+        hosts = {name: parts[name] for name in ("host", "hostaddr", "port") if "," in parts.get(name, "")}
+        if hosts:  # nor does it try the next one after a host that hangs
+            overrides |= {name: values.partition(",")[2] for name, values in hosts.items()}
+            return connect(url, timeout_s=timeout_s, bounded=bounded, silent=silent, **overrides)
         raise _refused(TimeoutError("timeout expired"), parts) from None
     except (psycopg2.Error, ValueError) as error:
         raise _refused(error, parts) from error

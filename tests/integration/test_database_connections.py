@@ -11,7 +11,7 @@ import pytest
 from programs import query
 
 import setup_db
-from astrodetect.db.connections import ValuesRejected, connect
+from astrodetect.db.connections import ValuesRejected, connect, read_url
 from astrodetect.db.embedded.binaries import account_for, run_program
 from astrodetect.db.embedded.lifetime import embedded_server
 from astrodetect.errors import DatabaseError, DatabaseUnavailable
@@ -74,6 +74,13 @@ def test_connecting_to_a_silent_server_times_out() -> None:
         log = Database(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1, timeout_s=1)
         with pytest.raises(DatabaseUnavailable, match="timeout expired"):
             log.check()
+
+
+def test_the_next_host_is_tried_after_one_that_hangs(database_url: str) -> None:
+    parts = read_url(database_url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = f"127.0.0.1,{parts['host']}", f"{silent.getsockname()[1]},{parts.get('port', 5432)}"
+        connect(database_url, timeout_s=1, bounded=True, host=host, port=port).close()
 
 
 def test_a_slow_statement_times_out(database_url: str) -> None:
