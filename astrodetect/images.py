@@ -6,6 +6,7 @@ The only module that decodes, so that training and inference see the same pixels
 import contextlib
 import io
 import math
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pi
 SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metadata may, by chance
 MAX_READS = 200_000  # that Pillow makes of a file: some for each part of it, of a few µs each
 FAX = {"tiff_ccitt", "group3", "group4"}  # libtiff writes a line to stderr for each damaged row of these
+MAX_STRIPS = 1 << 16  # or tiles, as of 16 × 16 pixels; each takes Pillow 16 µs
+TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
@@ -268,6 +271,8 @@ def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "JPEG" and data.count(SCAN) > MAX_SCANS:
         raise ImageError(f"damaged JPEG: more than {MAX_SCANS} scans")
+    if image_format == TIFF and (strips := _count_strips(data)) > MAX_STRIPS:
+        raise ImageError(f"{strips:,} strips or tiles: at most {MAX_STRIPS:,} are read")
     image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -277,6 +282,22 @@ def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Imag
         if math.prod(tile) > max_pixels:
             raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
     return image
+
+
+def _count_strips(data: bytes) -> int:
+    """Strips or tiles of a TIFF, as its first directory declares."""
+    order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]  # BigTIFF
+    offset, length, entry = (
+        struct.Struct(order + kind) for kind in (("Q", "Q", "HHQ8x") if big else ("I", "H", "HHI4x"))
+    )
+    try:
+        (start,) = offset.unpack_from(data, 8 if big else 4)
+        (count,) = length.unpack_from(data, start)
+    except struct.error:  # as Pillow will say
+        return 0
+    start += length.size
+    entries = data[start : start + min(count, max(0, len(data) - start) // entry.size) * entry.size]
+    return max((number for tag, _, number in entry.iter_unpack(entries) if tag in TIFF_STRIP_TAGS), default=0)
 
 
 def _open_fits(data: bytes, max_pixels: int) -> fits.Frame:
