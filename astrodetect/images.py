@@ -55,6 +55,8 @@ SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metada
 MAX_READS = 200_000  # that Pillow makes of a file: some for each part of it, of a few µs each
 FAX = {"tiff_ccitt", "group3", "group4"}  # libtiff writes a line to stderr for each damaged row of these
 MAX_STRIPS = 1 << 16  # or tiles, as of 16 × 16 pixels; each takes Pillow 16 µs
+MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
+TIFF_BYTES = (1, 2, 6, 7)  # types of values that are read at once: BYTE, ASCII, SBYTE, UNDEFINED
 TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
 
@@ -271,8 +273,8 @@ def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "JPEG" and data.count(SCAN) > MAX_SCANS:
         raise ImageError(f"damaged JPEG: more than {MAX_SCANS} scans")
-    if image_format == TIFF and (strips := _count_strips(data)) > MAX_STRIPS:
-        raise ImageError(f"{strips:,} strips or tiles: at most {MAX_STRIPS:,} are read")
+    if image_format == TIFF:
+        _check_tags(data)
     image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -284,8 +286,8 @@ def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Imag
     return image
 
 
-def _count_strips(data: bytes) -> int:
-    """Strips or tiles of a TIFF, as its first directory declares."""
+def _check_tags(data: bytes) -> None:
+    """Raise ImageError where the first directory of a TIFF declares more values than Pillow reads soon."""
     order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]  # BigTIFF
     offset, length, entry = (
         struct.Struct(order + kind) for kind in (("Q", "Q", "HHQ8x") if big else ("I", "H", "HHI4x"))
@@ -294,10 +296,14 @@ def _count_strips(data: bytes) -> int:
         (start,) = offset.unpack_from(data, 8 if big else 4)
         (count,) = length.unpack_from(data, start)
     except struct.error:  # as Pillow will say
-        return 0
+        return
     start += length.size
     entries = data[start : start + min(count, max(0, len(data) - start) // entry.size) * entry.size]
-    return max((number for tag, _, number in entry.iter_unpack(entries) if tag in TIFF_STRIP_TAGS), default=0)
+    for tag, kind, number in entry.iter_unpack(entries):
+        if kind not in TIFF_BYTES and number > (MAX_STRIPS if tag in TIFF_STRIP_TAGS else MAX_TAG_VALUES):
+            raise ImageError(
+                f"TIFF with {number:,} {'strips or tiles' if tag in TIFF_STRIP_TAGS else 'values in a tag'}"
+            )
 
 
 def _open_fits(data: bytes, max_pixels: int) -> fits.Frame:

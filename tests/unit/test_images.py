@@ -139,6 +139,10 @@ def test_a_tiff_of_very_many_strips_is_rejected_from_its_header(*, big: bool) ->
     data[entry + 4 : entry + 8] = struct.pack("<I", 70_000)
     with pytest.raises(ImageError, match="70,000 strips"):
         images.decode(bytes(data), WHOLE)
+    data[entry : entry + 2] = struct.pack("<H", 282)  # XResolution
+    data[entry + 4 : entry + 8] = struct.pack("<I", 200_000)
+    with pytest.raises(ImageError, match="200,000 values"):
+        images.decode(bytes(data), WHOLE)
 
 
 def test_an_empty_file_raises_image_empty() -> None:
