@@ -20,6 +20,7 @@ from astrodetect.service.schemas import closing_response
 
 HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --timeout-keep-alive
 DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
+WRITE_TIMEOUT_S = 60.0  # without a byte taken by a client that is to read a response
 LINGER_S = 1.0  # after an error, so that a client that is still sending receives it
 LINGER_BYTES = 2**20  # that are read and dropped meanwhile
 MAX_HEADERS = 256
@@ -69,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._error: AstrodetectError | None = None
         self._refusal: AstrodetectError | None = None  # sent once the requests before it are answered
         self._refused = self._closing = False
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop."""
@@ -82,8 +84,31 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self._limits.end_wait(self)
+        self._end_write_timer()
         super().connection_lost(exc)
         self._disconnection.happen()
+
+    def pause_writing(self) -> None:
+        """Called by the transport when a client reads too slowly."""
+        super().pause_writing()
+        self._check_write()
+
+    def resume_writing(self) -> None:
+        """Called by the transport when the client has read most of it."""
+        self._end_write_timer()
+        super().resume_writing()
+
+    def _check_write(self, earlier: int | None = None) -> None:
+        """Closes the connection if none of the bytes that waited WRITE_TIMEOUT_S ago has been taken."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == earlier:
+            self.transport.abort()
+        else:
+            self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._check_write, waiting)
+
+    def _end_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""

@@ -70,7 +70,10 @@ class Server:
         body = b"" if scope["path"] == "/unread" else await Request(scope, receive).body()
         if scope["path"].startswith("/wait"):
             await self._work(scope, receive)
-        await PlainTextResponse(str(len(body)))(scope, receive, send)
+        if scope["path"] == "/large":
+            body = bytes(20_000_000)  # more than the system's buffers hold
+        content = body if scope["path"] == "/large" else str(len(body))
+        await PlainTextResponse(content)(scope, receive, send)
 
     def connections(self) -> list[HttpProtocol]:
         return cast(list[HttpProtocol], list(self._server.server_state.connections))
@@ -295,6 +298,24 @@ def test_a_body_that_is_discarded_after_the_response_is_cut() -> None:
             client = await server.connect()
             assert await client.status(b"POST /unread HTTP/1.1\r\nContent-Length: 1000\r\n\r\n") == 200
             assert await client.closed()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_does_not_read_its_response_is_cut_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_S", 0.3)
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            silent, slow = await server.connect(), await server.connect()
+            for client in (silent, slow):
+                client.writer.write(GET.replace(b"/ ", b"/large ", 1))
+            body = 0
+            while body < 20_000_000:
+                body += len(await slow.reader.read(2**20))
+                await asyncio.sleep(0.01)
+            assert len(server.connections()) == 1
+            assert server.connections()[0].client[1] == slow.writer.get_extra_info("sockname")[1]  # type: ignore[index]
 
     asyncio.run(scenario())
 
