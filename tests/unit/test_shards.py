@@ -159,12 +159,12 @@ def test_members_above_the_limit_are_errors_of_their_own(tmp_path: Path, monkeyp
     assert read_shard(shard) == [(f"{shard}#big.png", "more than 1 MiB"), (f"{shard}#small.png", b"1")]
 
 
-def test_a_header_of_any_size_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_a_header_of_any_size_takes_neither_memory_nor_time(tmp_path: Path) -> None:
     info = tarfile.TarInfo("x")
-    info.type, info.size = tarfile.XHDTYPE, 2**21
-    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(2**21))
+    info.type, info.size = tarfile.XHDTYPE, 40_960
+    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(info.size))
     ((_, error),) = read_shard(tmp_path / "a.tar")
-    assert error == "damaged tar archive: a header of 2,097,152 bytes"
+    assert error == "damaged tar archive: a header of 40,960 bytes"
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
