@@ -109,6 +109,7 @@ class Novelty:
 
         `extra` detectors were already fitted to the same images.
         """
+        import scipy.linalg  # noqa: F401, PLC0415 - loads its BLAS, or the limit of threads below would not hold for it
         from threadpoolctl import threadpool_limits  # noqa: PLC0415 - scoring starts without it
 
         if len(features) < MIN_IMAGES:

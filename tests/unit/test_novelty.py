@@ -335,3 +335,18 @@ def test_zip_bomb_is_refused_by_its_declared_size(file: bytes, monkeypatch: pyte
         Novelty.load(bomb)
     with pytest.raises(ModelError, match="compressed arrays"):
         Novelty.load(liar)
+
+
+def test_the_limit_of_threads_holds_for_all_of_blas() -> None:
+    """Else the last bits of the detectors, and with them the map, depend on what was imported before."""
+    script = """
+import sys
+import numpy as np
+import threadpoolctl
+from astrodetect.anomalies.novelty import Novelty
+limits = threadpoolctl.threadpool_limits
+threadpoolctl.threadpool_limits = lambda *a, **named: print("scipy.linalg" in sys.modules) or limits(*a, **named)
+Novelty.fit(np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32), names=["knn"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "True"
