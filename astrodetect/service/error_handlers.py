@@ -21,6 +21,7 @@ from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
+SEND_IMAGE = "send the image as the form field `file`: curl -F file=@x.jpg"
 MAX_REASONS = 10  # in the message of a request with many invalid arguments
 REPEATED_S = 10.0  # within which the same error is logged once: an outage fails every reading request
 
@@ -88,7 +89,7 @@ async def handle_invalid_arguments(request: Request, error: Exception) -> Respon
     assert isinstance(error, RequestValidationError)  # noqa: S101
     details = error.errors()[:MAX_REASONS]
     if any(detail["loc"] == ("body", "file") for detail in details):
-        return _response(request, 422, "file_missing", "send the image as the form field `file`: curl -F file=@x.jpg")
+        return _response(request, 422, "file_missing", SEND_IMAGE)
     message = "; ".join(f"{'.'.join(str(part) for part in detail['loc'][1:])}: {detail['msg']}" for detail in details)
     return _response(request, 422, "bad_arguments", message)
 

@@ -129,7 +129,8 @@ def test_a_chunked_body_is_read_up_to_the_limit(client: TestClient) -> None:
 def test_forms_that_take_long_to_parse_are_refused(client: TestClient, path: str) -> None:
     """One without an image, and one whose Content-Type has thousands of parameters."""
     form = client.post(path, content=b"&" * 150_000, headers={"content-type": "application/x-www-form-urlencoded"})
-    error_message(form, 413, "body_too_large")
+    message = error_message(form, 413, "body_too_large")
+    assert ("curl -F file=@x.jpg" in message) == (path != "/predictions/1/label")
     headers = {"content-type": "multipart/form-data; boundary=x" + ";" * 50_000}
     message = error_message(client.post(path, content=png(), headers=headers), 400, "bad_request")
     assert message == "the Content-Type has more than 1,000 characters"

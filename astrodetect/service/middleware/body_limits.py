@@ -47,9 +47,10 @@ class BodyLimitMiddleware:
         """Reads at most the limit, whatever Content-Length declares."""
         headers = Headers(scope=scope)
         content_type, declared = headers.get("content-type", ""), headers.get("content-length", "0")
-        if "urlencoded" in content_type.lower():  # such a form has no image
-            limit = self._default
-        too_large = BodyTooLarge(f"the request is larger than {limit.max_body_bytes:,} bytes")
+        hint = ""
+        if limit is not self._default and "urlencoded" in content_type.lower():  # as of curl --data-binary
+            limit, hint = self._default, f": {error_handlers.SEND_IMAGE}"
+        too_large = BodyTooLarge(f"the request is larger than {limit.max_body_bytes:,} bytes{hint}")
         refusal: AstrodetectError | None = None
         if scope["method"] in {"POST", "PUT"} and len(content_type) > MAX_CONTENT_TYPE:
             refusal = RequestError(f"the Content-Type has more than {MAX_CONTENT_TYPE:,} characters")
