@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from astrodetect.errors import Overloaded
 
-THREADS = 16
+THREADS = 4  # more do not read faster, as they take the interpreter in turns, and an upload waits for all
 MAX_QUEUED_S = 5.0  # for a thread
 
 _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reader")
