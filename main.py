@@ -41,7 +41,7 @@ from astrodetect import __version__
 from astrodetect.db.embedded.lifetime import restart_server
 from astrodetect.service import error_handlers
 from astrodetect.service.authentication import SIGN_IN_PATH, ApiKeys
-from astrodetect.service.cookies import decode_in_linear_time
+from astrodetect.service.cookie_unquoting import patch_http_cookies
 from astrodetect.service.deferred_routes import DeferredRoutes
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.audit import AuditMiddleware
@@ -96,7 +96,7 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks into the environment at each request
     )
-    decode_in_linear_time()
+    patch_http_cookies()
     default, by_path = body_limits(settings)
     hosts = ServedHosts(settings.allowed_hosts)
     log = RequestLog(metrics, is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining)

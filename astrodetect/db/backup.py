@@ -49,7 +49,7 @@ def dump(url: str, path: Path) -> tuple[Checksums, list[str]]:
 
 
 def restore(
-    url: str, path: Path, expected: Checksums, *, replace: bool, prepare: Callable[[str], object] = str
+    url: str, path: Path, expected: Checksums, *, replace: bool, prepare: Callable[[str], object] | None = None
 ) -> str | None:
     """Replace the database by the one in a dump; returns the name under which a replaced one with rows was kept.
 
@@ -73,7 +73,8 @@ def restore(
             with open_session(url, temporary) as connection:
                 if differing := _differences(expected, _checksums(connection)):
                     raise DatabaseError(f"the restored tables differ from the backup's: {', '.join(differing)}")
-            prepare(temporary)
+            if prepare:
+                prepare(temporary)
             return _exchange(maintenance, name, temporary, keep=bool(replaced))
         finally:
             _execute(maintenance, "DROP DATABASE IF EXISTS {} WITH (FORCE)", temporary)

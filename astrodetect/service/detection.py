@@ -159,13 +159,13 @@ class DetectionService:
         return job.decoded
 
     async def _score_and_record(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
-        if job.decoded is None and await self._is_large(job.data):
+        if job.decoded is None and await self._is_large_image(job.data):
             await self._decode(serving, job)
         result: DetectionResult = await serving.batcher.submit(job)
         return result
 
-    async def _is_large(self, data: bytes) -> bool:
-        """In a thread where the header is read, of which a hostile one takes a second."""
+    async def _is_large_image(self, data: bytes) -> bool:
+        """`_is_large`, in a thread where that reads a header: a hostile one takes a second."""
         if SMALL_FILE_BYTES < len(data) <= LARGE_FILE_BYTES:
             return await asyncio.get_running_loop().run_in_executor(self._prober, _is_large, data)
         return _is_large(data)

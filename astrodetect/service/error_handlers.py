@@ -34,7 +34,7 @@ class RowsResponse(StreamingResponse):
     """Rows that are sent as they are read; where PostgreSQL ends that, the connection is closed without their end."""
 
     def __init__(self, parts: Iterator[str], status_code: int = 200, **options: Any) -> None:
-        super().__init__(_in_turns(parts), status_code, **options)
+        super().__init__(_in_turns(parts), status_code, **options)  # FastAPI reads the default of `status_code`
 
     async def stream_response(self, send: Send) -> None:
         """Sends them."""

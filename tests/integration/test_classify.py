@@ -10,6 +10,7 @@ import colour_models
 import pytest
 from PIL import Image
 from programs import query
+from responses import error_message
 from starlette.testclient import TestClient
 
 from astrodetect.settings import Settings
@@ -49,13 +50,6 @@ def classify(client: TestClient, data: bytes, model: str | None = "colours", key
         params={"model": model} if model else {},
         headers={"Idempotency-Key": key} if key else {},
     )
-
-
-def error_message(response: Any, status: int, code: str) -> str:
-    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
-    message: str = response.json()["error"]["message"]
-    assert "\n" not in message
-    return message
 
 
 def test_classify_returns_and_records_the_most_probable_class(client: TestClient, database_url: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from blob_galaxies import SIDE, blob_galaxy
 from malicious_server import MaliciousServer, png
 from programs import Service, query
+from responses import error_message
 from starlette.testclient import TestClient
 
 from astrodetect import images
@@ -49,17 +50,6 @@ def post_urls(client: TestClient, urls: object, **options: Any) -> Any:
 
 def post_files(client: TestClient, files: list[tuple[str, bytes]]) -> Any:
     return client.post("/detect-anomalies", files=[("file", file) for file in files])
-
-
-def error_message(response: Any, status: int, code: str) -> str:
-    """The message of an error response."""
-    assert response.status_code == status, response.text
-    assert response.json().keys() == {"error"}
-    assert response.json()["error"]["code"] == code
-    message: str = response.json()["error"]["message"]
-    assert message
-    assert "\n" not in message
-    return message
 
 
 def test_each_url_has_a_result_in_order_and_a_row(client: TestClient, host: MaliciousServer, database_url: str) -> None:

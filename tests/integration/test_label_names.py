@@ -69,6 +69,12 @@ def test_a_name_with_separate_accents_is_the_one_with_letters_that_have_them() -
             parse_label(refused)
 
 
+def test_a_name_of_very_many_accents_is_refused_before_it_is_normalised() -> None:
+    """Normalising takes time by the square of their number: minutes for these."""
+    with pytest.raises(ValueError, match=r"up to 40 characters, not 400,001"):
+        parse_label("b" + "\u0315\u0300" * 200_000)
+
+
 def test_names_without_a_key_get_the_free_digits() -> None:
     names = [LabelName(f"n{n:02}", "2" if n == 5 else None, "interesting", 0) for n in range(12)]
     keys = [name.key for name in assign_keys(names)]

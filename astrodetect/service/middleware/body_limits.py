@@ -71,7 +71,7 @@ class BodyLimitMiddleware:
         def cut(why: AstrodetectError) -> Message:
             nonlocal error
             error = why
-            if responding:  # a stream, which needs no body and is not told of an error
+            if responding:  # as to a stream, which can no longer be answered by an error
                 return {"type": "http.disconnect"}
             raise why
 
