@@ -8,9 +8,9 @@ from typing import Any
 
 import colour_models
 import pytest
+from error_responses import error_message
 from PIL import Image
 from programs import query
-from responses import error_message
 from starlette.testclient import TestClient
 
 from astrodetect.settings import Settings

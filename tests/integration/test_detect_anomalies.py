@@ -12,9 +12,9 @@ import colour_models
 import numpy as np
 import pytest
 from blob_galaxies import SIDE, blob_galaxy
+from error_responses import error_message
 from malicious_server import MaliciousServer, png
 from programs import Service, query
-from responses import error_message
 from starlette.testclient import TestClient
 
 from astrodetect import images
