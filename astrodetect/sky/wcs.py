@@ -73,18 +73,23 @@ class PixelGrid:
             from astropy.wcs.utils import proj_plane_pixel_area  # noqa: PLC0415
 
             try:
-                wcs = WCS(header).celestial
+                full = WCS(header)
+                wcs = full.celestial
                 direct = is_icrs(wcs)
                 scale = math.sqrt(proj_plane_pixel_area(wcs)) * DEGREE_ARCSEC
             except Exception as error:  # astropy raises almost any exception for unusual headers
                 raise DataError(f"the mosaic {name} has no celestial WCS") from error
+        if {full.wcs.lng, full.wcs.lat} != {0, 1}:
+            raise DataError(f"the mosaic {name} has another axis before those of the sky, which must be the first two")
         grid = cls(width, height, scale, wcs, direct, (0.0, 0.0), 180.0)
         middle = grid.positions([(width - 1) / 2], [(height - 1) / 2])
-        corners = grid.positions([-0.5, width - 0.5, -0.5, width - 0.5], [-0.5, -0.5, height - 0.5, height - 0.5])
+        # with the middles of the edges, which are farther than the corners in a map of the whole sky
+        edges = np.meshgrid([-0.5, (width - 1) / 2, width - 0.5], [-0.5, (height - 1) / 2, height - 0.5])
+        margin = grid.positions(*(places.ravel() for places in edges))
         if not np.isfinite(middle).all():
             raise DataError(f"the mosaic {name} has no celestial WCS in its middle")
         ra, dec = float(middle[0][0]), float(middle[1][0])
-        reach = separation(ra, dec, *corners)
+        reach = separation(ra, dec, *margin)
         radius = float(reach.max()) * RADIUS_MARGIN if np.isfinite(reach).all() else 180.0
         return cls(width, height, scale, wcs, direct, (ra, dec), radius)
 

@@ -188,6 +188,16 @@ def test_a_galactic_mosaic_has_the_same_positions(tmp_path: Path) -> None:
     assert [at.item() for at in grid.positions([32], [40])] == pytest.approx([RA, DEC], abs=1e-8)
 
 
+def test_every_position_is_in_a_map_of_the_whole_sky(tmp_path: Path) -> None:
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cdelt = ["RA---CAR", "DEC--CAR"], [-2, 2]
+    wcs.wcs.crval, wcs.wcs.crpix = [180, 0], [90.5, 45.5]
+    maker = open_files(write_image(tmp_path / "m.fits", np.zeros((90, 180), np.float32), wcs.to_header()))
+    assert len(maker.coverage([1, 90, 180, 270, 359, 30], [0, 10, 0, -80, 1, 89]).inside) == 6
+
+
 def test_a_cutout_travels_to_other_processes_by_its_name_and_position(sky: MosaicSky, folder: Path) -> None:
     cutout = Cutout("a@b, c", three_bands(folder), sky.positions[0])
     again = pickle.loads(pickle.dumps(cutout))  # noqa: S301 - our own
@@ -320,6 +330,7 @@ def test_objects_without_identifiers_are_named_by_position_and_duplicates_are_re
         ("--mosaic a.fits.gz --size 8arcsec", "a.fits.gz is packed by gzip, of which no window can be read"),
         ("--mosaic http://x/a.fits.gz --size 8arcsec", "a.fits.gz is packed by gzip, of which no window can be read"),
         ("--mosaic plain --size 8arcsec", "the mosaic plain.fits has no celestial WCS"),
+        ("--mosaic spectra --size 8arcsec", "the mosaic spectra.fits has another axis before those of the sky"),
         ("--mosaic cut --size 8arcsec", "the mosaic cut.fits is truncated"),
         ("--mosaic G R --bands g --size 8arcsec", "survey-r.fits is of none of the bands g"),
         ("--mosaic G R --bands g,r,z --size 8arcsec", "no mosaic is of the band z"),
@@ -334,10 +345,13 @@ def test_what_is_wrong_with_mosaics_is_one_line(
     sky: MosaicSky, folder: Path, tmp_path: Path, arguments: str, message: str
 ) -> None:
     write_image(tmp_path / "plain.fits", np.zeros((40, 40), np.float32), None)
+    axes = {"CTYPE1": "WAVE", "CTYPE2": "RA---TAN", "CTYPE3": "DEC--TAN"}
+    spectra = write_image(tmp_path / "spectra.fits", np.zeros((40, 40, 40), np.float32), None, **axes)
     whole = write_image(tmp_path / "cut.fits", np.zeros((200, 200), np.float32), sky.header())
     whole.write_bytes(whole.read_bytes()[:20_000])
     (tmp_path / "far.csv").write_text("id,ra,dec\na,10,-80\n")
     paths: dict[str, object] = {"objects": folder / "objects.fits", "far": tmp_path / "far.csv", "cut": whole}
+    paths["spectra"] = spectra
     paths |= {name.upper(): folder / f"survey-{name}.fits" for name in "gri"}
     paths |= {"plain": tmp_path / "plain.fits", "G[7]": f"{folder / 'survey-g.fits'}[7]"}
     command = [paths.get(word, word) for word in arguments.split()]
