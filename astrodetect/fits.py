@@ -125,13 +125,14 @@ def read_frame(data: bytes, *, max_pixels: int) -> Frame:
         data = _unpacked(data, limit)
     with quiet():
         fits = fits_reader()
-        hdus = fits.open(BytesIO(data), memmap=False, lazy_load_hdus=True, disable_image_compression=True)
+        options = {"memmap": False, "lazy_load_hdus": True, "uint": False}  # unsigned integers have no NaN for BLANK
+        hdus = fits.open(BytesIO(data), **options, disable_image_compression=True)
         for number in range(MAX_HDUS):
             with contextlib.suppress(IndexError):  # fewer HDUs
                 hdu = hdus[number]
                 if type(hdu) is fits.BinTableHDU and hdu.header.get("ZIMAGE") is True:
                     _check_tiles(hdu, limit)
-                    hdu = fits.open(BytesIO(data), memmap=False, lazy_load_hdus=True)[number]
+                    hdu = fits.open(BytesIO(data), **options)[number]
                 if type(hdu) in {fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU} and len(hdu.shape) >= 2:
                     return _frame_of(hdu)
     raise ImageUnsupported("FITS without an image: tables are not read")

@@ -59,6 +59,7 @@ MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
 TIFF_BYTES = (1, 2, 6, 7)  # types of values that are read at once: BYTE, ASCII, SBYTE, UNDEFINED
 TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tag and value of a TIFF
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of unusual metadata
@@ -281,6 +282,8 @@ def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Imag
         if image.info.get("compression") in FAX:
             raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
         tile = [int(image.tag_v2.get(tag, 1)) for tag in TIFF_TILE_TAGS]
+        if image.mode in VALUE_MODES and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
+            raise ImageUnsupported("TIFF whose high values are black (WhiteIsZero): save it with BlackIsZero")
         if math.prod(tile) > max_pixels:
             raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
     return image
@@ -359,9 +362,12 @@ def _scale_frame(image: Image.Image, side: int) -> Pixels:
 def _scale(image: Image.Image, size: tuple[int, int], box: Box, *, reducing_gap: float | None = None) -> Pixels:
     """Scale first, then convert to RGB and rotate upright, which is cheaper on the small image."""
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    transparent = image.info.get("transparency")
     if image.mode in WIDE_GREY_MODES:
-        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) // 257).astype(np.uint8))
-    elif image.mode not in CONTINUOUS_MODES:
+        values = np.asarray(image)
+        values = values if transparent is None else np.where(values == transparent, 0, values)
+        image = Image.fromarray((values.clip(0, 0xFFFF) // 257).astype(np.uint8))
+    elif image.mode not in CONTINUOUS_MODES or transparent is not None:  # of a colour, which interpolation would blend
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if box != (0, 0, *size):
         large = image.mode in PREMULTIPLIED and image.width * image.height > LARGE_PIXELS

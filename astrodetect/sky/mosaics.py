@@ -85,7 +85,7 @@ class BandImage:
         if objects.file_state(self._hdu.path) != self._state:  # reading mapped pages that are gone ends the process
             raise DataError(f"the mosaic {self.name} has changed while it was read: run the same command again")
         if self._values is None:  # the tiles around it are unpacked
-            with quiet(), fits_reader().open(self._hdu.path) as hdus:
+            with quiet(), fits_reader().open(self._hdu.path, uint=False) as hdus:  # NaN for BLANK
                 outer = [slice(None)] * (len(self._hdu.shape) - 2)
                 values = np.asarray(hdus[self._hdu.number].section[(*outer, rows, columns)])
             return values.reshape(self.planes, rows.stop - rows.start, columns.stop - columns.start)

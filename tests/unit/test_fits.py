@@ -164,6 +164,18 @@ def test_blank_bscale_and_bzero_are_applied() -> None:
     assert pixels[-8:].max() == 0 < pixels[:-8].mean()
 
 
+@pytest.mark.parametrize("codec", [None, "RICE_1", "GZIP_1"])
+def test_blank_of_unsigned_values_is_undefined(codec: str | None) -> None:
+    values = galaxy(40, 20).clip(0, 60_000).astype(np.uint16)
+    meant = values.astype(np.float32)
+    values[:8], meant[:8] = 65_535, np.nan
+    hdu = fits.CompImageHDU(values, compression_type=codec) if codec else fits.PrimaryHDU(values)
+    hdu.header["BLANK"] = 32_767  # as it is stored, less BZERO
+    buffer = io.BytesIO()
+    hdu.writeto(buffer)
+    assert np.array_equal(images.decode(buffer.getvalue(), contract()), images.decode(encoded(meant), contract()))
+
+
 def test_an_image_in_an_extension_or_with_axes_of_length_1_is_found() -> None:
     values = galaxy(40, 20)
     expected = images.decode(encoded(values), contract())

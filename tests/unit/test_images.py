@@ -74,6 +74,16 @@ def test_transparent_pixels_become_black() -> None:
     assert images.decode(encoded(palette, transparency=0), WHOLE).min() == 250
 
 
+@pytest.mark.parametrize(("mode", "white"), [("L", 255), ("RGB", (255, 255, 255)), ("I;16", 65535)])
+def test_pixels_of_a_transparent_colour_become_black_before_they_are_interpolated(mode: str, white: object) -> None:
+    grey = np.asarray(gradient(100, 80).convert("L")).clip(0, 250)
+    black, keyed = grey.copy(), grey.copy()
+    black[:, 60:], keyed[:, 60:] = 0, 255
+    stored = Image.fromarray(keyed.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(keyed).convert(mode)
+    pixels = images.decode(encoded(stored, transparency=white), WHOLE).astype(int)
+    assert np.abs(pixels - images.decode(encoded(Image.fromarray(black)), WHOLE)).max() <= 1
+
+
 def test_a_large_transparent_image_is_interpolated_as_a_small_one() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1030, 1400, 4), dtype=np.uint8)
     image, contract = Image.fromarray(pixels), ImageContract(size=64, crop=0.7)
@@ -336,6 +346,12 @@ def test_tiff_values_of_more_than_8_bits_are_stretched_or_scaled_over_16_bits() 
         assert np.corrcoef(pixels.ravel(), grey.ravel())[0, 1] > 0.99
     with pytest.raises(ImageUnsupported, match="--stretch asinh"):
         images.decode(faint, WHOLE)
+
+
+def test_a_tiff_of_inverted_values_is_rejected() -> None:
+    data = encoded(Image.fromarray(np.zeros((64, 64), np.uint16)), "TIFF", tiffinfo={262: 0})
+    with pytest.raises(ImageUnsupported, match="WhiteIsZero"):
+        images.decode(data, WHOLE)
 
 
 def test_a_huge_tile_of_a_tiff_is_rejected_from_its_header() -> None:
