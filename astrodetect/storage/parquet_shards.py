@@ -1,6 +1,6 @@
 """Parquet files: of images, whose row groups are shards, and of tables that list images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
@@ -11,7 +11,7 @@ from astrodetect.storage import objects
 from astrodetect.storage.references import ROW_GROUP, member_reference
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+    from pyarrow import Array, DataType, RecordBatch
     from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "bytes")  # of binary values; or any column of structs with a field `bytes`
@@ -19,13 +19,16 @@ STRUCT_BYTES = "bytes"  # as Hugging Face writes images
 IMAGES_PER_READ = 16
 ROWS_PER_READ = 10_000  # of a table
 READ_BYTES = 4 * 2**20  # of a column
+MAX_TABLE_BYTES = 4_000_000_000  # in memory: a file has a text that is repeated only once
 KNOWN_FILES, KEPT_GROUPS = 64, 2  # to read single rows
 
 
 def column_names(file: str) -> list[str]:
-    """The names of the columns."""
+    """The names of the columns, but those of lists and structs."""
+    import pyarrow as pa  # noqa: PLC0415
+
     with _open_parquet(file) as parquet:
-        return list(parquet.schema_arrow.names)
+        return [field.name for field in parquet.schema_arrow if not pa.types.is_nested(field.type)]
 
 
 def count_rows(file: str) -> int:
@@ -72,14 +75,57 @@ def row_numbers(file: str, member: str) -> range:
 def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a table, in order; of these columns where it has them. Dates, times and decimals are texts."""
     with _open_parquet(file) as parquet:
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(ROWS_PER_READ, columns=present):
-            yield from _with_texts(batch).to_pylist()
+        types = {field.name: field.type for field in parquet.schema_arrow if field.name in {*columns}}
+        _check_size(_declared_bytes(parquet, types))
+    with _open_parquet(file, [name for name, kind in types.items() if _is_text(kind)]) as parquet:
+        size = 0
+        for batch in parquet.iter_batches(ROWS_PER_READ, columns=[*types]):
+            size += sum(map(_text_bytes, batch.columns))
+            _check_size(size)
+            yield from _as_values(batch).to_pylist()
 
 
-def _with_texts(batch: "RecordBatch") -> "RecordBatch":
-    """The batch with texts for dates, times (in UTC where they have a time zone) and decimals."""
+def _check_size(size: int) -> None:
+    if size > MAX_TABLE_BYTES:
+        raise StorageError(f"has more than {MAX_TABLE_BYTES:,} bytes: keep the columns and rows that are needed")
+
+
+def _declared_bytes(parquet: "ParquetFile", types: Mapping[str, "DataType"]) -> int:
+    """How many bytes the columns have: a text that is repeated counts once, other values always."""
     import pyarrow as pa  # noqa: PLC0415
+
+    groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    encoded: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in types)
+    widths = (kind.byte_width for kind in types.values() if pa.types.is_fixed_size_binary(kind))
+    fixed: int = parquet.metadata.num_rows * sum(widths)
+    return encoded + fixed
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa  # noqa: PLC0415
+
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in tests)
+
+
+def _text_bytes(column: "Array[Any]") -> int:
+    """How many bytes the texts of a column have that is encoded by a dictionary."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import compute  # noqa: PLC0415
+
+    if not (isinstance(column, pa.DictionaryArray) and _is_text(column.dictionary.type)):
+        return 0
+    lengths = compute.binary_length(column.dictionary).take(column.indices)
+    return compute.sum(lengths.cast(pa.int64())).as_py() or 0
+
+
+def _as_values(batch: "RecordBatch") -> "RecordBatch":
+    """The batch without dictionaries; with texts for dates, times (in UTC if they have a time zone) and decimals."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    def decoded(kind: Any) -> Any:
+        return kind.value_type if pa.types.is_dictionary(kind) else kind
 
     def in_utc(kind: Any) -> Any:  # names of time zones need a database, which minimal systems lack
         return pa.timestamp(kind.unit, "+00:00") if pa.types.is_timestamp(kind) and kind.tz else kind
@@ -88,7 +134,7 @@ def _with_texts(batch: "RecordBatch") -> "RecordBatch":
         is_time = pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
         return pa.string() if is_time or pa.types.is_decimal(kind) else kind
 
-    for change in (in_utc, as_text):
+    for change in (decoded, in_utc, as_text):
         batch = batch.cast(pa.schema([field.with_type(change(field.type)) for field in batch.schema]))
     return batch
 
@@ -146,13 +192,16 @@ def _group_images(file: str, _: tuple[object, ...], group: int, max_bytes: int) 
 
 
 @contextmanager
-def _open_parquet(file: str) -> "Iterator[ParquetFile]":
+def _open_parquet(file: str, by_dictionary: Sequence[str] = ()) -> "Iterator[ParquetFile]":
+    """The file; columns `by_dictionary` have a text that is repeated only once."""
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
     with objects.open_reader(file) as source:
         try:
-            with ParquetFile(source, buffer_size=READ_BYTES, pre_buffer=False) as parquet:
+            with ParquetFile(
+                source, read_dictionary=by_dictionary, buffer_size=READ_BYTES, pre_buffer=False
+            ) as parquet:
                 yield parquet
         except (pa.ArrowException, OSError) as error:
             raise StorageError(f"damaged Parquet file: {str(error).partition(chr(10))[0]}") from error

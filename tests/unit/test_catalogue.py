@@ -227,6 +227,18 @@ def test_a_fits_allocates_no_more_than_a_table_may_have(tmp_path: Path, key: str
         read_catalogue([write_bytes(tmp_path / "damaged.fits", damaged)])
 
 
+def test_a_parquet_repeats_no_text_beyond_a_limit(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 501), pa.array(["x" * 2**23]))
+    table = pa.table({"id": range(501), "ra": [1.0] * 501, "dec": [2.0] * 501, "text": texts})
+    parquet.write_table(table, tmp_path / "objects.parquet", compression="zstd")
+    assert (tmp_path / "objects.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"objects\.parquet cannot be read: has more than 4,000,000,000 bytes"):
+        read_catalogue([tmp_path / "objects.parquet"])
+
+
 def test_a_gzip_of_a_table_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_readers, "MAX_UNPACKED_BYTES", 1_000_000)
     path = write_bytes(tmp_path / "objects.fits.gz", gzip.compress(b"SIMPLE" + bytes(1_000_000)))
