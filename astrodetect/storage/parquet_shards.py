@@ -1,6 +1,6 @@
 """Parquet files: of images, whose row groups are shards, and of tables that list images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
@@ -19,7 +19,7 @@ STRUCT_BYTES = "bytes"  # as Hugging Face writes images
 IMAGES_PER_READ = 16
 ROWS_PER_READ = 10_000  # of a table
 READ_BYTES = 4 * 2**20  # of a column
-MAX_TABLE_BYTES = 4_000_000_000  # in memory: a file has a text that is repeated only once
+MAX_TABLE_BYTES = 4_000_000_000  # unpacked: a file has a text that is repeated only once
 KNOWN_FILES, KEPT_GROUPS = 64, 2  # to read single rows
 
 
@@ -76,7 +76,7 @@ def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any
     """The rows of a table, in order; of these columns where it has them. Dates, times and decimals are texts."""
     with _open_parquet(file) as parquet:
         types = {field.name: field.type for field in parquet.schema_arrow if field.name in {*columns}}
-        _check_size(_declared_bytes(parquet, types))
+        _check_size(_declared_bytes(parquet, types.values()))
     with _open_parquet(file, [name for name, kind in types.items() if _is_text(kind)]) as parquet:
         size = 0
         for batch in parquet.iter_batches(ROWS_PER_READ, columns=[*types]):
@@ -90,16 +90,16 @@ def _check_size(size: int) -> None:
         raise StorageError(f"has more than {MAX_TABLE_BYTES:,} bytes: keep the columns and rows that are needed")
 
 
-def _declared_bytes(parquet: "ParquetFile", types: Mapping[str, "DataType"]) -> int:
-    """How many bytes the columns have: a text that is repeated counts once, other values always."""
+def _declared_bytes(parquet: "ParquetFile", types: Iterable["DataType"]) -> int:
+    """How many bytes the file has unpacked, in which a text is once, and its columns of texts of a fixed length."""
     import pyarrow as pa  # noqa: PLC0415
 
-    groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
-    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
-    encoded: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in types)
-    widths = (kind.byte_width for kind in types.values() if pa.types.is_fixed_size_binary(kind))
-    fixed: int = parquet.metadata.num_rows * sum(widths)
-    return encoded + fixed
+    # metadata of a column in a row group would end the process where they are damaged
+    unpacked: int = sum(parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups))
+    fixed: int = parquet.metadata.num_rows * sum(
+        kind.byte_width for kind in types if pa.types.is_fixed_size_binary(kind)
+    )
+    return unpacked + fixed
 
 
 def _is_text(kind: Any) -> bool:
