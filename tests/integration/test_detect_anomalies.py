@@ -21,6 +21,7 @@ from astrodetect import images
 from astrodetect.anomalies.novelty_result import NoveltyResult
 from astrodetect.records import ImageContract
 from astrodetect.service.anomaly_detection import FETCHES_IN_FLIGHT, loss_and_flag
+from astrodetect.sky.votable import MEDIA_TYPE as VOTABLE
 
 KEY = "correct horse battery staple"
 CONTRACT = ImageContract(size=colour_models.SIZE)
@@ -267,5 +268,11 @@ def test_the_openapi_document_declares_bodies_and_keys(start: Start) -> None:
             assert (
                 ("security" in operation) == ("401" in operation["responses"]) == (method in {"post", "put", "delete"})
             ), path
+    private = start(api_key=KEY, private=True).get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
+    for path, operations in private["paths"].items():
+        for operation in operations.values():
+            if "security" in operation:
+                assert {"401", "403", "429", "503"} <= operation["responses"].keys(), path
+    assert private["paths"]["/scs"]["get"]["responses"]["503"]["content"].keys() == {VOTABLE, "application/json"}
     [name] = keyed["components"]["securitySchemes"]
     assert keyed["paths"]["/detect"]["post"]["security"] == [{name: []}]

@@ -1,5 +1,6 @@
 """The OpenAPI document and its Swagger page at /docs, with scripts from this host alone."""
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,13 @@ from astrodetect.service.routes import health
 from astrodetect.service.schemas import ErrorResponse
 
 OPENAPI_URL = "/openapi.json"
+CHANGE_STATUSES = HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+KEY_STATUSES = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,  # wrong keys
+    HTTPStatus.SERVICE_UNAVAILABLE,  # PostgreSQL knows the keys
+)
 SWAGGER_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # the page starts Swagger inline
 
 
@@ -42,8 +50,10 @@ def document_keys(app: FastAPI, keys: ApiKeys) -> None:
     generate = app.openapi
     error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}}
 
-    def refused(status: HTTPStatus) -> dict[str, Any]:
-        return {str(status.value): {"description": status.phrase, "content": error}}
+    def declare(operation: dict[str, Any], statuses: Iterable[HTTPStatus]) -> None:
+        for status in statuses:
+            response = operation["responses"].get(str(status.value), {"description": status.phrase})
+            operation["responses"][str(status.value)] = response | {"content": response.get("content", {}) | error}
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema:
@@ -54,10 +64,9 @@ def document_keys(app: FastAPI, keys: ApiKeys) -> None:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 if method.upper() not in SAFE_METHODS:
-                    for status in HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                        operation["responses"] |= refused(status)
+                    declare(operation, CHANGE_STATUSES)
                 if keys.required(method.upper(), path):
-                    operation["responses"] |= refused(HTTPStatus.UNAUTHORIZED) | refused(HTTPStatus.FORBIDDEN)
+                    declare(operation, KEY_STATUSES)
                     operation["security"] = [{"key": []}]
         if keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
