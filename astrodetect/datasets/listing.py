@@ -220,7 +220,8 @@ def _is_folder(name: str) -> bool:
         return os.path.isdir(name)  # noqa: PTH112 - of names of any length
     if is_web(name) or name.endswith("/"):
         return suffix_path(name).endswith("/")
-    return not objects.exists(name)
+    is_bucket = "/" not in name.partition("://")[2]
+    return is_bucket or not objects.exists(name)
 
 
 def _single_images(name: str) -> Iterator[str]:

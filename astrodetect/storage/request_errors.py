@@ -7,6 +7,7 @@ from astrodetect.storage.references import is_web, printable_url
 
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")  # in the answers of S3 and those like it
+NAME = re.compile(r'path: (".*"),')  # in the client's messages on a list
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
@@ -72,6 +73,11 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
         (r"kind: Connect\b", Unreachable, "{place}: no connection to its server"),
         (r"kind: Interrupted", Interrupted, "{place}: the connection to its server was cut"),
         (r"kind: Timeout", StorageUnavailable, "{place}: its server did not answer in time"),
+        (
+            r"Encountered object with invalid path",
+            StorageError,
+            "{place} has the name {name}, which is no path: rename it, or give a table of the images",
+        ),
         (r"^InvalidPathError|InvalidPath", StorageError, "{place}: not a name that can be read"),
     )
 )
@@ -80,12 +86,13 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
 def describe_error(error: Exception, url: str) -> StorageError:
     """What is wrong, for the person who named the URL."""
     text, place = str(error), printable_url(url)
-    status, code = (match[1] if (match := pattern.search(text)) else "" for pattern in (STATUS, CODE))
+    status, code, name = (match[1] if (match := pattern.search(text)) else "" for pattern in (STATUS, CODE, NAME))
     evidence = f"{type(error).__name__} {status} {code}\n{text}"
     for pattern, kind, message in CASES:
         if pattern.search(evidence):
             answer = f"{status} {code}".strip()
-            return kind(message.format(place=place, answer=answer, credentials=CREDENTIALS[url[:2].lower()]))
+            credentials = CREDENTIALS[url[:2].lower()]
+            return kind(message.format(place=place, answer=answer, credentials=credentials, name=name))
     reason = type(error).__name__ if is_web(url) else text.partition("\n")[0]
     return StorageUnavailable(f"{place}: {reason}")
 

@@ -1,5 +1,6 @@
 """Object stores and web servers: reading, writing and listing, with the faults that they have."""
 
+import http.client
 import io
 import tarfile
 from pathlib import Path
@@ -196,7 +197,17 @@ def test_folders_of_object_stores_are_listed_as_local_ones(bucket: str, tmp_path
     ]
     assert len(remote) == 6
     assert list(listing.list_references([f"{bucket}/sky/"])) == remote
+    assert list(listing.list_references([bucket])) == remote
     assert list(listing.list_references([f"{bucket}/sky/a.txt"])) == [f"{bucket}/sky/a.txt"]
+
+
+def test_a_name_of_an_object_that_is_no_path_is_named(s3: S3Server, bucket: str) -> None:
+    connection = http.client.HTTPConnection(s3.direct.removeprefix("http://"), timeout=10)
+    connection.request("PUT", f"/{bucket.removeprefix('s3://')}/sky//a.png", b"1")
+    assert connection.getresponse().status == 200
+    connection.close()
+    with pytest.raises(StorageError, match=f'^{bucket} has the name "sky//a.png", which is no path: rename it, or'):
+        list(listing.list_references([bucket]))
 
 
 def test_names_that_do_not_exist_or_overlap_are_refused(bucket: str) -> None:
