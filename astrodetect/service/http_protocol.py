@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httptools
@@ -21,7 +22,7 @@ from astrodetect.service.schemas import closing_response
 HEADERS_TIMEOUT_S = 10.0  # from the connection, or from the end of uvicorn's --timeout-keep-alive
 DISCARD_TIMEOUT_S = 60.0  # of the rest of a body, from an early response
 WRITE_TIMEOUT_S = 60.0  # without a byte taken by a client that is to read a response
-LINGER_S = 1.0  # after an error, so that a client that is still sending receives it
+LINGER_S = 1.0  # after an error or an early response, so that a client that is still sending receives it
 LINGER_BYTES = 2**20  # that are read and dropped meanwhile
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65_536  # of the request line and the headers, or of trailers
@@ -193,6 +194,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._expected = IN_BODY
         self._limits.end_wait(self)
         super().on_headers_complete()
+        write, is_closing = self.transport.write, self.transport.is_closing
+        cast(Any, self.cycle).transport = SimpleNamespace(write=write, is_closing=is_closing, close=self._close)
         if self._closing and self.cycle:
             self.cycle.keep_alive = False
 
@@ -227,6 +230,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._resume_soon()
         if self._is_idle() and not self.transport.is_closing():
             self._limits.wait(self)
+
+    def _close(self) -> None:
+        """Called after the last response; a client that still sends its body could lose it by a reset."""
+        if self._expected == IN_BODY and not self._refused and not self.transport.get_write_buffer_size():
+            self._refused = True
+            self.pipeline.clear()
+            self._linger()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Called for what cannot be parsed."""
@@ -300,7 +312,14 @@ class HttpProtocol(HttpToolsProtocol):
         headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], lines, bytes(response.body)))
-        if linger and self.transport.can_write_eof():
+        if linger:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Closes the connection for writing at once, and for reading once the client has closed it, or soon."""
+        if self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.abort)
         else:

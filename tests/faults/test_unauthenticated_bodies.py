@@ -20,6 +20,7 @@ HEAD = (
 
 def test_a_gigabyte_without_a_key_uses_neither_memory_nor_disk(start: Start) -> None:
     service = start(api_key="correct horse")
+    assert httpx2.get(f"{service.url}/history").is_success  # has loaded the routes that are loaded after the start
     process = psutil.Process(service.process.pid)
     before, files = process.memory_info().rss, len(process.open_files())
     for path in ("/detect", "/detect/batch", "/detect-anomalies", "/nowhere"):

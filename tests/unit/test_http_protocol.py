@@ -302,6 +302,31 @@ def test_a_body_that_is_discarded_after_the_response_is_cut() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /unread HTTP/1.1\r\nHost: test\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /unread HTTP/1.0\r\nContent-Length: 500000\r\n\r\n",  # as nginx passes it on
+    ],
+)
+def test_a_client_that_still_sends_its_body_receives_a_response_that_closes(head: bytes) -> None:
+    """A reset instead loses the response, and is a failure of the service to a proxy."""
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            client = await server.connect()
+            client.writer.write(head)
+            for _ in range(100):
+                client.writer.write(b"1000\r\n" + bytes(4096) + b"\r\n")
+                await client.writer.drain()
+                await asyncio.sleep(0.001)
+            assert await client.status() == 200
+            client.writer.close()
+            assert await client.closed()
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_does_not_read_its_response_is_cut_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_S", 0.3)
 
