@@ -331,6 +331,8 @@ def _translate_errors(image_format: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         unusual = ", or its values are of an unusual kind" if image_format == TIFF else ""
         raise ImageError(f"damaged {image_format}: its header cannot be read{unusual}") from error
+    except MemoryError as error:
+        raise ImageError(f"not enough memory to decode this {image_format}, or it is damaged") from error
     except Exception as error:  # decoders may raise anything for damaged bytes
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise ImageError(f"damaged {image_format}: {first_line}") from error

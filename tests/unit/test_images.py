@@ -238,6 +238,15 @@ def test_random_bytes_raise_image_errors_only(kind: str) -> None:
     assert refused > 100
 
 
+def test_an_image_is_not_said_to_be_damaged_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    with pytest.raises(ImageError, match="not enough memory to decode this PNG, or it is damaged"):
+        images.decode(encoded(gradient(80, 80)), WHOLE)
+
+
 def test_a_file_that_cannot_be_opened_raises_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot be read"):
         images.decode_file(tmp_path / "gone.jpg", WHOLE)
