@@ -1,9 +1,11 @@
 """The images of a training, by its options: read, split, and searched for copies."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from astrodetect.cli.train_options import DEFAULT_VALIDATION
 from astrodetect.datasets import class_folders, dataset, health, listing, splits, tables
@@ -99,15 +101,23 @@ def _read_part(title: str, source: Path, classes: list[str], contract: ImageCont
 
 
 def leakage_remarks(data: TrainingData, contract: ImageContract) -> list[str]:
-    """Remarks for the report on test images that are near-duplicates of training images."""
-    searched = len(data.train) + len(data.test)
+    """Remarks for the report on validation and test images that are near-duplicates of training images."""
+    parts = data.held_out.values()
+    held_out = replace(
+        data.test,
+        paths=[path for part in parts for path in part.paths],
+        labels=np.concatenate([part.labels for part in parts]),
+    )
+    searched = len(data.train) + len(held_out)
     if searched > MAX_LEAK_SEARCH_IMAGES:
         return [f"{searched} images: not searched for copies; python -m astrodetect explore searches so many"]
-    leaks = health.find_leaks(data.train, data.test, contract.bands)
+    leaks = health.find_leaks(data.train, held_out, contract.bands)
     if not leaks:
         return []
+    counts = {name: sum(leak.test in {*part.paths} for leak in leaks) for name, part in data.held_out.items()}
+    copies = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
     example = f"{leaks[0].test} shows what {leaks[0].train} shows"
-    remark = f"{len(leaks)} test images are copies of training images, which inflates the metrics; {example}"
+    remark = f"{copies} images are copies of training images, which inflates the metrics; {example}"
     echo(f"{remark}: python -m astrodetect explore lists them, split keeps them together")
     return [remark]
 

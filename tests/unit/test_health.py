@@ -128,7 +128,10 @@ def test_leaks_among_cubes_are_found_by_the_bands_of_the_model(tmp_path: Path) -
         dataset.read_dataset(tmp_path, ("SB", "E"), part=part, title=part, contract=contract)
         for part in ("train", "test")
     )
-    [remark] = leakage_remarks(TrainingData(train, train, test, {}), contract)
+    rest, validation = train.subset(np.array([0])), train.subset(np.array([1]))
+    [remark] = leakage_remarks(TrainingData(train, validation, test, {}), contract)
+    assert remark.startswith("1 validation and 1 test images are copies of training images")
+    [remark] = leakage_remarks(TrainingData(rest, validation, test, {}), contract)
     assert remark.startswith("1 test images are copies of training images")
     assert health.find_leaks(train, test) == []  # none of them can be read without the bands
     assert len(health.scan_dataset(tmp_path, bands="0,1,3")) == 4
