@@ -23,6 +23,9 @@ from astrodetect.errors import DatabaseError, DatabaseNotSetUp
 MAINTENANCE_DATABASE = "postgres"
 RESTORE_JOBS = 4  # connections of pg_restore, most of whose time is the building of indexes
 NAME_BYTES = 63 - 30  # of a database's name; the rest is for what is appended
+# pg_restore sets it, and goes on where an older server does not know it
+UNKNOWN_SETTING, SETTING_SINCE = "transaction_timeout", 170_000
+ERRORS_IGNORED = ": warning: errors ignored on restore: "  # its last line then
 RESTORING = "_restoring"  # ends the name of the database that a dump is read into
 Checksums: TypeAlias = dict[str, list[str]]  # table → number of rows, and the sum of their hashes
 
@@ -68,7 +71,9 @@ def restore(
         _execute(maintenance, "DROP DATABASE IF EXISTS {}", temporary)
         _execute(maintenance, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", temporary)
         try:
-            options = (f"--jobs={RESTORE_JOBS}", "--exit-on-error", "--no-owner", "--no-privileges", str(path))
+            options = [f"--jobs={RESTORE_JOBS}", "--no-owner", "--no-privileges", str(path)]
+            if maintenance.server_version >= SETTING_SINCE:
+                options.append("--exit-on-error")
             _run("pg_restore", maintenance, url, *options, database=temporary)
             with open_session(url, temporary) as connection:
                 if differing := _differences(expected, _checksums(connection)):
@@ -141,8 +146,10 @@ def _run(program: str, connection: Connection, url: str, *options: str, database
     password = parts.pop("password", None)  # command lines are visible to all users
     installed = shutil.which(program) if connection.server_version // 10_000 > MAJOR else None
     command = [installed or str(program_path(program)), f"--dbname={make_dsn(**parts)}", *options]
-    environment = os.environ | ({"PGPASSWORD": password} if password else {})
+    environment = os.environ | {"LC_ALL": "C"} | ({"PGPASSWORD": password} if password else {})
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DatabaseError(lines[0] if lines else f"{program} ended with status {done.returncode}")
+        errors = [line for line in lines if UNKNOWN_SETTING not in line and ": error: " in line]
+        if errors or not (lines and ERRORS_IGNORED in lines[-1]):
+            raise DatabaseError((errors or lines or [f"{program} ended with status {done.returncode}"])[0])

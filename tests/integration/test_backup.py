@@ -23,6 +23,7 @@ from astrodetect.cli.backup import checked_contents
 from astrodetect.db import backup as db_backup
 from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
+from astrodetect.db.embedded.binaries import program_path
 from astrodetect.errors import BackupError, DatabaseError
 from astrodetect.service.outbox import Outbox
 from astrodetect.settings import Settings
@@ -261,6 +262,29 @@ def test_a_database_without_predictions_but_with_other_rows_is_not_lost(
     query(database_url, f"INSERT INTO {'' if columns else 'survey.'}{table}{columns} {values}")
     with pytest.raises(DatabaseError, match=f"has rows in {table}: set DATABASE_URL to another one"):
         restore(database_url, tmp_path / "missing", {}, replace=False)
+
+
+@pytest.mark.parametrize("other", ["", "permission denied"])
+def test_a_setting_that_an_older_server_does_not_know_is_no_error(
+    astrodetect: Run, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('a', 0, 'No Anomaly')")
+    rows = query(database_url, ROWS)
+    assert astrodetect("backup", tmp_path / "backup").returncode == 0
+    drop(database_url)
+    unknown = 'pg_restore: error: could not execute query: ERROR:  unrecognized parameter "transaction_timeout"'
+    errors = [unknown, "Command was: SET transaction_timeout = 0;", *([f"pg_restore: error: {other}"] if other else [])]
+    last = "pg_restore: warning: errors ignored on restore: 1"
+    echo = "\n".join(f"echo '{line}' >&2" for line in [*errors, last])
+    (tmp_path / "pg_restore").write_text(f'#!/bin/sh\n{program_path("pg_restore")} "$@"\n{echo}\nexit 1\n')
+    (tmp_path / "pg_restore").chmod(0o755)
+    monkeypatch.setattr(db_backup, "program_path", tmp_path.joinpath)
+    done = astrodetect("restore", tmp_path / "backup", ASTRODETECT_MODELS_DIR=str(tmp_path / "new"))
+    if other:
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"astrodetect: pg_restore: error: {other}")
+    else:
+        assert done.returncode == 0, done.stderr
+        assert query(database_url, ROWS) == rows
 
 
 def test_ctrl_c_between_the_steps_of_the_replacement_waits_for_all_of_them(
