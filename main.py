@@ -47,7 +47,12 @@ from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.audit import AuditMiddleware
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
 from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
-from astrodetect.service.middleware.security import SIGN_IN_BYTES, AuthMiddleware, SecurityHeadersMiddleware
+from astrodetect.service.middleware.security import (
+    SIGN_IN_BYTES,
+    AuthMiddleware,
+    RootPathMiddleware,
+    SecurityHeadersMiddleware,
+)
 from astrodetect.service.middleware.single_image import SingleImageMiddleware
 from astrodetect.service.routes import detection, health
 from astrodetect.service.served_hosts import ServedHosts
@@ -112,6 +117,7 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
         deferred.load()
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(SingleImageMiddleware, log=log, keys=api_keys, hosts=hosts, limit=by_path["/detect"])
+    app.add_middleware(RootPathMiddleware)
     return app
 
 

@@ -56,7 +56,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int_between(0, LARGEST_PORT), default=port, help="0 for any free one (default: $PORT, or 8000)")
     add("--workers", type=int_between(1, MAX_WORKERS), help="processes (default: $WEB_CONCURRENCY, or 1)")
     add("--uds", type=Path, metavar="SOCKET", help="listen on this Unix socket instead")
-    add("--root-path", default="", metavar="PATH", help="path under which a reverse proxy shows the service")
+    root_path_help = "path under which a reverse proxy shows the API; the pages need the root of a host name"
+    add("--root-path", default="", metavar="PATH", help=root_path_help)
     add(
         "--forwarded-allow-ips",
         metavar="IP,…",

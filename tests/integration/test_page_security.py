@@ -202,6 +202,25 @@ def test_a_private_service_refuses_every_route_without_a_key(start: Start) -> No
             assert ("security" in operation) == ("401" in operation["responses"]) == (not path.startswith("/health"))
 
 
+def test_under_a_path_of_a_proxy_keys_limits_and_the_audit_log_hold(start: Start, database_url: str) -> None:
+    client = TestClient(start(api_key=KEY).app, root_path="/sky")
+    keyed = {"Authorization": f"Bearer {KEY}"}
+    assert client.get("/sky/audit").status_code == 401
+    file = {"file": ("a.png", bytes(200_000))}
+    assert client.post("/sky/detect", files=file, headers=keyed).json()["error"]["code"] == "image_unsupported"
+    assert client.post("/sky/key", data={"key": KEY}, follow_redirects=False).status_code == 303
+    assert client.get("/sky/audit", headers=keyed).status_code == 200
+    assert client.post("/sky/predictions/1/tag", json={"tag": "ring"}, headers=keyed).status_code == 404
+    assert query(database_url, "SELECT count(*) FROM audit_log WHERE request LIKE 'POST /predictions/1/tag%%'") == [
+        (1,)
+    ]
+    for name in range(2):
+        client.post("/sky/detect", files={"file": png(name)}, headers=keyed)
+    following = client.get("/sky/predictions?limit=1").json()["next"]
+    assert following.startswith("/sky/predictions?")
+    assert client.get(following).status_code == 200
+
+
 def test_signing_in_redirects_to_the_requested_page(start: Start) -> None:
     client = start(api_key=KEY, private=True)
     url = "/history?result=Anomaly+Detected&name=%C3%A9"

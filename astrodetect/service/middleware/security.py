@@ -126,6 +126,18 @@ class AuthMiddleware:
         return self._respond(Request(scope), error, close=close)
 
 
+class RootPathMiddleware:
+    """Takes uvicorn's --root-path off the paths, by which all that is within tells what a request needs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if root_path := scope.get("root_path"):
+            scope["path"] = scope["path"].removeprefix(root_path)
+        await self._app(scope, receive, send)
+
+
 class SecurityHeadersMiddleware:
     """Adds SECURITY_HEADERS to responses that lack them, but for those to unexpected errors, which are sent outside."""
 

@@ -69,7 +69,7 @@ def predictions(
 ) -> Any:
     """Predictions, newest first; follow `next` for older ones, `previous` for newer ones."""
     page = database.predictions(filters, limit=limit, before=edge.before, after=edge.after)
-    return PredictionsResponse.of(page, request.url)
+    return PredictionsResponse.of(page, request.url.replace(path=request.scope["root_path"] + request.url.path))
 
 
 @router.get(
