@@ -37,7 +37,7 @@ class _Member(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER_BYTES:
-            raise _Damaged(f"a header of {self.size:,} bytes")
+            raise _Damaged(f"a header of {self.size:,} bytes: at most {MAX_HEADER_BYTES:,} are read")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]  # made to be overridden
 
 
@@ -48,25 +48,23 @@ class _Damaged(tarfile.TarError):
 def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tuple[str, bytes | StorageError]]:
     """Name and contents of each member with one of these suffixes, in order; an error for members above the limit.
 
-    Hidden members and links are skipped. StorageError where the archive is damaged or ends too early.
+    Hidden members are skipped, and a link is an error. StorageError where the archive is damaged or ends too early.
     """
     with _open_archive(shard) as archive:
         for member in _members(archive):
-            if not _is_listed(member, suffixes):
+            if not (member.isreg() or _is_link(member)) or not _is_listed(member.name, suffixes):
                 continue
-            if member.size > max_bytes:
+            if _is_link(member):
+                yield member.name, _link_error(member.linkname)
+            elif member.size > max_bytes:
                 yield member.name, StorageError(f"more than {max_bytes // 2**20} MiB")
             else:
                 yield member.name, _contents(archive, member)
 
 
 def list_members(shard: str, suffixes: Sequence[str]) -> list[str]:
-    """The names of the members with one of these suffixes, in order; hidden members and links are left out."""
-    return [
-        name
-        for name in _read_places(shard, objects.file_state(shard))
-        if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name)
-    ]
+    """The names of the members with one of these suffixes, in order; hidden members are left out."""
+    return [name for name in _read_places(shard, objects.file_state(shard)) if _is_listed(name, suffixes)]
 
 
 def read_member(shard: str, name: str, max_bytes: int) -> bytes:
@@ -75,6 +73,8 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
     place = _read_places(shard, state).get(name)
     if place is None:
         raise StorageMissing(f"{shard} has no member {name}")
+    if isinstance(place, str):
+        raise _link_error(place)
     offset, size = place
     if size > max_bytes:
         raise too_large(member_reference(shard, name), max_bytes)
@@ -82,12 +82,16 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
 
 
 @lru_cache(maxsize=INDEXED_SHARDS)
-def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int]]:
-    """Name → offset and size of each member of an archive, which is read once for it, and again once it has changed."""
+def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int] | str]:
+    """Name → offset and size of each member of an archive, or where a link leads; read again once that has changed."""
     if not suffix_path(shard).endswith(".tar"):
         raise StorageError(f"{shard} is compressed, so that its images cannot be read one by one: decompress it")
     with _open_archive(shard, mode="r:") as archive:
-        return {member.name: (member.offset_data, member.size) for member in _members(archive) if member.isreg()}
+        return {
+            member.name: member.linkname if _is_link(member) else (member.offset_data, member.size)
+            for member in _members(archive)
+            if member.isreg() or _is_link(member)
+        }
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -104,8 +108,17 @@ def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def _is_listed(member: tarfile.TarInfo, suffixes: Sequence[str]) -> bool:
-    return member.isreg() and not _is_hidden(member.name) and member.name.lower().endswith(tuple(suffixes))
+def _is_link(member: tarfile.TarInfo) -> bool:
+    """Whether it is a hard or symbolic link: tar writes one for the second name of a file."""
+    return member.islnk() or member.issym()
+
+
+def _link_error(target: str) -> StorageError:
+    return StorageError(f"a link to {target}: make the archive by tar --dereference --hard-dereference")
+
+
+def _is_listed(name: str, suffixes: Sequence[str]) -> bool:
+    return not _is_hidden(name) and name.lower().endswith(tuple(suffixes))
 
 
 def _is_hidden(name: str) -> bool:

@@ -164,18 +164,24 @@ def test_a_header_of_any_size_takes_neither_memory_nor_time(tmp_path: Path) -> N
     info.type, info.size = tarfile.XHDTYPE, 40_960
     (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(info.size))
     ((_, error),) = read_shard(tmp_path / "a.tar")
-    assert error == "damaged tar archive: a header of 40,960 bytes"
+    assert error == "damaged tar archive: a header of 40,960 bytes: at most 32,768 are read"
 
 
-def test_links_are_not_followed(tmp_path: Path) -> None:
+def test_links_are_not_followed_but_errors(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-            info = tarfile.TarInfo("link.png")
+            info = tarfile.TarInfo(f"{kind.decode()}.png")
             info.type, info.linkname = kind, str(secret)
             archive.addfile(info)
-    assert read_shard(tmp_path / "a.tar") == []
+    names = [f"{tmp_path}/a.tar#{kind.decode()}.png" for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)]
+    assert read_shard(tmp_path / "a.tar") == [
+        (name, f"a link to {secret}: make the archive by tar --dereference --hard-dereference") for name in names
+    ]
+    assert [item.path for item in listing.list_images([tmp_path / "a.tar"])] == names
+    with pytest.raises(ImageError, match=f"a link to {secret}"):
+        images.read_bytes(names[0])
 
 
 def test_references_are_images_and_whole_shards_sorted_by_path(tmp_path: Path) -> None:
