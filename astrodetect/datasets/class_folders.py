@@ -64,8 +64,8 @@ def list_items(path: ImagePath, required_classes: Sequence[str] | None) -> list[
 def _list_objects(folder: str, required_classes: Sequence[str] | None) -> list[ListedImage]:
     """The same, of a folder on an object store."""
     names = [name.split("/") for name in objects.list_names(folder)]
-    parts = {_part_of(name[0]): name[0] for name in names if len(name) > 2 and _part_of(name[0])}
-    roots = [(part, [parts[part]]) for part in PARTS if part in parts] or [(NO_PART, [])]
+    parts = _parts(folder, sorted({name[0] for name in names if len(name) > 2}))
+    roots = [(part, [name]) for part, name in parts.items()] or [(NO_PART, [])]
     items = []
     for part, root in roots:
         inside = [name for name in names if name[: len(root)] == root and len(name) > len(root) + 1]
@@ -88,14 +88,20 @@ def _part_of(folder: str) -> str:
 
 def _part_folders(path: Path) -> dict[str, Path]:
     """The folder of each part; for a data set without parts, the folder itself."""
-    folders: dict[str, Path] = {}
-    for name in _subfolders(path):
-        part = _part_of(name)
-        if part and _subfolders(path / name):
-            if part in folders:
-                raise DataError(f"both {folders[part]} and {path / name} are the part {part}: keep only one of them")
-            folders[part] = path / name
-    return {part: folders[part] for part in PARTS if part in folders} or {NO_PART: path}
+    parts = _parts(str(path), [name for name in _subfolders(path) if _subfolders(path / name)])
+    return {part: path / name for part, name in parts.items()} or {NO_PART: path}
+
+
+def _parts(root: str, folders: Sequence[str]) -> dict[str, str]:
+    """Which of the folders is which part, in the order of the parts."""
+    by_part: dict[str, str] = {}
+    for name in folders:
+        if part := _part_of(name):
+            if part in by_part:
+                both = " and ".join(join_reference(root, folder) for folder in (by_part[part], name))
+                raise DataError(f"both {both} are the part {part}: keep only one of them")
+            by_part[part] = name
+    return {part: by_part[part] for part in PARTS if part in by_part}
 
 
 def _subfolders(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ from s3_server import (
 )
 
 from astrodetect import images
-from astrodetect.datasets import listing
+from astrodetect.datasets import class_folders, listing
 from astrodetect.errors import DataError, ImageError, StorageError, StorageMissing, StorageUnavailable
 from astrodetect.storage import clients, objects
 
@@ -217,6 +217,16 @@ def test_names_that_do_not_exist_or_overlap_are_refused(bucket: str) -> None:
     with pytest.raises(DataError, match="is inside"):
         listing.check_paths([f"{bucket}/sky/a.png", f"{bucket}/sky"])
     listing.check_paths([f"{bucket}/sky/a.png"])
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_two_folders_of_one_part_are_refused(bucket: str, tmp_path: Path, remote: bool) -> None:
+    root = bucket if remote else str(tmp_path)
+    for name in ("train/E/1.png", "train_2/E/2.png", "test/E/3.png"):
+        objects.write_bytes(f"{root}/sky/{name}", b"1")
+    folder = f"{root}/sky" if remote else tmp_path / "sky"
+    with pytest.raises(DataError, match=f"^both {root}/sky/train and {root}/sky/train_2 are the part train: keep only"):
+        class_folders.list_dataset(folder)
 
 
 def test_images_are_downloaded_ahead_in_order_and_each_failure_is_its_own(
