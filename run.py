@@ -143,11 +143,11 @@ def train_on_sample(model: str, service: subprocess.Popen[str], url: str) -> boo
 
 
 def test(pytest_arguments: Sequence[str]) -> int:
-    """Every check and every test, or the tests that were named."""
+    """Every test, or the tests that were named."""
     install("requirements.txt", "requirements-dev.txt")
-    with child("tests/checks.py", *pytest_arguments) as checks:
-        wait_for(checks)
-    return checks.returncode
+    with child("tests/suite.py", *pytest_arguments) as suite:
+        wait_for(suite)
+    return suite.returncode
 
 
 def rerun_with_supported_python() -> int:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import colour_models
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.table import Column
-from nbclient import NotebookClient
 from PIL import Image
 from programs import ROOT, query
 
@@ -81,6 +79,9 @@ def test_examples_of_the_guide_run_in_order(tmp_path: Path, use_database: str, m
 
 
 def test_notebook_runs_and_shows_its_galleries(tmp_path: Path) -> None:
+    import nbformat  # takes seconds in each process that collects tests
+    from nbclient import NotebookClient
+
     stored = nbformat.read(ROOT / "docs" / "notebook.ipynb", 4)  # type: ignore[no-untyped-call]
     executed = copy.deepcopy(stored)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import checks
 import httpx2
 import psutil
 import pytest
+import suite
 from programs import ROOT, Program, free_port
 
 import run
@@ -305,4 +305,4 @@ def test_a_machine_without_a_supported_python_is_told_what_to_install(
     ],
 )
 def test_a_browser_is_needed_if_page_tests_are_selected(selected: list[str], *, needs: bool) -> None:
-    assert checks.needs_browser(selected) is needs
+    assert suite.needs_browser(selected) is needs

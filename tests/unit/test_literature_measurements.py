@@ -1,6 +1,8 @@
 """Measurements agree with photutils and statmorph on 50 simulated images, within the tolerances of this file."""
 
+import importlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,6 @@ from astrodetect.features.central_object import Segments
 from astrodetect.features.stamps import PIXELS, SIDE_PX, Stamps
 from astrodetect.records import Floats
 
-statmorph = pytest.importorskip("statmorph", reason="statmorph is a development dependency")
-photutils_morphology = pytest.importorskip("photutils.morphology", reason="photutils is a development dependency")
-
 KINDS = ("E", "SB", "S", "edge", "merger")
 PER_KIND = 10
 CENTRE = ((SIDE_PX - 1) / 2,) * 2
@@ -21,6 +20,12 @@ WHOLE_STAMP_PX = 2 * SIDE_PX  # radius of an aperture
 EXACT = 1e-4  # relative: single precision
 SHAPE_ASYMMETRY, OFFSET, COMPACTNESS = range(3)  # columns of an isophote
 GINI = 5  # column
+
+
+@pytest.fixture(scope="module")
+def morphology() -> Any:
+    """That of photutils, which takes seconds to import in each process that collects tests."""
+    return importlib.import_module("photutils.morphology")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,7 @@ def statmorph_asymmetry(planes: Floats, kind: str) -> list[float]:
         rmax_circ=WHOLE_STAMP_PX,
         flag=0,
     )
+    statmorph = importlib.import_module("statmorph")  # takes seconds too
     asymmetry = statmorph.SourceMorphology._asymmetry_function
     return [float(asymmetry(source, CENTRE, plane, kind)) for plane in planes]
 
@@ -67,10 +73,12 @@ def test_rotational_asymmetry_of_the_light_is_that_of_statmorph(stamps: Stamps, 
     np.testing.assert_allclose(measured, statmorph_asymmetry(light, "cas"), atol=0.01)
 
 
-def test_centroid_and_second_moments_are_those_of_photutils(asymmetry: Floats, segments: Floats) -> None:
+def test_centroid_and_second_moments_are_those_of_photutils(
+    asymmetry: Floats, segments: Floats, morphology: Any
+) -> None:
     moments = central_object._moments(segments.reshape(len(segments), PIXELS))
     for number, segment in enumerate(segments):
-        source = photutils_morphology.data_properties(segment)
+        source = morphology.data_properties(segment)
         x, y = np.atleast_1d(source.centroid).ravel() - CENTRE
         np.testing.assert_allclose((moments.x[number], moments.y[number]), (x, y), atol=1e-3)
         offset = np.hypot(x, y) / np.sqrt(segment.sum())
@@ -79,7 +87,7 @@ def test_centroid_and_second_moments_are_those_of_photutils(asymmetry: Floats, s
         np.testing.assert_allclose(own, source.covariance.value, rtol=1e-3, atol=1e-2)
 
 
-def test_gini_coefficient_is_that_of_photutils(stamps: Stamps) -> None:
+def test_gini_coefficient_is_that_of_photutils(stamps: Stamps, morphology: Any) -> None:
     light = cutout._light(stamps)
     measured = cutout._concentration_gini_m20(light)[:, GINI]
-    np.testing.assert_allclose(measured, [photutils_morphology.gini(plane) for plane in light], rtol=EXACT)
+    np.testing.assert_allclose(measured, [morphology.gini(plane) for plane in light], rtol=EXACT)

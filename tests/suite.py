@@ -1,4 +1,4 @@
-"""Every check and every test, or the tests that are named: what `python3 run.py test` runs once all is installed."""
+"""Every test, or the tests that are named: what `python3 run.py test` runs once all is installed."""
 
 import sys
 from collections.abc import Sequence
@@ -7,15 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from run import EXIT_INTERRUPTED, VENV, StepFailed, call  # noqa: E402
+from run import EXIT_INTERRUPTED, StepFailed, call  # noqa: E402
 
-CHECKS = (  # what a change must pass besides its tests
-    ["-m", "ruff", "check", "."],
-    ["-m", "ruff", "format", "--check", "."],
-    ["-m", "mypy"],
-    ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
-    ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "docs")],
-)
 PAGE_TESTS = Path("tests", "browser")
 FAULTS_BESIDE_OTHERS = {"test_batching", "test_mutations", "test_openapi", "test_score_on_ray"}  # they time nothing
 ONE_BY_ONE = [  # they overload a service, and time what it answers
@@ -30,8 +23,6 @@ SIDE_BY_SIDE += [f"--ignore={path}" for path in ONE_BY_ONE]
 def main(pytest_arguments: Sequence[str]) -> int:
     """Exit code 0 passed, 1 failed, 130 interrupted."""
     try:
-        for check in () if pytest_arguments else CHECKS:
-            call(*check)
         if needs_browser(pytest_arguments):
             sys.stdout.write("browser: for the page tests\n")
             sys.stdout.flush()
