@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from xml.parsers import expat
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astrodetect.errors import DataError, StorageError
 from astrodetect.sky.fits_reader import fits_reader
@@ -142,16 +143,28 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
             for number, column in enumerate(hdu.columns, start=1):
                 values = hdu.data.field(column.name)
                 if values.ndim == 1:
-                    null = None if column.null in {None, ""} else int(column.null)
-                    cells = [None if cell == null else _cell(cell) for cell in values.tolist()]
-                    if values.dtype == bool:  # astropy reads an undefined one as false
-                        stored = hdu.data.view(np.ndarray)[column.name]
-                        cells = [cell if known else None for cell, known in zip(cells, stored.tolist(), strict=True)]
+                    known = _known(hdu.data, column, values)
+                    cells = [
+                        _cell(cell) if at else None for cell, at in zip(values.tolist(), known.tolist(), strict=True)
+                    ]
                     columns[column.name] = cells
                     ucds[column.name] = str(hdu.header.get(f"TUCD{number}", ""))
                     units[column.name] = column.unit or ""
     scalars = {name: values for name, values in columns.items() if _is_scalar(values)}
     return ObjectTable(scalars, ucds, units, dict.fromkeys(columns, frame))
+
+
+def _known(rows: Any, column: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which cells of a FITS column have a value, by what the file stores: astropy scales and replaces the others."""
+    is_logical = values.dtype == np.bool_
+    if column.null in {None, ""} and not is_logical:
+        return np.ones(len(values), bool)
+    stored = rows.view(np.ndarray)[column.name]
+    if is_logical:
+        return np.asarray(stored != 0)
+    if stored.dtype.kind == "S":  # of a table in ASCII
+        return np.asarray(np.char.strip(stored) != str(column.null).strip().encode())
+    return np.asarray(stored != int(column.null))
 
 
 def read_votable_table(source: BinaryIO) -> ObjectTable:

@@ -239,6 +239,20 @@ def test_a_parquet_repeats_no_text_beyond_a_limit(tmp_path: Path) -> None:
         read_catalogue([tmp_path / "objects.parquet"])
 
 
+def test_an_undefined_value_of_a_fits_is_the_one_that_the_file_stores(tmp_path: Path) -> None:
+    from astropy.io import fits
+
+    scaled = np.array([("a", 100_000, 1), ("b", -99, -32768)], [("id", "S1"), ("dec", ">i4"), ("count", ">i2")])
+    scaled_hdu = fits.BinTableHDU(scaled.view(fits.FITS_rec))
+    scaled_hdu.header.update({"TSCAL2": 1e-3, "TNULL2": -99, "TZERO3": 32768, "TNULL3": -32768})
+    texts = [fits.Column("id", "A1", array=["a", "b"]), fits.Column("dec", "I6", array=[100, -99], null="-99")]
+    for name, hdu in (("scaled", scaled_hdu), ("ascii", fits.TableHDU.from_columns(texts))):
+        hdu.writeto(tmp_path / f"{name}.fits")
+        table = table_readers.read_object_table(str(tmp_path / f"{name}.fits"))
+        assert list(table.columns["dec"]) == [100, None]
+        assert list(table.columns.get("count", [32769, None])) == [32769, None]
+
+
 def test_a_gzip_of_a_table_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_readers, "MAX_UNPACKED_BYTES", 1_000_000)
     path = write_bytes(tmp_path / "objects.fits.gz", gzip.compress(b"SIMPLE" + bytes(1_000_000)))
