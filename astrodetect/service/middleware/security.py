@@ -134,7 +134,8 @@ class RootPathMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if root_path := scope.get("root_path"):
-            scope["path"] = scope["path"].removeprefix(root_path)
+            while scope["path"].startswith(f"{root_path}/"):  # routing would take off a second one, behind the check
+                scope["path"] = scope["path"].removeprefix(root_path)
         await self._app(scope, receive, send)
 
 
