@@ -17,6 +17,7 @@ ONE_BY_ONE = [  # they overload a service, and time what it answers
     if path.stem not in FAULTS_BESIDE_OTHERS
 ]
 SIDE_BY_SIDE = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]  # the slowest first
+SIDE_BY_SIDE += ["--max-worker-restart=0"]  # after a crash xdist may wait for ever
 SIDE_BY_SIDE += [f"--ignore={path}" for path in ONE_BY_ONE]
 
 
