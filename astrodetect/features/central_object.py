@@ -9,7 +9,15 @@ import scipy  # loads its submodules when they are first used
 from numpy.typing import NDArray
 
 from astrodetect.features.cutout import STRUCTURE_FEATURES, measure_structure
-from astrodetect.features.stamps import PIXELS, SIDE_PX, SMOOTHING_PX, Stamps, gaussian_blur, join_columns
+from astrodetect.features.stamps import (
+    PIXELS,
+    SIDE_PX,
+    SMOOTHING_PX,
+    Stamps,
+    gaussian_blur,
+    join_columns,
+    row_products,
+)
 from astrodetect.records import Floats
 
 OBJECT_FEATURES = 37  # columns of `measure_central_object`
@@ -204,7 +212,7 @@ def _outside_ellipse(segments: NDArray[np.bool_], centre: Sequence[Doubles], axe
     coefficients = np.stack(
         [a * x * x + b * x * y + c * y * y, -2 * a * x - b * y, -2 * c * y - b * x, a, b, c], axis=1
     )  # of 1, x, y, xx, xy, yy
-    outside = coefficients.astype(np.float32) @ _QUADRATIC > 4  # the squared elliptical radius
+    outside = row_products(coefficients.astype(np.float32), _QUADRATIC) > 4  # the squared elliptical radius
     outside &= segments
     return _count(outside)
 

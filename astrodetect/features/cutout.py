@@ -14,6 +14,7 @@ from astrodetect.features.stamps import (
     centre_distance,
     gaussian_blur,
     join_columns,
+    row_products,
 )
 from astrodetect.records import Floats
 
@@ -74,8 +75,8 @@ def _ring_weights() -> NDArray[np.float32]:
 def _radial_profiles(planes: Floats) -> Floats:
     """Azimuthal mean and standard deviation of each band in each ring."""
     flat = planes.reshape(-1, PIXELS)
-    mean = flat @ _ring_weights()
-    deviation = np.sqrt(np.maximum((flat * flat) @ _ring_weights() - mean * mean, 0))
+    mean = row_products(flat, _ring_weights())
+    deviation = np.sqrt(np.maximum(row_products(flat * flat, _ring_weights()) - mean * mean, 0))
     return np.concatenate([mean.reshape(len(planes), -1), deviation.reshape(len(planes), -1)], axis=1)
 
 
@@ -127,13 +128,14 @@ def _concentration_gini_m20(light: Floats) -> Floats:
     count = ranked.shape[1]
     rank = (2 * np.arange(1, count + 1) - count - 1).astype(np.float32)
     total = ranked.sum(axis=1)
-    gini = (ranked @ rank) / (total * (count - 1))
+    gini = row_products(ranked, rank[:, None])[:, 0] / (total * (count - 1))
     brightest = (np.cumsum(ranked[:, ::-1], axis=1) < 0.2 * total[:, None]).sum(axis=1)
     threshold = np.take_along_axis(ranked, count - np.maximum(brightest, 1)[:, None], axis=1)
-    squared_radius = (centre_distance() ** 2).ravel()
-    m20 = np.log(((flat * (flat >= threshold)) @ squared_radius) / (flat @ squared_radius) + FLUX_FLOOR)
+    squared_radius = (centre_distance() ** 2).reshape(-1, 1)
+    brightest_moment = row_products(flat * (flat >= threshold), squared_radius)
+    m20 = np.log(brightest_moment / row_products(flat, squared_radius) + FLUX_FLOOR)
     concentration = np.log(radii[:, 2:3] / (radii[:, :1] + 1 / SIDE_PX))
-    return np.concatenate([radii, concentration, gini[:, None], m20[:, None]], 1)
+    return np.concatenate([radii, concentration, gini[:, None], m20], 1)
 
 
 def _weighted_moments(light: Floats) -> Floats:
@@ -242,7 +244,7 @@ def _texture(soft: Floats) -> Floats:
     for sigma in (1.0, 2.0, 4.0, 8.0):
         coarser = gaussian_blur(soft, sigma)
         energy = (finer - coarser) ** 2
-        columns.append(np.log(energy.reshape(len(soft), -1) @ _annulus_masks().T + FLUX_FLOOR))
+        columns.append(np.log(row_products(energy.reshape(len(soft), -1), _annulus_masks().T) + FLUX_FLOOR))
         finer = coarser
     return np.concatenate(columns, axis=1)
 

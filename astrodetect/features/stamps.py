@@ -100,6 +100,11 @@ def gaussian_blur(planes: Floats, sigma: float) -> Floats:
     return smooth
 
 
+def row_products(rows: Floats, matrix: Floats) -> Floats:
+    """The product of each row with the matrix: that of all rows at once rounds by how many there are."""
+    return np.asarray(np.matmul(rows[:, np.newaxis], matrix)[:, 0])
+
+
 def join_columns(columns: Sequence[NDArray[np.floating]]) -> Floats:
     """(n, d) one feature vector for each image, with zeros for what is not a number."""
     joined = np.concatenate(columns, axis=1).astype(np.float32, copy=False)

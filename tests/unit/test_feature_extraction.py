@@ -125,6 +125,14 @@ def test_features_are_computed_by_the_given_batch_runner(class_folders: Path, tm
     assert extracted.computed == sum(computed) == COUNT
 
 
+def test_measured_features_do_not_depend_on_the_other_images_of_the_batch() -> None:
+    extractor = extraction.measured_extractor(extraction.measured_contract())
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (7, extractor.contract.size, extractor.contract.size, 3), dtype=np.uint8)
+    alone = np.concatenate([extractor.compute(pixels[number : number + 1]) for number in range(len(pixels))])
+    np.testing.assert_array_equal(extractor.compute(pixels), alone)
+
+
 def test_another_image_contract_has_its_own_cache(class_folders: Path, tmp_path: Path) -> None:
     extract(class_folders, extraction.measured_extractor(CONTRACT), tmp_path)
     other = extraction.measured_extractor(ImageContract(size=32, crop=0.5, stretch="asinh"))
