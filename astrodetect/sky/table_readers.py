@@ -143,9 +143,9 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
             for number, column in enumerate(hdu.columns, start=1):
                 values = hdu.data.field(column.name)
                 if values.ndim == 1:
-                    known = _known(hdu.data, column, values)
+                    defined = _defined(hdu.data, column, values)
                     cells = [
-                        _cell(cell) if at else None for cell, at in zip(values.tolist(), known.tolist(), strict=True)
+                        _cell(cell) if at else None for cell, at in zip(values.tolist(), defined.tolist(), strict=True)
                     ]
                     columns[column.name] = cells
                     ucds[column.name] = str(hdu.header.get(f"TUCD{number}", ""))
@@ -154,7 +154,7 @@ def _read_fits(source: BinaryIO) -> ObjectTable:
     return ObjectTable(scalars, ucds, units, dict.fromkeys(columns, frame))
 
 
-def _known(rows: Any, column: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
+def _defined(rows: Any, column: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which cells of a FITS column have a value, by what the file stores: astropy scales and replaces the others."""
     is_logical = values.dtype == np.bool_
     if column.null in {None, ""} and not is_logical:

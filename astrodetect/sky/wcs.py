@@ -85,11 +85,11 @@ class PixelGrid:
         middle = grid.positions([(width - 1) / 2], [(height - 1) / 2])
         # with the middles of the edges, which are farther than the corners in a map of the whole sky
         edges = np.meshgrid([-0.5, (width - 1) / 2, width - 0.5], [-0.5, (height - 1) / 2, height - 0.5])
-        margin = grid.positions(*(places.ravel() for places in edges))
+        outline = grid.positions(*(places.ravel() for places in edges))
         if not np.isfinite(middle).all():
             raise DataError(f"the mosaic {name} has no celestial WCS in its middle")
         ra, dec = float(middle[0][0]), float(middle[1][0])
-        reach = separation(ra, dec, *margin)
+        reach = separation(ra, dec, *outline)
         radius = float(reach.max()) * RADIUS_MARGIN if np.isfinite(reach).all() else 180.0
         return cls(width, height, scale, wcs, direct, (ra, dec), radius)
 

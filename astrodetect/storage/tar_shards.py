@@ -52,7 +52,7 @@ def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tu
     """
     with _open_archive(shard) as archive:
         for member in _members(archive):
-            if not (member.isreg() or _is_link(member)) or not _is_listed(member.name, suffixes):
+            if not _is_listed(member.name, suffixes):
                 continue
             if _is_link(member):
                 yield member.name, _link_error(member.linkname)
@@ -90,14 +90,15 @@ def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int]
         return {
             member.name: member.linkname if _is_link(member) else (member.offset_data, member.size)
             for member in _members(archive)
-            if member.isreg() or _is_link(member)
         }
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Files and links, in order."""
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # which would hold every header in memory
-        yield member
+        if member.isreg() or _is_link(member):
+            yield member
     while rest := archive.fileobj.read(STREAM_BYTES):
         if rest.strip(b"\0"):
             raise _Damaged("data follow its end: archives that were joined by cat are read apart")

@@ -127,14 +127,14 @@ class AuthMiddleware:
 
 
 class RootPathMiddleware:
-    """Takes uvicorn's --root-path off the paths, by which all that is within tells what a request needs."""
+    """Removes uvicorn's --root-path from the path, by which other middleware decides what a request needs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if root_path := scope.get("root_path"):
-            while scope["path"].startswith(f"{root_path}/"):  # routing would take off a second one, behind the check
+            while scope["path"].startswith(f"{root_path}/"):  # routing would remove a second one, after the check
                 scope["path"] = scope["path"].removeprefix(root_path)
         await self._app(scope, receive, send)
 
