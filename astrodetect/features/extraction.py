@@ -134,7 +134,9 @@ def extract_features(
     filled = 0
     with closing(batches):
         for rows in batches:
-            if len(rows) and not len(features):  # allocated once: concatenating at the end would hold everything twice
+            if not len(rows):  # no file of the batch is readable
+                continue
+            if not len(features):  # allocated once: concatenating at the end would hold everything twice
                 features = np.empty((len(items), rows.shape[1]), np.float32)
             features[filled : filled + len(rows)] = rows
             filled += len(rows)

@@ -258,13 +258,22 @@ def read_angles(table: ObjectTable, column: str, name: str, *, hours: bool) -> l
         if value is None or (isinstance(value, str) and value.strip().lower() in NO_VALUE):
             angles.append(None)
             continue
-        if scale is None and not isinstance(value, str):
+        number = _decimal(value)
+        if scale is None and number is not None:
             raise DataError(f"{name}: {column} has the unit {unit}: degrees, hours or radians are read")
         try:
-            angles.append(parse(value if isinstance(value, str) else repr(value * scale)))
+            angles.append(parse(value if number is None or scale is None else repr(number * scale)))
         except ValueError as error:
             raise DataError(f"{name}, row {row}: {error}") from error
     return angles
+
+
+def _decimal(value: str | float) -> float | None:
+    """The number that a cell is, or spells; None of a sexagesimal one, whose unit is in it."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def _unit_degrees(unit: str) -> float | None:

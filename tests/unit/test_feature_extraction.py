@@ -94,6 +94,17 @@ def test_unreadable_files_are_skipped_with_their_reason(class_folders: Path, tmp
         )
 
 
+def test_a_batch_of_unreadable_files_is_skipped(class_folders: Path, tmp_path: Path) -> None:
+    files = [class_folders / "E" / "00.jpg"] * 4 + [class_folders / "E" / "bad.jpg"]
+    extractor, _ = counting(extraction.measured_extractor(CONTRACT))
+    items = [ListedImage(path, "") for path in files]
+    extracted = extraction.extract_features(
+        items, extractor, tmp_path, run_batches=read_ahead, title="sky", max_pixels=MAX_PIXELS
+    )
+    assert len(extracted.features) == 4
+    assert [file.path for file in extracted.skipped] == files[4:]
+
+
 def test_features_computed_before_an_interrupt_are_cached(class_folders: Path, tmp_path: Path) -> None:
     interrupted, before = counting(extraction.measured_extractor(CONTRACT), cut_after=12)
     with pytest.raises(KeyboardInterrupt):
