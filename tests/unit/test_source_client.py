@@ -65,6 +65,17 @@ def test_the_body_of_a_redirect_is_not_unpacked(client: http.HttpClient, monkeyp
     assert sum(unpacked) == 0
 
 
+def test_early_hints_are_not_taken_for_the_response(client: http.HttpClient) -> None:
+    def answer(connection: socket.socket) -> None:
+        for body in (b"first", b"later"):
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n")
+            connection.sendall(b"Content-Length: 5\r\n\r\n" + body)
+            connection.recv(65_536)
+
+    with served(answer) as url:
+        assert [client.get(url, bytes), client.get(url, bytes)] == [b"first", b"later"]
+
+
 @pytest.mark.parametrize("location", [b"http://[::1", b"http://\xff\xfe/", b"file:///etc/hostname"])
 def test_a_redirect_to_what_is_no_url_of_a_file_is_an_error_of_the_source(
     client: http.HttpClient, location: bytes
@@ -77,7 +88,7 @@ def test_a_redirect_to_what_is_no_url_of_a_file_is_an_error_of_the_source(
         client.get(url, len)
 
 
-@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
 def test_headers_without_end_are_cut(client: http.HttpClient, monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
     monkeypatch.setattr(http, "MAX_HEADERS_S", 0.2)
 

@@ -3,6 +3,7 @@
 import contextlib
 import email.utils
 import hashlib
+import http.client
 import math
 import random
 import socket
@@ -65,8 +66,19 @@ def _deadline(sock: socket.socket | None, seconds: float) -> Iterator[threading.
         timer.cancel()
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """`http.client` takes 103 Early Hints for the response, and the response for that to the next request."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while http.client.CONTINUE < (line := super()._read_status())[1] < http.client.OK:  # type: ignore[misc]
+            http.client.parse_headers(self.fp)
+        return line  # type: ignore[no-any-return]
+
+
 class _HeaderDeadline(HTTPConnection):
     """Headers of a byte now and then would be read without end."""
+
+    response_class = _FinalResponse
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
         sock = self.sock
@@ -239,6 +251,8 @@ def _translate_errors() -> Iterator[None]:
     """Errors of requests as FetchError (permanent) or _TransientError."""
     try:
         yield
+    except requests.exceptions.InvalidHeader as error:  # two different lengths
+        raise _TransientError("the headers of its response are invalid") from error
     except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, ValueError) as error:  # of a URL
         raise SourceUrlError(f"invalid redirect or URL: {type(error).__name__}") from error
     except requests.Timeout as error:
