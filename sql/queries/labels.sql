@@ -155,7 +155,8 @@ ORDER BY name
 SELECT name, role FROM label_names WHERE role <> 'interesting'
 
 -- name: save_label_name
--- The name `old` is replaced, and may be one that labels have and that was never added.
+-- The name `old` is replaced, and may be one that labels have and that was never added. Two people take turns.
+SELECT pg_advisory_xact_lock(7237867511894025);
 WITH allowed AS (
     SELECT WHERE NOT EXISTS (SELECT FROM label_names WHERE key = %(key)s AND name IS DISTINCT FROM %(old)s)
       AND (%(name)s IS NOT DISTINCT FROM %(old)s OR (

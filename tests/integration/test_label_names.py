@@ -4,6 +4,8 @@ import csv
 import io
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +55,23 @@ def test_names_are_added_and_changed_and_those_of_labels_keep_their_name(log: Da
     log.label_names.save("ring", None, "interesting", instead_of=None)
     log.label_names.remove("ring")
     assert len(log.label_names.list()) == 2
+
+
+def test_of_people_who_add_one_key_at_once_one_gets_it(database_url: str) -> None:
+    log = Database(database_url, connections=8, timeout_s=5)
+
+    def save(name: str) -> bool:
+        try:
+            log.label_names.save(name, "m", "artefact", instead_of=None)
+        except LabelNameConflict:
+            return False
+        return True
+
+    with closing(log), ThreadPoolExecutor(4) as people:
+        for _ in range(20):
+            assert sorted(people.map(save, ["merger", "minor", "ring", "lens"])) == [False, False, False, True]
+            [name] = log.label_names.list()
+            log.label_names.remove(name.name)
 
 
 def test_a_name_with_separate_accents_is_the_one_with_letters_that_have_them() -> None:
