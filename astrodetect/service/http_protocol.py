@@ -177,6 +177,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         cast(dict[str, Any], self.scope)[DISCONNECTION] = self._disconnection
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser with a header, or with a trailer, which would act as a header that proxies let pass."""
+        if self._expected != IN_BODY:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Called by the parser after the last header."""
         too_long = self._excess > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES

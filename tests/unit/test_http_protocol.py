@@ -221,6 +221,22 @@ def test_pipelined_requests_are_parsed_a_few_at_a_time_and_all_answered_in_order
     assert max(waiting) <= http_protocol.PIECE_BYTES / len(GET)
 
 
+def test_trailers_are_no_headers() -> None:
+    names: list[bytes] = []
+
+    async def scenario() -> None:
+        async with Server().run(max_connections=10) as server:
+            server.observe = lambda: names.extend(
+                name for connection in server.connections() for name, _ in connection.headers
+            )
+            client = await server.connect()
+            assert await client.status(POST + b"4\r\nbody\r\n0\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n") == 200
+            assert await client.status(GET) == 200
+
+    asyncio.run(scenario())
+    assert names == [b"host", b"transfer-encoding", b"host"]
+
+
 @pytest.mark.parametrize("request_", [b"NONSENSE / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00"])
 def test_what_is_not_http_is_answered_400_and_logged(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "astrodetect.requests")
