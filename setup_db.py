@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from astrodetect.db.connections import ConnectionRefused, as_database_error, connect, read_url, without_password
+from astrodetect.db.connections import SET_UP, ConnectionRefused, as_database_error, connect, read_url, without_password
 from astrodetect.db.embedded import lifetime
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseNotSetUp
 from astrodetect.progress import escape_output
@@ -213,7 +213,8 @@ def _apply(cursor: "psycopg2.extensions.cursor", migration: _Migration) -> None:
         cursor.execute(record, [migration.version, migration.name, migration.sha256])
         cursor.execute("COMMIT")
     except psycopg2.Error as error:
-        raise DatabaseError(f"sql/{migration.name}.sql: {as_database_error(error)}") from error
+        reason = str(as_database_error(error)).removesuffix(f"; {SET_UP}")  # which this is
+        raise DatabaseError(f"sql/{migration.name}.sql: {reason}") from error
 
 
 def _add_vectors(cursor: "psycopg2.extensions.cursor") -> str | None:
