@@ -165,6 +165,8 @@ class Engine:
 
     def _infer(self, request: Any, pixels: NDArray[np.uint8], views: int) -> Outputs:
         outputs = average_views(lambda view: _outputs(request.infer({0: view}, share_outputs=False)), pixels, views)
+        if not np.isfinite(outputs.probabilities).all():  # its weights overflow with some images
+            raise ModelError(f"model {self.manifest.name}: its network gives a score that is no number: train it again")
         if self._prior_weights is None:
             return outputs
         weighted = outputs.probabilities * self._prior_weights

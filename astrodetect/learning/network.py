@@ -209,6 +209,8 @@ def _set_backbone_weights(
         set_normalisation(model, published.imagenet)
     for layer in layers:
         arrays = [np.asarray(array) for array in stored[layer.name]]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ModelError(f"{source} is damaged: layer {layer.name} has values that are no numbers")
         if published and published.imagenet_bgr and layer is layers[0]:
             arrays[0] = arrays[0][:, :, ::-1]
         layer.set_weights(arrays)

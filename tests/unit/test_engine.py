@@ -49,6 +49,15 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
         Engine(replace(loaded, weights=weights))
 
 
+def test_a_score_that_is_no_number_is_an_error_of_the_model(tmp_path: Path) -> None:
+    colour_models.publish(tmp_path, "colours", scale=2e36)  # of white images alone it overflows
+    engine = Engine(load_verified(tmp_path, "colours"))
+    images = np.full((2, colour_models.SIZE, colour_models.SIZE, 3), [[[[100]]], [[[255]]]], np.uint8)
+    assert np.isfinite(engine.run(images[:1]).probabilities).all()
+    with pytest.raises(ModelError, match="model colours: its network gives a score that is no number"):
+        engine.run(images)
+
+
 def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(tmp_path: Path) -> None:
     colour_models.publish(tmp_path, "colours")
     loaded = load_verified(tmp_path, "colours")

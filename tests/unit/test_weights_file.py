@@ -72,6 +72,15 @@ def test_a_weights_file_that_leads_elsewhere_or_declares_much_is_refused_unread(
         network.load_weights_file(model, "cnn", path)
 
 
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    model = network.build("cnn", 32, PixelStatistics((20.0, 22.0, 24.0), (400.0, 410.0, 420.0)), 1)
+    model.save(path := tmp_path / "weights.h5")
+    with h5py.File(path, "r+") as file:
+        file["model_weights/conv2/conv2/kernel"][0, 0, 0, 0] = np.inf
+    with pytest.raises(ModelError, match=r"weights.h5 is damaged: layer conv2 has values that are no numbers"):
+        network.load_weights_file(model, "cnn", path)
+
+
 def test_a_file_that_hdf5_reads_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
