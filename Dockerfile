@@ -8,13 +8,12 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
-COPY requirements.txt requirements-dev.txt ./
+COPY requirements.txt deploy/requirements-build.txt ./
 # As constraints without the hashes, of which pip demands one for the wheel built here too.
-RUN sed -E '/^ +--hash=/d; s/ \\$//' requirements.txt > constraints.txt \
-    && sed -E '/^ +--hash=/d; s/ \\$//' requirements-dev.txt > constraints-dev.txt
+RUN sed -E '/^ +--hash=/d; s/ \\$//' requirements.txt > constraints.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /build \
-    && /build/bin/pip install --constraint constraints-dev.txt hatchling cyclonedx-bom \
+    && /build/bin/pip install --requirement requirements-build.txt \
     && python -m venv --without-pip /opt/astrodetect
 COPY pyproject.toml README.md LICENSE main.py train_model.py database.py setup_db.py ./
 COPY sql sql
