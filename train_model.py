@@ -26,7 +26,7 @@ from astrodetect.cli import train_options
 from astrodetect.cli._options import print_warnings
 from astrodetect.cli.training_data import TrainingData, leakage_remarks, read_training_data
 from astrodetect.datasets import framing
-from astrodetect.errors import AstrodetectError, DataError
+from astrodetect.errors import AstrodetectError, DataError, is_interrupt
 from astrodetect.evaluation import calibration, metrics
 from astrodetect.evaluation.summary import classification_report
 from astrodetect.extras import require_extra
@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # disk full, no permission
         echo(f"train_model: {error.filename or arguments.output}: {error.strerror or error}")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        if not is_interrupt(error):
+            raise
         echo("stopped: run the same command again to continue")
         return 130
     return 0

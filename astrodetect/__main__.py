@@ -39,7 +39,7 @@ from astrodetect.cli import (  # noqa: E402
     teach,
 )
 from astrodetect.cli._options import command_parser, complete_paths  # noqa: E402
-from astrodetect.errors import AstrodetectError  # noqa: E402
+from astrodetect.errors import AstrodetectError, is_interrupt  # noqa: E402
 from astrodetect.progress import escape_output  # noqa: E402
 from astrodetect.settings import PROGRAMS  # noqa: E402
 
@@ -94,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"astrodetect: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would write to it once more
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        if not is_interrupt(error):
+            raise
         print("stopped: run the same command again to continue", file=sys.stderr)
         return 130
 

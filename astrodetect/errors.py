@@ -253,3 +253,10 @@ class PackagesMissing(AstrodetectError, status=501, code="packages_missing"):
 
 class NotFound(AstrodetectError, status=404, code="not_found"):
     """There is no such record or page."""
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or the ImportError of a module in C that Ctrl-C stopped while it was loaded."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

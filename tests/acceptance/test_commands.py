@@ -200,3 +200,16 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(program: str, module: str
         check=False,
     )
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_a_module_in_c_is_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "openvino.py").write_text('raise ImportError("initialization failed") from KeyboardInterrupt()')
+    done = subprocess.run(
+        [sys.executable, "-m", "astrodetect", "evaluate", "model", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped: run the same command again to continue\n")
