@@ -5,7 +5,7 @@ Reading a data set decodes every image once, labels the good ones and lists the 
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -42,6 +42,7 @@ class Dataset:
     labels: NDArray[np.int64]
     fingerprint: str  # SHA-256 over every image's relative path and contents
     skipped: list[SkippedFile] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)  # of each image, "" for one without; empty: no image has one
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +54,8 @@ class Dataset:
 
     def subset(self, indices: NDArray[np.int64]) -> "Dataset":
         """The images at these indices, in this order."""
-        return Dataset(self.classes, [self.paths[i] for i in indices], self.labels[indices], self.fingerprint)
+        paths, groups = [self.paths[i] for i in indices], [self.groups[i] for i in indices] if self.groups else []
+        return Dataset(self.classes, paths, self.labels[indices], self.fingerprint, groups=groups)
 
     def limit_class(self, name: str, limit: int, seed: int) -> "Dataset":
         """The data set with at most `limit` images of this class, drawn at random with `seed`."""
@@ -65,15 +67,31 @@ class Dataset:
         return replace(remaining, skipped=self.skipped)
 
     def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """Stratified random split: the rest, and `share` of every class."""
+        """Stratified random split: the rest, and `share` of every class; images of one group stay together."""
         rng = np.random.default_rng(seed)
-        held_out: list[int] = []
-        for index in range(len(self.classes)):
-            members = rng.permutation(np.flatnonzero(self.labels == index))
-            held_out.extend(members[: max(1, round(share * len(members)))].tolist())
+        members_of: dict[str | int, list[int]] = defaultdict(list)
+        for index in range(len(self)):
+            members_of[self._group(index)].append(index)
         mask = np.zeros(len(self), dtype=bool)
-        mask[held_out] = True
-        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+        for label in range(len(self.classes)):
+            images_of_class = rng.permutation(np.flatnonzero(self.labels == label))
+            wanted = max(1, round(share * len(images_of_class))) - int(mask[images_of_class].sum())
+            sizes = Counter(self._group(index) for index in images_of_class.tolist())
+            for group, size in sizes.items():  # in the order of their first images
+                if not mask[members_of[group]].any() and size <= wanted:
+                    mask[members_of[group]] = True
+                    wanted -= size
+            if not mask[images_of_class].any():
+                mask[members_of[min(sizes, key=sizes.__getitem__)]] = True
+        rest, held_out = self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+        for name, count in rest.counts().items():
+            if count == 0:
+                raise DataError(f"no image of the class {name} is left to train on: its groups are too large to split")
+        return rest, held_out
+
+    def _group(self, index: int) -> str | int:
+        """The group of an image; an image without one is a group of its own."""
+        return (self.groups[index] if self.groups else "") or index
 
 
 def read_dataset(
@@ -117,16 +135,17 @@ def read_dataset(
         )
     is_file = is_table(path)
     root = parent_folder(str(path)) if is_file else path
-    paths, labels, skipped, fingerprint = [], [], [], hashlib.sha256()
+    paths, labels, groups, skipped, fingerprint = [], [], [], [], hashlib.sha256()
     for item, outcome in zip(items, outcomes, strict=True):
         if isinstance(outcome, bytes):
             paths.append(item.path)
             labels.append(class_indices[item.label])
+            groups.append(item.group)
             relative_path = relative_name(item.path, root).encode(errors="surrogateescape")
             fingerprint.update(relative_path + b"\0" + outcome)
         else:
             skipped.append(SkippedFile(item.path, outcome))
-    dataset = Dataset(tuple(classes), paths, np.array(labels, dtype=np.int64), fingerprint.hexdigest(), skipped)
+    dataset = Dataset(tuple(classes), paths, np.array(labels, dtype=np.int64), fingerprint.hexdigest(), skipped, groups)
     label_of = {item.path: item.label for item in items}
     for name, count in dataset.counts().items():
         if count == 0:

@@ -104,6 +104,29 @@ def test_stratified_split_is_disjoint_and_reproducible_and_keeps_every_class(dat
     assert labelled.split(0.2, seed=6)[1].paths != held_out.paths
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_keeps_images_of_one_group_together(data: Path, seed: int) -> None:
+    table = data / "labels.csv"
+    rows = [f"SB/{n}.jpg,SB,{n // 2 if n < 16 else ''}" for n in range(20)] + [
+        f"E/{n}.jpg,E,{n // 4}" for n in range(10)
+    ]
+    table.write_text("\n".join(["path,label,group", *rows]) + "\n")
+    parts = dataset.read_dataset(table, ("SB", "E"), title="images").split(0.2, seed)
+    rest, held_out = ({*part.groups} - {""} for part in parts)
+    assert not rest & held_out
+    assert parts[1].counts()["SB"] in {4, 5, 6}  # groups 0 to 2 have images of both classes
+    assert min(*parts[0].counts().values(), *parts[1].counts().values()) > 0
+
+
+def test_groups_that_are_whole_classes_cannot_be_split(data: Path) -> None:
+    table = data / "labels.csv"
+    table.write_text(
+        "\n".join(["path,label,group", *(f"{name}/{n}.jpg,{name},{name}" for n in range(9) for name in ("E", "SB"))])
+    )
+    with pytest.raises(DataError, match="no image of the class SB is left to train on"):
+        dataset.read_dataset(table, ("SB", "E"), title="images").split(0.2, seed=1)
+
+
 def test_classes_of_the_data_are_renamed_to_those_of_the_model(data: Path) -> None:
     labelled = dataset.read_dataset(data, ("no", "yes"), title="images", renamed={"E": "yes", "S": "no", "SB": "no"})
     assert labelled.counts() == {"no": 23, "yes": 10}
