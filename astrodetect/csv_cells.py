@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import BinaryIO
 
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")  # also after spaces, and as full-width characters
@@ -25,10 +26,14 @@ def csv_cell(value: object) -> object:
     return f"{value:.7g}" if isinstance(value, float) else value
 
 
+def csv_line(cells: Iterable[object]) -> str:
+    """A row of cells as they are."""
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)  # with CR LF as line end, so that a CR in a name is quoted too
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_csv(file: BinaryIO, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A table of cells as they are: those of a catalogue do not change, so that tables can be joined."""
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*columns])
-    table.writerows(rows)
-    text.detach()  # flushed; the file stays open for its owner
+    for cells in chain([columns], rows):
+        file.write(csv_line(cells).encode(errors="surrogateescape"))

@@ -1,9 +1,8 @@
 """Stratified split of labelled images into train, validation and test, with duplicates kept in one part."""
 
-import csv
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrodetect import atomic_files
+from astrodetect.csv_cells import write_csv
 from astrodetect.datasets.listing import SIMULATION_FILE, count_simulated
 from astrodetect.datasets.sources.manifest import CATALOGUE
 from astrodetect.datasets.tables import PARTS, ListedImage
@@ -148,15 +148,17 @@ def _assign_parts(groups: list[list[int]], shares: Mapping[str, float]) -> list[
 def _write_table(placed: Sequence[tuple[ImagePath, ListedImage]], path: Path, catalogue: Catalogue | None) -> None:
     """The images where they are, by paths relative to the table, with what the catalogue says of them."""
     joined = catalogue.join(SPLIT_COLUMNS) if catalogue else None
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*SPLIT_COLUMNS, *(joined.columns if joined else ())])
+
+    def rows() -> Iterator[list[object]]:
         for place, item in placed:
             relative_path = str(place)
             if not is_url(relative_path):
                 relative_path = relative_name(Path(place).absolute(), path.parent)
             cells = joined.cells(item.path) if joined else ()
-            table.writerow([relative_path, item.label, item.part, item.group, *cells])
+            yield [relative_path, item.label, item.part, item.group, *cells]
+
+    with path.open("wb") as file:
+        write_csv(file, [*SPLIT_COLUMNS, *(joined.columns if joined else ())], rows())
 
 
 def _write_folders(items: Sequence[ListedImage], path: Path, catalogue: Catalogue | None, *, copy: bool) -> None:

@@ -7,7 +7,6 @@ that version 0.1 began have their first rows in `OUTPUT.part`, a CSV.
 """
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO, TextIO, TypeAlias
 from fasteners import InterProcessLock
 
 from astrodetect import atomic_files
+from astrodetect.csv_cells import csv_line
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
@@ -291,9 +291,7 @@ def _discard_parts(path: TablePath) -> None:
 def _line(row: Sequence[object]) -> bytes:
     """A row as a line of CSV."""
     cells = ["" if value is None else str(value).lower() if isinstance(value, bool) else value for value in row]
-    text = io.StringIO()
-    csv.writer(text).writerow(cells)  # with CR LF as line end, so that a CR in a name is quoted too
-    return (text.getvalue().removesuffix("\r\n") + "\n").encode(errors=NOT_UTF8)
+    return csv_line(cells).encode(errors=NOT_UTF8)
 
 
 def _read_earlier(path: TablePath, columns: Sequence[str]) -> Iterator[ScoreRow]:

@@ -1,11 +1,12 @@
 """Text that a spreadsheet would evaluate."""
 
 import csv
+import io
 from pathlib import Path
 
 import pytest
 
-from astrodetect.csv_cells import literal_text
+from astrodetect.csv_cells import literal_text, write_csv
 from astrodetect.datasets.sources import manifest
 from astrodetect.datasets.sources.manifest import CollectionManifest, ManifestEntry
 
@@ -37,3 +38,10 @@ def test_catalogues_have_no_formulas_but_keep_what_identifies_an_image(tmp_path:
         [row] = csv.DictReader(file)
     assert (row["title"], row["center"], row["source_id"]) == ("'=HYPERLINK(1)", "' =1+1", "=1")
     assert row["path"] == "%3Dx/%2Dname.png"
+
+
+def test_a_name_with_any_line_end_is_one_cell() -> None:
+    rows = [["a\rb", "1"], ["c\r\nd", "2"], ["e\nf", "3"]]
+    file = io.BytesIO()
+    write_csv(file, ["path", "n"], rows)
+    assert [*csv.reader(io.StringIO(file.getvalue().decode(), newline=""))] == [["path", "n"], *rows]
