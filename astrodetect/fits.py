@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import ImageBlank, ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract, Pixels
-from astrodetect.sky.fits_reader import fits_reader
+from astrodetect.sky.fits_reader import fits_reader, read_section
 from astrodetect.sky.wcs import icrs_positions, is_icrs, quiet
 
 MAGIC, GZIP, TILES = b"SIMPLE  =", b"\x1f\x8b", b"ZIMAGE  ="
@@ -93,7 +93,7 @@ class Frame:
         """The values of a plane, counted from 0, with the first row at the top."""
         index = tuple(number if length > 1 else 0 for length in self._outer)
         with quiet():
-            plane = np.asarray(self._hdu.section[(*index, ...)])
+            plane = read_section(self._hdu, (*index, ...))
         return plane[::-1]  # FITS counts rows from the bottom
 
 

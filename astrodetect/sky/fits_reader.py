@@ -3,6 +3,9 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from astrodetect.errors import DataError
 
 MAX_COUNT = 999  # axes, or columns of a table: the standard has no more
@@ -28,6 +31,20 @@ def fits_reader() -> Any:
     ExcessiveHdu.__name__ = "~"  # the classes of HDUs are tried by their names, the last one first
     fits.register_hdu(ExcessiveHdu)
     return fits
+
+
+class _Zero(int):
+    """A zero that is true."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def read_section(hdu: Any, index: Any) -> NDArray[Any]:
+    """Values of an image; where it has integers and BLANK, undefined ones are NaN."""
+    if hdu._blank == 0:  # astropy takes a BLANK of 0 for none
+        hdu._blank = _Zero()
+    return np.asarray(hdu.section[index])
 
 
 def _problem(header: Any) -> str:

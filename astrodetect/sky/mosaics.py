@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import DataError
 from astrodetect.records import Floats, ImageContract
-from astrodetect.sky.fits_reader import fits_reader
+from astrodetect.sky.fits_reader import fits_reader, read_section
 from astrodetect.sky.mosaic_cache import local_copy
 from astrodetect.sky.wcs import PixelGrid, quiet
 from astrodetect.storage import objects
@@ -87,7 +87,7 @@ class BandImage:
         if self._values is None:  # the tiles around it are unpacked
             with quiet(), fits_reader().open(self._hdu.path, uint=False) as hdus:  # NaN for BLANK
                 outer = [slice(None)] * (len(self._hdu.shape) - 2)
-                values = np.asarray(hdus[self._hdu.number].section[(*outer, rows, columns)])
+                values = read_section(hdus[self._hdu.number], (*outer, rows, columns))
             return values.reshape(self.planes, rows.stop - rows.start, columns.stop - columns.start)
         stored = self._values[:, rows, columns]
         values = stored if (self._scale, self._zero) == (1, 0) else stored * self._scale + self._zero

@@ -155,11 +155,12 @@ def test_every_data_type_gives_the_same_pixels(kind: type) -> None:
     assert pixels.std() > 20
 
 
-def test_blank_bscale_and_bzero_are_applied() -> None:
+@pytest.mark.parametrize("blank", [-32768, 0])
+def test_blank_bscale_and_bzero_are_applied(blank: int) -> None:
     values = galaxy(40, 20).astype(np.int16)
-    values[:8] = -32768
-    pixels = images.decode(encoded(values, BLANK=-32768, BSCALE=-0.5, BZERO=10.0), contract("linear"))
-    meant = np.where(values == -32768, np.nan, 10.0 - 0.5 * values)
+    values[:8] = blank
+    pixels = images.decode(encoded(values, BLANK=blank, BSCALE=-0.5, BZERO=10.0), contract("linear"))
+    meant = np.where(values == blank, np.nan, 10.0 - 0.5 * values)
     assert np.array_equal(pixels, images.decode(encoded(meant), contract("linear")))
     assert pixels[-8:].max() == 0 < pixels[:-8].mean()
 
