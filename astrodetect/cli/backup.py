@@ -158,7 +158,10 @@ def _exclusive(folder: Path) -> Iterator[None]:
     """A new folder, which this process alone fills; what is left of it is removed, also of one that was killed."""
     path = folder.with_name(f"{folder.name}.lock")
     lock = InterProcessLock(path)
-    acquired = lock.acquire(blocking=False)
+    try:
+        acquired = lock.acquire(blocking=False)
+    except OSError as error:  # it names the path as bytes
+        raise BackupError(f"{path}: {error.strerror}") from error
     try:
         # The file is removed below: another process may have made a new one since this one opened it.
         if not acquired or not path.exists() or path.stat().st_ino != os.fstat(lock.lockfile.fileno()).st_ino:

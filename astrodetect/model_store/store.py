@@ -65,8 +65,11 @@ def exclusive_lock(folder: Path, name: str) -> Iterator[None]:
     path = folder.resolve() / f".{name}.lock"
     lock = fasteners.InterProcessLock(path)
     with _threads:  # the system's locks are a process's: any thread would get one again, and end it for all
-        if path in _locked or not lock.acquire(blocking=False):
-            raise ModelError(f"another process or request is changing the model {name}")
+        try:
+            if path in _locked or not lock.acquire(blocking=False):
+                raise ModelError(f"another process or request is changing the model {name}")
+        except OSError as error:  # it names the path as bytes
+            raise OSError(error.errno, error.strerror, str(path)) from error
         _locked.add(path)
     try:
         yield

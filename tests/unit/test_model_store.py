@@ -70,6 +70,13 @@ def test_load_rejects_a_file_with_another_sha256(tmp_path: Path, name: str) -> N
         load_verified(tmp_path, "m")
 
 
+def test_the_error_of_a_lock_that_cannot_be_written_names_its_path_as_text(tmp_path: Path) -> None:
+    (tmp_path / ".m.lock").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, store.exclusive_lock(tmp_path, "m"):
+        pass
+    assert caught.value.filename == str(tmp_path / ".m.lock")
+
+
 def test_each_precision_loads_its_own_network_files(tmp_path: Path) -> None:
     publish(tmp_path, "old", "int8")
     for requested, precision, stem in (("auto", "int8", "m.int8"), ("int8", "int8", "m.int8"), ("f32", "f32", "m")):
