@@ -107,7 +107,7 @@ def replace_by_left_out(
     """
     positions = {item.path: index for index, item in enumerate(sample.items)}
     pairs = [(index, positions[item.path]) for index, item in enumerate(read.items) if item.path in positions]
-    images, places = np.array(pairs).T
+    images, places = np.array(pairs, np.int64).reshape(-1, 2).T  # none where the sample was deleted meanwhile
     result.novelty[images] = own.novelty[places]
     result.statistic[images] = own.statistic[places]
     result.leading[images] = own.leading[places]

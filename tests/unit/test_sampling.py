@@ -52,3 +52,5 @@ def test_images_are_scored_as_if_their_features_were_all_in_memory(tmp_path: Pat
     for name in expected.scores:
         np.testing.assert_array_equal(result.scores[name], expected.scores[name])
         np.testing.assert_array_equal(result.flagged[name], expected.flagged[name])
+    without = sampling.replace_by_left_out(result, images, extracted.subset([]), expected)  # the sample was deleted
+    np.testing.assert_array_equal(without.novelty, expected.novelty)
