@@ -40,9 +40,13 @@ SELECT id, "timestamp", who, address, request, status FROM audit_log
 WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s
 
 -- name: add_guess
-WITH ended AS (DELETE FROM key_guesses WHERE "timestamp" < now() - make_interval(secs => %(seconds)s)),
+-- Times in the future are of before the server's clock was set back.
+WITH ended AS (
+        DELETE FROM key_guesses WHERE "timestamp" NOT BETWEEN now() - make_interval(secs => %(seconds)s)
+            AND now() + make_interval(secs => %(seconds)s)),
     added AS (INSERT INTO key_guesses (network, guess) VALUES (%(network)s, %(guess)s))
 SELECT guess, extract(epoch FROM now() - min("timestamp"))::float8 AS age_s FROM key_guesses
-WHERE network = %(network)s AND "timestamp" >= now() - make_interval(secs => %(seconds)s) AND guess <> %(guess)s
+WHERE network = %(network)s AND guess <> %(guess)s AND "timestamp" BETWEEN now() - make_interval(secs => %(seconds)s)
+    AND now() + make_interval(secs => %(seconds)s)
 GROUP BY guess ORDER BY age_s
 LIMIT %(limit)s

@@ -21,6 +21,7 @@ from astrodetect.errors import DatabaseUnavailable
 from astrodetect.records import KeyScope
 from astrodetect.service import authentication, key_guesses
 from astrodetect.service.middleware.audit import is_audited
+from database import Database
 
 KEY = "the key of the setting"
 IMAGE = {"file": ("a.png", images.encode_png(colour_models.image("nebula")))}
@@ -325,6 +326,13 @@ def test_processes_of_one_database_count_wrong_keys_together(start: Start, monke
     monkeypatch.setattr(access, "_execute", lambda *_: time.sleep(0.2))  # PostgreSQL hangs
     assert {guess(third, 2 * number) for number in range(key_guesses.MAX_GUESSES)} == {401}
     assert guess(third, 1000) == 429
+
+
+def test_wrong_keys_from_before_the_clock_was_set_back_do_not_count(log: Database, database_url: str) -> None:
+    log.access.add_guess("192.0.2.1", b"1")
+    query(database_url, "UPDATE key_guesses SET \"timestamp\" = now() + interval '1 hour'")
+    assert log.access.add_guess("192.0.2.1", b"2") == []
+    assert query(database_url, "SELECT count(*) FROM key_guesses") == [(1,)]
 
 
 def test_unknown_cookies_are_slowed_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
