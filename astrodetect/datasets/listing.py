@@ -4,7 +4,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -65,13 +65,11 @@ def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
     names = [str(path) for path in paths]
     try:
         check_paths(names)
-        if len(paths) == 1 and _has_class_folders(paths[0]):
-            return list_dataset(paths[0])
-        items = [
+        items = [*_labelled_images(paths[0])] if len(paths) == 1 and _has_class_folders(paths[0]) else [
             item for name in names
             for item in (
                 read_table(_image_path(name), labelled=False) if is_table(name)
-                else (ListedImage(_image_path(image), "") for image in _single_images(name))
+                else (ListedImage(_image_path(image), "") for image in _single_images(list_references([name])))
             )
         ]  # fmt: skip
     except OSError as error:
@@ -224,9 +222,19 @@ def _is_folder(name: str) -> bool:
     return is_bucket or not objects.exists(name)
 
 
-def _single_images(name: str) -> Iterator[str]:
+def _labelled_images(folder: ImagePath) -> Iterator[ListedImage]:
+    """The images in class folders, those in shards too."""
+    for item in list_dataset(folder):
+        if str(item.path).lower().endswith(SHARD_SUFFIXES):
+            for image in _single_images(_file_references(str(item.path))):
+                yield replace(item, path=_image_path(image))
+        else:
+            yield item
+
+
+def _single_images(references: Iterable[str]) -> Iterator[str]:
     """The references of single images, those of the members of shards too."""
-    for reference in list_references([name]):
+    for reference in references:
         if is_shard(reference):
             yield from shards.member_references(reference, images.SUFFIXES)
         else:

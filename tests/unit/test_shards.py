@@ -130,6 +130,17 @@ def test_a_truncated_shard_gives_its_whole_images_and_one_error(tmp_path: Path, 
     assert str(error).startswith("damaged tar archive: ")
 
 
+def test_images_of_shards_in_class_folders_are_images_of_the_class(tmp_path: Path) -> None:
+    (tmp_path / "E").mkdir()
+    (tmp_path / "S").mkdir()
+    shard = write_tar(tmp_path / "E" / "a.tar", {"1.png": IMAGE, "2.png": IMAGE})
+    rows, table = tmp_path / "S" / "b.parquet", tmp_path / "S" / "c.parquet"
+    parquet.write_table(pa.table({"image": [IMAGE, IMAGE]}), rows)
+    parquet.write_table(pa.table({"count": [1]}), table)
+    items = [(item.path, item.label) for item in listing.list_images([tmp_path])]
+    assert items == [(f"{shard}#1.png", "E"), (f"{shard}#2.png", "E"), (f"{rows}#0", "S"), (f"{rows}#1", "S")]
+
+
 def test_a_damaged_header_is_an_error_and_not_the_end(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "a.tar", {"1.png": b"1", "2.png": b"2", "3.png": b"3"})
     data = bytearray(shard.read_bytes())
