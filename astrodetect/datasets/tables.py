@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def _parse_row(
     table: ImagePath, number: int, row: Mapping[str, Any], path_column: str, *, labelled: bool
 ) -> ListedImage:
     path, label, part, group = (
-        "" if (value := row.get(name)) is None else str(value).strip()
+        "" if (value := row.get(name)) is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
         for name in (path_column, "label", "part", "group")
     )
     part = PART_SYNONYMS.get(part.lower(), part.lower())

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from astrodetect import images
 from astrodetect.datasets import class_folders, dataset, framing, listing, tables
@@ -143,6 +145,16 @@ def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: 
     table.write_text(f"{column}\nE/1.jpg\n")
     assert listing.list_images([table]) == [tables.ListedImage(data / "E" / "1.jpg", "")]
     with pytest.raises(DataError, match="has no column label in"):
+        class_folders.list_dataset(table)
+
+
+def test_nan_in_a_table_is_no_label_and_no_group(tmp_path: Path) -> None:
+    table = tmp_path / "list.parquet"
+    values = [3.0, float("nan")]
+    parquet.write_table(pa.table({"path": ["1.jpg", "2.jpg"], "label": ["E", "E"], "group": values}), table)
+    assert [item.group for item in class_folders.list_dataset(table)] == ["3.0", ""]
+    parquet.write_table(pa.table({"path": ["1.jpg", "2.jpg"], "label": values}), table)
+    with pytest.raises(DataError, match=r"row 2 of .* has no label"):
         class_folders.list_dataset(table)
 
 
