@@ -82,8 +82,8 @@ def _parse_row(
     table: ImagePath, number: int, row: Mapping[str, Any], path_column: str, *, labelled: bool
 ) -> ListedImage:
     path, label, part, group = (
-        "" if (value := row.get(name)) is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
-        for name in (path_column, "label", "part", "group")
+        "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
+        for value in map(row.get, (path_column, "label", "part", "group"))
     )
     part = PART_SYNONYMS.get(part.lower(), part.lower())
     place = f"row {number} of {printable_url(str(table))}"
