@@ -104,7 +104,7 @@ class LiveFeed:
         if after is None:
             return NewRows(0, 0, (), state.cursor)
         try:
-            newer = await asyncio.to_thread(self._read_missed, after, state.last)
+            newer = await asyncio.to_thread(self._read_missed, after, state.last, state.missing)
         except DatabaseError:
             return StreamEvent.UNAVAILABLE
         if newer is None:
@@ -114,9 +114,12 @@ class LiveFeed:
         rows = tuple((missed_highlighted if highlighted_only else missed)[:MAX_NEWEST])
         return NewRows(len(missed), len(missed_highlighted), rows, state.cursor, complete=len(newer) <= MAX_MISSED)
 
-    def _read_missed(self, after: EventCursor, last: int) -> list[Prediction] | None:
+    def _read_missed(self, after: EventCursor, last: int, missing: frozenset[int]) -> list[Prediction] | None:
         """The rows after a cursor; None where another process issued a cursor that this follower has not reached."""
         if last < after.last <= self._database.newest_id():
+            return None
+        unread = [id_ for id_ in missing - after.missing if id_ < after.last]
+        if unread and self._database.by_ids(unread):
             return None
         late = self._database.by_ids(list(after.missing)).values() if after.missing else ()
         rows = self._database.newer_than(after.last, limit=MAX_MISSED + 1)

@@ -14,6 +14,7 @@ from astrodetect.records import ANOMALY, BIGINT_MAX, UNUSUAL_NOVELTY, Prediction
 
 MAX_NEWEST = 20  # rows kept in the state
 MAX_READ = 500  # rows of one read; beyond it their number is estimated from the ids
+FIRST_READ = 250  # rows of the first read, among which ids may be missing: less than MAX_READ, as more may come
 READ_INTERVAL_S = 0.33
 STOP_CHECK_S = 0.25  # longest wait for a notification before the stop is noticed
 COMMIT_S = 0.25  # of a commit that began before notifications were enabled
@@ -138,7 +139,7 @@ class RowFollower:
     def _read(self) -> bool:
         """Whether there were new rows."""
         state, started = self.state, time.monotonic()
-        last = max(0, self._database.newest_id() - MAX_NEWEST) if state.last is None else state.last
+        last = max(0, self._database.newest_id() - FIRST_READ) if state.last is None else state.last
         rows = self._database.newer_than(last, limit=MAX_READ)
         late = list(self._database.by_ids(list(self._late)).values()) if self._late else []
         newest = rows[0].id if rows else last

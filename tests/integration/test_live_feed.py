@@ -240,6 +240,32 @@ def test_a_cursor_of_a_faster_worker_repeats_no_row(database: BreakableDatabase,
     run_scenario(database, scenario)
 
 
+def test_a_late_row_is_sent_once_to_a_client_that_comes_from_another_worker(
+    database: BreakableDatabase, database_url: str
+) -> None:
+    async def scenario(feed: LiveFeed) -> None:
+        with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+            cursor.execute(ROW, ("slow", 0.1, "No Anomaly", None))
+            query(database_url, MANY.format(2 * MAX_NEWEST))
+            last = 1 + 2 * MAX_NEWEST
+            async with watching(feed) as events:
+                await next_rows(events)
+                async with watching(feed, after=EventCursor(last, frozenset({1}))) as waiting:
+                    assert (await next_rows(waiting)).images == 0
+                    database.may_read.clear()
+                    other.commit()
+                    async with watching(feed, after=last) as informed:
+                        rows = asyncio.ensure_future(next_rows(informed))
+                        await asyncio.sleep(0.1)
+                        database.may_read.set()
+                        assert names_of(await next_rows(waiting)) == ["slow"]
+                        assert (await rows).images == 0
+                        query(database_url, ROW, "quick", 0.1, "No Anomaly", None)
+                        assert names_of(await next_rows(informed)) == ["quick"]
+
+    run_scenario(database, scenario)
+
+
 def test_clients_are_notified_of_an_outage_and_receive_the_rows_recorded_meanwhile(
     database: BreakableDatabase, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

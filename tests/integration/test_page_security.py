@@ -219,6 +219,12 @@ def test_under_a_path_of_a_proxy_keys_limits_and_the_audit_log_hold(start: Start
     following = client.get("/sky/predictions?limit=1").json()["next"]
     assert following.startswith("/sky/predictions?")
     assert client.get(following).status_code == 200
+    for path in ("/sky/predictions/", "/sky/sky/predictions/"):
+        redirect = client.get(path, follow_redirects=False)
+        assert redirect.headers["location"] == "http://testserver/sky/predictions"
+    page = client.get("/sky/docs", headers=keyed).text
+    assert "'/sky/openapi.json'" in page
+    assert page.count('"/sky/swagger/') == page.count("/swagger/") == 3
 
 
 def test_signing_in_redirects_to_the_requested_page(start: Start) -> None:

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 from typing import Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
@@ -127,16 +127,29 @@ class AuthMiddleware:
 
 
 class RootPathMiddleware:
-    """Removes uvicorn's --root-path from the path, by which other middleware decides what a request needs."""
+    """Removes uvicorn's --root-path from the path, by which other middleware decides what a request needs.
+
+    Redirects to the whole URL, which are the router's where a path ends with a slash too many, get it back.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if root_path := scope.get("root_path"):
+        root_path: str = scope.get("root_path", "")
+        if root_path:
             while scope["path"].startswith(f"{root_path}/"):  # routing would remove a second one, after the check
                 scope["path"] = scope["path"].removeprefix(root_path)
-        await self._app(scope, receive, send)
+
+        async def send_redirected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                to = urlsplit(headers.get("location", ""))
+                if to.netloc and not to.path.startswith(f"{root_path}/"):
+                    headers["location"] = to._replace(path=root_path + to.path).geturl()
+            await send(message)
+
+        await self._app(scope, receive, send_redirected if root_path else send)
 
 
 class SecurityHeadersMiddleware:

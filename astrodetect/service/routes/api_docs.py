@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
@@ -31,13 +32,14 @@ def add(app: FastAPI, keys: ApiKeys) -> None:
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
+    def docs(request: Request) -> HTMLResponse:
+        root_path = request.scope["root_path"]
         page = get_swagger_ui_html(
-            openapi_url=OPENAPI_URL,
+            openapi_url=root_path + OPENAPI_URL,
             title=app.title,
-            swagger_js_url="/swagger/swagger-ui-bundle.js",
-            swagger_css_url="/swagger/swagger-ui.css",
-            swagger_favicon_url="/swagger/favicon-32x32.png",
+            swagger_js_url=f"{root_path}/swagger/swagger-ui-bundle.js",
+            swagger_css_url=f"{root_path}/swagger/swagger-ui.css",
+            swagger_favicon_url=f"{root_path}/swagger/favicon-32x32.png",
         )
         page.headers["Content-Security-Policy"] = SWAGGER_POLICY
         return page
