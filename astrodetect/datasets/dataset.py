@@ -155,7 +155,8 @@ def read_dataset(
                 if bad
                 else ""
             )
-            raise DataError(f"{_describe_class(path, name)} contains no image{why}")
+            of_part = f" of the part {part}" if part else ""
+            raise DataError(f"{_describe_class(path, name)} contains no image{of_part}{why}")
     return dataset
 
 

@@ -148,6 +148,13 @@ def test_a_table_names_its_column_of_paths_as_catalogues_do(data: Path, column: 
         class_folders.list_dataset(table)
 
 
+def test_the_error_for_a_class_without_images_names_the_part(data: Path) -> None:
+    table = data / "list.csv"
+    table.write_text("path,label,part\nE/1.jpg,E,train\nSB/1.jpg,SB,train\nE/2.jpg,E,validation\n")
+    with pytest.raises(DataError, match=r"the class SB of .* contains no image of the part validation$"):
+        dataset.read_dataset(table, ("E", "SB"), title="images", part="validation")
+
+
 def test_nan_in_a_table_is_no_label_and_no_group(tmp_path: Path) -> None:
     table = tmp_path / "list.parquet"
     values = [3.0, float("nan")]
