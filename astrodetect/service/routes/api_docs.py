@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from astrodetect.service.authentication import SAFE_METHODS, ApiKeys
@@ -29,7 +29,11 @@ def add(app: FastAPI, keys: ApiKeys) -> None:
     """Adds the OpenAPI document with the keys, /docs and its static files."""
     app.openapi_url = OPENAPI_URL
     app.setup()
-    app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    files = StaticFiles(packages=[("fastapi_swagger", "resources")])
+
+    @app.api_route("/swagger/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def swagger(request: Request, path: str) -> Response:  # no mount: it needs the prefix of --root-path
+        return await files.get_response(path, request.scope)
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
