@@ -35,7 +35,7 @@ DEFAULT_FOLDER = "images_E_S_SB_227x227_a_03_{}_processed"
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's folders, filled with simulated images: 227 and 224 px, some grey, some damaged, and an S beside."""
     folder = tmp_path_factory.mktemp("data")
-    for part, count, seed in (("train", 24, 1), ("test", 8, 2)):
+    for part, count, seed in (("train", 24, 1), ("test", 4, 2)):
         place = generator.make_dataset(
             folder / DEFAULT_FOLDER.format(part), {"E": count, "S": 2, "SB": count}, seed=seed, workers=1
         )
@@ -73,7 +73,7 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     assert "Warning" not in output
     metrics = r"accuracy \d+\.\d+%, balanced accuracy \d+\.\d+%, AUC [01]\.\d+"
     assert re.search(rf"^validation \(4 images\): {metrics}$", output, re.MULTILINE)
-    assert re.search(rf"^test \(16 images\): {metrics}$", output, re.MULTILINE)
+    assert re.search(rf"^test \(8 images\): {metrics}$", output, re.MULTILINE)
     models = tmp_path / "models"
     *_, warning, path = output.splitlines()
     assert warning == "model resnet50_model: Trained on simulated images: not validated on real ones"
@@ -85,7 +85,7 @@ def test_training_on_the_users_folders_gives_a_model_that_keras_opens_and_the_se
     assert manifest["classes"] == ["SB", "E"]
     assert len(manifest["data"]["train"]["skipped"]) == 2
     assert manifest["simulated"] is True
-    assert (manifest["data"]["train"]["simulated"], manifest["data"]["test"]["simulated"]) == (48, 16)
+    assert (manifest["data"]["train"]["simulated"], manifest["data"]["test"]["simulated"]) == (48, 8)
     assert "not validated on real ones" in (models / "resnet50_model.html").read_text()
 
     opened = keras.models.load_model(models / "resnet50_model.h5")
