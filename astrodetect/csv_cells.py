@@ -27,7 +27,7 @@ def csv_cell(value: object) -> object:
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """A row of cells as they are."""
+    """A line of CSV with these cells as they are."""
     text = io.StringIO()
     csv.writer(text).writerow(cells)  # with CR LF as line end, so that a CR in a name is quoted too
     return text.getvalue().removesuffix("\r\n") + "\n"

@@ -107,6 +107,7 @@ def leakage_remarks(data: TrainingData, contract: ImageContract) -> list[str]:
         data.test,
         paths=[path for part in parts for path in part.paths],
         labels=np.concatenate([part.labels for part in parts]),
+        groups=[],
     )
     searched = len(data.train) + len(held_out)
     if searched > MAX_LEAK_SEARCH_IMAGES:

@@ -65,13 +65,10 @@ def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
     names = [str(path) for path in paths]
     try:
         check_paths(names)
-        items = [*_labelled_images(paths[0])] if len(paths) == 1 and _has_class_folders(paths[0]) else [
-            item for name in names
-            for item in (
-                read_table(_image_path(name), labelled=False) if is_table(name)
-                else (ListedImage(_image_path(image), "") for image in _single_images(list_references([name])))
-            )
-        ]  # fmt: skip
+        if len(paths) == 1 and _has_class_folders(paths[0]):
+            items = [*_labelled_images(paths[0])]
+        else:
+            items = [item for name in names for item in _unlabelled_images(name)]
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
     if not items:
@@ -230,6 +227,13 @@ def _labelled_images(folder: ImagePath) -> Iterator[ListedImage]:
                 yield replace(item, path=_image_path(image))
         else:
             yield item
+
+
+def _unlabelled_images(name: str) -> Iterable[ListedImage]:
+    """The rows of a table, or the images under a path, those in shards too."""
+    if is_table(name):
+        return read_table(_image_path(name), labelled=False)
+    return (ListedImage(_image_path(image), "") for image in _single_images(list_references([name])))
 
 
 def _single_images(references: Iterable[str]) -> Iterator[str]:

@@ -33,8 +33,8 @@ def fits_reader() -> Any:
     return fits
 
 
-class _Zero(int):
-    """A zero that is true."""
+class _TrueZero(int):
+    """A zero whose truth value is true."""
 
     def __bool__(self) -> bool:
         return True
@@ -43,7 +43,7 @@ class _Zero(int):
 def read_section(hdu: Any, index: Any) -> NDArray[Any]:
     """Values of an image; where it has integers and BLANK, undefined ones are NaN."""
     if hdu._blank == 0:  # astropy takes a BLANK of 0 for none
-        hdu._blank = _Zero()
+        hdu._blank = _TrueZero()
     return np.asarray(hdu.section[index])
 
 

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from astrodetect import atomic_files, images
 from astrodetect.__main__ import main
-from astrodetect.cli.backup import _exclusive, checked_contents
+from astrodetect.cli.backup import checked_contents
 from astrodetect.db import backup as db_backup
 from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
@@ -129,10 +129,10 @@ def test_a_backup_under_load_has_every_prediction_acknowledged_before_it(
     assert acknowledged <= int(contents["tables"]["predictions"][0]) <= len(ids)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "monday.lock").mkdir()
-    with pytest.raises(BackupError, match=f"^{tmp_path / 'monday.lock'}: "), _exclusive(tmp_path / "monday"):
-        pass
+def test_a_lock_that_cannot_be_written_is_named(astrodetect: Run, tmp_path: Path) -> None:
+    (tmp_path / ".monday.part.lock").mkdir()
+    done = astrodetect("backup", tmp_path / "monday")
+    assert (done.returncode, done.stderr) == (1, f"astrodetect: {tmp_path / '.monday.part.lock'}: Is a directory\n")
 
 
 def test_two_at_once_do_not_write_one_folder(astrodetect: Run, models: Path, tmp_path: Path) -> None:

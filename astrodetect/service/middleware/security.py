@@ -129,7 +129,7 @@ class AuthMiddleware:
 class RootPathMiddleware:
     """Removes uvicorn's --root-path from the path, by which other middleware decides what a request needs.
 
-    Redirects to the whole URL, which are the router's where a path ends with a slash too many, get it back.
+    Absolute URLs of redirects, as the router makes for a path with one slash too many at its end, get the prefix again.
     """
 
     def __init__(self, app: ASGIApp) -> None:
