@@ -6,14 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import promql_parser
 import pytest
 import yaml
 from custom_resources import CUSTOM_RESOURCES, validate_core
-from programs import ROOT
+from faults.haproxy import HAProxy
+from programs import ROOT, free_port
 from starlette.testclient import TestClient
 
 from astrodetect.settings import Settings
@@ -170,6 +173,18 @@ def test_haproxy_accepts_its_configuration() -> None:
         command, env={**os.environ, "REPLICAS": "app:8000"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+def test_haproxy_logs_requests_with_their_id(tmp_path: Path) -> None:
+    log = tmp_path / "haproxy.log"
+    client = httpx2.Client(transport=httpx2.HTTPTransport(retries=5))  # until it has started
+    with HAProxy([free_port()], spare=0, log=log) as proxy, client:
+        client.get(f"{proxy.url}/models", timeout=30)
+        deadline = time.monotonic() + 10
+        while not re.search(r' 503 .* "GET /models HTTP/1\.1" [0-9a-f-]{36}$', log.read_text(), re.MULTILINE):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
 
 
 def test_image_sends_only_what_it_copies_and_starts_without_a_shell() -> None:
