@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,8 @@ MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
 TIFF_BYTES = (1, 2, 6, 7)  # types of values that are read at once: BYTE, ASCII, SBYTE, UNDEFINED
 TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tag and value of a TIFF
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of a TIFF
+WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2  # values of three of them
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of unusual metadata
@@ -264,10 +265,15 @@ def _decode_image(data: bytes, image_format: str, contract: ImageContract, max_p
 
 def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
     """A TIFF of grey values of more than 8 bits, stretched as FITS is; 16 bits can be scaled without a stretch."""
+    bits, sample_format = (cast(TiffImagePlugin.TiffImageFile, image).tag_v2.get(tag) for tag in (BITS, SAMPLE_FORMAT))
     if contract.stretch != "none":
-        return Image.fromarray(fits.stretch_planes([np.asarray(image)], contract.stretch))
-    if image.mode in {"I", "F"}:
-        raise ImageUnsupported("TIFF of 32-bit values, and this model has no stretch: train one with --stretch asinh")
+        values = np.asarray(image)
+        if bits == (32,) and image.mode == "I" and sample_format != (SIGNED,):
+            values = values.view(np.uint32)
+        return Image.fromarray(fits.stretch_planes([values], contract.stretch))
+    if image.mode in {"I", "F"} or bits == (12,):
+        kind = "32-bit" if bits == (32,) else "12-bit" if bits == (12,) else "signed 16-bit"
+        raise ImageUnsupported(f"TIFF of {kind} values, and this model has no stretch: train one with --stretch asinh")
     return image
 
 
@@ -279,14 +285,26 @@ def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Imag
     image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        if image.info.get("compression") in FAX:
-            raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
-        tile = [int(image.tag_v2.get(tag, 1)) for tag in TIFF_TILE_TAGS]
-        if image.mode in VALUE_MODES and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
-            raise ImageUnsupported("TIFF whose high values are black (WhiteIsZero): save it with BlackIsZero")
-        if math.prod(tile) > max_pixels:
-            raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
+        _check_layout(image, max_pixels)
     return image
+
+
+def _check_layout(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """Raise ImageError for a TIFF that Pillow reads with other values than it has, or with much memory."""
+    tags, compression = image.tag_v2, image.info.get("compression")
+    if compression in FAX:
+        raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
+    if image.mode in VALUE_MODES and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
+        raise ImageUnsupported("TIFF whose high values are black (WhiteIsZero): save it with BlackIsZero")
+    if image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise ImageUnsupported("TIFF of signed 8-bit values, which is not read: save it as unsigned")
+    if tags.get(PLANAR) == SEPARATE_PLANES and (
+        image.mode == "LA" or (compression == "raw" and max(tags.get(BITS, (1,))) > 8)
+    ):
+        raise ImageUnsupported("TIFF whose channels are stored apart, which is not read: save it with interleaved ones")
+    tile = [int(tags.get(tag, 1)) for tag in TIFF_TILE_TAGS]
+    if math.prod(tile) > max_pixels:
+        raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
 
 
 def _check_tags(data: bytes) -> None:
