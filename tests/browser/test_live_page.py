@@ -3,6 +3,7 @@
 from playwright.sync_api import expect
 from programs import Service
 
+from browser.conftest import KEY
 from browser.demo_service import HOSTILE_NAMES, demo_image
 from browser.tabs import Tabs
 
@@ -34,6 +35,17 @@ def test_new_predictions_wait_while_the_page_is_paused(tabs: Tabs, service: Serv
     assert page.locator(f"#p{prediction['id']}").count() == 0
     page.keyboard.press("p")
     expect(page.locator(f"#p{prediction['id']}")).to_have_count(1)
+
+
+def test_a_page_that_is_signed_out_in_another_tab_says_so(tabs: Tabs, private_service: Service) -> None:
+    page = tabs.open(f"{private_service.url}/live", ignore="401")
+    page.locator("input[name=key]").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_contain_text("Connected")
+    page.keyboard.press("p")
+    page.context.clear_cookies()
+    page.keyboard.press("p")
+    expect(page.locator("#state")).to_contain_text("signed out")
 
 
 def test_without_scripts_the_page_shows_the_newest_predictions(tabs: Tabs, service: Service) -> None:

@@ -367,8 +367,10 @@ def test_a_tiff_of_inverted_values_is_rejected() -> None:
 
 def uncompressed_tiff(values: NDArray[Any], **changed: tuple[int, ...]) -> bytes:
     """64 × 64 pixels of these values, with tags that Pillow does not write."""
-    tags = {"256": (64,), "257": (64,), "258": (8 * values.itemsize,), "259": (1,), "262": (1,), "277": (1,)}
-    tags |= {"278": (64,), "279": (values.nbytes,)} | {name.strip("t"): value for name, value in changed.items()}
+    tags: dict[str, tuple[int, ...]] = {"256": (64,), "257": (64,), "259": (1,), "262": (1,), "277": (1,)}
+    tags |= {"258": (8 * values.itemsize,), "278": (64,), "279": (values.nbytes,)} | {
+        name.strip("t"): value for name, value in changed.items()
+    }
     start = 14 + 12 * (len(tags) + 1)
     lists = b"".join(struct.pack(f"<{len(value)}I", *value) for value in tags.values() if len(value) > 1)
     tags["273"] = (start + len(lists),)

@@ -17,7 +17,8 @@ const connect = () => {
   current.addEventListener("news", ({ data, lastEventId }) => { after = lastEventId; receive(JSON.parse(data)); });
   current.addEventListener("error", () => {
     const refused = current.readyState === EventSource.CLOSED; // otherwise the browser reconnects by itself
-    setText("state", `The service ${refused ? "has too many live connections" : "does not answer"}; trying again.`);
+    const reason = refused ? "has too many live connections, or you are signed out" : "does not answer";
+    setText("state", `The service ${reason}; trying again.`);
     if (refused) setTimeout(() => current === stream && connect(), REFUSED_MS);
   });
 };
