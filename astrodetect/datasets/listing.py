@@ -168,7 +168,7 @@ def _open_shard(shard: str) -> Iterator[ImageFile]:
     except StorageUnavailable:
         raise
     except StorageError as error:
-        yield ImageFile(shard, partial(_contents, error))
+        yield ImageFile(shards.shard_name(shard), partial(_contents, error))
 
 
 def _contents(contents: bytes | StorageError) -> bytes:

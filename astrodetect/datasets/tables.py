@@ -45,7 +45,7 @@ def is_table(path: ImagePath) -> bool:
     if not is_url(str(path)) and os.path.isdir(path):  # noqa: PTH112 - of names of any length
         return False
     if suffix.endswith(PARQUET_SUFFIXES):
-        return parquet_shards.list_row_groups(str(path)) is None
+        return not parquet_shards.has_images(str(path))
     return suffix.endswith(CSV_SUFFIX)
 
 

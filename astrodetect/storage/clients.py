@@ -48,6 +48,7 @@ DOT_SEGMENT = re.compile(r"/\.\.?(/|$)")
 HEADERS = {"User-Agent": "astrodetect"}
 
 Result = TypeVar("Result")
+Version = tuple[str | None, int, dt.datetime]
 Entity = dict[str, str | None]  # entity tag, and number of the version where the store has one
 
 _answered: set[str] = set()  # servers that answered this process
@@ -74,11 +75,24 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
         return _get_without_length(url, max_bytes)
 
 
-def get_range(url: str, start: int, end: int, e_tag: str | None) -> bytes:
-    """The bytes from `start` to before `end`, of the version with this entity tag."""
+def version(meta: "ObjectMeta") -> Version:
+    """What differs between versions of an object: a web server may have no entity tags."""
+    return meta["e_tag"], meta["size"], meta["last_modified"]
+
+
+def get_range(url: str, start: int, end: int, of: Version) -> bytes:
+    """The bytes from `start` to before `end`, of this version."""
+    e_tag = of[0]
     matches = {} if e_tag is None or e_tag.startswith("W/") else {"if_match": e_tag}  # weak tags never match
     options = {"range": (start, end), **matches}
-    return _call(url, lambda store, key: bytes(obstore.get(store, key, options=options).bytes()))  # type: ignore[arg-type]
+
+    def read(store: ObjectStore, key: str) -> bytes:
+        result = obstore.get(store, key, options=options)  # type: ignore[arg-type]
+        if version(result.meta)[1:] != of[1:]:
+            raise StorageError(f"{printable_url(url)} was changed meanwhile")
+        return bytes(result.bytes())
+
+    return _call(url, read)
 
 
 def head(url: str) -> "ObjectMeta | None":
@@ -188,7 +202,7 @@ class ObjectReader(io.RawIOBase):
     def __init__(self, url: str) -> None:
         self._url, self._position = url, 0
         meta = _call(url, obstore.head)
-        self._size, self._e_tag = meta["size"], meta["e_tag"]
+        self._size, self._version = meta["size"], version(meta)
 
     def readable(self) -> bool:
         return True
@@ -210,7 +224,7 @@ class ObjectReader(io.RawIOBase):
         end = min(self._size, self._position + len(buffer))
         if end <= self._position:
             return 0
-        data = get_range(self._url, self._position, end, self._e_tag)
+        data = get_range(self._url, self._position, end, self._version)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import clients
 from astrodetect.storage.references import is_url, is_web, printable_url
 from astrodetect.storage.request_errors import too_large
+
+CHANGED = "has changed since its images were listed"
+_listed: dict[str, tuple[object, ...]] = {}  # files of many images, with their state then
 
 
 def read_bytes(reference: str, *, max_bytes: int | None = None) -> bytes:
@@ -54,12 +58,26 @@ def file_state(reference: str) -> tuple[object, ...]:
     """What differs once a file or object is replaced or written; nothing where there is none."""
     if is_url(reference):
         meta = clients.head(reference)
-        return () if meta is None else (meta["e_tag"], meta["size"], meta["last_modified"])
+        return () if meta is None else clients.version(meta)
     try:
         state = Path(reference).stat()
     except OSError:  # reading it says why
         return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+    return _state(state)
+
+
+def mark_listed(reference: str) -> tuple[object, ...]:
+    """Its `file_state`, which `listed_state` compares with, since the images in it are listed now."""
+    state = _listed[reference] = file_state(reference)
+    return state
+
+
+def listed_state(reference: str) -> tuple[object, ...]:
+    """Its `file_state`; StorageError if it was replaced or written since its images were listed."""
+    state = file_state(reference)
+    if state and _listed.get(reference, state) != state:
+        raise StorageError(f"{reference} {CHANGED}")
+    return state
 
 
 def list_names(folder: str) -> Iterator[str]:
@@ -95,10 +113,12 @@ def open_reader(reference: str, buffer_bytes: int = clients.BLOCK_BYTES) -> Bina
 
 
 def read_range(reference: str, offset: int, size: int, state: tuple[object, ...]) -> bytes:
-    """Some of the bytes; of an object, StorageError unless it still is the version that has this `file_state`."""
+    """Some of the bytes; StorageError unless it still is the version that has this `file_state`."""
     if is_url(reference):
-        return clients.get_range(reference, offset, offset + size, cast("str | None", state[0])) if size else b""
+        return clients.get_range(reference, offset, offset + size, cast(clients.Version, state)) if size else b""
     with open_reader(reference) as file:
+        if _state(os.fstat(file.fileno())) != state:
+            raise StorageError(f"{reference} {CHANGED}")
         file.seek(offset)
         return file.read(size)
 
@@ -123,6 +143,10 @@ def check_writable(reference: str) -> None:
     """StorageError for a web server, which takes no files."""
     if is_web(reference):
         raise StorageError(f"{printable_url(reference)}: nothing can be written to a web server")
+
+
+def _state(state: os.stat_result) -> tuple[object, ...]:
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 @contextlib.contextmanager

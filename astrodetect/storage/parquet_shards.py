@@ -1,5 +1,7 @@
 """Parquet files: of images, whose row groups are shards, and of tables that list images."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +22,8 @@ IMAGES_PER_READ = 16
 ROWS_PER_READ = 10_000  # of a table
 READ_BYTES = 4 * 2**20  # of a column
 MAX_TABLE_BYTES = 4_000_000_000  # unpacked: a file has a text that is repeated only once
+VERSION = "@"  # between a row group and the version of its file
+VERSION_BYTES, VERSION_DIGITS = 2**16, 12
 KNOWN_FILES, KEPT_GROUPS = 64, 2  # to read single rows
 
 
@@ -37,18 +41,29 @@ def count_rows(file: str) -> int:
         return int(parquet.metadata.num_rows)
 
 
+def has_images(file: str) -> bool:
+    """Whether it is a file of images, not of other things."""
+    with _open_parquet(file) as parquet:
+        return _image_column(parquet) is not None
+
+
 def list_row_groups(file: str) -> list[str] | None:
     """The references of the row groups of a file of images; None for a file of other things."""
+    objects.mark_listed(file)
+    version = _version(file)
     with _open_parquet(file) as parquet:
         if _image_column(parquet) is None:
             return None
-        return [member_reference(file, f"{ROW_GROUP}{group}") for group in range(parquet.num_row_groups)]
+        groups = range(parquet.num_row_groups)
+    return [member_reference(file, f"{ROW_GROUP}{group}{VERSION}{version}") for group in groups]
 
 
 def read_row_group(file: str, member: str, max_bytes: int) -> Iterator[tuple[int, bytes | StorageError]]:
     """Number in the file and image of each row; an error for images above the limit, and for rows without one."""
+    group, version = _group_version(member)
     with _open_parquet(file) as parquet:
-        group = member.removeprefix(ROW_GROUP)
+        if version and version != _version(file):
+            raise StorageError(f"{file} {objects.CHANGED}")
         if not group.isdecimal() or int(group) >= parquet.num_row_groups:
             raise StorageMissing(f"{file} has no row group {group}")
         yield from _read_group(parquet, int(group), max_bytes)
@@ -57,7 +72,7 @@ def read_row_group(file: str, member: str, max_bytes: int) -> Iterator[tuple[int
 def read_row(file: str, member: str, max_bytes: int) -> bytes:
     """The image of one row. The last row groups are remembered, since neighbouring rows are read together."""
     row = int(member) if member.isdecimal() else -1
-    state = objects.file_state(file)
+    state = objects.listed_state(file)
     group = next((group for group, rows in enumerate(_group_rows(file, state)) if row in rows), None)
     if group is None:
         raise StorageMissing(f"{file} has no row {member}")
@@ -69,7 +84,21 @@ def read_row(file: str, member: str, max_bytes: int) -> bytes:
 
 def row_numbers(file: str, member: str) -> range:
     """The numbers in the file of the rows of a row group."""
-    return _group_rows(file, objects.file_state(file))[int(member.removeprefix(ROW_GROUP))]
+    return _group_rows(file, objects.listed_state(file))[int(_group_version(member)[0])]
+
+
+def _group_version(member: str) -> tuple[str, str]:
+    """Number of a row group, and the version of the file that it is of; empty for any."""
+    group, _, version = member.removeprefix(ROW_GROUP).partition(VERSION)
+    return group, version
+
+
+def _version(file: str) -> str:
+    """What another version of the file does not have, on any machine: a digest of its size and of its end."""
+    with objects.open_reader(file) as source:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(max(0, size - VERSION_BYTES))
+        return hashlib.sha256(b"%d %b" % (size, source.read())).hexdigest()[:VERSION_DIGITS]
 
 
 def read_table_rows(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -186,8 +215,10 @@ def _group_rows(file: str, _: tuple[object, ...]) -> list[range]:
 
 
 @lru_cache(maxsize=KEPT_GROUPS)
-def _group_images(file: str, _: tuple[object, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
+def _group_images(file: str, state: tuple[object, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
     with _open_parquet(file) as parquet:
+        if objects.file_state(file) != state:
+            raise StorageError(f"{file} {objects.CHANGED}")
         return dict(_read_group(parquet, group, max_bytes))
 
 

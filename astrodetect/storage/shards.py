@@ -17,6 +17,12 @@ def read_shard(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[
             yield member_reference(shard, name), image
 
 
+def shard_name(shard: str) -> str:
+    """Its name in tables: that of a row group is without the version of its file."""
+    split = split_member(shard)
+    return member_reference(split[0], split[1].partition(parquet_shards.VERSION)[0]) if split else shard
+
+
 def member_references(shard: str, suffixes: Sequence[str]) -> Iterator[str]:
     """The references of the images of a shard, each of which can be read by itself."""
     if split := split_member(shard):

@@ -64,12 +64,12 @@ def read_tar(shard: str, suffixes: Sequence[str], max_bytes: int) -> Iterator[tu
 
 def list_members(shard: str, suffixes: Sequence[str]) -> list[str]:
     """The names of the members with one of these suffixes, in order; hidden members are left out."""
-    return [name for name in _read_places(shard, objects.file_state(shard)) if _is_listed(name, suffixes)]
+    return [name for name in _read_places(shard, objects.mark_listed(shard)) if _is_listed(name, suffixes)]
 
 
 def read_member(shard: str, name: str, max_bytes: int) -> bytes:
     """The contents of one member."""
-    state = objects.file_state(shard)
+    state = objects.listed_state(shard)
     place = _read_places(shard, state).get(name)
     if place is None:
         raise StorageMissing(f"{shard} has no member {name}")
