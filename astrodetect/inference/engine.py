@@ -51,6 +51,7 @@ CANARY_TOLERANCE = {"f32": 0.01, "bf16": 0.03, "int8": 0.05}
 # Output names of the served network. Binary models have one score, of the second class; others one for each class.
 SCORE, FEATURES, MAP = "score", "features", "map"
 BINARY = 2  # classes
+CORE = openvino.Core()  # the only one: with several, a signal may end the process (docs/decisions/serving.md)
 UNUSABLE = (RuntimeError, ValueError, LookupError, MemoryError)  # what OpenVINO and NumPy raise for damaged networks
 
 
@@ -89,14 +90,13 @@ class Engine:
         # images a tenth faster.
         low = self.precision == "bf16" or (self.precision == "int8" and not small and has_bf16())
         floats = "bf16" if low else "f32"
-        core = openvino.Core()
         try:
             self._weights = _as_mapped_file(model.weights)
-            network = core.read_model(model.xml.decode(), openvino.Tensor(np.frombuffer(self._weights, np.uint8), True))
+            network = CORE.read_model(model.xml.decode(), openvino.Tensor(np.frombuffer(self._weights, np.uint8), True))
             if not keep_weights:
                 model.weights = b""
             _check_shapes(network, model.manifest)
-            throughput = _compile(core, network, floats, part, streams)
+            throughput = _compile(network, floats, part, streams)
         except UNUSABLE as error:
             raise ModelError(f"model {self.manifest.name}: its network cannot be compiled") from error
         self.streams = max(streams, 2)  # concurrent requests: reading outputs in Python leaves no stream idle
@@ -104,7 +104,7 @@ class Engine:
         for _ in range(self.streams):
             self._throughput_requests.put(throughput.create_infer_request())
         # Compiled when the first image runs alone: until then, and in bulk, it is not needed.
-        latency = partial(_compile, core, network, floats, cores, 1)
+        latency = partial(_compile, network, floats, cores, 1)
         self._compile_latency = latency if has_latency_model else None
         self._latency_request = None if has_latency_model else throughput.create_infer_request()
         self._running, self._lock = 0, threading.Lock()
@@ -220,7 +220,7 @@ def average_views(run: Callable[[NDArray[np.uint8]], Outputs], pixels: NDArray[n
 
 def has_bf16() -> bool:
     """Whether this processor computes in bfloat16 natively; others would only emulate it."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def load_verified(
@@ -280,7 +280,7 @@ def _as_mapped_file(weights: bytes) -> bytearray | mmap.mmap:
         return bytearray(weights)  # OpenVINO wants to be able to write
 
 
-def _compile(core: Any, network: Any, floats: str, cores: int, streams: int) -> Any:
+def _compile(network: Any, floats: str, cores: int, streams: int) -> Any:
     options = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": cores,
@@ -288,7 +288,7 @@ def _compile(core: Any, network: Any, floats: str, cores: int, streams: int) -> 
         "ENABLE_HYPER_THREADING": True,  # two processors of a virtual machine may be one core
         "INFERENCE_PRECISION_HINT": floats,  # explicit: the default is bfloat16 wherever the processor has it
     }
-    return core.compile_model(network, "CPU", options)
+    return CORE.compile_model(network, "CPU", options)
 
 
 def _outputs(tensors: Any) -> Outputs:

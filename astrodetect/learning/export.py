@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from astrodetect.errors import ModelError
 from astrodetect.evaluation import metrics
 from astrodetect.evaluation.calibration import Calibration
-from astrodetect.inference.engine import SCORE, Engine, has_bf16, openvino, save_network
+from astrodetect.inference.engine import CORE, SCORE, Engine, has_bf16, save_network
 from astrodetect.learning.convert import to_openvino
 from astrodetect.learning.keras_runtime import keras
 from astrodetect.model_store import store
@@ -128,7 +128,7 @@ def choose_precision(
 ) -> Manifest:
     """The manifest with the lowest precision that is close enough, and the fidelity of each that was tried."""
     int8 = xml.with_name(f"{manifest.name}{INT8}.xml")
-    quantised = to_int8(openvino.Core().read_model(xml), calibration_images)
+    quantised = to_int8(CORE.read_model(xml), calibration_images)
     save_network(quantised, int8)
     tried: dict[Precision, Fidelity] = {"int8": measure_fidelity(_load(manifest, int8, "int8"), exact, held_out)}
     if not tried["int8"].kept:

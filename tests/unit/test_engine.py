@@ -2,17 +2,31 @@
 
 import os
 import random
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import colour_models
 import numpy as np
 import pytest
+from programs import ROOT
 
 from astrodetect.errors import ModelError
 from astrodetect.inference.engine import Engine, available_cores, load_verified, openvino, save_network
 
 PROCESSORS = 8
+REPLACED_MODEL = """
+import signal, sys
+from pathlib import Path
+from astrodetect.inference.engine import Engine, load_verified
+
+for _ in range(2):
+    engine = Engine(load_verified(Path(sys.argv[1]), "colours"))
+del engine
+signal.raise_signal(signal.SIGINT)
+"""
 
 
 @pytest.mark.parametrize(
@@ -56,6 +70,13 @@ def test_a_score_that_is_no_number_is_an_error_of_the_model(tmp_path: Path) -> N
     assert np.isfinite(engine.run(images[:1]).probabilities).all()
     with pytest.raises(ModelError, match="model colours: its network gives a score that is no number"):
         engine.run(images)
+
+
+def test_a_process_that_replaces_its_model_can_be_interrupted(tmp_path: Path) -> None:
+    colour_models.publish(tmp_path, "colours")
+    command = [sys.executable, "-c", REPLACED_MODEL, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGINT, result.stderr  # of KeyboardInterrupt
 
 
 def test_a_damaged_network_whose_manifest_vouches_for_it_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_what_int8_leaves_in_float_is_bfloat16_for_large_images_where_the_proces
 ) -> None:
     hints = []
 
-    def compile_model(_core: Any, _network: Any, floats: str, *_form: int) -> Any:
+    def compile_model(_network: Any, floats: str, *_form: int) -> Any:
         hints.append(floats)
         raise RuntimeError
 

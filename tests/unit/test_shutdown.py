@@ -18,9 +18,8 @@ def test_a_worker_that_drains_stops_whether_or_not_its_group_got_the_signal_too(
 
     async def scenario() -> bool:
         with shutdown.handle_signals(server):
-            handler: Any = signal.getsignal(signal.SIGTERM)
             for _ in range(signals):
-                handler(signal.SIGTERM, None)  # no signal is sent: lost, it would end this process of the tests
+                signal.raise_signal(signal.SIGTERM)
             assert (shutdown.draining, shutdown.begun) == (True, False)
             async with asyncio.timeout(10):
                 while not server.should_exit:
