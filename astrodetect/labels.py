@@ -202,21 +202,23 @@ def _read_csv(
     Unless `strict`, rows may be ragged and paths may hold bytes that are not UTF-8.
     """
     try:
-        with path.open(encoding="utf-8-sig", errors="strict" if strict else "surrogateescape", newline="") as file:
-            rows = csv.DictReader(file, strict=strict)
-            if not ({"label"} <= set(rows.fieldnames or ()) and set(keys) & set(rows.fieldnames or ())):
-                raise DataError(f"{path}: its first line must name label, and {keys[0]} or {keys[1]}")
-            labels: list[Label] = []
-            for row in rows:
-                try:
-                    label = parse(_complete(row) if strict else row)
-                    labels += [label] if label else []
-                except ValueError as error:
-                    raise DataError(f"{path}, line {rows.line_num}: {error}; no label was read") from error
+        text = path.read_bytes().decode("utf-8-sig", errors="strict" if strict else "surrogateescape")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not a CSV file in UTF-8; no label was read") from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=strict)
+    labels: list[Label] = []
+    try:
+        if not ({"label"} <= set(rows.fieldnames or ()) and set(keys) & set(rows.fieldnames or ())):
+            raise DataError(f"{path}: its first line must name label, and {keys[0]} or {keys[1]}, with commas between")
+        for row in rows:
+            label = parse(_complete(row) if strict else row)
+            labels += [label] if label else []
+    except (ValueError, csv.Error) as error:
+        line = rows.line_num + isinstance(error, csv.Error)  # that of the last row that could be read
+        raise DataError(f"{path}, line {line}: {error}; no label was read") from error
     return labels
 
 

@@ -216,8 +216,9 @@ def test_thousands_of_labels_are_imported_and_exported_in_batches(log: Database,
         ("1,ordinary,,,", "line 3: more or fewer fields"),
         ("1,ordinary", "line 3: more or fewer fields"),
         ("1,ordinary,yesterday", "line 3: a timestamp is such as 2026-"),
-        ('1,ordinary,"', "not a CSV file in UTF-8"),
-        ("1,ordinary,\udcff", "not a CSV file in UTF-8"),
+        ('1,ordinary,"', "line 3: unexpected end of data"),
+        (f"1,ordinary,{'1' * 200_000}", "line 3: field larger than field limit"),
+        ("1,ordinary,\udcff", "line 3: not a CSV file in UTF-8"),
     ],
 )
 def test_a_file_with_an_invalid_line_is_not_imported(
@@ -237,9 +238,11 @@ def test_a_file_with_an_invalid_line_is_not_imported(
 
 def test_a_file_without_the_columns_or_a_missing_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    for text in ("", "label\n", "image_sha256,labels\n"):
+    for text in ("", "label\n", "image_sha256,labels\n", "image_sha256;label\n"):
         file.write_text(text)
-        with pytest.raises(DataError, match="its first line must name label, and image_sha256 or prediction_id"):
+        with pytest.raises(
+            DataError, match="its first line must name label, and image_sha256 or prediction_id, with commas"
+        ):
             labels.read_table_labels(file)
     with pytest.raises(DataError, match=r"cannot be read: No such file"):
         labels.read_table_labels(tmp_path / "missing.csv")
