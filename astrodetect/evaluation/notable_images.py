@@ -43,7 +43,7 @@ def find_notable_images(inputs: EvaluationInputs, limit: int) -> NotableImages:
     if not distances.size:
         return NotableImages(errors, [], [])
     mean_distances = distances.mean(axis=1)
-    percentiles = np.argsort(np.argsort(mean_distances)) / len(mean_distances)
+    percentiles = np.searchsorted(np.sort(mean_distances), mean_distances) / len(mean_distances)
     unusual = [
         NotableImage(
             int(i), f"distance {mean_distances[i]:.3f}, larger than that of {percentiles[i]:.1%} of the images"

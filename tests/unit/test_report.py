@@ -172,6 +172,14 @@ def test_notable_images_sort_errors_by_confidence_and_need_agreeing_neighbours_f
     assert notable.unusual[0].image == 6
 
 
+def test_unusual_images_that_tie_are_larger_than_none_of_each_other(tmp_path: Path) -> None:
+    inputs = make_evaluation_inputs(tmp_path, count=10)
+    outputs = replace(inputs.detailed.outputs, features=np.ones((10, 4), np.float32))
+    inputs = replace(inputs, parts=[replace(inputs.detailed, outputs=outputs)], training=None)
+    notable = notable_images.find_notable_images(inputs, 10)
+    assert all("larger than that of 0.0% of the images" in finding.remark for finding in notable.unusual)
+
+
 def test_nearest_by_cosine_does_not_depend_on_the_block_size() -> None:
     features = np.random.default_rng(0).normal(size=(notable_images.BLOCK + 100, 8)).astype(np.float32)
     distances, neighbours = notable_images.nearest_by_cosine(features, None)
