@@ -135,7 +135,12 @@ def execute_within(
     """
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        _settle(connection, within_s, silent)
+        try:
+            _settle(connection, within_s, silent)
+        except psycopg2.Error as error:
+            if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION:  # its session may stay so, and new ones not
+                connection.close()
+            raise
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

@@ -125,11 +125,15 @@ def test_rejected_statements_raise_database_error(log: Database, database_url: s
     assert recorded(log, scored(score=0.1)).result == NO_ANOMALY
 
 
-def test_a_read_only_standby_raises_database_unavailable(log: Database, database_url: str) -> None:
+def test_a_read_only_database_is_unavailable_until_it_can_be_written(
+    log: Database, database_url: str, postgres_server: str
+) -> None:
     [(name,)] = query(database_url, "SELECT current_database()")
     query(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailable, match="read-only"):
         recorded(log, SCORED)
+    query(postgres_server, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert recorded(log, SCORED).score == SCORED.score  # the sessions from before stay read-only
 
 
 @pytest.mark.parametrize("id_", [0, -1, 12345, 2**63, 10**40, -(10**40)])
