@@ -4,19 +4,16 @@ import errno
 import http
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.responses import Response
 
-from astrodetect.errors import AstrodetectError, DatabaseError, TemporaryFilesFull
+from astrodetect.errors import AstrodetectError, TemporaryFilesFull
 from astrodetect.service import schemas
 from astrodetect.service.middleware import request_log, security
 
@@ -26,28 +23,7 @@ MAX_REASONS = 10  # in the message of a request with many invalid arguments
 REPEATED_S = 10.0  # within which the same error is logged once: an outage fails every reading request
 
 log = logging.getLogger("uvicorn.error")
-_row_thread = CapacityLimiter(1)  # of all responses with rows
 _logged: dict[str, tuple[str, float]] = {}  # text and time of the last one of each code
-
-
-class RowsResponse(StreamingResponse):
-    """Rows that are sent as they are read; where PostgreSQL ends that, the connection is closed without their end."""
-
-    def __init__(self, parts: Iterator[str], status_code: int = 200, **options: Any) -> None:
-        super().__init__(_in_turns(parts), status_code, **options)  # FastAPI reads the default of `status_code`
-
-    async def stream_response(self, send: Send) -> None:
-        """Sends them."""
-        try:
-            await super().stream_response(send)
-        except DatabaseError as error:  # the status has been sent
-            log.error("a file of rows is cut short: %s", error)
-
-
-async def _in_turns(parts: Iterator[str]) -> AsyncIterator[str]:
-    """Each part in a thread, of which one works at a time: many would hold up the event loop, and uploads."""
-    while (part := await to_thread.run_sync(next, parts, None, limiter=_row_thread)) is not None:
-        yield part
 
 
 def add(app: FastAPI) -> None:

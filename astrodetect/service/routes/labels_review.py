@@ -9,7 +9,7 @@ from astrodetect import labels
 from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.service.authentication import LABEL_NAMES_ROUTE
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.error_handlers import RowsResponse, declared
+from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import LabelId, LabelName, PredictionId
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.review_schemas import (
@@ -21,6 +21,7 @@ from astrodetect.service.review_schemas import (
     TagRequest,
     TagsResponse,
 )
+from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import CSV, csv_response
 from astrodetect.service.services import DatabaseDep, ModelsDep, ReviewQueueDep
 

@@ -25,8 +25,9 @@ from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
-from astrodetect.service.error_handlers import RowsResponse, declared
+from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
+from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import (
     CSV,
     PredictionResponse,

@@ -13,7 +13,7 @@ from astrodetect.db.access import AccessTables
 from astrodetect.records import AuditEntry
 from astrodetect.service.authentication import AUDIT_PREFIX
 from astrodetect.service.database_route import DatabaseRoute
-from astrodetect.service.error_handlers import RowsResponse
+from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import CSV
 from astrodetect.service.services import DatabaseDep
 from astrodetect.service.web.rendering import render
