@@ -166,7 +166,7 @@ def local_path(text: str) -> Path:
     """Option type: a path of a file or folder on this machine."""
     if is_url(text):
         raise argparse.ArgumentTypeError(f"a local path, not the URL {text}: copy it there afterwards, or from there")
-    return Path(text)
+    return Path(as_image_path(text))
 
 
 def check_not_input(output: Path | str, inputs: Iterable[Path | str]) -> None:

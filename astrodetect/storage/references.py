@@ -1,9 +1,12 @@
 """References: strings that name an image, a shard or an image in a shard, by local path or URL."""
 
+import argparse
 import os
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
+
+from astrodetect.errors import DataError
 
 URL = re.compile(r"(s3|gs|az|https?)://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
@@ -14,8 +17,17 @@ MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#(.+)",
 ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
+class EmptyPath(DataError, argparse.ArgumentTypeError):
+    """A path is an empty text, as that of a shell's variable which is not set; wrong usage of a command."""
+
+
 def as_image_path(text: str | Path) -> Path | str:
-    """A URL, or the reference of an image in a shard, as it is; a path of a local file as a Path."""
+    """A URL, or the reference of an image in a shard, as it is; a path of a local file as a Path.
+
+    EmptyPath for an empty text, which would be the working folder.
+    """
+    if text == "":
+        raise EmptyPath("a path is empty: write . for the working folder")
     return text if isinstance(text, Path) or is_url(text) or split_member(text) else Path(text)
 
 

@@ -1,6 +1,7 @@
 """`python -m astrodetect COMMAND` from the command line: simulate and psql."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,13 +109,15 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
         ("evaluate small . --output own.csv/a.html", "own.csv is no folder"),
         ("crossmatch a.csv --catalogue own.csv --output own.csv", "own.csv is read itself"),
         ("score own.csv --restart --output ./own.csv", "own.csv is read itself"),
+        ("anomalies ''", "a path is empty"),
+        ("explore . --output ''", "a path is empty"),
     ],
 )
 def test_what_a_command_would_ignore_or_damage_is_refused_in_one_line(
     command: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "own.csv").write_text("mine")
-    done = run_here(main, *command.split(), folder=tmp_path)
+    done = run_here(main, *shlex.split(command), folder=tmp_path)
     assert done.returncode in {1, 2}
     assert message in done.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["own.csv"]

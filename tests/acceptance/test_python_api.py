@@ -152,6 +152,7 @@ def test_iterators_give_each_image_once(model: astrodetect.Model, lawn: Path) ->
     ("call", "message"),
     [
         (lambda model, _: model.predict([None]), "of the type NoneType: give paths"),
+        (lambda model, lawn: model.predict([lawn, ""]), "a path is empty"),
         (lambda model, _: model.predict(None), "of the type NoneType: give paths"),
         (lambda model, _: model.predict(Image.new("L", (16, 16))), "of the type Image: give paths"),
         (lambda model, _: model.predict(np.array(1, np.uint8)), "of the type ndarray: give paths"),
