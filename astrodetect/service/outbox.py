@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
 import uuid
 import zlib
@@ -63,7 +64,7 @@ class Outbox:
         except BaseException:
             self._release_folder()
             raise
-        self._numbers = itertools.count(1 + max((int(path.stem) for path in paths), default=0))
+        self._numbers = itertools.count(1 + max(map(_number, paths), default=0))
         self._offset = 0  # into the oldest segment: what lies before it is drained
         self._row_count = sum(segment.rows for segment in self._segments)
         self._file: FileIO | None = None  # of the newest segment, if this process began it
@@ -156,9 +157,10 @@ class Outbox:
         return self._keyed.get(request_id)
 
     def adopt(self) -> int:
-        """Takes over the rows of processes that have ended since this one started; returns their number."""
+        """Takes over the rows of processes that have ended, and of files put into a folder; returns their number."""
         with self._lock:
-            paths = _claim_segments(self._parent, self._folder_locks)
+            known = {segment.path for segment in self._segments}
+            paths = [path for path in _claim_segments(self._parent, self._folder_locks) if path not in known]
             adopted = [segment for path in paths if (segment := self._recover(path))]
             if not adopted:
                 return 0
@@ -292,19 +294,18 @@ def _claim_folder(parent: Path, locks: list[fasteners.InterProcessLock]) -> tupl
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)  # of an earlier version: rows say what images show
         if _lock(folder, locks):
-            own = list(folder.glob(f"*{SUFFIX}"))
-            return folder, _in_order([*own, *_claim_segments(parent, locks)])
+            return folder, _claim_segments(parent, locks)
     raise AssertionError
 
 
 def _claim_segments(parent: Path, locks: list[fasteners.InterProcessLock]) -> list[Path]:
-    """The segments in subfolders that no process has locked; `locks` gets the locks of these folders."""
+    """The segments in subfolders that no other process has locked; `locks` gets the locks of these folders."""
     segments: list[Path] = []
     held = {Path(os.fsdecode(lock.path)).parent for lock in locks}
-    for folder in {path.parent for path in parent.glob(f"*/*{SUFFIX}")} - held:
-        if _lock(folder, locks):
+    for folder in {path.parent for path in parent.glob(f"*/*{SUFFIX}")}:
+        if folder in held or _lock(folder, locks):
             segments += folder.glob(f"*{SUFFIX}")
-    return _in_order(segments)
+    return sorted(segments, key=_number)
 
 
 def _lock(folder: Path, locks: list[fasteners.InterProcessLock]) -> bool:
@@ -316,8 +317,9 @@ def _lock(folder: Path, locks: list[fasteners.InterProcessLock]) -> bool:
     return False
 
 
-def _in_order(segments: list[Path]) -> list[Path]:
-    return sorted(segments, key=lambda path: int(path.stem))
+def _number(segment: Path) -> int:
+    """In the order of segments; 0 of one that someone named without a number."""
+    return int(segment.stem) if re.fullmatch("[0-9]+", segment.stem) else 0
 
 
 def _format_line(row: ScoredImage) -> bytes:

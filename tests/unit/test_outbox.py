@@ -265,6 +265,20 @@ def test_the_rows_of_a_killed_process_are_adopted_while_this_one_runs(opened: Op
     assert len(opened()) == 0
 
 
+@pytest.mark.parametrize("name", ["2.rows", "rejected.rows"])
+def test_rows_that_were_kept_aside_are_adopted_each_time_they_are_moved_back(
+    opened: Opened, tmp_path: Path, name: str
+) -> None:
+    outbox = opened()
+    outbox.append([row("first")])
+    (tmp_path / "again").mkdir()
+    for file in ("1.rows", name):
+        assert outbox.drain(1, list) == 1
+        (tmp_path / "0" / "rejected").rename(tmp_path / "again" / file)
+        assert outbox.adopt() == 1
+    assert [row.image_name for row in drain(outbox)] == ["first"]
+
+
 @pytest.mark.parametrize("deleted", [True, False])
 def test_rows_that_are_damaged_or_deleted_while_they_wait_hold_up_no_other(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deleted: bool
