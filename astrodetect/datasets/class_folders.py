@@ -50,6 +50,10 @@ def list_items(path: ImagePath, required_classes: Sequence[str] | None) -> list[
     if is_url(str(path)):
         return _list_objects(str(path), required_classes)
     path = Path(path)
+    if path.is_file():
+        raise DataError(
+            f"{path} lists no images with labels: put images into one folder per class, and name the folder"
+        )
     if not path.is_dir():
         raise DataError(f"no folder {path}: {ADVICE}")
     roots = _part_folders(path)

@@ -119,6 +119,7 @@ def test_cubes_are_read_by_the_planes_that_are_named(flawed_dataset: Path, tmp_p
     [
         (("explore", "{}/none"), "no folder"),
         (("explore", "{}/none.csv"), "cannot be read: No such file"),
+        (("explore", __file__), "lists no images with labels"),
         (("explore", "{}"), "contains no images"),
         (("split", "{}", "--output", "{}/out", "--validation", "0.6", "--test", "0.6"), "leave no training images"),
         (("explore", "{}", "--model", "none"), "no model none yet"),
