@@ -185,7 +185,7 @@ class Outbox:
         return sum(segment.size for segment in self._segments)
 
     def _write(self, data: bytes) -> None:
-        if self._file is None or self._segments[-1].size >= SEGMENT_BYTES:
+        if self._file is None or self._segments[-1].size >= SEGMENT_BYTES or self._is_changed(self._file):
             self._begin_segment()
         assert self._file is not None  # noqa: S101 - for the type checker
         try:
@@ -193,6 +193,11 @@ class Outbox:
         except OSError:
             self._end_segment()  # its contents beyond what was known are unknown
             raise
+
+    def _is_changed(self, file: FileIO) -> bool:
+        """Whether somebody deleted or cut the newest segment, which would lose what is written to it."""
+        status = os.fstat(file.fileno())
+        return not status.st_nlink or status.st_size != self._segments[-1].size
 
     def _begin_segment(self) -> None:
         self._end_segment()

@@ -297,6 +297,17 @@ def test_rows_that_are_damaged_or_deleted_while_they_wait_hold_up_no_other(
     assert deleted or path.with_suffix(".damaged").read_bytes() == b"x" * 40
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: os.truncate(path, 10)])
+def test_rows_that_follow_the_deletion_or_cutting_of_a_segment_are_kept(
+    opened: Opened, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    box = opened()
+    box.append([row("lost")])
+    change(next(tmp_path.rglob("*.rows")))
+    box.append([row("kept")])
+    assert [row.image_name for row in drain(box) + drain(box)] == ["kept"]
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_segment_that_cannot_be_read_holds_up_no_other_and_is_counted(
     opened: Opened,
