@@ -19,7 +19,7 @@ from astrodetect.cli._options import Subparsers, command_parser, local_path
 from astrodetect.db.connections import read_url
 from astrodetect.db.embedded import lifetime
 from astrodetect.errors import BackupError
-from astrodetect.model_store import manifest, mirror, versions
+from astrodetect.model_store import manifest, mirror, publication, versions
 from astrodetect.progress import print_notice
 from astrodetect.settings import PROGRAMS, Settings, settings
 
@@ -234,6 +234,7 @@ def _copy_waiting_rows(outbox: Path, target: Path) -> None:
 
 def _copy_models(models: Path, target: Path) -> None:
     """Copy published models and their earlier versions, each whole."""
+    publication.finish_all_interrupted(models)
     for _ in range(ATTEMPTS):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()

@@ -28,7 +28,7 @@ from astrodetect import atomic_files
 from astrodetect.errors import ModelError, StorageError, StorageMissing
 from astrodetect.model_store import versions
 from astrodetect.model_store.manifest import METRICS, RETRAIN, Manifest, parse_manifest, read_manifest
-from astrodetect.model_store.publication import finish_interrupted, ready_folder
+from astrodetect.model_store.publication import finish_all_interrupted, finish_interrupted, ready_folder
 from astrodetect.settings import MIRRORS
 from astrodetect.storage import clients, objects
 from astrodetect.storage.references import is_url
@@ -59,7 +59,8 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def pull_all(folder: Path) -> None:
-    """Copies what was published since for every model, and evaluations that are not here yet."""
+    """Copies what was published since for every model, and evaluations; completes interrupted publications."""
+    finish_all_interrupted(folder)
     url = remote_url(folder)
     if url is None:
         return

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from astrodetect.errors import ModelError
 from astrodetect.model_store.manifest import NOVELTY, parse_manifest
 
 NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
@@ -25,6 +26,13 @@ def finish_interrupted(folder: Path, name: str) -> None:
                 path.replace(folder / path.name)
                 path.unlink(missing_ok=True)  # rename does nothing where both are links to one file
         ready.rmdir()
+
+
+def finish_all_interrupted(folder: Path) -> None:
+    """The same for every model; where that fails, the error is that of loading it."""
+    for ready in folder.glob(ready_folder(Path(), "*").name):
+        with contextlib.suppress(OSError, ModelError):
+            finish_interrupted(folder, ready.stem[1:])
 
 
 def ready_folder(folder: Path, name: str) -> Path:

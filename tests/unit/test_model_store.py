@@ -14,8 +14,8 @@ from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
 from astrodetect.inference.engine import load_verified
-from astrodetect.model_store import store, versions
-from astrodetect.model_store.manifest import Manifest, read_manifest
+from astrodetect.model_store import mirror, store, versions
+from astrodetect.model_store.manifest import Manifest, list_manifests, read_manifest
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
@@ -324,6 +324,21 @@ def test_rollback_from_a_damaged_model_does_not_archive_it(tmp_path: Path) -> No
 def test_the_error_for_a_missing_model_names_the_training_command(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match=r"python train_model\.py makes one"):
         load_verified(tmp_path, "m")
+
+
+def test_a_publication_that_was_killed_is_completed_before_models_are_listed(tmp_path: Path) -> None:
+    publish(tmp_path, "new")
+    damaged = tmp_path / ".damaged.ready"
+    damaged.mkdir()
+    ready = tmp_path / ".m.ready"
+    ready.mkdir()
+    for name in ("m.xml", "m.json"):
+        (tmp_path / name).rename(ready / name)
+    mirror.pull_all(tmp_path)
+    assert [manifest.name for manifest in list_manifests(tmp_path)] == ["m"]
+    assert current_content(tmp_path) == "new"
+    assert damaged.exists()
+    assert not ready.exists()
 
 
 def test_a_damaged_commit_is_named_and_not_moved_into_place(tmp_path: Path) -> None:
