@@ -112,6 +112,8 @@ class TrainingJobs:
             raise TrainingConflict(f"the training of {name} runs: cancel it first")
         training_progress.remove_progress(self._folder, name, checkpoints=True)
         training_progress.log_path(self._folder, name).unlink(missing_ok=True)
+        with suppress(ModelError), store.exclusive_lock(self._folder, name), store.staging(self._folder, name):
+            pass  # which removes the files of a model that it was killed while writing
 
     def close(self) -> None:
         """Stops the trainings that this service started; they can be resumed."""

@@ -202,6 +202,7 @@ def test_a_training_is_cancelled_resumed_and_ends_with_the_service(
     assert ended is not None
     assert ended.state == "stopped"
 
+    (models_dir / f".{NAME}.staging").mkdir()  # as a killed training leaves it
     with TestClient(create_app(settings)) as client:
         local(client).post(f"/models-page/{NAME}/training/discard")
         assert sorted(path.name for path in models_dir.iterdir()) == ["..starting.lock", f".{NAME}.lock"]
