@@ -221,7 +221,8 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
         "log": task.log,
     }
     if task.cutouts:
-        run["mosaics"] = task.cutouts[0].source.as_message()
+        source = task.cutouts[0].source
+        run |= {"mosaics": source.as_message(), "version of the mosaics": source.mosaics.version()}
     return run | {"prior": ready.prior} if ready.prior else run
 
 

@@ -1,5 +1,6 @@
 """Mosaics: FITS images of the sky, of one or several bands, of which windows are read without reading the rest."""
 
+import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from astrodetect.storage import objects
 from astrodetect.storage.references import is_url, printable_url
 
 GZIP_SUFFIX = ".gz"
+VERSION_DIGITS = 12
 CHOSEN_HDU = re.compile(r"(.+)\[([^\[\]]+)\]", re.DOTALL)  # FILE[NAME] or FILE[NUMBER]
 FILTER_CARDS = ("FILTER", "FILTER1", "FILTER2", "BAND")
 WORDS = re.compile(r"[^\W_]+")
@@ -83,7 +85,7 @@ class BandImage:
 
     def _read(self, rows: slice, columns: slice) -> NDArray[Any]:
         if objects.file_state(self._hdu.path) != self._state:  # reading mapped pages that are gone ends the process
-            raise DataError(f"the mosaic {self.name} has changed while it was read: run the same command again")
+            raise DataError(f"the mosaic {self.name} has changed while it was read: begin again, score with --restart")
         if self._values is None:  # the tiles around it are unpacked
             with quiet(), fits_reader().open(self._hdu.path, uint=False) as hdus:  # NaN for BLANK
                 outer = [slice(None)] * (len(self._hdu.shape) - 2)
@@ -128,6 +130,11 @@ class MosaicFiles:
             raise DataError("some mosaics are cubes of all bands, and others of one band")
         return [by_band[band] for band in (self.bands if "" not in by_band else ("",))]
 
+    def version(self) -> str:
+        """What other versions of the files do not have, on any machine: a digest of their sizes and times."""
+        states = [objects.file_state(_split_hdu(file)[0])[-2:] for file in self.files]
+        return hashlib.sha256(repr(states).encode()).hexdigest()[:VERSION_DIGITS]
+
     def _band(self, image: ImageHdu) -> str | None:
         """The band that an image is of: by its name or filter, or by its file's name if that is its only image."""
         cards = [str(image.header.get(card, "")) for card in ("EXTNAME", *FILTER_CARDS)]
@@ -160,10 +167,15 @@ class MosaicFiles:
                 raise DataError(f"the model reads bands by increasing wavelength: --bands {','.join(right)}")
 
 
+def _split_hdu(file: str) -> tuple[str, str]:
+    """The path of FILE[HDU], and the HDU that it names; empty for a file as a whole."""
+    match = None if Path(file).exists() else CHOSEN_HDU.fullmatch(file)
+    return (match[1], match[2].strip()) if match else (file, "")
+
+
 def list_hdus(file: str) -> list[ImageHdu]:
     """The images of a file, or of a copy of what is at a URL; of FILE[HDU], that one. DataError if there is none."""
-    chosen = None if Path(file).exists() else CHOSEN_HDU.fullmatch(file)
-    path = chosen[1] if chosen else file
+    path, chosen = _split_hdu(file)
     name = printable_url(file) if is_url(file) else file
     if path.lower().endswith(GZIP_SUFFIX):
         raise DataError(f"the mosaic {name} is packed by gzip, of which no window can be read: unpack it with gunzip")
@@ -183,8 +195,7 @@ def list_hdus(file: str) -> list[ImageHdu]:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"the mosaic {name} cannot be read: {reason}") from error
     if chosen:
-        wanted = chosen[2].strip()
-        images = [image for image in images if wanted in {str(image[0]), str(image[1].get("EXTNAME", ""))}]
+        images = [image for image in images if chosen in {str(image[0]), str(image[1].get("EXTNAME", ""))}]
     if not images:
         raise DataError(f"{name} has no image: a mosaic is a FITS image with a celestial WCS")
     return [ImageHdu(path, *image, alone=len(images) == 1) for image in images]
