@@ -66,7 +66,7 @@ def list_images(paths: Sequence[ImagePath]) -> list[ListedImage]:
     try:
         check_paths(names)
         if len(paths) == 1 and _has_class_folders(paths[0]):
-            items = [*_labelled_images(paths[0])]
+            items = [*_single_items(list_dataset(paths[0]))]
         else:
             items = [item for name in names for item in _unlabelled_images(name)]
     except OSError as error:
@@ -84,8 +84,11 @@ def list_references(names: Iterable[str]) -> Iterator[str]:
     """
     for name in names:
         path = name if is_url(name) or split_member(name) else str(Path(name))
+        if split_member(name):
+            objects.forget_listed()
         if is_table(name):
-            yield from (str(item.path) for item in read_table(_image_path(name), labelled=False))
+            for item in read_table(_image_path(name), labelled=False):
+                yield from _file_references(str(item.path)) or (str(item.path),)
         elif _is_folder(name):
             yield from _walk_objects(path) if is_url(name) else _walk_folder(_prefix(path))
         elif suffix_path(path).endswith(PARQUET_SUFFIXES):
@@ -219,11 +222,15 @@ def _is_folder(name: str) -> bool:
     return is_bucket or not objects.exists(name)
 
 
-def _labelled_images(folder: ImagePath) -> Iterator[ListedImage]:
-    """The images in class folders, those in shards too."""
-    for item in list_dataset(folder):
-        if str(item.path).lower().endswith(SHARD_SUFFIXES):
-            for image in _single_images(_file_references(str(item.path))):
+def _single_items(items: Iterable[ListedImage], *, keep_others: bool = False) -> Iterator[ListedImage]:
+    """The images in class folders or of a table, those in shards too, with what is said of their shard.
+
+    Parquet files of other things are left out, or with `keep_others` are bad files.
+    """
+    for item in items:
+        if suffix_path(str(item.path)).endswith(SHARD_SUFFIXES):
+            named = (str(item.path),) if keep_others else ()
+            for image in _single_images(_file_references(str(item.path)) or named):
                 yield replace(item, path=_image_path(image))
         else:
             yield item
@@ -232,7 +239,7 @@ def _labelled_images(folder: ImagePath) -> Iterator[ListedImage]:
 def _unlabelled_images(name: str) -> Iterable[ListedImage]:
     """The rows of a table, or the images under a path, those in shards too."""
     if is_table(name):
-        return read_table(_image_path(name), labelled=False)
+        return _single_items(read_table(_image_path(name), labelled=False), keep_others=True)
     return (ListedImage(_image_path(image), "") for image in _single_images(list_references([name])))
 
 
@@ -261,7 +268,7 @@ def _walk_folder(prefix: str) -> Iterator[str]:
 
 def _file_references(path: str) -> Iterable[str]:
     """A file in a folder: a Parquet file counts where it holds images, or is damaged."""
-    if not path.lower().endswith(PARQUET_SUFFIXES):
+    if not suffix_path(path).endswith(PARQUET_SUFFIXES):
         return (path,)
     try:
         return parquet_shards.list_row_groups(path) or ()

@@ -52,6 +52,7 @@ def is_table(path: ImagePath) -> bool:
 def read_table(path: ImagePath, *, labelled: bool = True) -> Iterator[ListedImage]:
     """The rows of a table with a column of paths, relative to the table, and label (if labelled), part and group."""
     table, first_row = str(path), 1
+    objects.forget_listed()
     try:
         with objects.open_reader(table) as source:
             rows: Iterable[Mapping[str, Any]]

@@ -72,6 +72,11 @@ def mark_listed(reference: str) -> tuple[object, ...]:
     return state
 
 
+def forget_listed() -> None:
+    """Begin anew, where single images are named that were listed before: whatever their version now is."""
+    _listed.clear()
+
+
 def listed_state(reference: str) -> tuple[object, ...]:
     """Its `file_state`; StorageError if it was replaced or written since its images were listed."""
     state = file_state(reference)

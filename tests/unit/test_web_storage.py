@@ -262,7 +262,23 @@ def test_images_of_two_versions_of_a_shard_are_never_mixed(tmp_path: Path) -> No
         if name == "sky.parquet":  # a tar archive is open, and read to its end
             with pytest.raises(ImageError, match="has changed since its images were listed"):
                 next(opened).read()
-        assert images.read_bytes(listing.list_images([file])[1].path) in {b"4", b"5"}
+        with pytest.raises(ImageError):
+            images.read_bytes(items[1].path)  # until it is listed or named again
+        assert images.read_bytes(listing.list_images([str(items[1].path)])[0].path) in {b"4", b"5"}
+
+
+def test_shards_that_a_table_lists_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet_of({"bytes": [b"0", b"1", b"2"]}))
+    (tmp_path / "b.tar").write_bytes(tar_of({"1.png": b"3", "2.png": b"4"}))
+    (tmp_path / "c.parquet").write_bytes(parquet_of({"path": ["a.png"]}))
+    (tmp_path / "list.csv").write_text("path\na.parquet\nb.tar\nc.parquet\n")
+    table = tmp_path / "list.csv"
+    *opened, other = listing.open_images(listing.list_references([str(table)]))
+    assert [file.read() for file in opened] == [b"0", b"1", b"2", b"3", b"4"]
+    assert other.name == str(tmp_path / "c.parquet")  # without images: a bad file, not left out
+    *items, item = listing.list_images([table])
+    assert [images.read_bytes(image.path) for image in items] == [b"0", b"1", b"2", b"3", b"4"]
+    assert str(item.path) == other.name
 
 
 def test_a_file_that_changes_on_a_web_server_without_entity_tags_is_an_error(web: WebServer) -> None:
