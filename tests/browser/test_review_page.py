@@ -1,6 +1,7 @@
 """The Review page in a browser: labels, undo, skipping and shortcuts from the keyboard."""
 
 import csv
+import time
 
 import httpx2
 import pytest
@@ -46,6 +47,25 @@ def test_images_are_labelled_skipped_and_restored_from_the_keyboard(tabs: Tabs, 
     page.keyboard.press("u")
     expect(page.get_by_role("button", name="Remove tag tail")).to_have_count(0)
     assert candidate(page) == tagged
+
+
+def test_a_key_pressed_as_the_next_image_appears_loads_no_new_page(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/review")
+    before, first = len(labels(service)), candidate(page)
+    page.evaluate(
+        """() => {
+          window.isSamePage = true;
+          const press = () => document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "o", bubbles: true }));
+          document.body.addEventListener("htmx:afterSwap", () => setTimeout(press), { once: true });
+          press();
+        }"""
+    )
+    expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
+    deadline = time.monotonic() + 30
+    while len(labels(service)) < before + 2 and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    assert len(labels(service)) == before + 2
+    assert page.evaluate("window.isSamePage")
 
 
 def test_a_note_is_stored_with_the_label_and_typing_it_triggers_no_shortcut(tabs: Tabs, service: Service) -> None:
