@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 Z = 1.959964  # the standard normal quantile for it
 RESAMPLES = 500  # bootstrap
 SEED = 0  # equal images give equal intervals
+SHARES = frozenset({"balanced_accuracy", "macro_f1", "auc"})  # metrics from 0 to 1 that are 1 without an error
 ONE_IN_20 = 1.645  # standard deviations that a normal variable exceeds once in 20 times
 
 Integers = NDArray[np.int64]  # class indices, one per image
@@ -215,7 +216,11 @@ def estimate_headline_metrics(truth: Integers, probabilities: Floats, predicted:
         "macro_f1": f1(matrices).mean(axis=-1),
         **_bootstrap_scores(truth, probabilities),
     }
-    estimates = {name: _percentile_interval(values[name], resampled[name]) for name in resampled}
+    smallest_class = int(matrix.sum(axis=1).min())
+    estimates = {
+        name: _percentile_interval(values[name], resampled[name], smallest_class if name in SHARES else None)
+        for name in resampled
+    }
     return {"accuracy": wilson_interval(np.trace(matrix), len(truth)), **estimates}
 
 
@@ -229,7 +234,7 @@ def per_class_metrics(matrix: Reals, names: Sequence[str]) -> list[ClassMetrics]
             int(actual[i]),
             wilson_interval(correct[i], predicted[i]),
             wilson_interval(correct[i], actual[i]),
-            _percentile_interval(f1_scores[i], resampled[:, i]),
+            _percentile_interval(f1_scores[i], resampled[:, i], max(int(actual[i]), int(predicted[i]))),
         )
         for i, name in enumerate(names)
     ]
@@ -269,11 +274,17 @@ def _bootstrap_scores(truth: Integers, probabilities: Floats) -> dict[str, list[
     return resampled
 
 
-def _percentile_interval(value: float, resampled: Sequence[float] | Reals) -> Estimate:
+def _percentile_interval(value: float, resampled: Sequence[float] | Reals, images: int | None = None) -> Estimate:
+    """The middle 95 % of the resampled values; of a metric of 0 or 1, Wilson's interval of so many images.
+
+    Where there is no error to draw, resampling would give an interval without width.
+    """
     defined = np.asarray(resampled)[~np.isnan(resampled)]  # a sample may lack a class
     if np.isnan(value) or not len(defined):
         return Estimate(float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if images and low == high and value in {0.0, 1.0}:
+        return wilson_interval(value * images, images)
     return Estimate(float(value), float(low), float(high))
 
 

@@ -128,6 +128,16 @@ def test_every_metric_lies_in_its_interval(count: int) -> None:
         assert figure.low <= figure.value <= figure.high, name
 
 
+def test_without_an_error_intervals_are_those_of_the_images_of_the_smallest_class() -> None:
+    truth = np.arange(30) // 20  # 20 and 10 images
+    certain = np.eye(2, dtype=np.float32)[truth] * 0.8 + np.float32(0.1)
+    figures = metrics.estimate_headline_metrics(truth, certain, truth)
+    for name in ("balanced_accuracy", "macro_f1", "auc"):
+        assert (figures[name].value, figures[name].low) == pytest.approx((1, metrics.wilson_interval(10, 10).low)), name
+    f1_scores = [row.f1 for row in metrics.per_class_metrics(np.diag([20.0, 10.0]), ("SB", "E"))]
+    assert f1_scores == [metrics.wilson_interval(20, 20), metrics.wilson_interval(10, 10)]
+
+
 def test_intervals_are_deterministic() -> None:
     truth, scores = np.arange(50) % 2, np.linspace(0, 1, 50, dtype=np.float32)
     two = np.stack([1 - scores, scores], axis=1)
