@@ -148,7 +148,7 @@ class Outbox:
             for row in rows:
                 self._keyed.pop(row.request_id, None)
             self._row_count -= len(rows)
-            if self._offset >= oldest.size:
+            if self._offset >= oldest.size or oldest.rows <= 0:
                 self._drop_oldest()
         return len(rows)
 
@@ -219,6 +219,10 @@ class Outbox:
         segment = self._segments.popleft()
         self._offset = 0
         self._row_count -= segment.rows
+        if not self._segments:
+            self._keyed.clear()  # of rows that are lost, too: a repeated request records them
+        if segment.path.is_file() and segment.path.stat().st_size > segment.size:
+            return  # somebody was still copying it: `adopt` takes all of it
         if segment.rows:
             log.error("%s: %d rows were damaged or deleted while they waited", segment.path, segment.rows)
             with contextlib.suppress(FileNotFoundError):

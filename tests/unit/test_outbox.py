@@ -279,6 +279,30 @@ def test_rows_that_were_kept_aside_are_adopted_each_time_they_are_moved_back(
     assert [row.image_name for row in drain(outbox)] == ["first"]
 
 
+@pytest.mark.parametrize("cut", [0, 20])
+def test_rows_that_are_adopted_while_they_are_copied_are_adopted_again(
+    opened: Opened, tmp_path: Path, cut: int
+) -> None:
+    box, copy = opened(), tmp_path / "again" / "1.rows"
+    lines = [outbox._format_line(row(name)) for name in ("first", "second", "third")]
+    copy.parent.mkdir()
+    copy.write_bytes(lines[0] + lines[1][:cut])
+    assert box.adopt() == 1
+    copy.write_bytes(b"".join(lines))
+    names = {row.image_name for row in drain(box, max_rows=1)}
+    assert box.adopt() == 3
+    assert names | {row.image_name for row in drain(box)} == {"first", "second", "third"}
+    assert not copy.exists()
+
+
+def test_a_request_whose_row_was_lost_may_be_repeated(opened: Opened, tmp_path: Path) -> None:
+    box, lost = opened(), row("lost", key="lost")
+    box.append([lost])
+    next(tmp_path.rglob("*.rows")).unlink()
+    assert drain(box) == []
+    assert box.find(lost.request_id) is None
+
+
 @pytest.mark.parametrize("deleted", [True, False])
 def test_rows_that_are_damaged_or_deleted_while_they_wait_hold_up_no_other(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deleted: bool
