@@ -28,6 +28,7 @@ RICE, GZIP_TILES = ("RICE_1", "RICE_ONE"), ("GZIP_1", "GZIP_2")
 TILE_CODECS = (*RICE, *GZIP_TILES, "NOCOMPRESS")
 RICE_BLOCK_PX, RICE_BYTES = (16, 32), (1, 2, 4)  # settings that the Rice decoder handles
 MAX_TILES, MAX_TILE_PIXELS = 1 << 16, 1 << 18  # astropy leaks the buffer of a damaged Rice tile
+MAX_MEMBERS, GZIP_CHUNK = 1 << 12, 1 << 16  # of a gzip; bytes of it that are unpacked at a time
 BYTES_PER_PIXEL = 12  # of an unpacked gzip: three planes of float32
 MAX_SAMPLES = 1 << 18  # values of a plane that the stretch is computed from
 SLAB_ROWS = 256  # stretched at a time, which bounds the memory of float64 copies
@@ -183,22 +184,30 @@ def _check_tiles(table: Any, limit: int) -> None:
 
 
 def _unpacked(data: bytes, limit: int) -> bytes:
-    unpacked = _unpack(data, limit)
+    unpacked = _unpack(data, limit, MAX_MEMBERS)
     if not unpacked.startswith(MAGIC):
         raise ImageUnsupported("the gzip holds no FITS")
     return unpacked
 
 
-def _unpack(data: bytes, limit: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    unpacked = unpacker.decompress(data, limit + 1)
-    if len(unpacked) > limit:
-        raise ImageTooManyPixels(f"the gzip holds more than {limit:,} bytes")
-    if not unpacker.eof:
-        raise ImageError("damaged FITS: its gzip is truncated")
-    if unpacker.unused_data.strip(b"\0"):
+def _unpack(data: bytes, limit: int, most: int = 1) -> bytes:
+    """The contents of a gzip of so many members at most: bgzip writes one for each 64 kB."""
+    pieces, position, size = list[bytes](), 0, 0
+    for _ in range(most):
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        while not unpacker.eof:
+            if not (chunk := data[position : position + GZIP_CHUNK]):
+                raise ImageError("damaged FITS: its gzip is truncated")
+            pieces.append(unpacker.decompress(chunk, limit + 1 - size))
+            size += len(pieces[-1])
+            if size > limit:
+                raise ImageTooManyPixels(f"the gzip holds more than {limit:,} bytes")
+            position += len(chunk) - len(unpacker.unused_data)
+        if not data.startswith(GZIP, position):
+            break
+    if data[position:].strip(b"\0"):
         raise ImageError("damaged FITS: data follow the end of its gzip")
-    return unpacked
+    return b"".join(pieces)
 
 
 def _sample(plane: NDArray[Any]) -> Values:

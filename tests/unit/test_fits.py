@@ -231,6 +231,10 @@ def test_tables_and_hypercubes_are_rejected_with_a_message() -> None:
 def test_a_gzip_is_decompressed_up_to_a_limit() -> None:
     data = encoded(galaxy(40, 20))
     assert np.array_equal(images.decode(gzip.compress(data), contract()), images.decode(data, contract()))
+    members = gzip.compress(data[:3000]) + gzip.compress(b"") + gzip.compress(data[3000:]) + bytes(10)
+    assert np.array_equal(images.decode(members, contract()), images.decode(data, contract()))
+    with pytest.raises(ImageError, match="data follow the end"):
+        images.decode(members + gzip.compress(b"") * 5000, contract())
     bomb = gzip.compress(header(("SIMPLE", "T"), ("BITPIX", 8), ("NAXIS", 0)) + bytes(2_000_000))
     assert len(bomb) < 10_000
     with pytest.raises(ImageTooManyPixels, match="more than 1,200,000 bytes"):
