@@ -3,16 +3,20 @@
 import contextlib
 import io
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from astrodetect import atomic_files
 from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import clients
 from astrodetect.storage.references import is_url, is_web, printable_url
 from astrodetect.storage.request_errors import too_large
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 CHANGED = "has changed since its images were listed"
 _listed: dict[str, tuple[object, ...]] = {}  # files of many images, with their state then
@@ -72,15 +76,15 @@ def mark_listed(reference: str) -> tuple[object, ...]:
     return state
 
 
-def forget_listed() -> None:
-    """Begin anew, where single images are named that were listed before: whatever their version now is."""
-    _listed.clear()
+def forget_listed(reference: str) -> None:
+    """Begin anew, where single images of it are named: whatever its version is when the first of them is read."""
+    _listed.pop(reference, None)
 
 
 def listed_state(reference: str) -> tuple[object, ...]:
-    """Its `file_state`; StorageError if it was replaced or written since its images were listed."""
+    """Its `file_state`; StorageError if it was replaced or written since its images were listed, or first read."""
     state = file_state(reference)
-    if state and _listed.get(reference, state) != state:
+    if state and _listed.setdefault(reference, state) != state:
         raise StorageError(f"{reference} {CHANGED}")
     return state
 
@@ -114,7 +118,7 @@ def open_reader(reference: str, buffer_bytes: int = clients.BLOCK_BYTES) -> Bina
     if is_url(reference):
         return cast(BinaryIO, io.BufferedReader(clients.ObjectReader(reference), buffer_bytes))
     with _translate_errors(reference):
-        return Path(reference).open("rb")
+        return cast(BinaryIO, io.BufferedReader(_LocalReader(reference)))
 
 
 def read_range(reference: str, offset: int, size: int, state: tuple[object, ...]) -> bytes:
@@ -148,6 +152,30 @@ def check_writable(reference: str) -> None:
     """StorageError for a web server, which takes no files."""
     if is_web(reference):
         raise StorageError(f"{printable_url(reference)}: nothing can be written to a web server")
+
+
+class _LocalReader(io.FileIO):
+    """A file; StorageError if it is written to after it was opened, since what is read would be of two versions."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._opened = os.fstat(self.fileno())
+
+    def readinto(self, buffer: "Buffer", /) -> int | None:
+        """Called by BufferedReader."""
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+    def readall(self) -> bytes:
+        """Called by BufferedReader, to read the rest."""
+        data = super().readall()
+        self._check()
+        return data
+
+    def _check(self) -> None:
+        if stat.S_ISREG(self._opened.st_mode) and _state(os.fstat(self.fileno())) != _state(self._opened):
+            raise StorageError(f"{os.fsdecode(self.name)} was changed while it was read")
 
 
 def _state(state: os.stat_result) -> tuple[object, ...]:

@@ -267,6 +267,31 @@ def test_images_of_two_versions_of_a_shard_are_never_mixed(tmp_path: Path) -> No
         assert images.read_bytes(listing.list_images([str(items[1].path)])[0].path) in {b"4", b"5"}
 
 
+def test_a_shard_that_is_written_over_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "sky.tar"
+    file.write_bytes(tar_of({f"{name}.png": bytes(100_000) for name in range(3)}))
+    opened = listing.open_images([str(file)])
+    assert next(opened).read() == bytes(100_000)
+    file.write_bytes(tar_of({f"{name}.png": b"1" * 100_000 for name in range(4)}))
+    (changed,) = opened
+    with pytest.raises(ImageError, match="was changed while it was read"):
+        changed.read()
+
+
+def test_versions_of_a_shard_are_told_apart_whatever_else_is_listed(tmp_path: Path) -> None:
+    shard, other, table = tmp_path / "sky.tar", tmp_path / "other.tar", tmp_path / "table.csv"
+    shard.write_bytes(tar_of({"1.png": b"0", "2.png": b"1"}))
+    other.write_bytes(shard.read_bytes())
+    table.write_text("path\nother.tar#1.png\nother.tar#2.png\n")
+    paths = [item.path for item in [*listing.list_images([shard]), *read_table(table, labelled=False)]]
+    assert images.read_bytes(paths[2]) == b"0"  # the first of the table, which notes the version
+    for path in (shard, other):
+        path.write_bytes(tar_of({"1.png": b"2", "2.png": b"3", "3.png": bytes(20_000)}))
+    for file in (paths[0], paths[3]):
+        with pytest.raises(ImageError, match="has changed since its images were listed"):
+            images.read_bytes(file)
+
+
 def test_shards_that_a_table_lists_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(parquet_of({"bytes": [b"0", b"1", b"2"]}))
     (tmp_path / "b.tar").write_bytes(tar_of({"1.png": b"3", "2.png": b"4"}))
