@@ -11,7 +11,7 @@ from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
 from astrodetect.records import ImagePath
 from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, may_have_positions, missing_text, read_catalogue
-from astrodetect.storage.references import as_image_path, is_shard, is_url
+from astrodetect.storage.references import PARQUET_SUFFIXES, as_image_path, is_shard, is_url, suffix_path
 
 LOOKED_UP = 10_000  # images, before a catalogue counts as one of other images
 
@@ -47,8 +47,13 @@ def catalogue_files(arguments: argparse.Namespace, data: Sequence[ImagePath]) ->
     """The catalogue that is named, or those that DATA brings along."""
     if arguments.catalogue:
         return [str(arguments.catalogue)]
-    tables = [path if is_table(path) else Path(path, CATALOGUE) for path in data if is_table(path) or not is_url(path)]
+    tables = [path if is_table(path) or _is_parquet(path) else Path(path, CATALOGUE) for path in data]
     return [str(path) for path in tables if is_url(path) or Path(path).is_file()]
+
+
+def _is_parquet(path: ImagePath) -> bool:
+    """Whether it is a Parquet file, not a folder of that name."""
+    return suffix_path(str(path)).endswith(PARQUET_SUFFIXES) and (is_url(path) or Path(path).is_file())
 
 
 def open_catalogue(

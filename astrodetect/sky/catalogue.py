@@ -11,7 +11,16 @@ from astrodetect.parquet_table import ColumnType
 from astrodetect.records import SkyObject
 from astrodetect.sky.positions import HOURS_TO_DEGREES, MAX_ID_CHARS, parse_dec, parse_ra, unused_name
 from astrodetect.sky.table_readers import ObjectTable, read_column_names, read_object_table
-from astrodetect.storage.references import base_name, is_url, join_reference, parent_folder, printable_url
+from astrodetect.storage.references import (
+    PARQUET_SUFFIXES,
+    base_name,
+    is_url,
+    join_reference,
+    member_reference,
+    parent_folder,
+    printable_url,
+    suffix_path,
+)
 
 # usual column names, in lower case
 RA_COLUMNS = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "right_ascension", "radeg")
@@ -87,8 +96,10 @@ class Catalogue:
         """The number of the image's row."""
         reference = str(path)
         row = self._by_path.get(_absolute(reference))
-        if row is None and (self._by_name or self._by_id):
-            name = base_name(reference.rpartition("#")[2])
+        shard, _, member = reference.rpartition("#")
+        is_numbered = suffix_path(shard).endswith(PARQUET_SUFFIXES)  # rows, whose numbers are no names
+        if row is None and (self._by_name or self._by_id) and not is_numbered:
+            name = base_name(member)
             row = self._by_name.get(name)
             folder = self._folders.get(name)
             if row is not None and folder is not None and Path(folder, name).exists():
@@ -101,8 +112,9 @@ class Catalogue:
         """Adds the rows of a table, whose paths are relative to the folder, if any; DataError says what is wrong."""
         ra, dec = position_columns(table, name, chosen.ra, chosen.dec)
         object_id = find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
-        path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if self.has_images else None
-        if self.has_images and not (path or object_id):
+        has_paths = self.has_images and not table.shard
+        path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if has_paths else None
+        if has_paths and not (path or object_id):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
         first = len(self.objects)
         positions = zip(
@@ -120,7 +132,9 @@ class Catalogue:
                 cells = self._columns.setdefault(column, [])
                 cells += [None] * (first - len(cells))
                 cells += values
-        if path:
+        if table.shard:
+            self._index_paths([member_reference(table.shard, row) for row in range(len(table))], first, None)
+        elif path:
             self._index_paths(table.columns[path], first, folder)
         else:
             for row, item in enumerate(self.objects[first:], start=first):

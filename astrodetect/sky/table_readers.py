@@ -41,6 +41,7 @@ class ObjectTable:
     ucds: Mapping[str, str] = field(default_factory=dict)  # by the column: what it measures, in the words of the IVOA
     units: Mapping[str, str] = field(default_factory=dict)
     frames: Mapping[str, str] = field(default_factory=dict)  # by the column: where positions are neither ICRS nor J2000
+    shard: str = ""  # the Parquet file of images that each row is of one of
 
     def __len__(self) -> int:
         return max(map(len, self.columns.values()), default=0)
@@ -119,7 +120,8 @@ def _read_parquet(reference: str) -> ObjectTable:
     for row in parquet_shards.read_table_rows(reference, names):
         for name, value in row.items():
             columns[name].append(_cell(value))
-    return ObjectTable({name: values for name, values in columns.items() if _is_scalar(values)})
+    shard = reference if parquet_shards.has_images(reference) else ""
+    return ObjectTable({name: values for name, values in columns.items() if _is_scalar(values)}, shard=shard)
 
 
 def _read_fits(source: BinaryIO) -> ObjectTable:

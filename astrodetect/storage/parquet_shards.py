@@ -28,11 +28,12 @@ KNOWN_FILES, KEPT_GROUPS = 64, 2  # to read single rows
 
 
 def column_names(file: str) -> list[str]:
-    """The names of the columns, but those of lists and structs."""
+    """The names of the columns, but those of lists, structs and images."""
     import pyarrow as pa  # noqa: PLC0415
 
     with _open_parquet(file) as parquet:
-        return [field.name for field in parquet.schema_arrow if not pa.types.is_nested(field.type)]
+        fields, images = parquet.schema_arrow, _image_column(parquet)
+        return [field.name for field in fields if not pa.types.is_nested(field.type) and field.name != images]
 
 
 def count_rows(file: str) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -17,6 +18,7 @@ from test_anomaly_results import run_results
 from astrodetect import __main__
 from astrodetect.anomalies import results
 from astrodetect.anomalies.results import AnomalyResults
+from astrodetect.cli._catalogue import open_catalogue
 from astrodetect.datasets import splits
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError
@@ -157,6 +159,21 @@ def test_a_row_without_a_folder_is_of_the_image_of_that_name_unless_there_is_one
     assert catalogue.sky_object("shard.tar#night/c.jpg") == SkyObject(359.75, 89.5, "3")
     assert catalogue.sky_object("elsewhere/a.jpg") is None
     assert catalogue.sky_object("elsewhere/b.jpg") is None
+
+
+def test_the_rows_of_a_parquet_file_of_images_are_those_of_its_images_and_their_numbers_no_identifiers(
+    tmp_path: Path,
+) -> None:
+    columns = {"image": [b"1", b"2", b"3"], **OBJECTS}
+    file = write_catalogue(tmp_path / "sky.parquet", columns)
+    arguments = Namespace(catalogue=None, ra=None, dec=None, id=None, path=None)
+    catalogue = open_catalogue(arguments, [file, tmp_path], [])
+    assert catalogue is not None
+    assert list(catalogue.join([]).columns)[3:] == ["RAJ2000", "DEJ2000", "objid", "filename", "mag", "survey"]
+    assert catalogue.sky_object(f"{file}#1") == SkyObject(20.25, 0.0, "2")
+    others = read_catalogue([write_catalogue(tmp_path / "objects.csv", {"id": [1], "ra": [1], "dec": [2]})])
+    assert others.sky_object(f"{file}#1") is None
+    assert others.sky_object("sky.tar#1.png") == SkyObject(1, 2, "1")
 
 
 def test_several_catalogues_are_one(tmp_path: Path) -> None:
