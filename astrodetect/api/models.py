@@ -20,6 +20,7 @@ from astrodetect.model_store.manifest import Manifest, Precision
 from astrodetect.records import ImageContract, ImagePath, ScoredImage
 from astrodetect.settings import settings
 from astrodetect.sky.cutouts import Cutout
+from astrodetect.storage.objects import forget_listed
 from astrodetect.storage.references import as_image_path, is_url
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def load_model(model: str | Path | None = None, *, precision: Precision | Litera
 
 
 def as_paths(images: Paths) -> list[ImagePath]:
-    """One path or several as a list; cutouts of mosaics as they are."""
+    """One path or several as a list; cutouts of mosaics as they are. Shards may have changed since the last call."""
+    forget_listed()
     several = [images] if isinstance(images, str | Path) else _as_list(images)
     for image in several:
         if not isinstance(image, str | Path):

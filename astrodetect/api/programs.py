@@ -20,6 +20,7 @@ from astrodetect.errors import DataError
 from astrodetect.extras import require_extra
 from astrodetect.records import Prediction, PredictionFilters
 from astrodetect.settings import PROGRAMS, settings
+from astrodetect.storage.objects import forget_listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +72,7 @@ def train_model(data: str | Path, **options: object) -> Model:
         message = errors.getvalue().strip().rpartition("error: ")[2]
         raise DataError(message or "help is no option here: see astrodetect train --help") from error
     states = random.getstate(), np.random.get_state()
+    forget_listed()
     try:
         return load_model(program.train(parsed, arguments))
     finally:

@@ -82,9 +82,6 @@ def list_references(names: Iterable[str]) -> Iterator[str]:
     Hidden names and links to folders are skipped. A file, or an image of a shard, that is named is listed whatever its
     suffix.
     """
-    names = [*names]
-    for split in filter(None, map(split_member, names)):
-        objects.forget_listed(split[0])
     for name in names:
         path = name if is_url(name) or split_member(name) else str(Path(name))
         if is_table(name):

@@ -52,7 +52,6 @@ def is_table(path: ImagePath) -> bool:
 def read_table(path: ImagePath, *, labelled: bool = True) -> Iterator[ListedImage]:
     """The rows of a table with a column of paths, relative to the table, and label (if labelled), part and group."""
     table, first_row = str(path), 1
-    known: set[str] = set()
     try:
         with objects.open_reader(table) as source:
             rows: Iterable[Mapping[str, Any]]
@@ -69,11 +68,7 @@ def read_table(path: ImagePath, *, labelled: bool = True) -> Iterator[ListedImag
                 where = " in its first line" if first_row > 1 else ""
                 raise DataError(f"{printable_url(table)} has no column {' and no column '.join(missing)}{where}")
             for number, row in enumerate(rows, start=first_row):
-                item = _parse_row(path, number, row, path_column, labelled=labelled)
-                if (split := split_member(str(item.path))) and split[0] not in known:
-                    known.add(split[0])
-                    objects.forget_listed(split[0])
-                yield item
+                yield _parse_row(path, number, row, path_column, labelled=labelled)
     except StorageError as error:
         cause = error.__cause__
         system_reason = cause.strerror if isinstance(cause, OSError) else None

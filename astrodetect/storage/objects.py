@@ -76,9 +76,9 @@ def mark_listed(reference: str) -> tuple[object, ...]:
     return state
 
 
-def forget_listed(reference: str) -> None:
-    """Begin anew, where single images of it are named: whatever its version is when the first of them is read."""
-    _listed.pop(reference, None)
+def forget_listed() -> None:
+    """Begin anew in a process that goes on: with the versions that are listed, or first read, from now on."""
+    _listed.clear()
 
 
 def listed_state(reference: str) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from astrodetect import images
+from astrodetect.api.models import as_paths
 from astrodetect.datasets import listing
 from astrodetect.datasets.tables import read_table
 from astrodetect.errors import DataError, ImageError, StorageError, StorageUnavailable
@@ -263,8 +264,8 @@ def test_images_of_two_versions_of_a_shard_are_never_mixed(tmp_path: Path) -> No
             with pytest.raises(ImageError, match="has changed since its images were listed"):
                 next(opened).read()
         with pytest.raises(ImageError):
-            images.read_bytes(items[1].path)  # until it is listed or named again
-        assert images.read_bytes(listing.list_images([str(items[1].path)])[0].path) in {b"4", b"5"}
+            images.read_bytes(items[1].path)  # until it is listed again, or named in another call of the Python API
+        assert images.read_bytes(as_paths(str(items[1].path))[0]) in {b"4", b"5"}
 
 
 def test_a_shard_that_is_written_over_while_it_is_read_is_an_error(tmp_path: Path) -> None:
@@ -290,6 +291,9 @@ def test_versions_of_a_shard_are_told_apart_whatever_else_is_listed(tmp_path: Pa
     for file in (paths[0], paths[3]):
         with pytest.raises(ImageError, match="has changed since its images were listed"):
             images.read_bytes(file)
+    again, _ = read_table(table, labelled=False)  # as a training lists each part anew
+    with pytest.raises(ImageError, match="has changed since its images were listed"):
+        images.read_bytes(again.path)
 
 
 def test_shards_that_a_table_lists_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
