@@ -112,9 +112,8 @@ class Catalogue:
         """Adds the rows of a table, whose paths are relative to the folder, if any; DataError says what is wrong."""
         ra, dec = position_columns(table, name, chosen.ra, chosen.dec)
         object_id = find_column(table, name, chosen.object_id, ID_COLUMNS, ID_UCDS)
-        has_paths = self.has_images and not table.shard
-        path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if has_paths else None
-        if has_paths and not (path or object_id):
+        path = find_column(table, name, chosen.path, PATH_COLUMNS, ()) if self.has_images else None
+        if self.has_images and not (path or object_id or table.shard):
             raise DataError(f"{name} has no column of paths or identifiers: name one with --path or --id")
         first = len(self.objects)
         positions = zip(
@@ -128,13 +127,13 @@ class Catalogue:
             self.objects.append(SkyObject(ra_deg if known else None, dec_deg if known else None, identifier))
         for column, values in table.columns.items():
             decimal = column in {"ra", "dec"} & {ra, dec} and _is_decimal(values)
-            if column != path and not decimal and not column == object_id == "object_id":
+            if (column != path or table.shard) and not decimal and not column == object_id == "object_id":
                 cells = self._columns.setdefault(column, [])
                 cells += [None] * (first - len(cells))
                 cells += values
         if table.shard:
             self._index_paths([member_reference(table.shard, row) for row in range(len(table))], first, None)
-        elif path:
+        if path:
             self._index_paths(table.columns[path], first, folder)
         else:
             for row, item in enumerate(self.objects[first:], start=first):

@@ -170,7 +170,9 @@ def test_the_rows_of_a_parquet_file_of_images_are_those_of_its_images_and_their_
     catalogue = open_catalogue(arguments, [file, tmp_path], [])
     assert catalogue is not None
     assert list(catalogue.join([]).columns)[3:] == ["RAJ2000", "DEJ2000", "objid", "filename", "mag", "survey"]
-    assert catalogue.sky_object(f"{file}#1") == SkyObject(20.25, 0.0, "2")
+    assert (
+        catalogue.sky_object(f"{file}#1") == catalogue.sky_object(tmp_path / "sub/b.jpg") == SkyObject(20.25, 0.0, "2")
+    )
     others = read_catalogue([write_catalogue(tmp_path / "objects.csv", {"id": [1], "ra": [1], "dec": [2]})])
     assert others.sky_object(f"{file}#1") is None
     assert others.sky_object("sky.tar#1.png") == SkyObject(1, 2, "1")
