@@ -69,6 +69,7 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
         ),
         (r"^\w+ (429|5\d\d) ", StorageUnavailable, "{place}: answered {answer}"),
         (r"^\w+ \d\d\d ", StorageError, "{place}: answered {answer}"),
+        (r"error following redirect|BadScheme", StorageError, "{place}: its redirect cannot be followed"),
         (r"dns error", Unreachable, "{place}: its host name cannot be resolved"),
         (r"kind: Connect\b", Unreachable, "{place}: no connection to its server"),
         (r"kind: Interrupted", Interrupted, "{place}: the connection to its server was cut"),
@@ -87,6 +88,8 @@ def describe_error(error: Exception, url: str) -> StorageError:
     """What is wrong, for the person who named the URL."""
     text, place = str(error), printable_url(url)
     status, code, name = (match[1] if (match := pattern.search(text)) else "" for pattern in (STATUS, CODE, NAME))
+    if is_web(url) and status.startswith("3"):
+        return StorageError(f"{place}: its redirect cannot be followed")
     evidence = f"{type(error).__name__} {status} {code}\n{text}"
     for pattern, kind, message in CASES:
         if pattern.search(evidence):

@@ -41,7 +41,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """A file, or a part of it."""
         self.server.requests.append(self.path)
         if self.path.startswith("/moved/"):
-            self._send(302, b"", Location=self.path.removeprefix("/moved"))
+            self._send(302, b"", Location=self.path.removeprefix("/moved").removeprefix("/to/"))
         elif self.path not in self.server.files:
             self._send(404, b"no such page")
         elif self.path.startswith("/chunked/"):
@@ -154,6 +154,14 @@ def test_a_host_that_answered_before_is_unavailable(web: WebServer, monkeypatch:
     web.server_close()
     with pytest.raises(StorageUnavailable, match="no connection to its server"):
         images.read_bytes(url_of(web, "/a.png"))
+
+
+@pytest.mark.parametrize("target", ["file:///a.png", "ftp://127.0.0.1/a.png", "https://"])
+def test_a_redirect_that_leads_nowhere_is_the_fault_of_its_image(web: WebServer, target: str) -> None:
+    web.files["/a.png"] = IMAGE
+    assert images.read_bytes(url_of(web, "/a.png")) == IMAGE
+    with pytest.raises(ImageError, match="its redirect cannot be followed"):
+        images.read_bytes(url_of(web, f"/moved/to/{target}"))
 
 
 def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) -> None:
