@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from astrodetect.errors import NotFound
 from astrodetect.records import BIGINT_MAX
+from astrodetect.service.review_queue import ReviewLeases
 from astrodetect.service.web.review_session import SESSION_PATTERN, ReviewSession, ReviewStep
 from database import Database
 
@@ -102,6 +103,21 @@ def test_two_reviewers_get_different_grids(client: TestClient, ids: list[int]) -
     third = TestClient(client.app)
     assert "Other reviewers have the remaining images" in third.get("/review/grid?by=novelty&count=12").text
     assert "Other reviewers have the remaining images" in third.get("/review?by=novelty").text
+
+
+def test_every_image_of_a_grid_is_leased_where_another_reviewer_takes_one_meanwhile(
+    client: TestClient, ids: list[int], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TestClient(client.app)
+    for reviewer in (other, client):
+        reviewer.post("/review/name", data={"who": "ada", "count": "12"})
+        reviewer.get("/review/grid?by=novelty&count=12")
+    query(database_url, "DELETE FROM leases WHERE name LIKE 'review %'")
+    assert other.post("/review/grid/turn", data={"shown": ids[:1]}).json() == []
+    monkeypatch.setattr(ReviewLeases, "free", lambda _, __, images: {*images})  # as just before that
+    grid = shown(client.get("/review/grid?by=novelty&count=12"))
+    assert ids[0] not in grid
+    assert query(database_url, "SELECT count(*) FROM leases WHERE name LIKE 'review %'") == [(len(grid) + 1,)]
 
 
 def test_a_batch_with_an_unknown_prediction_stores_nothing(log: Database, client: TestClient, ids: list[int]) -> None:

@@ -116,7 +116,7 @@ class ReviewView:
         while waiting and len(candidates) < count:  # meanwhile others may have some, or have labelled them
             batch = waiting[: count - len(candidates)]
             del waiting[: len(batch)]
-            images = [entry.prediction.image_key for entry in batch]
+            images = [entry.prediction.image_key for entry in (*candidates, *batch)]  # a lease replaces earlier ones
             leased = services.review_queue.leases.lease(session.id, images) if session.has_cookie else images
             usable = {*leased} - database.labels_by_image([entry.prediction for entry in batch]).keys()
             candidates += [entry for entry in batch if entry.prediction.image_key in usable | first.keys()]
