@@ -118,6 +118,8 @@ def _teach(arguments: argparse.Namespace, folder: Path) -> "tuple[Manifest, Taug
     given, contract = read_image_labels(arguments.labels), measured_contract(arguments.crop, arguments.planes)
     title = " ".join(map(folder_name, arguments.data))
     measured = adaptation.measure_files(listing.list_images(arguments.data), contract, read_ahead, title)
+    if bad := measured.skipped:
+        print_notice(f"{len(bad):,} files cannot be read; the first, {bad[0].path}: {bad[0].reason}")
     paths = [item.path for item in measured.items]
     labels, unmatched = match_images(given, paths, measured.sha256)
 

@@ -154,8 +154,10 @@ def test_teach_publishes_a_model_that_ranks_and_reports_how_well(folder: Path) -
         assert ("ranked by the network mine too" in ranked.stdout) == improves
     few = (folder / "labels.csv").read_text().splitlines()[:30]
     (folder / "few.csv").write_text("\n".join(few))
+    (folder / "images" / "bad.jpg").write_bytes(b"bad")
     refused = run(folder, "teach", "images", "--labels", "few.csv")
     assert refused.returncode == 1
+    assert "1 files cannot be read; the first, images/bad.jpg: " in refused.stderr
     assert refused.stderr.endswith(f"a network learns from {MIN_WANTED} or more\n")
 
 
