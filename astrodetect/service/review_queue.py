@@ -128,6 +128,10 @@ class ReviewLeases:
         taken = self._leases.held_by_others([_lease_name(image) for image in images], session)
         return {image for image in images if _lease_name(image) not in taken}
 
+    def extend(self, session: str, images: Sequence[str]) -> None:
+        """Leases images besides the session's previous ones, unless another session has them."""
+        self._leases.take_many([_lease_name(image) for image in images], session, seconds=LEASE_S)
+
     def lease(self, session: str, images: Sequence[str]) -> AbstractSet[str]:
         """Leases images for LEASE_S in place of the session's previous ones; those that no other session has."""
         names = {_lease_name(image): image for image in images}

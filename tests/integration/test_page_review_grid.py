@@ -120,6 +120,20 @@ def test_every_image_of_a_grid_is_leased_where_another_reviewer_takes_one_meanwh
     assert query(database_url, "SELECT count(*) FROM leases WHERE name LIKE 'review %'") == [(len(grid) + 1,)]
 
 
+def test_images_whose_labels_are_undone_come_to_no_other_reviewer_before_they_are_shown(
+    client: TestClient, ids: list[int]
+) -> None:
+    other = TestClient(client.app)
+    url = "/review/grid?by=novelty&count=12"
+    client.get(url)
+    first = shown(client.get(url))
+    client.post("/review/grid/rest/label", data={"shown": first, "label": "ordinary"}, headers=SCRIPT)
+    client.get(url)  # the next page
+    assert set(client.post("/review/grid/undo", headers=SCRIPT).json()["ids"]) == {*first}
+    assert not set(shown(other.get(url))) & {*first}
+    assert set(shown(client.get(url + "".join(f"&again={id_}" for id_ in first)))) == {*first}
+
+
 def test_a_batch_with_an_unknown_prediction_stores_nothing(log: Database, client: TestClient, ids: list[int]) -> None:
     form = {"chosen": [ids[0], 999], "label": "ordinary"}
     assert client.post("/review/grid/label", data=form, headers=SCRIPT).status_code == 404

@@ -94,7 +94,7 @@ def skip_image(
 @router.post("/undo")
 def undo_step(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Undoes the last step of the session and shows its image again."""
-    undone = undo_last_step(services.database, ReviewSession.read(request), who=reviewer_name(request))
+    undone = undo_last_step(services, ReviewSession.read(request), who=reviewer_name(request))
     return _show_next(
         request,
         services,

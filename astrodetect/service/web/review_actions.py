@@ -162,8 +162,9 @@ def change_tags(
     return session.add_each("u" if removes else "t", changed, tag) if changed else session, changed
 
 
-def undo_last_step(database: ServiceDatabase, session: ReviewSession, *, who: str | None) -> UndoneStep:
+def undo_last_step(services: Services, session: ReviewSession, *, who: str | None) -> UndoneStep:
     """Removes the labels of the last step, returns what it skipped to the queue, or takes back a change of tags."""
+    database = services.database
     if not session.steps:
         return UndoneStep(session, "nothing to undo", [])
     steps, session = session.last_step, session.undo()
@@ -172,7 +173,9 @@ def undo_last_step(database: ServiceDatabase, session: ReviewSession, *, who: st
         what = f"label {removed[0].label}" if len(removed) == 1 else f"{len(removed)} labels"
         if not removed:
             return UndoneStep(session, "that step was already undone", [])
-        return UndoneStep(session, f"{what} removed", [label.prediction_id for label in removed], removed[0].note or "")
+        ids = [label.prediction_id for label in removed]  # shown again in a moment: to nobody else until then
+        services.review_queue.leases.extend(session.id, [row.image_key for row in database.by_ids(ids).values()])
+        return UndoneStep(session, f"{what} removed", ids, removed[0].note or "")
     known = database.by_ids([step.id for step in steps])
     ids = [step.id for step in steps if step.id in known]
     if tag := steps[0].tag:

@@ -116,7 +116,7 @@ def tag_images(
 @router.post("/undo")
 def undo_step_of_grid(request: Request, services: ServicesDep, choice: PostedChoice) -> Response:
     """Undoes the last step of the session: all labels or tags of a batch."""
-    undone = undo_last_step(services.database, ReviewSession.read(request), who=reviewer_name(request))
+    undone = undo_last_step(services, ReviewSession.read(request), who=reviewer_name(request))
     shown = _tags_shown(services, undone.ids) if undone.of_tags else {"again": undone.ids}
     return _answer(request, undone.session, choice, undone.message, undone.ids, **shown)
 
