@@ -88,6 +88,7 @@ def test_archives_that_were_joined_are_an_error_and_no_shorter_table(tmp_path: P
 
 def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     for members in ({"a.png": b"1", "b.png": b"2"}, {"b.png": b"33", "a.png": b"44"}):
+        objects.forget_listed()  # as each call of the Python API does
         tar = write_tar(tmp_path / "a.tar", members)
         parquet.write_table(pa.table({"image": list(members.values())}), tmp_path / "a.parquet")
         assert {name: images.read_bytes(f"{tar}#{name}") for name in members} == members
@@ -98,6 +99,7 @@ def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
 def test_a_shard_at_a_url_that_is_replaced_is_read_anew(tmp_path: Path, bucket: str) -> None:
     """Its members may have the sizes that they had, as cutouts in FITS have, and then other places."""
     for names in ("ab", "ba", "cab"):
+        objects.forget_listed()
         images_of = {f"{name}.png": name.encode() * 9 for name in names}
         for name, path in (
             ("a.tar", write_tar(tmp_path / "a.tar", images_of)),
