@@ -6,18 +6,18 @@ The only module that decodes, so that training and inference see the same pixels
 import contextlib
 import io
 import math
-import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from astrodetect import atomic_files, fits
+from astrodetect import atomic_files, fits, tiff
 from astrodetect.errors import (
     ImageEmpty,
     ImageError,
@@ -40,7 +40,6 @@ ORIENTATIONS = 8  # four rotations by 90°, and four of the mirror image
 MAX_PIXELS = 4096 * 4096  # default limit
 ORIENTATION, UPRIGHT = 0x0112, 1  # in EXIF
 FITS, TIFF = "FITS", "TIFF"
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 BILINEAR = Image.Resampling.BILINEAR
 REDUCING_GAP = 2.0  # of Pillow: integer reduction to this many times a thumbnail's size before resampling
 JPEG_QUALITY = 92
@@ -48,19 +47,9 @@ THUMBNAIL_QUALITY = 80
 CONTINUOUS_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose values can be interpolated
 PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # by alpha, as transparent images are interpolated
 LARGE_PIXELS, STRIP_PX = 1024 * 1024, 512  # those above are interpolated in strips of so many rows
-WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
-VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of a TIFF that holds measured values, which are stretched as those of FITS
 MAX_SCANS = 200  # of a progressive JPEG, each of which takes a pass over all pixels; encoders make some ten
 SCAN = b"\xff\xda"  # the marker, which compressed pixels do not contain; metadata may, by chance
 MAX_READS = 200_000  # that Pillow makes of a file: some for each part of it, of a few µs each
-FAX = {"tiff_ccitt", "group3", "group4"}  # libtiff writes a line to stderr for each damaged row of these
-MAX_STRIPS = 1 << 16  # or tiles, as of 16 × 16 pixels; each takes Pillow 16 µs
-MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
-TIFF_BYTES = (1, 2, 6, 7)  # types of values that are read at once: BYTE, ASCII, SBYTE, UNDEFINED
-TIFF_STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
-TIFF_TILE_TAGS = (322, 323)  # TileWidth, TileLength
-BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of a TIFF
-WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2  # values of three of them
 
 Image.MAX_IMAGE_PIXELS = None  # _check_size rejects large images before they are decoded
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of unusual metadata
@@ -248,7 +237,7 @@ def detect_format(data: bytes) -> str:
         return "WEBP"
     if data.startswith((fits.MAGIC, fits.GZIP)):
         return FITS
-    if data.startswith(TIFF_MAGIC):
+    if data.startswith(tiff.MAGIC):
         return TIFF
     raise ImageUnsupported(f"not a supported image: send {accepted_text()}")
 
@@ -260,71 +249,19 @@ def _decode_image(data: bytes, image_format: str, contract: ImageContract, max_p
     needed = math.ceil(JPEG_DRAFT_FACTOR * contract.size / contract.crop)
     image.draft(None, (needed, needed))  # decode large JPEGs at reduced resolution
     image.load()
-    return _stretch_values(image, contract) if image_format == TIFF and image.mode in VALUE_MODES else image
-
-
-def _stretch_values(image: Image.Image, contract: ImageContract) -> Image.Image:
-    """A TIFF of grey values of more than 8 bits, stretched as FITS is; 16 bits can be scaled without a stretch."""
-    bits, sample_format = (cast(TiffImagePlugin.TiffImageFile, image).tag_v2.get(tag) for tag in (BITS, SAMPLE_FORMAT))
-    if contract.stretch != "none":
-        values = np.asarray(image)
-        if bits == (32,) and image.mode == "I" and sample_format != (SIGNED,):
-            values = values.view(np.uint32)
-        return Image.fromarray(fits.stretch_planes([values], contract.stretch))
-    if image.mode in {"I", "F"} or bits == (12,):
-        kind = "32-bit" if bits == (32,) else "12-bit" if bits == (12,) else "signed 16-bit"
-        raise ImageUnsupported(f"TIFF of {kind} values, and this model has no stretch: train one with --stretch asinh")
-    return image
+    return tiff.stretch_values(image, contract) if isinstance(image, TiffImageFile) else image
 
 
 def _open_picture(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "JPEG" and data.count(SCAN) > MAX_SCANS:
         raise ImageError(f"damaged JPEG: more than {MAX_SCANS} scans")
     if image_format == TIFF:
-        _check_tags(data)
+        tiff.check_tags(data)
     image = Image.open(_ImageFile(data), formats=[image_format])
     _check_size(image.width, image.height, max_pixels)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_layout(image, max_pixels)
+    if isinstance(image, TiffImageFile):
+        tiff.check_layout(image, max_pixels)
     return image
-
-
-def _check_layout(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
-    """Raise ImageError for a TIFF that Pillow reads with other values than it has, or with much memory."""
-    tags, compression = image.tag_v2, image.info.get("compression")
-    if compression in FAX:
-        raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
-    if image.mode in VALUE_MODES and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
-        raise ImageUnsupported("TIFF whose high values are black (WhiteIsZero): save it with BlackIsZero")
-    if image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()):
-        raise ImageUnsupported("TIFF of signed 8-bit values, which is not read: save it as unsigned")
-    if tags.get(PLANAR) == SEPARATE_PLANES and (
-        image.mode == "LA" or (compression == "raw" and max(tags.get(BITS, (1,))) > 8)
-    ):
-        raise ImageUnsupported("TIFF whose channels are stored apart, which is not read: save it with interleaved ones")
-    tile = [int(tags.get(tag, 1)) for tag in TIFF_TILE_TAGS]
-    if math.prod(tile) > max_pixels:
-        raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")
-
-
-def _check_tags(data: bytes) -> None:
-    """Raise ImageError where the first directory of a TIFF declares more values than Pillow reads soon."""
-    order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]  # BigTIFF
-    offset, length, entry = (
-        struct.Struct(order + kind) for kind in (("Q", "Q", "HHQ8x") if big else ("I", "H", "HHI4x"))
-    )
-    try:
-        (start,) = offset.unpack_from(data, 8 if big else 4)
-        (count,) = length.unpack_from(data, start)
-    except struct.error:  # as Pillow will say
-        return
-    start += length.size
-    entries = data[start : start + min(count, max(0, len(data) - start) // entry.size) * entry.size]
-    for tag, kind, number in entry.iter_unpack(entries):
-        if kind not in TIFF_BYTES and number > (MAX_STRIPS if tag in TIFF_STRIP_TAGS else MAX_TAG_VALUES):
-            raise ImageError(
-                f"TIFF with {number:,} {'strips or tiles' if tag in TIFF_STRIP_TAGS else 'values in a tag'}"
-            )
 
 
 def _open_fits(data: bytes, max_pixels: int) -> fits.Frame:
@@ -383,7 +320,7 @@ def _scale(image: Image.Image, size: tuple[int, int], box: Box, *, reducing_gap:
     """Scale first, then convert to RGB and rotate upright, which is cheaper on the small image."""
     orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     transparent = image.info.get("transparency")
-    if image.mode in WIDE_GREY_MODES:
+    if image.mode in tiff.WIDE_GREY_MODES:
         values = np.asarray(image)
         values = values if transparent is None else np.where(values == transparent, 0, values)
         image = Image.fromarray((values.clip(0, 0xFFFF) // 257).astype(np.uint8))

@@ -221,7 +221,7 @@ def _is_folder(name: str) -> bool:
 
 
 def _single_items(items: Iterable[ListedImage], *, keep_others: bool = False) -> Iterator[ListedImage]:
-    """The images in class folders or of a table, those in shards too, with what is said of their shard.
+    """The images in class folders or of a table, those in shards too, with the label, part and group of their shard.
 
     Parquet files of other things are left out, or with `keep_others` are bad files.
     """

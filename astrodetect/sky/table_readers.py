@@ -41,7 +41,7 @@ class ObjectTable:
     ucds: Mapping[str, str] = field(default_factory=dict)  # by the column: what it measures, in the words of the IVOA
     units: Mapping[str, str] = field(default_factory=dict)
     frames: Mapping[str, str] = field(default_factory=dict)  # by the column: where positions are neither ICRS nor J2000
-    shard: str = ""  # the Parquet file of images that each row is of one of
+    shard: str = ""  # the Parquet file, where it holds an image in each row
 
     def __len__(self) -> int:
         return max(map(len, self.columns.values()), default=0)
