@@ -2,6 +2,7 @@
 
 import io
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.request import urlopen
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from programs import Service
 
 from browser.conftest import KEY
@@ -118,6 +119,19 @@ def test_without_a_hub_or_its_users_consent_the_page_says_so(
     hub.allows = False
     page.get_by_role("button", name=SHOW).click()
     expect(page.locator("#announcement")).to_have_text("Not sent: Request of registration rejected by the user.")
+
+
+def test_a_button_waits_for_its_script(tabs: Tabs, service: Service) -> None:
+    page, held = tabs.open(f"{service.url}/live"), queue.Queue[Route]()
+    page.route("**/samp.js", held.put)
+    page.goto(f"{service.url}/history?name=sky+1", wait_until="commit")
+    button = page.get_by_role("button", name=SEND)
+    expect(button).to_be_disabled()
+    held.get_nowait().continue_()
+    expect(button).to_be_enabled()
+    page.get_by_label("Name contains").fill("sky 2")  # the rows and the button are replaced
+    expect(page).to_have_url(re.compile("sky.2"))
+    expect(button).to_be_enabled()
 
 
 def test_a_private_table_is_sent_as_a_link_that_needs_no_key(private_service: Service, tabs: Tabs, hub: Hub) -> None:

@@ -56,6 +56,11 @@ const table = async ({ url, link, name }) => {
   return { url, "table-id": url, name };
 };
 
+// Served disabled: a click before this script is there would be lost.
+document.addEventListener("htmx:load", ({ target }) => {
+  for (const button of target.querySelectorAll("button[data-samp]")) button.disabled = false;
+});
+
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest("button[data-samp]");
   if (!button) return;
