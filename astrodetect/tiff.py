@@ -14,6 +14,7 @@ from astrodetect.records import ImageContract
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
 VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of measured values, which are stretched as those of FITS
+BIG_ENDIAN = b"MM"
 FAX = {"tiff_ccitt", "group3", "group4"}  # libtiff writes a line to stderr for each damaged row of these
 MAX_STRIPS = 1 << 16  # or tiles, as of 16 × 16 pixels; each takes Pillow 16 µs
 MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
@@ -55,6 +56,8 @@ def check_layout(image: TiffImageFile, max_pixels: int) -> None:
         image.mode == "LA" or (compression == "raw" and max(tags.get(BITS, (1,))) > 8)
     ):
         raise ImageUnsupported("TIFF of separate planes, which is not read: save it with interleaved channels")
+    if image.mode in {"I", "F"} and compression != "raw" and tags.prefix == BIG_ENDIAN:  # bytes in the wrong order
+        raise ImageUnsupported("big-endian TIFF that is compressed, which is not read: save it without compression")
     tile = [int(tags.get(tag, 1)) for tag in TILE_TAGS]
     if math.prod(tile) > max_pixels:
         raise ImageTooManyPixels(f"tiles of {tile[0]} × {tile[1]} pixels: the limit is {max_pixels:,} pixels")

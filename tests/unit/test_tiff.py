@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -60,39 +61,40 @@ def test_a_tiff_of_inverted_values_is_rejected() -> None:
         images.decode(data, WHOLE)
 
 
-def uncompressed_tiff(values: NDArray[Any], **changed: tuple[int, ...]) -> bytes:
+def tiff_of(values: NDArray[Any], order: str = "<", **changed: tuple[int, ...]) -> bytes:
     """64 × 64 pixels of these values, with tags that Pillow does not write."""
     tags: dict[str, tuple[int, ...]] = {"256": (64,), "257": (64,), "259": (1,), "262": (1,), "277": (1,)}
     tags |= {"258": (8 * values.itemsize,), "278": (64,), "279": (values.nbytes,)} | {
         name.strip("t"): value for name, value in changed.items()
     }
     start = 14 + 12 * (len(tags) + 1)
-    lists = b"".join(struct.pack(f"<{len(value)}I", *value) for value in tags.values() if len(value) > 1)
+    lists = b"".join(struct.pack(f"{order}{len(value)}I", *value) for value in tags.values() if len(value) > 1)
     tags["273"] = (start + len(lists),)
     entries, end = b"", start
     for tag, value in sorted(tags.items()):
-        entries += struct.pack("<HHII", int(tag), 4, len(value), value[0] if len(value) == 1 else end)
+        entries += struct.pack(f"{order}HHII", int(tag), 4, len(value), value[0] if len(value) == 1 else end)
         end += 4 * len(value) if len(value) > 1 else 0
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + lists + values.tobytes()
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4) + lists + values.tobytes()
 
 
 def test_unsigned_values_of_a_tiff_of_32_bits_stay_positive() -> None:
     grey = np.asarray(gradient(64, 64).convert("L")).astype(np.uint32)
-    pixels = images.decode(uncompressed_tiff(grey * 0x1010101), ImageContract(size=64, stretch="linear"))[..., 0]
+    pixels = images.decode(tiff_of(grey * 0x1010101), ImageContract(size=64, stretch="linear"))[..., 0]
     assert np.corrcoef(pixels.ravel(), grey.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (uncompressed_tiff(np.zeros((64, 64), np.int8), t339=(2,)), "signed 8-bit"),
-        (uncompressed_tiff(np.zeros((64, 96), np.uint8), t258=(12,)), "12-bit values, and this model has no stretch"),
+        (tiff_of(np.zeros((64, 64), np.int8), t339=(2,)), "signed 8-bit"),
+        (tiff_of(np.zeros((64, 96), np.uint8), t258=(12,)), "12-bit values, and this model has no stretch"),
         (
-            uncompressed_tiff(np.zeros((128, 64), np.uint8), t258=(8, 8), t277=(2,), t284=(2,), t338=(2,)),
+            tiff_of(np.zeros((128, 64), np.uint8), t258=(8, 8), t277=(2,), t284=(2,), t338=(2,)),
             "separate planes",
         ),
         (
-            uncompressed_tiff(np.zeros((192, 64), np.uint16), t258=(16,) * 3, t262=(2,), t277=(3,), t284=(2,)),
+            tiff_of(np.zeros((192, 64), np.uint16), t258=(16,) * 3, t262=(2,), t277=(3,), t284=(2,)),
             "separate planes",
         ),
     ],
@@ -100,6 +102,16 @@ def test_unsigned_values_of_a_tiff_of_32_bits_stay_positive() -> None:
 def test_a_tiff_that_pillow_would_read_with_other_values_is_rejected(data: bytes, message: str) -> None:
     with pytest.raises(ImageUnsupported, match=message):
         images.decode(data, WHOLE)
+
+
+@pytest.mark.parametrize(("kind", "sample_format"), [(">i2", 2), (">i4", 2), (">f4", 3)])
+def test_a_compressed_tiff_of_big_endian_values_is_rejected(kind: str, sample_format: int) -> None:
+    """Pillow read each value with its bytes in the opposite order."""
+    values = np.arange(64 * 64, dtype=kind)
+    packed = np.frombuffer(zlib.compress(values.tobytes()), np.uint8)
+    data = tiff_of(packed, ">", t258=(8 * values.itemsize,), t259=(8,), t339=(sample_format,))
+    with pytest.raises(ImageUnsupported, match="big-endian"):
+        images.decode(data, ImageContract(size=64, stretch="linear"))
 
 
 def test_a_huge_tile_of_a_tiff_is_rejected_from_its_header() -> None:
