@@ -21,8 +21,9 @@ from astrodetect.storage.credentials import profile_options
 from astrodetect.storage.references import is_web, printable_url
 from astrodetect.storage.request_errors import (
     ConditionFailed,
+    HeadersUnusable,
     Interrupted,
-    LengthMissing,
+    StatusUnknown,
     Unreachable,
     describe_error,
     too_large,
@@ -71,8 +72,8 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
 
     try:
         return _call(url, read)
-    except LengthMissing:
-        return _get_without_length(url, max_bytes)
+    except HeadersUnusable:
+        return _get_without_headers(url, max_bytes)
 
 
 def version(meta: "ObjectMeta") -> Version:
@@ -230,8 +231,8 @@ class ObjectReader(io.RawIOBase):
         return len(data)
 
 
-def _get_without_length(url: str, max_bytes: int | None) -> bytes:
-    """The contents as a web server makes them while it sends them."""
+def _get_without_headers(url: str, max_bytes: int | None) -> bytes:
+    """The contents as a web server makes them while it sends them, or with headers that are of no use."""
     limit, request = -1 if max_bytes is None else max_bytes + 1, urllib.request.Request(url, headers=HEADERS)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=READ_S) as response:  # noqa: S310 - http or https
@@ -277,6 +278,10 @@ def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max
         try:
             with _described(url):
                 return operation(_store(root, max_retries), key)
+        except StatusUnknown:
+            with _described(url):
+                obstore.head(_store(root, max_retries), key)  # an answer without a page
+            raise
         except Interrupted:  # of lists, deletions and conditional requests, which the client does not repeat itself
             if not waits or time.monotonic() + waits[0] > until:
                 raise

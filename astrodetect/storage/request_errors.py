@@ -16,8 +16,12 @@ CREDENTIALS = {
 }
 
 
-class LengthMissing(StorageError):
-    """The server does not say how long a body is, which object stores always do."""
+class HeadersUnusable(StorageError):
+    """The server does not say how long a body is, which object stores always do, or has headers that are invalid."""
+
+
+class StatusUnknown(StorageError):
+    """The page of an error is no UTF-8, and the client does not say of which error."""
 
 
 class ConditionFailed(StorageError):
@@ -37,7 +41,12 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
     (re.compile(pattern), kind, message)
     for pattern, kind, message in (
         (r"^(AlreadyExists|Precondition)Error", ConditionFailed, "{place} was changed meanwhile"),
-        (r"MissingContentLength", LengthMissing, "{place}: its server does not say how long it is"),
+        (r"Generic HTTP error.*invalid utf-8", StatusUnknown, "{place}: answered an error"),
+        (
+            r"MissingContentLength|InvalidLastModified|BadHeader",
+            HeadersUnusable,
+            "{place}: its server sends no length, or invalid headers",
+        ),
         (
             r"169\.254\.169\.254|169\.254\.170\.2|fd00:ec2::254|metadata\.google\.internal"
             r"|MissingAccount|MissingCredentials|TokenRequest|Missing (AccessKeyId|SecretAccessKey)",

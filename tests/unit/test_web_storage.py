@@ -24,7 +24,7 @@ IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
 
 
 class WebServer(http.server.ThreadingHTTPServer):
-    """Serves `files` by path and query; those below /chunked/ without a length, below /whole/ without ranges."""
+    """Serves `files` by path and query; of /chunked/ without a length, /whole/ without ranges, /dated/ badly dated."""
 
     files: dict[str, bytes]
     requests: list[str]
@@ -43,13 +43,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/moved/"):
             self._send(302, b"", Location=self.path.removeprefix("/moved").removeprefix("/to/"))
         elif self.path not in self.server.files:
-            self._send(404, b"no such page")
+            self._send(404, "no such page: déplacée".encode("latin-1"))
         elif self.path.startswith("/chunked/"):
             data = self.server.files[self.path]
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        elif self.path.startswith("/dated/"):
+            self._send(200, self.server.files[self.path], **{"Last-Modified": "yesterday"})
         else:
             data, wanted = self.server.files[self.path], self.headers.get("Range")
             if wanted and not self.path.startswith("/whole/"):
@@ -116,6 +118,7 @@ def parquet_of(columns: dict[str, Any], rows_per_group: int = 2) -> bytes:
         "/cutout?ra=1.5&dec=%2B2&layer=x",
         "/moved/a.png",
         "/chunked/a.png",
+        "/dated/a.png",
     ],
 )
 def test_files_of_web_servers_are_read_at_any_address(web: WebServer, path: str) -> None:
