@@ -1,8 +1,9 @@
-"""Classification and calibration metrics, with 95 % intervals: Wilson for shares, bootstrap for the others."""
+"""Classification and calibration metrics and their 95 % intervals: Wilson's from 0 to 1, bootstrap for losses."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import harmonic_mean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ CONFIDENCE = 0.95
 Z = 1.959964  # the standard normal quantile for it
 RESAMPLES = 500  # bootstrap
 SEED = 0  # equal images give equal intervals
-SHARES = frozenset({"balanced_accuracy", "macro_f1", "auc"})  # metrics from 0 to 1 that are 1 without an error
 ONE_IN_20 = 1.645  # standard deviations that a normal variable exceeds once in 20 times
 
 Integers = NDArray[np.int64]  # class indices, one per image
@@ -197,7 +197,7 @@ class ClassMetrics:
 
 
 def wilson_interval(part: float, whole: float) -> Estimate:
-    """A share with its Wilson score interval."""
+    """A share with its Wilson score interval; NaN of nothing."""
     if not whole:
         return Estimate(float("nan"), float("nan"), float("nan"))
     share, spread = float(part / whole), Z**2 / whole
@@ -210,18 +210,19 @@ def estimate_headline_metrics(truth: Integers, probabilities: Floats, predicted:
     """The headline metrics with their intervals, by the same names."""
     values = headline_metrics(truth, probabilities, predicted)
     matrix = confusion(truth, predicted, probabilities.shape[1])
-    matrices = _bootstrap_confusion(matrix)
-    resampled = {
+    matrices, resampled = _bootstrap_confusion(matrix), _bootstrap_scores(truth, probabilities)
+    shares = {
         "balanced_accuracy": recall(matrices).mean(axis=-1),
         "macro_f1": f1(matrices).mean(axis=-1),
-        **_bootstrap_scores(truth, probabilities),
+        "auc": np.array(resampled.pop("auc")),
     }
-    smallest_class = int(matrix.sum(axis=1).min())
-    estimates = {
-        name: _percentile_interval(values[name], resampled[name], smallest_class if name in SHARES else None)
-        for name in resampled
+    counts = [count for count in matrix.sum(axis=1).tolist() if count]
+    images = len(counts) * harmonic_mean(counts)  # of the balanced accuracy, where recalls are equal
+    return {
+        "accuracy": wilson_interval(np.trace(matrix), len(truth)),
+        **{name: _share_interval(values[name], shares[name], images) for name in shares},
+        **{name: _percentile_interval(values[name], resampled[name]) for name in resampled},
     }
-    return {"accuracy": wilson_interval(np.trace(matrix), len(truth)), **estimates}
 
 
 def per_class_metrics(matrix: Reals, names: Sequence[str]) -> list[ClassMetrics]:
@@ -234,7 +235,7 @@ def per_class_metrics(matrix: Reals, names: Sequence[str]) -> list[ClassMetrics]
             int(actual[i]),
             wilson_interval(correct[i], predicted[i]),
             wilson_interval(correct[i], actual[i]),
-            _percentile_interval(f1_scores[i], resampled[:, i], max(int(actual[i]), int(predicted[i]))),
+            _share_interval(f1_scores[i], resampled[:, i], actual[i] + predicted[i]),
         )
         for i, name in enumerate(names)
     ]
@@ -274,17 +275,23 @@ def _bootstrap_scores(truth: Integers, probabilities: Floats) -> dict[str, list[
     return resampled
 
 
-def _percentile_interval(value: float, resampled: Sequence[float] | Reals, images: int | None = None) -> Estimate:
-    """The middle 95 % of the resampled values; of a metric of 0 or 1, Wilson's interval of so many images.
+def _share_interval(value: float, resampled: Reals, images: float) -> Estimate:
+    """Wilson's interval of as many images as give the variance of the resampled values, at most `images`.
 
-    Where there is no error to draw, resampling would give an interval without width.
+    Few errors vary too little when they are drawn again, and none do not vary.
     """
-    defined = np.asarray(resampled)[~np.isnan(resampled)]  # a sample may lack a class
+    defined = resampled[~np.isnan(resampled)]  # a sample may lack a class
     if np.isnan(value) or not len(defined):
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if images and low == high and value in {0.0, 1.0}:
-        return wilson_interval(value * images, images)
+        return wilson_interval(0, 0)
+    error, variance = value * (1 - value), defined.var()
+    if error and variance * images > error:
+        images = error / variance
+    return wilson_interval(value * images, images)
+
+
+def _percentile_interval(value: float, resampled: Sequence[float]) -> Estimate:
+    """The middle 95 % of the resampled values."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(value), float(low), float(high))
 
 

@@ -128,14 +128,26 @@ def test_every_metric_lies_in_its_interval(count: int) -> None:
         assert figure.low <= figure.value <= figure.high, name
 
 
-def test_without_an_error_intervals_are_those_of_the_images_of_the_smallest_class() -> None:
+def test_without_an_error_intervals_are_those_of_as_many_images_as_the_balanced_accuracy_has() -> None:
     truth = np.arange(30) // 20  # 20 and 10 images
     certain = np.eye(2, dtype=np.float32)[truth] * 0.8 + np.float32(0.1)
     figures = metrics.estimate_headline_metrics(truth, certain, truth)
+    low = metrics.wilson_interval(80 / 3, 80 / 3).low  # 4 / (1/20 + 1/10)
     for name in ("balanced_accuracy", "macro_f1", "auc"):
-        assert (figures[name].value, figures[name].low) == pytest.approx((1, metrics.wilson_interval(10, 10).low)), name
+        assert (figures[name].value, figures[name].low) == pytest.approx((1, low)), name
     f1_scores = [row.f1 for row in metrics.per_class_metrics(np.diag([20.0, 10.0]), ("SB", "E"))]
-    assert f1_scores == [metrics.wilson_interval(20, 20), metrics.wilson_interval(10, 10)]
+    assert f1_scores == [metrics.wilson_interval(40, 40), metrics.wilson_interval(20, 20)]
+
+
+def test_a_small_class_without_an_error_does_not_narrow_the_intervals() -> None:
+    truth = np.arange(1020) // 1000
+    scores = np.where(truth == 1, 0.9, np.linspace(0, 0.49, 1020)).astype(np.float32)
+    scores[7] = 0.95  # one error in the large class: whatever is drawn, the small one has none
+    two = np.stack([1 - scores, scores], axis=1)
+    figures = metrics.estimate_headline_metrics(truth, two, metrics.predict_classes(two))
+    assert figures["balanced_accuracy"].value == pytest.approx(0.9995)
+    assert figures["balanced_accuracy"].low < 0.96
+    assert figures["auc"].low < 0.96
 
 
 def test_intervals_are_deterministic() -> None:
