@@ -1,9 +1,10 @@
 """Every page: layout, accessibility, weight, and no requests to other hosts."""
 
+import re
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 from programs import Service
 
 from astrodetect.service.web import rendering
@@ -83,6 +84,39 @@ def test_the_announcement_region_is_exposed_to_screen_readers_from_the_start(tab
     announcement = page.get_by_role("status").and_(page.locator("#announcement"))  # what is not displayed has no role
     expect(announcement).to_have_count(1)
     expect(announcement).to_be_empty()
+
+
+def test_what_is_entered_before_the_scripts_are_there_counts(tabs: Tabs, service: Service) -> None:
+    page = tabs.open("about:blank")
+    late: list[Route] = []
+
+    def open_early(path: str) -> None:
+        late.clear()
+        page.route("**/page.js", lambda route: late.append(route))  # noqa: PLW0108 - Playwright marks its handlers
+        page.goto(service.url + path, wait_until="commit")
+
+    def load_scripts() -> None:
+        page.wait_for_function("document.readyState === 'interactive'")
+        late[0].continue_()
+
+    open_early("/")
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "", "buffer": demo_service.demo_image(1)})
+    load_scripts()
+    expect(page.locator("#cards .result")).to_have_count(1)
+    open_early("/history")
+    page.get_by_label("Name contains").fill("sky 10")
+    load_scripts()
+    expect(page.locator("#rows ol .name")).to_have_text(["sky 10.png"])
+
+
+def test_actions_are_announced_after_going_back(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/history", ignore="ERR_CONNECTION_REFUSED")
+    page.get_by_label("Result").select_option("No Anomaly")
+    expect(page).to_have_url(re.compile("result="))
+    page.go_back()
+    expect(page.get_by_label("Result")).to_have_value("")
+    page.get_by_role("button", name="Send to TOPCAT").click()
+    expect(page.locator("#announcement")).to_contain_text("hub")
 
 
 @pytest.mark.parametrize("path", SECTIONS)

@@ -77,3 +77,16 @@ const announceError = (text) => { // once while the same error repeats, as it do
 };
 document.addEventListener("htmx:responseError", ({ detail }) => announceError(errorMessage(detail.xhr.status, detail.xhr.responseText)));
 document.addEventListener("htmx:sendError", () => announceError("The service does not answer."));
+
+// What was entered before the scripts were there, or put back by the browser, acts as if it were entered now.
+const oneLine = (text) => text?.replace(/[\r\n]/g, ""); // as browsers show values
+const wasEntered = (control) => {
+  if (control.options) return control.selectedIndex !== Math.max(0, [...control.options].findIndex((option) => option.defaultSelected));
+  return control.checked !== control.defaultChecked || (control.value && oneLine(control.value) !== oneLine(control.defaultValue));
+};
+addEventListener("pageshow", ({ persisted }) => { // after all scripts, and after Chromium has put values back
+  if (persisted) return;
+  for (const control of [...document.querySelectorAll("input, select, textarea")].filter(wasEntered)) {
+    for (const type of ["input", "change"]) control.dispatchEvent(new Event(type, { bubbles: true }));
+  }
+});
