@@ -12,6 +12,7 @@ from astrodetect.parquet_table import ColumnType
 
 MEDIA_TYPE = "application/x-votable+xml"
 NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")  # what XML 1.0 cannot hold
+KEPT = {"\r": "&#13;"}  # XML reads the character itself as a line feed
 ROWS_PER_PIECE = 500
 CONTROLLED_UCDS = "1.4"  # the version of tables whose UCDs are of the second list, UCD1+
 OLD_UCDS = "1.1"  # the version in which UCDs may be of the first list, as Simple Cone Search 1.03 asks for
@@ -110,7 +111,7 @@ def _cell(value: Any) -> str:
         return "<TD>true</TD>" if value else "<TD>false</TD>"
     if isinstance(value, float) and not math.isfinite(value):
         return f"<TD>{'NaN' if math.isnan(value) else '+Inf' if value > 0 else '-Inf'}</TD>"
-    return f"<TD>{escape(_xml_text(str(value)))}</TD>"
+    return f"<TD>{escape(_xml_text(str(value)), KEPT)}</TD>"
 
 
 def _xml_text(text: str) -> str:

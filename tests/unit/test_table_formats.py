@@ -75,6 +75,14 @@ def test_numbers_of_a_votable_that_are_not_finite_are_written_as_the_standard_sa
     assert reader.parse(io.BytesIO(document.encode())).get_first_table().array["x"].data.tolist()[1:] == values[1:]
 
 
+def test_a_votable_keeps_carriage_returns_of_file_names() -> None:
+    from astropy.io import votable as reader
+
+    document = "".join(votable.votable([votable.VOField("path")], [["a\r.jpg"], ["b\r\n&.jpg"]], title=""))
+    table = reader.parse(io.BytesIO(document.encode())).get_first_table()
+    assert table.array["path"].tolist() == ["a\r.jpg", "b\r\n&.jpg"]
+
+
 def test_hats_partitions_are_cells_of_positions_and_hats_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
