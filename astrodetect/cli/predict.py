@@ -12,6 +12,7 @@ from astrodetect.cli._options import Subparsers, add_prior_option, command_parse
 from astrodetect.datasets import listing
 from astrodetect.progress import printable
 from astrodetect.settings import settings
+from astrodetect.storage.references import as_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,9 @@ MIN_WIDTH = 5  # of a probability
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the options."""
     parser = command_parser(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder of images, table, shard, or URL")
+    parser.add_argument(
+        "images", nargs="+", type=as_reference, metavar="IMAGE", help="image, folder of images, table, shard, or URL"
+    )
     parser.add_argument("--model", type=model_name, metavar="NAME", help=f"trained model (default: {settings().model})")
     add_prior_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")

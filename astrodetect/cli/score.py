@@ -25,7 +25,7 @@ from astrodetect.extras import require_extra
 from astrodetect.images import accepted_text
 from astrodetect.progress import print_notice
 from astrodetect.settings import settings
-from astrodetect.storage.references import as_image_path
+from astrodetect.storage.references import as_image_path, as_reference
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -63,6 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "folders",
         nargs="*",
+        type=as_reference,
         metavar="FOLDER",
         help="folder of images, searched recursively, image, table, shard, or URL",
     )

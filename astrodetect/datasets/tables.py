@@ -15,6 +15,7 @@ from astrodetect.sky.catalogue import PATH_COLUMNS
 from astrodetect.storage import objects, parquet_shards
 from astrodetect.storage.references import (
     PARQUET_SUFFIXES,
+    as_reference,
     is_url,
     join_reference,
     parent_folder,
@@ -99,7 +100,10 @@ def _parse_row(
 def _row_path(table: ImagePath, path: str, place: str) -> ImagePath:
     """What the row names, relative to its table; a string unless it is a local file."""
     if is_url(path):
-        return path
+        try:
+            return as_reference(path)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error
     if is_url(str(table)):
         if path.startswith("/"):
             raise DataError(f"{place} has the absolute path {path}: a table at a URL lists URLs or relative paths")

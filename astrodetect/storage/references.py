@@ -17,18 +17,29 @@ MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#(.+)",
 ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
-class EmptyPath(DataError, argparse.ArgumentTypeError):
-    """A path is an empty text, as that of a shell's variable which is not set; wrong usage of a command."""
+class InvalidPath(DataError, argparse.ArgumentTypeError):
+    """A path is an empty text, as that of a shell's variable which is not set, or no URL; wrong usage of a command."""
 
 
 def as_image_path(text: str | Path) -> Path | str:
     """A URL, or the reference of an image in a shard, as it is; a path of a local file as a Path.
 
-    EmptyPath for an empty text, which would be the working folder.
+    InvalidPath for an empty text, which would be the working folder, and for half a pair of brackets in a host.
     """
     if text == "":
-        raise EmptyPath("a path is empty: write . for the working folder")
+        raise InvalidPath("a path is empty: write . for the working folder")
+    if isinstance(text, str) and is_url(text):
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise InvalidPath(f"an address is invalid ({error})") from error
     return text if isinstance(text, Path) or is_url(text) or split_member(text) else Path(text)
+
+
+def as_reference(text: str) -> str:
+    """A path or URL as it is written; InvalidPath as for `as_image_path`."""
+    as_image_path(text)
+    return text
 
 
 def is_url(reference: str | os.PathLike[str]) -> bool:

@@ -111,6 +111,8 @@ def test_invalid_simulate_options_are_a_one_line_error_and_write_nothing(
         ("score own.csv --restart --output ./own.csv", "own.csv is read itself"),
         ("anomalies ''", "a path is empty"),
         ("explore . --output ''", "a path is empty"),
+        ("score ''", "a path is empty"),
+        ("predict . http://[::1/a.jpg", "an address is invalid"),
     ],
 )
 def test_what_a_command_would_ignore_or_damage_is_refused_in_one_line(

@@ -107,7 +107,7 @@ def test_http_client_keeps_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize(
-    "body", ["[]", "null", '{"collection": 7}', '{"collection": {"items": [7], "links": [7]}}', "{"]
+    "body", ["[]", "[" * 100_000, '{"collection": 7}', '{"collection": {"items": [7], "links": [7]}}', "{"]
 )
 def test_collect_with_unexpected_json_is_a_one_line_error(tmp_path: Path, body: str, status: int) -> None:
     state = nasa_library(1)

@@ -167,6 +167,13 @@ def test_a_redirect_that_leads_nowhere_is_the_fault_of_its_image(web: WebServer,
         images.read_bytes(url_of(web, f"/moved/to/{target}"))
 
 
+def test_a_table_with_an_address_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("path\na.png\nhttp://[::1/a.png\n")
+    with pytest.raises(DataError, match=r"row 3 of .*a\.csv: an address is invalid \(Invalid IPv6 URL\)"):
+        list(listing.list_references([str(table)]))
+
+
 def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) -> None:
     folder = url_of(web, "/images/")
     with pytest.raises(DataError, match="a folder of a web server cannot be listed: name files or a manifest"):

@@ -134,5 +134,5 @@ def _schema_errors() -> Iterator[None]:
     """JSON with an unexpected structure as ValueError, like invalid JSON."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("unexpected JSON structure") from error
