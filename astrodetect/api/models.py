@@ -56,8 +56,9 @@ class Model:
         """A prediction for each image, in order: `label`, `score`, `probabilities`, `novelty`, `in_domain` and more.
 
         `images` are paths of images (FITS too, if the model was trained with a stretch), folders or .csv lists, or one
-        or several arrays of 8 bits. An unreadable image raises an error; with `errors="skip"` it is left out, and
-        `image_name` says which image a prediction is of. Nothing is recorded in the database.
+        or several arrays of 8 bits, whose masked pixels are black. An unreadable image raises an error; with
+        `errors="skip"` it is left out, and `image_name` says which image a prediction is of. Nothing is recorded in the
+        database.
         """
         if errors not in {"raise", "skip"}:
             raise DataError(f'errors is "raise" or "skip", not {errors!r}')
@@ -129,7 +130,7 @@ def _readers(
         is_single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in {3, 4})
         arrays = [images] if is_single else _as_list(images)
     elif not isinstance(images, str | Path) and all(isinstance(image, np.ndarray) for image in images):
-        arrays = [np.asarray(image) for image in images]  # no images are no arrays
+        arrays = [np.asanyarray(image) for image in images]  # no images are no arrays
     else:
         items = listing.list_images(as_paths(images))  # type: ignore[arg-type]  # arrays are excluded above
         paths = [item.path for item in items]
@@ -137,7 +138,7 @@ def _readers(
         return paths, pipeline.image_reader(max_pixels)
 
     def read(name: ImagePath, contract: ImageContract) -> pipeline.ReadImage:
-        array = arrays[int(str(name))]
+        array = np.asarray(np.ma.filled(arrays[int(str(name))], 0))  # undefined pixels of FITS are black, too
         pixels = decoder.crop_array(array, contract, max_pixels=max_pixels)
         return pipeline.ReadImage(hashlib.sha256(array.tobytes()).hexdigest(), pixels)
 

@@ -95,6 +95,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     config, source = settings(), arguments.folder.absolute()
     contents = checked_contents(source)
     own_models = source / MODELS
+    publication.finish_all_interrupted(config.models_dir)  # later it would replace what is restored
     if own_models.is_dir() and mirror.remote_url(config.models_dir) is not None:
         raise BackupError(f"the backup has models, and ASTRODETECT_MODELS_DIR is on an object store: copy {own_models}")
     present = [path for path in _model_entries(config.models_dir) if own_models.is_dir()]

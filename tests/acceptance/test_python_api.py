@@ -116,6 +116,9 @@ def test_arrays_are_predicted_as_files_with_the_same_pixels(model: astrodetect.M
     assert model.predict([]) == []
     for images in (pixels, pixels[np.newaxis], [pixels], [pixels, pixels[..., 0]]):
         assert model.predict(images)[0].score == of_file.score
+    masked = np.ma.masked_less(pixels, 90)
+    for undefined in (masked, [masked]):
+        assert model.predict(undefined)[0].score == model.predict(masked.filled(0))[0].score != of_file.score
     for column in (np.array([str(lawn)]), np.array([lawn]), Column([str(lawn).encode()]), pd.Series([str(lawn)])):
         assert [prediction.score for prediction in model.predict(column)] == [of_file.score]
 

@@ -25,6 +25,8 @@ from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
 from astrodetect.db.embedded.binaries import program_path
 from astrodetect.errors import BackupError, DatabaseError
+from astrodetect.model_store.publication import ready_folder
+from astrodetect.model_store.store import read_current
 from astrodetect.service.outbox import Outbox
 from astrodetect.settings import Settings
 from database import Database
@@ -175,6 +177,9 @@ def test_what_is_there_is_never_overwritten(
         assert "is in use: stop the service first" in in_use.stderr.splitlines()[-1]
         assert len(query(database_url, ROWS)) == 2
 
+    version = read_current(models, "resnet50_model").version
+    colour_models.publish(tmp_path / "killed", "resnet50_model", colour_models.TWO_CLASSES, scale=0.1)
+    (tmp_path / "killed").rename(ready_folder(models, "resnet50_model"))  # as its publication was killed
     done = astrodetect("restore", tmp_path / "backup", "--replace")
     assert done.returncode == 0, done.stderr
     assert [row[1] for row in query(database_url, ROWS)] == ["before.jpg"]
@@ -184,6 +189,7 @@ def test_what_is_there_is_never_overwritten(
     drop(database_url.replace(f"/{name}?", f"/{kept}?"))
     [aside] = models.glob(".replaced-*")
     assert (aside / "resnet50_model.json").is_file()
+    assert read_current(models, "resnet50_model").version == version
 
 
 @pytest.mark.parametrize("name", ["database.dump", "models/resnet50_model.xml", "backup.json"])
