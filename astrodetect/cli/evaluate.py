@@ -20,7 +20,7 @@ from astrodetect.datasets import class_folders, dataset, tables
 from astrodetect.errors import DataError
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import METRICS
-from astrodetect.records import ImagePath
+from astrodetect.records import ImagePath, parse_prior
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path
 
@@ -86,13 +86,17 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = loaded.manifest
     part = arguments.part or (DEFAULT_PART if class_folders.part_names(data) else None)
     title = part or PurePosixPath(str(data)).stem
-    left_out = _left_out(data, part, manifest.classes, arguments.map)
+    remarks = _left_out(data, part, manifest.classes, arguments.map)
+    if loaded.prior_weights is not None:
+        shares = arguments.prior or parse_prior(config.prior)
+        text = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+        remarks.append(f"probabilities are corrected for the expected share of classes: {text}")
     images = dataset.read_dataset(
         data, manifest.classes, title=title, part=part, contract=manifest.image, renamed=arguments.map
     )
     from astrodetect.inference.engine import Engine  # noqa: PLC0415 - slow to import: after the quick checks
 
-    inputs = evaluate.evaluate(Engine(loaded, views=1), {title: images}, views=arguments.views, remarks=left_out)
+    inputs = evaluate.evaluate(Engine(loaded, views=1), {title: images}, views=arguments.views, remarks=remarks)
     summary = summarise_evaluation(inputs)
     report = evaluation_report.write_evaluation_report(
         inputs,
@@ -104,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         from astrodetect.reports import figures  # noqa: PLC0415 - imports Matplotlib
 
         figures.write_figures(figures.evaluation_figures(inputs), arguments.figures, arguments.figure_format)
-    print("\n".join([*summary_lines(summary), *left_out]))
+    print("\n".join([*summary_lines(summary), *remarks]))
     print_warnings(manifest)
     print(report)
     return 0

@@ -92,3 +92,24 @@ def test_a_model_of_eight_views_averages_them(models: Path) -> None:
     expected = np.mean([one.run(orient(pixels, view)).scores for view in range(8)], axis=0)
     assert eight.run(pixels).scores == pytest.approx(expected, abs=1e-6)
     assert eight.canary() == one.canary()
+
+
+def test_reports_name_the_prior(models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings(), "models_dir", models)
+    for name in colour_models.TWO_CLASSES:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for seed in range(3):
+            write_jpeg(tmp_path / "images" / name / f"{seed}.jpg", colour_models.image(name, seed))
+    command = [
+        "evaluate",
+        "new",
+        str(tmp_path / "images"),
+        "--output",
+        str(tmp_path / "a.html"),
+        "--prior",
+        "lawn=0.02",
+    ]
+    assert run_command(command) == 0
+    remark = "probabilities are corrected for the expected share of classes: lawn=0.02"
+    assert remark in (tmp_path / "a.html").read_text()
+    assert remark in json.loads((tmp_path / "a.metrics.json").read_text())["remarks"]
