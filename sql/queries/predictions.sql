@@ -83,7 +83,7 @@ LIMIT %(limit)s
   AND (%(min_novelty)s IS NULL OR novelty >= %(min_novelty)s)
   AND (%(in_domain)s IS NULL OR in_domain = %(in_domain)s)
   AND (%(tag)s IS NULL OR id = ANY ({tagged}))
-  AND (%(radius)s IS NULL OR sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
+  AND (%(radius)s IS NULL OR ra IS NOT NULL AND sky_separation(ra, dec, %(ra)s, %(dec)s) <= %(radius)s)
 
 -- name: is_known
 (%(known)s IS NULL OR (SELECT known FROM catalogue_matches WHERE prediction_id = id) = %(known)s)

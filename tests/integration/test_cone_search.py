@@ -85,6 +85,9 @@ def test_a_cone_has_exactly_the_rows_within_its_radius_newest_first(log: Databas
             page = log.predictions(PredictionFilters(cone=Cone(*centre, radius)), limit=ROWS + 1)
             assert names(page.predictions) == expected
             assert page.next_before is None
+            if expected:  # the newest rows are filtered first, the one without a position too
+                page = log.predictions(PredictionFilters(cone=Cone(*centre, radius)), limit=1)
+                assert names(page.predictions) == expected[:1]
 
 
 def test_a_cone_is_paged_in_both_directions_and_combined_with_filters(log: Database, rows: list[ScoredImage]) -> None:
