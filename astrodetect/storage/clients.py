@@ -91,7 +91,12 @@ def get_range(url: str, start: int, end: int, of: Version) -> bytes:
         result = obstore.get(store, key, options=options)  # type: ignore[arg-type]
         if version(result.meta)[1:] != of[1:]:
             raise StorageError(f"{printable_url(url)} was changed meanwhile")
-        return bytes(result.bytes())
+        data = bytes(result.bytes())
+        if len(data) != end - start:
+            raise StorageError(
+                f"{printable_url(url)}: its server sent {len(data):,} bytes of it instead of {end - start:,}"
+            )
+        return data
 
     return _call(url, read)
 

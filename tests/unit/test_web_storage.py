@@ -24,7 +24,10 @@ IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
 
 
 class WebServer(http.server.ThreadingHTTPServer):
-    """Serves `files` by path and query; of /chunked/ without a length, /whole/ without ranges, /dated/ badly dated."""
+    """Serves `files` by path and query.
+
+    Of /chunked/ without a length, /whole/ without ranges, /dated/ badly dated, and ranges of /lossy/ a byte less.
+    """
 
     files: dict[str, bytes]
     requests: list[str]
@@ -57,7 +60,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if wanted and not self.path.startswith("/whole/"):
                 start, _, end = wanted.removeprefix("bytes=").partition("-")
                 part = data[int(start) : int(end) + 1]
-                self._send(206, part, **{"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"})
+                parts = {"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"}
+                self._send(206, part[1:] if self.path.startswith("/lossy/") else part, **parts)
             else:
                 self._send(200, data)
 
@@ -172,6 +176,12 @@ def test_a_table_with_an_address_that_is_none_is_refused_with_its_row(tmp_path: 
     table.write_text("path\na.png\nhttp://[::1/a.png\n")
     with pytest.raises(DataError, match=r"row 3 of .*a\.csv: an address is invalid \(Invalid IPv6 URL\)"):
         list(listing.list_references([str(table)]))
+
+
+def test_a_part_of_another_length_than_it_declares_is_refused(web: WebServer) -> None:
+    web.files["/lossy/a.tar"] = tar_of({"a.png": IMAGE})
+    with pytest.raises(StorageError, match=r"sent [\d,]+ bytes of it instead of [\d,]+"):
+        objects.open_reader(url_of(web, "/lossy/a.tar")).read()
 
 
 def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) -> None:
