@@ -190,7 +190,7 @@ def match_images(
             matched.pop(image, None)
             matched[image] = label.label
     if not matched:
-        raise DataError("no label is of an image here: its path or its image_sha256 tells which one is meant")
+        raise DataError("no label is of an image here: paths count from the working folder, as those in anomalies.csv do")
     return matched, unmatched
 
 
