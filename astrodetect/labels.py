@@ -190,7 +190,7 @@ def match_images(
             matched.pop(image, None)
             matched[image] = label.label
     if not matched:
-        raise DataError("no label is of an image here: paths count from the working folder, as those in anomalies.csv do")
+        raise DataError("no label is of an image here: paths count from the working folder, as in anomalies.csv")
     return matched, unmatched
 
 

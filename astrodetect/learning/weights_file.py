@@ -25,6 +25,8 @@ def open_weights(path: Path) -> Iterator[Mapping[str, Sequence[h5py.Dataset]]]:
 
     Another process looks at the file first, so that HDF5 may fail there.
     """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
     try:
         program = "import sys; from astrodetect.learning import weights_file as w; w.probe(sys.argv[1])"
         probe = subprocess.run(

@@ -152,6 +152,7 @@ def test_a_weights_file_without_a_resnet50_is_refused_in_one_line_and_changes_no
             network.load_weights_file(model, "resnet50", tmp_path / name)
         assert "\n" not in str(refused.value)
         assert name != "text.h5" or str(refused.value).endswith("text.h5 is not a Keras .h5 file of weights by layer")
+        assert name != "gone.h5" or str(refused.value).endswith("gone.h5: no such file")
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 

@@ -16,7 +16,7 @@ from astrodetect.errors import ImageError, ImageTooManyPixels, ImageUnsupported
 from astrodetect.records import ImageContract
 
 
-@pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4"])
+@pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4", "tiff_raw_16"])
 def test_a_fax_is_rejected(compression: str) -> None:
     """For 20 kB of damaged rows libtiff wrote 500,000 lines to stderr."""
     buffer = io.BytesIO()
