@@ -85,7 +85,7 @@ def listed_state(reference: str) -> tuple[object, ...]:
     """Its `file_state`; StorageError if it was replaced or written since its images were listed, or first read."""
     state = file_state(reference)
     if state and _listed.setdefault(reference, state) != state:
-        raise StorageError(f"{reference} {CHANGED}")
+        raise StorageError(f"{printable_url(reference)} {CHANGED}")
     return state
 
 
@@ -127,7 +127,7 @@ def read_range(reference: str, offset: int, size: int, state: tuple[object, ...]
         return clients.get_range(reference, offset, offset + size, cast(clients.Version, state)) if size else b""
     with open_reader(reference) as file:
         if _state(os.fstat(file.fileno())) != state:
-            raise StorageError(f"{reference} {CHANGED}")
+            raise StorageError(f"{printable_url(reference)} {CHANGED}")
         file.seek(offset)
         return file.read(size)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import objects
-from astrodetect.storage.references import ROW_GROUP, member_reference
+from astrodetect.storage.references import ROW_GROUP, member_reference, printable_url
 
 if TYPE_CHECKING:
     from pyarrow import Array, DataType, RecordBatch
@@ -64,9 +64,9 @@ def read_row_group(file: str, member: str, max_bytes: int) -> Iterator[tuple[int
     group, version = _group_version(member)
     with _open_parquet(file) as parquet:
         if version and version != _version(file):
-            raise StorageError(f"{file} {objects.CHANGED}")
+            raise StorageError(f"{printable_url(file)} {objects.CHANGED}")
         if not group.isdecimal() or int(group) >= parquet.num_row_groups:
-            raise StorageMissing(f"{file} has no row group {group}")
+            raise StorageMissing(f"{printable_url(file)} has no row group {group}")
         yield from _read_group(parquet, int(group), max_bytes)
 
 
@@ -76,10 +76,10 @@ def read_row(file: str, member: str, max_bytes: int) -> bytes:
     state = objects.listed_state(file)
     group = next((group for group, rows in enumerate(_group_rows(file, state)) if row in rows), None)
     if group is None:
-        raise StorageMissing(f"{file} has no row {member}")
+        raise StorageMissing(f"{printable_url(file)} has no row {member}")
     image = _group_images(file, state, group, max_bytes)[row]
     if isinstance(image, StorageError):
-        raise StorageError(f"{member_reference(file, member)}: {image}")
+        raise StorageError(f"{member_reference(printable_url(file), member)}: {image}")
     return image
 
 
@@ -219,7 +219,7 @@ def _group_rows(file: str, _: tuple[object, ...]) -> list[range]:
 def _group_images(file: str, state: tuple[object, ...], group: int, max_bytes: int) -> dict[int, bytes | StorageError]:
     with _open_parquet(file) as parquet:
         if objects.file_state(file) != state:
-            raise StorageError(f"{file} {objects.CHANGED}")
+            raise StorageError(f"{printable_url(file)} {objects.CHANGED}")
         return dict(_read_group(parquet, group, max_bytes))
 
 

@@ -13,7 +13,10 @@ WEB = re.compile(r"https?://", re.IGNORECASE)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet",)
 SHARD_SUFFIXES = (*TAR_SUFFIXES, *PARQUET_SUFFIXES)
-MEMBER = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#(.+)", re.IGNORECASE | re.DOTALL)
+MEMBER = re.compile(
+    rf"(.+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))})(?:\?[^#]*)?)#(.+)",  # a web address may have a query
+    re.IGNORECASE | re.DOTALL,
+)
 ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
@@ -61,8 +64,11 @@ def printable_url(reference: str) -> str:
 
 
 def suffix_path(reference: str) -> str:
-    """The path in lower case, to look at its suffix: of a web address without its query."""
-    return (urlsplit(reference).path if is_web(reference) else reference).lower()
+    """The path in lower case, to look at its suffix: of a web address without its query, but with a member."""
+    if not is_web(reference):
+        return reference.lower()
+    parts = urlsplit(reference)
+    return f"{parts.path}#{parts.fragment}".rstrip("#").lower()
 
 
 def join_reference(folder: str, name: str) -> str:

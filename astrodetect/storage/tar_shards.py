@@ -10,7 +10,7 @@ from typing import BinaryIO, Self, cast
 
 from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import objects
-from astrodetect.storage.references import member_reference, suffix_path
+from astrodetect.storage.references import member_reference, printable_url, suffix_path
 from astrodetect.storage.request_errors import too_large
 
 # Of the extended header of a member, which holds little more than its name: Python before 3.11.10 and 3.12.6 takes a
@@ -72,7 +72,7 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
     state = objects.listed_state(shard)
     place = _read_places(shard, state).get(name)
     if place is None:
-        raise StorageMissing(f"{shard} has no member {name}")
+        raise StorageMissing(f"{printable_url(shard)} has no member {name}")
     if isinstance(place, str):
         raise _link_error(place)
     offset, size = place
@@ -85,7 +85,9 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
 def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int] | str]:
     """Name → offset and size of each member of an archive, or where a link leads; read again once that has changed."""
     if not suffix_path(shard).endswith(".tar"):
-        raise StorageError(f"{shard} is compressed, so that its images cannot be read one by one: decompress it")
+        raise StorageError(
+            f"{printable_url(shard)} is compressed, so that its images cannot be read one by one: decompress it"
+        )
     with _open_archive(shard, mode="r:") as archive:
         return {
             member.name: member.linkname if _is_link(member) else (member.offset_data, member.size)

@@ -145,6 +145,10 @@ def test_no_message_contains_a_password_or_a_query(web: WebServer) -> None:
     with pytest.raises(ImageError) as error:
         images.read_bytes(f"http://user:secret@127.0.0.1:{web.server_port}/a.png?signature=secret")
     assert str(error.value) == f"{url_of(web, '/a.png')}: no such file"
+    for name, data in (("a.tar", tar_of({"1.png": b"1"})), ("a.parquet", parquet_of({"image": [b"3"]}))):
+        web.files[f"/{name}?signature=secret"] = data
+        with pytest.raises(ImageError, match=rf"{name} has no (member|row) 7$"):
+            images.read_bytes(url_of(web, f"/{name}?signature=secret#7"))
 
 
 def test_a_host_that_does_not_answer_is_the_fault_of_its_images_only() -> None:
@@ -192,16 +196,19 @@ def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) ->
         objects.write_bytes(url_of(web, "/a.csv"), b"")
 
 
-def test_shards_of_web_servers_are_read(web: WebServer) -> None:
-    web.files["/sky.tar"] = tar_of({"1.png": b"1", "2.png": b"2"})
-    web.files["/sky.parquet"] = parquet_of({"image": [b"3", b"4", b"5"]})
-    names = [url_of(web, "/sky.tar"), url_of(web, "/sky.parquet")]
+@pytest.mark.parametrize("query", ["", "?signature=a.b%2F"])
+def test_shards_of_web_servers_are_read(web: WebServer, query: str) -> None:
+    names = [url_of(web, f"/sky.tar{query}"), url_of(web, f"/sky.parquet{query}")]
+    web.files[f"/sky.tar{query}"] = tar_of({"1.png": b"1", "2.png": b"2"})
+    web.files[f"/sky.parquet{query}"] = parquet_of({"image": [b"3", b"4", b"5"]})
     files = list(listing.open_images(listing.list_references(names)))
     assert [file.name for file in files] == [
         *(f"{names[0]}#{name}" for name in ("1.png", "2.png")),
         *(f"{names[1]}#{row}" for row in range(3)),
     ]
     assert [file.read() for file in files] == [b"1", b"2", b"3", b"4", b"5"]
+    again = list(listing.open_images(listing.list_references(file.name for file in files)))  # each by its name
+    assert [(file.name, file.read()) for file in again] == [(file.name, file.read()) for file in files]
 
 
 def test_a_web_server_without_ranges_is_named(web: WebServer) -> None:
