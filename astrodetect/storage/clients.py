@@ -104,7 +104,7 @@ def get_range(url: str, start: int, end: int, of: Version) -> bytes:
 def head(url: str) -> "ObjectMeta | None":
     """Size, entity tag and time of change; None where there is no object."""
     try:
-        return _call(url, obstore.head)
+        return _call(url, _head)
     except StorageMissing:
         return None
 
@@ -207,7 +207,7 @@ class ObjectReader(io.RawIOBase):
 
     def __init__(self, url: str) -> None:
         self._url, self._position = url, 0
-        meta = _call(url, obstore.head)
+        meta = _call(url, _head)
         self._size, self._version = meta["size"], version(meta)
 
     def readable(self) -> bool:
@@ -234,6 +234,16 @@ class ObjectReader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _head(store: ObjectStore, key: str) -> "ObjectMeta":
+    """Size, entity tag and time of change; an address may be signed for GET alone, as those of S3 are."""
+    try:
+        return obstore.head(store, key)
+    except exceptions.PermissionDeniedError:
+        if not isinstance(store, HTTPStore):
+            raise
+        return obstore.get(store, key, options={"range": (0, 1)}).meta
 
 
 def _get_without_headers(url: str, max_bytes: int | None) -> bytes:
