@@ -145,6 +145,7 @@ def test_a_name_of_ones_own_is_typed_once_and_then_a_key_and_a_link(tabs: Tabs, 
     page.keyboard.press("Enter")
     expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
     assert [row["label"] for row in labels(service)[before:]] == ["ring io"]
+    expect(page.locator("#review")).to_be_focused()  # Tab goes on from there, and shortcuts act
     second = candidate(page)
     page.keyboard.press("1")
     expect(page.locator("#candidate a")).not_to_have_attribute("href", second)

@@ -78,15 +78,23 @@ const announceError = (text) => { // once while the same error repeats, as it do
 document.addEventListener("htmx:responseError", ({ detail }) => announceError(errorMessage(detail.xhr.status, detail.xhr.responseText)));
 document.addEventListener("htmx:sendError", () => announceError("The service does not answer."));
 
+// Where the control in focus is replaced, and by none with its id, the focus stays in that part of the page.
+let replaced = "";
+const hasFocus = (part) => part !== document.activeElement && part.contains(document.activeElement);
+document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => { replaced = hasFocus(target) ? target.id : ""; });
+document.addEventListener("htmx:afterSettle", () => {
+  const part = document.activeElement === document.body && document.getElementById(replaced);
+  replaced = "";
+  if (part) Object.assign(part, { tabIndex: -1 }).focus({ preventScroll: true });
+});
+
 // What was entered before the scripts were there, or put back by the browser, acts as if it were entered now.
 const oneLine = (text) => text?.replace(/[\r\n]/g, ""); // as browsers show values
-const wasEntered = (control) => {
-  if (control.options) return control.selectedIndex !== Math.max(0, [...control.options].findIndex((option) => option.defaultSelected));
-  return control.checked !== control.defaultChecked || (control.value && oneLine(control.value) !== oneLine(control.defaultValue));
-};
+const wasEntered = ({ options, selectedIndex, checked, defaultChecked, value, defaultValue }) => options
+  ? selectedIndex !== Math.max(0, [...options].findIndex((option) => option.defaultSelected))
+  : checked !== defaultChecked || (value && oneLine(value) !== oneLine(defaultValue));
 addEventListener("pageshow", ({ persisted }) => { // after all scripts, and after Chromium has put values back
-  if (persisted) return;
-  for (const control of [...document.querySelectorAll("input, select, textarea")].filter(wasEntered)) {
+  for (const control of persisted ? [] : [...document.querySelectorAll("input, select, textarea")].filter(wasEntered)) {
     for (const type of ["input", "change"]) control.dispatchEvent(new Event(type, { bubbles: true }));
   }
 });
