@@ -15,7 +15,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 WIDE_GREY_MODES = ("I", "I;16", "I;16B", "I;16L")  # 16-bit grey, which Pillow would clip instead of scaling
 VALUE_MODES = (*WIDE_GREY_MODES, "F")  # of measured values, which are stretched as those of FITS
 BIG_ENDIAN = b"MM"
-FAX, LZMA = {"tiff_ccitt", "group3", "group4", "tiff_raw_16"}, "lzma"  # damage is a line on stderr each, and no error
+UNCHECKED = {"tiff_ccitt", "group3", "group4", "tiff_raw_16", "lzma"}  # damage is a line on stderr each, and no error
 MAX_STRIPS = 1 << 16  # or tiles, as of 16 × 16 pixels; each takes Pillow 16 µs
 MAX_TAG_VALUES = 3 << 16  # as of a palette of 16 bits
 BYTE_TYPES = (1, 2, 6, 7)  # types of values that are read at once: BYTE, ASCII, SBYTE, UNDEFINED
@@ -46,10 +46,10 @@ def check_tags(data: bytes) -> None:
 def check_layout(image: TiffImageFile, max_pixels: int) -> None:
     """Raise ImageError for a TIFF that Pillow reads with other values than it has, or with much memory."""
     tags, compression = image.tag_v2, image.info.get("compression")
-    if compression in FAX:
-        raise ImageUnsupported("TIFF compressed as a fax, which is not read: save it with another compression")
-    if compression == LZMA:
-        raise ImageUnsupported("TIFF compressed by LZMA, which is not read: save it with another compression")
+    if compression in UNCHECKED:
+        raise ImageUnsupported(
+            "TIFF compressed as a fax or by LZMA, which is not read: save it with another compression"
+        )
     if image.mode in VALUE_MODES and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
         raise ImageUnsupported("TIFF whose high values are black (WhiteIsZero): save it with BlackIsZero")
     if image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()):

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.intervals [--sets 100]`: how often do the 95 % intervals of metrics hold the true value?
+"""`python -m benchmarks.intervals [--sets 100]`: coverage of the 95 % intervals of metrics.
 
-Test sets are drawn from normal scores whose metrics are known from many images. Beside ours: the middle 95 % of the
-values of 200 samples with replacement.
+How often they hold the true value, of test sets with normal scores whose metrics are known from many images; beside
+them the percentile bootstrap.
 """
 
 import argparse
@@ -24,14 +24,14 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=100, help="test sets of each kind (default: 100)")
     sets = parser.parse_args().sets
     random = np.random.default_rng(0)
-    print("images        AUC    | " + " | ".join(f"{name}: resampled, ours" for name in NAMES))
+    print("images        AUC    | " + " | ".join(f"{name}: bootstrap, ours" for name in NAMES))
     for counts in COUNTS:
         for separation in SEPARATIONS:
             many = np.array(counts) * (POPULATION // sum(counts))
             true = metrics.headline_metrics(*draw(random, many, separation))
             held = np.zeros((len(NAMES), 2))
             for _ in range(sets):
-                held += check(random, draw(random, np.array(counts), separation), true)
+                held += covered(random, draw(random, np.array(counts), separation), true)
             rows = " | ".join(f"{before:4.0%} {ours:4.0%}" for before, ours in held / sets)
             print(f"{' + '.join(map(str, counts)):13} {true['auc']:.3f} | {rows}", flush=True)
 
@@ -46,8 +46,8 @@ def draw(random: np.random.Generator, counts: metrics.Integers, separation: floa
     return truth, probabilities, metrics.predict_classes(probabilities)
 
 
-def check(random: np.random.Generator, sample: Sample, true: dict[str, float]) -> metrics.Reals:
-    """For each metric, whether the interval of resampled values and ours hold the true value."""
+def covered(random: np.random.Generator, sample: Sample, true: dict[str, float]) -> metrics.Reals:
+    """For each metric, whether the percentile bootstrap interval and ours hold the true value."""
     indices = random.integers(0, len(sample[0]), (RESAMPLES, len(sample[0])))
     resampled = [metrics.headline_metrics(*(part[chosen] for part in sample)) for chosen in indices]
     ours = metrics.estimate_headline_metrics(*sample)

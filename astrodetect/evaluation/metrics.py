@@ -276,9 +276,9 @@ def _bootstrap_scores(truth: Integers, probabilities: Floats) -> dict[str, list[
 
 
 def _share_interval(value: float, resampled: Reals, images: float) -> Estimate:
-    """Wilson's interval of as many images as give the variance of the resampled values, at most `images`.
+    """Wilson's interval at the effective sample size, which gives the bootstrap variance; at most `images`.
 
-    Few errors vary too little when they are drawn again, and none do not vary.
+    Without a limit it would be too large where errors are few, and infinite without an error.
     """
     defined = resampled[~np.isnan(resampled)]  # a sample may lack a class
     if np.isnan(value) or not len(defined):
@@ -290,7 +290,7 @@ def _share_interval(value: float, resampled: Reals, images: float) -> Estimate:
 
 
 def _percentile_interval(value: float, resampled: Sequence[float]) -> Estimate:
-    """The middle 95 % of the resampled values."""
+    """The percentile bootstrap interval."""
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(value), float(low), float(high))
 

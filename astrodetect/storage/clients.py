@@ -295,7 +295,7 @@ def _with_retries(url: str, operation: Callable[[ObjectStore, str], Result], max
                 return operation(_store(root, max_retries), key)
         except StatusUnknown:
             with _described(url):
-                obstore.head(_store(root, max_retries), key)  # an answer without a page
+                obstore.head(_store(root, max_retries), key)  # a response without a body: its status
             raise
         except Interrupted:  # of lists, deletions and conditional requests, which the client does not repeat itself
             if not waits or time.monotonic() + waits[0] > until:

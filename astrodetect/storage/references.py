@@ -21,13 +21,13 @@ ROW_GROUP = "row-group="  # the part of a Parquet file that is one shard
 
 
 class InvalidPath(DataError, argparse.ArgumentTypeError):
-    """A path is an empty text, as that of a shell's variable which is not set, or no URL; wrong usage of a command."""
+    """A path is empty, as that of a shell's variable which is not set, or an invalid URL; wrong usage of a command."""
 
 
 def as_image_path(text: str | Path) -> Path | str:
     """A URL, or the reference of an image in a shard, as it is; a path of a local file as a Path.
 
-    InvalidPath for an empty text, which would be the working folder, and for half a pair of brackets in a host.
+    InvalidPath for an empty text, which would be the working folder, and for an invalid URL.
     """
     if text == "":
         raise InvalidPath("a path is empty: write . for the working folder")

@@ -21,7 +21,7 @@ class HeadersUnusable(StorageError):
 
 
 class StatusUnknown(StorageError):
-    """The page of an error is no UTF-8, and the client does not say of which error."""
+    """The body of an error response is no UTF-8, and the client does not give its status."""
 
 
 class ConditionFailed(StorageError):

@@ -21,7 +21,7 @@ def test_a_compression_whose_damage_is_no_error_is_rejected(compression: str) ->
     """For 20 kB of damaged rows libtiff wrote 500,000 lines to stderr; for 0.4 MB of LZMA 65,536, and no error."""
     buffer = io.BytesIO()
     Image.new("1", (64, 64)).save(buffer, "TIFF", compression=compression)
-    with pytest.raises(ImageUnsupported, match=r"compressed (as a fax|by LZMA)"):
+    with pytest.raises(ImageUnsupported, match="fax or by LZMA"):
         images.decode(buffer.getvalue(), WHOLE)
 
 

@@ -90,9 +90,9 @@ document.addEventListener("htmx:afterSettle", () => {
 
 // What was entered before the scripts were there, or put back by the browser, acts as if it were entered now.
 const oneLine = (text) => text?.replace(/[\r\n]/g, ""); // as browsers show values
-const wasEntered = ({ options, selectedIndex, checked, defaultChecked, value, defaultValue }) => options
+const wasEntered = ({ type, options, selectedIndex, checked, defaultChecked, value, defaultValue }) => options
   ? selectedIndex !== Math.max(0, [...options].findIndex((option) => option.defaultSelected))
-  : checked !== defaultChecked || (value && oneLine(value) !== oneLine(defaultValue));
+  : type === "checkbox" ? checked !== defaultChecked : value && oneLine(value) !== oneLine(defaultValue);
 addEventListener("pageshow", ({ persisted }) => { // after all scripts, and after Chromium has put values back
   for (const control of persisted ? [] : [...document.querySelectorAll("input, select, textarea")].filter(wasEntered)) {
     for (const type of ["input", "change"]) control.dispatchEvent(new Event(type, { bubbles: true }));
