@@ -66,11 +66,12 @@ def test_the_body_of_a_redirect_is_not_unpacked(client: http.HttpClient, monkeyp
 
 
 def test_early_hints_are_not_taken_for_the_response(client: http.HttpClient) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+
     def answer(connection: socket.socket) -> None:
-        for body in (b"first", b"later"):
-            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n")
-            connection.sendall(b"Content-Length: 5\r\n\r\n" + body)
-            connection.recv(65_536)
+        connection.sendall(hints + b"first")
+        connection.recv(65_536)
+        connection.sendall(hints + b"later")
 
     with served(answer) as url:
         assert [client.get(url, bytes), client.get(url, bytes)] == [b"first", b"later"]
@@ -126,3 +127,19 @@ def test_a_response_without_end_is_cut(
     with served(drip) as url, pytest.raises(SourceUrlError, match=r"incomplete after|connection failed"):
         client.get(url, len)
     assert time.monotonic() - started < 9
+
+
+def test_ctrl_c_while_a_deadline_starts_leaves_nothing_to_wait_for(
+    client: http.HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(threading.Timer):
+        def start(self) -> None:
+            super().start()
+            started.append(self)
+            raise KeyboardInterrupt
+
+    started = list[threading.Timer]()
+    monkeypatch.setattr(threading, "Timer", Interrupted)
+    with served(lambda connection: connection.recv(1)) as url, pytest.raises(KeyboardInterrupt):
+        client.get(url, len)
+    assert [(timer.daemon, timer.finished.is_set()) for timer in started] == [(True, True)]

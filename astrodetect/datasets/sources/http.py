@@ -59,8 +59,9 @@ def _deadline(sock: socket.socket | None, seconds: float) -> Iterator[threading.
                 sock.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, interrupt)
-    timer.start()
+    timer.daemon = True  # Ctrl-C while it starts would wait for its end
     try:
+        timer.start()
         yield late
     finally:
         timer.cancel()
