@@ -169,10 +169,12 @@ def _pull_earlier(url: str, folder: Path, name: str) -> None:
     here = {path.name: path for path in versions.version_folders(folder, name).values()}
     for entry in here.keys() - remote:
         shutil.rmtree(here[entry])
-    for entry in remote - here.keys():
-        path = versions.archive_folder(folder, name) / entry
-        path.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_bytes(path / f"{name}.json", objects.read_bytes(f"{url}/{name}/earlier/{entry}.json"))
+    for entry in remote:
+        path = versions.archive_folder(folder, name) / entry / f"{name}.json"
+        if not path.exists():  # its folder may, of a run that ended before its manifest was here
+            data = objects.read_bytes(f"{url}/{name}/earlier/{entry}.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_files.write_bytes(path, data)
 
 
 def _archive(url: str, name: str, new_version: str) -> None:

@@ -239,3 +239,20 @@ def test_evaluations_are_copied_with_their_version(here: Path, there: Path) -> N
     roll_back(there)
     mirror.pull_all(there)
     assert store.report_page(there, replace(manifest)) is not None
+
+
+def test_an_earlier_version_is_copied_after_an_interruption_before_its_manifest(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(here, "first")
+    publish(here, "second")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("astrodetect.atomic_files.write_bytes", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.pull(there, NAME)
+    assert roll_back(there).version == first.version
+    assert content(there) == "first"
