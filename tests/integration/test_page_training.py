@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import decode, make_thumbnail
 from astrodetect.model_store.manifest import read_manifest
-from astrodetect.model_store.training_progress import TrainingProgress, read_progress, write_progress
+from astrodetect.model_store.training_progress import TrainingProgress, read_progress, remove_progress, write_progress
 from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.service import training_jobs
 from astrodetect.service.web import training
@@ -111,6 +112,23 @@ def test_a_service_without_a_model_shows_the_training_and_then_the_upload_form(
     assert client.get(html.unescape(poll)).headers["hx-refresh"] == "true"
     assert 'id="file"' in client.get("/").text
     assert client.get("/health/ready").status_code == 200
+
+
+def test_what_becomes_of_a_training_is_announced_once(client: TestClient, models_dir: Path) -> None:
+    def poll() -> str | None:
+        [url] = re.findall(r'hx-get="(/training[^"]+)"', page)
+        return client.get(html.unescape(url)).headers.get("hx-trigger")
+
+    training = TrainingProgress(NAME, time.time(), recipe="cnn")
+    write_progress(models_dir, training)
+    page = client.get("/models-page").text
+    assert poll() is None
+    write_progress(models_dir, replace(training, state="stopped"))
+    assert poll() == f'{{"announce": "The training of {NAME} was stopped"}}'
+    page = client.get("/models-page").text
+    assert poll() is None
+    remove_progress(models_dir, NAME)
+    assert poll() == '{"announce": "No training is going on"}'
 
 
 def test_trainings_are_started_on_the_machine_itself_or_with_a_key(start: Start, images: Path) -> None:

@@ -25,7 +25,8 @@ from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.query_params import MAX_MODEL_NAME_CHARS, ModelPath
 from astrodetect.service.services import Services, ServicesDep
 from astrodetect.service.training_jobs import check_images
-from astrodetect.service.web.rendering import render
+from astrodetect.service.web.rendering import MAX_MODEL_LENGTH, render, shorten
+from astrodetect.service.web.review_actions import announce
 
 MODELS_PATH = "/models-page"  # /models is the API's
 TRAIN_PATH = f"{MODELS_PATH}/train"
@@ -51,6 +52,14 @@ class TrainingView:
     charts: list[CaptionedChart]
     running_s: float
 
+    @property
+    def title(self) -> str:
+        """What is being done, or how the training ended."""
+        name = shorten(self.training.name, MAX_MODEL_LENGTH)
+        if self.training.state != "running":
+            return f"The training of {name} {self.training.ending.partition(':')[0]}"
+        return f"Training {name}" if self.training.recipe else f"Simulating images for {name}"
+
 
 @router.get("/training")
 def show_trainings(
@@ -60,7 +69,11 @@ def show_trainings(
     if at == "start" and any(list_manifests(services.models.folder)):
         return Response(headers={"HX-Refresh": "true"})
     values = training_values(request, services, at)
-    return render(request, "_trainings.html", **values | {"swap": True, "whole": values["trainings_digest"] != shown})
+    changed = values["trainings_digest"] != shown
+    page = render(request, "_trainings.html", **values | {"swap": True, "whole": changed})
+    if changed:
+        page.headers.update(announce("; ".join(view.title for view in values["views"]) or "no training is going on"))
+    return page
 
 
 @router.get(TRAIN_PATH)
