@@ -23,7 +23,7 @@ def score_columns(manifest: Manifest, detectors: Novelty | None) -> list[str]:
 
 def predict_file(file: ScoredFile, manifest: Manifest, run: uuid.UUID) -> ScoredImage | None:
     """The prediction for a file, with a request id that repeats when a run is resumed; None if it is unreadable."""
-    return None if file.error else decide_file(manifest, file, request_id(run, file.path))
+    return None if file.error else decide_file(manifest, file, request_id(run, file.path, file.sha256))
 
 
 def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], manifest: Manifest) -> ScoreRow:
@@ -41,7 +41,7 @@ def table_row(file: ScoredFile, scored: ScoredImage | None, columns: list[str], 
     return row
 
 
-def request_id(run: uuid.UUID, path: str) -> uuid.UUID:
-    """uuid5(run, path), also for paths that are not UTF-8."""
-    digest = hashlib.sha1(run.bytes + os.fsencode(path), usedforsecurity=False).digest()
+def request_id(run: uuid.UUID, path: str, sha256: str) -> uuid.UUID:
+    """uuid5(run, sha256 + path), also for paths that are not UTF-8; another image at the path has another one."""
+    digest = hashlib.sha1(run.bytes + sha256.encode() + os.fsencode(path), usedforsecurity=False).digest()
     return uuid.UUID(bytes=digest[:16], version=5)

@@ -321,9 +321,35 @@ def test_unusual_file_names_are_scored_and_logged(nested_images: Path, engine: E
     assert len({image.request_id for image in logged}) == len(logged) == 2 * len(ODD_NAMES)
 
 
+def test_an_image_that_is_replaced_in_an_interruption_is_logged_with_its_score(
+    nested_images: Path, engine: Engine, tmp_path: Path
+) -> None:
+    images, output = tmp_path / "images", tmp_path / "t.csv"
+    shutil.copytree(nested_images, images)
+    logged: dict[uuid.UUID, ScoredImage] = {}
+
+    def record(scored: list[ScoredImage], *_: object) -> None:
+        for image in scored:
+            logged.setdefault(image.request_id, image)  # as ON CONFLICT DO NOTHING
+
+    def fail(scored: list[ScoredImage], *_: object) -> None:
+        record(scored)
+        raise DatabaseUnavailable("gone")
+
+    with pytest.raises(DatabaseUnavailable):
+        score(task([images], output), engine, fail)
+    replaced = next(iter(logged.values())).image_name
+    Path(replaced).write_bytes((images / "c" / "8.jpg").read_bytes())
+    score(task([images], output), engine, record)
+    [in_output] = [float(row[1]) for row in rows_in(output) if row[0] == replaced]
+    in_log = [image.score for image in logged.values() if image.image_name == replaced]
+    assert len(in_log) == 2
+    assert in_output == pytest.approx(in_log[1], rel=1e-6)
+
+
 def test_request_ids_of_logged_rows_are_version_5_uuids() -> None:
     run = uuid.uuid4()
-    assert table_rows.request_id(run, "sky/é.jpg") == uuid.uuid5(run, "sky/é.jpg")
+    assert table_rows.request_id(run, "sky/é.jpg", "0a" * 32) == uuid.uuid5(run, "0a" * 32 + "sky/é.jpg")
 
 
 def test_a_worker_that_starts_again_with_another_model_ends_the_run() -> None:
