@@ -21,7 +21,7 @@ from astrodetect.learning.weights_file import open_weights
 from astrodetect.recipes import RECIPES, Backbone, PixelStatistics
 
 NORMALISATION, NORMALISATION_BESIDE = "normalisation", "normalisation_beside"
-OUTSIDE_BACKBONE = (FEATURES, SCORE, "pixels", "dropout")
+OUTSIDE_BACKBONE = (SCORE, "pixels", "dropout")  # FEATURES has weights in the small network alone
 LUMINANCE = (0.299, 0.587, 0.114)
 HEAD_DROPOUT, CNN_DROPOUT = 0.2, 0.5
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to converge, more than a short run has

@@ -17,7 +17,7 @@ import pytest
 
 from astrodetect.datasets.dataset import Dataset
 from astrodetect.errors import ModelError
-from astrodetect.inference.engine import Engine, load_verified
+from astrodetect.inference.engine import FEATURES, Engine, load_verified
 from astrodetect.learning import export, network, network_training
 from astrodetect.learning.batches import LearningTask
 from astrodetect.learning.network_training import Checkpoint, CheckpointState
@@ -350,3 +350,11 @@ def test_only_keras_runtime_imports_keras_and_tensorflow() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             importers |= {path.name for name in names if name.split(".")[0] in {"keras", "tensorflow"}}
     assert importers == {"keras_runtime.py"}
+
+
+def test_the_small_network_starts_from_all_its_features(tmp_path: Path) -> None:
+    source, target = (network.build("cnn", SIZE, STATISTICS, outputs) for outputs in (1, 3))
+    source.save(tmp_path / "own.h5", include_optimizer=False)
+    network.load_weights_file(target, "cnn", tmp_path / "own.h5")
+    for stored, loaded in zip(*(model.get_layer(FEATURES).get_weights() for model in (source, target)), strict=True):
+        np.testing.assert_array_equal(stored, loaded)
