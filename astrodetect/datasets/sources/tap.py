@@ -16,7 +16,9 @@ from astrodetect.sky.table_readers import read_votable_table
 
 POSITIONS_PER_QUERY = 50
 MAX_ROWS = 100_000  # of an answer
-INFO = re.compile(rb"<INFO\b([^<>]*)>(?:<!\[CDATA\[)?([^<]*)")  # in time that is linear in the answer's length
+# In time that is linear in the answer's length; elements may have a namespace's prefix.
+INFO = re.compile(rb"<(?:[\w.-]+:)?INFO\b([^<>]*)>(?:<!\[CDATA\[)?([^<]*)")
+END = re.compile(rb"</(?:[\w.-]+:)?VOTABLE\s*>")
 STATUS = re.compile(rb"""value\s*=\s*["'](\w+)["']""")
 VIZIER = "vizier:"
 MAX_MESSAGE = 200  # characters of a service's message
@@ -87,7 +89,7 @@ def ask(
 
 def _read_answer(data: bytes, catalogue: OnlineCatalogue) -> KnownObjects:
     """The objects of an answer; ValueError of one that is incomplete or no VOTable, SourceUrlError of a refusal."""
-    if b"<VOTABLE" not in data or b"</VOTABLE>" not in data:
+    if not END.search(data):
         raise ValueError("answered with half a VOTable, or none")
     for attributes, text in INFO.findall(data):
         status = STATUS.search(attributes)
