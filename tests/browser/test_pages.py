@@ -107,6 +107,10 @@ def test_what_is_entered_before_the_scripts_are_there_counts(tabs: Tabs, service
     page.get_by_label("Name contains").fill("sky 10")
     load_scripts()
     expect(page.locator("#rows ol .name")).to_have_text(["sky 10.png"])
+    open_early("/history/2")
+    page.locator("input.heat-opacity").fill("20")
+    load_scripts()
+    expect(page.locator(":root")).to_have_attribute("style", re.compile("--heat-opacity: ?0.2;"))
 
 
 def test_actions_are_announced_after_going_back(tabs: Tabs, service: Service) -> None:

@@ -122,7 +122,7 @@ def test_labels_match_moved_files_by_sha256() -> None:
     ]
     matched, unmatched = match_images(rows, [Path("moved.jpg"), Path("./here.jpg")], ["a", "b"])
     assert (matched, unmatched) == ({0: "ordinary", 1: "interesting"}, 1)
-    with pytest.raises(DataError, match="no label is of an image here"):
+    with pytest.raises(DataError, match="no label is of an image here: paths count from the working folder"):
         match_images(rows[2:], [Path("moved.jpg")], ["a"])
 
 
