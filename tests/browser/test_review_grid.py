@@ -146,7 +146,10 @@ def test_a_name_gets_a_key_and_images_are_tagged_and_labelled_by_keyboard(
 
 
 def test_a_label_that_is_not_stored_is_not_shown(tabs: Tabs, service: Service, log_url: str) -> None:
-    page = open_grid(tabs, service, ignore="503")
+    page = open_grid(tabs, service, ignore="Failed to load resource")
+    page.route("**/review/grid/label", lambda route: route.abort())
+    page.keyboard.press("o")
+    expect(page.locator("#announcement")).to_have_text("The service does not answer.")
     page.route("**/review/grid/label", lambda route: route.fulfill(status=503, body="busy"))
     page.keyboard.press("o")
     expect(page.locator("#announcement")).to_have_text("the service answered with status 503")

@@ -61,11 +61,12 @@ const setUp = () => {
   anchor = current;
 };
 
-const post = async (path, fields) => {
-  const response = await fetch(path, { method: "POST", headers: HEADERS, body: new URLSearchParams(fields) });
+const ask = async (path, options) => {
+  const response = await fetch(path, { headers: HEADERS, ...options }).catch(() => { throw new Error("The service does not answer."); });
   if (!response.ok) throw new Error(errorMessage(response.status, await response.text()));
-  return response.json();
+  return response;
 };
+const post = async (path, fields) => (await ask(path, { method: "POST", body: new URLSearchParams(fields) })).json();
 
 const shown = () => tiles.map((tile) => ["shown", tile.dataset.id]);
 const renew = async () => {
@@ -77,9 +78,7 @@ const turn = async (again = []) => {
   turning = true;
   try {
     const url = section.dataset.url + again.map((id) => `&again=${id}`).join("");
-    const response = await fetch(url, { headers: HEADERS });
-    if (!response.ok) throw new Error(errorMessage(response.status, await response.text()));
-    section.innerHTML = await response.text();
+    section.innerHTML = await (await ask(url)).text();
     setUp();
     if (tiles.length) moveTo(current);
     else section.querySelector("a, button:enabled")?.focus();
