@@ -17,7 +17,7 @@ from astrodetect.sky.table_readers import read_votable_table
 POSITIONS_PER_QUERY = 50
 MAX_ROWS = 100_000  # of an answer
 # In time that is linear in the answer's length; elements may have a namespace's prefix.
-INFO = re.compile(rb"<(?:[\w.-]+:)?INFO\b([^<>]*)>(?:<!\[CDATA\[)?([^<]*)")
+INFO = re.compile(rb"""<(?:[\w.-]+:)?INFO\b((?:[^<>"']|"[^<"]*"|'[^<']*')*)>(?:<!\[CDATA\[)?([^<]*)""")
 END = re.compile(rb"</(?:[\w.-]+:)?VOTABLE\s*>")
 STATUS = re.compile(rb"""value\s*=\s*["'](\w+)["']""")
 VIZIER = "vizier:"
