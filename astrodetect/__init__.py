@@ -4,9 +4,11 @@ The names of `__all__` are the Python API. They are imported when they are first
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # Ctrl-C is handled from __main__ on: nothing slow, such as typing, is imported before
 if TYPE_CHECKING:
+    from typing import Any
+
     from astrodetect.api.models import Model, load_model
     from astrodetect.api.mosaics import cutouts
     from astrodetect.api.programs import read_predictions, train_model
@@ -41,7 +43,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"astrodetect.{module}"), name)
