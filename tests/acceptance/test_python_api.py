@@ -100,7 +100,8 @@ def test_notebook_runs_and_shows_its_galleries(tmp_path: Path) -> None:
 
 def test_importing_astrodetect_loads_nothing_heavy() -> None:
     code = (
-        "import sys, astrodetect; heavy = {*'numpy scipy openvino keras pydantic typing'.split()} & set(sys.modules);"
+        "import sys; before = {*sys.modules}; import astrodetect;"
+        "heavy = {*'numpy scipy openvino keras pydantic typing'.split()} & {*sys.modules} - before;"
         "assert not heavy, heavy; [getattr(astrodetect, name) for name in astrodetect.__all__];"
         "assert not {'openvino', 'keras', 'pandas'} & set(sys.modules)"
     )
