@@ -81,6 +81,11 @@ def version(meta: "ObjectMeta") -> Version:
     return meta["e_tag"], meta["size"], meta["last_modified"]
 
 
+def _without_weakness(e_tag: str | None) -> str | None:
+    """The tag as If-None-Match compares it: a server may call it weak in one response and not in another."""
+    return e_tag and e_tag.removeprefix("W/")
+
+
 def get_range(url: str, start: int, end: int, of: Version) -> bytes:
     """The bytes from `start` to before `end`, of this version."""
     e_tag = of[0]
@@ -89,7 +94,8 @@ def get_range(url: str, start: int, end: int, of: Version) -> bytes:
 
     def read(store: ObjectStore, key: str) -> bytes:
         result = obstore.get(store, key, options=options)  # type: ignore[arg-type]
-        if version(result.meta)[1:] != of[1:]:
+        found = version(result.meta)
+        if found[1:] != of[1:] or _without_weakness(found[0] or e_tag) != _without_weakness(e_tag):
             raise StorageError(f"{printable_url(url)} was changed meanwhile")
         data = bytes(result.bytes())
         if len(data) != end - start:

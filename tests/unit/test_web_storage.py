@@ -59,13 +59,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, self.server.files[self.path], **{"Last-Modified": "yesterday"})
         else:
             data, wanted = self.server.files[self.path], self.headers.get("Range")
+            headers = {"ETag": f'W/"{data[:1].hex()}"'} if self.path.startswith("/tagged/") else {}
             if wanted and not self.path.startswith("/whole/"):
                 start, _, end = wanted.removeprefix("bytes=").partition("-")
                 part = data[int(start) : int(end) + 1]
-                parts = {"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"}
-                self._send(206, part[1:] if self.path.startswith("/lossy/") else part, **parts)
+                headers["Content-Range"] = f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"
+                self._send(206, part[1:] if self.path.startswith("/lossy/") else part, **headers)
             else:
-                self._send(200, data)
+                self._send(200, data, **headers)
 
     do_HEAD = do_GET  # noqa: N815 - of the base class
 
@@ -188,6 +189,15 @@ def test_a_part_of_another_length_than_it_declares_is_refused(web: WebServer) ->
     web.files["/lossy/a.tar"] = tar_of({"a.png": IMAGE})
     with pytest.raises(StorageError, match=r"sent [\d,]+ bytes of it instead of [\d,]+"):
         objects.open_reader(url_of(web, "/lossy/a.tar")).read()
+
+
+def test_parts_of_versions_that_differ_in_their_tag_alone_are_not_mixed(web: WebServer) -> None:
+    web.files["/tagged/a.tar"] = bytes(20)
+    with objects.open_reader(url_of(web, "/tagged/a.tar"), 10) as reader:
+        assert reader.read(10) == bytes(10)
+        web.files["/tagged/a.tar"] = b"1" * 20
+        with pytest.raises(StorageError, match="was changed meanwhile"):
+            reader.read(10)
 
 
 def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) -> None:
