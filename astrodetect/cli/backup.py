@@ -105,10 +105,10 @@ def _restore(arguments: argparse.Namespace) -> int:
             "--replace"
         )
     with (
+        ExitStack() as stack,
         _copy_of(own_models, config.models_dir) as models,
         _copy_of(source / OUTBOX, config.outbox_dir) as outbox,
         _database(config) as url,
-        ExitStack() as stack,
     ):
         print_notice("restoring the database")
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
@@ -121,12 +121,10 @@ def _restore(arguments: argparse.Namespace) -> int:
         _move_into_place(present, models, config.models_dir)
         for path in sorted(outbox.iterdir()):  # those of an earlier restoration may still wait; a row is stored once
             path.rename(config.outbox_dir / f"restored-{_now()}-{path.name}")
-    if kept:
-        print(f"the database that was replaced is kept as {kept}")
-    name = read_url(url)["dbname"]
-    print(
-        f"restored {int(contents['tables']['predictions'][0]):,} predictions into {name}, as of {contents['created']}"
-    )
+        if kept:
+            print(f"the database that was replaced is kept as {kept}")
+        predictions, name = int(contents["tables"]["predictions"][0]), read_url(url)["dbname"]
+        print(f"restored {predictions:,} predictions into {name}, as of {contents['created']}")
     return 0
 
 
@@ -189,14 +187,17 @@ def _reason(error: Exception) -> str:
 
 
 def _move_into_place(present: Sequence[Path], models: Path, target: Path) -> None:
-    """Keep the present models in a folder of their own, and have the restored ones in their place."""
+    """Keep the present models in a folder of their own, and have the restored ones in their place.
+
+    Manifests leave first and arrive last: a killed restoration leaves no model of which a part is missing.
+    """
     if present:
         aside = target / f".replaced-{_now()}"
         aside.mkdir()
-        for path in present:
+        for path in sorted(present, key=lambda path: path.suffix != ".json"):
             atomic_files.move_folder(path, aside / path.name)
         print(f"the models that were replaced are kept in {aside}")
-    for path in sorted(models.iterdir()):
+    for path in sorted(models.iterdir(), key=lambda path: path.suffix == ".json"):
         path.rename(target / path.name)
 
 

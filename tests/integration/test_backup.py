@@ -19,12 +19,14 @@ from starlette.testclient import TestClient
 
 from astrodetect import atomic_files, images
 from astrodetect.__main__ import main
+from astrodetect.cli import backup as cli_backup
 from astrodetect.cli.backup import checked_contents
 from astrodetect.db import backup as db_backup
 from astrodetect.db.backup import restore
 from astrodetect.db.connections import read_url
 from astrodetect.db.embedded.binaries import program_path
 from astrodetect.errors import BackupError, DatabaseError
+from astrodetect.model_store.manifest import list_manifests
 from astrodetect.model_store.publication import ready_folder
 from astrodetect.model_store.store import read_current
 from astrodetect.service.outbox import Outbox
@@ -312,7 +314,14 @@ def test_ctrl_c_between_the_steps_of_the_replacement_waits_for_all_of_them(
         if "RENAME" in statement:
             signal.raise_signal(signal.SIGINT)
 
+    def interrupted_cleanup(folder: Path, **options: Any) -> None:
+        remove(folder, **options)
+        if any("RENAME" in statement for statement in statements):
+            signal.raise_signal(signal.SIGINT)
+
+    remove = shutil.rmtree
     monkeypatch.setattr(db_backup, "_execute", interrupted)
+    monkeypatch.setattr(shutil, "rmtree", interrupted_cleanup)
     done = astrodetect("restore", tmp_path / "backup", "--replace")
     assert done.returncode == 0, done.stderr
     assert query(database_url, ROWS) == []
@@ -322,6 +331,22 @@ def test_ctrl_c_between_the_steps_of_the_replacement_waits_for_all_of_them(
     assert signal.getsignal(signal.SIGINT) is handler
     kept = next(word for word in done.stdout.split() if "_replaced_" in word)
     drop(database_url.replace(f"/{read_url(database_url)['dbname']}?", f"/{kept}?"))
+
+
+def test_no_model_is_there_in_part_while_models_are_replaced(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored, rename, states = shutil.copytree(models, tmp_path / "restored"), Path.rename, list[int]()
+
+    def checked(path: Path, target: Path) -> Path:
+        assert cli_backup._damaged_models(models) == []
+        states.append(len(list(list_manifests(models))))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", checked)
+    cli_backup._move_into_place(cli_backup._model_entries(models), restored, models)
+    assert 0 in states
+    assert cli_backup._damaged_models(models) == []
 
 
 def test_damaged_models_are_not_backed_up(astrodetect: Run, models: Path, tmp_path: Path) -> None:
