@@ -22,7 +22,7 @@ from astrodetect.progress import BarState, observing
 
 WRITE_EVERY_S = 1.0
 LOST_AFTER_S = 15.0
-STARTING_S = 30.0  # a stop request this much older than the training is of an earlier one
+STARTING_S = 30.0  # a stop request further than this from the start of the process is of an earlier training
 MAX_STEPS, MAX_MESSAGES = 20, 4  # the latest, of those that are kept
 EPOCH = "epoch"  # what the title of an epoch's progress bar starts with; its metrics are kept instead
 PROGRESS, STOP, LOG, LABELS = (
@@ -85,6 +85,7 @@ class ProgressReporter:
     def __init__(self, folder: Path, progress: TrainingProgress) -> None:
         self._folder, self._progress = folder, progress
         self._step_started, self._due, self._ended = time.monotonic(), threading.Event(), False
+        self._stop = _path(folder, progress.name, STOP)
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def observe(self, event: BarState | str) -> None:
@@ -111,7 +112,13 @@ class ProgressReporter:
         self._progress = replace(self._progress, epochs=tuple(epochs))
 
     def start(self) -> None:
-        """Writes the first state and starts the thread."""
+        """Writes the first state and starts the thread.
+
+        Only here are the times compared: the clock may be set while the training runs.
+        """
+        with suppress(OSError):
+            if abs(self._stop.stat().st_mtime - self._progress.started) > STARTING_S:
+                self._stop.unlink()
         write_progress(self._folder, self._progress)
         self._thread.start()
 
@@ -124,7 +131,7 @@ class ProgressReporter:
             remove_progress(self._folder, self._progress.name)
         else:
             write_progress(self._folder, replace(self._progress, state=state, error=error))
-            _path(self._folder, self._progress.name, STOP).unlink(missing_ok=True)
+            self._stop.unlink(missing_ok=True)
 
     @property
     def begun(self) -> bool:
@@ -132,18 +139,15 @@ class ProgressReporter:
         return bool(self._progress.steps)
 
     def _run(self) -> None:
-        stop = _path(self._folder, self._progress.name, STOP)
         while True:
             self._due.wait(WRITE_EVERY_S)
             self._due.clear()
             if self._ended:
                 return
             write_progress(self._folder, self._progress)
-            with suppress(OSError):
-                if stop.stat().st_mtime < self._progress.started - STARTING_S:
-                    stop.unlink()
-                elif signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-                    stop.unlink()
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                with suppress(OSError):
+                    self._stop.unlink()
                     _interrupt_main_thread()
 
 
@@ -181,7 +185,8 @@ def read_progress(folder: Path, name: str) -> TrainingProgress | None:
         fields["steps"] = tuple(FinishedStep(**step) for step in fields["steps"])
         fields |= {key: tuple(fields[key]) for key in ("messages", "epochs", "command")}
         progress = TrainingProgress(**fields)
-        lost = progress.state == "running" and time.time() - progress.updated > LOST_AFTER_S
+        age_s = time.time() - progress.updated  # below zero where the clock was set back
+        lost = progress.state == "running" and abs(age_s) > LOST_AFTER_S
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return replace(progress, state="lost") if lost else progress

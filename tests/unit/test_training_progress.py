@@ -89,6 +89,16 @@ def test_a_stop_request_for_an_earlier_training_is_ignored(tmp_path: Path) -> No
         time.sleep(0.1)
 
 
+def test_a_stop_request_counts_after_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    with report_progress(tmp_path, NAME):
+        monkeypatch.undo()
+        request_stop(tmp_path, NAME)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+
+
 def test_a_failure_is_kept_unless_it_comes_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(DataError), report_progress(tmp_path, NAME):
         raise DataError("no folder my/images")
@@ -106,13 +116,14 @@ def test_the_progress_of_the_simulation_stays_for_the_training_that_follows(tmp_
     assert (progress.state, progress.summary) == ("running", "simulating images 5 of 5")
 
 
+@pytest.mark.parametrize("clock_s", [training_progress.LOST_AFTER_S + 1, -3600])
 def test_a_training_that_no_longer_writes_is_lost_and_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock_s: float
 ) -> None:
     progress = TrainingProgress(NAME, time.time(), title="epoch 2/4")
     write_progress(tmp_path, progress)
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + training_progress.LOST_AFTER_S + 1)
+    monkeypatch.setattr(time, "time", lambda: now + clock_s)
     lost = read_progress(tmp_path, NAME)
     assert lost is not None
     assert lost.state == "lost"
