@@ -110,10 +110,14 @@ class TrainingJobs:
         """Forgets a training that ended without a model, with its checkpoints."""
         if self._find(name).state == "running":
             raise TrainingConflict(f"the training of {name} runs: cancel it first")
-        training_progress.remove_progress(self._folder, name, checkpoints=True)
-        training_progress.log_path(self._folder, name).unlink(missing_ok=True)
-        with suppress(ModelError), store.exclusive_lock(self._folder, name), store.staging(self._folder, name):
-            pass  # which removes the files of a model that it was killed while writing
+        try:
+            with store.exclusive_lock(self._folder, STARTING), store.exclusive_lock(self._folder, name):
+                training_progress.remove_progress(self._folder, name, checkpoints=True)
+                training_progress.log_path(self._folder, name).unlink(missing_ok=True)
+                with store.staging(self._folder, name):
+                    pass  # which removes the files of a model that it was killed while writing
+        except ModelError as error:  # perhaps suspended, so that it is taken for lost
+            raise TrainingConflict(f"the process of the training of {name} has not ended: try again") from error
 
     def close(self) -> None:
         """Stops the trainings that this service started; they can be resumed."""

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from astrodetect.datasets.simulation import generator
 from astrodetect.images import decode, make_thumbnail
+from astrodetect.model_store import store
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.model_store.training_progress import TrainingProgress, read_progress, remove_progress, write_progress
 from astrodetect.records import ImageContract, ScoredImage
@@ -257,6 +258,14 @@ def test_a_process_that_ends_without_a_word_is_a_failed_training(
     assert failed.error == ("its process was killed by signal 9" if killed else "no /secret left")
     assert failed.error in text_of(browser.get("/").text)
     assert failed.error not in text_of(client.get("/").text)  # paths are shown on this machine only
+
+
+def test_a_training_whose_process_has_not_ended_is_not_discarded(client: TestClient, models_dir: Path) -> None:
+    write_progress(models_dir, TrainingProgress(NAME, time.time(), state="stopped"))  # or lost: it may be suspended
+    with store.exclusive_lock(models_dir, NAME):
+        response = local(client).post(f"/models-page/{NAME}/training/discard")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "training_conflict")
+    assert read_progress(models_dir, NAME) is not None
 
 
 def test_labelled_images_become_the_images_of_the_form(client: TestClient) -> None:
