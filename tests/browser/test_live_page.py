@@ -13,11 +13,13 @@ THUMBNAIL_PENDING = "/pictures/"  # a thumbnail may be stored a moment after its
 def test_a_new_prediction_appears_with_its_name_escaped(tabs: Tabs, service: Service) -> None:
     page = tabs.open(f"{service.url}/live", ignore=THUMBNAIL_PENDING)
     expect(page.locator("#state")).to_contain_text("Connected")
+    page.evaluate("() => { let now = Date.now(); Date.now = () => now += 3.6e6; }")  # the clock is set
     before = page.locator("#live-cards > li").count()
     prediction = service.detect(demo_image(2001), HOSTILE_NAMES[0]).json()
     card = page.locator(f"#p{prediction['id']}")
     expect(card).to_contain_text(HOSTILE_NAMES[0])
     expect(page.locator("#images")).to_have_text("1")
+    expect(page.locator("#minute")).to_have_text("1")
     assert page.locator("#live-cards > li").count() == before + 1
     assert page.locator("#live-cards > li").first.get_attribute("id") == f"p{prediction['id']}"
     assert card.get_by_role("link").get_attribute("href") == f"/history/{prediction['id']}"

@@ -156,6 +156,14 @@ def test_heat_maps_are_computed_of_images_in_view_and_again_where_the_service_wa
     expect(page.locator("#cards > li").last.locator("image.heat-map[href]")).to_be_attached()
 
 
+def test_a_refused_upload_is_sent_again_where_the_clock_is_set_back(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(service.url, ignore=REFUSED)
+    page.route("**/try", lambda route: route.fulfill(status=503, headers={"Retry-After": "0.1"}), times=1)
+    page.evaluate("() => { let now = Date.now(); Date.now = () => now -= 3.6e6; }")
+    drop(page, files(1, 5300))
+    expect(scored_cards(page)).to_have_count(1)
+
+
 def test_an_upload_retried_after_a_broken_connection_is_logged_once(tabs: Tabs, service: Service) -> None:
     page = tabs.open(service.url, ignore=REFUSED)
     lost: list[Route] = []

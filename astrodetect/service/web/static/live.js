@@ -3,7 +3,7 @@ const MAX_CARDS = 60, MINUTE_MS = 60_000, ANNOUNCE_MS = 5000, UPDATE_MS = 1000, 
 const find = (id) => document.getElementById(id), format = (count) => count.toLocaleString("en");
 const source = document.querySelector("[data-events]"), list = find("live-cards"), pauseButton = find("pause");
 const setText = (id, text) => { if (list) find(id).textContent = text; };
-const total = { images: 0, out: 0 }, unannounced = { images: 0, out: 0, time: 0 };
+const total = { images: 0, out: 0 }, unannounced = { images: 0, out: 0, time: -Infinity };
 let after = source.dataset.after, paused = false, arrivals = [], pending = [], stream;
 
 const connect = () => {
@@ -33,7 +33,7 @@ const receive = (event) => {
     counter.images += images;
     counter.out += event.out - repeated.filter(isHighlighted).length;
   }
-  arrivals.push([Date.now(), images]);
+  arrivals.push([performance.now(), images]);
   pending = [...cards.filter((card) => !repeated.includes(card)), ...pending].slice(0, MAX_CARDS);
   setText("state", `Connected: new predictions appear here.${event.whole ? "" : " Some were too many to count."}`);
   update();
@@ -41,7 +41,7 @@ const receive = (event) => {
 };
 
 const update = () => {
-  const now = Date.now();
+  const now = performance.now();
   arrivals = arrivals.filter(([time]) => now - time < MINUTE_MS);
   for (const id of ["images", "out"]) setText(id, format(total[id]));
   setText("minute", format(arrivals.reduce((sum, [, count]) => sum + count, 0)));

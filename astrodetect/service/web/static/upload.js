@@ -6,7 +6,7 @@ const LARGE_BYTES = 1_000_000; // larger files are shown by their thumbnail once
 const MAX_NAME_LENGTH = 60;
 const find = (id) => document.getElementById(id);
 const form = find("upload-form"), list = find("cards"), order = find("order"), format = (count) => count.toLocaleString("en");
-let jobs = [], pending = [], resumeAt = 0, announcedAt = 0, updateDue = false;
+let jobs = [], pending = [], resumeAt = 0, announcedAt = -Infinity, updateDue = false;
 const active = new Set();
 
 const displayName = (name) => (name.length > MAX_NAME_LENGTH ? `${name.slice(0, 39)}…${name.slice(-20)}` : name)
@@ -49,7 +49,7 @@ const enqueue = (job) => {
 };
 
 const sendPending = () => {
-  const wait = resumeAt - Date.now();
+  const wait = resumeAt - performance.now();
   if (wait > 0) setTimeout(sendPending, wait);
   else while (pending.length && active.size < MAX_REQUESTS) send(pending.shift());
   scheduleUpdate();
@@ -76,10 +76,10 @@ const finish = (job, request) => {
   if (job.failed || !job.card.isConnected) return; // stopped by the user
   const reason = request.status ? errorMessage(request.status, request.response) : "the connection broke, or the file has changed";
   const wait_s = request.status === 503 ? Number(request.getResponseHeader("Retry-After")) : 0;
-  job.refusedAt ||= Date.now();
-  if (!wait_s || Date.now() - job.refusedAt > RETRY_FOR_MS) return fail(job, reason);
+  job.refusedAt ||= performance.now();
+  if (!wait_s || performance.now() - job.refusedAt > RETRY_FOR_MS) return fail(job, reason);
   setStatus(job, `Will be sent again: ${reason}`);
-  resumeAt = Math.max(resumeAt, Date.now() + 1000 * wait_s);
+  resumeAt = Math.max(resumeAt, performance.now() + 1000 * wait_s);
   pending.unshift(job);
 };
 
@@ -143,7 +143,7 @@ const scheduleUpdate = () => {
     find("progress").value = done;
     find("stop").textContent = all ? `Retry ${format(failed)} failed` : "Stop";
     find("stop").hidden = all && !failed;
-    if (all || Date.now() - announcedAt > ANNOUNCE_MS) { find("sr-status").textContent = summary.join(", "); announcedAt = Date.now(); }
+    if (all || performance.now() - announcedAt > ANNOUNCE_MS) { find("sr-status").textContent = summary.join(", "); announcedAt = performance.now(); }
     if (all && order.value) sortCards();
     if (all) document.body.dispatchEvent(new Event("uploads-done"));
   }, UPDATE_MS);
