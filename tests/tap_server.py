@@ -76,7 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "overflow":
                 self._send(200, answer.replace(b"</TABLE>", b'</TABLE><INFO name="QUERY_STATUS" value="OVERFLOW"/>'))
             case "400":
-                self._send(400, _error("bad").encode())
+                self._send(400, _error('table "basic" has no column otype').encode())
+            case "404":
+                self._send(404, b"<html>not here</html>")
             case _:
                 self._send(200, answer)
 

@@ -115,7 +115,8 @@ def test_faults_that_pass_are_retried(
     [
         ("error", "SIMBAD refused: the query took too long, try a smaller one: run the same command again to continue"),
         ("overflow", "SIMBAD has more objects there than it sends: choose a smaller --radius"),
-        ("400", "SIMBAD answered 400"),
+        ("400", 'SIMBAD refused: table "basic" has no column otype'),
+        ("404", "SIMBAD answered 404"),
         ("503", "SIMBAD answered 503 (5 attempts)"),
     ],
 )

@@ -131,12 +131,17 @@ class HttpClient:
     def get(self, url: str, read: Callable[[bytes], T], *, form: Mapping[str, str] | None = None) -> T:
         """Request the URL and return `read` of the body; ImageError and ValueError from `read` are retried.
 
-        A form is posted: for queries that change nothing, and so may be repeated.
+        A form is posted: for queries that change nothing, and so may be repeated. `read` may raise SourceUrlError with
+        the reason that a refusal of one gives.
         """
 
         def attempt() -> T:
             with self._request(url, form=form) as response:
                 data = b"".join(_read_chunks(response, self._max_bytes))
+            if not response.ok:
+                with contextlib.suppress(ValueError):
+                    read(data)
+                raise SourceUrlError(f"answered {response.status_code}")
             try:
                 return read(data)
             except PERMANENT_ERRORS as error:
@@ -215,7 +220,7 @@ class HttpClient:
             if status in RETRYABLE_STATUSES:
                 raise _TransientError(f"answered {status}", _retry_after_s(response.headers.get("Retry-After", "")))
             self._unanswered = 0
-            if not (response.ok or (start and status == requests.codes.requested_range_not_satisfiable)):
+            if not (response.ok or form or (start and status == requests.codes.requested_range_not_satisfiable)):
                 raise SourceUrlError(f"answered {status}")
             yield response
 
