@@ -29,11 +29,11 @@ CLIENTS, INTERVAL_S = 6, 0.1  # of the requests of a client: two hundred thousan
 BAD = 10  # every so many requests have a damaged image
 SLOW_CLIENTS = 20
 DISK_BYTES = 8 * 2**20
-REQUESTS, FULL_REQUESTS = 800, 100_000  # for leaks
+REQUESTS, FULL_REQUESTS = 4000, 100_000  # for leaks; memory grows by some 10 MB in the first thousand
 WARM_UP = 0.25  # share of them
 SAMPLES = 40
 LATE_THREADS = 4  # of the loop's executor, which has 4 more than there are cores, and starts one when all are busy
-SLOPE_BYTES, FULL_SLOPE_BYTES = 20_000, 100  # of memory for each request; a short run has more noise
+SLOPE_BYTES, FULL_SLOPE_BYTES = 5000, 100  # of memory for each request; a short run has more noise
 rng = random.Random(20)
 
 
