@@ -81,8 +81,8 @@ def version(meta: "ObjectMeta") -> Version:
     return meta["e_tag"], meta["size"], meta["last_modified"]
 
 
-def _without_weakness(e_tag: str | None) -> str | None:
-    """The tag as If-None-Match compares it: a server may call it weak in one response and not in another."""
+def _opaque_tag(e_tag: str | None) -> str | None:
+    """The entity tag for weak comparison: a server may call it weak in one response and strong in another."""
     return e_tag and e_tag.removeprefix("W/")
 
 
@@ -95,7 +95,7 @@ def get_range(url: str, start: int, end: int, of: Version) -> bytes:
     def read(store: ObjectStore, key: str) -> bytes:
         result = obstore.get(store, key, options=options)  # type: ignore[arg-type]
         found = version(result.meta)
-        if found[1:] != of[1:] or _without_weakness(found[0] or e_tag) != _without_weakness(e_tag):
+        if found[1:] != of[1:] or _opaque_tag(found[0] or e_tag) != _opaque_tag(e_tag):
             raise StorageError(f"{printable_url(url)} was changed meanwhile")
         data = bytes(result.bytes())
         if len(data) != end - start:

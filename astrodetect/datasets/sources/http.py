@@ -204,7 +204,7 @@ class HttpClient:
 
     @contextlib.contextmanager
     def _request(self, url: str, start: int = 0, form: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """The response with a successful status, its body not yet read."""
+        """The response, its body not yet read: successful, or the refusal of a form, with the reason in its body."""
         now = time.monotonic()
         time.sleep(max(0.0, self._next_request_at - now))
         self._next_request_at = max(self._next_request_at, now) + self._interval_s
