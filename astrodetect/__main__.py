@@ -102,4 +102,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    exec("")  # noqa: S102 - where Ctrl-C met an exec() of text, as in a dataclass, Python would end by SIGINT, not 130
+    sys.exit(status)

@@ -14,6 +14,14 @@ from astrodetect import __main__, images
 
 IMAGES = 192
 CRASHING_DECODER = str(Path(__file__).parent.parent / "crashing_decoder")
+INTERRUPTED_IN_EXEC = """
+import sys
+class Finder:
+    def find_spec(name, *_):
+        if name == "astrodetect.scoring.batch_scoring":
+            exec("raise KeyboardInterrupt")
+sys.meta_path.insert(0, Finder)
+"""
 QUARANTINED = "its decoder process ended: quarantined"
 
 
@@ -133,6 +141,15 @@ def test_a_signal_while_the_model_is_loaded_ends_it_at_once(
         assert time.monotonic() - began < 5
         worker.wait(5)
     assert "Traceback" not in program.output
+
+
+def test_ctrl_c_while_a_dataclass_is_made_exits_with_130(sky: Path, colour_models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IN_EXEC)
+    environment = {"ASTRODETECT_MODELS_DIR": str(colour_models_dir), "PYTHONPATH": str(tmp_path)}
+    command = ("-m", "astrodetect", "score", str(sky), "--output", str(tmp_path / "scores.csv"))
+    with Program(*command, log=tmp_path / "log", environment=environment) as program:
+        assert program.wait() == 130
+    assert program.output == "stopped: run the same command again to continue\n"
 
 
 def test_a_worker_that_cannot_start_is_one_line(sky: Path, colour_models_dir: Path, tmp_path: Path) -> None:
