@@ -13,6 +13,8 @@ from astrodetect.sky.wcs import quiet
 
 MEDIA_TYPE = "application/fits"
 BLOCK_BYTES = 2880
+MAX_TEXT = 4096  # characters of a cell: each row has the width of the longest, and clients choose names
+BUFFER_BYTES = 4_000_000  # of rows in memory
 QUOTE = "'"
 MAX_NAME = 68  # characters of a text in one card of a header, of which a quote takes two; astropy refuses longer names
 FORMS: dict[ColumnType, str] = {"number": "D", "integer": "K", "boolean": "L"}
@@ -25,7 +27,7 @@ def write_fits_table(
 ) -> None:
     """A table of values in the order of the columns, with UCDs and units of the usual ones; None is no value.
 
-    FITS holds ASCII: other characters are written as \\xe9 or \\u03b1.
+    FITS holds ASCII: other characters are written as \\xe9 or \\u03b1. A text of more than MAX_TEXT ends in "...".
     """
     texts = [index for index, kind in enumerate(columns.values()) if kind in {"text", "bytes"}]
     widths, count = dict.fromkeys(texts, 1), 0
@@ -78,8 +80,7 @@ def _blocks(spooled: BinaryIO, kinds: Sequence[ColumnType], dtype: np.dtype[Any]
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - takes a tenth of a second
 
     with ParquetFile(spooled) as table:
-        for group in range(table.num_row_groups):
-            values = table.read_row_group(group)
+        for values in table.iter_batches(max(1, BUFFER_BYTES // dtype.itemsize)):
             block = np.zeros(values.num_rows, dtype)
             for index, kind in enumerate(kinds):
                 block[str(index)] = [_stored(value, kind) for value in values.column(index).to_pylist()]
@@ -107,4 +108,5 @@ def _column_name(name: str, number: int) -> str:
 def _ascii(value: object) -> str:
     text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
     raw = text.encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in raw)
+    escaped = "".join(character if character.isprintable() else repr(character)[1:-1] for character in raw)
+    return escaped if len(escaped) <= MAX_TEXT else f"{escaped[: MAX_TEXT - 3]}..."

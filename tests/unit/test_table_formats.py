@@ -2,6 +2,7 @@
 
 import io
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from programs import run_here
 from astrodetect import __main__
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
-from astrodetect.sky import hats, table_writers, votable
+from astrodetect.sky import fits_table, hats, table_writers, votable
 from astrodetect.sky.healpix import cells_of
 from astrodetect.sky.table_writers import write_table
 
@@ -53,6 +54,23 @@ def test_a_fits_table_has_the_values_and_says_what_they_are(tmp_path: Path, monk
     assert read["in_domain"] == [True, False, None]
     write_table(str(tmp_path / "none.fits"), COLUMNS, [], "Scores")
     assert len(Table.read(tmp_path / "none.fits")) == 0
+
+
+def test_one_long_text_does_not_widen_a_fits_table_without_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from astropy.table import Table
+
+    monkeypatch.setattr(fits_table, "BUFFER_BYTES", 3 * fits_table.MAX_TEXT)
+    names = [*map(str, range(9)), "a" * fits_table.MAX_TEXT, "\N{PILE OF POO}" * 16_000]
+    tracemalloc.start()
+    write_table(str(tmp_path / "t.fits"), {"path": "text"}, ([name] for name in names * 100), "Scores")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (tmp_path / "t.fits").stat().st_size < 1_110 * fits_table.MAX_TEXT
+    read = [str(name) for name in Table.read(tmp_path / "t.fits")["path"]]
+    assert read[-11:-1] == names[:-1]
+    assert read[-1].endswith("\\U0001f4a9\\U0...")
 
 
 def test_astropy_reads_a_fits_table_whose_columns_have_long_names(tmp_path: Path) -> None:
