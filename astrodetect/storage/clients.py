@@ -243,10 +243,13 @@ class ObjectReader(io.RawIOBase):
 
 
 def _head(store: ObjectStore, key: str) -> "ObjectMeta":
-    """Size, entity tag and time of change; an address may be signed for GET alone, as those of S3 are."""
+    """Size, entity tag and time of change.
+
+    Addresses may be signed for GET alone, as those of S3 are, and web applications may answer HEAD with 404 or 405.
+    """
     try:
         return obstore.head(store, key)
-    except exceptions.PermissionDeniedError:
+    except (exceptions.PermissionDeniedError, FileNotFoundError):
         if not isinstance(store, HTTPStore):
             raise
         return obstore.get(store, key, options={"range": (0, 1)}).meta

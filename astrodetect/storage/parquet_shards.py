@@ -236,4 +236,5 @@ def _open_parquet(file: str, by_dictionary: Sequence[str] = ()) -> "Iterator[Par
             ) as parquet:
                 yield parquet
         except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"damaged Parquet file: {str(error).partition(chr(10))[0]}") from error
+            reason = str(error).partition("\n")[0]
+            raise StorageError(f"damaged Parquet file {printable_url(file)}: {reason}") from error

@@ -138,6 +138,6 @@ def _open_archive(shard: str, mode: str = "r|") -> Iterator[tarfile.TarFile]:
             ) as archive:
                 yield archive
     except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise StorageError(f"damaged tar archive: {error}") from error
+        raise StorageError(f"damaged tar archive {printable_url(shard)}: {error}") from error
     except OSError as error:
         raise StorageError(f"cannot be read: {error.strerror or error}") from error

@@ -82,7 +82,7 @@ def test_the_reference_of_a_member_names_an_image_wherever_a_path_does(tmp_path:
 def test_archives_that_were_joined_are_an_error_and_no_shorter_table(tmp_path: Path, name: str, mode: str) -> None:
     shard = write_tar(tmp_path / name, {"a.png": b"1"}, mode)
     shard.write_bytes(shard.read_bytes() * 2)
-    error = "damaged tar archive: data follow its end: archives that were joined by cat are read apart"
+    error = f"damaged tar archive {shard}: data follow its end: archives that were joined by cat are read apart"
     assert read_shard(shard) == [(f"{shard}#a.png", b"1"), (str(shard), error)]
 
 
@@ -129,7 +129,7 @@ def test_a_truncated_shard_gives_its_whole_images_and_one_error(tmp_path: Path, 
     *whole, (error_name, error) = read_shard(shard)
     assert whole == [(f"{shard}#{i}.png", members[f"{i}.png"]) for i in range(len(whole))]
     assert error_name == str(shard)
-    assert str(error).startswith("damaged tar archive: ")
+    assert str(error).startswith(f"damaged tar archive {error_name}: ")
 
 
 def test_images_of_shards_in_class_folders_are_images_of_the_class(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_is_no_archive_is_one_error(tmp_path: Path, name: str, contents: by
     (tmp_path / name).write_bytes(contents)
     ((error_name, error),) = read_shard(tmp_path / name)
     assert error_name == str(tmp_path / name)
-    assert str(error).startswith("damaged tar archive: ")
+    assert str(error).startswith(f"damaged tar archive {error_name}: ")
 
 
 def test_members_above_the_limit_are_errors_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_header_of_any_size_takes_neither_memory_nor_time(tmp_path: Path) -> N
     info.type, info.size = tarfile.XHDTYPE, 40_960
     (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(info.size))
     ((_, error),) = read_shard(tmp_path / "a.tar")
-    assert error == "damaged tar archive: a header of 40,960 bytes: at most 32,768 are read"
+    assert error == f"damaged tar archive {tmp_path / 'a.tar'}: a header of 40,960 bytes: at most 32,768 are read"
 
 
 def test_links_are_not_followed_but_errors(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         if self.command == "HEAD" and "?signed=" in self.path:
             self._send(403, b"signed for GET")
+        elif self.command == "HEAD" and "?application=" in self.path:
+            self._send(405, b"GET alone")
         elif self.path.startswith("/moved/"):
             self._send(302, b"", Location=self.path.removeprefix("/moved").removeprefix("/to/"))
         elif self.path not in self.server.files:
@@ -208,7 +210,7 @@ def test_folders_of_web_servers_and_writing_there_are_refused(web: WebServer) ->
         objects.write_bytes(url_of(web, "/a.csv"), b"")
 
 
-@pytest.mark.parametrize("query", ["", "?signed=a.b%2F"])
+@pytest.mark.parametrize("query", ["", "?signed=a.b%2F", "?application=1"])
 def test_shards_of_web_servers_are_read(web: WebServer, query: str) -> None:
     names = [url_of(web, f"/sky.tar{query}"), url_of(web, f"/sky.parquet{query}")]
     web.files[f"/sky.tar{query}"] = tar_of({"1.png": b"1", "2.png": b"2"})
