@@ -80,6 +80,11 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
         (r"^\w+ \d\d\d ", StorageError, "{place}: answered {answer}"),
         (r"error following redirect|BadScheme", StorageError, "{place}: its redirect cannot be followed"),
         (r"dns error", Unreachable, "{place}: its host name cannot be resolved"),
+        (
+            r"InvalidCertificate",
+            Unreachable,
+            "{place}: its server has no valid certificate, or one of an authority that SSL_CERT_FILE has to name",
+        ),
         (r"kind: Connect\b", Unreachable, "{place}: no connection to its server"),
         (r"kind: Interrupted", Interrupted, "{place}: the connection to its server was cut"),
         (r"kind: Timeout", StorageUnavailable, "{place}: its server did not answer in time"),

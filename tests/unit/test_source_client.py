@@ -2,6 +2,7 @@
 
 import gzip
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import urllib3
+from malicious_server import CERTIFICATE
 
 from astrodetect.datasets.sources import http
 from astrodetect.errors import SourceUrlError
@@ -17,9 +19,10 @@ from astrodetect.settings import Settings
 
 
 @contextmanager
-def served(answer: Callable[[socket.socket], object]) -> Iterator[str]:
+def served(answer: Callable[[socket.socket], object], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The URL of a server that answers each connection so, until it is closed."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    server = socket.create_server(("127.0.0.1", 0))
+    with tls.wrap_socket(server, server_side=True) if tls else server as listener:
 
         def serve() -> None:
             while True:
@@ -34,7 +37,7 @@ def served(answer: Callable[[socket.socket], object]) -> Iterator[str]:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}/"
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(10)
 
@@ -44,6 +47,13 @@ def client(monkeypatch: pytest.MonkeyPatch) -> http.HttpClient:
     monkeypatch.setattr(http, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return http.HttpClient(Settings(collect_requests_per_s=1000))
+
+
+def test_a_certificate_that_is_not_valid_is_named(client: http.HttpClient) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(CERTIFICATE)
+    with served(socket.socket.close, tls) as url, pytest.raises(SourceUrlError, match=r"\(certificate verify failed: "):
+        client.get(url, bytes)
 
 
 def test_the_body_of_a_redirect_is_not_unpacked(client: http.HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import ssl
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from malicious_server import CERTIFICATE
 
 from astrodetect import images
 from astrodetect.api.models import as_paths
@@ -160,6 +162,14 @@ def test_a_host_that_does_not_answer_is_the_fault_of_its_images_only() -> None:
     clients.forget_servers()
     with pytest.raises(ImageError, match="no connection to its server"):
         images.read_bytes("http://127.0.0.1:9/a.png")
+
+
+def test_a_certificate_that_is_not_valid_is_named(web: WebServer) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(CERTIFICATE)
+    web.socket = tls.wrap_socket(web.socket, server_side=True)
+    with pytest.raises(ImageError, match="its server has no valid certificate"):
+        images.read_bytes(url_of(web, "/a.png").replace("http:", "https:"))
 
 
 def test_a_host_that_answered_before_is_unavailable(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import math
 import random
+import re
 import socket
 import threading
 import time
@@ -34,6 +35,7 @@ MOST_REDIRECTS = 5
 CHUNK_BYTES = 1 << 16
 USER_AGENT = f"astrodetect/{__version__} (collects sky images to learn from, one request at a time)"
 RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+BAD_CERTIFICATE = re.compile(r"(certificate verify failed: .+?) \(_ssl")
 PERMANENT_ERRORS = (ImageTooSmall, ImageTooManyPixels, ImageBlank)  # not retried, unlike damaged images
 
 T = TypeVar("T")
@@ -264,7 +266,8 @@ def _translate_errors() -> Iterator[None]:
     except requests.Timeout as error:
         raise _TransientError("did not answer in time") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-        raise _TransientError(f"the connection failed ({type(error).__name__})") from error
+        refused = BAD_CERTIFICATE.search(str(error))
+        raise _TransientError(f"the connection failed ({refused[1] if refused else type(error).__name__})") from error
 
 
 def _retry_after_s(header: str) -> float:
