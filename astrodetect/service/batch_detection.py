@@ -39,6 +39,7 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 MAX_ENTRIES_PER_FILE = 3  # of a zip: folders and hidden files have entries too
 MANIFEST = "manifest"  # field of the form
 MAX_MANIFEST_CELLS = 1_000_000
+MAX_FIELDS = 1_000  # of a form that are no files, as Starlette's parser of the other routes allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ class _FormParts:
     """Collects the files of a form from the callbacks of its parser."""
 
     def __init__(self) -> None:
-        self.ended = False
+        self.ended, self._fields = False, 0
         self._finished: deque[tuple[str, str, IO[bytes]]] = deque()
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
@@ -291,6 +292,10 @@ class _FormParts:
             self._name = options[b"filename"].decode("utf-8", "replace")
             self._form_field = options.get(b"name", b"").decode("utf-8", "replace")
             self._content = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
+        else:
+            self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise RequestError(f"the form has more than {MAX_FIELDS:,} fields that are no files")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._content:
