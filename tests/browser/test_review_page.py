@@ -80,6 +80,25 @@ def test_a_note_is_stored_with_the_label_and_typing_it_triggers_no_shortcut(tabs
     assert (labels(service)[-1]["label"], labels(service)[-1]["note"]) == ("ordinary", "a ring, is it not?")
 
 
+def test_back_leads_to_the_labels_and_the_image_of_now(tabs: Tabs, service: Service) -> None:
+    page = tabs.open(f"{service.url}/review")
+    first = candidate(page)
+    page.keyboard.press("i")
+    expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
+    following = candidate(page)
+    page.goto(f"{service.url}{first}")
+    page.get_by_role("button", name="Remove label: interesting").click()
+    expect(page.locator(".label-list")).to_have_count(0)
+    page.get_by_role("button", name="Artefact").click()
+    expect(page.locator(".label-list")).to_contain_text("artefact")
+    page.goto(f"{service.url}/live")
+    page.go_back()
+    expect(page.locator(".label-list")).to_contain_text("artefact")
+    page.go_back()
+    expect(page.locator("#candidate a")).to_have_attribute("href", following)
+    expect(page.locator("#undo")).to_be_enabled()
+
+
 def test_two_new_browsers_get_different_images(tabs: Tabs, service: Service) -> None:
     page = tabs.open("about:blank")
     with page.expect_response("**/review/turn") as response:

@@ -31,6 +31,7 @@ STATIC_FILES = {
 }
 STATIC_URL = f"/static/{hashlib.sha256(b''.join(STATIC_FILES.values())).hexdigest()[:12]}"  # changes with any file
 IMMUTABLE = "public, max-age=31536000, immutable"
+WITH_LABELS = {"history.html", "prediction.html", "review.html", "review_grid.html"}  # "back" shows those of now
 
 TEMPLATE = template_environment(TEMPLATES)
 router = APIRouter(route_class=DatabaseRoute, include_in_schema=False)
@@ -52,7 +53,10 @@ def render(
     """A page, or a fragment of one, from its template; `policy` is for what it loads besides the usual."""
     text = TEMPLATE.get_template(template).render(**_page_values(request), status=status, **values)
     vary = "HX-Request"  # else "back" shows a cached fragment as the page
-    return HTMLResponse(text, status, {"Vary": vary, "Content-Security-Policy": policy})
+    response = HTMLResponse(text, status, {"Vary": vary, "Content-Security-Policy": policy})
+    if template in WITH_LABELS:
+        response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def wants_fragment(request: Request) -> bool:
