@@ -87,8 +87,10 @@ def test_back_leads_to_the_labels_and_the_image_of_now(tabs: Tabs, service: Serv
     expect(page.locator("#candidate a")).not_to_have_attribute("href", first)
     following = candidate(page)
     page.goto(f"{service.url}{first}")
+    page.locator("#note").fill("a ring")
     page.get_by_role("button", name="Remove label: interesting").click()
     expect(page.locator(".label-list")).to_have_count(0)
+    expect(page.locator("#note")).to_have_value("a ring")  # it is of the next label
     page.get_by_role("button", name="Artefact").click()
     expect(page.locator(".label-list")).to_contain_text("artefact")
     page.goto(f"{service.url}/live")

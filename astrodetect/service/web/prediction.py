@@ -126,15 +126,18 @@ def remove_label(
     request: Request,
     database: DatabaseDep,
     label_id: LabelId,
+    *,
     prediction: Annotated[int, Form(ge=1, le=BIGINT_MAX)],
+    note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
     compact: Compact = False,
 ) -> Response:
-    """Deletes a label; one that is already deleted is no error."""
+    """Deletes a label; one that is already deleted is no error. A `note` that is being written stays."""
     try:
         message = f"Label {database.delete_label(label_id).label} removed"
     except NotFound:
         message = "That label was already removed"
-    return _show_labels(request, database, prediction, message, compact=compact, reviewer=reviewer_name(request))
+    reviewer = reviewer_name(request)
+    return _show_labels(request, database, prediction, message, compact=compact, reviewer=reviewer, note=note)
 
 
 def _label_values(request: Request, database: ServiceDatabase, row: Prediction, *, compact: bool) -> dict[str, Any]:
@@ -147,6 +150,7 @@ def _label_values(request: Request, database: ServiceDatabase, row: Prediction, 
         "own_names": assign_keys(names),
         "max_labels": MAX_LABELS_SHOWN,
         "reviewer": reviewer_name(request),
+        "note": "",
         "max_lengths": MAX_LENGTHS,
         "compact": compact,
     }
@@ -172,11 +176,12 @@ def _show_labels(
     *,
     compact: bool,
     reviewer: str | None,
+    note: str = "",
 ) -> Response:
     if not wants_fragment(request):
         return RedirectResponse(f"/history/{id}#labels-{id}", 303)
     row = database.prediction(id)
-    values = _label_values(request, database, row, compact=compact) | {"reviewer": reviewer}
+    values = _label_values(request, database, row, compact=compact) | {"reviewer": reviewer, "note": note}
     response = render(request, "_labels.html", **values)
     response.headers.update(announce(message))
     return response
