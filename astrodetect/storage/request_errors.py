@@ -86,7 +86,8 @@ CASES: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = tuple(
             "{place}: its server has no valid certificate, or one of an authority that SSL_CERT_FILE has to name",
         ),
         (r"kind: Connect\b", Unreachable, "{place}: no connection to its server"),
-        (r"kind: Interrupted", Interrupted, "{place}: the connection to its server was cut"),
+        (r"hyper::Error\(\s*Parse\(", StorageError, "{place}: the answer of its server is no valid HTTP"),
+        (r"kind: Interrupted|IncompleteMessage", Interrupted, "{place}: the connection to its server was cut"),
         (r"kind: Timeout", StorageUnavailable, "{place}: its server did not answer in time"),
         (
             r"Encountered object with invalid path",
@@ -102,7 +103,7 @@ def describe_error(error: Exception, url: str) -> StorageError:
     """What is wrong, for the person who named the URL."""
     text, place = str(error), printable_url(url)
     status, code, name = (match[1] if (match := pattern.search(text)) else "" for pattern in (STATUS, CODE, NAME))
-    if is_web(url) and status.startswith("3"):
+    if is_web(url) and (status.startswith("3") or "redirect without LOCATION" in text):
         return StorageError(f"{place}: its redirect cannot be followed")
     evidence = f"{type(error).__name__} {status} {code}\n{text}"
     for pattern, kind, message in CASES:

@@ -49,6 +49,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(403, b"signed for GET")
         elif self.command == "HEAD" and "?application=" in self.path:
             self._send(405, b"GET alone")
+        elif self.path.startswith("/odd/"):
+            self.wfile.write(b"HTTP/1.1 %s\r\n\r\n" % self.path.removeprefix("/odd/").replace("~", "\r\n").encode())
+            self.close_connection = True
         elif self.path.startswith("/moved/"):
             self._send(302, b"", Location=self.path.removeprefix("/moved").removeprefix("/to/"))
         elif self.path not in self.server.files:
@@ -162,6 +165,21 @@ def test_a_host_that_does_not_answer_is_the_fault_of_its_images_only() -> None:
     clients.forget_servers()
     with pytest.raises(ImageError, match="no connection to its server"):
         images.read_bytes("http://127.0.0.1:9/a.png")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("302~Content-Length:0", "its redirect cannot be followed"),
+        ("OK", "no valid HTTP"),
+        ("200~Content-Length:3~Content-Length:4", "no valid HTTP"),
+    ],
+)
+def test_an_answer_that_is_no_valid_http_is_the_fault_of_its_image(web: WebServer, answer: str, reason: str) -> None:
+    web.files["/a.png"] = IMAGE
+    assert images.read_bytes(url_of(web, "/a.png")) == IMAGE  # so that the server counts as one that answers
+    with pytest.raises(ImageError, match=reason):
+        images.read_bytes(url_of(web, f"/odd/{answer}"))
 
 
 def test_a_certificate_that_is_not_valid_is_named(web: WebServer) -> None:
