@@ -5,10 +5,11 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, Form, Path, Query
+from fastapi import Depends, Form, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
 
+from astrodetect.errors import RequestError
 from astrodetect.labels import LabelValue, parse_label, parse_tag
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
 from astrodetect.records import BIGINT_MAX, Cone, PredictionFilters, SkyObject
@@ -108,6 +109,13 @@ def sky_object_of_request(
         return parse_sky_object(ra or ra_of_query, dec or dec_of_query, object_id or id_of_query)
     except ValueError as error:
         raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
+
+
+async def read_only_file(request: Request, file: UploadFile) -> tuple[str, bytes]:
+    """Name and content of the file of a form; RequestError if there are several: FastAPI takes the last."""
+    if len((await request.form()).getlist("file")) > 1:
+        raise RequestError("one image in a request: /detect/batch takes many")
+    return file.filename or "", await file.read()
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,13 @@ def test_a_form_without_the_file_is_refused_with_an_example(client: TestClient) 
     assert "curl -F file=@" in error_message(client.post("/detect", files={"image": b"x"}), 422, "file_missing")
 
 
+@pytest.mark.parametrize("path", ["/detect", "/classify", "/similar"])
+def test_a_form_of_several_images_is_refused_with_the_route_that_takes_them(client: TestClient, path: str) -> None:
+    response = client.post(path, files=[("file", ("a.png", png(seed=seed))) for seed in (1, 2)])
+    assert "/detect/batch" in error_message(response, 400, "bad_request")
+    assert client.get("/predictions").json()["predictions"] == []
+
+
 def test_broken_forms_and_unknown_paths_have_json_errors(client: TestClient) -> None:
     form = {"content-type": "multipart/form-data"}
     error_message(client.post("/detect", content=b"x", headers=form), 400, "bad_request")

@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import ModelName, SkyObjectParam
+from astrodetect.service.query_params import ModelName, SkyObjectParam, read_only_file
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
@@ -63,7 +63,7 @@ async def detect(
     key: IdempotencyKey = None,
 ) -> Any:
     """Whether an image has an anomaly: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
-    name, data = file.filename or "", await file.read()
+    name, data = await read_only_file(request, file)
     prediction = await detection.detect(
         request, name, data, model=model, key=key, require_binary=True, sky_object=sky_object
     )
@@ -81,7 +81,7 @@ async def classify(
     key: IdempotencyKey = None,
 ) -> Any:
     """Class of an image, by any model: `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`."""
-    name, data = file.filename or "", await file.read()
+    name, data = await read_only_file(request, file)
     return as_json(await detection.detect(request, name, data, model=model, key=key, sky_object=sky_object))
 
 

@@ -26,7 +26,7 @@ from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId
+from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId, read_only_file
 from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import (
     CSV,
@@ -120,7 +120,7 @@ async def similar_to(
     limit: NeighbourCount = 10,
 ) -> Any:
     """Classifies and records an image like /classify, and finds the most similar recorded images."""
-    prediction = await detection.detect(request, file.filename or "", await file.read(), model=model)
+    prediction = await detection.detect(request, *await read_only_file(request, file), model=model)
     if isinstance(prediction, QueuedPrediction):
         raise DatabaseUnavailable("the prediction is queued on disk: similar images are known to PostgreSQL alone")
     neighbours = await asyncio.to_thread(database.similar, prediction, limit=limit)
