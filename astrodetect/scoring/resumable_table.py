@@ -191,6 +191,7 @@ def _begin_or_resume(path: str, settings: Mapping[str, Any], images_per_chunk: i
     run = uuid.uuid4()
     notes = json.dumps({"run": str(run), CHUNK: images_per_chunk, **settings}).encode()
     if objects.write_bytes(f"{path}{NOTES}", notes, if_absent=True):
+        _delete_parts(path)  # that an earlier run stored after another one had finished its table
         return run, images_per_chunk
     return _interrupted_run(path, objects.read_bytes(f"{path}{NOTES}").decode(), settings)
 
@@ -273,11 +274,15 @@ def _is_begun(path: TablePath) -> bool:
     return Path(_parts(path)).exists() or _earlier(path).exists()
 
 
+def _delete_parts(path: str) -> None:
+    for name in objects.list_names(_parts(path)):
+        objects.delete(f"{_parts(path)}/{name}")
+
+
 def _discard_parts(path: TablePath) -> None:
     """Deletes them; local ones are renamed before, so that there are never some of them."""
     if isinstance(path, str):
-        for name in objects.list_names(_parts(path)):
-            objects.delete(f"{_parts(path)}/{name}")
+        _delete_parts(path)
         objects.delete(f"{path}{NOTES}")
         return
     discarded = path.with_name(f".{path.name}.discarded")

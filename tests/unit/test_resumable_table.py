@@ -243,6 +243,21 @@ def test_a_table_on_an_object_store_is_resumed_and_equals_a_local_one(bucket: st
         pass  # finished after this process had looked
 
 
+def test_parts_that_a_slower_run_leaves_on_an_object_store_are_not_taken_by_a_later_one(bucket: str) -> None:
+    """The images may be others by then."""
+    url = f"{bucket}/t.csv"
+    with opened(url) as fast, opened(url) as slow:
+        for table in (fast, slow):
+            table.plan(iter(ODD_NAMES), 1, "")
+        finish(fast)
+        add_next(slow)
+    objects.delete(url)
+    with opened(url) as later:
+        assert later.plan(iter(ODD_NAMES), 1, "") == 0
+        finish(later)
+    assert list(objects.list_names(bucket)) == ["t.csv"]
+
+
 def test_a_run_with_other_settings_does_not_continue_a_table_on_an_object_store(bucket: str) -> None:
     url, other = f"{bucket}/t.csv", {**RUN_SETTINGS, "model": "n"}
     with opened(url) as table:
