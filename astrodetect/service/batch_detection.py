@@ -66,8 +66,11 @@ class BatchDetection:
         """Whether another request would be refused."""
         return self._slots.locked()
 
-    async def lines(self, request: Request, model: str | None) -> AsyncIterator[bytes]:
-        """A line of JSON for every image: its prediction or its error; one model for all of them."""
+    async def lines(self, request: Request, model: str | None, key: str | None = None) -> AsyncIterator[bytes]:
+        """A line of JSON for every image: its prediction or its error; one model for all of them.
+
+        With an idempotency key each image has one by its place: a repeated request gets the same predictions.
+        """
         if self.full():
             raise Overloaded(f"{MAX_BATCH_REQUESTS} batches are being processed: try again soon")
         context = RequestContext.of(request.scope)
@@ -84,7 +87,7 @@ class BatchDetection:
                 max_bytes=self._max_bytes,
             )
             try:
-                async for line in self._score(files, serving, context):
+                async for line in self._score(files, serving, context, key):
                     yield line
             finally:
                 with contextlib.suppress(ValueError):  # a thread still reads it after a disconnect, and ends it
@@ -108,7 +111,7 @@ class BatchDetection:
             self._spooled_bytes -= size
 
     async def _score(
-        self, files: Generator[UploadedFile, None, None], serving: ServedModel, context: RequestContext
+        self, files: Generator[UploadedFile, None, None], serving: ServedModel, context: RequestContext, key: str | None
     ) -> AsyncIterator[bytes]:
         tasks: deque[asyncio.Task[bytes]] = deque()
         images, failure = 0, None
@@ -120,7 +123,7 @@ class BatchDetection:
                     failure = RequestError(f"more than {self._max_images:,} images: send the rest in another request")
                 else:
                     images += 1
-                    tasks.append(asyncio.create_task(self._line(file, serving)))
+                    tasks.append(asyncio.create_task(self._line(file, serving, key and f"{key}\n{images}")))
                 if len(tasks) == IMAGES_IN_FLIGHT:
                     yield await tasks.popleft()
             while tasks:
@@ -134,12 +137,12 @@ class BatchDetection:
         if failure:
             yield error_line(failure)
 
-    async def _line(self, file: UploadedFile, serving: ServedModel) -> bytes:
+    async def _line(self, file: UploadedFile, serving: ServedModel, key: str | None) -> bytes:
         try:
             self._shutdown.check()
             if isinstance(file.data, AstrodetectError):
                 raise file.data
-            result = await self._detection.detect_in_batch(serving, file.name, file.data, file.sky_object)
+            result = await self._detection.detect_in_batch(serving, file.name, file.data, file.sky_object, key=key)
         except AstrodetectError as error:
             return error_line(error, file.name)
         return PredictionResponse.of(result.prediction).model_dump_json().encode() + b"\n"

@@ -89,10 +89,18 @@ class DetectionService:
         return prediction
 
     async def detect_in_batch(
-        self, serving: ServedModel, name: str, data: bytes, sky_object: SkyObject | None = None
+        self,
+        serving: ServedModel,
+        name: str,
+        data: bytes,
+        sky_object: SkyObject | None = None,
+        *,
+        key: str | None = None,
     ) -> DetectionResult:
-        """Scores and records one image of a request with many; it waits for a free slot."""
-        return await self._in_slot(self._score_and_record(serving, ImageJob(name, data, uuid.uuid4(), {}, sky_object)))
+        """Scores and records one image of a request with many, once under a key; it waits for a free slot."""
+        request_id = uuid.uuid4() if key is None else uuid.uuid5(KEY_NAMESPACE, key)
+        record = self._score_and_record if key is None else self._record_once
+        return await self._in_slot(record(serving, ImageJob(name, data, request_id, {}, sky_object)))
 
     @asynccontextmanager
     async def use_model(
@@ -123,7 +131,7 @@ class DetectionService:
         async with self.use_model(model, context, require_binary=require_binary) as serving:
             if job.request_id.version != NAME_BASED_UUID:
                 return (await self._score_and_record(serving, job)).prediction
-            return await self._record_once(serving, job)
+            return (await self._record_once(serving, job)).prediction
 
     async def _in_slot(self, work: Coroutine[Any, Any, Awaited]) -> Awaited:
         """Await `work` once a slot is free; DeadlineExceeded if it is not done in time."""
@@ -140,15 +148,15 @@ class DetectionService:
         finally:
             work.close()  # where it was never awaited
 
-    async def _record_once(self, serving: ServedModel, job: ImageJob) -> Prediction | QueuedPrediction:
+    async def _record_once(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
         """The prediction that was recorded under the key of this request before, or a new one."""
         decoded = await self._decode(serving, job)
         async with self._key_locks.setdefault(job.request_id, asyncio.Lock()):  # a repeat waits for the first request
             if earlier := await asyncio.to_thread(self._find_recorded, job.request_id):
                 if conflict := image_conflict(earlier, decoded.sha256, serving.manifest):
                     raise conflict
-                return earlier
-            return (await self._score_and_record(serving, job)).prediction
+                return DetectionResult(earlier, None)
+            return await self._score_and_record(serving, job)
 
     async def _decode(self, serving: ServedModel, job: ImageJob) -> DecodedImage:
         """In a thread that decodes one image at a time."""

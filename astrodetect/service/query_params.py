@@ -5,7 +5,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, Form, Path, Query, Request, UploadFile
+from fastapi import Depends, Form, Header, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
 
@@ -143,6 +143,15 @@ LabelId: TypeAlias = PredictionId
 FiltersParam: TypeAlias = Annotated[PredictionFilters, Depends(filters_with_cone)]
 PageEdgeParam: TypeAlias = Annotated[PageEdge, Depends(page_edge)]
 ModelPath: TypeAlias = Annotated[str, Path(pattern=MODEL_NAME_PATTERN, max_length=MAX_MODEL_NAME_CHARS)]
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="a request repeated with the same key, image and model gets the first response again",
+    ),
+]
 ModelName: TypeAlias = Annotated[
     str | None,
     Query(

@@ -139,6 +139,24 @@ def test_a_truncated_form_gives_its_complete_images_and_an_error(client: TestCli
     assert results[-1]["error"]["code"] == "bad_request"
 
 
+def test_a_batch_that_is_repeated_with_its_key_has_one_row_for_each_image(
+    client: TestClient, database_url: str
+) -> None:
+    def send(*seeds: int) -> list[dict[str, Any]]:
+        files = [
+            ("file", ("z.zip", make_zip({"1": png(seeds[0]), "bad": b"", "2": png(seeds[1])}))),
+            ("file", ("3", png(9))),
+        ]
+        return read_lines(client.post("/detect/batch", files=files, headers={"Idempotency-Key": "night 1"}))
+
+    first = send(1, 2)
+    assert send(1, 2) == first
+    changed = send(1, 3)
+    assert [changed[0], changed[3]] == [first[0], first[3]]
+    assert changed[2]["error"]["code"] == "idempotency_key_conflict"
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(3,)]
+
+
 def test_a_form_of_more_than_a_thousand_fields_that_are_no_files_is_refused(client: TestClient) -> None:
     fields = {str(number): "" for number in range(1_000)}
     assert len(read_lines(client.post("/detect/batch", data=fields, files={"file": ("a", png(1))}))) == 1

@@ -262,6 +262,9 @@ def test_similar_images_are_found_by_id_and_by_upload(client: TestClient) -> Non
     uploaded = send(client, "/similar?limit=3", USUAL[3], "again.png").json()
     assert uploaded["prediction"]["id"] == 13
     assert uploaded["similar"] == found["similar"][:3]
+    form: dict[str, Any] = {"files": {"file": ("keyed.png", USUAL[3])}, "data": {"ra": "10", "dec": "-20"}}
+    keyed = [client.post("/similar", **form, headers={"Idempotency-Key": "k"}).json()["prediction"] for _ in range(2)]
+    assert [(row["id"], row["ra"], row["dec"]) for row in keyed] == [(14, 10.0, -20.0)] * 2
     assert client.get("/predictions", params={"min_novelty": 1.0, "name": "again"}).json()["next"] is None
 
 

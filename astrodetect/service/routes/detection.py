@@ -1,14 +1,14 @@
 """Images in, predictions out: /detect, /classify, /detect/batch and /detect-anomalies."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, UploadFile
+from fastapi import APIRouter, Request, UploadFile
 from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import ModelName, SkyObjectParam, read_only_file
+from astrodetect.service.query_params import IdempotencyKey, ModelName, SkyObjectParam, read_only_file
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
@@ -40,15 +40,6 @@ URLS_JSON: dict[str, Any] = {
 ERRORS_OF_AN_IMAGE = declared(400, 404, 408, 409, 413, 415, 422, 503)
 ERRORS_OF_A_BATCH = declared(400, 404, 408, 413, 422, 503)
 
-IdempotencyKey: TypeAlias = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        description="a request repeated with the same key, image and model gets the first response again",
-    ),
-]
 router = APIRouter()
 
 
@@ -91,9 +82,11 @@ async def classify(
     responses=ERRORS_OF_A_BATCH | NDJSON_RESPONSE,
     openapi_extra={"requestBody": {"required": True, "content": FILES_FORM}},
 )
-async def detect_batch(request: Request, batch_detection: BatchDetectionDep, model: ModelName = None) -> Any:
+async def detect_batch(
+    request: Request, batch_detection: BatchDetectionDep, model: ModelName = None, key: IdempotencyKey = None
+) -> Any:
     """Classifies many images, or zips of them; the response has a line of JSON for each, in order."""
-    lines = batch_detection.lines(request, model)
+    lines = batch_detection.lines(request, model, key)
     first = await anext(lines)  # before the response starts, so that an error of the whole request has its status
 
     async def all_lines() -> AsyncIterator[bytes]:

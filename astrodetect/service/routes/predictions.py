@@ -26,7 +26,15 @@ from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import FiltersParam, ModelName, PageEdgeParam, PredictionId, read_only_file
+from astrodetect.service.query_params import (
+    FiltersParam,
+    IdempotencyKey,
+    ModelName,
+    PageEdgeParam,
+    PredictionId,
+    SkyObjectParam,
+    read_only_file,
+)
 from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import (
     CSV,
@@ -116,11 +124,14 @@ async def similar_to(
     *,
     database: DatabaseDep,
     detection: DetectionDep,
+    sky_object: SkyObjectParam,
     model: ModelName = None,
+    key: IdempotencyKey = None,
     limit: NeighbourCount = 10,
 ) -> Any:
     """Classifies and records an image like /classify, and finds the most similar recorded images."""
-    prediction = await detection.detect(request, *await read_only_file(request, file), model=model)
+    name, data = await read_only_file(request, file)
+    prediction = await detection.detect(request, name, data, model=model, key=key, sky_object=sky_object)
     if isinstance(prediction, QueuedPrediction):
         raise DatabaseUnavailable("the prediction is queued on disk: similar images are known to PostgreSQL alone")
     neighbours = await asyncio.to_thread(database.similar, prediction, limit=limit)
