@@ -44,7 +44,7 @@ def split_images(
 ) -> list[ListedImage]:
     """The images with their part and group; duplicates and images of one listed group stay in one part.
 
-    A group is assigned to the part that its first image's class is most short of. Images past a limit are left out.
+    A group is assigned to the part that its classes are most short of. Images past a limit are left out.
     """
     for name in plan.limits or {}:
         if all(item.label != name for item in items):
@@ -54,14 +54,16 @@ def split_images(
     by_class: dict[str, list[list[int]]] = defaultdict(list)
     for members in _merge_groups(items, duplicate_groups):
         by_class[items[members[0]].label].append(members)
-    assigned, taken = {}, Counter[str]()
+    groups, assigned, taken = list[list[int]](), {}, Counter[str]()
     for name in sorted(by_class):
         shuffled = [by_class[name][index] for index in rng.permutation(len(by_class[name]))]
-        limited = [members for members in shuffled if _within_limits(plan, [items[at].label for at in members], taken)]
-        for members, part in _assign_parts(limited, plan.shares()):
-            group = f"{items[members[0]].label}-{members[0] + 1}" if len(members) > 1 else ""
-            for index in members:
-                assigned[index] = replace(items[index], part=part, group=group)
+        groups += [members for members in shuffled if _within_limits(plan, [items[at].label for at in members], taken)]
+    groups.sort(key=len, reverse=True)
+    parts = _assign_parts([Counter(items[at].label for at in members) for members in groups], plan.shares())
+    for members, part in zip(groups, parts, strict=True):
+        group = f"{items[members[0]].label}-{members[0] + 1}" if len(members) > 1 else ""
+        for index in members:
+            assigned[index] = replace(items[index], part=part, group=group)
     return [assigned[index] for index in sorted(assigned)]
 
 
@@ -133,16 +135,20 @@ def _within_limits(plan: SplitPlan, labels: list[str], taken: Counter[str]) -> b
     return True
 
 
-def _assign_parts(groups: list[list[int]], shares: Mapping[str, float]) -> list[tuple[list[int], str]]:
-    """Greedy assignment, largest groups first, each to the part with the largest deficit."""
-    total = sum(map(len, groups))
-    deficit = {part: share * total for part, share in shares.items()}
-    assigned = []
-    for members in sorted(groups, key=len, reverse=True):
-        part = max(deficit, key=lambda name: deficit[name])
-        deficit[part] -= len(members)
-        assigned.append((members, part))
-    return assigned
+def _assign_parts(groups: Sequence[Counter[str]], shares: Mapping[str, float]) -> Iterator[str]:
+    """Greedy assignment of groups with so many images of each class, each to the part with the largest deficit.
+
+    Of a group with several classes, to the part that brings all of them nearest to their shares, by least squares.
+    """
+    totals = sum(groups, Counter[str]())
+    deficits = {part: {name: share * total for name, total in totals.items()} for part, share in shares.items()}
+    for counts in groups:
+        weights = {name: count / totals[name] ** 2 if len(counts) > 1 else 1.0 for name, count in counts.items()}
+        gains = {part: sum(weights[name] * deficits[part][name] for name in counts) for part in deficits}
+        part = max(gains, key=lambda name: gains[name])
+        for name, count in counts.items():
+            deficits[part][name] -= count
+        yield part
 
 
 def _write_table(placed: Sequence[tuple[ImagePath, ListedImage]], path: Path, catalogue: Catalogue | None) -> None:

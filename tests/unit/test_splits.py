@@ -11,7 +11,7 @@ from astrodetect import atomic_files
 from astrodetect.datasets import class_folders, listing, splits
 from astrodetect.datasets.labelled import write_labelled_folders
 from astrodetect.datasets.splits import SplitPlan
-from astrodetect.datasets.tables import ListedImage
+from astrodetect.datasets.tables import PARTS, ListedImage
 from astrodetect.errors import DataError
 
 
@@ -56,6 +56,20 @@ def test_duplicates_and_groups_stay_in_one_part_transitively() -> None:
     assert len({item.part for item in assigned if item.path in connected}) == 1
     assert len({item.group for item in assigned if item.path in connected}) == 1
     assert {item.group for item in assigned if item.path not in connected} == {""}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_several_classes_are_divided_in_the_proportions_of_all_of_them(seed: int) -> None:
+    """Such as tiles of the sky, each with many galaxies and perhaps a merger."""
+    items = [
+        ListedImage(Path(f"{tile}-{n}.jpg"), ("merger" if tile % 2 else "ring") if n == 9 else "E", group=str(tile))
+        for tile in range(40)
+        for n in range(10)
+    ]
+    assigned = splits.split_images(items, no_duplicates(items), SplitPlan(seed=seed))
+    counts = Counter((item.label, item.part) for item in assigned)
+    for rare in ("merger", "ring"):
+        assert [counts[rare, part] for part in PARTS] == [14, 3, 3]
 
 
 def test_split_limits_apply_per_class_or_to_all_other_classes() -> None:
