@@ -68,11 +68,19 @@ class TrainingJobs:
             raise TrainingNotAllowed(refusal)
 
     def start(
-        self, name: str, recipe: str, command: Sequence[str], folder: Path, *, labels: Iterable[str] = ()
+        self,
+        name: str,
+        recipe: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        labels: Iterable[str] = (),
+        again: bool = False,
     ) -> None:
         """Starts train_model.py, or `teach` if that comes first, with these arguments in this working directory.
 
-        The parts of `labels` are written to the file of its labels: another training that runs keeps its own.
+        The parts of `labels` are written to the file of its labels: another training that runs keeps its own. `again`:
+        TrainingConflict if it was discarded meanwhile.
         """
         require_extra("train", "training")
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +89,8 @@ class TrainingJobs:
                 for training in self.all():
                     if training.state == "running":
                         raise TrainingConflict(f"the training of {training.name} runs: wait for it, or cancel it")
+                if again:
+                    self._find(name)
                 training_progress.remove_progress(self._folder, name)
                 if text := "".join(labels):
                     atomic_files.write_text(training_progress.labels_path(self._folder, name), text)
@@ -104,18 +114,19 @@ class TrainingJobs:
         training = self._find(name)
         if training.state == "running" or not training.command:
             raise TrainingConflict(f"the training of {name} cannot be resumed here")
-        self.start(name, training.recipe, training.command, Path(training.folder))
+        self.start(name, training.recipe, training.command, Path(training.folder), again=True)
 
     def discard(self, name: str) -> None:
         """Forgets a training that ended without a model, with its checkpoints."""
-        if self._find(name).state == "running":
-            raise TrainingConflict(f"the training of {name} runs: cancel it first")
         try:
-            with store.exclusive_lock(self._folder, STARTING), store.exclusive_lock(self._folder, name):
-                training_progress.remove_progress(self._folder, name, checkpoints=True)
-                training_progress.log_path(self._folder, name).unlink(missing_ok=True)
-                with store.staging(self._folder, name):
-                    pass  # which removes the files of a model that it was killed while writing
+            with store.exclusive_lock(self._folder, STARTING):
+                if self._find(name).state == "running":
+                    raise TrainingConflict(f"the training of {name} runs: cancel it first")
+                with store.exclusive_lock(self._folder, name):
+                    training_progress.remove_progress(self._folder, name, checkpoints=True)
+                    training_progress.log_path(self._folder, name).unlink(missing_ok=True)
+                    with store.staging(self._folder, name):
+                        pass  # which removes the files of a model that it was killed while writing
         except ModelError as error:  # perhaps suspended, so that it is taken for lost
             raise TrainingConflict(f"the process of the training of {name} has not ended: try again") from error
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,26 @@ def test_a_training_whose_process_has_not_ended_is_not_discarded(client: TestCli
         response = local(client).post(f"/models-page/{NAME}/training/discard")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "training_conflict")
     assert read_progress(models_dir, NAME) is not None
+
+
+def test_of_a_resumption_and_a_discarding_at_once_one_is_refused(
+    client: TestClient, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = TrainingProgress("m", time.time(), state="stopped", recipe="cnn", command=("--data", "x"))
+    browser, lock = local(client), store.exclusive_lock
+
+    def resumed_meanwhile(folder: Path, name: str) -> AbstractContextManager[None]:
+        write_progress(models_dir, replace(stopped, state="running"))
+        return lock(folder, name)
+
+    write_progress(models_dir, stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "exclusive_lock", resumed_meanwhile)
+        assert browser.post("/models-page/m/training/discard").status_code == 409
+    write_progress(models_dir, stopped)
+    monkeypatch.setattr(training_jobs, "require_extra", lambda *_: remove_progress(models_dir, "m", checkpoints=True))
+    assert browser.post("/models-page/m/training/resume").status_code == 409
+    assert read_progress(models_dir, "m") is None
 
 
 def test_labelled_images_become_the_images_of_the_form(client: TestClient) -> None:
