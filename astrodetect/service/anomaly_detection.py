@@ -30,7 +30,7 @@ MIN_JSON_BYTES, JSON_BYTES_PER_URL = 100_000, 4_000  # the largest body: it is p
 class ImageUrls(BaseModel):
     """The JSON body of a request: the URLs of its images."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     image_paths: Annotated[list[str], FailFast()]
 
@@ -80,6 +80,11 @@ class AnomalyDetection:
         """The images of the request, whose body is read to its end."""
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             async with request.form(max_files=self._max_images) as form:
+                if others := [name for name, part in form.multi_items() if isinstance(part, str)]:
+                    raise RequestError(
+                        f"the field {others[0][:255]!r} of the form is no file: ?model=NAME chooses the model, and "
+                        "/detect and /detect/batch take positions"
+                    )
                 files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
                 if not files:
                     raise RequestError("no file in the form: curl -F file=@a.jpg -F file=@b.jpg")

@@ -38,8 +38,8 @@ MAX_UNPACKED_RATIO = 10  # bytes unpacked from a zip, over the largest body of a
 ZIP_SIGNATURE = b"PK\x03\x04"
 MAX_ENTRIES_PER_FILE = 3  # of a zip: folders and hidden files have entries too
 MANIFEST = "manifest"  # field of the form
+NO_FIELDS = "?model=NAME chooses the model, and a manifest, -F manifest=@objects.csv, has the positions"
 MAX_MANIFEST_CELLS = 1_000_000
-MAX_FIELDS = 1_000  # of a form that are no files, as Starlette's parser of the other routes allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class _FormParts:
     """Collects the files of a form from the callbacks of its parser."""
 
     def __init__(self) -> None:
-        self.ended, self._fields = False, 0
+        self.ended = False
         self._finished: deque[tuple[str, str, IO[bytes]]] = deque()
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
@@ -296,9 +296,8 @@ class _FormParts:
             self._form_field = options.get(b"name", b"").decode("utf-8", "replace")
             self._content = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
         else:
-            self._fields += 1
-        if self._fields > MAX_FIELDS:
-            raise RequestError(f"the form has more than {MAX_FIELDS:,} fields that are no files")
+            name = options.get(b"name", b"").decode("utf-8", "replace")[:255]
+            raise RequestError(f"the field {name!r} of the form is no file: {NO_FIELDS}")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._content:

@@ -2,8 +2,9 @@
 
 import datetime as dt
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Form, Header, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,7 @@ from astrodetect.sky.positions import MAX_ID_CHARS, parse_cone, parse_sky_object
 MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100
 OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
+FIELDS_OF_AN_IMAGE = ("file", "ra", "dec", "object_id")
 VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
 
 LabelName: TypeAlias = Annotated[str, AfterValidator(parse_label)]  # built in, or one's own
@@ -111,10 +113,29 @@ def sky_object_of_request(
         raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
 
 
+def refuse_others(kind: str, given: Iterable[str], taken: Iterable[str]) -> None:
+    """RequestError for names that are not among those that a route takes: what they say would be lost."""
+    for name in given:
+        if name not in taken:
+            raise RequestError(f"no {kind} {name[:MAX_FILTER_CHARS]!r} is taken here, but {', '.join(taken)}")
+
+
+def only_query(*names: str) -> Any:
+    """A dependency that refuses other query parameters."""
+
+    async def check(request: Request) -> None:
+        refuse_others("query parameter", request.query_params, names)
+
+    return Depends(check)
+
+
 async def read_only_file(request: Request, file: UploadFile) -> tuple[str, bytes]:
-    """Name and content of the file of a form; RequestError if there are several: FastAPI takes the last."""
-    if len((await request.form()).getlist("file")) > 1:
+    """Name and content of the file of a form; RequestError if there are several, of which FastAPI takes the last, or
+    other fields."""
+    form = await request.form()
+    if len(form.getlist("file")) > 1:
         raise RequestError("one image in a request: /detect/batch takes many")
+    refuse_others("field of the form", form, FIELDS_OF_AN_IMAGE)
     return file.filename or "", await file.read()
 
 

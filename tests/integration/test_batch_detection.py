@@ -157,13 +157,6 @@ def test_a_batch_that_is_repeated_with_its_key_has_one_row_for_each_image(
     assert query(database_url, "SELECT count(*) FROM predictions") == [(3,)]
 
 
-def test_a_form_of_more_than_a_thousand_fields_that_are_no_files_is_refused(client: TestClient) -> None:
-    fields = {str(number): "" for number in range(1_000)}
-    assert len(read_lines(client.post("/detect/batch", data=fields, files={"file": ("a", png(1))}))) == 1
-    response = client.post("/detect/batch", data=fields | {"one": "more"}, files={"file": ("a", png(1))})
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request")
-
-
 def test_a_request_beyond_the_size_limit_is_refused(client: TestClient) -> None:
     response = upload(client, [("a", b"\0" * 1_100_000)])
     assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")

@@ -26,6 +26,7 @@ from astrodetect.sky.votable import MEDIA_TYPE as VOTABLE
 KEY = "correct horse battery staple"
 CONTRACT = ImageContract(size=colour_models.SIZE)
 Start = Callable[..., TestClient]
+ANOTHER_MODEL = b'{"image_paths": ["http://example.org/"], "model": "colours"}'  # it is of the query
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +170,15 @@ def test_an_invalid_request_is_refused_as_a_whole(start: Start) -> None:
     form = {"content-type": "multipart/form-data; boundary=x"}
     error_message(client.post("/detect-anomalies", content=b"--x--\r\n", headers=form), 400, "bad_request")
     error_message(client.post("/detect-anomalies", content=b"no form", headers=form), 400, "bad_request")
-    for wrong in (b"", b"no JSON", b"[]", b"{}", b'{"image_paths": "http://example.org/"}', b'{"image_paths": [1, 2]}'):
+    for wrong in (
+        b"",
+        b"no JSON",
+        b"[]",
+        b"{}",
+        b'{"image_paths": "http://example.org/"}',
+        b'{"image_paths": [1, 2]}',
+        ANOTHER_MODEL,
+    ):
         error_message(client.post("/detect-anomalies", content=wrong), 422, "bad_arguments")
     error_message(client.post("/detect-anomalies", content=b"[" * 100_000), 422, "bad_arguments")
     many = client.post("/detect-anomalies", content=b'{"image_paths": [' + b"1," * 40_000 + b"1]}")

@@ -75,6 +75,22 @@ def test_a_bad_position_is_one_clear_line_and_makes_no_row(
     assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
 
 
+@pytest.mark.parametrize("path", ["/detect", "/classify", "/similar", "/detect/batch", "/detect-anomalies"])
+def test_fields_and_parameters_that_a_route_does_not_take_are_refused(
+    client: TestClient, database_url: str, path: str
+) -> None:
+    file = {"file": ("a.png", png(1))}
+    for answer in (
+        client.post(path, files=file, data={"model": "colours"}),
+        client.post(path, files=file, data={"RA": "1", "DEC": "2"}),
+        client.post(path, files=file, data={"manifest": MANIFEST}),
+        client.post(path, files=file, params={"modle": "colours"}),
+        client.post(path, files=file, params={"RA": "1", "DEC": "2"}),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), answer.text
+    assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
+
+
 def batch(client: TestClient, *parts: tuple[str, tuple[str, bytes]]) -> list[dict[str, Any]]:
     answer = client.post("/detect/batch", files=list(parts))
     assert answer.status_code == 200, answer.text

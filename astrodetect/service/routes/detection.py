@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import IdempotencyKey, ModelName, SkyObjectParam, read_only_file
+from astrodetect.service.query_params import IdempotencyKey, ModelName, SkyObjectParam, only_query, read_only_file
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
@@ -39,11 +39,17 @@ URLS_JSON: dict[str, Any] = {
 }
 ERRORS_OF_AN_IMAGE = declared(400, 404, 408, 409, 413, 415, 422, 503)
 ERRORS_OF_A_BATCH = declared(400, 404, 408, 413, 422, 503)
+QUERY_OF_AN_IMAGE = only_query("model", "ra", "dec", "object_id")
 
 router = APIRouter()
 
 
-@router.post("/detect", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
+@router.post(
+    "/detect",
+    response_model=PredictionResponse,
+    responses=ERRORS_OF_AN_IMAGE,
+    dependencies=[QUERY_OF_AN_IMAGE],
+)
 async def detect(
     request: Request,
     file: UploadFile,
@@ -61,7 +67,12 @@ async def detect(
     return as_json(prediction)
 
 
-@router.post("/classify", response_model=PredictionResponse, responses=ERRORS_OF_AN_IMAGE)
+@router.post(
+    "/classify",
+    response_model=PredictionResponse,
+    responses=ERRORS_OF_AN_IMAGE,
+    dependencies=[QUERY_OF_AN_IMAGE],
+)
 async def classify(
     request: Request,
     file: UploadFile,
@@ -80,6 +91,7 @@ async def classify(
     "/detect/batch",
     response_class=StreamingResponse,
     responses=ERRORS_OF_A_BATCH | NDJSON_RESPONSE,
+    dependencies=[only_query("model")],
     openapi_extra={"requestBody": {"required": True, "content": FILES_FORM}},
 )
 async def detect_batch(
@@ -101,6 +113,7 @@ async def detect_batch(
     "/detect-anomalies",
     response_model=list[AnomalyResponse | FailedResponse],
     responses=ERRORS_OF_A_BATCH,
+    dependencies=[only_query("model")],
     openapi_extra={"requestBody": {"required": True, "content": URLS_JSON | FILES_FORM}},
 )
 async def detect_anomalies(request: Request, anomaly_detection: AnomalyDetectionDep, model: ModelName = None) -> Any:

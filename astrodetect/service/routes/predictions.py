@@ -33,6 +33,7 @@ from astrodetect.service.query_params import (
     PageEdgeParam,
     PredictionId,
     SkyObjectParam,
+    only_query,
     read_only_file,
 )
 from astrodetect.service.rows_response import RowsResponse
@@ -117,7 +118,12 @@ def similar(database: DatabaseDep, id: PredictionId, limit: NeighbourCount = 10)
     return SimilarResponse.of(prediction, database.similar(prediction, limit=limit))
 
 
-@router.post("/similar", response_model=SimilarResponse, responses=declared(400, 404, 408, 409, 413, 415, 422, 503))
+@router.post(
+    "/similar",
+    response_model=SimilarResponse,
+    responses=declared(400, 404, 408, 409, 413, 415, 422, 503),
+    dependencies=[only_query("model", "ra", "dec", "object_id", "limit")],
+)
 async def similar_to(
     request: Request,
     file: UploadFile,
