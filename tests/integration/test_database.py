@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from programs import query
+from programs import ROOT, query
 
 import database
 import setup_db
@@ -295,3 +295,18 @@ def test_database_url_is_used_unchanged(monkeypatch: pytest.MonkeyPatch, databas
     monkeypatch.setenv("DATABASE_URL", database_url)
     with database.database_url(Settings()) as url:
         assert url == database_url
+
+
+def test_the_guide_deletes_old_images_and_keeps_labelled_and_recent_ones(log: Database, database_url: str) -> None:
+    guide = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
+    [statements] = [text for text in guide.split("```") if "CREATE TEMPORARY TABLE old" in text]
+    for image in ("old", "old", "labelled", "again", "recent"):
+        recorded(log, replace(scored(image), image_sha256=image))
+    query(database_url, """UPDATE predictions SET "timestamp" = '2001-01-01' WHERE id < 5""")
+    recorded(log, replace(scored("again"), image_sha256="again"))
+    log.add_label(3, "ordinary", who=None, note=None)
+    log.tags.add([1, 4], "blue core", who=None)
+    query(database_url, statements.removeprefix("sql"))
+    assert query(database_url, "SELECT id FROM predictions ORDER BY id") == [(3,), (4,), (5,), (6,)]
+    assert query(database_url, "SELECT prediction_id FROM labels") == [(3,)]
+    assert query(database_url, "SELECT image FROM image_tags") == [("again",)]
