@@ -12,6 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def refuse_device(path: Path) -> None:
+    """OSError for a device or pipe, which may have no end; links are followed."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Path of a temporary file that replaces `path` when the block ends, and is removed if the block raises.
@@ -20,8 +26,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     `sync=False` saves the fsync where thousands of files can be made again after a power cut. A link is followed, and a
     device or pipe is an OSError: the rename would put a file into its place, as of /dev/stdout.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    refuse_device(path)
     path = path.resolve() if path.is_symlink() else path
     part = part_path(path)
     try:

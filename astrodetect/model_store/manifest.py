@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing
 from astrodetect.evaluation.metrics import predict_classes, significant_auc
 from astrodetect.records import Floats, ImageContract, Pixels
@@ -206,6 +207,7 @@ def invalid_manifests(folder: Path) -> dict[str, str]:
 def read_manifest(path: Path) -> Manifest:
     """Read and validate a manifest; ModelError says what is wrong with it."""
     try:
+        atomic_files.refuse_device(path)
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelMissing(f"no model {path.stem} yet: {TRAIN_COMMAND} makes one from your images") from error

@@ -208,6 +208,7 @@ def verify(
 
     def check(file: str) -> None:
         try:
+            atomic_files.refuse_device(folder / file)
             if file in {*network_files, novelty}:
                 contents[file] = content = (folder / file).read_bytes()
                 actual = hashlib.sha256(content).hexdigest()

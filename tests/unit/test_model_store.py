@@ -70,6 +70,15 @@ def test_load_rejects_a_file_with_another_sha256(tmp_path: Path, name: str) -> N
         load_verified(tmp_path, "m")
 
 
+@pytest.mark.parametrize("name", ["m.json", *FILES])
+def test_load_reads_no_device(tmp_path: Path, name: str) -> None:
+    publish(tmp_path, "old")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/null")  # /dev/zero has no end
+    with pytest.raises(ModelError, match=rf"{name} cannot be read\W+is no regular file"):
+        load_verified(tmp_path, "m")
+
+
 def test_the_error_of_a_lock_that_cannot_be_written_names_its_path_as_text(tmp_path: Path) -> None:
     (tmp_path / ".m.lock").mkdir()
     with pytest.raises(IsADirectoryError) as caught, store.exclusive_lock(tmp_path, "m"):
