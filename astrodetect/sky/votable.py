@@ -115,4 +115,10 @@ def _cell(value: Any) -> str:
 
 
 def _xml_text(text: str) -> str:
-    return NOT_XML.sub("\ufffd", text)
+    return NOT_XML.sub(_as_xml, text)
+
+
+def _as_xml(character: re.Match[str]) -> str:
+    r"""A byte of a file name that is not UTF-8 as \xff, others that XML does not have as U+FFFD."""
+    byte = ord(character[0]) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else "\ufffd"

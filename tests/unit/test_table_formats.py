@@ -101,6 +101,11 @@ def test_a_votable_keeps_carriage_returns_of_file_names() -> None:
     assert table.array["path"].tolist() == ["a\r.jpg", "b\r\n&.jpg"]
 
 
+def test_bytes_of_file_names_that_are_not_utf8_are_told_apart_in_a_votable() -> None:
+    document = "".join(votable.votable([votable.VOField("path")], [["a\udcff.jpg"], ["a\udcfe\x00.jpg"]], title=""))
+    assert re.findall("<TD>(.*)</TD>", document) == [r"a\xff.jpg", "a\\xfe\ufffd.jpg"]
+
+
 def test_hats_partitions_are_cells_of_positions_and_hats_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
