@@ -76,7 +76,9 @@ class TrainingProgress:
     def ending(self) -> str:
         """How a training ended that does not run, such as "was stopped"."""
         endings = {"stopped": "was stopped", "failed": "failed"}
-        return endings.get(self.state, "ended unexpectedly: its process was killed, or the machine was switched off")
+        return endings.get(
+            self.state, "ended unexpectedly: its process was killed, its machine switched off, or the disk is full"
+        )
 
 
 class ProgressReporter:
