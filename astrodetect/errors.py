@@ -43,7 +43,7 @@ class BodyTooSlow(RequestError, status=408, code="body_too_slow"):
 
 
 class IdempotencyConflict(RequestError, status=409, code="idempotency_key_conflict"):
-    """The Idempotency-Key, or the X-Request-ID of a proxy, was used before for another image."""
+    """The Idempotency-Key, or a proxy's X-Request-ID, was used before for another image, model, position or object."""
 
 
 class ArchiveError(RequestError, status=422, code="archive_unusable"):

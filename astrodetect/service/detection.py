@@ -153,7 +153,7 @@ class DetectionService:
         decoded = await self._decode(serving, job)
         async with self._key_locks.setdefault(job.request_id, asyncio.Lock()):  # a repeat waits for the first request
             if earlier := await asyncio.to_thread(self._find_recorded, job.request_id):
-                if conflict := image_conflict(earlier, decoded.sha256, serving.manifest):
+                if conflict := image_conflict(earlier, decoded.sha256, serving.manifest, job.sky_object):
                     raise conflict
                 return DetectionResult(earlier, None)
             return await self._score_and_record(serving, job)

@@ -14,6 +14,7 @@ import numpy as np
 from astrodetect import images
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.novelty_result import NoveltyResult
+from astrodetect.db.statements import storable_text
 from astrodetect.errors import AstrodetectError, IdempotencyConflict
 from astrodetect.inference import decision, heat_maps
 from astrodetect.inference.engine import Engine
@@ -139,7 +140,7 @@ class ImagePipeline:
                     heat_map = heat_maps.heat_map(manifest, item.probabilities, item.activation_map, sha256)
                     fits_file = item.job.data if images.detect_format(item.job.data) == images.FITS else None
                     self._thumbnails.add(sha256, item.image.thumbnail, heat_map, fits_file)
-                conflict = image_conflict(prediction, sha256, manifest)
+                conflict = image_conflict(prediction, sha256, manifest, item.job.sky_object)
                 results.append(conflict or DetectionResult(prediction, item.novelty))
             item.job.stages_s["commit"] = recorded - item.scored
             self._metrics.observe_stages(item.job.stages_s)
@@ -199,11 +200,20 @@ def _decide(item: ScoredJob) -> ScoredImage:
 
 
 def image_conflict(
-    recorded: Prediction | QueuedPrediction, sha256: str, manifest: Manifest
+    recorded: Prediction | QueuedPrediction, sha256: str, manifest: Manifest, given: SkyObject | None
 ) -> IdempotencyConflict | None:
-    """The error of a request whose id has a row of another image or model."""
-    if (recorded.image_sha256, recorded.model) == (sha256, manifest.name):
-        return None
-    return IdempotencyConflict(
-        "this Idempotency-Key or X-Request-ID was used before with another image or model: use a new one"
+    """The error of a request whose id has a row of another image or model, or not the position or object given now."""
+    row = recorded.scored if isinstance(recorded, QueuedPrediction) else recorded
+    same = (row.image_sha256, row.model) == (sha256, manifest.name)
+    if given and given.ra is not None:
+        same = same and (row.ra, row.dec) == (given.ra, given.dec)
+    if given and given.object_id is not None:
+        same = same and storable_text(row.object_id) == storable_text(given.object_id)
+    return (
+        None
+        if same
+        else IdempotencyConflict(
+            "this Idempotency-Key or X-Request-ID was used before with another image, model, position or object_id: "
+            "use a new one"
+        )
     )

@@ -122,7 +122,7 @@ def test_an_idempotency_key_belongs_to_one_image_and_one_model(client: TestClien
     first, again = (classify(client, png("ocean"), key="night-7").json() for _ in range(2))
     assert first == again
     message = error_message(classify(client, png("ocean"), model=None, key="night-7"), 409, "idempotency_key_conflict")
-    assert "another image or model" in message
+    assert "another image, model" in message
     assert query(database_url, "SELECT count(*) FROM predictions") == [(1,)]
 
 

@@ -91,6 +91,18 @@ def test_fields_and_parameters_that_a_route_does_not_take_are_refused(
     assert query(database_url, "SELECT count(*) FROM predictions") == [(0,)]
 
 
+def test_an_idempotency_key_belongs_to_one_position_and_object(client: TestClient) -> None:
+    def send(**fields: str) -> Any:
+        files = {"file": ("a.png", png(1))}
+        return client.post("/detect", files=files, data=fields, headers={"Idempotency-Key": "night 1"})
+
+    first = send(ra="13:29:52.7", dec="47.1", object_id="M51\0").json()
+    for same in ({"ra": "13:29:52.7", "dec": "47.1", "object_id": "M51\0"}, {}):
+        assert send(**same).json() == first
+    for other in ({"ra": "13:29:52.8", "dec": "47.1"}, {"object_id": "M52"}):
+        assert send(**other).json()["error"]["code"] == "idempotency_key_conflict"
+
+
 def batch(client: TestClient, *parts: tuple[str, tuple[str, bytes]]) -> list[dict[str, Any]]:
     answer = client.post("/detect/batch", files=list(parts))
     assert answer.status_code == 200, answer.text
