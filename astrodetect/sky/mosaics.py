@@ -118,7 +118,8 @@ class MosaicFiles:
             matching = [(band, image) for image in images if (band := self._band(image))]
             if not matching:
                 raise DataError(
-                    f"{images[0].path} is of none of the bands {','.join(self.bands)}, by its headers and its name"
+                    f"{images[0].path} is of none of the bands {','.join(self.bands)}, by its headers and its name "
+                    "(case counts)"
                 )
             for band, image in matching:
                 by_band[band].append(BandImage(image))

@@ -333,7 +333,10 @@ def test_objects_without_identifiers_are_named_by_position_and_duplicates_are_re
         ("--mosaic plain --size 8arcsec", "the mosaic plain.fits has no celestial WCS"),
         ("--mosaic spectra --size 8arcsec", "the mosaic spectra.fits has another axis before those of the sky"),
         ("--mosaic cut --size 8arcsec", "the mosaic cut.fits is truncated"),
-        ("--mosaic G R --bands g --size 8arcsec", "survey-r.fits is of none of the bands g"),
+        (
+            "--mosaic G R --bands g --size 8arcsec",
+            "none of the bands g, by its headers and its name (case counts)",
+        ),
         ("--mosaic G R --bands g,r,z --size 8arcsec", "no mosaic is of the band z"),
         ("--mosaic G R --bands g,r --size 8arcsec", "the mosaics have 2 bands, and the model reads one or three"),
         ("--mosaic G R I --bands i,r,g --size 8arcsec", "reads bands by increasing wavelength: --bands g,r,i"),
