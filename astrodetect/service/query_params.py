@@ -4,6 +4,7 @@ import datetime as dt
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Form, Header, Path, Query, Request, UploadFile
@@ -158,6 +159,7 @@ def page_edge(
     return PageEdge(before, after)
 
 
+FILTER_NAMES = (*signature(prediction_filters).parameters, *signature(cone_of_query).parameters)
 SkyObjectParam: TypeAlias = Annotated[SkyObject | None, Depends(sky_object_of_request)]
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
 LabelId: TypeAlias = PredictionId

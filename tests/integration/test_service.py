@@ -256,6 +256,13 @@ def test_invalid_arguments_are_named(client: TestClient, wrong: str) -> None:
     assert error_message(client.get(f"/predictions?{wrong}"), 422, "bad_arguments").startswith(wrong.partition("=")[0])
 
 
+@pytest.mark.parametrize("path", ["/predictions", "/predictions.csv", "/predictions.fits"])
+def test_a_misspelt_filter_is_refused(client: TestClient, path: str) -> None:
+    message = error_message(client.get(path, params={"min_scor": "0.9"}), 400, "bad_request")
+    assert "'min_scor'" in message
+    assert "min_score" in message
+
+
 def test_an_idempotency_key_gives_one_row_and_one_response(client: TestClient, database_url: str) -> None:
     def post_with_key(data: bytes, name: str = "m51.png") -> Any:
         return client.post("/detect", files={"file": (name, data)}, headers={"Idempotency-Key": "night-7/m51"})

@@ -23,10 +23,12 @@ from astrodetect.errors import DatabaseUnavailable, Overloaded
 from astrodetect.labels import TAG_SEPARATOR
 from astrodetect.parquet_table import ColumnType
 from astrodetect.records import Prediction, PredictionFilters, QueuedPrediction
+from astrodetect.service.authentication import LINK_PARAMETER
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.disconnection import DISCONNECTION, Disconnection
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.query_params import (
+    FILTER_NAMES,
     FiltersParam,
     IdempotencyKey,
     ModelName,
@@ -69,7 +71,12 @@ EXPORT_RESPONSES[200]["content"] |= {
 COLUMN_TYPES: dict[str, ColumnType] = {"float": "number", "int": "integer", "bool": "boolean"}
 
 
-@router.get("/predictions", response_model=PredictionsResponse, responses=declared(422, 503))
+@router.get(
+    "/predictions",
+    response_model=PredictionsResponse,
+    responses=declared(400, 422, 503),
+    dependencies=[only_query(*FILTER_NAMES, "limit", "before", "after")],
+)
 def predictions(
     request: Request,
     database: DatabaseDep,
@@ -85,7 +92,8 @@ def predictions(
 @router.get(
     "/predictions.{kind}",
     response_class=StreamingResponse,
-    responses=declared(422, 503) | EXPORT_RESPONSES,
+    responses=declared(400, 422, 503) | EXPORT_RESPONSES,
+    dependencies=[only_query(*FILTER_NAMES, LINK_PARAMETER)],
 )
 def predictions_file(request: Request, database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
     """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '.
