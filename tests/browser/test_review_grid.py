@@ -145,6 +145,21 @@ def test_a_name_gets_a_key_and_images_are_tagged_and_labelled_by_keyboard(
     ]  # fmt: skip
 
 
+def test_the_rest_shows_no_label_on_images_that_another_tab_has_labelled(
+    tabs: Tabs, service: Service, log_url: str
+) -> None:
+    page = open_grid(tabs, service)
+    first = ids(page)
+    query(log_url, "INSERT INTO labels (prediction_id, label) VALUES (%s, 'interesting')", first[3])
+    page.keyboard.press(" ")
+    page.keyboard.press("r")
+    expect(page.locator("#announcement")).to_have_text(f"{COUNT - 2} images labelled ordinary")
+    expect(page.locator(f'#tiles > li[data-id="{first[3]}"]')).to_have_count(0)
+    expect(page.locator("#tiles [data-label=ordinary]")).to_have_count(0)
+    assert (first[3], "interesting") in labels(log_url)
+    assert (first[3], "ordinary") not in labels(log_url)
+
+
 def test_a_label_that_is_not_stored_is_not_shown(tabs: Tabs, service: Service, log_url: str) -> None:
     page = open_grid(tabs, service, ignore="Failed to load resource")
     page.route("**/review/grid/label", lambda route: route.abort())

@@ -106,9 +106,10 @@ const change = (path, fields, chosen, values) => {
   const page = tiles;
   enqueue(async () => {
     try {
-      const { message } = await post(path, fields);
+      const { message, ids } = await post(path, fields);
       announce(message);
       find("undo").disabled = false;
+      if (page === tiles && ids.length < chosen.length) await turn(); // another tab has labelled the others
     } catch (error) { // none of them is stored
       chosen.forEach((tile, at) => {
         for (const key of ["label", "skipped"]) delete tile.dataset[key];
