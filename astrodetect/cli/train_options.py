@@ -165,7 +165,12 @@ def _add_model_options(group: "argparse._ArgumentGroup") -> None:
         help="what to start from: imagenet (downloaded), packaged (ResNet50 pre-trained on simulated skies; best with "
         f"--size 64 and a --crop that the object fills), a Keras .h5 file, or none (default: {_defaults('weights')})",
     )
-    add("--fine-tune", action="store_true", help="train the pretrained backbone too, not the head alone")
+    add(
+        "--fine-tune",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="train the pretrained backbone too, not the head alone (default: off)",
+    )
     add(
         "--views",
         type=int,

@@ -25,6 +25,7 @@ from programs import ROOT, query
 import astrodetect
 from astrodetect import extras
 from astrodetect.api import programs
+from astrodetect.cli import train_options
 from astrodetect.datasets.simulation import generator
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import DataError, ImageError, PackagesMissing
@@ -272,3 +273,7 @@ def test_training_options_are_those_of_the_command() -> None:
     options = {"classes": ["E", "SB"], "fine_tune": True, "augment": False, "limit": {"E": 9, "SB": 8}, "size": None}
     words = [word for name, value in options.items() for word in programs._option(name.replace("_", "-"), value)]
     assert words == ["--classes", "E", "SB", "--fine-tune", "--no-augment", "--limit", "E=9", "--limit", "SB=8"]
+    switches = ("fine-tune", "augment", "mixed-precision")
+    off = [word for switch in switches for word in programs._option(switch, False)]
+    parsed = train_options.parse_train_options(["--data", "sky", *off], None)
+    assert [parsed.fine_tune, parsed.augment, parsed.mixed_precision] == [False, False, False]
