@@ -72,7 +72,7 @@ class DetectionService:
     ) -> Prediction | QueuedPrediction:
         """Scores and records one uploaded image, unless the client disconnects; its request log gets the stages.
 
-        The same idempotency key, image and model give the prediction that was recorded first.
+        The same idempotency key, image, model and position give the prediction that was recorded first.
         """
         context = RequestContext.of(request.scope)
         context.stages_s["read"] = context.age_s

@@ -172,7 +172,7 @@ IdempotencyKey: TypeAlias = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="a request repeated with the same key, image and model gets the first response again",
+        description="a request repeated with the same key, image, model and position gets the first response again",
     ),
 ]
 ModelName: TypeAlias = Annotated[
