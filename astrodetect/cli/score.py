@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astrodetect.cli._catalogue import add_catalogue_options, catalogue_columns, open_catalogue
+from astrodetect.cli._catalogue import add_catalogue_options, open_catalogue
 from astrodetect.cli._mosaics import add_mosaic_options, check_inputs, open_mosaics
 from astrodetect.cli._options import (
     Subparsers,
@@ -108,8 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         task = replace(task, catalogue=open_catalogue(arguments, arguments.folders, task.references()))
     if (catalogue := task.catalogue) and arguments.log and not mosaics:
-        columns = astuple(catalogue_columns(arguments))
-        work = replace(work, catalogue=tuple(catalogue.files), catalogue_columns=columns)
+        work = replace(work, catalogue=tuple(catalogue.files), catalogue_columns=astuple(catalogue.chosen))
     try:
         with _open_pool(arguments, work) as pool:
             manifest = read_current(config.models_dir, model)  # while the workers load the model

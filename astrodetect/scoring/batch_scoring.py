@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -220,6 +220,9 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
         "threshold": manifest.threshold,
         "log": task.log,
     }
+    if task.log:  # whose rows have the positions of the catalogue
+        read = [*task.catalogue.files, *astuple(task.catalogue.chosen)] if task.catalogue else []
+        run["catalogue"] = " ".join(filter(None, read)) or None
     if task.cutouts:
         source = task.cutouts[0].source
         run |= {"mosaics": source.as_message(), "version of the mosaics": source.mosaics.version()}

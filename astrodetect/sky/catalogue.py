@@ -55,6 +55,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self.files: list[str] = []
+        self.chosen = CatalogueColumns()  # that were named
         self.objects: list[SkyObject] = []  # of the rows
         self._columns: dict[str, list[Any]] = {}  # the other ones; lists may be short
         self._by_path: dict[str, int] = {}
@@ -207,10 +208,11 @@ def read_catalogue(
 ) -> Catalogue:
     """The catalogue of these tables, after those it has; DataError says which cannot be read, and why."""
     catalogue = Catalogue() if catalogue is None else catalogue
+    catalogue.chosen = chosen or CatalogueColumns()
     for reference in map(str, references):
         table, name = read_object_table(reference), f"the catalogue {printable_url(reference)}"
         catalogue.files.append(reference)
-        catalogue.add_table(table, name, parent_folder(reference), chosen or CatalogueColumns())
+        catalogue.add_table(table, name, parent_folder(reference), catalogue.chosen)
     return catalogue
 
 

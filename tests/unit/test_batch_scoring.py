@@ -24,7 +24,7 @@ from astrodetect.scoring.chunk_worker import RecordBatch
 from astrodetect.scoring.chunks import Chunk, WorkerTask
 from astrodetect.scoring.part_files import COLUMNS
 from astrodetect.scoring.worker_process import WorkerProcess
-from astrodetect.sky.catalogue import read_catalogue
+from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 
@@ -268,6 +268,26 @@ def test_a_resumed_run_gives_the_table_of_an_uninterrupted_one(
         assert rows[f"{nested_images}/c/8.jpg"] == [""] * len(added)
     assert len(logged) == len(set(logged.values())) == sum(1 for _ in listing.list_references([str(nested_images)])) - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([uninterrupted.name, output.name])
+
+
+def test_a_logged_run_is_not_resumed_with_another_catalogue_or_other_columns_of_it(
+    nested_images: Path, engine: Engine, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    (tmp_path / "a.csv").write_text("id,ra,dec,ra2\n7,150,-5,151\n")
+    (tmp_path / "b.csv").write_text("id,ra,dec\n7,150,-5\n")
+    first, other = read_catalogue([tmp_path / "a.csv"]), read_catalogue([tmp_path / "b.csv"])
+    columns = read_catalogue([tmp_path / "a.csv"], CatalogueColumns(ra="ra2"))
+    run = replace(task([nested_images], tmp_path / "t.csv"), log=True, catalogue=first)
+    with pytest.raises(DatabaseUnavailable):
+        score(run, engine, fail)
+    for catalogue in (other, columns, None):
+        with pytest.raises(DataError, match=r"another catalogue \(.*a.csv, now .*\): --restart"):
+            score(replace(run, catalogue=catalogue), engine, fail)
+    with pytest.raises(DatabaseUnavailable):
+        score(run, engine, fail)
 
 
 def test_a_finished_table_is_replaced_only_by_a_complete_one(
