@@ -202,6 +202,10 @@ class Database:
         rows = self._execute(SQL["embedded_images"], {"space": space, "newest": newest, "model": model})
         return read_images(rows)
 
+    def space_growth(self, space: str) -> int:
+        """A number that grows with every row, and with every older one that the space's detectors describe."""
+        return int(self._scalar("space_growth", {"space": space}))
+
     def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]:
         """The unlabelled images of the highest novelty, each once, in one space or in all; `unknown` to catalogues."""
         return self._predictions("most_novel", {"space": space, "limit": limit, "unknown": unknown})

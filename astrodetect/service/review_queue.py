@@ -22,7 +22,7 @@ from astrodetect.records import EmbeddedImages, Prediction
 from astrodetect.settings import SETUP_DB_COMMAND
 
 MAX_RANKED = 200_000  # the newest images, in addition to all labelled ones
-MAX_GROWTH = 0.01  # share of them by which the table may grow before they are read again
+MAX_GROWTH = 0.01  # share of them by which the space may grow before they are read again
 MAX_REVIEW_BATCH = 100  # images of one request
 ORDER_LENGTH = 500  # images of each order kept: some of them are labelled or skipped before the next ranking
 RANKING_WAIT_S = 0.05  # for the newest ranking, where a page wants an image at once
@@ -48,7 +48,7 @@ class ReviewDatabase(Protocol):
     def current_labels(self) -> dict[str, LabelValue]: ...
     def most_novel(self, space: str | None, *, limit: int, unknown: bool = False) -> list[Prediction]: ...
     def by_ids(self, ids: Sequence[int]) -> Mapping[int, Prediction]: ...
-    def newest_id(self) -> int: ...
+    def space_growth(self, space: str) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ class _Ranking:
     """Images of an embedding space, their labels, and the review orders that follow from these."""
 
     def __init__(
-        self, request: RankingRequest, newest_id: int, images: EmbeddedImages, labels: Mapping[str, LabelValue]
+        self, request: RankingRequest, growth: int, images: EmbeddedImages, labels: Mapping[str, LabelValue]
     ) -> None:
-        self.request, self.images, self.labels, self._newest_id = request, images, labels, newest_id
+        self.request, self.images, self.labels, self._growth = request, images, labels, growth
         norms = np.linalg.norm(images.vectors, axis=1)  # break ties: novelty is 1 beyond all training images
         self._strength = np.empty(len(norms), np.float32)
         self._strength[np.lexsort((norms, images.novelty))] = np.arange(len(norms))
@@ -154,9 +154,9 @@ class _Ranking:
         self._labelled = {index_of[image]: label for image, label in labels.items() if image in index_of}
         self._orders = self._compute_orders()
 
-    def is_current(self, space: str, newest_id: int) -> bool:
-        """Whether the table has grown by at most MAX_GROWTH since."""
-        return self.request.space == space and newest_id - self._newest_id <= MAX_GROWTH * len(self.images.ids)
+    def is_current(self, space: str, growth: int) -> bool:
+        """Whether the space has grown by at most MAX_GROWTH since."""
+        return self.request.space == space and growth - self._growth <= MAX_GROWTH * len(self.images.ids)
 
     def with_labels(self, labels: Mapping[str, LabelValue], request: RankingRequest) -> "_Ranking | None":
         """The same images with new labels; None where one of these belongs to an image that is not among them."""
@@ -165,7 +165,7 @@ class _Ranking:
         if labels.keys() - self.labels.keys() - set(self.images.images):
             return None
         chosen = replace(self.request, like=request.like, unknown=request.unknown, roles=request.roles)
-        return _Ranking(chosen, self._newest_id, self.images, labels)
+        return _Ranking(chosen, self._growth, self.images, labels)
 
     def order(self, by: ReviewOrder, labels: Mapping[str, LabelValue]) -> list[int]:
         """The indices of the images to label next, without those labelled since."""
@@ -283,12 +283,12 @@ class ReviewQueue:
 
     def _newest_ranking(self, request: RankingRequest, labels: Mapping[str, LabelValue]) -> _Ranking:
         with self._lock:  # computed once for all requests that wait
-            newest_id = self._database.newest_id()
-            ranking = self._ranking if self._ranking and self._ranking.is_current(request.space, newest_id) else None
+            growth = self._database.space_growth(request.space)
+            ranking = self._ranking if self._ranking and self._ranking.is_current(request.space, growth) else None
             ranking = ranking.with_labels(labels, request) if ranking else None
             if ranking is None:
                 images = self._database.embedded_images(request.space, newest=MAX_RANKED, model=request.taught)
-                ranking = _Ranking(request, newest_id, images, labels)
+                ranking = _Ranking(request, growth, images, labels)
             self._ranking = ranking
             return ranking
 

@@ -49,6 +49,12 @@ FROM chosen JOIN features USING (prediction_id) JOIN predictions ON predictions.
     LEFT JOIN catalogue_matches USING (prediction_id)
 ORDER BY prediction_id
 
+-- name: space_growth
+-- Grows with every row of the log, and with every older one that the detectors of the space describe.
+SELECT coalesce(max(id), 0) + (
+    SELECT coalesce(sum(described), 0) FROM novelty_updates WHERE space = %(space)s)::bigint AS growth
+FROM predictions
+
 -- name: embedded_ids
 SELECT prediction_id FROM features WHERE space = %(space)s AND prediction_id < %(before)s
 ORDER BY prediction_id DESC

@@ -17,6 +17,7 @@ import database
 from astrodetect.anomalies import active_learning as ranking
 from astrodetect.anomalies.active_learning import REVIEW_ORDERS
 from astrodetect.db.connections import connect
+from astrodetect.db.descriptions import OutdatedRows, RowNovelty
 from astrodetect.db.statements import IMPORTED_LABELS, placeholders, row_values
 from astrodetect.labels import Label
 from astrodetect.records import ImageContract, Prediction, ScoredImage
@@ -164,6 +165,21 @@ def test_new_images_enter_the_queue(log: Database, clustered_rows: dict[str, Pre
     log.record_many([scored("odd", (50.0, 50.0), 1.0)])
     assert names(queue.next("interest", limit=1, space=SPACE)) == ["odd"]
     assert names(queue.next("interest", limit=1, space=OTHER)) == []
+
+
+def test_images_that_new_detectors_describe_enter_the_queue(
+    log: Database, clustered_rows: dict[str, Prediction]
+) -> None:
+    queue, described, ids = ReviewQueue(log), log.description_log, sorted(row.id for row in clustered_rows.values())
+    described.begin_update("m", OTHER)
+    edges, sizes = [ids[-1] + 1, ids[20], ids[10], ids[0]], []
+    for first, next_ in zip(edges[1:], edges, strict=False):
+        sizes.append(len(names(queue.next("random", limit=100, space=OTHER))))
+        step = [id_ for id_ in ids if first <= id_ < next_]
+        vectors = np.random.default_rng(first).normal(size=(len(step), 3)).astype(np.float32)
+        values = RowNovelty(np.ones(len(step), np.float32), None, [None] * len(step), vectors)
+        described.finish_step("m", OTHER, OutdatedRows(first, next_, step, vectors, 0), values)
+    assert [*sizes, len(names(queue.next("random", limit=100, space=OTHER)))] == [0, 36, 46, 56]
 
 
 def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
