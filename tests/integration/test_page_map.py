@@ -17,6 +17,7 @@ from astrodetect.anomalies.projection import ProjectionProcess
 from astrodetect.model_store.manifest import read_manifest
 from astrodetect.records import Prediction, ScoredImage
 from astrodetect.service import projection_jobs
+from astrodetect.service.novelty_updater import NoveltyUpdater
 from astrodetect.service.web import projection_map
 from database import Database
 
@@ -101,6 +102,27 @@ def test_the_first_request_for_the_page_starts_the_projection(start: Start, rows
         assert f"{legend} <span" in page
     assert client.get("/map/progress?shown=", headers=HTMX).headers["hx-refresh"] == "true"
     assert "hx-refresh" not in client.get("/map/progress?shown=2026", headers=HTMX).headers
+
+
+def test_the_first_projection_waits_until_the_log_is_described(
+    start: Start, rows: list[Prediction], database_url: str, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(NoveltyUpdater, "step", lambda _: None)  # the update stays where it is
+    monkeypatch.setattr(projection_jobs.ProjectionJobs, "start", lambda _, space: started.append(space))
+    client = start()
+    query(
+        database_url,
+        "INSERT INTO novelty_updates (model, space, newest_id, next_id, last_id) VALUES (%s, %s, 24, 9, 0)",
+        NAME,
+        space,
+    )
+    for path in ("/map", "/map/progress"):
+        assert "every 1s" in client.get(path, headers=BROWSER).text
+    assert started == []
+    query(database_url, "UPDATE novelty_updates SET next_id = last_id + 1")
+    client.get("/map/progress", headers=BROWSER)
+    assert started == [space]
 
 
 def test_points_are_compact_ordered_by_novelty_and_cached_by_etag(start: Start, rows: list[Prediction]) -> None:

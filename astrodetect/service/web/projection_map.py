@@ -255,8 +255,11 @@ def _projection_state(services: Services) -> ProjectionState | None:
 
 
 def _start_if_due(services: Services, projection: ProjectionState | None, response: Response) -> Response:
-    """Starts the first projection, if it is due, once this response is sent."""
+    """Starts the first projection, if it is due, once this response is sent; it waits until the log is described."""
     if projection and projection.due:
+        update = services.database.description_log.update(services.models.default_name)
+        if update and update.running and update.space == projection.space:
+            return response
         response.background = BackgroundTask(services.projections.start, projection.space)
     return response
 
