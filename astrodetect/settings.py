@@ -43,7 +43,9 @@ class Settings(BaseSettings):
         description="PostgreSQL for the predictions; the embedded one where unset",
     )
     database_connections: int = Field(default=8, ge=1, le=100, description="maximum number of connections")
-    database_timeout_s: float = Field(default=5.0, gt=0, description="timeout of a connection or a statement, seconds")
+    database_timeout_s: float = Field(
+        default=5.0, gt=0, le=86_400, description="timeout of a connection or a statement, seconds"
+    )
 
     data_dir: Path = Field(
         default=ROOT / "data", description="folder of images, caches, the outbox and the embedded PostgreSQL"

@@ -39,6 +39,13 @@ def test_unreadable_secret_is_one_line(secrets: Path, monkeypatch: pytest.Monkey
         settings()
 
 
+@pytest.mark.parametrize("value", ["inf", "1e9"])
+def test_a_timeout_that_postgresql_cannot_have_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ASTRODETECT_DATABASE_TIMEOUT_S", value)
+    with pytest.raises(SystemExit, match=r"invalid setting: ASTRODETECT_DATABASE_TIMEOUT_S: .* 86400"):
+        settings()
+
+
 @pytest.mark.parametrize(("value", "problem"), [("abc", "invalid integer value: 'abc'"), ("70000", "from 0 to 65535")])
 def test_port_of_the_platform_is_the_default_of_serve(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, problem: str
