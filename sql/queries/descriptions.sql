@@ -70,4 +70,12 @@ placed AS (
     WHERE vector IS NOT NULL AND NOT EXISTS (
         SELECT FROM features WHERE (space, image_sha256) = (updated.space, updated.image_sha256))
     ORDER BY image_sha256, id
-    ON CONFLICT (prediction_id) DO UPDATE SET space = excluded.space, vector = excluded.vector, indexed = false)
+    ON CONFLICT (prediction_id) DO UPDATE SET space = excluded.space, vector = excluded.vector, indexed = false
+    RETURNING prediction_id),
+kept AS ( -- the former vector, for a model that has the same detectors still; `replaced` is as before this statement
+    INSERT INTO features (prediction_id, space, image_sha256, vector)
+    SELECT DISTINCT ON (replaced.image_sha256) others.id, space, replaced.image_sha256, vector
+    FROM placed JOIN features AS replaced USING (prediction_id) JOIN predictions AS others USING (space)
+    WHERE others.image_sha256 = replaced.image_sha256 AND others.model <> %(model)s
+    ORDER BY replaced.image_sha256, others.id
+    ON CONFLICT DO NOTHING)

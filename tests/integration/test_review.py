@@ -182,6 +182,21 @@ def test_images_that_new_detectors_describe_enter_the_queue(
     assert [*sizes, len(names(queue.next("random", limit=100, space=OTHER)))] == [0, 36, 46, 56]
 
 
+def test_a_model_keeps_the_vectors_of_detectors_that_another_one_replaces(log: Database) -> None:
+    vector = (1.0, 2.0)
+    images = [scored("both", vector, 0.5), replace(scored("both", vector, 0.5), model="n"), scored("far", vector, 0.5)]
+    rows = [log.record_many([image])[0] for image in images]
+    ids, new = [row.id for row in rows if row.model == "m"], np.zeros((2, 2), np.float32)
+    log.description_log.begin_update("m", OTHER)
+    values = RowNovelty(np.ones(2, np.float32), None, [None] * 2, new)
+    log.description_log.finish_step("m", OTHER, OutdatedRows(ids[0], ids[1] + 1, ids, new, 0), values)
+    kept = log.embedded_images(SPACE, newest=9)
+    assert kept.ids == [rows[1].id]
+    np.testing.assert_array_equal(kept.vectors, [vector])
+    assert log.embedded_images(OTHER, newest=9).ids == ids
+    assert log.similar(rows[1], limit=9) == []
+
+
 def test_at_once_uses_an_earlier_ranking_while_the_next_is_computed(
     log: Database, clustered_rows: dict[str, Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
