@@ -49,8 +49,15 @@ def send_votable(path: Path, name: str) -> list[str]:
         url = path.absolute().as_uri()
         message = {"samp.mtype": LOAD_VOTABLE, "samp.params": {"url": url, "table-id": url, "name": name}}
         names = [str(hub.getMetadata(key, client).get("samp.name", client)) for client in listening]
+        problems, reached = [], []
         for client, program in zip(listening, names, strict=True):
-            _send_to_program(hub, key, client, program, message)
+            try:
+                _send_to_program(hub, key, client, program, message)
+                reached.append(program)
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
+            raise DataError("; ".join([*problems, *(f"{program} has read it" for program in reached)]))
     except (OSError, xmlrpc.client.Error) as error:
         raise DataError(f"the SAMP hub does not answer: {error}") from error
     else:

@@ -200,15 +200,22 @@ def test_a_votable_is_sent_to_a_program_that_listens(
         received.append(parameters)
         topcat.reply(id, answers.pop(0))
 
-    topcat = SAMPIntegratedClient(name="listener", addr="127.0.0.1")
+    def receive_too(_key: str, _sender: str, id: str, *_: object) -> None:  # noqa: A002
+        aladin.reply(id, {"samp.status": "samp.ok", "samp.result": {}})
+
+    topcat, aladin = (SAMPIntegratedClient(name=name, addr="127.0.0.1") for name in ("listener", "another"))
     topcat.connect()
+    aladin.connect()
     try:
         topcat.bind_receive_call(LOAD_VOTABLE, receive)
         assert send_votable(path, "Scores") == ["listener"]
-        with pytest.raises(DataError, match=r"listener cannot read file:///.*a%20table.vot: no memory"):
+        aladin.bind_receive_call(LOAD_VOTABLE, receive_too)
+        message = r"listener cannot read file:///.*a%20table.vot: no memory; another has read it"
+        with pytest.raises(DataError, match=message):
             send_votable(path, "Scores")
     finally:
         topcat.disconnect()
+        aladin.disconnect()
     assert received[0]["name"] == "Scores"
     from astropy.table import Table
 
