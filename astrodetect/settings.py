@@ -254,11 +254,17 @@ class Settings(BaseSettings):
         parse_prior(text)
         return text
 
+    @field_validator("api_key")
+    @classmethod
+    def _key_or_unset(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys and not any(map(str.strip, keys.get_secret_value().split(","))):
+            raise ValueError("has blanks and commas only: write a key, or leave it unset")
+        return keys
+
     @field_validator("private")
     @classmethod
     def _private_with_key(cls, private: bool, info: ValidationInfo) -> bool:
-        keys = info.data.get("api_key")
-        if private and not (keys and any(map(str.strip, keys.get_secret_value().split(",")))):
+        if private and not info.data.get("api_key"):
             raise ValueError("needs an API key: set ASTRODETECT_API_KEY")
         return private
 

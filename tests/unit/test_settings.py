@@ -39,6 +39,15 @@ def test_unreadable_secret_is_one_line(secrets: Path, monkeypatch: pytest.Monkey
         settings()
 
 
+@pytest.mark.parametrize("value", [" ", ", ,", "\u00a0"])
+def test_an_api_key_of_blanks_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ASTRODETECT_API_KEY", value)
+    with pytest.raises(SystemExit, match=r"invalid setting: ASTRODETECT_API_KEY: .* write a key, or leave it unset"):
+        settings()
+    monkeypatch.setenv("ASTRODETECT_API_KEY", "")
+    assert not settings().api_key
+
+
 @pytest.mark.parametrize("value", ["inf", "1e9"])
 def test_a_timeout_that_postgresql_cannot_have_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ASTRODETECT_DATABASE_TIMEOUT_S", value)
