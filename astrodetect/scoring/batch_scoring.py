@@ -219,6 +219,7 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
         "detectors": manifest.space,
         "threshold": manifest.threshold,
         "log": task.log,
+        "prior": ready.prior or None,
     }
     if task.log:  # whose rows have the positions of the catalogue
         read = [*task.catalogue.files, *astuple(task.catalogue.chosen)] if task.catalogue else []
@@ -226,7 +227,7 @@ def _run_settings(task: ScoringTask, manifest: "Manifest", ready: WorkerReady) -
     if task.cutouts:
         source = task.cutouts[0].source
         run |= {"mosaics": source.as_message(), "version of the mosaics": source.mosaics.version()}
-    return run | {"prior": ready.prior} if ready.prior else run
+    return run
 
 
 def _scorer_key(manifest: "Manifest", ready: WorkerReady) -> str:

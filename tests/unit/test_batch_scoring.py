@@ -21,7 +21,7 @@ from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table, table_rows
 from astrodetect.scoring.chunk_worker import RecordBatch
-from astrodetect.scoring.chunks import Chunk, WorkerTask
+from astrodetect.scoring.chunks import Chunk, WorkerReady, WorkerTask
 from astrodetect.scoring.part_files import COLUMNS
 from astrodetect.scoring.worker_process import WorkerProcess
 from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue
@@ -288,6 +288,21 @@ def test_a_logged_run_is_not_resumed_with_another_catalogue_or_other_columns_of_
             score(replace(run, catalogue=catalogue), engine, fail)
     with pytest.raises(DatabaseUnavailable):
         score(run, engine, fail)
+
+
+def test_a_run_with_a_prior_is_not_resumed_without_it(nested_images: Path, engine: Engine, tmp_path: Path) -> None:
+    class WithPrior(InProcessPool):
+        def wait_ready(self, _: str) -> WorkerReady:
+            return replace(super().wait_ready(_), prior="0.5 2.0")
+
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    run = task([nested_images], tmp_path / "t.csv")
+    with pytest.raises(DatabaseUnavailable), WithPrior(engine, fail) as pool:
+        batch_scoring.score_task(run, engine.manifest, pool)
+    with pytest.raises(DataError, match=r"another prior \(.*, now None\): --restart"):
+        score(run, engine)
 
 
 def test_a_finished_table_is_replaced_only_by_a_complete_one(
