@@ -69,7 +69,8 @@ class BatchDetection:
     async def lines(self, request: Request, model: str | None, key: str | None = None) -> AsyncIterator[bytes]:
         """A line of JSON for every image: its prediction or its error; one model for all of them.
 
-        With an idempotency key each image has one by its place: a repeated request gets the same predictions.
+        The idempotency key of an image is that of the request and its number: a repeated request gets the same
+        predictions.
         """
         if self.full():
             raise Overloaded(f"{MAX_BATCH_REQUESTS} batches are being processed: try again soon")

@@ -99,8 +99,7 @@ class DetectionService:
     ) -> DetectionResult:
         """Scores and records one image of a request with many, once under a key; it waits for a free slot."""
         request_id = uuid.uuid4() if key is None else uuid.uuid5(KEY_NAMESPACE, key)
-        record = self._score_and_record if key is None else self._record_once
-        return await self._in_slot(record(serving, ImageJob(name, data, request_id, {}, sky_object)))
+        return await self._in_slot(self._record(serving, ImageJob(name, data, request_id, {}, sky_object)))
 
     @asynccontextmanager
     async def use_model(
@@ -129,9 +128,7 @@ class DetectionService:
         self, job: ImageJob, context: RequestContext, *, model: str | None, require_binary: bool
     ) -> Prediction | QueuedPrediction:
         async with self.use_model(model, context, require_binary=require_binary) as serving:
-            if job.request_id.version != NAME_BASED_UUID:
-                return (await self._score_and_record(serving, job)).prediction
-            return (await self._record_once(serving, job)).prediction
+            return (await self._record(serving, job)).prediction
 
     async def _in_slot(self, work: Coroutine[Any, Any, Awaited]) -> Awaited:
         """Await `work` once a slot is free; DeadlineExceeded if it is not done in time."""
@@ -148,8 +145,10 @@ class DetectionService:
         finally:
             work.close()  # where it was never awaited
 
-    async def _record_once(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
-        """The prediction that was recorded under the key of this request before, or a new one."""
+    async def _record(self, serving: ServedModel, job: ImageJob) -> DetectionResult:
+        """A new prediction, or the one that was recorded under the idempotency key of this request before."""
+        if job.request_id.version != NAME_BASED_UUID:
+            return await self._score_and_record(serving, job)
         decoded = await self._decode(serving, job)
         async with self._key_locks.setdefault(job.request_id, asyncio.Lock()):  # a repeat waits for the first request
             if earlier := await asyncio.to_thread(self._find_recorded, job.request_id):

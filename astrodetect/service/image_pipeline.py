@@ -209,11 +209,9 @@ def image_conflict(
         same = same and (row.ra, row.dec) == (given.ra, given.dec)
     if given and given.object_id is not None:
         same = same and storable_text(row.object_id) == storable_text(given.object_id)
-    return (
-        None
-        if same
-        else IdempotencyConflict(
-            "this Idempotency-Key or X-Request-ID was used before with another image, model, position or object_id: "
-            "use a new one"
-        )
+    if same:
+        return None
+    return IdempotencyConflict(
+        "this Idempotency-Key or X-Request-ID was used before with another image, model, position or object_id: "
+        "use a new one"
     )

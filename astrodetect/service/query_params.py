@@ -114,29 +114,31 @@ def sky_object_of_request(
         raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
 
 
-def refuse_others(kind: str, given: Iterable[str], taken: Iterable[str]) -> None:
-    """RequestError for names that are not among those that a route takes: what they say would be lost."""
+def refuse_unknown(kind: str, given: Iterable[str], taken: Iterable[str]) -> None:
+    """RequestError for names that a route does not take, which FastAPI ignores."""
     for name in given:
         if name not in taken:
             raise RequestError(f"no {kind} {name[:MAX_FILTER_CHARS]!r} is taken here, but {', '.join(taken)}")
 
 
-def only_query(*names: str) -> Any:
+def allow_query(*names: str) -> Any:
     """A dependency that refuses other query parameters."""
 
     async def check(request: Request) -> None:
-        refuse_others("query parameter", request.query_params, names)
+        refuse_unknown("query parameter", request.query_params, names)
 
     return Depends(check)
 
 
-async def read_only_file(request: Request, file: UploadFile) -> tuple[str, bytes]:
-    """Name and content of the file of a form; RequestError if there are several, of which FastAPI takes the last, or
-    other fields."""
+async def read_single_file(request: Request, file: UploadFile) -> tuple[str, bytes]:
+    """Name and content of the file of a form.
+
+    RequestError if there are several, of which FastAPI takes the last, or other fields.
+    """
     form = await request.form()
     if len(form.getlist("file")) > 1:
         raise RequestError("one image in a request: /detect/batch takes many")
-    refuse_others("field of the form", form, FIELDS_OF_AN_IMAGE)
+    refuse_unknown("field of the form", form, FIELDS_OF_AN_IMAGE)
     return file.filename or "", await file.read()
 
 

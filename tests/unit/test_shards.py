@@ -1,6 +1,5 @@
-"""Images in shards: tar archives, read one member after the other."""
+"""Images in shards: tar archives, read one member after the other, and row groups of Parquet files."""
 
-import io
 import tarfile
 from pathlib import Path
 
@@ -8,22 +7,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from shard_files import parquet_of, tar_of
 
 from astrodetect import images
+from astrodetect.api.models import as_paths
 from astrodetect.datasets import listing
+from astrodetect.datasets.tables import read_table
 from astrodetect.errors import DataError, ImageError
-from astrodetect.storage import objects
+from astrodetect.storage import objects, parquet_shards, shards
 
 IMAGE = images.encode_png(np.zeros((20, 20, 3), np.uint8))
 
 
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     """A tar archive of these members, in this order."""
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+    path.write_bytes(tar_of(members, mode))
     return path
 
 
@@ -204,3 +202,116 @@ def test_references_are_images_and_whole_shards_sorted_by_path(tmp_path: Path) -
     write_tar(tmp_path / "b" / "1.tar", {"x.png": IMAGE})
     names = [f"{tmp_path}/{name}" for name in ("b/1.tar", "b/2.png", "c.png")]
     assert list(listing.list_references([str(tmp_path)])) == names
+
+
+def test_a_parquet_table_has_labels_parts_and_groups(tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    table.write_bytes(
+        parquet_of({"file": ["a.png", "b.png"], "label": ["E", "SB"], "part": ["train", "val"], "group": [1, None]})
+    )
+    assert [(item.label, item.part, item.group) for item in read_table(table)] == [
+        ("E", "train", "1"),
+        ("SB", "validation", ""),
+    ]
+    table.write_bytes(parquet_of({"ra": [1.0]}))
+    with pytest.raises(DataError, match=r"has no column path and no column label$"):
+        list(read_table(table))
+
+
+def test_parquet_files_hold_images_as_hugging_face_writes_them(tmp_path: Path) -> None:
+    file = tmp_path / "sky.parquet"
+    rows = [{"bytes": b"%d" % index, "path": f"{index}.png"} for index in range(5)]
+    file.write_bytes(parquet_of({"label": [0] * 6, "picture": [*rows, None]}))
+    references = list(listing.list_references([str(tmp_path)]))
+    assert [*map(shards.shard_name, references)] == [f"{file}#row-group={group}" for group in range(3)]
+    *files, last = listing.open_images(references)
+    assert [file.read() for file in files] == [row["bytes"] for row in rows]
+    with pytest.raises(ImageError, match="no image in this row"):
+        last.read()
+    assert images.read_bytes(f"{file}#3") == b"3"
+    assert [item.path for item in listing.list_images([file])] == [f"{file}#{row}" for row in range(6)]
+
+
+def test_other_parquet_files_in_a_folder_are_no_images_and_damaged_ones_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "scores.parquet").write_bytes(parquet_of({"path": ["a.png"], "score": [0.5]}))
+    assert list(listing.list_references([str(tmp_path)])) == []
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    [file] = listing.open_images(listing.list_references([str(tmp_path)]))
+    assert file.name == f"{tmp_path}/damaged.parquet#row-group=0"
+    with pytest.raises(ImageError, match="damaged Parquet file"):
+        file.read()
+
+
+def test_images_of_two_versions_of_a_shard_are_never_mixed(tmp_path: Path) -> None:
+    for name, new in (
+        ("sky.parquet", parquet_of({"bytes": [b"3", b"4", b"5"]}, 1)),
+        ("sky.tar", tar_of({"1.png": b"4", "2.png": b"5"})),
+    ):
+        file = tmp_path / name
+        old = (
+            parquet_of({"bytes": [b"0", b"1"]}, 1) if name == "sky.parquet" else tar_of({"1.png": b"0", "2.png": b"1"})
+        )
+        file.write_bytes(old)
+        references, items = list(listing.list_references([str(file)])), listing.list_images([file])
+        opened = listing.open_images(references)
+        assert [next(opened).read(), images.read_bytes(items[0].path)] == [b"0", b"0"]
+        (tmp_path / "new").write_bytes(new)
+        (tmp_path / "new").rename(file)
+        with pytest.raises(ImageError, match="has changed since its images were listed"):
+            images.read_bytes(items[1].path)
+        if name == "sky.parquet":  # a tar archive is open, and read to its end
+            with pytest.raises(ImageError, match="has changed since its images were listed"):
+                next(opened).read()
+        with pytest.raises(ImageError):
+            images.read_bytes(items[1].path)  # until it is listed again, or named in another call of the Python API
+        assert images.read_bytes(as_paths(str(items[1].path))[0]) in {b"4", b"5"}
+
+
+def test_a_shard_that_is_written_over_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "sky.tar"
+    file.write_bytes(tar_of({f"{name}.png": bytes(100_000) for name in range(3)}))
+    opened = listing.open_images([str(file)])
+    assert next(opened).read() == bytes(100_000)
+    file.write_bytes(tar_of({f"{name}.png": b"1" * 100_000 for name in range(4)}))
+    (changed,) = opened
+    with pytest.raises(ImageError, match="was changed while it was read"):
+        changed.read()
+
+
+def test_versions_of_a_shard_are_told_apart_whatever_else_is_listed(tmp_path: Path) -> None:
+    shard, other, table = tmp_path / "sky.tar", tmp_path / "other.tar", tmp_path / "table.csv"
+    shard.write_bytes(tar_of({"1.png": b"0", "2.png": b"1"}))
+    other.write_bytes(shard.read_bytes())
+    table.write_text("path\nother.tar#1.png\nother.tar#2.png\n")
+    paths = [item.path for item in [*listing.list_images([shard]), *read_table(table, labelled=False)]]
+    assert images.read_bytes(paths[2]) == b"0"  # the first of the table, which notes the version
+    for path in (shard, other):
+        path.write_bytes(tar_of({"1.png": b"2", "2.png": b"3", "3.png": bytes(20_000)}))
+    for file in (paths[0], paths[3]):
+        with pytest.raises(ImageError, match="has changed since its images were listed"):
+            images.read_bytes(file)
+    again, _ = read_table(table, labelled=False)  # as a training lists each part anew
+    with pytest.raises(ImageError, match="has changed since its images were listed"):
+        images.read_bytes(again.path)
+
+
+def test_shards_that_a_table_lists_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet_of({"bytes": [b"0", b"1", b"2"]}))
+    (tmp_path / "b.tar").write_bytes(tar_of({"1.png": b"3", "2.png": b"4"}))
+    (tmp_path / "c.parquet").write_bytes(parquet_of({"path": ["a.png"]}))
+    (tmp_path / "list.csv").write_text("path\na.parquet\nb.tar\nc.parquet\n")
+    table = tmp_path / "list.csv"
+    *opened, other = listing.open_images(listing.list_references([str(table)]))
+    assert [file.read() for file in opened] == [b"0", b"1", b"2", b"3", b"4"]
+    assert other.name == str(tmp_path / "c.parquet")  # without images: a bad file, not left out
+    *items, item = listing.list_images([table])
+    assert [images.read_bytes(image.path) for image in items] == [b"0", b"1", b"2", b"3", b"4"]
+    assert str(item.path) == other.name
+
+
+def test_rows_of_parquet_above_the_limit_are_errors_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "sky.parquet"
+    file.write_bytes(parquet_of({"bytes": [bytes(2**20 + 1), b"1"]}))
+    large, small = parquet_shards.read_row_group(str(file), "row-group=0", 2**20)
+    assert str(large[1]) == "more than 1 MiB"
+    assert small == (1, b"1")

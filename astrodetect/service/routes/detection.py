@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from astrodetect.records import Prediction, QueuedPrediction
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import IdempotencyKey, ModelName, SkyObjectParam, only_query, read_only_file
+from astrodetect.service.query_params import IdempotencyKey, ModelName, SkyObjectParam, allow_query, read_single_file
 from astrodetect.service.schemas import AnomalyResponse, FailedResponse, PredictionResponse, prediction_json
 from astrodetect.service.services import AnomalyDetectionDep, BatchDetectionDep, DetectionDep
 
@@ -39,7 +39,7 @@ URLS_JSON: dict[str, Any] = {
 }
 ERRORS_OF_AN_IMAGE = declared(400, 404, 408, 409, 413, 415, 422, 503)
 ERRORS_OF_A_BATCH = declared(400, 404, 408, 413, 422, 503)
-QUERY_OF_AN_IMAGE = only_query("model", "ra", "dec", "object_id")
+QUERY_OF_AN_IMAGE = allow_query("model", "ra", "dec", "object_id")
 
 router = APIRouter()
 
@@ -60,7 +60,7 @@ async def detect(
     key: IdempotencyKey = None,
 ) -> Any:
     """Whether an image has an anomaly: `curl -F file=@galaxy.jpg http://127.0.0.1:8000/detect`."""
-    name, data = await read_only_file(request, file)
+    name, data = await read_single_file(request, file)
     prediction = await detection.detect(
         request, name, data, model=model, key=key, require_binary=True, sky_object=sky_object
     )
@@ -83,7 +83,7 @@ async def classify(
     key: IdempotencyKey = None,
 ) -> Any:
     """Class of an image, by any model: `curl -F file=@galaxy.jpg "http://127.0.0.1:8000/classify?model=galaxies"`."""
-    name, data = await read_only_file(request, file)
+    name, data = await read_single_file(request, file)
     return as_json(await detection.detect(request, name, data, model=model, key=key, sky_object=sky_object))
 
 
@@ -91,7 +91,7 @@ async def classify(
     "/detect/batch",
     response_class=StreamingResponse,
     responses=ERRORS_OF_A_BATCH | NDJSON_RESPONSE,
-    dependencies=[only_query("model")],
+    dependencies=[allow_query("model")],
     openapi_extra={"requestBody": {"required": True, "content": FILES_FORM}},
 )
 async def detect_batch(
@@ -113,7 +113,7 @@ async def detect_batch(
     "/detect-anomalies",
     response_model=list[AnomalyResponse | FailedResponse],
     responses=ERRORS_OF_A_BATCH,
-    dependencies=[only_query("model")],
+    dependencies=[allow_query("model")],
     openapi_extra={"requestBody": {"required": True, "content": URLS_JSON | FILES_FORM}},
 )
 async def detect_anomalies(request: Request, anomaly_detection: AnomalyDetectionDep, model: ModelName = None) -> Any:

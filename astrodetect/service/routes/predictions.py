@@ -35,8 +35,8 @@ from astrodetect.service.query_params import (
     PageEdgeParam,
     PredictionId,
     SkyObjectParam,
-    only_query,
-    read_only_file,
+    allow_query,
+    read_single_file,
 )
 from astrodetect.service.rows_response import RowsResponse
 from astrodetect.service.schemas import (
@@ -75,7 +75,7 @@ COLUMN_TYPES: dict[str, ColumnType] = {"float": "number", "int": "integer", "boo
     "/predictions",
     response_model=PredictionsResponse,
     responses=declared(400, 422, 503),
-    dependencies=[only_query(*FILTER_NAMES, "limit", "before", "after")],
+    dependencies=[allow_query(*FILTER_NAMES, "limit", "before", "after")],
 )
 def predictions(
     request: Request,
@@ -93,7 +93,7 @@ def predictions(
     "/predictions.{kind}",
     response_class=StreamingResponse,
     responses=declared(400, 422, 503) | EXPORT_RESPONSES,
-    dependencies=[only_query(*FILTER_NAMES, LINK_PARAMETER)],
+    dependencies=[allow_query(*FILTER_NAMES, LINK_PARAMETER)],
 )
 def predictions_file(request: Request, database: DatabaseDep, filters: FiltersParam, kind: ExportFormat) -> Any:
     """All matching predictions in one file, newest first; CSV cells that a spreadsheet would evaluate begin with '.
@@ -130,7 +130,7 @@ def similar(database: DatabaseDep, id: PredictionId, limit: NeighbourCount = 10)
     "/similar",
     response_model=SimilarResponse,
     responses=declared(400, 404, 408, 409, 413, 415, 422, 503),
-    dependencies=[only_query("model", "ra", "dec", "object_id", "limit")],
+    dependencies=[allow_query("model", "ra", "dec", "object_id", "limit")],
 )
 async def similar_to(
     request: Request,
@@ -144,7 +144,7 @@ async def similar_to(
     limit: NeighbourCount = 10,
 ) -> Any:
     """Classifies and records an image like /classify, and finds the most similar recorded images."""
-    name, data = await read_only_file(request, file)
+    name, data = await read_single_file(request, file)
     prediction = await detection.detect(request, name, data, model=model, key=key, sky_object=sky_object)
     if isinstance(prediction, QueuedPrediction):
         raise DatabaseUnavailable("the prediction is queued on disk: similar images are known to PostgreSQL alone")
