@@ -5,7 +5,8 @@ from pathlib import Path
 
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract
-from astrodetect.sky.catalogue import CatalogueColumns, read_objects
+from astrodetect.sky.catalogue import read_objects
+from astrodetect.sky.catalogue_columns import CatalogueColumns
 from astrodetect.sky.cutouts import Cutout, CutoutSize, CutoutSource, cut_out_objects
 from astrodetect.sky.mosaics import MosaicFiles
 from astrodetect.storage.references import is_url

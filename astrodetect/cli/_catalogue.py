@@ -10,7 +10,8 @@ from astrodetect.datasets.tables import is_table
 from astrodetect.errors import DataError
 from astrodetect.progress import print_notice
 from astrodetect.records import ImagePath
-from astrodetect.sky.catalogue import Catalogue, CatalogueColumns, may_have_positions, missing_text, read_catalogue
+from astrodetect.sky.catalogue import Catalogue, may_have_positions, missing_text, read_catalogue
+from astrodetect.sky.catalogue_columns import CatalogueColumns
 from astrodetect.storage.references import PARQUET_SUFFIXES, as_image_path, is_shard, is_url, suffix_path
 
 LOOKED_UP = 10_000  # images, before a catalogue counts as one of other images

@@ -18,7 +18,7 @@ from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
 from astrodetect.progress import ProgressBar, printable
 from astrodetect.settings import settings
-from astrodetect.sky.catalogue import column_type, typed_cell
+from astrodetect.sky.catalogue_columns import column_type, typed_cell
 from astrodetect.sky.known_objects import KNOWN_COLUMNS, KnownColumns, read_known_objects, read_positions
 from astrodetect.sky.table_readers import ObjectTable, read_object_table
 from astrodetect.sky.table_writers import CSV, ENDINGS, HATS, check_hats, ending, write_table

@@ -73,7 +73,8 @@ def _work(channel: WorkerChannel, task: WorkerTask) -> None:
 
 
 def _read_catalogue(task: WorkerTask) -> "Catalogue | None":
-    from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue  # noqa: PLC0415
+    from astrodetect.sky.catalogue import read_catalogue  # noqa: PLC0415
+    from astrodetect.sky.catalogue_columns import CatalogueColumns  # noqa: PLC0415
 
     return read_catalogue(task.catalogue, CatalogueColumns(*task.catalogue_columns)) if task.catalogue else None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from astrodetect.errors import DataError, StorageError
 from astrodetect.records import ImagePath
-from astrodetect.sky.catalogue import PATH_COLUMNS
+from astrodetect.sky.catalogue_columns import PATH_COLUMNS
 from astrodetect.storage import objects, parquet_shards
 from astrodetect.storage.references import (
     PARQUET_SUFFIXES,

@@ -26,7 +26,8 @@ from astrodetect.service.middleware.request_log import RequestContext
 from astrodetect.service.model_registry import ServedModel
 from astrodetect.service.schemas import PredictionResponse, error_line
 from astrodetect.service.shutdown import Shutdown
-from astrodetect.sky.catalogue import Catalogue, CatalogueColumns
+from astrodetect.sky.catalogue import Catalogue
+from astrodetect.sky.catalogue_columns import CatalogueColumns
 from astrodetect.sky.table_readers import read_csv_table
 
 MAX_BATCH_REQUESTS = 2  # at a time; more are refused

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from astrodetect.errors import DataError
 from astrodetect.parquet_table import ColumnType
-from astrodetect.sky.catalogue import (
-    ID_COLUMNS,
-    ID_UCDS,
-    cell_text,
-    find_column,
-    position_columns,
-    read_angles,
-)
+from astrodetect.sky.catalogue_columns import ID_COLUMNS, ID_UCDS, cell_text, find_column, position_columns, read_angles
 from astrodetect.sky.table_readers import ObjectTable, read_object_table
 from astrodetect.storage.references import printable_url
 

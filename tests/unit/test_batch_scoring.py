@@ -24,7 +24,8 @@ from astrodetect.scoring.chunk_worker import RecordBatch
 from astrodetect.scoring.chunks import Chunk, WorkerReady, WorkerTask
 from astrodetect.scoring.part_files import COLUMNS
 from astrodetect.scoring.worker_process import WorkerProcess
-from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue
+from astrodetect.sky.catalogue import read_catalogue
+from astrodetect.sky.catalogue_columns import CatalogueColumns
 
 ODD_NAMES = ["comma,.jpg", 'quote".jpg', "line\nend.jpg", "return\r.jpg", "é.jpg", "\udcff.jpg", "\n.jpg", '",".jpg']
 

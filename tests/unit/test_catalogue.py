@@ -14,7 +14,8 @@ from astrodetect.cli._catalogue import open_catalogue
 from astrodetect.errors import DataError
 from astrodetect.records import SkyObject
 from astrodetect.sky import table_readers
-from astrodetect.sky.catalogue import CatalogueColumns, read_catalogue
+from astrodetect.sky.catalogue import read_catalogue
+from astrodetect.sky.catalogue_columns import CatalogueColumns
 
 OBJECTS = {
     "RAJ2000": [10.5, 20.25, 359.75],

@@ -19,7 +19,8 @@ from astrodetect.anomalies.results import AnomalyResults
 from astrodetect.datasets import splits
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.records import SkyObject
-from astrodetect.sky.catalogue import Catalogue, column_type, read_catalogue
+from astrodetect.sky.catalogue import Catalogue, read_catalogue
+from astrodetect.sky.catalogue_columns import column_type
 
 __all__ = ["run_results"]
 

@@ -11,7 +11,7 @@ from astrodetect import images
 from astrodetect.datasets import class_folders, dataset, framing, listing, tables
 from astrodetect.errors import DataError
 from astrodetect.records import ImageContract
-from astrodetect.sky.catalogue import PATH_COLUMNS
+from astrodetect.sky.catalogue_columns import PATH_COLUMNS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from astrodetect.errors import DataError, ImageBlank, ImageError, SourceUrlError
 from astrodetect.progress import ProgressBar
 from astrodetect.records import ImageContract
 from astrodetect.settings import Settings
-from astrodetect.sky.catalogue import DEC_COLUMNS, RA_COLUMNS
+from astrodetect.sky.catalogue_columns import DEC_COLUMNS, RA_COLUMNS
 
 # usual column names, in lower case
 LABEL_COLUMNS = ("label", "class", "gz2class", "morphology")
