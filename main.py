@@ -46,6 +46,7 @@ from astrodetect.service.deferred_routes import DeferredRoutes
 from astrodetect.service.metrics import Metrics
 from astrodetect.service.middleware.audit import AuditMiddleware
 from astrodetect.service.middleware.body_limits import BodyLimit, BodyLimitMiddleware
+from astrodetect.service.middleware.head_requests import HeadMiddleware
 from astrodetect.service.middleware.request_log import RequestLog, RequestLogMiddleware, configure_logging
 from astrodetect.service.middleware.security import (
     SIGN_IN_BYTES,
@@ -105,7 +106,8 @@ def create_app(settings: Settings, opening: Future[OpenedModel] | None = None) -
     default, by_path = body_limits(settings)
     hosts = ServedHosts(settings.allowed_hosts)
     log = RequestLog(metrics, is_draining=lambda scope: services_of(HTTPConnection(scope)).shutdown.draining)
-    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)  # the last one added is the outermost
+    app.add_middleware(HeadMiddleware)  # the last one added is the outermost
+    app.add_middleware(BodyLimitMiddleware, limits=by_path, default=default)
     app.add_middleware(AuditMiddleware)
     app.add_middleware(AuthMiddleware, keys=api_keys, hosts=hosts, respond=error_handlers.error_response_for)
     app.add_middleware(RequestLogMiddleware, log=log)

@@ -176,6 +176,19 @@ def routes_of(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
     return routes_found
 
 
+def test_head_of_every_route_has_the_status_and_headers_of_its_get(start: Start) -> None:
+    client = start()
+    app: Any = client.app
+    paths = {path for method, path in routes_of(app.routes) if method == "GET"}
+    assert paths >= {"/", "/history", "/live/events", "/labels.csv", "/swagger/1"}
+    for path in {*paths, "/nowhere", "/predictions.csv", "/static/1/page.css"} - {"/live/events"}:
+        head, whole = (client.request(method, path, follow_redirects=False) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.headers.keys(), head.content) == (whole.status_code, whole.headers.keys(), b"")
+        assert head.headers.get("content-type") == whole.headers.get("content-type")
+    assert client.head("/live/events").headers["content-type"].startswith("text/event-stream")  # and it ends
+    assert 'route="/live/events",status="200"' in client.get("/metrics").text
+
+
 def test_a_private_service_refuses_every_route_without_a_key(start: Start) -> None:
     client = start(api_key=KEY, private=True)
     app: Any = client.app

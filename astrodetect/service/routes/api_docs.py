@@ -31,7 +31,7 @@ def add(app: FastAPI, keys: ApiKeys) -> None:
     app.setup()
     files = StaticFiles(packages=[("fastapi_swagger", "resources")])
 
-    @app.api_route("/swagger/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/swagger/{path:path}", include_in_schema=False)
     async def swagger(request: Request, path: str) -> Response:  # no mount: it needs the prefix of --root-path
         return await files.get_response(path, request.scope)
 
