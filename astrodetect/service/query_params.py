@@ -114,18 +114,22 @@ def sky_object_of_request(
         raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
 
 
-def refuse_unknown(kind: str, given: Iterable[str], taken: Iterable[str]) -> None:
-    """RequestError for names that a route does not take, which FastAPI ignores."""
-    for name in given:
+def check_names(kind: str, given: Iterable[tuple[str, object]], taken: Iterable[str]) -> None:
+    """RequestError for names that a route does not take, which FastAPI ignores, or that are given twice."""
+    seen = set[str]()
+    for name, _ in given:
         if name not in taken:
             raise RequestError(f"no {kind} {name[:MAX_FILTER_CHARS]!r} is taken here, but {', '.join(taken)}")
+        if name in seen:
+            raise RequestError(f"the {kind} {name!r} is given twice")
+        seen.add(name)
 
 
 def allow_query(*names: str) -> Any:
-    """A dependency that refuses other query parameters."""
+    """A dependency that refuses other query parameters, and repeated ones."""
 
     async def check(request: Request) -> None:
-        refuse_unknown("query parameter", request.query_params, names)
+        check_names("query parameter", request.query_params.multi_items(), names)
 
     return Depends(check)
 
@@ -133,12 +137,12 @@ def allow_query(*names: str) -> Any:
 async def read_single_file(request: Request, file: UploadFile) -> tuple[str, bytes]:
     """Name and content of the file of a form.
 
-    RequestError if there are several, of which FastAPI takes the last, or other fields.
+    RequestError if there are several, of which FastAPI takes the last, or other or repeated fields.
     """
     form = await request.form()
     if len(form.getlist("file")) > 1:
         raise RequestError("one image in a request: /detect/batch takes many")
-    refuse_unknown("field of the form", form, FIELDS_OF_AN_IMAGE)
+    check_names("field of the form", form.multi_items(), FIELDS_OF_AN_IMAGE)
     return file.filename or "", await file.read()
 
 

@@ -84,6 +84,8 @@ def test_fields_and_parameters_that_a_route_does_not_take_are_refused(
         client.post(path, files=file, data={"model": "colours"}),
         client.post(path, files=file, data={"RA": "1", "DEC": "2"}),
         client.post(path, files=file, data={"manifest": MANIFEST}),
+        client.post(path, files=file, data={"ra": ["1", "2"], "dec": "2"}),
+        client.post(path, files=file, params={"model": ["colours", "resnet50_model"]}),
         client.post(path, files=file, params={"modle": "colours"}),
         client.post(path, files=file, params={"RA": "1", "DEC": "2"}),
     ):

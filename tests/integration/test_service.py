@@ -262,6 +262,20 @@ def test_a_misspelt_filter_is_refused(client: TestClient, path: str) -> None:
     assert "min_score" in message
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/predictions?tag=tail&tag=ring",
+        "/predictions.csv?tag=tail&tag=ring",
+        "/predictions/1/similar?limi=50",
+        "/review/next?unkown=true",
+        "/review/next?like=ring&like=merger",
+    ],
+)
+def test_a_repeated_parameter_or_one_that_is_not_taken_is_refused(client: TestClient, path: str) -> None:
+    error_message(client.get(path), 400, "bad_request")
+
+
 def test_an_idempotency_key_gives_one_row_and_one_response(client: TestClient, database_url: str) -> None:
     def post_with_key(data: bytes, name: str = "m51.png") -> Any:
         return client.post("/detect", files={"file": (name, data)}, headers={"Idempotency-Key": "night-7/m51"})

@@ -10,7 +10,7 @@ from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.service.authentication import LABEL_NAMES_ROUTE
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import LabelId, LabelName, PredictionId
+from astrodetect.service.query_params import LabelId, LabelName, PredictionId, allow_query
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.review_schemas import (
     LabelNameRequest,
@@ -89,7 +89,12 @@ def labels_csv(database: DatabaseDep) -> Any:
     return RowsResponse(chain([first], parts), media_type=CSV)
 
 
-@router.get("/review/next", response_model=ReviewResponse, responses=declared(422, 503))
+@router.get(
+    "/review/next",
+    response_model=ReviewResponse,
+    responses=declared(400, 422, 503),
+    dependencies=[allow_query("by", "limit", "like", "unknown")],
+)
 def next_up(
     review_queue: ReviewQueueDep,
     models: ModelsDep,

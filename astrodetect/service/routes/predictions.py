@@ -119,7 +119,12 @@ def prediction(database: DatabaseDep, id: PredictionId) -> Any:  # noqa: A002
     return database.prediction(id)
 
 
-@router.get("/predictions/{id}/similar", response_model=SimilarResponse, responses=declared(404, 409, 422, 503))
+@router.get(
+    "/predictions/{id}/similar",
+    response_model=SimilarResponse,
+    responses=declared(400, 404, 409, 422, 503),
+    dependencies=[allow_query("limit")],
+)
 def similar(database: DatabaseDep, id: PredictionId, limit: NeighbourCount = 10) -> Any:  # noqa: A002
     """The most similar recorded images, by distance in the embedding space of the model's detectors."""
     prediction = database.prediction(id)
