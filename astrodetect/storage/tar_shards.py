@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, NamedTuple, Self, cast
 
 from astrodetect.errors import StorageError, StorageMissing
 from astrodetect.storage import objects
@@ -39,6 +39,12 @@ class _Member(tarfile.TarInfo):
         if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER_BYTES:
             raise _Damaged(f"a header of {self.size:,} bytes: at most {MAX_HEADER_BYTES:,} are read")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]  # made to be overridden
+
+
+class _Place(NamedTuple):
+    offset: int
+    size: int
+    blocks: Sequence[tuple[int, int]] | None  # of a sparse file: start and length of each part that is stored
 
 
 class _Damaged(tarfile.TarError):
@@ -75,24 +81,23 @@ def read_member(shard: str, name: str, max_bytes: int) -> bytes:
         raise StorageMissing(f"{printable_url(shard)} has no member {name}")
     if isinstance(place, str):
         raise _link_error(place)
-    offset, size = place
-    if size > max_bytes:
+    offset, size, blocks = place
+    stored_size = sum(length for _, length in blocks) if blocks else size
+    if max(size, stored_size) > max_bytes:
         raise too_large(member_reference(shard, name), max_bytes)
-    return objects.read_range(shard, offset, size, state)
+    stored = objects.read_range(shard, offset, stored_size, state)
+    return _with_holes(stored, size, blocks) if blocks else stored
 
 
 @lru_cache(maxsize=INDEXED_SHARDS)
-def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, tuple[int, int] | str]:
-    """Name → offset and size of each member of an archive, or where a link leads; read again once that has changed."""
+def _read_places(shard: str, _: tuple[object, ...]) -> dict[str, _Place | str]:
+    """Name → place of each member of an archive, or where a link leads; read again once that has changed."""
     if not suffix_path(shard).endswith(".tar"):
         raise StorageError(
             f"{printable_url(shard)} is compressed, so that its images cannot be read one by one: decompress it"
         )
     with _open_archive(shard, mode="r:") as archive:
-        return {
-            member.name: member.linkname if _is_link(member) else (member.offset_data, member.size)
-            for member in _members(archive)
-        }
+        return {member.name: member.linkname if _is_link(member) else _place(member) for member in _members(archive)}
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -109,6 +114,20 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     return file.read() if file else b""
+
+
+def _place(member: tarfile.TarInfo) -> _Place:
+    blocks = cast(Sequence[tuple[int, int]] | None, member.sparse)  # bytes in the stubs
+    return _Place(member.offset_data, member.size, blocks)
+
+
+def _with_holes(stored: bytes, size: int, blocks: Sequence[tuple[int, int]]) -> bytes:
+    """The contents of a sparse file, of which an archive stores these blocks, each with its start and length."""
+    content, position = bytearray(size), 0
+    for start, length in blocks:
+        content[start : start + length] = stored[position : position + length]
+        position += length
+    return bytes(content)
 
 
 def _is_link(member: tarfile.TarInfo) -> bool:

@@ -1,5 +1,6 @@
 """Images in shards: tar archives, read one member after the other, and row groups of Parquet files."""
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -176,6 +177,18 @@ def test_a_header_of_any_size_takes_neither_memory_nor_time(tmp_path: Path) -> N
     (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(info.size))
     ((_, error),) = read_shard(tmp_path / "a.tar")
     assert error == f"damaged tar archive {tmp_path / 'a.tar'}: a header of 40,960 bytes: at most 32,768 are read"
+
+
+def test_the_holes_of_a_sparse_member_are_zeros_also_when_it_is_read_by_its_reference(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.png")
+    member.size = 5
+    member.pax_headers = {"GNU.sparse.map": "2,3,8,2", "GNU.sparse.size": "12"}  # as tar --sparse --posix writes it
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"abcde"))
+    contents = b"\0\0abc\0\0\0de\0\0"
+    assert read_shard(shard) == [(f"{shard}#a.png", contents)]
+    assert shards.read_image(f"{shard}#a.png", 100) == contents
 
 
 def test_links_are_not_followed_but_errors(tmp_path: Path) -> None:
