@@ -4,11 +4,13 @@ A clone keeps `data`, `models` and `.env` at its top; a wheel has them in the fo
 """
 
 import os
+import warnings
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -288,12 +290,28 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once; SystemExit names invalid ones."""
     try:
-        return Settings()
+        _check_env_file(Settings.model_config.get("env_file"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a secret that is no file: its setting would be unset
+            return Settings()
     except ValidationError as error:
         problems = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
         raise SystemExit(f"invalid setting: {problems}") from error
-    except SettingsError as error:
+    except (SettingsError, UserWarning) as error:
         raise SystemExit(f"cannot read a setting: {error.__cause__ or error}") from error
+
+
+def _check_env_file(path: Any) -> None:
+    """SystemExit if it cannot be read, or for a line that would be left out, such as that of a key."""
+    if path is None or not path.is_file():
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [binding.original.line for binding in parse_stream(file) if binding.error]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"cannot read {path}: {error}") from error
+    if lines:
+        raise SystemExit(f"cannot read {path}: line {lines[0]} is not NAME=value, or lacks a quotation mark")
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

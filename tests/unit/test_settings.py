@@ -39,6 +39,32 @@ def test_unreadable_secret_is_one_line(secrets: Path, monkeypatch: pytest.Monkey
         settings()
 
 
+@pytest.mark.filterwarnings("default")  # as without pytest
+def test_a_secret_that_is_a_folder_as_docker_makes_of_a_missing_one_is_one_line(secrets: Path) -> None:
+    (secrets / "astrodetect_api_key").mkdir()
+    with pytest.raises(SystemExit, match=r"cannot read a setting: .*astrodetect_api_key.* found a directory"):
+        settings()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'ASTRODETECT_API_KEY="hidden', "line 3 is not NAME=value"),
+        (b"ASTRODETECT_API_KEY: hidden", "line 3 is not NAME=value"),
+        ("ASTRODETECT_API_KEY=hidden".encode("utf-16"), "can't decode byte"),
+    ],
+    ids=["quotation mark", "colon", "UTF-16"],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_does_not_open_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, problem: str
+) -> None:
+    (tmp_path / ".env").write_bytes(b"# settings\nASTRODETECT_THREADS=1\n" + line + b"\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    with pytest.raises(SystemExit, match=problem) as refusal:
+        settings()
+    assert "hidden" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("value", [" ", ", ,", "\u00a0"])
 def test_an_api_key_of_blanks_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ASTRODETECT_API_KEY", value)
