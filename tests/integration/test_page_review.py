@@ -112,6 +112,17 @@ def test_the_response_to_a_label_holds_the_next_image_and_a_message(client: Test
     assert fragment.headers["hx-trigger"] == '{"announce": "Labelled ordinary; 1 labelled"}'
 
 
+def test_a_label_that_replaces_the_one_of_another_reviewer_names_it(client: TestClient, ids: list[int]) -> None:
+    for id_, label in zip(ids, ("merger", "merger", "ring"), strict=False):
+        client.post(f"/predictions/{id_}/label", json={"label": label, "who": "eve"})
+    answer = client.post("/review/label", data={"id": ids[0], "label": "artefact"}, headers=HTMX)
+    assert "Labelled artefact, instead of merger; 3 labelled" in answer.headers["HX-Trigger"]
+    answer = client.post("/review/label", data={"id": ids[0], "label": "artefact"}, headers=HTMX)
+    assert "Labelled artefact; 3 labelled" in answer.headers["HX-Trigger"]
+    answer = client.post("/review/grid/label", data={"chosen": ids[:4], "label": "merger"}, headers=HTMX)
+    assert answer.json()["message"] == "4 images labelled merger, instead of 1 artefact, 1 ring"
+
+
 def test_undo_reverts_the_steps_in_turn_and_restores_image_and_note(
     client: TestClient, ids: list[int], database_url: str
 ) -> None:

@@ -20,6 +20,7 @@ from astrodetect.service.web.review_actions import (
     ReviewView,
     announce,
     describe_labels,
+    name_replaced,
     page_values,
     undo_last_step,
 )
@@ -75,9 +76,10 @@ def label_image(
     note: Annotated[str, Form(max_length=MAX_NOTE_LENGTH)] = "",
 ) -> Response:
     """Stores a label and shows the next image."""
+    message = f"labelled {label}{name_replaced(services.database, [id], label)}"
     stored = services.database.add_label(id, label, who=reviewer_name(request), note=note.strip())
     session = ReviewSession.read(request).add(ReviewStep.of_labels([stored]))
-    return _show_next(request, services, session, choice, f"labelled {label}")
+    return _show_next(request, services, session, choice, message)
 
 
 @router.post("/skip")

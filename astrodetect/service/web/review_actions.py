@@ -1,6 +1,7 @@
 """What the pages of Review share: the images that a reviewer gets, tags, undoing, and what the labels found so far."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -186,6 +187,14 @@ def undo_last_step(services: Services, session: ReviewSession, *, who: str | Non
         message = f"tag {tag} {'removed' if steps[0].kind == 't' else 'added again'}"
         return UndoneStep(session, message if ids else "its predictions were deleted", ids, of_tags=True)
     return UndoneStep(session, "no longer skipped" if ids else "that step was already undone", ids)
+
+
+def name_replaced(database: ServiceDatabase, ids: Sequence[int], label: LabelValue) -> str:
+    """The other labels that the images of these predictions have, as another reviewer may have labelled them since."""
+    rows = database.by_ids(ids).values()
+    counts = Counter(old for old in database.labels_by_image([*rows]).values() if old != label)
+    names = ", ".join(old if len(ids) == 1 else f"{count} {old}" for old, count in counts.items())
+    return f", instead of {names}" if names else ""
 
 
 def describe_labels(database: ServiceDatabase) -> dict[str, Any]:

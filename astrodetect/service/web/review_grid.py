@@ -16,6 +16,7 @@ from astrodetect.service.web.review_actions import (
     ReviewView,
     change_tags,
     describe_labels,
+    name_replaced,
     page_values,
     undo_last_step,
 )
@@ -136,9 +137,10 @@ def _label(
     session = ReviewSession.read(request)
     if not ids:
         return _answer(request, session, choice, "no image was chosen", [])
+    replaced = name_replaced(services.database, ids, label)
     stored = services.database.label_batches.add(ids, label, who=reviewer_name(request), note=None)
     session = session.add(ReviewStep.of_labels(stored))
-    return _answer(request, session, choice, f"{_images(len(stored))} labelled {label}", ids)
+    return _answer(request, session, choice, f"{_images(len(stored))} labelled {label}{replaced}", ids)
 
 
 def _tags_shown(services: Services, ids: Sequence[int]) -> dict[str, Any]:
