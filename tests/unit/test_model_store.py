@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from astrodetect import atomic_files
 from astrodetect.errors import ModelError, ModelMissing, ModelUnknown
 from astrodetect.inference import engine
 from astrodetect.inference.engine import load_verified
-from astrodetect.model_store import mirror, store, versions
-from astrodetect.model_store.manifest import Manifest, list_manifests, read_manifest
+from astrodetect.model_store import mirror, publication, store, versions
+from astrodetect.model_store.manifest import Manifest, list_manifests, parse_manifest, read_manifest
 
 
 def served(folder: Path) -> tuple[bytes, bytes]:
@@ -348,6 +349,26 @@ def test_a_publication_that_was_killed_is_completed_before_models_are_listed(tmp
     assert current_content(tmp_path) == "new"
     assert damaged.exists()
     assert not ready.exists()
+
+
+def test_a_move_that_is_overtaken_leaves_the_files_of_the_next_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "finish_interrupted", lambda *_: None)
+        publish(tmp_path, "old")  # without int8
+    next_one = threading.Thread(target=publish, args=(tmp_path, "new", "int8"))
+
+    def parse_slowly(content: bytes, name: str) -> Manifest:
+        if next_one.ident is None:
+            next_one.start()
+            next_one.join(0.2)  # it ends within that time, or waits for this move
+        return parse_manifest(content, name)
+
+    monkeypatch.setattr(publication, "parse_manifest", parse_slowly)
+    publication.finish_interrupted(tmp_path, "m")
+    next_one.join()
+    assert served(tmp_path) == (b"new m.int8.xml", b"new m.int8.bin")
 
 
 def test_a_damaged_commit_is_named_and_not_moved_into_place(tmp_path: Path) -> None:
