@@ -1,9 +1,11 @@
 """Labelled images in class folders, in parts (train, validation, test) of class folders, or listed by a table."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from astrodetect.datasets.tables import NO_PART, PART_SYNONYMS, PARTS, ListedImage, is_table, read_table
 from astrodetect.errors import DataError
@@ -116,4 +118,12 @@ def _class_files(root: Path, name: str) -> list[Path]:
     folder = root / name
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: {ADVICE}")
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse):  # rglob leaves out what it cannot read
+        folders[:] = [child for child in folders if not child.startswith(".")]
+        files += [Path(parent, child) for child in names if not child.startswith(".")]
+    return sorted(file for file in files if file.is_file())
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error

@@ -1,6 +1,9 @@
 """Reading class folders into a Dataset."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +50,29 @@ def test_unreadable_files_are_listed_with_the_reason(data: Path) -> None:
     assert reasons["empty.jpg"] == "the file is empty"
     assert reasons["cut.jpg"].startswith("damaged JPEG")
     assert len(labelled) == 30
+
+
+def test_hidden_folders_in_a_class_are_skipped_and_unreadable_ones_are_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("night", ".thumbnails"):
+        (data / "E" / name).mkdir()
+        shutil.copy(data / "E" / "0.jpg", data / "E" / name)
+    assert [item.path for item in class_folders.list_items(data, ["E"]) if "0.jpg" in str(item.path)] == [
+        data / "E" / "0.jpg",
+        data / "E" / "night" / "0.jpg",
+    ]
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "night":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)  # root reads everything
+        with pytest.raises(DataError, match=r"cannot read the folder .*night: Permission denied$"):
+            class_folders.list_items(data, ["E"])
 
 
 @pytest.mark.parametrize(
