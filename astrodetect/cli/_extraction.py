@@ -98,23 +98,29 @@ def fit_detectors(
 def open_runners(arguments: argparse.Namespace, extractor: "FeatureExtractor") -> Iterator[MakeRunner]:
     """What runs the extractor: threads of this process, or a Ray cluster."""
     from astrodetect.features.extraction import measured_extractor  # noqa: PLC0415
-    from astrodetect.inference.pipeline import open_network_extractor, read_ahead  # noqa: PLC0415
+    from astrodetect.inference.pipeline import read_ahead  # noqa: PLC0415
 
     if not arguments.ray:
         yield lambda _: read_ahead
         return
     require_extra("cluster", "--ray")
-    from astrodetect.cluster.ray_batches import open_extraction, ray_cluster  # noqa: PLC0415 - imports Ray
+    from astrodetect.cluster.ray_batches import (  # noqa: PLC0415 - imports Ray
+        open_extraction,
+        open_model_of_node,
+        ray_cluster,
+    )
 
     config = settings()
     open_on_node = partial(measured_extractor, extractor.contract)
     if extractor.kind != "shapes":
         model = arguments.attach or arguments.model or config.model
         models = config.models_dir.absolute()
-        open_on_node = partial(open_network_extractor, models, model, config.precision, extractor.kind)
+        open_on_node = partial(open_model_of_node, models, model, config.precision, extractor.kind)
     cache_folder = config.descriptions_dir.absolute()
     with ray_cluster(arguments.ray) as make_runner:
-        open_function = partial(open_extraction, open_on_node, cache_folder, config.max_image_pixels)
+        open_function = partial(
+            open_extraction, open_on_node, extractor.cache_key, cache_folder, config.max_image_pixels
+        )
         yield lambda apply: make_runner(partial(open_function, apply))
 
 

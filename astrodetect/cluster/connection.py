@@ -21,6 +21,7 @@ import ray
 from ray import exceptions
 
 LOCAL = "local"
+MODELS_DIR = "ASTRODETECT_MODELS_DIR"  # in the environment of a node
 HOST_PORT = re.compile(r"(?:ray://)?([^/:]+):(\d+)")
 REACH_WITHIN_S = 10.0
 OBJECT_STORE_BYTES = 100 * 2**20  # on this machine: paths travel, pixels do not
@@ -43,10 +44,17 @@ def connect_to_ray(address: str) -> None:
         ) from error
 
 
-def task_error(error: "exceptions.RayTaskError") -> Exception:
-    """The exception of the task itself."""
-    cause: Exception = error.cause
-    return cause if isinstance(cause, AstrodetectError) else error
+def node_error(error: exceptions.RayError) -> Exception | None:
+    """The exception of the task itself, or why the node cannot run it; None where the node or its process is lost."""
+    cause: Exception | None = error.cause if isinstance(error, exceptions.RayTaskError) else None
+    if isinstance(cause, AstrodetectError):
+        return cause
+    if isinstance(cause, exceptions.RaySystemError) or getattr(error, "actor_init_failed", False):
+        lines, node = str(error).split("\n"), re.search(r"ip=([^,)]+)", str(error))
+        reason = next(line for line in reversed(lines) if line.strip()).strip()
+        remedy = "every node needs the same installation, also of astrodetect itself"
+        return ClusterError(f"the node {node[1] if node else ''} cannot run astrodetect ({reason}): {remedy}")
+    return error if cause is not None else None
 
 
 def check_visible(reference: str, node: str, folder: Path = Path()) -> None:

@@ -15,10 +15,11 @@ import ray
 from ray import exceptions
 from threadpoolctl import threadpool_limits
 
-from astrodetect.cluster.connection import check_visible, connect_to_ray, task_error
+from astrodetect.cluster.connection import MODELS_DIR, check_visible, connect_to_ray, node_error
 from astrodetect.datasets.tables import ListedImage
 from astrodetect.errors import ClusterError
 from astrodetect.features.extraction import Applied, FeatureCache, FeatureExtractor, FeatureFile, extract_batch
+from astrodetect.inference.pipeline import open_network_extractor
 from astrodetect.records import BatchRunner
 
 BATCHES_PER_TASK = 8
@@ -41,14 +42,27 @@ def ray_cluster(address: str) -> Iterator[Callable[[OpenFunction], BatchRunner]]
         ray.shutdown()
 
 
+def open_model_of_node(models: Path, *options: Any) -> FeatureExtractor:
+    """`open_network_extractor`, from the folder that the node's environment names, else that of the driver."""
+    return open_network_extractor(Path(os.environ.get(MODELS_DIR, models)), *options)
+
+
 def open_extraction(
     open_extractor: Callable[[], FeatureExtractor],
+    cache_key: str,
     cache_folder: Path,
     max_pixels: int,
     apply: Callable[[list[FeatureFile]], Applied],
 ) -> Callable[[Batch], tuple[list[FeatureFile], Applied]]:
-    """Extracts features and applies a function to them; the nodes read the cache, the driver alone adds to it."""
+    """Extracts features and applies a function to them; the nodes read the cache, the driver alone adds to it.
+
+    ClusterError if they would not be the driver's, whose cache key this is.
+    """
     extractor = open_extractor()
+    if extractor.cache_key != cache_key:
+        raise ClusterError(
+            f"the node {socket.gethostname()} has another version of the model or of astrodetect, or another precision"
+        )
     cache = FeatureCache(cache_folder, extractor.cache_key).open()
     return lambda batch: extract_batch(batch, extractor, cache, max_pixels, apply)
 
@@ -75,11 +89,9 @@ class _Runner:
                     return
                 yield from ray.get(in_flight[0])
                 in_flight.popleft()
-        except exceptions.RayTaskError as error:
-            raise task_error(error) from error
         except exceptions.RayError as error:
-            reason = str(error).splitlines()[0]
-            raise ClusterError(f"batches were lost with their nodes {RETRIES + 1} times: {reason}") from error
+            lost = f"batches were lost with their nodes {RETRIES + 1} times: {str(error).splitlines()[0]}"
+            raise node_error(error) or ClusterError(lost) from error
 
 
 def _run(function: bytes, folder: str, reference: str, batches: list[Batch]) -> list[Any]:

@@ -17,7 +17,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from astrodetect.cluster.connection import LOCAL, connect_to_ray, task_error
+from astrodetect.cluster.connection import LOCAL, connect_to_ray, node_error
 from astrodetect.cluster.scoring_actor import ScoringActor
 from astrodetect.errors import ClusterError
 from astrodetect.scoring.chunks import Chunk, ChunkEvent, ChunkProgress, ScoredChunk, WorkerReady, WorkerTask
@@ -27,7 +27,7 @@ POLL_EVERY_S = 1.0
 NODES_EVERY_S = 5.0  # between looks for new nodes
 WAITING_NOTICE_S = 20.0
 CONCURRENT_CALLS = CHUNKS_AHEAD + 2  # of an actor: also of `ready` or `progress`, and of `close`
-MAX_LOSSES = 5  # of one chunk with its worker: then something else than nodes that come and go
+MAX_LOSSES = 5  # of one chunk with its worker, or of one node's: then something else than nodes that come and go
 CLOSE_WITHIN_S, ABANDON_WITHIN_S = 60.0, 3.0
 
 
@@ -64,7 +64,7 @@ class RayPool:
         self._looked_at = 0.0
         self._reference: str | None = None
         self._ready: WorkerReady | None = None
-        self._losses: Counter[int] = Counter()
+        self._losses: Counter[str] = Counter()
         self._lost: deque[Chunk] = deque()
         self._local, self._lost_ray = address == LOCAL, False
         connect_to_ray(address)
@@ -167,9 +167,9 @@ class RayPool:
                 continue  # found to be lost by an earlier one of these calls
             try:
                 result = ray.get(call)
-            except exceptions.RayTaskError as error:
-                raise task_error(error) from error
             except exceptions.RayError as error:
+                if (raised := node_error(error)) is not None:
+                    raise raised from error
                 self._drop(worker, error)
                 continue
             yield from self._take(worker, call, result)
@@ -192,9 +192,11 @@ class RayPool:
         self._workers.remove(worker)
         self._notify(f"a node or its worker was lost: {len(worker.chunks)} chunks are scored again")
         ray.kill(worker.actor)
-        for chunk in worker.chunks.values():
-            self._losses[chunk.number] += 1
-            if self._losses[chunk.number] == MAX_LOSSES:
-                reason = str(error).splitlines()[0]
-                raise ClusterError(f"chunk {chunk.number} was lost with its worker {MAX_LOSSES} times: {reason}")
-            self._lost.append(chunk)
+        lost = [f"chunk {chunk.number} was lost with its worker" for chunk in worker.chunks.values()]
+        if not worker.is_ready:
+            lost.append(f"the worker of the node {worker.node} was lost before it was ready")
+        self._losses.update(lost)
+        for loss in lost:
+            if self._losses[loss] == MAX_LOSSES:
+                raise ClusterError(f"{loss} {MAX_LOSSES} times: {str(error).splitlines()[0]}")
+        self._lost.extend(worker.chunks.values())

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from astrodetect.cluster.connection import check_visible
+from astrodetect.cluster.connection import MODELS_DIR, check_visible
 from astrodetect.progress import print_notice
 from astrodetect.scoring.chunks import Chunk, Counts, ScoredChunk, WorkerReady, WorkerTask
 from astrodetect.scoring.worker_process import WorkerProcess
-
-MODELS_DIR = "ASTRODETECT_MODELS_DIR"
 
 
 class ScoringActor:
@@ -21,7 +19,7 @@ class ScoringActor:
 
     def __init__(self, arguments: Sequence[str], task: WorkerTask, environment: Mapping[str, str], folder: str) -> None:
         self._folder = Path(folder) if Path(folder).is_dir() else None
-        if MODELS_DIR in os.environ:  # of this node
+        if MODELS_DIR in os.environ:
             environment = {**environment, MODELS_DIR: os.environ[MODELS_DIR]}
         self._process = WorkerProcess(
             [sys.executable, *arguments],

@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from astrodetect import __main__, extras
 from astrodetect.errors import ClusterError
+from astrodetect.features.extraction import FeatureFile, measured_contract, measured_extractor
 from astrodetect.scoring.chunks import MAX_CHUNK_IMAGES, WorkerTask, chunk_images, cut_chunks, read_plan, write_plan
 
 
@@ -62,6 +64,54 @@ def test_a_node_that_does_not_see_the_images_is_named(tmp_path: Path) -> None:
     check_visible("s3://bucket/a.jpg", "node7", tmp_path)
     with pytest.raises(ClusterError, match=r"the node node7 does not see b.jpg: share the folder"):
         check_visible("b.jpg", "node7", tmp_path)
+
+
+def test_a_node_without_the_package_is_named_and_a_lost_one_is_not() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    from astrodetect.cluster.connection import node_error
+
+    lines = "ray::_run() (pid=7, ip=10.0.0.2)\nTraceback:\n  ^^^^\nModuleNotFoundError: No module named 'astrodetect'\n"
+    in_arguments = exceptions.RayTaskError("_run", lines, exceptions.RaySystemError("…"), "ray", 7, "10.0.0.2")
+    for error in in_arguments, exceptions.ActorDiedError(in_arguments):
+        assert re.fullmatch(
+            r"the node 10\.0\.0\.2 cannot run astrodetect \(ModuleNotFoundError: No module named 'astrodetect'\): .*",
+            str(node_error(error)),
+        )
+    assert node_error(exceptions.ActorDiedError()) is None
+    own, defect = ClusterError("own"), ValueError("defect")
+    assert node_error(exceptions.RayTaskError("_run", "", own, "ray", 7, "10.0.0.2")) is own
+    raised = exceptions.RayTaskError("_run", "", defect, "ray", 7, "10.0.0.2")
+    assert node_error(raised) is raised
+
+
+def test_a_worker_that_is_lost_again_and_again_before_it_is_ready_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    from astrodetect.cluster import ray_pool
+
+    def lost(_: object) -> None:
+        raise exceptions.ActorDiedError
+
+    node = {"Alive": True, "NodeID": 28 * "ab", "Resources": {"CPU": 1.0}}
+    monkeypatch.setattr(ray_pool, "connect_to_ray", lambda _: None)
+    monkeypatch.setattr(ray_pool, "ray", MagicMock(get=lost, nodes=lambda: [node], wait=lambda calls, **_: (calls, [])))
+    notices: list[str] = []
+    pool = ray_pool.RayPool("a:1", [], WorkerTask(model="m", cores=1), environment={}, notify=notices.append)
+    with pytest.raises(
+        ClusterError, match=r"worker of the node abab.* was lost before it was ready 5 times: The actor died"
+    ):
+        pool.wait_ready("")
+    assert len(notices) == 5
+
+
+def test_a_node_with_another_version_of_the_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from astrodetect.cluster.ray_batches import open_extraction
+
+    extractor = measured_extractor(measured_contract(None, "RGB"))
+    arguments = (tmp_path, 1_000, list[FeatureFile])
+    open_extraction(lambda: extractor, extractor.cache_key, *arguments)
+    with pytest.raises(ClusterError, match="has another version of the model"):
+        open_extraction(lambda: extractor, "of the driver", *arguments)
 
 
 @pytest.mark.parametrize(
