@@ -67,6 +67,7 @@ SESSION = """
     SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %(timeout)s, false),
         set_config('hnsw.ef_search', %(candidates)s, false),
         set_config('hnsw.iterative_scan', 'strict_order', false),  -- continues where the nearest are of other spaces
+        set_config('extra_float_digits', '1', false),  -- numbers come back as they were stored
         set_config('jit', 'off', false)"""  # takes longer than the statements
 SQL = statements.read_statements(Path(__file__).resolve().parent / "sql" / "queries")
 

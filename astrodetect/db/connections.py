@@ -113,7 +113,8 @@ def connect(
 def open_session(url: str, database: str | None = None) -> Iterator[Connection]:
     """A connection for long statements, whose errors are those of this package."""
     name = database or read_url(url)["dbname"]
-    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options="-c TimeZone=UTC")) as connection:
+    options = "-c TimeZone=UTC -c extra_float_digits=1"
+    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options=options)) as connection:
         try:
             yield connection
         except psycopg2.Error as error:

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def test_a_position_in_the_form_or_the_query_is_in_the_answer_and_in_the_row(
         assert (ra, dec, object_id) == (row["ra"], row["dec"], row["object_id"])
         assert healpix == cell_index(ra, dec)
         assert client.get(f"/predictions/{row['id']}").json() == row
+
+
+def test_a_server_that_shortens_numbers_returns_positions_as_they_were_sent(
+    start: Callable[..., TestClient], database_url: str
+) -> None:
+    [(name,)] = query(database_url, "SELECT current_database()")
+    query(database_url, f"ALTER DATABASE {name} SET extra_float_digits = 0")  # the default before PostgreSQL 12
+    answer = detect(start(), ra="202.46957012345678", dec="0.1234567890123456789")
+    assert (answer.status_code, answer.json().get("ra")) == (200, 202.46957012345678), answer.text
 
 
 def test_without_a_position_its_fields_are_null(client: TestClient, database_url: str) -> None:
