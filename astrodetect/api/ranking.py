@@ -163,6 +163,10 @@ def rank(
 
     def extracted_of(given: Paths | ExtractedFeatures) -> ExtractedFeatures:
         if isinstance(given, ExtractedFeatures):
+            if features not in ("shapes", given.kind) or crop not in (None, given.contract.crop):
+                raise DataError(
+                    f"they were described by {given.kind}, crop {given.contract.crop:g}: describe them again"
+                )
             return given
         return describe(given, features=features, model=model, crop=crop)
 

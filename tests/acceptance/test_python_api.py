@@ -208,6 +208,9 @@ def test_ranking_puts_the_unusual_image_first_and_follows_labels(lawn: Path, tmp
         astrodetect.rank(ranking.extracted, normal=normal, labels={last: np.nan})  # type: ignore[dict-item]
     with pytest.raises(DataError, match="of the type int: give paths"):
         astrodetect.rank(ranking.extracted, normal=normal, labels={0: "ordinary"})
+    for other in ({"features": "both"}, {"crop": 0.5}):
+        with pytest.raises(DataError, match="they were described by shapes, crop 1: describe them again"):
+            astrodetect.rank(ranking.extracted, normal=normal, **other)
     with pytest.raises(DataError, match="described with another crop or model"):
         astrodetect.rank(ranking.extracted, normal=astrodetect.describe(tmp_path / "normal", crop=0.5))
     with pytest.raises(DataError, match="ranks are counted from 1, not 0"):
