@@ -36,6 +36,7 @@ def connect_to_ray(address: str) -> None:
         if (host_port := HOST_PORT.fullmatch(address)) is not None:  # Ray would try for minutes
             socket.create_connection((host_port[1], int(host_port[2])), REACH_WITHIN_S).close()
         ray.init(address=address, **options)
+        ray.put(ClusterError)  # fails, through ray://, where the head lacks the package
     except Exception as error:  # Ray raises any, a bare one where its own processes do not start
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise ClusterError(

@@ -35,6 +35,19 @@ def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPat
         connection.connect_to_ray("local")
 
 
+def test_a_head_that_lacks_the_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from astrodetect.cluster import connection
+
+    def unpickle_there(_: object) -> None:  # as a driver's through ray://
+        raise ModuleNotFoundError("No module named 'astrodetect'")
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "put", unpickle_there)
+    with pytest.raises(ClusterError, match="cluster auto: No module named 'astrodetect'"):
+        connection.connect_to_ray("auto")
+
+
 def test_a_local_run_whose_node_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     from astrodetect.cluster import ray_pool
