@@ -1,6 +1,7 @@
 """Parameters of query strings and paths that several routes and pages share."""
 
 import datetime as dt
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Form, Header, Path, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from astrodetect.errors import RequestError
 from astrodetect.labels import LabelValue, parse_label, parse_tag
@@ -21,11 +22,21 @@ MAX_FILTER_CHARS = 255
 MAX_MODEL_NAME_CHARS = 100
 OPTIONAL_MODEL_NAME_PATTERN = rf"{MODEL_NAME_PATTERN}|^$"
 FIELDS_OF_AN_IMAGE = ("file", "ra", "dec", "object_id")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 VERSION_PATTERN = r"^[0-9a-f]{12}$"  # of a model: the first digits of its SHA-256
 
 LabelName: TypeAlias = Annotated[str, AfterValidator(parse_label)]  # built in, or one's own
 TagName: TypeAlias = Annotated[str, AfterValidator(parse_tag)]
 PostedTag: TypeAlias = Annotated[TagName, Form()]
+
+
+def _require_date(text: str) -> str:
+    if not DATE.match(text):  # a number is a Unix time to pydantic, also where it is meant as a date: 2026, 20261121
+        raise ValueError("a time begins with a date such as 2026-11-21")
+    return text
+
+
+Moment: TypeAlias = Annotated[dt.datetime, BeforeValidator(_require_date)]
 
 
 def prediction_filters(
@@ -36,8 +47,8 @@ def prediction_filters(
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     name: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="part of the image's name")] = None,
-    since: Annotated[dt.datetime | None, Query(description="from this time on; UTC unless it has a time zone")] = None,
-    until: Annotated[dt.datetime | None, Query(description="before this time")] = None,
+    since: Annotated[Moment | None, Query(description="from this time on; UTC unless it has a time zone")] = None,
+    until: Annotated[Moment | None, Query(description="before this time")] = None,
     request_id: Annotated[uuid.UUID | None, Query(description="of a response, also of a queued one")] = None,
     model: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the model's name")] = None,
     label: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the predicted class")] = None,

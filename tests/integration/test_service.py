@@ -243,6 +243,8 @@ def test_a_prediction_is_read_by_id(client: TestClient) -> None:
         "min_score=2",
         "min_score=nan",
         "since=yesterday",
+        "since=20261121",
+        "until=2026",
         "before=x",
         "after=-1",
         f"after={2**63 - 1}",

@@ -29,7 +29,7 @@ from astrodetect.records import (
 from astrodetect.service.adaptation_job import MAX_ORDINARY_IMAGES
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.middleware.security import SAMP_POLICY
-from astrodetect.service.query_params import MAX_FILTER_CHARS, prediction_filters
+from astrodetect.service.query_params import DATE, MAX_FILTER_CHARS, prediction_filters
 from astrodetect.service.services import AdaptationDep, DatabaseDep, ModelsDep, ServiceDatabase
 from astrodetect.service.web.rendering import render, shorten, wants_fragment
 from astrodetect.sky.healpix import separation
@@ -37,9 +37,7 @@ from astrodetect.sky.positions import parse_cone, split_position
 
 PAGE_SIZE = 48  # predictions
 PREDICTION_ID = re.compile(r"\d{1,19}", re.ASCII)
-DATE_FIELDS = "since", "until"
 CONE_FIELDS = "ra", "dec", "radius"  # of the API
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 ONE_DAY = dt.timedelta(days=1)
 MAX_SHOWN = 40  # characters of a filter's value in messages and chips
 DESCRIPTIONS = {  # of each filter, in the order of the form
@@ -96,8 +94,7 @@ class HistoryFilters:
             entered.setdefault("radius", DEFAULT_RADIUS)
         else:
             entered.pop("radius", None)
-        invalid = [name for name in DATE_FIELDS if name in entered and not DATE.match(entered[name])]  # no timestamps
-        invalid += _invalid_cone_fields(entered)
+        invalid = _invalid_cone_fields(entered)
         query_of_api = _as_api_query(entered)
         cone = [query_of_api.pop(name, None) for name in CONE_FIELDS]
         try:
