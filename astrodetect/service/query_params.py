@@ -3,7 +3,7 @@
 import datetime as dt
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Annotated, Any, TypeAlias
@@ -125,12 +125,13 @@ def sky_object_of_request(
         raise RequestValidationError([{"loc": ("body", "position"), "msg": str(error)}]) from error
 
 
-def check_names(kind: str, given: Iterable[tuple[str, object]], taken: Iterable[str]) -> None:
+def check_names(kind: str, given: Iterable[tuple[str, object]], taken: Collection[str]) -> None:
     """RequestError for names that a route does not take, which FastAPI ignores, or that are given twice."""
     seen = set[str]()
     for name, _ in given:
         if name not in taken:
-            raise RequestError(f"no {kind} {name[:MAX_FILTER_CHARS]!r} is taken here, but {', '.join(taken)}")
+            others = f", but {', '.join(taken)}" if taken else ""
+            raise RequestError(f"no {kind} {name[:MAX_FILTER_CHARS]!r} is taken here{others}")
         if name in seen:
             raise RequestError(f"the {kind} {name!r} is given twice")
         seen.add(name)
@@ -176,6 +177,7 @@ def page_edge(
     return PageEdge(before, after)
 
 
+NO_QUERY = allow_query()
 FILTER_NAMES = (*signature(prediction_filters).parameters, *signature(cone_of_query).parameters)
 SkyObjectParam: TypeAlias = Annotated[SkyObject | None, Depends(sky_object_of_request)]
 PredictionId: TypeAlias = Annotated[int, Path(ge=1, le=BIGINT_MAX)]

@@ -278,6 +278,22 @@ def test_a_repeated_parameter_or_one_that_is_not_taken_is_refused(client: TestCl
     error_message(client.get(path), 400, "bad_request")
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/labels.csv?label=ring"),
+        ("POST", "/predictions/1/label?who=ada"),
+        ("POST", "/predictions/1/tag?who=ada"),
+        ("POST", "/predictions/1/untag?who=ada"),
+        ("POST", "/models/resnet50_model/rollback?version=0123456789ab"),
+    ],
+)
+def test_what_belongs_into_the_body_is_refused_in_the_query(client: TestClient, method: str, path: str) -> None:
+    body = {} if "rollback" in path else {"label": "ring"} if "label?" in path else {"tag": "ring"}
+    answer = client.request(method, path, json=None if method == "GET" else body)
+    assert error_message(answer, 400, "bad_request").endswith(" is taken here")
+
+
 def test_an_idempotency_key_gives_one_row_and_one_response(client: TestClient, database_url: str) -> None:
     def post_with_key(data: bytes, name: str = "m51.png") -> Any:
         return client.post("/detect", files={"file": (name, data)}, headers={"Idempotency-Key": "night-7/m51"})

@@ -10,7 +10,7 @@ from astrodetect.anomalies.active_learning import ReviewOrder
 from astrodetect.service.authentication import LABEL_NAMES_ROUTE
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
-from astrodetect.service.query_params import LabelId, LabelName, PredictionId, allow_query
+from astrodetect.service.query_params import NO_QUERY, LabelId, LabelName, PredictionId, allow_query
 from astrodetect.service.review_queue import MAX_REVIEW_BATCH, space_blocks
 from astrodetect.service.review_schemas import (
     LabelNameRequest,
@@ -29,21 +29,35 @@ router = APIRouter(route_class=DatabaseRoute)
 
 
 @router.post(
-    "/predictions/{id}/label", response_model=LabelResponse, status_code=201, responses=declared(400, 404, 422, 503)
+    "/predictions/{id}/label",
+    response_model=LabelResponse,
+    status_code=201,
+    responses=declared(400, 404, 422, 503),
+    dependencies=[NO_QUERY],
 )
 def label(database: DatabaseDep, id: PredictionId, body: LabelRequest) -> Any:  # noqa: A002
     """Labels the image of a prediction; the newest of several labels is its current one."""
     return database.add_label(id, body.label, who=body.who, note=body.note)
 
 
-@router.post("/predictions/{id}/tag", response_model=TagsResponse, responses=declared(400, 404, 422, 503))
+@router.post(
+    "/predictions/{id}/tag",
+    response_model=TagsResponse,
+    responses=declared(400, 404, 422, 503),
+    dependencies=[NO_QUERY],
+)
 def tag(database: DatabaseDep, id: PredictionId, body: TagRequest) -> Any:  # noqa: A002
     """Tags the image of a prediction; an image may have many tags, which do not rank."""
     database.tags.add([id], body.tag, who=body.who)
     return database.prediction(id)
 
 
-@router.post("/predictions/{id}/untag", response_model=TagsResponse, responses=declared(400, 404, 422, 503))
+@router.post(
+    "/predictions/{id}/untag",
+    response_model=TagsResponse,
+    responses=declared(400, 404, 422, 503),
+    dependencies=[NO_QUERY],
+)
 def untag(database: DatabaseDep, id: PredictionId, body: TagRequest) -> Any:  # noqa: A002
     """Removes a tag from the image of a prediction; a tag that it does not have is no error."""
     database.tags.remove([id], body.tag)
@@ -80,7 +94,8 @@ def unlabel(database: DatabaseDep, id: LabelId) -> Any:  # noqa: A002
 @router.get(
     "/labels.csv",
     response_class=RowsResponse,
-    responses=declared(503) | csv_response("id, prediction_id, image_name, …"),
+    responses=declared(400, 503) | csv_response("id, prediction_id, image_name, …"),
+    dependencies=[NO_QUERY],
 )
 def labels_csv(database: DatabaseDep) -> Any:
     """All labels, oldest first, as `python -m astrodetect labels import` reads it."""

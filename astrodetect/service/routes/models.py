@@ -13,7 +13,7 @@ from astrodetect.model_store.manifest import Manifest, ModelTask, list_manifests
 from astrodetect.service.database_route import DatabaseRoute
 from astrodetect.service.error_handlers import declared
 from astrodetect.service.model_registry import ModelRegistry
-from astrodetect.service.query_params import VERSION_PATTERN, ModelPath
+from astrodetect.service.query_params import NO_QUERY, VERSION_PATTERN, ModelPath
 from astrodetect.service.services import ModelsDep
 
 MANIFEST_FIELDS = (
@@ -131,7 +131,11 @@ def models(models: ModelsDep) -> Any:
 
 
 @router.post(
-    "/models/{name}/rollback", name="rollback", response_model=ModelResponse, responses=declared(400, 404, 422, 503)
+    "/models/{name}/rollback",
+    name="rollback",
+    response_model=ModelResponse,
+    responses=declared(400, 404, 422, 503),
+    dependencies=[NO_QUERY],
 )
 async def roll_back_model(models: ModelsDep, name: ModelPath, body: RollbackRequest | None = None) -> Any:
     """Rolls a model back to an earlier version, without interrupting requests."""
