@@ -120,9 +120,9 @@ def _check_plan(folder: Path, seed: int, size: int) -> None:
     plan = json.dumps({"recipe": RECIPE, "seed": seed, "size": size}) + "\n"
     plan_file = folder / SIMULATION_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    if others and not plan_file.exists():
-        raise DataError(f"{folder} holds {min(others)}, which was not simulated: choose another folder")
+    other = next((path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")), None)
+    if other and not plan_file.exists():
+        raise DataError(f"{other} was not simulated: choose another folder")
     atomic_files.remove_abandoned(plan_file)
     with suppress(FileExistsError), atomic_files.creating(plan_file) as part:  # one of two processes at once
         part.write_text(plan)  # whole or not at all, or a full disk would end all later runs
