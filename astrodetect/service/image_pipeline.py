@@ -14,7 +14,6 @@ import numpy as np
 from astrodetect import images
 from astrodetect.anomalies.novelty import Novelty
 from astrodetect.anomalies.novelty_result import NoveltyResult
-from astrodetect.db.statements import storable_text
 from astrodetect.errors import AstrodetectError, IdempotencyConflict
 from astrodetect.inference import decision, heat_maps
 from astrodetect.inference.engine import Engine
@@ -32,7 +31,7 @@ from astrodetect.records import (
     Thumbnail,
 )
 from astrodetect.service.metrics import Metrics
-from astrodetect.service.recorder import Recorder
+from astrodetect.service.recorder import Recorder, is_same_request
 from astrodetect.service.thumbnails import ThumbnailStore
 
 NO_FEATURES: Floats = np.empty(0, np.float32)
@@ -204,12 +203,7 @@ def image_conflict(
 ) -> IdempotencyConflict | None:
     """The error of a request whose id has a row of another image or model, or not the position or object given now."""
     row = recorded.scored if isinstance(recorded, QueuedPrediction) else recorded
-    same = (row.image_sha256, row.model) == (sha256, manifest.name)
-    if given and given.ra is not None:
-        same = same and (row.ra, row.dec) == (given.ra, given.dec)
-    if given and given.object_id is not None:
-        same = same and storable_text(row.object_id) == storable_text(given.object_id)
-    if same:
+    if is_same_request(row, sha256, manifest.name, given or SkyObject()):
         return None
     return IdempotencyConflict(
         "this Idempotency-Key or X-Request-ID was used before with another image, model, position or object_id: "

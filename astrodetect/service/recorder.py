@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from astrodetect.db.connections import ValuesRejected
+from astrodetect.db.statements import storable_text
 from astrodetect.errors import AstrodetectError, DatabaseError, DatabaseUnavailable, OutboxFull
-from astrodetect.records import Prediction, QueuedPrediction, ScoredImage
+from astrodetect.records import Prediction, QueuedPrediction, ScoredImage, SkyObject
 from astrodetect.service.outbox import REJECTED_FILE, Outbox
 from astrodetect.service.periodic_thread import PeriodicThread
 
@@ -135,13 +136,23 @@ class Recorder:
         """One whose idempotency key was used elsewhere meanwhile gets a new request id."""
         predictions = self._database.record_many(rows)
         conflicting = [
-            replace(row, request_id=uuid.uuid5(row.request_id, f"{row.image_sha256} {row.model}"))
+            replace(row, request_id=uuid.uuid5(row.request_id, f"{row.image_sha256} {row.model} {given}"))
             for row, recorded in zip(rows, predictions, strict=True)
-            if (recorded.image_sha256, recorded.model) != (row.image_sha256, row.model)
+            for given in [SkyObject(row.ra, row.dec, row.object_id)]
+            if not is_same_request(recorded, row.image_sha256, row.model, given)
         ]
         if conflicting:
             log.error("%d queued rows had keys that another service used meanwhile: new request ids", len(conflicting))
             self._database.record_many(conflicting)
+
+
+def is_same_request(recorded: Prediction | ScoredImage, sha256: str, model: str, given: SkyObject) -> bool:
+    """Whether a row is of this image and model, with the position and object given, if any."""
+    return (
+        (recorded.image_sha256, recorded.model) == (sha256, model)
+        and (given.ra is None or (recorded.ra, recorded.dec) == (given.ra, given.dec))
+        and (given.object_id is None or storable_text(recorded.object_id) == storable_text(given.object_id))
+    )
 
 
 class VectorDatabase(Protocol):

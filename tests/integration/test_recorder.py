@@ -187,6 +187,23 @@ def test_a_key_used_by_another_service_during_an_outage_loses_no_row(
     run(scenario())
 
 
+def test_positions_given_to_other_services_with_one_key_during_an_outage_are_kept(
+    opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
+) -> None:
+    async def scenario() -> None:
+        first = replace(row("first", key="one"), ra=10.0, dec=5.0, object_id="A")
+        Database.record_many(database, [first])
+        for other in (replace(first, ra=20.0), replace(first, object_id="B\0"), replace(first, ra=None, dec=None)):
+            recorder, database.cut = opened(), "before"
+            await record(recorder, [other])
+            database.cut = None
+            recorder.close()
+        rows = query(database_url, "SELECT ra, object_id FROM predictions ORDER BY id")
+        assert rows == [(10.0, "A"), (20.0, "A"), (10.0, "B\ufffd")]
+
+    run(scenario())
+
+
 def test_a_full_outbox_is_reported_and_its_rows_are_kept(
     opened: Callable[..., Recorder], database: BreakableDatabase, database_url: str
 ) -> None:
