@@ -15,7 +15,7 @@ from astrodetect.cli._options import (
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
-from astrodetect.model_store.publication import INT8
+from astrodetect.model_store.publication import RESERVED_ENDS
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, FIXED_THRESHOLD, RECIPES
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url, parent_folder
@@ -276,8 +276,9 @@ def _h5_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"a local path: set ASTRODETECT_MODELS_DIR={parent_folder(text)} to publish models there"
         )
-    if Path(text).suffix != ".h5" or Path(text).stem.endswith(INT8):  # the int8 network of NAME has that name
-        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {INT8}.h5, not {text}")
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(RESERVED_ENDS):
+        ends = " or ".join(f"{end}.h5" for end in RESERVED_ENDS)
+        raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {ends}, not {text}")
     if not re.fullmatch(MODEL_NAME_PATTERN, Path(text).stem):
         raise argparse.ArgumentTypeError(f"a file name of letters, digits, _, - and . for the service, not {text}")
     return Path(text)

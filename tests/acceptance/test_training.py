@@ -213,6 +213,7 @@ def test_missing_training_folders_are_reported_in_one_line_that_names_simulate(t
         (("--crop", "2"), "between 0.1 and 1"),
         (("--output", "model.keras"), "ends in .h5"),
         (("--output", "mo del.h5"), "letters, digits"),
+        (("--output", "m.metrics.h5"), "not in .int8.h5 or .metrics.h5"),
         (("--weights", "gone.h5"), "gone.h5"),
         (("--positive", "SB"), "they name two classes"),
         (("--classes", "E"), "two or more different classes, or all"),
