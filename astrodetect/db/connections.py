@@ -109,13 +109,24 @@ def connect(
     return connection
 
 
+# Texts do not depend on settings of the role or the database, and no timeout of theirs ends the session. Servers know
+# the last two since versions 14 and 17.
+LONG_SESSION = """
+    SELECT set_config(name, chosen.value, false) FROM pg_settings JOIN (VALUES
+        ('TimeZone', 'UTC'), ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'),
+        ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
+        ('idle_session_timeout', '0'), ('transaction_timeout', '0')
+    ) AS chosen (name, value) USING (name)"""
+
+
 @contextmanager
 def open_session(url: str, database: str | None = None) -> Iterator[Connection]:
     """A connection for long statements, whose errors are those of this package."""
     name = database or read_url(url)["dbname"]
-    options = "-c TimeZone=UTC -c extra_float_digits=1"
-    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name, options=options)) as connection:
+    with closing(connect(url, timeout_s=CONNECT_WITHIN_S, dbname=name)) as connection:
         try:
+            with connection.cursor() as cursor:
+                cursor.execute(LONG_SESSION)
             yield connection
         except psycopg2.Error as error:
             raise as_database_error(error) from error
