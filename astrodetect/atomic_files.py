@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_NAME_BYTES = 210  # of a file in the names of its temporary ones, of the 255 that file systems allow
+
 
 def refuse_device(path: Path) -> None:
     """OSError for a device or pipe, which may have no end; links are followed."""
@@ -68,7 +70,12 @@ def rename_if_absent(part: Path, path: Path) -> bool:
 
 def part_path(path: Path) -> Path:
     """The temporary path of this process for a file or folder that becomes `path`."""
-    return path.with_name(f".{path.name}{part_suffix()}")
+    return hidden_path(path, part_suffix())
+
+
+def hidden_path(path: Path, ending: str) -> Path:
+    """A hidden path beside `path`, whose name is cut where the ending would make it too long."""
+    return path.with_name(f".{os.fsencode(path.name)[:MAX_NAME_BYTES].decode(errors='ignore')}{ending}")
 
 
 def part_suffix() -> str:
@@ -88,7 +95,7 @@ def remove_abandoned(path: Path) -> None:
     if os.name != "posix":
         return
     namespace = _namespace()
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for part in path.parent.glob(f"{glob.escape(hidden_path(path, '').name)}.*.part"):
         with contextlib.suppress(ValueError, OSError):
             *_, owner, process, _ = part.name.split(".")
             if owner != namespace:

@@ -166,7 +166,7 @@ def _put_folder(staged: Path, url: str) -> None:
 
 
 def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.before")
+    return atomic_files.hidden_path(folder, ".before")
 
 
 def write_tables(folder: Path, results: AnomalyResults, table_format: str) -> None:

@@ -285,7 +285,7 @@ def _discard_parts(path: TablePath) -> None:
         _delete_parts(path)
         objects.delete(f"{path}{NOTES}")
         return
-    discarded = path.with_name(f".{path.name}.discarded")
+    discarded = atomic_files.hidden_path(path, ".discarded")
     shutil.rmtree(discarded, ignore_errors=True)  # of a process that was killed here
     if Path(_parts(path)).exists():
         atomic_files.move_folder(Path(_parts(path)), discarded)
