@@ -5,6 +5,7 @@ A clone keeps `data`, `models` and `.env` at its top; a wheel has them in the fo
 
 import os
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from astrodetect import atomic_files
 from astrodetect.fetch_policy import AllowedHosts
 from astrodetect.records import parse_prior
 from astrodetect.storage.references import is_url, is_web
@@ -27,13 +29,15 @@ SETUP_DB_COMMAND = "astrodetect setup-db" if INSTALLED else "python setup_db.py"
 SECRETS = Path("/run/secrets")  # where Docker, Podman and Kubernetes mount secrets: a file each, named like the setting
 MIRRORS = "mirrors"  # folder of the copies of models that are stored on an object store, each named by its URL
 HTTP = r"^https?://.*[^/]$"
+ENV_PREFIX = "ASTRODETECT_"  # of every setting but DATABASE_URL
+SIMILARITY = 0.85  # of a misspelt name to that of a setting; 0.76 of a name by Kubernetes, MODELS_PORT to MODELS_DIR
 
 
 class Settings(BaseSettings):
-    """Every setting but `DATABASE_URL` has the prefix ASTRODETECT_."""
+    """Environment variables, `.env` and secrets."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ASTRODETECT_",
+        env_prefix=ENV_PREFIX,
         env_file=ROOT / ".env",
         secrets_dir=SECRETS if os.access(SECRETS, os.R_OK | os.X_OK) else None,
         extra="ignore",
@@ -290,7 +294,7 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once; SystemExit names invalid ones."""
     try:
-        _check_env_file(Settings.model_config.get("env_file"))
+        _check_names([*os.environ, *_read_env_names(Settings.model_config.get("env_file"))])
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # of a secret that is no file: its setting would be unset
             return Settings()
@@ -301,22 +305,37 @@ def settings() -> Settings:
         raise SystemExit(f"cannot read a setting: {error.__cause__ or error}") from error
 
 
-def _check_env_file(path: Any) -> None:
-    """SystemExit if it cannot be read, or for a line that would be left out, such as that of a key."""
-    if path is None or not path.is_file():
-        return
+def _read_env_names(path: Any) -> list[str]:
+    """The names in it; SystemExit if it cannot be read, or for a line that would be left out, such as that of a key."""
+    if path is None or not path.exists():
+        return []
     try:
+        atomic_files.refuse_device(path)
         with path.open(encoding="utf-8") as file:
-            lines = [binding.original.line for binding in parse_stream(file) if binding.error]
+            bindings = list(parse_stream(file))
     except (OSError, UnicodeDecodeError) as error:
         raise SystemExit(f"cannot read {path}: {error}") from error
-    if lines:
+    if lines := [binding.original.line for binding in bindings if binding.error]:
         raise SystemExit(f"cannot read {path}: line {lines[0]} is not NAME=value, or lacks a quotation mark")
+    return [binding.key for binding in bindings if binding.key]
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """SystemExit for a name that is almost one of a setting; Kubernetes adds others, such as ASTRODETECT_PORT."""
+    known = {_variable((_alias(field),)) for field in Settings.model_fields}
+    for name in names:
+        variable = name.upper()
+        if variable.startswith(ENV_PREFIX) and variable not in known:
+            from difflib import get_close_matches  # noqa: PLC0415 - hardly ever
+
+            without_prefix = {other.removeprefix(ENV_PREFIX): other for other in known}
+            if meant := get_close_matches(variable.removeprefix(ENV_PREFIX), without_prefix, 1, SIMILARITY):
+                raise SystemExit(f"invalid setting: there is no {name}, but {without_prefix[meant[0]]}")
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
     name = str(location[0])
-    return name if name == "DATABASE_URL" else f"ASTRODETECT_{name}".upper()
+    return name if name == "DATABASE_URL" else f"{ENV_PREFIX}{name}".upper()
 
 
 def _alias(name: str) -> str:

@@ -1,5 +1,6 @@
 """Settings come from the environment or from files of secrets; a problem is one line that names it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,42 @@ def test_a_line_of_the_env_file_that_cannot_be_read_does_not_open_the_service(
     with pytest.raises(SystemExit, match=problem) as refusal:
         settings()
     assert "hidden" not in str(refusal.value)
+
+
+def test_an_env_file_that_is_a_folder_as_docker_makes_of_a_missing_one_or_a_pipe_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / name)
+        with pytest.raises(SystemExit, match=f"^cannot read .*{name}: "):
+            settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ASTRODETECT_API_KY", "ASTRODETECT_API_KEY"),
+        ("astrodetect_model_dir", "ASTRODETECT_MODELS_DIR"),
+        ("ASTRODETECT_DATABASE_URL", "DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_and_what_kubernetes_adds_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    for ending in ("PORT", "SERVICE_HOST", "SERVICE_PORT", "PORT_80_TCP_ADDR", "MODELS_PORT", "API_SERVICE_PORT"):
+        monkeypatch.setenv(f"ASTRODETECT_{ending}", "1")
+    settings()
+    settings.cache_clear()
+    (tmp_path / ".env").write_text(f"{name}=hidden\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    with pytest.raises(SystemExit, match=rf"^invalid setting: there is no {name}, but {meant}$"):
+        settings()
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.setenv(name, "hidden")
+    with pytest.raises(SystemExit, match=f"no {name}, but"):
+        settings()
 
 
 @pytest.mark.parametrize("value", [" ", ", ,", "\u00a0"])
