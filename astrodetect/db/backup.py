@@ -34,7 +34,11 @@ ALL_TABLES = """
     SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%%' AND relname <> ALL(%s)
     ORDER BY relname <> 'predictions', nspname, relname"""
-TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname"
+# Without those of extensions, such as PostGIS's spatial_ref_sys, whose rows its version on the other server brings.
+TABLES = """
+    SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT EXISTS (
+        SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
+    ORDER BY relname"""
 CHECKSUM = "SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {} AS t"
 MIGRATION_NAMES = "SELECT name FROM schema_migrations ORDER BY version"
 

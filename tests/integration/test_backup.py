@@ -304,6 +304,13 @@ def test_settings_of_the_database_change_no_checksum_and_no_timeout_of_it_ends_a
     restore(database_url, tmp_path / "dump", checksums, replace=False)
 
 
+def test_tables_of_extensions_are_as_the_server_has_them(database_url: str, tmp_path: Path) -> None:
+    query(database_url, "CREATE TABLE spatial_ref_sys AS SELECT 4326 AS srid")
+    query(database_url, "ALTER EXTENSION vector ADD TABLE spatial_ref_sys")
+    checksums, _ = db_backup.dump(database_url, tmp_path / "dump")
+    restore(database_url, tmp_path / "dump", checksums, replace=True)
+
+
 @pytest.mark.parametrize("other", ["", "permission denied"])
 def test_a_setting_that_an_older_server_does_not_know_is_no_error(
     astrodetect: Run, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
