@@ -36,8 +36,10 @@ ALL_TABLES = """
     ORDER BY relname <> 'predictions', nspname, relname"""
 # Without those of extensions, such as PostGIS's spatial_ref_sys, whose rows its version on the other server brings.
 TABLES = """
-    SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT EXISTS (
-        SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
+    SELECT relname FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('predictions'))
+        AND NOT EXISTS (
+            SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
     ORDER BY relname"""
 CHECKSUM = "SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {} AS t"
 MIGRATION_NAMES = "SELECT name FROM schema_migrations ORDER BY version"

@@ -311,6 +311,19 @@ def test_tables_of_extensions_are_as_the_server_has_them(database_url: str, tmp_
     restore(database_url, tmp_path / "dump", checksums, replace=True)
 
 
+def test_tables_may_be_in_another_schema(astrodetect: Run, database_url: str, tmp_path: Path) -> None:
+    query(database_url, "INSERT INTO predictions (image_name, score, result) VALUES ('a', 0, 'No Anomaly')")
+    query(database_url, "ALTER SCHEMA public RENAME TO astro")
+    query(database_url, "CREATE SCHEMA public")
+    environment = {"DATABASE_URL": f"{database_url}&options=-csearch_path%3Dastro"}
+    environment["ASTRODETECT_MODELS_DIR"] = str(tmp_path / "models")
+    done = astrodetect("backup", tmp_path / "backup", **environment)
+    assert (done.returncode, " 1 predictions, " in done.stdout) == (0, True), done.stderr
+    done = astrodetect("restore", tmp_path / "backup", "--replace", **environment)
+    assert done.returncode == 0, done.stderr
+    assert query(database_url, "SELECT image_name FROM astro.predictions") == [("a",)]
+
+
 @pytest.mark.parametrize("other", ["", "permission denied"])
 def test_a_setting_that_an_older_server_does_not_know_is_no_error(
     astrodetect: Run, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
