@@ -106,7 +106,7 @@ def open_runners(arguments: argparse.Namespace, extractor: "FeatureExtractor") -
     require_extra("cluster", "--ray")
     from astrodetect.cluster.ray_batches import (  # noqa: PLC0415 - imports Ray
         open_extraction,
-        open_model_of_node,
+        open_extractor_of_node,
         ray_cluster,
     )
 
@@ -115,7 +115,7 @@ def open_runners(arguments: argparse.Namespace, extractor: "FeatureExtractor") -
     if extractor.kind != "shapes":
         model = arguments.attach or arguments.model or config.model
         models = config.models_dir.absolute()
-        open_on_node = partial(open_model_of_node, models, model, config.precision, extractor.kind)
+        open_on_node = partial(open_extractor_of_node, models, model, config.precision, extractor.kind)
     cache_folder = config.descriptions_dir.absolute()
     with ray_cluster(arguments.ray) as make_runner:
         open_function = partial(

@@ -21,7 +21,7 @@ from astrodetect.extras import require_extra
 from astrodetect.images import ORIENTATIONS
 from astrodetect.labels import INTERESTING, ORDINARY
 from astrodetect.model_store.manifest import TEACHING
-from astrodetect.model_store.publication import RESERVED_ENDS
+from astrodetect.model_store.publication import RESERVED_SUFFIXES
 from astrodetect.progress import print_notice
 from astrodetect.recipes import TEACHING_RECIPE
 from astrodetect.settings import settings
@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     require_extra("train", "teaching a network")
     folder, name = settings().models_dir, arguments.name
-    if name.endswith(RESERVED_ENDS):
-        raise DataError(f"--name ends in neither {' nor '.join(RESERVED_ENDS)}, as the files of other models do")
+    if name.endswith(RESERVED_SUFFIXES):
+        raise DataError(f"--name ends in neither {' nor '.join(RESERVED_SUFFIXES)}, as the files of other models do")
     with (
         store.exclusive_lock(folder, name),
         report_progress(folder, name, recipe=TEACHING_RECIPE, command=arguments.argv),

@@ -15,7 +15,7 @@ from astrodetect.cli._options import (
 from astrodetect.evaluation.calibration import THRESHOLD_RULES, parse_threshold_rule
 from astrodetect.images import ORIENTATIONS
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN
-from astrodetect.model_store.publication import RESERVED_ENDS
+from astrodetect.model_store.publication import RESERVED_SUFFIXES
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, FIXED_THRESHOLD, RECIPES
 from astrodetect.settings import settings
 from astrodetect.storage.references import as_image_path, is_url, parent_folder
@@ -276,8 +276,8 @@ def _h5_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"a local path: set ASTRODETECT_MODELS_DIR={parent_folder(text)} to publish models there"
         )
-    if Path(text).suffix != ".h5" or Path(text).stem.endswith(RESERVED_ENDS):
-        ends = " or ".join(f"{end}.h5" for end in RESERVED_ENDS)
+    if Path(text).suffix != ".h5" or Path(text).stem.endswith(RESERVED_SUFFIXES):
+        ends = " or ".join(f"{end}.h5" for end in RESERVED_SUFFIXES)
         raise argparse.ArgumentTypeError(f"a path that ends in .h5 and not in {ends}, not {text}")
     if not re.fullmatch(MODEL_NAME_PATTERN, Path(text).stem):
         raise argparse.ArgumentTypeError(f"a file name of letters, digits, _, - and . for the service, not {text}")

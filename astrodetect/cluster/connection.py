@@ -51,10 +51,10 @@ def node_error(error: exceptions.RayError) -> Exception | None:
     if isinstance(cause, AstrodetectError):
         return cause
     if isinstance(cause, exceptions.RaySystemError) or getattr(error, "actor_init_failed", False):
-        lines, node = str(error).split("\n"), re.search(r"ip=([^,)]+)", str(error))
-        reason = next(line for line in reversed(lines) if line.strip()).strip()
+        reason, address = str(error).strip().splitlines()[-1], re.search(r"ip=([^,)]+)", str(error))
+        node = f"the node {address[1]}" if address else "a node"
         remedy = "every node needs the same installation, also of astrodetect itself"
-        return ClusterError(f"the node {node[1] if node else ''} cannot run astrodetect ({reason}): {remedy}")
+        return ClusterError(f"{node} cannot run astrodetect ({reason}): {remedy}")
     return error if cause is not None else None
 
 

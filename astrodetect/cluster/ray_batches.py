@@ -42,7 +42,7 @@ def ray_cluster(address: str) -> Iterator[Callable[[OpenFunction], BatchRunner]]
         ray.shutdown()
 
 
-def open_model_of_node(models: Path, *options: Any) -> FeatureExtractor:
+def open_extractor_of_node(models: Path, *options: Any) -> FeatureExtractor:
     """`open_network_extractor`, from the folder that the node's environment names, else that of the driver."""
     return open_network_extractor(Path(os.environ.get(MODELS_DIR, models)), *options)
 

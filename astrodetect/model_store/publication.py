@@ -11,7 +11,7 @@ from astrodetect.model_store.manifest import NOVELTY, parse_manifest
 
 NETWORK = (".xml", ".bin")  # read into memory once verified, so that they cannot change in between
 INT8 = ".int8"  # infix of the int8 network's files; f32 and bf16 share the float32 ones
-RESERVED_ENDS = (INT8, ".metrics")  # of names of models: NAME.metrics.json is a file of NAME, and would be a manifest
+RESERVED_SUFFIXES = (INT8, ".metrics")  # of models' names: NAME.metrics.json is a file of NAME, and no manifest
 NOT_IN_EVERY_MODEL = (".h5", *(f"{INT8}{suffix}" for suffix in NETWORK), NOVELTY)
 _threads = threading.Lock()  # the system's locks exclude processes alone
 

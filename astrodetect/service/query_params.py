@@ -36,7 +36,7 @@ def _require_date(text: str) -> str:
     return text
 
 
-Moment: TypeAlias = Annotated[dt.datetime, BeforeValidator(_require_date)]
+Timestamp: TypeAlias = Annotated[dt.datetime, BeforeValidator(_require_date)]
 
 
 def prediction_filters(
@@ -47,8 +47,8 @@ def prediction_filters(
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     name: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="part of the image's name")] = None,
-    since: Annotated[Moment | None, Query(description="from this time on; UTC unless it has a time zone")] = None,
-    until: Annotated[Moment | None, Query(description="before this time")] = None,
+    since: Annotated[Timestamp | None, Query(description="from this time on; UTC unless it has a time zone")] = None,
+    until: Annotated[Timestamp | None, Query(description="before this time")] = None,
     request_id: Annotated[uuid.UUID | None, Query(description="of a response, also of a queued one")] = None,
     model: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the model's name")] = None,
     label: Annotated[str | None, Query(max_length=MAX_FILTER_CHARS, description="the predicted class")] = None,

@@ -15,15 +15,14 @@ from worker_in_process import InProcessPool
 
 from astrodetect import images
 from astrodetect.datasets import listing
-from astrodetect.errors import DatabaseUnavailable, DataError, ImageError, ModelError
+from astrodetect.errors import DatabaseUnavailable, DataError, ImageError
 from astrodetect.inference import pipeline
 from astrodetect.inference.engine import Engine, load_verified
 from astrodetect.records import ImageContract, ScoredImage
 from astrodetect.scoring import batch_scoring, resumable_table, table_rows
 from astrodetect.scoring.chunk_worker import RecordBatch
-from astrodetect.scoring.chunks import Chunk, WorkerReady, WorkerTask
+from astrodetect.scoring.chunks import WorkerReady
 from astrodetect.scoring.part_files import COLUMNS
-from astrodetect.scoring.worker_process import WorkerProcess
 from astrodetect.sky.catalogue import read_catalogue
 from astrodetect.sky.catalogue_columns import CatalogueColumns
 
@@ -387,16 +386,3 @@ def test_an_image_that_is_replaced_in_an_interruption_is_logged_with_its_score(
 def test_request_ids_of_logged_rows_are_version_5_uuids() -> None:
     run = uuid.uuid4()
     assert table_rows.request_id(run, "sky/é.jpg", "0a" * 32) == uuid.uuid5(run, "0a" * 32 + "sky/é.jpg")
-
-
-def test_a_worker_that_starts_again_with_another_model_ends_the_run() -> None:
-    code = (
-        "import os; from astrodetect.scoring.worker_messages import WorkerChannel; c = WorkerChannel(); c.receive();"
-        "c.send({'ready': dict(model_version=str(os.getpid()), precision='f32', batch_size=1, columns=[])});"
-        "c.receive()"
-    )
-    with WorkerProcess([sys.executable, "-c", code], WorkerTask("night"), notify=str) as process:
-        process.wait_ready("")
-        process.submit(Chunk(0, "id", ("a.jpg",)))
-        with pytest.raises(ModelError, match="the model night is another one than when this run began"):
-            process.next_event()

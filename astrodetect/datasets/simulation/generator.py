@@ -120,8 +120,8 @@ def _check_plan(folder: Path, seed: int, size: int) -> None:
     plan = json.dumps({"recipe": RECIPE, "seed": seed, "size": size}) + "\n"
     plan_file = folder / SIMULATION_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    other = next((path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")), None)
-    if other and not plan_file.exists():
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not plan_file.exists() and (other := next(files, None)):
         raise DataError(f"{other} was not simulated: choose another folder")
     atomic_files.remove_abandoned(plan_file)
     with suppress(FileExistsError), atomic_files.creating(plan_file) as part:  # one of two processes at once

@@ -17,7 +17,7 @@ from astrodetect.datasets.splits import SplitPlan
 from astrodetect.errors import AstrodetectError, DataError
 from astrodetect.evaluation.curves import training_history
 from astrodetect.model_store.manifest import MODEL_NAME_PATTERN, list_manifests
-from astrodetect.model_store.publication import RESERVED_ENDS
+from astrodetect.model_store.publication import RESERVED_SUFFIXES
 from astrodetect.model_store.training_progress import TrainingProgress
 from astrodetect.recipes import AUTO_CROP, DEFAULT_RECIPE, RECIPES
 from astrodetect.reports.evaluation_report import CaptionedChart, training_charts
@@ -173,7 +173,7 @@ def train_arguments(fields: dict[str, str], models_dir: Path) -> list[str]:
 
 def check_name(name: str) -> None:
     """DataError unless a model may have this name."""
-    if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(RESERVED_ENDS):
+    if not re.fullmatch(MODEL_NAME_PATTERN, name) or name.endswith(RESERVED_SUFFIXES):
         raise DataError("give the model a name of letters, digits, underscores, hyphens and dots")
 
 
