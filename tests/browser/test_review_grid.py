@@ -1,9 +1,10 @@
 """The grid of the Review page in a browser: focus, ranges, keys of labels, undo, the next page, and screen readers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from programs import Service, query
 
 from browser.page_checks import accessibility_violations, focused_element
@@ -21,8 +22,12 @@ def no_labels(log_url: str) -> Any:
     query(log_url, "TRUNCATE labels, label_names, image_tags")
 
 
-def open_grid(tabs: Tabs, service: Service, **options: Any) -> Page:
+def open_grid(
+    tabs: Tabs, service: Service, *, answer_label: Callable[[Route], None] | None = None, **options: Any
+) -> Page:
     page = tabs.open("about:blank", **options)
+    if answer_label:  # before the page is there: a request soon after may still go to the service
+        page.route("**/review/grid/label", answer_label)
     with page.expect_response("**/review/grid/turn"):
         page.goto(f"{service.url}/review/grid?by=novelty&count={COUNT}")
     tile(page, 0).focus()
@@ -161,15 +166,17 @@ def test_the_rest_shows_no_label_on_images_that_another_tab_has_labelled(
 
 
 def test_a_label_that_is_not_stored_is_not_shown(tabs: Tabs, service: Service, log_url: str) -> None:
-    page = open_grid(tabs, service, ignore="Failed to load resource")
-    page.route("**/review/grid/label", lambda route: route.abort())
+    answers: list[Callable[[Route], None]] = [Route.abort, lambda route: route.fulfill(status=503, body="busy")]
+
+    def answer(route: Route) -> None:
+        answers.pop(0)(route)
+
+    page = open_grid(tabs, service, ignore="Failed to load resource", answer_label=answer)
     page.keyboard.press("o")
     expect(page.locator("#announcement")).to_have_text("The service does not answer.")
-    page.route("**/review/grid/label", lambda route: route.fulfill(status=503, body="busy"))
     page.keyboard.press("o")
     expect(page.locator("#announcement")).to_have_text("the service answered with status 503")
     expect(page.locator("#tiles [data-label]")).to_have_count(0)
-    page.unroute("**/review/grid/label")
     page.keyboard.press("Home")
     page.keyboard.press("s")
     expect(tile(page, 0)).to_have_attribute("data-skipped", "yes")
